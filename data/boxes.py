@@ -1,0 +1,118 @@
+"""Boxes with classes: one type for labels and for every model's predictions, and Prophesee's box files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import LabelError
+
+BBOX_DTYPE = np.dtype(
+    [
+        ("t", "<i8"),
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("w", "<f4"),
+        ("h", "<f4"),
+        ("class_id", "<u4"),
+        ("track_id", "<u4"),
+        ("class_confidence", "<f4"),
+    ],
+    align=True,
+)
+"""Prophesee's `*_bbox.npy` item, 40 bytes: t µs, top-left corner, size in pixels, class, track, score."""
+
+_OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes at one instant: predictions, or labels (whose scores are 1).
+
+    Attributes:
+        boxes_xyxy: `(n, 4)` float32, x0 y0 x1 y1 in sensor pixels; x1, y1 exclusive.
+        scores: `(n,)` float32 in [0, 1].
+        labels: `(n,)` int64 class indices.
+        t_us: the instant they hold for, on the recording's clock.
+
+    Raises:
+        ValueError: an array has the wrong shape.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    t_us: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        for name, shape in (("boxes_xyxy", (n, 4)), ("scores", (n,)), ("labels", (n,))):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Detections.{name}: expected shape {shape}, received {getattr(self, name).shape}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls, t_us: int = 0) -> Detections:
+        """No boxes."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), t_us)
+
+    def above(self, score: float) -> Detections:
+        """Those that score at least `score`."""
+        keep = self.scores >= score
+        return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.t_us)
+
+    def to_prophesee(self) -> NDArray[np.void]:
+        """As an `(n,)` BBOX_DTYPE array; track_id is 0 (we do not track)."""
+        out = np.zeros(len(self), BBOX_DTYPE)
+        x0, y0, x1, y1 = self.boxes_xyxy.T
+        out["t"], out["x"], out["y"], out["w"], out["h"] = self.t_us, x0, y0, x1 - x0, y1 - y0
+        out["class_id"], out["class_confidence"] = self.labels, self.scores
+        return out
+
+
+def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of `(n, 4)` and `(m, 4)` xyxy boxes: `(n, m)` float32; 0 where both are empty."""
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.clip(bottom_right - top_left, 0, None).prod(2)
+    union = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1)[None] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def read_prophesee_boxes(path: Path) -> list[Detections]:
+    """Read a `*_bbox.npy` file: one Detections per distinct time, in order of time.
+
+    Old files' names `ts` and `confidence` are understood. Boxes may reach outside the frame and are kept as they are.
+
+    Raises:
+        LabelError: no such file, not an .npy file, or a field is missing.
+    """
+    try:
+        raw = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise LabelError(f"{path}: no such box file") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise LabelError(f"{path}: not a NumPy box file ({error})") from None
+    if raw.dtype.names is None:
+        raise LabelError(f"{path}: holds a plain array; expected Prophesee's fields {BBOX_DTYPE.names}")
+    fields = {_OLD_NAMES.get(name, name): name for name in raw.dtype.names}
+    missing = [name for name in ("t", "x", "y", "w", "h", "class_id") if name not in fields]
+    if missing:
+        raise LabelError(f"{path}: fields {missing} are missing; it has {raw.dtype.names}")
+    t = raw[fields["t"]].astype(np.int64)
+    xy = np.stack([raw[fields["x"]], raw[fields["y"]]], 1).astype(np.float32)
+    wh = np.stack([raw[fields["w"]], raw[fields["h"]]], 1).astype(np.float32)
+    boxes, labels = np.concatenate([xy, xy + wh], 1), raw[fields["class_id"]].astype(np.int64)
+    scores = np.ones(len(t), np.float32)
+    if "class_confidence" in fields:
+        scores = raw[fields["class_confidence"]].astype(np.float32)
+    return [
+        Detections(boxes[same], scores[same], labels[same], int(instant))
+        for instant in np.unique(t)
+        for same in [t == instant]
+    ]

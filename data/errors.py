@@ -1,0 +1,50 @@
+"""Exceptions of the project.
+
+    EvburstError                 anything a user can mend; the command line prints it as one line and exits 1
+    ├── ConfigError              a setting that does not exist, or has the wrong type or value
+    ├── DataError                a file or folder that was given as data
+    │   ├── EventFileError       an event recording: missing, empty, corrupt, of an unknown format
+    │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
+    │   └── LabelError           box files
+    └── ModelError               anything about a network
+        ├── CheckpointError      a weights file: missing, corrupt, NaN, of another kind
+        └── ConversionError      a module without a spiking equivalent
+"""
+
+from __future__ import annotations
+
+
+class EvburstError(Exception):
+    """Base of every error this project raises on purpose: says what, where and how to mend it."""
+
+
+class ConfigError(EvburstError):
+    """A setting is unknown, or its type or value is wrong."""
+
+
+class DataError(EvburstError):
+    """Data given by the user cannot be used."""
+
+
+class EventFileError(DataError):
+    """An event recording is missing, empty, corrupt or of an unknown format."""
+
+
+class SensorSizeError(DataError):
+    """The sensor size is unknown, or the events lie outside it."""
+
+
+class LabelError(DataError):
+    """A box file is missing, corrupt or of another layout."""
+
+
+class ModelError(EvburstError):
+    """A network cannot be built, loaded or converted."""
+
+
+class CheckpointError(ModelError):
+    """A weights file is missing, corrupt, holds NaN, or is of another kind."""
+
+
+class ConversionError(ModelError):
+    """A network holds a module that has no spiking equivalent."""

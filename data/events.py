@@ -1,0 +1,118 @@
+"""Events, sensor geometry, and the stream every reader returns.
+
+Times are int64 microseconds on the recording's own clock. Windows are half-open: an event at t = 50000 µs belongs to
+[50000, 100000), not to [0, 50000). A window without events is still a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import ConfigError
+
+EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
+"""One event: t µs, x and y pixels from the top-left corner, p in {0 (OFF), 1 (ON)}. 13 bytes."""
+
+Events = NDArray[np.void]
+"""Structured array of EVENT_DTYPE, sorted by t."""
+
+
+class SensorSize(NamedTuple):
+    """Width and height of a sensor in pixels, always in this order: (W, H)."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def parse(cls, text: str) -> SensorSize:
+        """Read 'WxH', e.g. '304x240'; raises ConfigError on anything else."""
+        width, _, height = text.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
+            raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
+        return cls(int(width), int(height))
+
+
+@dataclass
+class Faults:
+    """What a reader repaired, counted. All zero for a sound recording.
+
+    Attributes:
+        truncated_bytes: bytes after the last whole event, left out.
+        late_events: events older than the window being read (time ran backwards), left out.
+        time_glitches: single events whose time leaps ahead of both neighbours, left out.
+        outside_sensor: events whose x or y lies outside the sensor, left out.
+        time_wraps: how often the 32-bit clock wrapped; repaired, nothing is lost.
+    """
+
+    truncated_bytes: int = 0
+    late_events: int = 0
+    time_glitches: int = 0
+    outside_sensor: int = 0
+    time_wraps: int = 0
+
+    def found(self) -> dict[str, int]:
+        """The counters that are not zero, by name."""
+        return {name: count for name, count in vars(self).items() if count}
+
+
+@dataclass(frozen=True)
+class EventWindow:
+    """The events of one half-open window [t0_us, t1_us), still in the recording's own encoding.
+
+    Attributes:
+        t0_us, t1_us: the window on the recording's clock.
+        words: DAT words `(n, 2)` uint32 (a view of the file where nothing had to be repaired), or an `(n,)`
+            EVENT_DTYPE array; what a representation's kernel reads.
+        epoch_us: to be added to the 32-bit times in `words` (a multiple of 2**32); 0 for EVENT_DTYPE.
+        version: DAT version of `words` (1: 9+8 bit coordinates; 2: 14+14 bit).
+    """
+
+    t0_us: int
+    t1_us: int
+    words: NDArray[np.uint32] | Events
+    epoch_us: int = 0
+    version: int = 2
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+class EventStream(Protocol):
+    """A source of events: a file is finite; a camera is not and cannot be collected."""
+
+    sensor_size: SensorSize
+    finite: bool
+    faults: Faults
+
+    def windows(self, window_us: int) -> Iterator[EventWindow]:
+        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included."""
+        ...
+
+
+@dataclass
+class EventArray:
+    """An EventStream over events in memory, as the simulator and the tests make them."""
+
+    events: Events
+    sensor_size: SensorSize
+    finite: bool = True
+    faults: Faults = field(default_factory=Faults)
+
+    def windows(self, window_us: int) -> Iterator[EventWindow]:
+        """See EventStream.windows."""
+        if not len(self.events):
+            return
+        t = self.events["t"]
+        t0 = int(t[0]) // window_us * window_us
+        while t0 <= int(t[-1]):
+            first, last = np.searchsorted(t, [t0, t0 + window_us])
+            yield EventWindow(t0, t0 + window_us, self.events[first:last])
+            t0 += window_us

@@ -1,0 +1,242 @@
+"""Prophesee DAT: `%` header, event type and size bytes, then 8-byte events. Memory-mapped, windows in one pass.
+
+An event is two little-endian uint32: t µs; and x, y, p packed (version 2: 14 + 14 + 1 bits from bit 0; version 1, of old
+sensors: 9 + 8 + 1). The event type byte is 0x00 (2D, Gen1) or 0x0C (CD). The 32-bit clock wraps after 71.6 minutes.
+
+Repairs, all counted in `DatFile.faults`:
+
+- bytes after the last whole event are left out (`truncated_bytes`);
+- a fall of more than 2**31 µs that the next event confirms is a wrap: 2**32 µs are added from there on (`time_wraps`);
+- an event older than the window being read is left out (`late_events`); disorder inside a window does no harm;
+- an event more than a second ahead of one of its next eight is a corrupt time and left out (`time_glitches`), so that a
+  flipped bit cannot end the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import EventFileError, SensorSizeError
+from data.events import EVENT_DTYPE, Events, EventWindow, Faults, SensorSize
+from data.readers import reader
+
+EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
+EVENT_BYTES = 8
+MAX_HEADER_BYTES = 1 << 16
+WRAP_US = 1 << 32
+GLITCH_US = 1_000_000
+GLITCH_EVENTS = 8
+
+_GOOD, _LATE, _GLITCH = 0, 1, 2
+
+
+class DatFile:
+    """A DAT recording, memory-mapped: an EventStream.
+
+    Attributes:
+        path: the file.
+        sensor_size: (W, H) px.
+        version: 1 or 2, the packing of coordinates.
+        words: `(n, 2)` uint32 memory map of the events as they are in the file.
+        faults: what was repaired so far, counted.
+    """
+
+    finite = True
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+        self.path = path
+        header, offset = read_header(path)
+        self.version = _version(header)
+        self.sensor_size = _sensor_size(path, header, sensor_size)
+        self.faults = Faults()
+        n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, EVENT_BYTES)
+        if n_events == 0:
+            raise EventFileError(f"{path}: the header is all there is: no event after byte {offset}")
+        self.words: NDArray[np.uint32] = np.memmap(path, "<u4", "r", offset, (n_events, 2))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def windows(self, window_us: int) -> Iterator[EventWindow]:
+        """Consecutive windows [k*window_us, (k+1)*window_us), from the one with the first event to the last one's.
+
+        Each event is read once and nothing is copied, except the events of a window in which some were left out.
+        """
+        if window_us <= 0:
+            raise ValueError(f"window_us must be positive, received {window_us}")
+        epoch, start = 0, _first_sound(self.words)
+        self.faults.time_glitches += start
+        t0 = int(self.words[start, 0]) // window_us * window_us
+        while start < len(self.words):
+            t1 = t0 + window_us
+            stop, next_epoch, bad = _find_window_end(self.words, start, epoch, t0, t1)
+            if bad == 0 and next_epoch == epoch:
+                yield EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
+            else:
+                yield self._repaired(start, stop, epoch, t0, t1)
+                self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
+            start, epoch, t0 = stop, next_epoch, t1
+
+    def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int) -> EventWindow:
+        """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
+        words = np.empty((stop - start, 2), np.uint32)
+        kept, late, glitches = _copy_sound(self.words, start, stop, epoch, t0, words)
+        self.faults.late_events += late
+        self.faults.time_glitches += glitches
+        return EventWindow(t0, t1, words[:kept], t0, self.version)
+
+
+@reader("dat", recognise=lambda head: head.startswith(b"%") and b"evt" not in head[:200].lower())
+def open_dat(path: Path, sensor_size: SensorSize | None = None) -> DatFile:
+    """Open a Prophesee DAT file; see DatFile."""
+    return DatFile(path, sensor_size)
+
+
+def read_header(path: Path) -> tuple[dict[str, str], int]:
+    """The header's `% key value` lines (keys in lower case) and the byte offset of the first event.
+
+    Raises:
+        EventFileError: no `%` line, or the event type and size bytes are not those of a DAT file.
+    """
+    with path.open("rb") as file:
+        head = file.read(MAX_HEADER_BYTES)
+    fields: dict[str, str] = {}
+    offset = 0
+    while head[offset : offset + 1] == b"%":
+        end = head.find(b"\n", offset)
+        if end < 0:
+            raise EventFileError(f"{path}: the header does not end within {len(head)} bytes: not a DAT file")
+        key, _, value = head[offset + 1 : end].decode("latin-1").strip().partition(" ")
+        fields[key.lower()] = value.strip()
+        offset = end + 1
+    if offset == 0:
+        raise EventFileError(f"{path}: no '%' header: not a Prophesee DAT file")
+    if len(head) < offset + 2:
+        raise EventFileError(f"{path}: the header is all there is: event type and size are missing at byte {offset}")
+    event_type, event_bytes = head[offset], head[offset + 1]
+    if event_type not in EVENT_TYPES or event_bytes != EVENT_BYTES:
+        raise EventFileError(
+            f"{path}: event type 0x{event_type:02X} of {event_bytes} bytes at byte {offset}: "
+            f"not a DAT file of 2D (0x00) or CD (0x0C) events of 8 bytes"
+        )
+    return fields, offset + 2
+
+
+def write_dat(path: Path, events: Events, sensor_size: SensorSize) -> None:
+    """Write events (EVENT_DTYPE, t in [0, 2**32)) as a DAT version 2 file of type 0x0C."""
+    header = f"% Data file containing CD events.\n% Version 2\n% Height {sensor_size.height}\n% Width {sensor_size.width}\n"
+    x, y, p = (events[name].astype(np.uint32) for name in "xyp")
+    words = np.stack([events["t"].astype("<u4"), x | y << 14 | p << 28], 1).astype("<u4")
+    path.write_bytes(header.encode() + bytes([0x0C, EVENT_BYTES]) + words.tobytes())
+
+
+def decode_window(window: EventWindow) -> Events:
+    """A window's events as EVENT_DTYPE (a copy): for inspection and drawing, not the hot path."""
+    if window.words.dtype == EVENT_DTYPE:
+        return window.words.copy()
+    x_bits, y_bits = coordinate_bits(window.version)
+    packed = window.words[:, 1]
+    events = np.empty(len(window), EVENT_DTYPE)
+    events["t"] = window.words[:, 0].astype(np.int64) + window.epoch_us
+    events["x"] = packed & ((1 << x_bits) - 1)
+    events["y"] = packed >> x_bits & ((1 << y_bits) - 1)
+    events["p"] = packed >> (x_bits + y_bits) & 1
+    return events
+
+
+def coordinate_bits(version: int) -> tuple[int, int]:
+    """Bits of x and of y in a DAT event's second word."""
+    return (9, 8) if version == 1 else (14, 14)
+
+
+def _version(header: dict[str, str]) -> int:
+    text = header.get("version", "2").partition(".")[0]
+    return 1 if text == "1" else 2
+
+
+def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -> SensorSize:
+    width, height = header.get("width", ""), header.get("height", "")
+    if not (width.isdecimal() and height.isdecimal()):
+        if given is None:
+            raise SensorSizeError(f"{path}: the header does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
+        return given
+    said = SensorSize(int(width), int(height))
+    if given is not None and given != said:
+        raise SensorSizeError(f"{path}: the header says {said}, --sensor-size says {given}; leave the flag out")
+    return said
+
+
+@numba.njit(cache=True, nogil=True)
+def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
+    """(kind, epoch, t) of event i, given the epoch before it and the start of the window being read."""
+    n = len(words)
+    raw = np.int64(words[i, 0])
+    t = raw + epoch
+    last = t0 if i == 0 else max(t0, np.int64(words[i - 1, 0]) + epoch)
+    if last - t > WRAP_US // 2:
+        confirmed = i + 1 == n or np.int64(words[i + 1, 0]) < WRAP_US // 2
+        if confirmed:
+            return _GOOD, epoch + WRAP_US, t + WRAP_US
+        return _LATE, epoch, t
+    if t < t0:
+        return _LATE, epoch, t
+    for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, n)):
+        ahead = raw - np.int64(words[k, 0])
+        if GLITCH_US < ahead <= WRAP_US // 2:
+            return _GLITCH, epoch, t
+    return _GOOD, epoch, t
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_sound(words):  # type: ignore[no-untyped-def]
+    """Index of the first event whose time can be trusted."""
+    for i in range(len(words)):
+        if _classify(words, i, 0, 0)[0] == _GOOD:
+            return i
+    return 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-def]
+    """Index of the first event of a later window, the epoch there, and how many before it are unsound."""
+    bad = 0
+    i = start
+    n = len(words)
+    previous = t0 - epoch
+    while i < n:
+        raw = np.int64(words[i, 0])
+        if raw >= previous and raw + epoch < t1:
+            previous = raw
+            i += 1
+            continue
+        kind, next_epoch, t = _classify(words, i, epoch, t0)
+        if kind == _GOOD and t >= t1:
+            return i, epoch, bad
+        bad += kind != _GOOD
+        epoch = next_epoch
+        if kind == _GOOD:
+            previous = raw
+        i += 1
+    return n, epoch, bad
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_sound(words, start, stop, epoch, t0, out):  # type: ignore[no-untyped-def]
+    """Copy the sound events of [start, stop) to `out`, times relative to t0; returns (kept, late, glitches)."""
+    kept, late, glitches = 0, 0, 0
+    for i in range(start, stop):
+        kind, epoch, t = _classify(words, i, epoch, t0)
+        if kind == _GOOD:
+            out[kept, 0] = np.uint32(t - t0)
+            out[kept, 1] = words[i, 1]
+            kept += 1
+        elif kind == _LATE:
+            late += 1
+        else:
+            glitches += 1
+    return kept, late, glitches

@@ -1,0 +1,138 @@
+"""Voxel grids with polarity kept apart: counts of events per polarity, time bin and pixel (METHOD section 1; RVT).
+
+Channel = p * bins + bin, shape (2 * bins, H, W). An event at t falls into bin floor((t - t0) * bins / (t1 - t0)).
+Counts stop at `max_count`: they saturate and never wrap around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.events import EVENT_DTYPE, Events, EventWindow, SensorSize
+from data.readers.dat import coordinate_bits, decode_window
+
+
+@dataclass(frozen=True)
+class VoxelConfig:
+    """How a window becomes a grid.
+
+    Attributes:
+        bins: time bins B per window; the grid has 2 * B channels.
+        max_count: counts saturate here (1 to 255).
+        window_ms: length of a window in milliseconds.
+    """
+
+    bins: int = 5
+    max_count: int = 10
+    window_ms: float = 50.0
+
+    @property
+    def channels(self) -> int:
+        """Channels of the grid, 2 * bins."""
+        return 2 * self.bins
+
+    @property
+    def window_us(self) -> int:
+        """Length of a window in microseconds."""
+        return round(self.window_ms * 1000)
+
+
+def padded_size(sensor_size: SensorSize, stride: int) -> SensorSize:
+    """The sensor's size rounded up to multiples of `stride`; padding goes to the right and the bottom."""
+    return SensorSize(-(-sensor_size.width // stride) * stride, -(-sensor_size.height // stride) * stride)
+
+
+def voxel_histogram(
+    window: EventWindow, config: VoxelConfig, sensor_size: SensorSize, out: NDArray[np.uint8]
+) -> tuple[int, int]:
+    """Count a window's events into `out`, straight from the file's words.
+
+    Args:
+        window: the events.
+        config: bins and saturation.
+        sensor_size: (W, H) px; events outside it are left out.
+        out: `(2 * bins, >= H, >= W)` uint8, C-contiguous, overwritten; its margin stays 0.
+
+    Returns:
+        Events binned (saturated ones included), and events outside the sensor.
+    """
+    width, height = sensor_size
+    if out.shape[0] != config.channels or out.shape[1] < height or out.shape[2] < width or out.dtype != np.uint8:
+        raise ValueError(f"out: expected uint8 ({config.channels}, >={height}, >={width}), received {out.dtype} {out.shape}")
+    out.fill(0)
+    edges = _bin_edges(window.t0_us, window.t1_us, config.bins)
+    if window.words.dtype == EVENT_DTYPE:
+        events: Events = window.words
+        outside = _bin_events(events["t"], events["x"], events["y"], events["p"], edges, width, height, config.max_count, out)
+    else:
+        x_bits, y_bits = coordinate_bits(window.version)
+        relative = edges - window.epoch_us
+        outside = _bin_words(window.words, relative, x_bits, y_bits, width, height, config.max_count, out)
+    return len(window) - outside, outside
+
+
+def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.uint8]:
+    """The specification of `voxel_histogram`, in NumPy, without padding: `(2 * bins, H, W)` uint8."""
+    events = decode_window(window)
+    width, height = sensor_size
+    events = events[(events["x"] < width) & (events["y"] < height)]
+    bin_index = (events["t"] - window.t0_us) * config.bins // (window.t1_us - window.t0_us)
+    counts = np.zeros((config.channels, height, width), np.int64)
+    np.add.at(counts, (events["p"] * config.bins + bin_index, events["y"], events["x"]), 1)
+    return np.minimum(counts, config.max_count).astype(np.uint8)
+
+
+def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:
+    """First microsecond of every bin, and the window's end: `(bins + 1,)`."""
+    index = np.arange(bins + 1, dtype=np.int64)
+    return t0_us + -(-index * (t1_us - t0_us) // bins)
+
+
+@numba.njit(cache=True, nogil=True)
+def _bin_words(words, edges, x_bits, y_bits, width, height, max_count, out):  # type: ignore[no-untyped-def]
+    bins = len(edges) - 1
+    x_mask, y_mask = np.uint32((1 << x_bits) - 1), np.uint32((1 << y_bits) - 1)
+    y_shift, p_shift = np.uint32(x_bits), np.uint32(x_bits + y_bits)
+    limit = np.uint8(max_count)
+    outside = 0
+    b = 0
+    low, high = edges[0], edges[1]
+    for i in range(len(words)):
+        t = np.int64(words[i, 0])
+        if t < low or t >= high:
+            b = 0
+            while b < bins - 1 and t >= edges[b + 1]:
+                b += 1
+            low, high = edges[b], edges[b + 1]
+        packed = words[i, 1]
+        x, y = packed & x_mask, (packed >> y_shift) & y_mask
+        if x >= width or y >= height:
+            outside += 1
+            continue
+        channel = np.int64((packed >> p_shift) & np.uint32(1)) * bins + b
+        if out[channel, y, x] < limit:
+            out[channel, y, x] += np.uint8(1)
+    return outside
+
+
+@numba.njit(cache=True, nogil=True)
+def _bin_events(ts, xs, ys, ps, edges, width, height, max_count, out):  # type: ignore[no-untyped-def]
+    bins = len(edges) - 1
+    limit = np.uint8(max_count)
+    outside = 0
+    for i in range(len(ts)):
+        b = 0
+        while b < bins - 1 and ts[i] >= edges[b + 1]:
+            b += 1
+        x, y = xs[i], ys[i]
+        if x >= width or y >= height:
+            outside += 1
+            continue
+        channel = np.int64(ps[i] != 0) * bins + b
+        if out[channel, y, x] < limit:
+            out[channel, y, x] += np.uint8(1)
+    return outside

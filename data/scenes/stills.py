@@ -1,0 +1,181 @@
+"""A scene made of photographs: a virtual camera moves over a canvas of one or four pictures, and objects move in it.
+
+The camera zooms (as in driving), pans, rolls and shakes. An object moves against its background by a smooth local
+displacement that fades out beyond its box, so there is no cut-out edge a network could learn instead of the object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.boxes import Detections
+from data.events import SensorSize
+from data.simulator import log_intensity
+
+IGNORE = -1
+_WINDOW_US = 50_000.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A labelled photograph.
+
+    Attributes:
+        grey: `(H, W)` uint8.
+        boxes_xyxy: `(n, 4)` float32 in its pixels.
+        labels: `(n,)` int64; IGNORE for what is neither object nor background.
+    """
+
+    grey: NDArray[np.uint8]
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StillSceneConfig:
+    """How pictures are put together and moved; amounts are per 50 ms at the strongest.
+
+    Attributes:
+        mosaic: share of scenes that are four pictures side by side.
+        still: share of scenes that hardly move.
+        zoom, pan_px, roll_rad, shake_px: largest camera motion.
+        object_px: largest motion of an object against its background.
+        closest: how much closer than the whole picture the camera may come.
+    """
+
+    mosaic: float = 0.4
+    still: float = 0.06
+    zoom: float = 0.08
+    pan_px: float = 9.0
+    roll_rad: float = 0.02
+    shake_px: float = 1.5
+    object_px: float = 6.0
+    closest: float = 1.7
+
+
+class StillScene:
+    """See the module's docstring. All motion is drawn from `rng` at construction; rendering is then a pure function of t."""
+
+    def __init__(
+        self, pictures: list[Picture], sensor_size: SensorSize, config: StillSceneConfig, rng: np.random.Generator
+    ) -> None:
+        self.sensor_size = sensor_size
+        canvas, self._boxes, self.labels = _compose(pictures, sensor_size, config, rng)
+        self._canvas = _tone(canvas, rng)
+        self._draw_motion(config, rng)
+        grid_x, grid_y = np.meshgrid(np.arange(sensor_size.width), np.arange(sensor_size.height))
+        self._grid = np.stack([grid_x, grid_y]).astype(np.float32)
+
+    def render(self, t_us: int) -> NDArray[np.float32]:
+        """See Scene.render."""
+        matrix, offset = self._camera(t_us)
+        grid = np.tensordot(matrix, self._grid, 1).astype(np.float32) + offset[:, None, None].astype(np.float32)
+        for index in self._moving:
+            _displace(grid, self._boxes[index], self._object_motion[index] * self._progress(t_us))
+        return cv2.remap(self._canvas, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def boxes(self, t_us: int) -> Detections:
+        """All boxes in sensor pixels, unclipped, IGNORE ones included, scores 1."""
+        matrix, offset = self._camera(t_us)
+        moved = self._boxes + np.tile(self._object_motion * self._progress(t_us), 2)
+        corners = moved[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+        seen = (corners - offset) @ np.linalg.inv(matrix).T
+        boxes = np.concatenate([seen.min(1), seen.max(1)], 1).astype(np.float32)
+        return Detections(boxes.reshape(-1, 4), np.ones(len(boxes), np.float32), self.labels, t_us)
+
+    def _draw_motion(self, config: StillSceneConfig, rng: np.random.Generator) -> None:
+        width, height = self.sensor_size
+        canvas_h, canvas_w = self._canvas.shape
+        fit = min(canvas_w / width, canvas_h / height)
+        self._scale = fit * 0.92 * config.closest ** -rng.uniform(0, 1)
+        half = self._scale * np.array([width, height]) / 2
+        free = np.maximum(np.array([canvas_w, canvas_h]) / 2 - half, 0)
+        self._centre = np.array([canvas_w, canvas_h]) / 2 + rng.uniform(-1, 1, 2) * free
+        strength = 0.03 if rng.random() < config.still else rng.beta(1.1, 2.2)
+        self._zoom = strength * rng.choice([-0.4, 1, 1]) * rng.uniform(0, config.zoom)
+        self._focus = rng.normal(0, 0.2, 2) * [width, height]
+        self._pan = strength * rng.uniform(-1, 1, 2) * config.pan_px * [1, 0.5]
+        self._roll = strength * rng.normal(0, 0.5) * config.roll_rad
+        self._shake = strength * rng.uniform(0, config.shake_px, 2)
+        self._shake_hz, self._shake_phase = rng.uniform(4, 20, 2), rng.uniform(0, 2 * np.pi, 2)
+        n = len(self._boxes)
+        speed = rng.uniform(0, config.object_px, (n, 1)) * (rng.random((n, 1)) < 0.5)
+        angle = rng.normal(0, 0.4, n) + np.pi * rng.integers(0, 2, n)
+        self._object_motion = self._scale * speed * np.stack([np.cos(angle), np.sin(angle)], 1)
+        self._object_motion[self.labels == IGNORE] = 0
+        self._moving = np.flatnonzero(self._object_motion.any(1))
+
+    @staticmethod
+    def _progress(t_us: int) -> float:
+        return t_us / _WINDOW_US
+
+    def _camera(self, t_us: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(A, b): sensor pixel q looks at canvas point A q + b."""
+        s = self._progress(t_us)
+        scale = self._scale * np.exp(-self._zoom * s)
+        cos, sin = np.cos(self._roll * s), np.sin(self._roll * s)
+        matrix = scale * np.array([[cos, -sin], [sin, cos]])
+        shake = self._shake * np.sin(2 * np.pi * self._shake_hz * t_us * 1e-6 + self._shake_phase)
+        middle = np.array(self.sensor_size) / 2
+        focus = middle + self._focus
+        looked_at = self._centre + self._scale * (self._focus + self._pan * s + shake)
+        return matrix, looked_at - matrix @ focus
+
+
+def _displace(grid: NDArray[np.float32], box: NDArray[np.float32], motion: NDArray[np.float64]) -> None:
+    """Look `motion` canvas pixels back inside the (moved) box, fading to none at 1.6 times its half size; in place."""
+    centre = (box[:2] + box[2:]) / 2 + motion
+    half = np.maximum(box[2:] - box[:2], 2) / 2
+    reach = np.maximum(np.abs(grid[0] - centre[0]) / half[0], np.abs(grid[1] - centre[1]) / half[1])
+    weight = np.clip((1.6 - reach) / 0.6, 0, 1).astype(np.float32)
+    grid[0] -= weight * np.float32(motion[0])
+    grid[1] -= weight * np.float32(motion[1])
+
+
+def _compose(
+    pictures: list[Picture], sensor_size: SensorSize, config: StillSceneConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
+    """One picture, or the first four fitted into the quarters of a canvas; mirrored at random."""
+    pictures = [_mirror(picture) if rng.random() < 0.5 else picture for picture in pictures]
+    if len(pictures) < 4 or rng.random() >= config.mosaic:
+        first = pictures[0]
+        return first.grey, first.boxes_xyxy, first.labels
+    width, height = sensor_size
+    canvas = np.zeros((2 * height, 2 * width), np.uint8)
+    boxes, labels = [], []
+    for quarter, picture in enumerate(pictures[:4]):
+        corner = np.array([quarter % 2 * width, quarter // 2 * height])
+        scale = max(width / picture.grey.shape[1], height / picture.grey.shape[0])
+        fitted = cv2.resize(picture.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        slack = np.maximum(np.array([fitted.shape[1] - width, fitted.shape[0] - height]), 0)
+        cut = (rng.random(2) * (slack + 1)).astype(int)
+        canvas[corner[1] : corner[1] + height, corner[0] : corner[0] + width] = cv2.resize(
+            fitted[cut[1] : cut[1] + height, cut[0] : cut[0] + width], (width, height)
+        )
+        moved = picture.boxes_xyxy * scale - np.tile(cut, 2)
+        clipped = np.clip(moved, 0, np.tile([width, height], 2))
+        kept = _area(clipped) > 0.35 * _area(moved)
+        boxes.append(clipped[kept] + np.tile(corner, 2))
+        labels.append(picture.labels[kept])
+    return canvas, np.concatenate(boxes).astype(np.float32).reshape(-1, 4), np.concatenate(labels)
+
+
+def _mirror(picture: Picture) -> Picture:
+    width = picture.grey.shape[1]
+    boxes = picture.boxes_xyxy.copy()
+    boxes[:, [0, 2]] = width - picture.boxes_xyxy[:, [2, 0]]
+    return Picture(np.ascontiguousarray(picture.grey[:, ::-1]), boxes, picture.labels)
+
+
+def _tone(grey: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Log intensity of the canvas after a random lens blur and exposure."""
+    blurred = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.3, 1.3)).astype(np.float32)
+    return log_intensity(np.clip(blurred * rng.uniform(0.6, 1.4), 0, 255))
+
+
+def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)

@@ -1,0 +1,128 @@
+"""YOLO from ultralytics' own model definitions, with ReLU and event channels: the network, its loss, and its decoding.
+
+References: ultralytics YOLOv8 (definition `yolov8.yaml`, task-aligned assigner, distribution focal loss). Only operations
+that a spiking network can do are left between the input and the head's last convolutions: convolution, batch norm, ReLU,
+addition, concatenation, channel slices, nearest upsampling, and max-pool (spiking equivalent: models/spiking/network.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.detectors.postprocess import HeadSpec
+
+_LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+_PICO = {"p": [0.33, 0.125, 1024]}
+
+
+@dataclass(frozen=True)
+class YoloConfig:
+    """A YOLO network.
+
+    Attributes:
+        definition: an ultralytics model definition.
+        width: its scale: p (pico, half of nano's channels), n, s, m, l, x.
+        channels: input channels, 2 * bins.
+        classes: class names in the order of their indices.
+    """
+
+    definition: str = "yolov8"
+    width: str = "n"
+    channels: int = 10
+    classes: tuple[str, ...] = ("car", "pedestrian")
+
+
+class Yolo(nn.Module):
+    """The network; in training `loss`, elsewhere `forward`.
+
+    Args:
+        config: which network.
+    """
+
+    def __init__(self, config: YoloConfig) -> None:
+        super().__init__()
+        tasks = _ultralytics_tasks()
+        definition = tasks.yaml_model_load(f"{config.definition}n.yaml")
+        definition["scales"] = {**definition["scales"], **_PICO}
+        definition["scale"] = config.width
+        definition["activation"] = "torch.nn.ReLU()"
+        self.config = config
+        self.net = tasks.DetectionModel(definition, ch=config.channels, nc=len(config.classes), verbose=False)
+        self.net.args = _LOSS_GAINS
+        self._criterion: Any = None
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        """How the maps of `forward` are decoded."""
+        head = self.net.model[-1]
+        return HeadSpec("yolo", tuple(int(s) for s in head.stride), int(head.reg_max), self.config.classes)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The head's raw maps.
+
+        Args:
+            x: `(N, 2 * bins, H, W)` float counts; H and W are multiples of the largest stride.
+
+        Returns:
+            For every stride the box distribution `(N, 4 * reg_max, h, w)`, then for every stride the class logits
+            `(N, classes, h, w)`.
+        """
+        saved: list[Tensor] = []
+        for layer in self.net.model[:-1]:
+            if isinstance(layer.f, int):
+                source: Any = x if layer.f == -1 else saved[layer.f]
+            else:
+                source = [x if index == -1 else saved[index] for index in layer.f]
+            x = layer(source)
+            saved.append(x)
+        head = self.net.model[-1]
+        features = [saved[index] for index in head.f]
+        boxes = [branch(feature) for branch, feature in zip(head.cv2, features, strict=True)]
+        classes = [branch(feature) for branch, feature in zip(head.cv3, features, strict=True)]
+        return boxes + classes
+
+    def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
+        """Box, class and distribution losses, `(3,)`, already weighted and multiplied by the batch size.
+
+        Args:
+            x: `(N, 2 * bins, H, W)` float.
+            boxes: `(n, 4)` float32 xyxy in pixels of x.
+            labels: `(n,)` int64.
+            image_index: `(n,)` int64, the image of each box.
+            amp: run the convolutions in bfloat16.
+        """
+        if self._criterion is None:
+            from ultralytics.utils.loss import v8DetectionLoss
+
+            self._criterion = v8DetectionLoss(self.net)
+        height, width = x.shape[-2:]
+        size = torch.tensor([width, height], dtype=torch.float32)
+        centre_size = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], 1)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+            predictions = self.net(x)
+        predictions = {
+            "boxes": predictions["boxes"].float(),
+            "scores": predictions["scores"].float(),
+            "feats": predictions["feats"],
+        }
+        batch = {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
+        total, _ = self._criterion(predictions, batch)
+        return total
+
+
+def _ultralytics_tasks() -> Any:
+    """ultralytics' model builder, kept from looking for a network or writing into the user's home."""
+    import tempfile
+
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    os.environ.setdefault("YOLO_CONFIG_DIR", os.path.join(tempfile.gettempdir(), "evburst-ultralytics"))
+    import ultralytics.nn.tasks as tasks
+
+    return tasks
