@@ -98,7 +98,7 @@ class Trainer:
         self.train = SimulatedWindows(*data, "train", s.windows, progress=lambda n: bar.update(n - bar.n), **common)
         bar.close()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = Yolo(config.model).to(self.device)
+        self.model = Yolo(config.model).to(self.device, memory_format=torch.channels_last)
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -132,7 +132,8 @@ class Trainer:
         for number, (x, boxes, labels, index) in enumerate(self._prefetch(batches)):
             step = self.epoch * self.steps_per_epoch + number
             self._set_rate(step)
-            loss = self.model.loss(x.to(self.device), boxes, labels.to(self.device), index.to(self.device), s.amp)
+            x = x.to(self.device, memory_format=torch.channels_last)
+            loss = self.model.loss(x, boxes, labels.to(self.device), index.to(self.device), s.amp)
             self.optimizer.zero_grad()
             loss.sum().backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)

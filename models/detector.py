@@ -1,0 +1,174 @@
+"""A detector as it is used: a graph, what conversion added, how its maps are decoded; and its weights file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.boxes import Detections
+from data.errors import CheckpointError
+from data.events import SensorSize
+from data.representations.voxel_grid import VoxelConfig
+from data.stats import SpikeStats
+from models.checkpoint import load_tensors, save_tensors
+from models.detectors.postprocess import HeadSpec, PostConfig, decode
+from models.graph import Graph, Runner
+from models.spiking.network import SpikingNetwork, SpikingParameters
+from models.spiking.neurons import NeuronLayer
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+"""Folder of the bundled weights; `street` means street.safetensors in it."""
+
+
+@dataclass(frozen=True)
+class DetectorBundle:
+    """A converted detector: the content of a weights file.
+
+    Attributes:
+        graph: the folded ANN.
+        parameters: what makes it spike.
+        head: how its maps are decoded.
+        voxel: how its input is made.
+        record: where it comes from: data, training, conversion, measured AP. JSON types only.
+    """
+
+    graph: Graph
+    parameters: SpikingParameters
+    head: HeadSpec
+    voxel: VoxelConfig
+    record: dict[str, Any]
+
+    @property
+    def stride(self) -> int:
+        """Input sides are padded to a multiple of this."""
+        return max(self.head.strides)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors: the ANN's weights in float16, thresholds and shifts in float32."""
+        tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
+        for name, layer in self.parameters.neurons.items():
+            tensors |= {f"theta/{name}": layer.theta, f"shift/{name}": layer.shift}
+        tensors |= {f"readout/{name}": shift for name, shift in self.parameters.readout_shift.items()}
+        metadata = {
+            "graph": self.graph.to_json(),
+            "timesteps": self.parameters.timesteps,
+            "phi": {name: layer.phi for name, layer in self.parameters.neurons.items()},
+            "head": asdict(self.head),
+            "voxel": asdict(self.voxel),
+            "record": self.record,
+        }
+        save_tensors(path, "detector", tensors, metadata)
+
+    @classmethod
+    def load(cls, weights: str | Path) -> DetectorBundle:
+        """Read a weights file, or bundled weights by name.
+
+        Raises:
+            CheckpointError: no such weights, or the file is damaged.
+        """
+        path = _find(weights)
+        tensors, metadata = load_tensors(path, "detector")
+        try:
+            return cls._from_parts(tensors, metadata)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path}: incomplete weights file ({error!r})") from None
+
+    @classmethod
+    def _from_parts(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> DetectorBundle:
+        ann = {name.removeprefix("ann/"): t.float() for name, t in tensors.items() if name.startswith("ann/")}
+        graph = Graph.from_json(metadata["graph"], ann)
+        neurons = {
+            name: NeuronLayer(tensors[f"theta/{name}"], tensors[f"shift/{name}"], int(phi))
+            for name, phi in metadata["phi"].items()
+        }
+        for name, layer in neurons.items():
+            if not (layer.theta > 0).all() or layer.phi < 1:
+                raise CheckpointError(f"layer {name!r}: a threshold or burst limit is not positive")
+        readout = {name: tensors[f"readout/{name}"] for name in graph.outputs}
+        head = metadata["head"]
+        return cls(
+            graph,
+            SpikingParameters(int(metadata["timesteps"]), neurons, readout),
+            HeadSpec(head["kind"], tuple(head["strides"]), head["reg_max"], tuple(head["classes"])),
+            VoxelConfig(**metadata["voxel"]),
+            metadata["record"],
+        )
+
+
+class Detector:
+    """Grids in, boxes out.
+
+    Args:
+        bundle: the weights.
+        post: thresholds.
+        ann: run the ordinary network instead of the spiking one.
+        timesteps: T; None for what the weights were calibrated for.
+        device: where to run.
+    """
+
+    def __init__(
+        self,
+        bundle: DetectorBundle,
+        post: PostConfig,
+        ann: bool = False,
+        timesteps: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.bundle, self.post, self.device = bundle, post, torch.device(device)
+        graph = Graph(bundle.graph.nodes, bundle.graph.outputs, _to(bundle.graph.tensors, self.device))
+        own = bundle.parameters
+        parameters = SpikingParameters(
+            timesteps or own.timesteps,
+            {
+                name: replace(layer, theta=layer.theta.to(self.device), shift=layer.shift.to(self.device))
+                for name, layer in own.neurons.items()
+            },
+            _to(own.readout_shift, self.device),
+        )
+        self._ann = Runner(graph) if ann else None
+        self._snn = SpikingNetwork(graph, parameters)
+
+    def detect(
+        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
+    ) -> tuple[list[Detections], SpikeStats | None]:
+        """Boxes of each grid, and the spikes it took (None for the ANN).
+
+        Args:
+            grids: `(N, 2 * bins, H, W)` uint8, padded to the stride.
+            sensor_size: (W, H) px, to which boxes are clipped.
+            t_us: the instant of each grid: its window's end.
+        """
+        x = torch.from_numpy(grids).to(self.device).float()
+        if self._ann is not None:
+            maps, stats = self._ann(x), None
+        else:
+            maps, stats = self._snn.run(x)
+        return decode(maps, self.bundle.head, self.post, sensor_size, list(t_us)), stats
+
+    def dense_macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates of the ANN for one grid of this size."""
+        from models.spiking.cost import dense_macs
+
+        return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
+
+
+def _to(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _find(weights: str | Path) -> Path:
+    named = WEIGHTS / f"{weights}.safetensors"
+    if named.is_file():
+        return named
+    if Path(weights).suffix:
+        return Path(weights)
+    known = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
+    raise CheckpointError(f"weights {str(weights)!r}: no such bundled weights (bundled: {known}) and not a file name")

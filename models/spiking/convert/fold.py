@@ -1,0 +1,200 @@
+"""From a PyTorch detector to a Graph: traced by torch.export, batch norm folded into the convolution before it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node as FxNode
+
+from data.errors import ConversionError
+from models.graph import Graph, Node
+
+
+def trace(module: nn.Module, example: Tensor) -> Graph:
+    """Trace a detector whose forward returns a list of raw maps.
+
+    Args:
+        module: the network; traced in evaluation mode, left as it was.
+        example: `(N, C, H, W)` float32 of a size it accepts; the graph itself fits any size.
+
+    Raises:
+        ConversionError: a module does something no spiking equivalent is known for; the message names it.
+    """
+    training = module.training
+    try:
+        program = torch.export.export(module.eval(), (example,))
+    finally:
+        module.train(training)
+    return _Tracer(program).graph()
+
+
+class _Tracer:
+    """Walks the exported operations once; `_aliases` maps an operation's name to the node that stands for its value."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self._program = program
+        signature = program.graph_signature
+        state = {**dict(program.named_parameters()), **dict(program.named_buffers())}
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._state = {placeholder: state[name].detach() for placeholder, name in names.items()}
+        self._user_inputs = set(signature.user_inputs)
+        self._nodes: list[Node] = []
+        self._tensors: dict[str, Tensor] = {}
+        self._aliases: dict[str, Node] = {}
+        self._pieces: dict[str, list[Node]] = {}
+
+    def graph(self) -> Graph:
+        outputs: list[str] = []
+        for item in self._program.graph.nodes:
+            if item.op == "placeholder" and item.name in self._user_inputs:
+                self._emit(item, "input", "input", ())
+            elif item.op == "call_function":
+                self._call(item)
+            elif item.op == "output":
+                outputs = [self._aliases[arg.name].name for arg in item.args[0]]
+        self._check(outputs)
+        return Graph(self._nodes, outputs, self._tensors)
+
+    def _check(self, outputs: list[str]) -> None:
+        graph = Graph(self._nodes, outputs, self._tensors)
+        ops = {node.name: node.op for node in self._nodes}
+        for name in outputs:
+            if ops[name] != "conv":
+                raise ConversionError(f"output {name!r} is no convolution: the read-out of a spiking network is its last current")
+        for node in self._nodes:
+            readers = graph.consumers()[node.name]
+            if not readers and node.name not in outputs:
+                raise ConversionError(f"{node.name!r} is computed but never used")
+
+    def _call(self, item: FxNode) -> None:
+        if item.target is operator.getitem:
+            self._aliases[item.name] = self._pieces[item.args[0].name][item.args[1]]  # type: ignore[union-attr, index]
+            return
+        handler = _HANDLERS.get(str(item.target).rpartition("::")[2])
+        if handler is None:
+            raise ConversionError(f"module {_module(item)!r}: {item.target} has no spiking equivalent{_advice(item)}")
+        handler(self, item)
+
+    def _emit(self, item: FxNode, name: str, op: str, inputs: tuple[Node, ...], **attrs: Any) -> Node:
+        taken = {node.name for node in self._nodes}
+        unique = name
+        for k in range(2, 1000):
+            if unique not in taken:
+                break
+            unique = f"{name}_{k}"
+        node = Node(unique, op, tuple(source.name for source in inputs), attrs)
+        self._nodes.append(node)
+        self._aliases[item.name] = node
+        return node
+
+    def _value(self, item: Any) -> Node:
+        return self._aliases[item.name]
+
+    def conv(self, item: FxNode) -> None:
+        x, weight, bias, stride, padding, dilation, groups = _arguments(item, (None, [1, 1], [0, 0], [1, 1], 1), 2)
+        node = self._emit(
+            item, _module(item), "conv", (self._value(x),),
+            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
+        )  # fmt: skip
+        tensor = self._state[weight.name].float()
+        self._tensors[f"{node.name}.weight"] = tensor.clone()
+        self._tensors[f"{node.name}.bias"] = self._state[bias.name].float().clone() if bias is not None else tensor.new_zeros(len(tensor))
+
+    def batch_norm(self, item: FxNode) -> None:
+        source = self._value(item.args[0])
+        readers = len(item.args[0].users)  # type: ignore[union-attr]
+        if source.op != "conv" or readers != 1:
+            raise ConversionError(f"module {_module(item)!r}: batch norm can only be folded into the one convolution before it")
+        gain, shift, mean, variance = (self._state[arg.name].float() for arg in item.args[1:5])  # type: ignore[union-attr]
+        scale = gain / torch.sqrt(variance + item.args[7])  # type: ignore[operator]
+        weight, bias = f"{source.name}.weight", f"{source.name}.bias"
+        self._tensors[weight] = self._tensors[weight] * scale[:, None, None, None]
+        self._tensors[bias] = (self._tensors[bias] - mean) * scale + shift
+        self._aliases[item.name] = source
+
+    def relu(self, item: FxNode) -> None:
+        source = self._value(item.args[0])
+        self._emit(item, source.name + ".relu" if source.op == "conv" else _module(item), "relu", (source,))
+
+    def add(self, item: FxNode) -> None:
+        if not all(isinstance(arg, FxNode) for arg in item.args):
+            raise ConversionError(f"module {_module(item)!r}: adding a constant has no spiking equivalent")
+        self._emit(item, f"{_module(item)}.add", "add", tuple(self._value(arg) for arg in item.args))
+
+    def concat(self, item: FxNode) -> None:
+        parts, axis = _arguments(item, (0,), 1)
+        if axis != 1:
+            raise ConversionError(f"module {_module(item)!r}: concatenation along axis {axis}, not channels")
+        self._emit(item, f"{_module(item)}.concat", "concat", tuple(self._value(part) for part in parts))
+
+    def chunk(self, item: FxNode) -> None:
+        source, axis = self._value(item.args[0]), item.args[2] if len(item.args) > 2 else 0
+        if axis != 1:
+            raise ConversionError(f"module {_module(item)!r}: split along axis {axis}, not channels")
+        pieces, start = [], 0
+        for k, piece in enumerate(item.meta["val"]):
+            stop = start + piece.shape[1]
+            pieces.append(self._emit(item, f"{_module(item)}.part{k}", "slice", (source,), start=start, stop=stop))
+            start = stop
+        self._pieces[item.name] = pieces
+
+    def max_pool(self, item: FxNode) -> None:
+        x, kernel, stride, padding, dilation, ceil = _arguments(item, ([], [0, 0], [1, 1], False), 2)
+        if list(dilation) != [1, 1] or ceil:
+            raise ConversionError(f"module {_module(item)!r}: max-pool with dilation or ceil_mode is not supported")
+        source = self._value(x)
+        if not self._spikes(source):
+            raise ConversionError(f"module {_module(item)!r}: max-pool must read spikes of single neurons, not sums or currents")
+        attrs = {"kernel": list(kernel), "stride": list(stride or kernel), "padding": list(padding)}
+        self._emit(item, f"{_module(item)}.pool", "max_pool", (source,), **attrs)
+
+    def upsample(self, item: FxNode) -> None:
+        x, _, scales = _arguments(item, (None,), 2)
+        if not scales or scales[0] != scales[1] or scales[0] != int(scales[0]):
+            raise ConversionError(f"module {_module(item)!r}: nearest upsampling by {scales}; only one whole factor is supported")
+        self._emit(item, _module(item), "upsample", (self._value(x),), factor=int(scales[0]))
+
+    def _spikes(self, node: Node) -> bool:
+        """Whether every channel of a node is the output of single neurons (all its values multiples of one threshold)."""
+        by_name = {n.name: n for n in self._nodes}
+        if node.op in ("relu", "max_pool"):
+            return True
+        return node.op in ("slice", "concat", "upsample") and all(self._spikes(by_name[name]) for name in node.inputs)
+
+
+_HANDLERS: dict[str, Callable[[_Tracer, FxNode], None]] = {
+    "aten.conv2d.default": _Tracer.conv,
+    "aten.batch_norm.default": _Tracer.batch_norm,
+    "aten.relu.default": _Tracer.relu,
+    "aten.relu_.default": _Tracer.relu,
+    "aten.add.Tensor": _Tracer.add,
+    "aten.add_.Tensor": _Tracer.add,
+    "aten.cat.default": _Tracer.concat,
+    "aten.chunk.default": _Tracer.chunk,
+    "aten.split_with_sizes.default": _Tracer.chunk,
+    "aten.max_pool2d.default": _Tracer.max_pool,
+    "aten.upsample_nearest2d.vec": _Tracer.upsample,
+}
+
+
+def _arguments(item: FxNode, defaults: tuple[Any, ...], required: int) -> tuple[Any, ...]:
+    """Positional arguments with the trailing ones that were left out filled in."""
+    given = tuple(item.args)
+    return given + defaults[len(given) - required :]
+
+
+def _module(item: FxNode) -> str:
+    """Dotted path of the module an operation belongs to, as the user's own network names it."""
+    stack = item.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return path.replace("slice(None, -1, None).", "") or item.name
+
+
+def _advice(item: FxNode) -> str:
+    if "silu" in str(item.target):
+        return "; train the network with ReLU, or fine-tune it to ReLU first"
+    return ""

@@ -1,0 +1,81 @@
+"""What a spike costs: how many weights it reaches, exactly, for every neuron of a graph (METHOD section 8).
+
+The fan-out of a neuron is the gradient of "sum of all convolution outputs, every weight being 1" with respect to its spike:
+one backward walk over the graph per input size. Spikes passed on by a max-pool are counted at the pool.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.graph import Graph, Node, Runner
+
+
+def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[str, tuple[int, int, int]]:
+    """(C, H, W) of every node for one input size."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+
+    class Recorder(Runner):
+        def observe(self, node: Node, value: Tensor) -> None:
+            shapes[node.name] = tuple(value.shape[1:])  # type: ignore[assignment]
+
+    structure = Graph(graph.nodes, graph.outputs, {k: t.to("meta") for k, t in graph.tensors.items()})
+    Recorder(structure)(torch.empty((1, channels, height, width), device="meta"))
+    return shapes
+
+
+def fan_out_maps(graph: Graph, channels: int, height: int, width: int) -> dict[str, Tensor]:
+    """Weights reached by one spike of every position of every source (input, relu, max_pool): `(C, H, W)` float32."""
+    shapes = node_shapes(graph, channels, height, width)
+    reached = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    for node in reversed(graph.nodes):
+        if node.op == "conv":
+            _, rows, columns = shapes[node.inputs[0]]
+            per_position = coverage(graph, node, shapes)
+            out_channels = len(graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
+            reached[node.inputs[0]] += out_channels * per_position.view(1, rows, columns)
+        elif node.op == "slice":
+            reached[node.inputs[0]][node.attrs["start"] : node.attrs["stop"]] += reached[node.name]
+        elif node.op == "add":
+            for name in node.inputs:
+                reached[name] += reached[node.name]
+        elif node.op == "concat":
+            parts = reached[node.name].split([shapes[name][0] for name in node.inputs])
+            for name, part in zip(node.inputs, parts, strict=True):
+                reached[name] += part
+        elif node.op == "upsample":
+            k = node.attrs["factor"]
+            reached[node.inputs[0]] += F.avg_pool2d(reached[node.name], k) * k * k
+    return {node.name: reached[node.name] for node in graph.nodes if node.op in ("input", "relu", "max_pool")}
+
+
+def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str, int]:
+    """Multiply-accumulates of every convolution for one image; products with padding are not counted."""
+    shapes = node_shapes(graph, channels, height, width)
+    macs = {}
+    for node in graph.nodes:
+        if node.op == "conv":
+            weight = graph.tensors[f"{node.name}.weight"]
+            macs[node.name] = int(coverage(graph, node, shapes).sum()) * reduce(int.__mul__, weight.shape[:2])
+    return macs
+
+
+def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
+    """How many output positions each input position of a convolution contributes to: `(H, W)` float64."""
+    _, height, width = shapes[node.inputs[0]]
+    _, out_h, out_w = shapes[node.name]
+    a = node.attrs
+    kernel = graph.tensors[f"{node.name}.weight"].shape[2:]
+    rest = [
+        size - ((out - 1) * stride - 2 * pad + dilation * (k - 1) + 1)
+        for size, out, stride, pad, dilation, k in zip(
+            (height, width), (out_h, out_w), a["stride"], a["padding"], a["dilation"], kernel, strict=True
+        )
+    ]
+    ones = torch.ones((1, 1, out_h, out_w), dtype=torch.float64)
+    taps = torch.ones((1, 1, *kernel), dtype=torch.float64)
+    return F.conv_transpose2d(ones, taps, None, a["stride"], a["padding"], rest, 1, a["dilation"])[0, 0]

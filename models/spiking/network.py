@@ -1,0 +1,144 @@
+"""A graph run as a burst-spiking network: every relu is a layer of burst neurons, everything else passes spikes on.
+
+All T timesteps of a node are computed together, folded into the batch as `(T * N, C, H, W)`, time outermost. What is the
+same at every timestep (the grid, and the first convolution's current) is `(N, C, H, W)` and computed once. The outputs are
+currents of the last convolutions, averaged over T and never spiking.
+
+Max-pool: a unit emits, at every timestep, by how much the largest accumulated spike count in its window has grown. The sum
+over time is then exactly the max-pool of the summed counts (taking the maximum of every timestep's counts is not).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.stats import LayerStats, SpikeStats
+from models.graph import Graph, Node, Runner
+from models.spiking.cost import dense_macs, fan_out_maps
+from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
+
+
+@dataclass(frozen=True)
+class SpikingParameters:
+    """What conversion adds to a graph.
+
+    Attributes:
+        timesteps: T.
+        neurons: for every relu node, its neurons.
+        readout_shift: for every output node, `(C,)` float32 added to the averaged current.
+    """
+
+    timesteps: int
+    neurons: dict[str, NeuronLayer]
+    readout_shift: dict[str, Tensor]
+
+
+class SpikingNetwork(Runner):
+    """The spiking engine that every other one is compared with.
+
+    Args:
+        graph: the network.
+        parameters: its neurons.
+    """
+
+    def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
+        super().__init__(graph)
+        self.parameters = parameters
+        self._theta = _signal_thresholds(graph, parameters)
+        self._costs: dict[tuple[int, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
+        self._layers: list[LayerStats] = []
+        self._images = 0
+
+    def run(self, grid: Tensor) -> tuple[list[Tensor], SpikeStats]:
+        """Outputs and spike counts.
+
+        Args:
+            grid: `(N, 2 * bins, H, W)` float32 counts.
+        """
+        self._layers, self._images = [], len(grid)
+        key = tuple(grid.shape[1:])
+        if key not in self._costs:
+            self._costs[key] = fan_out_maps(self.graph, *key), dense_macs(self.graph, *key)
+        self._fan_out, macs = self._costs[key]
+        outputs = self(grid)
+        return outputs, SpikeStats(tuple(self._layers), macs)
+
+    def input(self, node: Node, x: Tensor) -> Tensor:
+        reached = x * self._fan_out[node.name].to(x.device)
+        per_image = [_sums(x), _sums(reached), _sums((x > 0) * self._fan_out[node.name].to(x.device))]
+        self._layers.append(LayerStats(node.name, "input", 0, self.parameters.timesteps, *per_image))
+        return x
+
+    def relu(self, node: Node, x: Tensor) -> Tensor:
+        layer, timesteps = self.parameters.neurons[node.name], self.parameters.timesteps
+        current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
+        fan_out = self._fan_out[node.name]
+        if x.device.type == "cpu":
+            out, totals = burst_scan_fused(current, layer, timesteps, fan_out)
+            spikes, reached, graded = (totals[:, k].numpy() for k in range(3))
+        else:
+            counts = burst_scan(current, layer, timesteps)
+            out = counts * layer.theta[:, None, None]
+            spikes, reached, graded = _count(counts, fan_out.to(x.device))
+        neurons = int(np.prod(x.shape[1:]))
+        self._layers.append(LayerStats(node.name, "neuron", neurons, timesteps, spikes, reached, graded))
+        return out.flatten(0, 1)
+
+    def max_pool(self, node: Node, x: Tensor) -> Tensor:
+        theta = self._theta[node.inputs[0]]
+        assert theta is not None  # the tracer lets max-pool read spikes only
+        scale = theta.to(x.device)[:, None, None]
+        summed = torch.round(x / scale).reshape(-1, self._images, *x.shape[1:]).cumsum(0)
+        pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
+        pooled = pooled.reshape(-1, self._images, *pooled.shape[1:])
+        counts = torch.diff(pooled, dim=0, prepend=torch.zeros_like(pooled[:1]))
+        totals = _count(counts, self._fan_out[node.name].to(x.device))
+        self._layers.append(LayerStats(node.name, "pool", 0, self.parameters.timesteps, *totals))
+        return (counts * scale).flatten(0, 1)
+
+    def add(self, node: Node, a: Tensor, b: Tensor) -> Tensor:
+        return torch.add(*self._aligned(a, b))
+
+    def concat(self, node: Node, *parts: Tensor) -> Tensor:
+        return torch.cat(self._aligned(*parts), 1)
+
+    def read_out(self, name: str, value: Tensor) -> Tensor:
+        mean = value.reshape(-1, self._images, *value.shape[1:]).mean(0)
+        return mean + self.parameters.readout_shift[name][:, None, None]
+
+    def _aligned(self, *signals: Tensor) -> list[Tensor]:
+        """Signals that do not change in time repeated, if others do."""
+        length = max(len(signal) for signal in signals)
+        return [s if len(s) == length else s.repeat(length // len(s), 1, 1, 1) for s in signals]
+
+
+def _signal_thresholds(graph: Graph, parameters: SpikingParameters) -> dict[str, Tensor | None]:
+    """Threshold of each channel of each node, where its values are spikes of single neurons; None for the others."""
+    found: dict[str, Tensor | None] = {}
+    for node in graph.nodes:
+        sources = [found[name] for name in node.inputs]
+        known = [theta for theta in sources if theta is not None]
+        if node.op == "relu":
+            found[node.name] = parameters.neurons[node.name].theta
+        elif node.op in ("max_pool", "upsample", "concat") and len(known) == len(sources):
+            found[node.name] = torch.cat(known)
+        elif node.op == "slice" and known:
+            found[node.name] = known[0][node.attrs["start"] : node.attrs["stop"]]
+        else:
+            found[node.name] = None
+    return found
+
+
+def _count(counts: Tensor, fan_out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spikes, synaptic operations and graded operations per image of counts `(T, N, C, H, W)`."""
+    summed, bursts = counts.sum(0), (counts > 0).sum(0)
+    return _sums(summed), _sums(summed * fan_out), _sums(bursts * fan_out)
+
+
+def _sums(x: Tensor) -> np.ndarray:
+    return x.double().flatten(1).sum(1).cpu().numpy()
