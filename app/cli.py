@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """The command line of train.py."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train a detector on events simulated from labelled pictures.")
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a detector on events simulated from labelled pictures."
+    )
     _add_config(parser)
     parser.add_argument("--root", metavar="DIR", help="folder with boxes.csv and images/ (same as --set data.root=DIR)")
     parser.add_argument("--out", metavar="DIR", help="output folder; an unfinished run found there is resumed")
@@ -48,8 +51,100 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         from app.config import load_config
         from app.train import TrainConfig, train
 
-        extra = [f"data.root={args.root}"] if args.root else []
-        extra += [f"out={args.out}"] if args.out else []
-        print(train(load_config(TrainConfig, args.config, args.set + extra)))
+        flags = as_assignments({"data.root": args.root, "out": args.out})
+        print(train(load_config(TrainConfig, args.config, args.set + flags)))
+
+    return run(parser, main, argv)
+
+
+def detect_main(argv: Sequence[str] | None = None) -> int:
+    """The command line of detect.py."""
+    parser = argparse.ArgumentParser(
+        prog="detect.py",
+        description="Find objects in an event recording with a burst-spiking network, and say what it cost.",
+        epilog="example: python detect.py --events recording_td.dat",
+    )
+    parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="the recording (Prophesee .dat)")
+    parser.add_argument(
+        "--weights", metavar="NAME|FILE", help="bundled weights by name, or a file made by convert.py (default: street)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/detect/<name of the recording>)")
+    parser.add_argument(
+        "--window-ms", type=float, metavar="MS", help="length of a window (default: what the weights were trained with)"
+    )
+    parser.add_argument(
+        "--timesteps",
+        type=int,
+        metavar="T",
+        help="timesteps of the spiking network (default: what the weights were calibrated for)",
+    )
+    parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box (default: 0.3)")
+    parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
+    parser.add_argument("--max-windows", type=int, metavar="N", help="stop after N windows")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
+    parser.add_argument(
+        "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
+    )
+    _add_config(parser)
+
+    def main(args: argparse.Namespace) -> None:
+        from app.config import load_config
+        from app.detect import DetectConfig, detect_file, human_summary
+
+        flags = {
+            "weights": args.weights,
+            "window_ms": args.window_ms,
+            "timesteps": args.timesteps,
+            "post.score": args.score,
+            "ann": args.ann or None,
+            "video": False if args.no_video else None,
+            "max_windows": args.max_windows,
+            "device": args.device,
+            "sensor_size": args.sensor_size,
+        }
+        config = load_config(DetectConfig, args.config, args.set + as_assignments(flags))
+        out = args.out or Path("runs") / "detect" / args.events.stem
+        summary = detect_file(args.events, out, config)
+        print(json.dumps(summary, indent=1) if args.json else human_summary(summary, out))
+
+    return run(parser, main, argv)
+
+
+def as_assignments(flags: dict[str, object]) -> list[str]:
+    """Flags that were given, as `--set` assignments."""
+    return [f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
+
+
+def convert_main(argv: Sequence[str] | None = None) -> int:
+    """The command line of convert.py."""
+    parser = argparse.ArgumentParser(
+        prog="convert.py", description="Convert a trained network into a burst-spiking one; no training, only calibration."
+    )
+    parser.add_argument("--weights", required=True, metavar="FILE", help="best.safetensors of train.py")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the weights file to write")
+    parser.add_argument(
+        "--calibration", metavar="DIR", help="folder with boxes.csv and images/ (default: the one it was trained with)"
+    )
+    parser.add_argument("--timesteps", type=int, metavar="T", help="timesteps (default: 2)")
+    parser.add_argument("--phi", type=int, metavar="N", help="most spikes of a neuron in one timestep (default: 8)")
+    parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")
+    _add_config(parser)
+
+    def main(args: argparse.Namespace) -> None:
+        from app.config import load_config
+        from app.convert import ConvertConfig, convert
+
+        flags = {
+            "weights": args.weights,
+            "out": args.out,
+            "root": args.calibration,
+            "timesteps": args.timesteps,
+            "phi": args.phi,
+            "note": args.note,
+        }
+        record = convert(load_config(ConvertConfig, args.config, args.set + as_assignments(flags)))
+        print(json.dumps(record.get("check", {}), indent=1))
 
     return run(parser, main, argv)

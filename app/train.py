@@ -98,7 +98,7 @@ class Trainer:
         self.train = SimulatedWindows(*data, "train", s.windows, progress=lambda n: bar.update(n - bar.n), **common)
         bar.close()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = Yolo(config.model).to(self.device, memory_format=torch.channels_last)
+        self.model = Yolo(config.model).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -223,9 +223,7 @@ class Trainer:
         print(f"resuming {path} at epoch {self.epoch}", file=sys.stderr)
 
 
-def augment(
-    grid: NDArray[np.uint8], boxes: Detections, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], Detections]:
+def augment(grid: NDArray[np.uint8], boxes: Detections, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Detections]:
     """Mirror left and right, swap polarities, blank a patch: what leaves a window a possible window."""
     channels, height, width = grid.shape
     if rng.random() < 0.5:

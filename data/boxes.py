@@ -81,7 +81,8 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
     inter = np.clip(bottom_right - top_left, 0, None).prod(2)
     union = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1)[None] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    overlap: NDArray[np.float32] = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return overlap
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:
@@ -112,7 +113,5 @@ def read_prophesee_boxes(path: Path) -> list[Detections]:
     if "class_confidence" in fields:
         scores = raw[fields["class_confidence"]].astype(np.float32)
     return [
-        Detections(boxes[same], scores[same], labels[same], int(instant))
-        for instant in np.unique(t)
-        for same in [t == instant]
+        Detections(boxes[same], scores[same], labels[same], int(instant)) for instant in np.unique(t) for same in [t == instant]
     ]

@@ -1,14 +1,14 @@
 """Exceptions of the project.
 
-    EvburstError                 anything a user can mend; the command line prints it as one line and exits 1
-    ├── ConfigError              a setting that does not exist, or has the wrong type or value
-    ├── DataError                a file or folder that was given as data
-    │   ├── EventFileError       an event recording: missing, empty, corrupt, of an unknown format
-    │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
-    │   └── LabelError           box files
-    └── ModelError               anything about a network
-        ├── CheckpointError      a weights file: missing, corrupt, NaN, of another kind
-        └── ConversionError      a module without a spiking equivalent
+EvburstError                 anything a user can mend; the command line prints it as one line and exits 1
+├── ConfigError              a setting that does not exist, or has the wrong type or value
+├── DataError                a file or folder that was given as data
+│   ├── EventFileError       an event recording: missing, empty, corrupt, of an unknown format
+│   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
+│   └── LabelError           box files
+└── ModelError               anything about a network
+    ├── CheckpointError      a weights file: missing, corrupt, NaN, of another kind
+    └── ConversionError      a module without a spiking equivalent
 """
 
 from __future__ import annotations

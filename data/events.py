@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class EventWindow:
 
     t0_us: int
     t1_us: int
-    words: NDArray[np.uint32] | Events
+    words: NDArray[Any]
     epoch_us: int = 0
     version: int = 2
 

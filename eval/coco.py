@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +53,7 @@ def average_precision(
         "images": [{"id": i + 1} for i in range(len(labels))],
         "categories": [{"id": c + 1, "name": name} for c, name in enumerate(classes)],
         "annotations": [
-            {**row, "id": k + 1, "iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]}
-            for k, row in enumerate(_rows(labels))
+            {**row, "id": k + 1, "iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]} for k, row in enumerate(_rows(labels))
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -66,12 +66,11 @@ def average_precision(
             scoring.evaluate()
             scoring.accumulate()
     if not found.dataset:
-        none = {name: 0.0 for name in _STATS}
+        none = dict.fromkeys(_STATS, 0.0)
         return AveragePrecision(**none, per_class={c: {"ap": 0.0, "ap50": 0.0} for c in classes}, frames=len(labels))
     precision = scoring.eval["precision"]  # (IoU 10, recall 101, class, area 4, max detections 3)
     per_class = {
-        name: {"ap": _mean(precision[:, :, c, 0, 2]), "ap50": _mean(precision[0, :, c, 0, 2])}
-        for c, name in enumerate(classes)
+        name: {"ap": _mean(precision[:, :, c, 0, 2]), "ap50": _mean(precision[0, :, c, 0, 2])} for c, name in enumerate(classes)
     }
     return AveragePrecision(
         ap=_mean(precision[:, :, :, 0, 2]),
@@ -85,7 +84,7 @@ def average_precision(
     )
 
 
-def _rows(images: Sequence[Detections]) -> list[dict[str, object]]:
+def _rows(images: Sequence[Detections]) -> list[dict[str, Any]]:
     return [
         {
             "image_id": i + 1,

@@ -180,7 +180,7 @@ class SimulatedWindows:
         cache: Path,
         seed: int = 0,
         workers: int = 0,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], object] = lambda done: None,
     ) -> None:
         self.spec = SPECS[config.spec]
         self._voxel = voxel
@@ -221,9 +221,7 @@ class SimulatedWindows:
         return grid, boxes
 
 
-def _make_block(
-    config: SimulatedConfig, voxel: VoxelConfig, split: str, seed: int, folder: Path, block: int
-) -> None:
+def _make_block(config: SimulatedConfig, voxel: VoxelConfig, split: str, seed: int, folder: Path, block: int) -> None:
     """Simulate one block of windows and write it; `cells` last, so that its presence means the block is whole."""
     cv2.setNumThreads(1)
     numba.set_num_threads(1)

@@ -1,7 +1,7 @@
 """Readers: a path becomes an EventStream. A new format is one module here and one line of registration.
 
-    @reader("dat", recognise=lambda head: head.startswith(b"%"))
-    def open_dat(path, sensor_size): ...
+@reader("dat", recognise=lambda head: head.startswith(b"%"))
+def open_dat(path, sensor_size): ...
 """
 
 from __future__ import annotations

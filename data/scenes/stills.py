@@ -76,7 +76,8 @@ class StillScene:
         grid = np.tensordot(matrix, self._grid, 1).astype(np.float32) + offset[:, None, None].astype(np.float32)
         for index in self._moving:
             _displace(grid, self._boxes[index], self._object_motion[index] * self._progress(t_us))
-        return cv2.remap(self._canvas, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        frame = cv2.remap(self._canvas, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(frame, np.float32)
 
     def boxes(self, t_us: int) -> Detections:
         """All boxes in sensor pixels, unclipped, IGNORE ones included, scores 1."""
@@ -178,4 +179,4 @@ def _tone(grey: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float
 
 
 def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
+    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1), np.float32)

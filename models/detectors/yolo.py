@@ -112,7 +112,7 @@ class Yolo(nn.Module):
             "feats": predictions["feats"],
         }
         batch = {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
-        total, _ = self._criterion(predictions, batch)
+        total: Tensor = self._criterion(predictions, batch)[0]
         return total
 
 

@@ -44,7 +44,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int) -> dict[s
             for name in node.inputs:
                 reached[name] += reached[node.name]
         elif node.op == "concat":
-            parts = reached[node.name].split([shapes[name][0] for name in node.inputs])
+            parts = torch.split(reached[node.name], [shapes[name][0] for name in node.inputs])
             for name, part in zip(node.inputs, parts, strict=True):
                 reached[name] += part
         elif node.op == "upsample":

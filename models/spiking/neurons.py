@@ -58,9 +58,7 @@ def burst_scan(current: Tensor, layer: NeuronLayer, timesteps: int) -> Tensor:
     return torch.stack(counts)
 
 
-def burst_scan_fused(
-    current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor
-) -> tuple[Tensor, Tensor]:
+def burst_scan_fused(current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor) -> tuple[Tensor, Tensor]:
     """`burst_scan` as one pass over memory (CPU), counting on the way.
 
     Args:
@@ -97,14 +95,14 @@ def _scan(current, theta, shift, phi, fan_out, out, totals):  # type: ignore[no-
         spikes, reached, graded, active = 0.0, 0.0, 0.0, 0.0
         for k in range(size):
             v = th / np.float32(2)
-            total, bursts = zero, zero
+            total, bursts = 0, 0
             for t in range(timesteps):
                 v += current[0 if static else t, i, c, k] + sh
                 n = min(max(np.floor(v / th), zero), phi)
                 v -= n * th
                 out[t, i, c, k] = n * th
-                total += n
-                bursts += np.float32(n > zero)
+                total += int(n)
+                bursts += int(n > zero)
             spikes += total
             active += bursts
             reached += total * fan_out[c, k]

@@ -64,7 +64,9 @@ class _Tracer:
         ops = {node.name: node.op for node in self._nodes}
         for name in outputs:
             if ops[name] != "conv":
-                raise ConversionError(f"output {name!r} is no convolution: the read-out of a spiking network is its last current")
+                raise ConversionError(
+                    f"output {name!r} is no convolution: the read-out of a spiking network is its last current"
+                )
         for node in self._nodes:
             readers = graph.consumers()[node.name]
             if not readers and node.name not in outputs:
@@ -102,7 +104,9 @@ class _Tracer:
         )  # fmt: skip
         tensor = self._state[weight.name].float()
         self._tensors[f"{node.name}.weight"] = tensor.clone()
-        self._tensors[f"{node.name}.bias"] = self._state[bias.name].float().clone() if bias is not None else tensor.new_zeros(len(tensor))
+        self._tensors[f"{node.name}.bias"] = (
+            self._state[bias.name].float().clone() if bias is not None else tensor.new_zeros(len(tensor))
+        )
 
     def batch_norm(self, item: FxNode) -> None:
         source = self._value(item.args[0])
@@ -110,7 +114,7 @@ class _Tracer:
         if source.op != "conv" or readers != 1:
             raise ConversionError(f"module {_module(item)!r}: batch norm can only be folded into the one convolution before it")
         gain, shift, mean, variance = (self._state[arg.name].float() for arg in item.args[1:5])  # type: ignore[union-attr]
-        scale = gain / torch.sqrt(variance + item.args[7])  # type: ignore[operator]
+        scale = gain * torch.rsqrt(variance + float(item.args[7]))  # type: ignore[arg-type]
         weight, bias = f"{source.name}.weight", f"{source.name}.bias"
         self._tensors[weight] = self._tensors[weight] * scale[:, None, None, None]
         self._tensors[bias] = (self._tensors[bias] - mean) * scale + shift
@@ -148,14 +152,18 @@ class _Tracer:
             raise ConversionError(f"module {_module(item)!r}: max-pool with dilation or ceil_mode is not supported")
         source = self._value(x)
         if not self._spikes(source):
-            raise ConversionError(f"module {_module(item)!r}: max-pool must read spikes of single neurons, not sums or currents")
+            raise ConversionError(
+                f"module {_module(item)!r}: max-pool must read spikes of single neurons, not sums or currents"
+            )
         attrs = {"kernel": list(kernel), "stride": list(stride or kernel), "padding": list(padding)}
         self._emit(item, f"{_module(item)}.pool", "max_pool", (source,), **attrs)
 
     def upsample(self, item: FxNode) -> None:
         x, _, scales = _arguments(item, (None,), 2)
         if not scales or scales[0] != scales[1] or scales[0] != int(scales[0]):
-            raise ConversionError(f"module {_module(item)!r}: nearest upsampling by {scales}; only one whole factor is supported")
+            raise ConversionError(
+                f"module {_module(item)!r}: nearest upsampling by {scales}; only one whole factor is supported"
+            )
         self._emit(item, _module(item), "upsample", (self._value(x),), factor=int(scales[0]))
 
     def _spikes(self, node: Node) -> bool:

@@ -1,0 +1,1 @@
+"""Command line, configuration, pipelines: what puts data, models and eval together."""

@@ -1,0 +1,274 @@
+"""A recording in, boxes and energy out: the pipeline behind detect.py."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from app.config import to_dict
+from app.provenance import provenance
+from app.render import Meters, Renderer
+from app.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
+from data.errors import ConfigError, SensorSizeError
+from data.events import EventStream, EventWindow, SensorSize
+from data.readers import open_events
+from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
+from eval.energy import COST_TABLES, EXCLUDED, energy_report
+from models.detector import Detector, DetectorBundle
+from models.detectors.postprocess import PostConfig
+
+_OUTSIDE_LIMIT = 0.1
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """What detect.py can be told.
+
+    Attributes:
+        weights: bundled weights by name, or a file.
+        window_ms: length of a window; None for what the weights were trained with.
+        timesteps: T; None for what the weights were calibrated for.
+        ann: run the ordinary network instead of the spiking one.
+        device: auto, cpu or cuda.
+        video: write annotated.mp4.
+        max_windows: stop after that many.
+        sensor_size: WIDTHxHEIGHT, for files that do not say it.
+        energy_table: fp32, fp16 or int8 (energies per operation).
+        post: thresholds of the boxes.
+    """
+
+    weights: str = "street"
+    window_ms: float | None = None
+    timesteps: int | None = None
+    ann: bool = False
+    device: str = "auto"
+    video: bool = True
+    max_windows: int | None = None
+    sensor_size: str | None = None
+    energy_table: str = "fp32"
+    post: PostConfig = field(default_factory=PostConfig)
+
+    def __post_init__(self) -> None:
+        checks = {
+            "window_ms must be positive": self.window_ms is None or self.window_ms > 0,
+            "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
+            "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
+            "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
+            f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
+            "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
+
+
+def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]:
+    """Detect in a recording, write the results into `out`, and return the summary.
+
+    Raises:
+        EvburstError: the recording or the weights cannot be used; what was written until then is readable.
+    """
+    started = time.perf_counter()
+    size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
+    stream = open_events(events, size)
+    pipeline = WindowPipeline(stream, config)
+    sinks = _open_sinks(out, stream.sensor_size, pipeline, config)
+    run = _Run(time.perf_counter())
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.callback(sink.close)
+        bar = stack.enter_context(tqdm(desc=events.name, unit="win", disable=not sys.stderr.isatty()))
+        for number, window in enumerate(stream.windows(pipeline.voxel.window_us)):
+            if number == config.max_windows:
+                break
+            result = pipeline.process(window)
+            run.add(result, pipeline.classes)
+            _check_sensor(events, stream, run.events)
+            for sink in sinks:
+                sink.write(result)
+            bar.update()
+    run.finish()
+    summary = _summary(events, stream, pipeline, run, config, run.started - started)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    _warn(events, stream)
+    return summary
+
+
+class WindowPipeline:
+    """Windows of one stream, one after the other: bin, run the network, decode, and account for the energy.
+
+    Args:
+        stream: where they come from.
+        config: see DetectConfig.
+    """
+
+    def __init__(self, stream: EventStream, config: DetectConfig) -> None:
+        bundle = DetectorBundle.load(config.weights)
+        self.voxel: VoxelConfig = bundle.voxel
+        if config.window_ms is not None:
+            self.voxel = replace(bundle.voxel, window_ms=config.window_ms)
+        self.classes, self.record = bundle.head.classes, bundle.record
+        self.detector = Detector(bundle, config.post, config.ann, config.timesteps, _device(config.device))
+        self.timesteps = None if config.ann else config.timesteps or bundle.parameters.timesteps
+        self._stream, self._table = stream, COST_TABLES[config.energy_table]
+        width, height = padded_size(stream.sensor_size, bundle.stride)
+        self._grid: NDArray[np.uint8] = np.zeros((self.voxel.channels, height, width), np.uint8)
+        self.ann_pj = self.detector.dense_macs(height, width) * self._table.mac_pj
+        self._network = "ANN" if config.ann else f"SNN T={self.timesteps}"
+        for _ in range(2):  # compile kernels, plan memory
+            self.detector.detect(self._grid[None], stream.sensor_size, [0])
+
+    def process(self, window: EventWindow) -> WindowResult:
+        """Boxes at the window's end. The clock runs from the window's events being at hand to its boxes."""
+        started = time.perf_counter()
+        events, outside = voxel_histogram(window, self.voxel, self._stream.sensor_size, self._grid)
+        self._stream.faults.outside_sensor += outside
+        found, stats = self.detector.detect(self._grid[None], self._stream.sensor_size, [window.t1_us])
+        latency_ms = 1000 * (time.perf_counter() - started)
+        energy_pj, spikes, per_neuron = self.ann_pj, None, None
+        if stats is not None:
+            report = energy_report(stats, self._table)
+            energy_pj, per_neuron = report.snn_pj, report.spikes_per_neuron
+            spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
+        rate = events / (self.voxel.window_us * 1e-6)
+        meters = Meters(self._network, window.t1_us, rate, latency_ms, energy_pj * 1e-6, self.ann_pj * 1e-6)
+        return WindowResult(self._grid, found[0], events, spikes, per_neuron, energy_pj, meters)
+
+
+class _Run:
+    """Running totals of one run; latencies and energies are 8 bytes per window."""
+
+    def __init__(self, started: float) -> None:
+        self.started, self.wall_s = started, 0.0
+        self.events = 0
+        self.per_class: Counter[str] = Counter()
+        self.latencies, self.energies, self.rates = array("d"), array("d"), array("d")
+
+    def add(self, result: WindowResult, classes: Sequence[str]) -> None:
+        self.events += result.events
+        self.per_class.update(classes[label] for label in result.detections.labels)
+        self.latencies.append(result.meters.latency_ms)
+        self.energies.append(result.energy_pj)
+        if result.spikes_per_neuron is not None:
+            self.rates.append(result.spikes_per_neuron)
+
+    def finish(self) -> None:
+        self.wall_s = time.perf_counter() - self.started
+
+
+def _summary(
+    events: Path, stream: EventStream, pipeline: WindowPipeline, run: _Run, config: DetectConfig, startup_s: float
+) -> dict[str, Any]:
+    recorded_s = len(run.latencies) * pipeline.voxel.window_us * 1e-6
+    snn_pj = None if config.ann else float(np.mean(run.energies))
+    return {
+        "events_file": events.name,
+        "network": "ann" if config.ann else "snn",
+        "weights": config.weights,
+        "sensor_size": list(stream.sensor_size),
+        "window_ms": pipeline.voxel.window_us / 1000,
+        "windows": len(run.latencies),
+        "events": run.events,
+        "detections": sum(run.per_class.values()),
+        "per_class": dict(run.per_class),
+        "startup_s": round(startup_s, 3),
+        "wall_s": round(run.wall_s, 3),
+        "recorded_s": round(recorded_s, 3),
+        "real_time_factor": round(recorded_s / run.wall_s, 3),
+        "latency_ms": {f"p{q}": round(float(np.percentile(run.latencies, q)), 2) for q in (50, 99)},
+        "energy": {
+            "snn_pj": snn_pj and round(snn_pj),
+            "ann_pj": round(pipeline.ann_pj),
+            "ratio": snn_pj and round(snn_pj / pipeline.ann_pj, 4),
+            "table": config.energy_table,
+            "account": "per spike: a burst of 3 counts 3",
+        },
+        "timesteps": pipeline.timesteps,
+        "spikes_per_neuron": round(float(np.mean(run.rates)), 4) if run.rates else None,
+        "excluded": list(EXCLUDED),
+        "faults": stream.faults.found(),
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "config": to_dict(config),
+        "weights_record": pipeline.record,
+        "provenance": provenance(),
+    }
+
+
+def _open_sinks(out: Path, size: SensorSize, pipeline: WindowPipeline, config: DetectConfig) -> list[Sink]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        sinks: list[Sink] = [JsonlSink(out / "detections.jsonl", pipeline.classes), BoxSink(out / "bbox.npy")]
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
+    if config.video:
+        pace = 1e6 / pipeline.voxel.window_us
+        sinks.append(VideoSink(out / "annotated.mp4", Renderer(size, pipeline.classes), pace))
+    return sinks
+
+
+def _check_sensor(path: Path, stream: EventStream, inside: int) -> None:
+    """Stop where many of the events cannot be placed: the sensor size must be wrong."""
+    outside = stream.faults.outside_sensor
+    if outside > _OUTSIDE_LIMIT * (inside + outside):
+        raise SensorSizeError(
+            f"{path}: {outside} of {inside + outside} events lie outside {stream.sensor_size}: "
+            f"pass the sensor's true size with --sensor-size"
+        )
+
+
+def _warn(path: Path, stream: EventStream) -> None:
+    found = stream.faults.found()
+    if found:
+        text = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.items())
+        print(f"warning: {path}: repaired: {text}", file=sys.stderr)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: torch sees no CUDA device here; use --device cpu")
+    return name
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def human_summary(summary: dict[str, Any], out: Path) -> str:
+    """The summary for a person: a few lines."""
+    energy, latency = summary["energy"], summary["latency_ms"]
+    boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
+    lines = [
+        f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {summary['window_ms']:g} ms",
+        f"boxes     {summary['detections']} ({boxes})",
+        f"speed     {summary['real_time_factor']:.2f} x real time; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms",
+    ]
+    if summary["network"] == "snn":
+        lines.append(
+            f"energy    {energy['snn_pj'] / 1e6:,.0f} uJ per window, {100 * energy['ratio']:.1f} % of the ANN's "
+            f"{energy['ann_pj'] / 1e6:,.0f} uJ ({energy['table']}; T = {summary['timesteps']}, "
+            f"{summary['spikes_per_neuron']:.2f} spikes per neuron)"
+        )
+    else:
+        lines.append(f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ per window (ANN, {energy['table']})")
+    lines.append(
+        f"written   {out}/: detections.jsonl, bbox.npy, summary.json"
+        + (", annotated.mp4" if summary["config"]["video"] else "")
+    )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Events, boxes, recordings, scenes, datasets. Imports none of the other packages."""

@@ -1,0 +1,1 @@
+"""Average precision and energy. Imports data only; never meets models."""

@@ -1,0 +1,1 @@
+"""Detectors and the spiking networks made of them. Imports data only."""

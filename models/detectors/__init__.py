@@ -1,0 +1,1 @@
+"""Networks to train, and how their maps are decoded."""

@@ -1,0 +1,1 @@
+"""Burst-spiking networks: neurons, cost of a spike, execution, conversion."""
