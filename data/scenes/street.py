@@ -119,7 +119,7 @@ class StreetScene:
     def _project(self, points: NDArray[np.float64], t: float) -> NDArray[np.float64]:
         """Metres `(n, 3)` to sensor pixels `(n, 2)`."""
         amplitude, hertz, phase = self._shake
-        sway = (amplitude * np.sin(2 * np.pi * hertz * t + phase)).sum(1) * [0.25, 0.35]
+        sway = (amplitude * np.sin(2 * np.pi * hertz * t + phase)).sum(1) * [0.35, 0.5]
         depth = np.maximum(points[:, 2] - self._speed * t, _NEAREST)
         width, height = self.sensor_size
         u = width / 2 + self._focal * points[:, 0] / depth + sway[0]
@@ -215,7 +215,7 @@ def _traffic(rng: np.random.Generator, speed: float) -> list[Thing]:
     """Cars ahead, coming, and parked; people on both pavements and one crossing."""
     car, person = (1.8, 1.47), (0.7, 1.78)
     things = [
-        Thing(0, 1.9, 11, 0.0, speed - 0.6, car, _car(60)),
+        Thing(0, 1.9, 13, 0.0, speed - 1.6, car, _car(60)),
         Thing(0, -2.0, 45, 0.0, -6.0, car, _car(175)),
         Thing(0, -2.0, 75, 0.0, -7.0, car, _car(40)),
         Thing(1, -5.6, 16, 1.35, 1.0, person, _person(60, 35, 0.95, 1.0)),

@@ -106,6 +106,6 @@ def non_maximum_suppression(
     if not len(scores):
         return np.zeros(0, np.int64)
     xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], 1)
-    survivors = cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores.tolist(), labels.tolist(), 0.0, iou)
+    survivors = cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores.tolist(), labels.tolist(), -1.0, iou)
     kept: NDArray[np.int64] = np.asarray(survivors, np.int64).reshape(-1)
     return kept[np.argsort(-scores[kept], kind="stable")]

@@ -1,0 +1,94 @@
+"""Fixtures shared by the tests: tiny recordings, and a small network that has every operation a graph knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.events import EVENT_DTYPE, Events, SensorSize
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `shared` are skipped where there is no ../shared, `gpu` ones where there is no CUDA."""
+    for item in items:
+        if "shared" in item.keywords and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason="../shared is not here"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def make_events(t: list[int] | np.ndarray, x: object = 0, y: object = 0, p: object = 0) -> Events:
+    """Events from columns; scalars are repeated."""
+    events = np.zeros(len(t), EVENT_DTYPE)
+    events["t"], events["x"], events["y"], events["p"] = t, x, y, p
+    return events
+
+
+def random_events(n: int, size: SensorSize, duration_us: int, seed: int = 0) -> Events:
+    """Uniformly random events, sorted by time."""
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.integers(0, duration_us, n))
+    return make_events(t, rng.integers(0, size.width, n), rng.integers(0, size.height, n), rng.integers(0, 2, n))
+
+
+class Block(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+class EveryOperation(nn.Module):
+    """A detector in miniature: split, shortcut, concat, max-pool chain, upsample, two read-outs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Block(4, 8, 3, 2)
+        self.deep = Block(4, 4)
+        self.down = Block(12, 8, 3, 2)
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.out_a = nn.Conv2d(8 + 8 + 8, 3, 1)
+        self.out_b = nn.Conv2d(8 + 8, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        stem = self.stem(x)
+        first, second = stem.chunk(2, 1)
+        shortcut = second + self.deep(second)
+        down = self.down(torch.cat([first, second, shortcut], 1))
+        once = self.pool(down)
+        twice = self.pool(once)
+        return [self.out_a(torch.cat([down, once, twice], 1)), self.out_b(torch.cat([self.up(down), stem], 1))]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """EveryOperation with weights and statistics drawn from a fixed seed."""
+    torch.manual_seed(3)
+    module = EveryOperation().eval()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.3)
+            layer.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, 0, 0.3)
+    return module
+
+
+@pytest.fixture
+def grid() -> Tensor:
+    """A batch of two count grids, (2, 4, 12, 20)."""
+    return torch.poisson(torch.full((2, 4, 12, 20), 0.7), generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,60 @@
+"""AP: perfect, empty, and mixed cases whose value is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from data.boxes import Detections
+from eval.coco import average_precision
+
+CLASSES = ("car", "pedestrian")
+
+
+def boxes(*rows: tuple[float, float, float, float], label: int = 0, score: float = 1.0) -> Detections:
+    n = len(rows)
+    return Detections(np.array(rows, np.float32).reshape(-1, 4), np.full(n, score, np.float32), np.full(n, label, np.int64))
+
+
+def test_labels_against_themselves_score_100() -> None:
+    labels = [boxes((0, 0, 40, 40), (50, 50, 90, 90)), boxes((10, 10, 60, 60), label=1)]
+    scored = average_precision(labels, labels, CLASSES)
+    assert scored.ap == pytest.approx(100)
+    assert scored.per_class["pedestrian"]["ap50"] == pytest.approx(100)
+    assert scored.frames == 2
+
+
+def test_no_predictions_score_0() -> None:
+    scored = average_precision([boxes((0, 0, 40, 40))], [Detections.empty()], CLASSES)
+    assert (scored.ap, scored.ap50) == (0, 0)
+
+
+def test_wrong_class_scores_0() -> None:
+    assert average_precision([boxes((0, 0, 40, 40))], [boxes((0, 0, 40, 40), label=1)], CLASSES).ap50 == 0
+
+
+def test_a_class_without_labels_is_nan_and_not_averaged() -> None:
+    scored = average_precision([boxes((0, 0, 40, 40))], [boxes((0, 0, 40, 40))], CLASSES)
+    assert math.isnan(scored.per_class["pedestrian"]["ap"])
+    assert scored.ap == pytest.approx(100)
+
+
+def test_iou_of_0_6_counts_at_50_only() -> None:
+    """Shifted by a quarter of its width: IoU 0.6, so correct at 0.50, 0.55 and 0.60: AP 30."""
+    scored = average_precision([boxes((0, 0, 40, 40))], [boxes((10, 0, 50, 40))], CLASSES)
+    assert (scored.ap50, scored.ap75) == (pytest.approx(100), 0)
+    assert scored.ap == pytest.approx(30)
+
+
+def test_a_better_scored_false_box_halves_precision() -> None:
+    found = Detections(
+        np.array([[0, 0, 40, 40], [60, 60, 90, 90]], np.float32), np.array([0.5, 0.9], np.float32), np.zeros(2, np.int64)
+    )
+    assert average_precision([boxes((0, 0, 40, 40))], [found], CLASSES).ap50 == pytest.approx(50)
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(ValueError, match="1 labelled images, 0 predicted"):
+        average_precision([Detections.empty()], [], CLASSES)

@@ -1,0 +1,143 @@
+"""Weights files: a round trip, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.errors import CheckpointError
+from data.events import SensorSize
+from data.representations.voxel_grid import VoxelConfig
+from models.checkpoint import FORMAT, load_tensors, save_tensors
+from models.detector import Detector, DetectorBundle
+from models.detectors.postprocess import HeadSpec, PostConfig
+from models.spiking.convert.calibrate import calibrate
+from models.spiking.convert.fold import trace
+
+
+class TinyYolo(nn.Module):
+    """One level of stride 2: a box map of 4 x 4 bins and a class map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, 8, 3, 2, 1)
+        self.box, self.cls = nn.Conv2d(8, 16, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = torch.relu(self.stem(x))
+        return [self.box(x), self.cls(x)]
+
+
+@pytest.fixture
+def bundle(grid: Tensor) -> DetectorBundle:
+    torch.manual_seed(0)
+    graph = trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16))
+    graph.tensors = {name: t.half().float() for name, t in graph.tensors.items()}
+    head = HeadSpec("yolo", (2,), 4, ("car", "pedestrian"))
+    return DetectorBundle(graph, calibrate(graph, [grid], 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
+
+
+def test_round_trip_gives_the_same_boxes_and_spikes(bundle: DetectorBundle, tmp_path: Path, grid: Tensor) -> None:
+    bundle.save(tmp_path / "a.safetensors")
+    again = DetectorBundle.load(tmp_path / "a.safetensors")
+    assert (again.head, again.voxel, again.record) == (bundle.head, bundle.voxel, bundle.record)
+    results = [
+        Detector(b, PostConfig(score=0.4)).detect(grid.to(torch.uint8).numpy(), SensorSize(20, 12), [5, 6])
+        for b in (bundle, again)
+    ]
+    (first, stats), (second, stats_again) = results
+    assert stats is not None
+    assert stats_again is not None
+    assert len(first[0]) > 0
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.boxes_xyxy, b.boxes_xyxy)
+        assert a.t_us == b.t_us
+    assert [layer.spikes.tolist() for layer in stats.layers] == [layer.spikes.tolist() for layer in stats_again.layers]
+
+
+def test_ann_and_snn_of_one_file_are_both_there(bundle: DetectorBundle, grid: Tensor) -> None:
+    found, stats = Detector(bundle, PostConfig(score=0.4), ann=True).detect(
+        grid.to(torch.uint8).numpy(), SensorSize(20, 12), [0, 0]
+    )
+    assert stats is None
+    assert len(found) == 2
+
+
+def test_an_unknown_name_lists_the_bundled_ones() -> None:
+    with pytest.raises(CheckpointError, match=r"bundled: street"):
+        DetectorBundle.load("strete")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        DetectorBundle.load(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x80\x02}q\x00."])  # the last one is a pickle
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        DetectorBundle.load(path)
+
+
+def test_truncated_file_is_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    bundle.save(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="damaged"):
+        DetectorBundle.load(path)
+
+
+def test_nan_weights_are_refused_by_name(bundle: DetectorBundle, tmp_path: Path) -> None:
+    bundle.graph.tensors["stem.weight"][0, 0, 0, 0] = float("nan")
+    bundle.save(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"ann/stem\.weight.*NaN"):
+        DetectorBundle.load(tmp_path / "a.safetensors")
+
+
+def test_zero_threshold_is_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+    bundle.parameters.neurons["stem.relu"].theta[0] = 0
+    bundle.save(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"stem\.relu.*not positive"):
+        DetectorBundle.load(tmp_path / "a.safetensors")
+
+
+def test_other_kinds_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "ann.safetensors", "ann", {"a": torch.zeros(1)}, {})
+    with pytest.raises(CheckpointError, match="'detector' one is needed"):
+        DetectorBundle.load(tmp_path / "ann.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="not weights of this project"):
+        DetectorBundle.load(tmp_path / "foreign.safetensors")
+
+
+def test_missing_threshold_is_an_incomplete_file(bundle: DetectorBundle, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    bundle.save(path)
+    tensors, metadata = load_tensors(path, "detector")
+    del tensors["theta/stem.relu"]
+    save_tensors(path, "detector", tensors, metadata)
+    with pytest.raises(CheckpointError, match="incomplete"):
+        DetectorBundle.load(path)
+
+
+def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "a.safetensors")
+    stored = load_file(tmp_path / "a.safetensors")
+    assert stored["ann/stem.weight"].dtype == torch.float16
+    assert stored["theta/stem.relu"].dtype == torch.float32
+    assert FORMAT == "evburst-1"
+
+
+def test_bundled_street_weights_have_their_record() -> None:
+    bundle = DetectorBundle.load("street")
+    assert bundle.head.classes == ("car", "pedestrian")
+    assert bundle.voxel == VoxelConfig(bins=5, max_count=10, window_ms=50)
+    assert {"training", "conversion", "check"} <= bundle.record.keys()
+    assert all(layer.phi >= 1 for layer in bundle.parameters.neurons.values())

@@ -1,0 +1,61 @@
+"""Burst neurons: the equations, by hand and against the fused kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
+
+
+def layer(theta: list[float], phi: int, shift: float = 0.0) -> NeuronLayer:
+    return NeuronLayer(torch.tensor(theta), torch.full((len(theta),), shift), phi)
+
+
+@pytest.mark.parametrize(
+    ("current", "phi", "counts"),
+    [
+        (0.0, 4, [0, 0, 0, 0]),
+        (1.0, 4, [1, 1, 1, 1]),  # one threshold per step
+        (0.4, 4, [0, 1, 0, 1]),  # v: .5 -> .9 | 1.3 fires | .7 | 1.1 fires
+        (2.6, 4, [3, 2, 3, 2]),  # bursts: 3.1 leaves .1 | 2.7 leaves .7 | 3.3 leaves .3 | 2.9
+        (9.0, 4, [4, 4, 4, 4]),  # the burst limit holds
+        (9.0, 1, [1, 1, 1, 1]),  # phi = 1 is the ordinary neuron
+        (-1.0, 4, [0, 0, 0, 0]),  # never a negative spike
+    ],
+)
+def test_counts_by_hand(current: float, phi: int, counts: list[int]) -> None:
+    out = burst_scan(torch.full((1, 1, 1, 1, 1), current), layer([1.0], phi), 4)
+    assert out.flatten().tolist() == counts
+
+
+def test_output_over_time_is_the_clipped_rounded_activation() -> None:
+    """(theta / T) * sum n = clip(round(a T / theta), 0, T phi) theta / T for a constant current."""
+    timesteps, phi, theta = 4, 3, 0.5
+    a = torch.linspace(-1, 2.5, 701).reshape(1, 1, 1, 1, -1)
+    counts = burst_scan(a, layer([theta], phi), timesteps).sum(0)
+    expected = torch.clamp(torch.floor(a[0] * timesteps / theta + 0.5), 0, timesteps * phi)
+    assert (counts != expected).sum() <= 3  # rounding of float32 at the very edge of a level
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 4, 7])
+@pytest.mark.parametrize("phi", [1, 3, 8])
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (16, 20)])
+def test_fused_kernel_equals_the_specification(timesteps: int, phi: int, static: bool, size: tuple[int, int]) -> None:
+    g = torch.Generator().manual_seed(timesteps * 100 + phi)
+    current = torch.randn((1 if static else timesteps, 2, 3, *size), generator=g)
+    spec = NeuronLayer(torch.rand(3, generator=g) + 0.1, torch.randn(3, generator=g) * 0.1, phi)
+    fan_out = torch.randint(1, 900, (3, *size), generator=g).float()
+    counts = burst_scan(current, spec, timesteps)
+    out, totals = burst_scan_fused(current, spec, timesteps, fan_out)
+    assert torch.equal(out, counts * spec.theta[:, None, None])
+    assert torch.equal(totals, reference_totals(counts, fan_out))
+
+
+def reference_totals(counts: Tensor, fan_out: Tensor) -> Tensor:
+    """Spikes, operations, graded operations, active neuron-timesteps per image."""
+    counts = counts.double()
+    rows = [counts, counts * fan_out, (counts > 0) * fan_out, (counts > 0).double()]
+    return torch.stack([row.sum((0, 2, 3, 4)) for row in rows], 1)
