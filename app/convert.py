@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from models.detectors.postprocess import PostConfig
 from models.detectors.yolo import Yolo
 from models.spiking.convert.calibrate import calibrate
 from models.spiking.convert.fold import trace
+
+_PATHS = ("root", "out", "weights")
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,15 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         raise CheckpointError(f"{config.weights}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
     graph = trace(model, torch.zeros(1, settings.voxel.channels, 128, 128))
     graph.tensors = {name: tensor.half().float() for name, tensor in graph.tensors.items()}  # as they will be stored
-    data = settings.data if not config.root else _with_root(settings.data, config.root)
+    data = replace(settings.data, root=config.root) if config.root else settings.data
     windows = _windows(config, data, settings.voxel, "train", config.calibration_windows, settings.schedule.seed)
     grids = [windows[i][0] for i in range(len(windows))]
     batches = [pad(grids[i : i + 32], max(model.head_spec.strides)) for i in range(0, len(grids), 32)]
     parameters = calibrate(graph, batches, config.timesteps, config.phi, config.light)
     record = {
         "dataset": settings.name,
-        "training": {k: trained[k] for k in ("config", "epoch", "validation", "commit", "machine") if k in trained},
-        "conversion": {**asdict(config), "seconds": round(time.perf_counter() - started, 1), **provenance()},
+        "training": {k: _portable(trained[k]) for k in ("config", "epoch", "validation", "commit", "machine") if k in trained},
+        "conversion": {**_portable(asdict(config)), "seconds": round(time.perf_counter() - started, 1), **provenance()},
     }
     bundle = DetectorBundle(graph, parameters, model.head_spec, settings.voxel, record)
     if config.check_windows:
@@ -127,7 +129,8 @@ def _windows(
         bar.close()
 
 
-def _with_root(data: SimulatedConfig, root: str) -> SimulatedConfig:
-    from dataclasses import replace
-
-    return replace(data, root=root)
+def _portable(value: Any) -> Any:
+    """A record without this machine's folders: paths keep their last part."""
+    if isinstance(value, dict):
+        return {k: Path(v).name if k in _PATHS and v else _portable(v) for k, v in value.items() if k != "cache"}
+    return value

@@ -64,7 +64,7 @@ class DetectConfig:
 
     def __post_init__(self) -> None:
         checks = {
-            "window_ms must be positive": self.window_ms is None or self.window_ms > 0,
+            "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
@@ -86,11 +86,9 @@ def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]
     size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
     stream = open_events(events, size)
     pipeline = WindowPipeline(stream, config)
-    sinks = _open_sinks(out, stream.sensor_size, pipeline, config)
     run = _Run(time.perf_counter())
     with ExitStack() as stack:
-        for sink in sinks:
-            stack.callback(sink.close)
+        sinks = _open_sinks(stack, out, stream.sensor_size, pipeline, config)
         bar = stack.enter_context(tqdm(desc=events.name, unit="win", disable=not sys.stderr.isatty()))
         for number, window in enumerate(stream.windows(pipeline.voxel.window_us)):
             if number == config.max_windows:
@@ -208,15 +206,22 @@ def _summary(
     }
 
 
-def _open_sinks(out: Path, size: SensorSize, pipeline: WindowPipeline, config: DetectConfig) -> list[Sink]:
+def _open_sinks(stack: ExitStack, out: Path, size: SensorSize, pipeline: WindowPipeline, config: DetectConfig) -> list[Sink]:
+    """The files of one run; `stack` closes each of them, however the run ends."""
+    sinks: list[Sink] = []
+
+    def opened(sink: Sink) -> None:
+        stack.callback(sink.close)
+        sinks.append(sink)
+
     try:
         out.mkdir(parents=True, exist_ok=True)
-        sinks: list[Sink] = [JsonlSink(out / "detections.jsonl", pipeline.classes), BoxSink(out / "bbox.npy")]
+        opened(JsonlSink(out / "detections.jsonl", pipeline.classes))
+        opened(BoxSink(out / "bbox.npy"))
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
     if config.video:
-        pace = 1e6 / pipeline.voxel.window_us
-        sinks.append(VideoSink(out / "annotated.mp4", Renderer(size, pipeline.classes), pace))
+        opened(VideoSink(out / "annotated.mp4", Renderer(size, pipeline.classes), 1e6 / pipeline.voxel.window_us))
     return sinks
 
 

@@ -23,6 +23,7 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: di
     part = path.with_suffix(".part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, part, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
+    part.chmod(0o644)
     part.rename(path)
 
 

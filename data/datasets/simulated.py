@@ -32,7 +32,7 @@ from data.scenes import record
 from data.scenes.stills import IGNORE, Picture, StillScene, StillSceneConfig
 from data.simulator import SimulatorConfig
 
-_BLOCK = 256
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class SimulatedWindows:
     ) -> None:
         self.spec = SPECS[config.spec]
         self._voxel = voxel
-        identity = json.dumps([asdict(config), asdict(voxel), split, seed], sort_keys=True, default=str)
+        identity = json.dumps([_BLOCK, asdict(config), asdict(voxel), split, seed], sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "config.json").write_text(identity)
@@ -228,7 +228,7 @@ def _make_block(config: SimulatedConfig, voxel: VoxelConfig, split: str, seed: i
     pictures = PictureFolder(Path(config.root), split, SPECS[config.spec])
     cells, rows, offsets = [], [], [0]
     for k in range(_BLOCK):
-        rng = np.random.default_rng([seed, block, k])
+        rng = np.random.default_rng([seed, block * _BLOCK + k])
         grid, boxes = simulate_window(pictures, config, voxel, rng)
         where = np.flatnonzero(grid).astype(np.uint32)
         cells.append(where << 8 | grid.reshape(-1)[where])

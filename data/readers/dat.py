@@ -9,7 +9,7 @@ Repairs, all counted in `DatFile.faults`:
 - a fall of more than 2**31 µs that the next event confirms is a wrap: 2**32 µs are added from there on (`time_wraps`);
 - an event older than the window being read is left out (`late_events`); disorder inside a window does no harm;
 - an event more than a second ahead of one of its next eight is a corrupt time and left out (`time_glitches`), so that a
-  flipped bit cannot end the recording.
+  flipped bit cannot end the recording; unless the clock wraps in between, and the eight do not go on where it came from.
 """
 
 from __future__ import annotations
@@ -185,9 +185,12 @@ def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
         return _LATE, epoch, t
     if t < t0:
         return _LATE, epoch, t
+    wrapped = False
     for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, n)):
-        ahead = raw - np.int64(words[k, 0])
-        if GLITCH_US < ahead <= WRAP_US // 2:
+        later = np.int64(words[k, 0])
+        wrapped = wrapped or np.int64(words[k - 1, 0]) - later > WRAP_US // 2
+        continues_before = i > 0 and 0 <= later - np.int64(words[i - 1, 0]) <= GLITCH_US
+        if raw - later > GLITCH_US and (continues_before or not wrapped):
             return _GLITCH, epoch, t
     return _GOOD, epoch, t
 

@@ -1,0 +1,72 @@
+"""Settings: order of precedence, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.config import load_config, to_dict
+from app.train import TrainConfig
+from data.errors import ConfigError
+from tests.conftest import ROOT
+
+
+@dataclass(frozen=True)
+class Inner:
+    bins: int = 5
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = "a"
+    size: tuple[int, ...] = (1,)
+    limit: int | None = None
+    on: bool = False
+    voxel: Inner = field(default_factory=Inner)
+
+
+def test_defaults_then_file_then_set(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: file\nvoxel: {bins: 7, scale: 2}\n")
+    config = load_config(Outer, tmp_path / "c.yaml", ["voxel.bins=9", "limit=3"])
+    assert config == Outer("file", limit=3, voxel=Inner(9, 2.0))
+    assert to_dict(config)["voxel"] == {"bins": 9, "scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("voxel.bin=5", r"'voxel\.bin'; did you mean 'bins'"),
+        ("nam=x", "did you mean 'name'"),
+        ("zzz=1", "known: name, size"),
+        ("voxel.bins=five", r"'voxel\.bins': expected int, received 'five'"),
+        ("voxel.bins=true", r"'voxel\.bins': expected int"),
+        ("on=1", "'on': expected bool"),
+        ("voxel=3", "expected a section"),
+        ("name", "write it as name=value"),
+        ("name.x.y=1", "unknown|expected|not a section"),
+        ("name=[1", "not YAML"),
+    ],
+)
+def test_wrong_settings_are_one_clear_error(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(Outer, None, [assignment])
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no such"), ("- a\n", "mapping"), ("a: [1", "not YAML")])
+def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(Outer, path, [])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("train_*.yaml")), ids=lambda p: p.name)
+def test_shipped_training_configs_load_and_open_with_their_command(path: Path) -> None:
+    load_config(TrainConfig, path, [])
+    assert path.read_text().startswith("# python train.py --config configs/" + path.name)
+    assert isinstance(yaml.safe_load(path.read_text()), dict)

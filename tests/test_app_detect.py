@@ -1,0 +1,201 @@
+"""detect.py as a user runs it: real files, exact errors, readable outputs."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from app.cli import convert_main, detect_main, train_main
+from app.sinks import BoxSink, WindowResult
+from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
+from data.events import SensorSize
+from data.readers.dat import write_dat
+from tests.conftest import ROOT, SHARED, random_events
+from tests.test_data_readers_dat import HEADER, dat
+
+SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
+
+
+def detect(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of detect.py."""
+    code = detect_main([str(arg) for arg in args])
+    return code, *capsys.readouterr()
+
+
+def test_the_sample_gives_boxes_energy_and_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--json", "--max-windows", 12)
+    summary = json.loads(out)
+    assert code == 0
+    assert (summary["windows"], summary["network"], summary["faults"]) == (12, "snn", {})
+    assert summary["detections"] > 0
+    assert 0 < summary["energy"]["ratio"] < 1
+    assert summary["energy"]["ratio"] == pytest.approx(summary["energy"]["snn_pj"] / summary["energy"]["ann_pj"], abs=1e-4)
+    assert summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+    assert "memory traffic" in summary["excluded"]
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [line["t_us"] for line in lines] == list(range(50_000, 600_001, 50_000))
+    assert sum(line["events"] for line in lines) == summary["events"]
+    boxes = np.load(tmp_path / "bbox.npy")
+    assert boxes.dtype == BBOX_DTYPE
+    assert len(boxes) == summary["detections"] == sum(len(line["scores"]) for line in lines)
+    video = cv2.VideoCapture(str(tmp_path / "annotated.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 12
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_most_boxes_of_the_sample_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the drawn street, whose generator the network never saw: of the boxes scored over 0.5, most overlap a label."""
+    detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--score", 0.5)
+    labels = {found.t_us: found for found in read_prophesee_boxes(SAMPLE.with_name("street_bbox.npy"))}
+    right, total = 0, 0
+    for found in read_prophesee_boxes(tmp_path / "bbox.npy"):
+        truth = labels[found.t_us]
+        same = found.labels[:, None] == truth.labels[None]
+        right += int(((iou_matrix(found.boxes_xyxy, truth.boxes_xyxy) >= 0.5) & same).any(1).sum())
+        total += len(found)
+    assert total >= 40
+    assert right >= 0.7 * total
+
+
+def test_ann_runs_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--json", "--ann", "--no-video", "--max-windows", 3)
+    summary = json.loads(out)
+    assert code == 0
+    assert (summary["network"], summary["timesteps"], summary["energy"]["snn_pj"]) == ("ann", None, None)
+    assert not (tmp_path / "annotated.mp4").exists()
+
+
+def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2)
+    assert out.startswith("street_td.dat: ")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["boxes", "speed", "energy", "written"]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (346, 260), (33, 31)])
+def test_any_sensor_size(tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]) -> None:
+    write_dat(tmp_path / "a.dat", random_events(20_000, SensorSize(*size), 120_000), SensorSize(*size))
+    code, out, _ = detect(capsys, "--events", tmp_path / "a.dat", "--out", tmp_path / "o", "--json", "--score", 0.01)
+    assert code == 0
+    assert json.loads(out)["windows"] == 3
+    boxes = np.load(tmp_path / "o" / "bbox.npy")
+    assert (boxes["x"] >= 0).all()
+    assert (boxes["x"] + boxes["w"] <= size[0] + 1e-3).all()
+    assert (boxes["y"] + boxes["h"] <= size[1] + 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "the file is empty"),
+        (HEADER, "header is all there is"),
+        (b"some text\n", "not an event recording"),
+        (HEADER + b"\x0c\x08abc", "no event after byte"),
+    ],
+    ids=["missing", "empty", "header only", "text", "half an event"],
+)
+def test_unusable_input_is_one_line_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "bad.dat"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = detect(capsys, "--events", path, "--out", tmp_path / "o")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_truncation_backwards_time_and_strays_are_repaired_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dat(tmp_path / "a.dat", [*range(0, 60_000, 100), 10, 20, *range(60_000, 90_000, 100)])
+    with path.open("ab") as file:
+        file.write(struct.pack("<II", 90_001, 400 | 7 << 14) + b"\x01\x02\x03")
+    code, out, err = detect(capsys, "--events", path, "--out", tmp_path / "o", "--json", "--no-video")
+    assert code == 0
+    assert json.loads(out)["faults"] == {"truncated_bytes": 3, "late_events": 2, "outside_sensor": 1}
+    assert err == f"warning: {path}: repaired: truncated bytes 3, late events 2, outside sensor 1\n"
+
+
+def test_wrong_sensor_size_is_an_error_and_what_was_written_is_readable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = dat(tmp_path / "a.dat", list(range(0, 200_000, 100)), header=b"% Version 2\n", x=200, y=50)
+    code, _, err = detect(capsys, "--events", path, "--out", tmp_path / "o", "--sensor-size", "64x48", "--no-video")
+    assert code == 1
+    assert "lie outside 64x48: pass the sensor's true size with --sensor-size" in err
+    assert len(np.load(tmp_path / "o" / "bbox.npy")) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--weights", "strete"], "bundled: street"),
+        (["--sensor-size", "304"], "write it as WIDTHxHEIGHT"),
+        (["--timesteps", "0"], "timesteps must be 1 to 64"),
+        (["--window-ms", "-5"], "window_ms must be 0.1 to 60000"),
+        (["--window-ms", "0.0001"], "window_ms must be"),
+        (["--score", "1.5"], r"post.score must lie in (0, 1]"),
+        (["--set", "pots.score=0.5"], "did you mean 'post'"),
+        (["--config", "gone.yaml"], "no such configuration file"),
+    ],
+)
+def test_wrong_settings_are_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
+    code, _, err = detect(capsys, "--events", SAMPLE, "--out", tmp_path / "o", *args)
+    assert code == 1
+    assert message in err
+
+
+def test_usage_errors_are_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        detect_main([])
+    assert "--events" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [detect_main, train_main, convert_main])
+def test_every_flag_has_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])  # type: ignore[operator]
+    for line in capsys.readouterr().out.split("options:")[1].split("\n  -")[1:]:
+        assert len(line.split()) > 2, line
+
+
+@pytest.mark.parametrize("script", ["detect.py", "train.py", "convert.py"])
+def test_scripts_run_from_any_folder(tmp_path: Path, script: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: {script}")
+
+
+def test_interrupted_box_file_is_readable(tmp_path: Path) -> None:
+    """Not closed, as after a kill: the header knows all rows of the windows up to the last update."""
+    found = Detections(np.array([[1, 2, 3, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), 9)
+    sink = BoxSink(tmp_path / "b.npy")
+    for _ in range(300):
+        sink.write(WindowResult(np.zeros((2, 1, 1), np.uint8), found, 0, None, None, 0.0, None))  # type: ignore[arg-type]
+    sink._file.flush()
+    assert len(np.load(tmp_path / "b.npy")) == 256
+    sink.close()
+    assert len(np.load(tmp_path / "b.npy")) == 300
+
+
+@pytest.mark.shared
+def test_the_car_ahead_is_found_in_the_real_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By eye: (120, 88)-(161, 128) at 0 s grows to (113, 87)-(166, 138) at 0.74 s."""
+    detect(capsys, "--events", SHARED / "real" / "gen1_street_td.dat", "--out", tmp_path, "--no-video")
+    first, last = np.array([120, 88, 161, 128]), np.array([113, 87, 166, 138])
+    hits = 0
+    for line in (tmp_path / "detections.jsonl").read_text().splitlines():
+        window = json.loads(line)
+        truth = (first + (last - first) * min(window["t_us"] / 740_000, 1)).astype(np.float32)[None]
+        cars = np.array(window["boxes_xyxy"], np.float32).reshape(-1, 4)[np.array(window["labels"], int) == 0]
+        hits += bool((iou_matrix(cars, truth) >= 0.5).any())
+    assert hits >= 12  # of 15

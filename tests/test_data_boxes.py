@@ -1,0 +1,78 @@
+"""Boxes: shapes checked, Prophesee's files read and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
+from data.errors import LabelError
+
+
+def test_prophesee_item_is_40_bytes() -> None:
+    assert BBOX_DTYPE.itemsize == 40
+
+
+@pytest.mark.parametrize("field", ["boxes_xyxy", "scores", "labels"])
+def test_wrong_shapes_name_the_field(field: str) -> None:
+    arrays = {"boxes_xyxy": np.zeros((2, 4), np.float32), "scores": np.zeros(2, np.float32), "labels": np.zeros(2, np.int64)}
+    arrays[field] = np.zeros((3, 3), np.float32)
+    with pytest.raises((ValueError, TypeError), match=r"Detections\."):
+        Detections(**arrays)
+
+
+def test_empty_is_0_by_4() -> None:
+    assert Detections.empty(5).boxes_xyxy.shape == (0, 4)
+    assert len(Detections.empty(5).to_prophesee()) == 0
+
+
+def test_round_trip_through_a_file(tmp_path: Path) -> None:
+    boxes = Detections(
+        np.array([[1, 2, 11, 22], [-3, 0, 5, 9]], np.float32), np.array([0.5, 0.25], np.float32), np.array([0, 1]), 777
+    )
+    np.save(tmp_path / "a_bbox.npy", boxes.to_prophesee())
+    (again,) = read_prophesee_boxes(tmp_path / "a_bbox.npy")
+    assert again.t_us == 777
+    assert np.array_equal(again.boxes_xyxy, boxes.boxes_xyxy)
+    assert np.array_equal(again.scores, boxes.scores)
+    assert again.labels.tolist() == [0, 1]
+
+
+def test_old_field_names_and_unsorted_times(tmp_path: Path) -> None:
+    old = np.zeros(
+        3, [("ts", "<u8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "u1"), ("confidence", "<f4")]
+    )
+    old["ts"], old["w"], old["h"], old["confidence"] = [9, 4, 9], 5, 6, 0.5
+    np.save(tmp_path / "a.npy", old)
+    found = read_prophesee_boxes(tmp_path / "a.npy")
+    assert [(d.t_us, len(d), float(d.scores[0])) for d in found] == [(4, 1, 0.5), (9, 2, 0.5)]
+
+
+@pytest.mark.parametrize("case", ["missing", "text", "plain", "fields", "pickle"])
+def test_bad_files_say_why(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "b.npy"
+    if case == "text":
+        path.write_text("hello")
+    elif case == "plain":
+        np.save(path, np.zeros((3, 4)))
+    elif case == "fields":
+        np.save(path, np.zeros(2, [("t", "<i8"), ("x", "<f4")]))
+    elif case == "pickle":
+        np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(LabelError, match=r"b\.npy"):
+        read_prophesee_boxes(path)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou"),
+    [
+        ([0, 0, 10, 10], [0, 0, 10, 10], 1.0),  # the same
+        ([0, 0, 10, 10], [5, 0, 15, 10], 1 / 3),  # half
+        ([0, 0, 10, 10], [10, 0, 20, 10], 0.0),  # touching
+        ([0, 0, 0, 10], [0, 0, 0, 10], 0.0),  # zero width
+    ],
+)
+def test_iou(a: list[float], b: list[float], iou: float) -> None:
+    assert iou_matrix(np.array([a], np.float32), np.array([b], np.float32))[0, 0] == pytest.approx(iou)

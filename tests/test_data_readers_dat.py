@@ -1,0 +1,209 @@
+"""The DAT reader: bytes by hand, repairs counted, windows equal to a slow reference on clean and on broken clocks."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import EventFileError, SensorSizeError
+from data.events import SensorSize
+from data.readers import open_events
+from data.readers.dat import DatFile, decode_window, write_dat
+from tests.conftest import SHARED, random_events
+
+HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width 304\n"
+
+
+def dat(path: Path, times: list[int], header: bytes = HEADER, kind: int = 0x0C, x: int = 1, y: int = 2, p: int = 1) -> Path:
+    """A DAT file with events at the given raw times."""
+    body = b"".join(struct.pack("<II", t & 0xFFFFFFFF, x | y << 14 | p << 28) for t in times)
+    path.write_bytes(header + bytes([kind, 8]) + body)
+    return path
+
+
+def window_times(path: Path, window_us: int) -> tuple[list[tuple[int, list[int]]], dict[str, int]]:
+    """[(t0, times of its events)] and the faults found."""
+    stream = open_events(path)
+    found = [(w.t0_us, decode_window(w)["t"].tolist()) for w in stream.windows(window_us)]
+    return found, stream.faults.found()
+
+
+@pytest.mark.parametrize("kind", [0x00, 0x0C])
+def test_bytes_by_hand(tmp_path: Path, kind: int) -> None:
+    body = struct.pack("<II", 7, 303 | 239 << 14 | 1 << 28) + struct.pack("<II", 9, 5)
+    (tmp_path / "a.dat").write_bytes(HEADER + bytes([kind, 8]) + body)
+    stream = open_events(tmp_path / "a.dat")
+    (window,) = stream.windows(1000)
+    assert stream.sensor_size == (304, 240)
+    assert decode_window(window).tolist() == [(7, 303, 239, 1), (9, 5, 0, 0)]
+
+
+def test_version_1_packs_9_and_8_bits(tmp_path: Path) -> None:
+    header = b"% Data file containing Event2D events.\n% Version 1\n% Height 240\n% Width 304\n"
+    body = struct.pack("<II", 3, 300 | 200 << 9 | 1 << 17)
+    (tmp_path / "a.dat").write_bytes(header + bytes([0, 8]) + body)
+    (window,) = open_events(tmp_path / "a.dat").windows(1000)
+    assert decode_window(window).tolist() == [(3, 300, 200, 1)]
+
+
+def test_windows_are_half_open_aligned_and_include_empty_ones(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [120, 199, 200, 450]), 100)
+    assert found == [(100, [120, 199]), (200, [200]), (300, []), (400, [450])]
+    assert faults == {}
+
+
+def test_clock_wrap_is_repaired_and_counted(tmp_path: Path) -> None:
+    top = 1 << 32
+    found, faults = window_times(dat(tmp_path / "a.dat", [top - 30, top - 5, 4, 60]), 50)
+    times = [t for _, ts in found for t in ts]
+    assert times == [top - 30, top - 5, top + 4, top + 60]
+    assert faults == {"time_wraps": 1}
+
+
+def test_two_wraps(tmp_path: Path) -> None:
+    top = 1 << 32
+    steps = [k * (top // 4 + 12_345_678) for k in range(11)]
+    found, faults = window_times(dat(tmp_path / "a.dat", steps), top // 8)
+    assert [t for _, ts in found for t in ts] == steps
+    assert faults == {"time_wraps": 2}
+
+
+def test_time_running_backwards_is_left_out_and_counted(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 120, 90, 95, 130]), 100)
+    assert found == [(0, [10]), (100, [120, 130])]
+    assert faults == {"late_events": 2}
+
+
+def test_disorder_within_a_window_is_harmless(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 30, 20, 40]), 100)
+    assert found == [(0, [10, 30, 20, 40])]
+    assert faults == {}
+
+
+def test_one_corrupt_time_does_not_end_the_recording(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 20, 3_000_000_000, 30, 110]), 100)
+    assert found == [(0, [10, 20, 30]), (100, [110])]
+    assert faults == {"time_glitches": 1}
+
+
+def test_a_corrupt_first_time_does_not_either(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [1_900_000_000, 20, 110]), 100)
+    assert found == [(0, [20]), (100, [110])]
+    assert faults == {"time_glitches": 1}
+
+
+def test_truncated_in_the_middle_of_an_event(tmp_path: Path) -> None:
+    path = dat(tmp_path / "a.dat", [10, 20, 30])
+    path.write_bytes(path.read_bytes()[:-3])
+    found, faults = window_times(path, 100)
+    assert found == [(0, [10, 20])]
+    assert faults == {"truncated_bytes": 5}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (HEADER, "header is all there is"),
+        (HEADER + b"\x0c", "header is all there is"),
+        (HEADER + b"\x0c\x08", "no event after byte"),
+        (HEADER + b"\x0c\x08\x01\x02", "no event after byte"),  # less than one event
+        (b"hello, this is a text file\n", "not an event recording of a known format"),
+        (b"% a LaTeX comment\n\\documentclass{article}\n", "event type 0x5C"),
+        (HEADER + b"\x0c\x10" + bytes(16), "event type 0x0C of 16 bytes"),
+        (HEADER + b"\x0e\x08" + bytes(16), "event type 0x0E"),
+        (b"%" + b"x" * 70000, "header does not end"),
+    ],
+    ids=["empty", "header only", "half a type", "no event", "half an event", "text", "latex", "size", "type", "endless"],
+)
+def test_unusable_files_say_why(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.dat"
+    path.write_bytes(content)
+    with pytest.raises(EventFileError, match=message) as caught:
+        open_events(path)
+    assert "bad.dat" in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(EventFileError, match="no such file"):
+        open_events(tmp_path / "gone.dat")
+    with pytest.raises(EventFileError, match="cannot be read"):
+        open_events(tmp_path)
+
+
+def test_sensor_size_is_asked_for_never_guessed(tmp_path: Path) -> None:
+    path = dat(tmp_path / "a.dat", [1], header=b"% Version 2\n")
+    with pytest.raises(SensorSizeError, match="--sensor-size"):
+        open_events(path)
+    assert open_events(path, SensorSize(64, 48)).sensor_size == (64, 48)
+
+
+def test_contradicting_sensor_size(tmp_path: Path) -> None:
+    with pytest.raises(SensorSizeError, match="the header says 304x240"):
+        open_events(dat(tmp_path / "a.dat", [1]), SensorSize(640, 480))
+
+
+def test_written_files_read_back(tmp_path: Path) -> None:
+    events = random_events(5000, SensorSize(304, 240), 400_000)
+    write_dat(tmp_path / "a.dat", events, SensorSize(304, 240))
+    again = np.concatenate([decode_window(w) for w in open_events(tmp_path / "a.dat").windows(50_000)])
+    assert np.array_equal(again, events)
+
+
+def test_windows_are_views_of_the_file(tmp_path: Path) -> None:
+    """No copy of the recording: a sound window shares memory with the map."""
+    events = random_events(5000, SensorSize(304, 240), 400_000)
+    write_dat(tmp_path / "a.dat", events, SensorSize(304, 240))
+    stream = DatFile(tmp_path / "a.dat")
+    assert all(np.shares_memory(window.words, stream.words) for window in stream.windows(50_000) if len(window))
+
+
+def sound_reference(times: list[int], window_us: int) -> list[int]:
+    """Times that survive, by the rules of the module's docstring, for clocks that fall by less than half a wrap."""
+    kept: list[int] = []
+    t0: int | None = None
+    for i, t in enumerate(times):
+        glitch = any(t - later > 1_000_000 for later in times[i + 1 : i + 9])
+        if t0 is None:
+            if glitch:
+                continue
+            t0 = t // window_us * window_us
+        if t < t0 or glitch:
+            continue
+        t0 = max(t0, t // window_us * window_us)
+        kept.append(t)
+    return kept
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 5_000_000), min_size=1, max_size=40), st.sampled_from([20_000, 50_000, 333_333]))
+def test_any_clock_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, times: list[int], window_us: int) -> None:
+    path = dat(tmp_path_factory.mktemp("dat") / "a.dat", times)
+    found, faults = window_times(path, window_us)
+    assert [t for _, ts in found for t in ts] == sound_reference(times, window_us)
+    assert all(t0 <= t < t0 + window_us for t0, ts in found for t in ts)
+    assert [t0 for t0, _ in found] == list(range(found[0][0], found[-1][0] + 1, window_us))
+    assert sum(faults.values()) == len(times) - sum(len(ts) for _, ts in found)
+
+
+@pytest.mark.shared
+def test_real_gen1_recording() -> None:
+    stream = open_events(SHARED / "real" / "gen1_street_td.dat")
+    assert stream.sensor_size == (304, 240)
+    windows = list(stream.windows(50_000))
+    assert sum(map(len, windows)) == 1_018_739
+    assert (windows[0].t0_us, windows[-1].t1_us, len(windows)) == (0, 750_000, 15)
+    assert stream.faults.found() == {}
+
+
+@pytest.mark.shared
+def test_real_ncars_recordings_have_no_size_in_their_header() -> None:
+    path = SHARED / "real" / "ncars_obj_004397_td.dat"
+    with pytest.raises(SensorSizeError):
+        open_events(path)
+    assert sum(len(w) for w in open_events(path, SensorSize(120, 100)).windows(10_000)) > 4000

@@ -1,0 +1,106 @@
+"""The voxel kernel equals its NumPy reference on anything, from raw words and from events."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.events import EventArray, EventWindow, SensorSize
+from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram, voxel_histogram_reference
+from tests.conftest import make_events
+
+SIZE = SensorSize(13, 7)
+
+
+def as_words(window: EventWindow, epoch: int = 0) -> EventWindow:
+    """The same window as DAT words."""
+    events = window.words
+    packed = events["x"].astype(np.uint32) | events["y"].astype(np.uint32) << 14 | events["p"].astype(np.uint32) << 28
+    words = np.stack([(events["t"] - epoch).astype(np.uint32), packed], 1)
+    return EventWindow(window.t0_us, window.t1_us, words, epoch)
+
+
+def both(window: EventWindow, config: VoxelConfig) -> np.ndarray:
+    """The kernel's grid from events and from words, checked to be the same; (2 * bins, 32, 32)."""
+    out = np.full((config.channels, 32, 32), 99, np.uint8)
+    binned, outside = voxel_histogram(window, config, SIZE, out)
+    again = np.full_like(out, 99)
+    assert voxel_histogram(as_words(window), config, SIZE, again) == (binned, outside)
+    assert np.array_equal(out, again)
+    assert binned + outside == len(window)
+    return out
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> EventWindow:
+    t0, duration = draw(st.integers(0, 10**6)), draw(st.integers(1, 1000))
+    n = draw(st.integers(0, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    t = t0 + rng.integers(0, duration, n)
+    events = make_events(t, rng.integers(0, 20, n), rng.integers(0, 10, n), rng.integers(0, 2, n))
+    return EventWindow(t0, t0 + duration, events)
+
+
+@settings(max_examples=200, deadline=None)
+@given(windows(), st.integers(1, 9), st.integers(1, 255))
+def test_kernel_equals_reference(window: EventWindow, bins: int, max_count: int) -> None:
+    config = VoxelConfig(bins, max_count)
+    grid = both(window, config)
+    assert np.array_equal(grid[:, :7, :13], voxel_histogram_reference(window, config, SIZE))
+    assert grid[:, 7:].sum() == grid[:, :, 13:].sum() == 0
+
+
+def test_channel_is_polarity_times_bins_plus_bin() -> None:
+    window = EventWindow(0, 100, make_events([0, 19, 20, 99], 3, 4, [0, 0, 1, 1]))
+    grid = both(window, VoxelConfig(bins=5))
+    assert {tuple(map(int, where)) for where in np.argwhere(grid)} == {(0, 4, 3), (6, 4, 3), (9, 4, 3)}
+    assert grid[0, 4, 3] == 2
+
+
+def test_empty_window_and_single_timestamp() -> None:
+    assert both(EventWindow(0, 50, make_events([])), VoxelConfig()).sum() == 0
+    assert both(EventWindow(0, 1, make_events([0, 0, 0])), VoxelConfig()).sum() == 3
+
+
+def test_counts_saturate_and_never_wrap() -> None:
+    window = EventWindow(0, 10, make_events([5] * 1000))
+    assert both(window, VoxelConfig(bins=1, max_count=255)).max() == 255
+    assert both(window, VoxelConfig(bins=1, max_count=10)).max() == 10
+
+
+def test_epoch_times_need_64_bits() -> None:
+    t0 = 1_670_000_000_000_000
+    window = EventWindow(t0, t0 + 50_000, make_events([t0, t0 + 49_999], 1, 1, 1))
+    grid = np.zeros((10, 7, 13), np.uint8)
+    voxel_histogram(window, VoxelConfig(), SIZE, grid)
+    assert (grid[5, 1, 1], grid[9, 1, 1]) == (1, 1)
+
+
+def test_words_of_a_later_clock_epoch() -> None:
+    epoch = 3 << 32
+    window = as_words(EventWindow(epoch, epoch + 100, make_events([epoch + 10, epoch + 90], 2, 2, 0)), epoch)
+    grid = np.zeros((10, 7, 13), np.uint8)
+    assert voxel_histogram(window, VoxelConfig(), SIZE, grid) == (2, 0)
+    assert (grid[0, 2, 2], grid[4, 2, 2]) == (1, 1)
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 13), (10, 6, 13), (10, 7, 12)])
+def test_a_buffer_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="out: expected uint8"):
+        voxel_histogram(EventWindow(0, 1, make_events([0])), VoxelConfig(), SIZE, np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "padded"), [((304, 240), (320, 256)), ((320, 256), (320, 256)), ((1, 1), (32, 32)), ((346, 260), (352, 288))]
+)
+def test_padding(size: tuple[int, int], padded: tuple[int, int]) -> None:
+    assert padded_size(SensorSize(*size), 32) == padded
+
+
+def test_event_array_windows_equal_a_mask() -> None:
+    events = make_events(np.sort(np.random.default_rng(0).integers(130, 900, 200)))
+    for window in EventArray(events, SIZE).windows(100):
+        expected = events[(events["t"] >= window.t0_us) & (events["t"] < window.t1_us)]
+        assert np.array_equal(window.words, expected)

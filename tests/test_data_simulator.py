@@ -1,0 +1,86 @@
+"""The simulated sensor: events where and when the model says, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data.events import SensorSize
+from data.simulator import EventSimulator, SimulatorConfig, log_intensity
+
+SIZE = SensorSize(6, 4)
+IDEAL = SimulatorConfig(threshold_on=0.1, threshold_off=0.1, mismatch=0, refractory_us=0, cutoff_hz=0, leak_hz=0, shot_hz=0)
+
+
+def ramp(config: SimulatorConfig, change: float, dt_us: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Events while every pixel's log intensity changes linearly by `change`."""
+    sensor = EventSimulator(SIZE, config, seed)
+    sensor._phase[:] = 0
+    sensor.step(np.full((4, 6), 3.0, np.float32), 0)
+    return sensor.step(np.full((4, 6), 3.0 + change, np.float32), dt_us)
+
+
+@pytest.mark.parametrize(("change", "per_pixel", "polarity"), [(0.35, 3, 1), (-0.35, 3, 0), (0.05, 0, 1), (0.0, 0, 1)])
+def test_a_ramp_gives_one_event_per_threshold(change: float, per_pixel: int, polarity: int) -> None:
+    events = ramp(IDEAL, change)
+    assert len(events) == per_pixel * 24
+    assert (events["p"] == polarity).all()
+
+
+def test_event_times_are_the_crossings() -> None:
+    """0.35 in 10 ms crosses 0.1, 0.2, 0.3 at 2857, 5714, 8571 µs."""
+    events = ramp(IDEAL, 0.35)
+    assert np.all(np.diff(events["t"]) >= 0)
+    np.testing.assert_allclose(np.unique(events["t"]), [2857, 5714, 8571], atol=2)
+
+
+def test_refractory_time_swallows_events() -> None:
+    assert len(ramp(SimulatorConfig(**{**vars(IDEAL), "refractory_us": 4000}), 0.35)) == 2 * 24
+
+
+def test_leak_makes_on_events_of_a_still_scene() -> None:
+    events = ramp(SimulatorConfig(**{**vars(IDEAL), "leak_hz": 10}), 0.0, 1_000_000)
+    assert (events["p"] == 1).all()
+    assert len(events) == pytest.approx(240, abs=24)
+
+
+def test_shot_noise_has_its_rate_and_both_polarities() -> None:
+    sensor = EventSimulator(SensorSize(100, 100), SimulatorConfig(**{**vars(IDEAL), "shot_hz": 5}), 1)
+    dark = np.zeros((100, 100), np.float32)
+    sensor.step(dark, 0)
+    events = np.concatenate([sensor.step(dark, t) for t in range(10_000, 1_010_000, 10_000)])
+    assert len(events) == pytest.approx(50_000, rel=0.05)
+    assert events["p"].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_low_pass_delays_and_weakens() -> None:
+    slow = SimulatorConfig(**{**vars(IDEAL), "cutoff_hz": 5})
+    assert 0 < len(ramp(slow, 1.0)) < len(ramp(IDEAL, 1.0))
+
+
+def test_same_seed_same_events_other_seed_others() -> None:
+    noisy = SimulatorConfig(shot_hz=100, mismatch=0.05)
+    assert np.array_equal(ramp(noisy, 0.7, seed=4), ramp(noisy, 0.7, seed=4))
+    assert not np.array_equal(ramp(noisy, 0.7, seed=4), ramp(noisy, 0.7, seed=5))
+
+
+def test_long_steps_sort_too() -> None:
+    events = ramp(SimulatorConfig(**{**vars(IDEAL), "shot_hz": 50}), 1.0, 500_000)
+    assert np.all(np.diff(events["t"]) >= 0)
+    assert events["t"].max() < 500_000
+
+
+def test_log_is_continuous_at_20_and_finite_at_0() -> None:
+    values = log_intensity(np.array([[0, 19.999, 20, 255]], np.float32))[0]
+    assert values[0] == 0
+    assert values[1] == pytest.approx(values[2], abs=1e-3)
+    assert values[3] == pytest.approx(np.log(255))
+
+
+def test_misuse_is_refused() -> None:
+    sensor = EventSimulator(SIZE, IDEAL)
+    with pytest.raises(ValueError, match="expected shape"):
+        sensor.step(np.zeros((3, 3), np.float32), 0)
+    sensor.step(np.zeros((4, 6), np.float32), 10)
+    with pytest.raises(ValueError, match="does not lie after"):
+        sensor.step(np.zeros((4, 6), np.float32), 10)

@@ -1,0 +1,53 @@
+"""The import rule of the house: data imports nobody; models and eval import data only and never meet; app imports all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED = {"data": {"data"}, "models": {"models", "data"}, "eval": {"eval", "data"}, "app": {"app", "models", "eval", "data"}}
+
+
+def imported(path: str) -> set[str]:
+    """Top-level names a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_packages_keep_to_their_neighbours(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        strangers = imported(str(path.relative_to(ROOT))) & (ALLOWED.keys() - ALLOWED[package])
+        assert not strangers, f"{path} imports {strangers}"
+
+
+@pytest.mark.parametrize("package", ["data", "models", "eval"])
+def test_only_app_reads_yaml_and_argv(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        assert not imported(str(path.relative_to(ROOT))) & {"yaml", "argparse"}, path
+
+
+def test_importing_the_command_line_is_light() -> None:
+    """`detect.py --help` must not wait for torch, numba or OpenCV."""
+    code = "import sys, app.cli; print([m for m in ('torch', 'numba', 'cv2', 'ultralytics', 'tonic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_detection_does_not_import_the_training_libraries() -> None:
+    """Weights files hold the network's structure: running one needs neither ultralytics nor torchvision."""
+    code = (
+        "import sys, app.detect; print([m for m in ('ultralytics', 'torchvision', 'tonic', 'pycocotools') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
