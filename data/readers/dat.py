@@ -188,7 +188,8 @@ def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
     wrapped = False
     for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, n)):
         later = np.int64(words[k, 0])
-        wrapped = wrapped or np.int64(words[k - 1, 0]) - later > WRAP_US // 2
+        if np.int64(words[k - 1, 0]) - later > WRAP_US // 2:
+            wrapped = True
         continues_before = i > 0 and 0 <= later - np.int64(words[i - 1, 0]) <= GLITCH_US
         if raw - later > GLITCH_US and (continues_before or not wrapped):
             return _GLITCH, epoch, t

@@ -1,0 +1,41 @@
+# make demo   detect in the bundled recording        make test   the test suite
+# make check  lint and types                         make clean  remove .venv and runs/
+#
+# On Linux, pip's torch is the CUDA build (several GB). For the CPU build: make demo TORCH_INDEX=<address>, the one that
+# PyTorch's "Get started" page shows for "CPU"; or put CPU wheels where your pip finds them (PIP_FIND_LINKS).
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test check clean
+
+demo: .venv/demo
+	$(BIN)/python detect.py --events data/samples/street_td.dat
+	@echo "watch     runs/detect/street_td/annotated.mp4"
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(PIP) torch torchvision --index-url $(TORCH_INDEX))
+
+# Where the system lacks libGL (servers, containers), opencv-python cannot be imported: the headless build replaces its files.
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs
