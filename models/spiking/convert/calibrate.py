@@ -32,8 +32,7 @@ def calibrate(graph: Graph, batches: Sequence[Tensor], timesteps: int, phi: int,
 
     Args:
         graph: the network.
-        batches: calibration grids, each `(N, 2 * bins, H, W)` float32. Thresholds are averaged over all of them; the light
-            calibration uses the first.
+        batches: calibration grids, each `(N, 2 * bins, H, W)` float32. The light calibration runs all of them at once.
         timesteps: T.
         phi: most spikes per timestep, the same in every layer.
         light: whether to correct the biases.
@@ -45,7 +44,7 @@ def calibrate(graph: Graph, batches: Sequence[Tensor], timesteps: int, phi: int,
     neurons = {name: NeuronLayer(theta, torch.zeros_like(theta), phi) for name, theta in thetas.items()}
     zero = {name: torch.zeros_like(graph.tensors[f"{name}.bias"]) for name in graph.outputs}
     parameters = SpikingParameters(timesteps, neurons, zero)
-    return light_calibration(graph, parameters, batches[0]) if light else parameters
+    return light_calibration(graph, parameters, torch.cat(list(batches))) if light else parameters
 
 
 def search_thresholds(graph: Graph, batches: Sequence[Tensor], timesteps: int, phi: int) -> dict[str, Tensor]:
