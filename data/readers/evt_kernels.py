@@ -12,10 +12,11 @@ Word types, from bit 28 of an EVT2 word and of the control half of an EVT2.1 wor
                     4 VECT_12, 5 VECT_8: bit k set is an event at base x + k; base x then grows by 12 or 8
                     6 TIME_LOW: t bits 0-11    8 TIME_HIGH: t bits 12-23
 
-Time: `high` is the time without its low bits, extended over wraps. A time word is ignored if the next one lies no more than
-a second after the time before, with this one not between the two: one flipped bit would otherwise displace all events
-until the next time word, or, taken for a wrap, all that follow. A fall of more than half the range is a wrap; a smaller
-fall that the next time word does not contradict is believed, and time runs backwards.
+Time: `high` is the time without its low bits, extended over wraps. One flipped bit in a time word would displace the events
+up to the next one or, taken for a wrap, all that follow. So a time word is ignored if the next one lies no more than a
+second after the time before and this one not between the two; the very first, if both that follow lie behind it. A step
+of one is believed unseen. A fall of more than half the range is a wrap; a smaller one that the next time word does not
+contradict is believed too, and time runs backwards.
 """
 
 from __future__ import annotations
@@ -59,31 +60,32 @@ def _extended(high, new, high_bits):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _contradicts(high, new, following, high_bits, low_bits):  # type: ignore[no-untyped-def]
-    """Whether time word `following` (-1: none) shows that `new`, which comes before it, is corrupt."""
+def _is_corrupt(high, new, second, third, high_bits, low_bits):  # type: ignore[no-untyped-def]
+    """Whether the two time words after `new` (-1: none) show it to be corrupt."""
     mask = (np.int64(1) << high_bits) - 1
-    if following < 0:
-        return False
     if high < 0:
-        return ((following - new) & mask) > mask >> 1
-    ahead = (following - high) & mask
-    return ahead <= FOLLOWS_US >> low_bits and ((new - high) & mask) > ahead
+        behind = ((second - new) & mask) > mask >> 1 and ((third - new) & mask) > mask >> 1
+        return third >= 0 and behind
+    ahead = (second - high) & mask
+    return second >= 0 and ahead <= FOLLOWS_US >> low_bits and ((new - high) & mask) > ahead
 
 
 @numba.njit(cache=True, nogil=True)
 def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
-    for k in range(i + 1, len(words)):
+    """Index and value of the first time word at or after i; the value is -1 if there is none."""
+    for k in range(i, len(words)):
         if words[k, control] >> np.uint32(28) == 8:
-            return np.int64(words[k, control] & np.uint32(0xFFFFFFF))
-    return np.int64(-1)
+            return k, np.int64(words[k, control] & np.uint32(0xFFFFFFF))
+    return len(words), np.int64(-1)
 
 
 @numba.njit(cache=True, nogil=True)
 def _next_time_evt3(words, i):  # type: ignore[no-untyped-def]
-    for k in range(i + 1, len(words)):
+    """Index and value of the first time word at or after i; the value is -1 if there is none."""
+    for k in range(i, len(words)):
         if words[k] >> 12 == 8:
-            return np.int64(words[k] & 0xFFF)
-    return np.int64(-1)
+            return k, np.int64(words[k] & 0xFFF)
+    return len(words), np.int64(-1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -115,10 +117,12 @@ def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: 
                 x += np.uint32(1)
         elif kind == 8:
             new = np.int64(word & np.uint32(0xFFFFFFF))
-            following = new
+            second = third = np.int64(-1)
             if high < 0 or ((new - high) & 0xFFFFFFF) > 1:
-                following = _next_time_evt2(words, control, i)
-            if _contradicts(high, new, following, EVT2_HIGH_BITS, EVT2_LOW_BITS):
+                k, second = _next_time_evt2(words, control, i + 1)
+                if high < 0:
+                    k, third = _next_time_evt2(words, control, k + 1)
+            if _is_corrupt(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS):
                 counts[CONTRADICTED] += 1
             else:
                 extended = _extended(high, new, EVT2_HIGH_BITS)
@@ -168,10 +172,12 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
             if high >= 0:
                 t = (high << EVT3_LOW_BITS) | value
         elif kind == 8:
-            following = value
+            second = third = np.int64(-1)
             if high < 0 or ((value - high) & 0xFFF) > 1:
-                following = _next_time_evt3(words, i)
-            if _contradicts(high, value, following, EVT3_HIGH_BITS, EVT3_LOW_BITS):
+                k, second = _next_time_evt3(words, i + 1)
+                if high < 0:
+                    k, third = _next_time_evt3(words, k + 1)
+            if _is_corrupt(high, value, second, third, EVT3_HIGH_BITS, EVT3_LOW_BITS):
                 counts[CONTRADICTED] += 1
             else:
                 extended = _extended(high, value, EVT3_HIGH_BITS)
