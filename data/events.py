@@ -49,7 +49,11 @@ class Faults:
         late_events: events older than the window being read (time ran backwards), left out.
         time_glitches: single events whose time leaps ahead of both neighbours, left out.
         outside_sensor: events whose x or y lies outside the sensor, left out.
-        time_wraps: how often the 32-bit clock wrapped; repaired, nothing is lost.
+        time_wraps: how often the recording's clock wrapped; repaired, nothing is lost.
+        untimed_events: events before the first time word (RAW), whose time is unknown, left out.
+        unplaced_events: events before the first row or base column (RAW EVT3), whose place is unknown, left out.
+        contradicted_times: time words (RAW) that the next one contradicts, ignored; their events keep the time before.
+        undefined_words: words of a type that the encoding (RAW) does not define, ignored.
     """
 
     truncated_bytes: int = 0
@@ -57,6 +61,10 @@ class Faults:
     time_glitches: int = 0
     outside_sensor: int = 0
     time_wraps: int = 0
+    untimed_events: int = 0
+    unplaced_events: int = 0
+    contradicted_times: int = 0
+    undefined_words: int = 0
 
     def found(self) -> dict[str, int]:
         """The counters that are not zero, by name."""

@@ -19,7 +19,7 @@ _RECOGNISE: dict[str, Callable[[bytes], bool]] = {}
 
 
 def reader(name: str, recognise: Callable[[bytes], bool]) -> Callable[[Opener], Opener]:
-    """Register an opener under `name`; `recognise` looks at the file's first 512 bytes."""
+    """Register an opener under `name`; `recognise` looks at the file's first 4096 bytes."""
 
     def register(opener: Opener) -> Opener:
         READERS[name], _RECOGNISE[name] = opener, recognise
@@ -42,7 +42,7 @@ def open_events(path: Path | str, sensor_size: SensorSize | None = None) -> Even
     path = Path(path)
     try:
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(4096)
     except FileNotFoundError:
         raise EventFileError(f"{path}: no such file") from None
     except OSError as error:
@@ -56,3 +56,4 @@ def open_events(path: Path | str, sensor_size: SensorSize | None = None) -> Even
 
 
 from data.readers import dat as _dat  # noqa: E402, F401  (registers itself)
+from data.readers import evt as _evt  # noqa: E402, F401

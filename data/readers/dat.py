@@ -21,16 +21,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import EventFileError, SensorSizeError
+from data.errors import EventFileError
 from data.events import EVENT_DTYPE, Events, EventWindow, Faults, SensorSize
 from data.readers import reader
+from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_dat
+from data.slicing import GLITCH_EVENTS, GLITCH_US
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8
-MAX_HEADER_BYTES = 1 << 16
 WRAP_US = 1 << 32
-GLITCH_US = 1_000_000
-GLITCH_EVENTS = 8
 
 _GOOD, _LATE, _GLITCH = 0, 1, 2
 
@@ -91,7 +90,7 @@ class DatFile:
         return EventWindow(t0, t1, words[:kept], t0, self.version)
 
 
-@reader("dat", recognise=lambda head: head.startswith(b"%") and b"evt" not in head[:200].lower())
+@reader("dat", recognise=is_dat)
 def open_dat(path: Path, sensor_size: SensorSize | None = None) -> DatFile:
     """Open a Prophesee DAT file; see DatFile."""
     return DatFile(path, sensor_size)
@@ -161,14 +160,8 @@ def _version(header: dict[str, str]) -> int:
 
 def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -> SensorSize:
     width, height = header.get("width", ""), header.get("height", "")
-    if not (width.isdecimal() and height.isdecimal()):
-        if given is None:
-            raise SensorSizeError(f"{path}: the header does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
-        return given
-    said = SensorSize(int(width), int(height))
-    if given is not None and given != said:
-        raise SensorSizeError(f"{path}: the header says {said}, --sensor-size says {given}; leave the flag out")
-    return said
+    said = SensorSize(int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
+    return agree_on_size(path, said, given)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,0 +1,183 @@
+"""Prophesee RAW: `%` header, then EVT2, EVT2.1 or EVT3 words. Memory-mapped, decoded packet by packet by own kernels.
+
+Source: docs.prophesee.ai, "Data encoding formats" and "RAW file format". The words are described in `evt_kernels`.
+
+The header names the encoding (`% evt 3.0`, or `% format EVT3;height=720;width=1280`, which goes first) and in newer files
+the sensor's size (in `% format`, or `% geometry 1280x720`). Older files do not say the size, and it is asked for.
+
+EVT2.1 words of 64 bits come in two orders: "little" (GenX320: one little-endian word) and "legacy" (IMX636, Gen4.1: two
+little-endian halves, the high one first). The header may say `endianness`; if not, the order is the one in which the first
+words read as TIME_HIGH (type 8 in the high half, zero in the low one). Big-endian files are refused.
+
+Left out and counted:
+
+- bytes after the last whole word (`faults.truncated_bytes`);
+- events before the first TIME_HIGH (`faults.untimed_events`), and EVT3 events before the first row or base column
+  (`faults.unplaced_events`). EVT3 events between TIME_HIGH and the next TIME_LOW take 0 for the low bits;
+- time words that the next one contradicts (`faults.contradicted_times`), words of undefined type
+  (`faults.undefined_words`), and words that are sound but no events (`skipped_words`, by name).
+
+Kept: events outside the sensor (a representation counts them), and times as the file has them. EVT3 does not order events
+of different readout sources, so that TIME_LOW, and t, may fall by some microseconds (no new period: decoders that take it
+for one are 4096 µs off from there on); `windows` does with them as with any disorder.
+A file with words but without a single usable event has no packets and no windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import ConfigError, EventFileError, SensorSizeError
+from data.events import EVENT_DTYPE, Events, EventWindow, Faults, SensorSize
+from data.readers import evt_kernels as kernels
+from data.readers import reader
+from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_raw, parse_header
+from data.slicing import windows_by_duration
+
+ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
+"""Encoding by the value of `% evt` or the name in `% format`."""
+
+WORD_BYTES = {"EVT2": 4, "EVT2.1": 8, "EVT3": 2}
+SKIPPED_WORDS = {
+    "EVT2": {0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED"},
+    "EVT2.1": {0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED"},
+    "EVT3": {0x7: "CONTINUED_4", 0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED_12"},
+}
+PACKET_EVENTS = 1 << 20
+ORDER_WORDS = 1 << 16
+
+
+class RawFile:
+    """A RAW recording, memory-mapped: an EventStream.
+
+    Attributes:
+        path: the file.
+        encoding: "EVT2", "EVT2.1" or "EVT3".
+        sensor_size: (W, H) px.
+        word_order: "little" or, for EVT2.1 only, "legacy".
+        words: memory map of the words: `(n, 1)` uint32 for EVT2, `(n, 2)` uint32 for EVT2.1, `(n,)` uint16 for EVT3.
+        faults: what was left out or repaired so far, counted.
+        skipped_words: sound words that are no events (triggers, extensions) so far, counted by name.
+    """
+
+    finite = True
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+        self.path = path
+        header, offset = _read_header(path)
+        self.encoding, options = _encoding(path, header)
+        self.sensor_size = agree_on_size(path, _size_said(path, header, options), sensor_size)
+        self.faults = Faults()
+        word_bytes = WORD_BYTES[self.encoding]
+        n_words, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, word_bytes)
+        if n_words == 0:
+            raise EventFileError(f"{path}: the header is all there is: no whole word after byte {offset}")
+        self.words: NDArray[np.uint16] | NDArray[np.uint32]
+        if self.encoding == "EVT3":
+            self.words = np.memmap(path, "<u2", "r", offset, (n_words,))
+        else:
+            self.words = np.memmap(path, "<u4", "r", offset, (n_words, word_bytes // 4))
+        self.word_order = _word_order(path, header, options, self.words) if self.encoding == "EVT2.1" else "little"
+        self.skipped_words = dict.fromkeys(SKIPPED_WORDS[self.encoding].values(), 0)
+
+    def packets(self, max_events: int = PACKET_EVENTS) -> Iterator[Events]:
+        """The events in file order, as EVENT_DTYPE arrays of 1 to `max_events` (at least 32, the most one word holds).
+
+        Raises:
+            ValueError: max_events is below 32.
+        """
+        if max_events < kernels.MAX_EVENTS_PER_WORD:
+            raise ValueError(f"max_events must be at least {kernels.MAX_EVENTS_PER_WORD}, received {max_events}")
+        state, start = kernels.new_state(), 0
+        while start < len(self.words):
+            events = np.empty(max_events, EVENT_DTYPE)
+            counts = kernels.new_counts()
+            start, n_events = self._decode(start, state, counts, events)
+            self._count(counts)
+            if n_events:
+                yield events[:n_events]
+
+    def windows(self, window_us: int) -> Iterator[EventWindow]:
+        """Consecutive windows [k*window_us, (k+1)*window_us), from the one with the first event to the last one's."""
+        return windows_by_duration(self.packets(), window_us, self.faults)
+
+    def _decode(self, start: int, state: NDArray[np.int64], counts: NDArray[np.int64], out: Events) -> tuple[int, int]:
+        """Decode from word `start` until `out` is full; returns the next word and the number of events."""
+        columns = out["t"], out["x"], out["y"], out["p"]
+        if self.encoding == "EVT3":
+            stop, n_events = kernels.decode_evt3(self.words, start, state, counts, *columns)
+        else:
+            control = 1 if self.encoding == "EVT2.1" and self.word_order == "little" else 0
+            stop, n_events = kernels.decode_evt2(self.words, control, start, state, counts, *columns)
+        return int(stop), int(n_events)
+
+    def _count(self, counts: NDArray[np.int64]) -> None:
+        for kind, name in SKIPPED_WORDS[self.encoding].items():
+            self.skipped_words[name] += int(counts[kind])
+            counts[kind] = 0
+        self.faults.undefined_words += int(counts[:16].sum())
+        self.faults.untimed_events += int(counts[kernels.UNTIMED])
+        self.faults.unplaced_events += int(counts[kernels.UNPLACED])
+        self.faults.contradicted_times += int(counts[kernels.CONTRADICTED])
+        self.faults.time_wraps += int(counts[kernels.WRAPS])
+
+
+@reader("evt", recognise=is_raw)
+def open_evt(path: Path, sensor_size: SensorSize | None = None) -> RawFile:
+    """Open a Prophesee RAW file; see RawFile.
+
+    Raises:
+        EventFileError: no words, or an encoding other than EVT2, EVT2.1 and EVT3.
+        SensorSizeError: neither the header nor the caller knows the sensor's size, or they contradict each other.
+    """
+    return RawFile(path, sensor_size)
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], int]:
+    with path.open("rb") as file:
+        head = file.read(MAX_HEADER_BYTES)
+    header, offset = parse_header(head)
+    if offset == 0:
+        raise EventFileError(f"{path}: no '%' header: not a Prophesee RAW file")
+    return header, offset
+
+
+def _encoding(path: Path, header: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The encoding's name, and the options of the format line."""
+    name, *pairs = header.get("format", "").split(";")
+    options = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
+    said = name.strip() or header.get("evt", "")
+    if said not in ENCODINGS:
+        raise EventFileError(f"{path}: encoding {said!r} is not supported (known: EVT2, EVT2.1, EVT3)")
+    return ENCODINGS[said], options
+
+
+def _size_said(path: Path, header: dict[str, str], options: dict[str, str]) -> SensorSize | None:
+    """The sensor's size from the format line or else the geometry line."""
+    if {"width", "height"} <= options.keys():
+        text = f"{options['width']}x{options['height']}"
+    elif "geometry" in header:
+        text = header["geometry"]
+    else:
+        return None
+    try:
+        return SensorSize.parse(text)
+    except ConfigError:
+        raise SensorSizeError(f"{path}: the header says {text!r} for the sensor's size, which is none") from None
+
+
+def _word_order(path: Path, header: dict[str, str], options: dict[str, str], words: NDArray[np.uint32]) -> str:
+    """Order of the halves of EVT2.1 words: what the header says, or else what makes the first words TIME_HIGH words."""
+    said = options.get("endianness") or header.get("endianness", "")
+    if said in ("little", "legacy"):
+        return said
+    if said:
+        raise EventFileError(f"{path}: EVT2.1 words of endianness {said!r} are not supported (known: little, legacy)")
+    first, second = words[:ORDER_WORDS, 0], words[:ORDER_WORDS, 1]
+    legacy = np.count_nonzero((first >> 28 == 8) & (second == 0))
+    little = np.count_nonzero((second >> 28 == 8) & (first == 0))
+    return "legacy" if legacy > little else "little"

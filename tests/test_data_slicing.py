@@ -1,0 +1,186 @@
+"""Windows by duration and by count, against a plain restatement of the rules and against DatFile.windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
+from data.readers.dat import DatFile, decode_window, write_dat
+from data.slicing import windows_by_count, windows_by_duration
+
+SIZE = SensorSize(64, 48)
+
+
+def events_at(times: list[int]) -> Events:
+    """Events at these times, told apart by x and y."""
+    events = np.zeros(len(times), EVENT_DTYPE)
+    events["t"] = times
+    events["x"], events["y"] = np.arange(len(times)) % 64, np.arange(len(times)) // 64
+    events["p"] = np.arange(len(times)) % 2
+    return events
+
+
+def cut(events: Events, length: int) -> Iterator[Events]:
+    """The events in packets of `length`, an empty one first."""
+    yield events[:0]
+    for start in range(0, len(events), length):
+        yield events[start : start + length]
+
+
+def reference(times: list[int], window_us: int) -> tuple[list[tuple[int, list[int]]], int, int]:
+    """[(t0, indices of the events)], late events, glitches: the rules of `data.slicing`, word by word."""
+    glitch = [any(t - later > 1_000_000 for later in times[i + 1 : i + 9]) for i, t in enumerate(times)]
+    windows: list[tuple[int, list[int]]] = []
+    late = glitches = 0
+    for i, t in enumerate(times):
+        if windows and t < windows[-1][0]:
+            late += 1
+        elif glitch[i]:
+            glitches += 1
+        elif not windows:
+            windows.append((t // window_us * window_us, [i]))
+        else:
+            while t >= windows[-1][0] + window_us:
+                windows.append((windows[-1][0] + window_us, []))
+            windows[-1][1].append(i)
+    return windows, late, glitches
+
+
+def assert_windows(windows: list[EventWindow], expected: list[tuple[int, list[int]]], events: Events, window_us: int) -> None:
+    assert [(w.t0_us, w.t1_us) for w in windows] == [(t0, t0 + window_us) for t0, _ in expected]
+    for window, (_, indices) in zip(windows, expected, strict=True):
+        np.testing.assert_array_equal(window.words, events[indices])
+
+
+CASES = [
+    # an event on the border belongs to the later window
+    ("border", [0, 999, 1000, 2000], 1000, [(0, [0, 1]), (1000, [2]), (2000, [3])], 0, 0),
+    # the first window is the first event's, on a multiple of the length
+    ("first", [5400], 1000, [(5000, [0])], 0, 0),
+    # windows without events are windows
+    ("empty windows", [10, 3010], 1000, [(0, [0]), (1000, []), (2000, []), (3000, [1])], 0, 0),
+    ("disorder inside a window", [1500, 1900, 1200, 1700], 1000, [(1000, [0, 1, 2, 3])], 0, 0),
+    ("late", [1500, 2100, 1999, 2200], 1000, [(1000, [0]), (2000, [1, 3])], 1, 0),
+    # a leap of more than a second that the next event takes back
+    ("glitch", [100, 9_000_000, 200], 1000, [(0, [0, 2])], 0, 1),
+    # the same leap that nothing takes back is time that passed
+    ("gap", [100, 2_000_100], 1_000_000, [(0, [0]), (1_000_000, []), (2_000_000, [1])], 0, 0),
+    ("glitch first", [9_000_000, 100, 200], 1000, [(0, [1, 2])], 0, 1),
+    # the first of nine leaps is taken back only by the ninth event after it, which is too far to tell
+    ("nine leaps", [0, *[5_000_000] * 9, 1], 5_000_000, [(0, [0]), (5_000_000, [1])], 1, 8),
+    ("one timestamp", [7, 7, 7], 10, [(0, [0, 1, 2])], 0, 0),
+    ("times before zero", [-1500, -10, 5], 1000, [(-2000, [0]), (-1000, [1]), (0, [2])], 0, 0),
+    ("nothing", [], 1000, [], 0, 0),
+]
+
+
+@pytest.mark.parametrize("packet_events", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("times", "window_us", "expected", "late", "glitches"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_rules_for_times(
+    times: list[int], window_us: int, expected: list[tuple[int, list[int]]], late: int, glitches: int, packet_events: int
+) -> None:
+    events, faults = events_at(times), Faults()
+    windows = list(windows_by_duration(cut(events, packet_events), window_us, faults))
+    assert_windows(windows, expected, events, window_us)
+    assert (faults.late_events, faults.time_glitches) == (late, glitches)
+
+
+unsteady = st.lists(
+    st.one_of(
+        st.integers(0, 3000),
+        st.integers(-3000, 50),  # small steps back
+        st.integers(-2_500_000, 2_500_000),  # leaps, taken back or not
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=unsteady, window_us=st.sampled_from([700, 20_000, 1_000_000, 3_000_000]), packet_events=st.integers(1, 70))
+def test_equals_the_reference_on_unsteady_time(steps: list[int], window_us: int, packet_events: int) -> None:
+    times = [int(t) for t in np.cumsum(steps)]
+    events, faults = events_at(times), Faults()
+    windows = list(windows_by_duration(cut(events, packet_events), window_us, faults))
+    expected, late, glitches = reference(times, window_us)
+    assert_windows(windows, expected, events, window_us)
+    assert (faults.late_events, faults.time_glitches) == (late, glitches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=unsteady, window_us=st.sampled_from([700, 20_000, 1_000_000]), packet_events=st.integers(1, 70))
+def test_equals_dat_windows(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], window_us: int, packet_events: int
+) -> None:
+    """The same events from a DAT file and through the slicer: the same windows and the same counts."""
+    times = [int(t) for t in 40_000_000 + np.cumsum([0, *steps])]
+    if min(times) < 0:
+        return
+    events, faults = events_at(times), Faults()
+    path = tmp_path_factory.mktemp("dat") / "events.dat"
+    write_dat(path, events, SIZE)
+    recording = DatFile(path)
+    from_dat = list(recording.windows(window_us))
+    from_packets = list(windows_by_duration(cut(events, packet_events), window_us, faults))
+    assert [(w.t0_us, w.t1_us) for w in from_packets] == [(w.t0_us, w.t1_us) for w in from_dat]
+    for ours, theirs in zip(from_packets, from_dat, strict=True):
+        np.testing.assert_array_equal(ours.words, decode_window(theirs))
+    assert faults == recording.faults
+
+
+def test_equals_event_array_on_sorted_events() -> None:
+    rng = np.random.default_rng(0)
+    events = events_at(sorted(rng.integers(0, 300_000, 5000).tolist()))
+    expected = EventArray(events, SIZE).windows(7000)
+    for ours, theirs in zip(windows_by_duration(cut(events, 333), 7000, Faults()), expected, strict=True):
+        assert (ours.t0_us, ours.t1_us) == (theirs.t0_us, theirs.t1_us)
+        np.testing.assert_array_equal(ours.words, theirs.words)
+
+
+def test_packets_are_read_only_as_far_as_a_window_needs() -> None:
+    """Memory is bounded by a window's events: the packet after the next window's first eight events is not asked for."""
+    asked = []
+
+    def packets() -> Iterator[Events]:
+        for k in range(100):
+            asked.append(k)
+            yield events_at([1000 * k + j for j in range(20)])
+
+    windows = windows_by_duration(packets(), 1000, Faults())
+    assert len(next(windows)) == 20
+    assert asked == [0, 1]
+
+
+@pytest.mark.parametrize("window_us", [0, -1])
+def test_length_must_be_positive(window_us: int) -> None:
+    with pytest.raises(ValueError, match="window_us must be positive"):
+        next(windows_by_duration([events_at([1])], window_us, Faults()))
+    with pytest.raises(ValueError, match="n_events must be positive"):
+        next(windows_by_count([events_at([1])], window_us))
+
+
+@pytest.mark.parametrize("packet_events", [1, 4, 5, 7, 100])
+def test_windows_by_count(packet_events: int) -> None:
+    events = events_at([10, 11, 12, 12, 12, 12, 20, 30, 31, 40, 41])
+    windows = list(windows_by_count(cut(events, packet_events), 5))
+    assert [len(w) for w in windows] == [5, 5, 1]
+    assert [(w.t0_us, w.t1_us) for w in windows] == [(10, 13), (12, 41), (41, 42)]
+    np.testing.assert_array_equal(np.concatenate([w.words for w in windows]), events)
+
+
+def test_windows_by_count_without_a_rest_and_without_events() -> None:
+    assert [len(w) for w in windows_by_count([events_at([1, 2, 3, 4])], 2)] == [2, 2]
+    assert list(windows_by_count([], 3)) == []
+    assert list(windows_by_count([events_at([])], 3)) == []
+
+
+def test_windows_by_count_span_disordered_events() -> None:
+    """A representation bins by [t0, t1): every event of the window lies inside."""
+    (window,) = windows_by_count([events_at([20, 10, 30, 25])], 4)
+    assert (window.t0_us, window.t1_us) == (10, 31)
