@@ -108,7 +108,7 @@ def writer_for(path: Path) -> Callable[[Path, SensorSize], PacketWriter]:
     make = WRITERS.get(path.suffix.lower())
     if make is None:
         known = ", ".join(sorted(WRITERS))
-        raise ConfigError(f"{path}: events cannot be written as {path.suffix or 'a name without ending'!r} (known: {known})")
+        raise ConfigError(f"{path}: events cannot be written as {path.suffix!r} (known: {known})")
     return make
 
 

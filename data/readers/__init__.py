@@ -21,20 +21,26 @@ Recogniser = Callable[[bytes, Path], bool]
 READERS: dict[str, Opener] = {}
 _RECOGNISE: dict[str, Recogniser] = {}
 _SUFFIXES: dict[str, str] = {}
-_HEAD_BYTES = 512
+_UNSIGNED: set[str] = set()
+_HEAD_BYTES = 4096
 
 
-def reader(name: str, recognise: Recogniser, suffixes: tuple[str, ...] = ()) -> Callable[[Opener], Opener]:
+def reader(
+    name: str, recognise: Recogniser, suffixes: tuple[str, ...] = (), signature: bool = True
+) -> Callable[[Opener], Opener]:
     """Register an opener under `name`.
 
     Args:
         name: the format's name, as `--format` takes it.
-        recognise: looks at the file's first 512 bytes and its path.
+        recognise: looks at the file's first 4096 bytes and its path.
         suffixes: names' endings (lower case) that mean this format where no content is recognised.
+        signature: whether the content begins with a mark of its own; formats without one are asked after all the others.
     """
 
     def register(opener: Opener) -> Opener:
         READERS[name], _RECOGNISE[name] = opener, recognise
+        if not signature:
+            _UNSIGNED.add(name)
         _SUFFIXES.update(dict.fromkeys(suffixes, name))
         return opener
 
@@ -66,8 +72,8 @@ def recognise_format(path: Path, format: str | None = None) -> str:
     head = _read_head(path)
     if format is not None:
         return format
-    for name, recognise in _RECOGNISE.items():
-        if recognise(head, path):
+    for name in sorted(_RECOGNISE, key=_UNSIGNED.__contains__):
+        if _RECOGNISE[name](head, path):
             return name
     by_name = _SUFFIXES.get(path.suffix.lower())
     if by_name is None:
@@ -88,7 +94,7 @@ def _read_head(path: Path) -> bytes:
     return head
 
 
-# Each registers itself; those that also go by the name come after those that have a signature.
+# Each registers itself.
 from data.readers import aedat4 as _aedat4  # noqa: E402, F401
 from data.readers import bin as _bin  # noqa: E402, F401
 from data.readers import dat as _dat  # noqa: E402, F401

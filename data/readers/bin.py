@@ -8,8 +8,8 @@ Repairs, counted in `BinFile.faults`:
 
 - bytes after the last whole event are left out (`truncated_bytes`);
 - a fall of more than 2**22 µs that the next event confirms is a wrap of the 23-bit clock (8.39 s): 2**23 µs are added
-  from there on (`time_wraps`, which also counts overflow events);
-- an event more than 2**22 µs ahead of both neighbours is a corrupt time and left out (`time_glitches`).
+  from there on (`time_wraps`, which also counts overflow events). A fall that it does not confirm is one late event;
+- an event more than 2**22 µs ahead of the one before and of the next is a corrupt time and left out (`time_glitches`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAP_US = 1 << 22
 OVERFLOW_Y = 240
 OVERFLOW_US = 1 << 13
 
-_PLAUSIBLE_STEP_US = 1_000_000
+_PLAUSIBLE_STEP_US = 100_000
 _PLAUSIBLE_SHARE = 0.9
 
 
@@ -72,36 +72,44 @@ class BinFile(PacketFile):
 
 
 def _is_bin(head: bytes, path: Path) -> bool:
-    """By name, and because the times of the first hundred events rise in small steps."""
+    """By name, and because the first events' times rise in small steps and their y lie on the sensor."""
     if path.suffix.lower() != ".bin" or len(head) < EVENT_BYTES:
         return False
     raw = np.frombuffer(head, np.uint8, len(head) // EVENT_BYTES * EVENT_BYTES).reshape(-1, EVENT_BYTES)
     steps = np.diff(_times(raw)) % WRAP_US
-    return len(steps) == 0 or float(np.mean(steps < _PLAUSIBLE_STEP_US)) >= _PLAUSIBLE_SHARE
+    rising = len(steps) == 0 or float(np.mean(steps < _PLAUSIBLE_STEP_US)) >= _PLAUSIBLE_SHARE
+    return rising and float(np.mean(raw[:, 1] <= OVERFLOW_Y)) >= _PLAUSIBLE_SHARE
 
 
-@reader("bin", recognise=_is_bin)
+@reader("bin", recognise=_is_bin, signature=False)
 def open_bin(path: Path, sensor_size: SensorSize | None = None) -> BinFile:
     """Open an N-Caltech101 or N-MNIST .bin file; see BinFile."""
     return BinFile(path, sensor_size)
 
 
 def decode_reference(raw: NDArray[np.uint8]) -> tuple[Events, int, int]:
-    """The specification of the decoder, in NumPy: `(n, 5)` uint8 to (events, wraps and overflows, glitches)."""
-    t = _times(raw)
-    before, after = np.concatenate([t[:1], t[:-1]]), np.concatenate([t[1:], t[-1:]])
-    overflow = raw[:, 1] == OVERFLOW_Y
-    glitch = (t - before > LEAP_US) & (t - after > LEAP_US) & ~overflow
-    sound = np.flatnonzero(~glitch & ~overflow)
-    falls_from = np.concatenate([t[sound[:1]], t[sound[:-1]]])
-    confirmed = (falls_from - after[sound] > LEAP_US) | (sound == len(t) - 1)
-    wraps = np.zeros(len(t), np.int64)
-    wraps[sound] = (falls_from - t[sound] > LEAP_US) & confirmed
-    epoch = np.cumsum(wraps * WRAP_US + overflow * OVERFLOW_US)
-    events = np.empty(len(sound), EVENT_DTYPE)
-    events["t"] = (t + epoch)[sound]
-    events["x"], events["y"], events["p"] = raw[sound, 0], raw[sound, 1], raw[sound, 2] >> 7
-    return events, int(wraps.sum() + overflow.sum()), int(glitch.sum())
+    """The specification of the decoder, event by event: `(n, 5)` uint8 to (events, wraps and overflows, glitches)."""
+    times = _times(raw).tolist()
+    epoch, last, wraps, glitches = 0, -1, 0, 0
+    kept: list[int] = []
+    t_us: list[int] = []
+    for i, (t, after) in enumerate(zip(times, [*times[1:], *times[-1:]], strict=True)):
+        is_last, is_first = i == len(times) - 1, last < 0
+        if raw[i, 1] == OVERFLOW_Y:
+            epoch, wraps = epoch + OVERFLOW_US, wraps + 1
+        elif not is_first and t > last + LEAP_US and t > after + LEAP_US:
+            glitches += 1
+        else:
+            fell = last > t + LEAP_US
+            if fell and (is_last or last > after + LEAP_US):
+                epoch, wraps, fell = epoch + WRAP_US, wraps + 1, False
+            last = last if fell else t
+            kept.append(i)
+            t_us.append(t + epoch)
+    events = np.empty(len(kept), EVENT_DTYPE)
+    events["t"] = t_us
+    events["x"], events["y"], events["p"] = raw[kept, 0], raw[kept, 1], raw[kept, 2] >> 7
+    return events, wraps, glitches
 
 
 def _times(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -130,13 +138,16 @@ def _decode(raw, start, stop, clock, ts, xs, ys, ps):  # type: ignore[no-untyped
             continue
         t = _time(raw, i)
         after = _time(raw, i + 1) if i < last_index else t
-        if i > 0 and t - _time(raw, i - 1) > LEAP_US and t - after > LEAP_US:
+        if clock[1] >= 0 and t - clock[1] > LEAP_US and t - after > LEAP_US:
             glitches += 1
             continue
-        if clock[1] - t > LEAP_US and (i == last_index or clock[1] - after > LEAP_US):
+        fell = clock[1] - t > LEAP_US
+        if fell and (i == last_index or clock[1] - after > LEAP_US):
             clock[0] += WRAP_US
             wraps += 1
-        clock[1] = t
+            fell = False
+        if not fell:
+            clock[1] = t
         ts[kept], xs[kept], ys[kept], ps[kept] = t + clock[0], raw[i, 0], raw[i, 1], raw[i, 2] >> 7
         kept += 1
     return kept, wraps, glitches

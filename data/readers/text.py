@@ -25,7 +25,6 @@ from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, fi
 
 BLOCK_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 1 << 16
-_SEPARATORS = bytes.maketrans(b",;\t\r", b"    ")
 _NUMBER = re.compile(rb"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _MAX_SECONDS = 1 << 33
 _MAX_COORDINATE = 1 << 31
@@ -43,8 +42,10 @@ class TextFile(PacketFile):
         super().__init__(path)
         with path.open("rb") as file:
             head = file.read(_MAX_HEADER_BYTES)
-        names, self._start, self._header_lines, first = _read_header(path, head)
+        names, self._start, self._header_lines, first_line = _read_header(path, head)
+        first = _fields(first_line)
         self._order = _column_numbers(path, names, len(first))
+        self._separator = _separator(first_line)
         self.seconds = any(mark in first[self._order["t"]] for mark in b".eE")
         self.sensor_size = self._settle_size(None, sensor_size)
 
@@ -81,7 +82,7 @@ class TextFile(PacketFile):
                 yield rest, True
 
     def _parse(self, block: bytes, first_line: int, is_last: bool) -> dict[str, NDArray[np.int64]]:
-        lines = block.translate(_SEPARATORS).splitlines()
+        lines = block.splitlines()
         try:
             return self._columns(lines)
         except ValueError as error:
@@ -102,7 +103,7 @@ class TextFile(PacketFile):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy reads '1.5' as the integer 1 and only warns.
             try:
-                rows = np.loadtxt(lines, types, usecols=order, comments=None, ndmin=1, encoding="latin-1")
+                rows = np.loadtxt(lines, types, None, self._separator, usecols=order, ndmin=1, encoding="latin-1")
             except DeprecationWarning:
                 raise ValueError("a time is no whole number of microseconds") from None
         columns = {column: rows[column] if column == "t" else _whole(rows[column], column) for column in COLUMN_NAMES}
@@ -127,14 +128,14 @@ class TextFile(PacketFile):
 
 
 def _is_text(head: bytes, path: Path) -> bool:
-    """Printable, and its first two lines that are neither blank nor comments hold four numbers, or the second one does."""
+    """Printable, and one of its first two lines that are neither blank nor comments holds four numbers."""
     if any(byte < 32 and byte not in b"\t\r\n" for byte in head):
         return False
     lines = [line for line in head.removeprefix(_BYTE_ORDER_MARK).splitlines() if line.strip() and not line.startswith(b"#")]
-    return any(len(fields) >= 4 and all(map(_NUMBER.fullmatch, fields)) for fields in map(_fields, lines[:2]))
+    return any(_numbers(_fields(line)) >= len(COLUMN_NAMES) for line in lines[:2])
 
 
-@reader("csv", recognise=_is_text, suffixes=(".csv", ".txt"))
+@reader("csv", recognise=_is_text, suffixes=(".csv", ".txt"), signature=False)
 def open_text(path: Path, sensor_size: SensorSize | None = None) -> TextFile:
     """Open a text file; see TextFile."""
     return TextFile(path, sensor_size)
@@ -146,12 +147,22 @@ def _whole(values: NDArray[np.float64], name: str) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
+def _separator(line: bytes) -> str | None:
+    """',' or ';' where there is one; None means white space."""
+    return next((mark for mark in ",;" if mark.encode() in line), None)
+
+
 def _fields(line: bytes) -> list[bytes]:
-    return line.translate(_SEPARATORS).split()
+    mark = _separator(line)
+    return [field.strip() for field in line.split(mark.encode() if mark else None)]
 
 
-def _read_header(path: Path, head: bytes) -> tuple[list[str], int, int, list[bytes]]:
-    """(names of the columns, byte and number of lines before the first event, the first event's fields).
+def _numbers(fields: list[bytes]) -> int:
+    return sum(_NUMBER.fullmatch(field) is not None for field in fields)
+
+
+def _read_header(path: Path, head: bytes) -> tuple[list[str], int, int, bytes]:
+    """(names of the columns, byte and number of lines before the first event, the first event's line).
 
     Raises:
         EventFileError: there is no line of numbers, or the line before it names no columns.
@@ -160,11 +171,11 @@ def _read_header(path: Path, head: bytes) -> tuple[list[str], int, int, list[byt
     start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
     for number, line in enumerate(head[start:].splitlines(keepends=True)):
         fields = _fields(line.lstrip(b"#"))
-        if fields and not line.startswith(b"#") and all(map(_NUMBER.fullmatch, fields)):
-            return names, start, number, fields
+        if not line.startswith(b"#") and _numbers(fields):
+            return names, start, number, line
         texts = [field.decode("latin-1").strip("\"'") for field in fields]
         if not line.startswith(b"#"):
-            if texts:
+            if any(texts):
                 if names:
                     break
                 find_columns(texts, f"{path}: line {number + 1}")
@@ -183,7 +194,7 @@ def _names_columns(texts: list[str]) -> bool:
 def _column_numbers(path: Path, names: list[str], n_columns: int) -> dict[str, int]:
     if names:
         found = {column: names.index(name) for column, name in find_columns(names, str(path)).items()}
-        if max(found.values()) < n_columns:
+        if len(names) == n_columns:
             return found
         raise EventFileError(f"{path}: the header names {len(names)} columns, the first event has {n_columns}")
     if n_columns < len(COLUMN_NAMES):
