@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from data.errors import ConfigError, EventFileError, SensorSizeError
 from data.events import PACKET_EVENTS, Events, EventStream, SensorSize
 from data.readers import READERS, open_events, recognise_format
 from data.readers.dat import decode_window
-from data.writers import Written, write_events, writer_for
+from data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
@@ -65,7 +66,7 @@ def _open(args: argparse.Namespace) -> EventStream:
 
 def _info(args: argparse.Namespace) -> None:
     stream = _open(args)
-    summary = {"file": str(args.file), "format": recognise_format(args.file, args.format)} | describe(stream)
+    summary = {"file": str(args.file), "format": recognise_format(args.file, args.format)} | describe(stream, args.file)
     print(json.dumps(summary, indent=1) if args.json else human_description(summary))
 
 
@@ -75,10 +76,11 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _cut(args: argparse.Namespace) -> None:
-    if args.start_s < 0 or (args.stop_s is not None and not args.stop_s > args.start_s):
-        raise ConfigError(f"--from {args.start_s:g} --to {args.stop_s:g}: expected 0 <= FROM < TO, in seconds")
+    stop_s = math.inf if args.stop_s is None else args.stop_s
+    if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
+        raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
     stream = _open(args)
-    _write(args, stream, _between(stream.packets(), args.start_s, args.stop_s))
+    _write(args, stream, _between(stream.packets(), args.start_s, stop_s))
 
 
 def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> None:
@@ -86,39 +88,38 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     writer_for(args.out)
     if args.out.exists() and args.out.samefile(args.file):
         raise ConfigError(f"{args.out}: this is the recording itself; name another file to write")
-    written = write_events(args.out, _from_zero(packets) if args.from_zero else packets, stream.sensor_size)
+    packets = _from_zero(packets) if args.from_zero else packets
+    written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
         print(f"warning: {args.file}: repaired: {_listed(stream.faults.found())}", file=sys.stderr)
-    _check_written(args, stream, written)
     print(f"{args.out}: {written.events} events, {stream.sensor_size}")
 
 
-def _check_written(args: argparse.Namespace, stream: EventStream, written: Written) -> None:
-    """Take back an output that holds next to nothing, or whose sensor size must be wrong."""
-    total = sum(written)
-    if total and written.outside_sensor <= _OUTSIDE_LIMIT * total:
-        return
-    args.out.unlink()
-    if total:
+def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:
+    """The same packets; at their end an error, which keeps the writer from completing its file, if that would be no use."""
+    total, outside = 0, 0
+    for packet in packets:
+        total += len(packet)
+        outside += int(np.count_nonzero((packet["x"] >= sensor_size.width) | (packet["y"] >= sensor_size.height)))
+        yield packet
+    if not total:
+        raise EventFileError(f"{path}: no event in this part; nothing was written")
+    if outside > _OUTSIDE_LIMIT * total:
         raise SensorSizeError(
-            f"{args.file}: {written.outside_sensor} of {total} events lie outside {stream.sensor_size}: "
-            f"pass the sensor's true size with --sensor-size"
+            f"{path}: {outside} of {total} events lie outside {sensor_size}: pass the sensor's true size with --sensor-size"
         )
-    raise EventFileError(f"{args.file}: no event in this part; nothing was written")
 
 
-def _between(packets: Iterator[Events], start_s: float, stop_s: float | None) -> Iterator[Events]:
+def _between(packets: Iterator[Events], start_s: float, stop_s: float) -> Iterator[Events]:
     """Events of [start, stop) seconds after the first one. Some disorder is allowed for, reading stops a second later."""
-    t0_us = None
+    t0_us, stop_us = None, math.inf if math.isinf(stop_s) else round(stop_s * 1e6)
     for packet in packets:
         t0_us = int(packet["t"][0]) if t0_us is None else t0_us
         after_us = packet["t"] - t0_us
-        inside = after_us >= round(start_s * 1e6)
-        if stop_s is not None:
-            inside &= after_us < round(stop_s * 1e6)
-            if after_us.min() >= round(stop_s * 1e6) + _CUT_SLACK_US:
-                return
+        inside = (after_us >= round(start_s * 1e6)) & (after_us < stop_us)
+        if after_us.min() >= stop_us + _CUT_SLACK_US:
+            return
         if inside.any():
             yield packet[inside]
 
@@ -180,7 +181,7 @@ class _Totals:
         return len(hot), [{"x": int(a), "y": int(b), "events": int(c)} for a, b, c in zip(x, y, counts, strict=True)]
 
 
-def describe(stream: EventStream) -> dict[str, Any]:
+def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     """What is in a recording, as `info --json` prints it.
 
     The peak rate is that of windows of 10 ms on the recording's clock. Rates are in events per second. Events older than
@@ -193,7 +194,7 @@ def describe(stream: EventStream) -> dict[str, Any]:
     for events in _batches(stream, totals):
         totals.add(events)
     if totals.first_us is None:
-        raise EventFileError("the recording has no event that can be used")
+        raise EventFileError(f"{path}: no event in it that can be used")
     stream.faults.outside_sensor += totals.outside
     duration_s = (totals.last_us - totals.first_us) * 1e-6
     hot, worst = totals.hot_pixels()
