@@ -64,7 +64,14 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
         description="Find objects in an event recording with a burst-spiking network, and say what it cost.",
         epilog="example: python detect.py --events recording_td.dat",
     )
-    parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="the recording (Prophesee .dat)")
+    parser.add_argument(
+        "--events",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the recording: .dat, .raw, .bin, .aedat4, .h5, .npy, .npz, .csv",
+    )
+    parser.add_argument("--format", metavar="NAME", help="format of the recording (default: by content, then by name)")
     parser.add_argument(
         "--weights", metavar="NAME|FILE", help="bundled weights by name, or a file made by convert.py (default: street)"
     )
@@ -94,6 +101,7 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
         from app.detect import DetectConfig, detect_file, human_summary
 
         flags = {
+            "format": args.format,
             "weights": args.weights,
             "window_ms": args.window_ms,
             "timesteps": args.timesteps,

@@ -39,6 +39,7 @@ class DetectConfig:
     """What detect.py can be told.
 
     Attributes:
+        format: of the recording; None recognises it.
         weights: bundled weights by name, or a file.
         window_ms: length of a window; None for what the weights were trained with.
         timesteps: T; None for what the weights were calibrated for.
@@ -51,6 +52,7 @@ class DetectConfig:
         post: thresholds of the boxes.
     """
 
+    format: str | None = None
     weights: str = "street"
     window_ms: float | None = None
     timesteps: int | None = None
@@ -84,7 +86,7 @@ def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]
     """
     started = time.perf_counter()
     size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
-    stream = open_events(events, size)
+    stream = open_events(events, size, config.format)
     pipeline = WindowPipeline(stream, config)
     run = _Run(time.perf_counter())
     with ExitStack() as stack:

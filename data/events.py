@@ -21,6 +21,9 @@ EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 Events = NDArray[np.void]
 """Structured array of EVENT_DTYPE, sorted by t."""
 
+PACKET_EVENTS = 1 << 20
+"""Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
+
 
 class SensorSize(NamedTuple):
     """Width and height of a sensor in pixels, always in this order: (W, H)."""
@@ -104,6 +107,10 @@ class EventStream(Protocol):
         """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included."""
         ...
 
+    def packets(self) -> Iterator[Events]:
+        """The events in the order of the file: arrays of at most PACKET_EVENTS, none of them empty."""
+        ...
+
 
 @dataclass
 class EventArray:
@@ -124,3 +131,8 @@ class EventArray:
             first, last = np.searchsorted(t, [t0, t0 + window_us])
             yield EventWindow(t0, t0 + window_us, self.events[first:last])
             t0 += window_us
+
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets."""
+        for start in range(0, len(self.events), PACKET_EVENTS):
+            yield self.events[start : start + PACKET_EVENTS]

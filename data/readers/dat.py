@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import EventFileError
-from data.events import EVENT_DTYPE, Events, EventWindow, Faults, SensorSize
+from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from data.readers import reader
 from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_dat
 from data.slicing import GLITCH_EVENTS, GLITCH_US
@@ -30,6 +30,7 @@ from data.slicing import GLITCH_EVENTS, GLITCH_US
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8
 WRAP_US = 1 << 32
+_PACKET_WINDOW_US = 1_000_000
 
 _GOOD, _LATE, _GLITCH = 0, 1, 2
 
@@ -81,6 +82,13 @@ class DatFile:
                 self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
             start, epoch, t0 = stop, next_epoch, t1
 
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets. Repaired second by second: an event older than its second is left out."""
+        for window in self.windows(_PACKET_WINDOW_US):
+            for start in range(0, len(window), PACKET_EVENTS):
+                words = window.words[start : start + PACKET_EVENTS]
+                yield decode_window(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
+
     def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int) -> EventWindow:
         """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
         words = np.empty((stop - start, 2), np.uint32)
@@ -90,7 +98,7 @@ class DatFile:
         return EventWindow(t0, t1, words[:kept], t0, self.version)
 
 
-@reader("dat", recognise=is_dat)
+@reader("dat", recognise=is_dat, suffixes=(".dat",))
 def open_dat(path: Path, sensor_size: SensorSize | None = None) -> DatFile:
     """Open a Prophesee DAT file; see DatFile."""
     return DatFile(path, sensor_size)
@@ -127,11 +135,20 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def write_dat(path: Path, events: Events, sensor_size: SensorSize) -> None:
-    """Write events (EVENT_DTYPE, t in [0, 2**32)) as a DAT version 2 file of type 0x0C."""
-    header = f"% Data file containing CD events.\n% Version 2\n% Height {sensor_size.height}\n% Width {sensor_size.width}\n"
+    """Write events (EVENT_DTYPE, t in [0, 2**32)) as a DAT version 2 file of type 0x0C; `data.writers` does so in packets."""
+    path.write_bytes(dat_header(sensor_size) + dat_words(events).tobytes())
+
+
+def dat_header(sensor_size: SensorSize) -> bytes:
+    """All that stands before the first event of a DAT version 2 file of type 0x0C (CD)."""
+    text = f"% Data file containing CD events.\n% Version 2\n% Height {sensor_size.height}\n% Width {sensor_size.width}\n"
+    return text.encode() + bytes([0x0C, EVENT_BYTES])
+
+
+def dat_words(events: Events) -> NDArray[np.uint32]:
+    """Events (t in [0, 2**32), x and y below 2**14) as DAT version 2 words, `(n, 2)` uint32."""
     x, y, p = (events[name].astype(np.uint32) for name in "xyp")
-    words = np.stack([events["t"].astype("<u4"), x | y << 14 | p << 28], 1).astype("<u4")
-    path.write_bytes(header.encode() + bytes([0x0C, EVENT_BYTES]) + words.tobytes())
+    return np.stack([events["t"].astype("<u4"), x | y << 14 | p << 28], 1).astype("<u4")
 
 
 def decode_window(window: EventWindow) -> Events:

@@ -126,7 +126,7 @@ class RawFile:
         self.faults.time_wraps += int(counts[kernels.WRAPS])
 
 
-@reader("evt", recognise=is_raw)
+@reader("evt", recognise=is_raw, suffixes=(".raw",))
 def open_evt(path: Path, sensor_size: SensorSize | None = None) -> RawFile:
     """Open a Prophesee RAW file; see RawFile.
 

@@ -33,14 +33,14 @@ def parse_header(head: bytes) -> tuple[dict[str, str], int]:
     return fields, offset
 
 
-def is_raw(head: bytes) -> bool:
+def is_raw(head: bytes, path: Path | None = None) -> bool:
     """Whether a file's first bytes are the header of a RAW recording (EVT2, EVT2.1, EVT3, ...)."""
     return not RAW_KEYWORDS.isdisjoint(parse_header(head)[0])
 
 
-def is_dat(head: bytes) -> bool:
+def is_dat(head: bytes, path: Path | None = None) -> bool:
     """Whether a file's first bytes are a `%` header, but not that of a RAW recording."""
-    return head.startswith(b"%") and not is_raw(head)
+    return head.startswith(b"%") and not is_raw(head, path)
 
 
 def agree_on_size(path: Path, said: SensorSize | None, given: SensorSize | None) -> SensorSize:

@@ -1,0 +1,262 @@
+"""Look at recordings, convert and cut them: `python -m app.events info|convert|cut FILE ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.cli import run
+from data.errors import ConfigError, EventFileError, SensorSizeError
+from data.events import PACKET_EVENTS, Events, EventStream, SensorSize
+from data.readers import READERS, open_events, recognise_format
+from data.readers.dat import decode_window
+from data.writers import write_events, writer_for
+
+RATE_WINDOW_US = 10_000
+HOT_DEVIATIONS = 10.0
+HOT_LISTED = 5
+_OUTSIDE_LIMIT = 0.1
+_CUT_SLACK_US = 1_000_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of `python -m app.events`."""
+    parser = argparse.ArgumentParser(prog="python -m app.events", description="Look at event recordings, convert and cut them.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    info_parser = _command(commands, "info", "say what is in a recording: format, sensor, duration, rates, faults")
+    info_parser.add_argument("--json", action="store_true", help="print it as JSON")
+    info_parser.set_defaults(action=_info)
+    convert_parser = _command(commands, "convert", "write a recording in another format (.dat, .npz, .csv)")
+    convert_parser.set_defaults(action=_convert)
+    cut_parser = _command(commands, "cut", "write a part of a recording; its times stay as they are")
+    cut_parser.add_argument(
+        "--from", dest="start_s", type=float, default=0.0, metavar="S", help="seconds after the first event"
+    )
+    cut_parser.add_argument("--to", dest="stop_s", type=float, metavar="S", help="the same; an event at S is left out")
+    cut_parser.set_defaults(action=_cut)
+    for command in (convert_parser, cut_parser):
+        command.add_argument("out", type=Path, metavar="OUT", help="the file to write; its ending says the format")
+        command.add_argument("--from-zero", action="store_true", help="let the first event written have the time 0")
+    return run(parser, lambda args: args.action(args), argv)
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
+    parser.add_argument(
+        "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
+    )
+    parser.add_argument("--format", metavar="NAME", help=f"do not recognise the format, it is: {', '.join(sorted(READERS))}")
+    return parser
+
+
+def _open(args: argparse.Namespace) -> EventStream:
+    size = SensorSize.parse(args.sensor_size) if args.sensor_size else None
+    return open_events(args.file, size, args.format)
+
+
+def _info(args: argparse.Namespace) -> None:
+    stream = _open(args)
+    summary = {"file": str(args.file), "format": recognise_format(args.file, args.format)} | describe(stream, args.file)
+    print(json.dumps(summary, indent=1) if args.json else human_description(summary))
+
+
+def _convert(args: argparse.Namespace) -> None:
+    stream = _open(args)
+    _write(args, stream, stream.packets())
+
+
+def _cut(args: argparse.Namespace) -> None:
+    stop_s = math.inf if args.stop_s is None else args.stop_s
+    if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
+        raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
+    stream = _open(args)
+    _write(args, stream, _between(stream.packets(), args.start_s, stop_s))
+
+
+def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> None:
+    """Write and say so on stdout; what was repaired goes to stderr."""
+    writer_for(args.out)
+    if args.out.exists() and args.out.samefile(args.file):
+        raise ConfigError(f"{args.out}: this is the recording itself; name another file to write")
+    packets = _from_zero(packets) if args.from_zero else packets
+    written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
+    stream.faults.outside_sensor += written.outside_sensor
+    if stream.faults.found():
+        print(f"warning: {args.file}: repaired: {_listed(stream.faults.found())}", file=sys.stderr)
+    print(f"{args.out}: {written.events} events, {stream.sensor_size}")
+
+
+def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:
+    """The same packets; at their end an error, which keeps the writer from completing its file, if that would be no use."""
+    total, outside = 0, 0
+    for packet in packets:
+        total += len(packet)
+        outside += int(np.count_nonzero((packet["x"] >= sensor_size.width) | (packet["y"] >= sensor_size.height)))
+        yield packet
+    if not total:
+        raise EventFileError(f"{path}: no event in this part; nothing was written")
+    if outside > _OUTSIDE_LIMIT * total:
+        raise SensorSizeError(
+            f"{path}: {outside} of {total} events lie outside {sensor_size}: pass the sensor's true size with --sensor-size"
+        )
+
+
+def _between(packets: Iterator[Events], start_s: float, stop_s: float) -> Iterator[Events]:
+    """Events of [start, stop) seconds after the first one. Some disorder is allowed for, reading stops a second later."""
+    t0_us, stop_us = None, math.inf if math.isinf(stop_s) else round(stop_s * 1e6)
+    for packet in packets:
+        t0_us = int(packet["t"][0]) if t0_us is None else t0_us
+        after_us = packet["t"] - t0_us
+        inside = (after_us >= round(start_s * 1e6)) & (after_us < stop_us)
+        if after_us.min() >= stop_us + _CUT_SLACK_US:
+            return
+        if inside.any():
+            yield packet[inside]
+
+
+def _from_zero(packets: Iterator[Events]) -> Iterator[Events]:
+    """The same events with the first one's time taken off; those before it in spite of the order become 0."""
+    t0_us = None
+    for packet in packets:
+        t0_us = int(packet["t"][0]) if t0_us is None else t0_us
+        shifted = packet.copy()
+        shifted["t"] = np.maximum(packet["t"] - t0_us, 0)
+        yield shifted
+
+
+@dataclass
+class _Totals:
+    """Running totals of a recording; memory is that of two pictures of the sensor's size."""
+
+    sensor_size: SensorSize
+    events: int = 0
+    on: int = 0
+    outside: int = 0
+    first_us: int | None = None
+    last_us: int = 0
+    peak: int = 0
+    gap_us: int = 0
+    gap_at_us: int = 0
+    per_pixel: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.per_pixel = np.zeros(self.sensor_size.width * self.sensor_size.height, np.int64)
+
+    def add(self, events: Events) -> None:
+        """Add the events of some whole windows; disorder inside them does no harm."""
+        width, height = self.sensor_size
+        t = np.sort(events["t"])
+        before = t[0] if self.first_us is None else self.last_us
+        gaps = np.diff(t, prepend=before)
+        if gaps.max() > self.gap_us:
+            widest = int(gaps.argmax())
+            self.gap_us, self.gap_at_us = int(gaps[widest]), int(t[widest] - gaps[widest])
+        self.first_us, self.last_us = int(t[0]) if self.first_us is None else self.first_us, int(t[-1])
+        inside = events[(events["x"] < width) & (events["y"] < height)]
+        self.events += len(inside)
+        self.outside += len(events) - len(inside)
+        self.on += int(np.count_nonzero(inside["p"]))
+        pixels = inside["y"].astype(np.int64) * width + inside["x"]
+        self.per_pixel += np.bincount(pixels, minlength=width * height)
+
+    def hot_pixels(self) -> tuple[int, list[dict[str, int]]]:
+        """How many pixels stand HOT_DEVIATIONS standard deviations above the mean of the active ones; the worst of them."""
+        active = self.per_pixel[self.per_pixel > 0]
+        if not len(active):
+            return 0, []
+        hot = np.flatnonzero(self.per_pixel > active.mean() + HOT_DEVIATIONS * active.std())
+        worst = hot[np.argsort(-self.per_pixel[hot], kind="stable")][:HOT_LISTED]
+        y, x = np.divmod(worst, self.sensor_size.width)
+        counts = self.per_pixel[worst]
+        return len(hot), [{"x": int(a), "y": int(b), "events": int(c)} for a, b, c in zip(x, y, counts, strict=True)]
+
+
+def describe(stream: EventStream, path: Path) -> dict[str, Any]:
+    """What is in a recording, as `info --json` prints it.
+
+    The peak rate is that of windows of 10 ms on the recording's clock. Rates are in events per second. Events older than
+    their window are left out and counted among the faults, as a detector would leave them out.
+
+    Raises:
+        EventFileError: there is no event in it.
+    """
+    totals = _Totals(stream.sensor_size)
+    for events in _batches(stream, totals):
+        totals.add(events)
+    if totals.first_us is None:
+        raise EventFileError(f"{path}: no event in it that can be used")
+    stream.faults.outside_sensor += totals.outside
+    duration_s = (totals.last_us - totals.first_us) * 1e-6
+    hot, worst = totals.hot_pixels()
+    return {
+        "sensor": list(stream.sensor_size),
+        "events": totals.events,
+        "first_us": totals.first_us,
+        "last_us": totals.last_us,
+        "duration_s": round(duration_s, 6),
+        "mean_rate": round(totals.events / duration_s) if duration_s else None,
+        "peak_rate": round(totals.peak / (RATE_WINDOW_US * 1e-6)),
+        "on_share": round(totals.on / totals.events, 4) if totals.events else None,
+        "longest_gap_us": totals.gap_us,
+        "longest_gap_after_s": round((totals.gap_at_us - totals.first_us) * 1e-6, 6) if totals.gap_us else None,
+        "hot_pixels": hot,
+        "hottest": worst,
+        "faults": stream.faults.found(),
+    }
+
+
+def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
+    """The windows' events, put together until they are worth a pass over the picture; notes the fullest window."""
+    waiting: list[Events] = []
+    count = 0
+    for window in stream.windows(RATE_WINDOW_US):
+        totals.peak = max(totals.peak, len(window))
+        if len(window):
+            waiting.append(decode_window(window))
+            count += len(window)
+        if count >= PACKET_EVENTS:
+            yield np.concatenate(waiting)
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def human_description(info: dict[str, Any]) -> str:
+    """`describe`'s result as lines for a terminal."""
+    hottest = "; ".join(f"({pixel['x']}, {pixel['y']}) {pixel['events']}" for pixel in info["hottest"])
+    gap = "none" if info["longest_gap_after_s"] is None else f"{info['longest_gap_us'] / 1000:.3f} ms"
+    lines = {
+        "format": info["format"],
+        "sensor": f"{info['sensor'][0]}x{info['sensor'][1]}",
+        "events": f"{info['events']}",
+        "duration": f"{info['duration_s']:.6f} s, from {info['first_us']} to {info['last_us']} µs",
+        "mean rate": _rate(info["mean_rate"]),
+        "peak rate": f"{_rate(info['peak_rate'])} in 10 ms",
+        "ON share": "unknown" if info["on_share"] is None else f"{100 * info['on_share']:.2f} %",
+        "longest gap": gap if gap == "none" else f"{gap}, {info['longest_gap_after_s']:.6f} s after the first event",
+        "hot pixels": f"{info['hot_pixels']}" + (f": {hottest}" if hottest else ""),
+        "faults": _listed(info["faults"]) or "none",
+    }
+    return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
+
+
+def _rate(per_second: int | None) -> str:
+    return "unknown" if per_second is None else f"{per_second / 1e6:.3f} million events/s"
+
+
+def _listed(faults: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in faults.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

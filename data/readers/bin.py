@@ -1,0 +1,153 @@
+"""N-Caltech101 and N-MNIST .bin (ATIS): 5-byte events without a header. Memory-mapped, decoded in packets.
+
+An event is 40 bits, big-endian: x 8, y 8, p 1, t 23 bits µs. x and y are the sensor's own and stay as they are, because
+boxes refer to them. An event of y = 240 is no event but an overflow of the sensor's 13-bit clock (as in the data sets'
+own reader): 2**13 µs are added from there on.
+
+Repairs, counted in `BinFile.faults`:
+
+- bytes after the last whole event are left out (`truncated_bytes`);
+- a fall of more than 2**22 µs that the next event confirms is a wrap of the 23-bit clock (8.39 s): 2**23 µs are added
+  from there on (`time_wraps`, which also counts overflow events). A fall that it does not confirm is one late event;
+- an event more than 2**22 µs ahead of the one before and of the next is a corrupt time and left out (`time_glitches`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import EventFileError
+from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
+from data.readers import reader
+from data.readers.packets import PacketFile
+
+EVENT_BYTES = 5
+N_CALTECH101 = SensorSize(240, 180)
+N_MNIST = SensorSize(34, 34)
+WRAP_US = 1 << 23
+LEAP_US = 1 << 22
+OVERFLOW_Y = 240
+OVERFLOW_US = 1 << 13
+
+_PLAUSIBLE_STEP_US = 100_000
+_PLAUSIBLE_SHARE = 0.9
+
+
+class BinFile(PacketFile):
+    """An ATIS .bin recording, memory-mapped: an EventStream.
+
+    The file does not say the sensor's size: it is N-Caltech101's 240x180 unless given (N-MNIST: 34x34).
+
+    Attributes:
+        raw: `(n, 5)` uint8 memory map of the file's whole events.
+    """
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+        super().__init__(path)
+        self.sensor_size = sensor_size or N_CALTECH101
+        n_events, self.faults.truncated_bytes = divmod(path.stat().st_size, EVENT_BYTES)
+        if n_events == 0:
+            raise EventFileError(f"{path}: {self.faults.truncated_bytes} bytes; an event has {EVENT_BYTES}")
+        self.raw: NDArray[np.uint8] = np.memmap(path, np.uint8, "r", 0, (n_events, EVENT_BYTES))
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets."""
+        clock = np.array([0, -1], np.int64)
+        for start in range(0, len(self.raw), PACKET_EVENTS):
+            events = np.empty(min(PACKET_EVENTS, len(self.raw) - start), EVENT_DTYPE)
+            columns = (events[name] for name in "txyp")
+            kept, wraps, glitches = _decode(self.raw, start, start + len(events), clock, *columns)
+            self.faults.time_wraps += wraps
+            self.faults.time_glitches += glitches
+            if kept:
+                yield events[:kept]
+
+
+def _is_bin(head: bytes, path: Path) -> bool:
+    """By name, and because the first events' times rise in small steps and their y lie on the sensor."""
+    if path.suffix.lower() != ".bin" or len(head) < EVENT_BYTES:
+        return False
+    raw = np.frombuffer(head, np.uint8, len(head) // EVENT_BYTES * EVENT_BYTES).reshape(-1, EVENT_BYTES)
+    steps = np.diff(_times(raw)) % WRAP_US
+    rising = len(steps) == 0 or float(np.mean(steps < _PLAUSIBLE_STEP_US)) >= _PLAUSIBLE_SHARE
+    return rising and float(np.mean(raw[:, 1] <= OVERFLOW_Y)) >= _PLAUSIBLE_SHARE
+
+
+@reader("bin", recognise=_is_bin, signature=False)
+def open_bin(path: Path, sensor_size: SensorSize | None = None) -> BinFile:
+    """Open an N-Caltech101 or N-MNIST .bin file; see BinFile."""
+    return BinFile(path, sensor_size)
+
+
+def decode_reference(raw: NDArray[np.uint8]) -> tuple[Events, int, int]:
+    """The specification of the decoder, event by event: `(n, 5)` uint8 to (events, wraps and overflows, glitches)."""
+    times = _times(raw).tolist()
+    epoch, last, wraps, glitches = 0, -1, 0, 0
+    kept: list[int] = []
+    t_us: list[int] = []
+    for i, (t, after) in enumerate(zip(times, [*times[1:], *times[-1:]], strict=True)):
+        is_last, is_first = i == len(times) - 1, last < 0
+        if raw[i, 1] == OVERFLOW_Y:
+            epoch, wraps = epoch + OVERFLOW_US, wraps + 1
+        elif not is_first and t > last + LEAP_US and t > after + LEAP_US:
+            glitches += 1
+        else:
+            fell = last > t + LEAP_US
+            if fell and (is_last or last > after + LEAP_US):
+                epoch, wraps, fell = epoch + WRAP_US, wraps + 1, False
+            last = last if fell else t
+            kept.append(i)
+            t_us.append(t + epoch)
+    events = np.empty(len(kept), EVENT_DTYPE)
+    events["t"] = t_us
+    events["x"], events["y"], events["p"] = raw[kept, 0], raw[kept, 1], raw[kept, 2] >> 7
+    return events, wraps, glitches
+
+
+def _times(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
+    wide = raw.astype(np.int64)
+    times: NDArray[np.int64] = (wide[:, 2] & 0x7F) << 16 | wide[:, 3] << 8 | wide[:, 4]
+    return times
+
+
+@numba.njit(cache=True, nogil=True)
+def _time(raw, i):  # type: ignore[no-untyped-def]
+    return np.int64(raw[i, 2] & 0x7F) << 16 | np.int64(raw[i, 3]) << 8 | np.int64(raw[i, 4])
+
+
+@numba.njit(cache=True, nogil=True)
+def _decode(raw, start, stop, clock, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
+    """Decode events [start, stop) into the columns; `clock` carries (epoch, last sound time) from call to call.
+
+    Returns (events kept, wraps and overflows, glitches).
+    """
+    kept, wraps, glitches = 0, 0, 0
+    last_index = len(raw) - 1
+    for i in range(start, stop):
+        if raw[i, 1] == OVERFLOW_Y:
+            clock[0] += OVERFLOW_US
+            wraps += 1
+            continue
+        t = _time(raw, i)
+        after = _time(raw, i + 1) if i < last_index else t
+        if clock[1] >= 0 and t - clock[1] > LEAP_US and t - after > LEAP_US:
+            glitches += 1
+            continue
+        fell = clock[1] - t > LEAP_US
+        if fell and (i == last_index or clock[1] - after > LEAP_US):
+            clock[0] += WRAP_US
+            wraps += 1
+            fell = False
+        if not fell:
+            clock[1] = t
+        ts[kept], xs[kept], ys[kept], ps[kept] = t + clock[0], raw[i, 0], raw[i, 1], raw[i, 2] >> 7
+        kept += 1
+    return kept, wraps, glitches

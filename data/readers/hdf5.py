@@ -1,0 +1,113 @@
+"""HDF5 as RVT and DSEC lay it out: `events/{t,x,y,p}`, read in slices.
+
+`t_offset` (DSEC), where present, is added to every time. `events/width` and `events/height` (RVT) say the sensor's size;
+DSEC does not say it (its sensors are 640x480). `ms_to_idx` (DSEC) finds an event by its time; reading in order needs none.
+In RVT's files times fall back now and then: such events are kept here, and left out and counted by the windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import EventFileError
+from data.events import PACKET_EVENTS, Events, SensorSize
+from data.readers import reader
+from data.readers.packets import PacketFile, columns_to_events, find_columns, import_extra
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+class Hdf5File(PacketFile):
+    """An HDF5 recording: an EventStream. The file is open only while it is being read.
+
+    Attributes:
+        t_offset_us: added to the times in the file.
+    """
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+        super().__init__(path)
+        self._h5py = import_extra("h5py", "hdf5", path)
+        if find_spec("hdf5plugin"):
+            import_extra("hdf5plugin", "hdf5", path)  # Registers the blosc filter with the HDF5 library.
+        with self._open() as file:
+            self._names = self._find(file)
+            group = file["events"]
+            lengths = {column: len(group[name]) for column, name in self._names.items()}
+            self._n_events = lengths["t"]
+            self.t_offset_us = int(file["t_offset"][()]) if "t_offset" in file else 0
+            said = _size_in(group) or _size_in(file)
+        if len(set(lengths.values())) != 1:
+            raise EventFileError(f"{path}: the columns' lengths differ: {lengths}")
+        if self._n_events == 0:
+            raise EventFileError(f"{path}: events/t is empty: no event")
+        self.sensor_size = self._settle_size(said, sensor_size)
+
+    def __len__(self) -> int:
+        return self._n_events
+
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets.
+
+        Raises:
+            EventFileError: a chunk is corrupt, or compressed by a filter that is not installed.
+        """
+        with self._open() as file:
+            for start in range(0, self._n_events, PACKET_EVENTS):
+                stop = min(start + PACKET_EVENTS, self._n_events)
+                place = f"{self.path}: events {start} to {stop - 1}"
+                columns = {column: self._read(file["events"][name], start, stop) for column, name in self._names.items()}
+                if columns["t"].dtype.kind in "iu":
+                    columns["t"] = columns["t"].astype(np.int64) + self.t_offset_us
+                events = columns_to_events(columns, place, self.faults)
+                if len(events):
+                    yield events
+
+    def _read(self, dataset: Any, start: int, stop: int) -> Any:
+        try:
+            return dataset[start:stop]
+        except OSError as error:
+            filters = "" if find_spec("hdf5plugin") else "; if it is blosc-compressed: pip install -e '.[hdf5]'"
+            raise EventFileError(f"{self.path}: {dataset.name} from event {start} cannot be read ({error}){filters}") from None
+
+    def _find(self, file: Any) -> dict[str, str]:
+        group = file.get("events")
+        if not isinstance(group, self._h5py.Group):
+            if "CD" in file:
+                raise EventFileError(f"{self.path}: Prophesee's own HDF5 layout, which needs their codec; export RAW or DAT")
+            raise EventFileError(f"{self.path}: no group 'events'; it has {', '.join(file) or 'nothing'}")
+        names = [name for name, item in group.items() if isinstance(item, self._h5py.Dataset) and item.ndim == 1]
+        return find_columns(names, f"{self.path}: group 'events'")
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        try:
+            file = self._h5py.File(self.path, "r")
+        except OSError as error:
+            raise EventFileError(f"{self.path}: not a whole HDF5 file ({error})") from None
+        with file:
+            yield file
+
+
+def _is_hdf5(head: bytes, path: Path) -> bool:
+    return head.startswith(SIGNATURE)
+
+
+@reader("hdf5", recognise=_is_hdf5, suffixes=(".h5", ".hdf5"))
+def open_hdf5(path: Path, sensor_size: SensorSize | None = None) -> Hdf5File:
+    """Open an HDF5 file of RVT's or DSEC's layout; see Hdf5File."""
+    return Hdf5File(path, sensor_size)
+
+
+def _size_in(group: Any) -> SensorSize | None:
+    """Datasets or attributes `width` and `height` of a group."""
+    for source in (group, group.attrs):
+        if "width" in source and "height" in source:
+            width, height = (np.asarray(source[name][()] if source is group else source[name]) for name in ("width", "height"))
+            return SensorSize(int(width.item()), int(height.item()))
+    return None

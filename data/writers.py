@@ -1,0 +1,215 @@
+"""Writers of recordings, packet by packet: the name's ending says the format. A new one is a class and its decorator.
+
+@writer(".csv")
+class CsvWriter: ...
+
+A file is written beside its place as `NAME.part` and moved there when whole, so that an error leaves nothing behind that
+looks like a recording. Ctrl-C keeps what was written until then.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from data.errors import ConfigError, DataError
+from data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from data.readers.dat import dat_header, dat_words
+
+DAT_TIMES_US = 1 << 32
+DAT_MAX_SIZE = 1 << 14
+
+
+class Written(NamedTuple):
+    """What `write_events` did.
+
+    Attributes:
+        events: how many were written.
+        outside_sensor: how many were left out because their x or y lies outside the sensor.
+    """
+
+    events: int
+    outside_sensor: int
+
+
+class PacketWriter(Protocol):
+    """An open output file; made with (path, sensor_size)."""
+
+    def write(self, events: Events) -> None:
+        """Append one packet."""
+        ...
+
+    def finish(self) -> None:
+        """Complete and close the file."""
+        ...
+
+    def close(self) -> None:
+        """Close the file as it is; does nothing after `finish`."""
+        ...
+
+
+WriterClass = TypeVar("WriterClass", bound=type[PacketWriter])
+
+WRITERS: dict[str, Callable[[Path, SensorSize], PacketWriter]] = {}
+
+
+def writer(suffix: str) -> Callable[[WriterClass], WriterClass]:
+    """Register a PacketWriter for names that end in `suffix`."""
+
+    def register(kind: WriterClass) -> WriterClass:
+        WRITERS[suffix] = kind
+        return kind
+
+    return register
+
+
+def write_events(path: Path, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize) -> Written:
+    """Write events in their order; those outside the sensor are left out and counted.
+
+    Args:
+        path: the file; .dat, .npz or .csv.
+        source: one EVENT_DTYPE array, a stream, or packets.
+        sensor_size: (W, H) px.
+
+    Raises:
+        ConfigError: the name's ending is of no format that can be written.
+        DataError: the file cannot be written, or its format cannot hold these times.
+    """
+    make = writer_for(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        out = make(part, sensor_size)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        written = _write_all(out, source, sensor_size)
+    except KeyboardInterrupt:
+        out.finish()
+        part.replace(path)
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    else:
+        part.replace(path)
+    finally:
+        out.close()
+        part.unlink(missing_ok=True)
+    return written
+
+
+def writer_for(path: Path) -> Callable[[Path, SensorSize], PacketWriter]:
+    """The writer that the name's ending stands for; ConfigError if none."""
+    make = WRITERS.get(path.suffix.lower())
+    if make is None:
+        known = ", ".join(sorted(WRITERS))
+        raise ConfigError(f"{path}: events cannot be written as {path.suffix!r} (known: {known})")
+    return make
+
+
+def _write_all(out: PacketWriter, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize) -> Written:
+    packets = [source] if isinstance(source, np.ndarray) else source if isinstance(source, Iterable) else source.packets()
+    events, outside = 0, 0
+    for packet in packets:
+        inside = (packet["x"] < sensor_size.width) & (packet["y"] < sensor_size.height)
+        kept = packet if inside.all() else packet[inside]
+        out.write(kept)
+        events += len(kept)
+        outside += len(packet) - len(kept)
+    out.finish()
+    return Written(events, outside)
+
+
+@writer(".dat")
+class DatWriter:
+    """Prophesee DAT version 2; times must lie in [0, 2**32) µs."""
+
+    def __init__(self, path: Path, sensor_size: SensorSize) -> None:
+        if max(sensor_size) > DAT_MAX_SIZE:
+            raise DataError(f"{path}: a DAT file holds coordinates below {DAT_MAX_SIZE}, the sensor is {sensor_size}")
+        self._path = path
+        self._file = path.open("wb")
+        self._file.write(dat_header(sensor_size))
+
+    def write(self, events: Events) -> None:
+        """See PacketWriter.write."""
+        for t in (int(events["t"].min()), int(events["t"].max())) if len(events) else ():
+            if not 0 <= t < DAT_TIMES_US:
+                raise DataError(
+                    f"{self._path.with_suffix('')}: a DAT file holds times from 0 to {DAT_TIMES_US - 1} µs, this recording "
+                    f"has {t}: let it begin at 0 (--from-zero), or write .npz or .csv"
+                )
+        self._file.write(dat_words(events).tobytes())
+
+    def finish(self) -> None:
+        """See PacketWriter.finish."""
+        self._file.close()
+
+    def close(self) -> None:
+        """See PacketWriter.close."""
+        self._file.close()
+
+
+@writer(".npz")
+class NpzWriter:
+    """An .npz archive of `events` (EVENT_DTYPE, `(n,)`, deflated) and `sensor_size` (W, H).
+
+    The array's header, which comes first, says the number of events; so they wait in a second file until it is known.
+    """
+
+    def __init__(self, path: Path, sensor_size: SensorSize) -> None:
+        self._path, self._size, self._count = path, sensor_size, 0
+        self._spool_path = path.with_name(path.name + ".events")
+        self._spool = self._spool_path.open("w+b")
+
+    def write(self, events: Events) -> None:
+        """See PacketWriter.write."""
+        self._spool.write(np.ascontiguousarray(events).tobytes())
+        self._count += len(events)
+
+    def finish(self) -> None:
+        """See PacketWriter.finish."""
+        header = io.BytesIO()
+        described = {"descr": np.lib.format.dtype_to_descr(EVENT_DTYPE), "fortran_order": False, "shape": (self._count,)}
+        np.lib.format.write_array_header_1_0(header, described)
+        size = io.BytesIO()
+        np.save(size, np.array(self._size, np.int32))
+        self._spool.seek(0)
+        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("sensor_size.npy", size.getvalue())
+            with archive.open("events.npy", "w", force_zip64=True) as member:
+                member.write(header.getvalue())
+                shutil.copyfileobj(self._spool, member, 1 << 20)
+        self.close()
+
+    def close(self) -> None:
+        """See PacketWriter.close."""
+        self._spool.close()
+        self._spool_path.unlink(missing_ok=True)
+
+
+@writer(".csv")
+class CsvWriter:
+    """Lines `t,x,y,p` under a header line of these names; the sensor's size is not in the file."""
+
+    def __init__(self, path: Path, sensor_size: SensorSize) -> None:
+        self._file = path.open("wb")
+        self._file.write(b"t,x,y,p\n")
+
+    def write(self, events: Events) -> None:
+        """See PacketWriter.write."""
+        lines = [f"{t},{x},{y},{p}\n" for t, x, y, p in events.tolist()]
+        self._file.write("".join(lines).encode())
+
+    def finish(self) -> None:
+        """See PacketWriter.finish."""
+        self._file.close()
+
+    def close(self) -> None:
+        """See PacketWriter.close."""
+        self._file.close()

@@ -1,0 +1,266 @@
+"""`python -m app.events`: exact output of every command, and of its errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.events import main
+from data.events import SensorSize
+from data.readers import READERS, open_events
+from data.readers.dat import write_dat
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, real, rows
+
+KNOWN = ", ".join(sorted(READERS))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """SAMPLE as a .dat, which every checkout can slice."""
+    write_dat(tmp_path / "a.dat", SAMPLE, SIZE)
+    return tmp_path / "a.dat"
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)."""
+    code = main([str(arg) for arg in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_info(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    assert run(capsys, "info", recording) == (
+        0,
+        "format       dat\n"
+        "sensor       32x24\n"
+        "events       5\n"
+        "duration     0.061001 s, from 1000 to 62001 µs\n"
+        "mean rate    0.000 million events/s\n"
+        "peak rate    0.000 million events/s in 10 ms\n"
+        "ON share     60.00 %\n"
+        "longest gap  60.250 ms, 0.000750 s after the first event\n"
+        "hot pixels   0\n"
+        "faults       none\n",
+        "",
+    )
+
+
+def test_info_as_json(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    code, out, _ = run(capsys, "info", "--json", recording)
+    assert code == 0
+    assert json.loads(out) == {
+        "file": str(recording),
+        "format": "dat",
+        "sensor": [32, 24],
+        "events": 5,
+        "first_us": 1000,
+        "last_us": 62_001,
+        "duration_s": 0.061001,
+        "mean_rate": 82,
+        "peak_rate": 300,
+        "on_share": 0.6,
+        "longest_gap_us": 60_250,
+        "longest_gap_after_s": 0.00075,
+        "hot_pixels": 0,
+        "hottest": [],
+        "faults": {},
+    }
+
+
+def test_info_of_a_single_event(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_dat(tmp_path / "a.dat", SAMPLE[:1], SIZE)
+    _, out, _ = run(capsys, "info", tmp_path / "a.dat")
+    assert "mean rate    unknown\n" in out
+    assert "longest gap  none\n" in out
+
+
+def test_info_counts_faults_and_events_outside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_dat(tmp_path / "a.dat", SAMPLE, SensorSize(31, 23))
+    with (tmp_path / "a.dat").open("ab") as file:
+        file.write(b"123")
+    _, out, _ = run(capsys, "info", tmp_path / "a.dat")
+    assert "events       3\n" in out
+    assert "faults       truncated bytes 3, outside sensor 2\n" in out
+
+
+def test_info_names_hot_pixels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    every_pixel = np.array([(t, t % 32, t // 32, 0) for t in range(32 * 24)], SAMPLE.dtype)
+    hot = rows(*[(800 + i, 5, 6, 1) for i in range(500)], *[(1300 + i, 9, 9, 1) for i in range(400)])
+    write_dat(tmp_path / "a.dat", np.concatenate([every_pixel, hot]), SIZE)
+    _, out, _ = run(capsys, "info", tmp_path / "a.dat")
+    assert "hot pixels   2: (5, 6) 501; (9, 9) 401\n" in out
+
+
+def test_info_reads_other_formats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("data.slicing")
+    (tmp_path / "a.xyz").write_bytes(bin_bytes(SAMPLE.tolist()))
+    code, out, _ = run(capsys, "info", tmp_path / "a.xyz", "--format", "bin", "--sensor-size", "34x34")
+    assert code == 0
+    assert out.startswith("format       bin\nsensor       34x34\nevents       5\n")
+
+
+@pytest.mark.parametrize("suffix", [".dat", ".npz", ".csv"])
+def test_convert(capsys: pytest.CaptureFixture[str], recording: Path, suffix: str) -> None:
+    out = recording.with_name(f"b{suffix}")
+    assert run(capsys, "convert", recording, out) == (0, f"{out}: 5 events, 32x24\n", "")
+    assert collect(open_events(out, SIZE)).tolist() == SAMPLE.tolist()
+
+
+def test_convert_warns_of_repairs(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    recording.write_bytes(recording.read_bytes()[:-1])
+    out = recording.with_name("b.npz")
+    assert run(capsys, "convert", recording, out) == (
+        0,
+        f"{out}: 4 events, 32x24\n",
+        f"warning: {recording}: repaired: truncated bytes 7\n",
+    )
+
+
+def test_epoch_times_fit_a_dat_from_zero_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    late = SAMPLE.copy()
+    late["t"] += 1_674_050_002_090_794
+    np.save(tmp_path / "a.npy", late)
+    out = tmp_path / "b.dat"
+    assert run(capsys, "convert", tmp_path / "a.npy", out, "--sensor-size", "32x24") == (
+        1,
+        "",
+        f"error: {out}: a DAT file holds times from 0 to 4294967295 µs, this recording has 1674050002091794: "
+        f"let it begin at 0 (--from-zero), or write .npz or .csv\n",
+    )
+    code, *_ = run(capsys, "convert", tmp_path / "a.npy", out, "--sensor-size", "32x24", "--from-zero")
+    assert code == 0
+    assert collect(open_events(out))["t"].tolist() == (SAMPLE["t"] - 1000).tolist()
+
+
+@pytest.mark.parametrize(
+    ("flags", "times"),
+    [
+        ([], [1000, 1000, 1750, 62_000, 62_001]),
+        # Half-open: the event at the start belongs to it, the one at the end does not.
+        (["--from", "0.00075"], [1750, 62_000, 62_001]),
+        (["--to", "0.00075"], [1000, 1000]),
+        (["--from", "0.0005", "--to", "0.061001"], [1750, 62_000]),
+        (["--from", "0.0005", "--from-zero"], [0, 60_250, 60_251]),
+    ],
+)
+def test_cut(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[str], times: list[int]) -> None:
+    out = recording.with_name("b.npz")
+    assert run(capsys, "cut", recording, out, *flags) == (0, f"{out}: {len(times)} events, 32x24\n", "")
+    assert collect(open_events(out))["t"].tolist() == times
+
+
+def test_cutting_out_nothing_keeps_the_old_file(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    out = recording.with_name("b.csv")
+    out.write_text("old")
+    assert run(capsys, "cut", recording, out, "--from", "5") == (
+        1,
+        "",
+        f"error: {recording}: no event in this part; nothing was written\n",
+    )
+    assert out.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (["--from", "2", "--to", "1"], "--from 2 --to 1"),
+        (["--from", "-1"], "--from -1 --to inf"),
+        (["--from", "nan"], "--from nan --to inf"),
+        (["--from", "inf"], "--from inf --to inf"),
+        (["--to", "0"], "--from 0 --to 0"),
+        (["--to", "nan"], "--from 0 --to nan"),
+    ],
+)
+def test_parts_that_are_none(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[str], shown: str) -> None:
+    found = run(capsys, "cut", recording, recording.with_name("b.csv"), *flags)
+    assert found == (1, "", f"error: {shown}: expected 0 <= FROM < TO, in seconds\n")
+
+
+def test_a_wrong_sensor_size_is_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", SAMPLE)
+    assert run(capsys, "convert", tmp_path / "a.npy", tmp_path / "b.csv", "--sensor-size", "8x8") == (
+        1,
+        "",
+        f"error: {tmp_path / 'a.npy'}: 4 of 5 events lie outside 8x8: pass the sensor's true size with --sensor-size\n",
+    )
+    assert [item.name for item in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_the_recording_itself_is_not_overwritten(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    before = recording.read_bytes()
+    assert run(capsys, "convert", recording, recording) == (
+        1,
+        "",
+        f"error: {recording}: this is the recording itself; name another file to write\n",
+    )
+    assert recording.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["info", "no.dat"], "no.dat: no such file"),
+        (["info", "no.dat", "--format", "avi"], f"format 'avi' is unknown (known: {KNOWN})"),
+        (["info", "no.dat", "--sensor-size", "big"], "sensor size 'big': write it as WIDTHxHEIGHT in pixels, e.g. 304x240"),
+    ],
+)
+def test_errors(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    assert run(capsys, *argv) == (1, "", f"error: {message}\n")
+
+
+def test_an_unwritable_ending_is_noticed_before_reading(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    out = recording.with_name("b.avi")
+    assert run(capsys, "convert", recording, out) == (
+        1,
+        "",
+        f"error: {out}: events cannot be written as '.avi' (known: .csv, .dat, .npz)\n",
+    )
+
+
+@pytest.mark.parametrize("argv", [[], ["info"], ["convert", "a.dat"], ["look", "a.dat"]])
+def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert "usage: python -m app.events" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["info", "convert", "cut"])
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: python -m app.events {command}" in shown
+    assert "--sensor-size WxH" in shown
+
+
+def test_as_a_module(recording: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "app.events", "info", str(recording)], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("format       dat\n")
+
+
+@pytest.mark.shared
+def test_info_of_a_real_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "info", real("gen1_street_td.dat")) == (
+        0,
+        "format       dat\n"
+        "sensor       304x240\n"
+        "events       1018739\n"
+        "duration     0.739996 s, from 0 to 739996 µs\n"
+        "mean rate    1.377 million events/s\n"
+        "peak rate    1.766 million events/s in 10 ms\n"
+        "ON share     35.18 %\n"
+        "longest gap  20.002 ms, 0.479996 s after the first event\n"
+        "hot pixels   50: (275, 111) 1730; (279, 192) 1649; (265, 111) 1603; (268, 111) 1505; (270, 145) 1363\n"
+        "faults       none\n",
+        "",
+    )

@@ -1,0 +1,136 @@
+"""Writers: round trips, what a format cannot hold, nothing left behind after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import ConfigError, DataError
+from data.events import EVENT_DTYPE, EventArray, Events, SensorSize
+from data.readers import open_events
+from data.writers import WRITERS, Written, write_events
+from tests.event_files import SAMPLE, SIZE, collect, rows
+
+SUFFIXES = sorted(WRITERS)
+
+
+def size_for(suffix: str) -> SensorSize | None:
+    """What has to be said when the file is opened again."""
+    return SIZE if suffix == ".csv" else None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "source", [SAMPLE, EventArray(SAMPLE, SIZE), [SAMPLE[:2], SAMPLE[2:2], SAMPLE[2:]]], ids=["array", "stream", "packets"]
+)
+def test_round_trip(tmp_path: Path, suffix: str, source: object) -> None:
+    path = tmp_path / f"a{suffix}"
+    assert write_events(path, source, SIZE) == Written(5, 0)
+    stream = open_events(path, size_for(suffix))
+    assert (stream.sensor_size, collect(stream).tolist()) == (SIZE, SAMPLE.tolist())
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 31), st.integers(0, 23), st.integers(0, 1)), min_size=1, max_size=30
+    ),
+    st.sampled_from(SUFFIXES),
+)
+def test_round_trip_of_any_events(
+    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[int, int, int, int]], suffix: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    expected = np.sort(rows(*events), order="t")
+    expected["t"] -= expected["t"][0] if suffix == ".dat" else 0
+    gaps = np.diff(expected["t"], prepend=0)
+    expected["t"] = np.cumsum(np.minimum(gaps, 900_000)) if suffix == ".dat" else expected["t"]
+    write_events(path, expected, SIZE)
+    assert collect(open_events(path, size_for(suffix))).tolist() == expected.tolist()
+
+
+def test_csv_text(tmp_path: Path) -> None:
+    write_events(tmp_path / "a.csv", SAMPLE[:2], SIZE)
+    assert (tmp_path / "a.csv").read_bytes() == b"t,x,y,p\n1000,3,4,1\n1000,31,0,0\n"
+
+
+def test_dat_bytes(tmp_path: Path) -> None:
+    write_events(tmp_path / "a.dat", SAMPLE[:1], SIZE)
+    header = b"% Data file containing CD events.\n% Version 2\n% Height 24\n% Width 32\n\x0c\x08"
+    assert (tmp_path / "a.dat").read_bytes() == header + bytes.fromhex("e8030000 03000110")
+
+
+def test_npz_is_numpy_s_own(tmp_path: Path) -> None:
+    write_events(tmp_path / "a.npz", SAMPLE, SIZE)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert sorted(archive) == ["events", "sensor_size"]
+        assert archive["events"].dtype == EVENT_DTYPE
+        assert archive["events"].tolist() == SAMPLE.tolist()
+        assert archive["sensor_size"].tolist() == [32, 24]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_events_outside_the_sensor_are_left_out_and_counted(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    assert write_events(path, SAMPLE, SensorSize(31, 23)) == Written(3, 2)
+    kept = collect(open_events(path, SensorSize(31, 23) if suffix == ".csv" else None))
+    assert kept["x"].tolist() == [3, 7, 7]
+
+
+@pytest.mark.parametrize("t", [-1, 1 << 32, 1_674_050_002_090_794])
+def test_times_a_dat_cannot_hold(tmp_path: Path, t: int) -> None:
+    path = tmp_path / "a.dat"
+    with pytest.raises(DataError) as error:
+        write_events(path, rows((t, 1, 1, 1)), SIZE)
+    assert str(error.value) == (
+        f"{path}: a DAT file holds times from 0 to 4294967295 µs, this recording has {t}: "
+        f"let it begin at 0 (--from-zero), or write .npz or .csv"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sensors_a_dat_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="coordinates below 16384, the sensor is 20000x10"):
+        write_events(tmp_path / "a.dat", SAMPLE, SensorSize(20_000, 10))
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a.avi", "'.avi'"), ("a", "''")])
+def test_endings_that_cannot_be_written(tmp_path: Path, name: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        write_events(tmp_path / name, SAMPLE, SIZE)
+    assert str(error.value) == f"{tmp_path / name}: events cannot be written as {shown} (known: .csv, .dat, .npz)"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_folder_that_is_not_there(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(DataError, match=r"cannot be written \(No such file or directory\)"):
+        write_events(tmp_path / "no" / f"a{suffix}", SAMPLE, SIZE)
+
+
+def broken(error: BaseException) -> Iterator[Events]:
+    yield SAMPLE[:2]
+    raise error
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text("old")
+    with pytest.raises(DataError, match="corrupt"):
+        write_events(path, broken(DataError("corrupt")), SIZE)
+    assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [(path.name, "old")]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_interruption_keeps_what_was_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(KeyboardInterrupt):
+        write_events(path, broken(KeyboardInterrupt()), SIZE)
+    assert collect(open_events(path, size_for(suffix))).tolist() == SAMPLE[:2].tolist()
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
