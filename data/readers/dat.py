@@ -25,6 +25,7 @@ from data.errors import EventFileError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from data.readers import reader
 from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_dat
+from data.readers.mapping import MappedWords
 from data.slicing import GLITCH_EVENTS, GLITCH_US
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
@@ -57,7 +58,8 @@ class DatFile:
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, EVENT_BYTES)
         if n_events == 0:
             raise EventFileError(f"{path}: the header is all there is: no event after byte {offset}")
-        self.words: NDArray[np.uint32] = np.memmap(path, "<u4", "r", offset, (n_events, 2))
+        self._mapped = MappedWords(path, "<u4", offset, (n_events, 2))
+        self.words: NDArray[np.uint32] = self._mapped.array
 
     def __len__(self) -> int:
         return len(self.words)
@@ -69,6 +71,7 @@ class DatFile:
         """
         if window_us <= 0:
             raise ValueError(f"window_us must be positive, received {window_us}")
+        self._mapped.rewind()
         epoch, start = 0, _first_sound(self.words)
         self.faults.time_glitches += start
         t0 = int(self.words[start, 0]) // window_us * window_us
@@ -81,6 +84,7 @@ class DatFile:
                 yield self._repaired(start, stop, epoch, t0, t1)
                 self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
             start, epoch, t0 = stop, next_epoch, t1
+            self._mapped.read_until(start)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets. Repaired second by second: an event older than its second is left out."""

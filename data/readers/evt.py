@@ -36,6 +36,7 @@ from data.events import EVENT_DTYPE, Events, EventWindow, Faults, SensorSize
 from data.readers import evt_kernels as kernels
 from data.readers import reader
 from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_raw, parse_header
+from data.readers.mapping import MappedWords
 from data.slicing import windows_by_duration
 
 ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
@@ -78,10 +79,11 @@ class RawFile:
             raise EventFileError(f"{path}: the header is all there is: no whole word after byte {offset}")
         self.words: NDArray[np.uint16] | NDArray[np.uint32]
         if self.encoding == "EVT3":
-            self.words = np.memmap(path, "<u2", "r", offset, (n_words,))
+            self._mapped = MappedWords(path, "<u2", offset, (n_words,))
         else:
-            self.words = np.memmap(path, "<u4", "r", offset, (n_words, word_bytes // 4))
-        self.word_order = _word_order(path, header, options, self.words) if self.encoding == "EVT2.1" else "little"
+            self._mapped = MappedWords(path, "<u4", offset, (n_words, word_bytes // 4))
+        self.words = self._mapped.array
+        self.word_order = _word_order(path, header, options, self._mapped.array) if self.encoding == "EVT2.1" else "little"
         self.skipped_words = dict.fromkeys(SKIPPED_WORDS[self.encoding].values(), 0)
 
     def packets(self, max_events: int = PACKET_EVENTS) -> Iterator[Events]:
@@ -92,12 +94,14 @@ class RawFile:
         """
         if max_events < kernels.MAX_EVENTS_PER_WORD:
             raise ValueError(f"max_events must be at least {kernels.MAX_EVENTS_PER_WORD}, received {max_events}")
+        self._mapped.rewind()
         state, start = kernels.new_state(), 0
         while start < len(self.words):
             events = np.empty(max_events, EVENT_DTYPE)
             counts = kernels.new_counts()
             start, n_events = self._decode(start, state, counts, events)
             self._count(counts)
+            self._mapped.read_until(start)
             if n_events:
                 yield events[:n_events]
 
