@@ -88,7 +88,8 @@ class Trainer:
         self.config, self.show_progress = config, show_progress
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps({**to_dict(config), **provenance()}, indent=1))
+        self._provenance = provenance()  # of the code that runs, not of what is committed by the time it ends
+        (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
         s = config.schedule
         torch.manual_seed(s.seed)
         data = (config.data, config.voxel)
@@ -192,7 +193,7 @@ class Trainer:
         print(json.dumps(row), file=sys.stderr, flush=True)
 
     def _save_best(self, scored: AveragePrecision) -> None:
-        record = {"config": to_dict(self.config), "epoch": self.epoch, "validation": asdict(scored), **provenance()}
+        record = {"config": to_dict(self.config), "epoch": self.epoch, "validation": asdict(scored), **self._provenance}
         save_tensors(self.out / "best.safetensors", "ann", self.ema.state_dict(), record)
 
     def _save_last(self) -> None:
