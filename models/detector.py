@@ -21,6 +21,7 @@ from data.stats import SpikeStats
 from models.checkpoint import load_tensors, save_tensors
 from models.detectors.postprocess import HeadSpec, PostConfig, decode
 from models.graph import Graph, Runner
+from models.spiking.cost import dense_macs
 from models.spiking.network import SpikingNetwork, SpikingParameters
 from models.spiking.neurons import NeuronLayer
 
@@ -155,8 +156,6 @@ class Detector:
 
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""
-        from models.spiking.cost import dense_macs
-
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
 
 
