@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from app.config import to_dict
 from app.provenance import provenance
 from app.render import Meters, Renderer
 from app.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
-from data.errors import ConfigError, SensorSizeError
+from data.errors import ConfigError, EventFileError, SensorSizeError
 from data.events import EventStream, EventWindow, SensorSize
 from data.readers import open_events
 from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
@@ -88,11 +89,16 @@ def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]
     size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
     stream = open_events(events, size, config.format)
     pipeline = WindowPipeline(stream, config)
+    windows = stream.windows(pipeline.voxel.window_us)
+    first = next(windows, None)
+    if first is None:
+        raise EventFileError(f"{events}: holds no event that can be used ({stream.faults.found()})")
+    pipeline.warm_up(first)
     run = _Run(time.perf_counter())
     with ExitStack() as stack:
         sinks = _open_sinks(stack, out, stream.sensor_size, pipeline, config)
         bar = stack.enter_context(tqdm(desc=events.name, unit="win", disable=not sys.stderr.isatty()))
-        for number, window in enumerate(stream.windows(pipeline.voxel.window_us)):
+        for number, window in enumerate(chain([first], windows)):
             if number == config.max_windows:
                 break
             result = pipeline.process(window)
@@ -129,8 +135,12 @@ class WindowPipeline:
         self._grid: NDArray[np.uint8] = np.zeros((self.voxel.channels, height, width), np.uint8)
         self.ann_pj = self.detector.dense_macs(height, width) * self._table.mac_pj
         self._network = "ANN" if config.ann else f"SNN T={self.timesteps}"
-        for _ in range(2):  # compile kernels, plan memory
-            self.detector.detect(self._grid[None], stream.sensor_size, [0])
+
+    def warm_up(self, window: EventWindow) -> None:
+        """Compile the kernels for this stream's words and let the network plan its memory; nothing is counted."""
+        for _ in range(2):
+            voxel_histogram(window, self.voxel, self._stream.sensor_size, self._grid)
+            self.detector.detect(self._grid[None], self._stream.sensor_size, [0])
 
     def process(self, window: EventWindow) -> WindowResult:
         """Boxes at the window's end. The clock runs from the window's events being at hand to its boxes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import app  # noqa: F401, I001  (first: it sets how threads wait, before torch is loaded)
 import numpy as np
 import pytest
 import torch
