@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import app  # noqa: F401, I001  (first: it sets how threads wait, before torch is loaded)
+import app  # noqa: F401  (it sets how threads wait: before torch is loaded)
+
+# isort: split
 import numpy as np
 import pytest
 import torch
