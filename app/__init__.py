@@ -2,6 +2,7 @@
 
 import os
 
-# torch and numba bring a thread pool each. Threads that wait by spinning take the cores from the other pool: on 2 busy cores
-# one window took seconds instead of 0.1. OpenMP reads this when it is loaded, so it must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch and numba bring a thread pool each. GNU OpenMP's threads wait by spinning and so take the cores from the other pool:
+# beside one busy process on 2 cores, windows took seconds instead of 0.05 s. A short spin costs nothing on an idle machine
+# and bounds that. Read when the library is loaded, so it must be set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
