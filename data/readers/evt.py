@@ -32,12 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import EVENT_DTYPE, Events, EventWindow, Faults, SensorSize
+from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from data.readers import evt_kernels as kernels
 from data.readers import reader
 from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_raw, parse_header
 from data.readers.mapping import MappedWords
-from data.slicing import windows_by_duration
+from data.readers.packets import PacketFile
 
 ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
 """Encoding by the value of `% evt` or the name in `% format`."""
@@ -48,11 +48,10 @@ SKIPPED_WORDS = {
     "EVT2.1": {0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED"},
     "EVT3": {0x7: "CONTINUED_4", 0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED_12"},
 }
-PACKET_EVENTS = 1 << 20
 ORDER_WORDS = 1 << 16
 
 
-class RawFile:
+class RawFile(PacketFile):
     """A RAW recording, memory-mapped: an EventStream.
 
     Attributes:
@@ -65,14 +64,11 @@ class RawFile:
         skipped_words: sound words that are no events (triggers, extensions) so far, counted by name.
     """
 
-    finite = True
-
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
-        self.path = path
+        super().__init__(path)
         header, offset = _read_header(path)
         self.encoding, options = _encoding(path, header)
         self.sensor_size = agree_on_size(path, _size_said(path, header, options), sensor_size)
-        self.faults = Faults()
         word_bytes = WORD_BYTES[self.encoding]
         n_words, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, word_bytes)
         if n_words == 0:
@@ -104,10 +100,6 @@ class RawFile:
             self._mapped.read_until(start)
             if n_events:
                 yield events[:n_events]
-
-    def windows(self, window_us: int) -> Iterator[EventWindow]:
-        """Consecutive windows [k*window_us, (k+1)*window_us), from the one with the first event to the last one's."""
-        return windows_by_duration(self.packets(), window_us, self.faults)
 
     def _decode(self, start: int, state: NDArray[np.int64], counts: NDArray[np.int64], out: Events) -> tuple[int, int]:
         """Decode from word `start` until `out` is full; returns the next word and the number of events."""

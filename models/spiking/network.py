@@ -69,9 +69,8 @@ class SpikingNetwork(Runner):
         return outputs, SpikeStats(tuple(self._layers), macs)
 
     def input(self, node: Node, x: Tensor) -> Tensor:
-        reached = x * self._fan_out[node.name].to(x.device)
-        per_image = [_sums(x), _sums(reached), _sums((x > 0) * self._fan_out[node.name].to(x.device))]
-        self._layers.append(LayerStats(node.name, "input", 0, self.parameters.timesteps, *per_image))
+        totals = _count(x[None], self._fan_out[node.name].to(x.device))
+        self._layers.append(LayerStats(node.name, "input", 0, self.parameters.timesteps, *totals))
         return x
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
