@@ -1,35 +1,42 @@
-"""Training a detector on simulated windows: plain torch, EMA, cosine, resume after a kill, best checkpoint by validation AP."""
+"""Training a detector: plain torch, EMA, cosine, resume after a kill, several processes, best checkpoint by validation AP."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from app.config import to_dict
+from app.curves import Curves
 from app.provenance import provenance
+from data.augment import AugmentConfig, augment
 from data.boxes import Detections
-from data.datasets.simulated import SimulatedConfig, SimulatedWindows
+from data.datasets import Dataset
+from data.datasets.catalog import DatasetConfig, Request, open_dataset
+from data.errors import CheckpointError
 from data.events import SensorSize
-from data.representations.voxel_grid import VoxelConfig, padded_size
+from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from eval.coco import AveragePrecision, average_precision
 from models.checkpoint import load_tensors, save_tensors
+from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import PostConfig, decode
-from models.detectors.yolo import Yolo, YoloConfig
 
 
 @dataclass(frozen=True)
@@ -37,78 +44,124 @@ class ScheduleConfig:
     """How long and how fast to learn.
 
     Attributes:
-        windows, val_windows: size of the training and validation sets.
-        epochs, batch: passes over the training set; windows per step.
-        learning_rate, weight_decay: of AdamW; warm-up over `warmup_steps`, then cosine to 2 %.
+        windows, val_windows: size of the training and validation sets; 0: all there are.
+        epochs, batch: passes over the training set; windows per step, over all processes.
+        optimizer: "adamw" or "sgd" (momentum 0.9).
+        learning_rate, weight_decay: warm-up over `warmup_steps`, then cosine to 2 %; no decay on biases and norms.
+        plain_epochs: last epochs without mosaics, zoom, stretched time and erased patches, on windows as they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
         amp: convolutions in bfloat16.
+        sparsity: weight of the mean activation in the loss: fewer active units are fewer spikes.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
     """
 
     windows: int = 20480
-    val_windows: int = 768
+    val_windows: int = 0
     epochs: int = 8
     batch: int = 16
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 300
+    plain_epochs: int = 1
     ema: float = 0.999
     clip: float = 10.0
     amp: bool = True
+    sparsity: float = 0.0
     seed: int = 0
     workers: int = 0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything `train.py` can be told."""
+    """Everything `train.py` can be told.
+
+    Attributes:
+        name: of the weights this run makes.
+        out, cache: folders of the run and of simulated windows.
+        init: checkpoint of another run to start from ("" for random weights); tensors of other names or shapes stay random.
+        architecture, activation: see models.detectors.NetworkConfig.
+    """
 
     name: str = "street"
     out: str = "runs/train/street"
     cache: str = "runs/cache"
-    model: YoloConfig = field(default_factory=YoloConfig)
-    data: SimulatedConfig = field(default_factory=SimulatedConfig)
+    init: str = ""
+    architecture: str = "yolov8n"
+    activation: str = "relu"
+    data: DatasetConfig = field(default_factory=DatasetConfig)
     voxel: VoxelConfig = field(default_factory=VoxelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
 def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
-    """Train (or resume, if the output folder holds an unfinished run) and return the best checkpoint's path."""
-    trainer = Trainer(config, sys.stderr.isatty() if show_progress is None else show_progress)
-    trainer.run()
+    """Train (or resume, if the output folder holds an unfinished run) and return the best checkpoint's path.
+
+    Under torchrun every process takes its share of each batch, and the first one validates and writes.
+    """
+    distributed = "RANK" in os.environ and not dist.is_initialized()
+    if distributed:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        trainer = Trainer(config, sys.stderr.isatty() if show_progress is None else show_progress)
+        trainer.run()
+    finally:
+        if distributed:
+            dist.destroy_process_group()
     return trainer.out / "best.safetensors"
 
 
+def network_config(config: TrainConfig, classes: tuple[str, ...], size: SensorSize) -> NetworkConfig:
+    """The network a run trains on data of these classes and this sensor."""
+    return NetworkConfig(
+        config.architecture, config.activation, config.voxel.channels, classes, tuple(padded_size(size, TRAIN_STRIDE))
+    )
+
+
+TRAIN_STRIDE = 64
+"""Training grids are padded to multiples of the largest stride of any detector."""
+
+
 class Trainer:
-    """One run. State on disk: last.safetensors (to resume), best.safetensors (to convert), log.csv, config.json."""
+    """One run. State on disk: last.safetensors (to resume), best.safetensors (to convert), log.csv, curves.png, config.json."""
 
     def __init__(self, config: TrainConfig, show_progress: bool) -> None:
-        self.config, self.show_progress = config, show_progress
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.config, self.show_progress = config, show_progress and self.rank == 0
         self.out = Path(config.out)
-        self.out.mkdir(parents=True, exist_ok=True)
         self._provenance = provenance()  # of the code that runs, not of what is committed by the time it ends
-        (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
         s = config.schedule
         torch.manual_seed(s.seed)
-        data = (config.data, config.voxel)
-        bar = tqdm(total=s.windows + s.val_windows, desc="simulate", unit="win", disable=not show_progress)
-        common: dict[str, Any] = {"cache": Path(config.cache), "seed": s.seed, "workers": s.workers}
-        self.val = SimulatedWindows(*data, "val", s.val_windows, progress=lambda n: bar.update(n - bar.n), **common)
-        self.train = SimulatedWindows(*data, "train", s.windows, progress=lambda n: bar.update(n - bar.n), **common)
-        bar.close()
+        self.val, self.train = self._datasets()
+        size = self.train.spec.sensor_size
+        self.network_config = network_config(config, self.train.spec.classes, size)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = Yolo(config.model).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network: Any = build_network(self.network_config)
+        self.model: Any = network.to(self.device).to(memory_format=torch.channels_last)
+        if config.init:
+            _start_from(self.model, Path(config.init))
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=s.learning_rate)
+        self.optimizer: torch.optim.Optimizer
+        if s.optimizer == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=s.learning_rate, momentum=0.9, nesterov=True)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=s.learning_rate)
+        self._loss = _Loss(self.model, s.amp, s.sparsity)
+        self._step: Any = nn.parallel.DistributedDataParallel(self._loss) if self.world > 1 else self._loss
         self.steps_per_epoch = len(self.train) // s.batch
         self.total_steps = self.steps_per_epoch * s.epochs
         self.epoch, self.best_ap = 0, -1.0
         self._resume()
+        if self.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
+        self._curves = Curves(self.out, self._loss.names) if self.rank == 0 else None
 
     def run(self) -> None:
         """All epochs that are left."""
@@ -116,30 +169,49 @@ class Trainer:
             started = time.perf_counter()
             loss = self._train_epoch()
             self.epoch += 1
-            scored = validate(self.ema, self.val, self.config)
-            self._log(loss, scored, time.perf_counter() - started)
-            if scored.ap >= self.best_ap:
-                self.best_ap = scored.ap
-                self._save_best(scored)
-            self._save_last()
+            if self._curves is not None:
+                scored = validate(self.ema, self.val, self.config)
+                self._curves.add(self.epoch, loss, scored, time.perf_counter() - started)
+                if scored.ap >= self.best_ap:
+                    self.best_ap = scored.ap
+                    self._save_best(scored)
+                self._save_last()
+            if self.world > 1:
+                dist.barrier()
+
+    def _datasets(self) -> tuple[Dataset, Dataset]:
+        """Validation and training windows; the first process makes what is missing, the others wait for it."""
+        c, s = self.config, self.config.schedule
+        if self.rank > 0:
+            dist.barrier()
+        found = []
+        for split, n in (("val", s.val_windows), ("train", s.windows)):
+            with tqdm(desc=f"simulate {split}", unit="win", disable=not self.show_progress) as bar:
+                request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, partial(_move_to, bar))
+                found.append(open_dataset(c.data, request))
+        if self.rank == 0 and self.world > 1:
+            dist.barrier()
+        return found[0], found[1]
 
     def _train_epoch(self) -> NDArray[np.float64]:
         s = self.config.schedule
         self.model.train()
         order = np.random.default_rng([s.seed, self.epoch]).permutation(len(self.train))
         batches = order[: self.steps_per_epoch * s.batch].reshape(-1, s.batch)
-        total = np.zeros(3)
+        total = np.zeros(len(self._loss.names))
         bar = tqdm(total=len(batches), desc=f"epoch {self.epoch}", disable=not self.show_progress)
         for number, (x, boxes, labels, index) in enumerate(self._prefetch(batches)):
             step = self.epoch * self.steps_per_epoch + number
             self._set_rate(step)
             x = x.to(self.device, memory_format=torch.channels_last)
-            loss = self.model.loss(x, boxes, labels.to(self.device), index.to(self.device), s.amp)
+            loss = self._step(x, boxes, labels.to(self.device), index.to(self.device))
             self.optimizer.zero_grad()
-            loss.sum().backward()
+            (loss.sum() * self.world).backward()  # gradients are averaged over processes, losses are sums over the batch
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
             self.optimizer.step()
             self._update_ema(step)
+            if self.world > 1:
+                dist.all_reduce(loss := loss.detach())
             total += loss.detach().cpu().numpy() / s.batch
             bar.update()
             bar.set_postfix(loss=f"{total.sum() / (number + 1):.2f}")
@@ -155,13 +227,23 @@ class Trainer:
                     pending.append(pool.submit(self._collate, batches[number + 4]))
 
     def _collate(self, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rngs = [np.random.default_rng([self.config.schedule.seed, self.epoch, int(i)]) for i in batch]
-        pairs = [augment(*self.train[int(i)], rng) for i, rng in zip(batch, rngs, strict=True)]
-        x = pad([grid for grid, _ in pairs])
-        boxes = torch.from_numpy(np.concatenate([found.boxes_xyxy for _, found in pairs]))
-        labels = torch.from_numpy(np.concatenate([found.labels for _, found in pairs]))
-        index = torch.from_numpy(np.concatenate([np.full(len(f), k) for k, (_, f) in enumerate(pairs)]))
-        return x, boxes, labels, index
+        """This process's share of a batch: grids, boxes, labels, and the grid that each box belongs to."""
+        c, size = self.config, self.train.spec.sensor_size
+        change = c.augment
+        if self.epoch >= c.schedule.epochs - c.schedule.plain_epochs:
+            change = replace(change, mosaic=0.0, zoom=0.0, stretch=0.0, erase=0.0)
+        windows, found = [], []
+        for i in batch[self.rank :: self.world]:
+            rng = np.random.default_rng([c.schedule.seed, self.epoch, int(i)])
+            others = rng.integers(0, len(self.train), 3) if change.mosaic else []
+            window, boxes = augment([self.train[int(k)] for k in (i, *others)], size, change, rng)
+            windows.append(window)
+            found.append(boxes)
+        x = torch.from_numpy(voxel_batch(windows, c.voxel, size, TRAIN_STRIDE)).float()
+        boxes_xyxy = torch.from_numpy(np.concatenate([f.boxes_xyxy for f in found]))
+        labels = torch.from_numpy(np.concatenate([f.labels for f in found]))
+        index = torch.from_numpy(np.concatenate([np.full(len(f), k) for k, f in enumerate(found)]))
+        return x, boxes_xyxy, labels, index
 
     def _set_rate(self, step: int) -> None:
         s = self.config.schedule
@@ -178,29 +260,21 @@ class Trainer:
             else:
                 mine.copy_(new)
 
-    def _log(self, loss: NDArray[np.float64], scored: AveragePrecision, seconds: float) -> None:
-        per_class = {f"ap50_{name}": round(v["ap50"], 2) for name, v in scored.per_class.items()}
-        names = ("box", "cls", "dfl")
-        row = {"epoch": self.epoch, **{n: round(float(v), 4) for n, v in zip(names, loss, strict=True)}}
-        row |= {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2), **per_class, "seconds": round(seconds)}
-        log = self.out / "log.csv"
-        new = not log.exists()
-        with log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
-
     def _save_best(self, scored: AveragePrecision) -> None:
-        record = {"config": to_dict(self.config), "epoch": self.epoch, "validation": asdict(scored), **self._provenance}
+        record = {
+            "config": to_dict(self.config),
+            "network": asdict(self.network_config),
+            "epoch": self.epoch,
+            "validation": asdict(scored),
+            **self._provenance,
+        }
         save_tensors(self.out / "best.safetensors", "ann", self.ema.state_dict(), record)
 
     def _save_last(self) -> None:
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema/{k}": v.clone() for k, v in self.ema.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer/{i}/{k}": v for i, entry in state.items() for k, v in entry.items()}
+        tensors |= {f"optimizer/{i}/{k}": v for i, entry in state.items() for k, v in entry.items() if v is not None}
         record = {"epoch": self.epoch, "best_ap": self.best_ap}
         save_tensors(self.out / "last.safetensors", "training", tensors, record)
 
@@ -221,47 +295,56 @@ class Trainer:
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        print(f"resuming {path} at epoch {self.epoch}", file=sys.stderr)
+        if self.rank == 0:
+            print(f"resuming {path} at epoch {self.epoch}", file=sys.stderr)
 
 
-def augment(grid: NDArray[np.uint8], boxes: Detections, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Detections]:
-    """Mirror left and right, swap polarities, blank a patch: what leaves a window a possible window."""
-    channels, height, width = grid.shape
-    if rng.random() < 0.5:
-        grid = grid[:, :, ::-1]
-        mirrored = boxes.boxes_xyxy.copy()
-        mirrored[:, [0, 2]] = width - boxes.boxes_xyxy[:, [2, 0]]
-        boxes = Detections(mirrored, boxes.scores, boxes.labels, boxes.t_us)
-    if rng.random() < 0.1:
-        grid = np.concatenate([grid[channels // 2 :], grid[: channels // 2]])
-    if rng.random() < 0.2:
-        h, w = (rng.uniform(0.08, 0.3, 2) * [height, width]).astype(int)
-        y, x = int(rng.integers(height - h)), int(rng.integers(width - w))
-        grid = grid.copy()
-        grid[:, y : y + h, x : x + w] = 0
-    return grid, boxes
+class _Loss(nn.Module):
+    """The network's loss as a forward pass, which is what DistributedDataParallel wraps; with the sparsity term, if asked for."""
+
+    def __init__(self, network: Any, amp: bool, sparsity: float) -> None:
+        super().__init__()
+        self.network, self._amp, self._sparsity = network, amp, sparsity
+        self.names: tuple[str, ...] = (*network.loss_names, *(("sparsity",) if sparsity else ()))
+        self._activity: list[Tensor] = []
+        if sparsity:
+            for module in {m for m in network.modules() if isinstance(m, nn.ReLU)}:
+                module.register_forward_hook(lambda _, __, out: self._activity.append(out.float().mean()))
+
+    def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        self._activity.clear()
+        parts: Tensor = self.network.loss(x, boxes, labels, index, self._amp)
+        if not self._sparsity:
+            return parts
+        return torch.cat([parts, self._sparsity * torch.stack(self._activity).sum()[None] * len(x)])
 
 
-def pad(grids: list[NDArray[np.uint8]], stride: int = 32) -> Tensor:
-    """Stack grids into `(N, C, H, W)` float32, zero-padded at the right and the bottom to the stride."""
-    channels, height, width = grids[0].shape
-    padded_w, padded_h = padded_size(SensorSize(width, height), stride)
-    out = np.zeros((len(grids), channels, padded_h, padded_w), np.float32)
-    for target, grid in zip(out, grids, strict=True):
-        target[:, :height, :width] = grid
-    return torch.from_numpy(out)
+def _move_to(bar: Any, done: int) -> None:
+    bar.update(done - bar.n)
+
+
+def _start_from(model: nn.Module, path: Path) -> None:
+    """Copy the tensors of another run's best checkpoint that fit by name and shape."""
+    tensors, _ = load_tensors(path, "ann")
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    if len(fitting) < len(own) // 2:
+        raise CheckpointError(f"{path}: only {len(fitting)} of {len(own)} tensors fit this network: another architecture")
+    model.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()
-def validate(model: Yolo, windows: SimulatedWindows, config: TrainConfig) -> AveragePrecision:
+def validate(model: Any, windows: Dataset, config: TrainConfig) -> AveragePrecision:
     """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows."""
     device = next(model.parameters()).device
-    post = PostConfig(score=0.001)
-    labels, predictions = [], []
+    size, post = windows.spec.sensor_size, PostConfig(score=0.001)
+    labels: list[Detections] = []
+    predictions: list[Detections] = []
     for first in range(0, len(windows), 16):
-        pairs = [windows[i] for i in range(first, min(first + 16, len(windows)))]
+        items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
+        grids = voxel_batch([item.window for item in items], config.voxel, size, TRAIN_STRIDE)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.schedule.amp):
-            maps = model(pad([grid for grid, _ in pairs]).to(device))
-        labels += [found for _, found in pairs]
-        predictions += decode(maps, model.head_spec, post, windows.spec.sensor_size, [0] * len(pairs))
+            maps = model(torch.from_numpy(grids).to(device).float().contiguous(memory_format=torch.channels_last))
+        labels += [item.boxes for item in items]
+        predictions += decode(maps, model.head_spec, post, size, [0] * len(items))
     return average_precision(labels, predictions, windows.spec.classes)

@@ -131,7 +131,7 @@ class EventSimulator:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _uniform(key):  # type: ignore[no-untyped-def]
+def uniform_hash(key):  # type: ignore[no-untyped-def]
     """Splitmix64 hash of a 64-bit key as a float64 in [0, 1)."""
     z = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -169,10 +169,10 @@ def _row(  # type: ignore[no-untyped-def]
         chance = shot * (_DARK_RATE + (1.0 - _DARK_RATE) * (1.0 - light))
         if chance > 0.0:
             key = (seed << np.uint64(26)) ^ np.uint64(y * width + x)
-            draw = _uniform(key)
+            draw = uniform_hash(key)
             if draw < chance:
                 if emit:
-                    times[n] = np.uint32(_uniform(key ^ np.uint64(1 << 60)) * 0.999999 * dt)
+                    times[n] = np.uint32(uniform_hash(key ^ np.uint64(1 << 60)) * 0.999999 * dt)
                     xs[n], ys[n], ps[n] = x, y, draw < 0.5 * chance
                 n += 1
         if emit:

@@ -98,7 +98,13 @@ class DetectorBundle:
         return cls(
             graph,
             SpikingParameters(int(metadata["timesteps"]), neurons, readout),
-            HeadSpec(head["kind"], tuple(head["strides"]), head["reg_max"], tuple(head["classes"])),
+            HeadSpec(
+                head["kind"],
+                tuple(head["strides"]),
+                head["reg_max"],
+                tuple(head["classes"]),
+                tuple(tuple((w, h) for w, h in level) for level in head.get("anchors", ())),
+            ),
             VoxelConfig(**metadata["voxel"]),
             metadata["record"],
         )

@@ -1,10 +1,16 @@
-"""Datasets: labelled windows to train, calibrate and evaluate on. Each has a DatasetSpec."""
+"""Datasets: labelled windows to train, calibrate and evaluate on. Each has a DatasetSpec.
+
+Item i is a LabelledWindow: the events of one window and the boxes at its end. Items are read at random and hold nothing but
+their own events; what a whole dataset keeps in memory is its list of labels.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from data.events import SensorSize
+from data.boxes import Detections
+from data.events import EventWindow, SensorSize
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,7 @@ class DatasetSpec:
         name: the dataset.
         classes: class names in the order of their indices.
         sensor_size: (W, H) px of its sensor.
+        scene: how labelled pictures of it are moved: "drive" or "saccades" (data.scenes).
         source_names: class names of the labelled pictures, to class index.
         ignored_names: classes that are neither object nor background; their region is blanked.
     """
@@ -22,16 +29,47 @@ class DatasetSpec:
     name: str
     classes: tuple[str, ...]
     sensor_size: SensorSize
+    scene: str
     source_names: dict[str, int]
     ignored_names: frozenset[str] = frozenset()
 
+
+CALTECH6 = ("airplanes", "Motorbikes", "Faces", "butterfly", "dalmatian", "dolphin")
 
 SPECS = {
     "street": DatasetSpec(
         "street",
         ("car", "pedestrian"),
         SensorSize(304, 240),
+        "drive",
         {"car": 0, "vehicle": 0, "person": 1},
         frozenset({"bus", "bicyclist", "bike", "motobike"}),
     ),
+    "caltech6": DatasetSpec(
+        "caltech6", CALTECH6, SensorSize(240, 180), "saccades", {name: index for index, name in enumerate(CALTECH6)}
+    ),
 }
+
+
+class LabelledWindow(NamedTuple):
+    """One item of a dataset.
+
+    Attributes:
+        window: its events.
+        boxes: what there is to find at the window's end, in sensor pixels.
+        name: the recording or picture it comes from.
+    """
+
+    window: EventWindow
+    boxes: Detections
+    name: str
+
+
+class Dataset(Protocol):
+    """Labelled windows, read at random."""
+
+    spec: DatasetSpec
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> LabelledWindow: ...

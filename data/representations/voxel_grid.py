@@ -79,6 +79,15 @@ def voxel_histogram(
     return len(window) - outside, outside
 
 
+def voxel_batch(windows: list[EventWindow], config: VoxelConfig, sensor_size: SensorSize, stride: int) -> NDArray[np.uint8]:
+    """The grids of several windows, `(N, 2 * bins, H, W)` uint8, padded to the stride (see `padded_size`)."""
+    width, height = padded_size(sensor_size, stride)
+    out = np.empty((len(windows), config.channels, height, width), np.uint8)
+    for grid, window in zip(out, windows, strict=True):
+        voxel_histogram(window, config, sensor_size, grid)
+    return out
+
+
 def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.uint8]:
     """The specification of `voxel_histogram`, in NumPy, without padding: `(2 * bins, H, W)` uint8."""
     events = decode_window(window)

@@ -13,26 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.boxes import Detections
+from data.datasets.pictures import IGNORE, Picture
 from data.events import SensorSize
-from data.simulator import log_intensity
+from data.scenes.tone import random_tone
 
-IGNORE = -1
 _WINDOW_US = 50_000.0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A labelled photograph.
-
-    Attributes:
-        grey: `(H, W)` uint8.
-        boxes_xyxy: `(n, 4)` float32 in its pixels.
-        labels: `(n,)` int64; IGNORE for what is neither object nor background.
-    """
-
-    grey: NDArray[np.uint8]
-    boxes_xyxy: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -65,7 +50,7 @@ class StillScene:
     ) -> None:
         self.sensor_size = sensor_size
         canvas, self._boxes, self.labels = _compose(pictures, sensor_size, config, rng)
-        self._canvas = _tone(canvas, rng)
+        self._canvas = random_tone(canvas, rng)
         self._draw_motion(config, rng)
         grid_x, grid_y = np.meshgrid(np.arange(sensor_size.width), np.arange(sensor_size.height))
         self._grid = np.stack([grid_x, grid_y]).astype(np.float32)
@@ -169,13 +154,7 @@ def _mirror(picture: Picture) -> Picture:
     width = picture.grey.shape[1]
     boxes = picture.boxes_xyxy.copy()
     boxes[:, [0, 2]] = width - picture.boxes_xyxy[:, [2, 0]]
-    return Picture(np.ascontiguousarray(picture.grey[:, ::-1]), boxes, picture.labels)
-
-
-def _tone(grey: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Log intensity of the canvas after a random lens blur and exposure."""
-    blurred = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.3, 1.3)).astype(np.float32)
-    return log_intensity(np.clip(blurred * rng.uniform(0.6, 1.4), 0, 255))
+    return Picture(picture.name, np.ascontiguousarray(picture.grey[:, ::-1]), boxes, picture.labels)
 
 
 def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

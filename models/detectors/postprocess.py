@@ -1,4 +1,4 @@
-"""From a head's raw maps to boxes: distribution decoding and non-maximum suppression."""
+"""From a head's raw maps to boxes: box decoding of each kind of head, and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ class HeadSpec:
     """What a head's maps mean.
 
     Attributes:
-        kind: "yolo".
+        kind: "yolo" or "ssd".
         strides: pixels per cell of each map.
-        reg_max: bins of the distance distribution of each box side.
+        reg_max: yolo: bins of the distance distribution of each box side.
         classes: class names in the order of their indices.
+        anchors: ssd: (width, height) px of the default boxes of a cell, for every map.
     """
 
     kind: str
     strides: tuple[int, ...]
     reg_max: int
     classes: tuple[str, ...]
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,49 +56,74 @@ def decode(
     """Boxes of each image, best first, clipped to the sensor.
 
     Args:
-        maps: box maps `(N, 4 * reg_max, h, w)` of every stride, then class maps `(N, classes, h, w)`.
+        maps: box maps of every stride, then class maps of every stride. yolo: `(N, 4 * reg_max, h, w)` and
+            `(N, classes, h, w)` logits; ssd, with A default boxes per cell: `(N, 4 A, h, w)` and `(N, (1 + classes) A, h, w)`
+            logits, background first.
         spec: what they mean.
         config: thresholds.
         sensor_size: (W, H) px.
         t_us: the instant of each of the N images.
     """
+    candidates = {"yolo": _yolo_candidates, "ssd": _ssd_candidates}[spec.kind]
     levels = len(spec.strides)
-    scores = [torch.sigmoid(m.float()) for m in maps[levels:]]
-    return [_decode_one(maps, scores, index, spec, config, sensor_size, t) for index, t in enumerate(t_us)]
+    boxes, classes = maps[:levels], maps[levels:]
+    found = []
+    for index, t in enumerate(t_us):
+        parts = [candidates(boxes[k][index].float(), classes[k][index].float(), k, spec, config.score) for k in range(levels)]
+        xyxy, scores, labels = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        found.append(_select(xyxy, scores, labels, config, sensor_size, t))
+    return found
 
 
-def _decode_one(
-    maps: list[Tensor],
-    scores: list[Tensor],
-    index: int,
-    spec: HeadSpec,
+def _yolo_candidates(
+    boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(boxes px, scores, labels) of one map: distances to a cell's four sides, each the mean of a distribution (YOLOv8)."""
+    scores = torch.sigmoid(classes)
+    label, row, column = torch.nonzero(scores >= score, as_tuple=True)
+    distribution = boxes[:, row, column].reshape(4, spec.reg_max, -1).softmax(1)
+    bins = torch.arange(spec.reg_max, dtype=torch.float32, device=distribution.device)
+    left, top, right, bottom = torch.tensordot(bins, distribution, ([0], [1]))
+    x, y = column + 0.5, row + 0.5
+    xyxy = torch.stack([x - left, y - top, x + right, y + bottom], 1) * spec.strides[level]
+    return xyxy, scores[label, row, column], label
+
+
+_SSD_GAINS = (10.0, 10.0, 5.0, 5.0)
+_SSD_LARGEST = 4.135  # log(1000 / 16), as torchvision's box coder
+
+
+def _ssd_candidates(
+    boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(boxes px, scores, labels) of one map: offsets from a cell's default boxes (SSD)."""
+    anchors = torch.tensor(spec.anchors[level], device=boxes.device)
+    n, (h, w) = len(anchors), boxes.shape[1:]
+    scores = classes.reshape(n, -1, h, w).softmax(1)[:, 1:]
+    anchor, label, row, column = torch.nonzero(scores >= score, as_tuple=True)
+    offsets = boxes.reshape(n, 4, h, w)[anchor, :, row, column] / boxes.new_tensor(_SSD_GAINS)
+    wh = anchors[anchor]
+    centre = (torch.stack([column, row], 1) + 0.5) * spec.strides[level] + offsets[:, :2] * wh
+    half = wh * offsets[:, 2:].clamp(max=_SSD_LARGEST).exp() / 2
+    return torch.cat([centre - half, centre + half], 1), scores[anchor, label, row, column], label
+
+
+def _select(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
     config: PostConfig,
     sensor_size: SensorSize,
     t_us: int,
 ) -> Detections:
-    found_boxes, found_scores, found_labels = [], [], []
-    for level, stride in enumerate(spec.strides):
-        label, row, column = torch.nonzero(scores[level][index] >= config.score, as_tuple=True)
-        if not len(label):
-            continue
-        distribution = maps[level][index][:, row, column].float().reshape(4, spec.reg_max, -1).softmax(1)
-        bins = torch.arange(spec.reg_max, dtype=torch.float32, device=distribution.device)
-        left, top, right, bottom = torch.tensordot(bins, distribution, ([0], [1]))
-        x, y = column + 0.5, row + 0.5
-        found_boxes.append(torch.stack([x - left, y - top, x + right, y + bottom], 1) * stride)
-        found_scores.append(scores[level][index][label, row, column])
-        found_labels.append(label)
-    if not found_boxes:
-        return Detections.empty(t_us)
-    boxes = torch.cat(found_boxes).cpu().numpy()
+    """The best of the candidates that overlap no better one of their class, clipped to the sensor."""
     boxes = np.clip(boxes, 0, [*sensor_size, *sensor_size]).astype(np.float32)
-    values, labels = torch.cat(found_scores).cpu().numpy(), torch.cat(found_labels).cpu().numpy()
     solid = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
-    boxes, values, labels = boxes[solid], values[solid], labels[solid]
-    best = np.argsort(-values, kind="stable")[:MAX_CANDIDATES]
-    kept = best[non_maximum_suppression(boxes[best], values[best], labels[best], config.nms_iou)]
+    boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
+    best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    kept = best[non_maximum_suppression(boxes[best], scores[best], labels[best], config.nms_iou)]
     kept = kept[: config.max_detections]
-    return Detections(boxes[kept], values[kept], labels[kept], t_us)
+    return Detections(boxes[kept], scores[kept], labels[kept], t_us)
 
 
 def non_maximum_suppression(

@@ -8,50 +8,53 @@ addition, concatenation, channel slices, nearest upsampling, and max-pool (spiki
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data.errors import ConfigError
+from models.detectors import NetworkConfig, family
 from models.detectors.postprocess import HeadSpec
 
 _LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 _PICO = {"p": [0.33, 0.125, 1024]}
 
 
-@dataclass(frozen=True)
-class YoloConfig:
-    """A YOLO network.
-
-    Attributes:
-        definition: an ultralytics model definition.
-        width: its scale: p (pico, half of nano's channels), n, s, m, l, x.
-        channels: input channels, 2 * bins.
-        classes: class names in the order of their indices.
-    """
-
-    definition: str = "yolov8"
-    width: str = "n"
-    channels: int = 10
-    classes: tuple[str, ...] = ("car", "pedestrian")
+@family("yolo")
+def build(config: NetworkConfig, variant: str) -> Yolo:
+    """`variant`: an ultralytics definition and its scale, e.g. "v8n", "11n"; scale p is half of nano's channels."""
+    return Yolo(config, f"yolo{variant[:-1]}", variant[-1:])
 
 
 class Yolo(nn.Module):
     """The network; in training `loss`, elsewhere `forward`.
 
     Args:
-        config: which network.
+        config: its input and its classes.
+        definition_name: an ultralytics model definition.
+        scale: p, n, s, m, l or x.
+
+    Raises:
+        ConfigError: ultralytics has no such definition or scale.
     """
 
-    def __init__(self, config: YoloConfig) -> None:
+    loss_names = ("box", "cls", "dfl")
+
+    def __init__(self, config: NetworkConfig, definition_name: str, scale: str) -> None:
         super().__init__()
         tasks = _ultralytics_tasks()
-        definition = tasks.yaml_model_load(f"{config.definition}n.yaml")
+        try:
+            definition = tasks.yaml_model_load(f"{definition_name}n.yaml")
+        except FileNotFoundError:
+            raise ConfigError(f"architecture {config.architecture!r}: ultralytics has no definition {definition_name!r}") from None
         definition["scales"] = {**definition["scales"], **_PICO}
-        definition["scale"] = config.width
-        definition["activation"] = "torch.nn.ReLU()"
+        if scale not in definition["scales"]:
+            known = ", ".join(definition["scales"])
+            raise ConfigError(f"architecture {config.architecture!r}: scale {scale!r} is unknown (known: {known})")
+        definition["scale"] = scale
+        definition["activation"] = "torch.nn.ReLU()" if config.activation == "relu" else "torch.nn.SiLU()"
         self.config = config
         self.net = tasks.DetectionModel(definition, ch=config.channels, nc=len(config.classes), verbose=False)
         self.net.args = _LOSS_GAINS

@@ -1,0 +1,89 @@
+"""Every dataset by name: `open_dataset` is where training, conversion and evaluation get their windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.datasets import SPECS, Dataset
+from data.datasets.simulated import SimulatedConfig, SimulatedWindows
+from data.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which data.
+
+    Attributes:
+        kind: name in OPENERS.
+        root: its folder.
+        spec: name in data.datasets.SPECS: classes and sensor.
+        simulated: how recordings are made of pictures.
+    """
+
+    kind: str = "simulated"
+    root: str = ""
+    spec: str = "street"
+    simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a dataset.
+
+    Attributes:
+        split: e.g. "train".
+        window_us: length of a window.
+        n_windows: how many; 0: all there are.
+        cache: folder for what is made once.
+        seed: of everything random.
+        workers: processes that simulate (0: as many as cores).
+        progress: called with the number of windows made so far.
+    """
+
+    split: str
+    window_us: int
+    n_windows: int = 0
+    cache: Path = Path("runs/cache")
+    seed: int = 0
+    workers: int = 0
+    progress: Callable[[int], object] = lambda done: None
+
+
+Opener = Callable[[DatasetConfig, Request], Dataset]
+OPENERS: dict[str, Opener] = {}
+
+
+def opener(kind: str) -> Callable[[Opener], Opener]:
+    """Register how a kind of dataset is opened."""
+
+    def register(function: Opener) -> Opener:
+        OPENERS[kind] = function
+        return function
+
+    return register
+
+
+def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
+    """The windows asked for.
+
+    Raises:
+        ConfigError: the kind or the spec is not known, or no root is given.
+        DataError: the data are missing or malformed.
+    """
+    for what, name, known in (("data.kind", config.kind, OPENERS), ("data.spec", config.spec, SPECS)):
+        if name not in known:
+            raise ConfigError(f"{what} {name!r} is unknown (known: {', '.join(sorted(known))})")
+    if not config.root:
+        raise ConfigError("data.root: say where the data are, e.g. --root FOLDER")
+    return OPENERS[config.kind](config, request)
+
+
+@opener("simulated")
+def _simulated(config: DatasetConfig, request: Request) -> Dataset:
+    r = request
+    return SimulatedWindows(
+        Path(config.root), SPECS[config.spec], config.simulated,
+        r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress,
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""Folders of labelled pictures: `boxes.csv` and `images/`.
+
+Two layouts: with a column `set` the picture is images/<set>/<file>; without one it is images/<class>/<file>, and folders
+that boxes.csv never names hold pictures with nothing to find, which only the split "train" draws. Columns: file, split, class,
+x0, y0, x1, y1 in pixels of the picture; optional: set, flag (`ok`, `small`; `difficult` and `ignore`: neither object nor background).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.datasets import DatasetSpec
+from data.errors import DataError
+
+IGNORE = -1
+"""Label of a box that is neither object nor background."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A labelled photograph.
+
+    Attributes:
+        name: `<set>/<file>`.
+        grey: `(H, W)` uint8.
+        boxes_xyxy: `(n, 4)` float32 in its pixels.
+        labels: `(n,)` int64; IGNORE for what is neither object nor background.
+    """
+
+    name: str
+    grey: NDArray[np.uint8]
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+Row = dict[str, str]
+
+
+class PictureFolder:
+    """The labelled pictures of one split, by set; a picture is read when asked for.
+
+    Attributes:
+        spec: what is looked for.
+        sets: for every set its files, sorted, each with its rows of boxes.csv.
+
+    Raises:
+        DataError: boxes.csv is missing, lacks a column, or has no picture of the split.
+    """
+
+    def __init__(self, root: Path, split: str, spec: DatasetSpec) -> None:
+        self._root, self.spec = root, spec
+        rows: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+        known = set()
+        table = root / "boxes.csv"
+        try:
+            with table.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    name = row.get("set") or row["class"]
+                    known.add(name)
+                    if row["split"] == split:
+                        rows[name][row["file"]].append(row)
+        except FileNotFoundError:
+            raise DataError(f"{table}: no such file; the root of a simulated dataset holds boxes.csv and images/") from None
+        except KeyError as column:
+            raise DataError(f"{table}: column {column} is missing") from None
+        if not rows:
+            raise DataError(f"{table}: no picture of split {split!r}")
+        if split == "train":
+            for folder in sorted((root / "images").glob("*/")):
+                if folder.name not in known:
+                    rows[folder.name] = {path.name: [] for path in folder.iterdir()}
+        self.sets = {name: sorted(files.items()) for name, files in rows.items()}
+
+    def draw(self, set_name: str, rng: np.random.Generator) -> Picture:
+        """A picture of the set, at random."""
+        file, rows = self.sets[set_name][rng.integers(len(self.sets[set_name]))]
+        return self._read(set_name, file, rows)
+
+    def names(self, sets: list[str] | None = None) -> list[tuple[str, int]]:
+        """(set, number) of every picture, in order, of the given sets or of all."""
+        return [(name, k) for name in sorted(sets or self.sets) for k in range(len(self.sets[name]))]
+
+    def get(self, set_name: str, number: int) -> Picture:
+        """A picture by its place in its set."""
+        return self._read(set_name, *self.sets[set_name][number])
+
+    def _read(self, set_name: str, file: str, rows: list[Row]) -> Picture:
+        path = self._root / "images" / set_name / file
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if grey is None:
+            raise DataError(f"{path}: no such picture, or not a picture")
+        labelled = [(row, self._label(row)) for row in rows]
+        kept = [(row, label) for row, label in labelled if label is not None]
+        boxes = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row, _ in kept]
+        return Picture(
+            f"{set_name}/{file}",
+            np.asarray(grey, np.uint8),
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array([label for _, label in kept], np.int64),
+        )
+
+    def _label(self, row: Row) -> int | None:
+        name = row["class"]
+        if name in self.spec.ignored_names:
+            return IGNORE
+        if name in self.spec.source_names and row.get("flag") in ("difficult", "ignore"):
+            return IGNORE
+        return self.spec.source_names.get(name)

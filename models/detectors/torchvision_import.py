@@ -1,0 +1,28 @@
+"""torchvision, also where its compiled operators do not load.
+
+A CUDA build of torchvision beside a CPU build of torch (what plain package indexes give) fails on import, because it
+describes operators that were never registered. Nothing here calls them, so they are declared and left without a kernel.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+_DECLARED: list[torch.library.Library] = []
+
+
+def torchvision() -> ModuleType:
+    """The package, imported."""
+    try:
+        import torchvision as package
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _DECLARED.append(library)  # declarations end with their library
+        import torchvision as package
+    return package  # type: ignore[no-any-return]
