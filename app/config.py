@@ -75,7 +75,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(args[0], item, where) for item in value)
+        hints = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(value) != len(hints):
+            raise ConfigError(f"setting {where!r}: expected {len(hints)} values, received {value!r}")
+        return tuple(_convert(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, where) for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

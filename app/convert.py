@@ -13,16 +13,17 @@ from tqdm import tqdm
 
 from app.config import build
 from app.provenance import provenance
-from app.train import TrainConfig, pad
-from data.datasets.simulated import SimulatedConfig, SimulatedWindows
+from app.train import TrainConfig
+from data.datasets import Dataset
+from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import CheckpointError
-from data.representations.voxel_grid import VoxelConfig
+from data.representations.voxel_grid import VoxelConfig, voxel_batch
 from eval.coco import average_precision
 from eval.energy import COST_TABLES, synaptic_ops
 from models.checkpoint import load_tensors
 from models.detector import Detector, DetectorBundle
+from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import PostConfig
-from models.detectors.yolo import Yolo
 from models.spiking.convert.calibrate import calibrate
 from models.spiking.convert.fold import trace
 
@@ -41,7 +42,7 @@ class ConvertConfig:
         phi: most spikes of a neuron in one timestep.
         light: correct the biases layer by layer.
         calibration_windows: windows of the training split to calibrate on.
-        check_windows: windows of the validation split to measure AP and energy on; 0 for none.
+        check_windows: windows of the validation split to measure AP and energy on; 0: all, -1: none.
         cache: folder of simulated windows.
         note: free text for the record, e.g. where the pictures come from.
     """
@@ -53,7 +54,7 @@ class ConvertConfig:
     phi: int = 8
     light: bool = True
     calibration_windows: int = 128
-    check_windows: int = 768
+    check_windows: int = 0
     cache: str = "runs/cache"
     note: str = ""
 
@@ -67,7 +68,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     started = time.perf_counter()
     tensors, trained = load_tensors(Path(config.weights), "ann")
     settings = build(TrainConfig, trained["config"])
-    model = Yolo(settings.model)
+    network = build(NetworkConfig, trained["network"])
+    model: Any = build_network(network)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -76,8 +78,11 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     graph.tensors = {name: tensor.half().float() for name, tensor in graph.tensors.items()}  # as they will be stored
     data = replace(settings.data, root=config.root) if config.root else settings.data
     windows = _windows(config, data, settings.voxel, "train", config.calibration_windows, settings.schedule.seed)
-    grids = [windows[i][0] for i in range(len(windows))]
-    batches = [pad(grids[i : i + 32], max(model.head_spec.strides)) for i in range(0, len(grids), 32)]
+    items = [windows[i].window for i in range(len(windows))]
+    stride, size = max(model.head_spec.strides), windows.spec.sensor_size
+    batches = [
+        torch.from_numpy(voxel_batch(items[i : i + 32], settings.voxel, size, stride)).float() for i in range(0, len(items), 32)
+    ]
     parameters = calibrate(graph, batches, config.timesteps, config.phi, config.light)
     record = {
         "dataset": settings.name,
@@ -85,7 +90,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         "conversion": {**_portable(asdict(config)), "seconds": round(time.perf_counter() - started, 1), **provenance()},
     }
     bundle = DetectorBundle(graph, parameters, model.head_spec, settings.voxel, record)
-    if config.check_windows:
+    if config.check_windows >= 0:
         record["check"] = check(
             bundle, _windows(config, data, settings.voxel, "val", config.check_windows, settings.schedule.seed)
         )
@@ -93,7 +98,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     return record
 
 
-def check(bundle: DetectorBundle, windows: SimulatedWindows) -> dict[str, Any]:
+def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
     """AP of the ANN and the SNN on the same labelled windows, and the SNN's energy."""
     post = PostConfig(score=0.001)
     size = windows.spec.sensor_size
@@ -102,10 +107,10 @@ def check(bundle: DetectorBundle, windows: SimulatedWindows) -> dict[str, Any]:
         detector = Detector(bundle, post, ann=name == "ann")
         labels, predictions, operations, macs = [], [], 0.0, 0
         for first in tqdm(range(0, len(windows), 16), desc=f"check {name}", disable=not sys.stderr.isatty()):
-            pairs = [windows[i] for i in range(first, min(first + 16, len(windows)))]
-            grids = pad([grid for grid, _ in pairs], bundle.stride).to(torch.uint8).numpy()
-            found, stats = detector.detect(grids, size, [0] * len(pairs))
-            labels += [boxes for _, boxes in pairs]
+            items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
+            grids = voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)
+            found, stats = detector.detect(grids, size, [0] * len(items))
+            labels += [item.boxes for item in items]
             predictions += found
             if stats is not None:
                 operations += float(synaptic_ops(stats).sum())
@@ -119,14 +124,10 @@ def check(bundle: DetectorBundle, windows: SimulatedWindows) -> dict[str, Any]:
     return results
 
 
-def _windows(
-    config: ConvertConfig, data: SimulatedConfig, voxel: VoxelConfig, split: str, n: int, seed: int
-) -> SimulatedWindows:
-    bar = tqdm(total=n, desc=f"simulate {split}", unit="win", disable=not sys.stderr.isatty())
-    try:
-        return SimulatedWindows(data, voxel, split, n, Path(config.cache), seed, progress=lambda done: bar.update(done - bar.n))
-    finally:
-        bar.close()
+def _windows(config: ConvertConfig, data: DatasetConfig, voxel: VoxelConfig, split: str, n: int, seed: int) -> Dataset:
+    with tqdm(desc=f"simulate {split}", unit="win", disable=not sys.stderr.isatty()) as bar:
+        progress = lambda done: bar.update(done - bar.n)  # noqa: E731
+        return open_dataset(data, Request(split, voxel.window_us, n, Path(config.cache), seed, progress=progress))
 
 
 def _portable(value: Any) -> Any:

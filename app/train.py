@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -116,9 +115,8 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
 
 def network_config(config: TrainConfig, classes: tuple[str, ...], size: SensorSize) -> NetworkConfig:
     """The network a run trains on data of these classes and this sensor."""
-    return NetworkConfig(
-        config.architecture, config.activation, config.voxel.channels, classes, tuple(padded_size(size, TRAIN_STRIDE))
-    )
+    width, height = padded_size(size, TRAIN_STRIDE)
+    return NetworkConfig(config.architecture, config.activation, config.voxel.channels, classes, (width, height))
 
 
 TRAIN_STRIDE = 64
@@ -187,7 +185,8 @@ class Trainer:
         found = []
         for split, n in (("val", s.val_windows), ("train", s.windows)):
             with tqdm(desc=f"simulate {split}", unit="win", disable=not self.show_progress) as bar:
-                request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, partial(_move_to, bar))
+                progress = partial(_move_to, bar)
+                request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, progress)
                 found.append(open_dataset(c.data, request))
         if self.rank == 0 and self.world > 1:
             dist.barrier()
@@ -235,7 +234,7 @@ class Trainer:
         windows, found = [], []
         for i in batch[self.rank :: self.world]:
             rng = np.random.default_rng([c.schedule.seed, self.epoch, int(i)])
-            others = rng.integers(0, len(self.train), 3) if change.mosaic else []
+            others = rng.integers(0, len(self.train), 3).tolist() if change.mosaic else []
             window, boxes = augment([self.train[int(k)] for k in (i, *others)], size, change, rng)
             windows.append(window)
             found.append(boxes)

@@ -41,9 +41,9 @@ class AugmentConfig:
     mirror: float = 0.5
     swap: float = 0.1
     zoom: float = 0.5
-    zoom_range: tuple[float, ...] = (0.6, 1.4)
+    zoom_range: tuple[float, float] = (0.6, 1.4)
     stretch: float = 0.3
-    stretch_range: tuple[float, ...] = (0.75, 1.5)
+    stretch_range: tuple[float, float] = (0.75, 1.5)
     thin: float = 0.25
     thin_to: float = 0.15
     noise_hz: float = 0.5

@@ -48,6 +48,8 @@ SPECS = {
     "caltech6": DatasetSpec(
         "caltech6", CALTECH6, SensorSize(240, 180), "saccades", {name: index for index, name in enumerate(CALTECH6)}
     ),
+    "ncaltech101": DatasetSpec("ncaltech101", (), SensorSize(240, 180), "saccades", {}),
+    "pedro": DatasetSpec("pedro", ("car", "pedestrian"), SensorSize(346, 260), "drive", {}),
 }
 
 

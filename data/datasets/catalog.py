@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.datasets import SPECS, Dataset
+from data.datasets.recorded import LAYOUTS, RecordedWindows
 from data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from data.errors import ConfigError
 
@@ -87,3 +88,11 @@ def _simulated(config: DatasetConfig, request: Request) -> Dataset:
         Path(config.root), SPECS[config.spec], config.simulated,
         r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress,
     )  # fmt: skip
+
+
+def _recorded(config: DatasetConfig, request: Request) -> Dataset:
+    spec, recordings = LAYOUTS[config.kind](Path(config.root), request.split, SPECS[config.spec])
+    return RecordedWindows(spec, recordings, request.window_us, request.n_windows)
+
+
+OPENERS.update(dict.fromkeys(LAYOUTS, _recorded))

@@ -115,9 +115,7 @@ def simulate_window(
     return LabelledWindow(EventWindow(0, window_us, dat_words(events)), boxes, pictures[0].name)
 
 
-def _label(
-    events: Events, boxes: Detections, size: SensorSize, config: SimulatedConfig
-) -> tuple[Events, Detections]:
+def _label(events: Events, boxes: Detections, size: SensorSize, config: SimulatedConfig) -> tuple[Events, Detections]:
     """Clip the boxes to the sensor, leave out what cannot be seen, and take the events of ignored regions out."""
     clipped = np.clip(boxes.boxes_xyxy, 0, [*size, *size]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]

@@ -39,8 +39,12 @@ def is_raw(head: bytes, path: Path | None = None) -> bool:
 
 
 def is_dat(head: bytes, path: Path | None = None) -> bool:
-    """Whether a file's first bytes are a `%` header, but not that of a RAW recording."""
-    return head.startswith(b"%") and not is_raw(head, path)
+    """Whether a file's first bytes are a `%` header, but not that of a RAW recording.
+
+    A file that begins with the byte of `%` by chance (an N-Caltech101 event at x = 37) has no whole line of text.
+    """
+    _, offset = parse_header(head)
+    return offset > 0 and not is_raw(head, path)
 
 
 def agree_on_size(path: Path, said: SensorSize | None, given: SensorSize | None) -> SensorSize:

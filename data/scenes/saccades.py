@@ -32,8 +32,8 @@ class SaccadeConfig:
             mirrored at random. (1, 1): as N-Caltech101 shows it.
     """
 
-    amplitude_px: tuple[float, ...] = (4.0, 9.0)
-    zoom: tuple[float, ...] = (0.7, 1.3)
+    amplitude_px: tuple[float, float] = (4.0, 9.0)
+    zoom: tuple[float, float] = (0.7, 1.3)
 
 
 class SaccadeScene:

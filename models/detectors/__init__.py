@@ -31,7 +31,7 @@ class NetworkConfig:
     activation: str = "relu"
     channels: int = 10
     classes: tuple[str, ...] = ("car", "pedestrian")
-    input_size: tuple[int, ...] = (320, 256)
+    input_size: tuple[int, int] = (320, 256)
 
 
 class Network(Protocol):

@@ -75,9 +75,7 @@ def decode(
     return found
 
 
-def _yolo_candidates(
-    boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _yolo_candidates(boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float) -> tuple[Tensor, Tensor, Tensor]:
     """(boxes px, scores, labels) of one map: distances to a cell's four sides, each the mean of a distribution (YOLOv8)."""
     scores = torch.sigmoid(classes)
     label, row, column = torch.nonzero(scores >= score, as_tuple=True)
@@ -93,9 +91,7 @@ _SSD_GAINS = (10.0, 10.0, 5.0, 5.0)
 _SSD_LARGEST = 4.135  # log(1000 / 16), as torchvision's box coder
 
 
-def _ssd_candidates(
-    boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _ssd_candidates(boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float) -> tuple[Tensor, Tensor, Tensor]:
     """(boxes px, scores, labels) of one map: offsets from a cell's default boxes (SSD)."""
     anchors = torch.tensor(spec.anchors[level], device=boxes.device)
     n, (h, w) = len(anchors), boxes.shape[1:]

@@ -27,7 +27,9 @@ def build(config: NetworkConfig, variant: str) -> Ssd:
     """`variant`: "vgg11" or "resnet18"."""
     backbones = {"vgg11": _vgg11, "resnet18": _resnet18}
     if variant not in backbones:
-        raise ConfigError(f"architecture {config.architecture!r}: backbone {variant!r} is unknown (known: {', '.join(backbones)})")
+        raise ConfigError(
+            f"architecture {config.architecture!r}: backbone {variant!r} is unknown (known: {', '.join(backbones)})"
+        )
     if config.activation != "relu":
         raise ConfigError(f"architecture {config.architecture!r} has ReLU only, not {config.activation!r}")
     return Ssd(config, backbones[variant](config.channels))
@@ -79,11 +81,13 @@ class Ssd(nn.Module):
 
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
             features = self._features(x)
-            outputs = {name: value for name, value in self.head(features).items()}
+            outputs = self.head(features)
         outputs = {name: value.float() for name, value in outputs.items()}
         ssd = self._ssd[0]
         anchors = ssd.anchor_generator(ImageList(x, [tuple(x.shape[-2:])] * len(x)), features)
-        targets = [{"boxes": boxes[image_index == i].to(x.device), "labels": labels[image_index == i] + 1} for i in range(len(x))]
+        targets = [
+            {"boxes": boxes[image_index == i].to(x.device), "labels": labels[image_index == i] + 1} for i in range(len(x))
+        ]
         matched = [ssd.proposal_matcher(box_iou(t["boxes"], a)) if len(t["boxes"]) else torch.full((len(a),), -1, device=a.device)
                    for t, a in zip(targets, anchors, strict=True)]  # fmt: skip
         parts = ssd.compute_loss(targets, outputs, anchors, matched)

@@ -48,7 +48,9 @@ class Yolo(nn.Module):
         try:
             definition = tasks.yaml_model_load(f"{definition_name}n.yaml")
         except FileNotFoundError:
-            raise ConfigError(f"architecture {config.architecture!r}: ultralytics has no definition {definition_name!r}") from None
+            raise ConfigError(
+                f"architecture {config.architecture!r}: ultralytics has no definition {definition_name!r}"
+            ) from None
         definition["scales"] = {**definition["scales"], **_PICO}
         if scale not in definition["scales"]:
             known = ", ".join(definition["scales"])

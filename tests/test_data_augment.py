@@ -1,0 +1,96 @@
+"""Augmentation: events and boxes move together, whatever happens to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.augment import AugmentConfig, as_words, augment
+from data.boxes import Detections
+from data.datasets import LabelledWindow
+from data.events import EVENT_DTYPE, EventWindow, SensorSize
+from data.readers.dat import dat_words, decode_window
+from data.representations.voxel_grid import VoxelConfig, voxel_histogram
+
+SIZE = SensorSize(64, 48)
+BOX = (20, 16, 44, 40)
+NOTHING = {"mirror": 0.0, "swap": 0.0, "zoom": 0.0, "stretch": 0.0, "thin": 0.0, "noise_hz": 0.0, "erase": 0.0, "mosaic": 0.0}
+
+
+def item(seed: int = 0, n: int = 3000, t0: int = 0) -> LabelledWindow:
+    """Events fill the box, and only the box."""
+    rng = np.random.default_rng(seed)
+    events = np.zeros(n, EVENT_DTYPE)
+    events["t"] = np.sort(rng.integers(0, 50_000, n)) + t0
+    events["x"], events["y"] = rng.integers(BOX[0], BOX[2], n), rng.integers(BOX[1], BOX[3], n)
+    events["p"] = rng.integers(0, 2, n)
+    boxes = Detections(np.array([BOX], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), t0 + 50_000)
+    return LabelledWindow(EventWindow(t0, t0 + 50_000, events), boxes, "block")
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    window, boxes = augment([item(t0=100_000)], SIZE, AugmentConfig(**NOTHING), np.random.default_rng(0))
+    assert np.array_equal(window.words, as_words(item().window)[0])
+    assert boxes.boxes_xyxy.tolist() == [list(BOX)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**31), st.sampled_from(["mirror", "swap", "zoom", "stretch", "thin", "mosaic", "all"]))
+def test_events_stay_in_their_boxes_and_on_the_sensor(seed: int, what: str) -> None:
+    chances = {**NOTHING, **({what: 1.0} if what != "all" else {"mirror": 1.0, "zoom": 1.0, "stretch": 1.0, "thin": 1.0})}
+    config = AugmentConfig(**chances, min_visible=0.0, min_side_px=0.0)
+    window, boxes = augment([item(k) for k in range(4)], SIZE, config, np.random.default_rng(seed))
+    events = decode_window(window)
+    assert ((events["t"] >= 0) & (events["t"] < 50_000)).all()
+    assert ((events["x"] < SIZE.width) & (events["y"] < SIZE.height)).all()
+    centre = np.stack([events["x"], events["y"]], 1)[:, None] + 0.5
+    inside = ((centre >= boxes.boxes_xyxy[:, :2] - 0.5) & (centre <= boxes.boxes_xyxy[:, 2:] + 0.5)).all(2)
+    assert inside.any(1).all()
+    if len(boxes):
+        assert len(events)
+
+
+def test_stretching_holds_the_end_of_the_window() -> None:
+    config = AugmentConfig(**{**NOTHING, "stretch": 1.0}, stretch_range=(2.0, 2.0))
+    window, _ = augment([item()], SIZE, config, np.random.default_rng(0))
+    t = as_words(item().window)[0][:, 0].astype(np.int64)
+    assert np.array_equal(window.words[:, 0], 50_000 - 2 * (50_000 - t[t >= 25_000]))
+
+
+def test_swapping_exchanges_the_polarities() -> None:
+    window, _ = augment([item()], SIZE, AugmentConfig(**{**NOTHING, "swap": 1.0}), np.random.default_rng(0))
+    assert np.array_equal(decode_window(window)["p"], 1 - decode_window(item().window)["p"])
+
+
+def test_erasing_drops_what_it_hides() -> None:
+    kept = 0
+    for seed in range(60):
+        window, boxes = augment([item()], SIZE, AugmentConfig(**{**NOTHING, "erase": 1.0}), np.random.default_rng(seed))
+        assert len(window) <= 3000
+        assert len(boxes) == (len(window) >= 1500) or abs(len(window) - 1500) < 200
+        kept += len(boxes)
+    assert 0 < kept <= 60
+
+
+def test_noise_has_the_rate_asked_for() -> None:
+    config = AugmentConfig(**{**NOTHING, "noise_hz": 20.0})
+    extra = [len(augment([item()], SIZE, config, np.random.default_rng(k))[0]) - 3000 for k in range(40)]
+    expected = 10.0 * SIZE.width * SIZE.height * 0.05
+    assert np.mean(extra) == pytest.approx(expected, rel=0.2)
+
+
+def test_thinning_keeps_at_least_its_share() -> None:
+    config = AugmentConfig(**{**NOTHING, "thin": 1.0}, thin_to=0.5)
+    shares = [len(augment([item()], SIZE, config, np.random.default_rng(k))[0]) / 3000 for k in range(20)]
+    assert 0.45 < min(shares) < max(shares) <= 1.0
+
+
+def test_dat_words_of_a_later_window_are_made_relative() -> None:
+    words = dat_words(item(t0=200_000).window.words)
+    relative, length = as_words(EventWindow(200_000, 250_000, words))
+    assert length == 50_000
+    assert relative[:, 0].max() < 50_000
+    grid = np.zeros((10, SIZE.height, SIZE.width), np.uint8)
+    assert voxel_histogram(EventWindow(0, length, relative), VoxelConfig(), SIZE, grid) == (3000, 0)

@@ -1,0 +1,155 @@
+"""Recorded datasets: tiny trees in exactly the published layouts, read window by window, and trained on as a user would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.cli import train_main
+from data.boxes import BBOX_DTYPE
+from data.datasets import SPECS
+from data.datasets.catalog import DatasetConfig, Request, open_dataset
+from data.errors import ConfigError, DataError, LabelError
+from data.events import EVENT_DTYPE, Events, SensorSize
+from data.readers.dat import decode_window, write_dat
+from tests.conftest import ROOT
+from tests.event_files import bin_bytes
+
+W50 = 50_000
+
+
+def events(n: int, t1: int, size: SensorSize, seed: int = 0) -> Events:
+    rng = np.random.default_rng(seed)
+    out = np.zeros(n, EVENT_DTYPE)
+    out["t"] = np.sort(rng.integers(0, t1, n))
+    out["x"], out["y"] = rng.integers(0, size.width, n), rng.integers(0, size.height, n)
+    out["p"] = rng.integers(0, 2, n)
+    return out
+
+
+def gen1_tree(root: Path, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    size = SPECS["street"].sensor_size
+    for split in splits:
+        (root / split).mkdir(parents=True)
+        for k in range(2):
+            name = f"17-03-30_12-53-58_{k}_60500000"
+            write_dat(root / split / f"{name}_td.dat", events(20_000, 600_000, size, k), size)
+            boxes = np.zeros(3, BBOX_DTYPE)
+            boxes["t"] = [200_000, 200_000, 500_000]
+            boxes["x"], boxes["y"], boxes["w"], boxes["h"] = [10, 250, -5], [20, 30, 40], [60, 100, 50], [40, 50, 60]
+            boxes["class_id"] = [0, 1, 0]
+            np.save(root / split / f"{name}_bbox.npy", boxes)
+    return root
+
+
+def ncaltech_tree(root: Path) -> Path:
+    size = SPECS["caltech6"].sensor_size
+    for name in ("airplanes", "Faces", "Faces_easy", "BACKGROUND_Google", "accordion"):
+        (root / "Caltech101" / name).mkdir(parents=True)
+        (root / "Caltech101_annotations" / name).mkdir(parents=True)
+        for number in (1, 2, 5, 10):
+            recording = events(4000, 300_000, size, number)
+            (root / "Caltech101" / name / f"image_{number:04d}.bin").write_bytes(bin_bytes(recording.tolist()))
+            corners = np.array([[20, 30], [100, 30], [100, 120], [20, 120], [20, 30]], "<i2")
+            annotation = np.concatenate([[2, 5], corners.reshape(-1), [2, 1], [20, 30]]).astype("<i2")
+            (root / "Caltech101_annotations" / name / f"annotation_{number:04d}.bin").write_bytes(annotation.tobytes())
+    return root
+
+
+def test_gen1_windows_end_at_their_labels(tmp_path: Path) -> None:
+    data = open_dataset(DatasetConfig("gen1", str(gen1_tree(tmp_path)), "street"), Request("val", W50))
+    assert len(data) == 4
+    item = data[1]
+    assert (item.window.t0_us, item.window.t1_us) == (450_000, 500_000)
+    whole = events(20_000, 600_000, data.spec.sensor_size, 0)
+    inside = whole[(whole["t"] >= 450_000) & (whole["t"] < 500_000)]
+    assert np.array_equal(decode_window(item.window), inside)
+    assert item.boxes.boxes_xyxy.tolist() == [[0, 40, 45, 100]]  # clipped at the left edge
+    assert data[0].boxes.labels.tolist() == [0, 1]
+    assert data[0].boxes.boxes_xyxy[1].tolist() == [250, 30, 304, 80]
+
+
+def test_gen1_is_also_found_in_the_folder_it_unpacks_to(tmp_path: Path) -> None:
+    gen1_tree(tmp_path / "detection_dataset_duration_60s_ratio_1.0")
+    assert len(open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("train", W50, n_windows=3))) == 3
+
+
+def test_ncaltech101_boxes_are_not_shifted_and_splits_are_fixed(tmp_path: Path) -> None:
+    root = str(ncaltech_tree(tmp_path))
+    train = open_dataset(DatasetConfig("ncaltech101", root, "caltech6"), Request("train", 100_000))
+    assert [train[i].name for i in range(0, len(train), 3)] == ["image_0001.bin", "image_0002.bin"] * 2
+    assert [train[i].window.t1_us for i in range(3)] == [100_000, 200_000, 300_000]
+    assert train[0].boxes.boxes_xyxy.tolist() == [[20, 30, 100, 120]]
+    assert {int(train[i].boxes.labels[0]) for i in range(len(train))} == {0, 2}
+    for split, number in (("val", 5), ("test", 10)):
+        found = open_dataset(DatasetConfig("ncaltech101", root, "caltech6"), Request(split, 100_000))
+        assert {found[i].name for i in range(len(found))} == {f"image_{number:04d}.bin"}
+
+
+def test_ncaltech101_without_a_class_list_takes_every_class_with_boxes(tmp_path: Path) -> None:
+    data = open_dataset(DatasetConfig("ncaltech101", str(ncaltech_tree(tmp_path)), "ncaltech101"), Request("val", 100_000))
+    assert data.spec.classes == ("Faces", "accordion", "airplanes")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_pedro_slices_end_at_their_last_event(tmp_path: Path, nested: bool) -> None:
+    numpy, xml = (tmp_path / "numpy" / "val", tmp_path / "xml" / "val") if nested else (tmp_path, tmp_path)
+    for folder in {numpy, xml}:
+        folder.mkdir(parents=True, exist_ok=True)
+    start = 1_674_050_002_090_794
+    rows = np.array([[start, 5, 6, 1], [start + 39_999, 7, 8, 0]], np.int64)
+    np.save(numpy / "frame1.npy", rows)
+    box = "<object><name>person</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>50</xmax><ymax>120</ymax></bndbox></object>"
+    (xml / "frame1.xml").write_text(f"<annotation>{box}</annotation>")
+    data = open_dataset(DatasetConfig("pedro", str(tmp_path), "pedro"), Request("val", 40_000))
+    assert len(data) == 1
+    assert data[0].window.t1_us == start + 40_000
+    assert len(data[0].window) == 2
+    assert (data[0].boxes.labels.tolist(), data[0].boxes.boxes_xyxy.tolist()) == ([1], [[10, 20, 50, 120]])
+
+
+def test_a_plain_folder_takes_prophesee_and_coco_boxes(tmp_path: Path) -> None:
+    size = SPECS["street"].sensor_size
+    gen1_tree(tmp_path, ("val",))
+    np.save(tmp_path / "val" / "other.npy", events(500, 100_000, size))
+    coco = {
+        "images": [{"id": 1}, {"id": 2, "t_us": 60_000}],
+        "categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "tree"}],
+        "annotations": [{"image_id": 2, "category_id": 3, "bbox": [1, 2, 30, 40]}, {"image_id": 2, "category_id": 4, "bbox": [0, 0, 9, 9]}],
+    }  # fmt: skip
+    (tmp_path / "val" / "other.json").write_text(json.dumps(coco))
+    data = open_dataset(DatasetConfig("folder", str(tmp_path), "street"), Request("val", W50))
+    assert len(data) == 6
+    assert (data[5].window.t1_us, data[5].boxes.labels.tolist()) == (60_000, [1])
+    assert len(data[4].boxes) == 0
+
+
+@pytest.mark.parametrize("kind", ["gen1", "ncaltech101", "pedro", "folder"])
+def test_an_empty_root_says_what_is_expected(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match="expected"):
+        open_dataset(DatasetConfig(kind, str(tmp_path), "pedro" if kind == "pedro" else "street"), Request("val", W50))
+
+
+def test_bad_requests_and_labels_are_named(tmp_path: Path) -> None:
+    for config, message in ((DatasetConfig("gen2", "x"), "data.kind"), (DatasetConfig("gen1", "x", "cats"), "data.spec"),
+                            (DatasetConfig("gen1", ""), "data.root")):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            open_dataset(config, Request("val", W50))
+    np.save(tmp_path / "a.npy", events(10, 100, SensorSize(304, 240)))
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(LabelError, match="not COCO"):
+        open_dataset(DatasetConfig("folder", str(tmp_path)), Request("val", W50))
+
+
+@pytest.mark.parametrize(("config", "make"), [("gen1", gen1_tree), ("ncaltech101", ncaltech_tree)])
+def test_published_layouts_train_with_the_shipped_configs(tmp_path: Path, config: str, make) -> None:  # type: ignore[no-untyped-def]
+    make(tmp_path / "data")
+    run = ["--config", str(ROOT / "configs" / f"train_{config}.yaml"), "--root", str(tmp_path / "data")]
+    small = ["schedule.epochs=1", "schedule.windows=4", "schedule.batch=2", "schedule.val_windows=2", "architecture=yolov8p"]
+    sets = [part for setting in small for part in ("--set", setting)]
+    assert train_main([*run, "--out", str(tmp_path / "run"), *sets]) == 0
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 1000

@@ -1,0 +1,82 @@
+"""SSD: its own decoding against torchvision's, its loss, and that both backbones can be traced for conversion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import ConfigError
+from data.events import SensorSize
+from models.detectors import NetworkConfig, build_network
+from models.detectors.postprocess import PostConfig, decode
+from models.graph import Runner
+from models.spiking.convert.fold import trace
+
+BACKBONES = ("ssd-resnet18", "ssd-vgg11")
+
+
+def network(architecture: str = "ssd-resnet18") -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = NetworkConfig(architecture, "relu", 10, ("a", "b"), (128, 64))
+    return build_network(config)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_traced_graph_computes_what_the_network_computes(architecture: str) -> None:
+    net = network(architecture).eval()
+    x = torch.randint(0, 5, (2, 10, 64, 128)).float()
+    with torch.no_grad():
+        expected = net(x)
+    for mine, theirs in zip(Runner(trace(net, x[:1]))(x), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_decoded_boxes_are_those_of_torchvision() -> None:
+    net = network().eval()
+    x = torch.randint(0, 5, (1, 10, 64, 128)).float()
+    with torch.no_grad():
+        maps, features = net(x), net._features(x)
+        outputs = net.head(features)
+    ssd = net._ssd[0]
+    from torchvision.models.detection.image_list import ImageList
+
+    anchors = ssd.anchor_generator(ImageList(x, [(64, 128)]), features)[0]
+    boxes = ssd.box_coder.decode_single(outputs["bbox_regression"][0], anchors)
+    scores = outputs["cls_logits"][0].softmax(-1)[:, 1:]
+    found = decode(maps, net.head_spec, PostConfig(score=0.0, nms_iou=1.0, max_detections=10_000), SensorSize(128, 64), [7])[0]
+    assert found.t_us == 7
+    clipped = boxes.clamp(min=0).minimum(torch.tensor([128.0, 64, 128, 64])).numpy()
+    solid = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(1)
+    theirs = np.sort(scores.numpy()[solid].reshape(-1))[::-1][: len(found)]
+    np.testing.assert_allclose(found.scores, theirs, rtol=1e-4)
+    best = np.unravel_index(np.argmax(scores.numpy() * solid[:, None]), scores.shape)
+    np.testing.assert_allclose(found.boxes_xyxy[0], clipped[best[0]], atol=1e-3)
+    assert found.labels[0] == best[1]
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_loss_falls_when_trained_on_one_image(architecture: str) -> None:
+    net = network(architecture).train()
+    x = torch.zeros(2, 10, 64, 128)
+    x[0, :, 10:40, 30:80] = 3.0
+    boxes, labels, index = torch.tensor([[30.0, 10, 80, 40]]), torch.tensor([1]), torch.tensor([0])
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    losses = []
+    for _ in range(12):
+        loss = net.loss(x, boxes, labels, index).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "activation", "message"),
+    [("ssd-vgg99", "relu", "backbone"), ("ssd-vgg11", "silu", "ReLU only"), ("frcnn", "relu", "no known family"),
+     ("yolov8z", "relu", "scale"), ("yolov99n", "relu", "definition"), ("yolov8n", "gelu", "activation")],
+)  # fmt: skip
+def test_unknown_networks_are_named(architecture: str, activation: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_network(NetworkConfig(architecture, activation))
