@@ -41,17 +41,27 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def train_main(argv: Sequence[str] | None = None) -> int:
     """The command line of train.py."""
     parser = argparse.ArgumentParser(
-        prog="train.py", description="Train a detector on events simulated from labelled pictures."
+        prog="train.py",
+        description="Train a detector on labelled recordings, or on events simulated from labelled pictures.",
+        epilog="example: python train.py --config configs/train_gen1.yaml --root GEN1 --init street",
     )
     _add_config(parser)
-    parser.add_argument("--root", metavar="DIR", help="folder with boxes.csv and images/ (same as --set data.root=DIR)")
+    parser.add_argument("--root", metavar="DIR", help="folder of the data (same as --set data.root=DIR)")
+    parser.add_argument(
+        "--init", metavar="NAME|FILE", help="weights to start from: bundled ones, a run's checkpoint, a converted file"
+    )
+    parser.add_argument(
+        "--relu-from", metavar="FILE", help="fine-tune a checkpoint trained with SiLU to ReLU, so that it can spike"
+    )
     parser.add_argument("--out", metavar="DIR", help="output folder; an unfinished run found there is resumed")
 
     def main(args: argparse.Namespace) -> None:
         from app.config import load_config
         from app.train import TrainConfig, train
 
-        flags = as_assignments({"data.root": args.root, "out": args.out})
+        flags = as_assignments({"data.root": args.root, "out": args.out, "init": args.relu_from or args.init})
+        if args.relu_from:
+            flags.append("activation=relu")
         print(train(load_config(TrainConfig, args.config, args.set + flags)))
 
     return run(parser, main, argv)

@@ -29,13 +29,13 @@ from data.augment import AugmentConfig, augment
 from data.boxes import Detections
 from data.datasets import Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.errors import CheckpointError
 from data.events import SensorSize
 from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from eval.coco import AveragePrecision, average_precision
 from models.checkpoint import load_tensors, save_tensors
 from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import PostConfig, decode
+from models.initialise import start_from
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TrainConfig:
     Attributes:
         name: of the weights this run makes.
         out, cache: folders of the run and of simulated windows.
-        init: checkpoint of another run to start from ("" for random weights); tensors of other names or shapes stay random.
+        init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name ("": random).
         architecture, activation: see models.detectors.NetworkConfig.
     """
 
@@ -140,7 +140,9 @@ class Trainer:
         network: Any = build_network(self.network_config)
         self.model: Any = network.to(self.device).to(memory_format=torch.channels_last)
         if config.init:
-            _start_from(self.model, Path(config.init))
+            some = [self.train[i].window for i in range(min(64, len(self.train)))]
+            grids = torch.from_numpy(voxel_batch(some, config.voxel, size, TRAIN_STRIDE))
+            start_from(self.model, config.init, grids.to(self.device).float())
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -320,16 +322,6 @@ class _Loss(nn.Module):
 
 def _move_to(bar: Any, done: int) -> None:
     bar.update(done - bar.n)
-
-
-def _start_from(model: nn.Module, path: Path) -> None:
-    """Copy the tensors of another run's best checkpoint that fit by name and shape."""
-    tensors, _ = load_tensors(path, "ann")
-    own = model.state_dict()
-    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
-    if len(fitting) < len(own) // 2:
-        raise CheckpointError(f"{path}: only {len(fitting)} of {len(own)} tensors fit this network: another architecture")
-    model.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()

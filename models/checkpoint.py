@@ -27,6 +27,15 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: di
     part.rename(path)
 
 
+def read_kind(path: Path) -> str:
+    """What a file of `save_tensors` holds: its kind; "" if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("kind", ""))
+    except (SafetensorError, OSError):
+        return ""
+
+
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote.
 

@@ -75,7 +75,7 @@ class DetectorBundle:
         Raises:
             CheckpointError: no such weights, or the file is damaged.
         """
-        path = _find(weights)
+        path = find_weights(weights)
         tensors, metadata = load_tensors(path, "detector")
         try:
             return cls._from_parts(tensors, metadata)
@@ -169,7 +169,8 @@ def _to(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _find(weights: str | Path) -> Path:
+def find_weights(weights: str | Path) -> Path:
+    """A weights file by its path, or bundled weights by name; raises CheckpointError if there are none."""
     named = WEIGHTS / f"{weights}.safetensors"
     if named.is_file():
         return named

@@ -57,13 +57,14 @@ class PictureFolder:
     def __init__(self, root: Path, split: str, spec: DatasetSpec) -> None:
         self._root, self.spec = root, spec
         rows: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        known = set()
-        table = root / "boxes.csv"
+        named = set()
+        table, unlisted = root / "boxes.csv", False
         try:
             with table.open(newline="") as file:
                 for row in csv.DictReader(file):
                     name = row.get("set") or row["class"]
-                    known.add(name)
+                    named.add(name)
+                    unlisted = "set" not in row
                     if row["split"] == split:
                         rows[name][row["file"]].append(row)
         except FileNotFoundError:
@@ -72,9 +73,9 @@ class PictureFolder:
             raise DataError(f"{table}: column {column} is missing") from None
         if not rows:
             raise DataError(f"{table}: no picture of split {split!r}")
-        if split == "train":
+        if split == "train" and unlisted:
             for folder in sorted((root / "images").glob("*/")):
-                if folder.name not in known:
+                if folder.name not in named:
                     rows[folder.name] = {path.name: [] for path in folder.iterdir()}
         self.sets = {name: sorted(files.items()) for name, files in rows.items()}
 

@@ -33,7 +33,7 @@ from data.scenes.stills import StillScene, StillSceneConfig
 from data.simulator import SimulatorConfig
 
 _BLOCK = 64
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class SimulatedConfig:
         step_ms: time between rendered frames.
         min_side_px: smaller boxes are not labelled.
         min_visible: share of a box that must be in view to be labelled.
+        min_events: events per pixel, beyond noise, that a labelled object has made (and never fewer than 20).
         drive: how pictures move for a spec with the scene "drive".
         saccades: the same for "saccades".
     """
@@ -56,6 +57,7 @@ class SimulatedConfig:
     step_ms: float = 5.0
     min_side_px: float = 8.0
     min_visible: float = 0.35
+    min_events: float = 0.04
     drive: StillSceneConfig = field(default_factory=StillSceneConfig)
     saccades: SaccadeConfig = field(default_factory=SaccadeConfig)
 
@@ -109,14 +111,21 @@ def simulate_window(
         scene = StillScene(pictures, spec.sensor_size, shown_drive, rng)
     seed = int(rng.integers(1 << 31))
     stop_us = start_us + window_us
-    events = record(scene, draw_sensor(rng), start_us, stop_us, round(config.step_ms * 1000), seed)
+    sensor = draw_sensor(rng)
+    events = record(scene, sensor, start_us, stop_us, round(config.step_ms * 1000), seed)
     events["t"] -= start_us
-    events, boxes = _label(events, scene.boxes(stop_us), spec.sensor_size, config)
+    noise = (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6
+    events, boxes = _label(events, scene.boxes(stop_us), spec.sensor_size, config, noise)
     return LabelledWindow(EventWindow(0, window_us, dat_words(events)), boxes, pictures[0].name)
 
 
-def _label(events: Events, boxes: Detections, size: SensorSize, config: SimulatedConfig) -> tuple[Events, Detections]:
-    """Clip the boxes to the sensor, leave out what cannot be seen, and take the events of ignored regions out."""
+def _label(
+    events: Events, boxes: Detections, size: SensorSize, config: SimulatedConfig, noise: float
+) -> tuple[Events, Detections]:
+    """Clip the boxes to the sensor, leave out what cannot be seen, and take the events of ignored regions out.
+
+    An object is seen if it has `config.min_events` more events than the sensor's `noise` per pixel makes there.
+    """
     clipped = np.clip(boxes.boxes_xyxy, 0, [*size, *size]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]
     share = sides.prod(1) / np.maximum((boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]).prod(1), 1)
@@ -125,7 +134,8 @@ def _label(events: Events, boxes: Detections, size: SensorSize, config: Simulate
     np.add.at(activity, (events["y"], events["x"]), 1)
     for index in np.flatnonzero(seen & (boxes.labels != IGNORE)):
         x0, y0, x1, y1 = clipped[index].astype(int)
-        seen[index] = activity[y0:y1, x0:x1].sum() >= max(20, 0.03 * (x1 - x0) * (y1 - y0))
+        area = (x1 - x0) * (y1 - y0)
+        seen[index] = activity[y0:y1, x0:x1].sum() - noise * area >= max(20, config.min_events * area)
     blank = np.zeros(activity.shape, bool)
     for index in np.flatnonzero(boxes.labels == IGNORE):
         x0, y0, x1, y1 = clipped[index].astype(int)

@@ -29,16 +29,18 @@ class StillSceneConfig:
         still: share of scenes that hardly move.
         zoom, pan_px, roll_rad, shake_px: largest camera motion.
         object_px: largest motion of an object against its background.
+        sway: how much faster or slower than the whole an object's ends may move, as limbs and turning bodies do.
         closest: how much closer than the whole picture the camera may come.
     """
 
-    mosaic: float = 0.4
-    still: float = 0.06
+    mosaic: float = 0.25
+    still: float = 0.15
     zoom: float = 0.08
     pan_px: float = 9.0
     roll_rad: float = 0.02
     shake_px: float = 1.5
     object_px: float = 6.0
+    sway: float = 0.6
     closest: float = 1.7
 
 
@@ -60,7 +62,7 @@ class StillScene:
         matrix, offset = self._camera(t_us)
         grid = np.tensordot(matrix, self._grid, 1).astype(np.float32) + offset[:, None, None].astype(np.float32)
         for index in self._moving:
-            _displace(grid, self._boxes[index], self._object_motion[index] * self._progress(t_us))
+            _displace(grid, self._boxes[index], self._object_motion[index] * self._progress(t_us), self._sway[index])
         frame = cv2.remap(self._canvas, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(frame, np.float32)
 
@@ -81,7 +83,7 @@ class StillScene:
         half = self._scale * np.array([width, height]) / 2
         free = np.maximum(np.array([canvas_w, canvas_h]) / 2 - half, 0)
         self._centre = np.array([canvas_w, canvas_h]) / 2 + rng.uniform(-1, 1, 2) * free
-        strength = 0.03 if rng.random() < config.still else rng.beta(1.1, 2.2)
+        strength = 0.03 if rng.random() < config.still else rng.beta(1.3, 1.7)
         self._zoom = strength * rng.choice([-0.4, 1, 1]) * rng.uniform(0, config.zoom)
         self._focus = rng.normal(0, 0.2, 2) * [width, height]
         self._pan = strength * rng.uniform(-1, 1, 2) * config.pan_px * [1, 0.5]
@@ -93,6 +95,7 @@ class StillScene:
         angle = rng.normal(0, 0.4, n) + np.pi * rng.integers(0, 2, n)
         self._object_motion = self._scale * speed * np.stack([np.cos(angle), np.sin(angle)], 1)
         self._object_motion[self.labels == IGNORE] = 0
+        self._sway = config.sway * rng.uniform(-1, 1, n)
         self._moving = np.flatnonzero(self._object_motion.any(1))
 
     @staticmethod
@@ -112,14 +115,18 @@ class StillScene:
         return matrix, looked_at - matrix @ focus
 
 
-def _displace(grid: NDArray[np.float32], box: NDArray[np.float32], motion: NDArray[np.float64]) -> None:
-    """Look `motion` canvas pixels back inside the (moved) box, fading to none at 1.6 times its half size; in place."""
+def _displace(grid: NDArray[np.float32], box: NDArray[np.float32], motion: NDArray[np.float64], sway: float) -> None:
+    """Look `motion` canvas pixels back inside the (moved) box, fading to none at 1.6 times its half size; in place.
+
+    The motion grows by `sway` towards the box's lower end and shrinks by as much towards its upper end.
+    """
     centre = (box[:2] + box[2:]) / 2 + motion
     half = np.maximum(box[2:] - box[:2], 2) / 2
-    reach = np.maximum(np.abs(grid[0] - centre[0]) / half[0], np.abs(grid[1] - centre[1]) / half[1])
-    weight = np.clip((1.6 - reach) / 0.6, 0, 1).astype(np.float32)
-    grid[0] -= weight * np.float32(motion[0])
-    grid[1] -= weight * np.float32(motion[1])
+    down = (grid[1] - centre[1]) / half[1]
+    reach = np.maximum(np.abs(grid[0] - centre[0]) / half[0], np.abs(down))
+    weight = np.clip((1.6 - reach) / 0.6, 0, 1) * (1 + sway * np.clip(down, -1, 1))
+    grid[0] -= np.float32(motion[0]) * weight.astype(np.float32)
+    grid[1] -= np.float32(motion[1]) * weight.astype(np.float32)
 
 
 def _compose(

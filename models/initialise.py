@@ -1,0 +1,89 @@
+"""Starting a network from weights that exist: another run's checkpoint, or a converted weights file to be fine-tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import CheckpointError
+from models.checkpoint import load_tensors, read_kind
+from models.detector import DetectorBundle, find_weights
+
+
+def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
+    """Copy what fits by name and shape; the rest stays as it is (e.g. the last layers of a head with other classes).
+
+    Args:
+        model: the network, in place.
+        weights: best.safetensors of a run, a file made by convert.py, or the name of bundled weights.
+        batch: `(N, 2 * bins, H, W)` float grids as it will be trained on. Converted weights have their batch norms folded
+            away; they get new ones with the statistics of this batch, so that the network computes what it did.
+
+    Raises:
+        CheckpointError: no such weights, or less than half of them fit: another architecture.
+    """
+    path = find_weights(weights)
+    own = model.state_dict()
+    folded = read_kind(path) == "detector"
+    tensors = _unfolded(DetectorBundle.load(path), model) if folded else load_tensors(path, "ann")[0]
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    n_parameters = len(list(model.parameters()))
+    if sum(name in fitting for name, _ in model.named_parameters()) < n_parameters // 2:
+        raise CheckpointError(f"{path}: less than half of it fits this network: another architecture")
+    model.load_state_dict(fitting, strict=False)
+    if folded:
+        _measure_norms(model, batch)
+
+
+def _unfolded(bundle: DetectorBundle, model: nn.Module) -> dict[str, Tensor]:
+    """Folded convolutions as convolution and batch norm that does nothing but add the bias."""
+    modules = dict(model.named_modules())
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in bundle.graph.tensors.items():
+        layer, _, what = name.rpartition(".")
+        if what == "weight" or getattr(modules.get(layer), "bias", None) is not None:
+            tensors[name] = tensor
+            continue
+        norm = _norm_after(layer, modules)
+        if norm is not None:
+            tensors[f"{norm}.bias"] = tensor
+            tensors[f"{norm}.weight"] = torch.ones_like(tensor)
+            tensors[f"{norm}.running_mean"] = torch.zeros_like(tensor)
+            tensors[f"{norm}.running_var"] = torch.ones_like(tensor) - modules[norm].eps  # type: ignore[operator]
+    return tensors
+
+
+def _norm_after(conv: str, modules: dict[str, Any]) -> str | None:
+    """The batch norm that follows a convolution in the order of definition."""
+    names = list(modules)
+    if conv not in modules:
+        return None
+    for name in names[names.index(conv) + 1 :]:
+        if isinstance(modules[name], nn.BatchNorm2d):
+            return name
+        if isinstance(modules[name], nn.Conv2d):
+            return None
+    return None
+
+
+@torch.no_grad()
+def _measure_norms(model: nn.Module, batch: Tensor) -> None:
+    """Give every batch norm that only adds its bias the statistics of the batch, with the gain and bias that undo them."""
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        x = inputs[0].float()
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        norm.running_mean, norm.running_var = mean, variance  # type: ignore[assignment]
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.add_(mean)
+
+    hooks = [m.register_forward_pre_hook(measure) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    training = model.training
+    model.eval()(batch)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()

@@ -1,0 +1,36 @@
+"""Fine-tuning from converted weights: the unfolded network computes what the folded one did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import CheckpointError
+from models.detector import DetectorBundle
+from models.detectors import NetworkConfig, build_network
+from models.graph import Runner
+from models.initialise import start_from
+
+
+def test_bundled_weights_unfold_to_the_network_they_came_from() -> None:
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((2, 10, 64, 96), 0.2))
+    network = build_network(NetworkConfig("yolov8n", "relu", 10, ("car", "pedestrian"), (96, 64)))
+    assert isinstance(network, torch.nn.Module)
+    start_from(network, "street", x)
+    expected = Runner(DetectorBundle.load("street").graph)(x)
+    with torch.no_grad():
+        for train in (False, True):  # batch statistics are the running ones, so training starts where detection left off
+            for mine, theirs in zip(network.train(train)(x), expected, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-3)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    network = build_network(NetworkConfig("ssd-vgg11", "relu", 10, ("car", "pedestrian"), (128, 64)))
+    assert isinstance(network, torch.nn.Module)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        start_from(network, "street", torch.zeros(1, 10, 64, 128))
+    with pytest.raises(CheckpointError, match="no such"):
+        start_from(network, tmp_path / "none.safetensors", torch.zeros(1, 10, 64, 128))
