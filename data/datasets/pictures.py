@@ -85,8 +85,9 @@ class PictureFolder:
         return self._read(set_name, file, rows)
 
     def names(self, sets: list[str] | None = None) -> list[tuple[str, int]]:
-        """(set, number) of every picture, in order, of the given sets or of all."""
-        return [(name, k) for name in sorted(sets or self.sets) for k in range(len(self.sets[name]))]
+        """(set, number) of every picture, in order: of the given sets that there are, or of all."""
+        chosen = [name for name in sets or [] if name in self.sets] or self.sets
+        return [(name, k) for name in sorted(chosen) for k in range(len(self.sets[name]))]
 
     def get(self, set_name: str, number: int) -> Picture:
         """A picture by its place in its set."""
