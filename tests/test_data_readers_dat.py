@@ -97,6 +97,16 @@ def test_a_corrupt_first_time_does_not_either(tmp_path: Path) -> None:
     assert faults == {"time_glitches": 1}
 
 
+def test_a_corrupt_time_far_ahead_is_not_taken_for_a_wrap(tmp_path: Path) -> None:
+    """The time after it falls by more than half a clock's turn, but not from where the clock was."""
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 20, 3_000_000_000, 15, 30, 110]), 100)
+    assert found == [(0, [10, 20, 15, 30]), (100, [110])]
+    assert faults == {"time_glitches": 1}
+    found, faults = window_times(dat(tmp_path / "b.dat", [10, 3_000_000_000, 110, 120, 90, 210]), 100)
+    assert found == [(0, [10]), (100, [110, 120]), (200, [210])]
+    assert faults == {"time_glitches": 1, "late_events": 1}
+
+
 def test_truncated_in_the_middle_of_an_event(tmp_path: Path) -> None:
     path = dat(tmp_path / "a.dat", [10, 20, 30])
     path.write_bytes(path.read_bytes()[:-3])

@@ -186,12 +186,11 @@ def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -
 
 
 @numba.njit(cache=True, nogil=True)
-def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
-    """(kind, epoch, t) of event i, given the epoch before it and the start of the window being read."""
+def _classify(words, i, epoch, t0, last):  # type: ignore[no-untyped-def]
+    """(kind, epoch, t) of event i, given the epoch before it, the start of the window being read and the last sound time."""
     n = len(words)
     raw = np.int64(words[i, 0])
     t = raw + epoch
-    last = t0 if i == 0 else max(t0, np.int64(words[i - 1, 0]) + epoch)
     if last - t > WRAP_US // 2:
         confirmed = i + 1 == n or np.int64(words[i + 1, 0]) < WRAP_US // 2
         if confirmed:
@@ -214,7 +213,7 @@ def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
 def _first_sound(words):  # type: ignore[no-untyped-def]
     """Index of the first event whose time can be trusted."""
     for i in range(len(words)):
-        if _classify(words, i, 0, 0)[0] == _GOOD:
+        if _classify(words, i, 0, 0, 0)[0] == _GOOD:
             return i
     return 0
 
@@ -232,7 +231,7 @@ def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-de
             previous = raw
             i += 1
             continue
-        kind, next_epoch, t = _classify(words, i, epoch, t0)
+        kind, next_epoch, t = _classify(words, i, epoch, t0, max(t0, previous + epoch))
         if kind == _GOOD and t >= t1:
             return i, epoch, bad
         bad += kind != _GOOD
@@ -247,9 +246,11 @@ def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-de
 def _copy_sound(words, start, stop, epoch, t0, out):  # type: ignore[no-untyped-def]
     """Copy the sound events of [start, stop) to `out`, times relative to t0; returns (kept, late, glitches)."""
     kept, late, glitches = 0, 0, 0
+    last = t0
     for i in range(start, stop):
-        kind, epoch, t = _classify(words, i, epoch, t0)
+        kind, epoch, t = _classify(words, i, epoch, t0, last)
         if kind == _GOOD:
+            last = t
             out[kept, 0] = np.uint32(t - t0)
             out[kept, 1] = words[i, 1]
             kept += 1
