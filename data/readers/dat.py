@@ -157,16 +157,23 @@ def dat_words(events: Events) -> NDArray[np.uint32]:
 
 def decode_window(window: EventWindow) -> Events:
     """A window's events as EVENT_DTYPE (a copy): for inspection and drawing, not the hot path."""
+    events = np.empty(len(window), EVENT_DTYPE)
+    events["t"], events["x"], events["y"], events["p"] = event_columns(window)
+    return events
+
+
+def event_columns(window: EventWindow) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint8]]:
+    """t, x, y, p of a window's events, `(n,)` each: views of an EVENT_DTYPE array, or decoded from DAT words."""
     if window.words.dtype == EVENT_DTYPE:
-        return window.words.copy()
+        return window.words["t"], window.words["x"], window.words["y"], window.words["p"]
     x_bits, y_bits = coordinate_bits(window.version)
     packed = window.words[:, 1]
-    events = np.empty(len(window), EVENT_DTYPE)
-    events["t"] = window.words[:, 0].astype(np.int64) + window.epoch_us
-    events["x"] = packed & ((1 << x_bits) - 1)
-    events["y"] = packed >> x_bits & ((1 << y_bits) - 1)
-    events["p"] = packed >> (x_bits + y_bits) & 1
-    return events
+    return (
+        window.words[:, 0].astype(np.int64) + window.epoch_us,
+        (packed & ((1 << x_bits) - 1)).astype(np.uint16),
+        (packed >> x_bits & ((1 << y_bits) - 1)).astype(np.uint16),
+        (packed >> (x_bits + y_bits) & 1).astype(np.uint8),
+    )
 
 
 def coordinate_bits(version: int) -> tuple[int, int]:
