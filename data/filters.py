@@ -114,13 +114,13 @@ class FilteredStream:
         self.removed = Removed()
         self._stream, self._config = stream, config
 
-    def windows(self, window_us: int) -> Iterator[EventWindow]:
-        """See EventStream.windows."""
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
+        """See EventStream.windows; the filters know nothing of what lies before `start_us`'s window."""
         if not self._config.any_on:
-            yield from self._stream.windows(window_us)
+            yield from self._stream.windows(window_us, start_us)
             return
         events = self._new_filter()
-        for window in self._stream.windows(window_us):
+        for window in self._stream.windows(window_us, start_us):
             keep = events.keep(*event_columns(window)[:3])
             yield replace(window, words=window.words[keep])
 
