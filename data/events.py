@@ -116,6 +116,12 @@ class EventStream(Protocol):
         ...
 
 
+def first_us(stream: EventStream) -> int | None:
+    """Time of a stream's first event, which `faults` then counts the reading of; None where there is no event."""
+    packet = next(stream.packets(), None)
+    return None if packet is None else int(packet["t"][0])
+
+
 @dataclass
 class EventArray:
     """An EventStream over events in memory, as the simulator and the tests make them."""
