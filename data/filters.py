@@ -122,7 +122,7 @@ class FilteredStream:
         events = self._new_filter()
         for window in self._stream.windows(window_us, start_us):
             keep = events.keep(*event_columns(window)[:3])
-            yield replace(window, words=window.words[keep])
+            yield replace(window, words=window.words.compress(keep, 0))
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
@@ -131,7 +131,7 @@ class FilteredStream:
             return
         events = self._new_filter()
         for packet in self._stream.packets():
-            kept = packet[events.keep(packet["t"], packet["x"], packet["y"])]
+            kept = packet.compress(events.keep(packet["t"], packet["x"], packet["y"]), 0)
             if len(kept):
                 yield kept
 
