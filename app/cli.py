@@ -99,6 +99,7 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
+    parser.add_argument("--start-s", type=float, metavar="S", help="begin S seconds after the first event")
     parser.add_argument("--max-windows", type=int, metavar="N", help="stop after N windows")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
     parser.add_argument(
@@ -118,6 +119,7 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
             "post.score": args.score,
             "ann": args.ann or None,
             "video": False if args.no_video else None,
+            "start_s": args.start_s,
             "max_windows": args.max_windows,
             "device": args.device,
             "sensor_size": args.sensor_size,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from app.provenance import provenance
 from app.render import Meters, Renderer
 from app.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
 from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import EventStream, EventWindow, SensorSize
+from data.events import EventStream, EventWindow, SensorSize, first_us
+from data.filters import FilteredStream, FiltersConfig
 from data.readers import open_events
 from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
 from eval.energy import COST_TABLES, EXCLUDED, energy_report
@@ -47,9 +48,11 @@ class DetectConfig:
         ann: run the ordinary network instead of the spiking one.
         device: auto, cpu or cuda.
         video: write annotated.mp4.
+        start_s: begin with the window of that many seconds after the first event.
         max_windows: stop after that many.
         sensor_size: WIDTHxHEIGHT, for files that do not say it.
         energy_table: fp32, fp16 or int8 (energies per operation).
+        filters: events to remove before anything else; none by default.
         post: thresholds of the boxes.
     """
 
@@ -60,15 +63,18 @@ class DetectConfig:
     ann: bool = False
     device: str = "auto"
     video: bool = True
+    start_s: float = 0.0
     max_windows: int | None = None
     sensor_size: str | None = None
     energy_table: str = "fp32"
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
     post: PostConfig = field(default_factory=PostConfig)
 
     def __post_init__(self) -> None:
         checks = {
             "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
+            "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
@@ -87,20 +93,22 @@ def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]
     """
     started = time.perf_counter()
     size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
-    stream = open_events(events, size, config.format)
+    stream = FilteredStream(open_events(events, size, config.format), config.filters)
+    start_us = None
+    if config.start_s:
+        start_us = (first_us(open_events(events, size, config.format)) or 0) + round(1e6 * config.start_s)
     pipeline = WindowPipeline(stream, config)
-    windows = stream.windows(pipeline.voxel.window_us)
+    windows = stream.windows(pipeline.voxel.window_us, start_us)
     first = next(windows, None)
     if first is None:
-        raise EventFileError(f"{events}: holds no event that can be used ({stream.faults.found()})")
+        part = f" from {config.start_s:g} s on" if config.start_s else ""
+        raise EventFileError(f"{events}: holds no event that can be used{part} ({stream.faults.found()})")
     pipeline.warm_up(first)
     run = _Run(time.perf_counter())
     with ExitStack() as stack:
         sinks = _open_sinks(stack, out, stream.sensor_size, pipeline, config)
         bar = stack.enter_context(tqdm(desc=events.name, unit="win", disable=not sys.stderr.isatty()))
-        for number, window in enumerate(chain([first], windows)):
-            if number == config.max_windows:
-                break
+        for window in islice(chain([first], windows), config.max_windows):
             result = pipeline.process(window)
             run.add(result, pipeline.classes)
             _check_sensor(events, stream, run.events)
@@ -181,7 +189,7 @@ class _Run:
 
 
 def _summary(
-    events: Path, stream: EventStream, pipeline: WindowPipeline, run: _Run, config: DetectConfig, startup_s: float
+    events: Path, stream: FilteredStream, pipeline: WindowPipeline, run: _Run, config: DetectConfig, startup_s: float
 ) -> dict[str, Any]:
     recorded_s = len(run.latencies) * pipeline.voxel.window_us * 1e-6
     snn_pj = None if config.ann else float(np.mean(run.energies))
@@ -211,6 +219,7 @@ def _summary(
         "spikes_per_neuron": round(float(np.mean(run.rates)), 4) if run.rates else None,
         "excluded": list(EXCLUDED),
         "faults": stream.faults.found(),
+        "filtered": vars(stream.removed),
         "peak_memory_mb": round(_peak_memory_mb(), 1),
         "config": to_dict(config),
         "weights_record": pipeline.record,
@@ -284,6 +293,9 @@ def human_summary(summary: dict[str, Any], out: Path) -> str:
         )
     else:
         lines.append(f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ per window (ANN, {energy['table']})")
+    if any(summary["filtered"].values()):
+        removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary["filtered"].items() if count)
+        lines.append(f"filtered  {sum(summary['filtered'].values()):,} events ({removed})")
     lines.append(
         f"written   {out}/: detections.jsonl, bbox.npy, summary.json"
         + (", annotated.mp4" if summary["config"]["video"] else "")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.cli import run
 from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import PACKET_EVENTS, Events, EventStream, SensorSize
+from data.events import PACKET_EVENTS, Events, EventStream, SensorSize, first_us
 from data.readers import READERS, open_events, recognise_format
 from data.readers.dat import decode_window
 from data.writers import write_events, writer_for
@@ -25,7 +25,7 @@ RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
 HOT_LISTED = 5
 _OUTSIDE_LIMIT = 0.1
-_CUT_SLACK_US = 1_000_000
+_CUT_WINDOW_US = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +79,9 @@ def _cut(args: argparse.Namespace) -> None:
     stop_s = math.inf if args.stop_s is None else args.stop_s
     if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
-    stream = _open(args)
-    _write(args, stream, _between(stream.packets(), args.start_s, stop_s))
+    stream, t0_us = _open(args), first_us(_open(args)) or 0
+    stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
+    _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
 
 
 def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> None:
@@ -111,17 +112,15 @@ def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> 
         )
 
 
-def _between(packets: Iterator[Events], start_s: float, stop_s: float) -> Iterator[Events]:
-    """Events of [start, stop) seconds after the first one. Some disorder is allowed for, reading stops a second later."""
-    t0_us, stop_us = None, math.inf if math.isinf(stop_s) else round(stop_s * 1e6)
-    for packet in packets:
-        t0_us = int(packet["t"][0]) if t0_us is None else t0_us
-        after_us = packet["t"] - t0_us
-        inside = (after_us >= round(start_s * 1e6)) & (after_us < stop_us)
-        if after_us.min() >= stop_us + _CUT_SLACK_US:
+def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:
+    """Events of [start, stop) on the recording's clock, repaired second by second: one older than its second is left out."""
+    for window in stream.windows(_CUT_WINDOW_US, start_us):
+        if window.t0_us >= stop_us:
             return
-        if inside.any():
-            yield packet[inside]
+        events = decode_window(window)
+        inside = events[(events["t"] >= start_us) & (events["t"] < stop_us)]
+        if len(inside):
+            yield inside
 
 
 def _from_zero(packets: Iterator[Events]) -> Iterator[Events]:

@@ -103,13 +103,23 @@ class EventStream(Protocol):
     finite: bool
     faults: Faults
 
-    def windows(self, window_us: int) -> Iterator[EventWindow]:
-        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included."""
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
+        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included.
+
+        With `start_us`, a time of the recording's clock, those that end before or at it are left out. They need not have
+        been read: `faults` counts what was met in reading.
+        """
         ...
 
     def packets(self) -> Iterator[Events]:
         """The events in the order of the file: arrays of at most PACKET_EVENTS, none of them empty."""
         ...
+
+
+def first_us(stream: EventStream) -> int | None:
+    """Time of a stream's first event, which `faults` then counts the reading of; None where there is no event."""
+    packet = next(stream.packets(), None)
+    return None if packet is None else int(packet["t"][0])
 
 
 @dataclass
@@ -121,12 +131,13 @@ class EventArray:
     finite: bool = True
     faults: Faults = field(default_factory=Faults)
 
-    def windows(self, window_us: int) -> Iterator[EventWindow]:
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """See EventStream.windows."""
         if not len(self.events):
             return
         t = self.events["t"]
-        t0 = int(t[0]) // window_us * window_us
+        begin = int(t[0]) if start_us is None else max(start_us, int(t[0]))
+        t0 = begin // window_us * window_us
         while t0 <= int(t[-1]):
             first, last = np.searchsorted(t, [t0, t0 + window_us])
             yield EventWindow(t0, t0 + window_us, self.events[first:last])

@@ -19,6 +19,7 @@ events of one window.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import dropwhile
 
 import numba
 import numpy as np
@@ -66,6 +67,11 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
             start = stop
     if t0 is not None:
         yield EventWindow(t0, t0 + window_us, _joined(parts))
+
+
+def windows_from(windows: Iterator[EventWindow], start_us: int | None) -> Iterator[EventWindow]:
+    """The windows that end after `start_us`; None for all."""
+    return windows if start_us is None else dropwhile(lambda window: window.t1_us <= start_us, windows)
 
 
 def windows_by_count(packets: Iterable[Events], n_events: int) -> Iterator[EventWindow]:

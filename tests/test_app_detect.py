@@ -72,6 +72,23 @@ def test_ann_runs_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "annotated.mp4").exists()
 
 
+def test_from_a_time_on_and_filtered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The windows of the whole recording from 2 s on; what filters remove is told, and not counted as events."""
+    args = ["--events", SAMPLE, "--out", tmp_path, "--no-video", "--ann", "--start-s", 2, "--max-windows", 3]
+    _, out, _ = detect(capsys, *args, "--json")
+    plain = json.loads(out)
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [line["t_us"] for line in lines] == [2_050_000, 2_100_000, 2_150_000]
+    assert plain["filtered"] == {"hot_pixel": 0, "refractory": 0, "background": 0}
+    args += ["--set", "filters.refractory_us=5000", "--set", "filters.background_us=2000"]
+    _, out, _ = detect(capsys, *args, "--json")
+    filtered = json.loads(out)
+    assert min(filtered["filtered"]["refractory"], filtered["filtered"]["background"]) > 0
+    assert filtered["events"] + sum(filtered["filtered"].values()) == plain["events"]
+    _, out, _ = detect(capsys, *args)
+    assert f"filtered  {sum(filtered['filtered'].values()):,} events (refractory " in out
+
+
 def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2)
     assert out.startswith("street_td.dat: ")
@@ -143,6 +160,10 @@ def test_wrong_sensor_size_is_an_error_and_what_was_written_is_readable(
         (["--timesteps", "0"], "timesteps must be 1 to 64"),
         (["--window-ms", "-5"], "window_ms must be 0.1 to 60000"),
         (["--window-ms", "0.0001"], "window_ms must be"),
+        (["--start-s", "-1"], "start_s must be 0 to 1e9"),
+        (["--start-s", "3.1"], "holds no event that can be used from 3.1 s on"),
+        (["--set", "filters.refractory_us=-1"], "refractory_us must not be negative"),
+        (["--set", "filters.refractory=1"], "did you mean 'refractory_us'"),
         (["--score", "1.5"], r"post.score must lie in (0, 1]"),
         (["--set", "pots.score=0.5"], "did you mean 'post'"),
         (["--config", "gone.yaml"], "no such configuration file"),

@@ -154,6 +154,15 @@ def test_cut(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[st
     assert collect(open_events(out))["t"].tolist() == times
 
 
+def test_cutting_counts_what_was_left_out_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_dat(tmp_path / "a.dat", np.concatenate([SAMPLE[:3], rows((9_000_000, 1, 1, 1)), SAMPLE[3:]]), SIZE)
+    assert run(capsys, "cut", tmp_path / "a.dat", tmp_path / "b.csv", "--to", "0.05") == (
+        0,
+        f"{tmp_path / 'b.csv'}: 3 events, 32x24\n",
+        f"warning: {tmp_path / 'a.dat'}: repaired: time glitches 1\n",
+    )
+
+
 def test_cutting_out_nothing_keeps_the_old_file(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
     out = recording.with_name("b.csv")
     out.write_text("old")

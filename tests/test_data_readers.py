@@ -76,6 +76,13 @@ def test_windows_hold_every_event(recording: tuple[str, Path]) -> None:
     ]
 
 
+@pytest.mark.parametrize("start_us", [-1, 999, 1000, 9999, 10_000, 61_999, 62_001, 70_000, 80_000])
+def test_windows_from_a_time_on_are_those_that_end_after_it(recording: tuple[str, Path], start_us: int) -> None:
+    stream = open_events(recording[1], SIZE)
+    found = [(w.t0_us, len(w)) for w in stream.windows(10_000, start_us)]
+    assert found == [(w.t0_us, len(w)) for w in stream.windows(10_000) if w.t1_us > start_us]
+
+
 def test_packets_can_be_read_twice(recording: tuple[str, Path]) -> None:
     stream = open_events(recording[1], SIZE)
     assert collect(stream).tolist() == collect(stream).tolist()

@@ -97,6 +97,16 @@ def test_a_corrupt_first_time_does_not_either(tmp_path: Path) -> None:
     assert faults == {"time_glitches": 1}
 
 
+def test_a_corrupt_time_far_ahead_is_not_taken_for_a_wrap(tmp_path: Path) -> None:
+    """The time after it falls by more than half a clock's turn, but not from where the clock was."""
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 20, 3_000_000_000, 15, 30, 110]), 100)
+    assert found == [(0, [10, 20, 15, 30]), (100, [110])]
+    assert faults == {"time_glitches": 1}
+    found, faults = window_times(dat(tmp_path / "b.dat", [10, 3_000_000_000, 110, 120, 90, 210]), 100)
+    assert found == [(0, [10]), (100, [110, 120]), (200, [210])]
+    assert faults == {"time_glitches": 1, "late_events": 1}
+
+
 def test_truncated_in_the_middle_of_an_event(tmp_path: Path) -> None:
     path = dat(tmp_path / "a.dat", [10, 20, 30])
     path.write_bytes(path.read_bytes()[:-3])
@@ -189,6 +199,80 @@ def test_any_clock_equals_the_reference(tmp_path_factory: pytest.TempPathFactory
     assert all(t0 <= t < t0 + window_us for t0, ts in found for t in ts)
     assert [t0 for t0, _ in found] == list(range(found[0][0], found[-1][0] + 1, window_us))
     assert sum(faults.values()) == len(times) - sum(len(ts) for _, ts in found)
+
+
+def assert_seeks(path: Path, window_us: int, start_us: int) -> dict[str, int]:
+    """Windows from `start_us` on are those of the full pass that end after it; returns the faults found."""
+    stream = DatFile(path)
+    found = [(w.t0_us, decode_window(w).tolist()) for w in stream.windows(window_us, start_us)]
+    everything = [(w.t0_us, decode_window(w).tolist()) for w in DatFile(path).windows(window_us)]
+    assert found == [(t0, events) for t0, events in everything if t0 + window_us > start_us]
+    return stream.faults.found()
+
+
+@pytest.mark.parametrize("start_us", [-5, 0, 149, 150, 199, 200, 5_000_000, 5_000_099, 5_000_100, 10**12])
+def test_windows_from_a_time_on(tmp_path: Path, start_us: int) -> None:
+    assert_seeks(dat(tmp_path / "a.dat", [120, 199, 200, 450, 5_000_010, 5_000_000, 5_000_020]), 50, start_us)
+
+
+@pytest.mark.parametrize("start_s", [0, 2000, 4290, 4294, 4295, 4300, 7000, 8589, 8590, 9000, 9999, 10_001])
+def test_seeking_over_two_wraps_reads_little(tmp_path: Path, start_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.8 hours, 100 events a second, some times corrupt, also of events that the search looks at."""
+    times = np.arange(0, 10_000_000_000, 10_000)
+    times[[3, 1000, 245, 245 * 2000, 245 * 2001, 429_496, 429_497, 900_000]] = [
+        2**31 + 5,
+        7,
+        2**32 - 9,
+        5,
+        2**32 - 1,
+        9,
+        2**31,
+        5,
+    ]
+    stream = DatFile(dat(tmp_path / "a.dat", times.tolist()))
+    read: list[int] = []
+    monkeypatch.setattr(stream._mapped, "read_until", read.append)
+    found = [(w.t0_us, decode_window(w)["t"].tolist()) for w in stream.windows(10_000_000, start_s * 1_000_000)]
+    everything = [(w.t0_us, decode_window(w)["t"].tolist()) for w in DatFile(tmp_path / "a.dat").windows(10_000_000)]
+    assert found == [(t0, ts) for t0, ts in everything if t0 + 10_000_000 > start_s * 1_000_000]
+    assert not read or read[0] > start_s * 100 - 3000
+    assert stream.faults.time_wraps == (2 if found else stream.faults.time_wraps)
+
+
+unsteady_clock = st.lists(
+    st.one_of(
+        st.integers(0, 20_000),
+        st.integers(-400_000, 20_000),  # disorder of less than a second
+        st.integers(0, 900_000_000),  # up to 15 minutes of silence
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=unsteady_clock,
+    corrupt=st.dictionaries(st.integers(0, 60), st.integers(0, 2**32 - 1), max_size=2),
+    window_us=st.sampled_from([7_000_000, 60_000_000]),
+    where=st.floats(-0.1, 1.1),
+    probes=st.sampled_from([2, 5, 20, 100]),
+)
+def test_seeking_equals_a_full_pass(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[int],
+    corrupt: dict[int, int],
+    window_us: int,
+    where: float,
+    probes: int,
+) -> None:
+    times = np.cumsum([3_000_000_000, *steps])
+    start_us = int(times[0] + where * (times[-1] - times[0]))
+    for i, t in corrupt.items():
+        times[i % len(times)] = t
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.readers.dat.SEEK_PROBES", probes)
+        assert_seeks(dat(tmp_path_factory.mktemp("dat") / "a.dat", times.tolist()), window_us, start_us)
 
 
 @pytest.mark.shared

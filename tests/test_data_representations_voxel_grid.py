@@ -104,3 +104,10 @@ def test_event_array_windows_equal_a_mask() -> None:
     for window in EventArray(events, SIZE).windows(100):
         expected = events[(events["t"] >= window.t0_us) & (events["t"] < window.t1_us)]
         assert np.array_equal(window.words, expected)
+
+
+@pytest.mark.parametrize("start_us", [-100, 0, 130, 399, 400, 880, 10_000])
+def test_event_array_windows_from_a_time_on(start_us: int) -> None:
+    stream = EventArray(make_events(np.sort(np.random.default_rng(0).integers(130, 900, 200))), SIZE)
+    expected = [w.t0_us for w in stream.windows(100) if w.t1_us > start_us]
+    assert [w.t0_us for w in stream.windows(100, start_us)] == expected

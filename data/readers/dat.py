@@ -10,6 +10,12 @@ Repairs, all counted in `DatFile.faults`:
 - an event older than the window being read is left out (`late_events`); disorder inside a window does no harm;
 - an event more than a second ahead of one of its next eight is a corrupt time and left out (`time_glitches`), so that a
   flipped bit cannot end the recording; unless the clock wraps in between, and the eight do not go on where it came from.
+
+`windows(..., start_us)` does not read what lies before. How often the clock wrapped until some place cannot be seen there, so
+that a binary search would be lost; instead the times of 4096 events spread evenly over the file are walked through. From one
+to the next less than 2^30 µs (18 minutes) must pass, perhaps over a wrap; where it looks otherwise, or a time is not sound,
+each event in between is read. What is found is what reading from the beginning finds, if time does not run backwards by more
+than a second, and if no 4096th part of the file spans more than 71 minutes.
 """
 
 from __future__ import annotations
@@ -26,11 +32,14 @@ from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults,
 from data.readers import reader
 from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_dat
 from data.readers.mapping import MappedWords
-from data.slicing import GLITCH_EVENTS, GLITCH_US
+from data.slicing import GLITCH_EVENTS, GLITCH_US, windows_from
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8
 WRAP_US = 1 << 32
+SEEK_PROBES = 4096
+SEEK_STEP_US = 1 << 30
+SEEK_MARGIN_US = 1_000_000
 _PACKET_WINDOW_US = 1_000_000
 
 _GOOD, _LATE, _GLITCH = 0, 1, 2
@@ -64,17 +73,26 @@ class DatFile:
     def __len__(self) -> int:
         return len(self.words)
 
-    def windows(self, window_us: int) -> Iterator[EventWindow]:
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """Consecutive windows [k*window_us, (k+1)*window_us), from the one with the first event to the last one's.
 
-        Each event is read once and nothing is copied, except the events of a window in which some were left out.
+        Each event is read once and nothing is copied, except the events of a window in which some were left out. With
+        `start_us`, reading begins a little more than a second before it.
         """
+        return windows_from(self._windows(window_us, start_us), start_us)
+
+    def _windows(self, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
+        """The windows from `start_us` on, and some before."""
         if window_us <= 0:
             raise ValueError(f"window_us must be positive, received {window_us}")
         self._mapped.rewind()
         epoch, start = 0, _first_sound(self.words)
         self.faults.time_glitches += start
-        t0 = int(self.words[start, 0]) // window_us * window_us
+        if start_us is not None:
+            target = start_us // window_us * window_us - SEEK_MARGIN_US
+            start, epoch = _seek(self.words, start, target, len(self.words) // SEEK_PROBES + 1)
+            self.faults.time_wraps += epoch // WRAP_US
+        t0 = (int(self.words[start, 0]) + epoch) // window_us * window_us
         while start < len(self.words):
             t1 = t0 + window_us
             stop, next_epoch, bad = _find_window_end(self.words, start, epoch, t0, t1)
@@ -157,16 +175,23 @@ def dat_words(events: Events) -> NDArray[np.uint32]:
 
 def decode_window(window: EventWindow) -> Events:
     """A window's events as EVENT_DTYPE (a copy): for inspection and drawing, not the hot path."""
+    events = np.empty(len(window), EVENT_DTYPE)
+    events["t"], events["x"], events["y"], events["p"] = event_columns(window)
+    return events
+
+
+def event_columns(window: EventWindow) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint8]]:
+    """t, x, y, p of a window's events, `(n,)` each: views of an EVENT_DTYPE array, or decoded from DAT words."""
     if window.words.dtype == EVENT_DTYPE:
-        return window.words.copy()
+        return window.words["t"], window.words["x"], window.words["y"], window.words["p"]
     x_bits, y_bits = coordinate_bits(window.version)
     packed = window.words[:, 1]
-    events = np.empty(len(window), EVENT_DTYPE)
-    events["t"] = window.words[:, 0].astype(np.int64) + window.epoch_us
-    events["x"] = packed & ((1 << x_bits) - 1)
-    events["y"] = packed >> x_bits & ((1 << y_bits) - 1)
-    events["p"] = packed >> (x_bits + y_bits) & 1
-    return events
+    return (
+        window.words[:, 0].astype(np.int64) + window.epoch_us,
+        (packed & ((1 << x_bits) - 1)).astype(np.uint16),
+        (packed >> x_bits & ((1 << y_bits) - 1)).astype(np.uint16),
+        (packed >> (x_bits + y_bits) & 1).astype(np.uint8),
+    )
 
 
 def coordinate_bits(version: int) -> tuple[int, int]:
@@ -186,12 +211,11 @@ def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -
 
 
 @numba.njit(cache=True, nogil=True)
-def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
-    """(kind, epoch, t) of event i, given the epoch before it and the start of the window being read."""
+def _classify(words, i, epoch, t0, last):  # type: ignore[no-untyped-def]
+    """(kind, epoch, t) of event i, given the epoch before it, the start of the window being read and the last sound time."""
     n = len(words)
     raw = np.int64(words[i, 0])
     t = raw + epoch
-    last = t0 if i == 0 else max(t0, np.int64(words[i - 1, 0]) + epoch)
     if last - t > WRAP_US // 2:
         confirmed = i + 1 == n or np.int64(words[i + 1, 0]) < WRAP_US // 2
         if confirmed:
@@ -214,9 +238,31 @@ def _classify(words, i, epoch, t0):  # type: ignore[no-untyped-def]
 def _first_sound(words):  # type: ignore[no-untyped-def]
     """Index of the first event whose time can be trusted."""
     for i in range(len(words)):
-        if _classify(words, i, 0, 0)[0] == _GOOD:
+        if _classify(words, i, 0, 0, 0)[0] == _GOOD:
             return i
     return 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
+    """(index, epoch) of a sound event, `first` or one before all at or after t_us; looks into every `stride` events."""
+    found, epoch, last = first, 0, np.int64(words[first, 0])
+    if last >= t_us:
+        return found, epoch
+    for probe in range(first + stride, len(words), stride):
+        here, here_epoch = found, epoch
+        # Nine in a row, so that one corrupt time among them, which may look sound from afar, misleads nobody.
+        begin = probe - min(GLITCH_EVENTS, stride - 1)
+        kind, _, t = _classify(words, begin, epoch, last, last)
+        if kind != _GOOD or t - last > SEEK_STEP_US:
+            begin = probe - stride + 1
+        for i in range(begin, probe + 1):
+            kind, next_epoch, t = _classify(words, i, epoch, last, last)
+            if kind == _GOOD:
+                if t >= t_us:
+                    return here, here_epoch
+                found, epoch, last = i, next_epoch, t
+    return found, epoch
 
 
 @numba.njit(cache=True, nogil=True)
@@ -232,7 +278,7 @@ def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-de
             previous = raw
             i += 1
             continue
-        kind, next_epoch, t = _classify(words, i, epoch, t0)
+        kind, next_epoch, t = _classify(words, i, epoch, t0, max(t0, previous + epoch))
         if kind == _GOOD and t >= t1:
             return i, epoch, bad
         bad += kind != _GOOD
@@ -247,9 +293,11 @@ def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-de
 def _copy_sound(words, start, stop, epoch, t0, out):  # type: ignore[no-untyped-def]
     """Copy the sound events of [start, stop) to `out`, times relative to t0; returns (kept, late, glitches)."""
     kept, late, glitches = 0, 0, 0
+    last = t0
     for i in range(start, stop):
-        kind, epoch, t = _classify(words, i, epoch, t0)
+        kind, epoch, t = _classify(words, i, epoch, t0, last)
         if kind == _GOOD:
+            last = t
             out[kept, 0] = np.uint32(t - t0)
             out[kept, 1] = words[i, 1]
             kept += 1

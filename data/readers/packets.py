@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.errors import EventFileError, SensorSizeError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
-from data.slicing import windows_by_duration
+from data.slicing import windows_by_duration, windows_from
 
 COLUMN_NAMES = {
     "t": ("t", "ts", "time", "timestamp", "timestamps", "t_us", "timestamp_us"),
@@ -48,9 +48,9 @@ class PacketFile:
         """See EventStream.packets."""
         raise NotImplementedError
 
-    def windows(self, window_us: int) -> Iterator[EventWindow]:
-        """See EventStream.windows."""
-        return windows_by_duration(self.packets(), window_us, self.faults)
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
+        """See EventStream.windows. What lies before `start_us` is read, too."""
+        return windows_from(windows_by_duration(self.packets(), window_us, self.faults), start_us)
 
     def _settle_size(self, said: SensorSize | None, given: SensorSize | None) -> SensorSize:
         """The sensor's size as the file says it, else as the caller does.

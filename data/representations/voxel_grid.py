@@ -12,9 +12,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from data.events import EVENT_DTYPE, Events, EventWindow, SensorSize
-from data.readers.dat import coordinate_bits, decode_window
+from data.events import EVENT_DTYPE, EventWindow, SensorSize
+from data.readers.dat import coordinate_bits, decode_window, event_columns
+from data.representations import clear, representation
 
+DTYPES = ("uint8", "float32")
 BLOCK = 64
 """Events that `_bin_words` looks at together."""
 
@@ -25,7 +27,7 @@ class VoxelConfig:
 
     Attributes:
         bins: time bins B per window; the grid has 2 * B channels.
-        max_count: counts saturate here (1 to 255).
+        max_count: counts of a histogram saturate here (1 to 255).
         window_ms: length of a window in milliseconds.
     """
 
@@ -49,8 +51,20 @@ def padded_size(sensor_size: SensorSize, stride: int) -> SensorSize:
     return SensorSize(-(-sensor_size.width // stride) * stride, -(-sensor_size.height // stride) * stride)
 
 
+def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.uint8]:
+    """The specification of `voxel_histogram`, in NumPy, without padding: `(2 * bins, H, W)` uint8."""
+    events = decode_window(window)
+    width, height = sensor_size
+    events = events[(events["x"] < width) & (events["y"] < height)]
+    bin_index = (events["t"] - window.t0_us) * config.bins // (window.t1_us - window.t0_us)
+    counts = np.zeros((config.channels, height, width), np.int64)
+    np.add.at(counts, (events["p"] * config.bins + bin_index, events["y"], events["x"]), 1)
+    return np.minimum(counts, config.max_count).astype(np.uint8)
+
+
+@representation("voxel_histogram", VoxelConfig, voxel_histogram_reference, DTYPES)
 def voxel_histogram(
-    window: EventWindow, config: VoxelConfig, sensor_size: SensorSize, out: NDArray[np.uint8]
+    window: EventWindow, config: VoxelConfig, sensor_size: SensorSize, out: NDArray[np.uint8] | NDArray[np.float32]
 ) -> tuple[int, int]:
     """Count a window's events into `out`, straight from the file's words.
 
@@ -58,19 +72,16 @@ def voxel_histogram(
         window: the events.
         config: bins and saturation.
         sensor_size: (W, H) px; events outside it are left out.
-        out: `(2 * bins, >= H, >= W)` uint8, C-contiguous, overwritten; its margin stays 0.
+        out: `(2 * bins, >= H, >= W)` uint8 or float32, C-contiguous, overwritten; its margin stays 0.
 
     Returns:
         Events binned (saturated ones included), and events outside the sensor.
     """
     width, height = sensor_size
-    if out.shape[0] != config.channels or out.shape[1] < height or out.shape[2] < width or out.dtype != np.uint8:
-        raise ValueError(f"out: expected uint8 ({config.channels}, >={height}, >={width}), received {out.dtype} {out.shape}")
-    out.fill(0)
+    clear(out, config.channels, sensor_size, DTYPES)
     edges = _bin_edges(window.t0_us, window.t1_us, config.bins)
     if window.words.dtype == EVENT_DTYPE:
-        events: Events = window.words
-        outside = _bin_events(events["t"], events["x"], events["y"], events["p"], edges, width, height, config.max_count, out)
+        outside = _bin_events(*event_columns(window), edges, width, height, config.max_count, out)
     else:
         x_bits, y_bits = coordinate_bits(window.version)
         relative = edges - window.epoch_us
@@ -86,17 +97,6 @@ def voxel_batch(windows: list[EventWindow], config: VoxelConfig, sensor_size: Se
     for grid, window in zip(out, windows, strict=True):
         voxel_histogram(window, config, sensor_size, grid)
     return out
-
-
-def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.uint8]:
-    """The specification of `voxel_histogram`, in NumPy, without padding: `(2 * bins, H, W)` uint8."""
-    events = decode_window(window)
-    width, height = sensor_size
-    events = events[(events["x"] < width) & (events["y"] < height)]
-    bin_index = (events["t"] - window.t0_us) * config.bins // (window.t1_us - window.t0_us)
-    counts = np.zeros((config.channels, height, width), np.int64)
-    np.add.at(counts, (events["p"] * config.bins + bin_index, events["y"], events["x"]), 1)
-    return np.minimum(counts, config.max_count).astype(np.uint8)
 
 
 def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:

@@ -1,0 +1,227 @@
+"""Event filters: hot pixels, refractory period, background activity. All off by default; state is carried on.
+
+In this order, each seeing only what the one before let through, and polarities alike:
+
+- hot pixel: an event is removed if its pixel fired faster than `hot_pixel_hz` in the 100 ms of the clock before its own
+  100 ms, [k * 100 ms, (k + 1) * 100 ms). So nothing is removed in the first 100 ms or after a silence of 100 ms, and a
+  pixel that calms down comes back;
+- refractory: an event is removed if its pixel's last kept one is less than `refractory_us` away, as in a sensor's pixel: a
+  pixel that fires on and on is thinned out, not silenced. (tonic's counts from the last event, kept or not);
+- background activity (Delbruck 2008, "Frame-free dynamic digital vision"; jAER, libcaer): an event is kept if one of the 8
+  pixels around its own has fired at most `background_us` away. A pixel does not support itself, and events that are removed
+  support others.
+
+"Away" is meant in both directions, among the events that came before: some disorder does no harm, and a corrupt time does not
+block its pixel until the clock gets there. Events outside the sensor pass: a representation leaves them out and counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.events import Events, EventStream, EventWindow, SensorSize
+from data.readers.dat import event_columns
+
+HOT_PERIOD_US = 100_000
+
+_NEVER = np.iinfo(np.int64).min // 2
+
+
+@dataclass(frozen=True)
+class FiltersConfig:
+    """Which events are removed; 0 switches a filter off.
+
+    Attributes:
+        hot_pixel_hz: highest rate of a pixel, in events per second.
+        refractory_us: shortest time between two events of a pixel.
+        background_us: longest time to an event of one of the 8 pixels around.
+    """
+
+    hot_pixel_hz: float = 0.0
+    refractory_us: int = 0
+    background_us: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise ValueError(f"{name} must not be negative, received {value}")
+
+    @property
+    def any_on(self) -> bool:
+        """Whether there is a filter at all."""
+        return any(vars(self).values())
+
+
+@dataclass
+class Removed:
+    """Events removed so far, by filter."""
+
+    hot_pixel: int = 0
+    refractory: int = 0
+    background: int = 0
+
+
+class EventFilter:
+    """The filters of one pass over a recording: it remembers every pixel's last events.
+
+    Args:
+        config: which filters.
+        sensor_size: (W, H) px.
+
+    Attributes:
+        removed: what was removed so far, counted.
+    """
+
+    def __init__(self, config: FiltersConfig, sensor_size: SensorSize) -> None:
+        shape = sensor_size.height, sensor_size.width
+        self.removed = Removed()
+        self._limits = config.hot_pixel_hz * HOT_PERIOD_US * 1e-6, config.refractory_us, config.background_us
+        self._period = np.array([_NEVER])
+        self._counts = np.zeros((2, *shape), np.int64)
+        self._kept, self._fired = np.full(shape, _NEVER), np.full(shape, _NEVER)
+
+    def keep(self, t: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the next events, `(n,)` each, to keep."""
+        keep = np.ones(len(t), np.bool_)
+        removed = _filter(t, x, y, *self._limits, self._period, self._counts, self._kept, self._fired, keep)
+        self.removed.hot_pixel += removed[0]
+        self.removed.refractory += removed[1]
+        self.removed.background += removed[2]
+        return keep
+
+
+class FilteredStream:
+    """An EventStream without the events that filters remove.
+
+    Args:
+        stream: where the events come from.
+        config: which filters; with none, all passes untouched.
+
+    Attributes:
+        sensor_size, finite, faults: those of `stream`.
+        removed: what the latest pass has removed so far, counted.
+    """
+
+    def __init__(self, stream: EventStream, config: FiltersConfig) -> None:
+        self.sensor_size, self.finite, self.faults = stream.sensor_size, stream.finite, stream.faults
+        self.removed = Removed()
+        self._stream, self._config = stream, config
+
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
+        """See EventStream.windows; the filters know nothing of what lies before `start_us`'s window."""
+        if not self._config.any_on:
+            yield from self._stream.windows(window_us, start_us)
+            return
+        events = self._new_filter()
+        for window in self._stream.windows(window_us, start_us):
+            keep = events.keep(*event_columns(window)[:3])
+            yield replace(window, words=window.words.compress(keep, 0))
+
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets."""
+        if not self._config.any_on:
+            yield from self._stream.packets()
+            return
+        events = self._new_filter()
+        for packet in self._stream.packets():
+            kept = packet.compress(events.keep(packet["t"], packet["x"], packet["y"]), 0)
+            if len(kept):
+                yield kept
+
+    def _new_filter(self) -> EventFilter:
+        events = EventFilter(self._config, self.sensor_size)
+        self.removed = events.removed
+        return events
+
+
+def keep_reference(events: Events, config: FiltersConfig, sensor_size: SensorSize) -> tuple[NDArray[np.bool_], Removed]:
+    """The specification of `EventFilter`, event by event, for a recording from its beginning."""
+    hot_events = config.hot_pixel_hz * HOT_PERIOD_US * 1e-6
+    period, before, now = None, dict[tuple[int, int], int](), dict[tuple[int, int], int]()
+    kept, fired = dict[tuple[int, int], int](), dict[tuple[int, int], int]()
+    keep, removed = np.ones(len(events), np.bool_), Removed()
+    for i, (t, x, y, _) in enumerate(events.tolist()):
+        pixel = x, y
+        if x >= sensor_size.width or y >= sensor_size.height:
+            continue
+        if config.hot_pixel_hz:
+            # An event of the period before, which came too late, is counted to this one.
+            if period is None or t // HOT_PERIOD_US - period not in (0, -1):
+                before, now = (now if period == t // HOT_PERIOD_US - 1 else {}), {}
+                period = t // HOT_PERIOD_US
+            now[pixel] = now.get(pixel, 0) + 1
+            if before.get(pixel, 0) > hot_events:
+                keep[i], removed.hot_pixel = False, removed.hot_pixel + 1
+                continue
+        if config.refractory_us:
+            if pixel in kept and abs(t - kept[pixel]) < config.refractory_us:
+                keep[i], removed.refractory = False, removed.refractory + 1
+                continue
+            kept[pixel] = t
+        if config.background_us:
+            around = [(x + dx, y + dy) for dx, dy in product((-1, 0, 1), repeat=2) if dx or dy]
+            fired[pixel] = t
+            if not any(abs(t - fired[other]) <= config.background_us for other in around if other in fired):
+                keep[i], removed.background = False, removed.background + 1
+    return keep, removed
+
+
+@numba.njit(cache=True, nogil=True)
+def _filter(ts, xs, ys, hot_events, refractory, background, period, counts, kept, fired, keep):  # type: ignore[no-untyped-def]
+    """Clear `keep` for events to remove; returns how many the three filters removed. The arrays between carry the state."""
+    height, width = kept.shape
+    hot, early, lonely = 0, 0, 0
+    for i in range(len(ts)):
+        t, x, y = ts[i], np.int64(xs[i]), np.int64(ys[i])
+        if x >= width or y >= height:
+            continue
+        if hot_events > 0:
+            _turn_period(t // HOT_PERIOD_US, period, counts)
+            counts[1, y, x] += 1
+            if counts[0, y, x] > hot_events:
+                keep[i] = False
+                hot += 1
+                continue
+        if refractory > 0:
+            if abs(t - kept[y, x]) < refractory:
+                keep[i] = False
+                early += 1
+                continue
+            kept[y, x] = t
+        if background > 0:
+            fired[y, x] = t
+            if not _supported(t, x, y, background, fired):
+                keep[i] = False
+                lonely += 1
+    return hot, early, lonely
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn_period(now, period, counts):  # type: ignore[no-untyped-def]
+    """Begin a new period of hot-pixel counts (before, now) if the event's is another one; the one before it counts as it."""
+    if now == period[0] or now == period[0] - 1:
+        return
+    if now == period[0] + 1:
+        counts[0] = counts[1]
+    else:
+        counts[0] = 0
+    counts[1] = 0
+    period[0] = now
+
+
+@numba.njit(cache=True, nogil=True)
+def _supported(t, x, y, background, fired):  # type: ignore[no-untyped-def]
+    """Whether one of the 8 pixels around fired at most `background` µs away."""
+    height, width = fired.shape
+    for row in range(max(y - 1, 0), min(y + 2, height)):
+        for column in range(max(x - 1, 0), min(x + 2, width)):
+            if (row != y or column != x) and abs(t - fired[row, column]) <= background:
+                return True
+    return False

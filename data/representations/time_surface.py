@@ -1,0 +1,83 @@
+"""Time surfaces: how long ago each pixel last fired, per polarity, as an exponential decay (Lagorce et al. 2017, HOTS, eq. 2).
+
+S(p, y, x) = exp(-(t1 - t) / tau), t the latest event of that polarity and pixel in the window [t0, t1): close to 1 for an
+event just now, and 0, its limit for an event long ago, where there was none. Nothing is carried from window to window, so
+that an array depends on its window alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.events import EventWindow, SensorSize
+from data.readers.dat import decode_window, event_columns
+from data.representations import clear, representation
+
+DTYPES = ("float32",)
+
+
+@dataclass(frozen=True)
+class TimeSurfaceConfig:
+    """How a window becomes a time surface.
+
+    Attributes:
+        tau_ms: time constant of the decay in milliseconds, positive.
+    """
+
+    tau_ms: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not self.tau_ms > 0:
+            raise ValueError(f"tau_ms must be positive, received {self.tau_ms}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the surface: OFF, ON."""
+        return 2
+
+
+def time_surface_reference(window: EventWindow, config: TimeSurfaceConfig, sensor_size: SensorSize) -> NDArray[np.float32]:
+    """The specification of `time_surface`, in NumPy, without padding: `(2, H, W)` float32."""
+    events = decode_window(window)
+    width, height = sensor_size
+    events = events[(events["x"] < width) & (events["y"] < height)]
+    surface = np.zeros((2, height, width))
+    decayed = np.exp((events["t"] - window.t1_us) / (1000 * config.tau_ms))
+    np.maximum.at(surface, (events["p"], events["y"], events["x"]), decayed)
+    return surface.astype(np.float32)
+
+
+@representation("time_surface", TimeSurfaceConfig, time_surface_reference, DTYPES)
+def time_surface(
+    window: EventWindow, config: TimeSurfaceConfig, sensor_size: SensorSize, out: NDArray[np.float32]
+) -> tuple[int, int]:
+    """Write a window's time surface into `out`.
+
+    Args:
+        window: the events.
+        config: time constant.
+        sensor_size: (W, H) px; events outside it are left out.
+        out: `(2, >= H, >= W)` float32, C-contiguous, overwritten; its margin stays 0.
+
+    Returns:
+        Events seen (all but the latest of a pixel leave no trace), and events outside the sensor.
+    """
+    clear(out, config.channels, sensor_size, DTYPES)
+    outside = _decay(*event_columns(window), window.t1_us, 1000 * config.tau_ms, *sensor_size, out)
+    return len(window) - outside, outside
+
+
+@numba.njit(cache=True, nogil=True)
+def _decay(ts, xs, ys, ps, t1, tau, width, height, out):  # type: ignore[no-untyped-def]
+    outside = 0
+    for i in range(len(ts)):
+        x, y, p = xs[i], ys[i], np.int64(ps[i] != 0)
+        if x >= width or y >= height:
+            outside += 1
+            continue
+        out[p, y, x] = max(out[p, y, x], np.float32(np.exp((ts[i] - t1) / tau)))
+    return outside

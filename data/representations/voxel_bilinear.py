@@ -1,0 +1,73 @@
+"""Voxel grids with polarity kept apart, bilinear in time: an event is shared between its two nearest bin centres.
+
+Shape and channels are those of `voxel_grid`: channel = p * bins + bin. Bins are its bins too, so that with w = (t1 - t0) / bins
+the centre of bin b lies at t0 + (b + 1/2) w. An event between two centres gives each of them 1 minus its distance in w; one
+before the first centre or after the last belongs to that bin alone. So every event adds 1 to the grid in all, and the grid
+changes little where an event's time does. (Zhu et al., CVPR 2019, eq. 1-3, put the first and last centre onto the window's
+first and last event instead, and add polarities with their sign.)
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.events import EventWindow, SensorSize
+from data.readers.dat import decode_window, event_columns
+from data.representations import clear, representation
+from data.representations.voxel_grid import VoxelConfig
+
+DTYPES = ("float32",)
+
+
+def voxel_bilinear_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.float32]:
+    """The specification of `voxel_bilinear`, in NumPy, without padding: `(2 * bins, H, W)` float32."""
+    events = decode_window(window)
+    width, height = sensor_size
+    events = events[(events["x"] < width) & (events["y"] < height)]
+    place = (events["t"] - window.t0_us) * config.bins / (window.t1_us - window.t0_us) - 0.5
+    place = place.clip(0, config.bins - 1)
+    grid = np.zeros((config.channels, height, width))
+    for b in range(config.bins):
+        share = (1 - abs(place - b)).clip(0)
+        np.add.at(grid, (events["p"] * config.bins + b, events["y"], events["x"]), share)
+    return grid.astype(np.float32)
+
+
+@representation("voxel_bilinear", VoxelConfig, voxel_bilinear_reference, DTYPES)
+def voxel_bilinear(
+    window: EventWindow, config: VoxelConfig, sensor_size: SensorSize, out: NDArray[np.float32]
+) -> tuple[int, int]:
+    """Share a window's events between the bins of `out`.
+
+    Args:
+        window: the events.
+        config: bins; `max_count` does not apply.
+        sensor_size: (W, H) px; events outside it are left out.
+        out: `(2 * bins, >= H, >= W)` float32, C-contiguous, overwritten; its margin stays 0.
+
+    Returns:
+        Events placed, and events outside the sensor.
+    """
+    clear(out, config.channels, sensor_size, DTYPES)
+    outside = _share(*event_columns(window), window.t0_us, window.t1_us, config.bins, *sensor_size, out)
+    return len(window) - outside, outside
+
+
+@numba.njit(cache=True, nogil=True)
+def _share(ts, xs, ys, ps, t0, t1, bins, width, height, out):  # type: ignore[no-untyped-def]
+    per_us = bins / (t1 - t0)
+    outside = 0
+    for i in range(len(ts)):
+        x, y = xs[i], ys[i]
+        if x >= width or y >= height:
+            outside += 1
+            continue
+        place = min(max((ts[i] - t0) * per_us - 0.5, 0.0), bins - 1.0)
+        b = np.int64(place)
+        channel = np.int64(ps[i] != 0) * bins + b
+        out[channel, y, x] += np.float32(1 - (place - b))
+        if b < bins - 1:
+            out[channel + 1, y, x] += np.float32(place - b)
+    return outside
