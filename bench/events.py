@@ -8,7 +8,6 @@ has the median of all runs. A library that is not installed is listed as such.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -23,13 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -47,9 +42,7 @@ QUICK_EVENTS, MOST_EVENTS = 2_000_000, 20_000_000
 """For reading: in a quick run, and at most."""
 
 LIBRARIES = ("numpy", "numba", "expelliarmus", "tonic", "faery", "evlib", "aedat", "dv-processing")
-CHECKED_WINDOWS = 40
 TURN_S = 0.3
-MAX_COUNT = 10
 MISSING, FAILED = "not installed", "failed"
 
 _spawn = multiprocessing.get_context("spawn")
@@ -118,30 +111,6 @@ def serve(pipe: Connection, run: peers.Run, path: Path, check: Any) -> None:
     pipe.send(status_mb("VmHWM"))
 
 
-def check_columns(packets: Iterator[peers.Columns]) -> tuple[int, dict[str, str]]:
-    """(events, SHA-256 of each column, whatever its type): t as int64, x and y as uint16, p as 0 and 1."""
-    hashes = {name: hashlib.sha256() for name in "txyp"}
-    count = 0
-    for t, x, y, p in packets:
-        count += len(t)
-        for name, column in zip("txyp", (t.astype("<i8"), x.astype("<u2"), y.astype("<u2"), p > 0), strict=True):
-            hashes[name].update(np.ascontiguousarray(column).tobytes())
-    return count, {name: value.hexdigest() for name, value in hashes.items()}
-
-
-def check_counts(grids: Iterator[NDArray[Any] | None]) -> tuple[int, dict[str, str]]:
-    """(windows, SHA-256 of the first 40 windows as our grids are: `(2 * bins, H, W)` uint8, saturated). Limits have none."""
-    counts = hashlib.sha256()
-    windows = 0
-    for grid in islice(grids, CHECKED_WINDOWS):
-        if grid is None:
-            return 0, {}
-        windows += 1
-        ours = grid.swapaxes(0, 1).reshape(-1, *grid.shape[2:]) if grid.ndim == 4 else grid
-        counts.update(np.minimum(ours, MAX_COUNT).astype(np.uint8).tobytes())
-    return windows, {"counts": counts.hexdigest()}
-
-
 def status_mb(name: str) -> float:
     """A figure of /proc/self/status in MB (VmHWM: peak memory; RssAnon, RssFile); NaN where there is none."""
     try:
@@ -207,7 +176,7 @@ def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any]
     path = folder / "grids.dat"
     write_recording(path, events)
     contenders = {name: value for name, value in peers.GRIDS.items() if name in QUICK_GRIDS or not quick}
-    results = compare(path, contenders, check_counts, 3 if quick else 5)
+    results = compare(path, contenders, peers.check_counts, 3 if quick else 5)
     one, two, peer, cache = (results[name].median_s for name in (OURS, OURS_2, PEER, CACHE))
     figures = {
         "events": events,
@@ -237,7 +206,7 @@ def reading(folder: Path, events: int, quick: bool) -> Iterator[tuple[str, int, 
         path = {"dat": dat, "aedat4": AEDAT4_SAMPLE}.get(name, folder / f"reading.{'bin' if name == 'bin' else 'raw'}")
         if path not in (dat, AEDAT4_SAMPLE):
             write_as(name, path, open_events(dat).packets())
-        results = compare(path, {who: (run, 1) for who, run in contenders.items()}, check_columns, 1 if quick else 5)
+        results = compare(path, {who: (run, 1) for who, run in contenders.items()}, peers.check_columns, 1 if quick else 5)
         yield name, results["evburst"].items, results
 
 

@@ -6,9 +6,11 @@ is found out then. Each is used in the way that was fastest here: in packets or 
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 
 BINS = 5
 WINDOW_US = 50_000
+MAX_COUNT = 10
 CHUNK_EVENTS = 1 << 20
+CHECKED_WINDOWS = 40
 WIDTH, HEIGHT = 304, 240
 
 Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
@@ -58,11 +62,14 @@ def faery(path: Path) -> Iterator[Columns]:
 
 def evlib(path: Path) -> Iterator[Columns]:
     """The whole file as a Polars frame: it has no packets."""
-    # It imports torchvision for networks that are of no use here, and where that is not made for the installed torch, this
-    # is an error that it does not expect; a missing torchvision it does.
-    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]
-    import evlib as library
-
+    # It imports torchvision for networks that are of no use here. One made for another torch is an error that evlib does not
+    # expect; a missing one it does.
+    hidden = sys.modules.setdefault("torchvision", None) is None  # type: ignore[arg-type]
+    try:
+        import evlib as library
+    finally:
+        if hidden:
+            del sys.modules["torchvision"]
     frame = library.load_events(str(path)).collect()
     yield frame["t"].to_physical().to_numpy(), *(frame[name].to_numpy() for name in ("x", "y", "polarity"))  # type: ignore[misc]
 
@@ -117,7 +124,7 @@ def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
     from data.representations.parallel import voxel_grids
     from data.representations.voxel_grid import VoxelConfig
 
-    for window in voxel_grids(open_events(path), VoxelConfig(BINS, window_ms=WINDOW_US / 1000), workers=workers):
+    for window in voxel_grids(open_events(path), VoxelConfig(BINS, MAX_COUNT, WINDOW_US / 1000), workers=workers):
         yield window.grid
 
 
@@ -193,6 +200,36 @@ GRIDS: dict[str, tuple[Run, int]] = {
     "limit: memcpy": (memcpy, 1),
 }
 """Contenders, each with the number of cores it is given."""
+
+
+# ---------------------------------------------------------------- is it the same?
+
+
+def check_columns(packets: Iterator[Columns]) -> tuple[int, dict[str, str]]:
+    """(events, SHA-256 of each column, whatever its type): t as int64, x and y as uint16, p as 0 and 1."""
+    hashes = {name: hashlib.sha256() for name in "txyp"}
+    count = 0
+    for t, x, y, p in packets:
+        count += len(t)
+        for name, column in zip("txyp", (t.astype("<i8"), x.astype("<u2"), y.astype("<u2"), p > 0), strict=True):
+            hashes[name].update(np.ascontiguousarray(column).tobytes())
+    return count, {name: value.hexdigest() for name, value in hashes.items()}
+
+
+def check_counts(grids: Iterator[NDArray[Any] | None]) -> tuple[int, dict[str, str]]:
+    """(windows, SHA-256 of the first 40 windows as our grids are: `(2 * bins, H, W)` uint8, saturated). Limits have none."""
+    counts = hashlib.sha256()
+    windows = 0
+    for grid in islice(grids, CHECKED_WINDOWS):
+        if grid is None:
+            return 0, {}
+        windows += 1
+        ours = grid.swapaxes(0, 1).reshape(-1, *grid.shape[2:]) if grid.ndim == 4 else grid
+        counts.update(np.minimum(ours, MAX_COUNT).astype(np.uint8).tobytes())
+    return windows, {"counts": counts.hexdigest()}
+
+
+# ---------------------------------------------------------------- parts of contenders
 
 
 def _windows(events: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -83,9 +83,10 @@ def write_as(encoding: str, path: Path, packets: Iterable[Events]) -> None:
 
 def evt2_words(events: Events) -> NDArray[np.uint32]:
     """An EVT2 word per event, and a TIME_HIGH word before each whose bits from 6 on are new."""
-    t, x, y, p = (events[name].astype(np.uint32) for name in "txyp")
-    new = _changes(t >> 6)
-    return np.insert(p << 28 | (t & 63) << 22 | x << 11 | y, new, 8 << 28 | t[new] >> 6).astype("<u4")
+    t, x, y, p = (events[name].astype(np.int64) for name in "txyp")
+    high = t >> 6 & 0xFFFFFFF
+    new = _changes(high)
+    return np.insert(p << 28 | (t & 63) << 22 | x << 11 | y, new, 8 << 28 | high[new]).astype("<u4")
 
 
 def evt3_words(events: Events) -> NDArray[np.uint16]:
