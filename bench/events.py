@@ -42,7 +42,7 @@ QUICK_EVENTS, MOST_EVENTS = 2_000_000, 20_000_000
 """For reading: in a quick run, and at most."""
 
 LIBRARIES = ("numpy", "numba", "expelliarmus", "tonic", "faery", "evlib", "aedat", "dv-processing")
-TURN_S = 0.3
+ROUNDS, TURN_S = 3, 0.3
 MISSING, FAILED = "not installed", "failed"
 
 _spawn = multiprocessing.get_context("spawn")
@@ -176,7 +176,7 @@ def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any]
     path = folder / "grids.dat"
     write_recording(path, events)
     contenders = {name: value for name, value in peers.GRIDS.items() if name in QUICK_GRIDS or not quick}
-    results = compare(path, contenders, peers.check_counts, 3 if quick else 5)
+    results = compare(path, contenders, peers.check_counts, ROUNDS)
     one, two, peer, cache = (results[name].median_s for name in (OURS, OURS_2, PEER, CACHE))
     figures = {
         "events": events,
@@ -206,7 +206,7 @@ def reading(folder: Path, events: int, quick: bool) -> Iterator[tuple[str, int, 
         path = {"dat": dat, "aedat4": AEDAT4_SAMPLE}.get(name, folder / f"reading.{'bin' if name == 'bin' else 'raw'}")
         if path not in (dat, AEDAT4_SAMPLE):
             write_as(name, path, open_events(dat).packets())
-        results = compare(path, {who: (run, 1) for who, run in contenders.items()}, peers.check_columns, 1 if quick else 5)
+        results = compare(path, {who: (run, 1) for who, run in contenders.items()}, peers.check_columns, 1 if quick else ROUNDS)
         yield name, results["evburst"].items, results
 
 
