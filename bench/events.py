@@ -38,7 +38,7 @@ OURS, OURS_2 = "evburst, 1 worker", "evburst, 2 workers"
 PEER, CACHE = "expelliarmus + tonic ToVoxelGrid", "limit: page cache to array"
 QUICK_GRIDS = (OURS, OURS_2, PEER, CACHE)
 QUICK_READING = ("dat", "evt2", "evt3")
-QUICK_EVENTS, MOST_EVENTS = 2_000_000, 20_000_000
+QUICK_EVENTS, MOST_EVENTS = 2_000_000, 5_000_000
 """For reading: in a quick run, and at most."""
 
 LIBRARIES = ("numpy", "numba", "expelliarmus", "tonic", "faery", "evlib", "aedat", "dv-processing")
@@ -137,19 +137,22 @@ def compare(path: Path, contenders: dict[str, tuple[peers.Run, int]], check: Any
             process.start()
         theirs.close()
         processes.append(process)
-        answer = _answer(ours)
+        answer = _ask(ours)
         if isinstance(answer, str):
             result.note = answer
         else:
             pipes[name] = ours
             result.items, result.digests = answer
     for _ in range(rounds):
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            results[name].seconds += pipe.recv()
+        for name, pipe in list(pipes.items()):
+            answer = _ask(pipe, True)
+            if isinstance(answer, str):
+                results[name].note = answer
+                del pipes[name]
+            else:
+                results[name].seconds += answer
     for name, pipe in pipes.items():
-        pipe.send(None)
-        results[name].peak_mb = pipe.recv()
+        results[name].peak_mb = _ask(pipe, None)
     for process in processes:
         process.join()
     return results
@@ -164,10 +167,13 @@ def pinned(cores: int) -> Iterator[bool]:
     os.sched_setaffinity(0, allowed)
 
 
-def _answer(pipe: Connection) -> Any:
+def _ask(pipe: Connection, *message: bool | None) -> Any:
+    """Send the message, if any, and wait for the answer."""
     try:
+        for part in message:
+            pipe.send(part)
         return pipe.recv()
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return f"{FAILED}: its process died"
 
 
@@ -229,18 +235,20 @@ def first_window_s(path: Path) -> float:
 # ---------------------------------------------------------------- memory
 
 
-def memory(folder: Path, size_bytes: int, workers: int) -> dict[str, Any]:
-    """Stream a DAT file of `size_bytes` into grids in a process of its own; what that needed."""
+def memory(folder: Path, size_bytes: int) -> list[dict[str, Any]]:
+    """Stream a DAT file of `size_bytes` into grids, by one and by two workers in processes of their own; what that needed."""
     part, path = folder / "part.dat", folder / "large.dat"
     write_recording(part, 20_000_000)
     repeat(part, path, size_bytes)
-    ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_stream, args=(theirs, path, workers))
-    process.start()
-    theirs.close()
-    figures: dict[str, Any] = ours.recv()
-    process.join()
-    return {"bytes": path.stat().st_size, "workers": workers} | figures
+    reports = []
+    for workers in (1, 2):
+        ours, theirs = _spawn.Pipe()
+        process = _spawn.Process(target=_stream, args=(theirs, path, workers))
+        process.start()
+        theirs.close()
+        reports.append({"bytes": path.stat().st_size, "workers": workers} | ours.recv())
+        process.join()
+    return reports
 
 
 def _stream(pipe: Connection, path: Path, workers: int) -> None:
@@ -312,13 +320,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="evburst-bench-") as name:
         folder = Path(name)
         if args.memory:
-            report["memory"] = [memory(folder, int(args.memory), workers) for workers in (1, 2)]
+            report["memory"] = memory(folder, int(args.memory))
             for figures in report["memory"]:
                 say(" ".join(f"{key} {value:,.0f}" for key, value in figures.items()))
         else:
             _measure(report, folder, [int(events) for events in args.events], args.quick, say)
     if args.json:
-        print(json.dumps(report, indent=1))
+        # NaN, of a peer that is missing, is no JSON.
+        print(json.dumps(report, indent=1).replace(": NaN", ": null"))
 
 
 def _measure(report: dict[str, Any], folder: Path, sizes: list[int], quick: bool, say: Callable[[str], None]) -> None:
