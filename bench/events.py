@@ -35,7 +35,8 @@ from bench.repeat_recording import repeat
 ROOT = Path(__file__).resolve().parent.parent
 AEDAT4_SAMPLE = ROOT.parent / "shared" / "data" / "real" / "davis_sample.aedat4"
 OURS, OURS_2 = "evburst, 1 worker", "evburst, 2 workers"
-PEER, CACHE = "expelliarmus + tonic ToVoxelGrid", "limit: page cache to array"
+PEER, PEER_2 = "expelliarmus + tonic ToVoxelGrid", "expelliarmus + tonic ToVoxelGrid, 2 cores"
+CACHE = "limit: page cache to array"
 QUICK_GRIDS = (OURS, OURS_2, PEER, CACHE)
 QUICK_READING = ("dat", "evt2", "evt3")
 QUICK_EVENTS, MOST_EVENTS = 2_000_000, 5_000_000
@@ -184,6 +185,8 @@ def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any]
     contenders = {name: value for name, value in peers.GRIDS.items() if name in QUICK_GRIDS or not quick}
     results = compare(path, contenders, peers.check_counts, ROUNDS)
     one, two, peer, cache = (results[name].median_s for name in (OURS, OURS_2, PEER, CACHE))
+    # The peer has no threads; a quick run leaves out the row that shows that a second core is of no use to it.
+    peer_on_two = min(peer, results[PEER_2].median_s) if PEER_2 in results else peer
     figures = {
         "events": events,
         "bytes": path.stat().st_size,
@@ -191,7 +194,7 @@ def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any]
         "ours_2_s": two,
         "expelliarmus_tonic_s": peer,
         "ratio_vs_expelliarmus_tonic": peer / one,
-        "ratio_vs_expelliarmus_tonic_2": peer / two,
+        "ratio_vs_expelliarmus_tonic_2": peer_on_two / two,
         "page_cache_s": cache,
         "share_of_page_cache_rate": cache / one,
         "first_window_s": first_window_s(path),
