@@ -174,9 +174,13 @@ def dat_words(events: Events) -> NDArray[np.uint32]:
 
 
 def decode_window(window: EventWindow) -> Events:
-    """A window's events as EVENT_DTYPE (a copy): for inspection and drawing, not the hot path."""
+    """A window's events as EVENT_DTYPE (a copy)."""
     events = np.empty(len(window), EVENT_DTYPE)
-    events["t"], events["x"], events["y"], events["p"] = event_columns(window)
+    if window.words.dtype == EVENT_DTYPE:
+        events[:] = window.words
+    else:
+        words = window.words.view(np.uint64)[:, 0]
+        _decode(words, window.epoch_us, *coordinate_bits(window.version), *(events[name] for name in "txyp"))
     return events
 
 
@@ -208,6 +212,18 @@ def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -
     width, height = header.get("width", ""), header.get("height", "")
     said = SensorSize(int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
     return agree_on_size(path, said, given)
+
+
+@numba.njit(cache=True, nogil=True)
+def _decode(words, epoch, x_bits, y_bits, t, x, y, p):  # type: ignore[no-untyped-def]
+    """Write the columns of words `(n,)` uint64, t in the low half."""
+    for i in range(len(words)):
+        word = words[i]
+        t[i] = np.int64(word & np.uint64(0xFFFFFFFF)) + epoch
+        packed = np.uint32(word >> np.uint64(32))
+        x[i] = packed & ((1 << x_bits) - 1)
+        y[i] = packed >> x_bits & ((1 << y_bits) - 1)
+        p[i] = packed >> (x_bits + y_bits) & 1
 
 
 @numba.njit(cache=True, nogil=True)

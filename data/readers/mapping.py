@@ -1,7 +1,8 @@
 """Files mapped into memory, whose pages are given back once read: a 10 GB recording needs no more memory than a short one.
 
 Pages of a mapped file count as the process's own memory until the system takes them away, which it does only when memory
-is short. So a reader that passes over a file says how far it has come; a page that is needed again is read again.
+is short. So a reader that passes over a file says how far it has come; a page that is needed again is read again. The last
+megabytes stay, because threads may not have binned them yet: a page read again after it was given back is given back no more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_RELEASE_BYTES = 32 << 20
+_RELEASE_BYTES = _KEPT_BYTES = 16 << 20
 
 
 class MappedWords:
@@ -44,7 +45,7 @@ class MappedWords:
 
     def read_until(self, row: int) -> None:
         """What lies before this row of `array` has been read; its pages are given back, some megabytes at a time."""
-        end = (self._offset + row * self._row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = (self._offset + row * self._row_bytes - _KEPT_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
         if end - self._released >= _RELEASE_BYTES and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
             self._released = end

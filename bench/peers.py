@@ -1,0 +1,269 @@
+"""What is compared: how each library reads a file, and how each makes it into grids. `tests/test_data_peers.py` uses it too.
+
+A contender is a generator function of a path. Its libraries are imported when it first runs, so that one which is missing
+is found out then. Each is used in the way that was fastest here: in packets or windows where the library has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 5
+WINDOW_US = 50_000
+MAX_COUNT = 10
+CHUNK_EVENTS = 1 << 20
+CHECKED_WINDOWS = 40
+WIDTH, HEIGHT = 304, 240
+
+Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+Run = Callable[[Path], Iterator[Any]]
+
+# ---------------------------------------------------------------- reading: columns t, x, y, p
+
+
+def evburst(path: Path) -> Iterator[Columns]:
+    """Ours, in packets; the size of a sensor that the file does not say is of no matter here."""
+    from data.errors import SensorSizeError
+    from data.events import SensorSize
+    from data.readers import open_events
+
+    try:
+        stream = open_events(path)
+    except SensorSizeError:
+        stream = open_events(path, SensorSize(2048, 2048))
+    for packet in stream.packets():
+        yield _columns(packet, "txyp")
+
+
+def expelliarmus(path: Path, encoding: str) -> Iterator[Columns]:
+    """In chunks: `read` of a whole file takes up to eight times as long, as all its memory is new."""
+    from expelliarmus import Wizard
+
+    for chunk in Wizard(encoding=encoding, fpath=path, chunk_size=CHUNK_EVENTS).read_chunk():
+        yield _columns(chunk, "txyp")
+
+
+def faery(path: Path) -> Iterator[Columns]:
+    """In packets, as its streams come."""
+    import faery as library
+
+    for packet in library.events_stream_from_file(path):
+        yield _columns(packet, ("t", "x", "y", "on"))
+
+
+def evlib(path: Path) -> Iterator[Columns]:
+    """The whole file as a Polars frame: it has no packets."""
+    # It imports torchvision for networks that are of no use here. One made for another torch is an error that evlib does not
+    # expect; a missing one it does.
+    hidden = sys.modules.setdefault("torchvision", None) is None  # type: ignore[arg-type]
+    try:
+        import evlib as library
+    finally:
+        if hidden:
+            del sys.modules["torchvision"]
+    frame = library.load_events(str(path)).collect()
+    yield frame["t"].to_physical().to_numpy(), *(frame[name].to_numpy() for name in ("x", "y", "polarity"))  # type: ignore[misc]
+
+
+def aedat(path: Path) -> Iterator[Columns]:
+    """The library that our AEDAT4 reader stands on, alone."""
+    from aedat import Decoder
+
+    for packet in Decoder(path):
+        if "events" in packet:
+            yield _columns(packet["events"], ("t", "x", "y", "on"))
+
+
+def dv_processing(path: Path) -> Iterator[Columns]:
+    """In batches."""
+    import dv_processing as library
+
+    recording = library.io.MonoCameraRecording(str(path))
+    while recording.isRunning():
+        batch = recording.getNextEventBatch()
+        if batch is not None:
+            yield _columns(batch.numpy(), ("timestamp", "x", "y", "polarity"))
+
+
+def tonic(path: Path) -> Iterator[Columns]:
+    """The reader of N-Caltech101 and N-MNIST."""
+    from tonic.io import read_mnist_file
+
+    yield _columns(read_mnist_file(str(path), np.dtype([("x", "u2"), ("y", "u2"), ("t", "i8"), ("p", "u1")])), "txyp")
+
+
+def _columns(events: Any, names: str | tuple[str, ...]) -> Columns:
+    t, x, y, p = (events[name] for name in names)
+    return t, x, y, p
+
+
+READING: dict[str, dict[str, Run]] = {
+    "dat": {"evburst": evburst, "expelliarmus": partial(expelliarmus, encoding="dat"), "faery": faery},
+    "evt2": {"evburst": evburst, "expelliarmus": partial(expelliarmus, encoding="evt2"), "faery": faery, "evlib": evlib},
+    "evt3": {"evburst": evburst, "expelliarmus": partial(expelliarmus, encoding="evt3"), "faery": faery, "evlib": evlib},
+    "bin": {"evburst": evburst, "tonic": tonic},
+    "aedat4": {"evburst": evburst, "aedat": aedat, "dv-processing": dv_processing, "faery": faery, "evlib": evlib},
+}
+"""Contenders by format. No other format is read by two of these libraries."""
+
+# ---------------------------------------------------------------- file to grid: one array per window of 50 ms
+
+
+def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
+    """Ours: `(10, H, W)` uint8, straight from the file's words."""
+    from data.readers import open_events
+    from data.representations.parallel import voxel_grids
+    from data.representations.voxel_grid import VoxelConfig
+
+    for window in voxel_grids(open_events(path), VoxelConfig(BINS, MAX_COUNT, WINDOW_US / 1000), workers=workers):
+        yield window.grid
+
+
+def tonic_voxel_grids(path: Path) -> Iterator[NDArray[np.float64]]:
+    """Not the same grid: `(5, 1, H, W)` float64, signed, bilinear in time; expelliarmus's windows end with an event of the next."""
+    from expelliarmus import Wizard
+    from tonic.transforms import ToVoxelGrid
+
+    transform = ToVoxelGrid(sensor_size=(WIDTH, HEIGHT, 2), n_time_bins=BINS)
+    for events in Wizard(encoding="dat", fpath=path, time_window=WINDOW_US).read_time_window():
+        yield transform(events.view(_signed(events.dtype)))
+
+
+def tonic_frames(path: Path) -> Iterator[NDArray[np.int16]]:
+    """The same counts as `(5, 2, H, W)` int16, not saturated."""
+    from expelliarmus import Wizard
+    from tonic.transforms import ToFrame
+
+    for t0, events in _windows(Wizard(encoding="dat").read(path)):
+        bounds = {"start_time": t0, "end_time": t0 + WINDOW_US}
+        yield ToFrame(sensor_size=(WIDTH, HEIGHT, 2), time_window=WINDOW_US // BINS, **bounds)(events)
+
+
+def numpy_add_at(path: Path) -> Iterator[NDArray[np.int64]]:
+    """The same counts as `(10, H, W)` int64, not saturated, by `np.add.at`."""
+    for t0, events in _windows(_read_with_numpy(path)):
+        counts = np.zeros((2 * BINS, HEIGHT, WIDTH), np.int64)
+        np.add.at(counts, (_channels(events, t0), events["y"], events["x"]), 1)
+        yield counts
+
+
+def numpy_bincount(path: Path) -> Iterator[NDArray[np.intp]]:
+    """The same counts as `(10, H, W)` int64, not saturated, by `np.bincount`."""
+    for t0, events in _windows(_read_with_numpy(path)):
+        places = (_channels(events, t0) * HEIGHT + events["y"]) * WIDTH + events["x"]
+        yield np.bincount(places, minlength=2 * BINS * HEIGHT * WIDTH).reshape(2 * BINS, HEIGHT, WIDTH)
+
+
+def page_cache(path: Path) -> Iterator[None]:
+    """The file's bytes into one array that is there already."""
+    with path.open("rb", buffering=0) as file:
+        into, done = _array(path.stat().st_size).data, 0
+        while done < len(into):
+            done += file.readinto(into[done:])
+    yield None
+
+
+def page_cache_1mb(path: Path) -> Iterator[None]:
+    """The file's bytes into the same 1 MB again and again, which stays in the CPU's cache."""
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(_array(1 << 20).data):
+            pass
+    yield None
+
+
+def memcpy(path: Path) -> Iterator[None]:
+    """As many bytes from one array to another."""
+    size = path.stat().st_size
+    np.copyto(_array(size, 1), _array(size))
+    yield None
+
+
+GRIDS: dict[str, tuple[Run, int]] = {
+    "evburst, 1 worker": (partial(evburst_grids, workers=1), 1),
+    "evburst, 2 workers": (partial(evburst_grids, workers=2), 2),
+    "expelliarmus + tonic ToVoxelGrid": (tonic_voxel_grids, 1),
+    "expelliarmus + tonic ToVoxelGrid, 2 cores": (tonic_voxel_grids, 2),
+    "expelliarmus + tonic ToFrame": (tonic_frames, 1),
+    "NumPy add.at": (numpy_add_at, 1),
+    "NumPy bincount": (numpy_bincount, 1),
+    "limit: page cache to array": (page_cache, 1),
+    "limit: page cache to 1 MB": (page_cache_1mb, 1),
+    "limit: memcpy": (memcpy, 1),
+}
+"""Contenders, each with the number of cores it is given."""
+
+
+# ---------------------------------------------------------------- is it the same?
+
+
+def check_columns(packets: Iterator[Columns]) -> tuple[int, dict[str, str]]:
+    """(events, SHA-256 of each column, whatever its type): t as int64, x and y as uint16, p as 0 and 1."""
+    hashes = {name: hashlib.sha256() for name in "txyp"}
+    count = 0
+    for t, x, y, p in packets:
+        count += len(t)
+        for name, column in zip("txyp", (t.astype("<i8"), x.astype("<u2"), y.astype("<u2"), p > 0), strict=True):
+            hashes[name].update(np.ascontiguousarray(column).tobytes())
+    return count, {name: value.hexdigest() for name, value in hashes.items()}
+
+
+def check_counts(grids: Iterator[NDArray[Any] | None]) -> tuple[int, dict[str, str]]:
+    """(windows, SHA-256 of the first 40 windows as our grids are: `(2 * bins, H, W)` uint8, saturated). Limits have none."""
+    counts = hashlib.sha256()
+    windows = 0
+    for grid in islice(grids, CHECKED_WINDOWS):
+        if grid is None:
+            return 0, {}
+        windows += 1
+        ours = grid.swapaxes(0, 1).reshape(-1, *grid.shape[2:]) if grid.ndim == 4 else grid
+        counts.update(np.minimum(ours, MAX_COUNT).astype(np.uint8).tobytes())
+    return windows, {"counts": counts.hexdigest()}
+
+
+# ---------------------------------------------------------------- parts of contenders
+
+
+def _windows(events: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """(t0, events) of the windows [t0, t0 + 50 ms) on multiples of 50 ms."""
+    t = events["t"]
+    edges = np.arange(t[0] // WINDOW_US * WINDOW_US, t[-1] + WINDOW_US, WINDOW_US)
+    for t0, (first, last) in zip(edges, np.lib.stride_tricks.sliding_window_view(np.searchsorted(t, edges), 2), strict=False):
+        yield int(t0), events[first:last]
+
+
+def _channels(events: NDArray[Any], t0: int) -> NDArray[np.int64]:
+    return np.asarray(events["p"] * BINS + (events["t"] - t0) * BINS // WINDOW_US)
+
+
+def _read_with_numpy(path: Path) -> NDArray[Any]:
+    """A DAT version 2 file's events, by masks and shifts of all words at once."""
+    from data.readers.dat import read_header
+
+    words = np.fromfile(path, "<u4", offset=read_header(path)[1]).reshape(-1, 2)
+    events = np.empty(len(words), [("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "<i4")])
+    events["t"], packed = words[:, 0], words[:, 1]
+    events["x"], events["y"], events["p"] = packed & 0x3FFF, packed >> 14 & 0x3FFF, packed >> 28 & 1
+    return events
+
+
+def _signed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The same layout with p as int8: tonic writes -1 into it, which NumPy 2 refuses for uint8."""
+    fields: Any = dtype.fields
+    formats = ["i1" if name == "p" else fields[name][0] for name in fields]
+    offsets = [fields[name][1] for name in fields]
+    return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": dtype.itemsize})
+
+
+@cache
+def _array(size: int, number: int = 0) -> NDArray[np.uint8]:
+    """An array whose memory is there already; the same one for the same arguments."""
+    return np.ones(size, np.uint8)
