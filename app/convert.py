@@ -1,33 +1,50 @@
-"""From a trained network to a weights file of burst neurons: the steps behind convert.py."""
+"""From a trained network to a weights file of burst neurons: the steps behind convert.py.
+
+Fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier, calibrate, check, save.
+Beside the weights file lie NAME_sensitivity.npz (resumes, and lets another point be picked), NAME_frontier.csv and .png,
+NAME_report.json and .png.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from app.config import build
+from app.frontier import draw_frontier, draw_report, load_table, save_table, write_frontier
 from app.provenance import provenance
 from app.train import TrainConfig
 from data.datasets import Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.errors import CheckpointError
+from data.errors import CheckpointError, ConfigError
 from data.representations.voxel_grid import VoxelConfig, voxel_batch
-from eval.coco import average_precision
+from eval.coco import AveragePrecision, average_precision
 from eval.energy import COST_TABLES, synaptic_ops
 from models.checkpoint import load_tensors
 from models.detector import Detector, DetectorBundle
 from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import PostConfig
-from models.spiking.convert.calibrate import calibrate
+from models.graph import Graph, Runner
+from models.spiking.convert.allocate import Frontier, pareto_frontier
+from models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
 from models.spiking.convert.fold import trace
+from models.spiking.convert.importance import confidence
+from models.spiking.convert.report import conversion_report
+from models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
+from models.spiking.cost import dense_macs
 
 _PATHS = ("root", "out", "weights")
+_SEARCH_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -37,11 +54,16 @@ class ConvertConfig:
     Attributes:
         weights: best.safetensors of a training run.
         out: the weights file to write.
-        root: folder of labelled pictures for calibration; "" for the one the network was trained with.
+        root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: T.
-        phi: most spikes of a neuron in one timestep.
-        light: correct the biases layer by layer.
+        phi_max: most spikes of a neuron in one timestep.
+        level: of calibration: none, light or advanced.
+        budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
+        max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows.
+        pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
+        sensitivity_windows: of those, for measuring sensitivities.
+        tuning_windows: windows of the training split on which `max_loss` is measured.
         check_windows: windows of the validation split to measure AP and energy on; 0: all, -1: none.
         cache: folder of simulated windows.
         note: free text for the record, e.g. where the pictures come from.
@@ -50,84 +72,197 @@ class ConvertConfig:
     weights: str
     out: str
     root: str = ""
-    timesteps: int = 2
-    phi: int = 8
-    light: bool = True
-    calibration_windows: int = 128
+    timesteps: int = 1
+    phi_max: int = 8
+    level: str = "advanced"
+    budget: float | None = None
+    max_loss: float | None = None
+    pick: int | None = None
+    calibration_windows: int = 64
+    sensitivity_windows: int = 32
+    tuning_windows: int = 256
     check_windows: int = 0
     cache: str = "runs/cache"
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.timesteps <= 64 or not 1 <= self.phi <= 255:
-            raise ValueError("timesteps must be 1 to 64 and phi 1 to 255")
+        if not 1 <= self.timesteps <= 64 or not 1 <= self.phi_max <= 255:
+            raise ValueError("timesteps must be 1 to 64 and phi_max 1 to 255")
+        if self.level not in LEVELS:
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}")
+        if sum(x is not None for x in (self.budget, self.max_loss, self.pick)) > 1:
+            raise ValueError("budget, max_loss and pick are three ways of choosing one point: give one")
+
+    @property
+    def searches(self) -> bool:
+        """Whether burst limits and thresholds are chosen layer by layer."""
+        return any(x is not None for x in (self.budget, self.max_loss, self.pick))
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
-    """Fold, calibrate, measure, save; returns the record that is saved with the weights."""
+    """Fold, choose, calibrate, measure, save; returns the record that is saved with the weights."""
     started = time.perf_counter()
-    tensors, trained = load_tensors(Path(config.weights), "ann")
-    settings = build(TrainConfig, trained["config"])
-    network = build(NetworkConfig, trained["network"])
-    model: Any = build_network(network)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{config.weights}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
-    graph = trace(model, torch.zeros(1, settings.voxel.channels, 128, 128))
-    graph.tensors = {name: tensor.half().float() for name, tensor in graph.tensors.items()}  # as they will be stored
-    data = replace(settings.data, root=config.root) if config.root else settings.data
-    windows = _windows(config, data, settings.voxel, "train", config.calibration_windows, settings.schedule.seed)
-    items = [windows[i].window for i in range(len(windows))]
-    stride, size = max(model.head_spec.strides), windows.spec.sensor_size
-    batches = [
-        torch.from_numpy(voxel_batch(items[i : i + 32], settings.voxel, size, stride)).float() for i in range(0, len(items), 32)
-    ]
-    parameters = calibrate(graph, batches, config.timesteps, config.phi, config.light)
+    run = _Conversion(config)
+    choices, found = run.choose() if config.searches else (Choice(config.phi_max), {})
+    bundle = run.calibrated(choices)
+    seconds = time.perf_counter() - started
+    out = Path(config.out)
+    report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, run.grids[: config.sensitivity_windows])
+    run.beside("report.json").write_text(json.dumps(report.to_dict(), indent=1))
+    draw_report(report, run.beside("report.png"))
+    print(report.table(), file=sys.stderr)
     record = {
-        "dataset": settings.name,
-        "training": {k: _portable(trained[k]) for k in ("config", "epoch", "validation", "commit", "machine") if k in trained},
-        "conversion": {**_portable(asdict(config)), "seconds": round(time.perf_counter() - started, 1), **provenance()},
+        "dataset": run.settings.name,
+        "training": {k: _portable(run.trained[k]) for k in ("config", "epoch", "validation", "commit", "machine")},
+        "conversion": {**_portable(asdict(config)), **found, "seconds": round(seconds, 1), **provenance()},
     }
-    bundle = DetectorBundle(graph, parameters, model.head_spec, settings.voxel, record)
     if config.check_windows >= 0:
-        record["check"] = check(
-            bundle, _windows(config, data, settings.voxel, "val", config.check_windows, settings.schedule.seed)
-        )
-    bundle.save(Path(config.out))
+        record["check"] = check(bundle, run.windows("val", config.check_windows))
+    replace(bundle, record=record).save(out)
     return record
+
+
+class _Conversion:
+    """The network, its calibration grids, and what is done with them."""
+
+    def __init__(self, config: ConvertConfig) -> None:
+        self.config = config
+        tensors, self.trained = load_tensors(Path(config.weights), "ann")
+        self.settings = build(TrainConfig, self.trained["config"])
+        model: Any = build_network(build(NetworkConfig, self.trained["network"]))
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise CheckpointError(f"{config.weights}: does not fit its own configuration ({why})") from None
+        self.head, self.stride = model.head_spec, max(model.head_spec.strides)
+        self.graph: Graph = trace(model, torch.zeros(1, self.settings.voxel.channels, 128, 128))
+        self.graph.tensors = {name: tensor.half().float() for name, tensor in self.graph.tensors.items()}  # as they are stored
+        calibration = self.windows("train", config.calibration_windows)
+        self.grids = self._grids(calibration, len(calibration))
+        self.targets = record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
+
+    def windows(self, split: str, n: int) -> Dataset:
+        """Windows of the data that the network was trained on, or of the root given instead."""
+        c, s = self.config, self.settings
+        data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
+        with tqdm(desc=f"windows of {split}", unit="win", disable=not sys.stderr.isatty()) as bar:
+            progress = _absolute(bar)
+            return open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), s.schedule.seed, progress=progress))
+
+    def beside(self, what: str) -> Path:
+        """A file beside the weights file."""
+        out = Path(self.config.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out.with_name(f"{out.stem}_{what}")
+
+    def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
+        """The detector with these choices, with its weights as they will be stored."""
+        spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
+        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {}).as_stored()
+
+    def choose(self) -> tuple[dict[str, Choice], dict[str, Any]]:
+        """A point of the frontier, and the record of the search."""
+        frontier = pareto_frontier(self._table())
+        share = frontier.cost * self._share_per_operation()
+        index, tried = self._point(frontier, share)
+        write_frontier(frontier, share, self.beside("frontier.csv"))
+        draw_frontier(frontier, share, index, tried, self.beside("frontier.png"))
+        return frontier.point(index), {"point": index, "expected_share": round(float(share[index]), 4), "tried": tried}
+
+    def _point(self, frontier: Frontier, share: np.ndarray) -> tuple[int, list[dict[str, float]]]:
+        c = self.config
+        if c.pick is not None:
+            if not 0 <= c.pick < len(frontier):
+                raise ConfigError(f"pick {c.pick}: the frontier has points 0 to {len(frontier) - 1}")
+            return c.pick, []
+        if c.budget is not None:
+            return frontier.within_budget(c.budget / self._share_per_operation()), []
+        return self._cheapest_within_loss(frontier, share, float(c.max_loss or 0.0))
+
+    def _cheapest_within_loss(
+        self, frontier: Frontier, share: np.ndarray, max_loss: float
+    ) -> tuple[int, list[dict[str, float]]]:
+        """Halve the interval of (log) cost between what loses too much and what does not."""
+        windows = self.windows("train", self.config.tuning_windows)
+        start = self.calibrated(Choice(self.config.phi_max))
+        ann = score(start, windows, ann=True)[0].ap
+        low, high = np.log(share[0]), np.log(share[-1])
+        best, tried = len(frontier) - 1, []
+        for _ in tqdm(range(_SEARCH_ROUNDS), desc="search", disable=not sys.stderr.isatty()):
+            middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
+            scored, operations = score(self.calibrated(frontier.point(middle)), windows)
+            lost = ann - scored.ap
+            tried.append({"share": float(operations * self._share_per_operation()), "lost_ap": round(lost, 2), "point": middle})
+            if lost <= max_loss:
+                best, high = middle, np.log(share[middle])
+            else:
+                low = np.log(share[middle])
+        return best, tried
+
+    def _table(self) -> SensitivityTable:
+        """Measured, or read if the same network was measured before."""
+        c, path = self.config, self.beside("sensitivity.npz")
+        grids, choices = self.grids[: c.sensitivity_windows], default_choices(c.phi_max)
+        batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
+        start = load_table(path, self.graph, c.timesteps, choices)
+        layers = sum(node.op == "relu" for node in self.graph.nodes)
+        done = start.batches if start else 0
+        with tqdm(
+            total=layers * len(batches), initial=layers * done, desc="sensitivity", disable=not sys.stderr.isatty()
+        ) as bar:
+            save: Callable[[SensitivityTable], None] = lambda table: save_table(path, table, self.graph, c.timesteps)  # noqa: E731
+            return measure(self.graph, self.head, batches, c.timesteps, choices, start, save, bar.update)
+
+    def _share_per_operation(self) -> float:
+        """Energy of one synaptic operation as a share of the ANN's energy per window."""
+        table = COST_TABLES["fp32"]
+        macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
+        return table.ac_pj / (macs * table.mac_pj)
+
+    def _grids(self, windows: Dataset, n: int) -> Tensor:
+        items = [windows[i].window for i in range(n)]
+        return torch.from_numpy(voxel_batch(items, self.settings.voxel, windows.spec.sensor_size, self.stride)).float()
+
+
+def score(bundle: DetectorBundle, windows: Dataset, ann: bool = False) -> tuple[AveragePrecision, float]:
+    """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
+    detector = Detector(bundle, PostConfig(score=0.001), ann=ann)
+    size = windows.spec.sensor_size
+    labels, predictions, operations = [], [], 0.0
+    for first in tqdm(range(0, len(windows), 16), desc="score", leave=False, disable=not sys.stderr.isatty()):
+        items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
+        grids = voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)
+        found, stats = detector.detect(grids, size, [0] * len(items))
+        labels += [item.boxes for item in items]
+        predictions += found
+        if stats is not None:
+            operations += float(synaptic_ops(stats).sum())
+    return average_precision(labels, predictions, windows.spec.classes), operations / len(windows)
 
 
 def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
     """AP of the ANN and the SNN on the same labelled windows, and the SNN's energy."""
-    post = PostConfig(score=0.001)
-    size = windows.spec.sensor_size
-    results: dict[str, Any] = {"protocol": "coco", "windows": len(windows), "split": "val (simulated)"}
+    results: dict[str, Any] = {"protocol": "coco", "windows": len(windows), "split": "val"}
     for name in ("ann", "snn"):
-        detector = Detector(bundle, post, ann=name == "ann")
-        labels, predictions, operations, macs = [], [], 0.0, 0
-        for first in tqdm(range(0, len(windows), 16), desc=f"check {name}", disable=not sys.stderr.isatty()):
-            items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
-            grids = voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)
-            found, stats = detector.detect(grids, size, [0] * len(items))
-            labels += [item.boxes for item in items]
-            predictions += found
-            if stats is not None:
-                operations += float(synaptic_ops(stats).sum())
-                macs = sum(stats.dense_macs.values())
-        scored = average_precision(labels, predictions, windows.spec.classes)
+        scored, operations = score(bundle, windows, ann=name == "ann")
         results[name] = {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2), "per_class": scored.per_class}
-        if macs:
+        if operations:
+            grid = voxel_size(bundle.voxel, windows, bundle.stride)
+            macs = sum(dense_macs(bundle.graph, *grid).values())
             table = COST_TABLES["fp32"]
-            ratio = operations / len(windows) * table.ac_pj / (macs * table.mac_pj)
-            results[name]["energy_ratio_fp32_per_spike"] = round(ratio, 4)
+            results[name]["energy_ratio_fp32_per_spike"] = round(operations * table.ac_pj / (macs * table.mac_pj), 4)
     return results
 
 
-def _windows(config: ConvertConfig, data: DatasetConfig, voxel: VoxelConfig, split: str, n: int, seed: int) -> Dataset:
-    with tqdm(desc=f"simulate {split}", unit="win", disable=not sys.stderr.isatty()) as bar:
-        progress = lambda done: bar.update(done - bar.n)  # noqa: E731
-        return open_dataset(data, Request(split, voxel.window_us, n, Path(config.cache), seed, progress=progress))
+def voxel_size(voxel: VoxelConfig, windows: Dataset, stride: int) -> tuple[int, int, int]:
+    """(channels, H, W) of the padded grids."""
+    shape = voxel_batch([windows[0].window], voxel, windows.spec.sensor_size, stride).shape
+    return shape[1], shape[2], shape[3]
+
+
+def _absolute(bar: Any) -> Callable[[int], object]:
+    return lambda done: bar.update(done - bar.n)
 
 
 def _portable(value: Any) -> Any:

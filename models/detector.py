@@ -35,6 +35,7 @@ class DetectorBundle:
 
     Attributes:
         graph: the folded ANN.
+        spiking: the graph that spikes: the ANN's, or with weights that calibration has corrected.
         parameters: what makes it spike.
         head: how its maps are decoded.
         voxel: how its input is made.
@@ -42,6 +43,7 @@ class DetectorBundle:
     """
 
     graph: Graph
+    spiking: Graph
     parameters: SpikingParameters
     head: HeadSpec
     voxel: VoxelConfig
@@ -52,9 +54,32 @@ class DetectorBundle:
         """Input sides are padded to a multiple of this."""
         return max(self.head.strides)
 
+    def as_stored(self) -> DetectorBundle:
+        """The same with the spiking weights rounded as `save` does, so that what is measured is what is loaded."""
+        tensors = {}
+        for name, tensor in self.spiking.tensors.items():
+            stored = self.graph.tensors[name].half().float()
+            difference = tensor - stored
+            if tensor.ndim > 1:
+                rounded, scale = _to_int8(difference)
+                difference = rounded.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
+            tensors[name] = stored + difference
+        return replace(self, spiking=Graph(self.graph.nodes, self.graph.outputs, tensors))
+
     def save(self, path: Path) -> None:
-        """Write as safetensors: the ANN's weights in float16, thresholds and shifts in float32."""
+        """Write as safetensors: the ANN's weights in float16, thresholds, shifts and corrected biases in float32.
+
+        Of corrected weights the difference is kept, in 8 bits per weight and a scale per output channel.
+        """
         tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
+        for name, tensor in self.spiking.tensors.items():
+            difference = tensor - self.graph.tensors[name].half().float()
+            if not difference.any():
+                continue
+            if tensor.ndim == 1:
+                tensors[f"correction/{name}"] = difference
+            else:
+                tensors[f"correction/{name}"], tensors[f"correction_scale/{name}"] = _to_int8(difference)
         for name, layer in self.parameters.neurons.items():
             tensors |= {f"theta/{name}": layer.theta, f"shift/{name}": layer.shift}
         tensors |= {f"readout/{name}": shift for name, shift in self.parameters.readout_shift.items()}
@@ -97,6 +122,7 @@ class DetectorBundle:
         head = metadata["head"]
         return cls(
             graph,
+            Graph(graph.nodes, graph.outputs, {name: _corrected(tensor, name, tensors) for name, tensor in ann.items()}),
             SpikingParameters(int(metadata["timesteps"]), neurons, readout),
             HeadSpec(
                 head["kind"],
@@ -130,7 +156,7 @@ class Detector:
         device: str = "cpu",
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
-        graph = Graph(bundle.graph.nodes, bundle.graph.outputs, _to(bundle.graph.tensors, self.device))
+        graph, spiking = (Graph(g.nodes, g.outputs, _to(g.tensors, self.device)) for g in (bundle.graph, bundle.spiking))
         own = bundle.parameters
         parameters = SpikingParameters(
             timesteps or own.timesteps,
@@ -141,7 +167,7 @@ class Detector:
             _to(own.readout_shift, self.device),
         )
         self._ann = Runner(graph) if ann else None
-        self._snn = SpikingNetwork(graph, parameters)
+        self._snn = SpikingNetwork(spiking, parameters)
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
@@ -163,6 +189,23 @@ class Detector:
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
+
+
+def _to_int8(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `(C_out, ...)` as int8, and the `(C_out,)` scales that give them back."""
+    scale = difference.abs().flatten(1).amax(1).clamp_min(1e-12) / 127
+    return torch.round(difference / scale.view(-1, *[1] * (difference.ndim - 1))).to(torch.int8), scale
+
+
+def _corrected(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> Tensor:
+    """The weights that spike, from the ANN's and the stored correction."""
+    correction = tensors.get(f"correction/{name}")
+    if correction is None:
+        return tensor
+    if correction.dtype == torch.int8:
+        scale = tensors[f"correction_scale/{name}"]
+        correction = correction.float() * scale.view(-1, *[1] * (correction.ndim - 1))
+    return tensor + correction
 
 
 def _to(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

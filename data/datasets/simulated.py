@@ -101,7 +101,7 @@ def simulate_window(
     scene: Scene
     start_us = 0
     if spec.scene == "saccades":
-        shown = replace(config.saccades, zoom=(1.0, 1.0)) if alone else config.saccades
+        shown = replace(config.saccades, vary=not alone)
         scene = SaccadeScene(pictures[0], spec.sensor_size, shown, rng)
         start_us = int(rng.integers(3)) * SACCADE_US
         if not alone and rng.random() < 0.5:

@@ -28,12 +28,16 @@ class SaccadeConfig:
 
     Attributes:
         amplitude_px: least and largest side of the triangle.
-        zoom: least and largest size of the picture against the one that fits the sensor; it lies anywhere then, and is
-            mirrored at random. (1, 1): as N-Caltech101 shows it.
+        vary: change the picture before it is shown (below); False: as N-Caltech101 shows it, which is how it is evaluated.
+        zoom: least and largest size of the picture against the one that fits the sensor; it lies anywhere then.
+        rotate_deg, stretch: largest rotation, and largest share by which it gets wider or narrower; it is mirrored at random.
     """
 
     amplitude_px: tuple[float, float] = (4.0, 9.0)
+    vary: bool = True
     zoom: tuple[float, float] = (0.7, 1.3)
+    rotate_deg: float = 12.0
+    stretch: float = 0.15
 
 
 class SaccadeScene:
@@ -41,16 +45,12 @@ class SaccadeScene:
 
     def __init__(self, picture: Picture, sensor_size: SensorSize, config: SaccadeConfig, rng: np.random.Generator) -> None:
         self.sensor_size, self.labels = sensor_size, picture.labels
-        height, width = picture.grey.shape
-        zoom = rng.uniform(*config.zoom)
+        grey, boxes = _varied(picture, config, rng) if config.vary else (picture.grey, picture.boxes_xyxy)
+        height, width = grey.shape
+        zoom = rng.uniform(*config.zoom) if config.vary else 1.0
         scale = zoom * min(sensor_size.width / width, sensor_size.height / height)
         shown = np.maximum(np.round(np.array([width, height]) * scale), 8).astype(int)
-        self._corner = np.zeros(2)
-        if config.zoom[0] < config.zoom[1]:
-            self._corner = np.round(rng.uniform(0, 1, 2) * (np.array(sensor_size) - shown))
-        grey, boxes = picture.grey, picture.boxes_xyxy.copy()
-        if config.zoom[0] < config.zoom[1] and rng.random() < 0.5:
-            grey, boxes[:, [0, 2]] = np.ascontiguousarray(grey[:, ::-1]), width - picture.boxes_xyxy[:, [2, 0]]
+        self._corner = np.round(rng.uniform(0, 1, 2) * (np.array(sensor_size) - shown)) if config.vary else np.zeros(2)
         self._boxes = (boxes * scale + np.tile(self._corner, 2)).astype(np.float32)
         small = cv2.resize(grey, (int(shown[0]), int(shown[1])), interpolation=cv2.INTER_AREA)
         self._picture = random_tone(np.asarray(small, np.uint8), rng)
@@ -78,3 +78,22 @@ class SaccadeScene:
         start, end = self._stations[saccade % 3], self._stations[saccade % 3 + 1]
         done = 0.5 - 0.5 * np.cos(np.pi * min(since / _MOVING_US, 1.0))
         return np.asarray(start + (end - start) * done)
+
+
+def _varied(picture: Picture, config: SaccadeConfig, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The picture mirrored, turned and stretched about its middle, and its boxes: those of the ellipses inside the old ones."""
+    height, width = picture.grey.shape
+    angle = np.deg2rad(rng.uniform(-1, 1) * config.rotate_deg)
+    wider = 1 + rng.uniform(-1, 1) * config.stretch
+    mirror = -1 if rng.random() < 0.5 else 1
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.diag([mirror * wider, 1.0])
+    size = np.array([round(width * wider), height])
+    middle = np.array([width, height]) / 2
+    affine = np.concatenate([matrix, (size / 2 - matrix @ middle)[:, None]], 1)
+    grey = cv2.warpAffine(picture.grey, affine, size.tolist(), borderMode=cv2.BORDER_REPLICATE)
+    centre = (picture.boxes_xyxy[:, :2] + picture.boxes_xyxy[:, 2:]) / 2
+    half = (picture.boxes_xyxy[:, 2:] - picture.boxes_xyxy[:, :2]) / 2
+    moved = centre @ affine[:, :2].T + affine[:, 2]
+    reach = np.sqrt(half**2 @ (matrix**2).T)
+    return np.asarray(grey, np.uint8), np.concatenate([moved - reach, moved + reach], 1).astype(np.float32)

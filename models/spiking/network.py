@@ -10,6 +10,7 @@ over time is then exactly the max-pool of the summed counts (taking the maximum 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ class SpikingNetwork(Runner):
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
         super().__init__(graph)
         self.parameters = parameters
-        self._theta = _signal_thresholds(graph, parameters)
+        self._theta = signal_thresholds(graph, parameters.neurons)
         self._costs: dict[tuple[int, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
         self._layers: list[LayerStats] = []
         self._images = 0
@@ -116,14 +117,14 @@ class SpikingNetwork(Runner):
         return [s if len(s) == length else s.repeat(length // len(s), 1, 1, 1) for s in signals]
 
 
-def _signal_thresholds(graph: Graph, parameters: SpikingParameters) -> dict[str, Tensor | None]:
-    """Threshold of each channel of each node, where its values are spikes of single neurons; None for the others."""
+def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[str, Tensor | None]:
+    """Threshold of each channel of each node, where its values are spikes of single (known) neurons; None for the others."""
     found: dict[str, Tensor | None] = {}
     for node in graph.nodes:
         sources = [found[name] for name in node.inputs]
         known = [theta for theta in sources if theta is not None]
         if node.op == "relu":
-            found[node.name] = parameters.neurons[node.name].theta
+            found[node.name] = neurons[node.name].theta if node.name in neurons else None
         elif node.op in ("max_pool", "upsample", "concat") and len(known) == len(sources):
             found[node.name] = torch.cat(known)
         elif node.op == "slice" and known:

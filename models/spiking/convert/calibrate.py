@@ -1,149 +1,249 @@
-"""Training-free calibration: thresholds by least squared error, then biases so that every layer's mean is the ANN's.
+"""Training-free calibration, layer by layer, in order, against what the ANN's layer does with the same grids.
 
-Thresholds (Wang et al., arXiv 2311.14265, threshold search): per channel, the theta of a grid (1.00 ... 0.05) x the largest
-activation that minimises the mean squared difference between the activation a and what a neuron driven by the constant
-current a emits, clip(floor(a T / theta + 1/2), 0, T phi) theta / T. (The paper's formula has no 1/2; our neurons start at
-half a threshold, and this is their exact response.)
+Three levels, each with what the one before does:
 
-Light calibration: layer by layer, in order, a constant per channel is added to the current so that the mean output of the
-spiking layer, fed by the already calibrated spiking layers before it, equals the mean output of the ANN's layer.
+none       thresholds: per channel, the theta of a grid (1.00 ... 0.05) x the largest activation that minimises the weighted
+           squared error between the activation a and what a neuron driven by a constant current emits,
+           clip(floor(i T / theta + 1/2), 0, T phi) theta / T  (Wang et al., arXiv 2311.14265, threshold search; the paper's
+           formula has no 1/2: our neurons start at half a threshold, and this is their exact response);
+light      a constant per channel is added to the current so that the mean output is the ANN's (the same paper);
+advanced   before that, the weights of every convolution but the first are corrected: of all weights, those that make its
+           currents most like the ANN's, given the spikes that really arrive, by ridge regression towards the old weights.
+
+Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,
+with `none` for the ANN's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numba
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import ConversionError
 from models.graph import Graph, Node, Runner
-from models.spiking.network import SpikingNetwork, SpikingParameters
+from models.spiking.convert.importance import position_weights
+from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan_fused
 
+LEVELS = ("none", "light", "advanced")
 RATIOS = np.linspace(1.0, 0.05, 39)
 LIGHT_ROUNDS = 4
+RIDGE = 0.02
+"""Pull towards the old weights, against the mean square of the inputs."""
+RIDGE_ROWS = 12_000
+"""Positions that a convolution is corrected on."""
 
 
-def calibrate(graph: Graph, batches: Sequence[Tensor], timesteps: int, phi: int, light: bool = True) -> SpikingParameters:
+@dataclass(frozen=True)
+class Choice:
+    """What a layer of neurons is allowed and told.
+
+    Attributes:
+        phi: most spikes in one timestep.
+        rho: factor on the threshold that minimises the error: fewer spikes, coarser steps.
+    """
+
+    phi: int
+    rho: float = 1.0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the ANN does with the calibration grids.
+
+    Attributes:
+        grids: `(N, 2 * bins, H, W)` float32.
+        currents: output of every convolution, float16 (half the memory; the error is far below a threshold's).
+        sure: see importance.confidence; None weighs all positions alike.
+    """
+
+    grids: Tensor
+    currents: dict[str, Tensor]
+    sure: Tensor | None
+
+    def weights(self, height: int, width: int) -> Tensor:
+        """`(N, 1, height, width)`, 1 in the mean."""
+        if self.sure is None:
+            return torch.ones(len(self.grids), 1, height, width)
+        return position_weights(self.sure, height, width)
+
+
+def record_targets(graph: Graph, grids: Tensor, sure: Tensor | None = None) -> Targets:
+    """Run the ANN over the calibration grids; raises ConversionError if one of its activations is not finite."""
+    currents: dict[str, Tensor] = {}
+
+    class Recorder(Runner):
+        def observe(self, node: Node, value: Tensor) -> None:
+            if not torch.isfinite(value).all():
+                raise ConversionError(f"{node.name!r}: the ANN's own output is not finite; its weights are of no use")
+            if node.op == "conv":
+                currents[node.name] = value.half()
+
+    Recorder(graph)(grids)
+    return Targets(grids, currents, sure)
+
+
+def calibrate(
+    graph: Graph, targets: Targets, timesteps: int, choices: Mapping[str, Choice] | Choice, level: str = "light"
+) -> tuple[Graph, SpikingParameters]:
     """Neurons for a folded graph.
 
     Args:
         graph: the network.
-        batches: calibration grids, each `(N, 2 * bins, H, W)` float32. The light calibration runs all of them at once.
+        targets: what `record_targets` found; all its grids are run at once.
         timesteps: T.
-        phi: most spikes per timestep, the same in every layer.
-        light: whether to correct the biases.
+        choices: burst limit and threshold factor of every relu node, or one for all.
+        level: one of LEVELS.
+
+    Returns:
+        The graph that spikes (with corrected weights, if `advanced`), and its neurons.
 
     Raises:
-        ConversionError: an activation is not finite.
+        ConversionError: a relu does not follow a convolution.
     """
-    thetas = search_thresholds(graph, batches, timesteps, phi)
-    neurons = {name: NeuronLayer(theta, torch.zeros_like(theta), phi) for name, theta in thetas.items()}
-    zero = {name: torch.zeros_like(graph.tensors[f"{name}.bias"]) for name in graph.outputs}
-    parameters = SpikingParameters(timesteps, neurons, zero)
-    return light_calibration(graph, parameters, torch.cat(list(batches))) if light else parameters
+    if isinstance(choices, Choice):
+        choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
+    network = _Calibration(graph, targets, timesteps, choices, level)
+    network.run(targets.grids)
+    return network.graph, SpikingParameters(timesteps, network.neurons, network.shifts)
 
 
-def search_thresholds(graph: Graph, batches: Sequence[Tensor], timesteps: int, phi: int) -> dict[str, Tensor]:
-    """`(C,)` float32 thresholds for every relu node; a dead channel gets the layer's largest, and never fires for nothing."""
-    largest = _fold_maxima(graph, batches)
-    errors = {name: np.zeros((len(RATIOS), len(maximum))) for name, maximum in largest.items()}
+def best_thresholds(
+    currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int, phi: int
+) -> tuple[Tensor, np.ndarray]:
+    """`(C,)` float32 thresholds of least weighted squared error, and the error of each of RATIOS, `(C, len(RATIOS))`.
 
-    class Errors(Runner):
-        def observe(self, node: Node, value: Tensor) -> None:
-            if node.op == "relu":
-                flat = value.transpose(0, 1).flatten(1).contiguous().numpy()
-                _add_squared_errors(flat, largest[node.name], RATIOS, timesteps, phi, errors[node.name])
+    A dead channel gets the layer's largest threshold, and never fires for nothing.
 
-    for batch in batches:
-        Errors(graph)(batch)
-    thetas = {}
-    for name, error in errors.items():
-        theta = RATIOS[error.argmin(0)] * largest[name]
-        alive = theta > 0
-        theta[~alive] = theta.max() if alive.any() else 1.0
-        thetas[name] = torch.from_numpy(theta.astype(np.float32))
-    return thetas
-
-
-def light_calibration(graph: Graph, parameters: SpikingParameters, batch: Tensor) -> SpikingParameters:
-    """Shifts for every layer of neurons and for the read-outs; thresholds and burst limits stay."""
-    means: dict[str, Tensor] = {}
-
-    class Means(Runner):
-        def observe(self, node: Node, value: Tensor) -> None:
-            if node.op == "relu" or node.name in graph.outputs:
-                means[node.name] = value.mean((0, 2, 3))
-
-    Means(graph)(batch)
-    network = _LightCalibration(graph, parameters, means)
-    network.run(batch)
-    return SpikingParameters(parameters.timesteps, network.neurons, network.shifts)
+    Args:
+        currents, activations: `(N, C, h, w)`, what arrives and what should come out.
+        weights: `(N, 1, h, w)`.
+        timesteps, phi: T and the burst limit.
+    """
+    flat = [x.transpose(0, 1).flatten(1).float().contiguous().numpy() for x in (currents, activations)]
+    largest = flat[1].max(1).astype(np.float64)
+    errors = np.zeros((len(largest), len(RATIOS)))
+    _squared_errors(*flat, weights.flatten().float().numpy(), largest, RATIOS, timesteps, phi, errors)
+    theta = RATIOS[errors.argmin(1)] * largest
+    alive = theta > 0
+    theta[~alive] = theta.max() if alive.any() else 1.0
+    return torch.from_numpy(theta.astype(np.float32)), errors
 
 
-class _LightCalibration(SpikingNetwork):
-    """Runs the network once; every layer is corrected before its output is passed on."""
+class _Calibration(SpikingNetwork):
+    """Runs the network once; every layer is set before its output is passed on."""
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, means: dict[str, Tensor]) -> None:
-        super().__init__(graph, parameters)
-        self._means = means
+    def __init__(self, graph: Graph, targets: Targets, timesteps: int, choices: Mapping[str, Choice], level: str) -> None:
+        provisional = {name: NeuronLayer(torch.ones(1), torch.zeros(1), choice.phi) for name, choice in choices.items()}
+        super().__init__(Graph(graph.nodes, graph.outputs, dict(graph.tensors)), SpikingParameters(timesteps, provisional, {}))
+        self._targets, self._choices, self._level = targets, choices, level
+        self._first = {node.name for node in graph.nodes if node.op == "input"}
+        self._draw = torch.Generator().manual_seed(0)
         self.neurons: dict[str, NeuronLayer] = {}
         self.shifts: dict[str, Tensor] = {}
 
+    def conv(self, node: Node, x: Tensor) -> Tensor:
+        if self._level == "advanced" and node.attrs["groups"] == 1 and node.inputs[0] not in self._first:
+            self._correct(node, x.reshape(-1, self._images, *x.shape[1:]).mean(0))
+        return super().conv(node, x)
+
     def relu(self, node: Node, x: Tensor) -> Tensor:
-        layer, timesteps = self.parameters.neurons[node.name], self.parameters.timesteps
         current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
-        target, best, best_error = self._means[node.name], layer, torch.full_like(layer.theta, torch.inf)
-        for _ in range(LIGHT_ROUNDS):
-            out, _ = burst_scan_fused(current, layer, timesteps, self._fan_out[node.name])
-            missing = target - out.mean((0, 1, 3, 4))
-            better = missing.abs() < best_error
-            best_error = torch.where(better, missing.abs(), best_error)
-            best = NeuronLayer(layer.theta, torch.where(better, layer.shift, best.shift), layer.phi)
-            layer = NeuronLayer(layer.theta, layer.shift + missing, layer.phi)
-        self.neurons[node.name] = best
-        out, _ = burst_scan_fused(current, best, timesteps, self._fan_out[node.name])
+        choice, timesteps = self._choices[node.name], self.parameters.timesteps
+        if node.inputs[0] not in self._targets.currents:
+            raise ConversionError(f"{node.name!r}: only a relu that follows a convolution can be calibrated")
+        wanted = F.relu(self._targets.currents[node.inputs[0]].float())
+        weights = self._targets.weights(*wanted.shape[-2:])
+        arriving = wanted if self._level == "none" else current.mean(0)
+        theta, _ = best_thresholds(arriving, wanted, weights, timesteps, choice.phi)
+        layer = NeuronLayer(theta * choice.rho, torch.zeros_like(theta), choice.phi)
+        if self._level != "none":
+            layer = self._with_equal_mean(current, layer, wanted, weights, self._fan_out[node.name])
+        self.neurons[node.name] = self.parameters.neurons[node.name] = layer
+        self._theta = signal_thresholds(self.graph, self.neurons)
+        out, _ = burst_scan_fused(current, layer, timesteps, self._fan_out[node.name])
         return out.flatten(0, 1)
 
     def read_out(self, name: str, value: Tensor) -> Tensor:
-        self.shifts[name] = self._means[name] - value.mean((0, 2, 3))
-        return value
+        mean = value.reshape(-1, self._images, *value.shape[1:]).mean(0)
+        wanted = self._targets.currents[name].float()
+        weights = self._targets.weights(*wanted.shape[-2:])
+        gap = ((wanted - mean) * weights).mean((0, 2, 3))
+        self.shifts[name] = gap if self._level != "none" else torch.zeros_like(gap)
+        return mean
+
+    def _with_equal_mean(
+        self, current: Tensor, layer: NeuronLayer, wanted: Tensor, weights: Tensor, fan_out: Tensor
+    ) -> NeuronLayer:
+        """The layer with the shift that brings its weighted mean output nearest to what is wanted."""
+        target, best, best_gap = (wanted * weights).mean((0, 2, 3)), layer, torch.full_like(layer.theta, torch.inf)
+        for _ in range(LIGHT_ROUNDS):
+            out, _ = burst_scan_fused(current, layer, self.parameters.timesteps, fan_out)
+            missing = target - (out.mean(0) * weights).mean((0, 2, 3))
+            better = missing.abs() < best_gap
+            best_gap = torch.where(better, missing.abs(), best_gap)
+            best = NeuronLayer(layer.theta, torch.where(better, layer.shift, best.shift), layer.phi)
+            layer = NeuronLayer(layer.theta, layer.shift + missing, layer.phi)
+        return best
+
+    def _correct(self, node: Node, x: Tensor) -> None:
+        """Ridge regression of the ANN's currents on what arrives, towards the weights as they are."""
+        wanted = self._targets.currents[node.name]
+        images, channels, height, width = wanted.shape
+        weights = self._targets.weights(height, width).flatten()
+        if len(weights) > RIDGE_ROWS:  # positions drawn by their weight then count alike
+            rows = torch.multinomial(weights, RIDGE_ROWS, generator=self._draw)
+            weights = torch.ones(RIDGE_ROWS)
+        else:
+            rows = torch.arange(images * height * width)
+        kernel, bias = f"{node.name}.weight", f"{node.name}.bias"
+        taps = self.graph.tensors[kernel].shape[2], self.graph.tensors[kernel].shape[3]
+        columns = torch.cat([_patches(x, node, taps, rows, height, width), torch.ones(len(rows), 1)], 1)
+        old = torch.cat([self.graph.tensors[kernel].flatten(1), self.graph.tensors[bias][:, None]], 1)
+        missing = wanted.permute(0, 2, 3, 1).reshape(-1, channels)[rows].float() - columns @ old.T
+        weighted = columns * weights[:, None]
+        gram = (columns.T @ weighted).double()
+        pull = torch.full((len(gram),), RIDGE * float(gram.diagonal().mean()), dtype=torch.float64)
+        change = torch.linalg.solve(gram + torch.diag(pull + 1e-6), (weighted.T @ missing).double()).float()
+        self.graph.tensors[kernel] = self.graph.tensors[kernel] + change[:-1].T.reshape_as(self.graph.tensors[kernel])
+        self.graph.tensors[bias] = self.graph.tensors[bias] + change[-1]
 
 
-def _fold_maxima(graph: Graph, batches: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    largest: dict[str, np.ndarray] = {}
-
-    class Maxima(Runner):
-        def observe(self, node: Node, value: Tensor) -> None:
-            if not torch.isfinite(value).all():
-                raise ConversionError(f"{node.name!r}: the ANN's own output is not finite; its weights are of no use")
-            if node.op == "relu":
-                maximum = value.amax((0, 2, 3)).double().numpy()
-                largest[node.name] = np.maximum(maximum, largest.get(node.name, 0.0))
-
-    for batch in batches:
-        Maxima(graph)(batch)
-    return largest
+def _patches(x: Tensor, node: Node, kernel: tuple[int, int], rows: Tensor, height: int, width: int) -> Tensor:
+    """What the convolution sees at some of its output positions (numbered through images, rows, columns): `(n, C * kh * kw)`."""
+    a = node.attrs
+    padded = F.pad(x, (a["padding"][1], a["padding"][1], a["padding"][0], a["padding"][0]))
+    image, place = rows // (height * width), rows % (height * width)
+    y, x0 = place // width * a["stride"][0], place % width * a["stride"][1]
+    taps = [
+        padded[image, :, y + dy * a["dilation"][0], x0 + dx * a["dilation"][1]]
+        for dy in range(kernel[0])
+        for dx in range(kernel[1])
+    ]
+    return torch.stack(taps, 2).flatten(1)
 
 
 @numba.njit(cache=True, parallel=True)
-def _add_squared_errors(values, largest, ratios, timesteps, phi, errors):  # type: ignore[no-untyped-def]
-    """errors[r, c] += sum over values[c] of (a - response of a neuron with threshold ratios[r] * largest[c])**2."""
-    channels, size = values.shape
+def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, errors):  # type: ignore[no-untyped-def]
+    """errors[c, r] = weighted sum of (wanted - response of a neuron with threshold ratios[r] * largest[c] to the current)**2."""
+    channels, size = wanted.shape
     levels = np.float32(timesteps * phi)
-    half = np.float32(0.5)
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
     for c in numba.prange(channels):
         if largest[c] <= 0:
             continue
         for r in range(len(ratios)):
             step = np.float32(ratios[r] * largest[c] / timesteps)
-            inverse = np.float32(1) / step
+            inverse = one / step
             total = 0.0
             for k in range(size):
-                a = values[c, k]
-                difference = a - min(np.floor(a * inverse + half), levels) * step
-                total += difference * difference
-            errors[r, c] += total
+                emitted = min(max(np.floor(currents[c, k] * inverse + half), zero), levels) * step
+                difference = wanted[c, k] - emitted
+                total += weights[k] * difference * difference
+            errors[c, r] = total

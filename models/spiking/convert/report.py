@@ -1,0 +1,129 @@
+"""How well each layer was converted: SQNR against the ANN, firing rate, threshold, burst limit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.graph import Graph, Node, Runner
+from models.spiking.network import SpikingNetwork, SpikingParameters
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of neurons, or one read-out (whose threshold, burst limit and rate are 0).
+
+    Attributes:
+        name: the ANN's module.
+        theta: mean threshold over channels.
+        phi: burst limit.
+        spikes_per_neuron: over all timesteps, bursts with multiplicity.
+        share: of the network's spikes weighted by the weights they reach.
+        sqnr_db: power of the ANN's output over the power of what the spiking layer's differs by, in decibels.
+        added_db: by how much it is worse than the worst of the layers it reads.
+    """
+
+    name: str
+    theta: float
+    phi: int
+    spikes_per_neuron: float
+    share: float
+    sqnr_db: float
+    added_db: float
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """All layers, in order, on some grids.
+
+    Attributes:
+        timesteps: T.
+        layers: see LayerReport.
+    """
+
+    timesteps: int
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def worst(self) -> LayerReport:
+        """The layer that adds most error to what reaches it."""
+        return max(self.layers, key=lambda layer: layer.added_db)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """As text; the layer that loses most is marked."""
+        head = f"{'layer':34}{'theta':>9}{'phi':>5}{'rate':>8}{'cost %':>8}{'SQNR dB':>9}{'added':>8}"
+        rows = [
+            f"{x.name[-33:]:34}{x.theta:9.4f}{x.phi:5d}{x.spikes_per_neuron:8.3f}{100 * x.share:8.2f}{x.sqnr_db:9.1f}{x.added_db:8.1f}"
+            + ("   <- loses most" if x is self.worst else "")
+            for x in self.layers
+        ]
+        return "\n".join([head, *rows])
+
+
+def conversion_report(ann: Graph, snn: Graph, parameters: SpikingParameters, grids: Tensor) -> ConversionReport:
+    """Run both networks on `(N, 2 * bins, H, W)` float32 grids and compare them layer by layer."""
+    values: dict[str, Tensor] = {}
+
+    class Recorder(Runner):
+        def observe(self, node: Node, value: Tensor) -> None:
+            if node.op in ("relu", "conv"):
+                values[node.name] = value
+
+    Recorder(ann)(grids)
+    network = _Compared(snn, parameters, values)
+    outputs, stats = network.run(grids)
+    for name, output in zip(snn.outputs, outputs, strict=True):
+        network.sqnr[name] = _sqnr(values[name], output)
+    total = sum(float(layer.synaptic_ops.sum()) for layer in stats.layers)
+    by_name = {layer.name: layer for layer in stats.layers}
+    below = _nearest_compared(snn, network.sqnr)
+    reports = []
+    for node in snn.nodes:
+        if node.name not in network.sqnr:
+            continue
+        sqnr = network.sqnr[node.name]
+        added = min((network.sqnr[name] for name in below[node.name]), default=60.0) - sqnr
+        if node.op == "relu":
+            layer, spikes = parameters.neurons[node.name], by_name[node.name]
+            rate = float(spikes.spikes.mean()) / spikes.neurons
+            share = float(spikes.synaptic_ops.sum()) / total
+            reports.append(LayerReport(node.name, float(layer.theta.mean()), layer.phi, rate, share, sqnr, added))
+        else:
+            reports.append(LayerReport(node.name, 0.0, 0, 0.0, 0.0, sqnr, added))
+    return ConversionReport(parameters.timesteps, tuple(reports))
+
+
+class _Compared(SpikingNetwork):
+    def __init__(self, graph: Graph, parameters: SpikingParameters, ann: dict[str, Tensor]) -> None:
+        super().__init__(graph, parameters)
+        self._ann = ann
+        self.sqnr: dict[str, float] = {}
+
+    def observe(self, node: Node, value: Tensor) -> None:
+        if node.op == "relu":
+            mean = value.reshape(-1, self._images, *value.shape[1:]).mean(0)
+            self.sqnr[node.name] = _sqnr(self._ann[node.name], mean)
+
+
+def _sqnr(signal: Tensor, other: Tensor) -> float:
+    """Decibels; 99 where they are equal."""
+    noise = float(((signal - other) ** 2).mean())
+    power = float((signal**2).mean())
+    return min(99.0, 10 * float(torch.log10(torch.tensor(max(power, 1e-12) / max(noise, 1e-12)))))
+
+
+def _nearest_compared(graph: Graph, compared: dict[str, float]) -> dict[str, set[str]]:
+    """For every node the compared nodes it reads, directly or through others."""
+    found: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        found[node.name] = set()
+        for name in node.inputs:
+            found[node.name] |= {name} if name in compared else found[name]
+    return found

@@ -1,0 +1,155 @@
+"""What a layer's burst limit and threshold cost and save, one layer at a time: the table that allocation chooses from.
+
+For every layer of neurons and every Choice, only that layer spikes and all others stay analogue (METHOD section 4). Its
+sensitivity is how far the detector's output moves, its cost the synaptic operations of its spikes, both per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.detectors.postprocess import HeadSpec
+from models.graph import Graph, Node, Runner
+from models.spiking.convert.calibrate import Choice, best_thresholds
+from models.spiking.convert.importance import confidence, position_weights
+from models.spiking.cost import fan_out_maps
+
+
+def default_choices(phi_max: int) -> tuple[Choice, ...]:
+    """Thresholds raised up to 4 times at the largest burst limit, and smaller limits at their own best thresholds."""
+    raised = tuple(Choice(phi_max, rho) for rho in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0))
+    return raised + tuple(Choice(phi, 1.0) for phi in (1, 2, 3, 4, 6) if phi < phi_max)
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """The measurements.
+
+    Attributes:
+        layers: names of the relu nodes.
+        choices: the candidates, the same for every layer.
+        cost: `(layers, choices)` synaptic operations per image.
+        sensitivity: `(layers, choices)` divergence of the output per image.
+        batches: how many batches have been measured (of the number asked for).
+    """
+
+    layers: tuple[str, ...]
+    choices: tuple[Choice, ...]
+    cost: NDArray[np.float64]
+    sensitivity: NDArray[np.float64]
+    batches: int
+
+    def only(self, keep: Callable[[Choice], bool]) -> SensitivityTable:
+        """The table of some of its candidates."""
+        index = [k for k, choice in enumerate(self.choices) if keep(choice)]
+        chosen = tuple(self.choices[k] for k in index)
+        return SensitivityTable(self.layers, chosen, self.cost[:, index], self.sensitivity[:, index], self.batches)
+
+
+def measure(
+    graph: Graph,
+    spec: HeadSpec,
+    batches: Sequence[Tensor],
+    timesteps: int,
+    choices: tuple[Choice, ...],
+    start: SensitivityTable | None = None,
+    save: Callable[[SensitivityTable], object] = lambda table: None,
+    progress: Callable[[], object] = lambda: None,
+) -> SensitivityTable:
+    """Measure every layer with every candidate.
+
+    Args:
+        graph: the network.
+        spec: what its outputs mean.
+        batches: grids, `(N, 2 * bins, H, W)` float32 each.
+        timesteps: T.
+        choices: the candidates.
+        start: an unfinished table of the same network and batches, to go on with.
+        save: called with the table after every batch.
+        progress: called after every layer.
+    """
+    layers = tuple(node.name for node in graph.nodes if node.op == "relu")
+    shape = len(layers), len(choices)
+    table = start or SensitivityTable(layers, choices, np.zeros(shape), np.zeros(shape), 0)
+    fan_out = fan_out_maps(graph, *batches[0].shape[1:])
+    for number in range(table.batches, len(batches)):
+        ann = _Prefix(graph)
+        expected = ann(batches[number])
+        sure = confidence(expected, spec)
+        cost, moved = np.zeros(shape), np.zeros(shape)
+        for k, name in enumerate(layers):
+            activation = ann.values[name]
+            weights = position_weights(sure, *activation.shape[-2:])
+            thresholds: dict[int, Tensor] = {}
+            for c, choice in enumerate(choices):
+                if choice.phi not in thresholds:
+                    thresholds[choice.phi], _ = best_thresholds(activation, activation, weights, timesteps, choice.phi)
+                theta = (thresholds[choice.phi] * choice.rho)[:, None, None]
+                spikes = torch.clamp(torch.floor(activation * timesteps / theta + 0.5), 0, timesteps * choice.phi)
+                outputs = ann.rerun(name, spikes * theta / timesteps)
+                moved[k, c] = divergence(expected, outputs, spec)
+                cost[k, c] = float((spikes * fan_out[name]).sum()) / len(activation)
+            progress()
+        done = table.batches
+        mean = [(old * done + new) / (done + 1) for old, new in ((table.cost, cost), (table.sensitivity, moved))]
+        table = SensitivityTable(layers, choices, mean[0], mean[1], done + 1)
+        save(table)
+    return table
+
+
+def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec) -> float:
+    """How far a detector's output has moved, per image: symmetric Kullback-Leibler on scores and box distributions.
+
+    Each position counts by its confidence: of the surer of the two networks for scores, so that a false alarm counts as much
+    as a miss, and of the ANN for boxes. SSD's boxes, which are no distributions, count by their absolute difference.
+    """
+    n = len(spec.strides)
+    total = 0.0
+    for level in range(n):
+        boxes, other_boxes, classes, other = ann[level], snn[level], ann[n + level], snn[n + level]
+        if spec.kind == "ssd":
+            per_cell = len(spec.anchors[level])
+            p, q = (_split(x, per_cell).log_softmax(2) for x in (classes, other))
+            sure, other_sure = 1 - p[:, :, 0].exp(), 1 - q[:, :, 0].exp()
+            scores = ((p.exp() - q.exp()) * (p - q)).sum(2)
+            moved = _split((boxes - other_boxes).abs(), per_cell).mean(2)
+        else:
+            p, q = torch.sigmoid(classes), torch.sigmoid(other)
+            sure, other_sure = p.amax(1), q.amax(1)
+            scores = ((p - q) * (classes - other)).sum(1)
+            a, b = (_split(x, 4).log_softmax(2) for x in (boxes, other_boxes))
+            moved = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
+        total += float((torch.maximum(sure, other_sure) * scores + sure * moved).sum())
+    return total / len(ann[0])
+
+
+def _split(x: Tensor, groups: int) -> Tensor:
+    """`(N, groups * k, h, w)` as `(N, groups, k, h, w)`."""
+    return x.reshape(len(x), groups, -1, *x.shape[2:])
+
+
+class _Prefix(Runner):
+    """Keeps every node's value, so that what follows a changed one can be computed again by itself."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.values: dict[str, Tensor] = {}
+
+    def observe(self, node: Node, value: Tensor) -> None:
+        self.values[node.name] = value
+
+    @torch.inference_mode()
+    def rerun(self, name: str, value: Tensor) -> list[Tensor]:
+        """The outputs if a node had another value."""
+        changed = {name: value}
+        for node in self.graph.nodes:
+            if changed.keys() & set(node.inputs):
+                arguments = [changed.get(source, self.values[source]) for source in node.inputs]
+                changed[node.name] = getattr(self, node.op)(node, *arguments)
+        return [changed.get(output, self.values[output]) for output in self.graph.outputs]
