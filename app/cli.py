@@ -140,15 +140,24 @@ def as_assignments(flags: dict[str, object]) -> list[str]:
 def convert_main(argv: Sequence[str] | None = None) -> int:
     """The command line of convert.py."""
     parser = argparse.ArgumentParser(
-        prog="convert.py", description="Convert a trained network into a burst-spiking one; no training, only calibration."
+        prog="convert.py",
+        description="Convert a trained network into a burst-spiking one; no training, only calibration.",
+        epilog="example: python convert.py --weights runs/train/street/best.safetensors --max-loss 1.0 --out street.safetensors",
     )
     parser.add_argument("--weights", required=True, metavar="FILE", help="best.safetensors of train.py")
     parser.add_argument("--out", required=True, metavar="FILE", help="the weights file to write")
     parser.add_argument(
-        "--calibration", metavar="DIR", help="folder with boxes.csv and images/ (default: the one it was trained with)"
+        "--calibration", metavar="DIR", help="folder of the data to calibrate on (default: the one it was trained with)"
     )
-    parser.add_argument("--timesteps", type=int, metavar="T", help="timesteps (default: 2)")
-    parser.add_argument("--phi", type=int, metavar="N", help="most spikes of a neuron in one timestep (default: 8)")
+    parser.add_argument("--timesteps", type=int, metavar="T", help="timesteps (default: 1)")
+    parser.add_argument("--phi-max", type=int, metavar="N", help="most spikes of a neuron in one timestep (default: 8)")
+    point = parser.add_mutually_exclusive_group()
+    point.add_argument("--budget", type=float, metavar="SHARE", help="choose burst limits and thresholds per layer for at most "
+                       "this share of the ANN's energy, e.g. 0.1")  # fmt: skip
+    point.add_argument("--max-loss", type=float, metavar="AP", help="choose the cheapest that loses at most so many points of AP "
+                       "on calibration windows")  # fmt: skip
+    point.add_argument("--pick", type=int, metavar="N", help="choose point N of NAME_frontier.csv, without measuring again")
+    parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: advanced)")
     parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")
     _add_config(parser)
 
@@ -161,7 +170,11 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
             "out": args.out,
             "root": args.calibration,
             "timesteps": args.timesteps,
-            "phi": args.phi,
+            "phi_max": args.phi_max,
+            "budget": args.budget,
+            "max_loss": args.max_loss,
+            "pick": args.pick,
+            "level": args.level,
             "note": args.note,
         }
         record = convert(load_config(ConvertConfig, args.config, args.set + as_assignments(flags)))

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from data.events import EVENT_DTYPE, Events, SensorSize
+from models.graph import Graph
+from models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from models.spiking.network import SpikingParameters
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,3 +98,8 @@ def network() -> nn.Module:
 def grid() -> Tensor:
     """A batch of two count grids, (2, 4, 12, 20)."""
     return torch.poisson(torch.full((2, 4, 12, 20), 0.7), generator=torch.Generator().manual_seed(1))
+
+
+def spiking(graph: Graph, grids: Tensor, timesteps: int, phi: int, level: str = "light") -> SpikingParameters:
+    """Neurons for a graph, calibrated on the grids, all positions alike; `advanced` is not for this: it changes the graph."""
+    return calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi), level)[1]

@@ -16,8 +16,8 @@ from data.representations.voxel_grid import VoxelConfig
 from models.checkpoint import FORMAT, load_tensors, save_tensors
 from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import HeadSpec, PostConfig
-from models.spiking.convert.calibrate import calibrate
 from models.spiking.convert.fold import trace
+from tests.conftest import spiking
 
 
 class TinyYolo(nn.Module):
@@ -39,7 +39,7 @@ def bundle(grid: Tensor) -> DetectorBundle:
     graph = trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16))
     graph.tensors = {name: t.half().float() for name, t in graph.tensors.items()}
     head = HeadSpec("yolo", (2,), 4, ("car", "pedestrian"))
-    return DetectorBundle(graph, calibrate(graph, [grid], 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
+    return DetectorBundle(graph, graph, spiking(graph, grid, 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
 
 
 def test_round_trip_gives_the_same_boxes_and_spikes(bundle: DetectorBundle, tmp_path: Path, grid: Tensor) -> None:

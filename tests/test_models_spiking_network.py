@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.graph import Graph, Node, Runner
-from models.spiking.convert.calibrate import calibrate
 from models.spiking.convert.fold import trace
 from models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
 from models.spiking.network import SpikingNetwork, SpikingParameters
 from models.spiking.neurons import burst_step
+from tests.conftest import spiking
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ class StepByStep:
 @pytest.mark.parametrize("timesteps", [1, 2, 4])
 @pytest.mark.parametrize("phi", [1, 4])
 def test_folded_equals_step_by_step(graph: Graph, grid: Tensor, timesteps: int, phi: int) -> None:
-    parameters = calibrate(graph, [grid], timesteps, phi)
+    parameters = spiking(graph, grid, timesteps, phi)
     slow = StepByStep(graph, parameters)
     expected = slow.run(grid)
     network = SpikingNetwork(graph, parameters)
@@ -93,7 +93,7 @@ def test_folded_equals_step_by_step(graph: Graph, grid: Tensor, timesteps: int, 
 @pytest.mark.parametrize(("timesteps", "phi"), [(1, 8), (3, 2)])
 def test_synaptic_operations_equal_spikes_convolved_with_ones(graph: Graph, grid: Tensor, timesteps: int, phi: int) -> None:
     """Every convolution run again with all weights 1 on the spikes that reach it: the sum of its output is its operations."""
-    parameters = calibrate(graph, [grid], timesteps, phi)
+    parameters = spiking(graph, grid, timesteps, phi)
     slow = StepByStep(graph, parameters)
     slow.run(grid)
     _, stats = SpikingNetwork(graph, parameters).run(grid)
@@ -113,8 +113,8 @@ def test_synaptic_operations_equal_spikes_convolved_with_ones(graph: Graph, grid
 
 def test_bursts_are_counted_with_multiplicity(graph: Graph, grid: Tensor) -> None:
     """The seed's code counts a burst once: per-spike must exceed graded as soon as there are bursts, and equal it without."""
-    _, bursts = SpikingNetwork(graph, calibrate(graph, [grid], 1, 8)).run(grid)
-    _, single = SpikingNetwork(graph, calibrate(graph, [grid], 4, 1)).run(grid)
+    _, bursts = SpikingNetwork(graph, spiking(graph, grid, 1, 8)).run(grid)
+    _, single = SpikingNetwork(graph, spiking(graph, grid, 4, 1)).run(grid)
     neurons = [layer for layer in bursts.layers if layer.kind == "neuron"]
     assert sum(layer.synaptic_ops.sum() for layer in neurons) > 1.5 * sum(layer.graded_ops.sum() for layer in neurons)
     for layer in single.layers:
@@ -123,13 +123,13 @@ def test_bursts_are_counted_with_multiplicity(graph: Graph, grid: Tensor) -> Non
 
 
 def test_counters_do_not_pile_up_over_batches(graph: Graph, grid: Tensor) -> None:
-    network = SpikingNetwork(graph, calibrate(graph, [grid], 2, 4))
+    network = SpikingNetwork(graph, spiking(graph, grid, 2, 4))
     first, second = network.run(grid)[1], network.run(grid)[1]
     assert [layer.spikes.tolist() for layer in first.layers] == [layer.spikes.tolist() for layer in second.layers]
 
 
 def test_images_of_a_batch_do_not_touch_each_other(graph: Graph, grid: Tensor) -> None:
-    network = SpikingNetwork(graph, calibrate(graph, [grid], 2, 4))
+    network = SpikingNetwork(graph, spiking(graph, grid, 2, 4))
     both, _ = network.run(grid)
     alone, _ = network.run(grid[1:])
     for a, b in zip(both, alone, strict=True):
