@@ -51,6 +51,7 @@ class Faults:
         truncated_bytes: bytes after the last whole event, left out.
         late_events: events older than the window being read (time ran backwards), left out.
         time_glitches: single events whose time leaps ahead of both neighbours, left out.
+        long_silences: times of ten minutes or more without an event, whose empty windows are left out.
         outside_sensor: events whose x or y lies outside the sensor, left out.
         time_wraps: how often the recording's clock wrapped; repaired, nothing is lost.
         untimed_events: events before the first time word (RAW), whose time is unknown, left out.
@@ -62,6 +63,7 @@ class Faults:
     truncated_bytes: int = 0
     late_events: int = 0
     time_glitches: int = 0
+    long_silences: int = 0
     outside_sensor: int = 0
     time_wraps: int = 0
     untimed_events: int = 0
@@ -104,7 +106,7 @@ class EventStream(Protocol):
     faults: Faults
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included.
+        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included (see data.slicing).
 
         With `start_us`, a time of the recording's clock, those that end before or at it are left out. They need not have
         been read: `faults` counts what was met in reading.
