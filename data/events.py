@@ -6,6 +6,7 @@ Times are int64 microseconds on the recording's own clock. Windows are half-open
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,8 @@ Events = NDArray[np.void]
 PACKET_EVENTS = 1 << 20
 """Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
 
+MAX_SENSOR_SIDE = 1 << 14
+
 
 class SensorSize(NamedTuple):
     """Width and height of a sensor in pixels, always in this order: (W, H)."""
@@ -37,10 +40,11 @@ class SensorSize(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> SensorSize:
         """Read 'WxH', e.g. '304x240'; raises ConfigError on anything else."""
-        width, _, height = text.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
+        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
+        size = cls(*map(int, sides.groups())) if sides else cls(0, 0)
+        if not 0 < min(size) <= max(size) <= MAX_SENSOR_SIDE:
             raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
-        return cls(int(width), int(height))
+        return size
 
 
 @dataclass

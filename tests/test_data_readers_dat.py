@@ -156,7 +156,7 @@ def test_sensor_size_is_asked_for_never_guessed(tmp_path: Path) -> None:
 
 
 def test_contradicting_sensor_size(tmp_path: Path) -> None:
-    with pytest.raises(SensorSizeError, match="the header says 304x240"):
+    with pytest.raises(SensorSizeError, match="the file says 304x240"):
         open_events(dat(tmp_path / "a.dat", [1]), SensorSize(640, 480))
 
 

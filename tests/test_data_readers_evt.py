@@ -17,6 +17,18 @@ from data.readers.dat import DatFile, write_dat
 from data.readers.evt import RawFile
 from data.readers.header import is_dat, is_raw
 from data.representations.voxel_grid import VoxelConfig, voxel_histogram
+from tests.event_files import (
+    evt2_cd,
+    evt2_high,
+    evt3_base,
+    evt3_high,
+    evt3_low,
+    evt3_vect,
+    evt3_x,
+    evt3_y,
+    evt21_cd,
+    evt21_high,
+)
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(1280, 720)
@@ -27,49 +39,6 @@ EVT3 = "% evt 3.0\n% format EVT3;height=720;width=1280\n% end\n"
 WORD_DTYPE = {EVT2: "<u4", EVT21: "<u8", EVT21_LEGACY: "<u8", EVT3: "<u2"}
 
 Row = tuple[int, int, int, int]
-
-
-# ---------------------------------------------------------------- words, as the specification lays them out
-
-
-def evt2_cd(p: int, t: int, x: int, y: int) -> int:
-    return p << 28 | (t & 63) << 22 | x << 11 | y
-
-
-def evt2_high(t: int) -> int:
-    return 8 << 28 | (t >> 6) & 0xFFFFFFF
-
-
-def evt21_cd(p: int, t: int, x: int, y: int, valid: int) -> int:
-    return evt2_cd(p, t, x, y) << 32 | valid
-
-
-def evt21_high(t: int) -> int:
-    return evt2_high(t) << 32
-
-
-def evt3_y(y: int) -> int:
-    return 0x0000 | y
-
-
-def evt3_x(p: int, x: int) -> int:
-    return 0x2000 | p << 11 | x
-
-
-def evt3_base(p: int, x: int) -> int:
-    return 0x3000 | p << 11 | x
-
-
-def evt3_vect(valid: int, width: int) -> int:
-    return (0x4000 if width == 12 else 0x5000) | valid
-
-
-def evt3_low(t: int) -> int:
-    return 0x6000 | t & 0xFFF
-
-
-def evt3_high(t: int) -> int:
-    return 0x8000 | (t >> 12) & 0xFFF
 
 
 def swapped(word: int) -> int:
@@ -559,7 +528,7 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
     assert open_events(path, SensorSize(640, 480)).sensor_size == (640, 480)
     path.write_bytes(b"% evt 2.0\n% geometry 320x320\n" + bytes(4))
     assert open_events(path, SensorSize(320, 320)).sensor_size == (320, 320)
-    with pytest.raises(SensorSizeError, match=r"header says 320x320, --sensor-size says 640x480; leave the flag out"):
+    with pytest.raises(SensorSizeError, match=r"file says 320x320, --sensor-size says 640x480; leave the flag out"):
         open_events(path, SensorSize(640, 480))
 
 
@@ -573,8 +542,8 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
         (b"% evt 4.0\n" + bytes(8), EventFileError, r"encoding '4.0' is not supported \(known: EVT2, EVT2.1, EVT3\)"),
         (b"% format HISTO3D;height=320;width=320\n" + bytes(8), EventFileError, "encoding 'HISTO3D' is not supported"),
         (b"% format EVT21;height=2;width=2;endianness=big\n" + bytes(8), EventFileError, "endianness 'big' are not supported"),
-        (b"% evt 3.0\n% geometry 0x720\n" + bytes(8), SensorSizeError, "header says '0x720' for the sensor's size"),
-        (b"% evt 3.0\n% geometry wide\n" + bytes(8), SensorSizeError, "header says 'wide'"),
+        (b"% evt 3.0\n% geometry 0x720\n" + bytes(8), SensorSizeError, "file says '0x720' for the sensor's size"),
+        (b"% evt 3.0\n% geometry wide\n" + bytes(8), SensorSizeError, "file says 'wide'"),
     ],
 )
 def test_unusable_files(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:

@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from data.errors import EventFileError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from data.readers import reader
-from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_dat
+from data.readers.header import MAX_HEADER_BYTES, is_dat
 from data.readers.mapping import MappedWords
+from data.readers.packets import settle_size
 from data.slicing import GLITCH_EVENTS, GLITCH_US, next_start, windows_from
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
@@ -64,13 +65,14 @@ class DatFile:
         self.path = path
         header, offset = read_header(path)
         self.version = _version(header)
-        self.sensor_size = _sensor_size(path, header, sensor_size)
         self.faults = Faults()
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, EVENT_BYTES)
         if n_events == 0:
             raise EventFileError(f"{path}: the header is all there is: no event after byte {offset}")
         self._mapped = MappedWords(path, "<u4", offset, (n_events, 2))
         self.words: NDArray[np.uint32] = self._mapped.array
+        said = f"{header['width']}x{header['height']}" if {"width", "height"} <= header.keys() else None
+        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -211,12 +213,6 @@ def coordinate_bits(version: int) -> tuple[int, int]:
 def _version(header: dict[str, str]) -> int:
     text = header.get("version", "2").partition(".")[0]
     return 1 if text == "1" else 2
-
-
-def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -> SensorSize:
-    width, height = header.get("width", ""), header.get("height", "")
-    said = SensorSize(int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
-    return agree_on_size(path, said, given)
 
 
 @numba.njit(cache=True, nogil=True)
