@@ -53,7 +53,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.fuzz_mutate import mutate, mutate_archive
 from bench.fuzz_seeds import SEEDS, SIZE
 from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import EVENT_DTYPE, PACKET_EVENTS, EventStream, EventWindow
+from data.events import EVENT_DTYPE, MAX_SENSOR_SIDE, PACKET_EVENTS, EventStream, EventWindow
 from data.readers import READERS, open_events, recognise_format
 from data.readers.dat import decode_window, read_header
 from data.representations.voxel_grid import VoxelConfig, voxel_histogram
@@ -75,7 +75,7 @@ CHECKED_SHARE = 50
 FIELDS = ("current", "files", "refused", "faulty", "failures", "crashes", "hangs", "slowest_s", "slowest")
 
 
-class Broken(Exception):
+class BrokenPromiseError(Exception):
     """A file that does not pass; says which promise is broken."""
 
 
@@ -117,9 +117,9 @@ class GuardedGrid:
 
 
 def require(holds: bool, promise: str) -> None:
-    """Raise Broken unless it holds."""
+    """Raise BrokenPromiseError unless it holds."""
     if not holds:
-        raise Broken(promise)
+        raise BrokenPromiseError(promise)
 
 
 def damaged(reader: str, seed: int, index: int) -> bytes:
@@ -133,7 +133,7 @@ def examine(path: Path, reader: str, grid: GuardedGrid) -> Verdict:
     """Read a file in all the ways there are; the verdict of the reader meant.
 
     Raises:
-        Broken: a promise is broken.
+        BrokenPromiseError: a promise is broken.
         Exception: whatever else comes out of a reader, which is a failure too.
     """
     try:
@@ -155,7 +155,7 @@ def _examine(path: Path, reader: str, format: str | None, grid: GuardedGrid) -> 
 
     try:
         stream = opened()
-        require(1 <= min(stream.sensor_size) and max(stream.sensor_size) <= 16384, f"sensor {stream.sensor_size}")
+        require(0 < min(stream.sensor_size) <= max(stream.sensor_size) <= MAX_SENSOR_SIDE, f"sensor {stream.sensor_size}")
         events = sum(_checked_packets(stream))
         refused = None
     except (EventFileError, SensorSizeError, ConfigError) as error:

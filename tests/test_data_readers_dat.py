@@ -155,6 +155,21 @@ def test_sensor_size_is_asked_for_never_guessed(tmp_path: Path) -> None:
     assert open_events(path, SensorSize(64, 48)).sensor_size == (64, 48)
 
 
+@pytest.mark.parametrize(
+    ("width", "shown"), [("0", "0x240"), ("20000", "20000x240"), ("9" * 5000, "9" * 40), ("wide", "widex240")]
+)
+def test_a_size_that_is_none_is_not_believed(tmp_path: Path, width: str, shown: str) -> None:
+    path = dat(tmp_path / "a.dat", [1], header=f"% Version 2\n% Height 240\n% Width {width}\n".encode())
+    with pytest.raises(SensorSizeError, match=f"{shown}' for the sensor's size, which is none; pass --sensor-size"):
+        open_events(path)
+    assert open_events(path, SensorSize(304, 240)).sensor_size == (304, 240)
+
+
+def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(SensorSizeError, match="its events reach x = 1, y = 2: pass --sensor-size 2x3"):
+        open_events(dat(tmp_path / "a.dat", [1], header=b"% Version 2\n"))
+
+
 def test_contradicting_sensor_size(tmp_path: Path) -> None:
     with pytest.raises(SensorSizeError, match="the file says 304x240"):
         open_events(dat(tmp_path / "a.dat", [1]), SensorSize(640, 480))

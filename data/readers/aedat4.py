@@ -4,7 +4,8 @@
 other refuses it; it is 1 MB instead of 56; and it hands out NumPy arrays without a conversion. Both decode the sample
 recording to the same events.
 
-Times are absolute (epoch µs). Bytes after the last whole packet are left out and counted (`truncated_bytes`).
+Times are absolute (epoch µs). Bytes after the last whole packet are left out and counted (`truncated_bytes`). Where the
+library panics, it also prints lines of its own on stderr.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from data.readers.packets import PacketFile, columns_to_events, import_extra, li
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"
-_IDENTIFIER_AT = len(MAGIC) + 8
+_DESCRIPTION_FIELD = 8
 _TRUNCATED = "fill whole buffer"
 
 
@@ -88,14 +89,30 @@ def open_aedat4(path: Path, sensor_size: SensorSize | None = None) -> Aedat4File
 
 
 def _check_header(path: Path) -> None:
-    """Raise EventFileError unless version and header are AEDAT4's: the library panics on some that are not."""
+    """Raise EventFileError unless version and header are AEDAT4's.
+
+    The library panics on some that are not, and aborts the process where it would quote a byte of them that is no UTF-8.
+    """
     with path.open("rb") as file:
-        head = file.read(_IDENTIFIER_AT + 8)
-    if not head.startswith(MAGIC):
-        version = head[: len(MAGIC)].decode("latin-1").strip() if head.startswith(b"#!AER-DAT") else "no AEDAT header"
-        raise EventFileError(f"{path}: {version}; only AEDAT 4 is read: convert older files with DV")
-    if head[_IDENTIFIER_AT : _IDENTIFIER_AT + 4] != HEADER_IDENTIFIER:
-        raise EventFileError(f"{path}: the header at byte {len(MAGIC)} is corrupt or cut short")
+        magic = file.read(len(MAGIC))
+        if magic != MAGIC:
+            version = magic.decode("latin-1").strip() if magic.startswith(b"#!AER-DAT") else "no AEDAT header"
+            raise EventFileError(f"{path}: {version}; only AEDAT 4 is read: convert older files with DV")
+        with library_errors(f"{path}: the header at byte {len(MAGIC)} is corrupt or cut short"):
+            header = file.read(*struct.unpack("<I", file.read(4)))
+            if header[4:8] != HEADER_IDENTIFIER:
+                raise ValueError("no identifier")
+            _description(header).decode()
+
+
+def _description(header: bytes) -> bytes:
+    """The XML in the header: a flatbuffer whose third field is a string. struct.error where it leads outside."""
+    (table,) = struct.unpack_from("<I", header)
+    fields = table - struct.unpack_from("<i", header, table)[0]
+    at = table + struct.unpack_from("<H", header, fields + _DESCRIPTION_FIELD)[0]
+    start = at + struct.unpack_from("<I", header, at)[0]
+    (length,) = struct.unpack_from("<I", header, start)
+    return header[start + 4 : start + 4 + length]
 
 
 def _bytes_after_last_packet(path: Path) -> int:

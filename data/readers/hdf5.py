@@ -3,6 +3,9 @@
 `t_offset` (DSEC), where present, is added to every time. `events/width` and `events/height` (RVT) say the sensor's size;
 DSEC does not say it (its sensors are 640x480). `ms_to_idx` (DSEC) finds an event by its time; reading in order needs none.
 In RVT's files times fall back now and then: such events are kept here, and left out and counted by the windows.
+
+HDF5 keeps no checksums unless the writer asked for them, so that a wrong value in a whole file goes unseen. And the HDF5
+library itself can crash on a corrupt file, which no Python code can prevent (about 1 in 20,000 of `bench/fuzz_readers.py`'s).
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ class Hdf5File(PacketFile):
             self._names = self._find(file)
             group = file["events"]
             lengths = {column: len(group[name]) for column, name in self._names.items()}
+            for name in self._names.values():
+                _check_chunks(group[name])
             self._n_events = lengths["t"]
             self.t_offset_us = int(file["t_offset"][()]) if "t_offset" in file else 0
             said = _size_in(group) or _size_in(file)
@@ -92,6 +97,14 @@ def _is_hdf5(head: bytes, path: Path) -> bool:
 def open_hdf5(path: Path, sensor_size: SensorSize | None = None) -> Hdf5File:
     """Open an HDF5 file of RVT's or DSEC's layout; see Hdf5File."""
     return Hdf5File(path, sensor_size)
+
+
+def _check_chunks(dataset: Any) -> None:
+    """ValueError if chunks are missing: HDF5 would hand out zeros for them."""
+    if dataset.chunks:
+        there, wanted = dataset.id.get_num_chunks(), -(-len(dataset) // dataset.chunks[0])
+        if there < wanted:
+            raise ValueError(f"{dataset.name} has {there} of its {wanted} chunks")
 
 
 def _size_in(group: Any) -> str | None:

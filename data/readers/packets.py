@@ -156,7 +156,7 @@ def settle_size(path: Path, said: str | None, given: SensorSize | None, packets:
         size = SensorSize.parse(said)
     except ConfigError:
         if given is None:
-            raise SensorSizeError(f"{path}: the file says {said!r} for the sensor's size, which is none; {_ASK}") from None
+            raise SensorSizeError(f"{path}: the file says {said[:40]!r} for the sensor's size, which is none; {_ASK}") from None
         return given
     if given is not None and given != size:
         raise SensorSizeError(f"{path}: the file says {size}, --sensor-size says {given}; leave the flag out")
