@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bench import fuzz_readers
-from bench.fuzz_readers import ACCOUNTS, NATIVE, BrokenPromiseError, GuardedGrid, damaged, examine, failed, fuzz
+from bench.fuzz_accounts import ACCOUNTS, BrokenPromiseError
+from bench.fuzz_readers import NATIVE, GuardedGrid, damaged, examine, failed, fuzz
 from bench.fuzz_seeds import SEEDS
 from data.events import EVENT_DTYPE
 from data.readers import READERS

@@ -52,32 +52,6 @@ def test_kernel_equals_reference(window: EventWindow, bins: int, max_count: int)
     assert grid[:, 7:].sum() == grid[:, :, 13:].sum() == 0
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(1, 2),
-    st.integers(0, 3),
-    st.lists(st.tuples(st.integers(0, 999), st.integers(0, 2**32 - 1), st.booleans()), max_size=200),
-    st.integers(1, 40),
-    st.integers(1, 40),
-)
-def test_any_words_stay_inside_the_grid(
-    version: int, epochs: int, drawn: list[tuple[int, int, bool]], width: int, height: int
-) -> None:
-    """Arbitrary second words, of which half are brought near the sensor, between guard bands."""
-    t0, epoch, size = epochs * 2**32 + 5000, epochs * 2**32, SensorSize(width, height)
-    near = (63 | 63 << 9 | 1 << 17) if version == 1 else (63 | 63 << 14 | 1 << 28)
-    words = np.array([(5000 + t, word & (near if close else 2**32 - 1)) for t, word, close in drawn], np.uint32).reshape(-1, 2)
-    window = EventWindow(t0, t0 + 1000, words, epoch, version)
-    config = VoxelConfig(bins=3)
-    buffer = np.full(4096 + 6 * height * width + 4096, 0xA5, np.uint8)
-    grid = buffer[4096:-4096].reshape(6, height, width)
-    binned, outside = voxel_histogram(window, config, size, grid)
-    assert binned + outside == len(drawn)
-    np.testing.assert_array_equal(grid, voxel_histogram_reference(window, config, size))
-    assert (buffer[:4096] == 0xA5).all()
-    assert (buffer[-4096:] == 0xA5).all()
-
-
 def test_channel_is_polarity_times_bins_plus_bin() -> None:
     window = EventWindow(0, 100, make_events([0, 19, 20, 99], 3, 4, [0, 0, 1, 1]))
     grid = both(window, VoxelConfig(bins=5))

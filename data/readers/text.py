@@ -30,6 +30,7 @@ _NUMBER = re.compile(rb"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _MAX_SECONDS = 1 << 33
 _MAX_COORDINATE = 1 << 31
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CONTROL = bytes(set(range(32)) - set(b"\t\r\n"))
 
 
 class TextFile(PacketFile):
@@ -134,7 +135,7 @@ class TextFile(PacketFile):
 
 def _is_text(head: bytes, path: Path) -> bool:
     """Printable, and one of its first two lines that are neither blank nor comments holds four numbers."""
-    if any(byte < 32 and byte not in b"\t\r\n" for byte in head):
+    if len(head.translate(None, _CONTROL)) < len(head):
         return False
     lines = [line for line in head.removeprefix(_BYTE_ORDER_MARK).splitlines() if line.strip() and not line.startswith(b"#")]
     return any(_numbers(_fields(line)) >= len(COLUMN_NAMES) for line in lines[:2])
