@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from data.events import EVENT_DTYPE, Events, SensorSize
-from data.readers.dat import dat_header, dat_words
+from data.readers.dat import dat_words
 from data.writers import write_events
-from tests.event_files import aedat4_bytes, bin_bytes, encode_evt2, encode_evt3, encode_evt21
+from tests.event_files import aedat4_bytes, bin_bytes, dat_bytes, encode_evt2, encode_evt3, encode_evt21
 
 SIZE = SensorSize(32, 24)
 EPOCH_US = 1_674_050_002_090_794
@@ -37,11 +37,12 @@ def make_events(n: int, t0_us: int = 1000, step_us: int = 4000) -> Events:
 
 def dat_seeds() -> list[bytes]:
     events = make_events(60)
-    wrapping = dat_words(make_events(40, (1 << 32) - 80_000))
+    wrapping = make_events(40, (1 << 32) - 80_000)
+    wrapping["t"] %= 1 << 32
     old = np.stack([events["t"], events["x"] | events["y"].astype("<u4") << 9 | events["p"].astype("<u4") << 17], 1)
     return [
-        dat_header(SIZE) + dat_words(events).tobytes(),
-        dat_header(SIZE) + wrapping.tobytes(),
+        dat_bytes(events, SIZE),
+        dat_bytes(wrapping, SIZE),
         b"% Data file containing Event2D events.\n% Version 1\n% Height 24\n% Width 32\n\x00\x08" + old.astype("<u4").tobytes(),
         b"% Version 2\n% Date 2017-10-31 11:27:54\n\x00\x08" + dat_words(make_events(20)).tobytes(),
     ]
@@ -65,7 +66,7 @@ def evt_seeds() -> list[bytes]:
 
 
 def bin_seeds() -> list[bytes]:
-    turning = make_events(60, (1 << 23) - 100_000).copy()
+    turning = make_events(60, (1 << 23) - 100_000)
     turning["t"] %= 1 << 23
     overflowing = [(t, x, 240 if i % 9 == 8 else y, p) for i, (t, x, y, p) in enumerate(make_events(50).tolist())]
     return [bin_bytes(make_events(60).tolist()), bin_bytes(turning.tolist()), bin_bytes(overflowing)]

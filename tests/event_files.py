@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from data.readers.dat import dat_header, dat_words
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(32, 24)
@@ -30,6 +31,11 @@ def collect(stream: EventStream) -> Events:
     packets = list(stream.packets())
     assert all(len(packet) for packet in packets)
     return np.concatenate([np.empty(0, EVENT_DTYPE), *packets])
+
+
+def dat_bytes(events: Events, size: SensorSize = SIZE) -> bytes:
+    """A DAT version 2 file; unlike `write_events` with events outside the sensor, too."""
+    return dat_header(size) + dat_words(events).tobytes()
 
 
 def bin_bytes(events: Iterable[tuple[int, int, int, int]]) -> bytes:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from data.errors import EventFileError, SensorSizeError
 from data.events import EventWindow, Faults, SensorSize
 from data.readers import open_events
-from data.readers.dat import DatFile, decode_window, write_dat
+from data.readers.dat import DatFile, decode_window
+from data.writers import write_events
 from tests.conftest import SHARED, random_events
 
 HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width 304\n"
@@ -177,7 +178,7 @@ def test_contradicting_sensor_size(tmp_path: Path) -> None:
 
 def test_written_files_read_back(tmp_path: Path) -> None:
     events = random_events(5000, SensorSize(304, 240), 400_000)
-    write_dat(tmp_path / "a.dat", events, SensorSize(304, 240))
+    write_events(tmp_path / "a.dat", events, SensorSize(304, 240))
     again = np.concatenate([decode_window(w) for w in open_events(tmp_path / "a.dat").windows(50_000)])
     assert np.array_equal(again, events)
 
@@ -185,7 +186,7 @@ def test_written_files_read_back(tmp_path: Path) -> None:
 def test_windows_are_views_of_the_file(tmp_path: Path) -> None:
     """No copy of the recording: a sound window shares memory with the map."""
     events = random_events(5000, SensorSize(304, 240), 400_000)
-    write_dat(tmp_path / "a.dat", events, SensorSize(304, 240))
+    write_events(tmp_path / "a.dat", events, SensorSize(304, 240))
     stream = DatFile(tmp_path / "a.dat")
     assert all(np.shares_memory(window.words, stream.words) for window in stream.windows(50_000) if len(window))
 

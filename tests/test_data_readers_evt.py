@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from data.errors import EventFileError, SensorSizeError
 from data.events import EVENT_DTYPE, Events, SensorSize
 from data.readers import evt_kernels, open_events
-from data.readers.dat import DatFile, write_dat
+from data.readers.dat import DatFile
 from data.readers.evt import RawFile
 from data.readers.header import is_dat, is_raw
 from data.representations.voxel_grid import VoxelConfig, voxel_histogram
+from data.writers import write_events
 from tests.event_files import (
     evt2_cd,
     evt2_high,
@@ -603,7 +604,7 @@ def test_no_file_is_both(head: bytes) -> None:
 
 def test_open_events_still_opens_dat(tmp_path: Path) -> None:
     events = np.zeros(2, EVENT_DTYPE)
-    write_dat(tmp_path / "a.dat", events, SensorSize(10, 10))
+    write_events(tmp_path / "a.dat", events, SensorSize(10, 10))
     assert isinstance(open_events(tmp_path / "a.dat"), DatFile)
 
 

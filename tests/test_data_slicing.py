@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
-from data.readers.dat import DatFile, decode_window, write_dat
+from data.readers.dat import DatFile, decode_window
 from data.slicing import windows_by_count, windows_by_duration
+from data.writers import write_events
 
 SIZE = SensorSize(64, 48)
 
@@ -129,7 +130,7 @@ def test_equals_dat_windows(
         return
     events, faults = events_at(times), Faults()
     path = tmp_path_factory.mktemp("dat") / "events.dat"
-    write_dat(path, events, SIZE)
+    write_events(path, events, SIZE)
     recording = DatFile(path)
     from_dat = list(recording.windows(window_us))
     from_packets = list(windows_by_duration(cut(events, packet_events), window_us, faults))

@@ -163,11 +163,6 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
     return fields, offset + 2
 
 
-def write_dat(path: Path, events: Events, sensor_size: SensorSize) -> None:
-    """Write events (EVENT_DTYPE, t in [0, 2**32)) as a DAT version 2 file of type 0x0C; `data.writers` does so in packets."""
-    path.write_bytes(dat_header(sensor_size) + dat_words(events).tobytes())
-
-
 def dat_header(sensor_size: SensorSize) -> bytes:
     """All that stands before the first event of a DAT version 2 file of type 0x0C (CD)."""
     text = f"% Data file containing CD events.\n% Version 2\n% Height {sensor_size.height}\n% Width {sensor_size.width}\n"
