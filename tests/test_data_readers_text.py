@@ -69,7 +69,7 @@ def test_blocks_join(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
     assert read(tmp_path / "a.csv", "\n".join(LINES)) == (SAMPLE.tolist(), {})
 
 
-@pytest.mark.parametrize(("end", "lost"), [("70000 1", 7), ("70000 1 2 ", 10), ("7", 1), ("70000 1 2 -", 11)])
+@pytest.mark.parametrize(("end", "lost"), [("70000 1", 7), ("70000 1 2 ", 10), ("7", 1), ("70000 1 2 -", 11), ("70000 1\r", 8)])
 def test_truncated(tmp_path: Path, end: str, lost: int) -> None:
     assert read(tmp_path / "a.csv", "\n".join([*LINES, end])) == (SAMPLE.tolist(), {"truncated_bytes": lost})
     stream = open_events(tmp_path / "a.csv", SIZE)

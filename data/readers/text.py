@@ -91,7 +91,7 @@ class TextFile(PacketFile):
         except ValueError as error:
             number, text = self._first_bad(lines)
             if is_last and number == len(lines) - 1:
-                self.faults.truncated_bytes = len(lines[-1])
+                self.faults.truncated_bytes = len(block.splitlines(keepends=True)[-1])
                 return self._columns(lines[:-1])
             raise EventFileError(
                 f"{self.path}: line {first_line + number} is {text[:60]!r}; expected numbers t x y p ({error})"
