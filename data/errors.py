@@ -15,7 +15,11 @@ from __future__ import annotations
 
 
 class EvburstError(Exception):
-    """Base of every error this project raises on purpose: says what, where and how to mend it."""
+    """Base of every error this project raises on purpose: says what, where and how to mend it, on one printable line."""
+
+    def __init__(self, message: str) -> None:
+        # A message may quote a corrupt file, whose control characters are not the terminal's business.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class ConfigError(EvburstError):

@@ -6,6 +6,7 @@ Times are int64 microseconds on the recording's own clock. Windows are half-open
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,8 @@ Events = NDArray[np.void]
 PACKET_EVENTS = 1 << 20
 """Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
 
+MAX_SENSOR_SIDE = 1 << 14
+
 
 class SensorSize(NamedTuple):
     """Width and height of a sensor in pixels, always in this order: (W, H)."""
@@ -37,10 +40,11 @@ class SensorSize(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> SensorSize:
         """Read 'WxH', e.g. '304x240'; raises ConfigError on anything else."""
-        width, _, height = text.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
+        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
+        size = cls(*map(int, sides.groups())) if sides else cls(0, 0)
+        if not 0 < min(size) <= max(size) <= MAX_SENSOR_SIDE:
             raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
-        return cls(int(width), int(height))
+        return size
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Faults:
         truncated_bytes: bytes after the last whole event, left out.
         late_events: events older than the window being read (time ran backwards), left out.
         time_glitches: single events whose time leaps ahead of both neighbours, left out.
+        long_silences: times of ten minutes or more without an event, whose empty windows are left out.
         outside_sensor: events whose x or y lies outside the sensor, left out.
         time_wraps: how often the recording's clock wrapped; repaired, nothing is lost.
         untimed_events: events before the first time word (RAW), whose time is unknown, left out.
@@ -62,6 +67,7 @@ class Faults:
     truncated_bytes: int = 0
     late_events: int = 0
     time_glitches: int = 0
+    long_silences: int = 0
     outside_sensor: int = 0
     time_wraps: int = 0
     untimed_events: int = 0
@@ -104,7 +110,7 @@ class EventStream(Protocol):
     faults: Faults
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included.
+        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included (see data.slicing).
 
         With `start_us`, a time of the recording's clock, those that end before or at it are left out. They need not have
         been read: `faults` counts what was met in reading.

@@ -1,7 +1,8 @@
 """Windows of events, by duration or by count, from packets of any length.
 
 Windows by duration are half-open and lie on multiples of their length: [k * window_us, (k + 1) * window_us). They run from
-the one with the first sound event to the last one's, empty windows included. With window_us = 1000:
+the one with the first sound event to the last one's, empty windows included; of a silence of ten minutes or more they are
+left out (`Faults.long_silences`), because a corrupt 64-bit time may lie a million years ahead. With window_us = 1000:
 
     packets    t = 1500 1900 | 1700 2000 | 4100
     windows    [1000, 2000): 1500 1900 1700    [2000, 3000): 2000    [3000, 4000): none    [4000, 5000): 4100
@@ -10,7 +11,8 @@ The rules for faulty times are those of `data.readers.dat`, so that every format
 
 - disorder inside a window does no harm, and events keep the order they came in;
 - an event older than the window being read is left out (`Faults.late_events`);
-- an event more than a second ahead of one of its next eight is a corrupt time and left out (`Faults.time_glitches`).
+- an event beyond the window being read, or beyond its first second, is a corrupt time if it is more than a second ahead of
+  one of its next eight, and left out (`Faults.time_glitches`).
 
 An event is decided on once the eight after it are there, whichever packets they lie in. Memory holds one packet and the
 events of one window.
@@ -28,6 +30,7 @@ from data.events import EVENT_DTYPE, Events, EventWindow, Faults
 
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8
+LONG_SILENCE_US = 600_000_000
 
 _PLAIN = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
@@ -38,7 +41,7 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
     Args:
         packets: EVENT_DTYPE arrays in file order, empty ones allowed; they must not be written to afterwards.
         window_us: length of a window in microseconds.
-        faults: `late_events` and `time_glitches` are added to.
+        faults: `late_events`, `time_glitches` and `long_silences` are added to.
 
     Raises:
         ValueError: window_us is not positive.
@@ -63,7 +66,7 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
             parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
             if stop < decided:
                 yield EventWindow(t0, t0 + window_us, _joined(parts))
-                parts, t0 = [], t0 + window_us
+                parts, t0 = [], next_start(t0 + window_us, int(t[stop]), window_us, faults)
             start = stop
     if t0 is not None:
         yield EventWindow(t0, t0 + window_us, _joined(parts))
@@ -99,6 +102,15 @@ def windows_by_count(packets: Iterable[Events], n_events: int) -> Iterator[Event
                 parts, missing = [], n_events
     if parts:
         yield _spanning(_joined(parts))
+
+
+def next_start(t1_us: int, next_us: int, window_us: int, faults: Faults) -> int:
+    """Start of the window after one that ends at t1_us, the next sound event being at next_us: t1_us, or after a long silence."""
+    after = next_us // window_us * window_us
+    if after - t1_us < LONG_SILENCE_US:
+        return t1_us
+    faults.long_silences += 1
+    return after
 
 
 def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
@@ -149,18 +161,12 @@ def _first_sound(t, decided):  # type: ignore[no-untyped-def]
 def _find_window_end(t, start, decided, t0, t1, keep):  # type: ignore[no-untyped-def]
     """(index of the first sound event at or after t1, late events, glitches); clears `keep` for the last two."""
     late, glitches = 0, 0
-    fall = start + 1
+    sure = min(t1, t0 + GLITCH_US)
     for i in range(start, decided):
         if t[i] < t0:
             late += 1
             keep[i] = False
-            continue
-        # No event of a rising run is a glitch, so that the eight after each need no reading where time only rises.
-        fall = max(fall, i + 1)
-        limit = min(i + 1 + GLITCH_EVENTS, len(t))
-        while fall < limit and t[fall] >= t[fall - 1]:
-            fall += 1
-        if fall < limit and _is_glitch(t, i):
+        elif t[i] >= sure and _is_glitch(t, i):
             glitches += 1
             keep[i] = False
         elif t[i] >= t1:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from data.readers.dat import dat_header, dat_words
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(32, 24)
@@ -30,6 +31,11 @@ def collect(stream: EventStream) -> Events:
     packets = list(stream.packets())
     assert all(len(packet) for packet in packets)
     return np.concatenate([np.empty(0, EVENT_DTYPE), *packets])
+
+
+def dat_bytes(events: Events, size: SensorSize = SIZE) -> bytes:
+    """A DAT version 2 file; unlike `write_events` with events outside the sensor, too."""
+    return dat_header(size) + dat_words(events).tobytes()
 
 
 def bin_bytes(events: Iterable[tuple[int, int, int, int]]) -> bytes:
@@ -61,6 +67,110 @@ def _aedat4_packet(events: Events) -> bytes:
     buffer = struct.pack("<I4s", 16, b"EVTS") + vtable + table + struct.pack("<II", 0, len(events)) + items
     body = struct.pack("<I", len(buffer)) + buffer
     return struct.pack("<ii", 0, len(body)) + body
+
+
+# Words of RAW files, as the specification lays them out.
+
+
+def evt2_cd(p: int, t: int, x: int, y: int) -> int:
+    return p << 28 | (t & 63) << 22 | x << 11 | y
+
+
+def evt2_high(t: int) -> int:
+    return 8 << 28 | (t >> 6) & 0xFFFFFFF
+
+
+def evt21_cd(p: int, t: int, x: int, y: int, valid: int) -> int:
+    return evt2_cd(p, t, x, y) << 32 | valid
+
+
+def evt21_high(t: int) -> int:
+    return evt2_high(t) << 32
+
+
+def evt3_y(y: int) -> int:
+    return 0x0000 | y
+
+
+def evt3_x(p: int, x: int) -> int:
+    return 0x2000 | p << 11 | x
+
+
+def evt3_base(p: int, x: int) -> int:
+    return 0x3000 | p << 11 | x
+
+
+def evt3_vect(valid: int, width: int) -> int:
+    return (0x4000 if width == 12 else 0x5000) | valid
+
+
+def evt3_low(t: int) -> int:
+    return 0x6000 | t & 0xFFF
+
+
+def evt3_high(t: int) -> int:
+    return 0x8000 | (t >> 12) & 0xFFF
+
+
+def encode_evt2(events: Events) -> bytes:
+    """EVT2 words: a TIME_HIGH whenever the bits above the lowest six change, then an event a word."""
+    words, high = [], -1
+    for t, x, y, p in events.tolist():
+        if t >> 6 != high:
+            words.append(evt2_high(t))
+        high = t >> 6
+        words.append(evt2_cd(p, t, x, y))
+    return np.array(words, "<u4").tobytes()
+
+
+def encode_evt21(events: Events, legacy: bool = False) -> bytes:
+    """EVT2.1 words; events that follow each other in one row, of one time and polarity, share a word of 32 pixels."""
+    words, high = [], -1
+    for t, x, y, p, valid in _vectors(events, 32):
+        if t >> 6 != high:
+            words.append(evt21_high(t))
+        high = t >> 6
+        words.append(evt21_cd(p, t, x, y, valid))
+    halves = np.array(words, "<u8").view("<u4").reshape(-1, 2)
+    return (halves[:, ::-1] if legacy else halves).tobytes()
+
+
+def encode_evt3(events: Events) -> bytes:
+    """EVT3 words; events that follow each other in one row, of one time and polarity, share VECT_12 or VECT_8 words."""
+    words, high, low, row, base = [], -1, -1, -1, (-1, -1)
+    for t, x, y, p, valid in _vectors(events, 12):
+        if t >> 12 != high:
+            words.append(evt3_high(t))
+            low = -1
+        if t & 0xFFF != low:
+            words.append(evt3_low(t))
+        if y != row:
+            words.append(evt3_y(y))
+        high, low, row = t >> 12, t & 0xFFF, y
+        if valid == 1:
+            words.append(evt3_x(p, x))
+            continue
+        if (x, p) != base:
+            words.append(evt3_base(p, x))
+        width = 12 if valid >> 8 else 8
+        words.append(evt3_vect(valid, width))
+        base = (x + width, p)
+    return np.array(words, "<u2").tobytes()
+
+
+def _vectors(events: Events, width: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """(t, x, y, p, valid): runs of events of one t, y and p and of rising x, as bits of up to `width` pixels from x on."""
+    key, first, valid = (0, 0, 0), 0, 0
+    for t, x, y, p in events.tolist():
+        step = x - first
+        if valid and key == (t, y, p) and 0 < step < width and valid < 1 << step:
+            valid |= 1 << step
+            continue
+        if valid:
+            yield key[0], first, *key[1:], valid
+        key, first, valid = (t, y, p), x, 1
+    if valid:
+        yield key[0], first, *key[1:], valid
 
 
 def real(name: str) -> Path:

@@ -16,7 +16,7 @@ from app.cli import convert_main, detect_main, train_main
 from app.sinks import BoxSink, WindowResult
 from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from data.events import SensorSize
-from data.readers.dat import write_dat
+from data.writers import write_events
 from tests.conftest import ROOT, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
 
@@ -97,7 +97,7 @@ def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("size", [(64, 48), (346, 260), (33, 31)])
 def test_any_sensor_size(tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]) -> None:
-    write_dat(tmp_path / "a.dat", random_events(20_000, SensorSize(*size), 120_000), SensorSize(*size))
+    write_events(tmp_path / "a.dat", random_events(20_000, SensorSize(*size), 120_000), SensorSize(*size))
     code, out, _ = detect(capsys, "--events", tmp_path / "a.dat", "--out", tmp_path / "o", "--json", "--score", 0.01)
     assert code == 0
     assert json.loads(out)["windows"] == 3

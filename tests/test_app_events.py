@@ -13,8 +13,8 @@ import pytest
 from app.events import main
 from data.events import SensorSize
 from data.readers import READERS, open_events
-from data.readers.dat import write_dat
-from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, real, rows
+from data.writers import write_events
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, real, rows
 
 KNOWN = ", ".join(sorted(READERS))
 
@@ -22,7 +22,7 @@ KNOWN = ", ".join(sorted(READERS))
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     """SAMPLE as a .dat, which every checkout can slice."""
-    write_dat(tmp_path / "a.dat", SAMPLE, SIZE)
+    write_events(tmp_path / "a.dat", SAMPLE, SIZE)
     return tmp_path / "a.dat"
 
 
@@ -73,14 +73,14 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str], recording: Path) -> No
 
 
 def test_info_of_a_single_event(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write_dat(tmp_path / "a.dat", SAMPLE[:1], SIZE)
+    write_events(tmp_path / "a.dat", SAMPLE[:1], SIZE)
     _, out, _ = run(capsys, "info", tmp_path / "a.dat")
     assert "mean rate    unknown\n" in out
     assert "longest gap  none\n" in out
 
 
 def test_info_counts_faults_and_events_outside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write_dat(tmp_path / "a.dat", SAMPLE, SensorSize(31, 23))
+    (tmp_path / "a.dat").write_bytes(dat_bytes(SAMPLE, SensorSize(31, 23)))
     with (tmp_path / "a.dat").open("ab") as file:
         file.write(b"123")
     _, out, _ = run(capsys, "info", tmp_path / "a.dat")
@@ -91,7 +91,7 @@ def test_info_counts_faults_and_events_outside(capsys: pytest.CaptureFixture[str
 def test_info_names_hot_pixels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     every_pixel = np.array([(t, t % 32, t // 32, 0) for t in range(32 * 24)], SAMPLE.dtype)
     hot = rows(*[(800 + i, 5, 6, 1) for i in range(500)], *[(1300 + i, 9, 9, 1) for i in range(400)])
-    write_dat(tmp_path / "a.dat", np.concatenate([every_pixel, hot]), SIZE)
+    write_events(tmp_path / "a.dat", np.concatenate([every_pixel, hot]), SIZE)
     _, out, _ = run(capsys, "info", tmp_path / "a.dat")
     assert "hot pixels   2: (5, 6) 501; (9, 9) 401\n" in out
 
@@ -155,7 +155,7 @@ def test_cut(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[st
 
 
 def test_cutting_counts_what_was_left_out_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write_dat(tmp_path / "a.dat", np.concatenate([SAMPLE[:3], rows((9_000_000, 1, 1, 1)), SAMPLE[3:]]), SIZE)
+    write_events(tmp_path / "a.dat", np.concatenate([SAMPLE[:3], rows((9_000_000, 1, 1, 1)), SAMPLE[3:]]), SIZE)
     assert run(capsys, "cut", tmp_path / "a.dat", tmp_path / "b.csv", "--to", "0.05") == (
         0,
         f"{tmp_path / 'b.csv'}: 3 events, 32x24\n",

@@ -14,7 +14,8 @@ from data.datasets import SPECS
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import ConfigError, DataError, LabelError
 from data.events import EVENT_DTYPE, Events, SensorSize
-from data.readers.dat import decode_window, write_dat
+from data.readers.dat import decode_window
+from data.writers import write_events
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes
 
@@ -36,7 +37,7 @@ def gen1_tree(root: Path, splits: tuple[str, ...] = ("train", "val")) -> Path:
         (root / split).mkdir(parents=True)
         for k in range(2):
             name = f"17-03-30_12-53-58_{k}_60500000"
-            write_dat(root / split / f"{name}_td.dat", events(20_000, 600_000, size, k), size)
+            write_events(root / split / f"{name}_td.dat", events(20_000, 600_000, size, k), size)
             boxes = np.zeros(3, BBOX_DTYPE)
             boxes["t"] = [200_000, 200_000, 500_000]
             boxes["x"], boxes["y"], boxes["w"], boxes["h"] = [10, 250, -5], [20, 30, 40], [60, 100, 50], [40, 50, 60]

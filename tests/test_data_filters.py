@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data.events import EVENT_DTYPE, EventArray, Events, SensorSize
 from data.filters import EventFilter, FilteredStream, FiltersConfig, Removed, keep_reference
-from data.readers.dat import DatFile, decode_window, write_dat
+from data.readers.dat import DatFile, decode_window
+from data.writers import write_events
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(9, 7)
@@ -101,7 +102,7 @@ def test_filtered_streams(tmp_path: Path, config: FiltersConfig, as_file: bool) 
     events["t"] += np.where(events["t"] > 200_000, 50_000, 0)
     source: EventArray | DatFile = EventArray(events, SIZE)
     if as_file:
-        write_dat(tmp_path / "a.dat", events, SIZE)
+        write_events(tmp_path / "a.dat", events, SIZE)
         source = DatFile(tmp_path / "a.dat")
     keep, removed = keep_reference(events, config, SIZE)
     assert all(vars(removed).values()) == config.any_on

@@ -16,8 +16,8 @@ from bench import peers
 from bench.recording import write_as, write_recording
 from data.events import SensorSize
 from data.readers import open_events
-from data.readers.dat import write_dat
 from data.readers.evt import RawFile
+from data.writers import write_events
 from tests.event_files import real, rows
 
 # What the peers warn of is not ours to mend.
@@ -120,7 +120,7 @@ def test_faery_refuses_gen1_and_reads_the_same_events_as_cd(tmp_path: Path) -> N
     path = real("gen1_street_td.dat")
     with pytest.raises(Exception, match='unsupported type "2d"'):
         columns(peers.faery, path)
-    write_dat(tmp_path / "cd.dat", np.concatenate(list(open_events(path).packets())), SensorSize(304, 240))
+    write_events(tmp_path / "cd.dat", np.concatenate(list(open_events(path).packets())), SensorSize(304, 240))
     assert hashes(peers.faery, tmp_path / "cd.dat") == HASHES["gen1_street_td.dat"]
 
 

@@ -11,7 +11,6 @@ import pytest
 from data.errors import ConfigError, EventFileError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
 from data.readers import READERS, open_events, recognise_format
-from data.readers.dat import write_dat
 from data.writers import write_events
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, bin_bytes, collect
 
@@ -34,7 +33,7 @@ MAKERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "aedat4": ("a.aedat4", make_aedat4),
     "bin": ("a.bin", lambda path: path.write_bytes(bin_bytes(SAMPLE.tolist()))),
     "csv": ("a.csv", lambda path: write_events(path, SAMPLE, SIZE)),
-    "dat": ("a.dat", lambda path: write_dat(path, SAMPLE, SIZE)),
+    "dat": ("a.dat", lambda path: write_events(path, SAMPLE, SIZE)),
     "hdf5": ("a.h5", make_hdf5),
     "npy": ("a.npy", lambda path: np.save(path, SAMPLE)),
     "npz": ("a.npz", lambda path: write_events(path, SAMPLE, SIZE)),

@@ -51,6 +51,18 @@ def test_truncated_in_the_header(tmp_path: Path, length: int) -> None:
         open_events(written(tmp_path / "a.aedat4", aedat4_bytes([SAMPLE])[:length]))
 
 
+def test_a_description_that_is_no_text(tmp_path: Path) -> None:
+    """The library would abort the process while quoting the byte."""
+    with pytest.raises(EventFileError, match=r"corrupt or cut short .*can't decode byte 0xe1"):
+        open_events(written(tmp_path / "a.aedat4", aedat4_bytes([SAMPLE]).replace(b'version="2.0"', b'versi\xe1n="2.0"')))
+
+
+def test_a_corrupt_last_time_does_not_mean_millions_of_windows(tmp_path: Path) -> None:
+    stream = open_events(written(tmp_path / "a.aedat4", aedat4_bytes([SAMPLE, rows((2**61, 1, 1, 0))])))
+    assert [len(window) for window in stream.windows(50_000)] == [3, 2, 1]
+    assert stream.faults.found() == {"long_silences": 1}
+
+
 def test_a_corrupt_packet_is_named(tmp_path: Path) -> None:
     content = bytearray(aedat4_bytes([SAMPLE, LATER]))
     at = len(aedat4_bytes([SAMPLE])) + 8

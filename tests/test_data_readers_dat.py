@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import deque
 from pathlib import Path
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import EventFileError, SensorSizeError
-from data.events import EventWindow, SensorSize
+from data.events import EventWindow, Faults, SensorSize
 from data.readers import open_events
-from data.readers.dat import DatFile, decode_window, write_dat
+from data.readers.dat import DatFile, decode_window
+from data.writers import write_events
 from tests.conftest import SHARED, random_events
 
 HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width 304\n"
@@ -154,14 +156,29 @@ def test_sensor_size_is_asked_for_never_guessed(tmp_path: Path) -> None:
     assert open_events(path, SensorSize(64, 48)).sensor_size == (64, 48)
 
 
+@pytest.mark.parametrize(
+    ("width", "shown"), [("0", "0x240"), ("20000", "20000x240"), ("9" * 5000, "9" * 40), ("wide", "widex240")]
+)
+def test_a_size_that_is_none_is_not_believed(tmp_path: Path, width: str, shown: str) -> None:
+    path = dat(tmp_path / "a.dat", [1], header=f"% Version 2\n% Height 240\n% Width {width}\n".encode())
+    with pytest.raises(SensorSizeError, match=f"{shown}' for the sensor's size, which is none; pass --sensor-size"):
+        open_events(path)
+    assert open_events(path, SensorSize(304, 240)).sensor_size == (304, 240)
+
+
+def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(SensorSizeError, match="its events reach x = 1, y = 2: pass --sensor-size 2x3"):
+        open_events(dat(tmp_path / "a.dat", [1], header=b"% Version 2\n"))
+
+
 def test_contradicting_sensor_size(tmp_path: Path) -> None:
-    with pytest.raises(SensorSizeError, match="the header says 304x240"):
+    with pytest.raises(SensorSizeError, match="the file says 304x240"):
         open_events(dat(tmp_path / "a.dat", [1]), SensorSize(640, 480))
 
 
 def test_written_files_read_back(tmp_path: Path) -> None:
     events = random_events(5000, SensorSize(304, 240), 400_000)
-    write_dat(tmp_path / "a.dat", events, SensorSize(304, 240))
+    write_events(tmp_path / "a.dat", events, SensorSize(304, 240))
     again = np.concatenate([decode_window(w) for w in open_events(tmp_path / "a.dat").windows(50_000)])
     assert np.array_equal(again, events)
 
@@ -169,37 +186,93 @@ def test_written_files_read_back(tmp_path: Path) -> None:
 def test_windows_are_views_of_the_file(tmp_path: Path) -> None:
     """No copy of the recording: a sound window shares memory with the map."""
     events = random_events(5000, SensorSize(304, 240), 400_000)
-    write_dat(tmp_path / "a.dat", events, SensorSize(304, 240))
+    write_events(tmp_path / "a.dat", events, SensorSize(304, 240))
     stream = DatFile(tmp_path / "a.dat")
     assert all(np.shares_memory(window.words, stream.words) for window in stream.windows(50_000) if len(window))
 
 
-def sound_reference(times: list[int], window_us: int) -> list[int]:
-    """Times that survive, by the rules of the module's docstring, for clocks that fall by less than half a wrap."""
-    kept: list[int] = []
-    t0: int | None = None
-    for i, t in enumerate(times):
-        glitch = any(t - later > 1_000_000 for later in times[i + 1 : i + 9])
-        if t0 is None:
-            if glitch:
+def reference(times: list[int], window_us: int) -> tuple[list[tuple[int, list[int]]], Faults]:
+    """[(t0, times of its events)] of the windows that hold any, and faults: the module's rules, event by event."""
+    windows: list[tuple[int, list[int]]] = []
+    faults = Faults()
+    epoch = last = 0
+    for i, raw in enumerate(times):
+        t0 = windows[-1][0] if windows else 0
+        t = raw + epoch
+        following = times[i + 1 : i + 9]
+        if windows and last - t > 2**31:
+            if following and following[0] >= 2**31:
+                faults.late_events += 1
                 continue
-            t0 = t // window_us * window_us
-        if t < t0 or glitch:
+            epoch, t, faults.time_wraps = epoch + 2**32, t + 2**32, faults.time_wraps + 1
+        elif t < t0:
+            faults.late_events += 1
             continue
-        t0 = max(t0, t // window_us * window_us)
-        kept.append(t)
-    return kept
+        elif not (windows and t < t0 + min(window_us, 1_000_000)) and is_glitch(
+            raw, following, last - epoch if windows else None
+        ):
+            faults.time_glitches += 1
+            continue
+        start = t // window_us * window_us
+        if not windows or start > t0:
+            faults.long_silences += bool(windows) and start - t0 - window_us >= 600_000_000
+            windows.append((start, []))
+        windows[-1][1].append(t)
+        last = t
+    return windows, faults
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.integers(0, 5_000_000), min_size=1, max_size=40), st.sampled_from([20_000, 50_000, 333_333]))
+def is_glitch(raw: int, following: list[int], last: int | None) -> bool:
+    """Whether one of the following takes a time back; across a wrap only one that goes on where time came from."""
+    wrapped = False
+    for before, later in zip([raw, *following], following, strict=False):
+        wrapped |= before - later > 2**31
+        goes_on = last is not None and 0 <= later - last <= 1_000_000
+        if raw - later > 1_000_000 and (goes_on or not wrapped):
+            return True
+    return False
+
+
+CLOCKS = st.one_of(
+    st.lists(st.integers(0, 5_000_000), min_size=1, max_size=40),
+    # a steady clock with corrupt times, around a wrap
+    st.lists(st.one_of(st.integers(0, 30_000), st.integers(0, 30_000), st.integers(0, 2**32 - 1)), min_size=1, max_size=60).map(
+        lambda steps: [int(t) % 2**32 for t in np.cumsum([2**32 - 400_000, *steps])]
+    ),
+    st.lists(st.one_of(st.integers(0, 2**32 - 1), st.integers(100, 9000), st.just(2**32 - 5)), min_size=1, max_size=40),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CLOCKS, st.sampled_from([20_000, 50_000, 333_333, 5_000_000, 2**32]))
 def test_any_clock_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, times: list[int], window_us: int) -> None:
     path = dat(tmp_path_factory.mktemp("dat") / "a.dat", times)
-    found, faults = window_times(path, window_us)
-    assert [t for _, ts in found for t in ts] == sound_reference(times, window_us)
-    assert all(t0 <= t < t0 + window_us for t0, ts in found for t in ts)
-    assert [t0 for t0, _ in found] == list(range(found[0][0], found[-1][0] + 1, window_us))
-    assert sum(faults.values()) == len(times) - sum(len(ts) for _, ts in found)
+    stream = open_events(path)
+    found = list(stream.windows(window_us))
+    expected, faults = reference(times, window_us)
+    assert [(w.t0_us, decode_window(w)["t"].tolist()) for w in found if len(w)] == expected
+    assert stream.faults == faults
+    assert all(w.t1_us == w.t0_us + window_us and w.t0_us % window_us == 0 for w in found)
+    steps = {after.t0_us - before.t0_us for before, after in itertools.pairwise(found)}
+    assert all(step == window_us or step >= 600_000_000 for step in steps)
+
+
+def test_a_corrupt_time_at_a_windows_end_is_no_wrap(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 20, 3_000_000_000, 130, 140, 125, 230]), 100)
+    assert found == [(0, [10, 20]), (100, [130, 140, 125]), (200, [230])]
+    assert faults == {"time_glitches": 1}
+
+
+def test_the_empty_windows_of_a_long_silence_are_left_out(tmp_path: Path) -> None:
+    found, faults = window_times(dat(tmp_path / "a.dat", [10, 20, 3_000_000_000]), 100)
+    assert found == [(0, [10, 20]), (3_000_000_000, [3_000_000_000])]
+    assert faults == {"long_silences": 1}
+
+
+@pytest.mark.parametrize("window_us", [0, -1, 2**32 + 1])
+def test_windows_a_32_bit_clock_cannot_hold(tmp_path: Path, window_us: int) -> None:
+    with pytest.raises(ValueError, match="window_us must be positive and at most"):
+        next(open_events(dat(tmp_path / "a.dat", [1])).windows(window_us))
 
 
 def assert_seeks(path: Path, window_us: int, start_us: int) -> dict[str, int]:

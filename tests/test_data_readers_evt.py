@@ -13,10 +13,23 @@ from hypothesis import strategies as st
 from data.errors import EventFileError, SensorSizeError
 from data.events import EVENT_DTYPE, Events, SensorSize
 from data.readers import evt_kernels, open_events
-from data.readers.dat import DatFile, write_dat
+from data.readers.dat import DatFile
 from data.readers.evt import RawFile
 from data.readers.header import is_dat, is_raw
 from data.representations.voxel_grid import VoxelConfig, voxel_histogram
+from data.writers import write_events
+from tests.event_files import (
+    evt2_cd,
+    evt2_high,
+    evt3_base,
+    evt3_high,
+    evt3_low,
+    evt3_vect,
+    evt3_x,
+    evt3_y,
+    evt21_cd,
+    evt21_high,
+)
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(1280, 720)
@@ -27,49 +40,6 @@ EVT3 = "% evt 3.0\n% format EVT3;height=720;width=1280\n% end\n"
 WORD_DTYPE = {EVT2: "<u4", EVT21: "<u8", EVT21_LEGACY: "<u8", EVT3: "<u2"}
 
 Row = tuple[int, int, int, int]
-
-
-# ---------------------------------------------------------------- words, as the specification lays them out
-
-
-def evt2_cd(p: int, t: int, x: int, y: int) -> int:
-    return p << 28 | (t & 63) << 22 | x << 11 | y
-
-
-def evt2_high(t: int) -> int:
-    return 8 << 28 | (t >> 6) & 0xFFFFFFF
-
-
-def evt21_cd(p: int, t: int, x: int, y: int, valid: int) -> int:
-    return evt2_cd(p, t, x, y) << 32 | valid
-
-
-def evt21_high(t: int) -> int:
-    return evt2_high(t) << 32
-
-
-def evt3_y(y: int) -> int:
-    return 0x0000 | y
-
-
-def evt3_x(p: int, x: int) -> int:
-    return 0x2000 | p << 11 | x
-
-
-def evt3_base(p: int, x: int) -> int:
-    return 0x3000 | p << 11 | x
-
-
-def evt3_vect(valid: int, width: int) -> int:
-    return (0x4000 if width == 12 else 0x5000) | valid
-
-
-def evt3_low(t: int) -> int:
-    return 0x6000 | t & 0xFFF
-
-
-def evt3_high(t: int) -> int:
-    return 0x8000 | (t >> 12) & 0xFFF
 
 
 def swapped(word: int) -> int:
@@ -497,7 +467,8 @@ def test_uniformly_random_words_equal_the_reference(tmp_path: Path, header: str,
 @given(body=st.binary(min_size=8, max_size=400), header=st.sampled_from([EVT2, EVT21, EVT21_LEGACY, EVT3]))
 def test_arbitrary_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, body: bytes, header: str) -> None:
     path = tmp_path_factory.mktemp("bytes") / "a.raw"
-    path.write_bytes(header.encode() + body)
+    # Without `% end`, a body that begins as a line of text would be header.
+    path.write_bytes(header.removesuffix("% end\n").encode() + b"% end\n" + body)
     recording = RawFile(path)
     whole = decoded(recording)
     np.testing.assert_array_equal(whole, decoded(recording, 32))
@@ -559,7 +530,7 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
     assert open_events(path, SensorSize(640, 480)).sensor_size == (640, 480)
     path.write_bytes(b"% evt 2.0\n% geometry 320x320\n" + bytes(4))
     assert open_events(path, SensorSize(320, 320)).sensor_size == (320, 320)
-    with pytest.raises(SensorSizeError, match=r"header says 320x320, --sensor-size says 640x480; leave the flag out"):
+    with pytest.raises(SensorSizeError, match=r"file says 320x320, --sensor-size says 640x480; leave the flag out"):
         open_events(path, SensorSize(640, 480))
 
 
@@ -573,8 +544,8 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
         (b"% evt 4.0\n" + bytes(8), EventFileError, r"encoding '4.0' is not supported \(known: EVT2, EVT2.1, EVT3\)"),
         (b"% format HISTO3D;height=320;width=320\n" + bytes(8), EventFileError, "encoding 'HISTO3D' is not supported"),
         (b"% format EVT21;height=2;width=2;endianness=big\n" + bytes(8), EventFileError, "endianness 'big' are not supported"),
-        (b"% evt 3.0\n% geometry 0x720\n" + bytes(8), SensorSizeError, "header says '0x720' for the sensor's size"),
-        (b"% evt 3.0\n% geometry wide\n" + bytes(8), SensorSizeError, "header says 'wide'"),
+        (b"% evt 3.0\n% geometry 0x720\n" + bytes(8), SensorSizeError, "file says '0x720' for the sensor's size"),
+        (b"% evt 3.0\n% geometry wide\n" + bytes(8), SensorSizeError, "file says 'wide'"),
     ],
 )
 def test_unusable_files(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
@@ -633,7 +604,7 @@ def test_no_file_is_both(head: bytes) -> None:
 
 def test_open_events_still_opens_dat(tmp_path: Path) -> None:
     events = np.zeros(2, EVENT_DTYPE)
-    write_dat(tmp_path / "a.dat", events, SensorSize(10, 10))
+    write_events(tmp_path / "a.dat", events, SensorSize(10, 10))
     assert isinstance(open_events(tmp_path / "a.dat"), DatFile)
 
 

@@ -117,6 +117,29 @@ def test_other_hdf5_files(tmp_path: Path, name: str, message: str) -> None:
         open_events(tmp_path / "a.h5", SIZE)
 
 
+@pytest.mark.parametrize("offset", [-1, 2**62, np.arange(2), "soon"])
+def test_an_offset_that_is_no_time(tmp_path: Path, offset: Any) -> None:
+    with pytest.raises(EventFileError, match=r"t_offset is|not a whole HDF5 file"):
+        open_events(write(tmp_path / "a.h5", {"t_offset": offset}), SIZE)
+
+
+def test_chunks_that_are_missing_are_no_zeros(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "xyp":
+            file[f"events/{name}"] = np.zeros(5000, np.uint8)
+        file.create_dataset("events/t", (5000,), np.int64, chunks=(1000,))[:3000] = np.arange(3000)
+    with pytest.raises(EventFileError, match=r"not a whole HDF5 file \(/events/t has 3 of its 5 chunks\)"):
+        open_events(tmp_path / "a.h5", SIZE)
+
+
+def test_a_corrupt_group_is_refused(tmp_path: Path) -> None:
+    """The library raises RuntimeError, KeyError and others than OSError here."""
+    path = write(tmp_path / "a.h5")
+    path.write_bytes(path.read_bytes().replace(b"HEAP", b"HEEP").replace(b"SNOD", b"SNAD"))
+    with pytest.raises(EventFileError, match="not a whole HDF5 file"):
+        open_events(path, SIZE)
+
+
 def test_times_in_seconds_are_refused(tmp_path: Path) -> None:
     stream = open_events(write(tmp_path / "a.h5", t=SAMPLE["t"] * 1e-6), SIZE)
     with pytest.raises(EventFileError, match="t is float64, expected whole numbers; are they seconds"):

@@ -110,6 +110,11 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path, name: str) -> N
         (np.array(5), "int64 (); expected fields"),
         (np.zeros(3, [("t", "<i8"), ("x", "<u2")]), "no column y, p; it has t, x"),
         (PLAIN[:, [1, 2, 0, 3]] * [1, 1, 1, 2], "polarity 2 at number 0 of these; expected 0 and 1, or -1 and 1"),
+        (PLAIN + np.array([2**62, 0, 0, 0]), "µs: is t the first column?"),
+        (
+            np.zeros(3, [("t", "<i8", (2,)), ("x", "u1"), ("y", "u1"), ("p", "u1")]),
+            "t is (3, 2), expected one number per event",
+        ),
         (-PLAIN, "times from -62001 to -1000 µs: is t the first column?"),
     ],
 )
@@ -151,6 +156,39 @@ def test_a_corrupt_archive_is_noticed(tmp_path: Path, compression: int) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(EventFileError, match="corrupt"):
         collect(open_events(tmp_path / "a.npz", SIZE))
+
+
+def test_bytes_behind_the_last_event_are_counted(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", SAMPLE)
+    with (tmp_path / "a.npy").open("ab") as file:
+        file.write(b"1234567")
+    stream = open_events(tmp_path / "a.npy", SIZE)
+    assert collect(stream).tolist() == SAMPLE.tolist()
+    assert stream.faults.found() == {"truncated_bytes": 7}
+
+
+def test_an_archive_whose_header_says_fewer_events_is_refused(tmp_path: Path) -> None:
+    """Its checksum would never be looked at, because it stands behind the last byte."""
+    np.save(tmp_path / "events.npy", SAMPLE)
+    short = (tmp_path / "events.npy").read_bytes().replace(b"(5,)", b"(3,)")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("events.npy", short)
+    with pytest.raises(EventFileError, match=r"events.npy has 257 bytes, .* \(3,\) needs 231"):
+        open_events(tmp_path / "a.npz", SIZE)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+@pytest.mark.parametrize("broken", [b"(5,), (", b"(5,),, ", b"(-5,) }", b"(5.,) }"])
+def test_a_header_that_is_no_dictionary(tmp_path: Path, name: str, broken: bytes) -> None:
+    """NumPy's parser raises ValueError, TokenError and others."""
+    np.save(tmp_path / "a.npy", SAMPLE)
+    content = (tmp_path / "a.npy").read_bytes().replace(b"(5,), }", broken)
+    (tmp_path / "a.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("events.npy", content)
+    with pytest.raises(EventFileError, match="not a whole") as error:
+        open_events(tmp_path / name, SIZE)
+    assert str(error.value).isprintable()
 
 
 def test_arrays_of_different_lengths(tmp_path: Path) -> None:

@@ -69,9 +69,11 @@ def test_blocks_join(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
     assert read(tmp_path / "a.csv", "\n".join(LINES)) == (SAMPLE.tolist(), {})
 
 
-@pytest.mark.parametrize(("end", "lost"), [("70000 1", 7), ("70000 1 2 ", 10), ("7", 1), ("70000 1 2 -", 11)])
+@pytest.mark.parametrize(("end", "lost"), [("70000 1", 7), ("70000 1 2 ", 10), ("7", 1), ("70000 1 2 -", 11), ("70000 1\r", 8)])
 def test_truncated(tmp_path: Path, end: str, lost: int) -> None:
     assert read(tmp_path / "a.csv", "\n".join([*LINES, end])) == (SAMPLE.tolist(), {"truncated_bytes": lost})
+    stream = open_events(tmp_path / "a.csv", SIZE)
+    assert [len(collect(stream)), len(collect(stream)), stream.faults.truncated_bytes] == [5, 5, lost]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,18 @@ def test_a_corrupt_line_is_named(tmp_path: Path, line: str, shown: str, place: i
     with pytest.raises(EventFileError) as error:
         read(tmp_path / "a.csv", "t x y p\n" + "\n".join(lines) + "\n")
     assert f": line {place + 3} is {shown}; expected numbers t x y p" in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["1750 0 23 1 1800 0 3 1", "1750 0 23 1,1800 0 3 1", "1750 0 23 1 7"])
+def test_two_lines_run_together_are_no_event(tmp_path: Path, line: str) -> None:
+    with pytest.raises(EventFileError, match=r"line 2 is .*4 columns as in the first line"):
+        read(tmp_path / "a.csv", f"1000 3 4 1\n{line}\n1900 3 4 1\n")
+
+
+def test_errors_do_not_hand_control_characters_to_the_terminal(tmp_path: Path) -> None:
+    with pytest.raises(EventFileError) as error:
+        read(tmp_path / "a.csv", b"t,x,y,\x1b[2J\x07\n1,2,3,1\n")
+    assert str(error.value).endswith("line 1: no column p; it has t, x, y, \\x1b[2J\\x07")
 
 
 @pytest.mark.parametrize("line", ["1800.5 1 2 1", "1800 1.5 2 1", "nan 1 2 1", "1800 1e300 2 1", "99999999999999999999 1 2 1"])

@@ -48,6 +48,33 @@ def test_contract(name: str, dtype: str, window: EventWindow, clock: int) -> Non
 
 
 @EACH
+@settings(max_examples=100, deadline=None)
+@given(
+    version=st.integers(1, 2),
+    epochs=st.integers(0, 3),
+    drawn=st.lists(st.tuples(st.integers(0, 999), st.integers(0, 2**32 - 1), st.booleans()), max_size=200),
+    size=st.builds(SensorSize, st.integers(1, 40), st.integers(1, 40)),
+)
+def test_any_words_stay_inside_the_array(
+    name: str, dtype: str, version: int, epochs: int, drawn: list[tuple[int, int, bool]], size: SensorSize
+) -> None:
+    """Arbitrary DAT words, of which half are brought near the sensor, into an array between guard bands."""
+    epoch = epochs << 32
+    near = (63 | 63 << 9 | 1 << 17) if version == 1 else (63 | 63 << 14 | 1 << 28)
+    words = np.array([(5000 + t, word & (near if close else 2**32 - 1)) for t, word, close in drawn], np.uint32).reshape(-1, 2)
+    window = EventWindow(epoch + 5000, epoch + 6000, words, epoch, version)
+    entry = REPRESENTATIONS[name]
+    expected = entry.reference(window, entry.config(), size)
+    guard, stop = 4096, 4096 + expected.size * np.dtype(dtype).itemsize
+    buffer = np.full(stop + guard, 0xA5, np.uint8)
+    out = buffer[guard:stop].view(dtype).reshape(expected.shape)
+    assert sum(entry.fill(window, entry.config(), size, out)) == len(drawn)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    assert (buffer[:guard] == 0xA5).all()
+    assert (buffer[stop:] == 0xA5).all()
+
+
+@EACH
 @pytest.mark.parametrize("n", [0, 1, 70_000])
 def test_empty_single_and_very_many_events_of_one_time(name: str, dtype: str, n: int) -> None:
     """So many on one pixel that an 8-bit and a 16-bit count would have wrapped around."""

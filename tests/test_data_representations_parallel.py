@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from data.events import EVENT_DTYPE, EventArray, Events, SensorSize
-from data.readers.dat import DatFile, write_dat
+from data.readers.dat import DatFile
 from data.representations.parallel import voxel_grids
 from data.representations.voxel_grid import VoxelConfig, voxel_histogram_reference
+from tests.event_files import dat_bytes
 
 SIZE = SensorSize(40, 30)
 CONFIG = VoxelConfig(bins=5, max_count=3, window_ms=1.0)
@@ -33,7 +34,7 @@ def test_equal_to_the_reference_in_order(tmp_path: Path, workers: int, as_file: 
     events = random_events(20_000, 30_000)
     stream: EventArray | DatFile = EventArray(events, SIZE)
     if as_file:
-        write_dat(tmp_path / "a.dat", events, SIZE)
+        (tmp_path / "a.dat").write_bytes(dat_bytes(events, SIZE))
         stream = DatFile(tmp_path / "a.dat")
     seen = 0
     for k, (window, grid, outside) in enumerate(voxel_grids(stream, CONFIG, workers=workers)):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.events import SensorSize
 from data.simulator import EventSimulator, SimulatorConfig, log_intensity
@@ -25,6 +29,32 @@ def test_a_ramp_gives_one_event_per_threshold(change: float, per_pixel: int, pol
     events = ramp(IDEAL, change)
     assert len(events) == per_pixel * 24
     assert (events["p"] == polarity).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.floats(0, 0.3), st.floats(0.05, 0.5), st.floats(0.05, 0.5))
+def test_events_are_what_the_reference_level_moved_by(
+    seed: int, steps: int, mismatch: float, threshold_on: float, threshold_off: float
+) -> None:
+    """Whatever the light does: per pixel ON events times their threshold less OFF events times theirs; nothing is left over."""
+    config = replace(IDEAL, threshold_on=threshold_on, threshold_off=threshold_off, mismatch=mismatch)
+    sensor = EventSimulator(SIZE, config, seed)
+    rng = np.random.default_rng(seed)
+    sensor.step(rng.uniform(0, 5.5, (4, 6)).astype(np.float32), 0)
+    before = sensor._reference.copy()
+    events = []
+    for k in range(steps):
+        frame = rng.uniform(0, 5.5, (4, 6)).astype(np.float32)
+        events.append(sensor.step(frame, 10_000 * (k + 1)))
+        assert np.all((events[-1]["t"] >= 10_000 * k) & (events[-1]["t"] < 10_000 * (k + 1)))
+        assert np.all(np.diff(events[-1]["t"]) >= 0)
+    counts = np.zeros((2, 4, 6))
+    for packet in events:
+        np.add.at(counts, (packet["p"], packet["y"], packet["x"]), 1)
+    on, off = sensor._thresholds
+    moved = counts[1] * on - counts[0] * off
+    np.testing.assert_allclose(sensor._reference - before, moved, atol=1e-3)
+    assert np.all((frame - sensor._reference < on + 1e-5) & (sensor._reference - frame < off + 1e-5))
 
 
 def test_event_times_are_the_crossings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
-from data.readers.dat import DatFile, decode_window, write_dat
+from data.readers.dat import DatFile, decode_window
 from data.slicing import windows_by_count, windows_by_duration
+from data.writers import write_events
 
 SIZE = SensorSize(64, 48)
 
@@ -32,23 +34,25 @@ def cut(events: Events, length: int) -> Iterator[Events]:
         yield events[start : start + length]
 
 
-def reference(times: list[int], window_us: int) -> tuple[list[tuple[int, list[int]]], int, int]:
-    """[(t0, indices of the events)], late events, glitches: the rules of `data.slicing`, word by word."""
+def reference(times: list[int], window_us: int) -> tuple[list[tuple[int, list[int]]], Faults]:
+    """[(t0, indices of the events)] and faults: the rules of `data.slicing`, word by word."""
     glitch = [any(t - later > 1_000_000 for later in times[i + 1 : i + 9]) for i, t in enumerate(times)]
     windows: list[tuple[int, list[int]]] = []
-    late = glitches = 0
+    late = glitches = silences = 0
     for i, t in enumerate(times):
-        if windows and t < windows[-1][0]:
+        t0 = windows[-1][0] if windows else math.inf
+        if windows and t < t0:
             late += 1
-        elif glitch[i]:
+        elif glitch[i] and not t0 <= t < t0 + min(window_us, 1_000_000):
             glitches += 1
-        elif not windows:
+        elif not windows or t // window_us * window_us - (t0 + window_us) >= 600_000_000:
+            silences += bool(windows)
             windows.append((t // window_us * window_us, [i]))
         else:
             while t >= windows[-1][0] + window_us:
                 windows.append((windows[-1][0] + window_us, []))
             windows[-1][1].append(i)
-    return windows, late, glitches
+    return windows, Faults(late_events=late, time_glitches=glitches, long_silences=silences)
 
 
 def assert_windows(windows: list[EventWindow], expected: list[tuple[int, list[int]]], events: Events, window_us: int) -> None:
@@ -72,7 +76,9 @@ CASES = [
     ("gap", [100, 2_000_100], 1_000_000, [(0, [0]), (1_000_000, []), (2_000_000, [1])], 0, 0),
     ("glitch first", [9_000_000, 100, 200], 1000, [(0, [1, 2])], 0, 1),
     # the first of nine leaps is taken back only by the ninth event after it, which is too far to tell
-    ("nine leaps", [0, *[5_000_000] * 9, 1], 5_000_000, [(0, [0]), (5_000_000, [1])], 1, 8),
+    ("nine leaps", [0, *[5_000_000] * 9, 1], 5_000_000, [(0, [0]), (5_000_000, list(range(1, 10)))], 1, 0),
+    # a time that falls costs itself, not the eight events before it
+    ("fall", [*[5_000_000] * 9, 3, 5_000_002], 1000, [(5_000_000, [*range(9), 10])], 1, 0),
     ("one timestamp", [7, 7, 7], 10, [(0, [0, 1, 2])], 0, 0),
     ("times before zero", [-1500, -10, 5], 1000, [(-2000, [0]), (-1000, [1]), (0, [2])], 0, 0),
     ("nothing", [], 1000, [], 0, 0),
@@ -108,9 +114,9 @@ def test_equals_the_reference_on_unsteady_time(steps: list[int], window_us: int,
     times = [int(t) for t in np.cumsum(steps)]
     events, faults = events_at(times), Faults()
     windows = list(windows_by_duration(cut(events, packet_events), window_us, faults))
-    expected, late, glitches = reference(times, window_us)
+    expected, found = reference(times, window_us)
     assert_windows(windows, expected, events, window_us)
-    assert (faults.late_events, faults.time_glitches) == (late, glitches)
+    assert faults == found
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,7 +130,7 @@ def test_equals_dat_windows(
         return
     events, faults = events_at(times), Faults()
     path = tmp_path_factory.mktemp("dat") / "events.dat"
-    write_dat(path, events, SIZE)
+    write_events(path, events, SIZE)
     recording = DatFile(path)
     from_dat = list(recording.windows(window_us))
     from_packets = list(windows_by_duration(cut(events, packet_events), window_us, faults))
@@ -132,6 +138,24 @@ def test_equals_dat_windows(
     for ours, theirs in zip(from_packets, from_dat, strict=True):
         np.testing.assert_array_equal(ours.words, decode_window(theirs))
     assert faults == recording.faults
+
+
+@pytest.mark.parametrize("t", [601_000_000, 2**62, 1_674_050_002_090_794])
+def test_the_empty_windows_of_a_long_silence_are_left_out(t: int) -> None:
+    """Nothing takes the last time back; at 50 ms, a time of 2**62 would mean 10**14 windows."""
+    faults = Faults()
+    windows = list(windows_by_duration([events_at([10, 20, t])], 1000, faults))
+    assert [(w.t0_us, len(w)) for w in windows] == [(0, 2), (t // 1000 * 1000, 1)]
+    assert faults.found() == {"long_silences": 1}
+
+
+def test_ten_minutes_of_silence_are_long() -> None:
+    faults = Faults()
+    minute = 60_000_000
+    assert len(list(windows_by_duration([events_at([0, 10 * minute])], minute, faults))) == 11
+    assert faults.found() == {}
+    assert len(list(windows_by_duration([events_at([0, 11 * minute])], minute, faults))) == 2
+    assert faults.found() == {"long_silences": 1}
 
 
 def test_equals_event_array_on_sorted_events() -> None:

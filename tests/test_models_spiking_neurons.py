@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
@@ -51,6 +53,26 @@ def test_fused_kernel_equals_the_specification(timesteps: int, phi: int, static:
     counts = burst_scan(current, spec, timesteps)
     out, totals = burst_scan_fused(current, spec, timesteps, fan_out)
     assert torch.equal(out, counts * spec.theta[:, None, None])
+    assert torch.equal(totals, reference_totals(counts, fan_out))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    currents=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30),
+    theta=st.floats(2**-6, 8, width=32),
+    shift=st.floats(-2, 2, width=32),
+    phi=st.integers(1, 12),
+    timesteps=st.integers(1, 6),
+)
+def test_fused_kernel_equals_the_specification_on_any_current(
+    currents: list[float], theta: float, shift: float, phi: int, timesteps: int
+) -> None:
+    current = torch.tensor(currents).reshape(1, 1, 1, 1, -1)
+    spec = layer([theta], phi, shift)
+    fan_out = torch.arange(1.0, len(currents) + 1).reshape(1, 1, -1)
+    counts = burst_scan(current, spec, timesteps)
+    out, totals = burst_scan_fused(current, spec, timesteps, fan_out)
+    assert torch.equal(out, counts * theta)
     assert torch.equal(totals, reference_totals(counts, fan_out))
 
 

@@ -4,11 +4,13 @@
 other refuses it; it is 1 MB instead of 56; and it hands out NumPy arrays without a conversion. Both decode the sample
 recording to the same events.
 
-Times are absolute (epoch µs). Bytes after the last whole packet are left out and counted (`truncated_bytes`).
+Times are absolute (epoch µs). Bytes after the last whole packet are left out and counted (`truncated_bytes`). Where the
+library panics, it also prints lines of its own on stderr.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +19,11 @@ from typing import Any
 from data.errors import EventFileError
 from data.events import Events, SensorSize
 from data.readers import reader
-from data.readers.packets import PacketFile, columns_to_events, import_extra, split_packets
+from data.readers.packets import PacketFile, columns_to_events, import_extra, library_errors, settle_size, split_packets
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"
-_IDENTIFIER_AT = len(MAGIC) + 8
+_DESCRIPTION_FIELD = 8
 _TRUNCATED = "fill whole buffer"
 
 
@@ -32,12 +34,14 @@ class Aedat4File(PacketFile):
         super().__init__(path)
         self._aedat = import_extra("aedat", "aedat4", path)
         _check_header(path)
-        streams = {number: stream for number, stream in self._open().id_to_stream().items() if stream["type"] == "events"}
+        with library_errors(f"{path}: the header is corrupt or cut short"):
+            described = self._aedat.Decoder(path).id_to_stream()
+        streams = {number: stream for number, stream in described.items() if stream["type"] == "events"}
         if len(streams) != 1:
             ids = ", ".join(str(number) for number in sorted(streams))
             raise EventFileError(f"{path}: {len(streams)} event streams ({ids or 'none'}); expected one: export one to a file")
         self._stream_id, stream = streams.popitem()
-        self.sensor_size = self._settle_size(SensorSize(stream["width"], stream["height"]), sensor_size)
+        self.sensor_size = settle_size(path, f"{stream['width']}x{stream['height']}", sensor_size, self.packets)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets.
@@ -59,30 +63,19 @@ class Aedat4File(PacketFile):
 
     def _decoded(self) -> Iterator[dict[str, Any]]:
         """The library's packets, its errors made into ours; the end of a file that was cut short ends them."""
-        decoder = self._open()
-        count = 0
-        while True:
+        decoder = self._aedat.Decoder(self.path)
+        for count in itertools.count():
             try:
-                packet = next(decoder)
-            except StopIteration:
-                return
-            except BaseException as error:
-                if _is_ours(error):
+                with library_errors(f"{self.path}: packet {count} is corrupt"):
+                    packet = next(decoder, None)
+            except EventFileError as error:
+                if _TRUNCATED not in str(error):
                     raise
-                if _TRUNCATED in str(error):
-                    self.faults.truncated_bytes = _bytes_after_last_packet(self.path)
-                    return
-                raise EventFileError(f"{self.path}: packet {count} is corrupt ({error})") from None
-            count += 1
+                self.faults.truncated_bytes = _bytes_after_last_packet(self.path)
+                return
+            if packet is None:
+                return
             yield packet
-
-    def _open(self) -> Any:
-        try:
-            return self._aedat.Decoder(self.path)
-        except BaseException as error:
-            if _is_ours(error):
-                raise
-            raise EventFileError(f"{self.path}: the header is corrupt or cut short ({error})") from None
 
 
 def _is_aedat4(head: bytes, path: Path) -> bool:
@@ -95,20 +88,31 @@ def open_aedat4(path: Path, sensor_size: SensorSize | None = None) -> Aedat4File
     return Aedat4File(path, sensor_size)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Not the library's: its panics are neither Exception nor importable, so that only their name tells."""
-    return not isinstance(error, Exception) and type(error).__name__ != "PanicException"
-
-
 def _check_header(path: Path) -> None:
-    """Raise EventFileError unless version and header are AEDAT4's: the library panics on some that are not."""
+    """Raise EventFileError unless version and header are AEDAT4's.
+
+    The library panics on some that are not, and aborts the process where it would quote a byte of them that is no UTF-8.
+    """
     with path.open("rb") as file:
-        head = file.read(_IDENTIFIER_AT + 8)
-    if not head.startswith(MAGIC):
-        version = head[: len(MAGIC)].decode("latin-1").strip() if head.startswith(b"#!AER-DAT") else "no AEDAT header"
-        raise EventFileError(f"{path}: {version}; only AEDAT 4 is read: convert older files with DV")
-    if head[_IDENTIFIER_AT : _IDENTIFIER_AT + 4] != HEADER_IDENTIFIER:
-        raise EventFileError(f"{path}: the header at byte {len(MAGIC)} is corrupt or cut short")
+        magic = file.read(len(MAGIC))
+        if magic != MAGIC:
+            version = magic.decode("latin-1").strip() if magic.startswith(b"#!AER-DAT") else "no AEDAT header"
+            raise EventFileError(f"{path}: {version}; only AEDAT 4 is read: convert older files with DV")
+        with library_errors(f"{path}: the header at byte {len(MAGIC)} is corrupt or cut short"):
+            header = file.read(*struct.unpack("<I", file.read(4)))
+            if header[4:8] != HEADER_IDENTIFIER:
+                raise ValueError("no identifier")
+            _description(header).decode()
+
+
+def _description(header: bytes) -> bytes:
+    """The XML in the header: a flatbuffer whose third field is a string. struct.error where it leads outside."""
+    (table,) = struct.unpack_from("<I", header)
+    fields = table - struct.unpack_from("<i", header, table)[0]
+    at = table + struct.unpack_from("<H", header, fields + _DESCRIPTION_FIELD)[0]
+    start = at + struct.unpack_from("<I", header, at)[0]
+    (length,) = struct.unpack_from("<I", header, start)
+    return header[start + 4 : start + 4 + length]
 
 
 def _bytes_after_last_packet(path: Path) -> int:

@@ -8,8 +8,10 @@ Repairs, all counted in `DatFile.faults`:
 - bytes after the last whole event are left out (`truncated_bytes`);
 - a fall of more than 2**31 µs that the next event confirms is a wrap: 2**32 µs are added from there on (`time_wraps`);
 - an event older than the window being read is left out (`late_events`); disorder inside a window does no harm;
-- an event more than a second ahead of one of its next eight is a corrupt time and left out (`time_glitches`), so that a
-  flipped bit cannot end the recording; unless the clock wraps in between, and the eight do not go on where it came from.
+- an event beyond the window being read, or beyond its first second, is a corrupt time if it is more than a second ahead of
+  one of its next eight, and left out (`time_glitches`), so that a flipped bit cannot end the recording; unless the clock
+  wraps in between, and the eight do not go on where it came from;
+- of a silence of ten minutes or more the empty windows are left out (`long_silences`).
 
 `windows(..., start_us)` does not read what lies before. How often the clock wrapped until some place cannot be seen there, so
 that a binary search would be lost; instead the times of 4096 events spread evenly over the file are walked through. From one
@@ -30,9 +32,10 @@ from numpy.typing import NDArray
 from data.errors import EventFileError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from data.readers import reader
-from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_dat
+from data.readers.header import MAX_HEADER_BYTES, is_dat
 from data.readers.mapping import MappedWords
-from data.slicing import GLITCH_EVENTS, GLITCH_US, windows_from
+from data.readers.packets import settle_size
+from data.slicing import GLITCH_EVENTS, GLITCH_US, next_start, windows_from
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8
@@ -62,13 +65,14 @@ class DatFile:
         self.path = path
         header, offset = read_header(path)
         self.version = _version(header)
-        self.sensor_size = _sensor_size(path, header, sensor_size)
         self.faults = Faults()
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, EVENT_BYTES)
         if n_events == 0:
             raise EventFileError(f"{path}: the header is all there is: no event after byte {offset}")
         self._mapped = MappedWords(path, "<u4", offset, (n_events, 2))
         self.words: NDArray[np.uint32] = self._mapped.array
+        said = f"{header['width']}x{header['height']}" if {"width", "height"} <= header.keys() else None
+        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -78,13 +82,16 @@ class DatFile:
 
         Each event is read once and nothing is copied, except the events of a window in which some were left out. With
         `start_us`, reading begins a little more than a second before it.
+
+        Raises:
+            ValueError: window_us is not positive, or longer than the clock's 2**32 µs.
         """
         return windows_from(self._windows(window_us, start_us), start_us)
 
     def _windows(self, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
         """The windows from `start_us` on, and some before."""
-        if window_us <= 0:
-            raise ValueError(f"window_us must be positive, received {window_us}")
+        if not 0 < window_us <= WRAP_US:
+            raise ValueError(f"window_us must be positive and at most 2**32, received {window_us}")
         self._mapped.rewind()
         epoch, start = 0, _first_sound(self.words)
         self.faults.time_glitches += start
@@ -95,13 +102,13 @@ class DatFile:
         t0 = (int(self.words[start, 0]) + epoch) // window_us * window_us
         while start < len(self.words):
             t1 = t0 + window_us
-            stop, next_epoch, bad = _find_window_end(self.words, start, epoch, t0, t1)
-            if bad == 0 and next_epoch == epoch:
+            stop, next_epoch, next_us, is_sound = _find_window_end(self.words, start, epoch, t0, t1)
+            if is_sound:
                 yield EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
             else:
                 yield self._repaired(start, stop, epoch, t0, t1)
-                self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
-            start, epoch, t0 = stop, next_epoch, t1
+            self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
+            start, epoch, t0 = stop, next_epoch, next_start(t1, next_us, window_us, self.faults)
             self._mapped.read_until(start)
 
     def packets(self) -> Iterator[Events]:
@@ -114,7 +121,7 @@ class DatFile:
     def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int) -> EventWindow:
         """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
         words = np.empty((stop - start, 2), np.uint32)
-        kept, late, glitches = _copy_sound(self.words, start, stop, epoch, t0, words)
+        kept, late, glitches = _copy_sound(self.words, start, stop, epoch, t0, t1, words)
         self.faults.late_events += late
         self.faults.time_glitches += glitches
         return EventWindow(t0, t1, words[:kept], t0, self.version)
@@ -154,11 +161,6 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
             f"not a DAT file of 2D (0x00) or CD (0x0C) events of 8 bytes"
         )
     return fields, offset + 2
-
-
-def write_dat(path: Path, events: Events, sensor_size: SensorSize) -> None:
-    """Write events (EVENT_DTYPE, t in [0, 2**32)) as a DAT version 2 file of type 0x0C; `data.writers` does so in packets."""
-    path.write_bytes(dat_header(sensor_size) + dat_words(events).tobytes())
 
 
 def dat_header(sensor_size: SensorSize) -> bytes:
@@ -208,12 +210,6 @@ def _version(header: dict[str, str]) -> int:
     return 1 if text == "1" else 2
 
 
-def _sensor_size(path: Path, header: dict[str, str], given: SensorSize | None) -> SensorSize:
-    width, height = header.get("width", ""), header.get("height", "")
-    said = SensorSize(int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
-    return agree_on_size(path, said, given)
-
-
 @numba.njit(cache=True, nogil=True)
 def _decode(words, epoch, x_bits, y_bits, t, x, y, p):  # type: ignore[no-untyped-def]
     """Write the columns of words `(n,)` uint64, t in the low half."""
@@ -227,24 +223,29 @@ def _decode(words, epoch, x_bits, y_bits, t, x, y, p):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _classify(words, i, epoch, t0, last):  # type: ignore[no-untyped-def]
-    """(kind, epoch, t) of event i, given the epoch before it, the start of the window being read and the last sound time."""
+def _classify(words, i, epoch, t0, sure, previous):  # type: ignore[no-untyped-def]
+    """(kind, epoch, t) of event i, given the epoch before it and the start of the window being read.
+
+    `sure` is where times of this window begin to need proof, `previous` the raw time of the sound event before (-1: none).
+    """
     n = len(words)
     raw = np.int64(words[i, 0])
     t = raw + epoch
-    if last - t > WRAP_US // 2:
+    if previous - raw > WRAP_US // 2:
         confirmed = i + 1 == n or np.int64(words[i + 1, 0]) < WRAP_US // 2
         if confirmed:
             return _GOOD, epoch + WRAP_US, t + WRAP_US
         return _LATE, epoch, t
     if t < t0:
         return _LATE, epoch, t
+    if t < sure:
+        return _GOOD, epoch, t
     wrapped = False
     for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, n)):
         later = np.int64(words[k, 0])
         if np.int64(words[k - 1, 0]) - later > WRAP_US // 2:
             wrapped = True
-        continues_before = i > 0 and 0 <= later - np.int64(words[i - 1, 0]) <= GLITCH_US
+        continues_before = previous >= 0 and 0 <= later - previous <= GLITCH_US
         if raw - later > GLITCH_US and (continues_before or not wrapped):
             return _GLITCH, epoch, t
     return _GOOD, epoch, t
@@ -254,7 +255,7 @@ def _classify(words, i, epoch, t0, last):  # type: ignore[no-untyped-def]
 def _first_sound(words):  # type: ignore[no-untyped-def]
     """Index of the first event whose time can be trusted."""
     for i in range(len(words)):
-        if _classify(words, i, 0, 0, 0)[0] == _GOOD:
+        if _classify(words, i, 0, 0, 0, -1)[0] == _GOOD:
             return i
     return 0
 
@@ -269,11 +270,11 @@ def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
         here, here_epoch = found, epoch
         # Nine in a row, so that one corrupt time among them, which may look sound from afar, misleads nobody.
         begin = probe - min(GLITCH_EVENTS, stride - 1)
-        kind, _, t = _classify(words, begin, epoch, last, last)
+        kind, _, t = _classify(words, begin, epoch, last, last, last - epoch)
         if kind != _GOOD or t - last > SEEK_STEP_US:
             begin = probe - stride + 1
         for i in range(begin, probe + 1):
-            kind, next_epoch, t = _classify(words, i, epoch, last, last)
+            kind, next_epoch, t = _classify(words, i, epoch, last, last, last - epoch)
             if kind == _GOOD:
                 if t >= t_us:
                     return here, here_epoch
@@ -283,39 +284,46 @@ def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-def]
-    """Index of the first event of a later window, the epoch there, and how many before it are unsound."""
-    bad = 0
-    i = start
+    """(index, epoch, t) of the first sound event at or after t1, and whether all before it are sound and of one epoch.
+
+    Event `start` is sound and of `epoch`. Behind the last event t is t1.
+    """
+    is_sound = True
     n = len(words)
-    previous = t0 - epoch
+    previous = np.int64(words[start, 0])
+    if previous + epoch >= t1:
+        return start, epoch, previous + epoch, is_sound
+    sure = min(t1, t0 + GLITCH_US)
+    i = start + 1
     while i < n:
         raw = np.int64(words[i, 0])
-        if raw >= previous and raw + epoch < t1:
+        if raw >= previous and raw + epoch < sure:
             previous = raw
             i += 1
             continue
-        kind, next_epoch, t = _classify(words, i, epoch, t0, max(t0, previous + epoch))
+        kind, next_epoch, t = _classify(words, i, epoch, t0, sure, previous)
         if kind == _GOOD and t >= t1:
-            return i, epoch, bad
-        bad += kind != _GOOD
-        epoch = next_epoch
+            return i, next_epoch, t, is_sound
+        is_sound &= kind == _GOOD and next_epoch == epoch
         if kind == _GOOD:
-            previous = raw
+            epoch, previous = next_epoch, raw
         i += 1
-    return n, epoch, bad
+    return n, epoch, t1, is_sound
 
 
 @numba.njit(cache=True, nogil=True)
-def _copy_sound(words, start, stop, epoch, t0, out):  # type: ignore[no-untyped-def]
+def _copy_sound(words, start, stop, epoch, t0, t1, out):  # type: ignore[no-untyped-def]
     """Copy the sound events of [start, stop) to `out`, times relative to t0; returns (kept, late, glitches)."""
-    kept, late, glitches = 0, 0, 0
-    last = t0
-    for i in range(start, stop):
-        kind, epoch, t = _classify(words, i, epoch, t0, last)
+    late, glitches = 0, 0
+    sure = min(t1, t0 + GLITCH_US)
+    previous = np.int64(words[start, 0])
+    out[0, 0], out[0, 1] = np.uint32(previous + epoch - t0), words[start, 1]
+    kept = 1
+    for i in range(start + 1, stop):
+        kind, next_epoch, t = _classify(words, i, epoch, t0, sure, previous)
         if kind == _GOOD:
-            last = t
-            out[kept, 0] = np.uint32(t - t0)
-            out[kept, 1] = words[i, 1]
+            epoch, previous = next_epoch, np.int64(words[i, 0])
+            out[kept, 0], out[kept, 1] = np.uint32(t - t0), words[i, 1]
             kept += 1
         elif kind == _LATE:
             late += 1

@@ -31,13 +31,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import ConfigError, EventFileError, SensorSizeError
+from data.errors import EventFileError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from data.readers import evt_kernels as kernels
 from data.readers import reader
-from data.readers.header import MAX_HEADER_BYTES, agree_on_size, is_raw, parse_header
+from data.readers.header import MAX_HEADER_BYTES, is_raw, parse_header
 from data.readers.mapping import MappedWords
-from data.readers.packets import PacketFile
+from data.readers.packets import PacketFile, settle_size
 
 ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
 """Encoding by the value of `% evt` or the name in `% format`."""
@@ -68,7 +68,6 @@ class RawFile(PacketFile):
         super().__init__(path)
         header, offset = _read_header(path)
         self.encoding, options = _encoding(path, header)
-        self.sensor_size = agree_on_size(path, _size_said(path, header, options), sensor_size)
         word_bytes = WORD_BYTES[self.encoding]
         n_words, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, word_bytes)
         if n_words == 0:
@@ -81,6 +80,7 @@ class RawFile(PacketFile):
         self.words = self._mapped.array
         self.word_order = _word_order(path, header, options, self._mapped.array) if self.encoding == "EVT2.1" else "little"
         self.skipped_words = dict.fromkeys(SKIPPED_WORDS[self.encoding].values(), 0)
+        self.sensor_size = settle_size(path, _size_said(header, options), sensor_size, self.packets)
 
     def packets(self, max_events: int = PACKET_EVENTS) -> Iterator[Events]:
         """The events in file order, as EVENT_DTYPE arrays of 1 to `max_events` (at least 32, the most one word holds).
@@ -152,18 +152,11 @@ def _encoding(path: Path, header: dict[str, str]) -> tuple[str, dict[str, str]]:
     return ENCODINGS[said], options
 
 
-def _size_said(path: Path, header: dict[str, str], options: dict[str, str]) -> SensorSize | None:
+def _size_said(header: dict[str, str], options: dict[str, str]) -> str | None:
     """The sensor's size from the format line or else the geometry line."""
     if {"width", "height"} <= options.keys():
-        text = f"{options['width']}x{options['height']}"
-    elif "geometry" in header:
-        text = header["geometry"]
-    else:
-        return None
-    try:
-        return SensorSize.parse(text)
-    except ConfigError:
-        raise SensorSizeError(f"{path}: the header says {text!r} for the sensor's size, which is none") from None
+        return f"{options['width']}x{options['height']}"
+    return header.get("geometry")
 
 
 def _word_order(path: Path, header: dict[str, str], options: dict[str, str], words: NDArray[np.uint32]) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.errors import SensorSizeError
-from data.events import SensorSize
-
 MAX_HEADER_BYTES = 1 << 16
 RAW_KEYWORDS = frozenset({"evt", "format"})
 """A RAW file names its encoding in one of these; a DAT file has neither."""
@@ -45,18 +42,3 @@ def is_dat(head: bytes, path: Path | None = None) -> bool:
     """
     _, offset = parse_header(head)
     return offset > 0 and not is_raw(head, path)
-
-
-def agree_on_size(path: Path, said: SensorSize | None, given: SensorSize | None) -> SensorSize:
-    """The sensor's size from the header (`said`) and the caller (`given`).
-
-    Raises:
-        SensorSizeError: nobody knows it, or the two contradict each other.
-    """
-    if said is None:
-        if given is None:
-            raise SensorSizeError(f"{path}: the header does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
-        return given
-    if given is not None and given != said:
-        raise SensorSizeError(f"{path}: the header says {said}, --sensor-size says {given}; leave the flag out")
-    return said

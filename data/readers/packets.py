@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import EventFileError, SensorSizeError
+from data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError
 from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from data.slicing import windows_by_duration, windows_from
 
@@ -26,6 +27,8 @@ COLUMN_NAMES = {
 
 _SIZE_PACKETS = 10
 _MAX_COORDINATE = np.iinfo(np.uint16).max
+_MAX_TIME_US = 1 << 62
+_ASK = "pass --sensor-size WIDTHxHEIGHT"
 
 
 class PacketFile:
@@ -52,19 +55,6 @@ class PacketFile:
         """See EventStream.windows. What lies before `start_us` is read, too."""
         return windows_from(windows_by_duration(self.packets(), window_us, self.faults), start_us)
 
-    def _settle_size(self, said: SensorSize | None, given: SensorSize | None) -> SensorSize:
-        """The sensor's size as the file says it, else as the caller does.
-
-        Raises:
-            SensorSizeError: both do and disagree, or neither does; then with the smallest size that holds the events.
-        """
-        if said is not None and given is not None and said != given:
-            raise SensorSizeError(f"{self.path}: the file says {said}, --sensor-size says {given}; leave the flag out")
-        size = said or given
-        if size is None:
-            raise _size_unknown(self.path, self.packets())
-        return size
-
 
 def columns_to_events(columns: Mapping[str, NDArray[Any]], place: str, faults: Faults) -> Events:
     """Columns t, x, y, p of any whole-number type as EVENT_DTYPE (a copy).
@@ -78,14 +68,16 @@ def columns_to_events(columns: Mapping[str, NDArray[Any]], place: str, faults: F
         faults: where events left out are counted.
 
     Raises:
-        EventFileError: a column is not of whole numbers, a time is below 0, or a polarity is none of -1, 0, 1.
+        EventFileError: a column is not of whole numbers, a time is not in [0, 2**62], or a polarity is none of -1, 0, 1.
     """
     for name, column in columns.items():
+        if column.ndim != 1:
+            raise EventFileError(f"{place}: {name} is {column.shape}, expected one number per event")
         if column.dtype.kind not in ("iub" if name == "p" else "iu"):
             hint = "; are they seconds? save microseconds" if name == "t" else ""
             raise EventFileError(f"{place}: {name} is {column.dtype}, expected whole numbers{hint}")
     t, x, y, p = (columns[name] for name in "txyp")
-    if len(t) and (t.min() < 0 or t.max() > np.iinfo(np.int64).max):
+    if len(t) and (t.min() < 0 or t.max() > _MAX_TIME_US):
         raise EventFileError(f"{place}: times from {t.min()} to {t.max()} µs: is t the first column? expected t x y p")
     wrong = (p != 1) & (p != 0) & (p != -1) if p.dtype.kind == "i" else p > 1
     if wrong.any():
@@ -110,7 +102,7 @@ def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
     found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in aliases if alias in lower}
     missing = [column for column in COLUMN_NAMES if column not in found]
     if missing:
-        raise EventFileError(f"{place}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+        raise EventFileError(f"{place}: no column {', '.join(missing)}; it has {', '.join(names)[:200] or 'none'}")
     return found
 
 
@@ -133,11 +125,49 @@ def import_extra(module: str, extra: str, path: Path) -> ModuleType:
         raise EventFileError(f"{path}: this format needs {module}: pip install -e '.[{extra}]'") from None
 
 
+@contextmanager
+def library_errors(meaning: str) -> Iterator[None]:
+    """Make whatever a library raises on corrupt content into an EventFileError: `meaning` and the first line it says.
+
+    Parsers that trust their input raise nearly anything; a panic of Rust's is not even an Exception, and has only a name.
+    """
+    try:
+        yield
+    except EvburstError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        first_line = str(error).partition("\n")[0]
+        raise EventFileError(f"{meaning} ({first_line[:200]})") from None
+
+
+def settle_size(path: Path, said: str | None, given: SensorSize | None, packets: Callable[[], Iterator[Events]]) -> SensorSize:
+    """The sensor's size as the file says it ("WxH"), else as the caller does.
+
+    Raises:
+        SensorSizeError: both do and disagree; or neither does, then with the smallest size that holds the events.
+    """
+    if said is None:
+        if given is None:
+            raise _size_unknown(path, packets())
+        return given
+    try:
+        size = SensorSize.parse(said)
+    except ConfigError:
+        if given is None:
+            raise SensorSizeError(f"{path}: the file says {said[:40]!r} for the sensor's size, which is none; {_ASK}") from None
+        return given
+    if given is not None and given != size:
+        raise SensorSizeError(f"{path}: the file says {size}, --sensor-size says {given}; leave the flag out")
+    return size
+
+
 def _size_unknown(path: Path, packets: Iterator[Events]) -> SensorSizeError:
     """The error that asks for the size, suggesting one from the first ten packets."""
     reach = [(int(packet["x"].max()), int(packet["y"].max())) for packet in islice(packets, _SIZE_PACKETS)]
     if not reach:
-        return SensorSizeError(f"{path}: the file does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
+        return SensorSizeError(f"{path}: the file does not say the sensor's size; {_ASK}")
     x, y = (max(axis) for axis in zip(*reach, strict=True))
     return SensorSizeError(
         f"{path}: the file does not say the sensor's size; its events reach x = {x}, y = {y}: "

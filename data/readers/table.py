@@ -7,17 +7,18 @@ Understood are
 - in .npz, also four arrays of those names; `sensor_size` (W, H), which our own writer adds, is used.
 
 p may be bool, {0, 1} or {-1, 1}. Times stay 64 bits wide: PEDRo's are absolute, 1.67e15 µs. A cut-short .npy is refused:
-its columns may lie one after the other, so that the cut can take all times of half of the events.
+its columns may lie one after the other, so that the cut can take all times of half of the events. Bytes behind a .npy's
+last event are left out and counted (`truncated_bytes`); in .npz, lengths and checksums must hold.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from data.errors import EventFileError
 from data.events import PACKET_EVENTS, Events, SensorSize
 from data.readers import reader
-from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns
+from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, library_errors, settle_size
 
 NPY_MAGIC = b"\x93NUMPY"
 SIZE_MEMBER = "sensor_size"
@@ -46,12 +47,11 @@ class NpyFile(PacketFile):
         with path.open("rb") as file:
             if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
                 raise EventFileError(f"{path}: does not begin like a .npy file")
-        try:
-            self.array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError, SyntaxError) as error:
-            raise EventFileError(f"{path}: not a whole NumPy file of numbers ({error})") from None
-        self._columns = _layout(self.array.dtype, self.array.shape, str(path))
-        self.sensor_size = self._settle_size(None, sensor_size)
+        with library_errors(f"{path}: not a whole NumPy file of numbers"):
+            self.array: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._keys = _layout(self.array.dtype, self.array.shape, str(path))
+        self.faults.truncated_bytes = path.stat().st_size - self.array.offset - self.array.nbytes
+        self.sensor_size = settle_size(path, None, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -60,8 +60,8 @@ class NpyFile(PacketFile):
         """See EventStream.packets."""
         for start in range(0, len(self.array), PACKET_EVENTS):
             rows = self.array[start : start + PACKET_EVENTS]
-            columns = {column: _pick(rows, key) for column, key in self._columns.items()}
             place = f"{self.path}: events {start} to {start + len(rows) - 1}"
+            columns = {column: _pick(rows, key) for column, key in self._keys.items()}
             events = columns_to_events(columns, place, self.faults)
             if len(events):
                 yield events
@@ -69,20 +69,24 @@ class NpyFile(PacketFile):
 
 @dataclass(frozen=True)
 class _Member:
-    """One array of an archive.
+    """One array of an archive, or one of its columns.
 
     Attributes:
         name: its file name in the archive.
         dtype: of an item; `shape`: of the array.
-        fortran: whether columns lie one after the other.
         offset: bytes before the first item.
+        fortran: whether columns lie one after the other.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    fortran: bool
     offset: int
+    fortran: bool
+
+
+_Source = tuple[_Member, str | int | None]
+"""Where a column is: a member, and the field or column of it (None: all of it)."""
 
 
 class NpzFile(PacketFile):
@@ -90,17 +94,13 @@ class NpzFile(PacketFile):
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
         super().__init__(path)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".npy")]
-                found = {name.removesuffix(".npy"): _member(archive, name) for name in names}
-                members = {name: member for name, member in found.items() if not member.dtype.hasobject}
-                said = _said_size(archive, members.pop(SIZE_MEMBER, None))
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-            raise EventFileError(f"{path}: not a whole .npz archive of numbers ({error})") from None
+        with library_errors(f"{path}: not a whole .npz archive of numbers"), zipfile.ZipFile(path) as archive:
+            found = [_member(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")]
+            members = {member.name.removesuffix(".npy"): member for member in found if not member.dtype.hasobject}
+            said = _said_size(archive, members.pop(SIZE_MEMBER, None))
         self._sources = _sources(members, str(path))
         self._n_events = self._sources["t"][0].shape[0]
-        self.sensor_size = self._settle_size(said, sensor_size)
+        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return self._n_events
@@ -114,23 +114,17 @@ class NpzFile(PacketFile):
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(self.path))
             streams = {}
-            for source in dict.fromkeys(self._sources.values()):
-                streams[source] = stack.enter_context(_open_at(self.path, archive, *source))
+            for member, _ in self._sources.values():
+                if member not in streams:
+                    streams[member] = stack.enter_context(_open_at(self.path, archive, member))
             for start in range(0, self._n_events, PACKET_EVENTS):
                 count = min(PACKET_EVENTS, self._n_events - start)
                 place = f"{self.path}: events {start} to {start + count - 1}"
-                rows = {source: _read(stream, source[0], count, place) for source, stream in streams.items()}
-                columns = {column: self._column(rows, column) for column in self._sources}
+                rows = {member: _read(stream, member, count, place) for member, stream in streams.items()}
+                columns = {column: _pick(rows[member], key) for column, (member, key) in self._sources.items()}
                 events = columns_to_events(columns, place, self.faults)
                 if len(events):
                     yield events
-
-    def _column(self, rows: dict[tuple[_Member, int | None], NDArray[Any]], column: str) -> NDArray[Any]:
-        source = self._sources[column]
-        member, part = source
-        if member.dtype.names or (part is None and len(member.shape) == 2):
-            return _pick(rows[source], _layout(member.dtype, member.shape, member.name)[column])
-        return rows[source]
 
 
 def _is_npy(head: bytes, path: Path) -> bool:
@@ -171,19 +165,22 @@ def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], place: str) -> dict[st
     return dict(zip(COLUMN_NAMES, range(4), strict=True))
 
 
-def _pick(rows: NDArray[Any], key: str | int) -> NDArray[Any]:
-    column: NDArray[Any] = rows[key] if isinstance(key, str) else rows[:, key]
+def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
+    column: NDArray[Any] = rows if key is None else rows[key] if isinstance(key, str) else rows[:, key]
     return column
 
 
-def _sources(members: dict[str, _Member], place: str) -> dict[str, tuple[_Member, int | None]]:
-    """Per column the member it is in, and which of the member's own columns it is where those lie one after the other."""
+def _sources(members: dict[str, _Member], place: str) -> dict[str, _Source]:
+    """Where each column is: in a table ("events", or the only one there is), or in an array of its own."""
     tables = {name: m for name, m in members.items() if m.dtype.names or len(m.shape) == 2}
     if len(tables) == 1 or "events" in tables:
-        member = tables["events"] if "events" in tables else next(iter(tables.values()))
-        _layout(member.dtype, member.shape, f"{place}: {member.name}")
-        by_column = member.fortran and len(member.shape) == 2
-        return {column: (member, number if by_column else None) for number, column in enumerate(COLUMN_NAMES)}
+        table = tables["events"] if "events" in tables else next(iter(tables.values()))
+        keys = _layout(table.dtype, table.shape, f"{place}: {table.name}")
+        if table.fortran and len(table.shape) == 2:
+            n_events = table.shape[0]
+            apart = n_events * table.dtype.itemsize
+            return {c: (replace(table, shape=(n_events,), offset=table.offset + k * apart), None) for c, k in keys.items()}
+        return {column: (table, key) for column, key in keys.items()}
     names = find_columns([name for name, m in members.items() if len(m.shape) == 1], f"{place}: arrays")
     found = {column: members[name] for column, name in names.items()}
     lengths = {column: m.shape[0] for column, m in found.items()}
@@ -192,46 +189,44 @@ def _sources(members: dict[str, _Member], place: str) -> dict[str, tuple[_Member
     return {column: (m, None) for column, m in found.items()}
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> _Member:
-    """Read the header of one array; ValueError if it has none."""
-    with archive.open(name) as stream:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    """Read the header of one array; ValueError if it does not fit the member's length."""
+    with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-        return _Member(name, dtype, shape, fortran, stream.tell())
+        wanted = stream.tell() + math.prod(shape) * dtype.itemsize
+        if min(shape, default=1) < 0 or (wanted != info.file_size and not dtype.hasobject):
+            raise ValueError(f"{info.filename} has {info.file_size} bytes, {dtype} {shape} needs {wanted}")
+        return _Member(info.filename, dtype, shape, stream.tell(), fortran)
 
 
-def _said_size(archive: zipfile.ZipFile, member: _Member | None) -> SensorSize | None:
+def _said_size(archive: zipfile.ZipFile, member: _Member | None) -> str | None:
     if member is None:
         return None
     with archive.open(member.name) as stream:
         size = np.load(io.BytesIO(stream.read(_SKIP_BYTES)), allow_pickle=False)
     if size.shape != (2,) or size.dtype.kind not in "iu":
         raise ValueError(f"{SIZE_MEMBER} is {size.dtype} {size.shape}, expected whole numbers W, H")
-    return SensorSize(int(size[0]), int(size[1]))
+    return f"{size[0]}x{size[1]}"
 
 
-def _open_at(path: Path, archive: zipfile.ZipFile, member: _Member, part: int | None) -> IO[bytes]:
-    """The member's bytes from its first item on, or from that of its column `part`."""
-    ahead = member.offset + (part or 0) * member.shape[0] * member.dtype.itemsize
-    try:
+def _open_at(path: Path, archive: zipfile.ZipFile, member: _Member) -> IO[bytes]:
+    """The member's bytes from its first item on."""
+    with library_errors(f"{path}: {member.name} is corrupt"):
         stream = archive.open(member.name)
+        ahead = member.offset
         while ahead > 0:
             ahead -= len(stream.read(min(ahead, _SKIP_BYTES))) or ahead
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise EventFileError(f"{path}: {member.name} is corrupt ({error})") from None
     return stream
 
 
 def _read(stream: IO[bytes], member: _Member, count: int, place: str) -> NDArray[Any]:
-    """The next `count` rows, or items of one column, of a member."""
-    width = member.shape[1] if len(member.shape) == 2 and not member.fortran else 1
-    wanted = count * width * member.dtype.itemsize
-    try:
+    """The next `count` rows of a member."""
+    shape = (count, *member.shape[1:])
+    wanted = math.prod(shape) * member.dtype.itemsize
+    with library_errors(f"{place}: {member.name} is corrupt"):
         data = stream.read(wanted)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise EventFileError(f"{place}: {member.name} is corrupt ({error})") from None
-    if len(data) < wanted:
-        raise EventFileError(f"{place}: {member.name} ends early: {len(data)} of {wanted} bytes")
-    items = np.frombuffer(data, member.dtype)
-    return items.reshape(count, width) if width > 1 else items
+        if len(data) < wanted:
+            raise EventFileError(f"{place}: {member.name} ends early: {len(data)} of {wanted} bytes")
+        return np.frombuffer(data, member.dtype).reshape(shape)

@@ -1,7 +1,8 @@
 """Text: one event per line, `t x y p` separated by commas, semicolons, tabs or spaces, streamed in blocks.
 
 - A first line of names ("timestamp,x,y,polarity", also after a '#') says the order of the columns; without one it is t x y p.
-  Further columns are passed over. Lines that begin with '#' and blank lines are comments before the first event only.
+  Further columns are passed over, but every line has as many as the first: one that has not is two lines run together.
+  Lines that begin with '#' are comments before the first event only; blank lines are passed over.
 - Times are whole microseconds. If the first one is written with a decimal point, all are seconds, as in `events.txt` of the
   DAVIS recordings.
 - p may be 0 and 1, or -1 and 1.
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from data.errors import EventFileError
 from data.events import Events, SensorSize
 from data.readers import reader
-from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, split_packets
+from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, settle_size, split_packets
 
 BLOCK_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 1 << 16
@@ -29,6 +30,7 @@ _NUMBER = re.compile(rb"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _MAX_SECONDS = 1 << 33
 _MAX_COORDINATE = 1 << 31
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CONTROL = bytes(set(range(32)) - set(b"\t\r\n"))
 
 
 class TextFile(PacketFile):
@@ -44,10 +46,11 @@ class TextFile(PacketFile):
             head = file.read(_MAX_HEADER_BYTES)
         names, self._start, self._header_lines, first_line = _read_header(path, head)
         first = _fields(first_line)
-        self._order = _column_numbers(path, names, len(first))
+        self._n_columns = len(first)
+        self._order = _column_numbers(path, names, self._n_columns)
         self._separator = _separator(first_line)
         self.seconds = any(mark in first[self._order["t"]] for mark in b".eE")
-        self.sensor_size = self._settle_size(None, sensor_size)
+        self.sensor_size = settle_size(path, None, sensor_size, self.packets)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets.
@@ -88,7 +91,7 @@ class TextFile(PacketFile):
         except ValueError as error:
             number, text = self._first_bad(lines)
             if is_last and number == len(lines) - 1:
-                self.faults.truncated_bytes += len(block.splitlines()[-1])
+                self.faults.truncated_bytes = len(block.splitlines(keepends=True)[-1])
                 return self._columns(lines[:-1])
             raise EventFileError(
                 f"{self.path}: line {first_line + number} is {text[:60]!r}; expected numbers t x y p ({error})"
@@ -99,6 +102,9 @@ class TextFile(PacketFile):
         order = [self._order[column] for column in COLUMN_NAMES]
         if not any(line.strip() for line in lines):
             return {column: np.empty(0, np.int64) for column in COLUMN_NAMES}
+        mark = self._separator.encode() if self._separator else None
+        if not {len(line.split(mark)) for line in lines} <= {0, 1, self._n_columns}:  # 0 or 1: a blank line
+            raise ValueError(f"{self._n_columns} columns as in the first line")
         types = np.dtype([("t", np.float64 if self.seconds else np.int64), ("x", "f8"), ("y", "f8"), ("p", "f8")])
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy reads '1.5' as the integer 1 and only warns.
@@ -129,7 +135,7 @@ class TextFile(PacketFile):
 
 def _is_text(head: bytes, path: Path) -> bool:
     """Printable, and one of its first two lines that are neither blank nor comments holds four numbers."""
-    if any(byte < 32 and byte not in b"\t\r\n" for byte in head):
+    if len(head.translate(None, _CONTROL)) < len(head):
         return False
     lines = [line for line in head.removeprefix(_BYTE_ORDER_MARK).splitlines() if line.strip() and not line.startswith(b"#")]
     return any(_numbers(_fields(line)) >= len(COLUMN_NAMES) for line in lines[:2])

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from data.events import SensorSize
-from data.readers.dat import write_dat
 from data.scenes import record
 from data.scenes.street import StreetScene
 from data.simulator import SimulatorConfig
+from data.writers import write_events
 
 SENSOR = SensorSize(304, 240)
 SEED = 3
@@ -24,7 +24,7 @@ CAMERA = SimulatorConfig(threshold_on=0.36, threshold_off=0.32, mismatch=0.03, s
 def make(folder: Path) -> None:
     """Write the recording and its labels into `folder`."""
     scene = StreetScene(SENSOR, SEED)
-    write_dat(folder / "street_td.dat", record(scene, CAMERA, 0, DURATION_US, STEP_US, SEED), SENSOR)
+    write_events(folder / "street_td.dat", record(scene, CAMERA, 0, DURATION_US, STEP_US, SEED), SENSOR)
     labels = [scene.boxes(t).to_prophesee() for t in range(LABEL_US, DURATION_US + 1, LABEL_US)]
     np.save(folder / "street_bbox.npy", np.concatenate(labels))
 

@@ -1,0 +1,108 @@
+"""What must add up when a file was read without an error: "no silent garbage", per format.
+
+dat      header + 8 x (events + late + glitches) + truncated bytes = the file's size
+evt      per word type: events + untimed + unplaced = pixels of the CD words; the rest is a time word, known, or counted
+bin      5 x (events + overflow events + glitches) + truncated bytes = the file's size
+csv      events + outside the sensor = lines after the header, less the truncated bytes
+npy      header + item size x (events + outside) + truncated bytes = the file's size
+npz      events + outside = length said, and the checksum of every array that was read holds
+hdf5     events + outside = length said (HDF5 has no checksums unless the writer asked for them: wrong values go unseen)
+aedat4   16 x events + truncated bytes <= the file's size (its library decodes; a packet is whole or an error)
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.readers.dat import read_header
+
+
+class BrokenPromiseError(Exception):
+    """A file that does not pass; says which promise is broken."""
+
+
+def require(holds: bool, promise: str) -> None:
+    """Raise BrokenPromiseError unless it holds."""
+    if not holds:
+        raise BrokenPromiseError(promise)
+
+
+# Each gets the file, its stream after all packets were read, and how many events those held.
+
+
+def _account_dat(path: Path, stream: Any, events: int) -> None:
+    known = events + stream.faults.late_events + stream.faults.time_glitches
+    _equal(read_header(path)[1] + 8 * known + stream.faults.truncated_bytes, path.stat().st_size)
+
+
+def _account_evt(path: Path, stream: Any, events: int) -> None:
+    faults, words = stream.faults, stream.words
+    skipped = sum(stream.skipped_words.values()) + faults.undefined_words
+    if stream.encoding == "EVT3":
+        kind = words >> 12
+        pixels = np.bitwise_count(np.where(kind == 4, words & 0xFFF, np.where(kind == 5, words & 0xFF, kind == 2))).sum()
+        others = (~np.isin(kind, (0, 2, 3, 4, 5, 6, 8))).sum()
+    else:
+        control = 1 if stream.encoding == "EVT2.1" and stream.word_order == "little" else 0
+        kind = words[:, control] >> 28
+        valid = np.bitwise_count(words[:, 1 - control]) if words.shape[1] == 2 else 1
+        pixels = np.sum((kind <= 1) * valid)
+        others = (~np.isin(kind, (0, 1, 8))).sum()
+    _equal(events + faults.untimed_events + faults.unplaced_events, int(pixels))
+    _equal(skipped, int(others))
+    require(faults.contradicted_times <= int((kind == 8).sum()), "more contradicted times than times")
+    require(
+        path.read_bytes().endswith(words.tobytes(), 0, path.stat().st_size - faults.truncated_bytes), "words not up to the end"
+    )
+
+
+def _account_bin(path: Path, stream: Any, events: int) -> None:
+    overflows = int((stream.raw[:, 1] == 240).sum())
+    _equal(5 * (events + overflows + stream.faults.time_glitches) + stream.faults.truncated_bytes, path.stat().st_size)
+
+
+def _account_csv(path: Path, stream: Any, events: int) -> None:
+    body = path.read_bytes()[stream._start :]
+    lines = body[: len(body) - stream.faults.truncated_bytes].splitlines()
+    _equal(events + stream.faults.outside_sensor, sum(1 for line in lines if line.strip()))
+
+
+def _account_npy(path: Path, stream: Any, events: int) -> None:
+    _equal(events + stream.faults.outside_sensor, len(stream.array))
+    _equal(stream.array.offset + stream.array.nbytes + stream.faults.truncated_bytes, path.stat().st_size)
+
+
+def _account_npz(path: Path, stream: Any, events: int) -> None:
+    _equal(events + stream.faults.outside_sensor, len(stream))
+    with zipfile.ZipFile(path) as archive:
+        for member, _ in stream._sources.values():
+            archive.read(member.name)
+
+
+def _account_hdf5(path: Path, stream: Any, events: int) -> None:
+    _equal(events + stream.faults.outside_sensor, len(stream))
+
+
+def _account_aedat4(path: Path, stream: Any, events: int) -> None:
+    require(16 * events + stream.faults.truncated_bytes <= path.stat().st_size, "more events than bytes")
+
+
+def _equal(counted: int, there: int) -> None:
+    require(counted == there, f"{counted} are accounted for, {there} are there")
+
+
+ACCOUNTS: dict[str, Callable[[Path, Any, int], None]] = {
+    "aedat4": _account_aedat4,
+    "bin": _account_bin,
+    "csv": _account_csv,
+    "dat": _account_dat,
+    "evt": _account_evt,
+    "hdf5": _account_hdf5,
+    "npy": _account_npy,
+    "npz": _account_npz,
+}
