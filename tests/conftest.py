@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import app  # noqa: F401  (it sets how threads wait: before torch is loaded)
@@ -102,4 +103,6 @@ def grid() -> Tensor:
 
 def spiking(graph: Graph, grids: Tensor, timesteps: int, phi: int, level: str = "light") -> SpikingParameters:
     """Neurons for a graph, calibrated on the grids, all positions alike; `advanced` is not for this: it changes the graph."""
-    return calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi), level)[1]
+    parameters = calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi), level)[1]
+    neurons = {name: replace(n, theta=n.theta.clone(), shift=n.shift.clone()) for name, n in parameters.neurons.items()}
+    return replace(parameters, neurons=neurons)  # no inference tensors: tests write to them

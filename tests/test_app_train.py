@@ -60,7 +60,20 @@ def test_train_resume_convert_detect(folder: Path, tmp_path: Path, capsys: pytes
     weights = tmp_path / "tiny.safetensors"
     convert_sets = ["--set", "calibration_windows=2", "--set", "check_windows=2", "--set", f"cache={tmp_path / 'cache'}"]
     best = str(tmp_path / "run" / "best.safetensors")
-    assert convert_main(["--weights", best, "--out", str(weights), "--timesteps", "1", *convert_sets]) == 0
+    convert = ["--weights", best, "--out", str(weights), "--timesteps", "1", *convert_sets]
+    assert convert_main([*convert, "--budget", "0.5"]) == 0
+    frontier = list(csv.DictReader((tmp_path / "tiny_frontier.csv").read_text().splitlines()))
+    costs = [float(row["synaptic_ops"]) for row in frontier]
+    assert costs == sorted(costs)
+    assert all((tmp_path / f"tiny_{name}").stat().st_size > 1000 for name in ("frontier.png", "report.png", "report.json"))
+    measured = (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns
+    assert convert_main([*convert, "--pick", "0"]) == 0
+    assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns == measured
+    assert convert_main([*convert, "--pick", "99999"]) == 1
+    assert "frontier has points 0 to" in capsys.readouterr().err
+    assert convert_main([*convert, "--max-loss", "100", "--set", "tuning_windows=2"]) == 0
+    capsys.readouterr()
+    assert convert_main(convert) == 0
     assert {"ann", "snn"} <= json.loads(capsys.readouterr().out).keys()
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(weights), "--out", str(tmp_path / "o"), "--max-windows", "2", "--json"]

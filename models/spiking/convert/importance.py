@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.detectors.postprocess import HeadSpec
 
-BACKGROUND = 0.1
+BACKGROUND = 0.02
 """Weight of a position where the ANN sees nothing, against 1 where it is certain."""
 
 
