@@ -155,7 +155,7 @@ def test_wrong_sensor_size_is_an_error_and_what_was_written_is_readable(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--weights", "strete"], "bundled: street"),
+        (["--weights", "strete"], "bundled: caltech6"),
         (["--sensor-size", "304"], "write it as WIDTHxHEIGHT"),
         (["--timesteps", "0"], "timesteps must be 1 to 64"),
         (["--window-ms", "-5"], "window_ms must be 0.1 to 60000"),
@@ -220,3 +220,22 @@ def test_the_car_ahead_is_found_in_the_real_recording(tmp_path: Path, capsys: py
         cars = np.array(window["boxes_xyxy"], np.float32).reshape(-1, 4)[np.array(window["labels"], int) == 0]
         hits += bool((iou_matrix(cars, truth) >= 0.5).any())
     assert hits >= 12  # of 15
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("network", [[], ["--ann"]])
+def test_the_face_of_a_real_ncaltech101_recording_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network: list[str]
+) -> None:
+    """One of N-Caltech101's Faces_easy, three saccades; its box is known by eye."""
+    recording = SHARED / "real" / "ncaltech101_faces_easy_0001.bin"
+    flags = ["--weights", "caltech6", "--out", tmp_path, "--no-video", "--json", *network]
+    code, _, _ = detect(capsys, "--events", recording, *flags)
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        best = int(np.argmax(row["scores"]))
+        assert row["labels"][best] == 2
+        overlap = iou_matrix(np.array([row["boxes_xyxy"][best]], np.float32), np.array([[24, 5, 131, 162]], np.float32))
+        assert overlap[0, 0] > 0.8
