@@ -50,7 +50,7 @@ class ScheduleConfig:
         plain_epochs: last epochs without mosaics, zoom, stretched time and erased patches, on windows as they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
-        amp: convolutions in bfloat16.
+        amp: convolutions in bfloat16 where the device computes in it (on a CPU without AVX-512 it is ten times slower).
         sparsity: weight of the mean activation in the loss: fewer active units are fewer spikes.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
@@ -152,7 +152,7 @@ class Trainer:
             self.optimizer = torch.optim.SGD(groups, lr=s.learning_rate, momentum=0.9, nesterov=True)
         else:
             self.optimizer = torch.optim.AdamW(groups, lr=s.learning_rate)
-        self._loss = _Loss(self.model, s.amp, s.sparsity)
+        self._loss = _Loss(self.model, s.amp and _has_bfloat16(self.device), s.sparsity)
         self._step: Any = nn.parallel.DistributedDataParallel(self._loss) if self.world > 1 else self._loss
         self.steps_per_epoch = len(self.train) // s.batch
         self.total_steps = self.steps_per_epoch * s.epochs
@@ -320,6 +320,13 @@ class _Loss(nn.Module):
         return torch.cat([parts, self._sparsity * torch.stack(self._activity).sum()[None] * len(x)])
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for it; a CPU without them emulates it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def _move_to(bar: Any, done: int) -> None:
     bar.update(done - bar.n)
 
@@ -334,7 +341,7 @@ def validate(model: Any, windows: Dataset, config: TrainConfig) -> AveragePrecis
     for first in range(0, len(windows), 16):
         items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
         grids = voxel_batch([item.window for item in items], config.voxel, size, TRAIN_STRIDE)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.schedule.amp):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.schedule.amp and _has_bfloat16(device)):
             maps = model(torch.from_numpy(grids).to(device).float().contiguous(memory_format=torch.channels_last))
         labels += [item.boxes for item in items]
         predictions += decode(maps, model.head_spec, post, size, [0] * len(items))
