@@ -31,6 +31,7 @@ class AugmentConfig:
         zoom, zoom_range: share scaled and shifted, and by how much.
         stretch, stretch_range: share whose time runs slower (above 1) or faster, and by how much.
         thin, thin_to: share that loses events, and the least share of events kept.
+        repeat, repeat_to: share whose events come in bursts, as some sensors' do, and their largest mean length.
         noise_hz: most background events per pixel and second; drawn from 0 up.
         erase: share in which a patch is blanked.
         mosaic: share put together from four windows.
@@ -46,6 +47,8 @@ class AugmentConfig:
     stretch_range: tuple[float, float] = (0.75, 1.5)
     thin: float = 0.25
     thin_to: float = 0.15
+    repeat: float = 0.0
+    repeat_to: float = 6.0
     noise_hz: float = 0.5
     erase: float = 0.15
     mosaic: float = 0.1
@@ -79,6 +82,8 @@ def augment(
     window_us = items[0].window.t1_us - items[0].window.t0_us
     if rng.random() < config.erase:
         words, boxes, labels = _erase(words, boxes, labels, size, rng)
+    if config.repeat and rng.random() < config.repeat:
+        words = np.repeat(words, rng.geometric(1 / rng.uniform(1, config.repeat_to), len(words)), axis=0)
     words = _add_noise(words, size, window_us, rng.uniform(0, config.noise_hz), rng)
     return EventWindow(0, window_us, words), Detections(boxes, np.ones(len(boxes), np.float32), labels, window_us)
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,7 +48,8 @@ class SimulatedConfig:
         min_side_px: smaller boxes are not labelled.
         min_visible: share of a box that must be in view to be labelled.
         min_events: events per pixel, beyond noise, that a labelled object has made (and never fewer than 20).
-        drive: how pictures move for a spec with the scene "drive".
+        uneven: see `draw_sensor`, in training.
+        drive: how pictures move in training for a spec with the scene "drive"; elsewhere always by StillSceneConfig's defaults.
         saccades: the same for "saccades".
     """
 
@@ -58,16 +59,23 @@ class SimulatedConfig:
     min_side_px: float = 8.0
     min_visible: float = 0.35
     min_events: float = 0.04
+    uneven: float = 0.0
     drive: StillSceneConfig = field(default_factory=StillSceneConfig)
     saccades: SaccadeConfig = field(default_factory=SaccadeConfig)
 
 
-def draw_sensor(rng: np.random.Generator) -> SimulatorConfig:
-    """A sensor with properties drawn over what real ones and their bias settings show."""
+def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfig:
+    """A sensor with properties drawn over what real ones and their bias settings show.
+
+    Args:
+        rng: draws.
+        uneven: how far ON and OFF thresholds may lie apart beyond the usual (natural log).
+    """
     threshold = float(np.exp(rng.uniform(np.log(0.12), np.log(0.5))))
+    off = threshold * rng.uniform(0.65, 1.15)
     return SimulatorConfig(
         threshold_on=threshold,
-        threshold_off=threshold * rng.uniform(0.65, 1.15),
+        threshold_off=off * float(np.exp(rng.uniform(-uneven, uneven))) if uneven else off,
         mismatch=threshold * rng.uniform(0.05, 0.25),
         refractory_us=float(np.exp(rng.uniform(np.log(50), np.log(1500)))),
         cutoff_hz=0.0 if rng.random() < 0.3 else float(np.exp(rng.uniform(np.log(60), np.log(600)))),
@@ -101,17 +109,17 @@ def simulate_window(
     scene: Scene
     start_us = 0
     if spec.scene == "saccades":
-        shown = replace(config.saccades, vary=not alone)
+        shown = SaccadeConfig(vary=False) if alone else config.saccades
         scene = SaccadeScene(pictures[0], spec.sensor_size, shown, rng)
         start_us = int(rng.integers(3)) * SACCADE_US
         if not alone and rng.random() < 0.5:
             start_us += int(rng.integers(SACCADE_US))
     else:
-        shown_drive = replace(config.drive, mosaic=0.0) if alone else config.drive
-        scene = StillScene(pictures, spec.sensor_size, shown_drive, rng)
+        shown_drive = StillSceneConfig(mosaic=0.0) if alone else config.drive
+        scene = StillScene(pictures, spec.sensor_size, shown_drive, rng, spec.source_names.get("person", 0))
     seed = int(rng.integers(1 << 31))
     stop_us = start_us + window_us
-    sensor = draw_sensor(rng)
+    sensor = draw_sensor(rng, 0.0 if alone else config.uneven)
     events = record(scene, sensor, start_us, stop_us, round(config.step_ms * 1000), seed)
     events["t"] -= start_us
     noise = (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6
@@ -130,8 +138,8 @@ def _label(
     sides = clipped[:, 2:] - clipped[:, :2]
     share = sides.prod(1) / np.maximum((boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]).prod(1), 1)
     seen = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
-    activity = np.zeros((size.height, size.width), np.int32)
-    np.add.at(activity, (events["y"], events["x"]), 1)
+    pixels = events["y"].astype(np.int64) * size.width + events["x"]
+    activity = np.bincount(pixels, minlength=size.width * size.height).reshape(size.height, size.width)
     for index in np.flatnonzero(seen & (boxes.labels != IGNORE)):
         x0, y0, x1, y1 = clipped[index].astype(int)
         area = (x1 - x0) * (y1 - y0)
