@@ -323,7 +323,7 @@ class _Loss(nn.Module):
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it; a CPU without them emulates it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

@@ -89,7 +89,7 @@ class StillScene:
         matrix, offset = self._camera(t_us)
         x, y = np.arange(self.sensor_size.width), np.arange(self.sensor_size.height)[:, None]
         grid = np.stack([row[0] * x + (row[1] * y + b) for row, b in zip(matrix, offset, strict=True)]).astype(np.float32)
-        t_s, back = t_us * 1e-6, np.linalg.inv(matrix)
+        t_s, back = t_us * 1e-6, np.asarray(np.linalg.inv(matrix), np.float64)
         for index in self._moving:
             box, motion = self._boxes[index], self._object_motion[index] * self._progress(t_us)
             rows, columns = _reached(box, motion, back, offset)
