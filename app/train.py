@@ -51,7 +51,7 @@ class ScheduleConfig:
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
         amp: convolutions in bfloat16 where the device computes in it (on a CPU without AVX-512 it is ten times slower).
-        sparsity: weight of the mean activation in the loss: fewer active units are fewer spikes.
+        sparsity: weight of the activations' density in the loss (see `density`): fewer active units are fewer spikes.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
     """
@@ -307,17 +307,38 @@ class _Loss(nn.Module):
         super().__init__()
         self.network, self._amp, self._sparsity = network, amp, sparsity
         self.names: tuple[str, ...] = (*network.loss_names, *(("sparsity",) if sparsity else ()))
-        self._activity: list[Tensor] = []
+        self._density: list[Tensor] = []
+        self._cost: list[int] = []
         if sparsity:
             for module in {m for m in network.modules() if isinstance(m, nn.ReLU)}:
-                module.register_forward_hook(lambda _, __, out: self._activity.append(out.float().mean()))
+                module.register_forward_hook(lambda _, __, out: self._add(out))
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        self._activity.clear()
+        self._density.clear()
+        self._cost.clear()
         parts: Tensor = self.network.loss(x, boxes, labels, index, self._amp)
         if not self._sparsity:
             return parts
-        return torch.cat([parts, self._sparsity * torch.stack(self._activity).sum()[None] * len(x)])
+        cost = torch.tensor(self._cost, dtype=torch.float32, device=parts.device)
+        dense = (torch.stack(self._density) * cost).sum() / cost.sum()
+        return torch.cat([parts, self._sparsity * dense[None] * len(x)])
+
+    def _add(self, activation: Tensor) -> None:
+        """A layer's density, and its weight: a spike reaches about as many weights as the layer has channels, times its kernel."""
+        self._density.append(density(activation))
+        self._cost.append(activation.numel() * activation.shape[1])
+
+
+def density(activation: Tensor) -> Tensor:
+    """Share of units that are active, softly: the mean over channels of (mean a)^2 / mean a^2, whatever the channels' scales.
+
+    It is the Hoyer-square measure over the number of units (Yang, Wen, Li, "DeepHoyer", ICLR 2020), and lies in [0, 1].
+
+    Args:
+        activation: `(N, C, H, W)`, none negative.
+    """
+    a = activation.float()
+    return (a.mean((0, 2, 3)) ** 2 / (a.square().mean((0, 2, 3)) + 1e-12)).mean()
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -16,7 +16,7 @@ import torch
 
 from app.cli import convert_main, detect_main, train_main
 from app.config import load_config
-from app.train import TrainConfig, Trainer
+from app.train import TrainConfig, Trainer, density
 from data.datasets import SPECS
 from data.datasets.pictures import PictureFolder
 from data.datasets.simulated import SimulatedConfig, SimulatedWindows
@@ -174,3 +174,11 @@ def test_bad_folders_say_why(tmp_path: Path, break_it: str, message: str) -> Non
         (tmp_path / "boxes.csv").write_text("file,split\na.png,train\n")
     with pytest.raises(DataError, match=message):
         SimulatedWindows(tmp_path, SPECS["street"], SimulatedConfig(), 50_000, "train", 1, cache=tmp_path / "cache")
+
+
+def test_density_is_the_share_of_active_units_at_any_scale() -> None:
+    active = torch.zeros(4, 3, 5, 5)
+    active[:, 0, 0] = 2.0  # a fifth of the units of channel 0
+    active[:, 1] = 0.01  # all of channel 1; none of channel 2
+    assert density(active).item() == pytest.approx((0.2 + 1.0 + 0.0) / 3, rel=1e-3)
+    assert density(100 * active).item() == pytest.approx(density(active).item(), rel=1e-3)
