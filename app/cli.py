@@ -144,7 +144,9 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
         description="Convert a trained network into a burst-spiking one; no training, only calibration.",
         epilog="example: python convert.py --weights runs/train/street/best.safetensors --max-loss 1.0 --out street.safetensors",
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="best.safetensors of train.py")
+    parser.add_argument(
+        "--weights", required=True, metavar="NAME|FILE", help="best.safetensors of train.py, or weights to convert anew"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="the weights file to write")
     parser.add_argument(
         "--calibration", metavar="DIR", help="folder of the data to calibrate on (default: the one it was trained with)"

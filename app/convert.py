@@ -30,10 +30,10 @@ from data.errors import CheckpointError, ConfigError
 from data.representations.voxel_grid import VoxelConfig, voxel_batch
 from eval.coco import AveragePrecision, average_precision
 from eval.energy import COST_TABLES, synaptic_ops
-from models.checkpoint import load_tensors
-from models.detector import Detector, DetectorBundle
+from models.checkpoint import load_tensors, read_kind
+from models.detector import Detector, DetectorBundle, find_weights
 from models.detectors import NetworkConfig, build_network
-from models.detectors.postprocess import PostConfig
+from models.detectors.postprocess import HeadSpec, PostConfig
 from models.graph import Graph, Runner
 from models.spiking.convert.allocate import Frontier, pareto_frontier
 from models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
@@ -52,7 +52,7 @@ class ConvertConfig:
     """What convert.py can be told.
 
     Attributes:
-        weights: best.safetensors of a training run.
+        weights: best.safetensors of a training run, a file that was converted before, or bundled weights by name.
         out: the weights file to write.
         root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: T.
@@ -122,22 +122,34 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     return record
 
 
+def _read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
+    """The folded ANN as it will be stored, its head, and the record of its training.
+
+    Args:
+        weights: best.safetensors of a training run; or a file that was converted before, whose ANN is converted anew.
+    """
+    path = find_weights(weights)
+    if read_kind(path) == "detector":
+        bundle = DetectorBundle.load(path)
+        return bundle.graph, bundle.head, bundle.record["training"]
+    tensors, trained = load_tensors(path, "ann")
+    model: Any = build_network(build(NetworkConfig, trained["network"]))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
+    graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
+    graph.tensors = {name: tensor.half().float() for name, tensor in graph.tensors.items()}
+    return graph, model.head_spec, trained
+
+
 class _Conversion:
     """The network, its calibration grids, and what is done with them."""
 
     def __init__(self, config: ConvertConfig) -> None:
         self.config = config
-        tensors, self.trained = load_tensors(Path(config.weights), "ann")
-        self.settings = build(TrainConfig, self.trained["config"])
-        model: Any = build_network(build(NetworkConfig, self.trained["network"]))
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            why = str(error).splitlines()[0]
-            raise CheckpointError(f"{config.weights}: does not fit its own configuration ({why})") from None
-        self.head, self.stride = model.head_spec, max(model.head_spec.strides)
-        self.graph: Graph = trace(model, torch.zeros(1, self.settings.voxel.channels, 128, 128))
-        self.graph.tensors = {name: tensor.half().float() for name, tensor in self.graph.tensors.items()}  # as they are stored
+        self.graph, self.head, self.trained = _read_ann(config.weights)
+        self.settings, self.stride = build(TrainConfig, self.trained["config"]), max(self.head.strides)
         calibration = self.windows("train", config.calibration_windows)
         self.grids = self._grids(calibration, len(calibration))
         self.targets = record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
