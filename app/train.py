@@ -52,6 +52,8 @@ class ScheduleConfig:
         clip: largest gradient norm.
         amp: convolutions in bfloat16 where the device computes in it (on a CPU without AVX-512 it is ten times slower).
         sparsity: weight of the activations' density in the loss (see `density`): fewer active units are fewer spikes.
+        rounding: share of steps in which activations are rounded to what burst neurons can say (see `rounded`), so that the
+            network learns to bear it; conversion itself stays free of training.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
     """
@@ -69,6 +71,7 @@ class ScheduleConfig:
     clip: float = 10.0
     amp: bool = True
     sparsity: float = 0.0
+    rounding: float = 0.0
     seed: int = 0
     workers: int = 0
 
@@ -152,7 +155,7 @@ class Trainer:
             self.optimizer = torch.optim.SGD(groups, lr=s.learning_rate, momentum=0.9, nesterov=True)
         else:
             self.optimizer = torch.optim.AdamW(groups, lr=s.learning_rate)
-        self._loss = _Loss(self.model, s.amp and _has_bfloat16(self.device), s.sparsity)
+        self._loss = _Loss(self.model, s, s.amp and _has_bfloat16(self.device))
         self._step: Any = nn.parallel.DistributedDataParallel(self._loss) if self.world > 1 else self._loss
         self.steps_per_epoch = len(self.train) // s.batch
         self.total_steps = self.steps_per_epoch * s.epochs
@@ -204,6 +207,7 @@ class Trainer:
         for number, (x, boxes, labels, index) in enumerate(self._prefetch(batches)):
             step = self.epoch * self.steps_per_epoch + number
             self._set_rate(step)
+            self._loss.begin(step)
             x = x.to(self.device, memory_format=torch.channels_last)
             loss = self._step(x, boxes, labels.to(self.device), index.to(self.device))
             self.optimizer.zero_grad()
@@ -301,32 +305,61 @@ class Trainer:
 
 
 class _Loss(nn.Module):
-    """The network's loss as a forward pass, which is what DistributedDataParallel wraps; with the sparsity term, if asked for."""
+    """The network's loss as a forward pass, which is what DistributedDataParallel wraps; with what the schedule asks of activations."""
 
-    def __init__(self, network: Any, amp: bool, sparsity: float) -> None:
+    def __init__(self, network: Any, schedule: ScheduleConfig, amp: bool) -> None:
         super().__init__()
-        self.network, self._amp, self._sparsity = network, amp, sparsity
-        self.names: tuple[str, ...] = (*network.loss_names, *(("sparsity",) if sparsity else ()))
+        self.network, self._schedule, self._amp = network, schedule, amp
+        self.names: tuple[str, ...] = (*network.loss_names, *(("sparsity",) if schedule.sparsity else ()))
         self._density: list[Tensor] = []
         self._cost: list[int] = []
-        if sparsity:
+        self._rng = np.random.default_rng()
+        self._rounds = False
+        if schedule.sparsity or schedule.rounding:
             for module in {m for m in network.modules() if isinstance(m, nn.ReLU)}:
-                module.register_forward_hook(lambda _, __, out: self._add(out))
+                module.register_forward_hook(lambda _, __, out: self._activation(out))
+
+    def begin(self, step: int) -> None:
+        """Draw what happens in this step: the same whenever it is taken."""
+        self._rng = np.random.default_rng([self._schedule.seed, step])
+        self._rounds = bool(self._rng.random() < self._schedule.rounding)
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         self._density.clear()
         self._cost.clear()
         parts: Tensor = self.network.loss(x, boxes, labels, index, self._amp)
-        if not self._sparsity:
+        if not self._schedule.sparsity:
             return parts
         cost = torch.tensor(self._cost, dtype=torch.float32, device=parts.device)
         dense = (torch.stack(self._density) * cost).sum() / cost.sum()
-        return torch.cat([parts, self._sparsity * dense[None] * len(x)])
+        return torch.cat([parts, self._schedule.sparsity * dense[None] * len(x)])
 
-    def _add(self, activation: Tensor) -> None:
-        """A layer's density, and its weight: a spike reaches about as many weights as the layer has channels, times its kernel."""
-        self._density.append(density(activation))
-        self._cost.append(activation.numel() * activation.shape[1])
+    def _activation(self, out: Tensor) -> Tensor:
+        if self._schedule.sparsity:  # a spike reaches about as many weights as the layer has channels, times its kernel
+            self._density.append(density(out))
+            self._cost.append(out.numel() * out.shape[1])
+        return rounded(out, self._rng.uniform(*_THRESHOLDS)) if self._rounds else out
+
+
+_THRESHOLDS = (0.25, 0.65)
+_LEVELS = 8
+
+
+def rounded(activation: Tensor, threshold: float) -> Tensor:
+    """Activations as a burst neuron of one timestep would emit them: multiples of a threshold, 0 to 8; gradients pass through.
+
+    Args:
+        activation: `(N, C, H, W)`, none negative.
+        threshold: in units of mean a^2 / mean a of each channel, the size of a typical active unit. 0.3 is about what
+            minimises the squared error, for a half-normal as for an exponential distribution.
+    """
+    with torch.no_grad():
+        a = activation.float()
+        theta = threshold * a.square().mean((0, 2, 3)) / (a.mean((0, 2, 3)) + 1e-9) + 1e-9
+        theta = theta[:, None, None].to(activation.dtype)
+        spikes = torch.floor(activation / theta + 0.5).clamp_(max=_LEVELS)
+    clipped = torch.minimum(activation, _LEVELS * theta)
+    return clipped + (spikes * theta - clipped).detach()
 
 
 def density(activation: Tensor) -> Tensor:
