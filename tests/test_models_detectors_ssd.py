@@ -1,17 +1,23 @@
-"""SSD: its own decoding against torchvision's, its loss, and that both backbones can be traced for conversion."""
+"""SSD: its own decoding against torchvision's, its loss, and that both backbones become spiking networks as a whole."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data.errors import ConfigError
 from data.events import SensorSize
 from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import PostConfig, decode
 from models.graph import Runner
+from models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from models.spiking.convert.fold import trace
+from models.spiking.convert.report import conversion_report
+from models.spiking.network import SpikingNetwork
+from tests.conftest import spiking
+from tests.step_by_step import StepByStep, operations_by_force
 
 BACKBONES = ("ssd-resnet18", "ssd-vgg11")
 
@@ -30,6 +36,65 @@ def test_traced_graph_computes_what_the_network_computes(architecture: str) -> N
         expected = net(x)
     for mine, theirs in zip(Runner(trace(net, x[:1]))(x), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(params=BACKBONES)
+def measured(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
+    """A network with the batch-norm statistics of some grids, and these grids."""
+    net = network(request.param).train()
+    x = torch.poisson(torch.full((8, 10, 64, 128), 0.3), generator=torch.Generator().manual_seed(1))
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    with torch.no_grad():
+        net(x)
+    return net.eval(), x[:2]
+
+
+def test_spikes_approach_the_network(measured: tuple[nn.Module, torch.Tensor]) -> None:
+    """Every ReLU spikes, those behind a residual sum too, and at T = 64 the outputs are within a few percent."""
+    net, x = measured
+    graph = trace(net, x[:1])
+    ann, targets = Runner(graph)(x), record_targets(graph, x)
+    errors = []
+    for timesteps in (4, 64):
+        corrected, parameters = calibrate(graph, targets, timesteps, Choice(8), "none")
+        snn, stats = SpikingNetwork(corrected, parameters).run(x)
+        errors.append(sum(float((a - b).norm()) for a, b in zip(ann, snn, strict=True)) / sum(float(a.norm()) for a in ann))
+        relus = {node.name for node in graph.nodes if node.op == "relu"}
+        assert {layer.name for layer in stats.layers if layer.kind == "neuron" and layer.spikes.sum() > 0} == relus
+    assert errors[1] < 0.05
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_residual_sums_are_calibrated_at_every_level(measured: tuple[nn.Module, torch.Tensor]) -> None:
+    net, x = measured
+    graph = trace(net, x[:1])
+    ann, targets = Runner(graph)(x), record_targets(graph, x)
+
+    def error(level: str) -> float:
+        corrected, parameters = calibrate(graph, targets, 1, Choice(8), level)
+        report = conversion_report(graph, corrected, parameters, x)
+        assert {layer.name for layer in report.layers} == parameters.neurons.keys() | set(graph.outputs)
+        snn, _ = SpikingNetwork(corrected, parameters).run(x)
+        return sum(float(((a - b) ** 2).mean()) for a, b in zip(ann, snn, strict=True))
+
+    none, light, advanced = error("none"), error("light"), error("advanced")
+    assert advanced < light < none
+
+
+def test_energy_of_a_whole_network_by_force(measured: tuple[nn.Module, torch.Tensor]) -> None:
+    """A shortcut's spikes are counted for the neuron they reach, beside the convolutions."""
+    net, x = measured
+    graph = trace(net, x[:1])
+    parameters = spiking(graph, x, 2, 4)
+    slow = StepByStep(graph, parameters)
+    expected = slow.run(x)
+    outputs, stats = SpikingNetwork(graph, parameters).run(x)
+    for mine, theirs in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    counted = sum(torch.from_numpy(layer.synaptic_ops) for layer in stats.layers)
+    assert counted.tolist() == operations_by_force(slow, len(x)).tolist()
 
 
 def test_decoded_boxes_are_those_of_torchvision() -> None:

@@ -62,6 +62,7 @@ class _Wrapped(nn.Module):
         (nn.Sigmoid(), r"'layer'.*sigmoid"),
         (nn.MaxPool2d(3, 1, 1), r"'layer'.*max-pool must read spikes"),  # pooling currents is not pooling spikes
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), r"'layer\.1'.*folded"),  # nothing to fold it into
+        (nn.Conv2d(4, 4, 1), r"'layer'.*current of 'conv'.*activation"),  # its products are no accumulates
         (nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=1.5)), r"'layer\.1'.*whole factor"),
     ],
 )

@@ -7,71 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.graph import Graph, Node, Runner
+from models.graph import Graph, Node
 from models.spiking.convert.fold import trace
 from models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
 from models.spiking.network import SpikingNetwork, SpikingParameters
-from models.spiking.neurons import burst_step
 from tests.conftest import spiking
+from tests.step_by_step import StepByStep, operations_by_force
 
 
 @pytest.fixture
 def graph(network: nn.Module) -> Graph:
     return trace(network, torch.zeros(1, 4, 16, 16))
-
-
-class StepByStep:
-    """A second, naive implementation: one timestep at a time, in loops, remembering every spike map."""
-
-    def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
-        self.graph, self.parameters = graph, parameters
-        self.spikes: dict[str, list[Tensor]] = {}
-
-    def run(self, x: Tensor) -> list[Tensor]:
-        v: dict[str, Tensor] = {}
-        summed: dict[str, Tensor] = {}
-        totals = {name: torch.tensor(0.0) for name in self.graph.outputs}
-        plain = Runner(self.graph)
-        for _ in range(self.parameters.timesteps):
-            values: dict[str, Tensor] = {}
-            counts: dict[str, Tensor] = {}  # spikes on their way, for counting
-            for node in self.graph.nodes:
-                args = [values[name] for name in node.inputs]
-                carried = [counts[name] for name in node.inputs if name in counts]
-                if node.op == "input":
-                    values[node.name], counts[node.name] = x, x
-                elif node.op == "relu":
-                    layer = self.parameters.neurons[node.name]
-                    theta, shift = layer.theta[:, None, None], layer.shift[:, None, None]
-                    start = v.get(node.name, (theta / 2).expand(args[0].shape))
-                    n, v[node.name] = burst_step(start, args[0] + shift, theta, layer.phi)
-                    values[node.name], counts[node.name] = n * theta, n
-                elif node.op == "max_pool":
-                    before = summed.get(node.name)
-                    key = node.name + "/in"
-                    summed[key] = summed.get(key, torch.tensor(0.0)) + carried[0]
-                    now = plain.max_pool(node, summed[key])
-                    n = now - before if before is not None else now
-                    summed[node.name] = now
-                    values[node.name], counts[node.name] = n * (args[0].amax() * 0 + self._theta(node)), n
-                elif node.op == "conv":
-                    values[node.name] = plain.conv(node, args[0])
-                else:
-                    values[node.name] = getattr(plain, node.op)(node, *args)
-                    counts[node.name] = getattr(plain, node.op)(node, *carried)
-            for name, n in counts.items():
-                self.spikes.setdefault(name, []).append(n)
-            for name in totals:
-                totals[name] = totals[name] + values[name]
-        shift = self.parameters.readout_shift
-        return [totals[n] / self.parameters.timesteps + shift[n][:, None, None] for n in self.graph.outputs]
-
-    def _theta(self, node: Node) -> Tensor:
-        by_name = {n.name: n for n in self.graph.nodes}
-        source = by_name[node.inputs[0]]
-        while source.op == "max_pool":
-            source = by_name[source.inputs[0]]
-        return self.parameters.neurons[source.name].theta[:, None, None]
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 4])
@@ -92,21 +38,11 @@ def test_folded_equals_step_by_step(graph: Graph, grid: Tensor, timesteps: int, 
 
 @pytest.mark.parametrize(("timesteps", "phi"), [(1, 8), (3, 2)])
 def test_synaptic_operations_equal_spikes_convolved_with_ones(graph: Graph, grid: Tensor, timesteps: int, phi: int) -> None:
-    """Every convolution run again with all weights 1 on the spikes that reach it: the sum of its output is its operations."""
     parameters = spiking(graph, grid, timesteps, phi)
     slow = StepByStep(graph, parameters)
     slow.run(grid)
     _, stats = SpikingNetwork(graph, parameters).run(grid)
-    brute = torch.zeros(len(grid), dtype=torch.float64)
-    for node in graph.nodes:
-        if node.op != "conv":
-            continue
-        ones = torch.ones_like(graph.tensors[f"{node.name}.weight"]).double()
-        arriving = slow.spikes[node.inputs[0]]
-        steps = arriving[:1] if node.inputs[0] == graph.nodes[0].name else arriving  # the first current is computed once
-        a = node.attrs
-        for spikes in steps:
-            brute += F.conv2d(spikes.double(), ones, None, a["stride"], a["padding"], a["dilation"], a["groups"]).sum((1, 2, 3))
+    brute = operations_by_force(slow, len(grid))
     counted = sum(torch.from_numpy(layer.synaptic_ops) for layer in stats.layers)
     assert counted.tolist() == brute.tolist()
 

@@ -1,7 +1,8 @@
 """What a spike costs: how many weights it reaches, exactly, for every neuron of a graph (METHOD section 8).
 
 The fan-out of a neuron is the gradient of "sum of all convolution outputs, every weight being 1" with respect to its spike:
-one backward walk over the graph per input size. Spikes passed on by a max-pool are counted at the pool.
+one backward walk over the graph per input size. Spikes passed on by a max-pool are counted at the pool. A spike that reaches
+a neuron without a convolution between (the shortcut of a residual block) is one accumulate: a synapse of weight 1.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int) -> dict[s
             reached[node.inputs[0]] += out_channels * per_position.view(1, rows, columns)
         elif node.op == "slice":
             reached[node.inputs[0]][node.attrs["start"] : node.attrs["stop"]] += reached[node.name]
+        elif node.op == "relu":
+            reached[node.inputs[0]] += 1
         elif node.op == "add":
             for name in node.inputs:
                 reached[name] += reached[node.name]

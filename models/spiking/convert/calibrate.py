@@ -59,7 +59,8 @@ class Targets:
 
     Attributes:
         grids: `(N, 2 * bins, H, W)` float32.
-        currents: output of every convolution, float16 (half the memory; the error is far below a threshold's).
+        currents: output of every convolution, and what every relu reads where that is something else (a residual sum);
+            float16 (half the memory; the error is far below a threshold's).
         sure: see importance.confidence; None weighs all positions alike.
     """
 
@@ -77,12 +78,14 @@ class Targets:
 def record_targets(graph: Graph, grids: Tensor, sure: Tensor | None = None) -> Targets:
     """Run the ANN over the calibration grids; raises ConversionError if one of its activations is not finite."""
     currents: dict[str, Tensor] = {}
+    needed = {node.inputs[0] for node in graph.nodes if node.op == "relu"}
+    needed |= {node.name for node in graph.nodes if node.op == "conv"}
 
     class Recorder(Runner):
         def observe(self, node: Node, value: Tensor) -> None:
             if not torch.isfinite(value).all():
                 raise ConversionError(f"{node.name!r}: the ANN's own output is not finite; its weights are of no use")
-            if node.op == "conv":
+            if node.name in needed:
                 currents[node.name] = value.half()
 
     Recorder(graph)(grids)
@@ -103,9 +106,6 @@ def calibrate(
 
     Returns:
         The graph that spikes (with corrected weights, if `advanced`), and its neurons.
-
-    Raises:
-        ConversionError: a relu does not follow a convolution.
     """
     if isinstance(choices, Choice):
         choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
@@ -156,8 +156,6 @@ class _Calibration(SpikingNetwork):
     def relu(self, node: Node, x: Tensor) -> Tensor:
         current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
         choice, timesteps = self._choices[node.name], self.parameters.timesteps
-        if node.inputs[0] not in self._targets.currents:
-            raise ConversionError(f"{node.name!r}: only a relu that follows a convolution can be calibrated")
         wanted = F.relu(self._targets.currents[node.inputs[0]].float())
         weights = self._targets.weights(*wanted.shape[-2:])
         arriving = wanted if self._level == "none" else current.mean(0)

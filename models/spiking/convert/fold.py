@@ -98,6 +98,11 @@ class _Tracer:
 
     def conv(self, item: FxNode) -> None:
         x, weight, bias, stride, padding, dilation, groups = _arguments(item, (None, [1, 1], [0, 0], [1, 1], 1), 2)
+        if not self._carries_spikes(self._value(x)):
+            raise ConversionError(
+                f"module {_module(item)!r}: reads the current of {self._value(x).name!r}: between two convolutions there must be"
+                " an activation, or their products stay multiplications"
+            )
         node = self._emit(
             item, _module(item), "conv", (self._value(x),),
             stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
@@ -122,7 +127,7 @@ class _Tracer:
 
     def relu(self, item: FxNode) -> None:
         source = self._value(item.args[0])
-        self._emit(item, source.name + ".relu" if source.op == "conv" else _module(item), "relu", (source,))
+        self._emit(item, f"{source.name}.relu", "relu", (source,))
 
     def add(self, item: FxNode) -> None:
         if not all(isinstance(arg, FxNode) for arg in item.args):
@@ -168,10 +173,16 @@ class _Tracer:
 
     def _spikes(self, node: Node) -> bool:
         """Whether every channel of a node is the output of single neurons (all its values multiples of one threshold)."""
+        return node.op in ("relu", "max_pool") or self._passes_on(node, ("slice", "concat", "upsample"), self._spikes)
+
+    def _carries_spikes(self, node: Node) -> bool:
+        """Whether a node's values are made of spikes (or of the input's events) alone, not of currents."""
+        through = ("slice", "concat", "upsample", "add")
+        return node.op in ("input", "relu", "max_pool") or self._passes_on(node, through, self._carries_spikes)
+
+    def _passes_on(self, node: Node, through: tuple[str, ...], rule: Callable[[Node], bool]) -> bool:
         by_name = {n.name: n for n in self._nodes}
-        if node.op in ("relu", "max_pool"):
-            return True
-        return node.op in ("slice", "concat", "upsample") and all(self._spikes(by_name[name]) for name in node.inputs)
+        return node.op in through and all(rule(by_name[name]) for name in node.inputs)
 
 
 _HANDLERS: dict[str, Callable[[_Tracer, FxNode], None]] = {

@@ -73,7 +73,7 @@ def conversion_report(ann: Graph, snn: Graph, parameters: SpikingParameters, gri
 
     class Recorder(Runner):
         def observe(self, node: Node, value: Tensor) -> None:
-            if node.op in ("relu", "conv"):
+            if node.op == "relu" or node.name in ann.outputs:
                 values[node.name] = value
 
     Recorder(ann)(grids)
