@@ -218,10 +218,12 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     def main(args: argparse.Namespace) -> None:
         if bool(args.predictions) != bool(args.labels):
             parser.error("--predictions and --labels belong together")
+        from app.score import without_details
+
         results = _score_files(args) if args.predictions else _evaluate(args)
         if results is not None:
             text, summary = results
-            print(json.dumps(summary, indent=1) if args.json else text)
+            print(json.dumps(without_details(summary), indent=1) if args.json else text)
 
     return run(parser, main, argv)
 

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from app.accounts import Stats, energy_figures, layer_figures, neurobench_metrics
 from app.config import load_config, to_dict
 from app.detect import pick_device
 from app.predict import Network, PartResult, Predictor, Run, concatenate
+from app.processes import gather, process_group
 from app.provenance import provenance
-from app.score import ap_figures, describe, find_protocol, score
+from app.score import ap_figures, describe, detail_figures, find_protocol, score
+from app.timing import CLOCK, Timing, streaming_figures, time_networks
 from data.datasets import SPECS, Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import ConfigError, DataError
 from data.representations.voxel_grid import VoxelConfig
-from data.stats import ActivityStats, SpikeStats
-from eval.energy import COST_TABLES, EXCLUDED, ann_energy_report, energy_report
+from data.stats import ActivityStats
+from eval.energy import COST_TABLES, EXCLUDED
 from models.detector import DetectorBundle, find_weights
 from models.detectors.postprocess import PostConfig
-
-CLOCK = "from a window's events being at hand to its boxes: binning, network, decoding and NMS; one window at a time, warmed up"
-_WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class EvaluateConfig:
         limit: at most so many windows, spread evenly; 0: all.
         workers: processes that simulate (0: as many as cores).
         latency_windows: windows that are timed, one at a time.
+        streaming_windows: labelled times for which latency-aware AP is computed, too.
         energy_table: fp32, fp16 or int8.
         device: auto, cpu or cuda.
         cache: folder of simulated windows.
@@ -67,6 +64,7 @@ class EvaluateConfig:
     limit: int = 0
     workers: int = 0
     latency_windows: int = 100
+    streaming_windows: int = 256
     energy_table: str = "fp32"
     device: str = "auto"
     cache: str = "runs/cache"
@@ -111,10 +109,10 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
     Raises:
         EvburstError: the data cannot be used, or do not go with the weights.
     """
-    with _processes() as (rank, world):
+    with process_group() as (rank, world):
         started = time.perf_counter()
         evaluation = Evaluation(config, bundle, out, rank, world)
-        parts = _gather(evaluation.predict(), len(evaluation.networks), world)
+        parts = gather(evaluation.predict(), world)
         if rank > 0:
             return None
         results = evaluation.results(parts)
@@ -156,20 +154,18 @@ class Evaluation:
 
     def results(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
         """Figures of every network over all parts."""
-        spec, c = self.dataset.spec, self.config
-        latencies = self._latencies()
+        c = self.config
+        total = min(len(self.dataset), c.latency_windows)
+        with tqdm(total=total, desc="time", unit="win", disable=not sys.stderr.isatty()) as bar:
+            timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [concatenate([result.stats for result in found]) for found in per_network]
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None)
-        rows = []
-        for network, found, counted, latency_ms in zip(self.networks, per_network, stats, latencies, strict=True):
-            boxes = [result.boxes for result in found]
-            scored, left_out, _ = score(boxes, self.protocol, spec.sensor_size, spec.classes)
-            row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
-            row["energy"] = energy_figures(counted, activity, c.energy_table)
-            row["latency_ms"] = {f"p{q}": round(float(np.percentile(latency_ms, q)), 3) for q in (50, 90, 99)}
-            row["left_out"] = asdict(left_out)
-            rows.append(row)
+        rows = [
+            self._row(network, found, counted, activity, timing)
+            for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True)
+        ]
+        spec = self.dataset.spec
         return {
             "results": rows,
             **describe(self.protocol, spec.sensor_size, spec.classes),
@@ -179,13 +175,41 @@ class Evaluation:
             "recordings": len(parts),
             "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
             "window_ms": self.voxel.window_ms,
-            "weights": c.weights,
-            "latency_clock": CLOCK,
+            "weights": Path(c.weights).stem,
+            "clock": CLOCK,
             "energy_excluded": list(EXCLUDED),
             "config": to_dict(c),
             "weights_record": self.bundle.record,
             "provenance": self._provenance,
         }
+
+    def _row(
+        self,
+        network: Network,
+        found: Sequence[PartResult],
+        stats: Stats,
+        activity: ActivityStats | None,
+        timing: Timing,
+    ) -> dict[str, Any]:
+        spec, c = self.dataset.spec, self.config
+        scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
+        row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
+        row["energy"] = energy_figures(stats, activity, c.energy_table)
+        latency_ms = timing.percentiles()
+        row["latency_ms"] = latency_ms
+        pairs = list(zip(self.dataset.parts(), found, strict=True))
+        row["timing"] = {
+            "windows_per_s": timing.windows_per_s,
+            "streaming": streaming_figures(
+                self.predictor, network, pairs, self.protocol, latency_ms["p50"], c.streaming_windows
+            ),
+            "latencies_ms": [round(ms, 3) for ms in timing.latency_ms],
+        }
+        row["neurobench"] = asdict(neurobench_metrics(stats, self.bundle))
+        row["left_out"] = asdict(left_out)
+        layers = {"layers": layer_figures(stats, c.energy_table)}
+        row["details"] = {**detail_figures(scored, frames, spec.classes), **layers}
+        return row
 
     def _open(self) -> Dataset:
         """The windows; the first process makes what is missing, the others wait for it."""
@@ -211,96 +235,11 @@ class Evaluation:
             print(f"note: {unlabelled} event files without labels are left out", file=sys.stderr)
         return dataset
 
-    def _latencies(self) -> list[list[float]]:
-        """Milliseconds per window, of every network in turn, so that what disturbs the machine disturbs them alike."""
-        chosen = np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), self.config.latency_windows)).astype(int)
-        size = self.dataset.spec.sensor_size
-        found: list[list[float]] = [[] for _ in self.networks]
-        for count, i in enumerate([chosen[0]] * _WARM_UP + chosen.tolist()):
-            window = self.dataset[int(i)].window
-            for network, times in zip(self.networks, found, strict=True):
-                started = time.perf_counter()
-                grid, _ = self.predictor.grid(window)
-                network.detector.detect(grid[None], size, [window.t1_us])
-                if count >= _WARM_UP:
-                    times.append(1000 * (time.perf_counter() - started))
-        return found
-
 
 def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
     """The networks asked for."""
     timesteps = config.timesteps or (bundle.parameters.timesteps,)
     return [Run("ann", 0)] * config.ann + [Run("snn", t) for t in timesteps] * config.snn
-
-
-def energy_figures(stats: SpikeStats | ActivityStats, activity: ActivityStats | None, table: str) -> dict[str, Any]:
-    """Energy per window in pJ, in one number format. `activity`: of the ANN, if it ran."""
-    skipping = ann_energy_report(activity, COST_TABLES[table]).zero_skipping_pj if activity else None
-    shared = {"table": table, "account": "per spike: a burst of 3 counts 3", "ann_zero_skipping_pj": skipping}
-    if isinstance(stats, ActivityStats):
-        ann = ann_energy_report(stats, COST_TABLES[table])
-        none = dict.fromkeys(("snn_pj", "snn_graded_pj", "ratio", "spikes_per_neuron"))
-        counts = {"dense_macs": ann.dense_macs, "effective_macs": ann.effective_macs, "active_share": ann.active_share}
-        return {**none, "ann_pj": ann.dense_pj, **shared, **counts}
-    report = energy_report(stats, COST_TABLES[table])
-    return {
-        "snn_pj": report.snn_pj,
-        "snn_graded_pj": report.snn_graded_pj,
-        "ann_pj": report.ann_pj,
-        "ratio": report.ratio,
-        "spikes_per_neuron": report.spikes_per_neuron,
-        **shared,
-        "synaptic_ops": report.synaptic_ops,
-        "dense_macs": report.dense_macs,
-        "neuron_updates": report.neuron_updates,
-    }
-
-
-@contextmanager
-def _processes() -> Iterator[tuple[int, int]]:
-    """(rank, number of processes), with a process group where torchrun started this one.
-
-    What is exchanged are boxes and counts in main memory: gloo, also between processes that compute on GPUs.
-    """
-    if "RANK" not in os.environ:
-        yield 0, 1
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size()
-    finally:
-        dist.destroy_process_group()
-
-
-def _gather(mine: dict[int, list[PartResult]], networks: int, world: int) -> list[list[PartResult]]:
-    """The results of all processes, in the order of the parts; as bytes, so that no process has to see another one's disk."""
-    if world == 1:
-        return [mine[number] for number in sorted(mine)]
-    everything: dict[int, list[PartResult]] = {}
-    content = [(number, result.to_bytes()) for number, results in mine.items() for result in results]
-    index = [[number, len(data)] for number, data in content]
-    for sizes, data in zip(
-        _all_gather(np.array(index, np.int64).tobytes(), world),
-        _all_gather(b"".join(d for _, d in content), world),
-        strict=True,
-    ):
-        start = 0
-        for number, length in np.frombuffer(sizes, np.int64).reshape(-1, 2).tolist():
-            everything.setdefault(number, []).append(PartResult.from_bytes(data[start : start + length]))
-            start += length
-    return [everything[number] for number in sorted(everything)]
-
-
-def _all_gather(content: bytes, world: int) -> list[bytes]:
-    """The bytes of every process, in every process."""
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-    dist.all_gather(lengths, torch.tensor([len(content)]))
-    longest = max(int(n) for n in lengths)
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(content)] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-    found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
-    dist.all_gather(found, padded)
-    return [tensor.numpy()[: int(n)].tobytes() for tensor, n in zip(found, lengths, strict=True)]
 
 
 def _writable(out: Path) -> Path:

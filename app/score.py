@@ -12,12 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.config import to_dict
 from app.provenance import provenance
 from data.boxes import load_prophesee_boxes
 from data.errors import ConfigError, DataError, LabelError, SensorSizeError
 from data.events import SensorSize
-from eval.coco import STATS, CocoResult, coco_result
+from eval.coco import RECALLS, STATS, CocoResult, coco_result
+from eval.matching import calibration, match_predictions
 from eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 
 _OUTSIDE_LIMIT = 0.1
@@ -63,9 +67,9 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         print(
             f"note: {foreign} boxes of classes other than {', '.join(config.classes)} do not count (--classes)", file=sys.stderr
         )
-    result, left_out, _ = score(recordings, protocol, size, config.classes)
+    result, left_out, frames = score(recordings, protocol, size, config.classes)
     row = {"model": "predictions", "timesteps": None, **ap_figures(result), "energy": None, "latency_ms": None}
-    row["left_out"] = asdict(left_out)
+    row |= {"left_out": asdict(left_out), "details": detail_figures(result, frames, config.classes)}
     return {
         "results": [row],
         "coco_stats": row["coco_stats"],
@@ -104,6 +108,39 @@ def ap_figures(result: CocoResult) -> dict[str, Any]:
     figures = {name: _percent(summary[name]) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
     per_class = {name: {k: _percent(v) for k, v in row.items()} for name, row in result.summary.per_class.items()}
     return {"frames": summary["frames"], **figures, "per_class": per_class, "coco_stats": result.stats.tolist()}
+
+
+def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequence[str]) -> dict[str, Any]:
+    """Sizes and recalls per class, precision curves, confusion and calibration; numbers that do not exist are null."""
+    areas = ("all", "small", "medium", "large")
+    sizes = {
+        name: {area: _mean_percent(result.precision[:, :, c, a]) for a, area in enumerate(areas)}
+        for c, name in enumerate(classes)
+    }
+    curves: dict[str, Any] = {"recall": [round(float(r), 2) for r in RECALLS]}
+    for c, name in enumerate(classes):
+        curves[name] = {iou: _rounded(result.precision[k, :, c, 0]) for k, iou in ((0, "0.50"), (5, "0.75"))}
+    matches = match_predictions(frames, len(classes))
+    scores = calibration(matches)
+    return {
+        "ap_by_size": sizes,
+        "recall_50": {name: _fraction(result.recall[0, c, 0]) for c, name in enumerate(classes)},
+        "precision_curves": curves,
+        "confusion": {
+            "score": 0.3,
+            "iou": 0.5,
+            "rows": [*classes, "nothing there"],
+            "columns": [*classes, "not found"],
+            "counts": matches.confusion.tolist(),
+        },
+        "calibration": {
+            "from_score": scores.from_score,
+            "error": None if math.isnan(scores.error) else round(scores.error, 4),
+            "count": scores.count.tolist(),
+            "confidence": [None if math.isnan(v) else round(v, 4) for v in scores.confidence.tolist()],
+            "precision": [None if math.isnan(v) else round(v, 4) for v in scores.precision.tolist()],
+        },
+    }
 
 
 def describe(protocol: Protocol, size: SensorSize, classes: Sequence[str]) -> dict[str, Any]:
@@ -160,8 +197,26 @@ def _why(recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorS
     return f"all {total} are left out: sides below {side:g}, diagonals below {diagonal:g}{skip}; --protocol coco takes all"
 
 
+def _mean_percent(precision: NDArray[np.float64]) -> float | None:
+    valid = precision[precision > -1]
+    return _percent(100 * float(valid.mean())) if valid.size else None
+
+
+def _rounded(curve: NDArray[np.float64]) -> list[float] | None:
+    return None if (curve < 0).all() else [round(float(p), 4) for p in curve]
+
+
+def _fraction(value: float) -> float | None:
+    return None if value < 0 else round(float(value), 4)
+
+
 def _percent(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
+
+
+def without_details(results: dict[str, Any]) -> dict[str, Any]:
+    """Results as they are printed: curves and tables stay in results.json."""
+    return {**results, "results": [{k: v for k, v in row.items() if k != "details"} for row in results["results"]]}
 
 
 def human_scores(results: dict[str, Any]) -> str:

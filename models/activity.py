@@ -8,6 +8,7 @@ from torch import Tensor
 from data.stats import ActivityStats
 from models.graph import Graph, Node, Runner
 from models.spiking.cost import coverage, dense_macs, node_shapes
+from models.spiking.network import SpikingParameters
 
 
 class ActivityRunner(Runner):
@@ -55,3 +56,15 @@ class ActivityRunner(Runner):
         self._active = self._active + (out != 0).flatten(1).sum(1).cpu().numpy()
         self._units += out[0].numel()
         return out
+
+
+def memory(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
+    """Bytes of weights and biases (and of thresholds and shifts), and the share of weights that are zero."""
+    tensors = list(graph.tensors.values())
+    weights = [tensor for tensor in tensors if tensor.ndim > 1]
+    if parameters is not None:
+        for layer in parameters.neurons.values():
+            tensors += [layer.theta, layer.shift]
+        tensors += parameters.readout_shift.values()
+    zeros = sum(int((tensor == 0).sum()) for tensor in weights)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors), zeros / sum(t.numel() for t in weights)

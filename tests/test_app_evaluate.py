@@ -14,6 +14,7 @@ import pytest
 
 from app.cli import evaluate_main
 from app.predict import PartResult
+from app.score import without_details
 from data.boxes import BBOX_DTYPE
 from data.datasets import SPECS
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
@@ -58,7 +59,15 @@ def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pyt
     assert two["ratio"] == pytest.approx(two["snn_pj"] / two["ann_pj"])
     assert two["spikes_per_neuron"] > one["spikes_per_neuron"] > 0
     assert one["snn_graded_pj"] < one["snn_pj"]
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"] == found["results"]
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert without_details(written)["results"] == found["results"]
+    for row in written["results"]:
+        assert sum(layer["pj"] for layer in row["details"]["layers"]) == pytest.approx(
+            row["energy"]["snn_pj" if row["model"] == "snn" else "ann_pj"]
+        )
+        assert len(row["details"]["precision_curves"]["car"]["0.50"]) == 101
+        streaming = row["timing"]["streaming"]
+        assert (streaming["frames"], streaming["offline_ap"]) == (4, row["ap"])
 
 
 def test_gen1_s_own_protocol_skips_half_a_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

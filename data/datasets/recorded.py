@@ -110,6 +110,10 @@ class RecordedWindows:
         t, boxes = recording.labels[k]
         return replace(boxes, t_us=_end(self._events(recording.events)) if t is None else t)
 
+    def window_before(self, i: int, t_us: int) -> EventWindow:
+        """The window of item i's recording that ends at another time than its label."""
+        return _window(self._events(self._items[i][0].events), t_us - self._window_us, t_us)
+
     def start_us(self, i: int) -> int:
         """See Dataset. A clock that shows less than 0.1 s at the first event counts from the recording's start."""
         first = _first(self._events(self._items[i][0].events))
