@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.errors import EvburstError
 
@@ -183,3 +184,86 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(record.get("check", {}), indent=1))
 
     return run(parser, main, argv)
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> int:
+    """The command line of evaluate.py."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description="Average precision by a named protocol, energy and latency: of a detector on a dataset, or of anybody's boxes.",
+        epilog="example: python evaluate.py --dataset gen1 --root GEN1 --split test --weights street --both",
+    )
+    parser.add_argument("--dataset", metavar="KIND", help="gen1, ncaltech101, simulated, pedro or folder (default: simulated)")
+    parser.add_argument("--root", metavar="DIR", help="folder of the data")
+    parser.add_argument("--split", metavar="S", help="train, val or test (default: val)")
+    parser.add_argument("--weights", metavar="NAME|FILE", help="bundled weights by name, or a file (default: street)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--ann", action="store_true", help="evaluate the ordinary network the spiking one was made of")
+    which.add_argument("--both", action="store_true", help="evaluate both networks")
+    parser.add_argument(
+        "--timesteps", metavar="T[,T...]", help="timesteps, one result for each (default: what the weights were calibrated for)"
+    )
+    parser.add_argument("--protocol", metavar="NAME", help="prophesee, prophesee-toolbox, cordone or coco "
+                        "(default: prophesee for gen1 and for box files, else coco)")  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N windows, spread evenly")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that simulate (default: as many as cores)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder; an evaluation interrupted there goes on")
+    parser.add_argument("--sensor-size", metavar="WxH", help="sensor size in pixels, where the data do not say it")
+    files = parser.add_argument_group("box files of any detector, in Prophesee's format, instead of a dataset")
+    files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
+    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY", help="as many, matched by name, or else in order")
+    files.add_argument("--classes", metavar="A,B", help="names of the classes 0, 1, ... (default: car,pedestrian)")
+    _add_config(parser)
+
+    def main(args: argparse.Namespace) -> None:
+        if bool(args.predictions) != bool(args.labels):
+            parser.error("--predictions and --labels belong together")
+        from app.score import without_details
+
+        results = _score_files(args) if args.predictions else _evaluate(args)
+        if results is not None:
+            text, summary = results
+            print(json.dumps(without_details(summary), indent=1) if args.json else text)
+
+    return run(parser, main, argv)
+
+
+def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    from app.config import load_config
+    from app.score import ScoreConfig, human_scores, score_files
+
+    classes = args.classes.split(",") if args.classes else None
+    flags = as_assignments({"protocol": args.protocol, "sensor_size": args.sensor_size, "classes": classes})
+    config = load_config(ScoreConfig, args.config, args.set + flags)
+    summary = score_files(args.predictions, args.labels, config)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return human_scores(summary), summary
+
+
+def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
+    from app.evaluate import evaluate, human_table, load_evaluation
+
+    flags = {
+        "data.kind": args.dataset,
+        "data.root": args.root,
+        "data.sensor_size": args.sensor_size,
+        "split": args.split,
+        "weights": args.weights,
+        "ann": args.ann or args.both or None,
+        "snn": False if args.ann else None,
+        "protocol": args.protocol,
+        "limit": args.limit,
+        "workers": args.workers,
+        "device": args.device,
+    }
+    assignments = args.set + as_assignments(flags)
+    if args.timesteps:
+        assignments.append(f"timesteps=[{args.timesteps}]")
+    config, bundle = load_evaluation(args.config, assignments)
+    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind}_{Path(config.weights).stem}"
+    results = evaluate(config, bundle, out)
+    return None if results is None else (human_table(results, out), results)

@@ -1,6 +1,7 @@
 """Settings: frozen dataclasses beside the code they configure, put together here; the only reader of YAML and `--set`.
 
 Order: defaults < `--config FILE` < `--set section.name=value` and flags. An unknown key names the nearest known one.
+A command whose defaults depend on a file (a network's own settings) passes them as `base`, which comes right after the defaults.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,15 +21,15 @@ from data.errors import ConfigError
 T = TypeVar("T")
 
 
-def load_config(kind: type[T], file: Path | None, assignments: list[str]) -> T:
+def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
     """Build `kind` from a YAML file and `name.name=value` assignments (values are YAML).
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
     """
-    settings: dict[str, Any] = {}
+    settings = deepcopy(base or {})
     if file is not None:
-        settings = _read_yaml(file)
+        settings = _merged(settings, _read_yaml(file))
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
@@ -62,6 +64,15 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
 def to_dict(config: object) -> dict[str, Any]:
     """A configuration as plain types, for saving beside results."""
     return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Section by section, what `high` says over what `low` says."""
+    out = dict(low)
+    for name, value in high.items():
+        both = isinstance(value, dict) and isinstance(out.get(name), dict)
+        out[name] = _merged(out[name], value) if both else value
+    return out
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

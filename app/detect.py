@@ -136,7 +136,7 @@ class WindowPipeline:
         if config.window_ms is not None:
             self.voxel = replace(bundle.voxel, window_ms=config.window_ms)
         self.classes, self.record = bundle.head.classes, bundle.record
-        self.detector = Detector(bundle, config.post, config.ann, config.timesteps, _device(config.device))
+        self.detector = Detector(bundle, config.post, config.ann, config.timesteps, pick_device(config.device))
         self.timesteps = None if config.ann else config.timesteps or bundle.parameters.timesteps
         self._stream, self._table = stream, COST_TABLES[config.energy_table]
         width, height = padded_size(stream.sensor_size, bundle.stride)
@@ -263,7 +263,8 @@ def _warn(path: Path, stream: EventStream) -> None:
         print(f"warning: {path}: repaired: {text}", file=sys.stderr)
 
 
-def _device(name: str) -> str:
+def pick_device(name: str) -> str:
+    """`auto`, `cpu` or `cuda` as a device that is here; raises ConfigError for a GPU that is not."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -85,13 +85,13 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
     return overlap
 
 
-def read_prophesee_boxes(path: Path) -> list[Detections]:
-    """Read a `*_bbox.npy` file: one Detections per distinct time, in order of time.
+def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
+    """Read a `*_bbox.npy` file as it is: `(n,)` BBOX_DTYPE.
 
-    Old files' names `ts` and `confidence` are understood. Boxes may reach outside the frame and are kept as they are.
+    Old files' names `ts` and `confidence` are understood; without a confidence it is 1. Boxes may reach outside the frame.
 
     Raises:
-        LabelError: no such file, not an .npy file, or a field is missing.
+        LabelError: no such file, not an .npy file, a field is missing, or a number is NaN or infinite.
     """
     try:
         raw = np.load(path, allow_pickle=False)
@@ -99,19 +99,31 @@ def read_prophesee_boxes(path: Path) -> list[Detections]:
         raise LabelError(f"{path}: no such box file") from None
     except (ValueError, EOFError, OSError) as error:
         raise LabelError(f"{path}: not a NumPy box file ({error})") from None
-    if raw.dtype.names is None:
-        raise LabelError(f"{path}: holds a plain array; expected Prophesee's fields {BBOX_DTYPE.names}")
+    if not isinstance(raw, np.ndarray) or raw.dtype.names is None or raw.ndim != 1:
+        raise LabelError(f"{path}: holds no list of boxes; expected one array with Prophesee's fields {BBOX_DTYPE.names}")
     fields = {_OLD_NAMES.get(name, name): name for name in raw.dtype.names}
     missing = [name for name in ("t", "x", "y", "w", "h", "class_id") if name not in fields]
     if missing:
         raise LabelError(f"{path}: fields {missing} are missing; it has {raw.dtype.names}")
-    t = raw[fields["t"]].astype(np.int64)
-    xy = np.stack([raw[fields["x"]], raw[fields["y"]]], 1).astype(np.float32)
-    wh = np.stack([raw[fields["w"]], raw[fields["h"]]], 1).astype(np.float32)
-    boxes, labels = np.concatenate([xy, xy + wh], 1), raw[fields["class_id"]].astype(np.int64)
-    scores = np.ones(len(t), np.float32)
-    if "class_confidence" in fields:
-        scores = raw[fields["class_confidence"]].astype(np.float32)
+    out = np.zeros(len(raw), BBOX_DTYPE)
+    out["class_confidence"] = 1
+    for name in BBOX_DTYPE.names or ():
+        if name in fields:
+            out[name] = raw[fields[name]]
+    for name in ("x", "y", "w", "h", "class_confidence"):
+        if not np.isfinite(out[name]).all():
+            row = int(np.flatnonzero(~np.isfinite(out[name]))[0])
+            raise LabelError(f"{path}: box {row}: {fields[name]} is {out[name][row]}")
+    return out
+
+
+def read_prophesee_boxes(path: Path) -> list[Detections]:
+    """Read a `*_bbox.npy` file: one Detections per distinct time, in order of time; see `load_prophesee_boxes`."""
+    raw = load_prophesee_boxes(path)
+    xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
+    boxes, labels = np.concatenate([xy, xy + wh], 1), raw["class_id"].astype(np.int64)
     return [
-        Detections(boxes[same], scores[same], labels[same], int(instant)) for instant in np.unique(t) for same in [t == instant]
+        Detections(boxes[same], raw["class_confidence"][same], labels[same], int(instant))
+        for instant in np.unique(raw["t"])
+        for same in [raw["t"] == instant]
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+_COUNTS = ("spikes", "synaptic_ops", "graded_ops")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class LayerStats:
         spikes: `(N,)` float64; a burst of 3 counts 3.
         synaptic_ops: `(N,)` float64; weights reached by those spikes, borders taken into account.
         graded_ops: `(N,)` float64; the same with a burst counted once.
+        active: `(N,)` float64; neuron-timesteps with at least one spike, of "neuron" layers; None where they were not counted.
     """
 
     name: str
@@ -30,6 +34,7 @@ class LayerStats:
     spikes: NDArray[np.float64]
     synaptic_ops: NDArray[np.float64]
     graded_ops: NDArray[np.float64]
+    active: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,38 @@ class SpikeStats:
         """`(N,)`: mean spikes of a neuron over all timesteps of one image (bursts with multiplicity)."""
         neurons = [layer for layer in self.layers if layer.kind == "neuron"]
         return np.sum([layer.spikes for layer in neurons], 0) / sum(layer.neurons for layer in neurons)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def concatenate(parts: Sequence[SpikeStats]) -> SpikeStats:
+        """The runs of one network on several batches as one run."""
+        layers = []
+        for same in zip(*(part.layers for part in parts), strict=True):
+            counts = {name: np.concatenate([getattr(layer, name) for layer in same]) for name in _COUNTS}
+            counted = [layer.active for layer in same if layer.active is not None]
+            active = np.concatenate(counted) if len(counted) == len(same) else None
+            layers.append(replace(same[0], **counts, active=active))
+        return SpikeStats(tuple(layers), parts[0].dense_macs)
+
+
+@dataclass(frozen=True)
+class ActivityStats:
+    """What the ordinary network computed, over N images, convolution by convolution.
+
+    Attributes:
+        dense_macs: multiply-accumulates for one image, products with padding left out.
+        effective_macs: `(N,)` float64 for every convolution; those whose input is not zero.
+        active: `(N,)` float64; activations after a ReLU that are not zero.
+        units: activations after a ReLU, of one image.
+    """
+
+    dense_macs: dict[str, int]
+    effective_macs: dict[str, NDArray[np.float64]]
+    active: NDArray[np.float64]
+    units: int
+
+    @staticmethod
+    def concatenate(parts: Sequence[ActivityStats]) -> ActivityStats:
+        """The runs of one network on several batches as one run."""
+        first = parts[0]
+        effective = {name: np.concatenate([part.effective_macs[name] for part in parts]) for name in first.effective_macs}
+        return replace(first, effective_macs=effective, active=np.concatenate([part.active for part in parts]))

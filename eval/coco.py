@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.boxes import Detections
+from eval.protocol import Frame
 
-_STATS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""Names of COCO's twelve numbers, in pycocotools' order."""
+
+RECALLS = np.linspace(0, 1, 101)
+"""Recalls at which COCO reads a precision curve."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,25 @@ class AveragePrecision:
     frames: int
 
 
+@dataclass(frozen=True)
+class CocoResult:
+    """Everything COCO's evaluation says.
+
+    Attributes:
+        summary: the AP figures, in percent.
+        stats: `(12,)` float64 as pycocotools prints them, see STATS: fractions, -1 where there is no label of that kind.
+        precision: `(10 IoU, 101 recalls, classes, 4 areas)` float64, at most 100 boxes per image and class; -1 without labels.
+        scores: the same shape; lowest score that reaches the recall.
+        recall: `(10 IoU, classes, 4 areas)` float64.
+    """
+
+    summary: AveragePrecision
+    stats: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
 def average_precision(
     labels: Sequence[Detections], predictions: Sequence[Detections], classes: Sequence[str]
 ) -> AveragePrecision:
@@ -43,60 +68,73 @@ def average_precision(
     Raises:
         ValueError: the two sequences differ in length.
     """
+    if len(labels) != len(predictions):
+        raise ValueError(f"{len(labels)} labelled images, {len(predictions)} predicted ones")
+    pairs = zip(labels, predictions, strict=True)
+    return coco_result([Frame(a.t_us, a.to_prophesee(), b.to_prophesee()) for a, b in pairs], classes).summary
+
+
+def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
+    """Score frames; boxes of classes that are not among `classes` do not count."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if len(labels) != len(predictions):
-        raise ValueError(f"{len(labels)} labelled images, {len(predictions)} predicted ones")
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": i + 1} for i in range(len(labels))],
-        "categories": [{"id": c + 1, "name": name} for c, name in enumerate(classes)],
-        "annotations": [
-            {**row, "id": k + 1, "iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]} for k, row in enumerate(_rows(labels))
-        ],
-    }
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        found = truth.loadRes(_rows(predictions)) if any(len(p) for p in predictions) else COCO()
-        scoring = COCOeval(truth, found, "bbox")
-        scoring.params.imgIds = [i + 1 for i in range(len(labels))]
-        scoring.params.catIds = [c + 1 for c in range(len(classes))]
-        if found.dataset:
-            scoring.evaluate()
-            scoring.accumulate()
-    if not found.dataset:
-        none = dict.fromkeys(_STATS, 0.0)
-        return AveragePrecision(**none, per_class={c: {"ap": 0.0, "ap50": 0.0} for c in classes}, frames=len(labels))
-    precision = scoring.eval["precision"]  # (IoU 10, recall 101, class, area 4, max detections 3)
-    per_class = {
-        name: {"ap": _mean(precision[:, :, c, 0, 2]), "ap50": _mean(precision[0, :, c, 0, 2])} for c, name in enumerate(classes)
-    }
-    return AveragePrecision(
-        ap=_mean(precision[:, :, :, 0, 2]),
-        ap50=_mean(precision[0, :, :, 0, 2]),
-        ap75=_mean(precision[5, :, :, 0, 2]),
-        ap_small=_mean(precision[:, :, :, 1, 2]),
-        ap_medium=_mean(precision[:, :, :, 2, 2]),
-        ap_large=_mean(precision[:, :, :, 3, 2]),
-        per_class=per_class,
-        frames=len(labels),
+        sides = []
+        for rows in ([frame.labels for frame in frames], [frame.predictions for frame in frames]):
+            side = COCO()
+            side.dataset = {
+                "images": [{"id": i + 1} for i in range(len(frames))],
+                "categories": [{"id": c + 1, "name": name} for c, name in enumerate(classes)],
+                "annotations": _annotations(rows),
+            }
+            side.createIndex()
+            sides.append(side)
+        scoring = COCOeval(*sides, "bbox")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    found = scoring.eval
+    return CocoResult(
+        _summary(found["precision"][..., 2], classes, len(frames)),
+        np.asarray(scoring.stats),
+        found["precision"][..., 2],
+        found["scores"][..., 2],
+        found["recall"][..., 2],
     )
 
 
-def _rows(images: Sequence[Detections]) -> list[dict[str, Any]]:
-    return [
-        {
-            "image_id": i + 1,
-            "category_id": int(label) + 1,
-            "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
-            "score": float(score),
-        }
-        for i, image in enumerate(images)
-        for (x0, y0, x1, y1), score, label in zip(image.boxes_xyxy, image.scores, image.labels, strict=True)
-    ]
+def _summary(precision: NDArray[np.float64], classes: Sequence[str], frames: int) -> AveragePrecision:
+    """From precisions `(IoU 10, recall 101, class, area 4)`."""
+    per_class = {
+        name: {"ap": _mean(precision[:, :, c, 0]), "ap50": _mean(precision[0, :, c, 0])} for c, name in enumerate(classes)
+    }
+    return AveragePrecision(
+        ap=_mean(precision[:, :, :, 0]),
+        ap50=_mean(precision[0, :, :, 0]),
+        ap75=_mean(precision[5, :, :, 0]),
+        ap_small=_mean(precision[:, :, :, 1]),
+        ap_medium=_mean(precision[:, :, :, 2]),
+        ap_large=_mean(precision[:, :, :, 3]),
+        per_class=per_class,
+        frames=frames,
+    )
 
 
-def _mean(precision: np.ndarray) -> float:
+def _annotations(images: Sequence[NDArray[np.void]]) -> list[dict[str, Any]]:
+    """COCO's rows. Sizes are multiplied in float32, as they are when a box file's own numbers are handed to pycocotools."""
+    rows: list[dict[str, Any]] = []
+    for i, boxes in enumerate(images):
+        xywh = np.stack([boxes[side] for side in "xywh"], 1).tolist()
+        areas = (boxes["w"] * boxes["h"]).tolist()
+        for box, area, label, score in zip(
+            xywh, areas, boxes["class_id"].tolist(), boxes["class_confidence"].tolist(), strict=True
+        ):
+            row = {"id": len(rows) + 1, "image_id": i + 1, "category_id": label + 1, "iscrowd": 0, "bbox": box, "area": area}
+            rows.append({**row, "score": score})
+    return rows
+
+
+def _mean(precision: NDArray[np.float64]) -> float:
     valid = precision[precision > -1]
     return 100 * float(valid.mean()) if valid.size else float("nan")

@@ -49,7 +49,7 @@ SPECS = {
         "caltech6", CALTECH6, SensorSize(240, 180), "saccades", {name: index for index, name in enumerate(CALTECH6)}
     ),
     "ncaltech101": DatasetSpec("ncaltech101", (), SensorSize(240, 180), "saccades", {}),
-    "pedro": DatasetSpec("pedro", ("car", "pedestrian"), SensorSize(346, 260), "drive", {}),
+    "pedro": DatasetSpec("pedro", ("car", "pedestrian"), SensorSize(346, 260), "drive", {"person": 1}),
 }
 
 
@@ -67,6 +67,20 @@ class LabelledWindow(NamedTuple):
     name: str
 
 
+class Part(NamedTuple):
+    """Items that are evaluated together: those of one recording, or a block of simulated windows.
+
+    Attributes:
+        name: of the recording or block; not unique.
+        items: their numbers.
+        identity: changes if their events or labels do.
+    """
+
+    name: str
+    items: range
+    identity: str
+
+
 class Dataset(Protocol):
     """Labelled windows, read at random."""
 
@@ -75,3 +89,15 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> LabelledWindow: ...
+
+    def labels(self, i: int) -> Detections:
+        """The boxes of item i as they were labelled, which may reach outside the sensor."""
+        ...
+
+    def start_us(self, i: int) -> int | None:
+        """When the recording of item i began, on its own clock; None if the item is a window of its own."""
+        ...
+
+    def parts(self) -> list[Part]:
+        """All items, in order, by recording."""
+        ...

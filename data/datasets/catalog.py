@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data.datasets import SPECS, Dataset
+from data.datasets import SPECS, Dataset, DatasetSpec
 from data.datasets.recorded import LAYOUTS, RecordedWindows
 from data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from data.errors import ConfigError
+from data.events import SensorSize
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class DatasetConfig:
         kind: name in OPENERS.
         root: its folder.
         spec: name in data.datasets.SPECS: classes and sensor.
+        sensor_size: WIDTHxHEIGHT, if it is not the spec's.
         simulated: how recordings are made of pictures.
     """
 
     kind: str = "simulated"
     root: str = ""
     spec: str = "street"
+    sensor_size: str | None = None
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
 
 
@@ -41,6 +44,7 @@ class Request:
         seed: of everything random.
         workers: processes that simulate (0: as many as cores).
         progress: called with the number of windows made so far.
+        spread: take `n_windows` evenly from all there are; recordings always are, simulated windows are otherwise the first ones.
     """
 
     split: str
@@ -50,6 +54,7 @@ class Request:
     seed: int = 0
     workers: int = 0
     progress: Callable[[int], object] = lambda done: None
+    spread: bool = False
 
 
 Opener = Callable[[DatasetConfig, Request], Dataset]
@@ -85,14 +90,19 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
 def _simulated(config: DatasetConfig, request: Request) -> Dataset:
     r = request
     return SimulatedWindows(
-        Path(config.root), SPECS[config.spec], config.simulated,
-        r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress,
+        Path(config.root), _spec(config), config.simulated,
+        r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress, r.spread,
     )  # fmt: skip
 
 
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
-    spec, recordings = LAYOUTS[config.kind](Path(config.root), request.split, SPECS[config.spec])
-    return RecordedWindows(spec, recordings, request.window_us, request.n_windows)
+    layout = LAYOUTS[config.kind](Path(config.root), request.split, _spec(config))
+    return RecordedWindows(layout, request.window_us, request.n_windows)
+
+
+def _spec(config: DatasetConfig) -> DatasetSpec:
+    spec = SPECS[config.spec]
+    return replace(spec, sensor_size=SensorSize.parse(config.sensor_size)) if config.sensor_size else spec
 
 
 OPENERS.update(dict.fromkeys(LAYOUTS, _recorded))

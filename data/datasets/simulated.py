@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.boxes import Detections
-from data.datasets import DatasetSpec, LabelledWindow
+from data.datasets import DatasetSpec, LabelledWindow, Part
 from data.datasets.pictures import IGNORE, PictureFolder
 from data.events import Events, EventWindow, SensorSize
 from data.readers.dat import dat_words
@@ -33,6 +33,7 @@ from data.scenes.stills import StillScene, StillSceneConfig
 from data.simulator import SimulatorConfig
 
 _BLOCK = 64
+_PART = 32
 _VERSION = 3
 
 
@@ -169,6 +170,7 @@ class SimulatedWindows:
         seed: of everything random.
         workers: processes that simulate (0: as many as cores).
         progress: called with the number of windows made so far.
+        spread: `n_windows` pictures taken evenly from the split, instead of the first ones.
 
     Raises:
         DataError: the root or a picture is missing or malformed.
@@ -186,19 +188,25 @@ class SimulatedWindows:
         seed: int = 0,
         workers: int = 0,
         progress: Callable[[int], object] = lambda done: None,
+        spread: bool = False,
     ) -> None:
         self.spec = spec
         self._window_us = window_us
         folder = PictureFolder(root, split, spec)
-        n_windows = n_windows or len(folder.names(list(config.val_sets) or None))
-        identity = json.dumps([_VERSION, _BLOCK, str(root), spec.name, asdict(config), window_us, split, seed], sort_keys=True)
+        pictures = len(folder.names(list(config.val_sets) or None))
+        numbers: list[int] | None = None
+        if spread and 0 < n_windows < pictures:
+            numbers = np.linspace(0, pictures - 1, n_windows).astype(int).tolist()
+        n_windows = n_windows or pictures
+        key = [_VERSION, _BLOCK, str(root), spec.name, asdict(config), window_us, split, seed]
+        identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "config.json").write_text(identity)
         n_blocks = -(-n_windows // _BLOCK)
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
-            make = partial(_make_block, root, spec, config, window_us, split, seed, self._folder)
+            make = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
             with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
                 for done, _ in enumerate(pool.map(make, missing)):
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
@@ -224,19 +232,43 @@ class SimulatedWindows:
         boxes = Detections(rows[:, 1:5].astype(np.float32), scores, labels, self._window_us)
         return LabelledWindow(EventWindow(0, self._window_us, self._words[block][first:last]), boxes, self._names[block][k])
 
+    def labels(self, i: int) -> Detections:
+        """See Dataset."""
+        return self[i].boxes
+
+    def start_us(self, i: int) -> None:
+        """See Dataset."""
+        return
+
+    def parts(self) -> list[Part]:
+        """See Dataset: the blocks."""
+        firsts = range(0, self._n, _BLOCK)
+        return [Part(f"windows_{first:06d}", range(first, min(first + _BLOCK, self._n)), self._folder.name) for first in firsts]
+
 
 def _make_block(
-    root: Path, spec: DatasetSpec, config: SimulatedConfig, window_us: int, split: str, seed: int, folder: Path, block: int
+    root: Path,
+    spec: DatasetSpec,
+    config: SimulatedConfig,
+    window_us: int,
+    split: str,
+    seed: int,
+    folder: Path,
+    numbers: list[int] | None,
+    block: int,
 ) -> None:
-    """Simulate one block of windows and write it; `words` last, so that its presence means the block is whole."""
+    """Simulate one block of windows and write it; `words` last, so that its presence means the block is whole.
+
+    A block is always whole, so that a larger dataset can go on from it, unless its windows are the given `numbers`.
+    """
     cv2.setNumThreads(1)
     numba.set_num_threads(1)
     pictures = PictureFolder(root, split, spec)
     words: list[NDArray[np.uint32]] = []
     rows: list[list[float]] = []
     names, offsets = [], [0]
-    for k in range(_BLOCK):
-        number = block * _BLOCK + k
+    chosen = range(block * _BLOCK, (block + 1) * _BLOCK) if numbers is None else numbers[block * _BLOCK : (block + 1) * _BLOCK]
+    for k, number in enumerate(chosen):
         item = simulate_window(
             pictures, config, window_us, np.random.default_rng([seed, number]), None if split == "train" else number
         )

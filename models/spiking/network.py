@@ -80,13 +80,14 @@ class SpikingNetwork(Runner):
         fan_out = self._fan_out[node.name]
         if x.device.type == "cpu":
             out, totals = burst_scan_fused(current, layer, timesteps, fan_out)
-            spikes, reached, graded = (totals[:, k].numpy() for k in range(3))
+            spikes, reached, graded, active = (totals[:, k].numpy() for k in range(4))
         else:
             counts = burst_scan(current, layer, timesteps)
             out = counts * layer.theta[:, None, None]
             spikes, reached, graded = _count(counts, fan_out.to(x.device))
+            active = _sums((counts > 0).sum(0))
         neurons = int(np.prod(x.shape[1:]))
-        self._layers.append(LayerStats(node.name, "neuron", neurons, timesteps, spikes, reached, graded))
+        self._layers.append(LayerStats(node.name, "neuron", neurons, timesteps, spikes, reached, graded, active))
         return out.flatten(0, 1)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""The ordinary network, counting the multiply-accumulates that hardware which skips zeros would do."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from data.stats import ActivityStats
+from models.graph import Graph, Node, Runner
+from models.spiking.cost import coverage, dense_macs, node_shapes
+from models.spiking.network import SpikingParameters
+
+
+class ActivityRunner(Runner):
+    """A graph run as the ANN, with what its convolutions read counted.
+
+    Args:
+        graph: the network.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self._reached: dict[str, Tensor] = {}
+        self._dense: dict[str, int] = {}
+        self._size: tuple[int, ...] = ()
+
+    def run(self, grid: Tensor) -> tuple[list[Tensor], ActivityStats]:
+        """Outputs and counts.
+
+        Args:
+            grid: `(N, 2 * bins, H, W)` float32 counts.
+        """
+        if self._size != tuple(grid.shape[1:]):
+            self._size = tuple(grid.shape[1:])
+            channels, height, width = self._size
+            shapes = node_shapes(self.graph, channels, height, width)
+            self._dense = dense_macs(self.graph, channels, height, width)
+            for node in self.graph.nodes:
+                if node.op == "conv":
+                    outputs = len(self.graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
+                    self._reached[node.name] = outputs * coverage(self.graph, node, shapes).to(grid.device)
+        self._effective: dict[str, np.ndarray] = {}
+        self._active = np.zeros(len(grid))
+        self._units = 0
+        outputs = self(grid)
+        return outputs, ActivityStats(self._dense, self._effective, self._active, self._units)
+
+    def conv(self, node: Node, x: Tensor) -> Tensor:
+        # How many channels are not zero at each position, times the weights such an input meets there.
+        reached = (x != 0).sum(1) * self._reached[node.name]
+        self._effective[node.name] = reached.flatten(1).sum(1).cpu().numpy()
+        return super().conv(node, x)
+
+    def relu(self, node: Node, x: Tensor) -> Tensor:
+        out = super().relu(node, x)
+        self._active = self._active + (out != 0).flatten(1).sum(1).cpu().numpy()
+        self._units += out[0].numel()
+        return out
+
+
+def memory(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
+    """Bytes of weights and biases (and of thresholds and shifts), and the share of weights that are zero."""
+    tensors = list(graph.tensors.values())
+    weights = [tensor for tensor in tensors if tensor.ndim > 1]
+    if parameters is not None:
+        for layer in parameters.neurons.values():
+            tensors += [layer.theta, layer.shift]
+        tensors += parameters.readout_shift.values()
+    zeros = sum(int((tensor == 0).sum()) for tensor in weights)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors), zeros / sum(t.numel() for t in weights)

@@ -1,0 +1,246 @@
+"""evaluate.py as a user types it: published layouts, box files, resuming, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.cli import evaluate_main
+from app.predict import PartResult
+from app.score import without_details
+from data.boxes import BBOX_DTYPE
+from data.datasets import SPECS
+from data.datasets.catalog import DatasetConfig, Request, open_dataset
+from data.errors import LabelError
+from eval.coco import coco_result
+from eval.protocol import PROTOCOLS, RecordingBoxes, match
+from tests.conftest import ROOT, SHARED
+from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
+from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recording
+
+FAST = ["--set", "latency_windows=2"]
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON that a command prints."""
+    assert evaluate_main([*arguments, "--json"]) == 0, capsys.readouterr().err
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def lasting(results: dict[str, Any]) -> dict[str, Any]:
+    """Results without what is measured in seconds."""
+    rows = [{k: v for k, v in row.items() if k not in ("latency_ms", "timing")} for row in results["results"]]
+    return {**{k: v for k, v in results.items() if k != "timing"}, "results": rows}
+
+
+def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = gen1_tree(tmp_path / "gen1", ("test",))
+    run = ["--dataset", "gen1", "--root", str(root), "--split", "test", "--weights", "street", "--both", "--timesteps", "1,2"]
+    found = evaluated(capsys, *run, "--protocol", "coco", "--out", str(tmp_path / "out"), *FAST)
+    assert [(row["model"], row["timesteps"]) for row in found["results"]] == [("ann", None), ("snn", 1), ("snn", 2)]
+    assert (found["protocol"], found["dataset"], found["split"]) == ("coco", "gen1", "test")
+    for row in found["results"]:
+        assert row["frames"] == 4
+        assert set(row["per_class"]) == {"car", "pedestrian"}
+        assert 0 <= row["ap"] <= 100
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
+        assert len(row["coco_stats"]) == 12
+    ann, one, two = (row["energy"] for row in found["results"])
+    assert ann["ann_pj"] == one["ann_pj"] == two["ann_pj"]
+    assert 0 < ann["ann_zero_skipping_pj"] < ann["ann_pj"]
+    assert two["ratio"] == pytest.approx(two["snn_pj"] / two["ann_pj"])
+    assert two["spikes_per_neuron"] > one["spikes_per_neuron"] > 0
+    assert one["snn_graded_pj"] < one["snn_pj"]
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert without_details(written)["results"] == found["results"]
+    for row in written["results"]:
+        assert sum(layer["pj"] for layer in row["details"]["layers"]) == pytest.approx(
+            row["energy"]["snn_pj" if row["model"] == "snn" else "ann_pj"]
+        )
+        assert len(row["details"]["precision_curves"]["car"]["0.50"]) == 101
+        streaming = row["timing"]["streaming"]
+        assert (streaming["frames"], streaming["offline_ap"]) == (4, row["ap"])
+
+
+def test_gen1_s_own_protocol_skips_half_a_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tree's labels lie at 0.2 and 0.5 s: none is left, which is said, with what to do."""
+    root = gen1_tree(tmp_path, ("val",))
+    run = ["--dataset", "gen1", "--root", str(root), "--ann", "--out", str(tmp_path / "out"), *FAST]
+    assert evaluate_main(run) == 1
+    assert "protocol prophesee: no label is left to score (all 6 are left out" in capsys.readouterr().err
+    found = evaluated(capsys, *run, "--protocol", "prophesee-toolbox")
+    assert (found["results"][0]["frames"], found["results"][0]["left_out"]["labels"]) == (4, 0)
+
+
+def test_an_ncaltech101_tree_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ncaltech_tree(tmp_path / "ncaltech101")
+    run = ["--dataset", "ncaltech101", "--root", str(root), "--split", "test", "--weights", "caltech6"]
+    found = evaluated(capsys, *run, "--out", str(tmp_path / "out"), *FAST)
+    (row,) = found["results"]
+    assert (row["model"], row["timesteps"], row["frames"], found["window_ms"]) == ("snn", 1, 6, 100)
+    assert found["sensor_size"] == [240, 180]
+    assert row["per_class"]["butterfly"]["ap"] is None  # the tree has none
+    assert row["energy"]["ann_zero_skipping_pj"] is None
+
+
+def test_classes_must_be_those_of_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ncaltech_tree(tmp_path)
+    run = ["--dataset", "ncaltech101", "--root", str(root), "--weights", "caltech6", "--out", str(tmp_path / "o")]
+    assert evaluate_main([*run, "--set", "data.spec=ncaltech101"]) == 1
+    assert "weights caltech6 tell airplanes, Motorbikes" in capsys.readouterr().err
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = gen1_tree(tmp_path / "gen1", ("val",))
+    run = ["--dataset", "gen1", "--root", str(root), "--protocol", "coco", "--out", str(tmp_path / "out"), *FAST]
+    whole = evaluated(capsys, *run)
+    files = sorted((tmp_path / "out" / "parts").iterdir())
+    assert len(files) == 2
+    files[0].write_bytes(files[0].read_bytes()[:500])  # as if it had been killed while writing
+    computed: list[str] = []
+    original = PartResult.to_bytes
+    monkeypatch.setattr(PartResult, "to_bytes", lambda self: computed.append("one") or original(self))  # type: ignore[func-returns-value]
+    assert lasting(evaluated(capsys, *run)) == lasting(whole)
+    assert computed == ["one"]
+    boxes = root / "val" / "17-03-30_12-53-58_1_60500000_bbox.npy"
+    changed = np.load(boxes)
+    changed["w"] += 5
+    np.save(boxes, changed)
+    evaluated(capsys, *run)
+    assert computed == ["one", "one"]  # new labels are seen
+
+
+def test_two_processes_give_the_same_results_as_one(tmp_path: Path) -> None:
+    root = gen1_tree(tmp_path / "gen1", ("val",))
+
+    def results(out: str, *launcher: str) -> dict[str, Any]:
+        run = [str(ROOT / "evaluate.py"), "--dataset", "gen1", "--root", str(root), "--protocol", "coco", "--both", *FAST]
+        command = [sys.executable, *launcher, *run, "--out", str(tmp_path / out), "--json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT)
+        assert done.stdout.count('"results"') == 1  # the first process prints
+        found: dict[str, Any] = json.loads((tmp_path / out / "results.json").read_text())
+        return found
+
+    one = results("one")
+    two = results("two", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713")
+    assert (one["timing"]["processes"], two["timing"]["processes"]) == (1, 2)
+    assert lasting(one) == lasting(two)
+
+
+def voc_folder(root: Path, name: str = "person") -> Path:
+    root.mkdir()
+    np.save(root / "frame1.npy", events(3000, 40_000, SPECS["pedro"].sensor_size))
+    np.save(root / "frame2.npy", events(10, 40_000, SPECS["pedro"].sensor_size))
+    box = f"<object><name>{name}</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>50</xmax><ymax>120</ymax></bndbox></object>"
+    cat = "<object><name>cat</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    size = "<size><width>346</width><height>260</height></size>"
+    (root / "frame1.xml").write_text(f"<annotation>{size}{box}{cat}</annotation>")
+    return root
+
+
+@pytest.mark.parametrize("name", ["person", "pedestrian"])
+def test_a_folder_takes_pascal_voc_boxes(tmp_path: Path, name: str) -> None:
+    data = open_dataset(DatasetConfig("folder", str(voc_folder(tmp_path / "v", name))), Request("any", 50_000))
+    assert (len(data), data.unlabelled) == (1, 1)  # type: ignore[attr-defined]
+    assert data.spec.sensor_size == (346, 260)
+    assert (data[0].boxes.labels.tolist(), data[0].boxes.boxes_xyxy.tolist()) == ([1], [[10, 20, 50, 120]])
+    (tmp_path / "v" / "frame1.xml").write_text("<annotation><size><width>x</width></size></annotation>")
+    with pytest.raises(LabelError, match="not a Pascal VOC label"):
+        open_dataset(DatasetConfig("folder", str(tmp_path / "v")), Request("any", 50_000))
+
+
+def test_files_without_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--dataset", "folder", "--root", str(voc_folder(tmp_path / "v")), "--ann", "--out", str(tmp_path / "o"), *FAST]
+    assert evaluate_main(run) == 0
+    out, err = capsys.readouterr()
+    assert "1 event files without labels are left out" in err
+    assert out.startswith("folder val: 1 windows of 50 ms; protocol coco")
+
+
+@pytest.mark.shared
+def test_pedro_s_people_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = evaluated(
+        capsys, "--dataset", "folder", "--root", str(SHARED / "real"), "--both", "--out", str(tmp_path / "o"), *FAST
+    )
+    assert (found["windows"], found["sensor_size"]) == (3, [346, 260])
+    assert found["results"][0]["per_class"]["car"]["ap"] is None
+
+
+def box_files(folder: Path, names: list[str], kind: int) -> list[str]:
+    """Labels (0) or detections (1) of random recordings, one for each name."""
+    folder.mkdir()
+    for seed, name in enumerate(sorted(names)):
+        np.save(folder / f"{name}.npy", random_recording(np.random.default_rng(seed))[kind])
+    return [str(folder / f"{name}.npy") for name in names]
+
+
+def test_box_files_of_any_detector_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = box_files(tmp_path / "gt", ["a_bbox", "b_bbox"], 0)
+    found = box_files(tmp_path / "dt", ["b_bbox", "a_bbox"], 1)
+    run = ["--predictions", *found, "--labels", *labels, "--protocol", "prophesee-toolbox"]
+    results = evaluated(capsys, *run)
+    pairs = [RecordingBoxes(*random_recording(np.random.default_rng(seed))) for seed in (0, 1)]
+    expected = coco_result(match(pairs, PROTOCOLS["prophesee-toolbox"], GEN1)[0], CLASSES)
+    assert results["coco_stats"] == results["results"][0]["coco_stats"] == expected.stats.tolist()
+    assert results["results"][0]["ap"] == pytest.approx(100 * expected.stats[0], abs=1e-3)
+    folders = evaluated(
+        capsys, "--predictions", str(tmp_path / "dt"), "--labels", str(tmp_path / "gt"), "--protocol", "prophesee-toolbox"
+    )
+    assert folders["coco_stats"] == results["coco_stats"]
+    assert evaluate_main(run) == 0
+    assert "prophesee-toolbox: " in capsys.readouterr().out
+
+
+def test_box_files_pair_in_order_where_names_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "mine.npy", labels_at_4_hz())
+    np.save(tmp_path / "theirs_bbox.npy", labels_at_4_hz())
+    run = ["--predictions", str(tmp_path / "mine.npy"), "--labels", str(tmp_path / "theirs_bbox.npy")]
+    results = evaluated(capsys, *run)
+    assert (results["protocol"], results["results"][0]["ap"], results["results"][0]["frames"]) == ("prophesee", 100, 10)
+    assert evaluate_main([*run, str(tmp_path / "mine.npy")]) == 1
+    assert "1 files of predictions, 2 of labels" in capsys.readouterr().err
+
+
+def test_boxes_beyond_the_sensor_ask_for_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = np.zeros(4, BBOX_DTYPE)
+    wide["t"], wide["x"], wide["w"], wide["h"] = 600_000, [10, 500, 700, 900], 100, 100
+    np.save(tmp_path / "a.npy", wide)
+    run = ["--predictions", str(tmp_path / "a.npy"), "--labels", str(tmp_path / "a.npy")]
+    assert evaluate_main(run) == 1
+    assert "3 of 4 labels lie outside 304x240: pass the sensor's true size" in capsys.readouterr().err
+    assert evaluated(capsys, *run, "--sensor-size", "1280x720")["results"][0]["ap"] == 100
+
+
+def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", labels_at_4_hz())
+    file = str(tmp_path / "a.npy")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from app.cli import evaluate_main; sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_predictions_need_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluate_main(["--predictions", "a.npy"])
+    assert "belong together" in capsys.readouterr().err
+
+
+def test_unknown_protocols_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", labels_at_4_hz())
+    file = str(tmp_path / "a.npy")
+    assert evaluate_main(["--predictions", file, "--labels", file, "--protocol", "voc"]) == 1
+    assert "known: prophesee, prophesee-toolbox, cordone, coco" in capsys.readouterr().err
