@@ -61,7 +61,7 @@ def test_walkers_stand_in_their_boxes_and_nowhere_else(seed: int) -> None:
     for walker in with_people._walkers:
         matrix, offset = with_people._camera(20_000)
         corners = (walker.box(0.02).reshape(2, 2) - offset) @ np.linalg.inv(matrix).T
-        x0, y0, x1, y1 = np.clip(np.round(corners.reshape(-1)).astype(int) + [-1, -1, 2, 2], 0, 1000)
+        x0, y0, x1, y1 = np.clip(np.round(corners.reshape(-1)).astype(int) + np.array([-1, -1, 2, 2]), 0, 1000)
         inside[y0:y1, x0:x1] = True
     assert not (changed & ~inside).any()
     for box in people.above(0.5).boxes_xyxy[people.labels == 1]:

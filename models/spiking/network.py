@@ -11,7 +11,7 @@ over time is then exactly the max-pool of the summed counts (taking the maximum 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from data.stats import LayerStats, SpikeStats
 from models.graph import Graph, Node, Runner
 from models.spiking.cost import dense_macs, fan_out_maps
-from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
+from models.spiking.neurons import NeuronLayer, at_rest, burst_scan, burst_scan_fused
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,26 @@ class SpikingParameters:
     readout_shift: dict[str, Tensor]
 
 
+@dataclass
+class SpikingState:
+    """What a network remembers between two runs, so that the second one goes on where the first one stopped.
+
+    Attributes:
+        v_mem: membrane potentials `(N, C, H, W)` of every layer of neurons.
+        accumulated: summed counts `(N, C, H, W)` of what every max-pool reads.
+        constant: of this window, what is the same at every timestep: the first currents.
+    """
+
+    v_mem: dict[str, Tensor] = field(default_factory=dict)
+    accumulated: dict[str, Tensor] = field(default_factory=dict)
+    constant: dict[str, Tensor] = field(default_factory=dict)
+
+    def next_window(self) -> None:
+        """Keep the membrane potentials only: what max-pools have passed on, and the grid, are the last window's."""
+        self.accumulated.clear()
+        self.constant.clear()
+
+
 class SpikingNetwork(Runner):
     """The spiking engine that every other one is compared with.
 
@@ -52,16 +72,23 @@ class SpikingNetwork(Runner):
         self.parameters = parameters
         self._theta = signal_thresholds(graph, parameters.neurons)
         self._costs: dict[tuple[int, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
+        self._constant = _constant_nodes(graph)
         self._layers: list[LayerStats] = []
-        self._images = 0
+        self._images, self._timesteps = 0, parameters.timesteps
+        self._state: SpikingState | None = None
 
-    def run(self, grid: Tensor) -> tuple[list[Tensor], SpikeStats]:
-        """Outputs and spike counts.
+    def run(
+        self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
+    ) -> tuple[list[Tensor], SpikeStats]:
+        """Outputs, averaged over the timesteps of this run, and spike counts.
 
         Args:
             grid: `(N, 2 * bins, H, W)` float32 counts.
+            timesteps: how many; None for the parameters' T.
+            state: to go on from, and updated: the same grid's earlier timesteps, or (after `next_window`) the window before.
         """
         self._layers, self._images = [], len(grid)
+        self._timesteps, self._state = timesteps or self.parameters.timesteps, state
         key = tuple(grid.shape[1:])
         if key not in self._costs:
             self._costs[key] = fan_out_maps(self.graph, *key), dense_macs(self.graph, *key)
@@ -71,18 +98,30 @@ class SpikingNetwork(Runner):
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         totals = _count(x[None], self._fan_out[node.name].to(x.device))
-        self._layers.append(LayerStats(node.name, "input", 0, self.parameters.timesteps, *totals))
+        if self._state is not None and self._state.constant:  # its events have been added up in an earlier run
+            totals = tuple(np.zeros(len(x)) for _ in totals)
+        self._layers.append(LayerStats(node.name, "input", 0, self._timesteps, *totals))
         return x
 
+    def conv(self, node: Node, x: Tensor) -> Tensor:
+        if self._state is None or node.name not in self._constant:
+            return super().conv(node, x)
+        if node.name not in self._state.constant:
+            self._state.constant[node.name] = super().conv(node, x)
+        return self._state.constant[node.name]
+
     def relu(self, node: Node, x: Tensor) -> Tensor:
-        layer, timesteps = self.parameters.neurons[node.name], self.parameters.timesteps
+        layer, timesteps = self.parameters.neurons[node.name], self._timesteps
         current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
         fan_out = self._fan_out[node.name]
+        v_mem = None
+        if self._state is not None:
+            v_mem = self._state.v_mem.setdefault(node.name, at_rest(layer, current[0]))
         if x.device.type == "cpu":
-            out, totals = burst_scan_fused(current, layer, timesteps, fan_out)
+            out, totals = burst_scan_fused(current, layer, timesteps, fan_out, v_mem)
             spikes, reached, graded, active = (totals[:, k].numpy() for k in range(4))
         else:
-            counts = burst_scan(current, layer, timesteps)
+            counts = burst_scan(current, layer, timesteps, v_mem)
             out = counts * layer.theta[:, None, None]
             spikes, reached, graded = _count(counts, fan_out.to(x.device))
             active = _sums((counts > 0).sum(0))
@@ -95,11 +134,16 @@ class SpikingNetwork(Runner):
         assert theta is not None  # the tracer lets max-pool read spikes only
         scale = theta.to(x.device)[:, None, None]
         summed = torch.round(x / scale).reshape(-1, self._images, *x.shape[1:]).cumsum(0)
+        before = torch.zeros_like(summed[:1])
+        if self._state is not None:
+            before = before + self._state.accumulated.get(node.name, 0)
+            summed = summed + before
+            self._state.accumulated[node.name] = summed[-1]
+        summed = torch.cat([before, summed])
         pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
-        pooled = pooled.reshape(-1, self._images, *pooled.shape[1:])
-        counts = torch.diff(pooled, dim=0, prepend=torch.zeros_like(pooled[:1]))
+        counts = torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
         totals = _count(counts, self._fan_out[node.name].to(x.device))
-        self._layers.append(LayerStats(node.name, "pool", 0, self.parameters.timesteps, *totals))
+        self._layers.append(LayerStats(node.name, "pool", 0, self._timesteps, *totals))
         return (counts * scale).flatten(0, 1)
 
     def add(self, node: Node, a: Tensor, b: Tensor) -> Tensor:
@@ -116,6 +160,15 @@ class SpikingNetwork(Runner):
         """Signals that do not change in time repeated, if others do."""
         length = max(len(signal) for signal in signals)
         return [s if len(s) == length else s.repeat(length // len(s), 1, 1, 1) for s in signals]
+
+
+def _constant_nodes(graph: Graph) -> frozenset[str]:
+    """Nodes that no neuron comes before: the same at every timestep."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "input" or (node.op != "relu" and found.issuperset(node.inputs)):
+            found.add(node.name)
+    return frozenset(found)
 
 
 def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[str, Tensor | None]:

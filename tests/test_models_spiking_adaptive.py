@@ -1,0 +1,97 @@
+"""Stopping early and carrying on: one timestep after the other is the same as all at once, and boxes decide when to stop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.boxes import Detections
+from models.spiking.adaptive import added, agreement, run_adaptive
+from models.spiking.convert.fold import trace
+from models.spiking.network import SpikingNetwork, SpikingState
+from tests.conftest import spiking
+
+
+def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    """Boxes from (x0, y0, x1, y1, score, label)."""
+    table = np.array(rows, float).reshape(-1, 6)
+    return Detections(table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(np.int64))
+
+
+def converted(network: nn.Module, grid: Tensor, timesteps: int, phi: int) -> SpikingNetwork:
+    """EveryOperation as a spiking network."""
+    graph = trace(network, grid)
+    return SpikingNetwork(graph, spiking(graph, grid, timesteps, phi))
+
+
+@pytest.mark.parametrize("phi", [1, 2, 8])
+@pytest.mark.parametrize("timesteps", [2, 3, 4])
+def test_timestep_by_timestep_is_all_at_once(network: nn.Module, grid: Tensor, timesteps: int, phi: int) -> None:
+    snn = converted(network, grid, timesteps, phi)
+    expected, at_once = snn.run(grid)
+    state = SpikingState()
+    runs = [snn.run(grid, 1, state) for _ in range(timesteps)]
+    stats = runs[0][1]
+    for _, more in runs[1:]:
+        stats = added(stats, more)
+    for a, b in zip(at_once.layers, stats.layers, strict=True):
+        assert (a.name, a.timesteps) == (b.name, b.timesteps)
+        for count in ("spikes", "synaptic_ops", "graded_ops"):
+            np.testing.assert_array_equal(getattr(a, count), getattr(b, count), err_msg=f"{a.name}: {count}")
+    for k, output in enumerate(expected):
+        torch.testing.assert_close(torch.stack([outputs[k] for outputs, _ in runs]).mean(0), output, rtol=1e-4, atol=1e-4)
+
+
+def test_potentials_carried_to_the_next_window_are_one_longer_run_of_the_first_layer(network: nn.Module, grid: Tensor) -> None:
+    snn = converted(network, grid, 2, 8)
+    name = next(node.name for node in snn.graph.nodes if node.op == "relu")
+    state = SpikingState()
+    halves = []
+    for _ in range(2):
+        halves.append(snn.run(grid, state=state)[1])
+        state.next_window()
+    whole = snn.run(grid, 4)[1]
+    spikes = [next(layer.spikes for layer in stats.layers if layer.name == name) for stats in (*halves, whole)]
+    np.testing.assert_array_equal(spikes[0] + spikes[1], spikes[2])
+    events = [stats.layers[0].spikes for stats in halves]
+    np.testing.assert_array_equal(events[0], events[1])  # each window's events are counted
+
+
+def test_agreement() -> None:
+    one = detections((0, 0, 10, 10, 0.8, 0))
+    assert agreement(detections(), detections()) == 1
+    assert agreement(one, one) == pytest.approx(1)
+    assert agreement(one, detections((0, 0, 10, 10, 0.5, 0))) == pytest.approx(0.7)  # the score has changed
+    assert agreement(one, detections((0, 0, 10, 8, 0.8, 0))) == pytest.approx(0.8)  # the box has changed
+    assert agreement(one, detections((0, 0, 10, 10, 0.8, 1))) == 0  # another class
+    assert agreement(one, detections((6, 0, 16, 10, 0.8, 0))) == 0  # elsewhere
+    assert agreement(one, detections()) == 0
+    two = detections((0, 0, 10, 10, 0.8, 0), (0, 0, 10, 9, 0.7, 0))
+    assert agreement(two, detections((0, 0, 10, 10, 0.8, 0), (40, 0, 50, 9, 0.7, 0))) == 0  # two boxes share one partner
+
+
+@pytest.mark.parametrize(("boxes_at", "tau", "used"), [
+    ((0, 0, 0), 0.9, 1),  # nothing there: one timestep is enough
+    ((1, 1, 1), 0.9, 2),  # the same boxes twice
+    ((1, 1, 1), 1.1, 4),  # a threshold that nothing reaches
+    ((1, 2, 2), 0.9, 3),  # a second box appears, then stays
+    ((1, 0, 0), 0.9, 2),  # what was there has gone
+])  # fmt: skip
+def test_it_stops_when_boxes_agree(network: nn.Module, grid: Tensor, boxes_at: tuple[int, ...], tau: float, used: int) -> None:
+    snn = converted(network, grid[:1], 4, 8)
+    boxes = [detections(*[(20 * k, 0, 20 * k + 10, 10, 0.9, 0) for k in range(n)]) for n in (*boxes_at, boxes_at[-1])]
+    seen: list[list[Tensor]] = []
+
+    def decode(maps: list[Tensor]) -> Detections:
+        seen.append(maps)
+        return boxes[len(seen) - 1]
+
+    found, stats, timesteps = run_adaptive(snn, grid[:1], tau, decode, SpikingState())
+    assert timesteps == used
+    assert len(found) == len(boxes[used - 1])
+    outputs, expected = snn.run(grid[:1], used)
+    for a, b in zip(seen[-1], outputs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert sum(float(layer.spikes[0]) for layer in stats.layers) == sum(float(layer.spikes[0]) for layer in expected.layers)
