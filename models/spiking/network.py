@@ -61,13 +61,18 @@ class SpikingNetwork(Runner):
         Args:
             grid: `(N, 2 * bins, H, W)` float32 counts.
         """
+        macs = self._begin(grid)
+        outputs = self(grid)
+        return outputs, SpikeStats(tuple(self._layers), macs)
+
+    def _begin(self, grid: Tensor) -> dict[str, int]:
+        """Make ready for a batch; returns the ANN's multiply-accumulates."""
         self._layers, self._images = [], len(grid)
         key = tuple(grid.shape[1:])
         if key not in self._costs:
             self._costs[key] = fan_out_maps(self.graph, *key), dense_macs(self.graph, *key)
         self._fan_out, macs = self._costs[key]
-        outputs = self(grid)
-        return outputs, SpikeStats(tuple(self._layers), macs)
+        return macs
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         totals = _count(x[None], self._fan_out[node.name].to(x.device))
