@@ -6,6 +6,8 @@ of the reference engine run with the rounded weights, but for neurons that lie w
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from data.stats import LayerStats, SpikeStats
 from models.graph import Graph, Node
-from models.runtime.plan import Plan, Signal, Step
+from models.runtime.plan import Plan, Signal, Step, reads
 from models.runtime.program import Program
 from models.runtime.quantise import PackedWeights, pack
 from models.spiking.cost import node_shapes
@@ -50,14 +52,13 @@ class IntegerNetwork(SpikingNetwork):
         totals = None if counts is None else program.pack(counts, plan.sources[0])
         if totals is None or totals[:, 3].max() > self._max_count:
             return super().run(grid.float())
-        self._layers.append(LayerStats(plan.sources[0].name, "input", 0, self.parameters.timesteps, *totals.T[:3].copy()))
         values: dict[str, Tensor] = {}
         for item in program.runs:
             if isinstance(item, slice):
                 program.run(item)
             else:
                 self._by_reference(item, plan, program, values)
-        self._collect(program)
+        self._collect(totals, program)
         outputs = [self._output(name, plan, program, values) for name in self.graph.outputs]
         return outputs, SpikeStats(tuple(self._layers), macs)
 
@@ -80,12 +81,9 @@ class IntegerNetwork(SpikingNetwork):
         """Pack a convolution's weights; False if sums could leave 32 bits."""
         if conv.name not in self._packed:
             weight = self.graph.tensors[f"{conv.name}.weight"].numpy()
-            parts = [
-                weight[:, part.at : part.at + part.channels]
-                * part.source.theta[part.first : part.first + part.channels, None, None]
-                for part in signal
-            ]
-            self._packed[conv.name] = pack(parts, self._planes, max(part.source.limit for part in signal))
+            read = reads(signal)
+            limit = max(item.source.limit for item in read)
+            self._packed[conv.name] = pack([item.weights(weight) for item in read], self._planes, limit)
         return self._packed[conv.name] is not None
 
     def _by_reference(self, step: Step, plan: Plan, program: Program, values: dict[str, Tensor]) -> None:
@@ -116,15 +114,14 @@ class IntegerNetwork(SpikingNetwork):
             return torch.from_numpy(program.maps[name])
         return self.read_out(name, values[name] if name in values else self._spikes(plan.signals[name], program))
 
-    def _collect(self, program: Program) -> None:
+    def _collect(self, events: NDArray[np.int64], program: Program) -> None:
         """The spikes of every layer, in the graph's order."""
-        summed: dict[str, NDArray[np.float64]] = {}
-        for name, totals in zip(program.names, program.totals, strict=True):
-            summed[name] = summed[name] + totals if name in summed else totals
-        for name, totals in summed.items():
-            node = self.graph.nodes[self._order[name]]
-            if node.op in ("relu", "max_pool"):
-                neurons = int(self._fan_out[name].numel()) if node.op == "relu" else 0
-                kind = "neuron" if node.op == "relu" else "pool"
-                self._layers.append(LayerStats(name, kind, neurons, self.parameters.timesteps, *totals.T.copy()))
+        timesteps = self.parameters.timesteps
+        name = self.graph.nodes[0].name
+        self._layers.append(LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)))
+        totals = program.totals.astype(np.float64)
+        for node, neurons, operations in program.layers.values():
+            spikes, reached, graded = (totals[operations[0]] if len(operations) == 1 else totals[operations].sum(0)).T
+            kind: Literal["neuron", "pool"] = "neuron" if neurons else "pool"
+            self._layers.append(LayerStats(node.name, kind, neurons, timesteps, spikes, reached, graded))
         self._layers.sort(key=lambda layer: self._order[layer.name])

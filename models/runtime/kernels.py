@@ -10,21 +10,21 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from models.runtime.simd import LANES, PIXELS, dot_tile, fire_tile
+from models.runtime.simd import LANES, PIXELS, copy_lanes, dot_tile, fire_tile, pool_lanes, read_tile, trailing_zeros
 
 FIRE, READ_OUT, MAX_POOL, UPSAMPLE = range(4)
 """Kinds of operation."""
 
 _FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant phi
-    out out_step out_image out_row out_pixel fan_out uniform kernel_rows kernel_columns
+    out out_step out_image out_row out_pixel fan_out by_channel uniform kernel_rows kernel_columns
     source_row source_pixel factor"""
 OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
 """One operation. Distances and places are counted in elements.
 
 rows, columns, channels: of its output; blocks of LANES channels. weights, steps (per block and plane), planes, flush: see _dot.
-channel: of scale and bias. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: of
-output pixel 0; uniform: the same for the LANES channels of a block. kernel..., source...: window of a
-max-pool, distances in what it reads; factor: of upsampling.
+channel: of scale and bias. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: place
+of `(rows, columns, blocks)`; where it is not uniform within a block, by_channel: of `(rows, columns, blocks * LANES)`. kernel...,
+source...: a max-pool's window, distances in what it reads; factor: of upsampling.
 """
 
 TERM = np.dtype([(name, np.int64) for name in ("start", "step", "image", "row", "pixel", "offsets", "steps", "first_step")])
@@ -34,7 +34,7 @@ row and output column; where its steps are in the offsets, how many, and which i
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def run_operations(  # type: ignore[no-untyped-def]
-    operations, terms, offsets, weights, scale, bias, fan_out, arena, maps, timesteps, images, acc, v_mem, units, totals
+    operations, terms, offsets, weights, scale, bias, fan_out, arena, maps, timesteps, images, acc, v_mem, before, units, totals
 ):
     """Carry out operations in order.
 
@@ -44,168 +44,164 @@ def run_operations(  # type: ignore[no-untyped-def]
         fan_out: int32, weights reached by a spike.
         arena: uint8, all spike counts. maps: float32, what is read out.
         timesteps, images: T and N.
-        acc, v_mem: a tile, int32 and float32, for every thread.
-        units: float64 `(most units of work, 3)`, overwritten.
-        totals: float64 `(operations, N, 3)`, set: spikes, synaptic operations, the same with a burst counted once.
+        acc, v_mem, before: a tile, int32 and float32, and LANES uint16 for every thread.
+        units: int64 `(most units of work, 6)`, overwritten.
+        totals: int64 `(operations, N, 3)`, set: spikes, synaptic operations, the same with a burst counted once.
     """
     for index in range(len(operations)):
         per_image = operations[index].rows * operations[index].blocks
-        counted = operations[index].kind == FIRE or operations[index].kind == MAX_POOL
         for unit in numba.prange(images * per_image):
             operation, thread = operations[index], numba.get_thread_id()
             image, rest = unit // per_image, unit % per_image
             block, row = rest // operation.rows, rest % operation.rows
-            out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
             place = image, block, row
+            counts = units[unit]
+            counts[:] = 0
             if operation.kind == FIRE:
-                _fire(operation, terms, offsets, weights, scale, bias, arena, timesteps, place, out, acc[thread], v_mem[thread])
+                layer = scale, bias, fan_out
+                _fire(operation, terms, offsets, weights, layer, arena, timesteps, place, acc[thread], v_mem[thread], counts)
             elif operation.kind == READ_OUT:
-                _read_out(operation, terms, offsets, weights, scale, bias, arena, maps, timesteps, place, out, acc[thread])
+                _read_out(operation, terms, offsets, weights, scale, bias, arena, maps, timesteps, place, acc[thread])
             elif operation.kind == MAX_POOL:
-                _max_pool(operation, terms[operation.first_term], arena, timesteps, place, out, acc[thread])
+                _max_pool(operation, terms[operation.first_term], fan_out, arena, timesteps, place, before[thread], counts)
             else:
-                _upsample(operation, terms[operation.first_term], arena, timesteps, place, out)
-            if counted:
-                _count(operation, fan_out, arena, timesteps, block, row, out, units[unit])
-        if counted:
-            for image in range(images):
-                for k in range(3):
-                    totals[index, image, k] = units[image * per_image : (image + 1) * per_image, k].sum()
+                _upsample(operation, terms[operation.first_term], arena, timesteps, place)
+        for image in range(images):
+            for k in range(3):
+                totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _dot(operation, terms, offsets, weights, arena, begin, end, place, column, acc):  # type: ignore[no-untyped-def]
     """The weighted sum of the counts of timesteps [begin, end), for one tile; weights of two planes are 128 * first + second."""
     image, block, row = place
     size = operation.steps * 4 * LANES
     at = operation.weights + block * operation.planes * size
-    acc[:] = 0
+    fresh = True
     for plane in range(operation.planes):
-        for i in range(len(acc)):
-            acc[i] <<= 7
+        if plane:
+            for i in range(PIXELS * LANES):
+                acc[i] <<= 7
         for t in range(begin, end):
             for k in range(operation.first_term, operation.first_term + operation.terms):
                 term = terms[k]
                 start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
                 first = at + plane * size + term.first_step * 4 * LANES
-                dot_tile(arena, start, term.pixel, offsets, term.offsets, weights, first, term.steps, operation.flush, acc)
+                dot_tile(arena, start, term.pixel, offsets, term.offsets, weights, first, term.steps, operation.flush, acc, fresh)
+                fresh = False
 
 
 @numba.njit(cache=True, nogil=True)
-def _fire(operation, terms, offsets, weights, scale, bias, arena, timesteps, place, out, acc, v_mem):  # type: ignore[no-untyped-def]
+def _fire(operation, terms, offsets, weights, layer, arena, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
     """A convolution and its burst neurons."""
-    channel, phi = operation.channel + place[1] * LANES, np.float32(operation.phi)
+    scale, bias, fan_out = layer
+    image, block, row = place
+    channel, phi, width = operation.channel + block * LANES, np.float32(operation.phi), operation.out_pixel
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    reach = operation.fan_out + row * operation.columns * operation.blocks + block
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
-        v_mem[:] = np.float32(0.5)
         for t in range(timesteps):
             if t == 0 or not operation.constant:
                 _dot(operation, terms, offsets, weights, arena, t, t + 1, place, column, acc)
-            to = out + column * operation.out_pixel + t * operation.out_step
-            fire_tile(acc, v_mem, scale, bias, channel, phi, arena, to, operation.out_pixel, pixels)
+            to = out + column * width + t * operation.out_step
+            here = reach + column * operation.blocks
+            fire_tile(
+                acc, v_mem, t == 0, scale, bias, channel, phi, arena, to, width, pixels, fan_out, here, operation.blocks, counts
+            )
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, arena, timesteps, place, counts)
 
 
 @numba.njit(cache=True, nogil=True)
-def _read_out(operation, terms, offsets, weights, scale, bias, arena, maps, timesteps, place, out, acc):  # type: ignore[no-untyped-def]
+def _read_out(operation, terms, offsets, weights, scale, bias, arena, maps, timesteps, place, acc):  # type: ignore[no-untyped-def]
     """A convolution that is read out: its current summed over time."""
-    channel = place[1] * LANES
-    lanes = min(LANES, operation.channels - channel)
+    image, block, row = place
     end = 1 if operation.constant else timesteps
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(0, operation.columns, PIXELS):
         _dot(operation, terms, offsets, weights, arena, 0, end, place, column, acc)
-        for i in range(min(PIXELS, operation.columns - column)):
-            for lane in range(lanes):
-                current = np.float32(acc[i * LANES + lane]) * scale[operation.channel + channel + lane]
-                maps[out + (column + i) * operation.out_pixel + lane] = current + bias[operation.channel + channel + lane]
+        to, pixels = out + column * operation.out_pixel, min(PIXELS, operation.columns - column)
+        read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
 
 
 @numba.njit(cache=True, nogil=True)
-def _max_pool(operation, term, arena, timesteps, place, out, scratch):  # type: ignore[no-untyped-def]
+def _max_pool(operation, term, fan_out, arena, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
     """By how much the largest accumulated count of a window has grown, at every timestep."""
     image, block, row = place
     lanes = min(LANES, operation.channels - block * LANES)
-    most, summed, before = scratch[:LANES], scratch[LANES : 2 * LANES], scratch[2 * LANES : 3 * LANES]
+    start = term.start + image * term.image + row * term.row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(operation.columns):
-        start = term.start + image * term.image + row * term.row + column * term.pixel + block * LANES
-        to = out + column * operation.out_pixel
+        reach = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
         before[:] = 0
         for t in range(timesteps):
-            most[:] = 0
-            for i in range(operation.kernel_rows):
-                for j in range(operation.kernel_columns):
-                    at = start + i * operation.source_row + j * operation.source_pixel
-                    summed[:] = 0
-                    for earlier in range(t + 1):
-                        for lane in range(LANES):
-                            summed[lane] += arena[at + earlier * term.step + lane]
-                    for lane in range(LANES):
-                        most[lane] = max(most[lane], summed[lane])
-            for lane in range(lanes):
-                arena[to + t * operation.out_step + lane] = np.uint8(most[lane] - before[lane])
-                before[lane] = most[lane]
+            pool_lanes(
+                arena, start + column * term.pixel, operation.source_row, operation.source_pixel, operation.kernel_rows,
+                operation.kernel_columns, term.step, t + 1, lanes, before, out + column * operation.out_pixel + t * operation.out_step,
+                fan_out, reach, counts,
+            )  # fmt: skip
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, arena, timesteps, place, counts)
 
 
 @numba.njit(cache=True, nogil=True)
-def _upsample(operation, term, arena, timesteps, place, out):  # type: ignore[no-untyped-def]
+def _upsample(operation, term, arena, timesteps, place):  # type: ignore[no-untyped-def]
     """Nearest neighbour."""
     image, block, row = place
-    lanes = min(LANES, operation.channels - block * LANES)
     factor = operation.factor
+    start = term.start + image * term.image + row // factor * term.row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for t in range(timesteps):
-        start = term.start + t * term.step + image * term.image + row // factor * term.row + block * LANES
-        to = out + t * operation.out_step
         for column in range(operation.columns):
-            at, there = start + column // factor * term.pixel, to + column * operation.out_pixel
-            for lane in range(lanes):
-                arena[there + lane] = arena[at + lane]
+            to = out + t * operation.out_step + column * operation.out_pixel
+            copy_lanes(arena, start + t * term.step + column // factor * term.pixel, to)
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(operation, fan_out, arena, timesteps, block, row, out, totals):  # type: ignore[no-untyped-def]
-    """Spikes, synaptic operations, and these with a burst counted once, of what a unit has just written."""
-    width = 1 if operation.uniform else LANES
-    spikes, reached, graded = 0, 0, 0
+def _count_by_channel(operation, fan_out, arena, timesteps, place, counts):  # type: ignore[no-untyped-def]
+    """Synaptic operations of a row whose channels reach different numbers of weights."""
+    image, block, row = place
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    counts[2:] = 0
     for column in range(operation.columns):
-        first = operation.fan_out + ((row * operation.columns + column) * operation.blocks + block) * width
-        at = out + column * operation.out_pixel
+        first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
         for t in range(timesteps):
-            counts = arena[at + t * operation.out_step : at + t * operation.out_step + LANES]
-            if operation.uniform:
-                summed, bursts = np.int32(0), np.int32(0)
-                for lane in range(LANES):
-                    summed += np.int32(counts[lane])
-                    bursts += np.int32(counts[lane] != 0)
-                spikes += summed
-                reached += summed * np.int64(fan_out[first])
-                graded += bursts * np.int64(fan_out[first])
-            else:
-                for lane in range(LANES):
-                    spikes += counts[lane]
-                    reached += counts[lane] * np.int64(fan_out[first + lane])
-                    graded += (counts[lane] != 0) * np.int64(fan_out[first + lane])
-    totals[0], totals[1], totals[2] = spikes, reached, graded
+            for lane in range(LANES):
+                n = arena[out + column * operation.out_pixel + t * operation.out_step + lane]
+                counts[2] += n * np.int64(fan_out[first + lane])
+                counts[4] += (n != 0) * np.int64(fan_out[first + lane])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def pack_grid(grid, fan_out, arena, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
-    """Counts of events `(N, channels, rows, columns)` uint8, channels last, into the arena.
+def pack_grid(words, columns, fan_out, arena, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
+    """Counts of events, channels last, into the arena: work for every pixel that has any, not for the others.
 
     Args:
+        words: a grid `(N, channels, rows, columns)` uint8, eight columns to a little-endian uint64, the last ones filled with 0.
         fan_out: int32 `(channels, rows, columns)`.
         start, image_pitch, row_pitch, pixel_pitch: where, in elements.
-        units: float64 `(N * rows, 4)`, set: events, synaptic operations, these with a count taken once, largest count.
+        units: int64 `(N * rows, >= 4)`, set: events, synaptic operations, these with a count taken once, largest count.
     """
-    images, channels, rows, columns = grid.shape
+    images, channels, rows, per_row = words.shape
+    low, position = np.uint64(255), np.uint64(56)
     for unit in numba.prange(images * rows):
         image, row = unit // rows, unit % rows
         events, reached, graded, most = 0, 0, 0, 0
+        first = start + image * image_pitch + row * row_pitch
+        arena[first : first + columns * pixel_pitch] = 0
         for channel in range(channels):
-            at = start + image * image_pitch + row * row_pitch + channel
-            for column in range(columns):
-                n = grid[image, channel, row, column]
-                arena[at + column * pixel_pitch] = n
-                events += n
-                reached += n * np.int64(fan_out[channel, row, column])
-                graded += (n != 0) * np.int64(fan_out[channel, row, column])
-                most = max(most, np.int64(n))
+            for index in range(per_row):
+                word = words[image, channel, row, index]
+                while word != 0:
+                    shift = trailing_zeros(word) & position
+                    n = np.int64((word >> shift) & low)
+                    word &= ~(low << shift)
+                    column = 8 * index + np.int64(shift >> np.uint64(3))
+                    arena[first + channel + column * pixel_pitch] = n
+                    reach = np.int64(fan_out[channel, row, column])
+                    events += n
+                    reached += n * reach
+                    graded += reach
+                    most = max(most, n)
         units[unit, 0], units[unit, 1], units[unit, 2], units[unit, 3] = events, reached, graded, most

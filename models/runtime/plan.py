@@ -86,6 +86,37 @@ Signal = list[Part]
 
 
 @dataclass(frozen=True)
+class Read:
+    """All that a convolution reads of one source, channels [first, first + channels): parts may overlap, their weights add up."""
+
+    source: Source
+    first: int
+    channels: int
+    parts: Signal
+
+    def weights(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of the convolution's weights `(O, C, kh, kw)` those of these channels, thresholds folded in."""
+        total = np.zeros((len(weight), self.channels, *weight.shape[2:]), np.float32)
+        for part in self.parts:
+            start = part.first - self.first
+            theta = self.source.theta[part.first : part.first + part.channels, None, None]
+            total[:, start : start + part.channels] += weight[:, part.at : part.at + part.channels] * theta
+        return total
+
+
+def reads(signal: Signal) -> list[Read]:
+    """A signal, source by source."""
+    found: dict[int, Signal] = {}
+    for part in signal:
+        found.setdefault(id(part.source), []).append(part)
+    result = []
+    for parts in found.values():
+        first, last = min(part.first for part in parts), max(part.first + part.channels for part in parts)
+        result.append(Read(parts[0].source, first, last - first, parts))
+    return result
+
+
+@dataclass(frozen=True)
 class Step:
     """Something to do.
 

@@ -59,10 +59,10 @@ class SpikingNetwork(Runner):
         """Outputs and spike counts.
 
         Args:
-            grid: `(N, 2 * bins, H, W)` float32 counts.
+            grid: `(N, 2 * bins, H, W)` counts, float32 or uint8.
         """
         macs = self._begin(grid)
-        outputs = self(grid)
+        outputs = self(grid.float())
         return outputs, SpikeStats(tuple(self._layers), macs)
 
     def _begin(self, grid: Tensor) -> dict[str, int]:
