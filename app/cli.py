@@ -104,6 +104,9 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-windows", type=int, metavar="N", help="stop after N windows")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
     parser.add_argument(
+        "--engine", metavar="NAME", help="how the spiking network is run: reference, int15, int8 (default: auto, the fastest)"
+    )
+    parser.add_argument(
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
     )
     _add_config(parser)
@@ -123,6 +126,7 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
             "start_s": args.start_s,
             "max_windows": args.max_windows,
             "device": args.device,
+            "engine": args.engine,
             "sensor_size": args.sensor_size,
         }
         config = load_config(DetectConfig, args.config, args.set + as_assignments(flags))

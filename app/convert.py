@@ -237,9 +237,11 @@ class _Conversion:
         return torch.from_numpy(voxel_batch(items, self.settings.voxel, windows.spec.sensor_size, self.stride)).float()
 
 
-def score(bundle: DetectorBundle, windows: Dataset, ann: bool = False) -> tuple[AveragePrecision, float]:
+def score(
+    bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "reference"
+) -> tuple[AveragePrecision, float]:
     """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
-    detector = Detector(bundle, PostConfig(score=0.001), ann=ann)
+    detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
     size = windows.spec.sensor_size
     labels, predictions, operations = [], [], 0.0
     for first in tqdm(range(0, len(windows), 16), desc="score", leave=False, disable=not sys.stderr.isatty()):

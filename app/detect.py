@@ -47,6 +47,7 @@ class DetectConfig:
         timesteps: T; None for what the weights were calibrated for.
         ann: run the ordinary network instead of the spiking one.
         device: auto, cpu or cuda.
+        engine: auto, or one of models/runtime.
         video: write annotated.mp4.
         start_s: begin with the window of that many seconds after the first event.
         max_windows: stop after that many.
@@ -62,6 +63,7 @@ class DetectConfig:
     timesteps: int | None = None
     ann: bool = False
     device: str = "auto"
+    engine: str = "auto"
     video: bool = True
     start_s: float = 0.0
     max_windows: int | None = None
@@ -136,7 +138,7 @@ class WindowPipeline:
         if config.window_ms is not None:
             self.voxel = replace(bundle.voxel, window_ms=config.window_ms)
         self.classes, self.record = bundle.head.classes, bundle.record
-        self.detector = Detector(bundle, config.post, config.ann, config.timesteps, pick_device(config.device))
+        self.detector = Detector(bundle, config.post, config.ann, config.timesteps, pick_device(config.device), config.engine)
         self.timesteps = None if config.ann else config.timesteps or bundle.parameters.timesteps
         self._stream, self._table = stream, COST_TABLES[config.energy_table]
         width, height = padded_size(stream.sensor_size, bundle.stride)
@@ -216,6 +218,7 @@ def _summary(
             "account": "per spike: a burst of 3 counts 3",
         },
         "timesteps": pipeline.timesteps,
+        "engine": None if config.ann else pipeline.detector.engine,
         "spikes_per_neuron": round(float(np.mean(run.rates)), 4) if run.rates else None,
         "excluded": list(EXCLUDED),
         "faults": stream.faults.found(),

@@ -21,8 +21,9 @@ from data.stats import SpikeStats
 from models.checkpoint import load_tensors, save_tensors
 from models.detectors.postprocess import HeadSpec, PostConfig, decode
 from models.graph import Graph, Runner
+from models.runtime import choose, open_engine
 from models.spiking.cost import dense_macs
-from models.spiking.network import SpikingNetwork, SpikingParameters
+from models.spiking.network import SpikingParameters
 from models.spiking.neurons import NeuronLayer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -145,6 +146,7 @@ class Detector:
         ann: run the ordinary network instead of the spiking one.
         timesteps: T; None for what the weights were calibrated for.
         device: where to run.
+        engine: how the spiking network is run, see models/runtime.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class Detector:
         ann: bool = False,
         timesteps: int | None = None,
         device: str = "cpu",
+        engine: str = "auto",
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         graph, spiking = (Graph(g.nodes, g.outputs, _to(g.tensors, self.device)) for g in (bundle.graph, bundle.spiking))
@@ -167,7 +170,8 @@ class Detector:
             _to(own.readout_shift, self.device),
         )
         self._ann = Runner(graph) if ann else None
-        self._snn = SpikingNetwork(spiking, parameters)
+        self.engine = choose(engine, self.device.type)
+        self._snn = open_engine(self.engine, spiking, parameters, bundle.voxel.max_count, self.device.type)
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
@@ -179,9 +183,9 @@ class Detector:
             sensor_size: (W, H) px, to which boxes are clipped.
             t_us: the instant of each grid: its window's end.
         """
-        x = torch.from_numpy(grids).to(self.device).float()
+        x = torch.from_numpy(grids).to(self.device)
         if self._ann is not None:
-            maps, stats = self._ann(x), None
+            maps, stats = self._ann(x.float()), None
         else:
             maps, stats = self._snn.run(x)
         return decode(maps, self.bundle.head, self.post, sensor_size, list(t_us)), stats

@@ -83,18 +83,23 @@ class SpikingNetwork(Runner):
         """Outputs, averaged over the timesteps of this run, and spike counts.
 
         Args:
-            grid: `(N, 2 * bins, H, W)` float32 counts.
+            grid: `(N, 2 * bins, H, W)` counts, float32 or uint8.
             timesteps: how many; None for the parameters' T.
             state: to go on from, and updated: the same grid's earlier timesteps, or (after `next_window`) the window before.
         """
-        self._layers, self._images = [], len(grid)
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
+        macs = self._begin(grid)
+        outputs = self(grid.float())
+        return outputs, SpikeStats(tuple(self._layers), macs)
+
+    def _begin(self, grid: Tensor) -> dict[str, int]:
+        """Make ready for a batch; returns the ANN's multiply-accumulates."""
+        self._layers, self._images = [], len(grid)
         key = tuple(grid.shape[1:])
         if key not in self._costs:
             self._costs[key] = fan_out_maps(self.graph, *key), dense_macs(self.graph, *key)
         self._fan_out, macs = self._costs[key]
-        outputs = self(grid)
-        return outputs, SpikeStats(tuple(self._layers), macs)
+        return macs
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         totals = _count(x[None], self._fan_out[node.name].to(x.device))

@@ -1,0 +1,81 @@
+"""Engines: ways of running a spiking network. `reference` is the specification; the others say what they lose.
+
+    reference   models/spiking/network.py, float32, any device
+    int15       weights of 15 bits, exact sums (CPU with AVX2); spikes of nearly all neurons equal
+    int8        weights of 8 bits, exact sums (CPU with AVX2); AP within 0.3 points on the bundled weights (bench/README.md)
+
+A new engine is a function `(graph, parameters, max_count) -> SpikingNetwork` under @engine: a subclass overrides `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from data.errors import ConfigError
+from models.graph import Graph
+from models.spiking.network import SpikingNetwork, SpikingParameters
+
+Builder = Callable[[Graph, SpikingParameters, int], SpikingNetwork]
+
+ENGINES: dict[str, Builder] = {}
+"""By name; `auto` is the fastest of them that the machine can run."""
+
+
+def engine(name: str) -> Callable[[Builder], Builder]:
+    """Register an engine."""
+
+    def register(build: Builder) -> Builder:
+        ENGINES[name] = build
+        return build
+
+    return register
+
+
+def open_engine(
+    name: str, graph: Graph, parameters: SpikingParameters, max_count: int = 255, device: str = "cpu"
+) -> SpikingNetwork:
+    """A network ready to run.
+
+    Args:
+        name: of ENGINES, or auto.
+        graph, parameters: the network, on its device.
+        max_count: largest count of its grids.
+        device: cpu or cuda.
+
+    Raises:
+        ConfigError: no such engine, or not on this machine.
+    """
+    return ENGINES[choose(name, device)](graph, parameters, max_count)
+
+
+def choose(name: str, device: str = "cpu") -> str:
+    """The engine meant by a name, which may be auto; raises ConfigError as `open_engine`."""
+    from models.runtime.simd import AVAILABLE
+
+    integers = AVAILABLE and device == "cpu"
+    if name == "auto":
+        return "int8" if integers else "reference"
+    if name not in ENGINES:
+        raise ConfigError(f"engine {name!r}: known are auto, {', '.join(ENGINES)}")
+    if name != "reference" and not integers:
+        raise ConfigError(f"engine {name!r} needs an x86-64 CPU with AVX2; use --engine reference")
+    return name
+
+
+@engine("reference")
+def _reference(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
+    return SpikingNetwork(graph, parameters)
+
+
+@engine("int15")
+def _int15(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
+    from models.runtime.integer import IntegerNetwork
+
+    return IntegerNetwork(graph, parameters, 2, max_count)
+
+
+@engine("int8")
+def _int8(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
+    from models.runtime.integer import IntegerNetwork
+
+    return IntegerNetwork(graph, parameters, 1, max_count)

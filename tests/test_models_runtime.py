@@ -1,0 +1,243 @@
+"""Every engine beside the reference: the same spikes where arithmetic allows it, the same counts always."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import ConfigError
+from data.stats import SpikeStats
+from models.graph import Graph, Node
+from models.runtime import ENGINES, choose, open_engine
+from models.runtime.integer import IntegerNetwork
+from models.runtime.plan import Plan, reads
+from models.runtime.quantise import integer_weights, pack
+from models.runtime.simd import AVAILABLE, LANES
+from models.spiking.convert.fold import trace
+from models.spiking.network import SpikingNetwork, SpikingParameters
+from models.spiking.neurons import NeuronLayer, burst_scan
+from tests.conftest import spiking
+
+integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
+SIZES = [(12, 20), (8, 8), (20, 36), (16, 44)]
+
+
+@pytest.fixture
+def graph(network: nn.Module) -> Graph:
+    return trace(network, torch.zeros(1, 4, 16, 16))
+
+
+def grids(n: int, size: tuple[int, int], seed: int = 1, rate: float = 0.7) -> Tensor:
+    counts = torch.poisson(torch.full((n, 4, *size), rate), generator=torch.Generator().manual_seed(seed))
+    return counts.clamp(max=10).to(torch.uint8)
+
+
+def exact(graph: Graph, parameters: SpikingParameters, largest: int) -> tuple[Graph, SpikingParameters]:
+    """Weights that are multiples of the power of two at or above 1 / `largest`, the largest of every channel being `largest`
+    of them, and thresholds of 1: sums in float32 and rounding to integers are both exact, so spikes must be equal bit for bit."""
+    generator = torch.Generator().manual_seed(5)
+    unit = 2.0 ** -int(np.log2(largest))
+    tensors = {}
+    for name, tensor in graph.tensors.items():
+        # Where an addition meets one of its inputs again, two weights add up: together they stay below `largest`.
+        drawn = torch.randint(-largest // 3, largest // 3 + 1, tensor.shape, generator=generator).float()
+        if tensor.ndim > 1:
+            drawn.view(len(drawn), -1)[:, 0] = float(largest)
+        tensors[name] = drawn * unit
+    neurons = {
+        name: NeuronLayer(torch.ones_like(layer.theta), torch.round(layer.shift * 64) / 64 - 1, layer.phi)
+        for name, layer in parameters.neurons.items()
+    }
+    return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
+
+
+def same_counts(mine: SpikeStats, theirs: SpikeStats) -> None:
+    assert mine.dense_macs == theirs.dense_macs
+    assert [layer.name for layer in mine.layers] == [layer.name for layer in theirs.layers]
+    for a, b in zip(mine.layers, theirs.layers, strict=True):
+        assert (a.kind, a.neurons, a.timesteps) == (b.kind, b.neurons, b.timesteps)
+        for what in ("spikes", "synaptic_ops", "graded_ops"):
+            assert getattr(a, what).tolist() == getattr(b, what).tolist(), (a.name, what)
+
+
+@integers
+@pytest.mark.parametrize(("engine", "largest"), [("int8", 127), ("int15", 128 * 127 + 63)])
+@pytest.mark.parametrize("timesteps", [1, 2, 3, 4])
+@pytest.mark.parametrize("phi", [1, 2, 8])
+def test_bit_for_bit_where_weights_are_integers(graph: Graph, engine: str, largest: int, timesteps: int, phi: int) -> None:
+    """Spikes, synaptic operations, graded operations of every layer, and outputs; every operation; many sizes."""
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), timesteps, phi), largest)
+    fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
+    for seed, size in enumerate(SIZES):
+        grid = grids(1 + seed % 2, size, seed)
+        outputs, stats = fast.run(grid)
+        expected, reference = slow.run(grid)
+        same_counts(stats, reference)
+        for a, b in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    assert sum(layer.spikes.sum() for layer in stats.layers if layer.kind == "neuron") > 100
+
+
+class SlowIntegers(SpikingNetwork):
+    """What the integer engines compute, spelled out: convolutions of counts with rounded weights, in float64, source by source.
+
+    The plan says who reads what (its correctness is what the test above is about); neurons are the reference's `burst_scan`.
+    """
+
+    def __init__(self, graph: Graph, parameters: SpikingParameters, planes: int, plan: Plan) -> None:
+        super().__init__(graph, parameters)
+        self.planes, self.plan = planes, plan
+        self.counts: dict[str, Tensor] = {}
+
+    def run_step(self, conv: Node, name: str) -> Tensor:
+        """Counts `(T, N, C, H, W)` of the neurons behind a convolution, from those it reads."""
+        step = next(s for s in self.plan.steps if s.node.name == name)
+        found = reads(step.signal)
+        weight = self.graph.tensors[f"{conv.name}.weight"].numpy()
+        limit = max(item.source.limit for item in found)
+        integers, scale = integer_weights([item.weights(weight) for item in found], self.planes, limit)
+        total = 0.0
+        for item, whole in zip(found, integers, strict=True):
+            x = self.counts[item.source.name].double()[:, :, item.first : item.first + item.channels]
+            a = conv.attrs
+            y = F.conv2d(x.flatten(0, 1), torch.from_numpy(whole).double(), None, a["stride"], a["padding"], a["dilation"])
+            total = total + y.reshape(*x.shape[:2], *y.shape[1:])
+        layer = self.parameters.neurons[name]
+        gain = torch.from_numpy(scale.astype(np.float32)) / layer.theta
+        bias = (self.graph.tensors[f"{conv.name}.bias"] + layer.shift) / layer.theta
+        current = total.float() * gain[:, None, None] + bias[:, None, None]
+        unit = NeuronLayer(torch.ones_like(gain), torch.zeros_like(gain), layer.phi)
+        return burst_scan(current, unit, self.parameters.timesteps)
+
+
+@integers
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("phi", [1, 4, 255])
+def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, planes: int, phi: int) -> None:
+    """Layer by layer, whatever the weights: every count equals integer arithmetic done slowly."""
+    grid = grids(2, (12, 20))
+    parameters = spiking(graph, grid.float(), 2, phi)
+    network = IntegerNetwork(graph, parameters, planes, 10)
+    network.run(grid)
+    plan, program = next(iter(network._programs.values()))
+    slow = SlowIntegers(graph, parameters, planes, plan)
+    for source in plan.sources:
+        view = torch.from_numpy(source.view(program.arena, 2, 2).copy()).permute(0, 1, 4, 2, 3)
+        slow.counts[source.name] = view
+        step = next(s for s in plan.steps if s.out is source)
+        if step.conv is not None:
+            assert torch.equal(slow.run_step(step.conv, source.name), view.float()), source.name
+    assert sum(step.conv is not None for step in plan.steps) == 5
+
+
+@integers
+@pytest.mark.parametrize("timesteps", [1, 2, 4])
+def test_15_bits_agree_with_the_reference_on_nearly_all_neurons(graph: Graph, timesteps: int) -> None:
+    """Layer by layer on the same input, fewer than 1 neuron in 1000 differs, by one spike: those within rounding of a threshold."""
+    grid = grids(2, (20, 36))
+    parameters = spiking(graph, grid.float(), timesteps, 8)
+    _, mine = IntegerNetwork(graph, parameters, 2, 10).run(grid)
+    _, theirs = SpikingNetwork(graph, parameters).run(grid)
+    for a, b in zip(mine.layers, theirs.layers, strict=True):
+        neurons = max(a.neurons, 1000) * len(grid)
+        assert np.abs(a.spikes - b.spikes).sum() <= max(1, 1e-3 * neurons), a.name
+
+
+@integers
+def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph) -> None:
+    """Grouped convolutions, a current used twice, a sum of currents, a maximum over a sum: computed, and right."""
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 4), 127)
+    groups = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 4}
+    plain = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+    nodes = [
+        Node("x", "input", ()),
+        Node("grouped", "conv", ("x",), groups),
+        Node("a", "relu", ("grouped",)),
+        Node("one", "conv", ("a",), plain),
+        Node("two", "conv", ("x",), plain),
+        Node("sum", "add", ("one", "two")),
+        Node("b", "relu", ("sum",)),
+        Node("both", "add", ("a", "b")),
+        Node("last", "conv", ("both",), plain),
+        Node("c", "relu", ("last",)),
+        Node("out", "conv", ("c",), plain),
+    ]
+    generator = torch.Generator().manual_seed(2)
+    tensors = {f"{n.name}.bias": torch.zeros(4) for n in nodes if n.op == "conv"}
+    for node in nodes:
+        if node.op == "conv":
+            shape = (4, 1, 3, 3) if node.name == "grouped" else (4, 4, 1, 1)
+            weight = torch.randint(-40, 41, shape, generator=generator).float() / 64
+            weight.view(4, -1)[:, 0] = 127 / 64
+            tensors[f"{node.name}.weight"] = weight
+    neurons = {name: NeuronLayer(torch.ones(4), torch.zeros(4), 4) for name in "abc"}
+    small = Graph(nodes, ["out", "one"], tensors)
+    parameters = SpikingParameters(2, neurons, {"out": torch.ones(4), "one": torch.zeros(4)})
+    network, grid = IntegerNetwork(small, parameters, 1, 10), grids(2, (8, 12))
+    outputs, stats = network.run(grid)
+    expected, reference = SpikingNetwork(small, parameters).run(grid)
+    same_counts(stats, reference)
+    for a, b in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    plan, _ = next(iter(network._programs.values()))
+    left = {step.node.name for step in plan.steps if step.kind is None}
+    assert left == {"x", "grouped", "a", "one", "two", "sum", "b"}
+
+
+@integers
+@pytest.mark.parametrize("odd", [0.5, 300.0, -1.0, 11.0], ids=["not whole", "over 255", "negative", "over max_count"])
+def test_grids_that_are_not_counts_are_left_to_the_reference(graph: Graph, odd: float) -> None:
+    grid = grids(1, (12, 20)).float()
+    parameters = spiking(graph, grid, 2, 4)
+    fast, slow = IntegerNetwork(graph, parameters, 1, 10), SpikingNetwork(graph, parameters)
+    fast.run(grid)
+    grid[0, 1, 2, 3] = odd
+    for a, b in zip(fast.run(grid)[0], slow.run(grid)[0], strict=True):
+        assert torch.equal(a, b)
+
+
+@integers
+def test_windows_do_not_touch_each_other(graph: Graph) -> None:
+    """Neither those of a batch nor those of one run after another, of any sizes."""
+    parameters = spiking(graph, grids(2, (12, 20)).float(), 2, 4)
+    network = IntegerNetwork(graph, parameters, 1, 10)
+    batch = grids(3, (12, 20))
+    together, stats = network.run(batch)
+    together = [out.clone() for out in together]
+    network.run(grids(1, (8, 8)))
+    for i in (2, 0, 1):
+        alone, own = network.run(batch[i : i + 1])
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[i : i + 1], b)
+        assert [layer.spikes[i] for layer in stats.layers] == [layer.spikes[0] for layer in own.layers]
+
+
+@integers
+@pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
+@pytest.mark.parametrize("planes", [1, 2])
+def test_sums_of_sixteen_bits_cannot_overflow(limit: int, planes: int) -> None:
+    """The worst counts against the worst weights: all of one sign, and as large as they get."""
+    weight = np.ones((LANES, 64, 3, 3), np.float32)
+    weight[1::2] *= -1
+    packed = pack([weight], planes, limit)
+    assert packed is not None
+    pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
+    edges = np.arange(0, pairs.shape[2], packed.flush)
+    assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
+    integers, scale = integer_weights([weight], planes, limit)
+    assert np.allclose(integers[0] * scale[:, None, None, None], weight, atol=scale.max() / 2)
+
+
+def test_engines_by_name() -> None:
+    assert set(ENGINES) >= {"reference", "int8", "int15"}
+    assert choose("auto") == ("int8" if AVAILABLE else "reference")
+    assert choose("auto", "cuda") == "reference"
+    with pytest.raises(ConfigError, match="known are auto, reference"):
+        choose("int7")
+    with pytest.raises(ConfigError, match="--engine reference"):
+        choose("int8", "cuda")
