@@ -5,7 +5,9 @@ same at every timestep (the grid, and the first convolution's current) is `(N, C
 currents of the last convolutions, averaged over T and never spiking.
 
 Max-pool: a unit emits, at every timestep, by how much the largest accumulated spike count in its window has grown. The sum
-over time is then exactly the max-pool of the summed counts (taking the maximum of every timestep's counts is not).
+over time is then exactly the max-pool of the summed counts (taking the maximum of every timestep's counts is not). Where
+negative spikes arrive it can shrink, and the pool's spike is negative. Average pooling is linear and passes spikes on, each
+worth its share of the window.
 """
 
 from __future__ import annotations
@@ -135,8 +137,8 @@ def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[
 
 
 def _count(counts: Tensor, fan_out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spikes, synaptic operations and graded operations per image of counts `(T, N, C, H, W)`."""
-    summed, bursts = counts.sum(0), (counts > 0).sum(0)
+    """Spikes of either sign, synaptic operations and graded operations per image of counts `(T, N, C, H, W)`."""
+    summed, bursts = counts.abs().sum(0), (counts != 0).sum(0)
     return _sums(summed), _sums(summed * fan_out), _sums(bursts * fan_out)
 
 
