@@ -42,7 +42,7 @@ COST_TABLES = {
 EXCLUDED = (
     "memory traffic",
     "neuron updates",
-    "max-pool comparisons",
+    "pooling (comparisons and averages)",
     "binning, box decoding and NMS (the same for both networks)",
 )
 

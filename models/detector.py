@@ -112,8 +112,9 @@ class DetectorBundle:
     def _from_parts(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> DetectorBundle:
         ann = {name.removeprefix("ann/"): t.float() for name, t in tensors.items() if name.startswith("ann/")}
         graph = Graph.from_json(metadata["graph"], ann)
+        activations = {node.name: node.attrs for node in graph.nodes if node.op == "relu"}
         neurons = {
-            name: NeuronLayer(tensors[f"theta/{name}"], tensors[f"shift/{name}"], int(phi))
+            name: NeuronLayer(tensors[f"theta/{name}"], tensors[f"shift/{name}"], int(phi), **activations[name])
             for name, phi in metadata["phi"].items()
         }
         for name, layer in neurons.items():

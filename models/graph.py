@@ -1,20 +1,23 @@
 """A detector as a plain list of nodes: what conversion produces, a weights file holds, and every engine runs.
 
-Only eight operations exist, so an engine is eight methods:
+Only nine operations exist, so an engine is nine methods:
 
     input      the voxel grid
-    conv       weight, bias; stride, padding, dilation, groups   (linear: makes currents)
-    relu       the activation                                    (in a spiking network: a layer of burst neurons)
+    conv       weight, bias; stride, padding, dilation, groups   (linear: makes currents); `merged`: parallel ones it holds, too
+    relu       the activation; `ceiling` (6 in ReLU6) and `negative_slope` (LeakyReLU) where it has them
+                                                                 (in a spiking network: a layer of burst neurons)
     add        of two signals
     concat     along channels
     slice      channels [start, stop)
     max_pool   kernel, stride, padding
+    avg_pool   kernel, stride, padding; kernel null: of the whole map, to 1 x 1
     upsample   nearest, integer factor
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from data.errors import CheckpointError
 
-OPERATIONS = ("input", "conv", "relu", "add", "concat", "slice", "max_pool", "upsample")
+OPERATIONS = ("input", "conv", "relu", "add", "concat", "slice", "max_pool", "avg_pool", "upsample")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,12 @@ class Graph:
         return found
 
 
+def activation(x: Tensor, ceiling: float = math.inf, negative_slope: float = 0.0) -> Tensor:
+    """ReLU, or with its ceiling ReLU6, or with a slope below zero LeakyReLU; the keywords are a relu node's attributes."""
+    y = F.leaky_relu(x, negative_slope) if negative_slope else F.relu(x)
+    return y if ceiling == math.inf else y.clamp(max=ceiling)
+
+
 class Runner:
     """Computes a graph node by node, as the ordinary (ANN) network; engines override single operations.
 
@@ -131,7 +140,7 @@ class Runner:
         return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
-        return F.relu(x)
+        return activation(x, **node.attrs)
 
     def add(self, node: Node, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -144,6 +153,12 @@ class Runner:
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         return F.max_pool2d(x, node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
+
+    def avg_pool(self, node: Node, x: Tensor) -> Tensor:
+        a = node.attrs
+        if a["kernel"] is None:
+            return x.mean((2, 3), keepdim=True)
+        return F.avg_pool2d(x, a["kernel"], a["stride"], a["padding"])
 
     def upsample(self, node: Node, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=float(node.attrs["factor"]), mode="nearest")

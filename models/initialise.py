@@ -47,13 +47,25 @@ def _unfolded(bundle: DetectorBundle, model: nn.Module) -> dict[str, Tensor]:
         if what == "weight" or getattr(modules.get(layer), "bias", None) is not None:
             tensors[name] = tensor
             continue
-        norm = _norm_after(layer, modules)
-        if norm is not None:
-            tensors[f"{norm}.bias"] = tensor
-            tensors[f"{norm}.weight"] = torch.ones_like(tensor)
-            tensors[f"{norm}.running_mean"] = torch.zeros_like(tensor)
-            tensors[f"{norm}.running_var"] = torch.ones_like(tensor) - modules[norm].eps  # type: ignore[operator]
+        tensors |= _norm_that_adds(tensor, layer, modules)
+    for node in bundle.graph.nodes:
+        for layer in node.attrs.get("merged", ()):  # what it did is in the convolution it was merged with
+            tensors[f"{layer}.weight"] = torch.zeros_like(modules[layer].weight)  # type: ignore[arg-type]
+            tensors |= _norm_that_adds(torch.zeros(len(tensors[f"{layer}.weight"])), layer, modules)
     return tensors
+
+
+def _norm_that_adds(bias: Tensor, conv: str, modules: dict[str, Any]) -> dict[str, Tensor]:
+    """The batch norm behind a convolution, if there is one, doing nothing but add a bias."""
+    norm = _norm_after(conv, modules)
+    if norm is None:
+        return {}
+    return {
+        f"{norm}.bias": bias,
+        f"{norm}.weight": torch.ones_like(bias),
+        f"{norm}.running_mean": torch.zeros_like(bias),
+        f"{norm}.running_var": torch.ones_like(bias) - modules[norm].eps,
+    }
 
 
 def _norm_after(conv: str, modules: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: tiny recordings, and a small network that has every operation a graph knows."""
+"""Fixtures shared by the tests: tiny recordings, and small networks that have every operation a graph knows."""
 
 from __future__ import annotations
 
@@ -81,11 +81,40 @@ class EveryOperation(nn.Module):
         return [self.out_a(torch.cat([down, once, twice], 1)), self.out_b(torch.cat([self.up(down), stem], 1))]
 
 
+class FurtherOperations(nn.Module):
+    """What EveryOperation has not: other activations, a ReLU behind a residual sum, parallel convolutions, average pools, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.signed = Block(4, 8, 3, 2), Block(8, 8)
+        self.stem.act, self.signed.act = nn.ReLU6(), nn.LeakyReLU(0.1)
+        self.residual = Block(8, 8)
+        self.residual.act = nn.Identity()
+        self.relu = nn.ReLU()
+        self.wide, self.narrow = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 1)
+        self.max_pool, self.avg_pool = nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2, 1)
+        self.squeeze, self.linear = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 3)
+        self.out = nn.Conv2d(6 + 8, 2, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        stem = self.stem(x)
+        signed = self.signed(stem)
+        residual = self.relu(self.residual(signed) + stem)
+        branches = self.relu(self.wide(residual) + self.narrow(residual))
+        pooled = self.avg_pool(torch.cat([branches, self.max_pool(signed)], 1))
+        return [self.out(pooled), self.linear(self.squeeze(residual).flatten(1))]
+
+
 @pytest.fixture
 def network() -> nn.Module:
     """EveryOperation with weights and statistics drawn from a fixed seed."""
+    return drawn(EveryOperation)
+
+
+def drawn(kind: type[nn.Module]) -> nn.Module:
+    """A network with weights and statistics drawn from a fixed seed."""
     torch.manual_seed(3)
-    module = EveryOperation().eval()
+    module = kind().eval()
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_(0, 0.3)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from models.graph import Graph, Node, Runner
 from models.spiking.network import SpikingParameters
-from models.spiking.neurons import burst_step
+from models.spiking.neurons import burst_step, signed_step
 
 
 class StepByStep:
-    """One timestep at a time, in loops, remembering every spike map."""
+    """One timestep at a time, in loops, remembering how many spikes (of either sign) arrive where."""
 
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
         self.graph, self.parameters = graph, parameters
@@ -25,7 +25,7 @@ class StepByStep:
         plain = Runner(self.graph)
         for _ in range(self.parameters.timesteps):
             values: dict[str, Tensor] = {}
-            counts: dict[str, Tensor] = {}  # spikes on their way, for counting
+            counts: dict[str, Tensor] = {}
             for node in self.graph.nodes:
                 args = [values[name] for name in node.inputs]
                 carried = [counts[name] for name in node.inputs]
@@ -34,20 +34,32 @@ class StepByStep:
                 elif node.op == "relu":
                     layer = self.parameters.neurons[node.name]
                     theta, shift = layer.theta[:, None, None], layer.shift[:, None, None]
-                    start = v.get(node.name, (theta / 2).expand(args[0].shape))
-                    n, v[node.name] = burst_step(start, args[0] + shift, theta, layer.phi)
-                    values[node.name], counts[node.name] = n * theta, n
+                    if layer.negative_slope:
+                        fired = summed.get(node.name, torch.zeros_like(args[0]))
+                        start = v.get(node.name, torch.zeros_like(args[0]))
+                        n, v[node.name] = signed_step(start, fired, args[0] + shift, layer)
+                        summed[node.name] = fired + n
+                    else:
+                        start = v.get(node.name, (theta / 2).expand(args[0].shape))
+                        n, v[node.name] = burst_step(start, args[0] + shift, theta, layer.burst_limits[:, None, None])
+                    values[node.name], counts[node.name] = n * theta, n.abs()
                 elif node.op == "max_pool":
-                    before = summed.get(node.name)
-                    key = node.name + "/in"
-                    summed[key] = summed.get(key, torch.tensor(0.0)) + carried[0]
+                    theta, key = self._theta(node), node.name + "/in"
+                    summed[key] = summed.get(key, torch.tensor(0.0)) + torch.round(args[0] / theta)
                     now = plain.max_pool(node, summed[key])
-                    n = now - before if before is not None else now
+                    n = now - summed.get(node.name, torch.zeros_like(now))
                     summed[node.name] = now
-                    values[node.name], counts[node.name] = n * (args[0].amax() * 0 + self._theta(node)), n
+                    values[node.name], counts[node.name] = n * theta, n.abs()
                 elif node.op == "conv":
                     values[node.name] = plain.conv(node, args[0])
                     counts[node.name] = torch.zeros_like(values[node.name])  # a current
+                elif node.op == "avg_pool":
+                    values[node.name] = plain.avg_pool(node, args[0])
+                    a, whole = node.attrs, tuple(carried[0].shape[2:])
+                    window = whole, 1, 0
+                    if a["kernel"] is not None:
+                        window = a["kernel"], a["stride"], a["padding"]
+                    counts[node.name] = F.avg_pool2d(carried[0], *window, divisor_override=1)
                 else:
                     values[node.name] = getattr(plain, node.op)(node, *args)
                     counts[node.name] = getattr(plain, node.op)(node, *carried)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from data.errors import CheckpointError, ConversionError
 from models.graph import Graph, Runner
 from models.spiking.convert.fold import trace
+from tests.conftest import FurtherOperations, drawn
 
 
 def test_graph_equals_module_at_another_size(network: nn.Module) -> None:
@@ -18,6 +19,52 @@ def test_graph_equals_module_at_another_size(network: nn.Module) -> None:
         expected = network(x)
     for mine, theirs in zip(Runner(graph)(x), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_further_operations_equal_the_module_s_at_another_size() -> None:
+    module = drawn(FurtherOperations)
+    graph = trace(module, torch.zeros(1, 4, 16, 16))
+    assert {node.op for node in graph.nodes} == {"input", "conv", "relu", "add", "concat", "max_pool", "avg_pool"}
+    x = 3 * torch.randn(3, 4, 20, 28)
+    with torch.no_grad():
+        map_, vector = module(x)
+    mine = Runner(graph)(x)
+    torch.testing.assert_close(mine[0], map_, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine[1].flatten(1), vector, rtol=1e-5, atol=1e-5)  # a linear layer is a 1 x 1 convolution
+
+
+def test_parallel_convolutions_become_one() -> None:
+    graph = trace(drawn(FurtherOperations), torch.zeros(1, 4, 16, 16))
+    wide = next(node for node in graph.nodes if node.name == "wide")
+    assert wide.attrs["merged"] == ["narrow"]
+    assert "narrow.weight" not in graph.tensors
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=2, dilation=2)),
+        (nn.Conv2d(4, 4, 3, 2, padding=1), nn.Conv2d(4, 4, 2, 2)),  # even kernels have no centre
+        (nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)),
+        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), nn.Conv2d(4, 4, (3, 1), padding=(1, 0))),  # neither lies in the other
+    ],
+)
+def test_convolutions_that_are_not_nested_stay_two(a: nn.Module, b: nn.Module) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b, self.out = nn.Conv2d(2, 4, 1), a, b, nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            x = torch.relu(self.stem(x))
+            return [self.out(torch.relu(self.a(x) + self.b(x)))]
+
+    x = torch.randn(2, 2, 8, 8)
+    net = Two()
+    graph = trace(net, x[:1])
+    assert {"a.weight", "b.weight"} <= graph.tensors.keys()
+    with torch.no_grad():
+        torch.testing.assert_close(Runner(graph)(x)[0], net(x)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_no_batch_norm_is_left_and_names_are_the_modules(network: nn.Module) -> None:
@@ -58,11 +105,19 @@ class _Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.SiLU(), r"'layer'.*silu.*ReLU"),  # an activation without a spiking form
+        (nn.SiLU(), r"'layer'.*silu.*train.py --relu-from"),  # an activation without a spiking form
+        (nn.Softmax(1), r"'layer'.*softmax.*attention cannot spike.*yolov8n"),
         (nn.Sigmoid(), r"'layer'.*sigmoid"),
         (nn.MaxPool2d(3, 1, 1), r"'layer'.*max-pool must read spikes"),  # pooling currents is not pooling spikes
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), r"'layer\.1'.*folded"),  # nothing to fold it into
         (nn.Conv2d(4, 4, 1), r"'layer'.*current of 'conv'.*activation"),  # its products are no accumulates
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2), nn.MaxPool2d(2)), r"'layer\.2'.*single neurons, not sums"),
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), r"'layer\.1'.*ceil_mode"),
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), r"'layer\.1'.*a divisor of its own"),
+        (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), r"'layer\.1'.*1 x 1 only"),
+        (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))), r"'layer\.1'.*global average pool"),
+        (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),
+        (nn.LeakyReLU(1.5), r"'layer'.*slope 1\.5"),
         (nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=1.5)), r"'layer\.1'.*whole factor"),
     ],
 )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.graph import Graph, Node
 from models.spiking.convert.fold import trace
 from models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
 from models.spiking.network import SpikingNetwork, SpikingParameters
-from tests.conftest import spiking
+from tests.conftest import EveryOperation, FurtherOperations, drawn, spiking
 from tests.step_by_step import StepByStep, operations_by_force
 
 
-@pytest.fixture
-def graph(network: nn.Module) -> Graph:
-    return trace(network, torch.zeros(1, 4, 16, 16))
+@pytest.fixture(params=[EveryOperation, FurtherOperations])
+def graph(request: pytest.FixtureRequest) -> Graph:
+    return trace(drawn(request.param), torch.zeros(1, 4, 16, 16))
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 4])

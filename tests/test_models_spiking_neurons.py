@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
+from models.graph import activation
+from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused, steady_counts
 
 
-def layer(theta: list[float], phi: int, shift: float = 0.0) -> NeuronLayer:
-    return NeuronLayer(torch.tensor(theta), torch.full((len(theta),), shift), phi)
+def layer(theta: list[float], phi: int, shift: float = 0.0, **activation: float) -> NeuronLayer:
+    return NeuronLayer(torch.tensor(theta), torch.full((len(theta),), shift), phi, **activation)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,39 @@ def test_counts_by_hand(current: float, phi: int, counts: list[int]) -> None:
     assert out.flatten().tolist() == counts
 
 
+@pytest.mark.parametrize(
+    ("currents", "counts"),
+    [
+        ([1.0] * 4, [1, 1, 1, 1]),  # above zero as without a slope
+        ([-0.4] * 4, [0, 0, 0, 0]),  # the sum is -1.6, a quarter of it rounds to 0
+        ([-1.0] * 4, [0, 0, -1, 0]),  # a quarter of the sum: -.25 | -.5 rounds up | -.75 fires | -1
+        ([-9.0] * 4, [-2, -2, -3, -2]),  # bursts: -2.25 | -4.5 rounds up | -6.75 | -9
+        ([-40.0] * 4, [-4, -4, -4, -4]),  # the burst limit holds below, too
+        ([3.0, -3.0, 0.0, 4.0], [3, -3, 0, 4]),  # what was fired too early is taken back
+    ],
+)
+def test_negative_counts_by_hand(currents: list[float], counts: list[int]) -> None:
+    out = burst_scan(torch.tensor(currents).reshape(4, 1, 1, 1, 1), layer([1.0], 4, negative_slope=0.25), 4)
+    assert out.flatten().tolist() == counts
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.75, 1.2, 2.5, 5.9])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_a_ceiling_is_never_passed_and_reached_to_within_a_threshold(theta: float, timesteps: int) -> None:
+    spec = layer([theta], 255, ceiling=6.0)
+    out = burst_scan(torch.linspace(-10, 90, 301).reshape(1, 1, 1, 1, -1), spec, timesteps).sum(0) * theta / timesteps
+    assert 6 - theta < float(out.max()) <= 6 + 1e-4
+
+
+@pytest.mark.parametrize("kind", [{}, {"ceiling": 2.0}, {"negative_slope": 0.1}])
+@pytest.mark.parametrize(("timesteps", "phi"), [(1, 8), (4, 3)])
+def test_steady_counts_are_those_of_a_constant_current(kind: dict[str, float], timesteps: int, phi: int) -> None:
+    current = torch.linspace(-9, 9, 901).reshape(1, 1, 1, -1)
+    spec = layer([0.29], phi, **kind)
+    expected = burst_scan(current[None], spec, timesteps).sum(0)
+    assert (steady_counts(activation(current, **kind), spec, timesteps) != expected).sum() <= 3  # rounding at a level's edge
+
+
 def test_output_over_time_is_the_clipped_rounded_activation() -> None:
     """(theta / T) * sum n = clip(round(a T / theta), 0, T phi) theta / T for a constant current."""
     timesteps, phi, theta = 4, 3, 0.5
@@ -45,10 +79,13 @@ def test_output_over_time_is_the_clipped_rounded_activation() -> None:
 @pytest.mark.parametrize("phi", [1, 3, 8])
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (16, 20)])
-def test_fused_kernel_equals_the_specification(timesteps: int, phi: int, static: bool, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("kind", [{}, {"ceiling": 1.0}, {"negative_slope": 0.3}])
+def test_fused_kernel_equals_the_specification(
+    timesteps: int, phi: int, static: bool, size: tuple[int, int], kind: dict[str, float]
+) -> None:
     g = torch.Generator().manual_seed(timesteps * 100 + phi)
     current = torch.randn((1 if static else timesteps, 2, 3, *size), generator=g)
-    spec = NeuronLayer(torch.rand(3, generator=g) + 0.1, torch.randn(3, generator=g) * 0.1, phi)
+    spec = NeuronLayer(torch.rand(3, generator=g) + 0.1, torch.randn(3, generator=g) * 0.1, phi, **kind)
     fan_out = torch.randint(1, 900, (3, *size), generator=g).float()
     counts = burst_scan(current, spec, timesteps)
     out, totals = burst_scan_fused(current, spec, timesteps, fan_out)
@@ -63,12 +100,13 @@ def test_fused_kernel_equals_the_specification(timesteps: int, phi: int, static:
     shift=st.floats(-2, 2, width=32),
     phi=st.integers(1, 12),
     timesteps=st.integers(1, 6),
+    kind=st.sampled_from([{}, {"ceiling": 6.0}, {"negative_slope": 0.1}]),
 )
 def test_fused_kernel_equals_the_specification_on_any_current(
-    currents: list[float], theta: float, shift: float, phi: int, timesteps: int
+    currents: list[float], theta: float, shift: float, phi: int, timesteps: int, kind: dict[str, float]
 ) -> None:
     current = torch.tensor(currents).reshape(1, 1, 1, 1, -1)
-    spec = layer([theta], phi, shift)
+    spec = layer([theta], phi, shift, **kind)
     fan_out = torch.arange(1.0, len(currents) + 1).reshape(1, 1, -1)
     counts = burst_scan(current, spec, timesteps)
     out, totals = burst_scan_fused(current, spec, timesteps, fan_out)
@@ -78,6 +116,6 @@ def test_fused_kernel_equals_the_specification_on_any_current(
 
 def reference_totals(counts: Tensor, fan_out: Tensor) -> Tensor:
     """Spikes, operations, graded operations, active neuron-timesteps per image."""
-    counts = counts.double()
+    counts = counts.double().abs()
     rows = [counts, counts * fan_out, (counts > 0) * fan_out, (counts > 0).double()]
     return torch.stack([row.sum((0, 2, 3, 4)) for row in rows], 1)

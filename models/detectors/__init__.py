@@ -20,8 +20,9 @@ class NetworkConfig:
     """Which network.
 
     Attributes:
-        architecture: family and variant: "yolov8n", "yolov8p" (half of nano's channels), "yolo11n", "ssd-resnet18", "ssd-vgg11".
-        activation: "relu"; "silu" makes a network that cannot be converted, to be fine-tuned to ReLU later.
+        architecture: family and variant: "yolov8n", "yolov8p" (half of nano's channels), "yolov9t", "ssd-resnet18", "ssd-vgg11".
+        activation: "relu", and for YOLO "relu6" or "leaky_relu" (slope 0.1); "silu" makes a network that cannot be converted, to
+            be fine-tuned to ReLU later.
         channels: input channels, 2 * bins.
         classes: class names in the order of their indices.
         input_size: (W, H) px of the padded grids it is trained on; default boxes of SSD are shares of it.
@@ -79,8 +80,8 @@ def build_network(config: NetworkConfig) -> Network:
     """Build a network; raises ConfigError if the architecture is not known."""
     from models.detectors import ssd, yolo  # noqa: F401  (they register themselves; heavy)
 
-    if config.activation not in ("relu", "silu"):
-        raise ConfigError(f"activation {config.activation!r}: expected relu or silu")
+    if config.activation not in ("relu", "relu6", "leaky_relu", "silu"):
+        raise ConfigError(f"activation {config.activation!r}: expected relu, relu6, leaky_relu or silu")
     for name, builder in FAMILIES.items():
         if config.architecture.startswith(name):
             return builder(config, config.architecture.removeprefix(name))

@@ -2,12 +2,14 @@
 
 References: ultralytics YOLOv8 (definition `yolov8.yaml`, task-aligned assigner, distribution focal loss). Only operations
 that a spiking network can do are left between the input and the head's last convolutions: convolution, batch norm, ReLU,
-addition, concatenation, channel slices, nearest upsampling, and max-pool (spiking equivalent: models/spiking/network.py).
+addition, concatenation, channel slices, nearest upsampling, average pool, and max-pool (spiking equivalent:
+models/spiking/network.py). That holds for v5, v8 and v9 (t, s, m); the attention of yolo11 and later cannot be converted.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,12 @@ from models.detectors.postprocess import HeadSpec
 
 _LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 _PICO = {"p": [0.33, 0.125, 1024]}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": lambda: nn.LeakyReLU(0.1),
+    "silu": nn.SiLU,
+}
 
 
 @family("yolo")
@@ -45,20 +53,10 @@ class Yolo(nn.Module):
     def __init__(self, config: NetworkConfig, definition_name: str, scale: str) -> None:
         super().__init__()
         tasks = _ultralytics_tasks()
-        try:
-            definition = tasks.yaml_model_load(f"{definition_name}n.yaml")
-        except FileNotFoundError:
-            raise ConfigError(
-                f"architecture {config.architecture!r}: ultralytics has no definition {definition_name!r}"
-            ) from None
-        definition["scales"] = {**definition["scales"], **_PICO}
-        if scale not in definition["scales"]:
-            known = ", ".join(definition["scales"])
-            raise ConfigError(f"architecture {config.architecture!r}: scale {scale!r} is unknown (known: {known})")
-        definition["scale"] = scale
-        definition["activation"] = "torch.nn.ReLU()" if config.activation == "relu" else "torch.nn.SiLU()"
+        definition = _definition(tasks, config.architecture, definition_name, scale)
         self.config = config
         self.net = tasks.DetectionModel(definition, ch=config.channels, nc=len(config.classes), verbose=False)
+        _replace_silu(self.net, _ACTIVATIONS[config.activation]())
         self.net.args = _LOSS_GAINS
         self._criterion: Any = None
 
@@ -119,6 +117,31 @@ class Yolo(nn.Module):
         batch = {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
         total: Tensor = self._criterion(predictions, batch)[0]
         return total
+
+
+def _replace_silu(network: nn.Module, activation: nn.Module) -> None:
+    """Give a network another activation; ultralytics' own setting for that leaves some blocks (RepConv) as they are."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.SiLU):
+                setattr(parent, name, activation)
+
+
+def _definition(tasks: Any, architecture: str, name: str, scale: str) -> dict[str, Any]:
+    """ultralytics' definition at a scale; most families have one definition for all scales, some (v9) one for each."""
+    for file in (f"{name}n.yaml", f"{name}{scale}.yaml"):
+        try:
+            definition: dict[str, Any] = tasks.yaml_model_load(file)
+        except FileNotFoundError:
+            continue
+        if "scales" not in definition:
+            return definition
+        definition["scales"] = {**definition["scales"], **_PICO}
+        if scale not in definition["scales"]:
+            known = ", ".join(definition["scales"])
+            raise ConfigError(f"architecture {architecture!r}: scale {scale!r} is unknown (known: {known})")
+        return {**definition, "scale": scale}
+    raise ConfigError(f"architecture {architecture!r}: ultralytics has no definition {name!r}")
 
 
 def _ultralytics_tasks() -> Any:

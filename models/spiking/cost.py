@@ -2,7 +2,8 @@
 
 The fan-out of a neuron is the gradient of "sum of all convolution outputs, every weight being 1" with respect to its spike:
 one backward walk over the graph per input size. Spikes passed on by a max-pool are counted at the pool. A spike that reaches
-a neuron without a convolution between (the shortcut of a residual block) is one accumulate: a synapse of weight 1.
+a neuron without a convolution between (the shortcut of a residual block) is one accumulate: a synapse of weight 1. Through an
+average pool a spike reaches the weights that read each of the windows it lies in.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int) -> dict[s
             parts = torch.split(reached[node.name], [shapes[name][0] for name in node.inputs])
             for name, part in zip(node.inputs, parts, strict=True):
                 reached[name] += part
+        elif node.op == "avg_pool":
+            reached[node.inputs[0]] += _below_average(reached[node.name], node, shapes)
         elif node.op == "upsample":
             k = node.attrs["factor"]
             reached[node.inputs[0]] += F.avg_pool2d(reached[node.name], k) * k * k
@@ -69,16 +72,28 @@ def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str
 
 def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
     """How many output positions each input position of a convolution contributes to: `(H, W)` float64."""
-    _, height, width = shapes[node.inputs[0]]
-    _, out_h, out_w = shapes[node.name]
-    a = node.attrs
     kernel = graph.tensors[f"{node.name}.weight"].shape[2:]
+    ones = torch.ones((1, *shapes[node.name][1:]), dtype=torch.float64)
+    return _spread(ones, list(kernel), node, shapes[node.inputs[0]][1:])[0]
+
+
+def _below_average(reached: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
+    """What a spike before an average pool reaches, `(C, H, W)`, if one behind it reaches `reached`."""
+    shape = shapes[node.inputs[0]]
+    if node.attrs["kernel"] is None:
+        return reached.expand(shape)
+    return _spread(reached, node.attrs["kernel"], node, shape[1:])
+
+
+def _spread(values: Tensor, kernel: list[int], node: Node, size: tuple[int, int]) -> Tensor:
+    """`(C, *size)`: for each input position of a window operation the sum of the `(C, h, w)` outputs it contributes to."""
+    a = node.attrs
+    dilation = a.get("dilation", [1, 1])
     rest = [
-        size - ((out - 1) * stride - 2 * pad + dilation * (k - 1) + 1)
-        for size, out, stride, pad, dilation, k in zip(
-            (height, width), (out_h, out_w), a["stride"], a["padding"], a["dilation"], kernel, strict=True
+        whole - ((out - 1) * stride - 2 * pad + gap * (k - 1) + 1)
+        for whole, out, stride, pad, gap, k in zip(
+            size, values.shape[1:], a["stride"], a["padding"], dilation, kernel, strict=True
         )
     ]
-    ones = torch.ones((1, 1, out_h, out_w), dtype=torch.float64)
-    taps = torch.ones((1, 1, *kernel), dtype=torch.float64)
-    return F.conv_transpose2d(ones, taps, None, a["stride"], a["padding"], rest, 1, a["dilation"])[0, 0]
+    taps = torch.ones((1, 1, *kernel), dtype=values.dtype)
+    return F.conv_transpose2d(values[:, None], taps, None, a["stride"], a["padding"], rest, 1, dilation)[:, 0]

@@ -5,7 +5,9 @@ same at every timestep (the grid, and the first convolution's current) is `(N, C
 currents of the last convolutions, averaged over T and never spiking.
 
 Max-pool: a unit emits, at every timestep, by how much the largest accumulated spike count in its window has grown. The sum
-over time is then exactly the max-pool of the summed counts (taking the maximum of every timestep's counts is not).
+over time is then exactly the max-pool of the summed counts (taking the maximum of every timestep's counts is not). Where
+negative spikes arrive it can shrink, and the pool's spike is negative. Average pooling is linear and passes spikes on, each
+worth its share of the window.
 """
 
 from __future__ import annotations
@@ -44,12 +46,12 @@ class SpikingState:
     """What a network remembers between two runs, so that the second one goes on where the first one stopped.
 
     Attributes:
-        v_mem: membrane potentials `(N, C, H, W)` of every layer of neurons.
+        neurons: of every layer of neurons, see `at_rest`.
         accumulated: summed counts `(N, C, H, W)` of what every max-pool reads.
         constant: of this window, what is the same at every timestep: the first currents.
     """
 
-    v_mem: dict[str, Tensor] = field(default_factory=dict)
+    neurons: dict[str, Tensor] = field(default_factory=dict)
     accumulated: dict[str, Tensor] = field(default_factory=dict)
     constant: dict[str, Tensor] = field(default_factory=dict)
 
@@ -119,14 +121,14 @@ class SpikingNetwork(Runner):
         layer, timesteps = self.parameters.neurons[node.name], self._timesteps
         current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
         fan_out = self._fan_out[node.name]
-        v_mem = None
+        state = None
         if self._state is not None:
-            v_mem = self._state.v_mem.setdefault(node.name, at_rest(layer, current[0]))
+            state = self._state.neurons.setdefault(node.name, at_rest(layer, current[0]))
         if x.device.type == "cpu":
-            out, totals = burst_scan_fused(current, layer, timesteps, fan_out, v_mem)
+            out, totals = burst_scan_fused(current, layer, timesteps, fan_out, state)
             spikes, reached, graded, active = (totals[:, k].numpy() for k in range(4))
         else:
-            counts = burst_scan(current, layer, timesteps, v_mem)
+            counts = burst_scan(current, layer, timesteps, state)
             out = counts * layer.theta[:, None, None]
             spikes, reached, graded = _count(counts, fan_out.to(x.device))
             active = _sums((counts > 0).sum(0))
@@ -194,8 +196,8 @@ def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[
 
 
 def _count(counts: Tensor, fan_out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spikes, synaptic operations and graded operations per image of counts `(T, N, C, H, W)`."""
-    summed, bursts = counts.sum(0), (counts > 0).sum(0)
+    """Spikes of either sign, synaptic operations and graded operations per image of counts `(T, N, C, H, W)`."""
+    summed, bursts = counts.abs().sum(0), (counts != 0).sum(0)
     return _sums(summed), _sums(summed * fan_out), _sums(bursts * fan_out)
 
 

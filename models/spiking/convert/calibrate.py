@@ -5,7 +5,8 @@ Three levels, each with what the one before does:
 none       thresholds: per channel, the theta of a grid (1.00 ... 0.05) x the largest activation that minimises the weighted
            squared error between the activation a and what a neuron driven by a constant current emits,
            clip(floor(i T / theta + 1/2), 0, T phi) theta / T  (Wang et al., arXiv 2311.14265, threshold search; the paper's
-           formula has no 1/2: our neurons start at half a threshold, and this is their exact response);
+           formula has no 1/2: our neurons start at half a threshold, and this is their exact response; where there are negative
+           spikes, the lower end of the clip is -T phi);
 light      a constant per channel is added to the current so that the mean output is the ANN's (the same paper);
 advanced   before that, the weights of every convolution but the first are corrected: of all weights, those that make its
            currents most like the ANN's, given the spikes that really arrive, by ridge regression towards the old weights.
@@ -16,8 +17,9 @@ with `none` for the ANN's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import ConversionError
-from models.graph import Graph, Node, Runner
+from models.graph import Graph, Node, Runner, activation
 from models.spiking.convert.importance import position_weights
 from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan_fused
@@ -114,22 +116,29 @@ def calibrate(
     return network.graph, SpikingParameters(timesteps, network.neurons, network.shifts)
 
 
+def raised(node: Node, theta: Tensor, choice: Choice) -> NeuronLayer:
+    """A relu's neurons, their thresholds raised by the choice's factor, but none above the activation's ceiling."""
+    theta = (theta * choice.rho).clamp(max=node.attrs.get("ceiling", math.inf))
+    return NeuronLayer(theta, torch.zeros_like(theta), choice.phi, **node.attrs)
+
+
 def best_thresholds(
-    currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int, phi: int
+    currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int, phi: int, ceiling: float = math.inf
 ) -> tuple[Tensor, np.ndarray]:
     """`(C,)` float32 thresholds of least weighted squared error, and the error of each of RATIOS, `(C, len(RATIOS))`.
 
     A dead channel gets the layer's largest threshold, and never fires for nothing.
 
     Args:
-        currents, activations: `(N, C, h, w)`, what arrives and what should come out.
+        currents, activations: `(N, C, h, w)`, what arrives, after the activation's slopes, and what should come out.
         weights: `(N, 1, h, w)`.
         timesteps, phi: T and the burst limit.
+        ceiling: of the activation, see NeuronLayer.
     """
     flat = [x.transpose(0, 1).flatten(1).float().contiguous().numpy() for x in (currents, activations)]
-    largest = flat[1].max(1).astype(np.float64)
+    largest = np.abs(flat[1]).max(1).astype(np.float64)
     errors = np.zeros((len(largest), len(RATIOS)))
-    _squared_errors(*flat, weights.flatten().float().numpy(), largest, RATIOS, timesteps, phi, errors)
+    _squared_errors(*flat, weights.flatten().float().numpy(), largest, RATIOS, timesteps, phi, ceiling, errors)
     theta = RATIOS[errors.argmin(1)] * largest
     alive = theta > 0
     theta[~alive] = theta.max() if alive.any() else 1.0
@@ -156,11 +165,12 @@ class _Calibration(SpikingNetwork):
     def relu(self, node: Node, x: Tensor) -> Tensor:
         current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
         choice, timesteps = self._choices[node.name], self.parameters.timesteps
-        wanted = F.relu(self._targets.currents[node.inputs[0]].float())
+        wanted = activation(self._targets.currents[node.inputs[0]].float(), **node.attrs)
         weights = self._targets.weights(*wanted.shape[-2:])
-        arriving = wanted if self._level == "none" else current.mean(0)
-        theta, _ = best_thresholds(arriving, wanted, weights, timesteps, choice.phi)
-        layer = NeuronLayer(theta * choice.rho, torch.zeros_like(theta), choice.phi)
+        ceiling, slope = node.attrs.get("ceiling", math.inf), node.attrs.get("negative_slope", 0.0)
+        arriving = wanted if self._level == "none" else activation(current.mean(0), negative_slope=slope)
+        theta, _ = best_thresholds(arriving, wanted, weights, timesteps, choice.phi, ceiling)
+        layer = raised(node, theta, choice)
         if self._level != "none":
             layer = self._with_equal_mean(current, layer, wanted, weights, self._fan_out[node.name])
         self.neurons[node.name] = self.parameters.neurons[node.name] = layer
@@ -186,8 +196,8 @@ class _Calibration(SpikingNetwork):
             missing = target - (out.mean(0) * weights).mean((0, 2, 3))
             better = missing.abs() < best_gap
             best_gap = torch.where(better, missing.abs(), best_gap)
-            best = NeuronLayer(layer.theta, torch.where(better, layer.shift, best.shift), layer.phi)
-            layer = NeuronLayer(layer.theta, layer.shift + missing, layer.phi)
+            best = replace(layer, shift=torch.where(better, layer.shift, best.shift))
+            layer = replace(layer, shift=layer.shift + missing)
         return best
 
     def _correct(self, node: Node, x: Tensor) -> None:
@@ -228,20 +238,20 @@ def _patches(x: Tensor, node: Node, kernel: tuple[int, int], rows: Tensor, heigh
 
 
 @numba.njit(cache=True, parallel=True)
-def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, errors):  # type: ignore[no-untyped-def]
+def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, ceiling, errors):  # type: ignore[no-untyped-def]
     """errors[c, r] = weighted sum of (wanted - response of a neuron with threshold ratios[r] * largest[c] to the current)**2."""
     channels, size = wanted.shape
-    levels = np.float32(timesteps * phi)
-    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    half, one = np.float32(0.5), np.float32(1)
     for c in numba.prange(channels):
         if largest[c] <= 0:
             continue
         for r in range(len(ratios)):
             step = np.float32(ratios[r] * largest[c] / timesteps)
             inverse = one / step
+            levels = np.float32(timesteps * min(phi, max(1.0, np.floor(ceiling / (ratios[r] * largest[c]) + 1e-4))))
             total = 0.0
             for k in range(size):
-                emitted = min(max(np.floor(currents[c, k] * inverse + half), zero), levels) * step
+                emitted = min(max(np.floor(currents[c, k] * inverse + half), -levels), levels) * step
                 difference = wanted[c, k] - emitted
                 total += weights[k] * difference * difference
             errors[c, r] = total

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node as FxNode
 
@@ -98,16 +99,23 @@ class _Tracer:
 
     def conv(self, item: FxNode) -> None:
         x, weight, bias, stride, padding, dilation, groups = _arguments(item, (None, [1, 1], [0, 0], [1, 1], 1), 2)
-        if not self._carries_spikes(self._value(x)):
+        geometry = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation), "groups": groups}
+        self._conv(item, self._value(x), self._state[weight.name], bias, geometry)
+
+    def linear(self, item: FxNode) -> None:
+        x, weight, bias = _arguments(item, (None,), 2)
+        self._require_single(item, self._value(x))
+        geometry = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+        self._conv(item, self._value(x), self._state[weight.name][:, :, None, None], bias, geometry)
+
+    def _conv(self, item: FxNode, source: Node, weight: Tensor, bias: FxNode | None, geometry: dict[str, Any]) -> None:
+        if not self._carries_spikes(source):
             raise ConversionError(
-                f"module {_module(item)!r}: reads the current of {self._value(x).name!r}: between two convolutions there must be"
+                f"module {_module(item)!r}: reads the current of {source.name!r}: between two convolutions there must be"
                 " an activation, or their products stay multiplications"
             )
-        node = self._emit(
-            item, _module(item), "conv", (self._value(x),),
-            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
-        )  # fmt: skip
-        tensor = self._state[weight.name].float()
+        node = self._emit(item, _module(item), "conv", (source,), **geometry)
+        tensor = weight.float()
         self._tensors[f"{node.name}.weight"] = tensor.clone()
         self._tensors[f"{node.name}.bias"] = (
             self._state[bias.name].float().clone() if bias is not None else tensor.new_zeros(len(tensor))
@@ -125,14 +133,64 @@ class _Tracer:
         self._tensors[bias] = (self._tensors[bias] - mean) * scale + shift
         self._aliases[item.name] = source
 
-    def relu(self, item: FxNode) -> None:
+    def relu(self, item: FxNode, **attrs: float) -> None:
         source = self._value(item.args[0])
-        self._emit(item, f"{source.name}.relu", "relu", (source,))
+        self._emit(item, f"{source.name}.relu", "relu", (source,), **attrs)
+
+    def relu6(self, item: FxNode) -> None:
+        _, low, high = _arguments(item, (0.0, 6.0), 1)
+        if low != 0 or high <= 0:
+            raise ConversionError(
+                f"module {_module(item)!r}: a clip to [{low}, {high}]; only one from 0 has a spiking equivalent"
+            )
+        self.relu(item, ceiling=float(high))
+
+    def leaky_relu(self, item: FxNode) -> None:
+        _, slope = _arguments(item, (0.01,), 1)
+        if not 0 < slope < 1:
+            raise ConversionError(f"module {_module(item)!r}: LeakyReLU with slope {slope}; it must be between 0 and 1")
+        self.relu(item, negative_slope=float(slope))
 
     def add(self, item: FxNode) -> None:
+        if item.args[1] == 0:  # RepConv's branch that is not there
+            self.same(item)
+            return
         if not all(isinstance(arg, FxNode) for arg in item.args):
             raise ConversionError(f"module {_module(item)!r}: adding a constant has no spiking equivalent")
-        self._emit(item, f"{_module(item)}.add", "add", tuple(self._value(arg) for arg in item.args))
+        sources = tuple(self._value(arg) for arg in item.args)
+        if all(len(arg.users) == 1 for arg in item.args) and self._parallel(*sources):  # type: ignore[union-attr]
+            self._merge(item, *sorted(sources, key=self._kernel, reverse=True))
+        else:
+            self._emit(item, f"{_module(item)}.add", "add", sources)
+
+    def _parallel(self, a: Node, b: Node) -> bool:
+        """Whether two convolutions read the same with the same steps, one kernel lying centred in the other (RepVGG, RepConv)."""
+        if a.op != "conv" or b.op != "conv" or a is b or a.inputs != b.inputs:
+            return False
+        same = all(a.attrs[key] == b.attrs[key] for key in ("stride", "groups")) and a.attrs["dilation"] == b.attrs[
+            "dilation"
+        ] == [1, 1]
+        borders = [
+            (size_a - size_b, 2 * (pad_a - pad_b))
+            for size_a, size_b, pad_a, pad_b in zip(
+                self._kernel(a), self._kernel(b), a.attrs["padding"], b.attrs["padding"], strict=True
+            )
+        ]
+        nested = all(x >= 0 for x, _ in borders) or all(x <= 0 for x, _ in borders)
+        return same and nested and all(x == y for x, y in borders)
+
+    def _kernel(self, node: Node) -> tuple[int, ...]:
+        return tuple(self._tensors[f"{node.name}.weight"].shape[2:])
+
+    def _merge(self, item: FxNode, large: Node, small: Node) -> None:
+        """The sum of two parallel convolutions as one, as such networks are deployed."""
+        (height, width), (h, w) = self._kernel(large), self._kernel(small)
+        rim = [(width - w) // 2] * 2 + [(height - h) // 2] * 2
+        self._tensors[f"{large.name}.weight"] += F.pad(self._tensors.pop(f"{small.name}.weight"), rim)
+        self._tensors[f"{large.name}.bias"] += self._tensors.pop(f"{small.name}.bias")
+        large.attrs.setdefault("merged", []).append(small.name)
+        self._nodes.remove(small)
+        self._aliases[item.name] = large
 
     def concat(self, item: FxNode) -> None:
         parts, axis = _arguments(item, (0,), 1)
@@ -163,6 +221,43 @@ class _Tracer:
         attrs = {"kernel": list(kernel), "stride": list(stride or kernel), "padding": list(padding)}
         self._emit(item, f"{_module(item)}.pool", "max_pool", (source,), **attrs)
 
+    def avg_pool(self, item: FxNode) -> None:
+        x, kernel, stride, padding, ceil, with_padding, divisor = _arguments(item, ([], [0, 0], False, True, None), 2)
+        if ceil or divisor is not None or (any(padding) and not with_padding):
+            raise ConversionError(
+                f"module {_module(item)!r}: average pool with ceil_mode or a divisor of its own is not supported"
+            )
+        attrs = {"kernel": list(kernel), "stride": list(stride or kernel), "padding": list(padding)}
+        self._emit(item, f"{_module(item)}.pool", "avg_pool", (self._value(x),), **attrs)
+
+    def global_pool(self, item: FxNode) -> None:
+        size = list(item.args[1])  # type: ignore[arg-type]
+        if size not in ([1, 1], [2, 3], [-1, -2], [-2, -1]):  # a size to reach, or axes to average
+            raise ConversionError(f"module {_module(item)!r}: pooling to {size}; adaptive pools are supported to 1 x 1 only")
+        self._emit(item, f"{_module(item)}.pool", "avg_pool", (self._value(item.args[0]),), kernel=None)
+
+    def flatten(self, item: FxNode) -> None:
+        source = self._value(item.args[0])
+        self._require_single(item, source)
+        self._aliases[item.name] = source
+
+    def same(self, item: FxNode) -> None:
+        self._aliases[item.name] = self._value(item.args[0])
+
+    def _require_single(self, item: FxNode, source: Node) -> None:
+        if not self._single(source):
+            raise ConversionError(
+                f"module {_module(item)!r}: {item.target} of a map; only what a global average pool left can be flattened"
+                f"{_advice(item)}"
+            )
+
+    def _single(self, node: Node) -> bool:
+        """Whether a node is 1 x 1 whatever the size of the input."""
+        if node.op == "avg_pool" and node.attrs["kernel"] is None:
+            return True
+        pointwise = node.op != "conv" or (set(self._kernel(node)) == {1} and set(node.attrs["padding"]) == {0})
+        return pointwise and self._passes_on(node, ("relu", "conv", "add", "concat", "slice"), self._single)
+
     def upsample(self, item: FxNode) -> None:
         x, _, scales = _arguments(item, (None,), 2)
         if not scales or scales[0] != scales[1] or scales[0] != int(scales[0]):
@@ -177,7 +272,7 @@ class _Tracer:
 
     def _carries_spikes(self, node: Node) -> bool:
         """Whether a node's values are made of spikes (or of the input's events) alone, not of currents."""
-        through = ("slice", "concat", "upsample", "add")
+        through = ("slice", "concat", "upsample", "add", "avg_pool")
         return node.op in ("input", "relu", "max_pool") or self._passes_on(node, through, self._carries_spikes)
 
     def _passes_on(self, node: Node, through: tuple[str, ...], rule: Callable[[Node], bool]) -> bool:
@@ -190,14 +285,28 @@ _HANDLERS: dict[str, Callable[[_Tracer, FxNode], None]] = {
     "aten.batch_norm.default": _Tracer.batch_norm,
     "aten.relu.default": _Tracer.relu,
     "aten.relu_.default": _Tracer.relu,
+    "aten.relu6.default": _Tracer.relu6,
+    "aten.hardtanh.default": _Tracer.relu6,
+    "aten.hardtanh_.default": _Tracer.relu6,
+    "aten.leaky_relu.default": _Tracer.leaky_relu,
+    "aten.leaky_relu_.default": _Tracer.leaky_relu,
     "aten.add.Tensor": _Tracer.add,
     "aten.add_.Tensor": _Tracer.add,
     "aten.cat.default": _Tracer.concat,
     "aten.chunk.default": _Tracer.chunk,
     "aten.split_with_sizes.default": _Tracer.chunk,
     "aten.max_pool2d.default": _Tracer.max_pool,
+    "aten.avg_pool2d.default": _Tracer.avg_pool,
+    "aten.adaptive_avg_pool2d.default": _Tracer.global_pool,
+    "aten.mean.dim": _Tracer.global_pool,
+    "aten.flatten.using_ints": _Tracer.flatten,
+    "aten.dropout.default": _Tracer.same,
+    "aten.linear.default": _Tracer.linear,
     "aten.upsample_nearest2d.vec": _Tracer.upsample,
 }
+
+
+_OF_ATTENTION = ("softmax", "scaled_dot_product", "matmul", "view", "flatten", "transpose", "permute")
 
 
 def _arguments(item: FxNode, defaults: tuple[Any, ...], required: int) -> tuple[Any, ...]:
@@ -214,6 +323,9 @@ def _module(item: FxNode) -> str:
 
 
 def _advice(item: FxNode) -> str:
+    """How to mend it, where that is known."""
     if "silu" in str(item.target):
-        return "; train the network with ReLU, or fine-tune it to ReLU first"
+        return "; train the network with ReLU, or fine-tune it to ReLU: train.py --relu-from FILE"
+    if any(word in str(item.target) for word in _OF_ATTENTION):
+        return "; attention cannot spike: take a network of convolutions, such as yolov8n or yolov9t"
     return ""

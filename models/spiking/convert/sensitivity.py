@@ -6,6 +6,7 @@ sensitivity is how far the detector's output moves, its cost the synaptic operat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from models.detectors.postprocess import HeadSpec
 from models.graph import Graph, Node, Runner
-from models.spiking.convert.calibrate import Choice, best_thresholds
+from models.spiking.convert.calibrate import Choice, best_thresholds, raised
 from models.spiking.convert.importance import confidence, position_weights
 from models.spiking.cost import fan_out_maps
+from models.spiking.neurons import steady_counts
 
 
 def default_choices(phi_max: int) -> tuple[Choice, ...]:
@@ -74,7 +76,8 @@ def measure(
         save: called with the table after every batch.
         progress: called after every layer.
     """
-    layers = tuple(node.name for node in graph.nodes if node.op == "relu")
+    relus = [node for node in graph.nodes if node.op == "relu"]
+    layers = tuple(node.name for node in relus)
     shape = len(layers), len(choices)
     table = start or SensitivityTable(layers, choices, np.zeros(shape), np.zeros(shape), 0)
     fan_out = fan_out_maps(graph, *batches[0].shape[1:])
@@ -83,18 +86,21 @@ def measure(
         expected = ann(batches[number])
         sure = confidence(expected, spec)
         cost, moved = np.zeros(shape), np.zeros(shape)
-        for k, name in enumerate(layers):
+        for k, node in enumerate(relus):
+            name = node.name
             activation = ann.values[name]
             weights = position_weights(sure, *activation.shape[-2:])
             thresholds: dict[int, Tensor] = {}
             for c, choice in enumerate(choices):
                 if choice.phi not in thresholds:
-                    thresholds[choice.phi], _ = best_thresholds(activation, activation, weights, timesteps, choice.phi)
-                theta = (thresholds[choice.phi] * choice.rho)[:, None, None]
-                spikes = torch.clamp(torch.floor(activation * timesteps / theta + 0.5), 0, timesteps * choice.phi)
-                outputs = ann.rerun(name, spikes * theta / timesteps)
+                    thresholds[choice.phi], _ = best_thresholds(
+                        activation, activation, weights, timesteps, choice.phi, node.attrs.get("ceiling", math.inf)
+                    )
+                layer = raised(node, thresholds[choice.phi], choice)
+                spikes = steady_counts(activation, layer, timesteps)
+                outputs = ann.rerun(name, spikes * layer.theta[:, None, None] / timesteps)
                 moved[k, c] = divergence(expected, outputs, spec)
-                cost[k, c] = float((spikes * fan_out[name]).sum()) / len(activation)
+                cost[k, c] = float((spikes.abs() * fan_out[name]).sum()) / len(activation)
             progress()
         done = table.batches
         mean = [(old * done + new) / (done + 1) for old, new in ((table.cost, cost), (table.sensitivity, moved))]
