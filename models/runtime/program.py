@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.graph import Node
-from models.runtime.kernels import FIRE, MAX_POOL, OPERATION, READ_OUT, TERM, pack_grid, run_operations
+from models.runtime.kernels import FIRE, MAX_POOL, OPERATION, TERM, pack_grid, run_operations
 from models.runtime.plan import Part, Plan, Read, Source, Step, reads
 from models.runtime.quantise import PackedWeights
 from models.runtime.simd import LANES, PIXELS
