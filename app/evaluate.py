@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -17,9 +16,11 @@ from tqdm import tqdm
 from app.accounts import Stats, energy_figures, layer_figures, neurobench_metrics
 from app.config import load_config, to_dict
 from app.detect import pick_device
+from app.gallery import gallery, rate_maps
 from app.predict import Network, PartResult, Predictor, Run, concatenate
 from app.processes import gather, process_group
 from app.provenance import provenance
+from app.report import Picture, writable, write_report
 from app.score import ap_figures, describe, detail_figures, find_protocol, score
 from app.timing import CLOCK, Timing, streaming_figures, time_networks
 from data.datasets import SPECS, Dataset
@@ -102,7 +103,9 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
 
 
 def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[str, Any] | None:
-    """Evaluate, write results.json into `out`, and return its content (None in all but the first of several processes).
+    """Evaluate, write results.json, results.md and report.html into `out`, and return what is in the first.
+
+    Returns None in all but the first of several processes.
 
     Under torchrun every process takes its share of the recordings; the first one gathers, measures latency and writes.
 
@@ -117,7 +120,7 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
             return None
         results = evaluation.results(parts)
         results["timing"] = {"wall_s": round(time.perf_counter() - started, 2), "processes": world}
-        (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        write_report(results, out, *evaluation.pictures(parts))
         return results
 
 
@@ -142,7 +145,7 @@ class Evaluation:
             "sensor_size": self.dataset.spec.sensor_size,
             "device": device,
         }
-        self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, _writable(out) / "parts", settings)
+        self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, writable(out) / "parts", settings)
 
     def predict(self) -> dict[int, list[PartResult]]:
         """This process's share: the results of every network, by the part's number."""
@@ -182,6 +185,15 @@ class Evaluation:
             "weights_record": self.bundle.record,
             "provenance": self._provenance,
         }
+
+    def pictures(self, parts: Sequence[list[PartResult]]) -> tuple[list[Picture], list[Picture]]:
+        """Best and worst windows of the spiking network that was asked for first (or of the ANN), and its spike rates."""
+        k = next((k for k, network in enumerate(self.networks) if network.run.model == "snn"), 0)
+        pairs = [(part, results[k]) for part, results in zip(self.dataset.parts(), parts, strict=True)]
+        shots, item = gallery(self.predictor, pairs, self.protocol)
+        if self.networks[k].run.model == "ann":
+            return shots, []
+        return shots, rate_maps(self.predictor, self.bundle, self.networks[k].run.timesteps, item)
 
     def _row(
         self,
@@ -242,14 +254,6 @@ def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
     return [Run("ann", 0)] * config.ann + [Run("snn", t) for t in timesteps] * config.snn
 
 
-def _writable(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
-    return out
-
-
 def human_table(results: dict[str, Any], out: Path) -> str:
     """The results for a person: a table."""
     head = f"{results['dataset']} {results['split']}: {results['windows']} windows of {results['window_ms']:g} ms; protocol {results['protocol']}"
@@ -261,4 +265,4 @@ def human_table(results: dict[str, Any], out: Path) -> str:
         ap = "".join(f"{'-' if row[k] is None else format(row[k], '.2f'):>7}" for k in ("ap", "ap50", "ap75"))
         share = 100 * pj / energy["ann_pj"]
         lines.append(f"{name:14}{ap}{pj / 1e6:9,.0f}{share:10.1f}{latency['p50']:9.1f}{latency['p99']:9.1f}")
-    return "\n".join([*lines, f"written   {out}/results.json"])
+    return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html"])

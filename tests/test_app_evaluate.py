@@ -227,7 +227,8 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
     file = str(tmp_path / "a.npy")
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        f"from app.cli import evaluate_main; sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}]))"
+        "from app.cli import evaluate_main\n"
+        f"sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}, '--out', {str(tmp_path / 'out')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
