@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
-from app.accounts import Stats, energy_figures, layer_figures, neurobench_metrics
+from app.accounts import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
 from app.config import load_config, to_dict
 from app.detect import pick_device
 from app.gallery import gallery, rate_maps
@@ -27,10 +27,11 @@ from data.datasets import SPECS, Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import ConfigError, DataError
 from data.representations.voxel_grid import VoxelConfig
-from data.stats import ActivityStats
+from data.stats import ActivityStats, MemoryGeometry
 from eval.energy import COST_TABLES, EXCLUDED
 from models.detector import DetectorBundle, find_weights
 from models.detectors.postprocess import PostConfig
+from models.spiking.cost import memory_geometry
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,10 @@ class Evaluation:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [concatenate([result.stats for result in found]) for found in per_network]
+        geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None)
         rows = [
-            self._row(network, found, counted, activity, timing)
+            self._row(network, found, counted, activity, timing, geometry)
             for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True)
         ]
         spec = self.dataset.spec
@@ -202,6 +204,7 @@ class Evaluation:
         stats: Stats,
         activity: ActivityStats | None,
         timing: Timing,
+        geometry: MemoryGeometry,
     ) -> dict[str, Any]:
         spec, c = self.dataset.spec, self.config
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
@@ -217,6 +220,7 @@ class Evaluation:
             ),
             "latencies_ms": [round(ms, 3) for ms in timing.latency_ms],
         }
+        row["memory"] = memory_figures(stats, geometry, c.energy_table)
         row["neurobench"] = asdict(neurobench_metrics(stats, self.bundle))
         row["left_out"] = asdict(left_out)
         layers = {"layers": layer_figures(stats, c.energy_table)}

@@ -271,8 +271,8 @@ def _memory(rows: Rows) -> str:
     for row in found:
         m = row["memory"]
         cells = (m["operations_pj"], m["weights_pj"], m["potentials_pj"], m["signals_pj"], m["total_pj"])
-        table.append([label(row), *(number(c / 1e6, 0) for c in cells)])
-    head = ["with memory traffic, µJ", "operations", "weights and biases", "potentials", "inputs and outputs", "total"]
+        table.append([label(row), *(number(c / 1e6, 0) for c in cells), f"{100 * m['share_of_ann']:.1f} %"])
+    head = ["µJ per window", "operations", "weights and biases", "potentials", "inputs and outputs", "total", "of the ANN's"]
     return f"<h3>Another model: with memory traffic</h3>{_table(head, table)}{_note(found[0]['memory']['model'])}"
 
 
