@@ -32,7 +32,7 @@ from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import PostConfig, decode
 from models.graph import Graph
 
-BATCH = 16
+BATCH = 8
 """Windows computed together. Batches do not cross parts, so that results do not depend on who computes which part."""
 
 _APART_US = 1_000_000
