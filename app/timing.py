@@ -75,7 +75,7 @@ def streaming_figures(
 ) -> dict[str, Any] | None:
     """AP with the results that are ready at each labelled time, and with those of windows that end there.
 
-    Up to `windows` labelled times are taken, spread evenly; None where windows have no recording before them.
+    Up to `windows` labelled times are taken, spread evenly, of recordings that reach back two windows; None without any.
     """
     dataset = predictor.dataset
     if not isinstance(dataset, RecordedWindows):
@@ -84,10 +84,11 @@ def streaming_figures(
     offline, streaming, ages_ms = [], [], []
     for part, result in parts:
         items = np.array([i for i in part.items if i in chosen], np.int64)
-        if len(items):
-            times = result.boxes.times_us[items - part.items.start]  # type: ignore[index]
+        start_us, times_us, window_us = result.boxes.start_us, result.boxes.times_us, predictor.voxel.window_us
+        if len(items) and start_us is not None and times_us is not None and times_us[-1] >= start_us + 2 * window_us:
+            times = times_us[items - part.items.start]
             boxes = _at(result.boxes, times)
-            ends = newest_results(times, dataset.start_us(int(items[0])), predictor.voxel.window_us, round(1000 * latency_ms))
+            ends = newest_results(times, start_us, window_us, round(1000 * latency_ms))
             offline.append(boxes)
             streaming.append(replace(boxes, predictions=_earlier(predictor, network, dataset, items, times, ends)))
             ages_ms += ((times - ends)[ends != NOTHING_YET] / 1000).tolist()
