@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data.stats import ActivityStats, SpikeStats
+from data.stats import ActivityStats, MemoryGeometry, SpikeStats
 from eval.energy import COST_TABLES, CostTable, ann_energy_report, ann_layers, energy_report, snn_layers, synaptic_ops
+from eval.memory import MODEL, ann_memory, snn_memory
 from eval.neurobench import NeuroBenchMetrics, ann_metrics, snn_metrics
 from models.activity import memory
 from models.detector import DetectorBundle
@@ -51,6 +52,14 @@ def neurobench_metrics(stats: Stats, bundle: DetectorBundle) -> NeuroBenchMetric
     if isinstance(stats, ActivityStats):
         return ann_metrics(stats, *memory(bundle.graph))
     return snn_metrics(stats, *memory(bundle.spiking, bundle.parameters))
+
+
+def memory_figures(stats: Stats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
+    """Energy by another model, with memory traffic."""
+    costs = COST_TABLES[table]
+    dense = ann_memory(geometry, costs)
+    found = dense if isinstance(stats, ActivityStats) else snn_memory(stats, geometry, costs)
+    return {"model": MODEL, **asdict(found), "share_of_ann": found.total_pj / dense.total_pj}
 
 
 def layer_figures(stats: Stats, table: str) -> list[dict[str, Any]]:

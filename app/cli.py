@@ -236,6 +236,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
 
 def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     from app.config import load_config
+    from app.report import write_report
     from app.score import ScoreConfig, human_scores, score_files
 
     classes = args.classes.split(",") if args.classes else None
@@ -243,8 +244,7 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     config = load_config(ScoreConfig, args.config, args.set + flags)
     summary = score_files(args.predictions, args.labels, config)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_report(summary, args.out)
     return human_scores(summary), summary
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,22 +13,25 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
-from app.accounts import Stats, energy_figures, layer_figures, neurobench_metrics
+from app.accounts import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
 from app.config import load_config, to_dict
 from app.detect import pick_device
+from app.gallery import gallery, rate_maps
 from app.predict import Network, PartResult, Predictor, Run, concatenate
 from app.processes import gather, process_group
 from app.provenance import provenance
+from app.report import Picture, writable, write_report
 from app.score import ap_figures, describe, detail_figures, find_protocol, score
 from app.timing import CLOCK, Timing, streaming_figures, time_networks
 from data.datasets import SPECS, Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import ConfigError, DataError
 from data.representations.voxel_grid import VoxelConfig
-from data.stats import ActivityStats
+from data.stats import ActivityStats, MemoryGeometry
 from eval.energy import COST_TABLES, EXCLUDED
 from models.detector import DetectorBundle, find_weights
 from models.detectors.postprocess import PostConfig
+from models.spiking.cost import memory_geometry
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
 
 
 def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[str, Any] | None:
-    """Evaluate, write results.json into `out`, and return its content (None in all but the first of several processes).
+    """Evaluate, write results.json, results.md and report.html into `out`, and return what is in the first.
+
+    Returns None in all but the first of several processes.
 
     Under torchrun every process takes its share of the recordings; the first one gathers, measures latency and writes.
 
@@ -117,7 +121,7 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
             return None
         results = evaluation.results(parts)
         results["timing"] = {"wall_s": round(time.perf_counter() - started, 2), "processes": world}
-        (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        write_report(results, out, *evaluation.pictures(parts))
         return results
 
 
@@ -142,7 +146,7 @@ class Evaluation:
             "sensor_size": self.dataset.spec.sensor_size,
             "device": device,
         }
-        self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, _writable(out) / "parts", settings)
+        self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, writable(out) / "parts", settings)
 
     def predict(self) -> dict[int, list[PartResult]]:
         """This process's share: the results of every network, by the part's number."""
@@ -160,9 +164,10 @@ class Evaluation:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [concatenate([result.stats for result in found]) for found in per_network]
+        geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None)
         rows = [
-            self._row(network, found, counted, activity, timing)
+            self._row(network, found, counted, activity, timing, geometry)
             for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True)
         ]
         spec = self.dataset.spec
@@ -183,6 +188,15 @@ class Evaluation:
             "provenance": self._provenance,
         }
 
+    def pictures(self, parts: Sequence[list[PartResult]]) -> tuple[list[Picture], list[Picture]]:
+        """Best and worst windows of the spiking network that was asked for first (or of the ANN), and its spike rates."""
+        k = next((k for k, network in enumerate(self.networks) if network.run.model == "snn"), 0)
+        pairs = [(part, results[k]) for part, results in zip(self.dataset.parts(), parts, strict=True)]
+        shots, item = gallery(self.predictor, pairs, self.protocol)
+        if self.networks[k].run.model == "ann":
+            return shots, []
+        return shots, rate_maps(self.predictor, self.bundle, self.networks[k].run.timesteps, item)
+
     def _row(
         self,
         network: Network,
@@ -190,6 +204,7 @@ class Evaluation:
         stats: Stats,
         activity: ActivityStats | None,
         timing: Timing,
+        geometry: MemoryGeometry,
     ) -> dict[str, Any]:
         spec, c = self.dataset.spec, self.config
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
@@ -205,6 +220,7 @@ class Evaluation:
             ),
             "latencies_ms": [round(ms, 3) for ms in timing.latency_ms],
         }
+        row["memory"] = memory_figures(stats, geometry, c.energy_table)
         row["neurobench"] = asdict(neurobench_metrics(stats, self.bundle))
         row["left_out"] = asdict(left_out)
         layers = {"layers": layer_figures(stats, c.energy_table)}
@@ -242,14 +258,6 @@ def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
     return [Run("ann", 0)] * config.ann + [Run("snn", t) for t in timesteps] * config.snn
 
 
-def _writable(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
-    return out
-
-
 def human_table(results: dict[str, Any], out: Path) -> str:
     """The results for a person: a table."""
     head = f"{results['dataset']} {results['split']}: {results['windows']} windows of {results['window_ms']:g} ms; protocol {results['protocol']}"
@@ -261,4 +269,4 @@ def human_table(results: dict[str, Any], out: Path) -> str:
         ap = "".join(f"{'-' if row[k] is None else format(row[k], '.2f'):>7}" for k in ("ap", "ap50", "ap75"))
         share = 100 * pj / energy["ann_pj"]
         lines.append(f"{name:14}{ap}{pj / 1e6:9,.0f}{share:10.1f}{latency['p50']:9.1f}{latency['p99']:9.1f}")
-    return "\n".join([*lines, f"written   {out}/results.json"])
+    return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html"])

@@ -32,7 +32,7 @@ from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import PostConfig, decode
 from models.graph import Graph
 
-BATCH = 16
+BATCH = 8
 """Windows computed together. Batches do not cross parts, so that results do not depend on who computes which part."""
 
 _APART_US = 1_000_000
@@ -126,6 +126,9 @@ class Predictor:
         voxel: how windows are binned.
         folder: where results are kept.
         settings: everything else that results depend on; JSON types.
+
+    Attributes:
+        shape: (channels, H, W) of a grid, padded.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class Predictor:
         self.dataset, self.networks, self.voxel = dataset, networks, voxel
         self._folder, self._settings = folder, json.dumps([_VERSION, BATCH, settings], sort_keys=True)
         width, height = padded_size(dataset.spec.sensor_size, bundle.stride)
-        self._shape = (voxel.channels, height, width)
+        self.shape = (voxel.channels, height, width)
 
     def predict(self, part: Part, number: int, progress: Callable[[int], object]) -> list[PartResult]:
         """The result of every network for a part; `progress` is called with the windows done."""
@@ -156,7 +159,7 @@ class Predictor:
 
     def grid(self, window: EventWindow) -> tuple[NDArray[np.uint8], int]:
         """A window as `(channels, H, W)` uint8, padded; and how many of its events lie outside the sensor."""
-        grid: NDArray[np.uint8] = np.empty(self._shape, np.uint8)
+        grid: NDArray[np.uint8] = np.empty(self.shape, np.uint8)
         _, outside = voxel_histogram(window, self.voxel, self.dataset.spec.sensor_size, grid)
         return grid, outside
 

@@ -37,6 +37,17 @@ class Meters:
     ann_energy_uj: float
 
 
+def events_picture(grid: NDArray[np.uint8], sensor_size: SensorSize, scale: int) -> NDArray[np.uint8]:
+    """A window's events as `(scale * H, scale * W, 3)` uint8 BGR; `grid` as in Renderer.draw."""
+    width, height = sensor_size
+    bins = len(grid) // 2
+    off, on = grid[:bins, :height, :width].sum(0, np.int32), grid[bins:, :height, :width].sum(0, np.int32)
+    small = np.full((height, width, 3), _BACKGROUND, np.uint8)
+    small[off > 0] = _OFF
+    small[(on > 0) & (on >= off)] = _ON
+    return np.asarray(cv2.resize(small, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
 class Renderer:
     """Draws windows of one sensor; every picture has the same, even, size.
 
@@ -59,13 +70,7 @@ class Renderer:
             found: boxes to draw.
             meters: the line of figures.
         """
-        width, height = self.sensor_size
-        bins = len(grid) // 2
-        off, on = grid[:bins, :height, :width].sum(0, np.int32), grid[bins:, :height, :width].sum(0, np.int32)
-        small = np.full((height, width, 3), _BACKGROUND, np.uint8)
-        small[off > 0] = _OFF
-        small[(on > 0) & (on >= off)] = _ON
-        big = cv2.resize(small, None, fx=self.scale, fy=self.scale, interpolation=cv2.INTER_NEAREST)
+        big = events_picture(grid, self.sensor_size, self.scale)
         picture = np.zeros((self.picture_size[1], self.picture_size[0], 3), np.uint8)
         picture[: big.shape[0], : big.shape[1]] = big
         for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True):

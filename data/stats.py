@@ -89,3 +89,34 @@ class ActivityStats:
         first = parts[0]
         effective = {name: np.concatenate([part.effective_macs[name] for part in parts]) for name in first.effective_macs}
         return replace(first, effective_macs=effective, active=np.concatenate([part.active for part in parts]))
+
+
+@dataclass(frozen=True)
+class ConvMemory:
+    """One convolution's memories, in words.
+
+    Attributes:
+        name: the convolution.
+        macs: its dense multiply-accumulates.
+        inputs, weights, outputs, biases: words.
+    """
+
+    name: str
+    macs: int
+    inputs: int
+    weights: int
+    outputs: int
+    biases: int
+
+
+@dataclass(frozen=True)
+class MemoryGeometry:
+    """What is kept where.
+
+    Attributes:
+        convs: every convolution.
+        reach: for every source of spikes, by convolution: the weights that one spike of each of its positions reaches there.
+    """
+
+    convs: tuple[ConvMemory, ...]
+    reach: dict[str, dict[str, float]]

@@ -20,6 +20,8 @@ STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 RECALLS = np.linspace(0, 1, 101)
 """Recalls at which COCO reads a precision curve."""
 
+_CHUNK = 256
+
 
 @dataclass(frozen=True)
 class AveragePrecision:
@@ -75,23 +77,21 @@ def average_precision(
 
 
 def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
-    """Score frames; boxes of classes that are not among `classes` do not count."""
-    from pycocotools.coco import COCO
+    """Score frames; boxes of classes that are not among `classes` do not count.
+
+    pycocotools compares a few hundred frames at a time, so that its rows for all boxes never exist at once; it accumulates over
+    what remains of every frame: which boxes are right, and their scores.
+    """
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for rows in ([frame.labels for frame in frames], [frame.predictions for frame in frames]):
-            side = COCO()
-            side.dataset = {
-                "images": [{"id": i + 1} for i in range(len(frames))],
-                "categories": [{"id": c + 1, "name": name} for c, name in enumerate(classes)],
-                "annotations": _annotations(rows),
-            }
-            side.createIndex()
-            sides.append(side)
-        scoring = COCOeval(*sides, "bbox")
-        scoring.evaluate()
+        compared = [_compare(frames[first : first + _CHUNK], classes) for first in range(0, len(frames), _CHUNK)]
+        scoring = COCOeval(iouType="bbox")
+        scoring.params.imgIds, scoring.params.catIds = list(range(len(frames))), list(range(len(classes)))
+        scoring._paramsEval = scoring.params
+        # Class by class, area by area, image by image: the order that accumulate reads.
+        groups = len(classes) * len(scoring.params.areaRng)
+        scoring.evalImgs = [image for group in range(groups) for chunk in compared for image in chunk[group]]
         scoring.accumulate()
         scoring.summarize()
     found = scoring.eval
@@ -102,6 +102,31 @@ def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
         found["scores"][..., 2],
         found["recall"][..., 2],
     )
+
+
+def _compare(frames: Sequence[Frame], classes: Sequence[str]) -> list[list[dict[str, Any] | None]]:
+    """For every class and area, what pycocotools says of each frame, cut down to what it accumulates."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    sides = []
+    for rows in ([frame.labels for frame in frames], [frame.predictions for frame in frames]):
+        side = COCO()
+        side.dataset = {
+            "images": [{"id": i + 1} for i in range(len(frames))],
+            "categories": [{"id": c + 1, "name": name} for c, name in enumerate(classes)],
+            "annotations": _annotations(rows),
+        }
+        side.createIndex()
+        sides.append(side)
+    scoring = COCOeval(*sides, "bbox")
+    scoring.evaluate()
+    kept = [
+        e
+        and {"dtScores": e["dtScores"], "dtMatches": e["dtMatches"] != 0, "dtIgnore": e["dtIgnore"], "gtIgnore": e["gtIgnore"]}
+        for e in scoring.evalImgs
+    ]
+    return [kept[first : first + len(frames)] for first in range(0, len(kept), len(frames))]
 
 
 def _summary(precision: NDArray[np.float64], classes: Sequence[str], frames: int) -> AveragePrecision:

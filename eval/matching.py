@@ -77,7 +77,7 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3,
         for label, column in zip(found["class_id"][shown], any_class, strict=True):
             confusion[labels["class_id"][column] if column >= 0 else classes, label] += 1
         missed = np.setdiff1d(np.arange(len(labels)), any_class)
-        np.add.at(confusion, (labels["class_id"][missed].astype(int), classes), 1)
+        confusion[:classes, classes] += np.bincount(labels["class_id"][missed], minlength=classes)
     return Matches(np.concatenate(scores), np.concatenate(correct), confusion, f1, mean_iou)
 
 
@@ -96,8 +96,9 @@ def calibration(matches: Matches, from_score: float = 0.3) -> Calibration:
 def _binned(
     bins: NDArray[np.int64], scores: NDArray[np.float32], correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    count = np.bincount(bins, minlength=BINS)
-    return count, np.bincount(bins, correct, BINS), np.bincount(bins, scores.astype(float), BINS)
+    count = np.bincount(bins, minlength=BINS).astype(np.int64)
+    right, total = (np.bincount(bins, of, BINS).astype(np.float64) for of in (correct, scores))
+    return count, right, total
 
 
 def _greedy(overlap: NDArray[np.float32], iou: float, prefer: NDArray[np.int64] | None = None) -> NDArray[np.int64]:

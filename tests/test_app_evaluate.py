@@ -22,6 +22,7 @@ from data.errors import LabelError
 from eval.coco import coco_result
 from eval.protocol import PROTOCOLS, RecordingBoxes, match
 from tests.conftest import ROOT, SHARED
+from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
 from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recording
 
@@ -138,6 +139,30 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path) -> None:
     assert lasting(one) == lasting(two)
 
 
+def test_simulated_windows_are_shown_as_the_weights_say(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = ["--set", f"cache={tmp_path / 'cache'}", "--set", "data.simulated.val_sets=[voc]", "--set", "workers=1"]
+    run = ["--dataset", "simulated", "--root", str(folder), "--out", str(tmp_path / "out"), *sets, *FAST]
+    whole = evaluated(capsys, *run)
+    assert (whole["windows"], whole["window_ms"], whole["protocol"]) == (2, 50, "coco")
+    assert whole["results"][0]["timing"]["streaming"] is None
+    assert evaluated(capsys, *run, "--limit", "1", "--ann")["windows"] == 1
+    window = evaluated(capsys, *run, "--protocol", "cordone")["window_ms"]
+    assert window == 100
+
+
+def test_a_spread_sample_shows_windows_of_the_whole_set(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    config = DatasetConfig("simulated", str(folder), "street")
+    whole = open_dataset(config, Request("val", 50_000, cache=tmp_path, workers=1))
+    one = open_dataset(config, Request("val", 50_000, 1, cache=tmp_path, workers=1, spread=True))
+    assert len(one) == 1
+    assert one[0].window.words.tolist() == whole[0].window.words.tolist()
+    assert [part.items for part in whole.parts()] == [range(2)]
+
+
 def voc_folder(root: Path, name: str = "person") -> Path:
     root.mkdir()
     np.save(root / "frame1.npy", events(3000, 40_000, SPECS["pedro"].sensor_size))
@@ -177,12 +202,12 @@ def test_pedro_s_people_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["results"][0]["per_class"]["car"]["ap"] is None
 
 
-def box_files(folder: Path, names: list[str], kind: int) -> list[str]:
+def box_files(place: Path, names: list[str], kind: int) -> list[str]:
     """Labels (0) or detections (1) of random recordings, one for each name."""
-    folder.mkdir()
+    place.mkdir()
     for seed, name in enumerate(sorted(names)):
-        np.save(folder / f"{name}.npy", random_recording(np.random.default_rng(seed))[kind])
-    return [str(folder / f"{name}.npy") for name in names]
+        np.save(place / f"{name}.npy", random_recording(np.random.default_rng(seed))[kind])
+    return [str(place / f"{name}.npy") for name in names]
 
 
 def test_box_files_of_any_detector_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +252,8 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
     file = str(tmp_path / "a.npy")
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        f"from app.cli import evaluate_main; sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}]))"
+        "from app.cli import evaluate_main\n"
+        f"sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}, '--out', {str(tmp_path / 'out')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from data.boxes import Detections
-from eval.coco import average_precision
+from eval.coco import average_precision, coco_result
+from eval.protocol import PROTOCOLS, RecordingBoxes, match
+from tests.test_eval_protocol import GEN1, random_recording
 
 CLASSES = ("car", "pedestrian")
 
@@ -58,3 +60,13 @@ def test_a_better_scored_false_box_halves_precision() -> None:
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="1 labelled images, 0 predicted"):
         average_precision([Detections.empty()], [], CLASSES)
+
+
+def test_frames_compared_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    frames, _ = match([RecordingBoxes(*random_recording(rng)) for _ in range(4)], PROTOCOLS["coco"], GEN1)
+    whole = coco_result(frames, CLASSES)
+    monkeypatch.setattr("eval.coco._CHUNK", 3)
+    parts = coco_result(frames, CLASSES)
+    for name in ("stats", "precision", "scores", "recall"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -9,11 +9,13 @@ average pool a spike reaches the weights that read each of the windows it lies i
 from __future__ import annotations
 
 from functools import reduce
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.stats import ConvMemory, MemoryGeometry
 from models.graph import Graph, Node, Runner
 
 
@@ -30,12 +32,15 @@ def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[st
     return shapes
 
 
-def fan_out_maps(graph: Graph, channels: int, height: int, width: int) -> dict[str, Tensor]:
-    """Weights reached by one spike of every position of every source (input, relu, max_pool): `(C, H, W)` float32."""
+def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: str | None = None) -> dict[str, Tensor]:
+    """Weights reached by one spike of every position of every source (input, relu, max_pool): `(C, H, W)` float32.
+
+    `only`: those of one convolution.
+    """
     shapes = node_shapes(graph, channels, height, width)
     reached = {name: torch.zeros(shape) for name, shape in shapes.items()}
     for node in reversed(graph.nodes):
-        if node.op == "conv":
+        if node.op == "conv" and only in (None, node.name):
             _, rows, columns = shapes[node.inputs[0]]
             per_position = coverage(graph, node, shapes)
             out_channels = len(graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
@@ -68,6 +73,22 @@ def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str
             weight = graph.tensors[f"{node.name}.weight"]
             macs[node.name] = int(coverage(graph, node, shapes).sum()) * reduce(int.__mul__, weight.shape[:2])
     return macs
+
+
+def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> MemoryGeometry:
+    """What every convolution keeps in memory, and how the spikes of every source spread over the convolutions."""
+    shapes = node_shapes(graph, channels, height, width)
+    macs = dense_macs(graph, channels, height, width)
+    convs: list[ConvMemory] = []
+    reach: dict[str, dict[str, float]] = {}
+    for node in graph.nodes:
+        if node.op == "conv":
+            words = (prod(shapes[node.inputs[0]]), graph.tensors[f"{node.name}.weight"].numel(), prod(shapes[node.name]))
+            convs.append(ConvMemory(node.name, macs[node.name], *words, biases=shapes[node.name][0]))
+            for source, reached in fan_out_maps(graph, channels, height, width, only=node.name).items():
+                if total := float(reached.double().sum()):
+                    reach.setdefault(source, {})[node.name] = total
+    return MemoryGeometry(tuple(convs), reach)
 
 
 def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:

@@ -1,0 +1,83 @@
+"""Energy with memory traffic, an analytical model: Lemaire et al., "An Analytical Estimation of Spiking Neural Networks Energy
+Efficiency", ICONIP 2022 (arXiv 2210.13107). Apart from `eval.energy`, whose figures leave memory out.
+
+Every convolution has memories of its own for inputs, weights, biases, and potentials or outputs; nothing is reused between
+accesses. An access to an SRAM that holds b bits costs 1.09e-5 b + 13.2 pJ (45 nm; their fit to Horowitz's 8 kB, 32 kB, 1 MB).
+
+    ANN: each MAC reads an input and a weight; each output reads a bias and is written.
+    SNN: each spike is written once and read by every convolution it goes to, through a queue; each weight it reaches is read,
+         and the potential there read and written; each timestep reads a bias and reads and writes every potential.
+
+Addresses are not counted. A spike's weights are exact (borders); how they spread over several convolutions is a layer's mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data.stats import MemoryGeometry, SpikeStats
+from eval.energy import CostTable
+
+MODEL = (
+    "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no reuse "
+    "between accesses; addressing left out. An upper estimate for both networks; not comparable with the table above."
+)
+WORD_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
+QUEUE_WORDS = 2048
+"""Spikes that a layer's queue holds (8 kB of 32-bit words)."""
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Energy per window in pJ, mean over the windows.
+
+    Attributes:
+        operations_pj: arithmetic, biases and resets included.
+        weights_pj: reading weights and biases.
+        potentials_pj: reading and writing membrane potentials; 0 for the ANN.
+        signals_pj: reading inputs and writing outputs.
+        total_pj: their sum.
+    """
+
+    operations_pj: float
+    weights_pj: float
+    potentials_pj: float
+    signals_pj: float
+    total_pj: float
+
+
+def access_pj(words: int, bits: int) -> float:
+    """One access to a memory of so many words."""
+    return 1.09e-5 * words * bits + 13.2
+
+
+def ann_memory(geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
+    """The dense ANN."""
+    bits = WORD_BITS[table.name]
+    operations = weights = signals = 0.0
+    for conv in geometry.convs:
+        operations += conv.macs * table.mac_pj + conv.outputs * table.ac_pj
+        weights += conv.macs * access_pj(conv.weights, bits) + conv.outputs * access_pj(conv.biases, bits)
+        signals += conv.macs * access_pj(conv.inputs, bits) + conv.outputs * access_pj(conv.outputs, bits)
+    return MemoryReport(operations, weights, 0.0, signals, operations + weights + signals)
+
+
+def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
+    """The spiking network, every spike of a burst by itself."""
+    bits, timesteps = WORD_BITS[table.name], max(layer.timesteps for layer in stats.layers)
+    convs = {conv.name: conv for conv in geometry.convs}
+    operations = weights = potentials = signals = 0.0
+    for layer in stats.layers:
+        reach = geometry.reach.get(layer.name, {})
+        reached, spikes, total = float(layer.synaptic_ops.mean()), float(layer.spikes.mean()), sum(reach.values())
+        operations += (reached + spikes * (layer.kind == "neuron")) * table.ac_pj
+        signals += spikes * (1 + len(reach)) * access_pj(QUEUE_WORDS, bits)
+        for name, part in reach.items():
+            weights += reached * part / total * access_pj(convs[name].weights, bits)
+            potentials += 2 * reached * part / total * access_pj(convs[name].outputs, bits)
+    for conv in geometry.convs:
+        updates = timesteps * conv.outputs
+        operations += updates * table.ac_pj
+        weights += updates * access_pj(conv.biases, bits)
+        potentials += 2 * updates * access_pj(conv.outputs, bits)
+    return MemoryReport(operations, weights, potentials, signals, operations + weights + potentials + signals)

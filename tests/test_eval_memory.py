@@ -1,0 +1,58 @@
+"""The memory-traffic model, worked out by hand; and the geometry it reads, against the fan-out maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from data.stats import ConvMemory, LayerStats, MemoryGeometry, SpikeStats
+from eval.energy import COST_TABLES
+from eval.memory import QUEUE_WORDS, access_pj, ann_memory, snn_memory
+from models.spiking.convert.fold import trace
+from models.spiking.cost import fan_out_maps, memory_geometry, node_shapes
+
+FP32 = COST_TABLES["fp32"]
+GEOMETRY = MemoryGeometry(
+    (ConvMemory("a", 200, inputs=16, weights=18, outputs=32, biases=2), ConvMemory("b", 64, 32, 2, 16, 1)),
+    {"input": {"a": 90.0}, "relu": {"b": 32.0}},
+)
+
+
+def e(words: int) -> float:
+    return 1.09e-5 * words * 32 + 13.2
+
+
+def test_ann_by_hand() -> None:
+    report = ann_memory(GEOMETRY, FP32)
+    assert report.operations_pj == pytest.approx(264 * 4.6 + 48 * 0.9)
+    assert report.weights_pj == pytest.approx(200 * e(18) + 64 * e(2) + 32 * e(2) + 16 * e(1))
+    assert report.signals_pj == pytest.approx(200 * e(16) + 64 * e(32) + 32 * e(32) + 16 * e(16))
+    assert report.total_pj == pytest.approx(report.operations_pj + report.weights_pj + report.signals_pj)
+
+
+def test_snn_by_hand() -> None:
+    events = LayerStats("input", "input", 0, 2, np.array([10.0]), np.array([60.0]), np.array([60.0]))
+    hidden = LayerStats("relu", "neuron", 32, 2, np.array([12.0]), np.array([12.0]), np.array([12.0]))
+    report = snn_memory(SpikeStats((events, hidden), {"a": 200, "b": 64}), GEOMETRY, FP32)
+    updates = 2 * (32 + 16)
+    assert report.operations_pj == pytest.approx((60 + 12 + 12 + updates) * 0.9)
+    assert report.weights_pj == pytest.approx(60 * e(18) + 12 * e(2) + 64 * e(2) + 32 * e(1))
+    assert report.potentials_pj == pytest.approx(2 * (60 * e(32) + 12 * e(16) + 64 * e(32) + 32 * e(16)))
+    assert report.signals_pj == pytest.approx(2 * (10 + 12) * e(QUEUE_WORDS))
+
+
+def test_accesses_cost_what_the_paper_fits() -> None:
+    """8 kB, 32 kB and 1 MB of 64-bit words: 10, 20 and 100 pJ, within the fit's own error."""
+    for size, expected in ((8 << 10, 10), (32 << 10, 20), (1 << 20, 100)):
+        assert access_pj(size // 8, 64) == pytest.approx(expected, abs=5)
+
+
+def test_geometry_of_every_operation(network: nn.Module, grid: Tensor) -> None:
+    graph = trace(network, grid)
+    size = tuple(grid.shape[1:])
+    geometry, shapes = memory_geometry(graph, *size), node_shapes(graph, *size)
+    for source, reached in fan_out_maps(graph, *size).items():
+        assert sum(geometry.reach[source].values()) == pytest.approx(float(reached.sum()))
+    for conv in geometry.convs:
+        assert conv.outputs == np.prod(shapes[conv.name])
