@@ -55,15 +55,20 @@ class IntegerNetwork(SpikingNetwork):
         totals = None if counts is None else program.pack(counts, plan.sources[0])
         if totals is None or totals[:, 3].max() > self._max_count:
             return super().run(grid.float())
-        values: dict[str, Tensor] = {}
-        for item in program.runs:
-            if isinstance(item, slice):
-                program.run(item)
-            else:
-                self._by_reference(item, plan, program, values)
+        values = self._compute(plan, program)
         self._collect(totals, program)
         outputs = [self._output(name, plan, program, values) for name in self.graph.outputs]
         return outputs, SpikeStats(tuple(self._layers), macs)
+
+    def _compute(self, plan: Plan, program: Program, skip: bool = True) -> dict[str, Tensor]:
+        """Everything behind the input; returns what the reference engine computed."""
+        values: dict[str, Tensor] = {}
+        for item in program.runs:
+            if isinstance(item, slice):
+                program.run(item, skip)
+            else:
+                self._by_reference(item, plan, program, values)
+        return values
 
     def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
         """The grid as uint8; None if it is something else."""
@@ -79,7 +84,11 @@ class IntegerNetwork(SpikingNetwork):
                 name.removesuffix(".bias"): tensor for name, tensor in self.graph.tensors.items() if name.endswith(".bias")
             }
             packed = {name: weights for name, weights in self._packed.items() if weights is not None}
-            self._programs[shape] = plan, Program(plan, packed, self.parameters, biases, self._fan_out, shape[0])
+            program = Program(plan, packed, self.parameters, biases, self._fan_out, shape[0])
+            self._compute(plan, program, skip=False)
+            self._layers.clear()
+            program.remember_silence()
+            self._programs[shape] = plan, program
         return self._programs[shape]
 
     def _fits(self, conv: Node, signal: Signal) -> bool:
@@ -100,7 +109,9 @@ class IntegerNetwork(SpikingNetwork):
         if step.out is not None:
             theta = torch.from_numpy(step.out.theta)[:, None, None]
             counts = torch.round(value / theta).to(torch.uint8).reshape(-1, self._images, *value.shape[1:])
-            step.out.view(program.arena, self.parameters.timesteps, self._images)[:] = counts.permute(0, 1, 3, 4, 2).numpy()
+            timesteps = self.parameters.timesteps
+            step.out.view(program.arena, timesteps, self._images)[:] = counts.permute(0, 1, 3, 4, 2).numpy()
+            step.out.mark(program.changed, self._images)
 
     def _spikes(self, signal: Signal, program: Program) -> Tensor:
         """A signal as the reference engine has it: counts times theta, `(T * N or N, C, H, W)` float32."""

@@ -3,6 +3,9 @@
 Spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the images: padding
 needs no special case, and nothing is copied for a concatenation, a slice or an addition, because an operation reads parts
 of several buffers (terms). A unit of work is one row of LANES output channels, all timesteps: currents never reach memory.
+
+Silence costs next to nothing. What the network does in a window without events is computed once and kept. Of every LANES channels of
+a pixel it is known whether they differ from that (`changed`); a tile that reads only what does not gives what it gave in silence.
 """
 
 from __future__ import annotations
@@ -10,39 +13,59 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from models.runtime.simd import LANES, PIXELS, copy_lanes, dot_tile, fire_tile, pool_lanes, read_tile, trailing_zeros
+from models.runtime.simd import (
+    LANES,
+    PIXELS,
+    copy_lanes,
+    count_lanes,
+    dot_tile,
+    fire_tile,
+    lanes_differ,
+    pool_lanes,
+    read_tile,
+    trailing_zeros,
+)
 
 FIRE, READ_OUT, MAX_POOL, UPSAMPLE = range(4)
 """Kinds of operation."""
 
 _FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant phi
-    out out_step out_image out_row out_pixel fan_out by_channel uniform kernel_rows kernel_columns
-    source_row source_pixel factor"""
+    out out_step out_image out_row out_pixel fan_out by_channel uniform factor"""
 OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
 """One operation. Distances and places are counted in elements.
 
 rows, columns, channels: of its output; blocks of LANES channels. weights, steps (per block and plane), planes, flush: see _dot.
 channel: of scale and bias. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: place
-of `(rows, columns, blocks)`; where it is not uniform within a block, by_channel: of `(rows, columns, blocks * LANES)`. kernel...,
-source...: a max-pool's window, distances in what it reads; factor: of upsampling.
+of `(rows, columns, blocks)`; where it is not uniform within a block, by_channel: of `(rows, columns, blocks * LANES)`.
+factor: of upsampling.
 """
 
-TERM = np.dtype([(name, np.int64) for name in ("start", "step", "image", "row", "pixel", "offsets", "steps", "first_step")])
-"""A part of a buffer that an operation reads: where the first output's window begins, distances per timestep, image, output
-row and output column; where its steps are in the offsets, how many, and which is its first in the weights."""
+_TERM_FIELDS = """start step image row pixel offsets steps first_step span_rows span_columns source_row source_pixel blocks
+    buffer buffer_size"""
+TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
+"""What an operation reads of a buffer: where the first output's window begins, distances per timestep, image, output row and
+output column; where its steps are in the offsets, how many, and which is its first in the weights; the window's extent, the
+buffer's own distances, how many LANES channels it reads; where the buffer's first timestep is."""
+
+BUSY = 0.5
+"""Where a larger share of what an operation reads has changed, it is not looked for what did not."""
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def run_operations(  # type: ignore[no-untyped-def]
-    operations, terms, offsets, weights, scale, bias, fan_out, arena, maps, timesteps, images, acc, v_mem, before, units, totals
-):
+    operations, terms, offsets, weights, scale, bias, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
+    timesteps, images, acc, v_mem, before, units, totals
+):  # fmt: skip
     """Carry out operations in order.
 
     Args:
         operations, terms: see OPERATION and TERM.
         offsets: int32. weights: int8. scale, bias: float32, per output channel.
         fan_out: int32, weights reached by a spike.
-        arena: uint8, all spike counts. maps: float32, what is read out.
+        arena, silent: uint8, all spike counts; of this window, and of one without events.
+        changed: uint8, for every LANES elements of the arena, those of the first timestep standing for all.
+        maps, silent_maps: float32, what is read out.
+        skip_silence: whether to take what did not change from silence.
         timesteps, images: T and N.
         acc, v_mem, before: a tile, int32 and float32, and LANES uint16 for every thread.
         units: int64 `(most units of work, 6)`, overwritten.
@@ -50,30 +73,75 @@ def run_operations(  # type: ignore[no-untyped-def]
     """
     for index in range(len(operations)):
         per_image = operations[index].rows * operations[index].blocks
+        skip = skip_silence and _share_changed(operations[index], terms, changed) <= BUSY
         for unit in numba.prange(images * per_image):
             operation, thread = operations[index], numba.get_thread_id()
             image, rest = unit // per_image, unit % per_image
-            block, row = rest // operation.rows, rest % operation.rows
-            place = image, block, row
-            counts = units[unit]
+            place = image, rest // operation.rows, rest % operation.rows
+            state = arena, silent, changed
+            reader = operation, terms, offsets, weights
+            tile, counts = acc[thread], units[unit]
             counts[:] = 0
             if operation.kind == FIRE:
-                layer = scale, bias, fan_out
-                _fire(operation, terms, offsets, weights, layer, arena, timesteps, place, acc[thread], v_mem[thread], counts)
+                _fire(reader, scale, bias, fan_out, state, skip, timesteps, place, tile, v_mem[thread], counts)
             elif operation.kind == READ_OUT:
-                _read_out(operation, terms, offsets, weights, scale, bias, arena, maps, timesteps, place, acc[thread])
+                _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, tile)
             elif operation.kind == MAX_POOL:
-                _max_pool(operation, terms[operation.first_term], fan_out, arena, timesteps, place, before[thread], counts)
+                _max_pool(
+                    operation, terms[operation.first_term], fan_out, state, skip, timesteps, place, before[thread], counts
+                )
             else:
-                _upsample(operation, terms[operation.first_term], arena, timesteps, place)
+                _upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
         for image in range(images):
             for k in range(3):
                 totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
 
 
+@numba.njit(cache=True, nogil=True)
+def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
+    """Of all that an operation reads."""
+    found, size = 0, 0
+    for k in range(operation.first_term, operation.first_term + operation.terms):
+        for at in range(terms[k].buffer, terms[k].buffer + terms[k].buffer_size):
+            found += changed[at]
+        size += terms[k].buffer_size
+    return found / size
+
+
 @numba.njit(inline="always")
-def _dot(operation, terms, offsets, weights, arena, begin, end, place, column, acc):  # type: ignore[no-untyped-def]
+def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
+    """Whether a tile reads anything that differs from silence."""
+    operation, terms, _, _ = reader
+    image, _, row = place
+    for k in range(operation.first_term, operation.first_term + operation.terms):
+        term = terms[k]
+        start = term.start + image * term.image + row * term.row + column * term.pixel
+        length = ((pixels - 1) * term.pixel + (term.span_columns - 1) * term.source_pixel) // LANES + term.blocks
+        for i in range(term.span_rows):
+            first = (start + i * term.source_row) // LANES
+            found = np.uint8(0)
+            for at in range(first, first + length):
+                found |= changed[at]
+            if found:
+                return True
+    return False
+
+
+@numba.njit(inline="always")
+def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def]
+    """Note whether what was written for a pixel differs from silence at any timestep; if not to look, that it does."""
+    arena, silent, changed = state
+    differs = not look
+    if look:
+        for t in range(timesteps):
+            differs |= lanes_differ(arena, silent, to + t * operation.out_step)
+    changed[to // LANES] = differs
+
+
+@numba.njit(inline="always")
+def _dot(reader, arena, begin, end, place, column, acc):  # type: ignore[no-untyped-def]
     """The weighted sum of the counts of timesteps [begin, end), for one tile; weights of two planes are 128 * first + second."""
+    operation, terms, offsets, weights = reader
     image, block, row = place
     size = operation.steps * 4 * LANES
     at = operation.weights + block * operation.planes * size
@@ -94,70 +162,88 @@ def _dot(operation, terms, offsets, weights, arena, begin, end, place, column, a
 
 
 @numba.njit(cache=True, nogil=True)
-def _fire(operation, terms, offsets, weights, layer, arena, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
+def _fire(reader, scale, bias, fan_out, state, skip, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
     """A convolution and its burst neurons."""
-    scale, bias, fan_out = layer
+    operation, (arena, silent, changed) = reader[0], state
     image, block, row = place
     channel, phi, width = operation.channel + block * LANES, np.float32(operation.phi), operation.out_pixel
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     reach = operation.fan_out + row * operation.columns * operation.blocks + block
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
+        to, here = out + column * width, reach + column * operation.blocks
+        if skip and not _has_changed(reader, changed, place, column, pixels):
+            for i in range(pixels):
+                changed[(to + i * width) // LANES] = 0
+                for t in range(timesteps):
+                    at = to + i * width + t * operation.out_step
+                    copy_lanes(silent, at, arena, at)
+                    count_lanes(silent, at, fan_out, here + i * operation.blocks, counts)
+            continue
         for t in range(timesteps):
             if t == 0 or not operation.constant:
-                _dot(operation, terms, offsets, weights, arena, t, t + 1, place, column, acc)
-            to = out + column * width + t * operation.out_step
-            here = reach + column * operation.blocks
+                _dot(reader, arena, t, t + 1, place, column, acc)
+            at = to + t * operation.out_step
             fire_tile(
-                acc, v_mem, t == 0, scale, bias, channel, phi, arena, to, width, pixels, fan_out, here, operation.blocks, counts
+                acc, v_mem, t == 0, scale, bias, channel, phi, arena, at, width, pixels, fan_out, here, operation.blocks, counts
             )
+        for i in range(pixels):
+            _mark(operation, state, skip, timesteps, to + i * width)
     if not operation.uniform:
         _count_by_channel(operation, fan_out, arena, timesteps, place, counts)
 
 
 @numba.njit(cache=True, nogil=True)
-def _read_out(operation, terms, offsets, weights, scale, bias, arena, maps, timesteps, place, acc):  # type: ignore[no-untyped-def]
+def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
     """A convolution that is read out: its current summed over time."""
+    operation, (arena, _, changed) = reader[0], state
     image, block, row = place
     end = 1 if operation.constant else timesteps
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(0, operation.columns, PIXELS):
-        _dot(operation, terms, offsets, weights, arena, 0, end, place, column, acc)
         to, pixels = out + column * operation.out_pixel, min(PIXELS, operation.columns - column)
+        if skip and not _has_changed(reader, changed, place, column, pixels):
+            for i in range(pixels):
+                for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
+                    maps[at] = silent_maps[at]
+            continue
+        _dot(reader, arena, 0, end, place, column, acc)
         read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
 
 
 @numba.njit(cache=True, nogil=True)
-def _max_pool(operation, term, fan_out, arena, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
+def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
     """By how much the largest accumulated count of a window has grown, at every timestep."""
-    image, block, row = place
+    arena, (image, block, row) = state[0], place
     lanes = min(LANES, operation.channels - block * LANES)
     start = term.start + image * term.image + row * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(operation.columns):
         reach = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
+        at, to = start + column * term.pixel, out + column * operation.out_pixel
         before[:] = 0
         for t in range(timesteps):
             pool_lanes(
-                arena, start + column * term.pixel, operation.source_row, operation.source_pixel, operation.kernel_rows,
-                operation.kernel_columns, term.step, t + 1, lanes, before, out + column * operation.out_pixel + t * operation.out_step,
-                fan_out, reach, counts,
+                arena, at, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, t + 1, lanes,
+                before, to + t * operation.out_step, fan_out, reach, counts,
             )  # fmt: skip
+        _mark(operation, state, skip, timesteps, to)
     if not operation.uniform:
         _count_by_channel(operation, fan_out, arena, timesteps, place, counts)
 
 
 @numba.njit(cache=True, nogil=True)
-def _upsample(operation, term, arena, timesteps, place):  # type: ignore[no-untyped-def]
+def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no-untyped-def]
     """Nearest neighbour."""
-    image, block, row = place
+    arena, (image, block, row) = state[0], place
     factor = operation.factor
     start = term.start + image * term.image + row // factor * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    for t in range(timesteps):
-        for column in range(operation.columns):
-            to = out + t * operation.out_step + column * operation.out_pixel
-            copy_lanes(arena, start + t * term.step + column // factor * term.pixel, to)
+    for column in range(operation.columns):
+        to = out + column * operation.out_pixel
+        for t in range(timesteps):
+            copy_lanes(arena, start + t * term.step + column // factor * term.pixel, arena, to + t * operation.out_step)
+        _mark(operation, state, skip, timesteps, to)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,12 +262,13 @@ def _count_by_channel(operation, fan_out, arena, timesteps, place, counts):  # t
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def pack_grid(words, columns, fan_out, arena, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
+def pack_grid(words, columns, fan_out, arena, changed, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
     """Counts of events, channels last, into the arena: work for every pixel that has any, not for the others.
 
     Args:
         words: a grid `(N, channels, rows, columns)` uint8, eight columns to a little-endian uint64, the last ones filled with 0.
         fan_out: int32 `(channels, rows, columns)`.
+        arena, changed: as in `run_operations`.
         start, image_pitch, row_pitch, pixel_pitch: where, in elements.
         units: int64 `(N * rows, >= 4)`, set: events, synaptic operations, these with a count taken once, largest count.
     """
@@ -189,9 +276,11 @@ def pack_grid(words, columns, fan_out, arena, start, image_pitch, row_pitch, pix
     low, position = np.uint64(255), np.uint64(56)
     for unit in numba.prange(images * rows):
         image, row = unit // rows, unit % rows
-        events, reached, graded, most = 0, 0, 0, 0
+        found = units[unit]
+        found[:4] = 0
         first = start + image * image_pitch + row * row_pitch
         arena[first : first + columns * pixel_pitch] = 0
+        changed[first // LANES : (first + columns * pixel_pitch) // LANES] = 0
         for channel in range(channels):
             for index in range(per_row):
                 word = words[image, channel, row, index]
@@ -200,10 +289,11 @@ def pack_grid(words, columns, fan_out, arena, start, image_pitch, row_pitch, pix
                     n = np.int64((word >> shift) & low)
                     word &= ~(low << shift)
                     column = 8 * index + np.int64(shift >> np.uint64(3))
-                    arena[first + channel + column * pixel_pitch] = n
+                    at = first + channel + column * pixel_pitch
+                    arena[at] = n
+                    changed[at // LANES] = 1
                     reach = np.int64(fan_out[channel, row, column])
-                    events += n
-                    reached += n * reach
-                    graded += reach
-                    most = max(most, n)
-        units[unit, 0], units[unit, 1], units[unit, 2], units[unit, 3] = events, reached, graded, most
+                    found[0] += n
+                    found[1] += n * reach
+                    found[2] += reach
+                    found[3] = max(found[3], n)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,13 @@ class Source:
         channels, rows, columns = self.shape
         shape = (1 if self.constant else timesteps, images, rows, columns, channels)
         return np.lib.stride_tricks.as_strided(arena[self.start :], shape, (self.step, self.image, self.row, self.pixel, 1))
+
+    def mark(self, changed: NDArray[np.uint8], images: int) -> None:
+        """Note that all of it may differ from silence (see models/runtime/kernels.py)."""
+        _, rows, columns = self.shape
+        blocks = self.pixel // LANES
+        strides = self.image // LANES, self.row // LANES, 1
+        np.lib.stride_tricks.as_strided(changed[self.start // LANES :], (images, rows, columns * blocks), strides)[:] = 1
 
 
 @dataclass(frozen=True)
@@ -285,4 +293,4 @@ def _is_plain_neuron(node: Node) -> bool:
 def _disjoint(signal: Signal) -> bool:
     """Whether no channel is a sum."""
     taken = sorted((part.at, part.channels) for part in signal)
-    return all(at + channels <= following for (at, channels), (following, _) in zip(taken, taken[1:], strict=False))
+    return all(at + channels <= following for (at, channels), (following, _) in pairwise(taken))

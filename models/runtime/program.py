@@ -33,6 +33,7 @@ class Program:
         runs: in order: operations to carry out together, and single steps left to the reference engine.
         layers: of every node whose spikes are counted: node, neurons (0 for a max-pool), its operations.
         totals: `(operations, N, 3)` int64, of the last run: spikes, synaptic operations, these with a burst counted once.
+        arena, changed: spike counts, and whether they differ from silence, see models/runtime/kernels.py.
         maps: of each read-out, `(N, C, H, W)` float32; overwritten by the next run.
     """
 
@@ -53,6 +54,7 @@ class Program:
         # The last tile of a row reads, but never writes, pixels beyond it.
         furthest = max(source.pixel for source in plan.sources) * PIXELS * plan.widest_stride
         self.arena = np.zeros(end + furthest, np.uint8)
+        self._silent, self.changed = np.zeros_like(self.arena), np.zeros(len(self.arena) // LANES, np.uint8)
         self._operations: list[dict[str, int]] = []
         self._terms: list[tuple[int, ...]] = []
         self._offsets, self._weights = _Array(np.int32), _Array(np.int8)
@@ -77,16 +79,21 @@ class Program:
         if columns % 8:
             grid = np.pad(grid, ((0, 0), (0, 0), (0, 0), (0, -columns % 8)))
         place = source.start, source.image, source.row, source.pixel
-        pack_grid(grid.view(np.uint64), columns, self._input_fan_out, self.arena, *place, self._units)
+        pack_grid(grid.view(np.uint64), columns, self._input_fan_out, self.arena, self.changed, *place, self._units)
         totals = self._units[: self.images * grid.shape[2]].reshape(self.images, grid.shape[2], -1)
         return np.concatenate([totals[..., :3].sum(1), totals[..., 3:4].max(1)], 1)
 
-    def run(self, operations: slice) -> None:
-        """Carry out a run of operations."""
+    def run(self, operations: slice, skip: bool = True) -> None:
+        """Carry out a run of operations; `skip` what is as it is in silence."""
         run_operations(
-            self._table[operations], self._term_table, *self._constants, self.arena, self._map_arena,
-            self.timesteps, self.images, self._acc, self._v_mem, self._before, self._units, self.totals[operations],
+            self._table[operations], self._term_table, *self._constants, self.arena, self._silent, self.changed, self._map_arena,
+            self._silent_maps, skip, self.timesteps, self.images, self._acc, self._v_mem, self._before, self._units,
+            self.totals[operations],
         )  # fmt: skip
+
+    def remember_silence(self) -> None:
+        """What the buffers hold now is what they hold in a window without events."""
+        self._silent[:], self._silent_maps[:] = self.arena, self._map_arena
 
     def _allocate(self, input_fan_out: Tensor) -> None:
         """Tables as arrays, and room for what a run leaves."""
@@ -94,7 +101,7 @@ class Program:
         for record, fields in zip(self._table, self._operations, strict=True):
             for name, value in fields.items():
                 record[name] = value
-        self._term_table = np.array(self._terms or [(0,) * len(TERM)], TERM)
+        self._term_table = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
         arrays = (self._offsets, self._weights, self._scale, self._bias, self._fan)
         self._constants = [array.joined() for array in arrays]
         threads = numba.config.NUMBA_NUM_THREADS
@@ -106,6 +113,7 @@ class Program:
         self._units = np.zeros((units * self.images, 6), np.int64)
         self.totals = np.zeros((len(self._operations), self.images, 3), np.int64)
         self._map_arena = np.zeros(self._map_size, np.float32)
+        self._silent_maps = np.zeros_like(self._map_arena)
         self.maps = {}
         for name, (start, shape, channels) in self._places.items():
             flat = self._map_arena[start : start + int(np.prod(shape))]
@@ -169,17 +177,19 @@ class Program:
         y, x = np.arange(kernel[0])[:, None, None], np.arange(kernel[1])[:, None]
         quads = np.arange(-(-item.channels // 4))
         offsets = y * dilation_y * source.row + x * dilation_x * source.pixel + 4 * quads
-        return *_window(item, attrs["stride"], attrs["padding"]), self._offsets.add(offsets), steps, first
+        extent = (kernel[0] - 1) * dilation_y + 1, (kernel[1] - 1) * dilation_x + 1
+        steps_at = self._offsets.add(offsets), steps, first
+        return *_window(item, attrs["stride"], attrs["padding"]), *steps_at, *extent, *_own(item, self.images)
 
     def _emit_resampling(self, step: Step, part: Part, fields: dict[str, int]) -> None:
-        attrs, source = step.node.attrs, part.source
-        fields |= {"source_row": source.row, "source_pixel": source.pixel}
+        attrs = step.node.attrs
         if step.kind == MAX_POOL:
-            fields |= dict(zip(("kernel_rows", "kernel_columns"), attrs["kernel"], strict=True))
-            self._terms.append((*_window(part, attrs["stride"], attrs["padding"]), 0, 0, 0))
+            self._terms.append(
+                (*_window(part, attrs["stride"], attrs["padding"]), 0, 0, 0, *attrs["kernel"], *_own(part, self.images))
+            )
         else:
             fields["factor"] = attrs["factor"]
-            self._terms.append((*_window(part, (1, 1), (0, 0)), 0, 0, 0))
+            self._terms.append((*_window(part, (1, 1), (0, 0)), 0, 0, 0, 1, 1, *_own(part, self.images)))
 
     def _fan_out_of(self, step: Step, source: Source) -> dict[str, int]:
         """Weights reached by each output, `(H, W, blocks)`, and channel by channel where those of a block do not agree."""
@@ -229,6 +239,14 @@ def _window(item: Part | Read, stride: tuple[int, int], padding: tuple[int, int]
     source = item.source
     start = source.start - padding[0] * source.row - padding[1] * source.pixel + item.first
     return start, source.step, source.image, stride[0] * source.row, stride[1] * source.pixel
+
+
+def _own(item: Part | Read, images: int) -> tuple[int, int, int, int, int]:
+    """The fields of a TERM from source_row on."""
+    source = item.source
+    blocks = -(-(item.first % LANES + item.channels) // LANES)
+    buffer = (source.start - source.margin[0] * source.row - source.margin[1] * source.pixel) // LANES
+    return source.row, source.pixel, blocks, buffer, images * source.image // LANES
 
 
 def _padded(values: NDArray[np.float32], length: int, value: float) -> NDArray[np.float32]:

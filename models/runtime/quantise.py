@@ -7,6 +7,7 @@ s_o * sum(q n) with spike counts n: integers. 15 bits are two planes of 8, q = 1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def _steps_in_16_bits(layers: NDArray[np.int8], steps: tuple[int, ...], limit: i
     flush = 1
     while flush < max(steps):
         longer = flush * 2
-        starts = np.concatenate([np.arange(a, b, longer) for a, b in zip(edges, edges[1:], strict=False)])
+        starts = np.concatenate([np.arange(a, b, longer) for a, b in pairwise(edges)])
         if any(np.add.reduceat(bound, starts, axis=2).max() > _SHORT_MAX for bound in bounds):
             break
         flush = longer

@@ -177,7 +177,7 @@ def read_tile(typingctx, acc, scale, bias, channel, out, start, pitch, pixels): 
 
 def _emit_read(context, builder, signature, args):  # type: ignore[no-untyped-def]
     acc, scale, bias, out = (_data(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 4))
-    channel, start, pitch, pixels = args[3], *args[5:]
+    channel, (start, pitch, pixels) = args[3], args[5:]
     floats = ir.VectorType(_FLOAT, 8)
     gains, shifts = (_lanes(builder, array, channel, floats) for array in (scale, bias))
     with cgutils.for_range(builder, pixels) as loop:
@@ -235,15 +235,41 @@ def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-de
 
 
 @intrinsic
-def copy_lanes(typingctx, x, start, to):  # type: ignore[no-untyped-def]
-    """x[to : to + LANES] = x[start : start + LANES], of a uint8 array."""
+def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
+    """out[to : to + LANES] = x[start : start + LANES], uint8 arrays."""
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = _data(context, builder, signature.args[0], args[0])
-        _store(builder, _load(builder, data, args[1], ir.VectorType(_BYTE, LANES)), data, args[2])
+        x, out = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        _store(builder, _load(builder, x, args[1], ir.VectorType(_BYTE, LANES)), out, args[3])
         return context.get_dummy_value()
 
-    return types.void(x, types.int64, types.int64), emit
+    return types.void(x, types.int64, out, types.int64), emit
+
+
+@intrinsic
+def count_lanes(typingctx, x, start, fan_out, reach, totals):  # type: ignore[no-untyped-def]
+    """Count x[start : start + LANES] as `fire_tile` counts what it writes."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        x, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2, 4))
+        counted = _zeros(builder)
+        _count(builder, _load(builder, x, args[1], ir.VectorType(_BYTE, LANES)), fan_out, args[3], counted)
+        _add_counted(builder, totals, counted)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, fan_out, types.int64, totals), emit
+
+
+@intrinsic
+def lanes_differ(typingctx, x, y, at):  # type: ignore[no-untyped-def]
+    """Whether two uint8 arrays differ anywhere in [at, at + LANES)."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        wide = ir.IntType(8 * LANES)
+        x, y = (_load(builder, _data(context, builder, signature.args[i], args[i]), args[2], wide) for i in range(2))
+        return builder.icmp_unsigned("!=", x, y)
+
+    return types.boolean(x, y, types.int64), emit
 
 
 @intrinsic
