@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from data.stats import ActivityStats, MemoryGeometry, SpikeStats
 from eval.energy import COST_TABLES, CostTable, ann_energy_report, ann_layers, energy_report, snn_layers, synaptic_ops
 from eval.memory import MODEL, ann_memory, snn_memory
-from eval.neurobench import NeuroBenchMetrics, ann_metrics, snn_metrics
+from eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from models.activity import memory
 from models.detector import DetectorBundle
 
@@ -47,11 +48,12 @@ def _energy_in(stats: Stats, activity: ActivityStats | None, table: CostTable) -
     return {**snn, "ann_pj": r.ann_pj, "ann_zero_skipping_pj": skipping, "ratio": r.ratio}
 
 
-def neurobench_metrics(stats: Stats, bundle: DetectorBundle) -> NeuroBenchMetrics:
-    """NeuroBench's complexity metrics of the network that ran."""
+def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[], SpikeStats]) -> NeuroBenchMetrics:
+    """NeuroBench's complexity metrics of the network that ran; `sample` is asked where active neurons were not counted."""
     if isinstance(stats, ActivityStats):
         return ann_metrics(stats, *memory(bundle.graph))
-    return snn_metrics(stats, *memory(bundle.spiking, bundle.parameters))
+    counted = None if activation_sparsity(stats) is not None else sample()
+    return snn_metrics(stats, *memory(bundle.spiking, bundle.parameters), counted)
 
 
 def memory_figures(stats: Stats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:

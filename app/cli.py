@@ -212,6 +212,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="at most N windows, spread evenly")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that simulate (default: as many as cores)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
+    parser.add_argument("--engine", metavar="NAME", help="how the spiking network is run, as for detect.py (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder; an evaluation interrupted there goes on")
     parser.add_argument("--sensor-size", metavar="WxH", help="sensor size in pixels, where the data do not say it")
@@ -263,6 +264,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
         "limit": args.limit,
         "workers": args.workers,
         "device": args.device,
+        "engine": args.engine,
     }
     assignments = args.set + as_assignments(flags)
     if args.timesteps:

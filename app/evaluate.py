@@ -10,19 +10,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from app.accounts import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
 from app.config import load_config, to_dict
 from app.detect import pick_device
 from app.gallery import gallery, rate_maps
-from app.predict import Network, PartResult, Predictor, Run, concatenate
+from app.predict import BATCH, Network, PartResult, Predictor, Run, concatenate
 from app.processes import gather, process_group
 from app.provenance import provenance
 from app.report import Picture, writable, write_report
 from app.score import ap_figures, describe, detail_figures, find_protocol, score
-from app.timing import CLOCK, Timing, streaming_figures, time_networks
+from app.timing import CLOCK, Timing, spread, streaming_figures, time_networks
 from data.datasets import SPECS, Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import ConfigError, DataError
@@ -51,6 +53,7 @@ class EvaluateConfig:
         streaming_windows: labelled times for which latency-aware AP is computed, too.
         energy_table: fp32, fp16 or int8.
         device: auto, cpu or cuda.
+        engine: auto, or one of models/runtime.
         cache: folder of simulated windows.
         seed: of simulated windows.
         post: thresholds of the boxes.
@@ -69,6 +72,7 @@ class EvaluateConfig:
     streaming_windows: int = 256
     energy_table: str = "fp32"
     device: str = "auto"
+    engine: str = "auto"
     cache: str = "runs/cache"
     seed: int = 0
     post: PostConfig = field(default_factory=lambda: PostConfig(score=0.001))
@@ -138,13 +142,14 @@ class Evaluation:
             self.voxel = replace(bundle.voxel, window_ms=self.protocol.window_us / 1000)
         self.dataset = self._open()
         device = pick_device(config.device)
-        self.networks = [Network(bundle, run, config.post, device) for run in runs(config, bundle)]
+        self.networks = [Network(bundle, run, config.post, device, config.engine) for run in runs(config, bundle)]
         settings = {
             "weights": hashlib.sha256(find_weights(config.weights).read_bytes()).hexdigest(),
             "voxel": asdict(self.voxel),
             "post": asdict(config.post),
             "sensor_size": self.dataset.spec.sensor_size,
             "device": device,
+            "engine": self.networks[0].detector.engine,
         }
         self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, writable(out) / "parts", settings)
 
@@ -209,6 +214,7 @@ class Evaluation:
         spec, c = self.dataset.spec, self.config
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
         row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
+        row["engine"] = None if network.run.model == "ann" else network.detector.engine
         row["energy"] = energy_figures(stats, activity, c.energy_table)
         latency_ms = timing.percentiles()
         row["latency_ms"] = latency_ms
@@ -221,11 +227,15 @@ class Evaluation:
             "latencies_ms": [round(ms, 3) for ms in timing.latency_ms],
         }
         row["memory"] = memory_figures(stats, geometry, c.energy_table)
-        row["neurobench"] = asdict(neurobench_metrics(stats, self.bundle))
+        row["neurobench"] = asdict(neurobench_metrics(stats, self.bundle, lambda: network.count(self._sample())))
         row["left_out"] = asdict(left_out)
         layers = {"layers": layer_figures(stats, c.energy_table)}
         row["details"] = {**detail_figures(scored, frames, spec.classes), **layers}
         return row
+
+    def _sample(self) -> NDArray[np.uint8]:
+        """Grids of a few windows, spread evenly."""
+        return np.stack([self.predictor.grid(self.dataset[int(i)].window)[0] for i in spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
         """The windows; the first process makes what is missing, the others wait for it."""

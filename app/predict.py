@@ -31,6 +31,7 @@ from models.activity import ActivityRunner
 from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import PostConfig, decode
 from models.graph import Graph
+from models.spiking.network import SpikingNetwork
 
 BATCH = 8
 """Windows computed together. Batches do not cross parts, so that results do not depend on who computes which part."""
@@ -95,14 +96,20 @@ class Network:
         run: which network of them.
         post: thresholds.
         device: where to run.
+        engine: how the spiking network is run, see models/runtime.
     """
 
-    def __init__(self, bundle: DetectorBundle, run: Run, post: PostConfig, device: str) -> None:
+    def __init__(self, bundle: DetectorBundle, run: Run, post: PostConfig, device: str = "cpu", engine: str = "auto") -> None:
         self.run, self._bundle, self._post, self._device = run, bundle, post, torch.device(device)
         # `detector` is what is timed; to count what the ANN does takes another pass over its activations.
-        self.detector = Detector(bundle, post, run.model == "ann", run.timesteps or None, device)
+        self.detector = Detector(bundle, post, run.model == "ann", run.timesteps or None, device, engine)
         tensors = {name: tensor.to(self._device) for name, tensor in bundle.graph.tensors.items()}
         self._counting = ActivityRunner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
+
+    def count(self, grids: NDArray[np.uint8]) -> SpikeStats:
+        """What the reference engine counts, which is more than the fast ones do: active neurons, too."""
+        own = replace(self._bundle.parameters, timesteps=self.run.timesteps)
+        return SpikingNetwork(self._bundle.spiking, own).run(torch.from_numpy(grids))[1]
 
     def __call__(
         self, grids: NDArray[np.uint8], size: SensorSize, t_us: Sequence[int]

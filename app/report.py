@@ -11,51 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from app import page
 from app.charts import Axis, Chart, Series, nice_top
 from data.errors import ConfigError
 from eval.matching import BINS
 
 Rows = list[dict[str, Any]]
 
-_COLOURS = ("#57606a", "#0969da", "#d1590a", "#1a7f37", "#8250df", "#bf3989", "#9a6700")
 _MOST_CURVES = 12
-
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f3f5f7; color: #1f2328; font: 14px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-header { background: #16202c; color: #fff; padding: 28px 0 24px; }
-header h1 { margin: 0 0 4px; font-size: 25px; font-weight: 650; letter-spacing: -.2px; }
-header p { margin: 0; color: #b9c4d0; }
-.page { max-width: 1200px; margin: 0 auto; padding: 0 24px; }
-.cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: 14px; margin: 20px 0 4px; }
-.card { background: #fff; border: 1px solid #dde2e7; border-radius: 8px; padding: 14px 16px; }
-.card b { display: block; font-size: 24px; font-weight: 650; letter-spacing: -.4px; }
-.card span { color: #57606a; font-size: 12.5px; }
-section { background: #fff; border: 1px solid #dde2e7; border-radius: 8px; padding: 18px 20px 16px; margin: 16px 0; }
-h2 { margin: 0 0 10px; font-size: 16.5px; font-weight: 650; }
-h3 { margin: 6px 0 4px; font-size: 13px; font-weight: 600; color: #424a53; }
-p.note { color: #57606a; margin: 8px 0 0; font-size: 12.5px; max-width: 960px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 8px; text-align: right; border-bottom: 1px solid #eaeef2; white-space: nowrap; }
-th { color: #57606a; font-weight: 600; font-size: 12.5px; }
-th:first-child, td:first-child { text-align: left; }
-tr:last-child td { border-bottom: 0; }
-.row { display: flex; flex-wrap: wrap; gap: 18px 22px; align-items: flex-start; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 2px 0 8px; font-size: 12.5px; color: #424a53; }
-.legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin: 0 6px 3px 0; vertical-align: middle; }
-.shots { display: grid; grid-template-columns: repeat(4, 1fr); gap: 14px; }
-figure { margin: 0; }
-figure img { width: 100%; display: block; border-radius: 5px; }
-figcaption { font-size: 12px; color: #57606a; margin-top: 4px; overflow-wrap: anywhere; }
-.maps { display: flex; flex-wrap: wrap; gap: 12px; }
-.maps figure { width: 168px; }
-.matrix td, .matrix th { text-align: center; border: 1px solid #eaeef2; padding: 5px 9px; }
-.matrix th:first-child { text-align: left; }
-.matrix { width: auto; }
-pre { background: #f6f8fa; border-radius: 6px; padding: 12px; overflow: auto; font-size: 12px; max-height: 420px; }
-summary { cursor: pointer; color: #0969da; }
-"""
 
 
 @dataclass(frozen=True)
@@ -104,13 +67,8 @@ def html_report(results: dict[str, Any], shots: Sequence[Picture] = (), maps: Se
         f", {results['split']} split" if results["split"] else ""
     )
     rule = f"{rows[0]['frames']:,} scored frames; protocol {results['protocol']}"
-    body = "".join(section for section in sections if section)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><header><div class="page">'
-        f"<h1>{escape(title)}</h1><p>{escape(rule)}</p></div></header>"
-        f'<main class="page">{body}</main></body></html>\n'
-    )
+    body = "".join(sections)
+    return page.page(title, rule, body)
 
 
 def label(row: dict[str, Any]) -> str:
@@ -152,11 +110,11 @@ def markdown_report(results: dict[str, Any]) -> str:
         "",
         f"Protocol `{results['protocol']}` ({results['protocol_rule']['source']}); {results['results'][0]['frames']} scored frames.",
         "",
-        *_markdown_table([head, *table]),
+        *page.markdown_table([head, *table]),
         "",
         "AP50 by class:",
         "",
-        *_markdown_table(classes),
+        *page.markdown_table(classes),
         "",
         *(f"- {name}: {text}" for name, text in results.get("clock", {}).items()),
         *([f"- energy leaves out: {', '.join(results['energy_excluded'])}"] if "energy_excluded" in results else []),
@@ -202,7 +160,7 @@ def _main_table(results: dict[str, Any]) -> str:
         f"Predictions within {rule['tolerance_us'] / 1000:g} ms of a label." if rule["tolerance_us"] else "Predictions at the labels' times.",
         "AP in percent.",
     ]  # fmt: skip
-    return _section("Results", _table(head, table) + _note(" ".join(p for p in parts if p)))
+    return page.section("Results", page.table(head, table) + page.note(" ".join(p for p in parts if p)))
 
 
 def _classes(rows: Rows) -> str:
@@ -216,8 +174,8 @@ def _classes(rows: Rows) -> str:
         for name in names
     ]
     size_head = [f"{label(main)}, by size", "AP small", "AP medium", "AP large", "recall at IoU 0.5"]
-    note = _note("Small: below 32² pixels; large: above 96² pixels. A dash: no label of that kind.")
-    return _section("Classes and sizes", _table(head, table) + "<br>" + _table(size_head, by_size) + note)
+    note = page.note("Small: below 32² pixels; large: above 96² pixels. A dash: no label of that kind.")
+    return page.section("Classes and sizes", page.table(head, table) + "<br>" + page.table(size_head, by_size) + note)
 
 
 def _curves(rows: Rows, classes: Sequence[str]) -> str:
@@ -230,12 +188,14 @@ def _curves(rows: Rows, classes: Sequence[str]) -> str:
             for iou, dash in (("0.50", ""), ("0.75", "4 3")):
                 ys = curves[name][iou]
                 if ys:
-                    chart.line(Series(f"{label(row)}, IoU {iou}", curves["recall"], ys, _COLOURS[k % len(_COLOURS)]), dash)
+                    chart.line(Series(f"{label(row)}, IoU {iou}", curves["recall"], ys, page.colour(k)), dash)
                     drawn = True
         if drawn:
             charts.append(f"<div><h3>{escape(name)}</h3>{chart.svg()}</div>")
-    note = _note("Solid: IoU 0.50; dashed: IoU 0.75. COCO's 101 recalls, precision made monotonic.")
-    return _section("Precision and recall", _legend(rows) + f'<div class="row">{"".join(charts)}</div>' + note)
+    note = page.note("Solid: IoU 0.50; dashed: IoU 0.75. COCO's 101 recalls, precision made monotonic.")
+    return page.section(
+        "Precision and recall", page.legend([label(r) for r in rows]) + f'<div class="row">{"".join(charts)}</div>' + note
+    )
 
 
 def _energy(results: dict[str, Any]) -> str:
@@ -253,14 +213,14 @@ def _energy(results: dict[str, Any]) -> str:
     cost_axis = Axis(f"energy per window, µJ ({table_name.upper()}, per spike)", 0, nice_top(costs))
     chart = Chart(cost_axis, Axis("AP", 0, nice_top(aps)), 400, 300)
     for k, (row, cost, ap) in enumerate(zip(rows, costs, aps, strict=True)):
-        chart.points(Series(label(row), [cost], [ap], _COLOURS[k % len(_COLOURS)]))
-    note = _note(
+        chart.points(Series(label(row), [cost], [ap], page.colour(k)))
+    note = page.note(
         "Per window, mean. Per spike: a burst of 3 is 3 accumulates; graded: hardware that sends a burst's count with one event. "
         f"Share: per spike, of the dense ANN. Zero-skipping: the ANN without products with 0. Left out of all: {', '.join(results['energy_excluded'])}. 45 nm, Horowitz, ISSCC 2014."
     )
-    plot = f'<div style="flex:0 0 400px"><h3>Accuracy against energy</h3>{_legend(rows)}{chart.svg()}</div>'
-    both = f'<div class="row" style="flex-wrap:nowrap"><div style="flex:1 1 auto">{_table(head, table)}</div>{plot}</div>'
-    return _section("Energy", both + note + _memory(rows))
+    plot = f'<div style="flex:0 0 400px"><h3>Accuracy against energy</h3>{page.legend([label(r) for r in rows])}{chart.svg()}</div>'
+    both = f'<div class="row" style="flex-wrap:nowrap"><div style="flex:1 1 auto">{page.table(head, table)}</div>{plot}</div>'
+    return page.section("Energy", both + note + _memory(rows))
 
 
 def _memory(rows: Rows) -> str:
@@ -273,7 +233,7 @@ def _memory(rows: Rows) -> str:
         cells = (m["operations_pj"], m["weights_pj"], m["potentials_pj"], m["signals_pj"], m["total_pj"])
         table.append([label(row), *(number(c / 1e6, 0) for c in cells), f"{100 * m['share_of_ann']:.1f} %"])
     head = ["µJ per window", "operations", "weights and biases", "potentials", "inputs and outputs", "total", "of the ANN's"]
-    return f"<h3>Another model: with memory traffic</h3>{_table(head, table)}{_note(found[0]['memory']['model'])}"
+    return f"<h3>Another model: with memory traffic</h3>{page.table(head, table)}{page.note(found[0]['memory']['model'])}"
 
 
 def _layers(rows: Rows) -> str:
@@ -283,10 +243,12 @@ def _layers(rows: Rows) -> str:
         ys = [layer["pj"] / 1e6 for layer in layers]
         names = [f"{layer['name']}: {pj:,.1f} µJ" for layer, pj in zip(layers, ys, strict=True)]
         chart = Chart(Axis("", -1, len(layers)), Axis("µJ", 0, nice_top(ys)), 538, 190)
-        chart.bars(Series(label(row), list(range(len(layers))), ys, _COLOURS[k % len(_COLOURS)], names), 0.8)
+        chart.bars(Series(label(row), list(range(len(layers))), ys, page.colour(k), names), 0.8)
         what = "convolutions" if row["model"] == "ann" else "sources of spikes (events, neurons, pools)"
         charts.append(f"<div><h3>{label(row)}: {len(layers)} {what}, first to last</h3>{chart.svg()}</div>")
-    return _section("Energy by layer", f'<div class="row">{"".join(charts)}</div>' + _note("Hover over a bar for its layer."))
+    return page.section(
+        "Energy by layer", f'<div class="row">{"".join(charts)}</div>' + page.note("Hover over a bar for its layer.")
+    )
 
 
 def _trust(rows: Rows) -> str:
@@ -297,17 +259,20 @@ def _trust(rows: Rows) -> str:
         points = [(c, p) for c, p in zip(found["confidence"], found["precision"], strict=True) if c is not None]
         if points:
             xs, ys = zip(*points, strict=True)
-            chart.line(Series(label(row), xs, ys, _COLOURS[k % len(_COLOURS)]))
+            chart.line(Series(label(row), xs, ys, page.colour(k)))
     errors = "; ".join(f"{label(r)} {number(r['details']['calibration']['error'], 3)}" for r in rows)
     main = _main(rows)
     confusion = main["details"]["confusion"]
     matrix = _matrix(confusion) if len(confusion["rows"]) <= 13 else ""
-    note = _note(
+    note = page.note(
         f"Left: {BINS} bins of scores at IoU 0.5; expected calibration error from score 0.3 on: {errors}. Right: predictions of score "
         f"{confusion['score']} and above at IoU {confusion['iou']}; rows are what there is, columns what was predicted."
     )
     right = f"<div><h3>Confusion, {label(main)}</h3>{matrix}</div>" if matrix else ""
-    return _section("Scores and confusion", _legend(rows) + f'<div class="row"><div>{chart.svg()}</div>{right}</div>' + note)
+    return page.section(
+        "Scores and confusion",
+        page.legend([label(r) for r in rows]) + f'<div class="row"><div>{chart.svg()}</div>{right}</div>' + note,
+    )
 
 
 def _matrix(confusion: dict[str, Any]) -> str:
@@ -334,7 +299,7 @@ def _latency(results: dict[str, Any]) -> str:
     chart = Chart(Axis("latency, ms", 0, top), Axis("windows", 0, nice_top([int(c.max()) for c in counts])), 1100, 240)
     for k, (row, count) in enumerate(zip(rows, counts, strict=True)):
         xs = np.repeat(edges, 2)[1:-1].tolist()
-        chart.line(Series(label(row), xs, np.repeat(count, 2).tolist(), _COLOURS[k % len(_COLOURS)]))
+        chart.line(Series(label(row), xs, np.repeat(count, 2).tolist(), page.colour(k)))
     head = ["network", "p50", "p90", "p99", "windows/s", "streaming AP", "offline AP", "age of a result, ms"]
     table = []
     for row in rows:
@@ -343,7 +308,9 @@ def _latency(results: dict[str, Any]) -> str:
         rest = [number(s["streaming_ap"]), number(s["offline_ap"]), number(s["mean_age_ms"], 1)]
         table.append([label(row), *latency, number(row["timing"]["windows_per_s"], 1), *rest])
     clock = " ".join(f"{name.replace('_', ' ')}: {text}." for name, text in results["clock"].items())
-    return _section("Latency", _legend(rows) + chart.svg() + _table(head, table) + _note(clock))
+    return page.section(
+        "Latency", page.legend([label(r) for r in rows]) + chart.svg() + page.table(head, table) + page.note(clock)
+    )
 
 
 def _neurobench(rows: Rows) -> str:
@@ -362,18 +329,18 @@ def _neurobench(rows: Rows) -> str:
         shares = [number(_percent(m[k]), 2) for k in ("connection_sparsity", "activation_sparsity")]
         counts = [number(m[k] / 1e6, 1) for k in ("dense_synops", "effective_macs", "effective_acs")]
         table.append([label(row), number(m["footprint_bytes"] / 1e6, 1), *(f"{s} %" for s in shares), *counts])
-    note = _note(
+    note = page.note(
         "NeuroBench counts a layer with bursts, or with counts above 1 at its input, as multiply-accumulates; a burst is one."
     )
-    return _section("NeuroBench", _table(head, table) + note)
+    return page.section("NeuroBench", page.table(head, table) + note)
 
 
 def _maps(maps: Sequence[Picture]) -> str:
     if not maps:
         return ""
     figures = "".join(f'<figure><img src="{m.data}" alt=""><figcaption>{escape(m.title)}</figcaption></figure>' for m in maps)
-    note = _note("Spikes per neuron on the first window of the gallery, averaged over a layer's channels, by layer and timestep; each picture has its own scale.")  # fmt: skip
-    return _section("Where spikes are", f'<div class="maps">{figures}</div>' + note)
+    note = page.note("Spikes per neuron on the first window of the gallery, averaged over a layer's channels, by layer and timestep; each picture has its own scale.")  # fmt: skip
+    return page.section("Where spikes are", f'<div class="maps">{figures}</div>' + note)
 
 
 def _shots(shots: Sequence[Picture]) -> str:
@@ -384,8 +351,8 @@ def _shots(shots: Sequence[Picture]) -> str:
             f'<figure><img src="{s.data}" alt=""><figcaption>{escape(s.title)}</figcaption></figure>' for s in chosen
         )
         out += f'<h3>{title}</h3><div class="shots">{figures}</div>' if chosen else ""
-    note = _note("Green: labels; orange: predictions with a score of 0.3 and above. ON events white, OFF events blue.")
-    return _section("Best and worst windows", out + note) if out else ""
+    note = page.note("Green: labels; orange: predictions with a score of 0.3 and above. ON events white, OFF events blue.")
+    return page.section("Best and worst windows", out + note) if out else ""
 
 
 def _provenance(results: dict[str, Any]) -> str:
@@ -395,34 +362,10 @@ def _provenance(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {v}" for name, v in p["versions"].items())
     line = f"Commit {p['commit']}; {p['machine']}; {versions}."
     text = escape(json.dumps(found, indent=1))
-    return _section(
+    return page.section(
         "Provenance",
         f"<p>{escape(line)}</p><details><summary>Settings and the weights' record</summary><pre>{text}</pre></details>",
     )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def _legend(rows: Rows) -> str:
-    items = (f'<span><i style="background:{_COLOURS[k % len(_COLOURS)]}"></i>{label(r)}</span>' for k, r in enumerate(rows))
-    return f'<div class="legend">{"".join(items)}</div>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def _percent(share: float | None) -> float | None:

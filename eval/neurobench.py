@@ -41,8 +41,13 @@ def ann_metrics(stats: ActivityStats, footprint_bytes: int, connection_sparsity:
     )
 
 
-def snn_metrics(stats: SpikeStats, footprint_bytes: int, connection_sparsity: float) -> NeuroBenchMetrics:
-    """Of the spiking network; dense operations are those of all timesteps."""
+def snn_metrics(
+    stats: SpikeStats, footprint_bytes: int, connection_sparsity: float, sample: SpikeStats | None = None
+) -> NeuroBenchMetrics:
+    """Of the spiking network; dense operations are those of all timesteps.
+
+    `sample`: a run in which active neurons were counted, if they were not in `stats`.
+    """
     timesteps = max(layer.timesteps for layer in stats.layers)
     macs = acs = 0.0
     for layer in stats.layers:
@@ -50,9 +55,13 @@ def snn_metrics(stats: SpikeStats, footprint_bytes: int, connection_sparsity: fl
             acs += float(layer.graded_ops.mean())
         else:
             macs += float(layer.graded_ops.mean())
-    neurons = [layer for layer in stats.layers if layer.kind == "neuron"]
-    active = [float(layer.active.mean()) for layer in neurons if layer.active is not None]
-    updates = sum(layer.neurons * layer.timesteps for layer in neurons)
-    sparsity = 1 - sum(active) / updates if len(active) == len(neurons) else None
+    sparsity = activation_sparsity(sample or stats)
     dense = float(timesteps * sum(stats.dense_macs.values()))
     return NeuroBenchMetrics(footprint_bytes, connection_sparsity, sparsity, dense, macs, acs)
+
+
+def activation_sparsity(stats: SpikeStats) -> float | None:
+    """Share of neuron-timesteps without a spike; None where they were not counted."""
+    neurons = [layer for layer in stats.layers if layer.kind == "neuron"]
+    active = [float(layer.active.mean()) for layer in neurons if layer.active is not None]
+    return 1 - sum(active) / sum(layer.neurons * layer.timesteps for layer in neurons) if len(active) == len(neurons) else None

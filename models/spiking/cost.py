@@ -47,7 +47,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
             reached[node.inputs[0]] += out_channels * per_position.view(1, rows, columns)
         elif node.op == "slice":
             reached[node.inputs[0]][node.attrs["start"] : node.attrs["stop"]] += reached[node.name]
-        elif node.op == "relu":
+        elif node.op == "relu" and only is None:
             reached[node.inputs[0]] += 1
         elif node.op == "add":
             for name in node.inputs:
