@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import NamedTuple, Protocol
 
@@ -239,9 +239,16 @@ class LivePipeline:
                 self._packets.put(item, timeout=0.2)
                 return
 
+    def _take(self) -> _Captured | None:
+        """The next packet; None at the end, or should inference have died."""
+        while not self._done.is_set():
+            with suppress(Empty):
+                return self._packets.get(timeout=0.2)
+        return None
+
     def _bin(self) -> None:
         assembler = WindowAssembler(self.windows.voxel.window_us, self.source.faults)
-        while (item := self._packets.get()) is not None:
+        while (item := self._take()) is not None:
             if item.fresh:
                 assembler.restart()
             for due in assembler.push(item.events, item.until_us, item.due_s):

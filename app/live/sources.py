@@ -83,7 +83,7 @@ class Pacer:
 
     def __init__(self, window_us: int) -> None:
         self._window_us = window_us
-        self._zero_s = time.perf_counter()
+        self._zero_s: float | None = None
         self._at_us = 0
         self._events, self._until_us = NO_EVENTS, 0
         self.behind_s = 0.0
@@ -94,13 +94,15 @@ class Pacer:
         return self._at_us >= self._until_us
 
     def give(self, events: Events, until_us: int) -> None:
-        """Add what happens until a time; the clock's zero is when the pacer was made."""
+        """Add what happens until a time; the clock's zero is when the first of it is asked for."""
         self._events, self._until_us = events, until_us
 
     def next(self) -> Packet:
         """Wait until the next slice's end, and hand it out. Who falls behind by half a second is given that time back."""
         k = self._at_us * _SLICES // self._window_us + 1
         self._at_us = min(-(-k * self._window_us // _SLICES), self._until_us)
+        if self._zero_s is None:
+            self._zero_s = time.perf_counter()
         due_s = self._zero_s + self._at_us * 1e-6
         wait_s = due_s - time.perf_counter()
         if wait_s > 0:
