@@ -6,6 +6,8 @@ import math
 from collections import Counter, deque
 from collections.abc import Sequence
 
+import numpy as np
+
 from app.sinks import WindowResult
 
 _LOWEST_MS, _STEP, _BINS = 0.01, 1.005, 3600
@@ -15,7 +17,7 @@ class LatencyHistogram:
     """Quantiles of latencies to half a percent: counts in 3600 bins, each 0.5 % wider than the one before, from 0.01 ms."""
 
     def __init__(self) -> None:
-        self._counts = [0] * _BINS
+        self._counts = np.zeros(_BINS, np.int64)
         self.total, self.highest_ms = 0, 0.0
 
     def add(self, latency_ms: float) -> None:
@@ -29,11 +31,8 @@ class LatencyHistogram:
         """The value that `share` of all do not exceed; None where there are none."""
         if not self.total:
             return None
-        rank, seen = max(math.ceil(share * self.total), 1), 0
-        for index, count in enumerate(self._counts):
-            seen += count
-            if seen >= rank:
-                break
+        rank = max(math.ceil(share * self.total), 1)
+        index = int(np.searchsorted(np.cumsum(self._counts), rank))
         return min(float(_LOWEST_MS * _STEP ** (index + 0.5)), self.highest_ms)
 
 
