@@ -242,7 +242,7 @@ class FrameSource:
         seed: int = 0,
     ) -> None:
         self.name, self.finite, self.sensor_size, self.faults = grabber.name, grabber.finite, sensor_size, Faults()
-        self._grabber, self._config, self._window_us, self._seed = grabber, config, window_us, seed
+        self.grabber, self._config, self._window_us, self._seed = grabber, config, window_us, seed
         self._upsampler = MotionUpsampler() if upsample else None
         self._sensor = self._new_sensor()
         self._last: tuple[NDArray[np.uint8], int] | None = None
@@ -254,6 +254,11 @@ class FrameSource:
         """See LiveSource."""
         return self._pacer.behind_s if self._pacer else 0.0
 
+    @property
+    def contrast(self) -> float:
+        """The present threshold of ON events."""
+        return self._config.threshold_on
+
     def set_contrast(self, threshold: float) -> None:
         """Another contrast threshold from the next frame on, ON and OFF in their present proportion; from any thread."""
         scale = threshold / self._config.threshold_on
@@ -262,16 +267,16 @@ class FrameSource:
 
     def open(self) -> None:
         """See LiveSource."""
-        self._grabber.open()
+        self.grabber.open()
         self._sensor, self._last = self._new_sensor(), None
-        self._pacer = Pacer(self._window_us) if self._grabber.ahead else None
+        self._pacer = Pacer(self._window_us) if self.grabber.ahead else None
 
     def read(self) -> Packet | None:
         """See LiveSource."""
         if self._pacer is not None and not self._pacer.empty:
             return self._pacer.next()
         try:
-            frame = self._grabber.read()
+            frame = self.grabber.read()
         except EOFError:
             return None
         if frame is None:
@@ -284,7 +289,7 @@ class FrameSource:
 
     def close(self) -> None:
         """See LiveSource."""
-        self._grabber.close()
+        self.grabber.close()
 
     def _simulate(self, grey: NDArray[np.uint8], t_us: int) -> Events:
         """Events since the frame before; none for the first frame, or after a gap, from which the sensor begins anew."""

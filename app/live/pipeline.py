@@ -89,6 +89,7 @@ class LivePipeline:
         status: what the source does: "running", "waiting for camera 0: ...", "ended".
         lost: how often the source died.
         paused: nothing is detected while this is set; the source runs on.
+        wanted_score, wanted_timesteps: settings that hold from the next window on.
     """
 
     def __init__(self, source: LiveSource, config: LiveConfig, say: Callable[[str], None] | None = None) -> None:
@@ -100,7 +101,7 @@ class LivePipeline:
         self.viewers: list[Viewer] = []
         self.status, self.lost, self.paused = "starting", 0, False
         self.started_s = time.perf_counter()
-        self._score, self._timesteps = config.detect.post.score, config.detect.timesteps
+        self.wanted_score, self.wanted_timesteps = config.detect.post.score, config.detect.timesteps
         self._filter = EventFilter(config.detect.filters, source.sensor_size)
         self._recorders: list[LiveRecorder] = []
         self._recording = Lock()
@@ -150,11 +151,11 @@ class LivePipeline:
 
     def set_score(self, score: float) -> None:
         """Lowest score of a box, from the next window on."""
-        self._score = score
+        self.wanted_score = score
 
     def set_timesteps(self, timesteps: int) -> None:
         """T, from the next window on."""
-        self._timesteps = timesteps
+        self.wanted_timesteps = timesteps
 
     def record(self, recorder: LiveRecorder) -> None:
         """Write every window from now on, also those that are dropped."""
@@ -290,13 +291,13 @@ class LivePipeline:
     def _apply_settings(self) -> None:
         """Make the pipeline follow `set_score` and `set_timesteps`."""
         detect = self.config.detect
-        if self._timesteps != detect.timesteps:
-            detect = replace(detect, timesteps=self._timesteps)
+        if self.wanted_timesteps != detect.timesteps:
+            detect = replace(detect, timesteps=self.wanted_timesteps)
             windows = WindowPipeline(self.source, detect)
             windows.warm_up(EventWindow(0, windows.voxel.window_us, NO_EVENTS))
             self.windows = windows
-        if self._score != detect.post.score:
-            detect = replace(detect, post=replace(detect.post, score=self._score))
+        if self.wanted_score != detect.post.score:
+            detect = replace(detect, post=replace(detect.post, score=self.wanted_score))
         if detect is not self.config.detect:
             self.windows.detector.post = detect.post
             self.config = replace(self.config, detect=detect)

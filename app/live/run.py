@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 
 from app.detect import peak_memory_mb
+from app.live.commands import PAGE_CAMERA
+from app.live.devices import NetworkSource, SensorSource, import_live
 from app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
 from app.live.pipeline import LiveConfig, LivePipeline
 from app.live.recorder import LiveRecorder
@@ -24,8 +26,6 @@ from data.events import SensorSize
 from data.simulator import PRESETS
 from eval.energy import EXCLUDED
 from models.detector import DetectorBundle
-
-BROWSER = "the page's camera"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,11 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             pipeline.record(LiveRecorder(request.record, source.sensor_size))
         turn: Callable[[], bool] = _Ticker(pipeline).turn
         if request.serve is not None:
-            from app.live.server import serve
+            for module in ("fastapi", "uvicorn", "websockets"):
+                import_live(module, "live", "--serve")
+            from app.live.server import PageServer
 
-            stack.callback(serve(pipeline, request.serve).stop)
+            stack.callback(PageServer(pipeline, request.serve).stop)
         if request.window:
             from app.live.window import LiveWindow
 
@@ -92,12 +94,8 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     if kind == "events":
         source = RecordingSource(Path(value), window_us, size, config.detect.format, loop)
     elif kind == "stream":
-        from app.live.devices import NetworkSource
-
         source = NetworkSource(value)
     elif kind == "sensor":
-        from app.live.devices import SensorSource
-
         source = SensorSource(value)
     else:
         size = size or trained_size(bundle)
@@ -113,7 +111,7 @@ def _grabber(kind: str, value: str, size: SensorSize, loop: bool) -> Grabber:
     if kind == "video":
         return VideoGrabber(Path(value), loop)
     if kind == "browser":
-        return PushedFrames(BROWSER)
+        return PushedFrames(PAGE_CAMERA)
     return FakeCamera(size) if value == "fake" else CameraGrabber(int(value))
 
 
