@@ -20,24 +20,24 @@ class MotionUpsampler:
 
     Args:
         step_px: motion between two frames of the result that is aimed at, px; of the fastest 2 % of the pixels.
-        max_frames: most frames put between two.
     """
 
-    def __init__(self, step_px: float = 1.5, max_frames: int = 8) -> None:
-        self.step_px, self.max_frames = step_px, max_frames
+    def __init__(self, step_px: float = 1.5) -> None:
+        self.step_px = step_px
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
-    def between(self, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def between(self, before: NDArray[np.uint8], after: NDArray[np.uint8], most: int) -> list[NDArray[np.float32]]:
         """Frames at equal steps of time between the two, without them; none where nothing moves.
 
         Args:
             before, after: `(H, W)` uint8.
+            most: no more frames than that.
         """
-        if min(before.shape) < 16:  # the flow's coarsest level needs that many
+        if most < 1 or min(before.shape) < 16:  # the flow's coarsest level needs that many
             return []
         flow = self._flow.calc(before, after, None)
         fastest = float(np.percentile(np.abs(flow).max(2), _FAST_SHARE))
-        n = min(int(np.ceil(fastest / self.step_px)) - 1, self.max_frames)
+        n = min(int(np.ceil(fastest / self.step_px)) - 1, most)
         return [_moved(before, after, flow, (k + 1) / (n + 1)) for k in range(n)]
 
 

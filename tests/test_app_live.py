@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from app.live.frames import FakeCamera, FrameSource
 from app.live.pipeline import LiveConfig, LivePipeline
 from app.live.recorder import LiveRecorder
 from app.live.run import summary
+from app.live.window import LiveWindow
 from app.sinks import WindowResult
 from data.errors import DataError
 from data.events import EventWindow, SensorSize
@@ -51,20 +53,23 @@ def camera(*dies_after: float) -> FrameSource:
     return FrameSource(FakeCamera(SIZE, 100.0, dies_after), SIZE, SimulatorConfig(shot_hz=5), 20_000, upsample=False)
 
 
-def run_for(pipeline: LivePipeline, seconds: float) -> None:
-    """Start, wait, stop."""
+def run_until(pipeline: LivePipeline, windows: int) -> float:
+    """Start, wait for so many windows, stop; returns the seconds between."""
     pipeline.start()
-    pipeline.wait(seconds)
+    while pipeline.figures.windows < windows and time.perf_counter() - pipeline.started_s < 90:
+        pipeline.wait(0.02)
+    seconds = time.perf_counter() - pipeline.started_s
     pipeline.stop()
+    return seconds
 
 
 def test_windows_come_in_order_without_gaps_and_are_counted() -> None:
     watcher = Watcher()
     pipeline = LivePipeline(camera(), CONFIG)
     pipeline.viewers.append(watcher)
-    run_for(pipeline, 1.0)
+    run_until(pipeline, 8)
     starts = [t0 for t0, _ in watcher.seen]
-    assert len(starts) >= 5
+    assert len(starts) >= 8
     assert all(later > earlier and (later - earlier) % 20_000 == 0 for earlier, later in pairwise(starts))
     assert sum(n for _, n in watcher.seen) == pipeline.figures.events > 0
     missing = (starts[-1] - starts[0]) // 20_000 + 1 - len(starts)
@@ -76,24 +81,25 @@ def test_windows_come_in_order_without_gaps_and_are_counted() -> None:
 
 
 def test_when_late_the_oldest_windows_are_dropped_and_latency_stays_bounded() -> None:
-    """A network four times too slow: its latency is its own time and the queue's, however long it goes on."""
+    """A network four times too slow: without dropping, the 25th window would be 1.5 s late; so it is as late as the first ones."""
     watcher = Watcher()
     pipeline = LivePipeline(camera(), CONFIG)
-    quick = pipeline.windows.infer
+    quick, slowest_s = pipeline.windows.infer, [0.0]
 
     def slow(grid: np.ndarray, events: int, t1_us: int, started: float) -> WindowResult:
+        began = time.perf_counter()
         time.sleep(0.08)
-        return quick(grid, events, t1_us, started)
+        result = quick(grid, events, t1_us, started)
+        slowest_s[0] = max(slowest_s[0], time.perf_counter() - began)
+        return result
 
     pipeline.windows.infer = slow  # type: ignore[method-assign]
     pipeline.viewers.append(watcher)
-    run_for(pipeline, 2.0)
+    seconds = run_until(pipeline, 25)
     n, dropped = pipeline.figures.windows, pipeline.dropped
-    assert dropped > n > 5
-    assert 60 <= n + dropped <= 101
-    late = np.array(watcher.latencies_ms)
-    assert np.median(late[len(late) // 2 :]) < 2 * np.median(late[: len(late) // 2]) + 20
-    assert np.median(late) < 300
+    assert dropped > n >= 25
+    assert 0.5 * seconds / 0.02 <= n + dropped <= seconds / 0.02 + 2
+    assert max(watcher.latencies_ms[-5:]) < 3000 * slowest_s[0] + 300
 
 
 def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
@@ -102,15 +108,16 @@ def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
     pipeline = LivePipeline(camera(0.15, 0.15), CONFIG, lines.append)
     pipeline.viewers.append(watcher)
     pipeline.start()
-    deadline = time.perf_counter() + 10
+    deadline = time.perf_counter() + 60
     while time.perf_counter() < deadline and not (pipeline.lost == 2 and pipeline.status == "running"):
         time.sleep(0.02)
     shown = len(watcher.seen)
-    time.sleep(0.4)
+    while time.perf_counter() < deadline and len(watcher.seen) < shown + 3:
+        time.sleep(0.02)
     pipeline.stop()
     assert [line.split(":")[0] for line in lines] == ["waiting for fake camera", "fake camera is back"] * 2
     assert "has been unplugged" in lines[0]
-    assert len(watcher.seen) > shown
+    assert len(watcher.seen) >= shown + 3
     starts = [t0 for t0, _ in watcher.seen]
     assert starts == sorted(set(starts))
     assert starts[-1] > 1_000_000  # the run's clock has gone on through both gaps
@@ -136,7 +143,7 @@ def test_settings_act_while_it_runs() -> None:
     pipeline.start()
     pipeline.set_score(0.9)
     pipeline.set_timesteps(1)
-    deadline = time.perf_counter() + 10
+    deadline = time.perf_counter() + 60
     while time.perf_counter() < deadline and pipeline.windows.timesteps != 1:
         time.sleep(0.02)
     assert pipeline.windows.timesteps == 1
@@ -156,7 +163,7 @@ def test_a_recording_holds_all_windows_also_the_dropped_ones(tmp_path: Path) -> 
     pipeline.windows.infer = lambda *args: (time.sleep(0.1), quick(*args))[1]  # type: ignore[method-assign]
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
     pipeline.record(recorder)
-    run_for(pipeline, 0.8)
+    run_until(pipeline, 4)
     stream = open_events(tmp_path / "a.dat")
     events = np.concatenate(list(stream.packets()))
     assert stream.sensor_size == SIZE
@@ -257,14 +264,66 @@ def test_wrong_settings_are_one_line_and_exit_1(capsys: pytest.CaptureFixture[st
     assert message in err
 
 
+def test_serve_alone_waits_for_the_pages_camera(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi")
+    flags = ["--serve", "127.0.0.1:0", "--seconds", "0.3", "--sensor-size", "64x48", "--ann", "--json"]
+    code, out, err = live(capsys, *flags)
+    result = json.loads(out)
+    assert code == 0
+    assert (result["source"], result["windows"]) == ("the page's camera", 0)
+    assert err.startswith("page: http://127.0.0.1:")
+
+
+def test_a_missing_server_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    code, _, err = live(capsys, "--camera", "fake", "--sensor-size", "64x48", "--ann", "--serve", "127.0.0.1:0")
+    assert code == 1
+    assert "pip install -e '.[live]'" in err
+
+
+def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    code, _, err = live(capsys, "--camera", "fake", "--sensor-size", "64x48", "--ann", "--window")
+    assert code == 1
+    assert "there is no display here" in err
+    assert "--serve" in err
+
+
+def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With OpenCV's window functions replaced: keys come from a list."""
+    keys, shown = [-1] * 3 + [ord(" "), ord(" "), ord("q")], []
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name, fake in {
+        "namedWindow": lambda *_: None,
+        "imshow": lambda _, picture: shown.append(picture),
+        "waitKey": lambda _: time.sleep(0.1) or keys.pop(0),
+        "getWindowProperty": lambda *_: 1.0,
+        "destroyAllWindows": lambda: None,
+    }.items():
+        monkeypatch.setattr(cv2, name, fake)
+    pipeline = LivePipeline(camera(), CONFIG)
+    window = LiveWindow(pipeline)
+    pipeline.start()
+    turns = 1
+    while window.turn():
+        turns += 1
+        assert pipeline.paused == (len(keys) == 2)
+    pipeline.stop()
+    window.close()
+    assert (turns, len(shown)) == (6, 6)
+    assert shown[-1].any()
+
+
 def test_ctrl_c_closes_everything_and_says_what_was_done(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "live.py", "--camera", "fake", "--sensor-size", "64x48", "--ann", "--json"]
     process = subprocess.Popen([*command, "--record", tmp_path / "o.dat"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.perf_counter() + 60
+    deadline = time.perf_counter() + 120
     while time.perf_counter() < deadline and (not (tmp_path / "o.dat").exists() or (tmp_path / "o.dat").stat().st_size < 5000):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"stopped\n")
     assert json.loads(out)["windows"] > 0
     assert sum(len(packet) for packet in open_events(tmp_path / "o.dat").packets()) > 0

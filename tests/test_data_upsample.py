@@ -25,7 +25,7 @@ def square(x: float) -> np.ndarray:
 
 def test_what_lies_between_has_moved_halfway() -> None:
     upsampler = MotionUpsampler(step_px=5.0)
-    between = upsampler.between(square(30), square(38))
+    between = upsampler.between(square(30), square(38), 9)
     assert len(between) == 1
     halfway, faded = square(34).astype(float), (square(30).astype(float) + square(38)) / 2
     errors = [np.abs(picture - halfway)[20:44, 34:58].mean() for picture in (between[0], faded)]
@@ -33,11 +33,11 @@ def test_what_lies_between_has_moved_halfway() -> None:
 
 
 def test_faster_motion_gets_more_frames_up_to_the_limit() -> None:
-    upsampler = MotionUpsampler(step_px=1.0, max_frames=6)
-    counts = [len(upsampler.between(square(30), square(30 + shift))) for shift in (0, 3, 12)]
+    upsampler = MotionUpsampler(step_px=1.0)
+    counts = [len(upsampler.between(square(30), square(30 + shift), 6)) for shift in (0, 3, 12)]
     assert counts[0] == 0 < counts[1] < counts[2] == 6
 
 
 def test_pictures_too_small_for_flow_get_none() -> None:
     dark, light = np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)
-    assert MotionUpsampler().between(dark, light) == []
+    assert MotionUpsampler().between(dark, light, 9) == []

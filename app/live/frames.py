@@ -21,7 +21,7 @@ from data.simulator import EventSimulator, SimulatorConfig, grey_of, log_intensi
 from data.upsample import MotionUpsampler
 
 _LONGEST_GAP_US = 1_000_000
-_SHORTEST_GAP_US = 2_000
+_SHORTEST_STEP_US = 10_000
 
 
 class Frame(NamedTuple):
@@ -303,7 +303,8 @@ class FrameSource:
         if self._sensor.config is not self._config:
             self._sensor = self._new_sensor()
             self._sensor.step(log_intensity(before), before_us)
-        between = self._upsampler.between(before, grey) if self._upsampler and t_us - before_us > _SHORTEST_GAP_US else []
+        most = (t_us - before_us) // _SHORTEST_STEP_US - 1
+        between = self._upsampler.between(before, grey, most) if self._upsampler else []
         steps: list[NDArray[np.float32] | NDArray[np.uint8]] = [*between, grey]
         times = [before_us + (t_us - before_us) * (k + 1) // len(steps) for k in range(len(steps))]
         return np.concatenate([self._sensor.step(log_intensity(f), t) for f, t in zip(steps, times, strict=True)])
