@@ -180,7 +180,7 @@ function plot(canvas, name) {
   let before = -Infinity;
   for (const point of history) {
     if (point[name] === null) continue;
-    if (point.at - before > 1500) context.moveTo(x(point.at), y(point[name]));
+    if (point.at - before > 3000) context.moveTo(x(point.at), y(point[name]));
     else context.lineTo(x(point.at), y(point[name]));
     before = point.at;
   }
