@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import EvburstError
+from data.errors import ConfigError, EvburstError
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
@@ -235,6 +235,62 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     return run(parser, main, argv)
 
 
+def live_main(argv: Sequence[str] | None = None) -> int:
+    """The command line of live.py."""
+    parser = argparse.ArgumentParser(
+        prog="live.py",
+        description="Find objects in live events, from a camera, a stream, or video that events are simulated from.",
+        epilog="example: python live.py --camera fake --serve",
+    )
+    _add_source(parser)
+    parser.add_argument("--serve", nargs="?", const="127.0.0.1:8000", metavar="HOST:PORT",
+                        help="show it on a page (default: 127.0.0.1:8000); without a source, the page's own camera is used")  # fmt: skip
+    parser.add_argument("--window", action="store_true", help="show it in a window")
+    parser.add_argument("--headless", action="store_true", help="show nothing (the default without --serve and --window)")
+    parser.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the events as they come, as .dat")
+    parser.add_argument(
+        "--weights", metavar="NAME|FILE", help="bundled weights by name, or a file made by convert.py (default: street)"
+    )
+    parser.add_argument(
+        "--window-ms", type=float, metavar="MS", help="length of a window (default: as the weights were trained)"
+    )
+    parser.add_argument("--timesteps", type=int, metavar="T", help="timesteps of the spiking network (default: as calibrated)")
+    parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box (default: 0.3)")
+    parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
+    parser.add_argument("--sensor-size", metavar="WxH", help="of the simulated sensor, or of a file that does not say it")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="sensor to simulate: dvs346, evk4, gen1, dvxplorer (thresholds, noise)"
+    )
+    _add_config(parser)
+
+    def main(args: argparse.Namespace) -> None:
+        from app.config import load_config
+        from app.live.pipeline import LiveConfig
+        from app.live.run import LiveRequest, human_summary, preset_settings, run_live
+
+        request = LiveRequest(_source(args), args.record, args.serve, args.window)
+        if args.headless and (args.serve or args.window):
+            raise ConfigError("--headless shows nothing: leave out --serve and --window, or --headless")
+        flags = {
+            "detect.weights": args.weights,
+            "detect.window_ms": args.window_ms,
+            "detect.timesteps": args.timesteps,
+            "detect.post.score": args.score,
+            "detect.ann": args.ann or None,
+            "detect.device": args.device,
+            "detect.sensor_size": args.sensor_size,
+            "seconds": args.seconds,
+        }
+        preset = as_assignments(preset_settings(args.preset)) if args.preset else []
+        summary = run_live(request, load_config(LiveConfig, args.config, preset + args.set + as_assignments(flags)))
+        print(json.dumps(summary, indent=1) if args.json else human_summary(summary))
+
+    return run(parser, main, argv)
+
+
 def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     from app.config import load_config
     from app.report import write_report
@@ -273,3 +329,33 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     out = args.out or Path("runs") / "evaluate" / f"{config.data.kind}_{Path(config.weights).stem}"
     results = evaluate(config, bundle, out)
     return None if results is None else (human_table(results, out), results)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--camera", metavar="N", help="webcam number N, or `fake` for the drawn street that comes with this project"
+    )
+    source.add_argument("--video", metavar="FILE", help="a video file at its own pace")
+    source.add_argument("--events", metavar="FILE", help="a recording at its own pace; with --realtime")
+    source.add_argument("--stream", metavar="tcp://HOST:PORT", help="a network stream of DV or dv-processing")
+    source.add_argument("--sensor", choices=("evk4", "evk3", "dvxplorer", "davis346"), help="an event camera on USB")
+    parser.add_argument("--realtime", action="store_true", help="play --events at its own pace")
+
+
+def _source(args: argparse.Namespace) -> tuple[str, str]:
+    """(kind, value) of the source that the flags name; ConfigError where there is none."""
+    for kind in ("camera", "video", "events", "stream", "sensor"):
+        value = getattr(args, kind)
+        if value is None:
+            continue
+        if kind == "events" and not args.realtime:
+            raise ConfigError("--events: add --realtime to play the recording at its own pace, or use detect.py")
+        if kind == "camera" and value != "fake" and not (value.isascii() and value.isdigit()):
+            raise ConfigError(f"--camera {value}: expected a number, 0 for the first camera, or `fake`")
+        return kind, value
+    if args.serve is None:
+        raise ConfigError(
+            "no source: pass one of --camera, --video, --events, --stream, --sensor; or --serve for the page's camera"
+        )
+    return "browser", ""

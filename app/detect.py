@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from app.provenance import provenance
 from app.render import Meters, Renderer
 from app.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
 from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import EventStream, EventWindow, SensorSize, first_us
+from data.events import EventStream, EventWindow, Faults, SensorSize, first_us
 from data.filters import FilteredStream, FiltersConfig
 from data.readers import open_events
 from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
@@ -124,6 +124,13 @@ def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]
     return summary
 
 
+class Sensor(Protocol):
+    """What a WindowPipeline needs to know of where its windows come from: an EventStream's, or a live source's."""
+
+    sensor_size: SensorSize
+    faults: Faults
+
+
 class WindowPipeline:
     """Windows of one stream, one after the other: bin, run the network, decode, and account for the energy.
 
@@ -132,7 +139,7 @@ class WindowPipeline:
         config: see DetectConfig.
     """
 
-    def __init__(self, stream: EventStream, config: DetectConfig) -> None:
+    def __init__(self, stream: Sensor, config: DetectConfig) -> None:
         bundle = DetectorBundle.load(config.weights)
         self.voxel: VoxelConfig = bundle.voxel
         if config.window_ms is not None:
@@ -155,9 +162,22 @@ class WindowPipeline:
     def process(self, window: EventWindow) -> WindowResult:
         """Boxes at the window's end. The clock runs from the window's events being at hand to its boxes."""
         started = time.perf_counter()
-        events, outside = voxel_histogram(window, self.voxel, self._stream.sensor_size, self._grid)
+        events = self.bin(window, self._grid)
+        return self.infer(self._grid, events, window.t1_us, started)
+
+    def bin(self, window: EventWindow, grid: NDArray[np.uint8]) -> int:
+        """Count the window's events into a grid from `new_grid`; returns how many lie on the sensor."""
+        events, outside = voxel_histogram(window, self.voxel, self._stream.sensor_size, grid)
         self._stream.faults.outside_sensor += outside
-        found, stats = self.detector.detect(self._grid[None], self._stream.sensor_size, [window.t1_us])
+        return events
+
+    def new_grid(self) -> NDArray[np.uint8]:
+        """An empty grid of this stream: `(2 * bins, H, W)` uint8, padded."""
+        return np.zeros_like(self._grid)
+
+    def infer(self, grid: NDArray[np.uint8], events: int, t1_us: int, started: float) -> WindowResult:
+        """Boxes at t1_us of a grid with so many events; the latency is counted from `started` (time.perf_counter)."""
+        found, stats = self.detector.detect(grid[None], self._stream.sensor_size, [t1_us])
         latency_ms = 1000 * (time.perf_counter() - started)
         energy_pj, spikes, per_neuron = self.ann_pj, None, None
         if stats is not None:
@@ -165,8 +185,8 @@ class WindowPipeline:
             energy_pj, per_neuron = report.snn_pj, report.spikes_per_neuron
             spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
         rate = events / (self.voxel.window_us * 1e-6)
-        meters = Meters(self._network, window.t1_us, rate, latency_ms, energy_pj * 1e-6, self.ann_pj * 1e-6)
-        return WindowResult(self._grid, found[0], events, spikes, per_neuron, energy_pj, meters)
+        meters = Meters(self._network, t1_us, rate, latency_ms, energy_pj * 1e-6, self.ann_pj * 1e-6)
+        return WindowResult(grid, found[0], events, spikes, per_neuron, energy_pj, meters)
 
 
 class _Run:
@@ -223,7 +243,7 @@ def _summary(
         "excluded": list(EXCLUDED),
         "faults": stream.faults.found(),
         "filtered": vars(stream.removed),
-        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
         "config": to_dict(config),
         "weights_record": pipeline.record,
         "provenance": provenance(),
@@ -275,7 +295,8 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
+    """Most memory that this process has had, MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 

@@ -5,6 +5,7 @@ EvburstError                 anything a user can mend; the command line prints i
 ├── DataError                a file or folder that was given as data
 │   ├── EventFileError       an event recording: missing, empty, corrupt, of an unknown format
 │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
+│   ├── SourceError          a camera or a stream is not there, or has gone
 │   └── LabelError           box files
 └── ModelError               anything about a network
     ├── CheckpointError      a weights file: missing, corrupt, NaN, of another kind
@@ -36,6 +37,10 @@ class EventFileError(DataError):
 
 class SensorSizeError(DataError):
     """The sensor size is unknown, or the events lie outside it."""
+
+
+class SourceError(DataError):
+    """A camera or a network stream is not there, or has gone; it may come back."""
 
 
 class LabelError(DataError):

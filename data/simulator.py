@@ -9,12 +9,17 @@ Per pixel, after the published behaviour of v2e (Hu, Liu, Delbruck, CVPRW 2021) 
 - thresholds differ from pixel to pixel (Gaussian mismatch); a pixel is dead for `refractory_us` after an event;
 - leak events (ON, the reference drifts down) and shot noise (Poisson, up to 4 times more in the dark), as in v2e.
 
+Where it differs from v2e: v2e puts all events of a crossing at times spread evenly over the interval, here each has the time at
+which the straight line crosses; v2e interpolates frames with a trained network, `data.upsample` along optical flow; v2e's low
+pass is stepped with dt / tau, here it is exact for a constant input, so that it cannot overshoot in long steps.
+
 Not modelled: motion during the exposure of the source frames, and the readout's own time stamps (arbiter delays).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -48,11 +53,61 @@ class SimulatorConfig:
     shot_hz: float = 0.5
 
 
+class SensorPreset(NamedTuple):
+    """A common sensor, roughly: its size and settings near its usual biases."""
+
+    sensor_size: SensorSize
+    config: SimulatorConfig
+
+
+PRESETS = {
+    "dvs346": SensorPreset(
+        SensorSize(346, 260),
+        SimulatorConfig(
+            threshold_on=0.2, threshold_off=0.2, mismatch=0.03, refractory_us=500.0, cutoff_hz=300.0, leak_hz=0.1, shot_hz=1.0
+        ),
+    ),
+    "evk4": SensorPreset(
+        SensorSize(1280, 720),
+        SimulatorConfig(
+            threshold_on=0.25,
+            threshold_off=0.25,
+            mismatch=0.02,
+            refractory_us=100.0,
+            cutoff_hz=500.0,
+            leak_hz=0.02,
+            shot_hz=0.05,
+        ),
+    ),
+    "gen1": SensorPreset(
+        SensorSize(304, 240),
+        SimulatorConfig(
+            threshold_on=0.16, threshold_off=0.16, mismatch=0.03, refractory_us=100.0, cutoff_hz=300.0, leak_hz=0.1, shot_hz=0.3
+        ),
+    ),
+    "dvxplorer": SensorPreset(
+        SensorSize(640, 480),
+        SimulatorConfig(
+            threshold_on=0.3, threshold_off=0.3, mismatch=0.03, refractory_us=500.0, cutoff_hz=200.0, leak_hz=0.05, shot_hz=0.5
+        ),
+    ),
+}
+"""DAVIS346 (v2e's default thresholds, mismatch and bandwidth), Prophesee EVK4 (IMX636: 25 % contrast, low noise), Prophesee Gen1
+(ATIS, Posch et al. 2011: contrast from 13 % on), iniVation DVXplorer (Samsung Gen3). A camera's biases move every one of these by
+a factor of two and more: a starting point, not a measurement."""
+
+
 def log_intensity(frame: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
     """Lin-log intensity of a grey frame in digital numbers 0 to 255: `(H, W)` float32, continuous at 20."""
     grey = np.asarray(frame, np.float32)
     dark = grey * np.float32(np.log(_LINEAR_BELOW) / _LINEAR_BELOW)
     return np.where(grey < _LINEAR_BELOW, dark, np.log(np.maximum(grey, _LINEAR_BELOW))).astype(np.float32)
+
+
+def grey_of(log_frame: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inverse of `log_intensity`: digital numbers `(H, W)` float32."""
+    dark = log_frame * np.float32(_LINEAR_BELOW / np.log(_LINEAR_BELOW))
+    return np.where(dark < _LINEAR_BELOW, dark, np.exp(log_frame)).astype(np.float32)
 
 
 class EventSimulator:
@@ -62,9 +117,10 @@ class EventSimulator:
         sensor_size: (W, H) px.
         config: the sensor's properties.
         seed: of the mismatch and of all noise.
+        parallel: use all of numba's threads; the events are the same without.
     """
 
-    def __init__(self, sensor_size: SensorSize, config: SimulatorConfig, seed: int = 0) -> None:
+    def __init__(self, sensor_size: SensorSize, config: SimulatorConfig, seed: int = 0, parallel: bool = True) -> None:
         self.sensor_size, self.config, self.seed = sensor_size, config, seed
         shape = (sensor_size.height, sensor_size.width)
         rng = np.random.default_rng(seed)
@@ -78,6 +134,9 @@ class EventSimulator:
         self._level = np.zeros(shape, np.float32)
         self._reference = np.zeros(shape, np.float32)
         self._last_event = np.full(shape, -1e18, np.float64)
+        self._next = self._level.copy(), self._reference.copy(), self._last_event.copy()
+        self._rows = _RowBuffers.of(sensor_size.height, 2 * sensor_size.width)
+        self._walk = _walk_rows_parallel if parallel else _walk_rows
         self._time_us: int | None = None
         self._steps = 0
 
@@ -101,16 +160,34 @@ class EventSimulator:
         dt = t_us - self._time_us
         if dt <= 0:
             raise ValueError(f"t_us: {t_us} does not lie after the previous frame's {self._time_us}")
-        args = self._kernel_arguments(np.ascontiguousarray(log_frame, np.float32), dt)
-        counts = _count_rows(*args)
+        counts = self._walk_sensor(np.ascontiguousarray(log_frame, np.float32), dt)
         ends = np.cumsum(counts)
         times, events = np.empty(ends[-1], np.uint32), np.empty(ends[-1], EVENT_DTYPE)
-        _emit_rows(ends - counts, times, events["x"], events["y"], events["p"], *args)
+        _join_rows(counts, *self._rows, times, events["x"], events["y"], events["p"])
         events["t"] = times.astype(np.int64) + self._time_us
         self._time_us = t_us
         self._steps += 1
         key = times.astype(np.uint16) if dt <= 1 << 16 else times  # 16-bit keys sort by radix
         return events[np.argsort(key, kind="stable")]
+
+    def _walk_sensor(self, log_frame: NDArray[np.float32], dt: int) -> NDArray[np.int64]:
+        """Fill the row buffers with the events of the interval, move the state, and return `(H,)` counts.
+
+        One pass over the pixels: where a row has more events than its buffer holds, which is rare, the pass is repeated with
+        larger ones. That is why the new state is written beside the old.
+        """
+        arguments = self._kernel_arguments(log_frame, dt)
+        while True:
+            counts: NDArray[np.int64] = self._walk(*self._rows, *self._next, *arguments)
+            most = int(counts.max())
+            if most <= self._rows.times.shape[1]:
+                break
+            self._rows = _RowBuffers.of(len(counts), 2 * most)
+        (self._level, self._reference, self._last_event), self._next = (
+            self._next,
+            (self._level, self._reference, self._last_event),
+        )
+        return counts
 
     def _kernel_arguments(self, log_frame: NDArray[np.float32], dt: int) -> tuple[object, ...]:
         c = self.config
@@ -130,6 +207,18 @@ class EventSimulator:
         )
 
 
+class _RowBuffers(NamedTuple):
+    """Events of one interval, row by row: `(H, capacity)` offsets in µs, columns, polarities."""
+
+    times: NDArray[np.uint32]
+    xs: NDArray[np.uint16]
+    ps: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, height: int, capacity: int) -> _RowBuffers:
+        return cls(*(np.empty((height, capacity), kind) for kind in (np.uint32, np.uint16, np.uint8)))
+
+
 @numba.njit(cache=True, nogil=True, inline="always")
 def uniform_hash(key):  # type: ignore[no-untyped-def]
     """Splitmix64 hash of a 64-bit key as a float64 in [0, 1)."""
@@ -141,12 +230,13 @@ def uniform_hash(key):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _row(  # type: ignore[no-untyped-def]
-    y, n, emit, times, xs, ys, ps,
+    y, times, xs, ps, next_level, next_reference, next_last,
     frame, level, reference, last_event, thresholds, t0, dt, refractory, cutoff, leak, shot, seed,
 ):  # fmt: skip
-    """Walk one row through the interval: count its events, or (emit) write them from index n on and move the state."""
-    width = frame.shape[1]
+    """Walk one row through the interval: write its events as far as there is room, and its new state; returns their number."""
+    width, room = frame.shape[1], times.shape[1]
     full_light = np.log(255.0)
+    n = 0
     for x in range(width):
         a, target = level[y, x], frame[y, x]
         light = min(max(target / full_light, 0.0), 1.0)
@@ -163,42 +253,41 @@ def _row(  # type: ignore[no-untyped-def]
             offset = min(max(part, 0.0), 0.999999) * dt
             if t0 + offset - last >= refractory:
                 last = t0 + offset
-                if emit:
-                    times[n], xs[n], ys[n], ps[n] = np.uint32(offset), x, y, p
+                if n < room:
+                    times[y, n], xs[y, n], ps[y, n] = np.uint32(offset), x, p
                 n += 1
         chance = shot * (_DARK_RATE + (1.0 - _DARK_RATE) * (1.0 - light))
         if chance > 0.0:
             key = (seed << np.uint64(26)) ^ np.uint64(y * width + x)
             draw = uniform_hash(key)
             if draw < chance:
-                if emit:
-                    times[n] = np.uint32(uniform_hash(key ^ np.uint64(1 << 60)) * 0.999999 * dt)
-                    xs[n], ys[n], ps[n] = x, y, draw < 0.5 * chance
+                if n < room:
+                    times[y, n] = np.uint32(uniform_hash(key ^ np.uint64(1 << 60)) * 0.999999 * dt)
+                    xs[y, n], ps[y, n] = x, draw < 0.5 * chance
                 n += 1
-        if emit:
-            level[y, x], reference[y, x], last_event[y, x] = b, ref, last
+        next_level[y, x], next_reference[y, x], next_last[y, x] = b, ref, last
     return n
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _count_rows(  # type: ignore[no-untyped-def]
+def _walk(  # type: ignore[no-untyped-def]
+    times, xs, ps, next_level, next_reference, next_last,
     frame, level, reference, last_event, thresholds, t0, dt, refractory, cutoff, leak, shot, seed,
 ):  # fmt: skip
-    height = frame.shape[0]
-    counts = np.zeros(height, np.int64)
-    times, bytes_ = np.empty(0, np.uint32), np.empty(0, np.uint8)
-    xs = np.empty(0, np.uint16)
-    for y in numba.prange(height):
-        counts[y] = _row(y, 0, False, times, xs, xs, bytes_, frame, level, reference, last_event, thresholds,
-                         t0, dt, refractory, cutoff, leak, shot, seed)  # fmt: skip
+    counts = np.zeros(frame.shape[0], np.int64)
+    for y in numba.prange(frame.shape[0]):
+        counts[y] = _row(y, times, xs, ps, next_level, next_reference, next_last, frame, level, reference, last_event,
+                         thresholds, t0, dt, refractory, cutoff, leak, shot, seed)  # fmt: skip
     return counts
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _emit_rows(  # type: ignore[no-untyped-def]
-    starts, times, xs, ys, ps,
-    frame, level, reference, last_event, thresholds, t0, dt, refractory, cutoff, leak, shot, seed,
-):  # fmt: skip
-    for y in numba.prange(frame.shape[0]):
-        _row(y, starts[y], True, times, xs, ys, ps, frame, level, reference, last_event, thresholds,
-             t0, dt, refractory, cutoff, leak, shot, seed)  # fmt: skip
+_walk_rows = numba.njit(cache=True, nogil=True)(_walk)
+_walk_rows_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_walk)
+
+
+@numba.njit(cache=True, nogil=True)
+def _join_rows(counts, row_times, row_xs, row_ps, times, xs, ys, ps):  # type: ignore[no-untyped-def]
+    n = 0
+    for y in range(len(counts)):
+        for k in range(counts[y]):
+            times[n], xs[n], ys[n], ps[n] = row_times[y, k], row_xs[y, k], y, row_ps[y, k]
+            n += 1

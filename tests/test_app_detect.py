@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.cli import convert_main, detect_main, train_main
+from app.cli import convert_main, detect_main, live_main, train_main
 from app.sinks import BoxSink, WindowResult
 from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from data.events import SensorSize
@@ -181,7 +181,7 @@ def test_usage_errors_are_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--events" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("main", [detect_main, train_main, convert_main])
+@pytest.mark.parametrize("main", [detect_main, train_main, convert_main, live_main])
 def test_every_flag_has_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])  # type: ignore[operator]
@@ -189,7 +189,7 @@ def test_every_flag_has_help(main: object, capsys: pytest.CaptureFixture[str]) -
         assert len(line.split()) > 2, line
 
 
-@pytest.mark.parametrize("script", ["detect.py", "train.py", "convert.py"])
+@pytest.mark.parametrize("script", ["detect.py", "train.py", "convert.py", "live.py"])
 def test_scripts_run_from_any_folder(tmp_path: Path, script: str) -> None:
     done = subprocess.run([sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0

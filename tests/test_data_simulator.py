@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.events import SensorSize
-from data.simulator import EventSimulator, SimulatorConfig, log_intensity
+from data.events import EVENT_DTYPE, Events, SensorSize
+from data.simulator import PRESETS, EventSimulator, SimulatorConfig, grey_of, log_intensity, uniform_hash
 
 SIZE = SensorSize(6, 4)
 IDEAL = SimulatorConfig(threshold_on=0.1, threshold_off=0.1, mismatch=0, refractory_us=0, cutoff_hz=0, leak_hz=0, shot_hz=0)
@@ -114,3 +115,87 @@ def test_misuse_is_refused() -> None:
     sensor.step(np.zeros((4, 6), np.float32), 10)
     with pytest.raises(ValueError, match="does not lie after"):
         sensor.step(np.zeros((4, 6), np.float32), 10)
+
+
+def step_reference(sensor: EventSimulator, log_frame: np.ndarray, t_us: int) -> Events:
+    """The specification of `EventSimulator.step`, pixel by pixel, from the sensor's present state, which stays as it is.
+
+    Levels and thresholds are float32, times float64, as in the kernel.
+    """
+    c, t0, dt = sensor.config, float(sensor._time_us), float(t_us - sensor._time_us)
+    f32, seed = np.float32, np.uint64(sensor.seed * 1_000_003 + sensor._steps)
+    rows = []
+    height, width = log_frame.shape
+    for y in range(height):
+        for x in range(width):
+            a, b = sensor._level[y, x], log_frame[y, x]
+            light = min(max(float(b) / math.log(255.0), 0.0), 1.0)
+            if c.cutoff_hz > 0:
+                b = a + (b - a) * f32(1.0 - math.exp(-c.cutoff_hz * 2 * np.pi * dt * 1e-6 * (0.1 + 0.9 * light)))
+            on, off = sensor._thresholds[:, y, x]
+            reference = sensor._reference[y, x] - f32(c.leak_hz * dt * 1e-6) * on
+            last = sensor._last_event[y, x]
+            while b - reference >= on or reference - b >= off:
+                p = b - reference >= on
+                reference = reference + on if p else reference - off
+                part = float((reference - a) / (b - a)) if b != a else 0.0
+                offset = min(max(part, 0.0), 0.999999) * dt
+                if t0 + offset - last >= c.refractory_us:
+                    last = t0 + offset
+                    rows.append((int(offset), x, y, p))
+            chance = c.shot_hz * dt * 1e-6 * (0.25 + 0.75 * (1.0 - light))
+            key = (seed << np.uint64(26)) ^ np.uint64(y * width + x)
+            draw = uniform_hash(key)
+            if draw < chance:
+                offset = uniform_hash(key ^ np.uint64(1 << 60)) * 0.999999 * dt
+                rows.append((int(offset), x, y, draw < 0.5 * chance))
+    rows.sort(key=lambda row: row[0])
+    events = np.zeros(len(rows), EVENT_DTYPE)
+    for index, (offset, x, y, p) in enumerate(rows):
+        events[index] = offset + sensor._time_us, x, y, p
+    return events
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SimulatorConfig(),
+        IDEAL,
+        SimulatorConfig(threshold_on=0.04, threshold_off=0.03, refractory_us=0, shot_hz=500, leak_hz=20),
+    ],
+    ids=["default", "ideal", "noisy"],
+)
+def test_events_equal_the_reference(config: SimulatorConfig, parallel: bool) -> None:
+    """Also where rows have more events than their buffers hold: thresholds of 0.04 give a hundred of each pixel."""
+    size = SensorSize(9, 5)
+    sensor = EventSimulator(size, config, 11, parallel)
+    rng = np.random.default_rng(2)
+    total = 0
+    for k, t_us in enumerate([5, 700, 20_000, 20_001, 300_000]):
+        frame = rng.uniform(0, 5.5, (5, 9)).astype(np.float32)
+        expected = step_reference(sensor, frame, t_us) if k else np.zeros(0, EVENT_DTYPE)
+        events = sensor.step(frame, t_us)
+        np.testing.assert_array_equal(events, expected)
+        total += len(events)
+    assert total > 45
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_see_a_moving_edge_and_are_quiet_without(name: str) -> None:
+    size = SensorSize(40, 30)
+    sensor = EventSimulator(size, PRESETS[name].config, 0)
+    still = np.full((30, 40), 100, np.uint8)
+    edge = still.copy()
+    edge[:, 20:] = 200
+    for t_us in (0, 5_000):  # what mismatch makes of the levels that pixels begin with is over after the first step
+        sensor.step(log_intensity(still), t_us)
+    assert len(sensor.step(log_intensity(still), 10_000)) < 60
+    moved = np.concatenate([sensor.step(log_intensity(edge), t) for t in (20_000, 30_000, 40_000)])
+    assert (moved["x"] >= 20).mean() > 0.9
+    assert moved["p"].mean() > 0.9
+
+
+def test_grey_of_is_the_inverse_of_log_intensity() -> None:
+    grey = np.linspace(0, 255, 500, dtype=np.float32).reshape(20, 25)
+    np.testing.assert_allclose(grey_of(log_intensity(grey)), grey, atol=1e-3)

@@ -1,0 +1,177 @@
+"""What the page can ask for: settings, pause, a recording, its own camera as the source."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from app.live.frames import FrameSource, PushedFrames
+from app.live.pipeline import LivePipeline
+from app.live.recorder import LiveRecorder
+from app.live.sources import LiveSource
+from data.errors import DataError
+
+PAGE_CAMERA = "the page's camera"
+MOST_RECORDED_BYTES = 1 << 30
+
+_LIMITS = {"score": (0.01, 0.99), "timesteps": (1, 16), "contrast": (0.05, 1.0)}
+_PICTURE = struct.Struct("<4sHH")
+
+
+class RefusedError(Exception):
+    """A message that makes no sense, or cannot be obeyed now; its text is for the client."""
+
+
+class Commands:
+    """Carries out what clients send; from any thread.
+
+    Args:
+        pipeline: what is steered.
+        folder: where recordings are kept until they are downloaded.
+
+    Attributes:
+        finished: the latest whole recording.
+    """
+
+    def __init__(self, pipeline: LivePipeline, folder: Path) -> None:
+        self._pipeline, self._folder = pipeline, folder
+        self._own_source: LiveSource = pipeline.source
+        self._lock = Lock()
+        self._recorder: LiveRecorder | None = None
+        self._recordings = 0
+        self._camera_of: object | None = None
+        self._pushed: PushedFrames | None = None
+        self.finished: Path | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What clients are told twice a second while nothing else comes, and after every command."""
+        pipeline, detect = self._pipeline, self._pipeline.config.detect
+        source, recorder = pipeline.source, self._recorder
+        waits = self._camera_of is None and isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)
+        return {
+            "status": f"waiting for {PAGE_CAMERA}" if waits else pipeline.status,
+            "source": source.name,
+            "simulated": source.simulated,
+            "paused": pipeline.paused,
+            "score": pipeline.wanted_score,
+            "timesteps": None if detect.ann else pipeline.wanted_timesteps or pipeline.windows.timesteps,
+            "contrast": round(source.contrast, 3) if isinstance(source, FrameSource) else None,
+            "page_camera": self._camera_of is not None,
+            "recording": None if recorder is None else recorder.events,
+            "recorded": self.finished is not None,
+            "windows": pipeline.figures.windows,
+            "dropped": pipeline.dropped,
+        }
+
+    def obey(self, client: object, command: object) -> dict[str, Any]:
+        """Carry out one command, and return the state after it.
+
+        Raises:
+            RefusedError: it is none, or cannot be obeyed.
+        """
+        if not isinstance(command, dict) or len(command) != 1:
+            raise RefusedError('expected {"set": {name: value}} or {"do": name}')
+        with self._lock:
+            if isinstance(command.get("set"), dict):
+                for name, value in command["set"].items():
+                    self._set(name, value)
+            elif isinstance(command.get("do"), str):
+                self._do(client, command["do"])
+            else:
+                raise RefusedError('expected {"set": {name: value}} or {"do": name}')
+            return self.state()
+
+    def picture(self, client: object, data: bytes) -> None:
+        """Take a picture of a client's camera: `EVB1`, width and height (16 bits each, little-endian), then W x H grey bytes.
+
+        Raises:
+            RefusedError: malformed, of another size than the sensor, or that client's camera is not in use.
+        """
+        pushed = self._pushed
+        if pushed is None or self._camera_of is not client:
+            raise RefusedError("this camera is not in use")
+        width, height = self._pipeline.source.sensor_size
+        if len(data) != _PICTURE.size + width * height or _PICTURE.unpack_from(data) != (b"EVB1", width, height):
+            raise RefusedError(f"expected EVB1, {width}, {height} and {width * height} grey bytes")
+        pushed.push(np.frombuffer(data, np.uint8, offset=_PICTURE.size).reshape(height, width))
+
+    def leave(self, client: object) -> None:
+        """A client has gone; so has its camera."""
+        with self._lock:
+            if self._camera_of is client:
+                self._camera_off()
+
+    def close(self) -> None:
+        """End the recording, if there is one."""
+        with self._lock:
+            self._stop_recording()
+
+    def _set(self, name: object, value: object) -> None:
+        if name not in _LIMITS or isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RefusedError(f"settings are {', '.join(_LIMITS)}, each a number")
+        low, high = _LIMITS[str(name)]
+        number = min(max(value, low), high)
+        if name == "score":
+            self._pipeline.set_score(float(number))
+        elif name == "timesteps":
+            if self._pipeline.config.detect.ann:
+                raise RefusedError("the ANN has no timesteps")
+            self._pipeline.set_timesteps(round(number))
+        elif isinstance(self._pipeline.source, FrameSource):
+            self._pipeline.source.set_contrast(float(number))
+        else:
+            raise RefusedError("contrast is a setting of simulated events; these come from a sensor")
+
+    def _do(self, client: object, name: str) -> None:
+        actions = {
+            "pause": lambda: self._pause(True),
+            "resume": lambda: self._pause(False),
+            "record": self._record,
+            "stop": self._stop_recording,
+            "camera_on": lambda: self._camera_on(client),
+            "camera_off": self._camera_off,
+        }
+        if name not in actions:
+            raise RefusedError(f"commands are {', '.join(actions)}")
+        actions[name]()
+
+    def _pause(self, paused: bool) -> None:
+        self._pipeline.paused = paused
+
+    def _record(self) -> None:
+        if self._recorder is not None:
+            return
+        self._recordings += 1
+        path = self._folder / f"{self._recordings % 2}.dat"  # the one before is kept while it may be being downloaded
+        try:
+            self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MOST_RECORDED_BYTES)
+        except DataError as error:
+            raise RefusedError(str(error)) from None
+        self._pipeline.record(self._recorder)
+
+    def _stop_recording(self) -> None:
+        if self._recorder is not None:
+            self._pipeline.stop_recording(self._recorder)
+            self.finished, self._recorder = self._recorder.path, None
+
+    def _camera_on(self, client: object) -> None:
+        if self._camera_of not in (None, client):
+            raise RefusedError("another page's camera is in use")
+        own = self._own_source
+        if isinstance(own, FrameSource) and isinstance(own.grabber, PushedFrames):
+            self._pushed = own.grabber
+        else:
+            self._pushed = PushedFrames(PAGE_CAMERA)
+            config, window_us = self._pipeline.config, self._pipeline.windows.voxel.window_us
+            source = FrameSource(self._pushed, own.sensor_size, config.simulator, window_us, config.upsample)
+            self._pipeline.use(source)
+        self._camera_of = client
+
+    def _camera_off(self) -> None:
+        self._camera_of = self._pushed = None
+        self._pipeline.use(self._own_source)

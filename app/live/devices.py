@@ -1,0 +1,158 @@
+"""Event cameras and network streams, through the packages that know them: optional, each behind the same LiveSource."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.live.sources import NO_EVENTS, POLL_S, Packet
+from data.errors import ConfigError, SourceError
+from data.events import Events, Faults, SensorSize
+from data.readers.packets import columns_to_events, find_columns
+
+SENSORS = {
+    "evk4": "prophesee_evk4",
+    "evk3": "prophesee_evk3_hd",
+    "dvxplorer": "inivation_dvxplorer",
+    "davis346": "inivation_davis346",
+}
+"""Names that `--sensor` takes, and their modules in neuromorphic-drivers."""
+
+_TRANSPORT_US = 20_000
+
+
+class DeviceClock:
+    """Until which time a device has delivered: its last event; in a silence, that and what this computer's clock adds to it.
+
+    20 ms are left for events on their way. The two clocks are compared over one silence only, so that their drift does not add up.
+    """
+
+    def __init__(self) -> None:
+        self._last_us: int | None = None
+        self._arrived_s = 0.0
+
+    def packet(self, events: Events) -> Packet:
+        """A packet of what has just arrived: nothing, in a silence."""
+        now_s = time.perf_counter()
+        if len(events):
+            last_us = int(events["t"].max()) + 1
+            self._last_us, self._arrived_s = max(last_us, self._last_us or 0), now_s
+        elif self._last_us is not None:
+            silent_us = round(1e6 * (now_s - self._arrived_s)) - _TRANSPORT_US
+            return Packet(events, self._last_us + max(silent_us, 0), now_s)
+        return Packet(events, self._last_us, now_s)
+
+
+class NetworkSource:
+    """A stream of iniVation's network protocol (DV, dv-processing): `--stream tcp://HOST:PORT`."""
+
+    simulated, finite, behind_s = False, False, 0.0
+
+    def __init__(self, address: str) -> None:
+        self.name, self.faults, self.sensor_size = address, Faults(), SensorSize(0, 0)
+        self._host, self._port = _host_port(address)
+        self._dv = import_live("dv_processing", "dv", f"--stream {address}")
+        self._reader: Any = None
+        self._clock = DeviceClock()
+
+    def open(self) -> None:
+        """See LiveSource."""
+        try:
+            self._reader = self._dv.io.NetworkReader(self._host, self._port)
+        except RuntimeError as error:
+            raise SourceError(f"{self.name}: nobody answers there ({_first_line(error)})") from None
+        size = self._reader.getEventResolution()
+        if size is None:
+            raise SourceError(f"{self.name}: the stream carries no events")
+        self.sensor_size, self._clock = SensorSize(int(size[0]), int(size[1])), DeviceClock()
+
+    def read(self) -> Packet | None:
+        """See LiveSource."""
+        stop_s = time.perf_counter() + POLL_S
+        while time.perf_counter() < stop_s:
+            try:
+                batch = self._reader.getNextEventBatch()
+                alive = batch is not None or self._reader.isRunning()
+            except RuntimeError as error:
+                raise SourceError(f"{self.name}: the stream broke off ({_first_line(error)})") from None
+            if not alive:
+                raise SourceError(f"{self.name}: the stream has ended")
+            if batch is not None and batch.size():
+                return self._clock.packet(_as_events(batch.numpy(), self.name, self.faults))
+            time.sleep(0.001)
+        return self._clock.packet(NO_EVENTS)
+
+    def close(self) -> None:
+        """See LiveSource."""
+        self._reader = None
+
+
+class SensorSource:
+    """An event camera on USB, through neuromorphic-drivers: `--sensor evk4`."""
+
+    simulated, finite, behind_s = False, False, 0.0
+
+    def __init__(self, kind: str) -> None:
+        self.name, self.faults = kind, Faults()
+        self._drivers = import_live("neuromorphic_drivers", "sensors", f"--sensor {kind}")
+        self._module = getattr(self._drivers, SENSORS[kind])
+        properties = self._module.Properties()
+        self.sensor_size = SensorSize(int(properties.width), int(properties.height))
+        self._device: Any = None
+        self._clock = DeviceClock()
+
+    def open(self) -> None:
+        """See LiveSource."""
+        try:
+            self._device = self._drivers.open(configuration=self._module.Configuration(), iterator_timeout=POLL_S)
+        except RuntimeError as error:
+            raise SourceError(f"{self.name}: no such camera can be opened ({_first_line(error)}); is it plugged in?") from None
+        self._clock = DeviceClock()
+
+    def read(self) -> Packet | None:
+        """See LiveSource."""
+        try:
+            _, packet = next(self._device)
+        except (RuntimeError, StopIteration) as error:
+            raise SourceError(f"{self.name}: the camera has gone ({_first_line(error)})") from None
+        raw = None if packet is None else packet.polarity_events
+        if raw is None or not len(raw):
+            return self._clock.packet(NO_EVENTS)
+        return self._clock.packet(_as_events(raw, self.name, self.faults))
+
+    def close(self) -> None:
+        """See LiveSource."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()
+
+
+def import_live(module: str, extra: str, wanted_by: str) -> ModuleType:
+    """Import an optional dependency; ConfigError names the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ConfigError(f"{wanted_by} needs {module}: pip install -e '.[{extra}]'") from None
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if parts.scheme != "tcp" or not host or not port:
+        raise ConfigError(f"--stream {address}: write it as tcp://HOST:PORT, e.g. tcp://127.0.0.1:7777")
+    return host, port
+
+
+def _as_events(raw: Any, place: str, faults: Faults) -> Events:
+    names = find_columns(raw.dtype.names, place)
+    return columns_to_events({column: raw[name] for column, name in names.items()}, place, faults)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].partition(" [")[0][:200]

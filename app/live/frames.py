@@ -1,0 +1,342 @@
+"""Video as a source: frames from a webcam, a file, a browser or the shipped fake camera, made into events by the simulator."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from threading import Condition
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.live.sources import NO_EVENTS, POLL_S, Pacer, Packet
+from data.errors import SourceError
+from data.events import Events, Faults, SensorSize
+from data.scenes.street import StreetScene
+from data.simulator import EventSimulator, SimulatorConfig, grey_of, log_intensity
+from data.upsample import MotionUpsampler
+
+_LONGEST_GAP_US = 1_000_000
+_SHORTEST_STEP_US = 10_000
+
+
+class Frame(NamedTuple):
+    """One picture.
+
+    Attributes:
+        grey: `(h, w)` uint8, of any size.
+        t_us: when it was taken.
+        due_s: when it could be had, on time.perf_counter's clock.
+    """
+
+    grey: NDArray[np.uint8]
+    t_us: int
+    due_s: float
+
+
+class Grabber(Protocol):
+    """Where frames come from.
+
+    Attributes:
+        name: for people.
+        finite: whether it ends by itself.
+        ahead: frames are known before their time (a file), so that events can be handed out when they would have happened.
+    """
+
+    name: str
+    finite: bool
+    ahead: bool
+
+    def open(self) -> None:
+        """Get hold of the device; SourceError where there is none."""
+        ...
+
+    def read(self) -> Frame | None:
+        """The next frame; None where none came within POLL_S. EOFError: the end. SourceError: the device has gone."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device; may be called twice."""
+        ...
+
+
+class CameraGrabber:
+    """A webcam, through OpenCV."""
+
+    finite, ahead = False, False
+
+    def __init__(self, number: int) -> None:
+        self.name, self._number = f"camera {number}", number
+        self._capture: cv2.VideoCapture | None = None
+
+    def open(self) -> None:
+        """See Grabber."""
+        _silence_opencv()
+        capture = cv2.VideoCapture(self._number)
+        if not capture.isOpened():
+            capture.release()
+            raise SourceError(f"{self.name}: cannot be opened; is it plugged in, and free? (--camera 0 is the first)")
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        self._capture = capture
+
+    def read(self) -> Frame | None:
+        """See Grabber."""
+        assert self._capture is not None
+        good, picture = self._capture.read()
+        if not good:
+            raise SourceError(f"{self.name}: gives no more pictures")
+        now_s = time.perf_counter()
+        return Frame(_grey(picture), round(1e6 * now_s), now_s)
+
+    def close(self) -> None:
+        """See Grabber."""
+        if self._capture is not None:
+            self._capture.release()
+
+
+class VideoGrabber:
+    """A video file at its own frame rate.
+
+    Args:
+        path: the file.
+        loop: begin again at its end.
+    """
+
+    ahead = True
+
+    def __init__(self, path: Path, loop: bool = False) -> None:
+        self.name, self.finite, self._path = path.name, not loop, path
+        self._capture = cv2.VideoCapture()
+        self._step_us, self._frames = 0.0, 0
+        self.open()
+        self.close()
+
+    def open(self) -> None:
+        """See Grabber."""
+        if not self._path.is_file():
+            raise SourceError(f"{self._path}: no such file")
+        _silence_opencv()
+        if not self._capture.open(str(self._path)):
+            raise SourceError(f"{self._path}: not a video that OpenCV can read")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self._step_us, self._frames = 1e6 / rate if 0.1 <= rate <= 1000 else 40_000.0, 0
+
+    def read(self) -> Frame | None:
+        """See Grabber."""
+        good, picture = self._capture.read()
+        if not good and not self.finite and self._frames:
+            self._capture.open(str(self._path))
+            good, picture = self._capture.read()
+        if not good:
+            raise EOFError
+        self._frames += 1
+        return Frame(_grey(picture), round((self._frames - 1) * self._step_us), 0.0)
+
+    def close(self) -> None:
+        """See Grabber."""
+        self._capture.release()
+
+
+class FakeCamera:
+    """The shipped camera without a camera: drives through this project's drawn street, lap after lap.
+
+    Args:
+        size: (W, H) px of its pictures.
+        frames_per_s: its rate.
+        dies_after: how many seconds it lives each time it has been opened; for ever once the list is used up.
+        lap_s: length of one drive.
+    """
+
+    finite, ahead, name = False, False, "fake camera"
+
+    def __init__(
+        self, size: SensorSize, frames_per_s: float = 30.0, dies_after: tuple[float, ...] = (), lap_s: float = 6.0
+    ) -> None:
+        self._size, self._step_us, self._lap_us = size, 1e6 / frames_per_s, round(1e6 * lap_s)
+        self._lives = list(dies_after)
+        self._scene = StreetScene(size, 3)
+        self._opened_s: float | None = None
+        self._dies_s, self._frames = float("inf"), 0
+
+    def open(self) -> None:
+        """See Grabber."""
+        self._opened_s = None
+
+    def read(self) -> Frame | None:
+        """See Grabber."""
+        if self._opened_s is None:
+            self._opened_s, self._frames = time.perf_counter(), 0
+            self._dies_s = self._opened_s + self._lives.pop(0) if self._lives else float("inf")
+        t_us = round(self._frames * self._step_us)
+        grey = grey_of(self._scene.render(t_us % self._lap_us)).round().astype(np.uint8)
+        due_s = self._opened_s + t_us * 1e-6
+        time.sleep(max(due_s - time.perf_counter(), 0))
+        if time.perf_counter() >= self._dies_s:
+            raise SourceError(f"{self.name}: has been unplugged")
+        # Pictures that this machine was too slow to draw are not made up for, as with a camera.
+        self._frames = max(self._frames + 1, int((time.perf_counter() - self._opened_s) * 1e6 / self._step_us))
+        return Frame(grey, t_us, due_s)
+
+    def close(self) -> None:
+        """See Grabber."""
+
+
+class PushedFrames:
+    """Frames that somebody else brings (the page's own camera); the newest two wait, older ones are dropped."""
+
+    finite, ahead = False, False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._frames: deque[Frame] = deque(maxlen=2)
+        self._arrived = Condition()
+
+    def open(self) -> None:
+        """See Grabber."""
+
+    def push(self, grey: NDArray[np.uint8]) -> None:
+        """Take a picture of now; returns at once, and may be called from any thread."""
+        now_s = time.perf_counter()
+        with self._arrived:
+            self._frames.append(Frame(grey, round(1e6 * now_s), now_s))
+            self._arrived.notify()
+
+    def read(self) -> Frame | None:
+        """See Grabber."""
+        with self._arrived:
+            if not self._frames:
+                self._arrived.wait(POLL_S)
+            return self._frames.popleft() if self._frames else None
+
+    def close(self) -> None:
+        """See Grabber."""
+        with self._arrived:
+            self._frames.clear()
+
+
+class FrameSource:
+    """A LiveSource whose events are simulated from frames, scaled to cover the sensor and cut to its size.
+
+    Args:
+        grabber: where the frames come from.
+        sensor_size: (W, H) px of the simulated sensor.
+        config: its properties.
+        window_us: length of the windows that are wanted.
+        upsample: put frames between frames, along the motion.
+        seed: of the simulation.
+    """
+
+    simulated = True
+
+    def __init__(
+        self,
+        grabber: Grabber,
+        sensor_size: SensorSize,
+        config: SimulatorConfig,
+        window_us: int,
+        upsample: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.name, self.finite, self.sensor_size, self.faults = grabber.name, grabber.finite, sensor_size, Faults()
+        self.grabber, self._config, self._window_us, self._seed = grabber, config, window_us, seed
+        self._upsampler = MotionUpsampler() if upsample else None
+        self._sensor = self._new_sensor()
+        self._last: tuple[NDArray[np.uint8], int] | None = None
+        self._pacer: Pacer | None = None
+        self._warm_up()
+
+    @property
+    def behind_s(self) -> float:
+        """See LiveSource."""
+        return self._pacer.behind_s if self._pacer else 0.0
+
+    @property
+    def contrast(self) -> float:
+        """The present threshold of ON events."""
+        return self._config.threshold_on
+
+    def set_contrast(self, threshold: float) -> None:
+        """Another contrast threshold from the next frame on, ON and OFF in their present proportion; from any thread."""
+        scale = threshold / self._config.threshold_on
+        off, mismatch = self._config.threshold_off * scale, self._config.mismatch * scale
+        self._config = replace(self._config, threshold_on=threshold, threshold_off=off, mismatch=mismatch)
+
+    def open(self) -> None:
+        """See LiveSource."""
+        self.grabber.open()
+        self._sensor, self._last = self._new_sensor(), None
+        self._pacer = Pacer(self._window_us) if self.grabber.ahead else None
+
+    def read(self) -> Packet | None:
+        """See LiveSource."""
+        if self._pacer is not None and not self._pacer.empty:
+            return self._pacer.next()
+        try:
+            frame = self.grabber.read()
+        except EOFError:
+            return None
+        if frame is None:
+            return Packet(NO_EVENTS, None, time.perf_counter())
+        events = self._simulate(fit(frame.grey, self.sensor_size), frame.t_us)
+        if self._pacer is None:
+            return Packet(events, frame.t_us, frame.due_s)
+        self._pacer.give(events, frame.t_us)
+        return Packet(NO_EVENTS, None, time.perf_counter()) if self._pacer.empty else self._pacer.next()
+
+    def close(self) -> None:
+        """See LiveSource."""
+        self.grabber.close()
+
+    def _simulate(self, grey: NDArray[np.uint8], t_us: int) -> Events:
+        """Events since the frame before; none for the first frame, or after a gap, from which the sensor begins anew."""
+        before, before_us = self._last or (grey, t_us - 2 * _LONGEST_GAP_US)
+        if t_us <= before_us:
+            return NO_EVENTS
+        self._last = grey, t_us
+        if t_us - before_us > _LONGEST_GAP_US:
+            self._sensor = self._new_sensor()
+            return self._sensor.step(log_intensity(grey), t_us)
+        if self._sensor.config is not self._config:
+            self._sensor = self._new_sensor()
+            self._sensor.step(log_intensity(before), before_us)
+        most = (t_us - before_us) // _SHORTEST_STEP_US - 1
+        between = self._upsampler.between(before, grey, most) if self._upsampler else []
+        steps: list[NDArray[np.float32] | NDArray[np.uint8]] = [*between, grey]
+        times = [before_us + (t_us - before_us) * (k + 1) // len(steps) for k in range(len(steps))]
+        return np.concatenate([self._sensor.step(log_intensity(f), t) for f, t in zip(steps, times, strict=True)])
+
+    def _new_sensor(self) -> EventSimulator:
+        return EventSimulator(self.sensor_size, self._config, self._seed, parallel=False)
+
+    def _warm_up(self) -> None:
+        """Compile the kernels before the clock runs."""
+        sensor = self._new_sensor()
+        for t_us in (0, 1000):
+            sensor.step(np.zeros((self.sensor_size.height, self.sensor_size.width), np.float32), t_us)
+
+
+def fit(grey: NDArray[np.uint8], size: SensorSize) -> NDArray[np.uint8]:
+    """A picture scaled so that it covers the sensor, and its middle cut out: `(H, W)` uint8."""
+    height, width = grey.shape
+    scale = max(size.width / width, size.height / height)
+    if scale != 1:
+        scaled = max(round(width * scale), size.width), max(round(height * scale), size.height)
+        grey = cv2.resize(grey, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    top, left = (grey.shape[0] - size.height) // 2, (grey.shape[1] - size.width) // 2
+    return np.ascontiguousarray(grey[top : top + size.height, left : left + size.width])
+
+
+def _silence_opencv() -> None:
+    """What it prints where a device or file cannot be opened, our errors say in one line."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if picture.ndim == 2:
+        return picture
+    grey: NDArray[np.uint8] = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    return grey

@@ -1,0 +1,31 @@
+"""The page as one document: its style and script put into its HTML, and the policy that allows these two and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parent / "page"
+
+
+def page() -> str:
+    """The whole page."""
+    return _read("page.html").replace("/* style */", _read("page.css")).replace("/* script */", _read("page.js"))
+
+
+def content_security_policy() -> str:
+    """No scripts, styles or connections but the page's own; its pictures and downloads are made in the browser."""
+    style, script = (_hash(_read(name)) for name in ("page.css", "page.js"))
+    return (
+        f"default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data: blob:; "
+        "media-src blob: mediastream:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

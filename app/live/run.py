@@ -1,0 +1,218 @@
+"""What live.py does: open the source, run the pipeline, show it, and sum it up."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from app.detect import peak_memory_mb
+from app.live.commands import PAGE_CAMERA
+from app.live.devices import NetworkSource, SensorSource, import_live
+from app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
+from app.live.pipeline import LiveConfig, LivePipeline
+from app.live.recorder import LiveRecorder
+from app.live.sources import LiveSource, RecordingSource
+from app.provenance import provenance
+from data.datasets import SPECS
+from data.errors import ConfigError
+from data.events import SensorSize
+from data.simulator import PRESETS
+from eval.energy import EXCLUDED
+from models.detector import DetectorBundle
+
+
+@dataclass(frozen=True)
+class LiveRequest:
+    """Where the events come from, and who watches.
+
+    Attributes:
+        source: (kind, value): ("camera", "0" or "fake"), ("video", file), ("events", file), ("stream", address),
+            ("sensor", name) or ("browser", "").
+        record: a DAT file to write.
+        serve: HOST:PORT of the page.
+        window: show an OpenCV window.
+    """
+
+    source: tuple[str, str]
+    record: Path | None = None
+    serve: str | None = None
+    window: bool = False
+
+
+def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
+    """Run until the source ends, `config.seconds` are over, the window is closed, or Ctrl-C; returns the summary.
+
+    Raises:
+        EvburstError: the source, the weights, or an output cannot be used.
+    """
+    cv2.setNumThreads(1)
+    with ExitStack() as stack:
+        source = open_source(request, config)
+        pipeline = LivePipeline(source, config)
+        stack.callback(pipeline.stop)
+        if request.record:
+            pipeline.record(LiveRecorder(request.record, source.sensor_size))
+        turn: Callable[[], bool] = _Ticker(pipeline).turn
+        if request.serve is not None:
+            for module in ("fastapi", "uvicorn", "websockets"):
+                import_live(module, "live", "--serve")
+            from app.live.server import PageServer
+
+            stack.callback(PageServer(pipeline, request.serve).stop)
+        if request.window:
+            from app.live.window import LiveWindow
+
+            window = LiveWindow(pipeline)
+            stack.callback(window.close)
+            turn = window.turn
+        pipeline.start()
+        try:
+            while not _over(pipeline) and turn():
+                pass
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+        wall_s = time.perf_counter() - pipeline.started_s
+        pipeline.stop()
+        return summary(pipeline, wall_s)
+
+
+def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
+    """The source that is asked for, tried once, so that what is wrong with it is said at once."""
+    kind, value = request.source
+    bundle = DetectorBundle.load(config.detect.weights)
+    size = SensorSize.parse(config.detect.sensor_size) if config.detect.sensor_size else None
+    window_us = round(1000 * (config.detect.window_ms or bundle.voxel.window_ms))
+    loop = request.serve is not None or request.window
+    source: LiveSource
+    if kind == "events":
+        source = RecordingSource(Path(value), window_us, size, config.detect.format, loop)
+    elif kind == "stream":
+        source = NetworkSource(value)
+    elif kind == "sensor":
+        source = SensorSource(value)
+    else:
+        size = size or trained_size(bundle)
+        source = FrameSource(_grabber(kind, value, size, loop), size, config.simulator, window_us, config.upsample)
+    source.open()
+    source.close()
+    if size is not None and source.sensor_size != size:
+        raise ConfigError(f"{source.name}: its sensor is {source.sensor_size}, --sensor-size says {size}; leave the flag out")
+    return source
+
+
+def _grabber(kind: str, value: str, size: SensorSize, loop: bool) -> Grabber:
+    if kind == "video":
+        return VideoGrabber(Path(value), loop)
+    if kind == "browser":
+        return PushedFrames(PAGE_CAMERA)
+    return FakeCamera(size) if value == "fake" else CameraGrabber(int(value))
+
+
+def preset_settings(name: str) -> dict[str, object]:
+    """A sensor of PRESETS as settings of LiveConfig; ConfigError names the known ones."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name}: unknown sensor (known: {', '.join(PRESETS)})")
+    return {f"simulator.{key}": value for key, value in vars(PRESETS[name].config).items()}
+
+
+def trained_size(bundle: DetectorBundle) -> SensorSize:
+    """Size of the sensor that the weights were trained for; ConfigError where they do not say it."""
+    spec = SPECS.get(str(bundle.record.get("dataset")))
+    if spec is None:
+        raise ConfigError("these weights do not say what sensor they are for: pass --sensor-size WIDTHxHEIGHT")
+    return spec.sensor_size
+
+
+def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
+    """What a run did, in JSON types."""
+    figures, detect = pipeline.figures, pipeline.config.detect
+    windows, n = pipeline.windows, figures.windows
+    latency = {f"p{q}": figures.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": figures.latency.highest_ms}
+    snn_pj = None if detect.ann or not n else round(figures.energy_pj / n)
+    return {
+        "source": pipeline.source.name,
+        "simulated": pipeline.source.simulated,
+        "sensor_size": list(pipeline.source.sensor_size),
+        "network": "ann" if detect.ann else "snn",
+        "weights": detect.weights,
+        "window_ms": windows.voxel.window_us / 1000,
+        "seconds": round(wall_s, 3),
+        "windows": n,
+        "dropped": pipeline.dropped,
+        "latency_ms": {name: None if value is None else round(value, 2) for name, value in latency.items()},
+        "events": figures.events,
+        "events_per_s": round(figures.events / (n * windows.voxel.window_us * 1e-6)) if n else 0,
+        "detections": sum(figures.per_class.values()),
+        "per_class": dict(figures.per_class),
+        "energy": {
+            "snn_pj": snn_pj,
+            "ann_pj": round(windows.ann_pj),
+            "ratio": snn_pj and round(snn_pj / windows.ann_pj, 4),
+            "table": detect.energy_table,
+            "account": "per spike: a burst of 3 counts 3",
+        },
+        "timesteps": windows.timesteps,
+        "spikes_per_neuron": round(figures.spikes_per_neuron / figures.spiking, 4) if figures.spiking else None,
+        "excluded": list(EXCLUDED),
+        "source_lost": pipeline.lost,
+        "source_behind_s": round(pipeline.source.behind_s, 3),
+        "faults": pipeline.source.faults.found(),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "provenance": provenance(),
+    }
+
+
+def human_summary(summary: dict[str, Any]) -> str:
+    """The summary for a person: a few lines."""
+    energy, latency = summary["energy"], summary["latency_ms"]
+    kind = "simulated events" if summary["simulated"] else "events"
+    lines = [
+        f"{summary['source']}: {summary['seconds']:.1f} s, {summary['windows']} windows of {summary['window_ms']:g} ms, "
+        f"{summary['dropped']} dropped; {summary['events_per_s']:,} {kind} per second",
+        f"boxes     {summary['detections']} "
+        f"({', '.join(f'{count} {name}' for name, count in summary['per_class'].items()) or 'none'})",
+    ]
+    if summary["windows"]:
+        lines.append(f"latency   p50 {latency['p50']} ms, p99 {latency['p99']} ms, longest {latency['max']} ms")
+        text = f"energy    {(energy['snn_pj'] or energy['ann_pj']) / 1e6:,.0f} uJ per window"
+        lines.append(text + (f", {100 * energy['ratio']:.1f} % of the ANN's" if energy["ratio"] else " (ANN)"))
+    if summary["source_lost"]:
+        lines.append(f"source    lost {summary['source_lost']} times")
+    if summary["source_behind_s"]:
+        lines.append(
+            f"warning   this machine was too slow for the source, which was held up for {summary['source_behind_s']} s"
+        )
+    return "\n".join(lines)
+
+
+def _over(pipeline: LivePipeline) -> bool:
+    seconds = pipeline.config.seconds
+    return pipeline.wait(0) or (seconds is not None and time.perf_counter() - pipeline.started_s >= seconds)
+
+
+class _Ticker:
+    """A line on the terminal every second."""
+
+    def __init__(self, pipeline: LivePipeline) -> None:
+        self._pipeline, self._shown_s = pipeline, 0.0
+
+    def turn(self) -> bool:
+        """Wait a moment; True."""
+        pipeline, now_s = self._pipeline, time.perf_counter()
+        if sys.stderr.isatty() and now_s - self._shown_s >= 1:
+            self._shown_s = now_s
+            recent = sorted(pipeline.figures.recent_ms) or [0.0]
+            line = (
+                f"{now_s - pipeline.started_s:6.0f} s  windows {pipeline.figures.windows}  dropped {pipeline.dropped}  "
+                f"latency {recent[len(recent) // 2]:.0f} ms  boxes {sum(pipeline.figures.per_class.values())}  {pipeline.status}"
+            )
+            print(f"\r{line[:110]:110}", end="", file=sys.stderr, flush=True)
+        pipeline.wait(0.05)
+        return True

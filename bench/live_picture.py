@@ -1,0 +1,71 @@
+"""Take the README's picture of the page: python bench/live_picture.py --out docs/live.png
+
+Serves the fake camera and looks at it with Chromium (extra dev; chromium and chromedriver on the path), and waits for a moment with
+boxes and a plot that is filled. To be run on an idle machine: the picture shows the latency. With --phone as a phone shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from app.detect import DetectConfig
+from app.live.frames import FakeCamera, FrameSource
+from app.live.pipeline import LiveConfig, LivePipeline
+from app.live.server import PageServer
+from data.events import SensorSize
+from data.simulator import SimulatorConfig
+
+SIZE = SensorSize(304, 240)
+
+
+def chromium(width: int, height: int, phone: bool) -> webdriver.Chrome:
+    """A headless browser with a window of this size."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+    flags = ["headless=new", "no-sandbox", "disable-gpu", "no-first-run", "no-proxy-server", "disable-background-networking"]
+    for flag in [*flags, "disable-component-update", "disable-sync", f"user-data-dir={tempfile.mkdtemp()}"]:
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    return driver
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/live.png"), help="the picture (default: docs/live.png)")
+    parser.add_argument("--phone", action="store_true", help="as a phone shows it")
+    parser.add_argument("--timesteps", type=int, default=1, help="T (default: 1)")
+    parser.add_argument("--seconds", type=float, default=32.0, help="before the picture is taken (default: 32)")
+    args = parser.parse_args()
+    source = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000)
+    pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=args.timesteps)))
+    server = PageServer(pipeline, "127.0.0.1:0")
+    pipeline.start()
+    driver = chromium(*((390, 844) if args.phone else (1440, 800)), args.phone)
+    try:
+        driver.get(server.url)
+        time.sleep(args.seconds)
+        deadline = time.perf_counter() + 30
+        while time.perf_counter() < deadline and "×" not in driver.find_element(By.ID, "boxes").text:
+            time.sleep(0.02)
+        driver.save_screenshot(str(args.out))
+    finally:
+        driver.quit()
+        server.stop()
+        pipeline.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The page in Chromium, whose camera is a film of the drawn street."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from app.detect import DetectConfig
+from app.live.frames import FakeCamera, FrameSource
+from app.live.pipeline import LiveConfig, LivePipeline
+from data.events import SensorSize
+from data.readers import open_events
+from data.simulator import SimulatorConfig
+
+pytest.importorskip("fastapi")
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+from app.live.server import PageServer  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not here")]
+
+SIZE = SensorSize(304, 240)
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--window-size=1440,1000",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+
+def film(path: Path) -> Path:
+    """Twenty pictures of the street as motion JPEG."""
+    camera = FakeCamera(SIZE, 1000.0)
+    camera.open()
+    frames = [camera._scene.render(40_000 * k) for k in range(20)]
+    pictures = [np.exp(frame).clip(0, 255).astype(np.uint8) for frame in frames]
+    path.write_bytes(b"".join(cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[LivePipeline]:
+    """The fake camera and the bundled weights, at one timestep."""
+    source = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000, upsample=False)
+    pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=1)), lambda line: None)
+    pipeline.start()
+    yield pipeline
+    pipeline.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(pipeline: LivePipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium on the page; what it downloads goes to its attribute `downloads`."""
+    server = PageServer(pipeline, "127.0.0.1:0")
+    folder = tmp_path_factory.mktemp("browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={folder / 'user'}", f"--use-file-for-fake-video-capture={film(folder / 'a.mjpeg')}"]:
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.downloads = folder / "downloads"
+    driver.get(server.url)
+    yield driver
+    errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    driver.quit()
+    server.stop()
+    assert errors == []
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until it does, or fail."""
+    deadline = time.perf_counter() + seconds
+    while not holds():
+        assert time.perf_counter() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def text(browser: Any, name: str) -> str:
+    """What an element says."""
+    return str(browser.find_element(By.ID, name).get_property("textContent")).strip()
+
+
+def test_it_says_that_events_are_simulated_and_shows_boxes_and_figures(browser: Any) -> None:
+    wait_until(lambda: "car" in text(browser, "boxes"))
+    assert browser.title == "evburst live"
+    assert text(browser, "kind") == "Simulated events"
+    assert browser.find_element(By.ID, "simulated").is_displayed()
+    wait_until(lambda: text(browser, "status") == "running")
+    assert text(browser, "network") == "SNN, T = 1, weights street"
+    assert "% of ANN" in text(browser, "share")
+    assert "–" not in [text(browser, name) for name in ("rate", "latency", "spikes", "energy")]
+
+
+def test_the_picture_moves(browser: Any) -> None:
+    canvas = browser.find_element(By.ID, "events")
+    first = canvas.screenshot_as_png
+    wait_until(lambda: canvas.screenshot_as_png != first)
+    picture = cv2.imdecode(np.frombuffer(canvas.screenshot_as_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert (picture > 250).mean() > 0.002  # ON events are white
+
+
+def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
+    source = pipeline.source
+    assert isinstance(source, FrameSource)
+    for name, key, acted in (
+        ("score", Keys.ARROW_RIGHT, lambda: pipeline.wanted_score == pytest.approx(0.35)),
+        ("timesteps", Keys.ARROW_RIGHT, lambda: pipeline.windows.timesteps == 2),
+        ("contrast", Keys.ARROW_LEFT, lambda: source.contrast == pytest.approx(0.24)),
+    ):
+        browser.find_element(By.ID, name).send_keys(key)
+        wait_until(acted)
+    assert [text(browser, f"{name}-value") for name in ("score", "timesteps", "contrast")] == ["0.35", "2", "0.24"]
+    wait_until(lambda: "T = 2" in text(browser, "network"))
+    browser.find_element(By.ID, "timesteps").send_keys(Keys.ARROW_LEFT)
+    wait_until(lambda: pipeline.windows.timesteps == 1)
+
+
+def test_space_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
+    body = browser.find_element(By.TAG_NAME, "body")
+    body.send_keys(" ")
+    wait_until(lambda: pipeline.paused and text(browser, "curtain") == "Paused")
+    body.send_keys(" ")
+    wait_until(lambda: not pipeline.paused and not browser.find_element(By.ID, "curtain").is_displayed())
+
+
+def test_a_recording_downloads_and_is_read(browser: Any) -> None:
+    button = browser.find_element(By.ID, "record")
+    button.click()
+    wait_until(lambda: "Stop recording" in text(browser, "record") and "(0 " not in text(browser, "record"))
+    button.click()
+    download = browser.find_element(By.ID, "download")
+    wait_until(download.is_displayed)
+    download.click()
+    wait_until(lambda: list(browser.downloads.glob("*.dat")))
+    stream = open_events(next(browser.downloads.glob("*.dat")))
+    assert stream.sensor_size == SIZE
+    assert sum(len(packet) for packet in stream.packets()) > 100
+
+
+def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipeline) -> None:
+    own = pipeline.source
+    button = browser.find_element(By.ID, "camera")
+    button.click()
+    wait_until(lambda: text(browser, "source") == "the page's camera")
+    before = pipeline.figures.windows
+    wait_until(lambda: pipeline.figures.windows > before + 3 and text(browser, "rate") not in ("0", "–"))
+    assert text(browser, "kind") == "Simulated events"
+    button.click()
+    wait_until(lambda: pipeline.source is own)
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(browser: Any) -> None:
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    heights = browser.execute_script("return [...document.querySelectorAll('button')].map(b => b.clientHeight)")
+    assert min(heights) >= 42  # px a finger hits
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

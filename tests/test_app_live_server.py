@@ -1,0 +1,374 @@
+"""The page's server: what it shows, what it obeys, whom it refuses, and that nothing a client does holds up detection."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.detect import DetectConfig
+from app.live.frames import FakeCamera, FrameSource, PushedFrames
+from app.live.pipeline import LiveConfig, LivePipeline
+from app.live.sources import LiveSource
+from data.errors import ConfigError
+from data.events import SensorSize
+from data.readers import open_events
+from data.simulator import SimulatorConfig
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+websockets = pytest.importorskip("websockets")
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
+from websockets.sync.client import ClientConnection, connect  # noqa: E402
+
+from app.live import server as server_module  # noqa: E402
+from app.live.hub import pack_picture  # noqa: E402
+from app.live.server import Guard, PageServer  # noqa: E402
+
+SIZE = SensorSize(64, 48)
+PICTURE = struct.pack("<4sHH", b"EVB1", *SIZE) + bytes(64 * 48)
+
+
+def make_pipeline(source: LiveSource | None = None) -> LivePipeline:
+    """A small pipeline with the fake camera."""
+    source = source or FrameSource(FakeCamera(SIZE, 50.0), SIZE, SimulatorConfig(shot_hz=5), 20_000, upsample=False)
+    return LivePipeline(source, LiveConfig(DetectConfig(ann=True, window_ms=20.0)), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[LivePipeline, PageServer]]:
+    """A running pipeline and its page."""
+    pipeline = make_pipeline()
+    server = PageServer(pipeline, "127.0.0.1:0")
+    pipeline.start()
+    yield pipeline, server
+    server.stop()
+    pipeline.stop()
+
+
+def open_socket(server: PageServer, **options: Any) -> ClientConnection:
+    """A websocket to the page's server."""
+    return connect(server.url.replace("http", "ws").replace("/?", "/live?").removesuffix("/") + ("" if "?" in server.url else "/live"),
+                   proxy=None, **options)  # fmt: skip
+
+
+def ask(client: ClientConnection, command: object) -> dict[str, Any]:
+    """Send a command (or anything), and wait for the answer: a state, or an error."""
+    client.send(command if isinstance(command, str | bytes) else json.dumps(command))
+    return wait_for(client, lambda told: "answer" in told)
+
+
+def wait_for(client: ClientConnection, wanted: Any, seconds: float = 20.0) -> dict[str, Any]:
+    """The next text message that is wanted."""
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        message = client.recv(timeout=seconds)
+        if isinstance(message, str) and wanted(told := json.loads(message)):
+            return told  # type: ignore[no-any-return]
+    raise AssertionError("not told")
+
+
+def get(server: PageServer, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers of a request."""
+    base = server.url.partition("/?")[0].rstrip("/")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(base + path, headers=headers), timeout=20) as answer:
+            return answer.status, answer.read(), {name.lower(): value for name, value in answer.headers.items()}
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), {}
+
+
+def test_the_page_is_one_document_without_outside_parts(served: tuple[LivePipeline, PageServer]) -> None:
+    status, body, headers = get(served[1], "/")
+    text = body.decode()
+    assert status == 200
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "/* script */" not in text
+    for outside in ("http://", "https://", "src=", "@import", "url("):
+        assert outside not in text, outside
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/page.js", "/docs", "/openapi.json", "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/page.css", "//etc/passwd",
+     "/recording.dat/../server.py", "/static/", "/0.dat", "/%00", "/recording.dat%00"],
+)  # fmt: skip
+def test_nothing_else_is_served(served: tuple[LivePipeline, PageServer], path: str) -> None:
+    status, body, _ = get(served[1], path)
+    assert status in (400, 404)
+    assert b"root:" not in body
+
+
+def test_results_arrive_with_their_picture(served: tuple[LivePipeline, PageServer]) -> None:
+    with open_socket(served[1]) as client:
+        about = json.loads(client.recv(timeout=20))
+        assert (about["sensor_size"], about["classes"], about["simulated"]) == ([64, 48], ["car", "pedestrian"], True)
+        message = next(m for m in iter(lambda: client.recv(timeout=20), None) if isinstance(m, bytes))
+    (length,) = struct.unpack_from("<I", message)
+    header = json.loads(message[4 : 4 + length])
+    assert {"boxes", "events_per_s", "latency_ms", "spikes", "energy_uj", "ann_uj", "windows", "dropped"} <= header.keys()
+    assert len(message) == 4 + length + 64 * 48 // 4
+
+
+@pytest.mark.parametrize("size", [SensorSize(5, 3), SensorSize(8, 8), SensorSize(1, 1)])
+def test_pictures_are_packed_four_pixels_to_a_byte(size: SensorSize) -> None:
+    grid = np.random.default_rng(0).integers(0, 3, (4, size.height + 2, size.width + 1)).astype(np.uint8)
+    packed = pack_picture(grid, size)
+    unpacked = ((packed[:, None] >> np.array([0, 2, 4, 6])) & 3).reshape(-1)[: size.width * size.height]
+    off, on = grid[:2, : size.height, : size.width].sum(0), grid[2:, : size.height, : size.width].sum(0)
+    expected = np.where((on > 0) & (on >= off), 2, np.where(off > 0, 1, 0))
+    np.testing.assert_array_equal(unpacked.reshape(size.height, size.width), expected)
+
+
+def test_settings_are_obeyed_and_kept_in_bounds(served: tuple[LivePipeline, PageServer]) -> None:
+    pipeline, server = served
+    with open_socket(server) as client:
+        assert ask(client, {"set": {"score": 0.71}})["score"] == 0.71
+        assert ask(client, {"set": {"score": 99}})["score"] == 0.99
+        assert ask(client, {"set": {"contrast": 0.4}})["contrast"] == 0.4
+        assert ask(client, {"do": "pause"})["paused"]
+        assert pipeline.paused
+        assert not ask(client, {"do": "resume"})["paused"]
+        assert "no timesteps" in ask(client, {"set": {"timesteps": 2}})["error"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}', '{"set": {"score": NaN}}',
+     '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}', '{"do": "pause", "set": {}}', "[" * 900,
+     "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
+)  # fmt: skip
+def test_what_makes_no_sense_is_answered_with_an_error(served: tuple[LivePipeline, PageServer], message: str | bytes) -> None:
+    with open_socket(served[1]) as client:
+        client.send(message)
+        assert wait_for(client, lambda told: "error" in told)["error"]
+        assert "status" in ask(client, {"do": "resume"})
+
+
+def test_a_message_that_is_too_long_ends_that_connection_only(served: tuple[LivePipeline, PageServer]) -> None:
+    with open_socket(served[1]) as other, open_socket(served[1]) as client:
+        client.send(bytes(200_000))
+        with pytest.raises(ConnectionClosed) as closed:
+            wait_for(client, lambda told: False)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+        assert "status" in ask(other, {"do": "resume"})
+
+
+def random_message(rng: np.random.Generator) -> str | bytes:
+    """Noise, or a command with something wrong or right in it."""
+    kind = rng.integers(5)
+    if kind == 0:
+        return rng.bytes(int(rng.integers(0, 200)))
+    if kind == 1:
+        return PICTURE[: int(rng.integers(0, 20))] + rng.bytes(int(rng.integers(0, 3200)))
+    if kind == 2:
+        return "".join(chr(c) for c in rng.integers(1, 0xD7FF, int(rng.integers(0, 60))))
+    words = [
+        "set",
+        "do",
+        "score",
+        "timesteps",
+        "contrast",
+        "pause",
+        "resume",
+        "camera_off",
+        "",
+        "__class__",
+        1e300,
+        -1,
+        None,
+        True,
+    ]
+    name, key, value = (words[i] for i in rng.integers(0, len(words), 3))
+    return json.dumps({str(name): {str(key): value} if kind == 3 else value})
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_messages_do_not_end_the_server(served: tuple[LivePipeline, PageServer]) -> None:
+    pipeline, server = served
+    rng = np.random.default_rng(0)
+    before = pipeline.figures.windows
+    sent = 0
+    while sent < 10_000:
+        with suppress(ConnectionClosed), open_socket(server, max_queue=None) as client:
+            for _ in range(500):
+                client.send(random_message(rng))
+                sent += 1
+                while sent % 25 == 0 and not isinstance(client.recv(timeout=20), bytes):
+                    break
+    with open_socket(server) as client:
+        assert not ask(client, {"do": "resume"})["paused"]
+        deadline = time.perf_counter() + 20
+        while time.perf_counter() < deadline and pipeline.figures.windows <= before:
+            time.sleep(0.05)
+    assert pipeline.figures.windows > before
+
+
+def test_a_client_that_stops_reading_holds_up_nobody(served: tuple[LivePipeline, PageServer]) -> None:
+    pipeline, server = served
+    host, port = server.url.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port))) as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        request = (
+            f"GET /live HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        stalled.sendall(request.encode())
+        time.sleep(0.5)
+        began, times = pipeline.figures.windows, []
+        show = server.hub.show
+
+        def timed(*args: Any) -> None:
+            started = time.perf_counter()
+            show(*args)
+            times.append(time.perf_counter() - started)
+
+        server.hub.show = timed  # type: ignore[method-assign]
+        with open_socket(server) as client:
+            received = sum(isinstance(client.recv(timeout=20), bytes) for _ in range(15))
+        server.hub.show = show  # type: ignore[method-assign]
+        assert received >= 5
+        assert pipeline.figures.windows > began
+        assert np.median(times) < 0.001
+
+
+def test_a_recording_is_downloaded_and_read(served: tuple[LivePipeline, PageServer], tmp_path: Any) -> None:
+    _, server = served
+    with open_socket(server) as client:
+        assert ask(client, {"do": "record"})["recording"] is not None
+        time.sleep(1.0)
+        state = ask(client, {"do": "stop"})
+    assert (state["recording"], state["recorded"]) == (None, True)
+    status, body, headers = get(server, "/recording.dat")
+    assert status == 200
+    assert "attachment" in headers["content-disposition"]
+    (tmp_path / "a.dat").write_bytes(body)
+    stream = open_events(tmp_path / "a.dat")
+    assert stream.sensor_size == SIZE
+    assert sum(len(packet) for packet in stream.packets()) > 0
+
+
+def test_the_pages_own_camera_becomes_the_source_until_it_leaves(served: tuple[LivePipeline, PageServer]) -> None:
+    pipeline, server = served
+    own = pipeline.source
+    with open_socket(server) as client, open_socket(server) as other:
+        assert ask(client, {"do": "camera_on"})["source"] == "the page's camera"
+        assert "another page" in ask(other, {"do": "camera_on"})["error"]
+        other.send(PICTURE)
+        assert "not in use" in wait_for(other, lambda told: "error" in told)["error"]
+        client.send(PICTURE[:-1])
+        assert "grey bytes" in wait_for(client, lambda told: "error" in told)["error"]
+        source, before = pipeline.source, pipeline.figures.windows
+        for k in range(40):
+            client.send(PICTURE[:8] + bytes([100 + 40 * (k % 2)]) * (64 * 48))
+            time.sleep(0.02)
+        assert source is not own
+        deadline = time.perf_counter() + 20
+        while time.perf_counter() < deadline and pipeline.figures.windows < before + 3:
+            time.sleep(0.05)
+        assert pipeline.figures.windows >= before + 3
+    deadline = time.perf_counter() + 20
+    while time.perf_counter() < deadline and pipeline.source is not own:
+        time.sleep(0.05)
+    assert pipeline.source is own
+
+
+def test_without_a_source_the_page_waits_for_its_camera() -> None:
+    source = FrameSource(PushedFrames("the page's camera"), SIZE, SimulatorConfig(), 20_000)
+    pipeline = make_pipeline(source)
+    server = PageServer(pipeline, "127.0.0.1:0")
+    pipeline.start()
+    try:
+        with open_socket(server) as client:
+            assert ask(client, {"do": "resume"})["status"] == "waiting for the page's camera"
+            assert ask(client, {"do": "camera_on"})["status"] == "running"
+            assert pipeline.source is source
+    finally:
+        server.stop()
+        pipeline.stop()
+
+
+# Who may connect
+
+
+def scope(host: str = "127.0.0.1:8000", origin: str | None = None, query: str = "") -> dict[str, Any]:
+    """What an ASGI server says of a connection."""
+    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
+    return {"type": "websocket", "headers": headers, "query_string": query.encode()}
+
+
+@pytest.mark.parametrize(
+    ("loopback", "token", "visitor", "admitted"),
+    [
+        (True, None, scope(), True),
+        (True, None, scope("localhost:8000", "http://localhost:8000"), True),
+        (True, None, scope("[::1]:8000"), True),
+        (True, None, scope("evil.example:8000"), False),  # a name that was made to point to loopback
+        (True, None, scope(origin="https://evil.example"), False),  # another site's script
+        (True, None, scope(""), False),
+        (True, None, scope("[::1"), False),
+        (False, "abc", scope("10.0.0.5:8000"), False),
+        (False, "abc", scope("10.0.0.5:8000", query="token=abd"), False),
+        (False, "abc", scope("10.0.0.5:8000", query="token=abc"), True),
+        (False, "abc", scope("10.0.0.5:8000", "http://evil.example", "token=abc"), False),
+        (False, "abc", scope("10.0.0.5:8000", query="token=%ff"), False),
+    ],
+)
+def test_who_is_admitted(loopback: bool, token: str | None, visitor: dict[str, Any], admitted: bool) -> None:
+    assert Guard(None, loopback, token)._admitted(visitor) is admitted  # type: ignore[arg-type]
+
+
+def test_beyond_loopback_there_is_a_warning_and_a_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)
+    pipeline = make_pipeline()
+    server = PageServer(pipeline, "127.0.0.1:0")
+    try:
+        said = capsys.readouterr().err
+        assert "can be reached from other machines" in said
+        token = server.url.partition("token=")[2]
+        assert len(token) >= 20
+        assert token in said
+        assert get(server, "/")[0] == 403
+        assert get(server, "/recording.dat?token=wrong")[0] == 403
+        assert get(server, f"/?token={token}")[0] == 200
+        with open_socket(server) as client:
+            assert "sensor_size" in json.loads(client.recv(timeout=20))
+        with pytest.raises(InvalidStatus):
+            connect(server.url.partition("?")[0].replace("http", "ws") + "live", proxy=None)
+    finally:
+        server.stop()
+        pipeline.stop()
+
+
+@pytest.mark.parametrize(
+    "address", ["8000", "127.0.0.1", "127.0.0.1:", "http://127.0.0.1:80", "127.0.0.1:99999", ":8000", "a b:1"]
+)
+def test_addresses_are_checked(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"HOST:PORT|cannot listen"):
+        PageServer(make_pipeline_of_nothing(), address)
+
+
+def make_pipeline_of_nothing() -> Any:
+    """Not even asked: the address comes first."""
+    return object()
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=r"cannot listen there .*in use"):
+            PageServer(make_pipeline_of_nothing(), address)

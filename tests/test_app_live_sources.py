@@ -1,0 +1,363 @@
+"""Live sources: their clocks, their pace, their ends; and how packets become windows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from app.live.devices import DeviceClock, NetworkSource, SensorSource
+from app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, VideoGrabber, fit
+from app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
+from app.live.windows import DropOldest, WindowAssembler
+from data.errors import ConfigError, SourceError
+from data.events import Events, Faults, SensorSize
+from data.simulator import SimulatorConfig
+from data.writers import write_events
+from tests.conftest import make_events, random_events
+
+SIZE = SensorSize(64, 48)
+
+
+def read_events(source: LiveSource, packets: int) -> Events:
+    """What a source delivers in so many packets, or until it ends."""
+    parts = [NO_EVENTS]
+    for _ in range(packets):
+        packet = source.read()
+        if packet is None:
+            break
+        parts.append(packet.events)
+    return np.concatenate(parts)
+
+
+# Windows
+
+
+def assembled(*packets: tuple[list[int], int], window_us: int = 10) -> tuple[list[tuple[int, list[int]]], Faults]:
+    """[(t0, times)] of the windows that packets (times, until) make, and what was left out."""
+    faults = Faults()
+    assembler = WindowAssembler(window_us, faults)
+    windows = [w for times, until in packets for w in assembler.push(make_events(times), until, 0.0)]
+    assert all(w.window.t1_us - w.window.t0_us == window_us for w in windows)
+    return [(w.window.t0_us, w.window.words["t"].tolist()) for w in windows], faults
+
+
+@pytest.mark.parametrize(
+    ("packets", "windows", "late"),
+    [
+        ([([1, 9], 10)], [(0, [1, 9])], 0),
+        ([([1, 9], 9)], [], 0),  # not everything before 10 has been delivered
+        ([([1], 5), ([7, 10], 11)], [(0, [1, 7])], 0),  # 10 belongs to the next
+        ([([1], 31)], [(0, [1]), (10, []), (20, [])], 0),  # windows without events are windows
+        ([([], 25), ([27], 30)], [(20, [27])], 0),  # begins where the source does
+        ([([12], 20), ([9, 21], 30)], [(10, [12]), (20, [21])], 1),  # too old for the window being collected
+        ([([1], 10), ([], 5000), ([5003], 5010)], [(0, [1]), (5000, [5003])], 0),  # a clock that leaps
+    ],
+)
+def test_windows_are_complete_when_the_source_says_so(
+    packets: list[tuple[list[int], int]], windows: list[tuple[int, list[int]]], late: int
+) -> None:
+    found, faults = assembled(*packets)
+    assert found == windows
+    assert faults.late_events == late
+
+
+def test_random_packets_lose_nothing() -> None:
+    events = random_events(5000, SIZE, 100_000, seed=1)
+    cuts = np.sort(np.random.default_rng(0).integers(0, 5000, 40))
+    packets = [(part["t"].tolist(), int(part["t"][-1])) for part in np.split(events, cuts) if len(part)]
+    windows, faults = assembled(*packets, ([], 100_000), window_us=7_000)
+    assert [t for _, times in windows for t in times] == [t for t in events["t"] if t < 98_000]
+    assert faults == Faults()
+
+
+def test_the_queue_drops_the_oldest_and_counts() -> None:
+    queue: DropOldest[int] = DropOldest(2)
+    for item in range(5):
+        queue.put(item)
+    assert (queue.dropped, queue.get(0), queue.get(0), queue.get(0.01)) == (3, 3, 4, None)
+    queue.close()
+    assert queue.finished
+
+
+# Replay
+
+
+def test_a_recording_is_played_at_its_own_pace_and_whole(tmp_path: Path) -> None:
+    events = random_events(4000, SIZE, 300_000)
+    events["t"] += 2_000_000
+    write_events(tmp_path / "a.dat", events, SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 50_000)
+    source.open()
+    source.read()
+    started = time.perf_counter()
+    rest = read_events(source, 1000)
+    assert 0.2 < time.perf_counter() - started < 0.6
+    assert source.finite
+    assert len(rest) >= 3800
+    assert np.all(np.diff(rest["t"]) >= 0)
+    assert rest["t"][-1] == events["t"][-1] - 2_000_000
+
+
+def test_a_looped_recording_goes_on_in_time(tmp_path: Path) -> None:
+    write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)
+    source.open()
+    events = read_events(source, 30)
+    assert not source.finite
+    assert len(events) == 1500
+    assert np.all(np.diff(events["t"]) >= 0)
+
+
+def test_a_pacer_says_when_things_were_due_and_gives_lost_time_back() -> None:
+    pacer = Pacer(50_000)
+    pacer.give(make_events([0, 9_999, 10_000]), 20_000)
+    first, second = pacer.next(), pacer.next()
+    assert [len(first.events), len(second.events), pacer.empty] == [2, 1, True]
+    assert second.due_s - first.due_s == pytest.approx(0.01, abs=1e-6)
+    time.sleep(0.7)
+    pacer.give(NO_EVENTS, 30_000)
+    late = pacer.next()
+    assert pacer.behind_s == pytest.approx(0.69, abs=0.2)
+    assert time.perf_counter() - late.due_s < 0.1
+
+
+# Video
+
+
+class Frames:
+    """A grabber of given pictures at given times."""
+
+    name, finite, ahead = "frames", True, False
+
+    def __init__(self, pictures: list[np.ndarray], step_us: int) -> None:
+        self._pictures, self._step_us, self._next = pictures, step_us, 0
+
+    def open(self) -> None:
+        self._next = 0
+
+    def read(self) -> Frame | None:
+        if self._next == len(self._pictures):
+            raise EOFError
+        self._next += 1
+        return Frame(self._pictures[self._next - 1], self._next * self._step_us, time.perf_counter())
+
+    def close(self) -> None:
+        pass
+
+
+def drive(frames: int = 8, **camera: object) -> list[np.ndarray]:
+    """Pictures of the shipped fake camera."""
+    fake = FakeCamera(SIZE, frames_per_s=500)
+    fake.open()
+    return [frame.grey for frame in (fake.read() for _ in range(frames)) if frame]
+
+
+def test_simulated_events_are_the_same_every_time_and_spread_in_time() -> None:
+    source = FrameSource(Frames(drive(), 20_000), SIZE, SimulatorConfig(), 50_000)
+    source.open()
+    first = read_events(source, 20)
+    source.open()
+    np.testing.assert_array_equal(read_events(source, 20), first)
+    assert len(first) > 50
+    assert len(np.unique(first["t"])) > 0.3 * len(first)
+    assert np.all((first["t"] >= 20_000) & (first["t"] < 160_000))
+
+
+def test_a_lower_contrast_threshold_gives_more_events() -> None:
+    counts = []
+    for threshold in (0.5, 0.25, 0.12):
+        source = FrameSource(Frames(drive(), 20_000), SIZE, SimulatorConfig(), 50_000)
+        source.open()
+        before = read_events(source, 2)
+        source.set_contrast(threshold)
+        counts.append(len(before) + len(read_events(source, 20)))
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_after_a_gap_the_sensor_begins_anew() -> None:
+    """A cut after three seconds is no motion: it makes no events."""
+    dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 200, np.uint8)
+    source = FrameSource(Frames([dark, bright, bright], 3_000_000), SIZE, SimulatorConfig(shot_hz=0), 50_000)
+    source.open()
+    assert len(read_events(source, 10)) == 0
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (480, 640), (30, 40), (100, 64), (48, 200), (7, 5)])
+def test_pictures_of_any_shape_cover_the_sensor(shape: tuple[int, int]) -> None:
+    picture = np.full(shape, 77, np.uint8)
+    fitted = fit(picture, SIZE)
+    assert fitted.shape == (48, 64)
+    assert (fitted == 77).all()
+
+
+def video(path: Path, frames: int, rate: float) -> Path:
+    """A short video of the drawn street."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, tuple(SIZE), False)
+    for grey in drive(frames):
+        writer.write(grey)
+    writer.release()
+    return path
+
+
+def test_a_video_is_played_at_its_own_rate(tmp_path: Path) -> None:
+    source = FrameSource(VideoGrabber(video(tmp_path / "a.avi", 7, 20.0)), SIZE, SimulatorConfig(), 50_000)
+    source.open()
+    source.read()
+    started, until = time.perf_counter(), 0
+    while (packet := source.read()) is not None:
+        until = max(until, packet.until_us or 0)
+    assert until == 300_000
+    assert 0.2 < time.perf_counter() - started < 0.9
+
+
+def test_pushed_pictures_wait_two_at_most() -> None:
+    frames = PushedFrames("page")
+    for value in range(4):
+        frames.push(np.full((2, 2), value, np.uint8))
+    assert [int(frame.grey[0, 0]) for frame in (frames.read(), frames.read()) if frame] == [2, 3]
+    assert frames.read() is None
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no such file"), (b"text", "not a video")])
+def test_unusable_videos_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        VideoGrabber(tmp_path / "a.mp4")
+
+
+# Devices
+
+
+def test_a_device_clock_goes_on_in_a_silence() -> None:
+    clock = DeviceClock()
+    assert clock.packet(NO_EVENTS).until_us is None
+    assert clock.packet(make_events([7_000_000])).until_us == 7_000_001
+    assert clock.packet(NO_EVENTS).until_us == 7_000_001
+    time.sleep(0.08)
+    assert 7_040_000 < (clock.packet(NO_EVENTS).until_us or 0) < 7_200_000
+
+
+class Driver:
+    """neuromorphic-drivers with one camera: events, a silence, then it is pulled out."""
+
+    prophesee_evk4 = SimpleNamespace(Properties=lambda: SimpleNamespace(width=64, height=48), Configuration=lambda: None)
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def open(self, configuration: object, iterator_timeout: float) -> Driver:
+        self._packets = iter([self._packet(), None])
+        return self
+
+    def __next__(self) -> tuple[object, object]:
+        try:
+            return None, next(self._packets)
+        except StopIteration:
+            raise RuntimeError("LIBUSB_ERROR_NO_DEVICE\nmore") from None
+
+    def _packet(self) -> object:
+        events = np.zeros(3, [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), ("on", "?")])
+        events["t"], events["x"], events["on"] = [10, 11, 12], [1, 2, 3], [True, False, True]
+        return SimpleNamespace(polarity_events=events)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_sensor_is_read_and_its_loss_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    monkeypatch.setitem(sys.modules, "neuromorphic_drivers", driver)  # type: ignore[arg-type]
+    source = SensorSource("evk4")
+    assert source.sensor_size == SIZE
+    source.open()
+    packet = source.read()
+    assert packet is not None
+    assert packet.events.tolist() == [(10, 1, 0, 1), (11, 2, 0, 0), (12, 3, 0, 1)]
+    assert packet.until_us == 13
+    assert len(read_events(source, 1)) == 0
+    with pytest.raises(SourceError, match=r"evk4: the camera has gone \(LIBUSB_ERROR_NO_DEVICE\)"):
+        source.read()
+    source.close()
+    source.close()
+    assert driver.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "extra"),
+    [
+        (lambda: SensorSource("evk4"), "neuromorphic_drivers", "sensors"),
+        (lambda: NetworkSource("tcp://localhost:1"), "dv_processing", "dv"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, make: object, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"needs {module}: pip install -e '\.\[{extra}\]'"):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:7777", "tcp://", "tcp://host", "udp://host:1", "tcp://host:99999", "tcp://[::1:5"]
+)
+def test_stream_addresses_are_checked(address: str) -> None:
+    with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
+        NetworkSource(address)
+
+
+PEER = """
+import sys, time
+import dv_processing as dv
+writer = dv.io.NetworkWriter("127.0.0.1", int(sys.argv[1]), dv.io.Stream.EventStream(0, "events", "test", (64, 48)))
+print("up", flush=True)
+t = 1_700_000_000_000_000
+while True:
+    store = dv.EventStore()
+    for k in range(10):
+        store.push_back(t + 50 * k, k, 2 * k, k % 2 == 0)
+    t += 1000
+    writer.writeEvents(store)
+    time.sleep(0.001)
+"""
+
+
+def test_a_network_stream_of_the_real_library_dies_and_returns() -> None:
+    pytest.importorskip("dv_processing")
+    port = free_port()
+    source = NetworkSource(f"tcp://127.0.0.1:{port}")
+    with pytest.raises(SourceError, match="nobody answers"):
+        source.open()
+    for _ in range(2):
+        peer = subprocess.Popen([sys.executable, "-c", PEER, str(port)], stdout=subprocess.PIPE)
+        try:
+            assert peer.stdout is not None
+            peer.stdout.readline()
+            source.open()
+            assert source.sensor_size == SIZE
+            events = read_events(source, 40)
+        finally:
+            peer.kill()
+            peer.communicate()
+        assert len(events) >= 100
+        assert np.all(np.diff(events["t"]) >= 0)
+        assert set(events["x"].tolist()) == set(range(10))
+        assert ((events["x"] % 2 == 0) == events["p"]).all()
+        with pytest.raises(SourceError):
+            read_events(source, 10_000)
+        source.close()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
