@@ -96,6 +96,9 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
         metavar="T",
         help="timesteps of the spiking network (default: what the weights were calibrated for)",
     )
+    parser.add_argument("--adaptive", type=float, nargs="?", const=0.8, metavar="TAU", help="stop a window's timesteps once its "
+                        "boxes agree this much, 0 to 1 (default without a value: 0.8; convert.py tells what loses nothing)")  # fmt: skip
+    parser.add_argument("--carry-state", action="store_true", help="neurons keep their membrane potentials between windows")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box (default: 0.3)")
     parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -120,6 +123,8 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
             "weights": args.weights,
             "window_ms": args.window_ms,
             "timesteps": args.timesteps,
+            "adaptive": args.adaptive,
+            "carry_state": args.carry_state or None,
             "post.score": args.score,
             "ann": args.ann or None,
             "video": False if args.no_video else None,

@@ -24,6 +24,7 @@ from app.config import build
 from app.frontier import draw_frontier, draw_report, load_table, save_table, write_frontier
 from app.provenance import provenance
 from app.train import TrainConfig
+from data.boxes import Detections
 from data.datasets import Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import CheckpointError, ConfigError
@@ -35,6 +36,7 @@ from models.detector import Detector, DetectorBundle, find_weights
 from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import HeadSpec, PostConfig
 from models.graph import Graph, Runner
+from models.spiking.adaptive import least_tau
 from models.spiking.convert.allocate import Frontier, pareto_frontier
 from models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
 from models.spiking.convert.fold import trace
@@ -45,6 +47,8 @@ from models.spiking.cost import dense_macs
 
 _PATHS = ("root", "out", "weights")
 _SEARCH_ROUNDS = 6
+_ADAPTIVE_WINDOWS = 128
+_ADAPTIVE_LOSS = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,13 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     record = {
         "dataset": run.settings.name,
         "training": {k: _portable(run.trained[k]) for k in ("config", "epoch", "validation", "commit", "machine")},
-        "conversion": {**_portable(asdict(config)), **found, "seconds": round(seconds, 1), **provenance()},
+        "conversion": {
+            **_portable(asdict(config)),
+            **found,
+            **run.adaptive(bundle),
+            "seconds": round(seconds, 1),
+            **provenance(),
+        },
     }
     if config.check_windows >= 0:
         record["check"] = check(bundle, run.windows("val", config.check_windows))
@@ -172,6 +182,23 @@ class _Conversion:
         """The detector with these choices, with its weights as they will be stored."""
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
         return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {}).as_stored()
+
+    def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
+        """The agreement of boxes after which `detect.py --adaptive` may stop, and the mean timesteps it needs."""
+        if self.config.timesteps == 1:
+            return {}
+        windows = self.windows("train", min(self.config.tuning_windows, _ADAPTIVE_WINDOWS))
+        detector = Detector(bundle, PostConfig(score=0.001), engine="reference")
+        size, labels, steps = windows.spec.sensor_size, [], []
+        for item in (windows[i] for i in range(len(windows))):
+            grid = voxel_batch([item.window], bundle.voxel, size, bundle.stride)
+            steps.append(detector.step_by_step(grid, size))
+            labels.append(item.boxes)
+        ap: Callable[[list[Detections]], float] = lambda found: average_precision(labels, found, windows.spec.classes).ap  # noqa: E731
+        tau, used = least_tau(steps, ap, _ADAPTIVE_LOSS)
+        return {
+            "adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss_ap": _ADAPTIVE_LOSS}
+        }
 
     def choose(self) -> tuple[dict[str, Choice], dict[str, Any]]:
         """A point of the frontier, and the record of the search."""

@@ -48,6 +48,8 @@ class DetectConfig:
         ann: run the ordinary network instead of the spiking one.
         device: auto, cpu or cuda.
         engine: auto, or one of models/runtime.
+        adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
+        carry_state: neurons keep their membrane potentials from window to window.
         video: write annotated.mp4.
         start_s: begin with the window of that many seconds after the first event.
         max_windows: stop after that many.
@@ -64,6 +66,8 @@ class DetectConfig:
     ann: bool = False
     device: str = "auto"
     engine: str = "auto"
+    adaptive: float | None = None
+    carry_state: bool = False
     video: bool = True
     start_s: float = 0.0
     max_windows: int | None = None
@@ -76,6 +80,7 @@ class DetectConfig:
         checks = {
             "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
+            "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
@@ -145,7 +150,16 @@ class WindowPipeline:
         if config.window_ms is not None:
             self.voxel = replace(bundle.voxel, window_ms=config.window_ms)
         self.classes, self.record = bundle.head.classes, bundle.record
-        self.detector = Detector(bundle, config.post, config.ann, config.timesteps, pick_device(config.device), config.engine)
+        self.detector = Detector(
+            bundle,
+            config.post,
+            config.ann,
+            config.timesteps,
+            pick_device(config.device),
+            config.engine,
+            config.adaptive,
+            config.carry_state,
+        )
         self.timesteps = None if config.ann else config.timesteps or bundle.parameters.timesteps
         self._stream, self._table = stream, COST_TABLES[config.energy_table]
         width, height = padded_size(stream.sensor_size, bundle.stride)
@@ -179,14 +193,14 @@ class WindowPipeline:
         """Boxes at t1_us of a grid with so many events; the latency is counted from `started` (time.perf_counter)."""
         found, stats = self.detector.detect(grid[None], self._stream.sensor_size, [t1_us])
         latency_ms = 1000 * (time.perf_counter() - started)
-        energy_pj, spikes, per_neuron = self.ann_pj, None, None
+        energy_pj, spikes, per_neuron, used = self.ann_pj, None, None, None
         if stats is not None:
             report = energy_report(stats, self._table)
-            energy_pj, per_neuron = report.snn_pj, report.spikes_per_neuron
+            energy_pj, per_neuron, used = report.snn_pj, report.spikes_per_neuron, report.timesteps
             spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
         rate = events / (self.voxel.window_us * 1e-6)
         meters = Meters(self._network, t1_us, rate, latency_ms, energy_pj * 1e-6, self.ann_pj * 1e-6)
-        return WindowResult(grid, found[0], events, spikes, per_neuron, energy_pj, meters)
+        return WindowResult(grid, found[0], events, spikes, per_neuron, energy_pj, meters, used)
 
 
 class _Run:
@@ -196,7 +210,7 @@ class _Run:
         self.started, self.wall_s = started, 0.0
         self.events = 0
         self.per_class: Counter[str] = Counter()
-        self.latencies, self.energies, self.rates = array("d"), array("d"), array("d")
+        self.latencies, self.energies, self.rates, self.timesteps = array("d"), array("d"), array("d"), array("d")
 
     def add(self, result: WindowResult, classes: Sequence[str]) -> None:
         self.events += result.events
@@ -205,6 +219,7 @@ class _Run:
         self.energies.append(result.energy_pj)
         if result.spikes_per_neuron is not None:
             self.rates.append(result.spikes_per_neuron)
+            self.timesteps.append(result.timesteps or 0)
 
     def finish(self) -> None:
         self.wall_s = time.perf_counter() - self.started
@@ -238,6 +253,7 @@ def _summary(
             "account": "per spike: a burst of 3 counts 3",
         },
         "timesteps": pipeline.timesteps,
+        "timesteps_mean": round(float(np.mean(run.timesteps)), 3) if run.timesteps else None,
         "engine": None if config.ann else pipeline.detector.engine,
         "spikes_per_neuron": round(float(np.mean(run.rates)), 4) if run.rates else None,
         "excluded": list(EXCLUDED),
@@ -313,7 +329,7 @@ def human_summary(summary: dict[str, Any], out: Path) -> str:
     if summary["network"] == "snn":
         lines.append(
             f"energy    {energy['snn_pj'] / 1e6:,.0f} uJ per window, {100 * energy['ratio']:.1f} % of the ANN's "
-            f"{energy['ann_pj'] / 1e6:,.0f} uJ ({energy['table']}; T = {summary['timesteps']}, "
+            f"{energy['ann_pj'] / 1e6:,.0f} uJ ({energy['table']}; T = {summary['timesteps_mean']:g}, "
             f"{summary['spikes_per_neuron']:.2f} spikes per neuron)"
         )
     else:

@@ -28,6 +28,7 @@ class WindowResult:
         spikes_per_neuron: their mean over neurons; None for the ANN.
         energy_pj: of the network that ran.
         meters: figures for the picture.
+        timesteps: that were used; None for the ANN.
     """
 
     grid: NDArray[np.uint8]
@@ -37,6 +38,7 @@ class WindowResult:
     spikes_per_neuron: float | None
     energy_pj: float
     meters: Meters
+    timesteps: int | None = None
 
 
 class Sink(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from models.checkpoint import load_tensors, save_tensors
 from models.detectors.postprocess import HeadSpec, PostConfig, decode
 from models.graph import Graph, Runner
 from models.runtime import choose, open_engine
+from models.spiking.adaptive import each_timestep, run_adaptive
 from models.spiking.cost import dense_macs
-from models.spiking.network import SpikingParameters
+from models.spiking.network import SpikingParameters, SpikingState
 from models.spiking.neurons import NeuronLayer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -148,6 +149,10 @@ class Detector:
         timesteps: T; None for what the weights were calibrated for.
         device: where to run.
         engine: how the spiking network is run, see models/runtime.
+        adaptive: stop the timesteps of a window once its boxes agree this much (see models/spiking/adaptive.py); None: never.
+        carry_state: neurons go on from one call to the next with the membrane potentials they have.
+
+    `adaptive` and `carry_state` take one grid a call, and are run by the reference engine.
     """
 
     def __init__(
@@ -158,6 +163,8 @@ class Detector:
         timesteps: int | None = None,
         device: str = "cpu",
         engine: str = "auto",
+        adaptive: float | None = None,
+        carry_state: bool = False,
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         graph, spiking = (Graph(g.nodes, g.outputs, _to(g.tensors, self.device)) for g in (bundle.graph, bundle.spiking))
@@ -171,7 +178,8 @@ class Detector:
             _to(own.readout_shift, self.device),
         )
         self._ann = Runner(graph) if ann else None
-        self.engine = choose(engine, self.device.type)
+        self._adaptive, self._carried = adaptive, SpikingState() if carry_state else None
+        self.engine = choose(engine if adaptive is None and not carry_state else "reference", self.device.type)
         self._snn = open_engine(self.engine, spiking, parameters, bundle.voxel.max_count, self.device.type)
 
     def detect(
@@ -187,9 +195,27 @@ class Detector:
         x = torch.from_numpy(grids).to(self.device)
         if self._ann is not None:
             maps, stats = self._ann(x.float()), None
+        elif self._adaptive is not None:
+            boxes, stats = run_adaptive(self._snn, x, self._adaptive, self._decoder(sensor_size, t_us), self._next_state())
+            return [boxes], stats
         else:
-            maps, stats = self._snn.run(x)
+            maps, stats = self._snn.run(x, state=None if self._carried is None else self._next_state())
         return decode(maps, self.bundle.head, self.post, sensor_size, list(t_us)), stats
+
+    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Detections]:
+        """Boxes of one grid `(1, 2 * bins, H, W)` after each timestep."""
+        x = torch.from_numpy(grid).to(self.device)
+        return [boxes for boxes, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
+
+    def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Detections]:
+        return lambda maps: decode(maps, self.bundle.head, self.post, sensor_size, list(t_us))[0]
+
+    def _next_state(self) -> SpikingState:
+        """Of the next window: what neurons remember of the last one, or nothing."""
+        if self._carried is None:
+            return SpikingState()
+        self._carried.next_window(self._snn.parameters.neurons)
+        return self._carried
 
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""

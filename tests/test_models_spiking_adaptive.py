@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from data.boxes import Detections
-from models.spiking.adaptive import added, agreement, run_adaptive
+from models.graph import Runner
+from models.spiking.adaptive import TAUS, added, agreement, least_tau, run_adaptive
 from models.spiking.convert.fold import trace
 from models.spiking.network import SpikingNetwork, SpikingState
+from models.spiking.neurons import burst_scan
 from tests.conftest import spiking
 
 
@@ -44,19 +46,23 @@ def test_timestep_by_timestep_is_all_at_once(network: nn.Module, grid: Tensor, t
         torch.testing.assert_close(torch.stack([outputs[k] for outputs, _ in runs]).mean(0), output, rtol=1e-4, atol=1e-4)
 
 
-def test_potentials_carried_to_the_next_window_are_one_longer_run_of_the_first_layer(network: nn.Module, grid: Tensor) -> None:
+def test_what_is_left_of_a_spike_is_carried_to_the_next_window(network: nn.Module, grid: Tensor) -> None:
     snn = converted(network, grid, 2, 8)
     name = next(node.name for node in snn.graph.nodes if node.op == "relu")
+    theta = snn.parameters.neurons[name].theta[:, None, None]
     state = SpikingState()
-    halves = []
-    for _ in range(2):
-        halves.append(snn.run(grid, state=state)[1])
-        state.next_window()
-    whole = snn.run(grid, 4)[1]
-    spikes = [next(layer.spikes for layer in stats.layers if layer.name == name) for stats in (*halves, whole)]
-    np.testing.assert_array_equal(spikes[0] + spikes[1], spikes[2])
-    events = [stats.layers[0].spikes for stats in halves]
-    np.testing.assert_array_equal(events[0], events[1])  # each window's events are counted
+    first = snn.run(grid, state=state)[1]
+    left = state.neurons[name].clone()
+    assert (left < 0).any()  # inhibition
+    state.next_window(snn.parameters.neurons)
+    start = torch.where((left >= 0) & (left < theta), left, theta / 2)
+    assert torch.equal(state.neurons[name], start)
+    second = snn.run(grid, state=state)[1]
+    assert first.layers[0].spikes.tolist() == second.layers[0].spikes.tolist()  # each window's events are counted
+    assert first.layers[1].spikes.tolist() != second.layers[1].spikes.tolist()
+    current = Runner(snn.graph).conv(snn.graph.nodes[1], grid)[None]
+    counts = burst_scan(current, snn.parameters.neurons[name], 2, start)
+    assert second.layers[1].spikes.sum() == counts.sum()
 
 
 def test_agreement() -> None:
@@ -88,10 +94,23 @@ def test_it_stops_when_boxes_agree(network: nn.Module, grid: Tensor, boxes_at: t
         seen.append(maps)
         return boxes[len(seen) - 1]
 
-    found, stats, timesteps = run_adaptive(snn, grid[:1], tau, decode, SpikingState())
-    assert timesteps == used
+    found, stats = run_adaptive(snn, grid[:1], tau, decode, SpikingState())
+    assert {layer.timesteps for layer in stats.layers} == {used}
     assert len(found) == len(boxes[used - 1])
     outputs, expected = snn.run(grid[:1], used)
     for a, b in zip(seen[-1], outputs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert sum(float(layer.spikes[0]) for layer in stats.layers) == sum(float(layer.spikes[0]) for layer in expected.layers)
+
+
+def test_least_tau_is_the_quickest_that_loses_little() -> None:
+    weak, strong = detections((0, 0, 10, 10, 0.5, 0)), detections((0, 0, 10, 10, 0.9, 0))
+    stronger = detections((0, 0, 10, 10, 0.95, 0))
+    steps = [[weak, strong, stronger, stronger]] * 3  # agreements: 0.6, 0.95, 1
+
+    def mean_score(found: list[Detections]) -> float:
+        return float(np.mean([boxes.scores[0] for boxes in found]))
+
+    assert least_tau(steps, mean_score, 0.1) == (TAUS[0], 2.0)
+    tau, used = least_tau(steps, mean_score, 0.01)
+    assert (tau, used) == (0.7, 3.0)

@@ -55,10 +55,19 @@ class SpikingState:
     accumulated: dict[str, Tensor] = field(default_factory=dict)
     constant: dict[str, Tensor] = field(default_factory=dict)
 
-    def next_window(self) -> None:
-        """Keep the membrane potentials only: what max-pools have passed on, and the grid, are the last window's."""
+    def next_window(self, layers: Mapping[str, NeuronLayer]) -> None:
+        """Keep what neurons have not yet said, a part of a spike: potentials in [0, theta). The others start at rest again.
+
+        Inhibition that has piled up, bursts that were held back, what max-pools have passed on, and the grid are the last
+        window's; kept, they silence the next ones. Signed neurons, whose spikes correct each other, start anew.
+        """
         self.accumulated.clear()
         self.constant.clear()
+        for name, potentials in list(self.neurons.items()):
+            layer, theta = layers[name], layers[name].theta[:, None, None]
+            rest = at_rest(layer, potentials[0])
+            part = (potentials >= 0) & (potentials < theta)
+            self.neurons[name] = rest if layer.negative_slope > 0 else torch.where(part, potentials, rest)
 
 
 class SpikingNetwork(Runner):
@@ -106,7 +115,7 @@ class SpikingNetwork(Runner):
     def input(self, node: Node, x: Tensor) -> Tensor:
         totals = _count(x[None], self._fan_out[node.name].to(x.device))
         if self._state is not None and self._state.constant:  # its events have been added up in an earlier run
-            totals = tuple(np.zeros(len(x)) for _ in totals)
+            totals = (np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x)))
         self._layers.append(LayerStats(node.name, "input", 0, self._timesteps, *totals))
         return x
 
