@@ -167,12 +167,6 @@ class WindowPipeline:
             voxel_histogram(window, self.voxel, self._stream.sensor_size, self._grid)
             self.detector.detect(np.stack([self._grid] * batch), self._stream.sensor_size, [0] * batch)
 
-    def process(self, window: EventWindow) -> WindowResult:
-        """Boxes at the window's end. The clock runs from the window's events being at hand to its boxes."""
-        started = time.perf_counter()
-        events = self.bin(window, self._grid)
-        return self.infer(self._grid, events, window.t1_us, started)
-
     def bin(self, window: EventWindow, grid: NDArray[np.uint8]) -> int:
         """Count the window's events into a grid from `new_grid`; returns how many lie on the sensor."""
         binned = self.bin_apart(window, grid)
