@@ -110,6 +110,10 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
         "--engine", metavar="NAME", help="how the spiking network is run: reference, int15, int8 (default: auto, the fastest)"
     )
     parser.add_argument(
+        "--batch", type=_batch, metavar="auto|N", help="windows that go through the network together: auto for the most windows "
+        "per second (default: 1, for the lowest latency)"
+    )  # fmt: skip
+    parser.add_argument(
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
     )
     _add_config(parser)
@@ -132,6 +136,7 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
             "max_windows": args.max_windows,
             "device": args.device,
             "engine": args.engine,
+            "batch": args.batch,
             "sensor_size": args.sensor_size,
         }
         config = load_config(DetectConfig, args.config, args.set + as_assignments(flags))
@@ -140,6 +145,11 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(summary, indent=1) if args.json else human_summary(summary, out))
 
     return run(parser, main, argv)
+
+
+def _batch(text: str) -> int:
+    """auto is 0."""
+    return 0 if text == "auto" else int(text)
 
 
 def as_assignments(flags: dict[str, object]) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -20,15 +20,18 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from app.ahead import BATCH, BinnedWindow, results_ahead
 from app.config import to_dict
 from app.provenance import provenance
 from app.render import Meters, Renderer
 from app.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
+from data.boxes import Detections
 from data.errors import ConfigError, EventFileError, SensorSizeError
 from data.events import EventStream, EventWindow, Faults, SensorSize, first_us
 from data.filters import FilteredStream, FiltersConfig
 from data.readers import open_events
 from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
+from data.stats import SpikeStats
 from eval.energy import COST_TABLES, EXCLUDED, energy_report
 from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import PostConfig
@@ -50,6 +53,8 @@ class DetectConfig:
         engine: auto, or one of models/runtime.
         adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
         carry_state: neurons keep their membrane potentials from window to window.
+        batch: windows that go through the network together, each waiting for the last of its batch; 0 chooses for the most
+            windows per second.
         video: write annotated.mp4.
         start_s: begin with the window of that many seconds after the first event.
         max_windows: stop after that many.
@@ -68,6 +73,7 @@ class DetectConfig:
     engine: str = "auto"
     adaptive: float | None = None
     carry_state: bool = False
+    batch: int = 1
     video: bool = True
     start_s: float = 0.0
     max_windows: int | None = None
@@ -83,6 +89,9 @@ class DetectConfig:
             "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
+            "batch must be 0 to 256": 0 <= self.batch <= 256,
+            "adaptive and carry_state take one window after the other: batch must be 1": self.batch == 1
+            or (self.adaptive is None and not self.carry_state),
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
             "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
@@ -110,13 +119,14 @@ def detect_file(events: Path, out: Path, config: DetectConfig) -> dict[str, Any]
     if first is None:
         part = f" from {config.start_s:g} s on" if config.start_s else ""
         raise EventFileError(f"{events}: holds no event that can be used{part} ({stream.faults.found()})")
-    pipeline.warm_up(first)
+    pipeline.warm_up(first, config.batch or BATCH)
     run = _Run(time.perf_counter())
     with ExitStack() as stack:
         sinks = _open_sinks(stack, out, stream.sensor_size, pipeline, config)
         bar = stack.enter_context(tqdm(desc=events.name, unit="win", disable=not sys.stderr.isatty()))
-        for window in islice(chain([first], windows), config.max_windows):
-            result = pipeline.process(window)
+        results = results_ahead(pipeline, islice(chain([first], windows), config.max_windows), config.batch or BATCH)
+        stack.callback(results.close)
+        for result in results:
             run.add(result, pipeline.classes)
             _check_sensor(events, stream, run.events)
             for sink in sinks:
@@ -167,23 +177,23 @@ class WindowPipeline:
         self.ann_pj = self.detector.dense_macs(height, width) * self._table.mac_pj
         self._network = "ANN" if config.ann else f"SNN T={self.timesteps}"
 
-    def warm_up(self, window: EventWindow) -> None:
+    def warm_up(self, window: EventWindow, batch: int = 1) -> None:
         """Compile the kernels for this stream's words and let the network plan its memory; nothing is counted."""
         for _ in range(2):
             voxel_histogram(window, self.voxel, self._stream.sensor_size, self._grid)
-            self.detector.detect(self._grid[None], self._stream.sensor_size, [0])
-
-    def process(self, window: EventWindow) -> WindowResult:
-        """Boxes at the window's end. The clock runs from the window's events being at hand to its boxes."""
-        started = time.perf_counter()
-        events = self.bin(window, self._grid)
-        return self.infer(self._grid, events, window.t1_us, started)
+            self.detector.detect(np.stack([self._grid] * batch), self._stream.sensor_size, [0] * batch)
 
     def bin(self, window: EventWindow, grid: NDArray[np.uint8]) -> int:
         """Count the window's events into a grid from `new_grid`; returns how many lie on the sensor."""
+        binned = self.bin_apart(window, grid)
+        self._stream.faults.outside_sensor += binned.outside
+        return binned.events
+
+    def bin_apart(self, window: EventWindow, grid: NDArray[np.uint8]) -> BinnedWindow:
+        """The same, by a thread that bins ahead: events outside the sensor are not yet counted as a fault."""
+        started = time.perf_counter()
         events, outside = voxel_histogram(window, self.voxel, self._stream.sensor_size, grid)
-        self._stream.faults.outside_sensor += outside
-        return events
+        return BinnedWindow(window.t1_us, grid, events, outside, time.perf_counter() - started)
 
     def new_grid(self) -> NDArray[np.uint8]:
         """An empty grid of this stream: `(2 * bins, H, W)` uint8, padded."""
@@ -192,15 +202,39 @@ class WindowPipeline:
     def infer(self, grid: NDArray[np.uint8], events: int, t1_us: int, started: float) -> WindowResult:
         """Boxes at t1_us of a grid with so many events; the latency is counted from `started` (time.perf_counter)."""
         found, stats = self.detector.detect(grid[None], self._stream.sensor_size, [t1_us])
-        latency_ms = 1000 * (time.perf_counter() - started)
+        return self._result(grid, found[0], stats, events, t1_us, time.perf_counter() - started)
+
+    def infer_batch(self, batch: list[BinnedWindow], size: int) -> Iterator[WindowResult]:
+        """Results of windows that go through the network together, filled up to `size` with empty ones.
+
+        (For every size of a batch an engine has plans and memory of its own.) The latency of each is that of its own
+        binning and of the whole batch.
+        """
+        started = time.perf_counter()
+        grids = batch[0].grid[None] if size == 1 else np.zeros((size, *self._grid.shape), np.uint8)
+        times = [0] * size
+        for i, binned in enumerate(batch):
+            times[i] = binned.t1_us
+            if size > 1:
+                grids[i] = binned.grid
+        found, stats = self.detector.detect(grids, self._stream.sensor_size, times)
+        seconds = time.perf_counter() - started
+        for i, binned in enumerate(batch):
+            self._stream.faults.outside_sensor += binned.outside
+            own = stats.of_image(i) if stats is not None and size > 1 else stats
+            yield self._result(binned.grid, found[i], own, binned.events, binned.t1_us, binned.seconds + seconds)
+
+    def _result(
+        self, grid: NDArray[np.uint8], found: Detections, stats: SpikeStats | None, events: int, t1_us: int, seconds: float
+    ) -> WindowResult:
         energy_pj, spikes, per_neuron, used = self.ann_pj, None, None, None
         if stats is not None:
             report = energy_report(stats, self._table)
             energy_pj, per_neuron, used = report.snn_pj, report.spikes_per_neuron, report.timesteps
             spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
         rate = events / (self.voxel.window_us * 1e-6)
-        meters = Meters(self._network, t1_us, rate, latency_ms, energy_pj * 1e-6, self.ann_pj * 1e-6)
-        return WindowResult(grid, found[0], events, spikes, per_neuron, energy_pj, meters, used)
+        meters = Meters(self._network, t1_us, rate, 1000 * seconds, energy_pj * 1e-6, self.ann_pj * 1e-6)
+        return WindowResult(grid, found, events, spikes, per_neuron, energy_pj, meters, used)
 
 
 class _Run:

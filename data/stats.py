@@ -55,6 +55,15 @@ class SpikeStats:
         neurons = [layer for layer in self.layers if layer.kind == "neuron"]
         return np.sum([layer.spikes for layer in neurons], 0) / sum(layer.neurons for layer in neurons)  # type: ignore[no-any-return]
 
+    def of_image(self, index: int) -> SpikeStats:
+        """Those of one image of the batch."""
+        layers = []
+        for layer in self.layers:
+            counts = {name: getattr(layer, name)[index : index + 1] for name in _COUNTS}
+            active = None if layer.active is None else layer.active[index : index + 1]
+            layers.append(replace(layer, **counts, active=active))
+        return SpikeStats(tuple(layers), self.dense_macs)
+
     @staticmethod
     def concatenate(parts: Sequence[SpikeStats]) -> SpikeStats:
         """The runs of one network on several batches as one run."""

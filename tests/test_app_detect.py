@@ -6,16 +6,21 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from app.ahead import results_ahead
 from app.cli import convert_main, detect_main, live_main, train_main
+from app.detect import DetectConfig, WindowPipeline
 from app.sinks import BoxSink, WindowResult
 from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
-from data.events import SensorSize
+from data.errors import EventFileError
+from data.events import EventArray, EventWindow, SensorSize
 from data.writers import write_events
 from tests.conftest import ROOT, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
@@ -70,6 +75,37 @@ def test_ann_runs_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     assert code == 0
     assert (summary["network"], summary["timesteps"], summary["energy"]["snn_pj"]) == ("ann", None, None)
     assert not (tmp_path / "annotated.mp4").exists()
+
+
+@pytest.mark.parametrize("batch", [3, "auto"])
+def test_batches_change_nothing_that_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: object) -> None:
+    """Neither boxes nor energies nor counts; the last batch is not full."""
+    for name, size in (("one", 1), ("many", batch)):
+        args = ["--events", SAMPLE, "--out", tmp_path / name, "--no-video", "--max-windows", 7, "--batch", size, "--json"]
+        code, out, _ = detect(capsys, *args)
+        assert code == 0
+        assert json.loads(out)["windows"] == 7
+    for file in ("detections.jsonl", "bbox.npy"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
+
+
+def test_an_error_behind_windows_comes_after_their_results(tmp_path: Path) -> None:
+    """Windows are read ahead, and in batches: those before the fault are still detected in, in order."""
+    stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
+    pipeline = WindowPipeline(stream, DetectConfig(window_ms=5.0))
+
+    def windows() -> Iterator[EventWindow]:
+        yield from islice(stream.windows(5_000), 3)
+        raise EventFileError("torn")
+
+    times, results = [], results_ahead(pipeline, windows(), 4)
+    for _ in range(3):
+        result = next(results)
+        times.append(result.detections.t_us)
+        assert result.events == int(result.grid.sum())
+    assert times == [5_000, 10_000, 15_000]
+    with pytest.raises(EventFileError, match="torn"):
+        next(results)
 
 
 def test_from_a_time_on_and_filtered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -61,8 +62,10 @@ def same_counts(mine: SpikeStats, theirs: SpikeStats) -> None:
     assert [layer.name for layer in mine.layers] == [layer.name for layer in theirs.layers]
     for a, b in zip(mine.layers, theirs.layers, strict=True):
         assert (a.kind, a.neurons, a.timesteps) == (b.kind, b.neurons, b.timesteps)
-        for what in ("spikes", "synaptic_ops", "graded_ops"):
-            assert getattr(a, what).tolist() == getattr(b, what).tolist(), (a.name, what)
+        for what in ("spikes", "synaptic_ops", "graded_ops", "active"):
+            mine_, theirs_ = getattr(a, what), getattr(b, what)
+            assert (mine_ is None) == (theirs_ is None)
+            assert mine_ is None or mine_.tolist() == theirs_.tolist(), (a.name, what)
 
 
 @integers
@@ -187,6 +190,47 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph) -> None
     plan, _ = next(iter(network._programs.values()))
     left = {step.node.name for step in plan.steps if step.kind is None}
     assert left == {"x", "grouped", "a", "one", "two", "sum", "b"}
+
+
+@integers
+@pytest.mark.parametrize("rate", [0.0, 0.002, 0.02])
+@pytest.mark.parametrize("engine", ["int8", "int15"])
+def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: str, rate: float) -> None:
+    """Windows with few events or none, after others: equal to the reference, most tiles never computed."""
+    largest = {"int8": 127, "int15": 128 * 127 + 63}[engine]
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), largest)
+    fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
+    fast.run(grids(2, (48, 64)))
+    for seed in range(4):
+        grid = grids(2, (48, 64), seed, rate)
+        outputs, stats = fast.run(grid)
+        expected, reference = slow.run(grid)
+        same_counts(stats, reference)
+        for a, b in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    assert isinstance(fast, IntegerNetwork)
+    _, program = next(iter(fast._programs.values()))
+    assert program.changed.mean() <= 60 * rate
+
+
+@integers
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_ceilings_and_negative_slopes(graph: Graph, slope: float) -> None:
+    """ReLU6 has an integer form; LeakyReLU's negative spikes do not, and are left to the reference."""
+    attrs = {"negative_slope": slope} if slope else {"ceiling": 2.0}
+    nodes = [replace(node, attrs=attrs) if node.op == "relu" else node for node in graph.nodes]
+    graph = Graph(nodes, graph.outputs, graph.tensors)
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), 127)
+    neurons = {
+        n: replace(layer, ceiling=attrs.get("ceiling", math.inf), negative_slope=slope)
+        for n, layer in parameters.neurons.items()
+    }
+    parameters = replace(parameters, neurons=neurons)
+    fast, slow = IntegerNetwork(graph, parameters, 1, 10), SpikingNetwork(graph, parameters)
+    (outputs, stats), (expected, reference) = fast.run(grids(2, (12, 20))), slow.run(grids(2, (12, 20)).float())
+    same_counts(stats, reference)
+    for a, b in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 @integers

@@ -49,6 +49,7 @@ class IntegerNetwork(SpikingNetwork):
         """
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
+        self._timesteps, self._state = self.parameters.timesteps, None
         macs = self._begin(grid)
         counts = self._as_counts(grid)
         plan, program = self._program(tuple(grid.shape))
@@ -137,7 +138,8 @@ class IntegerNetwork(SpikingNetwork):
         self._layers.append(LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)))
         totals = program.totals.astype(np.float64)
         for node, neurons, operations in program.layers.values():
-            spikes, reached, graded = (totals[operations[0]] if len(operations) == 1 else totals[operations].sum(0)).T
+            spikes, reached, active, graded = (totals[operations[0]] if len(operations) == 1 else totals[operations].sum(0)).T
             kind: Literal["neuron", "pool"] = "neuron" if neurons else "pool"
-            self._layers.append(LayerStats(node.name, kind, neurons, timesteps, spikes, reached, graded))
+            fired = active if neurons else None
+            self._layers.append(LayerStats(node.name, kind, neurons, timesteps, spikes, reached, graded, fired))
         self._layers.sort(key=lambda layer: self._order[layer.name])

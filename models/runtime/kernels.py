@@ -29,13 +29,13 @@ from models.runtime.simd import (
 FIRE, READ_OUT, MAX_POOL, UPSAMPLE = range(4)
 """Kinds of operation."""
 
-_FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant phi
+_FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant
     out out_step out_image out_row out_pixel fan_out by_channel uniform factor"""
 OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
 """One operation. Distances and places are counted in elements.
 
 rows, columns, channels: of its output; blocks of LANES channels. weights, steps (per block and plane), planes, flush: see _dot.
-channel: of scale and bias. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: place
+channel: of scale, bias and limits. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: place
 of `(rows, columns, blocks)`; where it is not uniform within a block, by_channel: of `(rows, columns, blocks * LANES)`.
 factor: of upsampling.
 """
@@ -53,14 +53,14 @@ BUSY = 0.5
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def run_operations(  # type: ignore[no-untyped-def]
-    operations, terms, offsets, weights, scale, bias, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
+    operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
     timesteps, images, acc, v_mem, before, units, totals
 ):  # fmt: skip
     """Carry out operations in order.
 
     Args:
         operations, terms: see OPERATION and TERM.
-        offsets: int32. weights: int8. scale, bias: float32, per output channel.
+        offsets: int32. weights: int8. scale, bias, limits (phi): float32, per output channel.
         fan_out: int32, weights reached by a spike.
         arena, silent: uint8, all spike counts; of this window, and of one without events.
         changed: uint8, for every LANES elements of the arena, those of the first timestep standing for all.
@@ -68,8 +68,8 @@ def run_operations(  # type: ignore[no-untyped-def]
         skip_silence: whether to take what did not change from silence.
         timesteps, images: T and N.
         acc, v_mem, before: a tile, int32 and float32, and LANES uint16 for every thread.
-        units: int64 `(most units of work, 6)`, overwritten.
-        totals: int64 `(operations, N, 3)`, set: spikes, synaptic operations, the same with a burst counted once.
+        units: int64 `(most units of work, 8)`, overwritten.
+        totals: int64 `(operations, N, 4)`, set: spikes, synaptic operations, and the same two with a burst counted once.
     """
     for index in range(len(operations)):
         per_image = operations[index].rows * operations[index].blocks
@@ -83,7 +83,7 @@ def run_operations(  # type: ignore[no-untyped-def]
             tile, counts = acc[thread], units[unit]
             counts[:] = 0
             if operation.kind == FIRE:
-                _fire(reader, scale, bias, fan_out, state, skip, timesteps, place, tile, v_mem[thread], counts)
+                _fire(reader, (scale, bias, limits), fan_out, state, skip, timesteps, place, tile, v_mem[thread], counts)
             elif operation.kind == READ_OUT:
                 _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, tile)
             elif operation.kind == MAX_POOL:
@@ -93,7 +93,7 @@ def run_operations(  # type: ignore[no-untyped-def]
             else:
                 _upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
         for image in range(images):
-            for k in range(3):
+            for k in range(4):
                 totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
 
 
@@ -162,11 +162,11 @@ def _dot(reader, arena, begin, end, place, column, acc):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True)
-def _fire(reader, scale, bias, fan_out, state, skip, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
+def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
     """A convolution and its burst neurons."""
-    operation, (arena, silent, changed) = reader[0], state
+    operation, (arena, silent, changed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
-    channel, phi, width = operation.channel + block * LANES, np.float32(operation.phi), operation.out_pixel
+    channel, width = operation.channel + block * LANES, operation.out_pixel
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     reach = operation.fan_out + row * operation.columns * operation.blocks + block
     for column in range(0, operation.columns, PIXELS):
@@ -185,7 +185,21 @@ def _fire(reader, scale, bias, fan_out, state, skip, timesteps, place, acc, v_me
                 _dot(reader, arena, t, t + 1, place, column, acc)
             at = to + t * operation.out_step
             fire_tile(
-                acc, v_mem, t == 0, scale, bias, channel, phi, arena, at, width, pixels, fan_out, here, operation.blocks, counts
+                acc,
+                v_mem,
+                t == 0,
+                scale,
+                bias,
+                limits,
+                channel,
+                arena,
+                at,
+                width,
+                pixels,
+                fan_out,
+                here,
+                operation.blocks,
+                counts,
             )
         for i in range(pixels):
             _mark(operation, state, skip, timesteps, to + i * width)
@@ -251,14 +265,14 @@ def _count_by_channel(operation, fan_out, arena, timesteps, place, counts):  # t
     """Synaptic operations of a row whose channels reach different numbers of weights."""
     image, block, row = place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    counts[2:] = 0
+    counts[2:4], counts[6:8] = 0, 0
     for column in range(operation.columns):
         first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
         for t in range(timesteps):
             for lane in range(LANES):
                 n = arena[out + column * operation.out_pixel + t * operation.out_step + lane]
                 counts[2] += n * np.int64(fan_out[first + lane])
-                counts[4] += (n != 0) * np.int64(fan_out[first + lane])
+                counts[6] += (n != 0) * np.int64(fan_out[first + lane])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)

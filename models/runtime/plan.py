@@ -210,7 +210,7 @@ class Plan:
             return False
         if is_output and not users:
             self._convolve(Step(READ_OUT, node, self._shapes[node.name], node, signal))
-        elif not is_output and len(users) == 1 and _is_plain_neuron(users[0]) and users[0].name in self._neurons:
+        elif not is_output and len(users) == 1 and self._counts_up(users[0]):
             self._currents[node.name] = signal
         else:
             return False
@@ -266,7 +266,7 @@ class Plan:
 
     def _leave(self, node: Node) -> None:
         """To the reference engine; what neurons emit comes back as counts."""
-        spikes = self._spikes_of(node) if node.op == "relu" and node.name in self._neurons else None
+        spikes = self._spikes_of(node) if self._counts_up(node) else None
         self._emit(Step(None, node, self._shapes[node.name], out=spikes), whole(spikes) if spikes else None)
 
     def _emit(self, step: Step, signal: Signal | None) -> None:
@@ -276,6 +276,15 @@ class Plan:
         if signal is not None:
             self.signals[step.node.name] = signal
 
+    def _counts_up(self, node: Node) -> bool:
+        """Whether a node is neurons that emit no negative spikes."""
+        return (
+            node.op == "relu"
+            and node.attrs.keys() <= {"ceiling"}
+            and node.name in self._neurons
+            and self._neurons[node.name].negative_slope == 0
+        )
+
     def _spikes_of(self, node: Node) -> Source:
         layer = self._neurons[node.name]
         return Source(node.name, self._shapes[node.name], layer.theta.numpy(), layer.phi)
@@ -284,10 +293,6 @@ class Plan:
 def whole(source: Source) -> Signal:
     """All channels of a source."""
     return [Part(source, 0, 0, source.shape[0])]
-
-
-def _is_plain_neuron(node: Node) -> bool:
-    return node.op == "relu" and not node.attrs
 
 
 def _disjoint(signal: Signal) -> bool:

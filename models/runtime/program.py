@@ -32,7 +32,7 @@ class Program:
     Attributes:
         runs: in order: operations to carry out together, and single steps left to the reference engine.
         layers: of every node whose spikes are counted: node, neurons (0 for a max-pool), its operations.
-        totals: `(operations, N, 3)` int64, of the last run: spikes, synaptic operations, these with a burst counted once.
+        totals: `(operations, N, 4)` int64, of the last run: spikes, synaptic operations, these with a burst counted once.
         arena, changed: spike counts, and whether they differ from silence, see models/runtime/kernels.py.
         maps: of each read-out, `(N, C, H, W)` float32; overwritten by the next run.
     """
@@ -58,7 +58,8 @@ class Program:
         self._operations: list[dict[str, int]] = []
         self._terms: list[tuple[int, ...]] = []
         self._offsets, self._weights = _Array(np.int32), _Array(np.int8)
-        self._scale, self._bias, self._fan = _Array(np.float32), _Array(np.float32), _Array(np.int32)
+        self._scale, self._bias, self._limits = (_Array(np.float32) for _ in range(3))
+        self._fan = _Array(np.int32)
         self._places: dict[str, tuple[int, tuple[int, int, int, int], int]] = {}
         self._map_size = 0
         self.runs: list[Step | slice] = []
@@ -102,7 +103,7 @@ class Program:
             for name, value in fields.items():
                 record[name] = value
         self._term_table = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
-        arrays = (self._offsets, self._weights, self._scale, self._bias, self._fan)
+        arrays = (self._offsets, self._weights, self._scale, self._bias, self._limits, self._fan)
         self._constants = [array.joined() for array in arrays]
         threads = numba.config.NUMBA_NUM_THREADS
         self._acc = np.zeros((threads, PIXELS * LANES), np.int32)
@@ -110,8 +111,8 @@ class Program:
         self._before = np.zeros((threads, LANES), np.uint16)
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
         units = max([input_fan_out.shape[1], *(op["rows"] * op["blocks"] for op in self._operations)])
-        self._units = np.zeros((units * self.images, 6), np.int64)
-        self.totals = np.zeros((len(self._operations), self.images, 3), np.int64)
+        self._units = np.zeros((units * self.images, 8), np.int64)
+        self.totals = np.zeros((len(self._operations), self.images, 4), np.int64)
         self._map_arena = np.zeros(self._map_size, np.float32)
         self._silent_maps = np.zeros_like(self._map_arena)
         self.maps = {}
@@ -138,7 +139,7 @@ class Program:
         assert step.conv is not None
         conv, packed = step.conv.name, self._packed[step.conv.name]
         constant = all(part.source.constant for part in step.signal)
-        bias, scale = self._biases[conv].numpy(), packed.scale
+        bias, scale, limits = self._biases[conv].numpy(), packed.scale, np.zeros(0, np.float32)
         if step.out is None:
             scale = scale / np.float32(1 if constant else self.timesteps)
             bias = bias + self._parameters.readout_shift[step.node.name].numpy()
@@ -148,7 +149,7 @@ class Program:
             theta = layer.theta.numpy()
             scale = scale / _padded(theta, len(scale), 1.0)
             bias = (bias + layer.shift.numpy()) / theta
-            fields["phi"] = layer.phi
+            limits = layer.burst_limits.numpy()
         fields |= {
             "constant": int(constant),
             "planes": packed.data.shape[1],
@@ -158,6 +159,7 @@ class Program:
             "channel": self._scale.add(scale),
         }
         self._bias.add(_padded(bias, len(scale), 0.0))
+        self._limits.add(_padded(limits, len(scale), 0.0))
         first = 0
         for item, steps in zip(reads(step.signal), packed.steps_of_part, strict=True):
             self._terms.append(self._term(item, step.conv.attrs, packed.kernel, steps, first))

@@ -29,7 +29,7 @@ _BYTE, _SHORT, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(3
 def _features() -> dict[str, bool]:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {}
-    return dict(binding.get_host_cpu_features())
+    return dict(binding.get_host_cpu_features())  # type: ignore[no-untyped-call]
 
 
 AVAILABLE = bool(_features().get("avx2"))
@@ -120,34 +120,35 @@ def _emit_vnni(builder, origin, pitches, offsets, weights, steps, flush, acc, fr
 
 @intrinsic
 def fire_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, v_mem, fresh, scale, bias, channel, phi, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals
+    typingctx, acc, v_mem, fresh, scale, bias, limits, channel, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals
 ):
     """One timestep of burst neurons: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n; in units of theta.
 
     Args:
         acc: int32 array (PIXELS * LANES).
         v_mem: float32 array of the same, updated; taken as 1/2 if `fresh`.
-        scale, bias: float32 arrays, read from index `channel` on.
-        phi: float32.
+        scale, bias, limits: float32 arrays, read from index `channel` on; limits are phi.
         out: uint8 array; n of the first `pixels` pixels goes to index `start` on, `pitch` apart.
         fan_out: int32 array; what a spike of pixel i reaches is at `reach + i * reach_pitch`.
-        totals: int64 array (6): pairs whose sums are spikes, weights reached, and these with a burst counted once; added to.
+        totals: int64 array (8): pairs whose sums are spikes, weights reached, the same two with a burst counted once; added to.
     """
     longs = [types.int64] * 3
     signature = types.void(
-        acc, v_mem, types.boolean, scale, bias, types.int64, types.float32, out, *longs, fan_out, *longs[:2], totals
+        acc, v_mem, types.boolean, scale, bias, limits, types.int64, out, *longs, fan_out, *longs[:2], totals
     )
     return signature, _emit_fire
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    acc, v_mem, fresh, scale, bias, channel, phi, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals = args
+    acc, v_mem, fresh, scale, bias, limits, channel, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals = args
     kinds = signature.args
-    acc, v_mem, scale, bias, fan_out, totals = (_data(context, builder, kinds[i], args[i]) for i in (0, 1, 3, 4, 11, 14))
+    acc, v_mem, scale, bias, limits, fan_out, totals = (
+        _data(context, builder, kinds[i], args[i]) for i in (0, 1, 3, 4, 5, 11, 14)
+    )
     out = _at(builder, _data(context, builder, kinds[7], out), start)
     floats, half_theta = ir.VectorType(_FLOAT, 8), ir.Constant(ir.VectorType(_FLOAT, 8), [0.5] * 8)
-    zero, limit = ir.Constant(floats, [0.0] * 8), _broadcast(builder, phi, 8, None)
-    gains, shifts = (_lanes(builder, array, channel, floats) for array in (scale, bias))
+    zero = ir.Constant(floats, [0.0] * 8)
+    gains, shifts, most = (_lanes(builder, array, channel, floats) for array in (scale, bias, limits))
     counted = _zeros(builder)
     with cgutils.for_range(builder, pixels) as loop:
         row, spikes = builder.mul(loop.index, _const(4 * LANES)), []
@@ -158,7 +159,7 @@ def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-de
             v = builder.fadd(builder.select(fresh, half_theta, _load(builder, v_mem, here, floats)), current)
             n = _call(builder, "llvm.floor.v8f32", floats, v)
             n = builder.select(builder.fcmp_ordered(">", n, zero), n, zero)
-            n = builder.select(builder.fcmp_ordered("<", n, limit), n, limit)
+            n = builder.select(builder.fcmp_ordered("<", n, most[half]), n, most[half])
             _store(builder, builder.fsub(v, n), v_mem, here)
             spikes.append(builder.trunc(builder.fptosi(n, ir.VectorType(_INT, 8)), ir.VectorType(_BYTE, 8)))
         both = builder.shuffle_vector(*spikes, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES))))
@@ -283,19 +284,20 @@ def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
 
 
 def _count(builder: Any, counts: Any, fan_out: Any, reach: Any, totals: list[Any]) -> None:
-    """Add to spikes, weights reached, and these with a burst counted once."""
+    """Add to spikes, weights reached, and the same two with a burst counted once."""
     pairs, ones = ir.VectorType(_LONG, 2), ir.Constant(counts.type, [1] * LANES)
     nothing = ir.Constant(counts.type, [0] * LANES)
     fired = builder.select(builder.icmp_unsigned(">", counts, nothing), ones, nothing)
     spikes, bursts = (_call(builder, "llvm.x86.sse2.psad.bw", pairs, x, nothing) for x in (counts, fired))
     reached = _broadcast(builder, builder.zext(builder.load(builder.gep(fan_out, [reach])), _LONG), 2, None)
-    for total, value in zip(totals, (spikes, builder.mul(spikes, reached), builder.mul(bursts, reached)), strict=True):
+    values = spikes, builder.mul(spikes, reached), bursts, builder.mul(bursts, reached)
+    for total, value in zip(totals, values, strict=True):
         builder.store(builder.add(builder.load(total), value), total)
 
 
 def _zeros(builder: Any) -> list[Any]:
     """Room for `_count`, in registers."""
-    return [cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(_LONG, 2), [0, 0])) for _ in range(3)]
+    return [cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(_LONG, 2), [0, 0])) for _ in range(4)]
 
 
 def _add_counted(builder: Any, totals: Any, counted: list[Any]) -> None:

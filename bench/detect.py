@@ -1,0 +1,75 @@
+"""detect.py end to end: python bench/detect.py [--seconds 60] [--windows-ms 50 10] [--events RECORDING.dat ...]
+
+Real-time factor and peak memory of whole runs (`--no-video`), each a process of its own: on a Gen1-like recording of 1.5 million
+events/s (bench/recording.py), on the same with long still moments (its middle two thirds hold noise only), and on recordings
+of yours; engines in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.recording import HEADER, RATE_PER_S, write_recording  # noqa: E402
+
+NOISE_KEPT = 0.005
+
+
+def write_still(source: Path, out: Path) -> None:
+    """The recording with all but a few of the events of its middle two thirds left out."""
+    words = np.fromfile(source, "<u4", offset=len(HEADER)).reshape(-1, 2)
+    sixth = (words[-1, 0] - words[0, 0]) // 6
+    still = (words[:, 0] > words[0, 0] + sixth) & (words[:, 0] < words[-1, 0] - sixth)
+    kept = ~still | (np.random.default_rng(0).random(len(words)) < NOISE_KEPT)
+    out.write_bytes(HEADER + words[kept].tobytes())
+
+
+def run(events: Path, window_ms: float, engine: str, batch: str, max_windows: int | None) -> dict[str, object]:
+    """The summary of one run of detect.py."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(ROOT / "detect.py"), "--events", str(events), "--out", out, "--no-video", "--json"]
+        command += ["--window-ms", str(window_ms), "--batch", batch]
+        command += ["--ann"] if engine == "ann" else ["--engine", engine]
+        command += ["--max-windows", str(max_windows)] if max_windows else []
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="detect.py end to end.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the Gen1-like recording")
+    parser.add_argument("--windows-ms", type=float, nargs="+", default=[50.0, 10.0])
+    parser.add_argument("--engines", nargs="+", default=["ann", "reference", "int8"])
+    parser.add_argument("--batches", nargs="+", default=["1", "auto"])
+    parser.add_argument("--max-windows", type=int, help="of each run")
+    parser.add_argument("--events", type=Path, nargs="*", default=[], help="more recordings")
+    args = parser.parse_args()
+    print("| recording | window ms | network | batch | x real time | p50 ms | p99 ms | start-up s | peak MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        moving, still = Path(folder) / "moving.dat", Path(folder) / "still.dat"
+        write_recording(moving, int(args.seconds * RATE_PER_S))
+        write_still(moving, still)
+        for events in (moving, still, *args.events):
+            for window_ms in args.windows_ms:
+                for engine in args.engines:
+                    for batch in args.batches:
+                        s = run(events, window_ms, engine, batch, args.max_windows)
+                        latency = s["latency_ms"]
+                        print(
+                            f"| {events.stem} | {window_ms:g} | {engine} | {batch} | {s['real_time_factor']} | {latency['p50']} "  # type: ignore[index]
+                            f"| {latency['p99']} | {s['startup_s']} | {s['peak_memory_mb']} |",  # type: ignore[index]
+                            flush=True,
+                        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""How long a network takes per window: python bench/inference.py --events RECORDING.dat [--weights street] [--root DIR]
+
+One run, contenders in turn on the same window, round after round, so that what disturbs the machine disturbs them alike; medians,
+and ratios to the float32 ANN of the same weights. Threads are pinned to --threads (2). `cpu` is processor time of all threads: where
+other programs run beside it, it says more than the clock. Peak memory is of a process of its own. With --root, AP on the
+validation windows of the data the weights were trained on.
+
+    ann                float32, as detect.py --ann runs it
+    ann channels-last  the same, in the layout that is fastest here
+    ann int8           8-bit weights and 8-bit activations: the integer engine with bursts of up to 255 and T = 1, which is the same thing
+    reference, int15, int8   the engines of models/runtime
+    spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.detector import DetectorBundle
+
+TIMESTEPS = (1, 2, 4)
+PEER_TIMESTEPS = (1, 2, 4, 16, 32)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network that takes a grid `(1, C, H, W)` uint8; `bundle` and `options` say how app.score would run it, for AP."""
+
+    run: Callable[[torch.Tensor], Any]
+    bundle: DetectorBundle | None = None
+    options: dict[str, Any] | None = None
+
+
+def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable[[], Contender]]:
+    """By name, built when asked for."""
+    found: dict[str, Callable[[], Contender]] = {
+        "ann": lambda: _ann(bundle),
+        "ann channels-last": lambda: _ann(bundle, channels_last=True),
+        "ann int8": lambda: _engine(_activations_of_8_bits(bundle), "int8", 1),
+    }
+    for name in ("reference", "int15", "int8"):
+        for timesteps in TIMESTEPS:
+            found[f"{name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
+    for timesteps in PEER_TIMESTEPS:
+        found[f"spikingjelly T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
+    return found
+
+
+def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
+    import torch
+
+    from models.graph import Graph, Runner
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    tensors = {k: t.contiguous(memory_format=layout) if t.ndim == 4 else t for k, t in bundle.graph.tensors.items()}
+    runner = Runner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
+    return Contender(lambda grid: runner(grid.float().contiguous(memory_format=layout)), bundle, {"ann": True})
+
+
+def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
+    from models.runtime import open_engine
+
+    parameters = replace(bundle.parameters, timesteps=timesteps)
+    network = open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count)
+    return Contender(network.run, bundle, {"timesteps": timesteps, "engine": name})
+
+
+def _activations_of_8_bits(bundle: DetectorBundle) -> DetectorBundle:
+    """The ANN with activations in 255 steps of the range its neurons were calibrated for."""
+    neurons = {
+        name: replace(layer, theta=layer.theta * layer.phi / 255, shift=layer.shift * 0, phi=255)
+        for name, layer in bundle.parameters.neurons.items()
+    }
+    shifts = {name: shift * 0 for name, shift in bundle.parameters.readout_shift.items()}
+    return replace(bundle, spiking=bundle.graph, parameters=replace(bundle.parameters, neurons=neurons, readout_shift=shifts))
+
+
+def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:
+    """Its converter on the same ANN (largest activation as threshold), run step by step with its state reset before."""
+    import torch
+    from spikingjelly.activation_based import ann2snn, functional
+
+    data = [(grid.float(), torch.zeros(1))]
+    snn = ann2snn.Converter(ann2snn.RateCodingRecipe(dataloader=data), device="cpu").convert(_as_module(bundle))
+
+    @torch.inference_mode()
+    def run(grid: torch.Tensor) -> list[torch.Tensor]:
+        functional.reset_net(snn)
+        x = grid.float()
+        total = [out.clone() for out in snn(x)]
+        for _ in range(timesteps - 1):
+            total = [a.add_(b) for a, b in zip(total, snn(x), strict=True)]
+        return [out / timesteps for out in total]
+
+    return Contender(run)
+
+
+def _as_module(bundle: DetectorBundle) -> torch.nn.Module:
+    """The folded ANN as a module that torch.fx can trace, a layer for every node that its libraries know as one."""
+    from torch import nn
+
+    from models.graph import Node, Runner
+
+    def conv(node: Node) -> nn.Module:
+        weight, a = bundle.graph.tensors[f"{node.name}.weight"], node.attrs
+        size = weight.shape[1] * a["groups"], len(weight), tuple(weight.shape[2:])
+        layer = nn.Conv2d(*size, tuple(a["stride"]), tuple(a["padding"]), tuple(a["dilation"]), a["groups"])
+        layer.load_state_dict({"weight": weight, "bias": bundle.graph.tensors[f"{node.name}.bias"]})
+        return layer
+
+    makers: dict[str, Callable[[Node], nn.Module]] = {
+        "conv": conv,
+        "relu": lambda node: nn.ReLU(),
+        "max_pool": lambda node: nn.MaxPool2d(node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"]),
+        "upsample": lambda node: nn.Upsample(scale_factor=node.attrs["factor"]),
+    }
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            made = {node.name.replace(".", "_"): makers[node.op](node) for node in bundle.graph.nodes if node.op in makers}
+            self.layers = nn.ModuleDict(made)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            values: dict[str, torch.Tensor] = {}
+            runner = Runner(bundle.graph)
+            for node in bundle.graph.nodes:
+                args = [values[name] for name in node.inputs]
+                if node.op in makers:
+                    values[node.name] = self.layers[node.name.replace(".", "_")](*args)
+                else:
+                    values[node.name] = x if node.op == "input" else getattr(runner, node.op)(node, *args)
+            return [values[name] for name in bundle.graph.outputs]
+
+    return Module().eval()
+
+
+def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tensor:
+    """The grid of one window of a recording."""
+    from itertools import islice
+
+    import torch
+
+    from data.readers import open_events
+    from data.representations.voxel_grid import voxel_batch
+
+    stream = open_events(events)
+    window = next(islice(stream.windows(bundle.voxel.window_us), index, None))
+    return torch.from_numpy(voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride))
+
+
+def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: torch.Tensor, rounds: int) -> dict[str, Any]:
+    """Milliseconds by the clock and of processor time, medians over rounds in which every contender has its turn."""
+    import numpy as np
+
+    built: dict[str, Contender] = {}
+    for name in names:
+        try:
+            built[name] = build[name]()
+            built[name].run(grid)
+            built[name].run(grid)
+        except ImportError as error:
+            built.pop(name, None)
+            print(f"left out: {name} ({error})", file=sys.stderr)
+    clock: dict[str, list[float]] = {name: [] for name in built}
+    processor: dict[str, list[float]] = {name: [] for name in built}
+    for _ in range(rounds):
+        for name, contender in built.items():
+            started, used = time.perf_counter(), time.process_time()
+            contender.run(grid)
+            clock[name].append(1000 * (time.perf_counter() - started))
+            processor[name].append(1000 * (time.process_time() - used))
+    return {
+        name: {"ms": round(float(np.median(clock[name])), 2), "cpu_ms": round(float(np.median(processor[name])), 2)}
+        for name in built
+    }
+
+
+def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
+    """AP on the validation windows of the data the weights were trained on; not of the peer, whose maps we do not decode."""
+    from app.config import build as build_config
+    from app.convert import score
+    from data.datasets.catalog import DatasetConfig, Request, open_dataset
+
+    found: dict[str, float] = {}
+    windows = None
+    for name in names:
+        contender = build[name]() if not name.startswith("spikingjelly") else None
+        if contender is None or contender.bundle is None:
+            continue
+        if windows is None:
+            trained = contender.bundle.record["training"]["config"]
+            config = build_config(DatasetConfig, {**trained["data"], "root": root})
+            request = Request("val", contender.bundle.voxel.window_us, n, Path("runs/cache"), trained["schedule"]["seed"])
+            windows = open_dataset(config, request)
+        found[name] = round(score(contender.bundle, windows, **(contender.options or {}))[0].ap, 2)
+    return found
+
+
+def peak_memory_mb(name: str, args: argparse.Namespace) -> float:
+    """Of a process that runs this contender only."""
+    command = [sys.executable, __file__, "--events", str(args.events), "--weights", args.weights, "--memory-of", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(done.stdout) if done.returncode == 0 else float("nan")
+
+
+def table(results: dict[str, Any]) -> str:
+    """For a README."""
+    ann = results["ann"]
+    lines = [
+        "| network | ms | of the ANN's | cpu ms | of the ANN's | windows/s | peak MB | AP |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, r in results.items():
+        lines.append(
+            f"| {name} | {r['ms']} | {r['ms'] / ann['ms']:.2f} | {r['cpu_ms']} | {r['cpu_ms'] / ann['cpu_ms']:.2f} "
+            f"| {1000 / r['ms']:.1f} | {r.get('peak_mb', '')} | {r.get('ap', '')} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How long a network takes per window.")
+    parser.add_argument("--events", type=Path, required=True, help="a recording to take a window from")
+    parser.add_argument("--window", type=int, default=1, help="which window of it")
+    parser.add_argument("--weights", default="street")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="contenders whose names begin with one of these, separated by commas")
+    parser.add_argument("--root", default="", help="data the weights were trained on: measure AP, too")
+    parser.add_argument("--limit", type=int, default=0, help="windows for AP (0: all)")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory, too")
+    parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
+
+    import torch
+
+    from models.detector import DetectorBundle
+
+    torch.set_num_threads(args.threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    bundle = DetectorBundle.load(args.weights)
+    grid = window_grid(args.events, bundle, args.window)
+    build = contenders(bundle, grid)
+    if args.memory_of:
+        build[args.memory_of]().run(grid)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+        return
+    names = [name for name in build if not args.only or name == "ann" or name.startswith(tuple(args.only.split(",")))]
+    results = measure(names, build, grid, args.rounds)
+    if args.root:
+        for name, ap in average_precisions(list(results), build, args.root, args.limit).items():
+            results[name]["ap"] = ap
+    if args.memory:
+        for name in results:
+            results[name]["peak_mb"] = round(peak_memory_mb(name, args), 1)
+    print(table(results))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
