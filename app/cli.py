@@ -275,6 +275,9 @@ def live_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box (default: 0.3)")
     parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
+    parser.add_argument(
+        "--engine", metavar="NAME", help="how the spiking network is run: reference, int15, int8 (default: auto, the fastest)"
+    )
     parser.add_argument("--sensor-size", metavar="WxH", help="of the simulated sensor, or of a file that does not say it")
     parser.add_argument(
         "--preset", metavar="NAME", help="sensor to simulate: dvs346, evk4, gen1, dvxplorer (thresholds, noise)"
@@ -296,6 +299,7 @@ def live_main(argv: Sequence[str] | None = None) -> int:
             "detect.post.score": args.score,
             "detect.ann": args.ann or None,
             "detect.device": args.device,
+            "detect.engine": args.engine,
             "detect.sensor_size": args.sensor_size,
             "seconds": args.seconds,
         }

@@ -306,6 +306,9 @@ def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
     pipeline = LivePipeline(camera(), CONFIG)
     window = LiveWindow(pipeline)
     pipeline.start()
+    deadline = time.perf_counter() + 60
+    while time.perf_counter() < deadline and not pipeline.figures.windows:
+        time.sleep(0.02)
     turns = 1
     while window.turn():
         turns += 1

@@ -141,6 +141,7 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         "simulated": pipeline.source.simulated,
         "sensor_size": list(pipeline.source.sensor_size),
         "network": "ann" if detect.ann else "snn",
+        "engine": None if detect.ann else windows.detector.engine,
         "weights": detect.weights,
         "window_ms": windows.voxel.window_us / 1000,
         "seconds": round(wall_s, 3),
