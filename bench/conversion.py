@@ -175,7 +175,7 @@ class Stepped(Contender):
         self._counters[:] = [float((x * self._fan_out[self._graph.nodes[0].name]).sum()), 0.0]
         summed: list[Tensor] = []
         for t in range(1, max(self._timesteps) + 1):
-            with torch.inference_mode():
+            with torch.no_grad():
                 outputs = self._model(x)
             summed = [a + b for a, b in zip(summed, outputs, strict=True)] if summed else list(outputs)
             if t in self._timesteps:
@@ -223,7 +223,6 @@ class Sinabs(Stepped):
 
         scales = quantiles(setting.graph, setting.calibration)
         model = TorchGraph(setting.graph, scales)
-        self._batch = 0
         snn = from_model(model, num_timesteps=1).spiking_model
         neurons = {name: NeuronLayer(scale, scale * 0, 1) for name, scale in scales.items()}
         return snn, sinabs.layers.IAFSqueeze, signal_thresholds(setting.graph, neurons)
