@@ -1,0 +1,399 @@
+"""Our conversion beside SpikingJelly's and sinabs's: the same ANN, calibration windows, validation windows and timesteps.
+
+    python bench/conversion.py --root PICTURES --limit 32 --json conversion.json
+
+AP (COCO), spikes per neuron, energy and latency per window for each T. Every converter gets the folded ANN of a weights file, and
+sees the same grid at every timestep. SpikingJelly's and sinabs's networks do not depend on T: they run once, up to the largest T,
+and their running mean is read at each; ours is calibrated for each T. Spikes are counted in all of them alike: for each, with
+multiplicity, the weights it reaches; the input's events once (models/spiking/cost.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from app.config import build
+from app.provenance import provenance
+from app.train import TrainConfig
+from bench.torch_graph import TorchGraph
+from data.boxes import Detections
+from data.datasets import Dataset
+from data.datasets.catalog import Request, open_dataset
+from data.representations.voxel_grid import voxel_batch
+from eval.coco import average_precision
+from eval.energy import COST_TABLES
+from models.detector import DetectorBundle
+from models.detectors.postprocess import PostConfig, decode
+from models.graph import Graph, Node, Runner
+from models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from models.spiking.convert.importance import confidence
+from models.spiking.cost import dense_macs, fan_out_maps
+from models.spiking.network import SpikingNetwork, signal_thresholds
+from models.spiking.neurons import NeuronLayer
+
+BATCH = 4
+QUANTILE = 0.999
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network at one T.
+
+    Attributes:
+        name: the converter and its settings.
+        timesteps: T; 0 for the ANN.
+        ap, ap50: COCO, over the validation windows.
+        spikes_per_neuron: in one window, over all timesteps.
+        energy: per window, as a share of the ANN's (FP32, 45 nm, per spike).
+        latency_ms: median of single windows.
+        seconds: that the conversion took.
+    """
+
+    name: str
+    timesteps: int
+    ap: float
+    ap50: float
+    spikes_per_neuron: float
+    energy: float
+    latency_ms: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all converters share: the ANN, what calibrates it, what it is tried on."""
+
+    bundle: DetectorBundle
+    calibration: Tensor
+    windows: Dataset
+    grids: list[Tensor]
+    timesteps: tuple[int, ...]
+    timed: int
+
+    @property
+    def graph(self) -> Graph:
+        """The folded ANN."""
+        return self.bundle.graph
+
+
+class Contender(ABC):
+    """A converted network: `run` yields, for each T asked for, its outputs, and counts spikes on the way."""
+
+    name: str
+
+    @abstractmethod
+    def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
+        """Make the network; T is what it will be asked for."""
+
+    @abstractmethod
+    def run(self, x: Tensor) -> Iterator[tuple[int, list[Tensor], float, float]]:
+        """(T, outputs, synaptic operations, spikes of neurons) for `(N, 2 * bins, H, W)`, T rising."""
+
+
+class Ours(Contender):
+    """This project: burst neurons, calibrated for each T; without a search over layers."""
+
+    def __init__(self, phi: int) -> None:
+        self.name, self._phi = f"evburst, phi = {phi}", phi
+
+    def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
+        graph, grids = setting.graph, setting.calibration
+        targets = record_targets(graph, grids, confidence(Runner(graph)(grids), setting.bundle.head))
+        made = ((t, calibrate(graph, targets, t, Choice(self._phi), "advanced")) for t in timesteps)
+        self._networks = {t: SpikingNetwork(*network) for t, network in made}
+
+    def run(self, x: Tensor) -> Iterator[tuple[int, list[Tensor], float, float]]:
+        for t, network in self._networks.items():
+            outputs, stats = network.run(x)
+            spikes = sum(float(layer.spikes.sum()) for layer in stats.layers if layer.kind == "neuron")
+            yield t, outputs, sum(float(layer.synaptic_ops.sum()) for layer in stats.layers), spikes
+
+
+class Stepped(Contender):
+    """A network of another library, run one timestep at a time; forward hooks count its spikes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def network(self, setting: Setting) -> tuple[nn.Module, type | tuple[type, ...], dict[str, Tensor | None]]:
+        """(the network, its neurons' classes, thresholds of the signals of each node, {} if spikes are never more than one)."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the membrane potentials."""
+
+    def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
+        self._timesteps = timesteps
+        self._graph, self._counters = setting.graph, [0.0, 0.0]
+        self._fan_out = fan_out_maps(setting.graph, *setting.calibration.shape[1:])
+        self._model, neurons, self._theta = self.network(setting)
+        self._model.eval()
+        for op, kinds in (("relu", neurons), ("max_pool", nn.MaxPool2d)):
+            self._count_spikes([node for node in self._graph.nodes if node.op == op], kinds)
+
+    def _count_spikes(self, nodes: list[Node], kinds: type | tuple[type, ...]) -> None:
+        """Modules are called in the order of the nodes they were made of."""
+        modules = [module for module in self._model.modules() if isinstance(module, kinds)]
+        if len(modules) != len(nodes):
+            raise RuntimeError(f"{self.name}: {len(modules)} modules for {len(nodes)} nodes")
+        calls = iter(())
+
+        def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            nonlocal calls
+            node = next(calls, None)  # type: ignore[call-overload]
+            if node is None:
+                calls = iter(nodes)
+                node = next(calls)
+            spikes = output.abs()
+            if node.op == "max_pool":
+                theta = self._theta.get(node.name)
+                spikes = (spikes > 0).float() if theta is None else torch.round(spikes / theta[:, None, None])
+            else:
+                self._counters[1] += float(spikes.sum())
+            self._counters[0] += float((spikes * self._fan_out[node.name]).sum())
+
+        for module in modules:
+            module.register_forward_hook(count)
+
+    def run(self, x: Tensor) -> Iterator[tuple[int, list[Tensor], float, float]]:
+        self.reset()
+        self._counters[:] = [float((x * self._fan_out[self._graph.nodes[0].name]).sum()), 0.0]
+        summed: list[Tensor] = []
+        for t in range(1, max(self._timesteps) + 1):
+            with torch.no_grad():
+                outputs = self._model(x)
+            summed = [a + b for a, b in zip(summed, outputs, strict=True)] if summed else list(outputs)
+            if t in self._timesteps:
+                yield t, [total / t for total in summed], self._counters[0], self._counters[1]
+
+
+class SpikingJelly(Stepped):
+    """`RateCodingRecipe` of SpikingJelly 2.x: neurons that fire once per timestep.
+
+    Args:
+        name: of the row.
+        settings: the recipe's.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(f"SpikingJelly, {name}")
+        self._settings = settings
+
+    def network(self, setting: Setting) -> tuple[nn.Module, type | tuple[type, ...], dict[str, Tensor | None]]:
+        from spikingjelly.activation_based import ann2snn, neuron
+
+        batches = [setting.calibration[i : i + 16] for i in range(0, len(setting.calibration), 16)]
+        recipe = ann2snn.RateCodingRecipe(dataloader=batches, momentum=0.1, **self._settings)
+        snn = ann2snn.Converter(recipe, device="cpu").convert(TorchGraph(setting.graph).eval())
+        return snn, (neuron.IFNode, neuron.HalfThresholdIFNode), {}
+
+    def reset(self) -> None:
+        from spikingjelly.activation_based import functional
+
+        functional.reset_net(self._model)
+
+
+class Sinabs(Stepped):
+    """`from_model` of sinabs: neurons of threshold 1 that fire as often as they can (`MultiSpike`, its default).
+
+    It leaves thresholds to its user: activations are normalised to their 99.9th percentile, channel by channel, before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("sinabs, multi-spike")
+
+    def network(self, setting: Setting) -> tuple[nn.Module, type | tuple[type, ...], dict[str, Tensor | None]]:
+        import sinabs.layers
+        from sinabs.from_torch import from_model
+
+        scales = quantiles(setting.graph, setting.calibration)
+        model = TorchGraph(setting.graph, scales)
+        snn = from_model(model, num_timesteps=1).spiking_model
+        neurons = {name: NeuronLayer(scale, scale * 0, 1) for name, scale in scales.items()}
+        return snn, sinabs.layers.IAFSqueeze, signal_thresholds(setting.graph, neurons)
+
+    def reset(self) -> None:
+        for module in self._model.modules():
+            if hasattr(module, "reset_states") and module is not self._model:
+                module.reset_states()
+
+
+def quantiles(graph: Graph, grids: Tensor) -> dict[str, Tensor]:
+    """The 99.9th percentile of every channel of every relu `(C,)`; of the layer, where a channel is silent."""
+    found: dict[str, Tensor] = {}
+
+    class Recorder(Runner):
+        def observe(self, node: Node, value: Tensor) -> None:
+            if node.op == "relu":
+                values = value.transpose(0, 1).flatten(1).numpy()
+                scale = torch.from_numpy(np.quantile(values, QUANTILE, axis=1).astype(np.float32))
+                found[node.name] = torch.where(scale > 0, scale, scale.max().clamp_min(1e-6))
+
+    Recorder(graph)(grids)
+    return found
+
+
+CONTENDERS: dict[str, Callable[[], Contender]] = {
+    "evburst": lambda: Ours(8),
+    "evburst-phi1": lambda: Ours(1),
+    "spikingjelly-max": lambda: SpikingJelly("maximum (default)", mode="Max"),
+    "spikingjelly-99.9": lambda: SpikingJelly("99.9 %", mode="99.9%"),
+    "spikingjelly-channel": lambda: SpikingJelly(
+        "99.9 %, channel-wise, half threshold", mode="99.9%", channel_wise=True, half_threshold=True
+    ),
+    "sinabs": Sinabs,
+}
+
+
+def measure(contender: Contender, setting: Setting) -> list[Result]:
+    """Convert, score and time; one result for each T."""
+    started = time.perf_counter()
+    contender.convert(setting, setting.timesteps)
+    seconds = time.perf_counter() - started
+    found: dict[int, list[Detections]] = {t: [] for t in setting.timesteps}
+    operations, spikes = dict.fromkeys(setting.timesteps, 0.0), dict.fromkeys(setting.timesteps, 0.0)
+    for x in setting.grids:
+        for t, outputs, ops, fired in contender.run(x):
+            found[t] += decoded(setting, outputs, len(x))
+            operations[t] += ops / len(setting.windows)
+            spikes[t] += fired / len(setting.windows)
+    latency = {t: float(np.median(times)) for t, times in timed(contender, setting).items()}
+    size = tuple(setting.calibration.shape[1:])
+    table, macs = COST_TABLES["fp32"], sum(dense_macs(setting.graph, *size).values())  # type: ignore[arg-type]
+    neurons = sum(fan.numel() for name, fan in fan_out_maps(setting.graph, *size).items() if name in relus(setting.graph))  # type: ignore[arg-type]
+    results = []
+    for t in setting.timesteps:
+        ap = scored(setting, found[t])
+        share = operations[t] * table.ac_pj / (macs * table.mac_pj)
+        results.append(Result(contender.name, t, *ap, spikes[t] / neurons, share, latency[t], seconds))
+    return results
+
+
+def timed(contender: Contender, setting: Setting) -> dict[int, list[float]]:
+    """Milliseconds from a grid to the outputs after T timesteps, of single windows; the first one is not counted."""
+    times: dict[int, list[float]] = {t: [] for t in setting.timesteps}
+    singles = [x[:1] for x in setting.grids][: setting.timed + 1]
+    for x in singles:
+        started = time.perf_counter()
+        for t, *_ in contender.run(x):
+            now = time.perf_counter()
+            times[t].append((now - started) * 1000)
+            if isinstance(contender, Ours):  # each T is a run of its own
+                started = now
+    return {t: values[1:] or values for t, values in times.items()}
+
+
+def ann(setting: Setting) -> Result:
+    """The ordinary network."""
+    runner = Runner(setting.graph)
+    found = [d for x in setting.grids for d in decoded(setting, runner(x), len(x))]
+    times = []
+    for x in [x[:1] for x in setting.grids][: setting.timed + 1]:
+        started = time.perf_counter()
+        runner(x)
+        times.append((time.perf_counter() - started) * 1000)
+    return Result("ANN", 0, *scored(setting, found), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
+
+
+def relus(graph: Graph) -> set[str]:
+    """Names of the layers of neurons."""
+    return {node.name for node in graph.nodes if node.op == "relu"}
+
+
+def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Detections]:
+    """Boxes of n windows."""
+    size = setting.windows.spec.sensor_size
+    return decode(list(outputs), setting.bundle.head, PostConfig(score=0.001), size, [0] * n)
+
+
+def scored(setting: Setting, found: list[Detections]) -> tuple[float, float]:
+    """(AP, AP50) over the validation windows."""
+    labels = [setting.windows[i].boxes for i in range(len(setting.windows))]
+    result = average_precision(labels, found, setting.windows.spec.classes)
+    return result.ap, result.ap50
+
+
+def prepare(args: argparse.Namespace) -> Setting:
+    """Read weights and windows."""
+    bundle = DetectorBundle.load(args.weights)
+    settings = build(TrainConfig, bundle.record["training"]["config"])
+    data = replace(settings.data, root=args.root)
+
+    def windows(split: str, n: int) -> Dataset:
+        return open_dataset(data, Request(split, settings.voxel.window_us, n, args.cache, settings.schedule.seed))
+
+    def grids(items: Dataset, first: int, last: int) -> Tensor:
+        chosen = [items[i].window for i in range(first, min(last, len(items)))]
+        return torch.from_numpy(voxel_batch(chosen, bundle.voxel, items.spec.sensor_size, bundle.stride)).float()
+
+    train, val = windows("train", args.calibration), windows("val", args.limit)
+    batches = [grids(val, first, first + BATCH) for first in range(0, len(val), BATCH)]
+    return Setting(bundle, grids(train, 0, len(train)), val, batches, tuple(sorted(args.timesteps)), args.timed)
+
+
+def table(results: list[Result]) -> str:
+    """One line for each network and T."""
+    head = f"{'':46}{'T':>4}{'AP':>7}{'AP50':>7}{'lost':>7}{'spikes':>8}{'energy':>8}{'ms':>9}{'convert s':>11}"
+    best = results[0].ap
+    return "\n".join(
+        [head]
+        + [
+            f"{r.name:46}{r.timesteps or '-':>4}{r.ap:7.1f}{r.ap50:7.1f}{best - r.ap:7.1f}{r.spikes_per_neuron:8.2f}"
+            f"{100 * r.energy:7.1f}%{r.latency_ms:9.0f}{r.seconds:11.1f}"
+            for r in results
+        ]
+    )
+
+
+def first_within(results: list[Result], points: float = 1.0) -> dict[str, Result | None]:
+    """Each converter's smallest T that loses at most so many points of the ANN's AP."""
+    names = dict.fromkeys(r.name for r in results[1:])
+    return {name: next((r for r in results[1:] if r.name == name and r.ap >= results[0].ap - points), None) for name in names}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", default="caltech6", help="bundled weights or a file (default: caltech6)")
+    parser.add_argument("--root", required=True, help="folder of the data that the weights were trained on")
+    parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
+    parser.add_argument("--calibration", type=int, default=64, help="calibration windows (default: 64)")
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="T")
+    parser.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
+    parser.add_argument("--timed", type=int, default=8, help="windows that latency is measured on (default: 8)")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of simulated windows")
+    parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    args = parser.parse_args()
+    setting = prepare(args)
+    results = [ann(setting)]
+    for name in args.contenders:
+        print(f"{name} ...", file=sys.stderr)
+        try:
+            results += measure(CONTENDERS[name](), setting)
+        except ImportError as error:
+            print(f"{name}: not installed ({error}); pip install -e '.[bench]'", file=sys.stderr)
+    print(table(results))
+    for name, first in first_within(results).items():
+        print(f"{name}: " + (f"within 1.0 point at T = {first.timesteps}" if first else "never within 1.0 point"))
+    if args.json:
+        what = {"windows": len(setting.windows), "threads": torch.get_num_threads(), **provenance()}
+        args.json.write_text(json.dumps({**what, "results": [asdict(r) for r in results]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
