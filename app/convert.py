@@ -45,7 +45,7 @@ from models.spiking.convert.report import conversion_report
 from models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 from models.spiking.cost import dense_macs
 
-_PATHS = ("root", "out", "weights")
+_PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
@@ -57,6 +57,8 @@ class ConvertConfig:
 
     Attributes:
         weights: best.safetensors of a training run, a file that was converted before, or bundled weights by name.
+        blend_with, blend: another such file of the same network that this one was fine-tuned from, and the share of `weights` in
+            the mean of both: often better than either (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
         out: the weights file to write.
         root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: T.
@@ -76,6 +78,8 @@ class ConvertConfig:
     weights: str
     out: str
     root: str = ""
+    blend_with: str = ""
+    blend: float = 0.5
     timesteps: int = 1
     phi_max: int = 8
     level: str = "advanced"
@@ -92,6 +96,8 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.timesteps <= 64 or not 1 <= self.phi_max <= 255:
             raise ValueError("timesteps must be 1 to 64 and phi_max 1 to 255")
+        if not 0 <= self.blend <= 1:
+            raise ValueError("blend must be 0 to 1")
         if self.level not in LEVELS:
             raise ValueError(f"level must be one of {', '.join(LEVELS)}")
         if sum(x is not None for x in (self.budget, self.max_loss, self.pick)) > 1:
@@ -153,12 +159,22 @@ def _read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     return graph, model.head_spec, trained
 
 
+def _blended(graph: Graph, other: Graph, share: float) -> Graph:
+    """The weighted mean of two networks' folded weights; raises CheckpointError if they are not the same network."""
+    if graph.to_json() != other.to_json():
+        raise CheckpointError("blend_with: not the same network as the weights it is to be blended with")
+    mean = {name: share * tensor + (1 - share) * other.tensors[name] for name, tensor in graph.tensors.items()}
+    return Graph(graph.nodes, graph.outputs, {name: tensor.half().float() for name, tensor in mean.items()})
+
+
 class _Conversion:
     """The network, its calibration grids, and what is done with them."""
 
     def __init__(self, config: ConvertConfig) -> None:
         self.config = config
         self.graph, self.head, self.trained = _read_ann(config.weights)
+        if config.blend_with:
+            self.graph = _blended(self.graph, _read_ann(config.blend_with)[0], config.blend)
         self.settings, self.stride = build(TrainConfig, self.trained["config"]), max(self.head.strides)
         calibration = self.windows("train", config.calibration_windows)
         self.grids = self._grids(calibration, len(calibration))
