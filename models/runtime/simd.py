@@ -64,7 +64,7 @@ def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def
     acc = _data(context, builder, kinds[9], acc)
     pitches = [builder.mul(pitch, _const(i)) for i in range(PIXELS)]
     emit_sums = _emit_vnni if VNNI else _emit_avx2
-    emit_sums(builder, origin, pitches, offsets, weights, steps, flush, acc, fresh)
+    emit_sums(builder, origin, pitches, offsets, weights, steps, flush, acc, fresh)  # type: ignore[no-untyped-call]
     return context.get_dummy_value()
 
 
