@@ -271,7 +271,9 @@ def live_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--window-ms", type=float, metavar="MS", help="length of a window (default: as the weights were trained)"
     )
-    parser.add_argument("--timesteps", type=int, metavar="T", help="timesteps of the spiking network (default: as calibrated)")
+    parser.add_argument(
+        "--timesteps", type=int, metavar="T", help="timesteps of the spiking network (default: 1, the quickest)"
+    )
     parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box (default: 0.3)")
     parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
@@ -304,7 +306,10 @@ def live_main(argv: Sequence[str] | None = None) -> int:
             "seconds": args.seconds,
         }
         preset = as_assignments(preset_settings(args.preset)) if args.preset else []
-        summary = run_live(request, load_config(LiveConfig, args.config, preset + args.set + as_assignments(flags)))
+        summary = run_live(
+            request,
+            load_config(LiveConfig, args.config, preset + args.set + as_assignments(flags), {"detect": {"timesteps": 1}}),
+        )
         print(json.dumps(summary, indent=1) if args.json else human_summary(summary))
 
     return run(parser, main, argv)

@@ -321,7 +321,12 @@ def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_ctrl_c_closes_everything_and_says_what_was_done(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "live.py", "--camera", "fake", "--sensor-size", "64x48", "--ann", "--json"]
-    process = subprocess.Popen([*command, "--record", tmp_path / "o.dat"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "--record", tmp_path / "o.dat"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background has it ignored
+    )
     deadline = time.perf_counter() + 120
     while time.perf_counter() < deadline and (not (tmp_path / "o.dat").exists() or (tmp_path / "o.dat").stat().st_size < 5000):
         time.sleep(0.05)

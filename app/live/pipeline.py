@@ -35,7 +35,7 @@ class LiveConfig:
     """What live.py can be told beside its source and its outputs.
 
     Attributes:
-        detect: as in detect.py; `video`, `start_s` and `max_windows` mean nothing here.
+        detect: as in detect.py (the command line asks for one timestep, for latency); `video`, `start_s` and `max_windows` mean nothing here.
         simulator: the sensor that events from video are simulated for.
         upsample: put frames between frames of video, along the motion.
         queue_windows: most windows that wait for inference; one more drops the oldest.
