@@ -33,7 +33,6 @@ from data.scenes.stills import StillScene, StillSceneConfig
 from data.simulator import SimulatorConfig
 
 _BLOCK = 64
-_PART = 32
 _VERSION = 3
 
 
