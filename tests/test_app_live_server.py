@@ -260,6 +260,13 @@ def test_a_recording_is_downloaded_and_read(served: tuple[LivePipeline, PageServ
     assert sum(len(packet) for packet in stream.packets()) > 0
 
 
+def test_a_recording_is_seen_to_grow_while_results_arrive(served: tuple[LivePipeline, PageServer]) -> None:
+    with open_socket(served[1]) as client:
+        ask(client, {"do": "record"})
+        assert "answer" not in wait_for(client, lambda told: told.get("recording", 0) > 0)
+        ask(client, {"do": "stop"})
+
+
 def test_the_pages_own_camera_becomes_the_source_until_it_leaves(served: tuple[LivePipeline, PageServer]) -> None:
     pipeline, server = served
     own = pipeline.source

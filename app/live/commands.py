@@ -49,7 +49,7 @@ class Commands:
         self.finished: Path | None = None
 
     def state(self) -> dict[str, Any]:
-        """What clients are told twice a second while nothing else comes, and after every command."""
+        """What clients are told twice a second, and after every command."""
         pipeline, detect = self._pipeline, self._pipeline.config.detect
         source, recorder = pipeline.source, self._recorder
         waits = self._camera_of is None and isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)

@@ -195,13 +195,15 @@ class _Client:
     async def _send(self) -> None:
         seen = 0
         await self._text(self._hub.about() | self._commands.state())
+        told_s = time.perf_counter()
         while True:
             seen, message = await self._hub.next(seen, _HEARTBEAT_S)
             if message is not None:
                 async with self._turn:
                     await asyncio.wait_for(self._socket.send_bytes(message), _STALLED_S)
-            else:
+            if time.perf_counter() - told_s >= _HEARTBEAT_S:
                 await self._text(self._commands.state())
+                told_s = time.perf_counter()
 
     async def _listen(self) -> None:
         with suppress(WebSocketDisconnect):

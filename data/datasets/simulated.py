@@ -197,7 +197,7 @@ class SimulatedWindows:
         if spread and 0 < n_windows < pictures:
             numbers = np.linspace(0, pictures - 1, n_windows).astype(int).tolist()
         n_windows = n_windows or pictures
-        key = [_VERSION, _BLOCK, str(root), spec.name, asdict(config), window_us, split, seed]
+        key = [_VERSION, _BLOCK, str(root.resolve()), spec.name, asdict(config), window_us, split, seed]
         identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
