@@ -178,8 +178,12 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
                        "this share of the ANN's energy, e.g. 0.1")  # fmt: skip
     point.add_argument("--max-loss", type=float, metavar="AP", help="choose the cheapest that loses at most so many points of AP "
                        "on calibration windows")  # fmt: skip
+    point.add_argument("--compress", type=float, metavar="TOL", help="choose the cheapest whose divergence from the ANN, summed over "
+                       "layers, is at most this (NAME_frontier.csv lists it)")  # fmt: skip
     point.add_argument("--pick", type=int, metavar="N", help="choose point N of NAME_frontier.csv, without measuring again")
     parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: advanced)")
+    parser.add_argument("--signed", action="store_true", default=None, help="neurons that take back what they fired too early: a smaller "
+                        "loss from T = 2 on, more spikes, reference engine only")  # fmt: skip
     parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")
     _add_config(parser)
 
@@ -195,8 +199,10 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
             "phi_max": args.phi_max,
             "budget": args.budget,
             "max_loss": args.max_loss,
+            "compress": args.compress,
             "pick": args.pick,
             "level": args.level,
+            "signed": args.signed,
             "note": args.note,
         }
         record = convert(load_config(ConvertConfig, args.config, args.set + as_assignments(flags)))

@@ -64,8 +64,10 @@ class ConvertConfig:
         timesteps: T.
         phi_max: most spikes of a neuron in one timestep.
         level: of calibration: none, light or advanced.
+        signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on, run by the reference engine.
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
         max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows.
+        compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
         sensitivity_windows: of those, for measuring sensitivities.
@@ -83,8 +85,10 @@ class ConvertConfig:
     timesteps: int = 1
     phi_max: int = 8
     level: str = "advanced"
+    signed: bool = False
     budget: float | None = None
     max_loss: float | None = None
+    compress: float | None = None
     pick: int | None = None
     calibration_windows: int = 64
     sensitivity_windows: int = 32
@@ -100,20 +104,29 @@ class ConvertConfig:
             raise ValueError("blend must be 0 to 1")
         if self.level not in LEVELS:
             raise ValueError(f"level must be one of {', '.join(LEVELS)}")
-        if sum(x is not None for x in (self.budget, self.max_loss, self.pick)) > 1:
-            raise ValueError("budget, max_loss and pick are three ways of choosing one point: give one")
+        if sum(x is not None for x in self._wishes) > 1:
+            raise ValueError("budget, max_loss, compress and pick are four ways of choosing one point: give one")
 
     @property
     def searches(self) -> bool:
         """Whether burst limits and thresholds are chosen layer by layer."""
-        return any(x is not None for x in (self.budget, self.max_loss, self.pick))
+        return any(x is not None for x in self._wishes)
+
+    @property
+    def uniform(self) -> Choice:
+        """All layers alike."""
+        return Choice(self.phi_max, signed=self.signed)
+
+    @property
+    def _wishes(self) -> tuple[float | None, ...]:
+        return self.budget, self.max_loss, self.compress, self.pick
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
     """Fold, choose, calibrate, measure, save; returns the record that is saved with the weights."""
     started = time.perf_counter()
-    run = _Conversion(config)
-    choices, found = run.choose() if config.searches else (Choice(config.phi_max), {})
+    run = Conversion(config)
+    choices, found = run.choose() if config.searches else (config.uniform, {})
     bundle = run.calibrated(choices)
     seconds = time.perf_counter() - started
     out = Path(config.out)
@@ -167,8 +180,8 @@ def _blended(graph: Graph, other: Graph, share: float) -> Graph:
     return Graph(graph.nodes, graph.outputs, {name: tensor.half().float() for name, tensor in mean.items()})
 
 
-class _Conversion:
-    """The network, its calibration grids, and what is done with them."""
+class Conversion:
+    """The network, its calibration grids, and what is done with them; see ConvertConfig."""
 
     def __init__(self, config: ConvertConfig) -> None:
         self.config = config
@@ -218,8 +231,8 @@ class _Conversion:
 
     def choose(self) -> tuple[dict[str, Choice], dict[str, Any]]:
         """A point of the frontier, and the record of the search."""
-        frontier = pareto_frontier(self._table())
-        share = frontier.cost * self._share_per_operation()
+        frontier = pareto_frontier(self.table())
+        share = frontier.cost * self.share_per_operation()
         index, tried = self._point(frontier, share)
         write_frontier(frontier, share, self.beside("frontier.csv"))
         draw_frontier(frontier, share, index, tried, self.beside("frontier.png"))
@@ -232,7 +245,9 @@ class _Conversion:
                 raise ConfigError(f"pick {c.pick}: the frontier has points 0 to {len(frontier) - 1}")
             return c.pick, []
         if c.budget is not None:
-            return frontier.within_budget(c.budget / self._share_per_operation()), []
+            return frontier.within_budget(c.budget / self.share_per_operation()), []
+        if c.compress is not None:
+            return frontier.within_tolerance(c.compress), []
         return self._cheapest_within_loss(frontier, share, float(c.max_loss or 0.0))
 
     def _cheapest_within_loss(
@@ -240,7 +255,7 @@ class _Conversion:
     ) -> tuple[int, list[dict[str, float]]]:
         """Halve the interval of (log) cost between what loses too much and what does not."""
         windows = self.windows("train", self.config.tuning_windows)
-        start = self.calibrated(Choice(self.config.phi_max))
+        start = self.calibrated(self.config.uniform)
         ann = score(start, windows, ann=True)[0].ap
         low, high = np.log(share[0]), np.log(share[-1])
         best, tried = len(frontier) - 1, []
@@ -248,17 +263,17 @@ class _Conversion:
             middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
             scored, operations = score(self.calibrated(frontier.point(middle)), windows)
             lost = ann - scored.ap
-            tried.append({"share": float(operations * self._share_per_operation()), "lost_ap": round(lost, 2), "point": middle})
+            tried.append({"share": float(operations * self.share_per_operation()), "lost_ap": round(lost, 2), "point": middle})
             if lost <= max_loss:
                 best, high = middle, np.log(share[middle])
             else:
                 low = np.log(share[middle])
         return best, tried
 
-    def _table(self) -> SensitivityTable:
+    def table(self) -> SensitivityTable:
         """Measured, or read if the same network was measured before."""
         c, path = self.config, self.beside("sensitivity.npz")
-        grids, choices = self.grids[: c.sensitivity_windows], default_choices(c.phi_max)
+        grids, choices = self.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed)
         batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
         start = load_table(path, self.graph, c.timesteps, choices)
         layers = sum(node.op == "relu" for node in self.graph.nodes)
@@ -269,7 +284,7 @@ class _Conversion:
             save: Callable[[SensitivityTable], None] = lambda table: save_table(path, table, self.graph, c.timesteps)  # noqa: E731
             return measure(self.graph, self.head, batches, c.timesteps, choices, start, save, bar.update)
 
-    def _share_per_operation(self) -> float:
+    def share_per_operation(self) -> float:
         """Energy of one synaptic operation as a share of the ANN's energy per window."""
         table = COST_TABLES["fp32"]
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())

@@ -61,7 +61,7 @@ def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
 
 def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list[dict[str, float]], path: Path) -> None:
     """The frontier, the point taken, and every point whose AP was measured."""
-    figure = _figure(8, 5)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     axes.plot(
         100 * share, frontier.sensitivity, color="#3465a4", label="Pareto frontier: burst limits and thresholds per layer"
@@ -84,7 +84,7 @@ def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list
 
 def draw_report(report: ConversionReport, path: Path) -> None:
     """SQNR and cost of every layer, in order."""
-    figure = _figure(11, 5)
+    figure = new_figure(11, 5)
     top, bottom = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(report.layers))
     neurons = np.array([layer.phi > 0 for layer in report.layers])
@@ -97,7 +97,8 @@ def draw_report(report: ConversionReport, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

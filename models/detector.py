@@ -89,6 +89,7 @@ class DetectorBundle:
             "graph": self.graph.to_json(),
             "timesteps": self.parameters.timesteps,
             "phi": {name: layer.phi for name, layer in self.parameters.neurons.items()},
+            "takes_back": [name for name, layer in self.parameters.neurons.items() if layer.takes_back],
             "head": asdict(self.head),
             "voxel": asdict(self.voxel),
             "record": self.record,
@@ -114,8 +115,15 @@ class DetectorBundle:
         ann = {name.removeprefix("ann/"): t.float() for name, t in tensors.items() if name.startswith("ann/")}
         graph = Graph.from_json(metadata["graph"], ann)
         activations = {node.name: node.attrs for node in graph.nodes if node.op == "relu"}
+        takes_back = metadata.get("takes_back", [])
         neurons = {
-            name: NeuronLayer(tensors[f"theta/{name}"], tensors[f"shift/{name}"], int(phi), **activations[name])
+            name: NeuronLayer(
+                tensors[f"theta/{name}"],
+                tensors[f"shift/{name}"],
+                int(phi),
+                **activations[name],
+                takes_back=name in takes_back,
+            )
             for name, phi in metadata["phi"].items()
         }
         for name, layer in neurons.items():

@@ -87,7 +87,7 @@ def _refused(graph: Graph, parameters: SpikingParameters) -> dict[str, str]:
     refused: dict[str, str] = {}
     for node in graph.nodes:
         reason = {"max_pool": "max-pool", "upsample": "upsampling"}.get(node.op, "")
-        if node.op == "relu" and parameters.neurons[node.name].negative_slope:
+        if node.op == "relu" and parameters.neurons[node.name].signed:
             reason = "a neuron with negative spikes"
         elif node.op == "avg_pool" and node.attrs["kernel"] and any(node.attrs["padding"]):
             reason = "a padded average pool"

@@ -130,8 +130,10 @@ def grid() -> Tensor:
     return torch.poisson(torch.full((2, 4, 12, 20), 0.7), generator=torch.Generator().manual_seed(1))
 
 
-def spiking(graph: Graph, grids: Tensor, timesteps: int, phi: int, level: str = "light") -> SpikingParameters:
+def spiking(
+    graph: Graph, grids: Tensor, timesteps: int, phi: int, level: str = "light", signed: bool = False
+) -> SpikingParameters:
     """Neurons for a graph, calibrated on the grids, all positions alike; `advanced` is not for this: it changes the graph."""
-    parameters = calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi), level)[1]
+    parameters = calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi, signed=signed), level)[1]
     neurons = {name: replace(n, theta=n.theta.clone(), shift=n.shift.clone()) for name, n in parameters.neurons.items()}
     return replace(parameters, neurons=neurons)  # no inference tensors: tests write to them

@@ -34,7 +34,7 @@ class StepByStep:
                 elif node.op == "relu":
                     layer = self.parameters.neurons[node.name]
                     theta, shift = layer.theta[:, None, None], layer.shift[:, None, None]
-                    if layer.negative_slope:
+                    if layer.signed:
                         fired = summed.get(node.name, torch.zeros_like(args[0]))
                         start = v.get(node.name, torch.zeros_like(args[0]))
                         n, v[node.name] = signed_step(start, fired, args[0] + shift, layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def bundle(grid: Tensor) -> DetectorBundle:
     return DetectorBundle(graph, graph, spiking(graph, grid, 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
 
 
-def test_round_trip_gives_the_same_boxes_and_spikes(bundle: DetectorBundle, tmp_path: Path, grid: Tensor) -> None:
+@pytest.mark.parametrize("signed", [False, True])
+def test_round_trip_gives_the_same_boxes_and_spikes(bundle: DetectorBundle, tmp_path: Path, grid: Tensor, signed: bool) -> None:
+    bundle = replace(bundle, parameters=spiking(bundle.graph, grid, 2, 4, signed=signed))
     bundle.save(tmp_path / "a.safetensors")
     again = DetectorBundle.load(tmp_path / "a.safetensors")
     assert (again.head, again.voxel, again.record) == (bundle.head, bundle.voxel, bundle.record)

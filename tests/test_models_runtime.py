@@ -214,15 +214,15 @@ def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: s
 
 
 @integers
-@pytest.mark.parametrize("slope", [0.0, 0.1])
-def test_ceilings_and_negative_slopes(graph: Graph, slope: float) -> None:
-    """ReLU6 has an integer form; LeakyReLU's negative spikes do not, and are left to the reference."""
+@pytest.mark.parametrize(("slope", "takes_back"), [(0.0, False), (0.0, True), (0.1, False)])
+def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: bool) -> None:
+    """ReLU6 has an integer form; negative spikes do not, and are left to the reference."""
     attrs = {"negative_slope": slope} if slope else {"ceiling": 2.0}
     nodes = [replace(node, attrs=attrs) if node.op == "relu" else node for node in graph.nodes]
     graph = Graph(nodes, graph.outputs, graph.tensors)
     graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), 127)
     neurons = {
-        n: replace(layer, ceiling=attrs.get("ceiling", math.inf), negative_slope=slope)
+        n: replace(layer, ceiling=attrs.get("ceiling", math.inf), negative_slope=slope, takes_back=takes_back)
         for n, layer in parameters.neurons.items()
     }
     parameters = replace(parameters, neurons=neurons)

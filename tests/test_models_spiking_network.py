@@ -21,9 +21,9 @@ def graph(request: pytest.FixtureRequest) -> Graph:
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 4])
-@pytest.mark.parametrize("phi", [1, 4])
-def test_folded_equals_step_by_step(graph: Graph, grid: Tensor, timesteps: int, phi: int) -> None:
-    parameters = spiking(graph, grid, timesteps, phi)
+@pytest.mark.parametrize(("phi", "signed"), [(1, False), (4, False), (4, True)])
+def test_folded_equals_step_by_step(graph: Graph, grid: Tensor, timesteps: int, phi: int, signed: bool) -> None:
+    parameters = spiking(graph, grid, timesteps, phi, signed=signed)
     slow = StepByStep(graph, parameters)
     expected = slow.run(grid)
     network = SpikingNetwork(graph, parameters)

@@ -287,7 +287,7 @@ class Plan:
             node.op == "relu"
             and node.attrs.keys() <= {"ceiling"}
             and node.name in self._neurons
-            and self._neurons[node.name].negative_slope == 0
+            and not self._neurons[node.name].signed
         )
 
     def _spikes_of(self, node: Node) -> Source:

@@ -67,7 +67,7 @@ class SpikingState:
             layer, theta = layers[name], layers[name].theta[:, None, None]
             rest = at_rest(layer, potentials[0])
             part = (potentials >= 0) & (potentials < theta)
-            self.neurons[name] = rest if layer.negative_slope > 0 else torch.where(part, potentials, rest)
+            self.neurons[name] = rest if layer.signed else torch.where(part, potentials, rest)
 
 
 class SpikingNetwork(Runner):

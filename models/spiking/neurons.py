@@ -6,11 +6,14 @@
 goes on from where it was left.
 
 ReLU6: the burst limit is at most floor(6 / theta), so that the most a neuron can say, phi * theta, is not above 6.
-LeakyReLU with slope a: a signed neuron remembers its summed current u and the spikes k it has fired, and fires by how much its
-activation in steps of theta has grown or shrunk; negative spikes weigh -theta and are counted as any other (negative spikes
-that take back earlier ones: Wang et al., "Signed Neuron with Memory", IJCAI 2022; here with bursts):
+Signed neurons remember their summed current u and the spikes k they have fired, and fire by how much their activation in steps of
+theta has grown or shrunk; negative spikes weigh -theta and are counted as any other (negative spikes that take back
+earlier ones: Wang et al., "Signed Neuron with Memory", IJCAI 2022; here with bursts):
 
-    u <- u + I[t];  n <- clip(floor(leaky(u) / theta + 1/2) - k, -phi, phi);  k <- k + n;  the output is n * theta
+    u <- u + I[t];  n <- clip(floor(f(u) / theta + 1/2) - k, -phi, phi);  k <- k + n;  the output is n * theta
+
+f is LeakyReLU, which has no other neurons, or ReLU: currents that arrive unevenly over several timesteps then leave no
+error behind, which costs the negative spikes. At T = 1 both kinds of neurons of a ReLU are the same.
 
 `burst_scan` is the specification, in torch; `burst_scan_fused` is the same arithmetic as one numba kernel.
 """
@@ -36,7 +39,8 @@ class NeuronLayer:
         shift: `(C,)` float32, added to every timestep's current (the light calibration's bias correction).
         phi: most spikes in one timestep, 1 to 255.
         ceiling: of the activation (6 for ReLU6).
-        negative_slope: of the activation (LeakyReLU), below 1; 0: no negative spikes.
+        negative_slope: of the activation (LeakyReLU), below 1.
+        takes_back: whether a ReLU's neurons are signed.
     """
 
     theta: Tensor
@@ -44,6 +48,12 @@ class NeuronLayer:
     phi: int
     ceiling: float = math.inf
     negative_slope: float = 0.0
+    takes_back: bool = False
+
+    @property
+    def signed(self) -> bool:
+        """Whether there are negative spikes."""
+        return self.takes_back or self.negative_slope > 0
 
     @property
     def burst_limits(self) -> Tensor:
@@ -59,7 +69,7 @@ def burst_step(v_mem: Tensor, current: Tensor, theta: Tensor, limits: Tensor | i
 
 
 def signed_step(summed: Tensor, fired: Tensor, current: Tensor, layer: NeuronLayer) -> tuple[Tensor, Tensor]:
-    """One timestep of LeakyReLU's neurons: (spike counts n, summed current); `fired`: the counts so far."""
+    """One timestep of signed neurons: (spike counts n, summed current); `fired`: the counts so far."""
     theta, limits = layer.theta[:, None, None], layer.burst_limits[:, None, None]
     summed = summed + current
     level = torch.floor(F.leaky_relu(summed, layer.negative_slope) / theta + 0.5)
@@ -81,7 +91,7 @@ def at_rest(layer: NeuronLayer, like: Tensor) -> Tensor:
 
     Signed neurons remember two things, `(2, N, C, H, W)`: their summed current, and the spikes they have fired.
     """
-    if layer.negative_slope > 0:
+    if layer.signed:
         return torch.zeros((2, *like.shape), device=like.device)
     return (layer.theta / 2)[:, None, None].expand(like.shape)[None].contiguous()
 
@@ -99,18 +109,17 @@ def burst_scan(current: Tensor, layer: NeuronLayer, timesteps: int, state: Tenso
         Spike counts `(T, N, C, H, W)` float32.
     """
     theta, shift, limits = (x[:, None, None] for x in (layer.theta, layer.shift, layer.burst_limits))
-    signed = layer.negative_slope > 0
     start = at_rest(layer, current[0]) if state is None else state
     v_mem, fired = start[0], start[-1]
     counts = []
     for t in range(timesteps):
         now = current[t % len(current)] + shift
-        n, v_mem = signed_step(v_mem, fired, now, layer) if signed else burst_step(v_mem, now, theta, limits)
+        n, v_mem = signed_step(v_mem, fired, now, layer) if layer.signed else burst_step(v_mem, now, theta, limits)
         fired = fired + n
         counts.append(n)
     if state is not None:
         state[0] = v_mem
-        if signed:
+        if layer.signed:
             state[1] = fired
     return torch.stack(counts)
 
@@ -137,6 +146,7 @@ def burst_scan_fused(
         layer.theta.numpy(),
         layer.shift.numpy(),
         layer.burst_limits.numpy(),
+        layer.signed,
         np.float32(layer.negative_slope),
         fan_out.reshape(c, h * w).numpy(),
         start.view(len(start), n, c, h * w).numpy(),
@@ -147,7 +157,7 @@ def burst_scan_fused(
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _scan(current, theta, shift, limits, slope, fan_out, state, out, totals):  # type: ignore[no-untyped-def]
+def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, totals):  # type: ignore[no-untyped-def]
     timesteps, images, channels, size = out.shape
     static = len(current) == 1
     zero, half = np.float32(0), np.float32(0.5)
@@ -160,7 +170,7 @@ def _scan(current, theta, shift, limits, slope, fan_out, state, out, totals):  #
             total, bursts = 0, 0
             for t in range(timesteps):
                 v += current[0 if static else t, i, c, k] + sh
-                if slope > zero:
+                if signed:
                     n = min(max(np.floor((v if v > zero else slope * v) / th + half) - fired, -most), most)
                     fired += n
                 else:
@@ -170,7 +180,7 @@ def _scan(current, theta, shift, limits, slope, fan_out, state, out, totals):  #
                 total += int(abs(n))
                 bursts += int(n != zero)
             state[0, i, c, k] = v
-            if slope > zero:
+            if signed:
                 state[1, i, c, k] = fired
             spikes += total
             active += bursts

@@ -2,7 +2,7 @@
 
 Three levels, each with what the one before does:
 
-none       thresholds: per channel, the theta of a grid (1.00 ... 0.05) x the largest activation that minimises the weighted
+none       thresholds: per channel, the theta of a grid (1 ... 0.01, geometric) x the largest activation that minimises the weighted
            squared error between the activation a and what a neuron driven by a constant current emits,
            clip(floor(i T / theta + 1/2), 0, T phi) theta / T  (Wang et al., arXiv 2311.14265, threshold search; the paper's
            formula has no 1/2: our neurons start at half a threshold, and this is their exact response; where there are negative
@@ -34,7 +34,8 @@ from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thr
 from models.spiking.neurons import NeuronLayer, burst_scan_fused
 
 LEVELS = ("none", "light", "advanced")
-RATIOS = np.linspace(1.0, 0.05, 39)
+RATIOS = np.geomspace(1.0, 0.01, 48)
+"""Of a threshold to its channel's largest activation. The paper's grid ends at 0.05: too coarse for long tails and T phi >= 16."""
 LIGHT_ROUNDS = 4
 RIDGE = 0.02
 """Pull towards the old weights, against the mean square of the inputs."""
@@ -49,10 +50,12 @@ class Choice:
     Attributes:
         phi: most spikes in one timestep.
         rho: factor on the threshold that minimises the error: fewer spikes, coarser steps.
+        signed: whether spikes that were fired too early may be taken back by negative ones.
     """
 
     phi: int
     rho: float = 1.0
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def calibrate(
 def raised(node: Node, theta: Tensor, choice: Choice) -> NeuronLayer:
     """A relu's neurons, their thresholds raised by the choice's factor, but none above the activation's ceiling."""
     theta = (theta * choice.rho).clamp(max=node.attrs.get("ceiling", math.inf))
-    return NeuronLayer(theta, torch.zeros_like(theta), choice.phi, **node.attrs)
+    return NeuronLayer(theta, torch.zeros_like(theta), choice.phi, **node.attrs, takes_back=choice.signed)
 
 
 def best_thresholds(

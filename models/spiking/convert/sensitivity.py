@@ -23,10 +23,10 @@ from models.spiking.cost import fan_out_maps
 from models.spiking.neurons import steady_counts
 
 
-def default_choices(phi_max: int) -> tuple[Choice, ...]:
+def default_choices(phi_max: int, signed: bool = False) -> tuple[Choice, ...]:
     """Thresholds raised up to 4 times at the largest burst limit, and smaller limits at their own best thresholds."""
-    raised = tuple(Choice(phi_max, rho) for rho in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0))
-    return raised + tuple(Choice(phi, 1.0) for phi in (1, 2, 3, 4, 6) if phi < phi_max)
+    raised = tuple(Choice(phi_max, rho, signed) for rho in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0))
+    return raised + tuple(Choice(phi, 1.0, signed) for phi in (1, 2, 3, 4, 6) if phi < phi_max)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,236 @@
+"""What bursts, allocation, compression and adaptive timesteps save, and what they cost: AP against energy, as a table and a picture.
+
+    python bench/tradeoff.py --weights street --root PICTURES --picture tradeoff.png --json tradeoff.json
+
+The ANN of a weights file is converted anew for every row and scored (COCO AP) on the validation windows of the data it was trained on:
+no training, the same calibration windows for all. Energy is per window, as a share of the dense ANN's in the same number format, every
+spike counted with its multiplicity; `graded` counts a burst once (hardware that sends the count along).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from app.convert import Conversion, ConvertConfig
+from app.frontier import new_figure
+from app.provenance import provenance
+from data.boxes import Detections
+from data.datasets import Dataset
+from data.representations.voxel_grid import voxel_batch
+from data.stats import SpikeStats
+from eval.coco import AveragePrecision, average_precision
+from eval.energy import COST_TABLES, energy_report
+from models.detector import Detector, DetectorBundle
+from models.detectors.postprocess import PostConfig
+from models.spiking.convert.allocate import pareto_frontier
+from models.spiking.convert.calibrate import Choice
+
+UNIFORM = (1.5, 2.0, 2.5, 3.0)
+BUDGETS = (0.05, 0.07, 0.09, 0.11, 0.14)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network.
+
+    Attributes:
+        kind: group in the picture.
+        name: what it is.
+        timesteps: T, the mean where it is adaptive; 0 for the ANN.
+        ap, ap50: COCO, in percent.
+        energy, graded, int8: share of the ANN's, per spike in FP32, a burst once in FP32, per spike in INT8.
+        spikes_per_neuron: per window, over all timesteps.
+    """
+
+    kind: str
+    name: str
+    timesteps: float
+    ap: float
+    ap50: float
+    energy: float = 1.0
+    graded: float = 1.0
+    int8: float = 1.0
+    spikes_per_neuron: float = 0.0
+
+
+class Bench:
+    """One ANN, its calibration and validation windows, at one T after the other.
+
+    Args:
+        args: of the command line.
+    """
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self._args, self._folder = args, folder
+        self._conversions: dict[int, Conversion] = {}
+        self.windows = self.at(1).windows("val", args.limit)
+
+    def at(self, timesteps: int) -> Conversion:
+        """The conversion for T timesteps."""
+        if timesteps not in self._conversions:
+            out = str(self._folder / f"T{timesteps}.safetensors")
+            config = ConvertConfig(self._args.weights, out, self._args.root, timesteps=timesteps, cache=self._args.cache)
+            self._conversions[timesteps] = Conversion(config)
+        return self._conversions[timesteps]
+
+    def rows(self) -> Iterator[Row]:
+        """All of them, the ANN first; an iterator, so that each can be shown when it is there."""
+        yield self._row("ANN", "ANN", 0, self.at(1).calibrated(Choice(8)), ann=True)
+        for timesteps in (1, 2, 4, 8):
+            yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
+        for timesteps in (1, 2, 4):
+            yield self._uniform("bursts", f"phi = 8, T = {timesteps}", timesteps, Choice(8))
+        for ratio in UNIFORM:
+            yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
+        yield from self._searched()
+        yield self._adaptive(2)
+        yield self._adaptive(4)
+
+    def _searched(self) -> Iterator[Row]:
+        """T = 1: burst limits alone, thresholds alone, and both."""
+        conversion = self.at(1)
+        table, share = conversion.table(), conversion.share_per_operation()
+        kinds = {
+            "allocation alone": table.only(lambda c: c.rho == 1),
+            "compression alone": table.only(lambda c: c.phi == 8),
+            "allocation and compression": table,
+        }
+        for kind, part in kinds.items():
+            frontier = pareto_frontier(part)
+            for budget in BUDGETS if kind == "allocation and compression" else BUDGETS[1:4]:
+                if frontier.cost[0] * share <= budget:
+                    choices = frontier.point(frontier.within_budget(budget / share))
+                    yield self._row(kind, f"{kind}, budget {budget:g}, T = 1", 1, conversion.calibrated(choices))
+
+    def _uniform(self, kind: str, name: str, timesteps: int, choice: Choice) -> Row:
+        return self._row(kind, name, timesteps, self.at(timesteps).calibrated(choice))
+
+    def _row(self, kind: str, name: str, timesteps: int, bundle: DetectorBundle, ann: bool = False) -> Row:
+        detector = Detector(bundle, PostConfig(score=0.001), ann=ann, engine=self._args.engine)
+        found, stats = [], []
+        for first in range(0, len(self.windows), 8):
+            items = [self.windows[i] for i in range(first, min(first + 8, len(self.windows)))]
+            boxes, spent = detector.detect(self._grids(bundle, items), self.windows.spec.sensor_size, [0] * len(items))
+            found += boxes
+            stats += [spent] * len(items) if spent is not None else []
+        return _filled(kind, name, timesteps, _scored(self.windows, found), stats)
+
+    def _adaptive(self, timesteps: int) -> Row:
+        """The windows' timesteps stopped once the boxes agree, by a threshold from training windows."""
+        bundle = self.at(timesteps).calibrated(Choice(8))
+        tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
+        detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
+        found: list[Detections] = []
+        stats: list[SpikeStats] = []
+        for i in range(len(self.windows)):
+            boxes, spent = detector.detect(self._grids(bundle, [self.windows[i]]), self.windows.spec.sensor_size, [0])
+            assert spent is not None
+            found += boxes
+            stats.append(spent)
+        used = float(np.mean([max(layer.timesteps for layer in s.layers) for s in stats]))
+        return _filled("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", used, _scored(self.windows, found), stats)
+
+    def _grids(self, bundle: DetectorBundle, items: list[Any]) -> Any:
+        return voxel_batch([item.window for item in items], bundle.voxel, self.windows.spec.sensor_size, bundle.stride)
+
+
+def _scored(windows: Dataset, found: list[Detections]) -> AveragePrecision:
+    return average_precision([windows[i].boxes for i in range(len(found))], found, windows.spec.classes)
+
+
+def _filled(kind: str, name: str, timesteps: float, scored: AveragePrecision, stats: list[SpikeStats]) -> Row:
+    if not stats:
+        return Row(kind, name, timesteps, scored.ap, scored.ap50)
+    reports = [energy_report(s) for s in stats]
+    energy, graded, spikes = (
+        float(np.mean(values))
+        for values in zip(*((r.ratio, r.snn_graded_pj / r.ann_pj, r.spikes_per_neuron) for r in reports), strict=True)
+    )
+    fp32, int8 = COST_TABLES["fp32"], COST_TABLES["int8"]
+    as_int8 = energy * (int8.ac_pj / int8.mac_pj) / (fp32.ac_pj / fp32.mac_pj)
+    return Row(kind, name, timesteps, scored.ap, scored.ap50, energy, graded, as_int8, spikes)
+
+
+STYLES = {
+    "without bursts": ("#cc0000", "o--", "one spike per timestep (phi = 1), T = 1, 2, 4, 8"),
+    "bursts": ("#4e9a06", "o-", "bursts (phi = 8), T = 1, 2, 4"),
+    "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio, T = 1"),
+    "allocation and compression": ("#204a87", "D-", "bursts and thresholds chosen per layer (Pareto), T = 1"),
+    "adaptive timesteps": ("#f57900", "*", "bursts, adaptive timesteps"),
+}
+
+
+def draw(rows: list[Row], title: str, path: Path) -> None:
+    """AP against energy."""
+    figure = new_figure(9, 5.4)
+    axes = figure.subplots()
+    ann = rows[0].ap
+    axes.axhline(ann, color="black", linewidth=1)
+    axes.axhspan(ann - 1, ann, color="black", alpha=0.07)
+    axes.annotate(
+        "the ANN, 100 % (band: one point of AP below)", (2.2, ann), xytext=(0, 4), textcoords="offset points", fontsize=9
+    )
+    for kind, (colour, style, label) in STYLES.items():
+        mine = sorted((row for row in rows if row.kind == kind), key=lambda row: row.energy)
+        axes.plot([100 * row.energy for row in mine], [row.ap for row in mine], style, color=colour, label=label, markersize=7)
+        for row in mine if kind in ("bursts", "without bursts") else ():
+            axes.annotate(
+                f"T={row.timesteps:g}", (100 * row.energy, row.ap), xytext=(5, -11), textcoords="offset points", fontsize=8
+            )
+    axes.set(
+        xscale="log", xlabel="energy per window, % of the ANN's (FP32, every spike counted)", ylabel="AP (COCO), %", title=title
+    )
+    ticks = [2, 5, 10, 20, 50, 100]
+    axes.set_xticks(ticks, [f"{tick} %" for tick in ticks])
+    axes.set_ylim(0, ann * 1.1)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9, loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
+def line(row: Row, ann: float) -> str:
+    """One row of the table."""
+    return (
+        f"{row.name:52}{row.timesteps:5.2f}{row.ap:7.2f}{row.ap50:7.2f}{ann - row.ap:7.2f}"
+        f"{100 * row.energy:8.1f}{100 * row.graded:8.1f}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", default="caltech6", help="bundled weights or a file (default: caltech6)")
+    parser.add_argument("--root", required=True, help="folder of the data that the weights were trained on")
+    parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
+    parser.add_argument("--engine", default="auto", help="see models/runtime (adaptive timesteps: always reference)")
+    parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
+    parser.add_argument("--picture", type=Path, metavar="PNG")
+    parser.add_argument("--json", type=Path, help="write the rows to this file, too")
+    args = parser.parse_args()
+    rows: list[Row] = []
+    print(f"{'':52}{'T':>5}{'AP':>7}{'AP50':>7}{'lost':>7}{'energy%':>8}{'graded%':>8}{'int8%':>8}{'spikes':>8}")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        for row in bench.rows():
+            rows.append(row)
+            print(line(row, rows[0].ap), flush=True)
+        windows = len(bench.windows)
+    if args.picture:
+        draw(rows, f"{args.weights}: what spiking costs and saves ({windows} validation windows, no training)", args.picture)
+    if args.json:
+        args.json.write_text(json.dumps({"windows": windows, **provenance(), "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
