@@ -156,9 +156,9 @@ class FakeCamera:
     def __init__(
         self, size: SensorSize, frames_per_s: float = 30.0, dies_after: tuple[float, ...] = (), lap_s: float = 6.0
     ) -> None:
-        self._size, self._step_us, self._lap_us = size, 1e6 / frames_per_s, round(1e6 * lap_s)
+        self._size, self._step_us, self._lap = size, 1e6 / frames_per_s, max(round(lap_s * frames_per_s), 1)
         self._lives = list(dies_after)
-        self._scene = StreetScene(size, 3)
+        self._scene, self._drawn = StreetScene(size, 3), dict[int, NDArray[np.uint8]]()
         self._opened_s: float | None = None
         self._dies_s, self._frames = float("inf"), 0
 
@@ -172,7 +172,7 @@ class FakeCamera:
             self._opened_s, self._frames = time.perf_counter(), 0
             self._dies_s = self._opened_s + self._lives.pop(0) if self._lives else float("inf")
         t_us = round(self._frames * self._step_us)
-        grey = grey_of(self._scene.render(t_us % self._lap_us)).round().astype(np.uint8)
+        grey = self._picture(self._frames % self._lap)
         due_s = self._opened_s + t_us * 1e-6
         time.sleep(max(due_s - time.perf_counter(), 0))
         if time.perf_counter() >= self._dies_s:
@@ -180,6 +180,12 @@ class FakeCamera:
         # Pictures that this machine was too slow to draw are not made up for, as with a camera.
         self._frames = max(self._frames + 1, int((time.perf_counter() - self._opened_s) * 1e6 / self._step_us))
         return Frame(grey, t_us, due_s)
+
+    def _picture(self, number: int) -> NDArray[np.uint8]:
+        """Of a lap, drawn in the first one and kept: drawing takes longer than a camera's picture."""
+        if number not in self._drawn:
+            self._drawn[number] = grey_of(self._scene.render(round(number * self._step_us))).round().astype(np.uint8)
+        return self._drawn[number]
 
     def close(self) -> None:
         """See Grabber."""

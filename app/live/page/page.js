@@ -1,10 +1,11 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const SECONDS = 30;
+const PLOT_MS = 250; // plots are drawn less often than the picture: they cost the more
 const COLOURS = ["#50dc64", "#3ca0ff", "#ffc83c", "#e66ee6", "#5adce6", "#ff6e6e"];
 const PALETTE = new Uint32Array([0xff34251e, 0xffc97e40, 0xffffffff, 0xffffffff]); // ABGR: ground, OFF, ON
 const PLOTS = { rate: "events_per_s", latency: "latency_ms", spikes: "spikes", energy: "energy_uj" };
-let socket = null, about = null, state = {}, shown = null, dirty = false, camera = null;
+let socket = null, about = null, state = {}, shown = null, dirty = false, plotted = 0, camera = null;
 const history = [];
 const small = document.createElement("canvas");
 
@@ -101,6 +102,8 @@ function draw() {
     drawEvents(shown);
     figures(shown.header);
   }
+  if (performance.now() - plotted < PLOT_MS) return;
+  plotted = performance.now();
   for (const [id, name] of Object.entries(PLOTS)) plot($(`plot-${id}`), name);
 }
 
