@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/live.png"), help="the picture (default: docs/live.png)")
     parser.add_argument("--phone", action="store_true", help="as a phone shows it")
     parser.add_argument("--timesteps", type=int, default=1, help="T (default: 1)")
-    parser.add_argument("--seconds", type=float, default=50.0, help="before the picture is taken (default: 50, the camera having drawn all its pictures by then)")
+    parser.add_argument("--seconds", type=float, default=50.0, help="before the picture is taken (default: 50)")
     args = parser.parse_args()
     source = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000)
     pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=args.timesteps)))
