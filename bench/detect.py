@@ -1,8 +1,8 @@
 """detect.py end to end: python bench/detect.py [--seconds 60] [--windows-ms 50 10] [--events RECORDING.dat ...]
 
 Real-time factor and peak memory of whole runs (`--no-video`), each a process of its own: on a Gen1-like recording of 1.5 million
-events/s (bench/recording.py), on the same with long still moments (its middle two thirds hold noise only), and on recordings
-of yours; engines in turn.
+events/s (bench/recording.py), on the same with long still moments (its middle two thirds hold noise only), with and without the
+background-activity filter, and on recordings of yours; engines in turn.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from bench.recording import HEADER, RATE_PER_S, write_recording  # noqa: E402
 
 NOISE_KEPT = 0.005
+FILTER = ["--set", "filters.background_us=5000"]
 
 
 def write_still(source: Path, out: Path) -> None:
@@ -33,13 +34,12 @@ def write_still(source: Path, out: Path) -> None:
     out.write_bytes(HEADER + words[kept].tobytes())
 
 
-def run(events: Path, window_ms: float, engine: str, batch: str, max_windows: int | None) -> dict[str, object]:
+def run(events: Path, window_ms: float, engine: str, flags: list[str]) -> dict[str, object]:
     """The summary of one run of detect.py."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "detect.py"), "--events", str(events), "--out", out, "--no-video", "--json"]
-        command += ["--window-ms", str(window_ms), "--batch", batch]
+        command += ["--window-ms", str(window_ms), *flags]
         command += ["--ann"] if engine == "ann" else ["--engine", engine]
-        command += ["--max-windows", str(max_windows)] if max_windows else []
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # type: ignore[no-any-return]
 
 
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--windows-ms", type=float, nargs="+", default=[50.0, 10.0])
     parser.add_argument("--engines", nargs="+", default=["ann", "reference", "int8"])
     parser.add_argument("--batches", nargs="+", default=["1", "auto"])
+    parser.add_argument("--timesteps", type=int, default=1, help="of the spiking network (default: 1)")
     parser.add_argument("--max-windows", type=int, help="of each run")
     parser.add_argument("--events", type=Path, nargs="*", default=[], help="more recordings")
     args = parser.parse_args()
@@ -58,14 +59,21 @@ def main() -> None:
         moving, still = Path(folder) / "moving.dat", Path(folder) / "still.dat"
         write_recording(moving, int(args.seconds * RATE_PER_S))
         write_still(moving, still)
-        for events in (moving, still, *args.events):
+        cases: list[tuple[str, Path, list[str]]] = [
+            ("moving", moving, []),
+            ("still", still, []),
+            ("still, filtered", still, FILTER),
+        ]
+        for name, events, flags in [*cases, *((path.stem, path, []) for path in args.events)]:
             for window_ms in args.windows_ms:
                 for engine in args.engines:
                     for batch in args.batches:
-                        s = run(events, window_ms, engine, batch, args.max_windows)
+                        steps = [] if engine == "ann" else ["--timesteps", str(args.timesteps)]
+                        limit = ["--max-windows", str(args.max_windows)] if args.max_windows else []
+                        s = run(events, window_ms, engine, [*flags, *steps, *limit, "--batch", batch])
                         latency = s["latency_ms"]
                         print(
-                            f"| {events.stem} | {window_ms:g} | {engine} | {batch} | {s['real_time_factor']} | {latency['p50']} "  # type: ignore[index]
+                            f"| {name} | {window_ms:g} | {engine} | {batch} | {s['real_time_factor']} | {latency['p50']} "  # type: ignore[index]
                             f"| {latency['p99']} | {s['startup_s']} | {s['peak_memory_mb']} |",  # type: ignore[index]
                             flush=True,
                         )
