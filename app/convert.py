@@ -84,7 +84,7 @@ class ConvertConfig:
     blend: float = 0.5
     timesteps: int = 1
     phi_max: int = 8
-    level: str = "advanced"
+    level: str = "light"
     signed: bool = False
     budget: float | None = None
     max_loss: float | None = None
