@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -252,6 +251,7 @@ def main() -> None:
 
     import torch
 
+    from app import detect
     from models.detector import DetectorBundle
 
     torch.set_num_threads(args.threads)
@@ -262,7 +262,7 @@ def main() -> None:
     build = contenders(bundle, grid)
     if args.memory_of:
         build[args.memory_of]().run(grid)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+        print(detect.peak_memory_mb())
         return
     names = [name for name in build if not args.only or name == "ann" or name.startswith(tuple(args.only.split(",")))]
     results = measure(names, build, grid, args.rounds)

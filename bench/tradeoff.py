@@ -222,14 +222,19 @@ def main() -> None:
     print(f"{'':52}{'T':>5}{'AP':>7}{'AP50':>7}{'lost':>7}{'energy%':>8}{'graded%':>8}{'int8%':>8}{'spikes':>8}")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
+        windows = len(bench.windows)
         for row in bench.rows():
             rows.append(row)
             print(line(row, rows[0].ap), flush=True)
-        windows = len(bench.windows)
-    if args.picture:
-        draw(rows, f"{args.weights}: what spiking costs and saves ({windows} validation windows, no training)", args.picture)
-    if args.json:
-        args.json.write_text(json.dumps({"windows": windows, **provenance(), "rows": [asdict(row) for row in rows]}, indent=1))
+            if args.json:
+                record = {"windows": windows, **provenance(), "rows": [asdict(row) for row in rows]}
+                args.json.write_text(json.dumps(record, indent=1))
+            if args.picture:
+                draw(
+                    rows,
+                    f"{args.weights}: what spiking costs and saves ({windows} validation windows, no training)",
+                    args.picture,
+                )
 
 
 if __name__ == "__main__":
