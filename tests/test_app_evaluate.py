@@ -43,6 +43,18 @@ def lasting(results: dict[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in results.items() if k != "timing"}, "results": rows}
 
 
+def assert_same(a: Any, b: Any) -> None:
+    """Equal, numbers to 1e-5: an activation of the float network that is all but zero may count as zero in one batch only."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+    if isinstance(a, dict | list):
+        assert len(a) == len(b)
+        for k in a if isinstance(a, dict) else range(len(a)):
+            assert_same(a[k], b[k])
+    else:
+        assert a == (pytest.approx(b, rel=1e-5) if isinstance(a, float) else b)
+
+
 def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = gen1_tree(tmp_path / "gen1", ("test",))
     run = ["--dataset", "gen1", "--root", str(root), "--split", "test", "--weights", "street", "--both", "--timesteps", "1,2"]
@@ -137,7 +149,7 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path) -> None:
     one = results("one")
     two = results("two", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713")
     assert (one["timing"]["processes"], two["timing"]["processes"]) == (1, 2)
-    assert lasting(one) == lasting(two)
+    assert_same(lasting(one), lasting(two))
 
 
 def test_simulated_windows_are_shown_as_the_weights_say(
