@@ -183,6 +183,8 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
     )
     for kind, (colour, style, label) in STYLES.items():
         mine = sorted((row for row in rows if row.kind == kind), key=lambda row: row.energy)
+        if not mine:
+            continue
         axes.plot([100 * row.energy for row in mine], [row.ap for row in mine], style, color=colour, label=label, markersize=7)
         for row in mine if kind in ("bursts", "without bursts") else ():
             axes.annotate(
