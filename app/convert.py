@@ -29,6 +29,7 @@ from data.datasets import Dataset
 from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.errors import CheckpointError, ConfigError
 from data.representations.voxel_grid import VoxelConfig, voxel_batch
+from data.stats import SpikeStats
 from eval.coco import AveragePrecision, average_precision
 from eval.energy import COST_TABLES, synaptic_ops
 from models.checkpoint import load_tensors, read_kind
@@ -300,17 +301,23 @@ def score(
 ) -> tuple[AveragePrecision, float]:
     """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
-    size = windows.spec.sensor_size
-    labels, predictions, operations = [], [], 0.0
-    for first in tqdm(range(0, len(windows), 16), desc="score", leave=False, disable=not sys.stderr.isatty()):
-        items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
+    scored, stats = detect_all(detector, windows)
+    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / len(windows)
+
+
+def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[AveragePrecision, list[SpikeStats]]:
+    """AP (COCO) over labelled windows, and the spikes of every batch (none for the ANN)."""
+    bundle, size = detector.bundle, windows.spec.sensor_size
+    labels, predictions, spikes = [], [], []
+    for first in tqdm(range(0, len(windows), batch), desc="score", leave=False, disable=not sys.stderr.isatty()):
+        items = [windows[i] for i in range(first, min(first + batch, len(windows)))]
         grids = voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)
         found, stats = detector.detect(grids, size, [0] * len(items))
         labels += [item.boxes for item in items]
         predictions += found
         if stats is not None:
-            operations += float(synaptic_ops(stats).sum())
-    return average_precision(labels, predictions, windows.spec.classes), operations / len(windows)
+            spikes.append(stats)
+    return average_precision(labels, predictions, windows.spec.classes), spikes
 
 
 def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:

@@ -16,20 +16,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.convert import Conversion, ConvertConfig
+from app.convert import Conversion, ConvertConfig, detect_all
 from app.frontier import new_figure
 from app.provenance import provenance
-from data.boxes import Detections
-from data.datasets import Dataset
-from data.representations.voxel_grid import voxel_batch
 from data.stats import SpikeStats
-from eval.coco import AveragePrecision, average_precision
+from eval.coco import AveragePrecision
 from eval.energy import COST_TABLES, energy_report
 from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import PostConfig
@@ -118,48 +114,27 @@ class Bench:
 
     def _row(self, kind: str, name: str, timesteps: int, bundle: DetectorBundle, ann: bool = False) -> Row:
         detector = Detector(bundle, PostConfig(score=0.001), ann=ann, engine=self._args.engine)
-        found, stats = [], []
-        for first in range(0, len(self.windows), 8):
-            items = [self.windows[i] for i in range(first, min(first + 8, len(self.windows)))]
-            boxes, spent = detector.detect(self._grids(bundle, items), self.windows.spec.sensor_size, [0] * len(items))
-            found += boxes
-            stats += [spent] * len(items) if spent is not None else []
-        return _filled(kind, name, timesteps, _scored(self.windows, found), stats)
+        return _filled(kind, name, timesteps, *detect_all(detector, self.windows))
 
     def _adaptive(self, timesteps: int) -> Row:
         """The windows' timesteps stopped once the boxes agree, by a threshold from training windows."""
         bundle = self.at(timesteps).calibrated(Choice(8))
         tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
-        found: list[Detections] = []
-        stats: list[SpikeStats] = []
-        for i in range(len(self.windows)):
-            boxes, spent = detector.detect(self._grids(bundle, [self.windows[i]]), self.windows.spec.sensor_size, [0])
-            assert spent is not None
-            found += boxes
-            stats.append(spent)
-        used = float(np.mean([max(layer.timesteps for layer in s.layers) for s in stats]))
-        return _filled("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", used, _scored(self.windows, found), stats)
-
-    def _grids(self, bundle: DetectorBundle, items: list[Any]) -> Any:
-        return voxel_batch([item.window for item in items], bundle.voxel, self.windows.spec.sensor_size, bundle.stride)
-
-
-def _scored(windows: Dataset, found: list[Detections]) -> AveragePrecision:
-    return average_precision([windows[i].boxes for i in range(len(found))], found, windows.spec.classes)
+        scored, stats = detect_all(detector, self.windows, 1)
+        used = float(np.mean([energy_report(spent).timesteps for spent in stats]))
+        return _filled("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", used, scored, stats)
 
 
 def _filled(kind: str, name: str, timesteps: float, scored: AveragePrecision, stats: list[SpikeStats]) -> Row:
     if not stats:
         return Row(kind, name, timesteps, scored.ap, scored.ap50)
-    reports = [energy_report(s) for s in stats]
-    energy, graded, spikes = (
-        float(np.mean(values))
-        for values in zip(*((r.ratio, r.snn_graded_pj / r.ann_pj, r.spikes_per_neuron) for r in reports), strict=True)
-    )
-    fp32, int8 = COST_TABLES["fp32"], COST_TABLES["int8"]
-    as_int8 = energy * (int8.ac_pj / int8.mac_pj) / (fp32.ac_pj / fp32.mac_pj)
-    return Row(kind, name, timesteps, scored.ap, scored.ap50, energy, graded, as_int8, spikes)
+    figures, images = [], [len(spent.layers[0].spikes) for spent in stats]
+    for spent in stats:
+        fp32, int8 = energy_report(spent), energy_report(spent, COST_TABLES["int8"])
+        figures.append((fp32.ratio, fp32.snn_graded_pj / fp32.ann_pj, int8.ratio, fp32.spikes_per_neuron))
+    means = np.average(figures, axis=0, weights=images).tolist()
+    return Row(kind, name, timesteps, scored.ap, scored.ap50, *means)
 
 
 STYLES = {

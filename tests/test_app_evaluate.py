@@ -43,16 +43,20 @@ def lasting(results: dict[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in results.items() if k != "timing"}, "results": rows}
 
 
-def assert_same(a: Any, b: Any) -> None:
-    """Equal, numbers to 1e-5: an activation of the float network that is all but zero may count as zero in one batch only."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-    if isinstance(a, dict | list):
-        assert len(a) == len(b)
-        for k in a if isinstance(a, dict) else range(len(a)):
-            assert_same(a[k], b[k])
-    else:
-        assert a == (pytest.approx(b, rel=1e-5) if isinstance(a, float) else b)
+def without_activity(value: Any, taken: list[float]) -> Any:
+    """Results without the counts of the float network's units that are not zero, which go to `taken`.
+
+    Of an activation that is all but zero they depend on the size of the batch, by one unit in a million.
+    """
+    if isinstance(value, list):
+        return [without_activity(item, taken) for item in value]
+    if not isinstance(value, dict):
+        return value
+    of_ann = value.get("kind") == "conv"
+    active = {"ann_zero_skipping_pj", "effective_macs", "active_share", "activation_sparsity"}
+    active |= {"graded_operations"} if of_ann else set()
+    taken += [value[name] for name in sorted(active & value.keys()) if value[name] is not None]
+    return {name: without_activity(item, taken) for name, item in value.items() if name not in active}
 
 
 def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +153,10 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path) -> None:
     one = results("one")
     two = results("two", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713")
     assert (one["timing"]["processes"], two["timing"]["processes"]) == (1, 2)
-    assert_same(lasting(one), lasting(two))
+    active: tuple[list[float], list[float]] = [], []
+    assert without_activity(lasting(one), active[0]) == without_activity(lasting(two), active[1])
+    assert active[0]
+    assert active[0] == pytest.approx(active[1], rel=1e-5)
 
 
 def test_simulated_windows_are_shown_as_the_weights_say(
