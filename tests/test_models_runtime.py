@@ -38,7 +38,9 @@ def grids(n: int, size: tuple[int, int], seed: int = 1, rate: float = 0.7) -> Te
     return counts.clamp(max=10).to(torch.uint8)
 
 
-def exact(graph: Graph, parameters: SpikingParameters, largest: int) -> tuple[Graph, SpikingParameters]:
+def exact(
+    graph: Graph, parameters: SpikingParameters, largest: int, takes_back: bool = False
+) -> tuple[Graph, SpikingParameters]:
     """Weights that are multiples of the power of two at or above 1 / `largest`, the largest of every channel being `largest`
     of them, and thresholds of 1: sums in float32 and rounding to integers are both exact, so spikes must be equal bit for bit."""
     generator = torch.Generator().manual_seed(5)
@@ -51,7 +53,7 @@ def exact(graph: Graph, parameters: SpikingParameters, largest: int) -> tuple[Gr
             drawn.view(len(drawn), -1)[:, 0] = float(largest)
         tensors[name] = drawn * unit
     neurons = {
-        name: NeuronLayer(torch.ones_like(layer.theta), torch.round(layer.shift * 64) / 64 - 1, layer.phi)
+        name: NeuronLayer(torch.ones_like(layer.theta), torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back)
         for name, layer in parameters.neurons.items()
     }
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
@@ -72,9 +74,13 @@ def same_counts(mine: SpikeStats, theirs: SpikeStats) -> None:
 @pytest.mark.parametrize(("engine", "largest"), [("int8", 127), ("int15", 128 * 127 + 63)])
 @pytest.mark.parametrize("timesteps", [1, 2, 3, 4])
 @pytest.mark.parametrize("phi", [1, 2, 8])
-def test_bit_for_bit_where_weights_are_integers(graph: Graph, engine: str, largest: int, timesteps: int, phi: int) -> None:
+@pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
+def test_bit_for_bit_where_weights_are_integers(
+    graph: Graph, engine: str, largest: int, timesteps: int, phi: int, takes_back: bool
+) -> None:
     """Spikes, synaptic operations, graded operations of every layer, and outputs; every operation; many sizes."""
-    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), timesteps, phi), largest)
+    parameters = spiking(graph, grids(2, (12, 20)).float(), timesteps, phi)
+    graph, parameters = exact(graph, parameters, largest, takes_back)
     fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
     for seed, size in enumerate(SIZES):
         grid = grids(1 + seed % 2, size, seed)
@@ -84,6 +90,9 @@ def test_bit_for_bit_where_weights_are_integers(graph: Graph, engine: str, large
         for a, b in zip(outputs, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     assert sum(layer.spikes.sum() for layer in stats.layers if layer.kind == "neuron") > 100
+    assert isinstance(fast, IntegerNetwork)
+    plan, _ = next(iter(fast._programs.values()))
+    assert plan.on_integers and plan.summed == takes_back
 
 
 class SlowIntegers(SpikingNetwork):
@@ -152,7 +161,8 @@ def test_15_bits_agree_with_the_reference_on_nearly_all_neurons(graph: Graph, ti
 
 
 @integers
-def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph) -> None:
+@pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
+def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph, takes_back: bool) -> None:
     """Grouped convolutions, a current used twice, a sum of currents, a maximum over a sum: computed, and right."""
     graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 4), 127)
     groups = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 4}
@@ -178,7 +188,7 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph) -> None
             weight = torch.randint(-40, 41, shape, generator=generator).float() / 64
             weight.view(4, -1)[:, 0] = 127 / 64
             tensors[f"{node.name}.weight"] = weight
-    neurons = {name: NeuronLayer(torch.ones(4), torch.zeros(4), 4) for name in "abc"}
+    neurons = {name: NeuronLayer(torch.ones(4), torch.zeros(4), 4, takes_back=takes_back) for name in "abc"}
     small = Graph(nodes, ["out", "one"], tensors)
     parameters = SpikingParameters(2, neurons, {"out": torch.ones(4), "one": torch.zeros(4)})
     network, grid = IntegerNetwork(small, parameters, 1, 10), grids(2, (8, 12))
@@ -195,10 +205,11 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph) -> None
 @integers
 @pytest.mark.parametrize("rate", [0.0, 0.002, 0.02])
 @pytest.mark.parametrize("engine", ["int8", "int15"])
-def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: str, rate: float) -> None:
+@pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
+def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: str, rate: float, takes_back: bool) -> None:
     """Windows with few events or none, after others: equal to the reference, most tiles never computed."""
     largest = {"int8": 127, "int15": 128 * 127 + 63}[engine]
-    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), largest)
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), largest, takes_back)
     fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
     fast.run(grids(2, (48, 64)))
     for seed in range(4):
@@ -216,7 +227,7 @@ def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: s
 @integers
 @pytest.mark.parametrize(("slope", "takes_back"), [(0.0, False), (0.0, True), (0.1, False)])
 def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: bool) -> None:
-    """ReLU6 has an integer form; negative spikes do not, and are left to the reference."""
+    """ReLU6 has an integer form, signed or not; LeakyReLU has none, and is left to the reference."""
     attrs = {"negative_slope": slope} if slope else {"ceiling": 2.0}
     nodes = [replace(node, attrs=attrs) if node.op == "relu" else node for node in graph.nodes]
     graph = Graph(nodes, graph.outputs, graph.tensors)
@@ -231,6 +242,8 @@ def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: boo
     same_counts(stats, reference)
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    plan, _ = next(iter(fast._programs.values()))
+    assert plan.on_integers == (slope == 0)
 
 
 @integers

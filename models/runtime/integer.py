@@ -84,7 +84,8 @@ class IntegerNetwork(SpikingNetwork):
 
     def _program(self, shape: tuple[int, ...]) -> tuple[Plan, Program]:
         if shape not in self._programs:
-            plan = Plan(self.graph, self.parameters.neurons, node_shapes(self.graph, *shape[1:]), self._max_count, self._fits)
+            shapes, timesteps = node_shapes(self.graph, *shape[1:]), self.parameters.timesteps
+            plan = Plan(self.graph, self.parameters.neurons, shapes, timesteps, self._max_count, self._fits)
             biases = {
                 name.removesuffix(".bias"): tensor for name, tensor in self.graph.tensors.items() if name.endswith(".bias")
             }
@@ -109,31 +110,36 @@ class IntegerNetwork(SpikingNetwork):
         """A node as the reference engine computes it, from spikes as it has them; emitted spikes come back as counts."""
         if step.node.op == "input":
             return
-        arguments = [values[name] if name in values else self._spikes(plan.signals[name], program) for name in step.node.inputs]
+        arguments = [values[name] if name in values else self._spikes(name, plan, program) for name in step.node.inputs]
         values[step.node.name] = value = getattr(self, step.node.op)(step.node, *arguments)
         if step.out is not None:
             theta = torch.from_numpy(step.out.theta)[:, None, None]
-            counts = torch.round(value / theta).to(torch.uint8).reshape(-1, self._images, *value.shape[1:])
+            counts = torch.round(value / theta).reshape(-1, self._images, *value.shape[1:])
+            counts = (counts.cumsum(0) if plan.summed else counts).to(torch.uint8)
             timesteps = self.parameters.timesteps
             step.out.view(program.arena, timesteps, self._images)[:] = counts.permute(0, 1, 3, 4, 2).numpy()
             step.out.mark(program.changed, self._images)
 
-    def _spikes(self, signal: Signal, program: Program) -> Tensor:
-        """A signal as the reference engine has it: counts times theta, `(T * N or N, C, H, W)` float32."""
+    def _spikes(self, name: str, plan: Plan, program: Program) -> Tensor:
+        """A node's spikes as the reference engine has them: counts times theta, `(T * N or N, C, H, W)` float32."""
+        signal = plan.signals[name]
         length = 1 if all(part.source.constant for part in signal) else self.parameters.timesteps
         channels = max(part.at + part.channels for part in signal)
         total = torch.zeros((length, self._images, channels, *signal[0].source.shape[1:]))
         for part in signal:
             counts = part.source.view(program.arena, self.parameters.timesteps, self._images)
             taken = slice(part.first, part.first + part.channels)
-            spikes = torch.from_numpy(counts[..., taken] * part.source.theta[taken]).permute(0, 1, 4, 2, 3)
+            counts = counts[..., taken].astype(np.float32)
+            if plan.summed and not part.source.constant:
+                counts = np.diff(counts, axis=0, prepend=0)
+            spikes = torch.from_numpy(counts * part.source.theta[taken]).permute(0, 1, 4, 2, 3)
             total[:, :, part.at : part.at + part.channels] += spikes
         return total.flatten(0, 1)
 
     def _output(self, name: str, plan: Plan, program: Program, values: dict[str, Tensor]) -> Tensor:
         if name in program.maps:
             return torch.from_numpy(program.maps[name])
-        return self.read_out(name, values[name] if name in values else self._spikes(plan.signals[name], program))
+        return self.read_out(name, values[name] if name in values else self._spikes(name, plan, program))
 
     def _collect(self, events: NDArray[np.int64], program: Program) -> None:
         """The spikes of every layer, in the graph's order."""

@@ -4,6 +4,9 @@ Spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, chan
 needs no special case, and nothing is copied for a concatenation, a slice or an addition, because an operation reads parts
 of several buffers (terms). A unit of work is one row of LANES output channels, all timesteps: currents never reach memory.
 
+Signed neurons' counts are summed over time in the arena (`summed`): never negative, a maximum is a plain maximum, and the last
+timestep alone is read out. A spike is then a difference of two timesteps.
+
 Silence costs next to nothing. What the network does in a window without events is computed once and kept. Of every LANES channels of
 a pixel it is known whether they differ from that (`changed`); a tile that reads only what does not gives what it gave in silence.
 """
@@ -19,6 +22,7 @@ from models.runtime.simd import (
     copy_lanes,
     count_lanes,
     dot_tile,
+    fire_signed_tile,
     fire_tile,
     lanes_differ,
     pool_lanes,
@@ -54,7 +58,7 @@ BUSY = 0.5
 @numba.njit(cache=True, nogil=True, parallel=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
-    timesteps, images, acc, v_mem, before, units, totals
+    summed, timesteps, images, acc, v_mem, before, units, totals
 ):  # fmt: skip
     """Carry out operations in order.
 
@@ -66,6 +70,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         changed: uint8, for every LANES elements of the arena, those of the first timestep standing for all.
         maps, silent_maps: float32, what is read out.
         skip_silence: whether to take what did not change from silence.
+        summed: whether counts are summed over time.
         timesteps, images: T and N.
         acc, v_mem, before: a tile, int32 and float32, and LANES uint16 for every thread.
         units: int64 `(most units of work, 8)`, overwritten.
@@ -78,7 +83,7 @@ def run_operations(  # type: ignore[no-untyped-def]
             operation, thread = operations[index], numba.get_thread_id()
             image, rest = unit // per_image, unit % per_image
             place = image, rest // operation.rows, rest % operation.rows
-            state = arena, silent, changed
+            state = arena, silent, changed, summed
             reader = operation, terms, offsets, weights
             tile, counts = acc[thread], units[unit]
             counts[:] = 0
@@ -130,7 +135,7 @@ def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-unt
 @numba.njit(inline="always")
 def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def]
     """Note whether what was written for a pixel differs from silence at any timestep; if not to look, that it does."""
-    arena, silent, changed = state
+    arena, silent, changed, _ = state
     differs = not look
     if look:
         for t in range(timesteps):
@@ -164,7 +169,7 @@ def _dot(reader, arena, begin, end, place, column, acc):  # type: ignore[no-unty
 @numba.njit(cache=True, nogil=True)
 def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
     """A convolution and its burst neurons."""
-    operation, (arena, silent, changed), (scale, bias, limits) = reader[0], state, neurons
+    operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
     channel, width = operation.channel + block * LANES, operation.out_pixel
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
@@ -178,41 +183,36 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, c
                 for t in range(timesteps):
                     at = to + i * width + t * operation.out_step
                     copy_lanes(silent, at, arena, at)
-                    count_lanes(silent, at, fan_out, here + i * operation.blocks, counts)
+                    since = summed and t > 0
+                    count_lanes(silent, at, at - since * operation.out_step, since, fan_out, here + i * operation.blocks, counts)
             continue
         for t in range(timesteps):
             if t == 0 or not operation.constant:
                 _dot(reader, arena, t, t + 1, place, column, acc)
             at = to + t * operation.out_step
-            fire_tile(
-                acc,
-                v_mem,
-                t == 0,
-                scale,
-                bias,
-                limits,
-                channel,
-                arena,
-                at,
-                width,
-                pixels,
-                fan_out,
-                here,
-                operation.blocks,
-                counts,
-            )
+            if summed:
+                fire_signed_tile(
+                    acc, v_mem, t == 0, scale, bias, limits, channel, arena, at, width, pixels, fan_out, here, operation.blocks,
+                    counts, t + 1 if operation.constant else 1, t + 1,
+                )  # fmt: skip
+            else:
+                fire_tile(
+                    acc, v_mem, t == 0, scale, bias, limits, channel, arena, at, width, pixels, fan_out, here, operation.blocks,
+                    counts,
+                )  # fmt: skip
         for i in range(pixels):
             _mark(operation, state, skip, timesteps, to + i * width)
     if not operation.uniform:
-        _count_by_channel(operation, fan_out, arena, timesteps, place, counts)
+        _count_by_channel(operation, fan_out, state, timesteps, place, counts)
 
 
 @numba.njit(cache=True, nogil=True)
 def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
     """A convolution that is read out: its current summed over time."""
-    operation, (arena, _, changed) = reader[0], state
+    operation, (arena, _, changed, summed) = reader[0], state
     image, block, row = place
     end = 1 if operation.constant else timesteps
+    begin = end - 1 if summed else 0
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(0, operation.columns, PIXELS):
         to, pixels = out + column * operation.out_pixel, min(PIXELS, operation.columns - column)
@@ -221,14 +221,14 @@ def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pl
                 for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
                     maps[at] = silent_maps[at]
             continue
-        _dot(reader, arena, 0, end, place, column, acc)
+        _dot(reader, arena, begin, end, place, column, acc)
         read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
 
 
 @numba.njit(cache=True, nogil=True)
 def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
     """By how much the largest accumulated count of a window has grown, at every timestep."""
-    arena, (image, block, row) = state[0], place
+    arena, summed, (image, block, row) = state[0], state[3], place
     lanes = min(LANES, operation.channels - block * LANES)
     start = term.start + image * term.image + row * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
@@ -237,13 +237,14 @@ def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, c
         at, to = start + column * term.pixel, out + column * operation.out_pixel
         before[:] = 0
         for t in range(timesteps):
+            first, steps = (at + t * term.step, 1) if summed else (at, t + 1)
             pool_lanes(
-                arena, at, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, t + 1, lanes,
-                before, to + t * operation.out_step, fan_out, reach, counts,
+                arena, first, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, steps, lanes,
+                before, to + t * operation.out_step, fan_out, reach, counts, summed,
             )  # fmt: skip
         _mark(operation, state, skip, timesteps, to)
     if not operation.uniform:
-        _count_by_channel(operation, fan_out, arena, timesteps, place, counts)
+        _count_by_channel(operation, fan_out, state, timesteps, place, counts)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -261,16 +262,19 @@ def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[n
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_by_channel(operation, fan_out, arena, timesteps, place, counts):  # type: ignore[no-untyped-def]
+def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # type: ignore[no-untyped-def]
     """Synaptic operations of a row whose channels reach different numbers of weights."""
-    image, block, row = place
+    arena, summed, (image, block, row) = state[0], state[3], place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     counts[2:4], counts[6:8] = 0, 0
     for column in range(operation.columns):
         first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
         for t in range(timesteps):
             for lane in range(LANES):
-                n = arena[out + column * operation.out_pixel + t * operation.out_step + lane]
+                at = out + column * operation.out_pixel + t * operation.out_step + lane
+                n = np.int64(arena[at])
+                if summed and t > 0:
+                    n = abs(n - np.int64(arena[at - operation.out_step]))
                 counts[2] += n * np.int64(fan_out[first + lane])
                 counts[6] += (n != 0) * np.int64(fan_out[first + lane])
 

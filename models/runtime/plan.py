@@ -23,7 +23,7 @@ from models.spiking.neurons import NeuronLayer
 
 @dataclass
 class Source:
-    """Spike counts of one node, `(T or 1, N, C, H, W)` with a margin of zeros, in the arena.
+    """Spike counts of one node, summed over time or not, `(T or 1, N, C, H, W)` with a margin of zeros, in the arena.
 
     Attributes:
         name: the node.
@@ -154,6 +154,7 @@ class Plan:
         graph: the network.
         neurons: of every relu node that spikes.
         shapes: (C, H, W) of every node.
+        timesteps: T.
         max_count: largest count of the input.
         fits: whether a convolution of a signal can be done on integers.
 
@@ -161,6 +162,7 @@ class Plan:
         steps: in order; the first is the input.
         sources: all of them, the input's first.
         signals: of every node whose value is spikes.
+        summed: whether counts are summed over time: those of a network all of whose neurons are a ReLU's signed ones.
         widest_stride: of all operations.
     """
 
@@ -169,11 +171,16 @@ class Plan:
         graph: Graph,
         neurons: Mapping[str, NeuronLayer],
         shapes: dict[str, tuple[int, int, int]],
+        timesteps: int,
         max_count: int,
         fits: Callable[[Node, Signal], bool],
     ) -> None:
         self._graph, self._neurons, self._shapes, self._fits = graph, neurons, shapes, fits
         self._consumers = graph.consumers()
+        self.summed = all(
+            layer.takes_back and not layer.negative_slope and timesteps * layer.phi <= 255 for layer in neurons.values()
+        )
+        self._summed_steps = timesteps if self.summed else 1
         self._currents: dict[str, Signal] = {}
         self.steps: list[Step] = []
         self.sources: list[Source] = []
@@ -213,6 +220,8 @@ class Plan:
         users, is_output = self._consumers[node.name], node.name in self._graph.outputs
         if node.attrs["groups"] != 1 or not self._fits(node, signal):
             return False
+        if self.summed and len({part.source.constant for part in signal}) > 1:
+            return False  # what does not change has not been summed
         if is_output and not users:
             self._convolve(Step(READ_OUT, node, self._shapes[node.name], node, signal))
         elif not is_output and len(users) == 1 and self._counts_up(users[0]):
@@ -282,17 +291,17 @@ class Plan:
             self.signals[step.node.name] = signal
 
     def _counts_up(self, node: Node) -> bool:
-        """Whether a node is neurons that emit no negative spikes."""
+        """Whether a node is neurons whose counts, as they are kept, never fall below 0."""
         return (
             node.op == "relu"
             and node.attrs.keys() <= {"ceiling"}
             and node.name in self._neurons
-            and not self._neurons[node.name].signed
+            and (self.summed or not self._neurons[node.name].signed)
         )
 
     def _spikes_of(self, node: Node) -> Source:
         layer = self._neurons[node.name]
-        return Source(node.name, self._shapes[node.name], layer.theta.numpy(), layer.phi)
+        return Source(node.name, self._shapes[node.name], layer.theta.numpy(), self._summed_steps * layer.phi)
 
 
 def whole(source: Source) -> Signal:

@@ -48,6 +48,7 @@ class Program:
     ) -> None:
         self.timesteps, self.images = parameters.timesteps, images
         self._packed, self._parameters, self._biases, self._fan_out = packed, parameters, biases, fan_out
+        self._summed = plan.summed
         end = 0
         for source in plan.sources:
             end = source.place(end, self.timesteps, images)
@@ -88,7 +89,7 @@ class Program:
         """Carry out a run of operations; `skip` what is as it is in silence."""
         run_operations(
             self._table[operations], self._term_table, *self._constants, self.arena, self._silent, self.changed, self._map_arena,
-            self._silent_maps, skip, self.timesteps, self.images, self._acc, self._v_mem, self._before, self._units,
+            self._silent_maps, skip, self._summed, self.timesteps, self.images, self._acc, self._v_mem, self._before, self._units,
             self.totals[operations],
         )  # fmt: skip
 

@@ -140,31 +140,80 @@ def fire_tile(  # type: ignore[no-untyped-def]
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    acc, v_mem, fresh, scale, bias, limits, channel, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals = args
-    kinds = signature.args
-    acc, v_mem, scale, bias, limits, fan_out, totals = (
-        _data(context, builder, kinds[i], args[i]) for i in (0, 1, 3, 4, 5, 11, 14)
+    fresh, scale, bias = args[2], *(_data(context, builder, signature.args[i], args[i]) for i in (3, 4))
+    floats = ir.VectorType(_FLOAT, 8)
+    gains, shifts = (_lanes(builder, array, args[6], floats) for array in (scale, bias))
+    zero, half_theta = (ir.Constant(floats, [value] * 8) for value in (0.0, 0.5))
+
+    def step(acc, v_mem, most, half):  # type: ignore[no-untyped-def]
+        current = builder.fadd(builder.fmul(acc, gains[half]), shifts[half])
+        v = builder.fadd(builder.select(fresh, half_theta, v_mem), current)
+        n = _smaller(builder, _larger(builder, _call(builder, "llvm.floor.v8f32", floats, v), zero), most)
+        return builder.fsub(v, n), n, zero
+
+    return _emit_neurons(context, builder, signature, args, step)  # type: ignore[no-untyped-call]
+
+
+@intrinsic
+def fire_signed_tile(  # type: ignore[no-untyped-def]
+    typingctx, acc, fired, fresh, scale, bias, limits, channel, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals,
+    sums, biases
+):  # fmt: skip
+    """One timestep of a ReLU's signed neurons, counts summed over time: u = sums * acc * scale + biases * bias;
+    k += clip(max(floor(u + 1/2), 0) - k, -phi, phi); in units of theta.
+
+    Args:
+        fired: k, float32 array (PIXELS * LANES), updated; taken as 0 if `fresh`.
+        out: as in `fire_tile`, but for k.
+        sums, biases: int64: how often acc and bias have arrived until now.
+        others: as in `fire_tile`; spikes of either sign count alike.
+    """
+    longs = [types.int64] * 3
+    signature = types.void(
+        acc, fired, types.boolean, scale, bias, limits, types.int64, out, *longs, fan_out, *longs[:2], totals, *longs[:2]
     )
-    out = _at(builder, _data(context, builder, kinds[7], out), start)
-    floats, half_theta = ir.VectorType(_FLOAT, 8), ir.Constant(ir.VectorType(_FLOAT, 8), [0.5] * 8)
-    zero = ir.Constant(floats, [0.0] * 8)
-    gains, shifts, most = (_lanes(builder, array, channel, floats) for array in (scale, bias, limits))
-    counted = _zeros(builder)
+    return signature, _emit_fire_signed
+
+
+def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    fresh, scale, bias = args[2], *(_data(context, builder, signature.args[i], args[i]) for i in (3, 4))
+    floats = ir.VectorType(_FLOAT, 8)
+    gains, shifts = (
+        [builder.fmul(lane, _broadcast(builder, builder.sitofp(times, _FLOAT), 8, None)) for lane in lanes]
+        for lanes, times in zip((_lanes(builder, x, args[6], floats) for x in (scale, bias)), args[15:], strict=True)
+    )
+    zero, half_theta = (ir.Constant(floats, [value] * 8) for value in (0.0, 0.5))
+
+    def step(acc, fired, most, half):  # type: ignore[no-untyped-def]
+        before = builder.select(fresh, zero, fired)
+        u = builder.fadd(builder.fadd(builder.fmul(acc, gains[half]), shifts[half]), half_theta)
+        level = _larger(builder, _call(builder, "llvm.floor.v8f32", floats, u), zero)
+        after = _smaller(builder, level, builder.fadd(before, most))
+        after = _larger(builder, after, builder.fsub(before, most))
+        return after, after, before
+
+    return _emit_neurons(context, builder, signature, args, step)  # type: ignore[no-untyped-call]
+
+
+def _emit_neurons(context, builder, signature, args, step):  # type: ignore[no-untyped-def]
+    """Of a tile: `step` (integer sum, state, phi, half of the lanes) gives the new state, the counts to write, those to count from."""
+    channel, (start, pitch, pixels), (reach, reach_pitch) = args[6], args[8:11], args[12:14]
+    acc, state, limits, out, fan_out, totals = (
+        _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 5, 7, 11, 14)
+    )
+    floats, order = ir.VectorType(_FLOAT, 8), ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
+    most, out, counted = _lanes(builder, limits, channel, floats), _at(builder, out, start), _zeros(builder)
     with cgutils.for_range(builder, pixels) as loop:
-        row, spikes = builder.mul(loop.index, _const(4 * LANES)), []
+        row, halves = builder.mul(loop.index, _const(4 * LANES)), []
         for half in range(2):
             here = builder.add(row, _const(32 * half))
             current = builder.sitofp(_load(builder, acc, here, ir.VectorType(_INT, 8)), floats)
-            current = builder.fadd(builder.fmul(current, gains[half]), shifts[half])
-            v = builder.fadd(builder.select(fresh, half_theta, _load(builder, v_mem, here, floats)), current)
-            n = _call(builder, "llvm.floor.v8f32", floats, v)
-            n = builder.select(builder.fcmp_ordered(">", n, zero), n, zero)
-            n = builder.select(builder.fcmp_ordered("<", n, most[half]), n, most[half])
-            _store(builder, builder.fsub(v, n), v_mem, here)
-            spikes.append(builder.trunc(builder.fptosi(n, ir.VectorType(_INT, 8)), ir.VectorType(_BYTE, 8)))
-        both = builder.shuffle_vector(*spikes, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES))))
-        _store(builder, both, out, builder.mul(loop.index, pitch))
-        _count(builder, both, fan_out, builder.add(reach, builder.mul(loop.index, reach_pitch)), counted)
+            new, *counts = step(current, _load(builder, state, here, floats), most[half], half)
+            _store(builder, new, state, here)
+            halves.append([builder.trunc(builder.fptosi(n, ir.VectorType(_INT, 8)), ir.VectorType(_BYTE, 8)) for n in counts])
+        written, before = (builder.shuffle_vector(*both, order) for both in zip(*halves, strict=True))
+        _store(builder, written, out, builder.mul(loop.index, pitch))
+        _count(builder, written, before, fan_out, builder.add(reach, builder.mul(loop.index, reach_pitch)), counted)
     _add_counted(builder, totals, counted)
     return context.get_dummy_value()
 
@@ -193,25 +242,26 @@ def _emit_read(context, builder, signature, args):  # type: ignore[no-untyped-de
 
 @intrinsic
 def pool_lanes(  # type: ignore[no-untyped-def]
-    typingctx, x, start, row, pixel, rows, columns, step, steps, lanes, before, to, fan_out, reach, totals
+    typingctx, x, start, row, pixel, rows, columns, step, steps, lanes, before, to, fan_out, reach, totals, summed
 ):
-    """Max-pool of LANES channels: by how much the largest accumulated count of a window has grown.
+    """Max-pool of LANES channels: by how much the largest accumulated count of a window has grown, or, if `summed`, that count.
 
     Args:
         x: uint8 array; the window's corner is at index `start`, its pixels `row` and `pixel` apart, `rows` by `columns`, and
             its timesteps `step` apart, of which `steps` are accumulated. The result goes to index `to`.
         lanes: channels beyond give 0.
+        summed: whether counts are summed over time already.
         before: uint16 array (LANES): the largest counts until the step before, updated.
         fan_out, reach, totals: as in `fire_tile`.
     """
     longs = [types.int64] * 8
-    return types.void(x, *longs, before, types.int64, fan_out, types.int64, totals), _emit_pool
+    return types.void(x, *longs, before, types.int64, fan_out, types.int64, totals, types.boolean), _emit_pool
 
 
 def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-def]
     x, before, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 9, 11, 13))
     start, row, pixel, rows, columns, step, steps, lanes = args[1:9]
-    to, reach = args[10], args[12]
+    to, reach, is_summed = args[10], args[12], args[14]
     bytes_, shorts = ir.VectorType(_BYTE, LANES), ir.VectorType(_SHORT, LANES)
     zero = ir.Constant(shorts, [0] * LANES)
     most, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(2))
@@ -223,14 +273,15 @@ def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-de
             builder.store(builder.add(builder.load(summed), builder.zext(counts, shorts)), summed)
         here, so_far = builder.load(summed), builder.load(most)
         builder.store(builder.select(builder.icmp_unsigned(">", here, so_far), here, so_far), most)
-    grown = builder.sub(builder.load(most), _load(builder, before, _const(0), shorts))
-    _store(builder, builder.load(most), before, _const(0))
+    now, earlier = builder.load(most), _load(builder, before, _const(0), shorts)
+    _store(builder, now, before, _const(0))
     numbers = ir.Constant(shorts, list(range(LANES)))
     wanted = builder.icmp_unsigned("<", numbers, _broadcast(builder, builder.trunc(lanes, _SHORT), LANES, None))
-    counts = builder.trunc(builder.select(wanted, grown, zero), bytes_)
-    _store(builder, counts, x, to)
+    values = builder.select(is_summed, now, builder.sub(now, earlier)), builder.select(is_summed, earlier, zero)
+    written, since = (builder.trunc(builder.select(wanted, value, zero), bytes_) for value in values)
+    _store(builder, written, x, to)
     counted = _zeros(builder)
-    _count(builder, counts, fan_out, reach, counted)
+    _count(builder, written, since, fan_out, reach, counted)
     _add_counted(builder, totals, counted)
     return context.get_dummy_value()
 
@@ -248,17 +299,19 @@ def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def count_lanes(typingctx, x, start, fan_out, reach, totals):  # type: ignore[no-untyped-def]
-    """Count x[start : start + LANES] as `fire_tile` counts what it writes."""
+def count_lanes(typingctx, x, start, since, summed, fan_out, reach, totals):  # type: ignore[no-untyped-def]
+    """Count x[start : start + LANES] as `fire_tile` counts what it writes; if `summed`, what it has changed by since index `since`."""
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        x, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2, 4))
-        counted = _zeros(builder)
-        _count(builder, _load(builder, x, args[1], ir.VectorType(_BYTE, LANES)), fan_out, args[3], counted)
+        x, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 6))
+        bytes_, counted = ir.VectorType(_BYTE, LANES), _zeros(builder)
+        now, before = (_load(builder, x, args[i], bytes_) for i in (1, 2))
+        before = builder.select(args[3], before, ir.Constant(bytes_, [0] * LANES))
+        _count(builder, now, before, fan_out, args[5], counted)
         _add_counted(builder, totals, counted)
         return context.get_dummy_value()
 
-    return types.void(x, types.int64, fan_out, types.int64, totals), emit
+    return types.void(x, types.int64, types.int64, types.boolean, fan_out, types.int64, totals), emit
 
 
 @intrinsic
@@ -283,12 +336,14 @@ def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64), emit
 
 
-def _count(builder: Any, counts: Any, fan_out: Any, reach: Any, totals: list[Any]) -> None:
-    """Add to spikes, weights reached, and the same two with a burst counted once."""
+def _count(builder: Any, counts: Any, before: Any, fan_out: Any, reach: Any, totals: list[Any]) -> None:
+    """Add what counts differ by: to spikes, weights reached, and the same two with a burst counted once."""
     pairs, ones = ir.VectorType(_LONG, 2), ir.Constant(counts.type, [1] * LANES)
     nothing = ir.Constant(counts.type, [0] * LANES)
-    fired = builder.select(builder.icmp_unsigned(">", counts, nothing), ones, nothing)
-    spikes, bursts = (_call(builder, "llvm.x86.sse2.psad.bw", pairs, x, nothing) for x in (counts, fired))
+    fired = builder.select(builder.icmp_unsigned("!=", counts, before), ones, nothing)
+    spikes, bursts = (
+        _call(builder, "llvm.x86.sse2.psad.bw", pairs, x, y) for x, y in ((counts, before), (fired, nothing))
+    )
     reached = _broadcast(builder, builder.zext(builder.load(builder.gep(fan_out, [reach])), _LONG), 2, None)
     values = spikes, builder.mul(spikes, reached), bursts, builder.mul(bursts, reached)
     for total, value in zip(totals, values, strict=True):
@@ -303,6 +358,14 @@ def _zeros(builder: Any) -> list[Any]:
 def _add_counted(builder: Any, totals: Any, counted: list[Any]) -> None:
     for i, total in enumerate(counted):
         _add_to(builder, totals, 16 * i, builder.load(total))
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _smaller(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
 def _lanes(builder: Any, array: Any, channel: Any, floats: Any) -> list[Any]:
