@@ -53,7 +53,9 @@ def exact(
             drawn.view(len(drawn), -1)[:, 0] = float(largest)
         tensors[name] = drawn * unit
     neurons = {
-        name: NeuronLayer(torch.ones_like(layer.theta), torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back)
+        name: NeuronLayer(
+            torch.ones_like(layer.theta), torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back
+        )
         for name, layer in parameters.neurons.items()
     }
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
@@ -92,7 +94,8 @@ def test_bit_for_bit_where_weights_are_integers(
     assert sum(layer.spikes.sum() for layer in stats.layers if layer.kind == "neuron") > 100
     assert isinstance(fast, IntegerNetwork)
     plan, _ = next(iter(fast._programs.values()))
-    assert plan.on_integers and plan.summed == takes_back
+    assert plan.on_integers
+    assert plan.summed == takes_back
 
 
 class SlowIntegers(SpikingNetwork):

@@ -184,7 +184,9 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, c
                     at = to + i * width + t * operation.out_step
                     copy_lanes(silent, at, arena, at)
                     since = summed and t > 0
-                    count_lanes(silent, at, at - since * operation.out_step, since, fan_out, here + i * operation.blocks, counts)
+                    count_lanes(
+                        silent, at, at - since * operation.out_step, since, fan_out, here + i * operation.blocks, counts
+                    )
             continue
         for t in range(timesteps):
             if t == 0 or not operation.constant:

@@ -341,9 +341,7 @@ def _count(builder: Any, counts: Any, before: Any, fan_out: Any, reach: Any, tot
     pairs, ones = ir.VectorType(_LONG, 2), ir.Constant(counts.type, [1] * LANES)
     nothing = ir.Constant(counts.type, [0] * LANES)
     fired = builder.select(builder.icmp_unsigned("!=", counts, before), ones, nothing)
-    spikes, bursts = (
-        _call(builder, "llvm.x86.sse2.psad.bw", pairs, x, y) for x, y in ((counts, before), (fired, nothing))
-    )
+    spikes, bursts = (_call(builder, "llvm.x86.sse2.psad.bw", pairs, x, y) for x, y in ((counts, before), (fired, nothing)))
     reached = _broadcast(builder, builder.zext(builder.load(builder.gep(fan_out, [reach])), _LONG), 2, None)
     values = spikes, builder.mul(spikes, reached), bursts, builder.mul(bursts, reached)
     for total, value in zip(totals, values, strict=True):
