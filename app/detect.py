@@ -60,6 +60,8 @@ class DetectConfig:
         max_windows: stop after that many.
         sensor_size: WIDTHxHEIGHT, for files that do not say it.
         energy_table: fp32, fp16 or int8 (energies per operation).
+        idle_events: windows with no more events than this are idle: they do not go through the network, which costs nothing, and
+            have no boxes (with `carry_state`, all go through).
         filters: events to remove before anything else; none by default.
         post: thresholds of the boxes.
     """
@@ -79,6 +81,7 @@ class DetectConfig:
     max_windows: int | None = None
     sensor_size: str | None = None
     energy_table: str = "fp32"
+    idle_events: int = 0
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     post: PostConfig = field(default_factory=PostConfig)
 
@@ -90,6 +93,7 @@ class DetectConfig:
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
             "batch must be 0 to 256": 0 <= self.batch <= 256,
+            "idle_events must not be negative": self.idle_events >= 0,
             "adaptive and carry_state take one window after the other: batch must be 1": self.batch == 1
             or (self.adaptive is None and not self.carry_state),
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
@@ -171,6 +175,7 @@ class WindowPipeline:
             config.carry_state,
         )
         self.timesteps = None if config.ann else config.timesteps or bundle.parameters.timesteps
+        self._idle_events = -1 if config.carry_state else config.idle_events
         self._stream, self._table = stream, COST_TABLES[config.energy_table]
         width, height = padded_size(stream.sensor_size, bundle.stride)
         self._grid: NDArray[np.uint8] = np.zeros((self.voxel.channels, height, width), np.uint8)
@@ -201,6 +206,8 @@ class WindowPipeline:
 
     def infer(self, grid: NDArray[np.uint8], events: int, t1_us: int, started: float) -> WindowResult:
         """Boxes at t1_us of a grid with so many events; the latency is counted from `started` (time.perf_counter)."""
+        if events <= self._idle_events:
+            return self._idle(grid, events, t1_us, time.perf_counter() - started)
         found, stats = self.detector.detect(grid[None], self._stream.sensor_size, [t1_us])
         return self._result(grid, found[0], stats, events, t1_us, time.perf_counter() - started)
 
@@ -211,18 +218,35 @@ class WindowPipeline:
         binning and of the whole batch.
         """
         started = time.perf_counter()
-        grids = batch[0].grid[None] if size == 1 else np.zeros((size, *self._grid.shape), np.uint8)
-        times = [0] * size
-        for i, binned in enumerate(batch):
-            times[i] = binned.t1_us
+        busy = [binned for binned in batch if binned.events > self._idle_events]
+        found: list[Detections] = []
+        stats = None
+        if busy:
+            grids = busy[0].grid[None] if size == 1 else np.zeros((size, *self._grid.shape), np.uint8)
             if size > 1:
-                grids[i] = binned.grid
-        found, stats = self.detector.detect(grids, self._stream.sensor_size, times)
-        seconds = time.perf_counter() - started
-        for i, binned in enumerate(batch):
+                grids[: len(busy)] = [binned.grid for binned in busy]
+            times = [binned.t1_us for binned in busy] + [0] * (size - len(busy))
+            found, stats = self.detector.detect(grids, self._stream.sensor_size, times)
+        seconds, i = time.perf_counter() - started, 0
+        for binned in batch:
             self._stream.faults.outside_sensor += binned.outside
+            place = binned.events, binned.t1_us, binned.seconds + seconds
+            if binned.events <= self._idle_events:
+                yield self._idle(binned.grid, *place)
+                continue
             own = stats.of_image(i) if stats is not None and size > 1 else stats
-            yield self._result(binned.grid, found[i], own, binned.events, binned.t1_us, binned.seconds + seconds)
+            yield self._result(binned.grid, found[i], own, *place)
+            i += 1
+
+    def _idle(self, grid: NDArray[np.uint8], events: int, t1_us: int, seconds: float) -> WindowResult:
+        none, meters = Detections.empty(t1_us), self._meters(t1_us, events, seconds, 0.0)
+        if self.timesteps is None:
+            return WindowResult(grid, none, events, None, None, 0.0, meters)
+        return WindowResult(grid, none, events, 0.0, 0.0, 0.0, meters, 0)
+
+    def _meters(self, t1_us: int, events: int, seconds: float, energy_pj: float) -> Meters:
+        rate = events / (self.voxel.window_us * 1e-6)
+        return Meters(self._network, t1_us, rate, 1000 * seconds, energy_pj * 1e-6, self.ann_pj * 1e-6)
 
     def _result(
         self, grid: NDArray[np.uint8], found: Detections, stats: SpikeStats | None, events: int, t1_us: int, seconds: float
@@ -232,8 +256,7 @@ class WindowPipeline:
             report = energy_report(stats, self._table)
             energy_pj, per_neuron, used = report.snn_pj, report.spikes_per_neuron, report.timesteps
             spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
-        rate = events / (self.voxel.window_us * 1e-6)
-        meters = Meters(self._network, t1_us, rate, 1000 * seconds, energy_pj * 1e-6, self.ann_pj * 1e-6)
+        meters = self._meters(t1_us, events, seconds, energy_pj)
         return WindowResult(grid, found, events, spikes, per_neuron, energy_pj, meters, used)
 
 
@@ -243,6 +266,7 @@ class _Run:
     def __init__(self, started: float) -> None:
         self.started, self.wall_s = started, 0.0
         self.events = 0
+        self.idle = 0
         self.per_class: Counter[str] = Counter()
         self.latencies, self.energies, self.rates, self.timesteps = array("d"), array("d"), array("d"), array("d")
 
@@ -254,6 +278,7 @@ class _Run:
         if result.spikes_per_neuron is not None:
             self.rates.append(result.spikes_per_neuron)
             self.timesteps.append(result.timesteps or 0)
+        self.idle += not result.energy_pj
 
     def finish(self) -> None:
         self.wall_s = time.perf_counter() - self.started
@@ -271,6 +296,7 @@ def _summary(
         "sensor_size": list(stream.sensor_size),
         "window_ms": pipeline.voxel.window_us / 1000,
         "windows": len(run.latencies),
+        "idle_windows": run.idle,
         "events": run.events,
         "detections": sum(run.per_class.values()),
         "per_class": dict(run.per_class),
@@ -360,9 +386,10 @@ def peak_memory_mb() -> float:
 def human_summary(summary: dict[str, Any], out: Path) -> str:
     """The summary for a person: a few lines."""
     energy, latency = summary["energy"], summary["latency_ms"]
+    idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     lines = [
-        f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {summary['window_ms']:g} ms",
+        f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {summary['window_ms']:g} ms{idle}",
         f"boxes     {summary['detections']} ({boxes})",
         f"speed     {summary['real_time_factor']:.2f} x real time; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms",
     ]

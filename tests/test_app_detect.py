@@ -89,6 +89,27 @@ def test_batches_change_nothing_that_is_written(tmp_path: Path, capsys: pytest.C
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("network", [[], ["--ann"]], ids=["snn", "ann"])
+def test_idle_windows_cost_nothing_and_change_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, network: list[str]
+) -> None:
+    common = "--events", SAMPLE, "--no-video", "--max-windows", 10, "--batch", batch, *network
+    detect(capsys, *common, "--out", tmp_path / "all")
+    all_lines = [json.loads(line) for line in (tmp_path / "all" / "detections.jsonl").read_text().splitlines()]
+    limit = sorted(line["events"] for line in all_lines)[4]
+    _, out, _ = detect(capsys, *common, "--out", tmp_path / "idle", "--set", f"idle_events={limit}", "--json")
+    lines = [json.loads(line) for line in (tmp_path / "idle" / "detections.jsonl").read_text().splitlines()]
+    assert json.loads(out)["idle_windows"] == 5
+    for line, full in zip(lines, all_lines, strict=True):
+        assert line["events"] == full["events"]
+        if line["events"] > limit:
+            assert line == full
+        else:
+            assert (line["scores"], line["energy_pj"], line["t_us"]) == ([], 0, full["t_us"])
+            assert line["spikes"] == (None if network else 0)
+
+
 def test_an_error_behind_windows_comes_after_their_results(tmp_path: Path) -> None:
     """Windows are read ahead, and in batches: those before the fault are still detected in, in order."""
     stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
