@@ -2,6 +2,7 @@
 
     reference   models/spiking/network.py, float32, any device
     int15       weights of 15 bits, exact sums (CPU with AVX2); spikes of nearly all neurons equal
+    cuda        the reference as CUDA graphs, neurons as one Triton kernel; equal spikes (not yet run on a GPU: never chosen by auto)
     int8        weights of 8 bits, exact sums (CPU with AVX2); caltech6 val, T = 1, 2, 4: AP -0.5, +0.1, +0.1, where that of the
                 reference moves by 0.5 if its sums are rounded differently
 
@@ -11,6 +12,7 @@ A new engine is a function `(graph, parameters, max_count) -> SpikingNetwork` un
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from data.errors import ConfigError
 from models.graph import Graph
@@ -58,7 +60,9 @@ def choose(name: str, device: str = "cpu") -> str:
         return "int8" if integers else "reference"
     if name not in ENGINES:
         raise ConfigError(f"engine {name!r}: known are auto, {', '.join(ENGINES)}")
-    if name != "reference" and not integers:
+    if name == "cuda" and (device != "cuda" or find_spec("triton") is None):
+        raise ConfigError("engine 'cuda' needs --device cuda and the package triton; use --engine reference")
+    if name in ("int8", "int15") and not integers:
         raise ConfigError(f"engine {name!r} needs an x86-64 CPU with AVX2; use --engine reference")
     return name
 
@@ -66,6 +70,13 @@ def choose(name: str, device: str = "cpu") -> str:
 @engine("reference")
 def _reference(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     return SpikingNetwork(graph, parameters)
+
+
+@engine("cuda")
+def _cuda(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
+    from models.runtime.cuda import CudaNetwork
+
+    return CudaNetwork(graph, parameters)
 
 
 @engine("int15")

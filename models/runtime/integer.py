@@ -61,9 +61,8 @@ class IntegerNetwork(SpikingNetwork):
             values = self._compute(plan, program)
         else:
             program.recall_silence()
-        self._collect(totals, program)
         outputs = [self._output(name, plan, program, values) for name in self.graph.outputs]
-        return outputs, SpikeStats(tuple(self._layers), macs)
+        return outputs, SpikeStats(self._all_stats(totals, program), macs)
 
     def _compute(self, plan: Plan, program: Program, skip: bool = True) -> dict[str, Tensor]:
         """Everything behind the input; returns what the reference engine computed."""
@@ -92,7 +91,7 @@ class IntegerNetwork(SpikingNetwork):
             packed = {name: weights for name, weights in self._packed.items() if weights is not None}
             program = Program(plan, packed, self.parameters, biases, self._fan_out, shape[0])
             self._compute(plan, program, skip=False)
-            self._layers.clear()
+            self._counted.clear()
             program.remember_silence()
             self._programs[shape] = plan, program
         return self._programs[shape]
@@ -141,15 +140,15 @@ class IntegerNetwork(SpikingNetwork):
             return torch.from_numpy(program.maps[name])
         return self.read_out(name, values[name] if name in values else self._spikes(name, plan, program))
 
-    def _collect(self, events: NDArray[np.int64], program: Program) -> None:
+    def _all_stats(self, events: NDArray[np.int64], program: Program) -> tuple[LayerStats, ...]:
         """The spikes of every layer, in the graph's order."""
         timesteps = self.parameters.timesteps
         name = self.graph.nodes[0].name
-        self._layers.append(LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)))
+        found = [LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)), *self._layer_stats()]
         totals = program.totals.astype(np.float64)
         for node, neurons, operations in program.layers.values():
             spikes, reached, active, graded = (totals[operations[0]] if len(operations) == 1 else totals[operations].sum(0)).T
             kind: Literal["neuron", "pool"] = "neuron" if neurons else "pool"
             fired = active if neurons else None
-            self._layers.append(LayerStats(node.name, kind, neurons, timesteps, spikes, reached, graded, fired))
-        self._layers.sort(key=lambda layer: self._order[layer.name])
+            found.append(LayerStats(node.name, kind, neurons, timesteps, spikes, reached, graded, fired))
+        return tuple(sorted(found, key=lambda layer: self._order[layer.name]))

@@ -12,8 +12,9 @@ worth its share of the window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +71,15 @@ class SpikingState:
             self.neurons[name] = rest if layer.signed else torch.where(part, potentials, rest)
 
 
+class Counted(NamedTuple):
+    """What was counted at a node: `(N, 4)` float64, spikes, synaptic operations, these with a burst counted once, and bursts."""
+
+    name: str
+    kind: Literal["input", "neuron", "pool"]
+    neurons: int
+    totals: Tensor
+
+
 class SpikingNetwork(Runner):
     """The spiking engine that every other one is compared with.
 
@@ -82,9 +92,9 @@ class SpikingNetwork(Runner):
         super().__init__(graph)
         self.parameters = parameters
         self._theta = signal_thresholds(graph, parameters.neurons)
-        self._costs: dict[tuple[int, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
+        self._costs: dict[tuple[object, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
         self._constant = _constant_nodes(graph)
-        self._layers: list[LayerStats] = []
+        self._counted: list[Counted] = []
         self._images, self._timesteps = 0, parameters.timesteps
         self._state: SpikingState | None = None
 
@@ -101,22 +111,30 @@ class SpikingNetwork(Runner):
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
         macs = self._begin(grid)
         outputs = self(grid.float())
-        return outputs, SpikeStats(tuple(self._layers), macs)
+        return outputs, SpikeStats(tuple(self._layer_stats()), macs)
 
     def _begin(self, grid: Tensor) -> dict[str, int]:
         """Make ready for a batch; returns the ANN's multiply-accumulates."""
-        self._layers, self._images = [], len(grid)
-        key = tuple(grid.shape[1:])
+        self._counted, self._images = [], len(grid)
+        channels, height, width = grid.shape[1:]
+        key = channels, height, width, grid.device
         if key not in self._costs:
-            self._costs[key] = fan_out_maps(self.graph, *key), dense_macs(self.graph, *key)
+            maps = {name: counts.to(grid.device) for name, counts in fan_out_maps(self.graph, channels, height, width).items()}
+            self._costs[key] = maps, dense_macs(self.graph, channels, height, width)
         self._fan_out, macs = self._costs[key]
         return macs
 
+    def _layer_stats(self) -> list[LayerStats]:
+        """What has been counted since `_begin`, fetched from the device at once."""
+        if not self._counted:
+            return []
+        return layer_stats(self._counted, torch.stack([counted.totals for counted in self._counted]), self._timesteps)
+
     def input(self, node: Node, x: Tensor) -> Tensor:
-        totals = _count(x[None], self._fan_out[node.name].to(x.device))
+        totals = _count(x[None], self._fan_out[node.name])
         if self._state is not None and self._state.constant:  # its events have been added up in an earlier run
-            totals = (np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x)))
-        self._layers.append(LayerStats(node.name, "input", 0, self._timesteps, *totals))
+            totals = torch.zeros_like(totals)
+        self._counted.append(Counted(node.name, "input", 0, totals))
         return x
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
@@ -133,17 +151,18 @@ class SpikingNetwork(Runner):
         state = None
         if self._state is not None:
             state = self._state.neurons.setdefault(node.name, at_rest(layer, current[0]))
-        if x.device.type == "cpu":
-            out, totals = burst_scan_fused(current, layer, timesteps, fan_out, state)
-            spikes, reached, graded, active = (totals[:, k].numpy() for k in range(4))
-        else:
-            counts = burst_scan(current, layer, timesteps, state)
-            out = counts * layer.theta[:, None, None]
-            spikes, reached, graded = _count(counts, fan_out.to(x.device))
-            active = _sums((counts > 0).sum(0))
-        neurons = int(np.prod(x.shape[1:]))
-        self._layers.append(LayerStats(node.name, "neuron", neurons, timesteps, spikes, reached, graded, active))
+        out, totals = self._scan(current, layer, timesteps, fan_out, state)
+        self._counted.append(Counted(node.name, "neuron", int(np.prod(x.shape[1:])), totals))
         return out.flatten(0, 1)
+
+    def _scan(
+        self, current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `burst_scan_fused`."""
+        if current.device.type == "cpu":
+            return burst_scan_fused(current, layer, timesteps, fan_out, state)
+        counts = burst_scan(current, layer, timesteps, state)
+        return counts * layer.theta[:, None, None], _count(counts, fan_out)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         theta = self._theta[node.inputs[0]]
@@ -158,8 +177,7 @@ class SpikingNetwork(Runner):
         summed = torch.cat([before, summed])
         pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
         counts = torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
-        totals = _count(counts, self._fan_out[node.name].to(x.device))
-        self._layers.append(LayerStats(node.name, "pool", 0, self._timesteps, *totals))
+        self._counted.append(Counted(node.name, "pool", 0, _count(counts, self._fan_out[node.name])))
         return (counts * scale).flatten(0, 1)
 
     def add(self, node: Node, a: Tensor, b: Tensor) -> Tensor:
@@ -176,6 +194,15 @@ class SpikingNetwork(Runner):
         """Signals that do not change in time repeated, if others do."""
         length = max(len(signal) for signal in signals)
         return [s if len(s) == length else s.repeat(length // len(s), 1, 1, 1) for s in signals]
+
+
+def layer_stats(counted: Sequence[Counted], totals: Tensor, timesteps: int) -> list[LayerStats]:
+    """`totals` `(len(counted), N, 4)`, from whatever device, node by node."""
+    found = []
+    for (name, kind, neurons, _), own in zip(counted, totals.cpu().numpy(), strict=True):
+        spikes, reached, graded, bursts = own.T
+        found.append(LayerStats(name, kind, neurons, timesteps, spikes, reached, graded, bursts if kind == "neuron" else None))
+    return found
 
 
 def _constant_nodes(graph: Graph) -> frozenset[str]:
@@ -204,11 +231,8 @@ def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[
     return found
 
 
-def _count(counts: Tensor, fan_out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spikes of either sign, synaptic operations and graded operations per image of counts `(T, N, C, H, W)`."""
+def _count(counts: Tensor, fan_out: Tensor) -> Tensor:
+    """The totals of `Counted` of counts `(T, N, C, H, W)`; spikes of either sign count alike."""
     summed, bursts = counts.abs().sum(0), (counts != 0).sum(0)
-    return _sums(summed), _sums(summed * fan_out), _sums(bursts * fan_out)
-
-
-def _sums(x: Tensor) -> np.ndarray:
-    return x.double().flatten(1).sum(1).cpu().numpy()
+    columns = summed, summed * fan_out, bursts * fan_out, bursts
+    return torch.stack([column.double().flatten(1).sum(1) for column in columns], 1)
