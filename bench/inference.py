@@ -8,6 +8,7 @@ validation windows of the data the weights were trained on.
     ann                float32, as detect.py --ann runs it
     ann channels-last  the same, in the layout that is fastest here
     ann int8           8-bit weights and 8-bit activations: the integer engine with bursts of up to 255 and T = 1, which is the same thing
+    onnxruntime, openvino    the same ANN, exported, float32 and (onnxruntime's static quantisation, calibrated on the window) 8 bits
     reference, int15, int8   the engines of models/runtime
     spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`)
 """
@@ -19,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 2, 4, 16, 32)
+_REST_S = 0.05
+"""Between two runs: some libraries' threads go on spinning for a while, at the cost of whoever is next."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
         "ann": lambda: _ann(bundle),
         "ann channels-last": lambda: _ann(bundle, channels_last=True),
         "ann int8": lambda: _engine(_activations_of_8_bits(bundle), "int8", 1),
+        "onnxruntime": lambda: _onnxruntime(bundle),
+        "onnxruntime int8": lambda: _onnxruntime(bundle, grid),
+        "openvino": lambda: _openvino(bundle),
+        "openvino int8": lambda: _openvino(bundle, grid),
     }
     for name in ("reference", "int15", "int8"):
         for timesteps in TIMESTEPS:
@@ -69,6 +77,56 @@ def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
     tensors = {k: t.contiguous(memory_format=layout) if t.ndim == 4 else t for k, t in bundle.graph.tensors.items()}
     runner = Runner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
     return Contender(lambda grid: runner(grid.float().contiguous(memory_format=layout)), bundle, {"ann": True})
+
+
+def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | None) -> Path:
+    """The ANN as an ONNX file, quantised if there is a grid to calibrate on."""
+    from models.export_onnx import write_onnx
+
+    path = Path(folder) / "ann.onnx"
+    write_onnx(bundle, path)
+    if calibration is None:
+        return path
+    import numpy as np
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.grids = iter([{bundle.graph.nodes[0].name: calibration.numpy().astype(np.float32)}])
+
+        def get_next(self) -> Any:
+            return next(self.grids, None)
+
+    quantised = path.with_name("int8.onnx")
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(path, quantised, Reader(), per_channel=True, reduce_range=True, **types)
+    return quantised
+
+
+def _onnxruntime(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -> Contender:
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        session = onnxruntime.InferenceSession(_exported(bundle, folder, calibration), options)
+    name = bundle.graph.nodes[0].name
+    return Contender(lambda grid: session.run(None, {name: grid.numpy().astype(np.float32)}))
+
+
+def _openvino(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -> Contender:
+    import numpy as np
+    import openvino
+    import torch
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    with tempfile.TemporaryDirectory() as folder:
+        model = core.read_model(_exported(bundle, folder, calibration))
+    compiled = core.compile_model(model, "CPU", settings)
+    return Contender(lambda grid: compiled(grid.numpy().astype(np.float32)))
 
 
 def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
@@ -180,6 +238,7 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
     processor: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(rounds):
         for name, contender in built.items():
+            time.sleep(_REST_S)
             started, used = time.perf_counter(), time.process_time()
             contender.run(grid)
             clock[name].append(1000 * (time.perf_counter() - started))
