@@ -183,7 +183,7 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     point.add_argument("--pick", type=int, metavar="N", help="choose point N of NAME_frontier.csv, without measuring again")
     parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: light)")
     parser.add_argument("--signed", action="store_true", default=None, help="neurons that take back what they fired too early: a smaller "
-                        "loss from T = 2 on, more spikes, reference engine only")  # fmt: skip
+                        "loss from T = 2 on, more spikes")  # fmt: skip
     parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")
     _add_config(parser)
 

@@ -65,7 +65,7 @@ class ConvertConfig:
         timesteps: T.
         phi_max: most spikes of a neuron in one timestep.
         level: of calibration: none, light or advanced.
-        signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on, run by the reference engine.
+        signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
         max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
@@ -194,13 +194,20 @@ class Conversion:
         self.grids = self._grids(calibration, len(calibration))
         self.targets = record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
 
-    def windows(self, split: str, n: int) -> Dataset:
-        """Windows of the data that the network was trained on, or of the root given instead."""
+    def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
+        """Windows of the data that the network was trained on, or of the root given instead.
+
+        Args:
+            split: e.g. "val".
+            n: how many; 0: all.
+            showing: of simulated data, another number shows the same pictures with other motion and noise.
+        """
         c, s = self.config, self.settings
         data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
         with tqdm(desc=f"windows of {split}", unit="win", disable=not sys.stderr.isatty()) as bar:
             progress = _absolute(bar)
-            return open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), s.schedule.seed, progress=progress))
+            seed = s.schedule.seed + showing
+            return open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress))
 
     def beside(self, what: str) -> Path:
         """A file beside the weights file."""

@@ -3,7 +3,8 @@
     python bench/tradeoff.py --weights street --root PICTURES --picture tradeoff.png --json tradeoff.json
 
 The ANN of a weights file is converted anew for every row and scored (COCO AP) on the validation windows of the data it was trained on:
-no training, the same calibration windows for all. Energy is per window, as a share of the dense ANN's in the same number format, every
+no training, the same calibration windows for all. With --showings 3, every validation picture is shown three times, with other motion
+and noise: AP of few pictures jumps when arithmetic is rounded differently. Energy is per window, as a share of the dense ANN's in the same number format, every
 spike counted with its multiplicity; `graded` counts a burst once (hardware that sends the count along).
 """
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.convert import Conversion, ConvertConfig, detect_all
 from app.frontier import new_figure
 from app.provenance import provenance
+from data.datasets import Dataset, LabelledWindow
 from data.stats import SpikeStats
 from eval.coco import AveragePrecision
 from eval.energy import COST_TABLES, energy_report
@@ -33,7 +35,7 @@ from models.spiking.convert.allocate import pareto_frontier
 from models.spiking.convert.calibrate import Choice
 
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
-BUDGETS = (0.05, 0.07, 0.09, 0.11, 0.14)
+BUDGETS = (0.05, 0.06, 0.07, 0.08, 0.0875, 0.095, 0.11, 0.14)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,21 @@ class Row:
     spikes_per_neuron: float = 0.0
 
 
+class _Showings:
+    """Datasets of the same pictures, one after the other."""
+
+    def __init__(self, datasets: list[Dataset]) -> None:
+        self._items = [(dataset, i) for dataset in datasets for i in range(len(dataset))]
+        self.spec = datasets[0].spec
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> LabelledWindow:
+        dataset, i = self._items[index]
+        return dataset[i]
+
+
 class Bench:
     """One ANN, its calibration and validation windows, at one T after the other.
 
@@ -70,7 +87,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self._args, self._folder = args, folder
         self._conversions: dict[int, Conversion] = {}
-        self.windows = self.at(1).windows("val", args.limit)
+        self.windows = _Showings([self.at(1).windows("val", args.limit, k) for k in range(args.showings)])
 
     def at(self, timesteps: int) -> Conversion:
         """The conversion for T timesteps."""
@@ -87,6 +104,9 @@ class Bench:
             yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
         for timesteps in (1, 2, 4):
             yield self._uniform("bursts", f"phi = 8, T = {timesteps}", timesteps, Choice(8))
+        for timesteps in (2, 4):
+            choice = Choice(8, signed=True)
+            yield self._uniform("signed bursts", f"phi = 8, signed, T = {timesteps}", timesteps, choice)
         for ratio in UNIFORM:
             yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
         yield from self._searched()
@@ -104,7 +124,7 @@ class Bench:
         }
         for kind, part in kinds.items():
             frontier = pareto_frontier(part)
-            for budget in BUDGETS if kind == "allocation and compression" else BUDGETS[1:4]:
+            for budget in BUDGETS if kind == "allocation and compression" else BUDGETS[2::2]:
                 if frontier.cost[0] * share <= budget:
                     choices = frontier.point(frontier.within_budget(budget / share))
                     yield self._row(kind, f"{kind}, budget {budget:g}, T = 1", 1, conversion.calibrated(choices))
@@ -140,6 +160,7 @@ def _filled(kind: str, name: str, timesteps: float, scored: AveragePrecision, st
 STYLES = {
     "without bursts": ("#cc0000", "o--", "one spike per timestep (phi = 1), T = 1, 2, 4, 8"),
     "bursts": ("#4e9a06", "o-", "bursts (phi = 8), T = 1, 2, 4"),
+    "signed bursts": ("#8ae234", "^", "bursts, signed neurons, T = 2, 4"),
     "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio, T = 1"),
     "allocation and compression": ("#204a87", "D-", "bursts and thresholds chosen per layer (Pareto), T = 1"),
     "adaptive timesteps": ("#f57900", "*", "bursts, adaptive timesteps"),
@@ -190,6 +211,7 @@ def main() -> None:
     parser.add_argument("--weights", default="caltech6", help="bundled weights or a file (default: caltech6)")
     parser.add_argument("--root", required=True, help="folder of the data that the weights were trained on")
     parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
+    parser.add_argument("--showings", type=int, default=1, help="of every validation picture")
     parser.add_argument("--engine", default="auto", help="see models/runtime (adaptive timesteps: always reference)")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
     parser.add_argument("--picture", type=Path, metavar="PNG")
