@@ -184,8 +184,6 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: light)")
     parser.add_argument("--signed", action="store_true", default=None, help="neurons that take back what they fired too early: a smaller "
                         "loss from T = 2 on, more spikes")  # fmt: skip
-    parser.add_argument("--tune", type=int, metavar="STEPS", help="then fit thresholds and shifts to the detector's output by so many steps of "
-                        "gradient descent (no labels, no weights); 100 is plenty")  # fmt: skip
     parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")
     _add_config(parser)
 
@@ -205,7 +203,6 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
             "pick": args.pick,
             "level": args.level,
             "signed": args.signed,
-            "tune": args.tune,
             "note": args.note,
         }
         record = convert(load_config(ConvertConfig, args.config, args.set + as_assignments(flags)))

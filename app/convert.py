@@ -44,9 +44,7 @@ from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import confidence
 from models.spiking.convert.report import conversion_report
 from models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
-from models.spiking.convert.tune import tune
 from models.spiking.cost import dense_macs
-from models.spiking.network import SpikingParameters
 
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6
@@ -68,14 +66,13 @@ class ConvertConfig:
         phi_max: most spikes of a neuron in one timestep.
         level: of calibration: none, light or advanced.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
-        tune: steps in which thresholds and shifts are then fitted to the detector's output, see models/spiking/convert/tune.py; no labels.
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
         max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
         sensitivity_windows: of those, for measuring sensitivities.
-        tuning_windows: windows of the training split on which `max_loss` is measured, and which `tune` is shown.
+        tuning_windows: windows of the training split on which `max_loss` is measured.
         check_windows: windows of the validation split to measure AP and energy on; 0: all, -1: none.
         cache: folder of simulated windows.
         note: free text for the record, e.g. where the pictures come from.
@@ -90,7 +87,6 @@ class ConvertConfig:
     phi_max: int = 8
     level: str = "light"
     signed: bool = False
-    tune: int = 0
     budget: float | None = None
     max_loss: float | None = None
     compress: float | None = None
@@ -109,8 +105,6 @@ class ConvertConfig:
             raise ValueError("blend must be 0 to 1")
         if self.level not in LEVELS:
             raise ValueError(f"level must be one of {', '.join(LEVELS)}")
-        if self.tune < 0:
-            raise ValueError("tune must not be negative")
         if sum(x is not None for x in self._wishes) > 1:
             raise ValueError("budget, max_loss, compress and pick are four ways of choosing one point: give one")
 
@@ -224,15 +218,7 @@ class Conversion:
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
         """The detector with these choices, with its weights as they will be stored."""
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
-        if self.config.tune:
-            parameters = self._tuned(spiking, parameters)
         return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {}).as_stored()
-
-    def _tuned(self, spiking: Graph, parameters: SpikingParameters) -> SpikingParameters:
-        windows = self.windows("train", self.config.tuning_windows)
-        grids = self._grids(windows, len(windows))
-        with tqdm(total=self.config.tune, desc="tune", disable=not sys.stderr.isatty()) as bar:
-            return tune(self.graph, spiking, parameters, grids, self.head, self.config.tune, bar.update)
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
         """The agreement of boxes after which `detect.py --adaptive` may stop, and the mean timesteps it needs."""
