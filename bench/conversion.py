@@ -342,7 +342,9 @@ def prepare(args: argparse.Namespace) -> Setting:
     data = replace(settings.data, root=args.root)
 
     def windows(split: str, n: int) -> Dataset:
-        return open_dataset(data, Request(split, settings.voxel.window_us, n, args.cache, settings.schedule.seed))
+        return open_dataset(
+            data, Request(split, settings.voxel.window_us, n, args.cache, settings.schedule.seed, spread=split == "val")
+        )
 
     def grids(items: Dataset, first: int, last: int) -> Tensor:
         chosen = [items[i].window for i in range(first, min(last, len(items)))]
