@@ -3,8 +3,8 @@
     reference   models/spiking/network.py, float32, any device
     int15       weights of 15 bits, exact sums (CPU with AVX2); spikes of nearly all neurons equal
     cuda        the reference as CUDA graphs, neurons as one Triton kernel; equal spikes (not yet run on a GPU: never chosen by auto)
-    int8        weights of 8 bits, exact sums (CPU with AVX2); caltech6 val, T = 1, 2, 4: AP -0.5, +0.1, +0.1, where that of the
-                reference moves by 0.5 if its sums are rounded differently
+    int8        weights of 8 bits, exact sums (CPU with AVX2); AP against the reference, caltech6 and street, T = 1, 2, 4: -0.1 in the mean,
+                0.3 its spread, which is what AP moves by if the reference's own sums are rounded differently
 
 A new engine is a function `(graph, parameters, max_count) -> SpikingNetwork` under @engine: a subclass overrides `run`.
 """
