@@ -206,10 +206,7 @@ class WindowPipeline:
 
     def infer(self, grid: NDArray[np.uint8], events: int, t1_us: int, started: float) -> WindowResult:
         """Boxes at t1_us of a grid with so many events; the latency is counted from `started` (time.perf_counter)."""
-        if events <= self._idle_events:
-            return self._idle(grid, events, t1_us, time.perf_counter() - started)
-        found, stats = self.detector.detect(grid[None], self._stream.sensor_size, [t1_us])
-        return self._result(grid, found[0], stats, events, t1_us, time.perf_counter() - started)
+        return next(self.infer_batch([BinnedWindow(t1_us, grid, events, 0, time.perf_counter() - started)], 1))
 
     def infer_batch(self, batch: list[BinnedWindow], size: int) -> Iterator[WindowResult]:
         """Results of windows that go through the network together, filled up to `size` with empty ones.
@@ -218,46 +215,36 @@ class WindowPipeline:
         binning and of the whole batch.
         """
         started = time.perf_counter()
-        busy = [binned for binned in batch if binned.events > self._idle_events]
-        found: list[Detections] = []
-        stats = None
-        if busy:
-            grids = busy[0].grid[None] if size == 1 else np.zeros((size, *self._grid.shape), np.uint8)
-            if size > 1:
-                grids[: len(busy)] = [binned.grid for binned in busy]
-            times = [binned.t1_us for binned in busy] + [0] * (size - len(busy))
-            found, stats = self.detector.detect(grids, self._stream.sensor_size, times)
-        seconds, i = time.perf_counter() - started, 0
-        for binned in batch:
+        busy = [i for i, binned in enumerate(batch) if binned.events > self._idle_events]
+        answers = dict(zip(busy, self._detect([batch[i] for i in busy], size), strict=True)) if busy else {}
+        seconds = time.perf_counter() - started
+        for i, binned in enumerate(batch):
             self._stream.faults.outside_sensor += binned.outside
-            place = binned.events, binned.t1_us, binned.seconds + seconds
-            if binned.events <= self._idle_events:
-                yield self._idle(binned.grid, *place)
-                continue
-            own = stats.of_image(i) if stats is not None and size > 1 else stats
-            yield self._result(binned.grid, found[i], own, *place)
-            i += 1
+            yield self._result(binned, answers.get(i), binned.seconds + seconds)
 
-    def _idle(self, grid: NDArray[np.uint8], events: int, t1_us: int, seconds: float) -> WindowResult:
-        none, meters = Detections.empty(t1_us), self._meters(t1_us, events, seconds, 0.0)
-        if self.timesteps is None:
-            return WindowResult(grid, none, events, None, None, 0.0, meters)
-        return WindowResult(grid, none, events, 0.0, 0.0, 0.0, meters, 0)
-
-    def _meters(self, t1_us: int, events: int, seconds: float, energy_pj: float) -> Meters:
-        rate = events / (self.voxel.window_us * 1e-6)
-        return Meters(self._network, t1_us, rate, 1000 * seconds, energy_pj * 1e-6, self.ann_pj * 1e-6)
+    def _detect(self, batch: list[BinnedWindow], size: int) -> list[tuple[Detections, SpikeStats | None]]:
+        grids = batch[0].grid[None] if size == 1 else np.zeros((size, *self._grid.shape), np.uint8)
+        if size > 1:
+            grids[: len(batch)] = [binned.grid for binned in batch]
+        times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
+        found, stats = self.detector.detect(grids, self._stream.sensor_size, times)
+        own = [stats.of_image(i) if stats is not None and size > 1 else stats for i in range(len(batch))]
+        return list(zip(found, own, strict=False))
 
     def _result(
-        self, grid: NDArray[np.uint8], found: Detections, stats: SpikeStats | None, events: int, t1_us: int, seconds: float
+        self, binned: BinnedWindow, answer: tuple[Detections, SpikeStats | None] | None, seconds: float
     ) -> WindowResult:
-        energy_pj, spikes, per_neuron, used = self.ann_pj, None, None, None
+        """Of what the network answered; None: it was idle."""
+        found, stats = answer or (Detections.empty(binned.t1_us), None)
+        energy_pj = self.ann_pj if answer else 0.0
+        spikes, per_neuron, used = (None, None, None) if self.timesteps is None else (0.0, 0.0, 0)
         if stats is not None:
             report = energy_report(stats, self._table)
             energy_pj, per_neuron, used = report.snn_pj, report.spikes_per_neuron, report.timesteps
             spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
-        meters = self._meters(t1_us, events, seconds, energy_pj)
-        return WindowResult(grid, found, events, spikes, per_neuron, energy_pj, meters, used)
+        rate = binned.events / (self.voxel.window_us * 1e-6)
+        meters = Meters(self._network, binned.t1_us, rate, 1000 * seconds, energy_pj * 1e-6, self.ann_pj * 1e-6)
+        return WindowResult(binned.grid, found, binned.events, spikes, per_neuron, energy_pj, meters, used)
 
 
 class _Run:
