@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.convert import Conversion, ConvertConfig, detect_all
 from app.frontier import new_figure
 from app.provenance import provenance
-from data.datasets import Dataset, LabelledWindow
+from data.datasets import DatasetSpec
 from data.stats import SpikeStats
 from eval.coco import AveragePrecision
 from eval.energy import COST_TABLES, energy_report
@@ -62,19 +63,12 @@ class Row:
     spikes_per_neuron: float = 0.0
 
 
-class _Showings:
+class _Showings(ConcatDataset):
     """Datasets of the same pictures, one after the other."""
 
-    def __init__(self, datasets: list[Dataset]) -> None:
-        self._items = [(dataset, i) for dataset in datasets for i in range(len(dataset))]
-        self.spec = datasets[0].spec
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> LabelledWindow:
-        dataset, i = self._items[index]
-        return dataset[i]
+    @property
+    def spec(self) -> DatasetSpec:
+        return self.datasets[0].spec
 
 
 class Bench:

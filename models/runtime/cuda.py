@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.stats import SpikeStats
 from models.graph import Graph
-from models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState, layer_stats
+from models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
 from models.spiking.neurons import NeuronLayer
 
 _BLOCK = 1024
@@ -24,13 +24,12 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class _Captured:
-    """A run of one input shape: replaying `graph` makes `outputs` and `totals` `(nodes, N, 4)` of what is in `grid`."""
+    """A run of one input shape: replaying `graph` makes `outputs` and what is `counted` of what is in `grid`."""
 
     graph: torch.cuda.CUDAGraph
     grid: Tensor
     outputs: list[Tensor]
     counted: list[Counted]
-    totals: Tensor
 
 
 class CudaNetwork(SpikingNetwork):
@@ -54,7 +53,8 @@ class CudaNetwork(SpikingNetwork):
         captured = self._capture(grid)
         captured.grid.copy_(grid)
         captured.graph.replay()
-        return captured.outputs, SpikeStats(tuple(layer_stats(captured.counted, captured.totals, self._timesteps)), macs)
+        self._counted = captured.counted
+        return captured.outputs, SpikeStats(tuple(self._layer_stats()), macs)
 
     @torch.inference_mode()
     def _capture(self, grid: Tensor) -> _Captured:
@@ -72,8 +72,7 @@ class CudaNetwork(SpikingNetwork):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 outputs = self(static)
-                totals = torch.stack([counted.totals for counted in self._counted])
-            self._graphs[key] = _Captured(graph, static, outputs, list(self._counted), totals)
+            self._graphs[key] = _Captured(graph, static, outputs, self._counted)
         return self._graphs[key]
 
     def _scan(

@@ -140,18 +140,12 @@ def fire_tile(  # type: ignore[no-untyped-def]
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    fresh, scale, bias = args[2], *(_data(context, builder, signature.args[i], args[i]) for i in (3, 4))
-    floats = ir.VectorType(_FLOAT, 8)
-    gains, shifts = (_lanes(builder, array, args[6], floats) for array in (scale, bias))
-    zero, half_theta = (ir.Constant(floats, [value] * 8) for value in (0.0, 0.5))
-
-    def step(acc, v_mem, most, half):  # type: ignore[no-untyped-def]
-        current = builder.fadd(builder.fmul(acc, gains[half]), shifts[half])
-        v = builder.fadd(builder.select(fresh, half_theta, v_mem), current)
-        n = _smaller(builder, _larger(builder, _call(builder, "llvm.floor.v8f32", floats, v), zero), most)
+    def step(current, v_mem, most):  # type: ignore[no-untyped-def]
+        v, zero = builder.fadd(v_mem, current), _floats(0.0)
+        n = _smaller(builder, _larger(builder, _call(builder, "llvm.floor.v8f32", v.type, v), zero), most)
         return builder.fsub(v, n), n, zero
 
-    return _emit_neurons(context, builder, signature, args, step)  # type: ignore[no-untyped-call]
+    return _emit_neurons(context, builder, signature, args, 0.5, step)  # type: ignore[no-untyped-call]
 
 
 @intrinsic
@@ -176,44 +170,40 @@ def fire_signed_tile(  # type: ignore[no-untyped-def]
 
 
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    fresh, scale, bias = args[2], *(_data(context, builder, signature.args[i], args[i]) for i in (3, 4))
-    floats = ir.VectorType(_FLOAT, 8)
-    gains, shifts = (
-        [builder.fmul(lane, _broadcast(builder, builder.sitofp(times, _FLOAT), 8, None)) for lane in lanes]
-        for lanes, times in zip((_lanes(builder, x, args[6], floats) for x in (scale, bias)), args[15:], strict=True)
+    def step(current, fired, most):  # type: ignore[no-untyped-def]
+        level = _call(builder, "llvm.floor.v8f32", current.type, builder.fadd(current, _floats(0.5)))
+        after = _smaller(builder, _larger(builder, level, _floats(0.0)), builder.fadd(fired, most))
+        after = _larger(builder, after, builder.fsub(fired, most))
+        return after, after, fired
+
+    return _emit_neurons(context, builder, signature, args, 0.0, step)  # type: ignore[no-untyped-call]
+
+
+def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignore[no-untyped-def]
+    """Of a tile: `step` (summed current, state, phi) gives the new state, the counts to write, those to count from; fresh states are `rest`."""
+    fresh, channel, (start, pitch, pixels), (reach, reach_pitch) = args[2], args[6], args[8:11], args[12:14]
+    acc, state, scale, bias, limits, out, fan_out, totals = (
+        _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 3, 4, 5, 7, 11, 14)
     )
-    zero, half_theta = (ir.Constant(floats, [value] * 8) for value in (0.0, 0.5))
-
-    def step(acc, fired, most, half):  # type: ignore[no-untyped-def]
-        before = builder.select(fresh, zero, fired)
-        u = builder.fadd(builder.fadd(builder.fmul(acc, gains[half]), shifts[half]), half_theta)
-        level = _larger(builder, _call(builder, "llvm.floor.v8f32", floats, u), zero)
-        after = _smaller(builder, level, builder.fadd(before, most))
-        after = _larger(builder, after, builder.fsub(before, most))
-        return after, after, before
-
-    return _emit_neurons(context, builder, signature, args, step)  # type: ignore[no-untyped-call]
-
-
-def _emit_neurons(context, builder, signature, args, step):  # type: ignore[no-untyped-def]
-    """Of a tile: `step` (integer sum, state, phi, half of the lanes) gives the new state, the counts to write, those to count from."""
-    channel, (start, pitch, pixels), (reach, reach_pitch) = args[6], args[8:11], args[12:14]
-    acc, state, limits, out, fan_out, totals = (
-        _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 5, 7, 11, 14)
-    )
-    floats, order = ir.VectorType(_FLOAT, 8), ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
-    most, out, counted = _lanes(builder, limits, channel, floats), _at(builder, out, start), _zeros(builder)
+    floats, order = _floats(0.0).type, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
+    gains, shifts, most = (_lanes(builder, array, channel, floats) for array in (scale, bias, limits))
+    if args[15:]:  # how often both have arrived
+        times = [_broadcast(builder, builder.sitofp(n, _FLOAT), 8, None) for n in args[15:]]
+        gains, shifts = ([builder.fmul(x, n) for x in lanes] for lanes, n in zip((gains, shifts), times, strict=True))
+    out, counted = _at(builder, out, start), _zeros(builder)
     with cgutils.for_range(builder, pixels) as loop:
         row, halves = builder.mul(loop.index, _const(4 * LANES)), []
         for half in range(2):
             here = builder.add(row, _const(32 * half))
             current = builder.sitofp(_load(builder, acc, here, ir.VectorType(_INT, 8)), floats)
-            new, *counts = step(current, _load(builder, state, here, floats), most[half], half)
+            current = builder.fadd(builder.fmul(current, gains[half]), shifts[half])
+            before = builder.select(fresh, _floats(rest), _load(builder, state, here, floats))
+            new, *counts = step(current, before, most[half])
             _store(builder, new, state, here)
             halves.append([builder.trunc(builder.fptosi(n, ir.VectorType(_INT, 8)), ir.VectorType(_BYTE, 8)) for n in counts])
-        written, before = (builder.shuffle_vector(*both, order) for both in zip(*halves, strict=True))
+        written, since = (builder.shuffle_vector(*both, order) for both in zip(*halves, strict=True))
         _store(builder, written, out, builder.mul(loop.index, pitch))
-        _count(builder, written, before, fan_out, builder.add(reach, builder.mul(loop.index, reach_pitch)), counted)
+        _count(builder, written, since, fan_out, builder.add(reach, builder.mul(loop.index, reach_pitch)), counted)
     _add_counted(builder, totals, counted)
     return context.get_dummy_value()
 
@@ -356,6 +346,11 @@ def _zeros(builder: Any) -> list[Any]:
 def _add_counted(builder: Any, totals: Any, counted: list[Any]) -> None:
     for i, total in enumerate(counted):
         _add_to(builder, totals, 16 * i, builder.load(total))
+
+
+def _floats(value: float) -> ir.Constant:
+    """Half of the lanes, alike."""
+    return ir.Constant(ir.VectorType(_FLOAT, 8), [value] * 8)
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:

@@ -12,7 +12,7 @@ worth its share of the window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -128,7 +128,12 @@ class SpikingNetwork(Runner):
         """What has been counted since `_begin`, fetched from the device at once."""
         if not self._counted:
             return []
-        return layer_stats(self._counted, torch.stack([counted.totals for counted in self._counted]), self._timesteps)
+        totals, found = torch.stack([counted.totals for counted in self._counted]).cpu().numpy(), []
+        for (name, kind, neurons, _), own in zip(self._counted, totals, strict=True):
+            spikes, reached, graded, bursts = own.T
+            active = bursts if kind == "neuron" else None
+            found.append(LayerStats(name, kind, neurons, self._timesteps, spikes, reached, graded, active))
+        return found
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         totals = _count(x[None], self._fan_out[node.name])
@@ -194,15 +199,6 @@ class SpikingNetwork(Runner):
         """Signals that do not change in time repeated, if others do."""
         length = max(len(signal) for signal in signals)
         return [s if len(s) == length else s.repeat(length // len(s), 1, 1, 1) for s in signals]
-
-
-def layer_stats(counted: Sequence[Counted], totals: Tensor, timesteps: int) -> list[LayerStats]:
-    """`totals` `(len(counted), N, 4)`, from whatever device, node by node."""
-    found = []
-    for (name, kind, neurons, _), own in zip(counted, totals.cpu().numpy(), strict=True):
-        spikes, reached, graded, bursts = own.T
-        found.append(LayerStats(name, kind, neurons, timesteps, spikes, reached, graded, bursts if kind == "neuron" else None))
-    return found
 
 
 def _constant_nodes(graph: Graph) -> frozenset[str]:
