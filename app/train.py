@@ -50,10 +50,11 @@ class ScheduleConfig:
         plain_epochs: last epochs without mosaics, zoom, stretched time and erased patches, on windows as they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
-        amp: convolutions in bfloat16 where the device computes in it (on a CPU without AVX-512 it is ten times slower).
+        amp: convolutions in bfloat16 where the device has matrix instructions for it.
         sparsity: weight of the activations' density in the loss (see `density`): fewer active units are fewer spikes.
         rounding: share of steps in which activations are rounded to what burst neurons can say (see `rounded`), so that the
-            network learns to bear it; conversion itself stays free of training.
+            network learns to bear it; conversion itself stays free of training. Both grow evenly, from nothing at the first
+            step to this at the last.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
     """
@@ -207,7 +208,7 @@ class Trainer:
         for number, (x, boxes, labels, index) in enumerate(self._prefetch(batches)):
             step = self.epoch * self.steps_per_epoch + number
             self._set_rate(step)
-            self._loss.begin(step)
+            self._loss.begin(step, step / self.total_steps)
             x = x.to(self.device, memory_format=torch.channels_last)
             loss = self._step(x, boxes, labels.to(self.device), index.to(self.device))
             self.optimizer.zero_grad()
@@ -315,14 +316,16 @@ class _Loss(nn.Module):
         self._cost: list[int] = []
         self._rng = np.random.default_rng()
         self._rounds = False
+        self._sparsity = 0.0
         if schedule.sparsity or schedule.rounding:
             for module in {m for m in network.modules() if isinstance(m, nn.ReLU)}:
                 module.register_forward_hook(lambda _, __, out: self._activation(out))
 
-    def begin(self, step: int) -> None:
-        """Draw what happens in this step: the same whenever it is taken."""
+    def begin(self, step: int, progress: float) -> None:
+        """Draw what happens in this step, at this share of the whole run: the same whenever it is taken."""
         self._rng = np.random.default_rng([self._schedule.seed, step])
-        self._rounds = bool(self._rng.random() < self._schedule.rounding)
+        self._rounds = bool(self._rng.random() < progress * self._schedule.rounding)
+        self._sparsity = progress * self._schedule.sparsity
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         self._density.clear()
@@ -332,17 +335,19 @@ class _Loss(nn.Module):
             return parts
         cost = torch.tensor(self._cost, dtype=torch.float32, device=parts.device)
         dense = (torch.stack(self._density) * cost).sum() / cost.sum()
-        return torch.cat([parts, self._schedule.sparsity * dense[None] * len(x)])
+        return torch.cat([parts, self._sparsity * dense[None] * len(x)])
 
     def _activation(self, out: Tensor) -> Tensor:
         if self._schedule.sparsity:  # a spike reaches about as many weights as the layer has channels, times its kernel
-            self._density.append(density(out))
+            self._density.append(density(out[::_EVERY]))
             self._cost.append(out.numel() * out.shape[1])
         return rounded(out, self._rng.uniform(*_THRESHOLDS)) if self._rounds else out
 
 
 _THRESHOLDS = (0.25, 0.65)
 _LEVELS = 8
+_EVERY = 4
+"""Of so many windows of a batch, the density of one is measured."""
 
 
 def rounded(activation: Tensor, threshold: float) -> Tensor:
@@ -356,10 +361,21 @@ def rounded(activation: Tensor, threshold: float) -> Tensor:
     with torch.no_grad():
         a = activation.float()
         theta = threshold * a.square().mean((0, 2, 3)) / (a.mean((0, 2, 3)) + 1e-9) + 1e-9
-        theta = theta[:, None, None].to(activation.dtype)
-        spikes = torch.floor(activation / theta + 0.5).clamp_(max=_LEVELS)
-    clipped = torch.minimum(activation, _LEVELS * theta)
-    return clipped + (spikes * theta - clipped).detach()
+    out: Tensor = _Round.apply(activation, theta[:, None, None].to(activation.dtype))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Round(torch.autograd.Function):
+    """To the nearest multiple of theta, _LEVELS of them at most; the gradient is that of the clipping."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor, theta: Tensor) -> Tensor:
+        ctx.save_for_backward(activation < _LEVELS * theta)
+        return (activation / theta).add_(0.5).floor_().clamp_(max=_LEVELS).mul_(theta)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
 
 
 def density(activation: Tensor) -> Tensor:
@@ -375,10 +391,11 @@ def density(activation: Tensor) -> Tensor:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for it; a CPU without them emulates it."""
+    """Whether the device multiplies matrices of it; other CPUs are faster in float32, even those with AVX-512's bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
+    return bool(capabilities.get("amx_bf16"))
 
 
 def _move_to(bar: Any, done: int) -> None:

@@ -19,16 +19,16 @@ from tests.conftest import ROOT
 
 integers = pytest.mark.skipif(not simd.AVAILABLE, reason="needs AVX2")
 SIGNATURE = (
-    types.uint8[::1], types.int64, types.int64, types.int32[::1], types.int64, types.int8[::1], types.int64, types.int64, types.int64,
-    types.int32[::1], types.boolean,
+    types.uint8[::1], *[types.int64] * 3, types.int32[::1], types.int64, types.int8[::1], *[types.int64] * 3, types.int32[::1],
+    types.int64, types.boolean,
 )  # fmt: skip
 
 
 def dot() -> Any:
     """`dot_tile` compiled anew."""
 
-    def call(x, start, pitch, offsets, first, weights, at, steps, flush, acc, fresh):  # type: ignore[no-untyped-def]
-        simd.dot_tile(x, start, pitch, offsets, first, weights, at, steps, flush, acc, fresh)
+    def call(x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh):  # type: ignore[no-untyped-def]
+        simd.dot_tile(x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh)
 
     return numba.njit(call)
 
@@ -53,16 +53,76 @@ def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, v
     monkeypatch.setattr(simd, "VNNI", vnni)
     monkeypatch.setattr(simd, "_call", spelled_out)
     rng = np.random.default_rng(0)
-    steps, pitch, start, at = 37, 48, 16, 64
+    steps, pitch, start, at, to = 37, 48, 16, 64, simd.LANES
     x = rng.integers(0, 9, 4000).astype(np.uint8)
     offsets = (4 * rng.integers(0, 200, steps + 3)).astype(np.int32)
     weights = rng.integers(-127, 128, at + steps * 4 * simd.LANES).astype(np.int8)
-    before = rng.integers(-1000, 1000, simd.PIXELS * simd.LANES).astype(np.int32)
-    run = dot()
-    for fresh in (True, False):
-        acc = before.copy()
-        run(x, start, pitch, offsets, 3, weights, at, steps, 8, acc, fresh)
-        assert acc.tolist() == (slowly(x, start, pitch, offsets[3:], weights[at:]) + (0 if fresh else before)).tolist()
+    before = rng.integers(-1000, 1000, to + simd.PIXELS * simd.LANES).astype(np.int32)
+    sums, run = slowly(x, start, pitch, offsets[3:], weights[at:]), dot()
+    for pixels, summed in (
+        (1, simd.GROUP),
+        (simd.GROUP, simd.GROUP),
+        (simd.GROUP + 1, simd.PIXELS),
+        (simd.PIXELS, simd.PIXELS),
+    ):
+        for fresh in (True, False):
+            acc, expected = before.copy(), before.copy()
+            run(x, start, pitch, pixels, offsets, 3, weights, at, steps, 8, acc, to, fresh)
+            tile = slice(to, to + summed * simd.LANES)
+            expected[tile] = sums[: summed * simd.LANES] + (0 if fresh else before[tile])
+            assert acc.tolist() == expected.tolist()
+
+
+@integers
+@pytest.mark.parametrize("width", [8, 16], ids=["avx2", "avx512"])
+@pytest.mark.parametrize("signed", [False, True], ids=["plain", "signed"])
+@pytest.mark.parametrize("constant", [False, True], ids=["changing", "constant"])
+def test_neurons_of_either_width_are_the_specified_ones(
+    monkeypatch: pytest.MonkeyPatch, width: int, signed: bool, constant: bool
+) -> None:
+    monkeypatch.setattr(simd, "_WIDTH", width)
+    rng = np.random.default_rng(0)
+    timesteps, pixels, lanes, phi = 4, 7, simd.LANES, 3
+    size = simd.PIXELS * lanes
+    acc = rng.integers(-200, 400, timesteps * size).astype(np.int32)
+    scale, bias = (rng.integers(1, 9, lanes).astype(np.float32) / d for d in (256, 8))  # exact: no rounding to differ by
+    limits, fan_out = np.full(lanes, phi, np.float32), rng.integers(1, 99, 2 * pixels).astype(np.int32)
+    out, totals = np.full((timesteps, pixels + 1, 2, lanes), 77, np.uint8), np.zeros(8, np.int64)
+    fire = simd.fire_signed_tile if signed else simd.fire_tile
+
+    @numba.njit
+    def run(acc, step, scale, bias, limits, out, fan_out, totals):  # type: ignore[no-untyped-def]
+        at, pitch = out.shape[3], 2 * out.shape[3]
+        flat, apart = out.reshape(-1), out.shape[1] * pitch
+        fire(acc, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, out.shape[1] - 1, fan_out, 0, 2, totals)
+
+    run(acc, 0 if constant else size, scale, bias, limits, out, fan_out, totals)
+    sums = acc.reshape(timesteps, simd.PIXELS, lanes)[:, :pixels]
+    currents = (sums[:1].repeat(timesteps, 0) if constant else sums) * scale
+    spikes = fired_slowly(np.cumsum(currents, 0) if signed and constant else currents, bias, phi, signed)
+    written = spikes.cumsum(0) if signed else spikes
+    assert (out[:, :pixels, 1] == written).all()
+    assert (out[:, :, 0] == 77).all() and (out[:, pixels] == 77).all()
+    counts, bursts = np.abs(spikes).sum((0, 2)), (spikes != 0).sum((0, 2))
+    reached = fan_out[::2]
+    expected = counts.sum(), (counts * reached).sum(), bursts.sum(), (bursts * reached).sum()
+    assert totals.reshape(4, 2).sum(1).tolist() == [int(n) for n in expected]
+
+
+def fired_slowly(currents: NDArray[np.float64], bias: NDArray[np.float32], phi: int, signed: bool) -> NDArray[np.float64]:
+    """Spikes `(T, ...)`, step by step; of signed neurons the currents are of counts summed over time."""
+    v, fired, found = np.full(currents.shape[1:], 0.5), np.zeros(currents.shape[1:]), []
+    for t, current in enumerate(currents):
+        if signed:
+            wanted = np.maximum(np.floor(current + (t + 1) * bias + 0.5), 0)
+            n = np.clip(wanted - fired, -phi, phi)
+            fired = fired + n
+        else:
+            v = v + current + bias
+            n = np.clip(np.floor(v), 0, phi)
+            v = v - n
+        found.append(n)
+    return np.array(found)
 
 
 def slowly(

@@ -58,7 +58,7 @@ BUSY = 0.5
 @numba.njit(cache=True, nogil=True, parallel=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
-    summed, timesteps, images, acc, v_mem, before, units, totals
+    summed, timesteps, images, acc, before, units, totals
 ):  # fmt: skip
     """Carry out operations in order.
 
@@ -72,7 +72,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         skip_silence: whether to take what did not change from silence.
         summed: whether counts are summed over time.
         timesteps, images: T and N.
-        acc, v_mem, before: a tile, int32 and float32, and LANES uint16 for every thread.
+        acc, before: for every thread a tile of each timestep, int32, and LANES uint16.
         units: int64 `(most units of work, 8)`, overwritten.
         totals: int64 `(operations, N, 4)`, set: spikes, synaptic operations, and the same two with a burst counted once.
     """
@@ -88,7 +88,7 @@ def run_operations(  # type: ignore[no-untyped-def]
             tile, counts = acc[thread], units[unit]
             counts[:] = 0
             if operation.kind == FIRE:
-                _fire(reader, (scale, bias, limits), fan_out, state, skip, timesteps, place, tile, v_mem[thread], counts)
+                _fire(reader, (scale, bias, limits), fan_out, state, skip, timesteps, place, tile, counts)
             elif operation.kind == READ_OUT:
                 _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, tile)
             elif operation.kind == MAX_POOL:
@@ -107,7 +107,7 @@ def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
     """Of all that an operation reads."""
     found, size = 0, 0
     for k in range(operation.first_term, operation.first_term + operation.terms):
-        for at in range(terms[k].buffer, terms[k].buffer + terms[k].buffer_size):
+        for at in range(np.uintp(terms[k].buffer), np.uintp(terms[k].buffer + terms[k].buffer_size)):
             found += changed[at]
         size += terms[k].buffer_size
     return found / size
@@ -125,7 +125,7 @@ def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-unt
         for i in range(term.span_rows):
             first = (start + i * term.source_row) // LANES
             found = np.uint8(0)
-            for at in range(first, first + length):
+            for at in range(np.uintp(first), np.uintp(first + length)):
                 found |= changed[at]
             if found:
                 return True
@@ -140,12 +140,13 @@ def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def
     if look:
         for t in range(timesteps):
             differs |= lanes_differ(arena, silent, to + t * operation.out_step)
-    changed[to // LANES] = differs
+    changed[np.uintp(to) // np.uintp(LANES)] = differs
 
 
 @numba.njit(inline="always")
-def _dot(reader, arena, begin, end, place, column, acc):  # type: ignore[no-untyped-def]
-    """The weighted sum of the counts of timesteps [begin, end), for one tile; weights of two planes are 128 * first + second."""
+def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ignore[no-untyped-def]
+    """The weighted sum of the counts of timesteps [begin, end), for one tile, to index `to` of acc on; weights of two planes are
+    128 * first + second."""
     operation, terms, offsets, weights = reader
     image, block, row = place
     size = operation.steps * 4 * LANES
@@ -154,20 +155,21 @@ def _dot(reader, arena, begin, end, place, column, acc):  # type: ignore[no-unty
     for plane in range(operation.planes):
         if plane:
             for i in range(PIXELS * LANES):
-                acc[i] <<= 7
+                acc[to + i] <<= 7
         for t in range(begin, end):
             for k in range(operation.first_term, operation.first_term + operation.terms):
                 term = terms[k]
                 start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
                 first = at + plane * size + term.first_step * 4 * LANES
                 dot_tile(
-                    arena, start, term.pixel, offsets, term.offsets, weights, first, term.steps, operation.flush, acc, fresh
-                )
+                    arena, start, term.pixel, pixels, offsets, term.offsets, weights, first, term.steps, operation.flush, acc,
+                    to, fresh,
+                )  # fmt: skip
                 fresh = False
 
 
 @numba.njit(cache=True, nogil=True)
-def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, counts):  # type: ignore[no-untyped-def]
+def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
     """A convolution and its burst neurons."""
     operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
@@ -179,7 +181,7 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, c
         to, here = out + column * width, reach + column * operation.blocks
         if skip and not _has_changed(reader, changed, place, column, pixels):
             for i in range(pixels):
-                changed[(to + i * width) // LANES] = 0
+                changed[np.uintp(to + i * width) // np.uintp(LANES)] = 0
                 for t in range(timesteps):
                     at = to + i * width + t * operation.out_step
                     copy_lanes(silent, at, arena, at)
@@ -188,20 +190,19 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, v_mem, c
                         silent, at, at - since * operation.out_step, since, fan_out, here + i * operation.blocks, counts
                     )
             continue
-        for t in range(timesteps):
-            if t == 0 or not operation.constant:
-                _dot(reader, arena, t, t + 1, place, column, acc)
-            at = to + t * operation.out_step
-            if summed:
-                fire_signed_tile(
-                    acc, v_mem, t == 0, scale, bias, limits, channel, arena, at, width, pixels, fan_out, here, operation.blocks,
-                    counts, t + 1 if operation.constant else 1, t + 1,
-                )  # fmt: skip
-            else:
-                fire_tile(
-                    acc, v_mem, t == 0, scale, bias, limits, channel, arena, at, width, pixels, fan_out, here, operation.blocks,
-                    counts,
-                )  # fmt: skip
+        for t in range(1 if operation.constant else timesteps):
+            _dot(reader, arena, t, t + 1, place, column, pixels, acc, t * PIXELS * LANES)
+        step = 0 if operation.constant else PIXELS * LANES
+        if summed:
+            fire_signed_tile(
+                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out, here,
+                operation.blocks, counts,
+            )  # fmt: skip
+        else:
+            fire_tile(
+                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out, here,
+                operation.blocks, counts,
+            )  # fmt: skip
         for i in range(pixels):
             _mark(operation, state, skip, timesteps, to + i * width)
     if not operation.uniform:
@@ -223,7 +224,7 @@ def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pl
                 for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
                     maps[at] = silent_maps[at]
             continue
-        _dot(reader, arena, begin, end, place, column, acc)
+        _dot(reader, arena, begin, end, place, column, pixels, acc, 0)
         read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
 
 

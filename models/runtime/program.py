@@ -89,7 +89,7 @@ class Program:
         """Carry out a run of operations; `skip` what is as it is in silence."""
         run_operations(
             self._table[operations], self._term_table, *self._constants, self.arena, self._silent, self.changed, self._map_arena,
-            self._silent_maps, skip, self._summed, self.timesteps, self.images, self._acc, self._v_mem, self._before, self._units,
+            self._silent_maps, skip, self._summed, self.timesteps, self.images, self._acc, self._before, self._units,
             self.totals[operations],
         )  # fmt: skip
 
@@ -111,8 +111,7 @@ class Program:
         arrays = (self._offsets, self._weights, self._scale, self._bias, self._limits, self._fan)
         self._constants = [array.joined() for array in arrays]
         threads = numba.config.NUMBA_NUM_THREADS
-        self._acc = np.zeros((threads, PIXELS * LANES), np.int32)
-        self._v_mem = np.zeros((threads, PIXELS * LANES), np.float32)
+        self._acc = np.zeros((threads, self.timesteps * PIXELS * LANES), np.int32)
         self._before = np.zeros((threads, LANES), np.uint16)
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
         units = max([input_fan_out.shape[1], *(op["rows"] * op["blocks"] for op in self._operations)])

@@ -1,9 +1,10 @@
 """The two inner loops of the integer engines in vector instructions, as numba intrinsics that emit LLVM (x86-64, AVX2 or better).
 
-A tile is PIXELS neighbouring outputs of one row by LANES output channels. For four input channels of a pixel (a step):
+A tile is PIXELS neighbouring outputs of one row by LANES output channels, summed in GROUPs or at once. For four input channels of a
+pixel (a step):
 
     AVX2    vpmaddubsw: u8 x s8 products of two channels added in 16 bits; `flush` steps later widened to 32 bits by vpmaddwd
-    VNNI    vpdpbusd: u8 x s8 products of four channels added in 32 bits
+    VNNI    vpdpbusd: u8 x s8 products of four channels added in 32 bits; ten chains of them hide its latency
 
 16 bits are enough for many steps because spike counts are small (up to phi, where other networks have 255). `flush` is
 computed from the weights so that no sum can leave them (models/runtime/quantise.py): both forms give the same, exact integers.
@@ -21,7 +22,8 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 LANES = 16
-PIXELS = 5
+GROUP = 5
+PIXELS = 2 * GROUP
 
 _BYTE, _SHORT, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -38,37 +40,51 @@ AVAILABLE = bool(_features().get("avx2"))
 VNNI = bool(_features().get("avx512vnni") and _features().get("avx512vl"))
 """Whether four products are added in one instruction."""
 
+_WIDTH = LANES if VNNI else LANES // 2
+"""Channels of a pixel that neurons take at once: a register of AVX-512, or of AVX2."""
+
 
 @intrinsic
-def dot_tile(typingctx, x, start, pitch, offsets, first, weights, at, steps, flush, acc, fresh):  # type: ignore[no-untyped-def]
-    """acc[pixel, lane] += sum over steps and four channels of x * weights, exact.
+def dot_tile(typingctx, x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh):  # type: ignore[no-untyped-def]
+    """acc[pixel, lane] += sum over steps and four channels of x * weights, exact; of the GROUPs that hold the first `pixels`.
 
     Args:
         x: uint8 array; `start` is the index of the tile's origin, `pitch` the distance of two of its pixels.
         offsets: int32 array; from index `first` on, each step's distance from the origin.
         weights: int8 array; from index `at` on, LANES x 4 of every step.
         steps, flush: see above.
-        acc: int32 array (PIXELS * LANES), taken as 0 if `fresh`.
+        acc: int32 array; the tile's PIXELS * LANES are at index `to`, taken as 0 if `fresh`.
     """
     longs = [types.int64] * 3
-    signature = types.void(x, *longs[:2], offsets, types.int64, weights, *longs, acc, types.boolean)
-    return signature, _emit_dot
+    return types.void(x, *longs, offsets, types.int64, weights, *longs, acc, types.int64, types.boolean), _emit_dot
 
 
 def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    x, start, pitch, offsets, first, weights, at, steps, flush, acc, fresh = args
+    x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh = args
     kinds = signature.args
     origin = _at(builder, _data(context, builder, kinds[0], x), start)
-    offsets = builder.gep(_data(context, builder, kinds[3], offsets), [first])
-    weights = _at(builder, _data(context, builder, kinds[5], weights), at)
-    acc = _data(context, builder, kinds[9], acc)
+    offsets = builder.gep(_data(context, builder, kinds[4], offsets), [first])
+    weights = _at(builder, _data(context, builder, kinds[6], weights), at)
+    acc = builder.gep(_data(context, builder, kinds[10], acc), [to])
     pitches = [builder.mul(pitch, _const(i)) for i in range(PIXELS)]
-    emit_sums = _emit_vnni if VNNI else _emit_avx2
-    emit_sums(builder, origin, pitches, offsets, weights, steps, flush, acc, fresh)  # type: ignore[no-untyped-call]
+    reader = origin, offsets, weights, steps
+    has_two_groups = builder.icmp_signed(">", pixels, _const(GROUP))
+    if VNNI:
+        with builder.if_else(has_two_groups) as (both, only_one):
+            with both:
+                _emit_vnni(builder, reader, pitches, acc, fresh)  # type: ignore[no-untyped-call]
+            with only_one:
+                _emit_vnni(builder, reader, pitches[:GROUP], acc, fresh)  # type: ignore[no-untyped-call]
+    else:
+        _emit_avx2(builder, reader, pitches[:GROUP], flush, acc, fresh)  # type: ignore[no-untyped-call]
+        with builder.if_then(has_two_groups):
+            rest = _at(builder, acc, _const(4 * GROUP * LANES), _INT)
+            _emit_avx2(builder, reader, pitches[GROUP:], flush, rest, fresh)  # type: ignore[no-untyped-call]
     return context.get_dummy_value()
 
 
-def _emit_avx2(builder, origin, pitches, offsets, weights, steps, flush, acc, fresh):  # type: ignore[no-untyped-def]
+def _emit_avx2(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-untyped-def]
+    origin, offsets, weights, steps = reader
     shorts, halves = ir.VectorType(_SHORT, 16), range(2)
     sums = [[cgutils.alloca_once(builder, shorts) for _ in halves] for _ in pitches]
     position = cgutils.alloca_once_value(builder, _const(0))
@@ -103,7 +119,8 @@ def _emit_avx2(builder, origin, pitches, offsets, weights, steps, flush, acc, fr
     builder.position_at_end(end)
 
 
-def _emit_vnni(builder, origin, pitches, offsets, weights, steps, flush, acc, fresh):  # type: ignore[no-untyped-def]
+def _emit_vnni(builder, reader, pitches, acc, fresh):  # type: ignore[no-untyped-def]
+    origin, offsets, weights, steps = reader
     ints = ir.VectorType(_INT, LANES)
     sums = [[cgutils.alloca_once(builder, ints)] for _ in pitches]
     _clear(builder, sums)
@@ -120,29 +137,31 @@ def _emit_vnni(builder, origin, pitches, offsets, weights, steps, flush, acc, fr
 
 @intrinsic
 def fire_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, v_mem, fresh, scale, bias, limits, channel, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals
-):
-    """One timestep of burst neurons: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n; in units of theta.
+    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, reach,
+    reach_pitch, totals,
+):  # fmt: skip
+    """All timesteps of burst neurons: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n; in units of theta, v = 1/2 at first.
 
     Args:
-        acc: int32 array (PIXELS * LANES).
-        v_mem: float32 array of the same, updated; taken as 1/2 if `fresh`.
+        acc: int32 array; tiles of PIXELS * LANES, `acc_step` from one timestep to the next (0: the same at every one).
         scale, bias, limits: float32 arrays, read from index `channel` on; limits are phi.
-        out: uint8 array; n of the first `pixels` pixels goes to index `start` on, `pitch` apart.
+        out: uint8 array; n of the first `pixels` pixels goes to index `start` on, pixels `pitch` apart and timesteps `out_step`.
         fan_out: int32 array; what a spike of pixel i reaches is at `reach + i * reach_pitch`.
         totals: int64 array (8): pairs whose sums are spikes, weights reached, the same two with a burst counted once; added to.
     """
-    longs = [types.int64] * 3
-    signature = types.void(
-        acc, v_mem, types.boolean, scale, bias, limits, types.int64, out, *longs, fan_out, *longs[:2], totals
-    )
-    return signature, _emit_fire
+    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire
+
+
+def _fire_signature(acc, scale, bias, limits, out, fan_out, totals):  # type: ignore[no-untyped-def]
+    long = types.int64
+    return types.void(acc, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, totals)
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(current, v_mem, most):  # type: ignore[no-untyped-def]
+    def step(builder, currents, gain, shift, v_mem, most, turn):  # type: ignore[no-untyped-def]
+        current = builder.fadd(builder.fmul(currents, gain), shift)
         v, zero = builder.fadd(v_mem, current), _floats(0.0)
-        n = _smaller(builder, _larger(builder, _call(builder, "llvm.floor.v8f32", v.type, v), zero), most)
+        n = _smaller(builder, _larger(builder, _floor(builder, v), zero), most)
         return builder.fsub(v, n), n, zero
 
     return _emit_neurons(context, builder, signature, args, 0.5, step)  # type: ignore[no-untyped-call]
@@ -150,28 +169,29 @@ def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-de
 
 @intrinsic
 def fire_signed_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, fired, fresh, scale, bias, limits, channel, out, start, pitch, pixels, fan_out, reach, reach_pitch, totals,
-    sums, biases
+    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, reach,
+    reach_pitch, totals,
 ):  # fmt: skip
-    """One timestep of a ReLU's signed neurons, counts summed over time: u = sums * acc * scale + biases * bias;
-    k += clip(max(floor(u + 1/2), 0) - k, -phi, phi); in units of theta.
+    """All timesteps t = 1, 2, ... of a ReLU's signed neurons, counts summed over time: u = acc * scale + t * bias (or, where acc
+    is the same at every timestep, t * acc * scale + t * bias); k += clip(max(floor(u + 1/2), 0) - k, -phi, phi); in units of
+    theta, k = 0 at first.
 
     Args:
-        fired: k, float32 array (PIXELS * LANES), updated; taken as 0 if `fresh`.
         out: as in `fire_tile`, but for k.
-        sums, biases: int64: how often acc and bias have arrived until now.
         others: as in `fire_tile`; spikes of either sign count alike.
     """
-    longs = [types.int64] * 3
-    signature = types.void(
-        acc, fired, types.boolean, scale, bias, limits, types.int64, out, *longs, fan_out, *longs[:2], totals, *longs[:2]
-    )
-    return signature, _emit_fire_signed
+    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire_signed
 
 
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(current, fired, most):  # type: ignore[no-untyped-def]
-        level = _call(builder, "llvm.floor.v8f32", current.type, builder.fadd(current, _floats(0.5)))
+    is_constant = builder.icmp_signed("==", args[1], _const(0))
+
+    def step(builder, currents, gain, shift, fired, most, turn):  # type: ignore[no-untyped-def]
+        times = builder.sitofp(builder.add(turn, _const(1)), _FLOAT)
+        arrived = builder.select(is_constant, times, ir.Constant(_FLOAT, 1.0))
+        gain, shift = (builder.fmul(x, _broadcast(builder, n, _WIDTH, None)) for x, n in ((gain, arrived), (shift, times)))
+        current = builder.fadd(builder.fmul(currents, gain), shift)
+        level = _floor(builder, builder.fadd(current, _floats(0.5)))
         after = _smaller(builder, _larger(builder, level, _floats(0.0)), builder.fadd(fired, most))
         after = _larger(builder, after, builder.fsub(fired, most))
         return after, after, fired
@@ -180,31 +200,40 @@ def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-unt
 
 
 def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignore[no-untyped-def]
-    """Of a tile: `step` (summed current, state, phi) gives the new state, the counts to write, those to count from; fresh states are `rest`."""
-    fresh, channel, (start, pitch, pixels), (reach, reach_pitch) = args[2], args[6], args[8:11], args[12:14]
-    acc, state, scale, bias, limits, out, fan_out, totals = (
-        _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 3, 4, 5, 7, 11, 14)
+    """Of a tile: `step` gives the new state, the counts to write, and those to count from; states are `rest` at first."""
+    acc_step, timesteps, channel, (start, out_step, pitch, pixels), (reach, reach_pitch) = (
+        *args[1:3],
+        args[6],
+        args[8:12],
+        args[13:15],
     )
-    floats, order = _floats(0.0).type, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
-    gains, shifts, most = (_lanes(builder, array, channel, floats) for array in (scale, bias, limits))
-    if args[15:]:  # how often both have arrived
-        times = [_broadcast(builder, builder.sitofp(n, _FLOAT), 8, None) for n in args[15:]]
-        gains, shifts = ([builder.fmul(x, n) for x in lanes] for lanes, n in zip((gains, shifts), times, strict=True))
-    out, counted = _at(builder, out, start), _zeros(builder)
-    with cgutils.for_range(builder, pixels) as loop:
-        row, halves = builder.mul(loop.index, _const(4 * LANES)), []
-        for half in range(2):
-            here = builder.add(row, _const(32 * half))
-            current = builder.sitofp(_load(builder, acc, here, ir.VectorType(_INT, 8)), floats)
-            current = builder.fadd(builder.fmul(current, gains[half]), shifts[half])
-            before = builder.select(fresh, _floats(rest), _load(builder, state, here, floats))
-            new, *counts = step(current, before, most[half])
-            _store(builder, new, state, here)
-            halves.append([builder.trunc(builder.fptosi(n, ir.VectorType(_INT, 8)), ir.VectorType(_BYTE, 8)) for n in counts])
-        written, since = (builder.shuffle_vector(*both, order) for both in zip(*halves, strict=True))
-        _store(builder, written, out, builder.mul(loop.index, pitch))
-        _count(builder, written, since, fan_out, builder.add(reach, builder.mul(loop.index, reach_pitch)), counted)
-    _add_counted(builder, totals, counted)
+    acc, scale, bias, limits, out, fan_out, totals = (
+        _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15)
+    )
+    floats, ints, some = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
+    parts = list(zip(*(_lanes(builder, array, channel, floats) for array in (scale, bias, limits)), strict=True))
+    states = [cgutils.alloca_once(builder, floats) for _ in parts]
+    out, counted = _at(builder, out, start), _Counted(builder)
+    with cgutils.for_range(builder, pixels) as pixel:
+        counted.begin()
+        for state in states:
+            builder.store(_floats(rest), state)
+        to = builder.mul(pixel.index, pitch)
+        with cgutils.for_range(builder, timesteps) as turn:
+            row, found = (
+                builder.mul(builder.add(builder.mul(turn.index, acc_step), builder.mul(pixel.index, _const(LANES))), _const(4)),
+                [],
+            )
+            for i, (state, (gain, shift, most)) in enumerate(zip(states, parts, strict=True)):
+                currents = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
+                new, *counts = step(builder, currents, gain, shift, builder.load(state), most, turn.index)
+                builder.store(new, state)
+                found.append([builder.trunc(builder.fptosi(n, ints), some) for n in counts])
+            written, since = (_joined(builder, halves) for halves in zip(*found, strict=True))
+            _store(builder, written, out, builder.add(to, builder.mul(turn.index, out_step)))
+            counted.add(written, since)
+        counted.end(builder.load(builder.gep(fan_out, [builder.add(reach, builder.mul(pixel.index, reach_pitch))])))
+    counted.write(totals)
     return context.get_dummy_value()
 
 
@@ -218,15 +247,15 @@ def read_tile(typingctx, acc, scale, bias, channel, out, start, pitch, pixels): 
 def _emit_read(context, builder, signature, args):  # type: ignore[no-untyped-def]
     acc, scale, bias, out = (_data(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 4))
     channel, (start, pitch, pixels) = args[3], args[5:]
-    floats = ir.VectorType(_FLOAT, 8)
+    floats, ints = _floats(0.0).type, ir.VectorType(_INT, _WIDTH)
     gains, shifts = (_lanes(builder, array, channel, floats) for array in (scale, bias))
     with cgutils.for_range(builder, pixels) as loop:
         to = builder.mul(builder.add(start, builder.mul(loop.index, pitch)), _const(4))
-        for half in range(2):
-            here = builder.add(builder.mul(loop.index, _const(4 * LANES)), _const(32 * half))
-            current = builder.sitofp(_load(builder, acc, here, ir.VectorType(_INT, 8)), floats)
-            value = builder.fadd(builder.fmul(current, gains[half]), shifts[half])
-            _store(builder, value, out, builder.add(to, _const(32 * half)))
+        for part, (gain, shift) in enumerate(zip(gains, shifts, strict=True)):
+            distance = _const(4 * _WIDTH * part)
+            here = builder.add(builder.mul(loop.index, _const(4 * LANES)), distance)
+            value = builder.fadd(builder.fmul(builder.sitofp(_load(builder, acc, here, ints), floats), gain), shift)
+            _store(builder, value, out, builder.add(to, distance))
     return context.get_dummy_value()
 
 
@@ -270,9 +299,7 @@ def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-de
     values = builder.select(is_summed, now, builder.sub(now, earlier)), builder.select(is_summed, earlier, zero)
     written, since = (builder.trunc(builder.select(wanted, value, zero), bytes_) for value in values)
     _store(builder, written, x, to)
-    counted = _zeros(builder)
-    _count(builder, written, since, fan_out, reach, counted)
-    _add_counted(builder, totals, counted)
+    _count(builder, written, since, builder.load(builder.gep(fan_out, [reach])), totals)
     return context.get_dummy_value()
 
 
@@ -294,11 +321,10 @@ def count_lanes(typingctx, x, start, since, summed, fan_out, reach, totals):  # 
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
         x, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 6))
-        bytes_, counted = ir.VectorType(_BYTE, LANES), _zeros(builder)
+        bytes_ = ir.VectorType(_BYTE, LANES)
         now, before = (_load(builder, x, args[i], bytes_) for i in (1, 2))
         before = builder.select(args[3], before, ir.Constant(bytes_, [0] * LANES))
-        _count(builder, now, before, fan_out, args[5], counted)
-        _add_counted(builder, totals, counted)
+        _count(builder, now, before, builder.load(builder.gep(fan_out, [args[5]])), totals)
         return context.get_dummy_value()
 
     return types.void(x, types.int64, types.int64, types.boolean, fan_out, types.int64, totals), emit
@@ -326,31 +352,73 @@ def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64), emit
 
 
-def _count(builder: Any, counts: Any, before: Any, fan_out: Any, reach: Any, totals: list[Any]) -> None:
-    """Add what counts differ by: to spikes, weights reached, and the same two with a burst counted once."""
-    pairs, ones = ir.VectorType(_LONG, 2), ir.Constant(counts.type, [1] * LANES)
-    nothing = ir.Constant(counts.type, [0] * LANES)
-    fired = builder.select(builder.icmp_unsigned("!=", counts, before), ones, nothing)
-    spikes, bursts = (_call(builder, "llvm.x86.sse2.psad.bw", pairs, x, y) for x, y in ((counts, before), (fired, nothing)))
-    reached = _broadcast(builder, builder.zext(builder.load(builder.gep(fan_out, [reach])), _LONG), 2, None)
-    values = spikes, builder.mul(spikes, reached), bursts, builder.mul(bursts, reached)
-    for total, value in zip(totals, values, strict=True):
-        builder.store(builder.add(builder.load(total), value), total)
+class _Counted:
+    """What is counted, in registers: spikes, weights reached, and the same two with a burst counted once.
+
+    Counts of LANES channels of a pixel are added one timestep after the other, between `begin` and `end`: at most 255.
+    """
+
+    def __init__(self, builder: Any) -> None:
+        self._builder = builder
+        self._pairs, self._bytes = ir.VectorType(_LONG, 2), ir.VectorType(_BYTE, LANES)
+        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(self._pairs, [0, 0])) for _ in range(4)]
+        self._spikes, self._bursts = (cgutils.alloca_once(builder, kind) for kind in (self._pairs, self._bytes))
+
+    def begin(self) -> None:
+        for place in (self._spikes, self._bursts):
+            self._builder.store(ir.Constant(place.type.pointee, [0] * place.type.pointee.count), place)
+
+    def add(self, counts: Any, before: Any) -> None:
+        """What LANES bytes differ by."""
+        fired = self._builder.zext(self._builder.icmp_unsigned("!=", counts, before), self._bytes)
+        self._add_to(self._spikes, self._sum_of_differences(counts, before))
+        self._add_to(self._bursts, fired)
+
+    def end(self, reach: Any) -> None:
+        """Each of these spikes reaches so many weights (int32)."""
+        builder = self._builder
+        reach = _broadcast(builder, builder.zext(reach, _LONG), 2, None)
+        spikes = builder.load(self._spikes)
+        bursts = self._sum_of_differences(builder.load(self._bursts), ir.Constant(self._bytes, [0] * LANES))
+        values = spikes, builder.mul(spikes, reach), bursts, builder.mul(bursts, reach)
+        for total, value in zip(self._totals, values, strict=True):
+            self._add_to(total, value)
+
+    def write(self, totals: Any) -> None:
+        """Add to an int64 array (8), pair by pair."""
+        for i, total in enumerate(self._totals):
+            _add_to(self._builder, totals, 16 * i, self._builder.load(total))
+
+    def _sum_of_differences(self, a: Any, b: Any) -> Any:
+        return _call(self._builder, "llvm.x86.sse2.psad.bw", self._pairs, a, b)
+
+    def _add_to(self, place: Any, value: Any) -> None:
+        self._builder.store(self._builder.add(self._builder.load(place), value), place)
 
 
-def _zeros(builder: Any) -> list[Any]:
-    """Room for `_count`, in registers."""
-    return [cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(_LONG, 2), [0, 0])) for _ in range(4)]
-
-
-def _add_counted(builder: Any, totals: Any, counted: list[Any]) -> None:
-    for i, total in enumerate(counted):
-        _add_to(builder, totals, 16 * i, builder.load(total))
+def _count(builder: Any, counts: Any, before: Any, reach: Any, totals: Any) -> None:
+    """Add what LANES bytes differ by to an int64 array (8)."""
+    counted = _Counted(builder)
+    counted.begin()
+    counted.add(counts, before)
+    counted.end(reach)
+    counted.write(totals)
 
 
 def _floats(value: float) -> ir.Constant:
-    """Half of the lanes, alike."""
-    return ir.Constant(ir.VectorType(_FLOAT, 8), [value] * 8)
+    """_WIDTH lanes, alike."""
+    return ir.Constant(ir.VectorType(_FLOAT, _WIDTH), [value] * _WIDTH)
+
+
+def _floor(builder: Any, value: Any) -> Any:
+    return _call(builder, f"llvm.floor.v{_WIDTH}f32", value.type, value)
+
+
+def _joined(builder: Any, parts: Any) -> Any:
+    """LANES bytes of one part or two."""
+    if len(parts) == 1:
+        return parts[0]
+    return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES))))
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
@@ -362,9 +430,9 @@ def _smaller(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _lanes(builder: Any, array: Any, channel: Any, floats: Any) -> list[Any]:
-    """LANES floats from an index on, in two halves."""
+    """LANES floats from an index on, _WIDTH at a time."""
     place = builder.mul(channel, _const(4))
-    return [_load(builder, array, builder.add(place, _const(32 * half)), floats) for half in range(2)]
+    return [_load(builder, array, builder.add(place, _const(4 * i)), floats) for i in range(0, LANES, _WIDTH)]
 
 
 def _const(value: int) -> ir.Constant:
