@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 2, 4, 16, 32)
 _REST_S = 0.05
-"""Between two runs: some libraries' threads go on spinning for a while, at the cost of whoever is next."""
+"""Before a turn: some libraries' threads go on spinning for a while, at the cost of whoever is next."""
+_RUNS = 3
+"""Measured in a turn, after one that is not: a processor that wakes up is slow at first, and a stream of windows keeps it awake."""
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,12 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
     for _ in range(rounds):
         for name, contender in built.items():
             time.sleep(_REST_S)
-            started, used = time.perf_counter(), time.process_time()
             contender.run(grid)
-            clock[name].append(1000 * (time.perf_counter() - started))
-            processor[name].append(1000 * (time.process_time() - used))
+            for _ in range(_RUNS):
+                started, used = time.perf_counter(), time.process_time()
+                contender.run(grid)
+                clock[name].append(1000 * (time.perf_counter() - started))
+                processor[name].append(1000 * (time.process_time() - used))
     return {
         name: {"ms": round(float(np.median(clock[name])), 2), "cpu_ms": round(float(np.median(processor[name])), 2)}
         for name in built

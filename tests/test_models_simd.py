@@ -102,7 +102,8 @@ def test_neurons_of_either_width_are_the_specified_ones(
     spikes = fired_slowly(np.cumsum(currents, 0) if signed and constant else currents, bias, phi, signed)
     written = spikes.cumsum(0) if signed else spikes
     assert (out[:, :pixels, 1] == written).all()
-    assert (out[:, :, 0] == 77).all() and (out[:, pixels] == 77).all()
+    assert (out[:, :, 0] == 77).all()
+    assert (out[:, pixels] == 77).all()
     counts, bursts = np.abs(spikes).sum((0, 2)), (spikes != 0).sum((0, 2))
     reached = fan_out[::2]
     expected = counts.sum(), (counts * reached).sum(), bursts.sum(), (bursts * reached).sum()

@@ -257,11 +257,13 @@ def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[n
     factor = operation.factor
     start = term.start + image * term.image + row // factor * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    for column in range(operation.columns):
-        to = out + column * operation.out_pixel
-        for t in range(timesteps):
-            copy_lanes(arena, start + t * term.step + column // factor * term.pixel, arena, to + t * operation.out_step)
-        _mark(operation, state, skip, timesteps, to)
+    for column in range(operation.columns // factor):
+        at = start + column * term.pixel
+        for i in range(factor):
+            to = out + (column * factor + i) * operation.out_pixel
+            for t in range(timesteps):
+                copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
+            _mark(operation, state, skip, timesteps, to)
 
 
 @numba.njit(cache=True, nogil=True)

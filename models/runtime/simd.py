@@ -152,7 +152,7 @@ def fire_tile(  # type: ignore[no-untyped-def]
     return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire
 
 
-def _fire_signature(acc, scale, bias, limits, out, fan_out, totals):  # type: ignore[no-untyped-def]
+def _fire_signature(acc: Any, scale: Any, bias: Any, limits: Any, out: Any, fan_out: Any, totals: Any) -> Any:
     long = types.int64
     return types.void(acc, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, totals)
 
@@ -201,12 +201,7 @@ def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-unt
 
 def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignore[no-untyped-def]
     """Of a tile: `step` gives the new state, the counts to write, and those to count from; states are `rest` at first."""
-    acc_step, timesteps, channel, (start, out_step, pitch, pixels), (reach, reach_pitch) = (
-        *args[1:3],
-        args[6],
-        args[8:12],
-        args[13:15],
-    )
+    _, acc_step, timesteps, _, _, _, channel, _, start, out_step, pitch, pixels, _, reach, reach_pitch, _ = args
     acc, scale, bias, limits, out, fan_out, totals = (
         _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15)
     )
@@ -220,10 +215,8 @@ def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignor
             builder.store(_floats(rest), state)
         to = builder.mul(pixel.index, pitch)
         with cgutils.for_range(builder, timesteps) as turn:
-            row, found = (
-                builder.mul(builder.add(builder.mul(turn.index, acc_step), builder.mul(pixel.index, _const(LANES))), _const(4)),
-                [],
-            )
+            first, found = builder.add(builder.mul(turn.index, acc_step), builder.mul(pixel.index, _const(LANES))), []
+            row = builder.mul(first, _const(4))
             for i, (state, (gain, shift, most)) in enumerate(zip(states, parts, strict=True)):
                 currents = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
                 new, *counts = step(builder, currents, gain, shift, builder.load(state), most, turn.index)
