@@ -109,7 +109,7 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine",
         metavar="NAME",
-        help="how the spiking network is run: reference, int15, int8, cuda (default: auto, the fastest that was measured)",
+        help="how the spiking network is run: reference, int8, cuda (default: auto, the fastest that was measured)",
     )
     parser.add_argument(
         "--batch", type=_batch, metavar="auto|N", help="windows that go through the network together: auto for the most windows "
@@ -288,7 +288,7 @@ def live_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine",
         metavar="NAME",
-        help="how the spiking network is run: reference, int15, int8, cuda (default: auto, the fastest that was measured)",
+        help="how the spiking network is run: reference, int8, cuda (default: auto, the fastest that was measured)",
     )
     parser.add_argument("--sensor-size", metavar="WxH", help="of the simulated sensor, or of a file that does not say it")
     parser.add_argument(

@@ -216,9 +216,9 @@ class Conversion:
         return out.with_name(f"{out.stem}_{what}")
 
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
-        """The detector with these choices, with its weights as they will be stored."""
+        """The detector with these choices."""
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
-        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {}).as_stored()
+        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
         """The agreement of boxes after which `detect.py --adaptive` may stop, and the mean timesteps it needs."""

@@ -9,7 +9,7 @@ validation windows of the data the weights were trained on.
     ann channels-last  the same, in the layout that is fastest here
     ann int8           8-bit weights and 8-bit activations: the integer engine with bursts of up to 255 and T = 1, which is the same thing
     onnxruntime, openvino    the same ANN, exported, float32 and (onnxruntime's static quantisation, calibrated on the window) 8 bits
-    reference, int15, int8   the engines of models/runtime
+    reference, int8    the engines of models/runtime
     spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`)
 """
 
@@ -62,7 +62,7 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
         "openvino": lambda: _openvino(bundle),
         "openvino int8": lambda: _openvino(bundle, grid),
     }
-    for name in ("reference", "int15", "int8"):
+    for name in ("reference", "int8"):
         for timesteps in TIMESTEPS:
             found[f"{name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
     for timesteps in PEER_TIMESTEPS:

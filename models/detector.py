@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from models.graph import Graph, Runner
 from models.runtime import choose, open_engine
 from models.spiking.adaptive import each_timestep, run_adaptive
 from models.spiking.cost import dense_macs
-from models.spiking.network import SpikingParameters, SpikingState
+from models.spiking.network import SpikingParameters, SpikingState, signal_thresholds
 from models.spiking.neurons import NeuronLayer
+from models.spiking.rounding import from_int8, rounded, spike_values, to_int8
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """Folder of the bundled weights; `street` means street.safetensors in it."""
@@ -37,7 +38,7 @@ class DetectorBundle:
 
     Attributes:
         graph: the folded ANN.
-        spiking: the graph that spikes: the ANN's, or with weights that calibration has corrected.
+        spiking: the graph that spikes: the ANN's, weights of 8 bits (models/spiking/rounding.py), corrected by calibration or not.
         parameters: what makes it spike.
         head: how its maps are decoded.
         voxel: how its input is made.
@@ -56,32 +57,24 @@ class DetectorBundle:
         """Input sides are padded to a multiple of this."""
         return max(self.head.strides)
 
-    def as_stored(self) -> DetectorBundle:
-        """The same with the spiking weights rounded as `save` does, so that what is measured is what is loaded."""
-        tensors = {}
-        for name, tensor in self.spiking.tensors.items():
-            stored = self.graph.tensors[name].half().float()
-            difference = tensor - stored
-            if tensor.ndim > 1:
-                rounded, scale = _to_int8(difference)
-                difference = rounded.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
-            tensors[name] = stored + difference
-        return replace(self, spiking=Graph(self.graph.nodes, self.graph.outputs, tensors))
-
     def save(self, path: Path) -> None:
         """Write as safetensors: the ANN's weights in float16, thresholds, shifts and corrected biases in float32.
 
-        Of corrected weights the difference is kept, in 8 bits per weight and a scale per output channel.
+        The weights that spike follow from the ANN's and the thresholds (see models/spiking/rounding.py); those that calibration has
+        corrected are kept as the integers they are, those that are not rounded in float16.
         """
         tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
+        theta = signal_thresholds(self.spiking, self.parameters.neurons)
+        derived = rounded(_from_half(self.graph), theta).tensors
+        values = {f"{n.name}.weight": spike_values(self.spiking, n, theta) for n in self.spiking.nodes if n.op == "conv"}
         for name, tensor in self.spiking.tensors.items():
-            difference = tensor - self.graph.tensors[name].half().float()
-            if not difference.any():
+            if torch.equal(tensor, derived[name]):
                 continue
-            if tensor.ndim == 1:
-                tensors[f"correction/{name}"] = difference
+            own = values.get(name)
+            if own is not None:
+                tensors[f"spiking/{name}"], tensors[f"spiking_scale/{name}"] = to_int8(tensor, own)
             else:
-                tensors[f"correction/{name}"], tensors[f"correction_scale/{name}"] = _to_int8(difference)
+                tensors[f"spiking/{name}"] = tensor.half() if tensor.ndim > 1 else tensor
         for name, layer in self.parameters.neurons.items():
             tensors |= {f"theta/{name}": layer.theta, f"shift/{name}": layer.shift}
         tensors |= {f"readout/{name}": shift for name, shift in self.parameters.readout_shift.items()}
@@ -105,6 +98,8 @@ class DetectorBundle:
         """
         path = find_weights(weights)
         tensors, metadata = load_tensors(path, "detector")
+        if any(name.startswith("correction/") for name in tensors):
+            raise CheckpointError(f"{path}: written by a version that corrected weights otherwise; convert the network anew")
         try:
             return cls._from_parts(tensors, metadata)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -133,7 +128,7 @@ class DetectorBundle:
         head = metadata["head"]
         return cls(
             graph,
-            Graph(graph.nodes, graph.outputs, {name: _corrected(tensor, name, tensors) for name, tensor in ann.items()}),
+            _spiking(graph, signal_thresholds(graph, neurons), tensors),
             SpikingParameters(int(metadata["timesteps"]), neurons, readout),
             HeadSpec(
                 head["kind"],
@@ -230,21 +225,24 @@ class Detector:
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
 
 
-def _to_int8(difference: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `(C_out, ...)` as int8, and the `(C_out,)` scales that give them back."""
-    scale = difference.abs().flatten(1).amax(1).clamp_min(1e-12) / 127
-    return torch.round(difference / scale.view(-1, *[1] * (difference.ndim - 1))).to(torch.int8), scale
+def _from_half(graph: Graph) -> Graph:
+    """As it is after `save` and `load`."""
+    return Graph(graph.nodes, graph.outputs, {name: tensor.half().float() for name, tensor in graph.tensors.items()})
 
 
-def _corrected(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> Tensor:
-    """The weights that spike, from the ANN's and the stored correction."""
-    correction = tensors.get(f"correction/{name}")
-    if correction is None:
-        return tensor
-    if correction.dtype == torch.int8:
-        scale = tensors[f"correction_scale/{name}"]
-        correction = correction.float() * scale.view(-1, *[1] * (correction.ndim - 1))
-    return tensor + correction
+def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: dict[str, Tensor]) -> Graph:
+    """The graph that spikes, from the ANN's and what is stored besides."""
+    tensors = rounded(graph, theta).tensors
+    for node in graph.nodes:
+        for name in (f"{node.name}.weight", f"{node.name}.bias"):
+            own = stored.get(f"spiking/{name}")
+            if own is not None and own.dtype == torch.int8:
+                values = spike_values(graph, node, theta)
+                assert values is not None
+                tensors[name] = from_int8(own, stored[f"spiking_scale/{name}"], values)
+            elif own is not None:
+                tensors[name] = own.float()
+    return Graph(graph.nodes, graph.outputs, tensors)
 
 
 def _to(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ def grid() -> Tensor:
 def spiking(
     graph: Graph, grids: Tensor, timesteps: int, phi: int, level: str = "light", signed: bool = False
 ) -> SpikingParameters:
-    """Neurons for a graph, calibrated on the grids, all positions alike; `advanced` is not for this: it changes the graph."""
+    """Neurons for a graph, calibrated on the grids, all positions alike; the weights are left as they are."""
     parameters = calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi, signed=signed), level)[1]
     neurons = {name: replace(n, theta=n.theta.clone(), shift=n.shift.clone()) for name, n in parameters.neurons.items()}
     return replace(parameters, neurons=neurons)  # no inference tensors: tests write to them

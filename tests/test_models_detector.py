@@ -17,6 +17,7 @@ from data.representations.voxel_grid import VoxelConfig
 from models.checkpoint import FORMAT, load_tensors, save_tensors
 from models.detector import Detector, DetectorBundle
 from models.detectors.postprocess import HeadSpec, PostConfig
+from models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
 from models.spiking.convert.fold import trace
 from tests.conftest import spiking
 
@@ -136,6 +137,32 @@ def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -
     assert stored["ann/stem.weight"].dtype == torch.float16
     assert stored["theta/stem.relu"].dtype == torch.float32
     assert FORMAT == "evburst-1"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_is_loaded_is_what_was_calibrated(
+    bundle: DetectorBundle, network: nn.Module, grid: Tensor, tmp_path: Path, level: str
+) -> None:
+    """The weights that spike, to the last bit; those that follow from the ANN's take no room in the file."""
+    ann, path = trace(network, torch.zeros(1, 4, 16, 16)), tmp_path / "a.safetensors"
+    ann.tensors = {name: t.half().float() for name, t in ann.tensors.items()}
+    spiking, parameters = calibrate(ann, record_targets(ann, grid), 1, Choice(3), level)
+    replace(bundle, graph=ann, spiking=spiking, parameters=parameters).save(path)
+    loaded = DetectorBundle.load(path)
+    assert all(torch.equal(loaded.spiking.tensors[name], tensor) for name, tensor in spiking.tensors.items())
+    assert all(torch.equal(loaded.graph.tensors[name], tensor) for name, tensor in ann.tensors.items())
+    kinds = {name: tensor.dtype for name, tensor in load_file(path).items() if name.startswith("spiking/")}
+    assert (torch.int8 in kinds.values()) == (level == "advanced")
+    assert bool(kinds) == (level == "advanced")
+
+
+def test_files_of_the_former_kind_are_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    bundle.save(path)
+    tensors, metadata = load_tensors(path, "detector")
+    save_tensors(path, "detector", {**tensors, "correction/stem.weight": torch.zeros(1)}, metadata)
+    with pytest.raises(CheckpointError, match="convert the network anew"):
+        DetectorBundle.load(path)
 
 
 def test_bundled_street_weights_have_their_record() -> None:

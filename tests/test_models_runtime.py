@@ -16,12 +16,14 @@ from data.stats import SpikeStats
 from models.graph import Graph, Node
 from models.runtime import ENGINES, choose, open_engine
 from models.runtime.integer import IntegerNetwork
-from models.runtime.plan import Plan, reads
+from models.runtime.plan import Part, Plan, Read, Source, reads
 from models.runtime.quantise import integer_weights, pack
 from models.runtime.simd import AVAILABLE, LANES
+from models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from models.spiking.convert.fold import trace
-from models.spiking.network import SpikingNetwork, SpikingParameters
+from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan
+from models.spiking.rounding import from_int8, spike_values, to_int8
 from tests.conftest import spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
@@ -38,26 +40,27 @@ def grids(n: int, size: tuple[int, int], seed: int = 1, rate: float = 0.7) -> Te
     return counts.clamp(max=10).to(torch.uint8)
 
 
-def exact(
-    graph: Graph, parameters: SpikingParameters, largest: int, takes_back: bool = False
-) -> tuple[Graph, SpikingParameters]:
-    """Weights that are multiples of the power of two at or above 1 / `largest`, the largest of every channel being `largest`
-    of them, and thresholds of 1: sums in float32 and rounding to integers are both exact, so spikes must be equal bit for bit."""
+def exact(graph: Graph, parameters: SpikingParameters, takes_back: bool = False) -> tuple[Graph, SpikingParameters]:
+    """Thresholds of 1, 2 or 4, and weights whose products with them are multiples of 1/64, the largest of every channel 127 of them:
+    sums in float32 and rounding to integers are both exact, so spikes must be equal bit for bit."""
     generator = torch.Generator().manual_seed(5)
-    unit = 2.0 ** -int(np.log2(largest))
+    neurons = {}
+    for name, layer in parameters.neurons.items():
+        theta = 2.0 ** torch.randint(0, 3, layer.theta.shape, generator=generator)
+        neurons[name] = NeuronLayer(theta, torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back)
+    worth = signal_thresholds(graph, neurons)
     tensors = {}
-    for name, tensor in graph.tensors.items():
-        # Where an addition meets one of its inputs again, two weights add up: together they stay below `largest`.
-        drawn = torch.randint(-largest // 3, largest // 3 + 1, tensor.shape, generator=generator).float()
-        if tensor.ndim > 1:
-            drawn.view(len(drawn), -1)[:, 0] = float(largest)
-        tensors[name] = drawn * unit
-    neurons = {
-        name: NeuronLayer(
-            torch.ones_like(layer.theta), torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back
-        )
-        for name, layer in parameters.neurons.items()
-    }
+    for node in graph.nodes:
+        if node.op == "conv":
+            values = spike_values(graph, node, worth)
+            assert values is not None
+            for what in ("weight", "bias"):
+                tensor = graph.tensors[f"{node.name}.{what}"]
+                drawn = torch.randint(-42, 43, tensor.shape, generator=generator).float()
+                if what == "weight":
+                    drawn.view(len(drawn), -1)[:, 0] = 127.0
+                    drawn /= values[:, None, None]
+                tensors[f"{node.name}.{what}"] = drawn / 64
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
 
 
@@ -73,17 +76,14 @@ def same_counts(mine: SpikeStats, theirs: SpikeStats) -> None:
 
 
 @integers
-@pytest.mark.parametrize(("engine", "largest"), [("int8", 127), ("int15", 128 * 127 + 63)])
 @pytest.mark.parametrize("timesteps", [1, 2, 3, 4])
 @pytest.mark.parametrize("phi", [1, 2, 8])
 @pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
-def test_bit_for_bit_where_weights_are_integers(
-    graph: Graph, engine: str, largest: int, timesteps: int, phi: int, takes_back: bool
-) -> None:
+def test_bit_for_bit_where_weights_are_integers(graph: Graph, timesteps: int, phi: int, takes_back: bool) -> None:
     """Spikes, synaptic operations, graded operations of every layer, and outputs; every operation; many sizes."""
     parameters = spiking(graph, grids(2, (12, 20)).float(), timesteps, phi)
-    graph, parameters = exact(graph, parameters, largest, takes_back)
-    fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
+    graph, parameters = exact(graph, parameters, takes_back)
+    fast, slow = open_engine("int8", graph, parameters, 10), SpikingNetwork(graph, parameters)
     for seed, size in enumerate(SIZES):
         grid = grids(1 + seed % 2, size, seed)
         outputs, stats = fast.run(grid)
@@ -99,23 +99,22 @@ def test_bit_for_bit_where_weights_are_integers(
 
 
 class SlowIntegers(SpikingNetwork):
-    """What the integer engines compute, spelled out: convolutions of counts with rounded weights, in float64, source by source.
+    """What the integer engine computes, spelled out: convolutions of counts with rounded weights, in float64, source by source.
 
     The plan says who reads what (its correctness is what the test above is about); neurons are the reference's `burst_scan`.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, planes: int, plan: Plan) -> None:
+    def __init__(self, graph: Graph, parameters: SpikingParameters, plan: Plan) -> None:
         super().__init__(graph, parameters)
-        self.planes, self.plan = planes, plan
+        self.plan = plan
         self.counts: dict[str, Tensor] = {}
 
     def run_step(self, conv: Node, name: str) -> Tensor:
         """Counts `(T, N, C, H, W)` of the neurons behind a convolution, from those it reads."""
         step = next(s for s in self.plan.steps if s.node.name == name)
         found = reads(step.signal)
-        weight = self.graph.tensors[f"{conv.name}.weight"].numpy()
-        limit = max(item.source.limit for item in found)
-        integers, scale = integer_weights([item.weights(weight) for item in found], self.planes, limit)
+        values = spike_values(self.graph, conv, self._theta)
+        integers, scale = integer_weights(self.graph.tensors[f"{conv.name}.weight"], found, values)
         total = 0.0
         for item, whole in zip(found, integers, strict=True):
             x = self.counts[item.source.name].double()[:, :, item.first : item.first + item.channels]
@@ -131,16 +130,19 @@ class SlowIntegers(SpikingNetwork):
 
 
 @integers
-@pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("phi", [1, 4, 255])
-def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, planes: int, phi: int) -> None:
-    """Layer by layer, whatever the weights: every count equals integer arithmetic done slowly."""
+@pytest.mark.parametrize("unit", ["common unit", "none"])
+def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, phi: int, unit: str) -> None:
+    """Layer by layer, whatever the weights and thresholds: every count equals integer arithmetic done slowly."""
     grid = grids(2, (12, 20))
     parameters = spiking(graph, grid.float(), 2, phi)
-    network = IntegerNetwork(graph, parameters, planes, 10)
+    if unit == "none":
+        for k, layer in enumerate(parameters.neurons.values()):
+            layer.theta.mul_(1 + 0.1 * k)
+    network = IntegerNetwork(graph, parameters, 10)
     network.run(grid)
     plan, program = next(iter(network._programs.values()))
-    slow = SlowIntegers(graph, parameters, planes, plan)
+    slow = SlowIntegers(graph, parameters, plan)
     for source in plan.sources:
         view = torch.from_numpy(source.view(program.arena, 2, 2).copy()).permute(0, 1, 4, 2, 3)
         slow.counts[source.name] = view
@@ -152,22 +154,47 @@ def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, plane
 
 @integers
 @pytest.mark.parametrize("timesteps", [1, 2, 4])
-def test_15_bits_agree_with_the_reference_on_nearly_all_neurons(graph: Graph, timesteps: int) -> None:
-    """Layer by layer on the same input, fewer than 1 neuron in 1000 differs, by one spike: those within rounding of a threshold."""
+def test_of_a_converted_network_nearly_all_neurons_agree_with_the_reference(graph: Graph, timesteps: int) -> None:
+    """Its weights are rounded already: fewer than 1 neuron in 1000 differs, those within rounding of a threshold."""
     grid = grids(2, (20, 36))
-    parameters = spiking(graph, grid.float(), timesteps, 8)
-    _, mine = IntegerNetwork(graph, parameters, 2, 10).run(grid)
-    _, theirs = SpikingNetwork(graph, parameters).run(grid)
+    converted, parameters = calibrate(graph, record_targets(graph, grid.float()), timesteps, Choice(8))
+    _, mine = IntegerNetwork(converted, parameters, 10).run(grid)
+    _, theirs = SpikingNetwork(converted, parameters).run(grid)
     for a, b in zip(mine.layers, theirs.layers, strict=True):
         neurons = max(a.neurons, 1000) * len(grid)
         assert np.abs(a.spikes - b.spikes).sum() <= max(1, 1e-3 * neurons), a.name
 
 
 @integers
+def test_the_integers_are_those_that_conversion_rounded_to(graph: Graph) -> None:
+    """Packing finds the same integers again, and they are the weights."""
+    grid = grids(2, (12, 20))
+    converted, parameters = calibrate(graph, record_targets(graph, grid.float()), 1, Choice(8))
+    network, theta = IntegerNetwork(converted, parameters, 10), signal_thresholds(graph, parameters.neurons)
+    network.run(grid)
+    plan, _ = next(iter(network._programs.values()))
+    rounded_before = 0
+    for step in plan.steps:
+        values = spike_values(converted, step.conv, theta) if step.conv is not None else None
+        if step.conv is None or values is None:
+            continue
+        weight = converted.tensors[f"{step.conv.name}.weight"]
+        integers, scale = integer_weights(weight, reads(step.signal), values)
+        expected, own_scale = to_int8(weight, values)
+        assert np.array_equal(scale, own_scale.numpy())
+        if len(step.signal) == 1:
+            assert np.array_equal(integers[0], expected.numpy())
+        rebuilt = from_int8(expected, own_scale, values)
+        assert torch.equal(rebuilt, weight)
+        rounded_before += 1
+    assert rounded_before == sum(node.op == "conv" for node in graph.nodes)
+
+
+@integers
 @pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
 def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph, takes_back: bool) -> None:
     """Grouped convolutions, a current used twice, a sum of currents, a maximum over a sum: computed, and right."""
-    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 4), 127)
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 4))
     groups = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 4}
     plain = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
     nodes = [
@@ -194,7 +221,7 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph, takes_b
     neurons = {name: NeuronLayer(torch.ones(4), torch.zeros(4), 4, takes_back=takes_back) for name in "abc"}
     small = Graph(nodes, ["out", "one"], tensors)
     parameters = SpikingParameters(2, neurons, {"out": torch.ones(4), "one": torch.zeros(4)})
-    network, grid = IntegerNetwork(small, parameters, 1, 10), grids(2, (8, 12))
+    network, grid = IntegerNetwork(small, parameters, 10), grids(2, (8, 12))
     outputs, stats = network.run(grid)
     expected, reference = SpikingNetwork(small, parameters).run(grid)
     same_counts(stats, reference)
@@ -207,13 +234,11 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph, takes_b
 
 @integers
 @pytest.mark.parametrize("rate", [0.0, 0.002, 0.02])
-@pytest.mark.parametrize("engine", ["int8", "int15"])
 @pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
-def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, engine: str, rate: float, takes_back: bool) -> None:
+def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, rate: float, takes_back: bool) -> None:
     """Windows with few events or none, after others: equal to the reference, most tiles never computed."""
-    largest = {"int8": 127, "int15": 128 * 127 + 63}[engine]
-    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), largest, takes_back)
-    fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), takes_back)
+    fast, slow = open_engine("int8", graph, parameters, 10), SpikingNetwork(graph, parameters)
     fast.run(grids(2, (48, 64)))
     for seed in range(4):
         grid = grids(2, (48, 64), seed, rate)
@@ -234,13 +259,13 @@ def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: boo
     attrs = {"negative_slope": slope} if slope else {"ceiling": 2.0}
     nodes = [replace(node, attrs=attrs) if node.op == "relu" else node for node in graph.nodes]
     graph = Graph(nodes, graph.outputs, graph.tensors)
-    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8), 127)
+    graph, parameters = exact(graph, spiking(graph, grids(2, (12, 20)).float(), 2, 8))
     neurons = {
         n: replace(layer, ceiling=attrs.get("ceiling", math.inf), negative_slope=slope, takes_back=takes_back)
         for n, layer in parameters.neurons.items()
     }
     parameters = replace(parameters, neurons=neurons)
-    fast, slow = IntegerNetwork(graph, parameters, 1, 10), SpikingNetwork(graph, parameters)
+    fast, slow = IntegerNetwork(graph, parameters, 10), SpikingNetwork(graph, parameters)
     (outputs, stats), (expected, reference) = fast.run(grids(2, (12, 20))), slow.run(grids(2, (12, 20)).float())
     same_counts(stats, reference)
     for a, b in zip(outputs, expected, strict=True):
@@ -254,7 +279,7 @@ def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: boo
 def test_grids_that_are_not_counts_are_left_to_the_reference(graph: Graph, odd: float) -> None:
     grid = grids(1, (12, 20)).float()
     parameters = spiking(graph, grid, 2, 4)
-    fast, slow = IntegerNetwork(graph, parameters, 1, 10), SpikingNetwork(graph, parameters)
+    fast, slow = IntegerNetwork(graph, parameters, 10), SpikingNetwork(graph, parameters)
     fast.run(grid)
     grid[0, 1, 2, 3] = odd
     for a, b in zip(fast.run(grid)[0], slow.run(grid)[0], strict=True):
@@ -265,7 +290,7 @@ def test_grids_that_are_not_counts_are_left_to_the_reference(graph: Graph, odd: 
 def test_windows_do_not_touch_each_other(graph: Graph) -> None:
     """Neither those of a batch nor those of one run after another, of any sizes."""
     parameters = spiking(graph, grids(2, (12, 20)).float(), 2, 4)
-    network = IntegerNetwork(graph, parameters, 1, 10)
+    network = IntegerNetwork(graph, parameters, 10)
     batch = grids(3, (12, 20))
     together, stats = network.run(batch)
     together = [out.clone() for out in together]
@@ -279,22 +304,29 @@ def test_windows_do_not_touch_each_other(graph: Graph) -> None:
 
 @integers
 @pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
-@pytest.mark.parametrize("planes", [1, 2])
-def test_sums_of_sixteen_bits_cannot_overflow(limit: int, planes: int) -> None:
+@pytest.mark.parametrize("worth", [1, 4], ids=["8 bits", "10 bits"])
+def test_sums_of_sixteen_bits_cannot_overflow(limit: int, worth: int) -> None:
     """The worst counts against the worst weights: all of one sign, and as large as they get."""
-    weight = np.ones((LANES, 64, 3, 3), np.float32)
+    weight = torch.ones(LANES, 64, 3, 3)
     weight[1::2] *= -1
-    packed = pack([weight], planes, limit)
+    source = Source("a", (64, 8, 8), np.full(64, worth, np.float32), limit)
+    read = Read(source, 0, 64, [Part(source, 0, 0, 64)])
+    packed = pack(weight, [read], torch.ones(64))
     assert packed is not None
+    planes = packed.data.shape[1]
+    assert planes == (2 if worth > 1 or limit > 129 else 1)
     pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
     edges = np.arange(0, pairs.shape[2], packed.flush)
+    assert np.abs(pairs).max() < 2**15
     assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
-    integers, scale = integer_weights([weight], planes, limit)
-    assert np.allclose(integers[0] * scale[:, None, None, None], weight, atol=scale.max() / 2)
+    data = packed.data.astype(np.int64)
+    whole = data[:, 0] if planes == 1 else 128 * data[:, 0] + data[:, 1]
+    assert (whole[0, 0, 0] == 127 * worth).all()
+    assert np.allclose(whole[0, 0, 0, 0] * packed.scale[0], worth)
 
 
 def test_engines_by_name() -> None:
-    assert set(ENGINES) >= {"reference", "int8", "int15"}
+    assert set(ENGINES) >= {"reference", "int8"}
     assert choose("auto") == ("int8" if AVAILABLE else "reference")
     assert choose("auto", "cuda") == "reference"
     with pytest.raises(ConfigError, match="known are auto, reference"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from models.graph import Graph, Node, Runner
 from models.spiking.convert.calibrate import LEVELS, RATIOS, Choice, best_thresholds, calibrate, record_targets
 from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import BACKGROUND, position_weights
-from models.spiking.network import SpikingNetwork
+from models.spiking.network import SpikingNetwork, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan
+from models.spiking.rounding import rounded, spike_values
 from tests.conftest import spiking
 
 
@@ -61,9 +64,8 @@ def test_thresholds_minimise_the_neuron_s_own_error(
 def test_light_calibration_restores_the_means(graph: Graph, grid: Tensor) -> None:
     """The read-outs' means become the ANN's."""
     batch = grid.repeat(4, 1, 1, 1)
-    ann = Runner(graph)(batch)
-    before, _ = SpikingNetwork(graph, spiking(graph, batch, 2, 2, "none")).run(batch)
-    after, _ = SpikingNetwork(graph, spiking(graph, batch, 2, 2, "light")).run(batch)
+    ann, targets = Runner(graph)(batch), record_targets(graph, batch)
+    before, after = (SpikingNetwork(*calibrate(graph, targets, 2, Choice(2), level)).run(batch)[0] for level in LEVELS[:2])
     for a, b, c in zip(ann, before, after, strict=True):
         gap_before = (a.mean((0, 2, 3)) - b.mean((0, 2, 3))).abs().sum()
         gap_after = (a.mean((0, 2, 3)) - c.mean((0, 2, 3))).abs().sum()
@@ -85,6 +87,38 @@ def test_advanced_calibration_corrects_what_the_light_one_leaves(graph: Graph) -
     none, light, advanced = (error(level) for level in LEVELS)
     assert advanced < light < none
     assert all(torch.equal(graph.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, grid: Tensor) -> None:
+    """To 8 bits of their products with the thresholds, of sums with the common unit; each by half a step at most."""
+    converted, parameters = calibrate(graph, record_targets(graph, grid), 2, Choice(4))
+    theta = signal_thresholds(graph, parameters.neurons)
+    for node in graph.nodes:
+        if node.op != "conv":
+            continue
+        before, after = (g.tensors[f"{node.name}.weight"] for g in (graph, converted))
+        values = spike_values(graph, node, theta)
+        assert values is not None
+        largest = (before * values[:, None, None]).abs().flatten(1).amax(1)
+        steps = after * values[:, None, None] / (largest / 127)[:, None, None, None]
+        assert torch.allclose(steps, steps.round(), atol=1e-3)
+        assert ((after - before).abs() * values[:, None, None] <= (largest / 253)[:, None, None, None]).all()
+        assert not torch.equal(before, after)
+    again = rounded(graph, theta)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in converted.tensors.items())
+
+
+def test_thresholds_whose_spikes_are_added_differ_by_powers_of_two(graph: Graph, grid: Tensor) -> None:
+    _, parameters = calibrate(graph, record_targets(graph, grid), 2, Choice(4))
+    (_, stem), (name, deep) = list(parameters.neurons.items())[:2]
+    second, add = stem.theta[4:], next(node.name for node in graph.nodes if node.op == "add")
+    power = torch.log2(deep.theta / second)
+    assert torch.equal(power, power.round())
+    unit = signal_thresholds(graph, parameters.neurons)[add]
+    assert unit is not None
+    assert torch.equal(unit, torch.minimum(second, deep.theta))
+    parameters.neurons[name] = replace(deep, theta=deep.theta * 1.25)
+    assert signal_thresholds(graph, parameters.neurons)[add] is None
 
 
 def test_raised_thresholds_fire_less(graph: Graph, grid: Tensor) -> None:

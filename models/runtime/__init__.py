@@ -1,10 +1,9 @@
 """Engines: ways of running a spiking network. `reference` is the specification; the others say what they lose.
 
     reference   models/spiking/network.py, float32, any device
-    int15       weights of 15 bits, exact sums (CPU with AVX2); spikes of nearly all neurons equal
     cuda        the reference as CUDA graphs, neurons as one Triton kernel; equal spikes (not yet run on a GPU: never chosen by auto)
-    int8        weights of 8 bits, exact sums (CPU with AVX2); AP against the reference, caltech6 and street, T = 1, 2, 4: -0.1 in the mean,
-                0.3 its spread, which is what AP moves by if the reference's own sums are rounded differently
+    int8        exact sums of the 8-bit weights that conversion made (CPU with AVX2); spikes equal but for neurons within float32
+                rounding of a threshold
 
 A new engine is a function `(graph, parameters, max_count) -> SpikingNetwork` under @engine: a subclass overrides `run`.
 """
@@ -62,8 +61,8 @@ def choose(name: str, device: str = "cpu") -> str:
         raise ConfigError(f"engine {name!r}: known are auto, {', '.join(ENGINES)}")
     if name == "cuda" and (device != "cuda" or find_spec("triton") is None):
         raise ConfigError("engine 'cuda' needs --device cuda and the package triton; use --engine reference")
-    if name in ("int8", "int15") and not integers:
-        raise ConfigError(f"engine {name!r} needs an x86-64 CPU with AVX2; use --engine reference")
+    if name == "int8" and not integers:
+        raise ConfigError("engine 'int8' needs an x86-64 CPU with AVX2; use --engine reference")
     return name
 
 
@@ -79,15 +78,8 @@ def _cuda(graph: Graph, parameters: SpikingParameters, max_count: int) -> Spikin
     return CudaNetwork(graph, parameters)
 
 
-@engine("int15")
-def _int15(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
-    from models.runtime.integer import IntegerNetwork
-
-    return IntegerNetwork(graph, parameters, 2, max_count)
-
-
 @engine("int8")
 def _int8(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from models.runtime.integer import IntegerNetwork
 
-    return IntegerNetwork(graph, parameters, 1, max_count)
+    return IntegerNetwork(graph, parameters, max_count)

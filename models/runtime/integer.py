@@ -1,7 +1,7 @@
-"""The integer engines: spike counts are uint8, weights 8 or 15 bits, sums exact, neurons fused behind their convolution.
+"""The integer engine: spike counts are uint8, weights 8 or 15 bits, sums exact, neurons fused behind their convolution.
 
-The only difference from the reference engine is the rounding of the weights (models/runtime/quantise.py): spikes equal those
-of the reference engine run with the rounded weights, but for neurons that lie within float32 rounding of a threshold.
+Conversion has rounded the weights already (models/spiking/rounding.py): spikes equal the reference engine's, but for neurons that lie within
+float32 rounding of a threshold. Weights that were not rounded before are rounded here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from models.runtime.program import Program
 from models.runtime.quantise import PackedWeights, pack
 from models.spiking.cost import node_shapes
 from models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
+from models.spiking.rounding import spike_values
 
 
 class IntegerNetwork(SpikingNetwork):
@@ -28,13 +29,12 @@ class IntegerNetwork(SpikingNetwork):
     Args:
         graph: the network.
         parameters: its neurons.
-        planes: 1 for weights of 8 bits, 2 for 15.
         max_count: largest count of a grid; other grids are left to the reference engine.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, planes: int = 1, max_count: int = 255) -> None:
+    def __init__(self, graph: Graph, parameters: SpikingParameters, max_count: int = 255) -> None:
         super().__init__(graph, parameters)
-        self._planes, self._max_count = planes, max_count
+        self._max_count = max_count
         self._order = {node.name: i for i, node in enumerate(graph.nodes)}
         self._packed: dict[str, PackedWeights | None] = {}
         self._programs: dict[tuple[int, ...], tuple[Plan, Program]] = {}
@@ -99,10 +99,8 @@ class IntegerNetwork(SpikingNetwork):
     def _fits(self, conv: Node, signal: Signal) -> bool:
         """Pack a convolution's weights; False if sums could leave 32 bits."""
         if conv.name not in self._packed:
-            weight = self.graph.tensors[f"{conv.name}.weight"].numpy()
-            read = reads(signal)
-            limit = max(item.source.limit for item in read)
-            self._packed[conv.name] = pack([item.weights(weight) for item in read], self._planes, limit)
+            weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self._theta)
+            self._packed[conv.name] = pack(weight, reads(signal), values)
         return self._packed[conv.name] is not None
 
     def _by_reference(self, step: Step, plan: Plan, program: Program, values: dict[str, Tensor]) -> None:

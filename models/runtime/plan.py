@@ -102,13 +102,14 @@ class Read:
     channels: int
     parts: Signal
 
-    def weights(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of the convolution's weights `(O, C, kh, kw)` those of these channels, thresholds folded in."""
-        total = np.zeros((len(weight), self.channels, *weight.shape[2:]), np.float32)
+    def weights(self, weight: NDArray[np.float64], values: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Of a convolution's weights `(O, C, kh, kw)` those of these channels, times thresholds, and times `values` `(C,)`."""
+        total = np.zeros((len(weight), self.channels, *weight.shape[2:]))
         for part in self.parts:
-            start = part.first - self.first
-            theta = self.source.theta[part.first : part.first + part.channels, None, None]
-            total[:, start : start + part.channels] += weight[:, part.at : part.at + part.channels] * theta
+            start, read = part.first - self.first, slice(part.at, part.at + part.channels)
+            worth = self.source.theta[part.first : part.first + part.channels].astype(np.float64)
+            worth = worth if values is None else worth * values[read]
+            total[:, start : start + part.channels] += weight[:, read] * worth[:, None, None]
         return total
 
 

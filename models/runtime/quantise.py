@@ -1,18 +1,23 @@
-"""Weights of a convolution as 8 or 15 bits per output channel, thresholds of the spikes it reads folded in, packed for `dot_tile`.
+"""Weights of a convolution as integers, what they multiply folded in, packed for `dot_tile`.
 
-With theta_c the threshold of input channel c, s_o = max |w_oc theta_c| / largest and q = round(w_oc theta_c / s_o), the current is
-s_o * sum(q n) with spike counts n: integers. 15 bits are two planes of 8, q = 128 * first + second.
+The integers are those that conversion rounded to (models/spiking/rounding.py): with c the channel, q_oc = w_oc u_c / s_o, u_c what a count is
+worth, and the current s_o * sum(q n). Spikes of a sum may be worth several units each, 2^k: their integers are 2^k q. What exceeds 8
+bits lies in two planes, q = 128 * first + second. Where there is no common unit, products are rounded here, to 15 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from models.runtime.plan import Read
 from models.runtime.simd import LANES
+from models.spiking.rounding import LARGEST, to_int8
 
 _SHORT_MAX, _INT_MAX = 2**15 - 1, 2**31 - 1
 
@@ -37,39 +42,54 @@ class PackedWeights:
 
 
 def integer_weights(
-    parts: list[NDArray[np.float32]], planes: int, limit: int
-) -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
-    """Quantised weights of each part `(O, C, kh, kw)`, and the scale of each output channel `(O,)`.
+    weight: Tensor, found: Sequence[Read], values: Tensor | None
+) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
+    """The integers by which counts of each source are multiplied, `(O, C, kh, kw)`, and the scale of each output channel `(O,)`.
 
     Args:
-        parts: weights of each part, thresholds folded in.
-        planes: 1 (8 bits) or 2 (15 bits).
-        limit: largest spike count; beyond 128 weights get fewer bits, so that two products fit into 16 bits.
+        weight: `(O, C, kh, kw)` float32.
+        found: all that the convolution reads.
+        values: of `spike_values`.
     """
-    largest = min(127, _SHORT_MAX // (2 * limit))
-    largest = largest if planes == 1 else 128 * largest + 63
-    flat = np.concatenate([part.reshape(len(part), -1) for part in parts], 1).astype(np.float64)
-    scale = np.maximum(np.abs(flat).max(1), 1e-30) / largest
-    return [np.rint(part / scale[:, None, None, None]).astype(np.int64) for part in parts], scale
+    largest = 128 * _largest_in_a_plane(found) + 63
+    if values is not None:
+        integers, scale = to_int8(weight, values)
+        units = integers.numpy().astype(np.float64)
+        exact = [read.weights(units, 1 / values.numpy().astype(np.float64)) for read in found]
+        whole = [np.rint(part) for part in exact]
+        pairs = list(zip(exact, whole, strict=True))
+        if all(np.allclose(a, b, rtol=0, atol=1e-3) and np.abs(b).max() <= largest for a, b in pairs):
+            return [part.astype(np.int64) for part in whole], scale.numpy()
+    products = [read.weights(weight.numpy().astype(np.float64)) for read in found]
+    furthest = np.max([np.abs(part).reshape(len(part), -1).max(1) for part in products], 0)
+    steps = np.maximum(furthest, 1e-30) / largest
+    return [np.rint(part / steps[:, None, None, None]).astype(np.int64) for part in products], steps.astype(np.float32)
 
 
-def pack(parts: list[NDArray[np.float32]], planes: int, limit: int) -> PackedWeights | None:
-    """Quantise and pack; None where a sum could leave 32 bits.
+def _largest_in_a_plane(found: Sequence[Read]) -> int:
+    """So that two products fit into 16 bits."""
+    return min(LARGEST, _SHORT_MAX // (2 * max(read.source.limit for read in found)))
+
+
+def pack(weight: Tensor, found: Sequence[Read], values: Tensor | None) -> PackedWeights | None:
+    """Find the integers and pack them; None where a sum could leave 32 bits.
 
     Args:
-        parts, planes, limit: as in `integer_weights`.
+        weight, found, values: as in `integer_weights`.
     """
-    integers, scale = integer_weights(parts, planes, limit)
+    integers, scale = integer_weights(weight, found, values)
+    limit = max(read.source.limit for read in found)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None
     packed = [_pack_part(part) for part in integers]
     data = np.concatenate(packed, 1)
     first = (data + 64) >> 7
-    layers = np.stack([data] if planes == 1 else [first, data - 128 * first], 1).astype(np.int8)
+    fits = np.abs(data).max() <= _largest_in_a_plane(found)
+    layers = np.stack([data] if fits else [first, data - 128 * first], 1).astype(np.int8)
     padded = np.zeros(layers.shape[0] * LANES, np.float32)
     padded[: len(scale)] = scale
     steps = tuple(part.shape[1] for part in packed)
-    kernel: tuple[int, int] = parts[0].shape[2:]
+    kernel = (weight.shape[2], weight.shape[3])
     return PackedWeights(layers, padded, steps, _steps_in_16_bits(layers, steps, limit), kernel)
 
 

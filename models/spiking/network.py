@@ -211,7 +211,11 @@ def _constant_nodes(graph: Graph) -> frozenset[str]:
 
 
 def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[str, Tensor | None]:
-    """Threshold of each channel of each node, where its values are spikes of single (known) neurons; None for the others."""
+    """What one count of each channel of each node is worth, where its values are whole multiples of that; None for the others.
+
+    Of neurons, and of what passes their spikes on, the threshold; of a sum of spikes whose thresholds differ by powers of two
+    (calibration sees to it), the lowest.
+    """
     found: dict[str, Tensor | None] = {}
     for node in graph.nodes:
         sources = [found[name] for name in node.inputs]
@@ -222,9 +226,18 @@ def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[
             found[node.name] = torch.cat(known)
         elif node.op == "slice" and known:
             found[node.name] = known[0][node.attrs["start"] : node.attrs["stop"]]
+        elif node.op == "add" and len(known) == len(sources):
+            found[node.name] = _common_unit(*known)
         else:
             found[node.name] = None
     return found
+
+
+def _common_unit(a: Tensor, b: Tensor) -> Tensor | None:
+    """The lower of two thresholds of each channel, if the other is a power of two of it."""
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    power = torch.round(torch.log2(high / low))
+    return low if bool((low * 2.0**power == high).all()) else None
 
 
 def _count(counts: Tensor, fan_out: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ light      a constant per channel is added to the current so that the mean outpu
 advanced   before that, the weights of every convolution but the first are corrected: of all weights, those that make its
            currents most like the ANN's, given the spikes that really arrive, by ridge regression towards the old weights.
 
-Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,
+At every level weights are rounded to 8 bits as soon as the thresholds they meet are known (models/spiking/rounding.py): what follows is
+calibrated to the currents that arrive. Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,
 with `none` for the ANN's own.
 """
 
@@ -32,11 +33,14 @@ from models.graph import Graph, Node, Runner, activation
 from models.spiking.convert.importance import position_weights
 from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan_fused
+from models.spiking.rounding import from_int8, spike_values, to_int8
 
 LEVELS = ("none", "light", "advanced")
 RATIOS = np.geomspace(1.0, 0.01, 48)
 """Of a threshold to its channel's largest activation. The paper's grid ends at 0.05: too coarse for long tails and T phi >= 16."""
 LIGHT_ROUNDS = 4
+MOST_DOUBLINGS = 5
+"""Between thresholds whose spikes are added: integer weights grow by as many bits."""
 RIDGE = 0.02
 """Pull towards the old weights, against the mean square of the inputs."""
 RIDGE_ROWS = 12_000
@@ -110,7 +114,7 @@ def calibrate(
         level: one of LEVELS.
 
     Returns:
-        The graph that spikes (with corrected weights, if `advanced`), and its neurons.
+        The graph that spikes (weights rounded, and corrected if `advanced`), and its neurons.
     """
     if isinstance(choices, Choice):
         choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
@@ -163,6 +167,9 @@ class _Calibration(SpikingNetwork):
     def conv(self, node: Node, x: Tensor) -> Tensor:
         if self._level == "advanced" and node.attrs["groups"] == 1 and node.inputs[0] not in self._first:
             self._correct(node, x.reshape(-1, self._images, *x.shape[1:]).mean(0))
+        values, weight = spike_values(self.graph, node, self._theta), f"{node.name}.weight"
+        if values is not None:
+            self.graph.tensors[weight] = from_int8(*to_int8(self.graph.tensors[weight], values), values)
         return super().conv(node, x)
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
@@ -173,7 +180,7 @@ class _Calibration(SpikingNetwork):
         ceiling, slope = node.attrs.get("ceiling", math.inf), node.attrs.get("negative_slope", 0.0)
         arriving = wanted if self._level == "none" else activation(current.mean(0), negative_slope=slope)
         theta, _ = best_thresholds(arriving, wanted, weights, timesteps, choice.phi, ceiling)
-        layer = raised(node, theta, choice)
+        layer = self._joined(node, raised(node, theta, choice))
         if self._level != "none":
             layer = self._with_equal_mean(current, layer, wanted, weights, self._fan_out[node.name])
         self.neurons[node.name] = self.parameters.neurons[node.name] = layer
@@ -188,6 +195,21 @@ class _Calibration(SpikingNetwork):
         gap = ((wanted - mean) * weights).mean((0, 2, 3))
         self.shifts[name] = gap if self._level != "none" else torch.zeros_like(gap)
         return mean
+
+    def _joined(self, node: Node, layer: NeuronLayer) -> NeuronLayer:
+        """The layer with its thresholds at the nearest powers of two of those that its spikes are added to.
+
+        The sum then has a unit of its own (see `signal_thresholds`), and one weight fits all that it consists of.
+        """
+        for add in self.graph.nodes:
+            if add.op != "add" or node.name not in add.inputs:
+                continue
+            for unit in (self._theta[name] for name in add.inputs if name != node.name):
+                if unit is not None:
+                    power = torch.round(torch.log2(layer.theta / unit)).clamp(-MOST_DOUBLINGS, MOST_DOUBLINGS)
+                    power -= (unit * 2.0**power > layer.ceiling).float()
+                    layer = replace(layer, theta=unit * 2.0**power)
+        return layer
 
     def _with_equal_mean(
         self, current: Tensor, layer: NeuronLayer, wanted: Tensor, weights: Tensor, fan_out: Tensor
@@ -222,7 +244,8 @@ class _Calibration(SpikingNetwork):
         gram = (columns.T @ weighted).double()
         pull = torch.full((len(gram),), RIDGE * float(gram.diagonal().mean()), dtype=torch.float64)
         change = torch.linalg.solve(gram + torch.diag(pull + 1e-6), (weighted.T @ missing).double()).float()
-        self.graph.tensors[kernel] = self.graph.tensors[kernel] + change[:-1].T.reshape_as(self.graph.tensors[kernel])
+        corrected = self.graph.tensors[kernel] + change[:-1].T.reshape_as(self.graph.tensors[kernel])
+        self.graph.tensors[kernel] = corrected.half().float()  # as it is stored, where it is not rounded to 8 bits
         self.graph.tensors[bias] = self.graph.tensors[bias] + change[-1]
 
 

@@ -1,0 +1,63 @@
+"""Weights of 8 bits: a part of conversion, so that every engine runs the same network and calibration makes up for the rounding.
+
+What a convolution multiplies a spike count by is a weight times what a count is worth, the threshold of its channel. Of these
+products the largest of every output channel becomes 127, the others are rounded to whole numbers: the integers that the integer engine
+multiplies (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
+2018, symmetric and per channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.graph import Graph, Node
+
+LARGEST = 127
+
+
+def spike_values(graph: Graph, conv: Node, theta: Mapping[str, Tensor | None]) -> Tensor | None:
+    """What a count of each channel that a convolution reads is worth, `(C,)`; None if its weights are not rounded: those of one channel
+    for each output (groups), and those that read currents, averages, or sums without a common unit.
+
+    Args:
+        graph: the network.
+        conv: the convolution.
+        theta: of `signal_thresholds`.
+    """
+    if conv.attrs["groups"] != 1:
+        return None
+    source = conv.inputs[0]
+    if any(node.name == source and node.op == "input" for node in graph.nodes):
+        return torch.ones(graph.tensors[f"{conv.name}.weight"].shape[1])
+    return theta[source]
+
+
+def to_int8(weight: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `(O, C, kh, kw)` as int8, and the scale of each output channel, `(O,)` float32.
+
+    Args:
+        weight: float32.
+        values: of `spike_values`.
+    """
+    products = (weight * values[:, None, None]).double()
+    scale = products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST
+    return torch.round(products / scale[:, None, None, None]).to(torch.int8), scale.float()
+
+
+def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
+    """The float32 weights that are exactly those integers."""
+    return integers.float() * scale[:, None, None, None] / values[:, None, None]
+
+
+def rounded(graph: Graph, theta: Mapping[str, Tensor | None]) -> Graph:
+    """A graph with all weights rounded that can be; the others and the biases are the same tensors."""
+    tensors = dict(graph.tensors)
+    for node in graph.nodes:
+        values = spike_values(graph, node, theta) if node.op == "conv" else None
+        if values is not None:
+            name = f"{node.name}.weight"
+            tensors[name] = from_int8(*to_int8(tensors[name], values), values)
+    return Graph(graph.nodes, graph.outputs, tensors)
