@@ -304,7 +304,7 @@ class Conversion:
 
 
 def score(
-    bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "reference"
+    bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
 ) -> tuple[AveragePrecision, float]:
     """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)

@@ -7,7 +7,6 @@ validation windows of the data the weights were trained on.
 
     ann                float32, as detect.py --ann runs it
     ann channels-last  the same, in the layout that is fastest here
-    ann int8           8-bit weights and 8-bit activations: the integer engine with bursts of up to 255 and T = 1, which is the same thing
     onnxruntime, openvino    the same ANN, exported, float32 and (onnxruntime's static quantisation, calibrated on the window) 8 bits
     reference, int8    the engines of models/runtime
     spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`)
@@ -56,7 +55,6 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
     found: dict[str, Callable[[], Contender]] = {
         "ann": lambda: _ann(bundle),
         "ann channels-last": lambda: _ann(bundle, channels_last=True),
-        "ann int8": lambda: _engine(_activations_of_8_bits(bundle), "int8", 1),
         "onnxruntime": lambda: _onnxruntime(bundle),
         "onnxruntime int8": lambda: _onnxruntime(bundle, grid),
         "openvino": lambda: _openvino(bundle),
@@ -137,16 +135,6 @@ def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
     parameters = replace(bundle.parameters, timesteps=timesteps)
     network = open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count)
     return Contender(network.run, bundle, {"timesteps": timesteps, "engine": name})
-
-
-def _activations_of_8_bits(bundle: DetectorBundle) -> DetectorBundle:
-    """The ANN with activations in 255 steps of the range its neurons were calibrated for."""
-    neurons = {
-        name: replace(layer, theta=layer.theta * layer.phi / 255, shift=layer.shift * 0, phi=255)
-        for name, layer in bundle.parameters.neurons.items()
-    }
-    shifts = {name: shift * 0 for name, shift in bundle.parameters.readout_shift.items()}
-    return replace(bundle, spiking=bundle.graph, parameters=replace(bundle.parameters, neurons=neurons, readout_shift=shifts))
 
 
 def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:
