@@ -167,9 +167,11 @@ def test_command_writes_both_and_refuses_in_one_line(tmp_path: Path, capsys: pyt
     pytest.importorskip("nir")
     assert main(["--weights", "street", "--onnx", str(tmp_path / "street.onnx")]) == 0
     assert main(["--weights", "street", "--nir", str(tmp_path / "street.nir")]) == 1
+    assert "a neuron with negative spikes cannot be said in NIR; --part" in capsys.readouterr().err
+    assert main(["--weights", "caltech6", "--nir", str(tmp_path / "caltech6.nir")]) == 1
     assert "cannot be said in NIR; --part" in capsys.readouterr().err
-    assert main(["--weights", "street", "--nir", str(tmp_path / "street.nir"), "--part", "--sensor-size", "64x64"]) == 0
+    assert main(["--weights", "caltech6", "--nir", str(tmp_path / "caltech6.nir"), "--part", "--sensor-size", "64x64"]) == 0
     captured = capsys.readouterr()
     assert "left out" in captured.out
     assert "up to 8 spikes per timestep" in captured.err
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("street.onnx", "street.nir"))
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("street.onnx", "caltech6.nir"))

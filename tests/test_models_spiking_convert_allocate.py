@@ -15,8 +15,9 @@ from data.errors import ConversionError
 from models.detectors.postprocess import HeadSpec
 from models.graph import Graph, Node, Runner
 from models.spiking.convert.allocate import Frontier, pareto_frontier
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
 from models.spiking.convert.fold import trace
+from models.spiking.convert.importance import position_weights
 from models.spiking.convert.sensitivity import SensitivityTable, default_choices, divergence, measure
 from models.spiking.network import SpikingNetwork
 
@@ -92,9 +93,9 @@ def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph,
     assert len(table.layers) == 2
     for k, name in enumerate(table.layers):
         for c, choice in enumerate(CHOICES):
-            sure = torch.sigmoid(ann[1]).amax(1, keepdim=True)
-            calibrated = calibrate(graph, record_targets(graph, grid, sure), 1, Choice(choice.phi), "none")[1]
-            theta = calibrated.neurons[name].theta[:, None, None] * choice.rho
+            a = _activation(graph, grid, name)
+            weights = position_weights(torch.sigmoid(ann[1]).amax(1, keepdim=True), *a.shape[-2:])
+            theta = best_thresholds(a, a, weights, 1, choice.phi)[0][:, None, None] * choice.rho
 
             class OneLayer(Runner):
                 spikes = 0.0
@@ -111,6 +112,18 @@ def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph,
             assert table.sensitivity[k, c] == pytest.approx(moved, rel=2e-2, abs=1e-6)
             assert (table.cost[k, c] > 0) == (OneLayer.spikes > 0)
     assert (np.diff(table.cost[:, [0, 2]], axis=1) < 0).all()  # a doubled threshold costs less
+
+
+def _activation(graph: Graph, grid: Tensor, name: str) -> Tensor:
+    found = []
+
+    class Keep(Runner):
+        def observe(self, node: Node, value: Tensor) -> None:
+            if node.name == name:
+                found.append(value.clone())
+
+    Keep(graph)(grid)
+    return found[0]
 
 
 def test_cost_is_what_the_spiking_network_counts(graph: Graph, grid: Tensor) -> None:

@@ -158,6 +158,7 @@ class _Calibration(SpikingNetwork):
     def __init__(self, graph: Graph, targets: Targets, timesteps: int, choices: Mapping[str, Choice], level: str) -> None:
         provisional = {name: NeuronLayer(torch.ones(1), torch.zeros(1), choice.phi) for name, choice in choices.items()}
         super().__init__(Graph(graph.nodes, graph.outputs, dict(graph.tensors)), SpikingParameters(timesteps, provisional, {}))
+        self._theta = signal_thresholds(graph, {})  # none is known yet
         self._targets, self._choices, self._level = targets, choices, level
         self._first = {node.name for node in graph.nodes if node.op == "input"}
         self._draw = torch.Generator().manual_seed(0)
