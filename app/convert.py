@@ -169,8 +169,7 @@ def _read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
     graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
-    graph.tensors = {name: tensor.half().float() for name, tensor in graph.tensors.items()}
-    return graph, model.head_spec, trained
+    return graph.in_float16(), model.head_spec, trained
 
 
 def _blended(graph: Graph, other: Graph, share: float) -> Graph:
@@ -178,7 +177,7 @@ def _blended(graph: Graph, other: Graph, share: float) -> Graph:
     if graph.to_json() != other.to_json():
         raise CheckpointError("blend_with: not the same network as the weights it is to be blended with")
     mean = {name: share * tensor + (1 - share) * other.tensors[name] for name, tensor in graph.tensors.items()}
-    return Graph(graph.nodes, graph.outputs, {name: tensor.half().float() for name, tensor in mean.items()})
+    return Graph(graph.nodes, graph.outputs, mean).in_float16()
 
 
 class Conversion:

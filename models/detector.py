@@ -65,7 +65,7 @@ class DetectorBundle:
         """
         tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
         theta = signal_thresholds(self.spiking, self.parameters.neurons)
-        derived = rounded(_from_half(self.graph), theta).tensors
+        derived = _spiking(self.graph.in_float16(), theta, {}).tensors
         values = {f"{n.name}.weight": spike_values(self.spiking, n, theta) for n in self.spiking.nodes if n.op == "conv"}
         for name, tensor in self.spiking.tensors.items():
             if torch.equal(tensor, derived[name]):
@@ -225,23 +225,18 @@ class Detector:
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
 
 
-def _from_half(graph: Graph) -> Graph:
-    """As it is after `save` and `load`."""
-    return Graph(graph.nodes, graph.outputs, {name: tensor.half().float() for name, tensor in graph.tensors.items()})
-
-
-def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: dict[str, Tensor]) -> Graph:
-    """The graph that spikes, from the ANN's and what is stored besides."""
-    tensors = rounded(graph, theta).tensors
-    for node in graph.nodes:
-        for name in (f"{node.name}.weight", f"{node.name}.bias"):
-            own = stored.get(f"spiking/{name}")
-            if own is not None and own.dtype == torch.int8:
-                values = spike_values(graph, node, theta)
-                assert values is not None
-                tensors[name] = from_int8(own, stored[f"spiking_scale/{name}"], values)
-            elif own is not None:
-                tensors[name] = own.float()
+def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:
+    """The graph that spikes: what is stored of it, the other weights from the ANN's."""
+    tensors = dict(graph.tensors)
+    for node in (node for node in graph.nodes if node.op == "conv"):
+        weight, bias = f"{node.name}.weight", f"{node.name}.bias"
+        values, own = spike_values(graph, node, theta), stored.get(f"spiking/{weight}")
+        if values is not None:
+            integers = None if own is None else (own, stored[f"spiking_scale/{weight}"])
+            tensors[weight] = rounded(tensors[weight], values) if integers is None else from_int8(*integers, values)
+        elif own is not None:
+            tensors[weight] = own.float()
+        tensors[bias] = stored.get(f"spiking/{bias}", tensors[bias])
     return Graph(graph.nodes, graph.outputs, tensors)
 
 

@@ -61,6 +61,10 @@ class Graph:
     outputs: list[str]
     tensors: dict[str, Tensor]
 
+    def in_float16(self) -> Graph:
+        """With its tensors as float16 holds them, which is how they are stored; still float32."""
+        return Graph(self.nodes, self.outputs, {name: tensor.half().float() for name, tensor in self.tensors.items()})
+
     def to_json(self) -> str:
         """The structure, without tensors."""
         return json.dumps({"nodes": [asdict(node) for node in self.nodes], "outputs": self.outputs})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.events import EVENT_DTYPE, Events, SensorSize
-from models.graph import Graph
+from models.graph import Graph, Node, Runner
 from models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from models.spiking.network import SpikingParameters
 
@@ -128,6 +128,18 @@ def drawn(kind: type[nn.Module]) -> nn.Module:
 def grid() -> Tensor:
     """A batch of two count grids, (2, 4, 12, 20)."""
     return torch.poisson(torch.full((2, 4, 12, 20), 0.7), generator=torch.Generator().manual_seed(1))
+
+
+def activations(graph: Graph, x: Tensor) -> dict[str, Tensor]:
+    """Every node's value in the ANN."""
+    found: dict[str, Tensor] = {}
+
+    class Keep(Runner):
+        def observe(self, node: Node, value: Tensor) -> None:
+            found[node.name] = value
+
+    Keep(graph)(x)
+    return found
 
 
 def spiking(

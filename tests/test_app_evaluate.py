@@ -144,7 +144,7 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path) -> None:
     def results(out: str, *launcher: str) -> dict[str, Any]:
         run = [str(ROOT / "evaluate.py"), "--dataset", "gen1", "--root", str(root), "--protocol", "coco", "--both", *FAST]
         command = [sys.executable, *launcher, *run, "--out", str(tmp_path / out), "--json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # fewer ways of rounding a sum
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT)
         assert done.stdout.count('"results"') == 1  # the first process prints
         found: dict[str, Any] = json.loads((tmp_path / out / "results.json").read_text())
@@ -156,7 +156,7 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path) -> None:
     active: tuple[list[float], list[float]] = [], []
     assert without_activity(lasting(one), active[0]) == without_activity(lasting(two), active[1])
     assert active[0]
-    assert active[0] == pytest.approx(active[1], rel=1e-4)
+    assert active[0] == pytest.approx(active[1], rel=1e-5)
 
 
 def test_simulated_windows_are_shown_as_the_weights_say(

@@ -38,8 +38,7 @@ class TinyYolo(nn.Module):
 @pytest.fixture
 def bundle(grid: Tensor) -> DetectorBundle:
     torch.manual_seed(0)
-    graph = trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16))
-    graph.tensors = {name: t.half().float() for name, t in graph.tensors.items()}
+    graph = trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16)).in_float16()
     head = HeadSpec("yolo", (2,), 4, ("car", "pedestrian"))
     return DetectorBundle(graph, graph, spiking(graph, grid, 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
 
@@ -144,8 +143,7 @@ def test_what_is_loaded_is_what_was_calibrated(
     bundle: DetectorBundle, network: nn.Module, grid: Tensor, tmp_path: Path, level: str
 ) -> None:
     """The weights that spike, to the last bit; those that follow from the ANN's take no room in the file."""
-    ann, path = trace(network, torch.zeros(1, 4, 16, 16)), tmp_path / "a.safetensors"
-    ann.tensors = {name: t.half().float() for name, t in ann.tensors.items()}
+    ann, path = trace(network, torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     spiking, parameters = calibrate(ann, record_targets(ann, grid), 1, Choice(3), level)
     replace(bundle, graph=ann, spiking=spiking, parameters=parameters).save(path)
     loaded = DetectorBundle.load(path)

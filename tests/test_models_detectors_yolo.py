@@ -84,8 +84,7 @@ def test_yolov9_by_force() -> None:
 
 def test_weights_of_yolov9_are_stored_detect_and_can_be_fine_tuned(tmp_path: object) -> None:
     net, x = measured(network("yolov9t"))
-    graph = trace(net, x[:1])
-    graph.tensors = {name: tensor.half().float() for name, tensor in graph.tensors.items()}
+    graph = trace(net, x[:1]).in_float16()
     bundle = DetectorBundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
     bundle.save(tmp_path / "nine.safetensors")  # type: ignore[operator]
     detector = Detector(DetectorBundle.load(tmp_path / "nine.safetensors"), PostConfig(score=0.001))  # type: ignore[operator]
@@ -121,7 +120,7 @@ def test_yolov9_learns() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert min(losses) < 0.8 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize(

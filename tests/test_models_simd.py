@@ -10,11 +10,13 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+import torch
 from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
 from models.runtime import simd
+from models.spiking.neurons import NeuronLayer, burst_scan
 from tests.conftest import ROOT
 
 integers = pytest.mark.skipif(not simd.AVAILABLE, reason="needs AVX2")
@@ -98,8 +100,12 @@ def test_neurons_of_either_width_are_the_specified_ones(
 
     run(acc, 0 if constant else size, scale, bias, limits, out, fan_out, totals)
     sums = acc.reshape(timesteps, simd.PIXELS, lanes)[:, :pixels]
-    currents = (sums[:1].repeat(timesteps, 0) if constant else sums) * scale
-    spikes = fired_slowly(np.cumsum(currents, 0) if signed and constant else currents, bias, phi, signed)
+    currents = sums[:1] if constant else sums
+    if signed and not constant:  # what is read is summed over time
+        currents = np.diff(currents, axis=0, prepend=0)
+    layer = NeuronLayer(torch.ones(lanes), torch.from_numpy(bias), phi, takes_back=signed)
+    by_channel = torch.from_numpy(currents * scale).movedim(2, 1)[:, None, :, None]
+    spikes = burst_scan(by_channel, layer, timesteps)[:, 0, :, 0].movedim(1, 2).numpy()
     written = spikes.cumsum(0) if signed else spikes
     assert (out[:, :pixels, 1] == written).all()
     assert (out[:, :, 0] == 77).all()
@@ -108,22 +114,6 @@ def test_neurons_of_either_width_are_the_specified_ones(
     reached = fan_out[::2]
     expected = counts.sum(), (counts * reached).sum(), bursts.sum(), (bursts * reached).sum()
     assert totals.reshape(4, 2).sum(1).tolist() == [int(n) for n in expected]
-
-
-def fired_slowly(currents: NDArray[np.float64], bias: NDArray[np.float32], phi: int, signed: bool) -> NDArray[np.float64]:
-    """Spikes `(T, ...)`, step by step; of signed neurons the currents are of counts summed over time."""
-    v, fired, found = np.full(currents.shape[1:], 0.5), np.zeros(currents.shape[1:]), []
-    for t, current in enumerate(currents):
-        if signed:
-            wanted = np.maximum(np.floor(current + (t + 1) * bias + 0.5), 0)
-            n = np.clip(wanted - fired, -phi, phi)
-            fired = fired + n
-        else:
-            v = v + current + bias
-            n = np.clip(np.floor(v), 0, phi)
-            v = v - n
-        found.append(n)
-    return np.array(found)
 
 
 def slowly(

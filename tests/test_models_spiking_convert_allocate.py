@@ -20,6 +20,7 @@ from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import position_weights
 from models.spiking.convert.sensitivity import SensitivityTable, default_choices, divergence, measure
 from models.spiking.network import SpikingNetwork
+from tests.conftest import activations
 
 CHOICES = (Choice(8), Choice(4), Choice(8, 2.0))
 SPEC = HeadSpec("yolo", (2,), 4, ("a", "b"))
@@ -89,11 +90,11 @@ def graph() -> Graph:
 
 def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph, grid: Tensor) -> None:
     table = measure(graph, SPEC, [grid], 1, CHOICES)
-    ann = Runner(graph)(grid)
+    ann, found = Runner(graph)(grid), activations(graph, grid)
     assert len(table.layers) == 2
     for k, name in enumerate(table.layers):
         for c, choice in enumerate(CHOICES):
-            a = _activation(graph, grid, name)
+            a = found[name]
             weights = position_weights(torch.sigmoid(ann[1]).amax(1, keepdim=True), *a.shape[-2:])
             theta = best_thresholds(a, a, weights, 1, choice.phi)[0][:, None, None] * choice.rho
 
@@ -112,18 +113,6 @@ def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph,
             assert table.sensitivity[k, c] == pytest.approx(moved, rel=2e-2, abs=1e-6)
             assert (table.cost[k, c] > 0) == (OneLayer.spikes > 0)
     assert (np.diff(table.cost[:, [0, 2]], axis=1) < 0).all()  # a doubled threshold costs less
-
-
-def _activation(graph: Graph, grid: Tensor, name: str) -> Tensor:
-    found = []
-
-    class Keep(Runner):
-        def observe(self, node: Node, value: Tensor) -> None:
-            if node.name == name:
-                found.append(value.clone())
-
-    Keep(graph)(grid)
-    return found[0]
 
 
 def test_cost_is_what_the_spiking_network_counts(graph: Graph, grid: Tensor) -> None:

@@ -10,30 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ConversionError
-from models.graph import Graph, Node, Runner
+from models.graph import Graph, Runner
 from models.spiking.convert.calibrate import LEVELS, RATIOS, Choice, best_thresholds, calibrate, record_targets
 from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import BACKGROUND, position_weights
 from models.spiking.network import SpikingNetwork, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan
 from models.spiking.rounding import rounded, spike_values
-from tests.conftest import spiking
+from tests.conftest import activations, spiking
 
 
 @pytest.fixture
 def graph(network: nn.Module) -> Graph:
     return trace(network, torch.zeros(1, 4, 16, 16))
-
-
-def activations(graph: Graph, x: Tensor) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-
-    class Keep(Runner):
-        def observe(self, node: Node, value: Tensor) -> None:
-            found[node.name] = value
-
-    Keep(graph)(x)
-    return found
 
 
 @pytest.mark.parametrize(("timesteps", "phi"), [(1, 8), (4, 1), (2, 4)])
@@ -104,8 +93,8 @@ def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, gri
         assert torch.allclose(steps, steps.round(), atol=1e-3)
         assert ((after - before).abs() * values[:, None, None] <= (largest / 253)[:, None, None, None]).all()
         assert not torch.equal(before, after)
-    again = rounded(graph, theta)
-    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in converted.tensors.items())
+        assert torch.equal(rounded(before, values), after)
+        assert torch.equal(graph.tensors[f"{node.name}.bias"], converted.tensors[f"{node.name}.bias"])
 
 
 def test_thresholds_whose_spikes_are_added_differ_by_powers_of_two(graph: Graph, grid: Tensor) -> None:

@@ -51,6 +51,8 @@ TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
 output column; where its steps are in the offsets, how many, and which is its first in the weights; the window's extent, the
 buffer's own distances, how many LANES channels it reads; where the buffer's first timestep is."""
 
+# Indexes of `changed` are unsigned: numba takes a negative one from the end, and its test for that keeps loops from being vectorised.
+
 BUSY = 0.5
 """Where a larger share of what an operation reads has changed, it is not looked for what did not."""
 

@@ -68,7 +68,11 @@ def integer_weights(
 
 def _largest_in_a_plane(found: Sequence[Read]) -> int:
     """So that two products fit into 16 bits."""
-    return min(LARGEST, _SHORT_MAX // (2 * max(read.source.limit for read in found)))
+    return min(LARGEST, _SHORT_MAX // (2 * _largest_count(found)))
+
+
+def _largest_count(found: Sequence[Read]) -> int:
+    return max(read.source.limit for read in found)
 
 
 def pack(weight: Tensor, found: Sequence[Read], values: Tensor | None) -> PackedWeights | None:
@@ -78,7 +82,7 @@ def pack(weight: Tensor, found: Sequence[Read], values: Tensor | None) -> Packed
         weight, found, values: as in `integer_weights`.
     """
     integers, scale = integer_weights(weight, found, values)
-    limit = max(read.source.limit for read in found)
+    limit = _largest_count(found)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None
     packed = [_pack_part(part) for part in integers]

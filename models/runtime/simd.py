@@ -158,7 +158,7 @@ def _fire_signature(acc: Any, scale: Any, bias: Any, limits: Any, out: Any, fan_
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(builder, currents, gain, shift, v_mem, most, turn):  # type: ignore[no-untyped-def]
+    def step(currents, gain, shift, v_mem, most, turn):  # type: ignore[no-untyped-def]
         current = builder.fadd(builder.fmul(currents, gain), shift)
         v, zero = builder.fadd(v_mem, current), _floats(0.0)
         n = _smaller(builder, _larger(builder, _floor(builder, v), zero), most)
@@ -186,7 +186,7 @@ def fire_signed_tile(  # type: ignore[no-untyped-def]
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
     is_constant = builder.icmp_signed("==", args[1], _const(0))
 
-    def step(builder, currents, gain, shift, fired, most, turn):  # type: ignore[no-untyped-def]
+    def step(currents, gain, shift, fired, most, turn):  # type: ignore[no-untyped-def]
         times = builder.sitofp(builder.add(turn, _const(1)), _FLOAT)
         arrived = builder.select(is_constant, times, ir.Constant(_FLOAT, 1.0))
         gain, shift = (builder.fmul(x, _broadcast(builder, n, _WIDTH, None)) for x, n in ((gain, arrived), (shift, times)))
@@ -219,7 +219,7 @@ def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignor
             row = builder.mul(first, _const(4))
             for i, (state, (gain, shift, most)) in enumerate(zip(states, parts, strict=True)):
                 currents = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
-                new, *counts = step(builder, currents, gain, shift, builder.load(state), most, turn.index)
+                new, *counts = step(currents, gain, shift, builder.load(state), most, turn.index)
                 builder.store(new, state)
                 found.append([builder.trunc(builder.fptosi(n, ints), some) for n in counts])
             written, since = (_joined(builder, halves) for halves in zip(*found, strict=True))

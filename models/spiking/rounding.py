@@ -52,12 +52,6 @@ def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
     return integers.float() * scale[:, None, None, None] / values[:, None, None]
 
 
-def rounded(graph: Graph, theta: Mapping[str, Tensor | None]) -> Graph:
-    """A graph with all weights rounded that can be; the others and the biases are the same tensors."""
-    tensors = dict(graph.tensors)
-    for node in graph.nodes:
-        values = spike_values(graph, node, theta) if node.op == "conv" else None
-        if values is not None:
-            name = f"{node.name}.weight"
-            tensors[name] = from_int8(*to_int8(tensors[name], values), values)
-    return Graph(graph.nodes, graph.outputs, tensors)
+def rounded(weight: Tensor, values: Tensor) -> Tensor:
+    """Weights as they are after `to_int8` and `from_int8`."""
+    return from_int8(*to_int8(weight, values), values)

@@ -33,7 +33,7 @@ from models.graph import Graph, Node, Runner, activation
 from models.spiking.convert.importance import position_weights
 from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan_fused
-from models.spiking.rounding import from_int8, spike_values, to_int8
+from models.spiking.rounding import rounded, spike_values
 
 LEVELS = ("none", "light", "advanced")
 RATIOS = np.geomspace(1.0, 0.01, 48)
@@ -170,7 +170,7 @@ class _Calibration(SpikingNetwork):
             self._correct(node, x.reshape(-1, self._images, *x.shape[1:]).mean(0))
         values, weight = spike_values(self.graph, node, self._theta), f"{node.name}.weight"
         if values is not None:
-            self.graph.tensors[weight] = from_int8(*to_int8(self.graph.tensors[weight], values), values)
+            self.graph.tensors[weight] = rounded(self.graph.tensors[weight], values)
         return super().conv(node, x)
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
