@@ -163,7 +163,7 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     """The command line of convert.py."""
     parser = argparse.ArgumentParser(
         prog="convert.py",
-        description="Convert a trained network into a burst-spiking one; no training, only calibration.",
+        description="Convert a trained network into a burst-spiking one; no labels are needed.",
         epilog="example: python convert.py --weights runs/train/street/best.safetensors --max-loss 1.0 --out street.safetensors",
     )
     parser.add_argument(
@@ -183,7 +183,8 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     point.add_argument("--compress", type=float, metavar="TOL", help="choose the cheapest whose divergence from the ANN, summed over "
                        "layers, is at most this (NAME_frontier.csv lists it)")  # fmt: skip
     point.add_argument("--pick", type=int, metavar="N", help="choose point N of NAME_frontier.csv, without measuring again")
-    parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: light)")
+    parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: light; "
+                        "advanced: weights as well, some minutes, loses less)")  # fmt: skip
     parser.add_argument("--signed", action="store_true", default=None, help="neurons that take back what they fired too early: a smaller "
                         "loss from T = 2 on, more spikes")  # fmt: skip
     parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")

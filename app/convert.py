@@ -40,6 +40,7 @@ from models.graph import Graph, Runner
 from models.spiking.adaptive import least_tau
 from models.spiking.convert.allocate import Frontier, pareto_frontier
 from models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
+from models.spiking.convert.distil import distil
 from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import confidence
 from models.spiking.convert.report import conversion_report
@@ -48,6 +49,7 @@ from models.spiking.cost import dense_macs
 
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6
+_BATCH = 8
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 
@@ -64,14 +66,17 @@ class ConvertConfig:
         root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: T.
         phi_max: most spikes of a neuron in one timestep.
-        level: of calibration: none, light or advanced.
+        level: of calibration: none, light or advanced, see models/spiking/convert/calibrate.py.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
-        budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
+        budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search. The advanced
+            calibration keeps to it, too.
         max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
         sensitivity_windows: of those, for measuring sensitivities.
+        advanced_windows: windows of the training split that advanced calibration goes on with, each once, without labels
+            (models/spiking/convert/distil.py); 0: not at all.
         tuning_windows: windows of the training split on which `max_loss` is measured.
         check_windows: windows of the validation split to measure AP and energy on; 0: all, -1: none.
         cache: folder of simulated windows.
@@ -93,6 +98,7 @@ class ConvertConfig:
     pick: int | None = None
     calibration_windows: int = 64
     sensitivity_windows: int = 32
+    advanced_windows: int = 1920
     tuning_windows: int = 256
     check_windows: int = 0
     cache: str = "runs/cache"
@@ -129,6 +135,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     run = Conversion(config)
     choices, found = run.choose() if config.searches else (config.uniform, {})
     bundle = run.calibrated(choices)
+    if config.level == "advanced" and config.advanced_windows:
+        bundle = run.distilled(bundle)
     seconds = time.perf_counter() - started
     out = Path(config.out)
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, run.grids[: config.sensitivity_windows])
@@ -190,7 +198,7 @@ class Conversion:
             self.graph = _blended(self.graph, _read_ann(config.blend_with)[0], config.blend)
         self.settings, self.stride = build(TrainConfig, self.trained["config"]), max(self.head.strides)
         calibration = self.windows("train", config.calibration_windows)
-        self.grids = self._grids(calibration, len(calibration))
+        self.grids = self._grids(calibration, range(len(calibration)))
         self.targets = record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
 
     def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
@@ -215,9 +223,27 @@ class Conversion:
         return out.with_name(f"{out.stem}_{what}")
 
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
-        """The detector with these choices."""
+        """The detector with these choices, calibrated layer by layer."""
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
         return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
+
+    def distilled(self, bundle: DetectorBundle) -> DetectorBundle:
+        """What was calibrated, nearer to the ANN; within the budget if there is one."""
+        budget = self.config.budget
+        operations = None if budget is None else budget / self.share_per_operation()
+        windows = self.windows("train", self.config.advanced_windows)
+        batches = [range(i, min(i + _BATCH, len(windows))) for i in range(0, len(windows), _BATCH)]
+        with tqdm(total=len(batches), desc="distil", disable=not sys.stderr.isatty()) as bar:
+
+            def progress(moved: float) -> None:
+                bar.set_postfix(divergence=f"{moved:.2f}", refresh=False)
+                bar.update()
+
+            grids = (self._grids(windows, batch) for batch in batches)
+            spiking, parameters = distil(
+                self.graph, bundle.spiking, bundle.parameters, self.head, grids, len(batches), operations, progress
+            )
+        return replace(bundle, spiking=spiking, parameters=parameters)
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
         """The agreement of boxes after which `detect.py --adaptive` may stop, and the mean timesteps it needs."""
@@ -297,8 +323,8 @@ class Conversion:
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
         return table.ac_pj / (macs * table.mac_pj)
 
-    def _grids(self, windows: Dataset, n: int) -> Tensor:
-        items = [windows[i].window for i in range(n)]
+    def _grids(self, windows: Dataset, index: range) -> Tensor:
+        items = [windows[i].window for i in index]
         return torch.from_numpy(voxel_batch(items, self.settings.voxel, windows.spec.sensor_size, self.stride)).float()
 
 

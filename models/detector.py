@@ -38,7 +38,7 @@ class DetectorBundle:
 
     Attributes:
         graph: the folded ANN.
-        spiking: the graph that spikes: the ANN's, weights of 8 bits (models/spiking/rounding.py), corrected by calibration or not.
+        spiking: the graph that spikes: the ANN's, weights of 8 bits (models/spiking/rounding.py), learned anew or not.
         parameters: what makes it spike.
         head: how its maps are decoded.
         voxel: how its input is made.
@@ -58,10 +58,10 @@ class DetectorBundle:
         return max(self.head.strides)
 
     def save(self, path: Path) -> None:
-        """Write as safetensors: the ANN's weights in float16, thresholds, shifts and corrected biases in float32.
+        """Write as safetensors: the ANN's weights in float16, thresholds, shifts and other biases than the ANN's in float32.
 
-        The weights that spike follow from the ANN's and the thresholds (see models/spiking/rounding.py); those that calibration has
-        corrected are kept as the integers they are, those that are not rounded in float16.
+        The weights that spike follow from the ANN's and the thresholds (see models/spiking/rounding.py); other ones (advanced
+        calibration) are kept as the integers they are, those that are not rounded in float16.
         """
         tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
         theta = signal_thresholds(self.spiking, self.parameters.neurons)

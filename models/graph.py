@@ -119,6 +119,10 @@ class Runner:
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> list[Tensor]:
         """The outputs for a batch of grids `(N, 2 * bins, H, W)` float32."""
+        return self.compute(x)
+
+    def compute(self, x: Tensor) -> list[Tensor]:
+        """The same, for those who want gradients."""
         values: dict[str, Tensor] = {}
         for i, node in enumerate(self.graph.nodes):
             arguments = [values[name] for name in node.inputs]

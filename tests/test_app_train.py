@@ -74,6 +74,8 @@ def test_train_resume_convert_detect(folder: Path, tmp_path: Path, capsys: pytes
     assert convert_main([*convert, "--compress", "1e9"]) == 0  # the cheapest of all
     assert '"point": 0' in json.dumps(load_tensors(weights, "detector")[1]["record"]["conversion"])
     assert convert_main([*convert, "--max-loss", "100", "--set", "tuning_windows=2"]) == 0
+    assert convert_main([*convert, "--level", "advanced", "--budget", "0.5", "--set", "advanced_windows=10"]) == 0
+    assert any(name.startswith("spiking/") for name in load_tensors(weights, "detector")[0])
     capsys.readouterr()
     assert convert_main(convert) == 0
     assert {"ann", "snn"} <= json.loads(capsys.readouterr().out).keys()

@@ -16,6 +16,8 @@ from torch import Tensor
 from models.graph import Graph, Node
 
 LARGEST = 127
+MANTISSA = 16
+"""Bits of a scale: its products with 8-bit integers are exact in float32, so that rounding what is rounded changes nothing."""
 
 
 def spike_values(graph: Graph, conv: Node, theta: Mapping[str, Tensor | None]) -> Tensor | None:
@@ -43,7 +45,8 @@ def to_int8(weight: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         values: of `spike_values`.
     """
     products = (weight * values[:, None, None]).double()
-    scale = products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST
+    mantissa, exponent = torch.frexp(products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST)
+    scale = torch.ldexp(torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA, exponent)
     return torch.round(products / scale[:, None, None, None]).to(torch.int8), scale.float()
 
 

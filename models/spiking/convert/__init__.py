@@ -1,1 +1,1 @@
-"""ANN to burst-spiking network in three public steps: fold (structure), calibrate (thresholds, biases), save."""
+"""ANN to burst-spiking network in public steps: fold (structure), allocate (burst limits), calibrate (thresholds, shifts), distil (weights)."""

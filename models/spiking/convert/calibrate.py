@@ -9,7 +9,8 @@ none       thresholds: per channel, the theta of a grid (1 ... 0.01, geometric) 
            spikes, the lower end of the clip is -T phi);
 light      a constant per channel is added to the current so that the mean output is the ANN's (the same paper);
 advanced   before that, the weights of every convolution but the first are corrected: of all weights, those that make its
-           currents most like the ANN's, given the spikes that really arrive, by ridge regression towards the old weights.
+           currents most like the ANN's, given the spikes that really arrive, by ridge regression towards the old weights
+           (distil.py goes on from there).
 
 At every level weights are rounded to 8 bits as soon as the thresholds they meet are known (models/spiking/rounding.py): what follows is
 calibrated to the currents that arrive. Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,

@@ -99,7 +99,7 @@ def measure(
                 layer = raised(node, thresholds[choice.phi], choice)
                 spikes = steady_counts(activation, layer, timesteps)
                 outputs = ann.rerun(name, spikes * layer.theta[:, None, None] / timesteps)
-                moved[k, c] = divergence(expected, outputs, spec)
+                moved[k, c] = float(divergence(expected, outputs, spec))
                 cost[k, c] = float((spikes.abs() * fan_out[name]).sum()) / len(activation)
             progress()
         done = table.batches
@@ -109,14 +109,15 @@ def measure(
     return table
 
 
-def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec) -> float:
+def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec) -> Tensor:
     """How far a detector's output has moved, per image: symmetric Kullback-Leibler on scores and box distributions.
 
     Each position counts by its confidence: of the surer of the two networks for scores, so that a false alarm counts as much
-    as a miss, and of the ANN for boxes. SSD's boxes, which are no distributions, count by their absolute difference.
+    as a miss, and of the ANN for boxes. SSD's boxes, which are no distributions, count by their absolute difference. Gradients do
+    not go through confidences.
     """
     n = len(spec.strides)
-    total = 0.0
+    total = torch.zeros(())
     for level in range(n):
         boxes, other_boxes, classes, other = ann[level], snn[level], ann[n + level], snn[n + level]
         if spec.kind == "ssd":
@@ -131,7 +132,7 @@ def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec) -> float:
             scores = ((p - q) * (classes - other)).sum(1)
             a, b = (_split(x, 4).log_softmax(2) for x in (boxes, other_boxes))
             moved = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
-        total += float((torch.maximum(sure, other_sure) * scores + sure * moved).sum())
+        total = total + (torch.maximum(sure, other_sure).detach() * scores + sure.detach() * moved).sum()
     return total / len(ann[0])
 
 
