@@ -98,7 +98,7 @@ class ConvertConfig:
     pick: int | None = None
     calibration_windows: int = 64
     sensitivity_windows: int = 32
-    advanced_windows: int = 1920
+    advanced_windows: int = 1280
     tuning_windows: int = 256
     check_windows: int = 0
     cache: str = "runs/cache"

@@ -3,7 +3,7 @@
     python bench/tradeoff.py --weights street --root PICTURES --picture tradeoff.png --json tradeoff.json
 
 The ANN of a weights file is converted anew for every row and scored (COCO AP) on the validation windows of the data it was trained on:
-no training, the same calibration windows for all. With --showings 3, every validation picture is shown three times, with other motion
+light calibration, the same windows for all; advanced where a row says so. With --showings 3, every validation picture is shown three times, with other motion
 and noise: AP of few pictures jumps when arithmetic is rounded differently. Energy is per window, as a share of the dense ANN's in the same number format, every
 spike counted with its multiplicity; `graded` counts a burst once (hardware that sends the count along).
 """
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import ConcatDataset
@@ -36,7 +37,8 @@ from models.spiking.convert.allocate import pareto_frontier
 from models.spiking.convert.calibrate import Choice
 
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
-BUDGETS = (0.05, 0.06, 0.07, 0.08, 0.0875, 0.095, 0.11, 0.14)
+BUDGETS = (0.05, 0.06, 0.07, 0.08, 0.095, 0.11, 0.14)
+ALONE, ADVANCED = (0.095,), (0.06, 0.08, 0.1)
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,14 @@ class Bench:
         self.windows = _Showings([self.at(1).windows("val", args.limit, k) for k in range(args.showings)])
 
     def at(self, timesteps: int) -> Conversion:
-        """The conversion for T timesteps."""
+        """The conversion for T timesteps, light calibration."""
         if timesteps not in self._conversions:
-            out = str(self._folder / f"T{timesteps}.safetensors")
-            config = ConvertConfig(self._args.weights, out, self._args.root, timesteps=timesteps, cache=self._args.cache)
-            self._conversions[timesteps] = Conversion(config)
+            self._conversions[timesteps] = Conversion(self._config(timesteps))
         return self._conversions[timesteps]
+
+    def _config(self, timesteps: int, **settings: Any) -> ConvertConfig:
+        out = str(self._folder / f"T{timesteps}.safetensors")  # the table of sensitivities beside it is measured once
+        return ConvertConfig(self._args.weights, out, self._args.root, timesteps=timesteps, cache=self._args.cache, **settings)
 
     def rows(self) -> Iterator[Row]:
         """All of them, the ANN first; an iterator, so that each can be shown when it is there."""
@@ -104,6 +108,10 @@ class Bench:
         for ratio in UNIFORM:
             yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
         yield from self._searched()
+        for budget in ADVANCED:
+            conversion = Conversion(self._config(1, level="advanced", budget=budget))
+            bundle = conversion.distilled(conversion.calibrated(conversion.choose()[0]))
+            yield self._row("advanced", f"both, advanced calibration, budget {budget:g}, T = 1", 1, bundle)
         yield self._adaptive(2)
         yield self._adaptive(4)
 
@@ -118,7 +126,7 @@ class Bench:
         }
         for kind, part in kinds.items():
             frontier = pareto_frontier(part)
-            for budget in BUDGETS if kind == "allocation and compression" else BUDGETS[2::2]:
+            for budget in BUDGETS if kind == "allocation and compression" else ALONE:
                 if frontier.cost[0] * share <= budget:
                     choices = frontier.point(frontier.within_budget(budget / share))
                     yield self._row(kind, f"{kind}, budget {budget:g}, T = 1", 1, conversion.calibrated(choices))
@@ -157,6 +165,7 @@ STYLES = {
     "signed bursts": ("#8ae234", "^", "bursts, signed neurons, T = 2, 4"),
     "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio, T = 1"),
     "allocation and compression": ("#204a87", "D-", "bursts and thresholds chosen per layer (Pareto), T = 1"),
+    "advanced": ("#75507b", "p-", "the same, advanced calibration"),
     "adaptive timesteps": ("#f57900", "*", "bursts, adaptive timesteps"),
 }
 
@@ -225,7 +234,7 @@ def main() -> None:
             if args.picture:
                 draw(
                     rows,
-                    f"{args.weights}: what spiking costs and saves ({windows} validation windows, no training)",
+                    f"{args.weights}: what spiking costs and saves ({windows} validation windows)",
                     args.picture,
                 )
 
