@@ -144,7 +144,7 @@ def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -
 def test_what_is_loaded_is_what_was_calibrated(
     bundle: DetectorBundle, network: nn.Module, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
 ) -> None:
-    """The weights that spike, to the last bit; those that follow from the ANN's take no room in the file. Saved again, it is the same file."""
+    """The weights that spike, to the last bit; those that follow from the ANN's take no room in the file. Saved again, all stays."""
     ann, path = trace(network, torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     moved = Graph(ann.nodes, ann.outputs, {name: tensor * 1.01 + 0.003 for name, tensor in ann.tensors.items()})
     spiking, parameters = calibrate(moved if learned else ann, record_targets(ann, grid), timesteps, Choice(3))
@@ -156,7 +156,9 @@ def test_what_is_loaded_is_what_was_calibrated(
     assert (torch.int8 in kinds.values()) == learned
     assert bool(kinds) == learned
     loaded.save(tmp_path / "b.safetensors")
-    assert path.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    first, again = load_file(path), load_file(tmp_path / "b.safetensors")
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_files_of_the_former_kind_are_refused(bundle: DetectorBundle, tmp_path: Path) -> None:

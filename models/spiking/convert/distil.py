@@ -31,7 +31,6 @@ THRESHOLD_RATE = 4e-3
 """The same for the logarithm of thresholds."""
 WARM_UP = 10
 """Steps until the full rate, from which it falls as a cosine."""
-
 FIRST_PRICE = 1.0
 """Of operations above the limit, as a share of it, in shares of the divergence: the limit's multiplier."""
 PRICE_RATE = 0.5
@@ -112,10 +111,8 @@ def _unfolded(folded: SpikingParameters, before: SpikingParameters) -> SpikingPa
 @torch.no_grad()
 def _rounded(graph: Graph, parameters: SpikingParameters) -> Graph:
     """Weights of 8 bits, or as they are stored where they are not rounded."""
-    tensors, theta = (
-        {name: tensor.detach() for name, tensor in graph.tensors.items()},
-        signal_thresholds(graph, parameters.neurons),
-    )
+    theta = signal_thresholds(graph, parameters.neurons)
+    tensors = {name: tensor.detach() for name, tensor in graph.tensors.items()}
     for node in (node for node in graph.nodes if node.op == "conv"):
         weight, values = f"{node.name}.weight", spike_values(graph, node, theta)
         tensors[weight] = tensors[weight].half().float() if values is None else rounded(tensors[weight], values)
