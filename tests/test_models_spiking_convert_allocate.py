@@ -109,7 +109,7 @@ def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph,
                         value.copy_(counts * theta)
                         OneLayer.spikes = float(counts.sum())
 
-            moved = divergence(ann, OneLayer(graph)(grid), SPEC)
+            moved = float(divergence(ann, OneLayer(graph)(grid), SPEC))
             assert table.sensitivity[k, c] == pytest.approx(moved, rel=2e-2, abs=1e-6)
             assert (table.cost[k, c] > 0) == (OneLayer.spikes > 0)
     assert (np.diff(table.cost[:, [0, 2]], axis=1) < 0).all()  # a doubled threshold costs less
@@ -149,7 +149,7 @@ def test_divergence_is_none_only_where_nothing_moved_and_objects_count_most(kind
     def moved(row: int, column: int) -> float:
         other = boxes.clone()
         other[0, ::3, row, column] += 1.0
-        return divergence([boxes, classes], [other, classes], spec)
+        return float(divergence([boxes, classes], [other, classes], spec))
 
     assert moved(1, 1) > 20 * moved(0, 0) > 0
 
