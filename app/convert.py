@@ -49,7 +49,7 @@ from models.spiking.cost import dense_macs
 
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6
-_BATCH = 8
+_DISTIL_BATCH = 8
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 
@@ -232,7 +232,7 @@ class Conversion:
         budget = self.config.budget
         operations = None if budget is None else budget / self.share_per_operation()
         windows = self.windows("train", self.config.advanced_windows)
-        batches = [range(i, min(i + _BATCH, len(windows))) for i in range(0, len(windows), _BATCH)]
+        batches = [range(i, min(i + _DISTIL_BATCH, len(windows))) for i in range(0, len(windows), _DISTIL_BATCH)]
         with tqdm(total=len(batches), desc="distil", disable=not sys.stderr.isatty()) as bar:
 
             def progress(moved: float) -> None:

@@ -139,13 +139,16 @@ class Runner:
         """An output as it leaves the network."""
         return value
 
+    def weight(self, node: Node) -> Tensor:
+        """What a convolution multiplies by."""
+        return self.graph.tensors[f"{node.name}.weight"]
+
     def input(self, node: Node, x: Tensor) -> Tensor:
         return x
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
-        weight, bias = self.graph.tensors[f"{node.name}.weight"], self.graph.tensors[f"{node.name}.bias"]
-        a = node.attrs
-        return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
+        a, bias = node.attrs, self.graph.tensors[f"{node.name}.bias"]
+        return F.conv2d(x, self.weight(node), bias, a["stride"], a["padding"], a["dilation"], a["groups"])
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
         return activation(x, **node.attrs)

@@ -179,11 +179,14 @@ class SpikingNetwork(Runner):
             before = before + self._state.accumulated.get(node.name, 0)
             summed = summed + before
             self._state.accumulated[node.name] = summed[-1]
-        summed = torch.cat([before, summed])
-        pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
-        counts = torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
+        counts = self._growth(node, torch.cat([before, summed]))
         self._counted.append(Counted(node.name, "pool", 0, _count(counts, self._fan_out[node.name])))
         return (counts * scale).flatten(0, 1)
+
+    def _growth(self, node: Node, summed: Tensor) -> Tensor:
+        """By how much the largest of every window has grown at each of T timesteps; `summed`: `(1 + T, N, C, H, W)`."""
+        pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
+        return torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
 
     def add(self, node: Node, a: Tensor, b: Tensor) -> Tensor:
         return torch.add(*self._aligned(a, b))

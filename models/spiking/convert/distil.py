@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.detectors.postprocess import HeadSpec
@@ -123,23 +122,20 @@ class _Student(SpikingNetwork):
     """The spiking network, to be run with gradients."""
 
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
-        own = {
-            name: replace(layer, theta=layer.theta.clone()) for name, layer in parameters.neurons.items()
-        }  # no inference tensors
-        super().__init__(
-            Graph(graph.nodes, graph.outputs, {name: tensor.clone() for name, tensor in graph.tensors.items()}),
-            replace(parameters, neurons=own),
-        )
+        # clones, since calibration leaves inference tensors
+        layers = {name: replace(layer, theta=layer.theta.clone()) for name, layer in parameters.neurons.items()}
+        readout = {name: shift.clone() for name, shift in parameters.readout_shift.items()}
+        weights = {name: tensor.clone() for name, tensor in graph.tensors.items()}
+        super().__init__(Graph(graph.nodes, graph.outputs, weights), replace(parameters, neurons=layers, readout_shift=readout))
         added = _added(graph)
         self._weights = [tensor for name, tensor in self.graph.tensors.items() if name.endswith(".weight")]
         self._shift = {name: layer.shift.clone() for name, layer in parameters.neurons.items()}
-        self._readout = {name: shift.clone() for name, shift in parameters.readout_shift.items()}
         self._theta_log = {
             name: layer.theta.log()
             for name, layer in parameters.neurons.items()
             if name not in added and layer.ceiling == math.inf
         }
-        for tensor in (*self._weights, *self._shift.values(), *self._readout.values(), *self._theta_log.values()):
+        for tensor in (*self._weights, *self._shift.values(), *readout.values(), *self._theta_log.values()):
             tensor.requires_grad_()
         self._layers = dict(parameters.neurons)
         self.operations = torch.zeros(())
@@ -150,7 +146,7 @@ class _Student(SpikingNetwork):
         """Every tensor with its own rate, for the optimizer."""
         scaled = [(weight, float(weight.detach().square().mean().sqrt())) for weight in self._weights]
         scaled += [(shift, float(self.parameters.neurons[name].theta.mean())) for name, shift in self._shift.items()]
-        scaled += [(shift, 1.0) for shift in self._readout.values()]
+        scaled += [(shift, 1.0) for shift in self.parameters.readout_shift.values()]
         scaled += [(theta, THRESHOLD_RATE / RATE) for theta in self._theta_log.values()]
         return [{"params": [tensor], "lr": RATE * scale} for tensor, scale in scaled]
 
@@ -171,7 +167,7 @@ class _Student(SpikingNetwork):
             name: replace(layer, theta=self._theta_of(name).detach(), shift=self._shift[name].detach().clone())
             for name, layer in self.parameters.neurons.items()
         }
-        readout = {name: shift.detach().clone() for name, shift in self._readout.items()}
+        readout = {name: shift.detach().clone() for name, shift in self.parameters.readout_shift.items()}
         return SpikingParameters(self.parameters.timesteps, layers, readout)
 
     def _theta_of(self, name: str) -> Tensor:
@@ -184,12 +180,12 @@ class _Student(SpikingNetwork):
         self._count(node, x[None])
         return x
 
-    def conv(self, node: Node, x: Tensor) -> Tensor:
-        weight, bias, a = self.graph.tensors[f"{node.name}.weight"], self.graph.tensors[f"{node.name}.bias"], node.attrs
-        values = self._values[node.name]
-        if values is not None:
-            weight = _Rounded.apply(weight, values)  # type: ignore[no-untyped-call]
-        return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
+    def weight(self, node: Node) -> Tensor:
+        weight, values = super().weight(node), self._values[node.name]
+        if values is None:
+            return weight
+        instead: Tensor = _Rounded.apply(weight, values)  # type: ignore[no-untyped-call]
+        return instead
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
         current = x.reshape(-1, self._images, *x.shape[1:])
@@ -201,17 +197,11 @@ class _Student(SpikingNetwork):
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         summed = x.reshape(-1, self._images, *x.shape[1:]).cumsum(0)
-        summed = torch.cat([torch.zeros_like(summed[:1]), summed])
-        pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
-        out = torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
+        out = self._growth(node, torch.cat([torch.zeros_like(summed[:1]), summed]))
         theta = self._theta[node.inputs[0]]
         assert theta is not None  # see SpikingNetwork.max_pool
         self._count(node, out / theta[:, None, None])
         return out.flatten(0, 1)
-
-    def read_out(self, name: str, value: Tensor) -> Tensor:
-        mean = value.reshape(-1, self._images, *value.shape[1:]).mean(0)
-        return mean + self._readout[name][:, None, None]
 
 
 class _Rounded(torch.autograd.Function):
