@@ -38,9 +38,22 @@ class Detects(nn.Module):
         return [self.boxes(last), self.scores(last)]
 
 
+class DetectsOtherwise(Detects):
+    """With the other activations and the other pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep.act, self.down.act = nn.LeakyReLU(0.1), nn.ReLU6()
+        self.pool = nn.AvgPool2d(3, 1, 1)
+
+
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    graph = trace(drawn(Detects), torch.zeros(1, 4, 16, 16))
+    return _traced(Detects)
+
+
+def _traced(kind: type[nn.Module]) -> Graph:
+    graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16))
     for name in ("boxes.weight", "scores.weight"):  # as sure of itself as a trained one
         graph.tensors[name] *= 4
     return graph.in_float16()
@@ -84,6 +97,17 @@ def test_what_learns_is_the_network_that_runs(
     distil(graph, *calibrated, SPEC, batches[:1], 1, None, first.append)
     folds = all(layer.signed for layer in calibrated[1].neurons.values())
     assert first[0] == pytest.approx(moved(graph, calibrated, batches[0]), rel=0.1 if folds else 1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_other_activations_and_pools_learn_too(batches: list[Tensor], case: str) -> None:
+    """Where one has a ceiling signed neurons do not fold: what learns runs all timesteps."""
+    other, (timesteps, choice) = _traced(DetectsOtherwise), CASES[case]
+    start = calibrate(other, record_targets(other, torch.cat(batches[:4])), timesteps, choice)
+    divergences: list[float] = []
+    learned = distil(other, *start, SPEC, batches[:40] * 4, 160, None, divergences.append)
+    assert divergences[0] == pytest.approx(moved(other, start, batches[0]), rel=1e-4)
+    assert moved(other, learned, batches[40]) < 0.97 * moved(other, start, batches[40])
 
 
 def test_nothing_learned_is_nothing_changed(graph: Graph, calibrated: tuple[Graph, SpikingParameters]) -> None:

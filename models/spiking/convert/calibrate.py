@@ -8,9 +8,7 @@ none       thresholds: per channel, the theta of a grid (1 ... 0.01, geometric) 
            formula has no 1/2: our neurons start at half a threshold, and this is their exact response; where there are negative
            spikes, the lower end of the clip is -T phi);
 light      a constant per channel is added to the current so that the mean output is the ANN's (the same paper);
-advanced   before that, the weights of every convolution but the first are corrected: of all weights, those that make its
-           currents most like the ANN's, given the spikes that really arrive, by ridge regression towards the old weights
-           (distil.py goes on from there).
+advanced   gradient descent of the whole network goes on from there (distil.py); here it is the same as light.
 
 At every level weights are rounded to 8 bits as soon as the thresholds they meet are known (models/spiking/rounding.py): what follows is
 calibrated to the currents that arrive. Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,
@@ -26,7 +24,6 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import ConversionError
@@ -42,10 +39,6 @@ RATIOS = np.geomspace(1.0, 0.01, 48)
 LIGHT_ROUNDS = 4
 MOST_DOUBLINGS = 5
 """Between thresholds whose spikes are added: integer weights grow by as many bits."""
-RIDGE = 0.02
-"""Pull towards the old weights, against the mean square of the inputs."""
-RIDGE_ROWS = 12_000
-"""Positions that a convolution is corrected on."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,7 @@ def calibrate(
         level: one of LEVELS.
 
     Returns:
-        The graph that spikes (weights rounded, and corrected if `advanced`), and its neurons.
+        The graph that spikes (weights rounded), and its neurons.
     """
     if isinstance(choices, Choice):
         choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
@@ -161,14 +154,10 @@ class _Calibration(SpikingNetwork):
         super().__init__(Graph(graph.nodes, graph.outputs, dict(graph.tensors)), SpikingParameters(timesteps, provisional, {}))
         self._theta = signal_thresholds(graph, {})  # none is known yet
         self._targets, self._choices, self._level = targets, choices, level
-        self._first = {node.name for node in graph.nodes if node.op == "input"}
-        self._draw = torch.Generator().manual_seed(0)
         self.neurons: dict[str, NeuronLayer] = {}
         self.shifts: dict[str, Tensor] = {}
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
-        if self._level == "advanced" and node.attrs["groups"] == 1 and node.inputs[0] not in self._first:
-            self._correct(node, x.reshape(-1, self._images, *x.shape[1:]).mean(0))
         values, weight = spike_values(self.graph, node, self._theta), f"{node.name}.weight"
         if values is not None:
             self.graph.tensors[weight] = rounded(self.graph.tensors[weight], values)
@@ -226,43 +215,6 @@ class _Calibration(SpikingNetwork):
             best = replace(layer, shift=torch.where(better, layer.shift, best.shift))
             layer = replace(layer, shift=layer.shift + missing)
         return best
-
-    def _correct(self, node: Node, x: Tensor) -> None:
-        """Ridge regression of the ANN's currents on what arrives, towards the weights as they are."""
-        wanted = self._targets.currents[node.name]
-        images, channels, height, width = wanted.shape
-        weights = self._targets.weights(height, width).flatten()
-        if len(weights) > RIDGE_ROWS:  # positions drawn by their weight then count alike
-            rows = torch.multinomial(weights, RIDGE_ROWS, generator=self._draw)
-            weights = torch.ones(RIDGE_ROWS)
-        else:
-            rows = torch.arange(images * height * width)
-        kernel, bias = f"{node.name}.weight", f"{node.name}.bias"
-        taps = self.graph.tensors[kernel].shape[2], self.graph.tensors[kernel].shape[3]
-        columns = torch.cat([_patches(x, node, taps, rows, height, width), torch.ones(len(rows), 1)], 1)
-        old = torch.cat([self.graph.tensors[kernel].flatten(1), self.graph.tensors[bias][:, None]], 1)
-        missing = wanted.permute(0, 2, 3, 1).reshape(-1, channels)[rows].float() - columns @ old.T
-        weighted = columns * weights[:, None]
-        gram = (columns.T @ weighted).double()
-        pull = torch.full((len(gram),), RIDGE * float(gram.diagonal().mean()), dtype=torch.float64)
-        change = torch.linalg.solve(gram + torch.diag(pull + 1e-6), (weighted.T @ missing).double()).float()
-        corrected = self.graph.tensors[kernel] + change[:-1].T.reshape_as(self.graph.tensors[kernel])
-        self.graph.tensors[kernel] = corrected.half().float()  # as it is stored, where it is not rounded to 8 bits
-        self.graph.tensors[bias] = self.graph.tensors[bias] + change[-1]
-
-
-def _patches(x: Tensor, node: Node, kernel: tuple[int, int], rows: Tensor, height: int, width: int) -> Tensor:
-    """What the convolution sees at some of its output positions (numbered through images, rows, columns): `(n, C * kh * kw)`."""
-    a = node.attrs
-    padded = F.pad(x, (a["padding"][1], a["padding"][1], a["padding"][0], a["padding"][0]))
-    image, place = rows // (height * width), rows % (height * width)
-    y, x0 = place // width * a["stride"][0], place % width * a["stride"][1]
-    taps = [
-        padded[image, :, y + dy * a["dilation"][0], x0 + dx * a["dilation"][1]]
-        for dy in range(kernel[0])
-        for dx in range(kernel[1])
-    ]
-    return torch.stack(taps, 2).flatten(1)
 
 
 @numba.njit(cache=True, parallel=True)
