@@ -22,7 +22,7 @@ from data.datasets.pictures import PictureFolder
 from data.errors import LabelError
 from eval.coco import coco_result
 from eval.protocol import PROTOCOLS, RecordingBoxes, match
-from tests.conftest import ROOT, SHARED
+from tests.conftest import ROOT, SHARED, in_new_process
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
 from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recording
@@ -278,8 +278,7 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
         "from app.cli import evaluate_main\n"
         f"sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}, '--out', {str(tmp_path / 'out')!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    in_new_process(code)
 
 
 def test_predictions_need_labels(capsys: pytest.CaptureFixture[str]) -> None:

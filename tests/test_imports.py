@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, in_new_process
 
 ALLOWED = {"data": {"data"}, "models": {"models", "data"}, "eval": {"eval", "data"}, "app": {"app", "models", "eval", "data"}}
 
@@ -40,8 +38,7 @@ def test_only_app_reads_yaml_and_argv(package: str) -> None:
 def test_importing_the_command_line_is_light() -> None:
     """`detect.py --help` must not wait for torch, numba or OpenCV."""
     code = "import sys, app.cli; print([m for m in ('torch', 'numba', 'cv2', 'ultralytics', 'tonic') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert in_new_process(code).strip() == "[]"
 
 
 def test_detection_does_not_import_the_training_libraries() -> None:
@@ -49,5 +46,4 @@ def test_detection_does_not_import_the_training_libraries() -> None:
     code = (
         "import sys, app.detect; print([m for m in ('ultralytics', 'torchvision', 'tonic', 'pycocotools') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert in_new_process(code).strip() == "[]"

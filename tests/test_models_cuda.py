@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -17,7 +14,7 @@ from models.runtime import choose, open_engine
 from models.spiking.convert.fold import trace
 from models.spiking.network import SpikingNetwork, SpikingParameters
 from models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
-from tests.conftest import ROOT, spiking
+from tests.conftest import in_new_process, spiking
 
 KINDS = {"plain": {}, "signed": {"takes_back": True}, "leaky": {"negative_slope": 0.1}, "relu6": {"ceiling": 2.0}}
 
@@ -42,9 +39,7 @@ def kernel_equals_the_specification() -> None:
 def test_the_kernel_equals_the_specification() -> None:
     pytest.importorskip("triton")
     code = "from tests.test_models_cuda import kernel_equals_the_specification as test; test()"
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    in_new_process(code, TRITON_INTERPRET="1")
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numba
@@ -17,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.runtime import simd
 from models.spiking.neurons import NeuronLayer, burst_scan
-from tests.conftest import ROOT
+from tests.conftest import in_new_process
 
 integers = pytest.mark.skipif(not simd.AVAILABLE, reason="needs AVX2")
 SIGNATURE = (
@@ -142,9 +139,7 @@ def test_a_cpu_with_vnni_gets_its_instruction() -> None:
     """One for each pixel of a tile and turn of the loop, and none of AVX2's."""
     code = "from tests.test_models_simd import prints_what_was_compiled_for_vnni as run; run()"
     features = "+avx512f,+avx512vl,+avx512vnni,+avx512bw,+avx2,+avx,+sse4.2"
-    environment = {**os.environ, "NUMBA_CPU_NAME": "icelake-server", "NUMBA_CPU_FEATURES": features}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found, others = (int(word) for word in done.stdout.split())
+    printed = in_new_process(code, NUMBA_CPU_NAME="icelake-server", NUMBA_CPU_FEATURES=features)
+    found, others = (int(word) for word in printed.split())
     assert found >= simd.PIXELS
     assert others == 0
