@@ -169,6 +169,8 @@ def _read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     path = find_weights(weights)
     if read_kind(path) == "detector":
         bundle = DetectorBundle.load(path)
+        if "training" not in bundle.record:
+            raise CheckpointError(f"{path}: no record of how it was trained; give the training run's best.safetensors instead")
         return bundle.graph, bundle.head, bundle.record["training"]
     tensors, trained = load_tensors(path, "ann")
     model: Any = build_network(build(NetworkConfig, trained["network"]))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from data.datasets.pictures import PictureFolder
 from data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from data.errors import CheckpointError, DataError
 from models.checkpoint import load_tensors
+from models.detector import DetectorBundle
 from tests.conftest import ROOT
 
 COLUMNS = ["set", "file", "width", "height", "split", "frame", "class", "x0", "y0", "x1", "y1", "flag"]
@@ -85,6 +87,9 @@ def test_train_resume_convert_detect(folder: Path, tmp_path: Path, capsys: pytes
     summary = json.loads(capsys.readouterr().out)
     assert summary["timesteps"] == 1
     assert str(folder) not in json.dumps(summary["weights_record"])
+    replace(DetectorBundle.load(weights), record={}).save(tmp_path / "bare.safetensors")
+    assert convert_main([*convert, "--weights", str(tmp_path / "bare.safetensors")]) == 1
+    assert "no record of how it was trained" in capsys.readouterr().err
 
 
 def test_resumed_run_equals_an_uninterrupted_one(folder: Path, tmp_path: Path) -> None:
