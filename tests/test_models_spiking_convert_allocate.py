@@ -154,6 +154,21 @@ def test_divergence_is_none_only_where_nothing_moved_and_objects_count_most(kind
     assert moved(1, 1) > 20 * moved(0, 0) > 0
 
 
+def test_scores_count_by_confidence_or_alike_everywhere() -> None:
+    spec, boxes, classes = HeadSpec("yolo", (8,), 4, ("a", "b")), torch.zeros(1, 16, 3, 3), torch.full((1, 2, 3, 3), -3.0)
+    classes[0, 0, 1, 1] = 6.0  # one object, of the first class
+
+    def moved(row: int, column: int, everywhere: bool) -> float:
+        other = classes.clone()
+        other[0, 1, row, column] += 1.0
+        return float(divergence([boxes, classes], [boxes, other], spec, everywhere))
+
+    p, q = torch.sigmoid(torch.tensor([-3.0, -2.0])).tolist()
+    assert moved(0, 0, True) == moved(1, 1, True) == pytest.approx(q - p, rel=1e-5)
+    assert moved(0, 0, False) == pytest.approx(q * (q - p), rel=1e-5)
+    assert moved(1, 1, False) == pytest.approx(q - p, rel=1e-2)
+
+
 def test_candidates_begin_with_the_largest_limit_and_no_factor() -> None:
     choices = default_choices(4)
     assert choices[0] == Choice(4, 1.0)

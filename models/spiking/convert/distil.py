@@ -2,7 +2,8 @@
 
 No labels: the ANN teaches (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015; for spiking networks
 Li et al., "A Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, layer by layer; here through the
-whole network, so that a layer can make up for what those before it did). The network runs as it will, spikes and rounded
+whole network, so that a layer can make up for what those before it did). Scores count alike everywhere, as in training: boxes
+found with low scores make as much of an AP as others. The network runs as it will, spikes and rounded
 weights; gradients pass through both as if nothing were rounded (Bengio, Leonard, Courville, "Estimating or Propagating Gradients
 Through Stochastic Neurons", 2013), and reach thresholds as step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020).
 """
@@ -69,7 +70,7 @@ def distil(
     price = FIRST_PRICE
     for grids in batches:
         expected = [output.clone() for output in teacher(grids)]
-        loss = moved = divergence(expected, student.outputs(grids), spec)
+        loss = moved = divergence(expected, student.outputs(grids), spec, everywhere=True)
         if operations is not None:
             excess = student.operations / operations - 1
             loss = moved + moved.detach() * price * excess

@@ -109,12 +109,17 @@ def measure(
     return table
 
 
-def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec) -> Tensor:
+def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere: bool = False) -> Tensor:
     """How far a detector's output has moved, per image: symmetric Kullback-Leibler on scores and box distributions.
 
     Each position counts by its confidence: of the surer of the two networks for scores, so that a false alarm counts as much
     as a miss, and of the ANN for boxes. SSD's boxes, which are no distributions, count by their absolute difference. Gradients do
     not go through confidences.
+
+    Args:
+        ann, snn: outputs of both networks.
+        spec: what they mean.
+        everywhere: whether scores count alike at every position instead.
     """
     n = len(spec.strides)
     total = torch.zeros(())
@@ -132,7 +137,8 @@ def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec) -> Tensor:
             scores = ((p - q) * (classes - other)).sum(1)
             a, b = (_split(x, 4).log_softmax(2) for x in (boxes, other_boxes))
             moved = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
-        total = total + (torch.maximum(sure, other_sure).detach() * scores + sure.detach() * moved).sum()
+        surer = torch.maximum(sure, other_sure).detach()
+        total = total + ((scores if everywhere else surer * scores) + sure.detach() * moved).sum()
     return total / len(ann[0])
 
 
