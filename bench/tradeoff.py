@@ -38,7 +38,7 @@ from models.spiking.convert.calibrate import Choice
 
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
 BUDGETS = (0.05, 0.06, 0.07, 0.08, 0.095, 0.11, 0.14)
-ALONE, ADVANCED = (0.095,), (0.06, 0.08, 0.1)
+ALONE, ADVANCED = (0.095,), (0.05, 0.06, 0.08)
 
 
 @dataclass(frozen=True)
