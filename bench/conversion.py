@@ -396,7 +396,7 @@ def main() -> None:
             results += measure(CONTENDERS[name](), setting)
         except ImportError as error:
             print(f"{name}: not installed ({error}); pip install -e '.[bench]'", file=sys.stderr)
-        except ValueError as error:  # SpikingJelly refuses a threshold of 0: a layer whose 99.9th percentile is silent
+        except ValueError as error:  # e.g. SpikingJelly, where a layer is silent
             print(f"{name}: cannot convert this network ({error})", file=sys.stderr)
     print(table(results))
     for name, first in first_within(results).items():

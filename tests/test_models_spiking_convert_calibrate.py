@@ -64,9 +64,10 @@ def test_light_calibration_restores_the_means(graph: Graph, grid: Tensor) -> Non
 
 
 def test_each_level_leaves_less_than_the_one_before(graph: Graph) -> None:
-    """On grids that it has not seen."""
+    """On grids that it has not seen, and without changing the ANN's own graph."""
     seen, unseen = torch.poisson(torch.full((32, 4, 12, 20), 0.7), generator=torch.Generator().manual_seed(5)).split(16)
     targets = record_targets(graph, seen)
+    before = {name: tensor.clone() for name, tensor in graph.tensors.items()}
     ann = Runner(graph)(unseen)
 
     def error(level: str) -> float:
@@ -75,6 +76,7 @@ def test_each_level_leaves_less_than_the_one_before(graph: Graph) -> None:
 
     assert error("light") < error("none")
     assert error("advanced") == error("light")  # gradient descent comes after: test_models_spiking_convert_distil.py
+    assert all(torch.equal(graph.tensors[name], tensor) for name, tensor in before.items())
 
 
 def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, grid: Tensor) -> None:
