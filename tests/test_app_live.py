@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from app.cli import live_main
-from app.detect import DetectConfig
+from app.detect import DetectConfig, WindowPipeline
 from app.live.figures import LatencyHistogram
 from app.live.frames import FakeCamera, FrameSource
 from app.live.pipeline import LiveConfig, LivePipeline
@@ -155,6 +155,23 @@ def test_settings_act_while_it_runs() -> None:
         counts.append(pipeline.figures.windows)
     assert counts[-1] == counts[-2]
     pipeline.stop()
+
+
+def test_settings_are_whole_before_a_window_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = LivePipeline(camera(), LiveConfig(DetectConfig(window_ms=20.0)))
+    pipeline.set_score(0.9)
+    pipeline.set_timesteps(1)
+    scores = []
+    warm_up = WindowPipeline.warm_up
+
+    def watched(windows: WindowPipeline, window: EventWindow) -> None:
+        scores.append(windows.detector.post.score)
+        warm_up(windows, window)
+
+    monkeypatch.setattr(WindowPipeline, "warm_up", watched)
+    pipeline._apply_settings()
+    assert scores == [0.9]
+    assert pipeline.windows.timesteps == 1
 
 
 def test_a_recording_holds_all_windows_also_the_dropped_ones(tmp_path: Path) -> None:

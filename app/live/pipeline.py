@@ -291,13 +291,13 @@ class LivePipeline:
     def _apply_settings(self) -> None:
         """Make the pipeline follow `set_score` and `set_timesteps`."""
         detect = self.config.detect
-        if self.wanted_timesteps != detect.timesteps:
-            detect = replace(detect, timesteps=self.wanted_timesteps)
-            windows = WindowPipeline(self.source, detect)
+        timesteps, score = self.wanted_timesteps, self.wanted_score
+        wanted = replace(detect, timesteps=timesteps, post=replace(detect.post, score=score))
+        if wanted == detect:
+            return
+        if timesteps != detect.timesteps:
+            windows = WindowPipeline(self.source, wanted)
             windows.warm_up(EventWindow(0, windows.voxel.window_us, NO_EVENTS))
             self.windows = windows
-        if self.wanted_score != detect.post.score:
-            detect = replace(detect, post=replace(detect.post, score=self.wanted_score))
-        if detect is not self.config.detect:
-            self.windows.detector.post = detect.post
-            self.config = replace(self.config, detect=detect)
+        self.windows.detector.post = wanted.post
+        self.config = replace(self.config, detect=wanted)
