@@ -32,6 +32,7 @@ from data.datasets.catalog import DatasetConfig, Request, open_dataset
 from data.events import SensorSize
 from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from eval.coco import AveragePrecision, average_precision
+from models.burst_aware import burst_aware
 from models.checkpoint import load_tensors, save_tensors
 from models.detectors import NetworkConfig, build_network
 from models.detectors.postprocess import PostConfig, decode
@@ -51,8 +52,8 @@ class ScheduleConfig:
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
         amp: convolutions in bfloat16 where the device has matrix instructions for it.
-        sparsity: weight of the activations' density in the loss (see `density`): fewer active units are fewer spikes.
-        rounding: share of steps in which activations are rounded to what burst neurons can say (see `rounded`), so that the
+        sparsity: weight of the activations' density in the loss (see `burst_aware`): fewer active units are fewer spikes.
+        rounding: share of steps in which activations are rounded to what burst neurons can say (see `burst_aware`), so that the
             network learns to bear it; conversion itself stays free of training. Both grow evenly, from nothing at the first
             step to this at the last.
         seed: of weights, order and augmentation.
@@ -338,56 +339,14 @@ class _Loss(nn.Module):
         return torch.cat([parts, self._sparsity * dense[None] * len(x)])
 
     def _activation(self, out: Tensor) -> Tensor:
-        if self._schedule.sparsity:  # a spike reaches about as many weights as the layer has channels, times its kernel
-            self._density.append(density(out[::_EVERY]))
-            self._cost.append(out.numel() * out.shape[1])
-        return rounded(out, self._rng.uniform(*_THRESHOLDS)) if self._rounds else out
+        out, density = burst_aware(out, self._rng.uniform(*_THRESHOLDS) if self._rounds else 0.0)
+        self._density.append(density)  # a spike reaches about as many weights as the layer has channels, times its kernel
+        self._cost.append(out.numel() * out.shape[1])
+        return out
 
 
 _THRESHOLDS = (0.25, 0.65)
-_LEVELS = 8
-_EVERY = 4
-"""Of so many windows of a batch, the density of one is measured."""
-
-
-def rounded(activation: Tensor, threshold: float) -> Tensor:
-    """Activations as a burst neuron of one timestep would emit them: multiples of a threshold, 0 to 8; gradients pass through.
-
-    Args:
-        activation: `(N, C, H, W)`, none negative.
-        threshold: in units of mean a^2 / mean a of each channel, the size of a typical active unit. 0.3 is about what
-            minimises the squared error, for a half-normal as for an exponential distribution.
-    """
-    with torch.no_grad():
-        a = activation.float()
-        theta = threshold * a.square().mean((0, 2, 3)) / (a.mean((0, 2, 3)) + 1e-9) + 1e-9
-    out: Tensor = _Round.apply(activation, theta[:, None, None].to(activation.dtype))  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Round(torch.autograd.Function):
-    """To the nearest multiple of theta, _LEVELS of them at most; the gradient is that of the clipping."""
-
-    @staticmethod
-    def forward(ctx: Any, activation: Tensor, theta: Tensor) -> Tensor:
-        ctx.save_for_backward(activation < _LEVELS * theta)
-        return (activation / theta).add_(0.5).floor_().clamp_(max=_LEVELS).mul_(theta)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.saved_tensors[0], None
-
-
-def density(activation: Tensor) -> Tensor:
-    """Share of units that are active, softly: the mean over channels of (mean a)^2 / mean a^2, whatever the channels' scales.
-
-    It is the Hoyer-square measure over the number of units (Yang, Wen, Li, "DeepHoyer", ICLR 2020), and lies in [0, 1].
-
-    Args:
-        activation: `(N, C, H, W)`, none negative.
-    """
-    a = activation.float()
-    return (a.mean((0, 2, 3)) ** 2 / (a.square().mean((0, 2, 3)) + 1e-12)).mean()
+"""Of the rounding: drawn for every layer and step."""
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -17,7 +17,7 @@ import torch
 
 from app.cli import convert_main, detect_main, train_main
 from app.config import load_config
-from app.train import TrainConfig, Trainer, density, rounded
+from app.train import TrainConfig, Trainer
 from data.datasets import SPECS
 from data.datasets.pictures import PictureFolder
 from data.datasets.simulated import SimulatedConfig, SimulatedWindows
@@ -183,25 +183,3 @@ def test_bad_folders_say_why(tmp_path: Path, break_it: str, message: str) -> Non
         (tmp_path / "boxes.csv").write_text("file,split\na.png,train\n")
     with pytest.raises(DataError, match=message):
         SimulatedWindows(tmp_path, SPECS["street"], SimulatedConfig(), 50_000, "train", 1, cache=tmp_path / "cache")
-
-
-def test_density_is_the_share_of_active_units_at_any_scale() -> None:
-    active = torch.zeros(4, 3, 5, 5)
-    active[:, 0, 0] = 2.0  # a fifth of the units of channel 0
-    active[:, 1] = 0.01  # all of channel 1; none of channel 2
-    assert density(active).item() == pytest.approx((0.2 + 1.0 + 0.0) / 3, rel=1e-3)
-    assert density(100 * active).item() == pytest.approx(density(active).item(), rel=1e-3)
-
-
-def test_rounded_activations_are_multiples_of_a_threshold_and_pass_gradients_below_the_largest() -> None:
-    activation = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    out = rounded(activation, 0.1)
-    typical = (activation**2).mean((0, 2, 3)) / activation.mean((0, 2, 3))
-    spikes = out / (0.1 * typical)[:, None, None]
-    torch.testing.assert_close(spikes, spikes.round().clamp(0, 8), rtol=0, atol=1e-3)
-    out.sum().backward()
-    assert activation.grad is not None
-    below = activation < 8 * 0.1 * typical[:, None, None]
-    assert below.any()
-    assert not below.all()
-    torch.testing.assert_close(activation.grad, below.float())
