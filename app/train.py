@@ -210,7 +210,7 @@ class Trainer:
             step = self.epoch * self.steps_per_epoch + number
             self._set_rate(step)
             self._loss.begin(step, step / self.total_steps)
-            x = x.to(self.device, memory_format=torch.channels_last)
+            x = x.to(self.device)
             loss = self._step(x, boxes, labels.to(self.device), index.to(self.device))
             self.optimizer.zero_grad()
             (loss.sum() * self.world).backward()  # gradients are averaged over processes, losses are sums over the batch
@@ -246,7 +246,8 @@ class Trainer:
             window, boxes = augment([self.train[int(k)] for k in (i, *others)], size, change, rng)
             windows.append(window)
             found.append(boxes)
-        x = torch.from_numpy(voxel_batch(windows, c.voxel, size, TRAIN_STRIDE)).float()
+        grids = torch.from_numpy(voxel_batch(windows, c.voxel, size, TRAIN_STRIDE))
+        x = grids.contiguous(memory_format=torch.channels_last).float()  # here, beside the step that is being taken
         boxes_xyxy = torch.from_numpy(np.concatenate([f.boxes_xyxy for f in found]))
         labels = torch.from_numpy(np.concatenate([f.labels for f in found]))
         index = torch.from_numpy(np.concatenate([np.full(len(f), k) for k, f in enumerate(found)]))
