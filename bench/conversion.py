@@ -261,6 +261,9 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "spikingjelly-channel": lambda: SpikingJelly(
         "99.9 %, channel-wise, half threshold", mode="99.9%", channel_wise=True, half_threshold=True
     ),
+    "spikingjelly-channel-max": lambda: SpikingJelly(
+        "maximum, channel-wise, half threshold", mode="Max", channel_wise=True, half_threshold=True
+    ),
     "sinabs": Sinabs,
 }
 

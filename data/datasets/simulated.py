@@ -14,8 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numba
@@ -206,7 +207,7 @@ class SimulatedWindows:
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
             make = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
-            with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), end_with_parent) as pool:
                 for done, _ in enumerate(pool.map(make, missing)):
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
         self._n = n_windows
@@ -243,6 +244,13 @@ class SimulatedWindows:
         """See Dataset: the blocks."""
         firsts = range(0, self._n, _BLOCK)
         return [Part(f"windows_{first:06d}", range(first, min(first + _BLOCK, self._n)), self._folder.name) for first in firsts]
+
+
+def end_with_parent() -> None:
+    """Initialiser of a worker process: it ends at once when its parent has been killed, instead of waiting for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _make_block(
