@@ -248,9 +248,14 @@ class SimulatedWindows:
 
 def end_with_parent() -> None:
     """Initialiser of a worker process: it ends at once when its parent has been killed, instead of waiting for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def wait_for_parent() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait_for_parent, daemon=True).start()
 
 
 def _make_block(
