@@ -20,7 +20,7 @@ EVERY = 4
 def burst_aware(activation: Tensor, threshold: float, every: int = EVERY) -> tuple[Tensor, Tensor]:
     """Activations as a burst neuron of one timestep would emit them, and the share of units that are active.
 
-    One autograd function for both: training on a CPU waits for memory, and this goes over it half as often as the same in
+    One autograd function for both: training on a CPU waits for memory, and this goes over it less often than the same in
     single operations (tests/test_models_burst_aware.py has those).
 
     Args:
