@@ -340,6 +340,8 @@ class _Loss(nn.Module):
         return torch.cat([parts, self._sparsity * dense[None] * len(x)])
 
     def _activation(self, out: Tensor) -> Tensor:
+        if not (self._schedule.sparsity or self._rounds):
+            return out
         out, density = burst_aware(out, self._rng.uniform(*_THRESHOLDS) if self._rounds else 0.0)
         self._density.append(density)  # a spike reaches about as many weights as the layer has channels, times its kernel
         self._cost.append(out.numel() * out.shape[1])

@@ -13,11 +13,8 @@ from torch import Tensor
 LEVELS = 8
 """Most spikes of a burst that rounding allows."""
 
-EVERY = 4
-"""Of so many windows of a batch, one is measured."""
 
-
-def burst_aware(activation: Tensor, threshold: float, every: int = EVERY) -> tuple[Tensor, Tensor]:
+def burst_aware(activation: Tensor, threshold: float, every: int = 4) -> tuple[Tensor, Tensor]:
     """Activations as a burst neuron of one timestep would emit them, and the share of units that are active.
 
     One autograd function for both: training on a CPU waits for memory, and this goes over it less often than the same in
@@ -43,7 +40,7 @@ class _BurstAware(torch.autograd.Function):
     def forward(ctx: Any, activation: Tensor, threshold: float, every: int) -> tuple[Tensor, Tensor]:
         some = activation[::every].float().permute(0, 2, 3, 1).flatten(0, 2)
         mean, square = some.mean(0), (some * some).mean(0) + 1e-12
-        ctx.every, ctx.units, ctx.mean, ctx.square, ctx.theta = every, some.numel(), mean, square, None
+        ctx.every, ctx.units, ctx.ratio, ctx.theta = every, some.numel(), mean / square, None
         out, spikes = activation, activation
         if threshold:
             ctx.theta = theta = (threshold * square / (mean + 1e-9) + 1e-9)[:, None, None].to(activation.dtype)
@@ -55,8 +52,7 @@ class _BurstAware(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, of_density: Tensor) -> tuple[Tensor, None, None]:
         (spikes,) = ctx.saved_tensors
-        ratio = ctx.mean / ctx.square
-        linear, quadratic = (2 * of_density / ctx.units * c[:, None, None] for c in (ratio, -ratio * ratio))
+        linear, quadratic = (2 * of_density / ctx.units * c[:, None, None] for c in (ctx.ratio, -ctx.ratio * ctx.ratio))
         if ctx.theta is None:
             passed = gradient.clone()
         else:  # the gradient of a clipping, in one operation

@@ -292,9 +292,9 @@ class LivePipeline:
         """Make the pipeline follow `set_score` and `set_timesteps`."""
         detect = self.config.detect
         timesteps, score = self.wanted_timesteps, self.wanted_score
-        wanted = replace(detect, timesteps=timesteps, post=replace(detect.post, score=score))
-        if wanted == detect:
+        if (timesteps, score) == (detect.timesteps, detect.post.score):
             return
+        wanted = replace(detect, timesteps=timesteps, post=replace(detect.post, score=score))
         if timesteps != detect.timesteps:
             windows = WindowPipeline(self.source, wanted)
             windows.warm_up(EventWindow(0, windows.voxel.window_us, NO_EVENTS))
