@@ -66,11 +66,12 @@ class ConvertConfig:
         root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: T.
         phi_max: most spikes of a neuron in one timestep.
-        level: of calibration: none, light or advanced, see models/spiking/convert/calibrate.py.
+        level: of calibration: none, light or advanced, see models/spiking/convert/calibrate.py. After a search, the advanced one
+            keeps to the budget, or else to the energy that the choice was expected to cost.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
-        budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search. The advanced
-            calibration keeps to it, too.
-        max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows.
+        budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
+        max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows, by light calibration:
+            the gradient descent of the advanced one comes after the choice.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
@@ -136,7 +137,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     choices, found = run.choose() if config.searches else (config.uniform, {})
     bundle = run.calibrated(choices)
     if config.level == "advanced" and config.advanced_windows:
-        bundle = run.distilled(bundle)
+        bundle = run.distilled(bundle, found.get("expected_share") if config.budget is None else config.budget)
     seconds = time.perf_counter() - started
     out = Path(config.out)
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, run.grids[: config.sensitivity_windows])
@@ -229,10 +230,13 @@ class Conversion:
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
         return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
 
-    def distilled(self, bundle: DetectorBundle) -> DetectorBundle:
-        """What was calibrated, nearer to the ANN; within the budget if there is one."""
-        budget = self.config.budget
-        operations = None if budget is None else budget / self.share_per_operation()
+    def distilled(self, bundle: DetectorBundle, share: float | None) -> DetectorBundle:
+        """What was calibrated, nearer to the ANN.
+
+        Args:
+            share: of the ANN's energy, that it shall learn to do with; None: as much as it likes.
+        """
+        operations = None if share is None else share / self.share_per_operation()
         windows = self.windows("train", self.config.advanced_windows)
         batches = [range(i, min(i + _DISTIL_BATCH, len(windows))) for i in range(0, len(windows), _DISTIL_BATCH)]
         with tqdm(total=len(batches), desc="distil", disable=not sys.stderr.isatty()) as bar:

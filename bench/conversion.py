@@ -395,11 +395,14 @@ def main() -> None:
     results = [ann(setting)]
     for name in args.contenders:
         print(f"{name} ...", file=sys.stderr)
+        contender = CONTENDERS[name]()
         try:
-            results += measure(CONTENDERS[name](), setting)
+            results += measure(contender, setting)
         except ImportError as error:
             print(f"{name}: not installed ({error}); pip install -e '.[bench]'", file=sys.stderr)
-        except ValueError as error:  # e.g. SpikingJelly, where a layer is silent
+        except ValueError as error:  # SpikingJelly, where a layer is silent
+            if isinstance(contender, Ours):
+                raise
             print(f"{name}: cannot convert this network ({error})", file=sys.stderr)
     print(table(results))
     for name, first in first_within(results).items():

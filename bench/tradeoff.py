@@ -110,7 +110,7 @@ class Bench:
         yield from self._searched()
         for budget in ADVANCED:
             conversion = Conversion(self._config(1, level="advanced", budget=budget))
-            bundle = conversion.distilled(conversion.calibrated(conversion.choose()[0]))
+            bundle = conversion.distilled(conversion.calibrated(conversion.choose()[0]), budget)
             yield self._row("advanced", f"both, advanced calibration, budget {budget:g}, T = 1", 1, bundle)
         yield self._adaptive(2)
         yield self._adaptive(4)

@@ -73,10 +73,11 @@ def test_train_resume_convert_detect(folder: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns == measured
     assert convert_main([*convert, "--pick", "99999"]) == 1
     assert "frontier has points 0 to" in capsys.readouterr().err
-    assert convert_main([*convert, "--compress", "1e9"]) == 0  # the cheapest of all
+    advanced = ["--level", "advanced", "--set", "advanced_windows=10"]
+    assert convert_main([*convert, "--compress", "1e9", *advanced]) == 0  # the cheapest of all
     assert '"point": 0' in json.dumps(load_tensors(weights, "detector")[1]["record"]["conversion"])
     assert convert_main([*convert, "--max-loss", "100", "--set", "tuning_windows=2"]) == 0
-    assert convert_main([*convert, "--level", "advanced", "--budget", "0.5", "--set", "advanced_windows=10"]) == 0
+    assert convert_main([*convert, "--budget", "0.5", *advanced]) == 0
     assert any(name.startswith("spiking/") for name in load_tensors(weights, "detector")[0])
     capsys.readouterr()
     assert convert_main(convert) == 0
