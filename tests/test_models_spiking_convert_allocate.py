@@ -18,7 +18,7 @@ from models.spiking.convert.allocate import Frontier, pareto_frontier
 from models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
 from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import position_weights
-from models.spiking.convert.sensitivity import SensitivityTable, default_choices, divergence, measure
+from models.spiking.convert.sensitivity import BOXES, SensitivityTable, default_choices, divergence, measure
 from models.spiking.network import SpikingNetwork
 from tests.conftest import activations
 
@@ -169,8 +169,20 @@ def test_scores_count_by_confidence_or_alike_everywhere() -> None:
     assert moved(1, 1, False) == pytest.approx(q - p, rel=1e-2)
 
 
+def test_boxes_count_more_where_scores_count_everywhere() -> None:
+    spec, boxes, classes = HeadSpec("yolo", (8,), 4, ("a", "b")), torch.zeros(1, 16, 3, 3), torch.full((1, 2, 3, 3), -3.0)
+    other = boxes.clone()
+    other[0, ::3, 1, 1] += 1.0
+    once, everywhere = (float(divergence([boxes, classes], [other, classes], spec, which)) for which in (False, True))
+    assert once > 0
+    assert everywhere == pytest.approx(BOXES * once)
+
+
 def test_candidates_begin_with_the_largest_limit_and_no_factor() -> None:
     choices = default_choices(4)
     assert choices[0] == Choice(4, 1.0)
     assert {c.phi for c in choices} == {1, 2, 3, 4}
     assert len(set(choices)) == len(choices)
+    wide = default_choices(32)
+    assert max(c.rho for c in wide if c.phi == 32) == 16
+    assert {c.phi for c in wide} == {1, 2, 4, 8, 16, 32}

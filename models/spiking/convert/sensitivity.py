@@ -22,11 +22,17 @@ from models.spiking.convert.importance import confidence, position_weights
 from models.spiking.cost import fan_out_maps
 from models.spiking.neurons import steady_counts
 
+BOXES = 8.0
+"""Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15 for YOLO's two
+losses of boxes, against scores); of 1, 8 and 20, 8 lost least on `street`."""
+
 
 def default_choices(phi_max: int, signed: bool = False) -> tuple[Choice, ...]:
-    """Thresholds raised up to 4 times at the largest burst limit, and smaller limits at their own best thresholds."""
-    raised = tuple(Choice(phi_max, rho, signed) for rho in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0))
-    return raised + tuple(Choice(phi, 1.0, signed) for phi in (1, 2, 3, 4, 6) if phi < phi_max)
+    """Thresholds raised at the largest burst limit, up to phi_max / 2 times and at least 4, and smaller limits at their own best thresholds."""
+    factors = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+    raised = tuple(Choice(phi_max, rho, signed) for rho in factors if rho <= max(4.0, phi_max / 2))
+    limits = (1, 2, 3, 4, 6) if phi_max <= 8 else (1, 2, 4, 8, 16, 32, 64, 128)
+    return raised + tuple(Choice(phi, 1.0, signed) for phi in limits if phi < phi_max)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere:
     Args:
         ann, snn: outputs of both networks.
         spec: what they mean.
-        everywhere: whether scores count alike at every position instead.
+        everywhere: whether scores count alike at every position instead, and boxes `BOXES` times.
     """
     n = len(spec.strides)
     total = torch.zeros(())
@@ -138,7 +144,8 @@ def divergence(ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere:
             a, b = (_split(x, 4).log_softmax(2) for x in (boxes, other_boxes))
             moved = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
         surer = torch.maximum(sure, other_sure).detach()
-        total = total + ((scores if everywhere else surer * scores) + sure.detach() * moved).sum()
+        moved = sure.detach() * moved
+        total = total + (scores + BOXES * moved if everywhere else surer * scores + moved).sum()
     return total / len(ann[0])
 
 
