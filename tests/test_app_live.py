@@ -142,11 +142,11 @@ def test_settings_act_while_it_runs() -> None:
     pipeline = LivePipeline(camera(), config)
     pipeline.start()
     pipeline.set_score(0.9)
-    pipeline.set_timesteps(1)
+    pipeline.set_timesteps(2)
     deadline = time.perf_counter() + 60
-    while time.perf_counter() < deadline and pipeline.windows.timesteps != 1:
+    while time.perf_counter() < deadline and pipeline.windows.timesteps != 2:
         time.sleep(0.02)
-    assert pipeline.windows.timesteps == 1
+    assert pipeline.windows.timesteps == 2
     assert pipeline.windows.detector.post.score == 0.9
     pipeline.paused = True
     counts = [-1, -2]
@@ -160,7 +160,7 @@ def test_settings_act_while_it_runs() -> None:
 def test_settings_are_whole_before_a_window_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = LivePipeline(camera(), LiveConfig(DetectConfig(window_ms=20.0)))
     pipeline.set_score(0.9)
-    pipeline.set_timesteps(1)
+    pipeline.set_timesteps(2)
     scores = []
     warm_up = WindowPipeline.warm_up
 
@@ -171,7 +171,7 @@ def test_settings_are_whole_before_a_window_sees_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr(WindowPipeline, "warm_up", watched)
     pipeline._apply_settings()
     assert scores == [0.9]
-    assert pipeline.windows.timesteps == 1
+    assert pipeline.windows.timesteps == 2
 
 
 def test_a_recording_holds_all_windows_also_the_dropped_ones(tmp_path: Path) -> None:
