@@ -105,11 +105,9 @@ def test_other_activations_and_pools_learn_too(batches: list[Tensor], case: str)
     other, (timesteps, choice) = _traced(DetectsOtherwise), CASES[case]
     start = calibrate(other, record_targets(other, torch.cat(batches[:4])), timesteps, choice)
     divergences: list[float] = []
-    learned = distil(other, *start, SPEC, batches[:40] * 4, 160, None, divergences.append)
+    learned = distil(other, *start, SPEC, batches[:40] * 8, 320, None, divergences.append)
     assert divergences[0] == pytest.approx(moved(other, start, batches[0]), rel=1e-4)
-    assert sum(divergences[-40:]) < 0.97 * sum(divergences[:40])
-    # at T = 1 these few grids teach little that holds for others, but nothing wrong
-    assert moved(other, learned, batches[40]) < 1.02 * moved(other, start, batches[40])
+    assert moved(other, learned, batches[40]) < 0.97 * moved(other, start, batches[40])
 
 
 def test_nothing_learned_is_nothing_changed(graph: Graph, calibrated: tuple[Graph, SpikingParameters]) -> None:
