@@ -161,8 +161,40 @@ def test_thresholds_follow_the_error_of_the_steps(signed: bool) -> None:
         for _ in range(120):
             theta = log_theta.exp()
             layer = NeuronLayer(theta.detach(), torch.zeros(1), 4, takes_back=signed)
-            out = _Fire.apply(activation[None], theta, torch.zeros(1), layer, 1, torch.ones(1, 64, 64))  # type: ignore[no-untyped-call]
+            out, _ = _Fire.apply(activation[None], theta, torch.zeros(1), layer, 1, torch.ones(1, 64, 64))  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             (out[0] - activation).square().mean().backward()
             optimizer.step()
         assert float(log_theta.detach().exp() / best) == pytest.approx(1, abs=0.15)
+
+
+NEURONS = {"relu": {}, "relu6": {"ceiling": 2.5}, "leaky": {"negative_slope": 0.1}, "takes back": {"takes_back": True}}
+
+
+@pytest.mark.parametrize("neurons", NEURONS)
+@pytest.mark.parametrize(("timesteps", "inputs"), [(1, 1), (3, 1), (3, 3)])
+def test_gradient_is_that_of_single_operations(neurons: str, timesteps: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    current = torch.randn(inputs, 2, 5, 6, 7, generator=generator).mul_(2).requires_grad_()
+    theta = torch.rand(5, generator=generator).add_(0.3).requires_grad_()
+    shift = torch.randn(5, generator=generator).mul_(0.1).requires_grad_()
+    fan_out = torch.randint(1, 9, (5, 6, 7), generator=generator).float()
+    layer = NeuronLayer(theta.detach(), shift.detach(), 3, **NEURONS[neurons])
+    out, operations = _Fire.apply(current, theta, shift, layer, timesteps, fan_out)  # type: ignore[no-untyped-call]
+
+    mean, step = current.mean(0) + shift[:, None, None], theta[:, None, None]
+    wanted = torch.where(mean > 0, mean, layer.negative_slope * mean)
+    within = (wanted.abs() < (step * layer.burst_limits[:, None, None])).detach()
+    per_step = current + shift[:, None, None]  # each timestep's output follows its own current, where it is not clipped
+    follows = torch.where(mean > 0, per_step, layer.negative_slope * per_step) * within
+    levels = (out.detach() - (wanted * within).detach()) / step.detach()
+    surrogate = follows - follows.detach() + levels * (step - step.detach()) + out.detach()
+    counted = (surrogate.abs() / step * fan_out).sum() / 2
+    assert torch.allclose(operations, counted)
+
+    weights = torch.randn(out.shape, generator=generator)
+    inputs_of = current, theta, shift
+    fast = torch.autograd.grad((out * weights).sum() + 0.05 * operations, inputs_of)
+    slow = torch.autograd.grad((surrogate * weights).sum() + 0.05 * counted, inputs_of)
+    for mine, other in zip(fast, slow, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -192,9 +194,9 @@ class _Student(SpikingNetwork):
         current = x.reshape(-1, self._images, *x.shape[1:])
         neurons = self._layers[node.name], self._timesteps, self._fan_out[node.name]
         theta = self._theta_of(node.name)
-        out: Tensor = _Fire.apply(current, theta, self._shift[node.name], *neurons)  # type: ignore[no-untyped-call]
-        self._count(node, out / theta[:, None, None])
-        return out.flatten(0, 1)
+        fired: tuple[Tensor, Tensor] = _Fire.apply(current, theta, self._shift[node.name], *neurons)  # type: ignore[no-untyped-call]
+        self.operations = self.operations + fired[1]
+        return fired[0].flatten(0, 1)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         summed = x.reshape(-1, self._images, *x.shape[1:]).cumsum(0)
@@ -218,29 +220,69 @@ class _Rounded(torch.autograd.Function):
 
 
 class _Fire(torch.autograd.Function):
-    """`burst_scan_fused`; the gradient is that of its clipping, for theta of the step size as well."""
+    """`burst_scan_fused` and its synaptic operations, a scalar per image; the gradient is that of clipping, for theta of the step
+    size as well. tests/test_models_spiking_convert_distil.py has the same in single operations."""
 
     @staticmethod
     def forward(
         ctx: Any, current: Tensor, theta: Tensor, shift: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor
-    ) -> Tensor:
-        out, _ = burst_scan_fused(current.contiguous(), layer, timesteps, fan_out)
-        ctx.save_for_backward(current.mean(0) + shift[:, None, None], out)
-        ctx.layer, ctx.static = layer, len(current) == 1
-        return out
+    ) -> tuple[Tensor, Tensor]:
+        current = current.contiguous()
+        out, totals = burst_scan_fused(current, layer, timesteps, fan_out)
+        ctx.save_for_backward(current, out)
+        ctx.layer, ctx.fan_out = layer, fan_out
+        return out, totals[:, 1].mean().float()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        mean, out = ctx.saved_tensors
-        layer, theta = ctx.layer, ctx.layer.theta[:, None, None]
-        slope = torch.where(mean > 0, 1.0, layer.negative_slope)
-        wanted = mean * slope
-        within = wanted.abs() < theta * layer.burst_limits[:, None, None]
-        to_theta = (gradient * (out - wanted * within) / theta).sum((0, 1, 3, 4))
-        passed = gradient * (slope * within)
-        if ctx.static:
-            passed = passed.sum(0, keepdim=True)
-        return passed, to_theta, passed.sum((0, 1, 3, 4)), None, None, None
+    def backward(ctx: Any, gradient: Tensor, of_operations: Tensor) -> tuple[Tensor | None, ...]:
+        current, out = ctx.saved_tensors
+        layer, (_, n, c, h, w) = ctx.layer, out.shape
+        passed, to_theta, to_shift = torch.zeros_like(current), np.zeros((n, c)), np.zeros((n, c))
+        _fire_backward(
+            gradient.contiguous().view(-1, n, c, h * w).numpy(),
+            np.float32(float(of_operations) / n),
+            current.mean(0).view(n, c, h * w).numpy(),
+            out.view(-1, n, c, h * w).numpy(),
+            layer.theta.numpy(),
+            layer.shift.numpy(),
+            layer.burst_limits.numpy(),
+            np.float32(layer.negative_slope),
+            ctx.fan_out.reshape(c, h * w).numpy(),
+            passed.view(-1, n, c, h * w).numpy(),
+            to_theta,
+            to_shift,
+        )
+        of_theta, of_shift = (torch.from_numpy(x.sum(0)).float() for x in (to_theta, to_shift))
+        return passed, of_theta, of_shift, None, None, None
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
+def _fire_backward(  # type: ignore[no-untyped-def]
+    gradient, price, mean, out, theta, shift, limits, negative_slope, fan_out, passed, to_theta, to_shift
+):
+    """One pass over memory; price: of an operation. Adds to passed, as `current`; fills `(N, C)` of thresholds and shifts."""
+    timesteps, images, channels, size = out.shape
+    zero, one = np.float32(0), np.float32(1)
+    for plane in numba.prange(images * channels):
+        i, c = plane // channels, plane % channels
+        largest, unit, sh = theta[c] * limits[c], price / theta[c], shift[c]
+        for t in range(timesteps):
+            step, moved = zero, zero
+            arrived, said, now = gradient[t, i, c], out[t, i, c], passed[t % len(passed), i, c]
+            for k in range(size):
+                wanted = mean[i, c, k] + sh
+                slope = one if wanted > zero else negative_slope
+                wanted *= slope
+                slope = slope if abs(wanted) < largest else zero
+                wanted = wanted if abs(wanted) < largest else zero
+                cost = unit * fan_out[c, k]
+                cost = cost if said[k] > zero else (-cost if said[k] < zero else zero)
+                total = arrived[k] + cost
+                step += arrived[k] * said[k] - total * wanted
+                now[k] += total * slope
+                moved += total * slope
+            to_theta[i, c] += step / theta[c]
+            to_shift[i, c] += moved
 
 
 def _added(graph: Graph) -> set[str]:
