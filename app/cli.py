@@ -185,6 +185,8 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     point.add_argument("--pick", type=int, metavar="N", help="choose point N of NAME_frontier.csv, without measuring again")
     parser.add_argument("--level", choices=("none", "light", "advanced"), help="of calibration (default: light; "
                         "advanced: weights as well, some minutes, loses less)")  # fmt: skip
+    parser.add_argument("--thresholds", choices=("error", "typical"), help="of least squared error, or as training with rounding rounds "
+                        "to, for networks that were trained so (default: error)")  # fmt: skip
     parser.add_argument("--signed", action="store_true", default=None, help="neurons that take back what they fired too early: a smaller "
                         "loss from T = 2 on, more spikes")  # fmt: skip
     parser.add_argument("--note", help="text for the record, e.g. where the pictures come from")
@@ -205,6 +207,7 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
             "compress": args.compress,
             "pick": args.pick,
             "level": args.level,
+            "thresholds": args.thresholds,
             "signed": args.signed,
             "note": args.note,
         }

@@ -68,6 +68,8 @@ class ConvertConfig:
         phi_max: most spikes of a neuron in one timestep.
         level: of calibration: none, light or advanced, see models/spiking/convert/calibrate.py. After a search, the advanced one
             keeps to the budget, or else to the energy that the choice was expected to cost.
+        thresholds: "error", of the least squared error, or "typical", in units of each channel's typical activation, as training
+            with `schedule.rounding` rounds to: for networks that were trained so.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
         max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows, by light calibration:
@@ -92,6 +94,7 @@ class ConvertConfig:
     timesteps: int = 1
     phi_max: int = 8
     level: str = "light"
+    thresholds: str = "error"
     signed: bool = False
     budget: float | None = None
     max_loss: float | None = None
@@ -112,6 +115,8 @@ class ConvertConfig:
             raise ValueError("blend must be 0 to 1")
         if self.level not in LEVELS:
             raise ValueError(f"level must be one of {', '.join(LEVELS)}")
+        if self.thresholds not in ("error", "typical"):
+            raise ValueError("thresholds must be error or typical")
         if sum(x is not None for x in self._wishes) > 1:
             raise ValueError("budget, max_loss, compress and pick are four ways of choosing one point: give one")
 
@@ -123,7 +128,7 @@ class ConvertConfig:
     @property
     def uniform(self) -> Choice:
         """All layers alike."""
-        return Choice(self.phi_max, signed=self.signed)
+        return Choice(self.phi_max, signed=self.signed, typical=self.thresholds == "typical")
 
     @property
     def _wishes(self) -> tuple[float | None, ...]:
@@ -312,7 +317,7 @@ class Conversion:
     def table(self) -> SensitivityTable:
         """Measured, or read if the same network was measured before."""
         c, path = self.config, self.beside("sensitivity.npz")
-        grids, choices = self.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed)
+        grids, choices = self.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed, c.uniform.typical)
         batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
         start = load_table(path, self.graph, c.timesteps, choices)
         layers = sum(node.op == "relu" for node in self.graph.nodes)

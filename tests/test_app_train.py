@@ -77,6 +77,10 @@ def test_train_resume_convert_detect(folder: Path, tmp_path: Path, capsys: pytes
     assert convert_main([*convert, "--compress", "1e9", *advanced]) == 0  # the cheapest of all
     assert '"point": 0' in json.dumps(load_tensors(weights, "detector")[1]["record"]["conversion"])
     assert convert_main([*convert, "--max-loss", "100", "--set", "tuning_windows=2"]) == 0
+    assert convert_main([*convert, "--budget", "0.5", "--thresholds", "typical"]) == 0
+    assert load_tensors(weights, "detector")[1]["record"]["conversion"]["thresholds"] == "typical"
+    assert convert_main([*convert, "--set", "thresholds=best"]) == 1
+    assert "thresholds must be error or typical" in capsys.readouterr().err
     assert convert_main([*convert, "--budget", "0.5", *advanced]) == 0
     assert any(name.startswith("spiking/") for name in load_tensors(weights, "detector")[0])
     capsys.readouterr()

@@ -10,12 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ConversionError
+from models.burst_aware import LEVELS, burst_aware
 from models.graph import Graph, Runner
-from models.spiking.convert.calibrate import RATIOS, Choice, best_thresholds, calibrate, record_targets
+from models.spiking.convert.calibrate import (
+    RATIOS,
+    TYPICAL,
+    Choice,
+    best_thresholds,
+    calibrate,
+    record_targets,
+    typical_thresholds,
+)
 from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import BACKGROUND, position_weights
 from models.spiking.network import SpikingNetwork, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan
+from models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
 from models.spiking.rounding import rounded, spike_values
 from tests.conftest import activations, spiking
 
@@ -48,6 +57,30 @@ def test_thresholds_minimise_the_neuron_s_own_error(
         alive = maximum > 0
         np.testing.assert_allclose(errors[alive], brute[alive], rtol=1e-3, atol=1e-6)
         assert torch.allclose(theta[alive].double(), torch.from_numpy(RATIOS[errors.argmin(1)])[alive] * maximum[alive])
+
+
+def test_typical_thresholds_are_those_of_training() -> None:
+    """Rounded to the same values at one timestep and as many levels; otherwise in proportion to the thresholds of least error."""
+    a = torch.randn(6, 5, 32, 32, generator=torch.Generator().manual_seed(1)).relu()
+    a *= torch.tensor([0.1, 1.0, 3.0, 0.0, 20.0])[:, None, None]
+    theta = typical_thresholds(a, 1, LEVELS)
+    layer = NeuronLayer(theta, torch.zeros(5), LEVELS)
+    trained, _ = burst_aware(a, TYPICAL, every=1)
+    assert torch.allclose(steady_counts(a, layer, 1) * theta[:, None, None], trained, rtol=1e-5)
+    assert theta[3] == theta.max()  # silent
+    alive, weights = a.amax((0, 2, 3)) > 0, torch.ones(6, 1, 32, 32)
+    for timesteps, phi in ((1, 1), (1, 4), (1, 32), (4, 8)):
+        ratio = typical_thresholds(a, timesteps, phi) / best_thresholds(a, a, weights, timesteps, phi)[0]
+        assert all(1.1 < r < 2 for r in ratio[alive].tolist())
+
+
+def test_typical_thresholds_go_with_positions_that_count_alike(graph: Graph, grid: Tensor) -> None:
+    batch = grid.repeat(4, 1, 1, 1)
+    sure = torch.rand(len(batch), 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    weighted, alike = record_targets(graph, batch, sure), record_targets(graph, batch)
+    for typical in (True, False):
+        one, other = (calibrate(graph, targets, 1, Choice(8, typical=typical))[1] for targets in (weighted, alike))
+        assert typical == all(torch.equal(one.neurons[name].shift, other.neurons[name].shift) for name in one.neurons)
 
 
 def test_light_calibration_restores_the_means(graph: Graph, grid: Tensor) -> None:

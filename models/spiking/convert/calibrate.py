@@ -12,7 +12,8 @@ advanced   gradient descent of the whole network goes on from there (distil.py);
 
 At every level weights are rounded to 8 bits as soon as the thresholds they meet are known (models/spiking/rounding.py): what follows is
 calibrated to the currents that arrive. Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,
-with `none` for the ANN's own.
+with `none` for the ANN's own. Networks that were trained with rounding may have the thresholds they were trained with instead, without
+search (`typical_thresholds`), and all positions count alike, as they did then.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from data.errors import ConversionError
+from models.burst_aware import LEVELS as ROUNDING_LEVELS
 from models.graph import Graph, Node, Runner, activation
 from models.spiking.convert.importance import position_weights
 from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
@@ -37,6 +39,8 @@ LEVELS = ("none", "light", "advanced")
 RATIOS = np.geomspace(1.0, 0.01, 48)
 """Of a threshold to its channel's largest activation. The paper's grid ends at 0.05: too coarse for long tails and T phi >= 16."""
 LIGHT_ROUNDS = 4
+TYPICAL = 0.35
+"""Threshold in units of a channel's typical activation, for as many levels as training rounds to; it draws from 0.25 to 0.65."""
 MOST_DOUBLINGS = 5
 """Between thresholds whose spikes are added: integer weights grow by as many bits."""
 
@@ -47,13 +51,15 @@ class Choice:
 
     Attributes:
         phi: most spikes in one timestep.
-        rho: factor on the threshold that minimises the error: fewer spikes, coarser steps.
+        rho: factor on the threshold found for it: fewer spikes, coarser steps.
         signed: whether spikes that were fired too early may be taken back by negative ones.
+        typical: whether thresholds follow each channel's typical activation instead of the least error; positions then count alike.
     """
 
     phi: int
     rho: float = 1.0
     signed: bool = False
+    typical: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,15 @@ def raised(node: Node, theta: Tensor, choice: Choice) -> NeuronLayer:
     return NeuronLayer(theta, torch.zeros_like(theta), choice.phi, **node.attrs, takes_back=choice.signed)
 
 
+def thresholds_for(
+    node: Node, choice: Choice, currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int
+) -> Tensor:
+    """`(C,)` float32 thresholds of a relu's neurons, before the choice's factor; for arguments see `best_thresholds`."""
+    if choice.typical:
+        return typical_thresholds(activations, timesteps, choice.phi)
+    return best_thresholds(currents, activations, weights, timesteps, choice.phi, node.attrs.get("ceiling", math.inf))[0]
+
+
 def best_thresholds(
     currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int, phi: int, ceiling: float = math.inf
 ) -> tuple[Tensor, np.ndarray]:
@@ -140,10 +155,27 @@ def best_thresholds(
     largest = np.abs(flat[1]).max(1).astype(np.float64)
     errors = np.zeros((len(largest), len(RATIOS)))
     _squared_errors(*flat, weights.flatten().float().numpy(), largest, RATIOS, timesteps, phi, ceiling, errors)
-    theta = RATIOS[errors.argmin(1)] * largest
-    alive = theta > 0
-    theta[~alive] = theta.max() if alive.any() else 1.0
-    return torch.from_numpy(theta.astype(np.float32)), errors
+    return _with_dead(torch.from_numpy((RATIOS[errors.argmin(1)] * largest).astype(np.float32))), errors
+
+
+def typical_thresholds(activations: Tensor, timesteps: int, phi: int) -> Tensor:
+    """`(C,)` float32 thresholds in units of mean a^2 / mean |a|, as training rounds activations (models/burst_aware.py).
+
+    A network that was trained so has learned to live with the clipping of just these. Of levels beyond training's, two thirds (in
+    logarithms) go into finer steps and one into range, as with the least error.
+
+    Args:
+        activations: `(N, C, h, w)`, what should come out.
+        timesteps, phi: T and the burst limit.
+    """
+    square, mean = activations.square().mean((0, 2, 3)), activations.abs().mean((0, 2, 3))
+    share = TYPICAL * (ROUNDING_LEVELS / (timesteps * phi)) ** (2 / 3)
+    return _with_dead(timesteps * share * torch.where(mean > 0, square / mean, 0.0))
+
+
+def _with_dead(theta: Tensor) -> Tensor:
+    """Thresholds, dead channels' being the largest of all: they never fire for nothing."""
+    return torch.where(theta > 0, theta, theta.max() if bool((theta > 0).any()) else 1.0)
 
 
 class _Calibration(SpikingNetwork):
@@ -153,7 +185,9 @@ class _Calibration(SpikingNetwork):
         provisional = {name: NeuronLayer(torch.ones(1), torch.zeros(1), choice.phi) for name, choice in choices.items()}
         super().__init__(Graph(graph.nodes, graph.outputs, dict(graph.tensors)), SpikingParameters(timesteps, provisional, {}))
         self._theta = signal_thresholds(graph, {})  # none is known yet
-        self._targets, self._choices, self._level = targets, choices, level
+        alike = any(choice.typical for choice in choices.values())
+        self._targets = replace(targets, sure=None) if alike else targets
+        self._choices, self._level = choices, level
         self.neurons: dict[str, NeuronLayer] = {}
         self.shifts: dict[str, Tensor] = {}
 
@@ -168,9 +202,9 @@ class _Calibration(SpikingNetwork):
         choice, timesteps = self._choices[node.name], self.parameters.timesteps
         wanted = activation(self._targets.currents[node.inputs[0]].float(), **node.attrs)
         weights = self._targets.weights(*wanted.shape[-2:])
-        ceiling, slope = node.attrs.get("ceiling", math.inf), node.attrs.get("negative_slope", 0.0)
+        slope = node.attrs.get("negative_slope", 0.0)
         arriving = wanted if self._level == "none" else activation(current.mean(0), negative_slope=slope)
-        theta, _ = best_thresholds(arriving, wanted, weights, timesteps, choice.phi, ceiling)
+        theta = thresholds_for(node, choice, arriving, wanted, weights, timesteps)
         layer = self._joined(node, raised(node, theta, choice))
         if self._level != "none":
             layer = self._with_equal_mean(current, layer, wanted, weights, self._fan_out[node.name])

@@ -6,9 +6,8 @@ sensitivity is how far the detector's output moves, its cost the synaptic operat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from models.detectors.postprocess import HeadSpec
 from models.graph import Graph, Node, Runner
-from models.spiking.convert.calibrate import Choice, best_thresholds, raised
+from models.spiking.convert.calibrate import Choice, raised, thresholds_for
 from models.spiking.convert.importance import confidence, position_weights
 from models.spiking.cost import fan_out_maps
 from models.spiking.neurons import steady_counts
@@ -27,12 +26,12 @@ BOXES = 8.0
 losses of boxes, against scores); of 1, 8 and 20, 8 lost least on `street`."""
 
 
-def default_choices(phi_max: int, signed: bool = False) -> tuple[Choice, ...]:
-    """Thresholds raised at the largest burst limit, up to phi_max / 2 times and at least 4, and smaller limits at their own best thresholds."""
+def default_choices(phi_max: int, signed: bool = False, typical: bool = False) -> tuple[Choice, ...]:
+    """Thresholds raised at the largest burst limit, up to phi_max / 2 times and at least 4, and smaller limits at their own thresholds."""
     factors = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-    raised = tuple(Choice(phi_max, rho, signed) for rho in factors if rho <= max(4.0, phi_max / 2))
+    raised = tuple(Choice(phi_max, rho, signed, typical) for rho in factors if rho <= max(4.0, phi_max / 2))
     limits = (1, 2, 3, 4, 6) if phi_max <= 8 else (1, 2, 4, 8, 16, 32, 64, 128)
-    return raised + tuple(Choice(phi, 1.0, signed) for phi in limits if phi < phi_max)
+    return raised + tuple(Choice(phi, 1.0, signed, typical) for phi in limits if phi < phi_max)
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,12 @@ def measure(
             name = node.name
             activation = ann.values[name]
             weights = position_weights(sure, *activation.shape[-2:])
-            thresholds: dict[int, Tensor] = {}
+            thresholds: dict[Choice, Tensor] = {}
             for c, choice in enumerate(choices):
-                if choice.phi not in thresholds:
-                    thresholds[choice.phi], _ = best_thresholds(
-                        activation, activation, weights, timesteps, choice.phi, node.attrs.get("ceiling", math.inf)
-                    )
-                layer = raised(node, thresholds[choice.phi], choice)
+                base = replace(choice, rho=1.0)
+                if base not in thresholds:
+                    thresholds[base] = thresholds_for(node, base, activation, activation, weights, timesteps)
+                layer = raised(node, thresholds[base], choice)
                 spikes = steady_counts(activation, layer, timesteps)
                 outputs = ann.rerun(name, spikes * layer.theta[:, None, None] / timesteps)
                 moved[k, c] = float(divergence(expected, outputs, spec))
