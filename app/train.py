@@ -78,14 +78,6 @@ class ScheduleConfig:
     seed: int = 0
     workers: int = 0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.ramp <= 1:
-            raise ValueError("ramp must be 0 to 1")
-
-    def grown(self, progress: float) -> float:
-        """The share of `sparsity` and `rounding` that holds after this share of the run."""
-        return min(1.0, progress / self.ramp) if self.ramp else 1.0
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -334,7 +326,8 @@ class _Loss(nn.Module):
 
     def begin(self, step: int, progress: float) -> None:
         """Draw what happens in this step, at this share of the whole run: the same whenever it is taken."""
-        s, grown = self._schedule, self._schedule.grown(progress)
+        s = self._schedule
+        grown = min(1.0, progress / s.ramp) if s.ramp else 1.0
         self._rng = np.random.default_rng([s.seed, step])
         self._rounds = bool(self._rng.random() < grown * s.rounding)
         self._sparsity = grown * s.sparsity

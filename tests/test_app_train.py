@@ -117,22 +117,6 @@ def test_resumed_run_equals_an_uninterrupted_one(folder: Path, tmp_path: Path) -
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_sparsity_grows_along_its_ramp(folder: Path, tmp_path: Path) -> None:
-    schedule = TrainConfig().schedule
-    assert [replace(schedule, ramp=0.5).grown(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0.0, 0.5, 1.0, 1.0]
-    with pytest.raises(ValueError, match="ramp must be 0 to 1"):
-        replace(schedule, ramp=2.0)
-
-    def asked(ramp: float) -> float:
-        out = tmp_path / f"ramp{ramp}"
-        sets = [*SMALL, f"cache={tmp_path / 'cache'}", f"data.root={folder}", f"out={out}", f"schedule.ramp={ramp}"]
-        asks = ["schedule.epochs=1", "schedule.sparsity=1", "schedule.learning_rate=1.0e-9", "schedule.plain_epochs=0"]
-        Trainer(load_config(TrainConfig, None, [*sets, *asks]), False).run()
-        return float(next(csv.DictReader((out / "log.csv").read_text().splitlines()))["sparsity"])
-
-    assert asked(0.0) == pytest.approx(4 * asked(1.0), rel=0.1)  # the mean of two steps, at 0 and 1/2 of the run
-
-
 def test_two_processes_learn_as_one_does(folder: Path, tmp_path: Path) -> None:
     def losses(out: str, *launcher: str) -> list[float]:
         sets = [*SMALL, f"cache={tmp_path / 'cache'}", "schedule.amp=false", "schedule.epochs=2", "schedule.warmup_steps=1"]
