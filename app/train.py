@@ -54,8 +54,8 @@ class ScheduleConfig:
         amp: convolutions in bfloat16 where the device has matrix instructions for it.
         sparsity: weight of the activations' density in the loss (see `burst_aware`): fewer active units are fewer spikes.
         rounding: share of steps in which activations are rounded to what burst neurons can say (see `burst_aware`), so that the
-            network learns to bear it; conversion itself stays free of training.
-        ramp: share of the run over which both grow evenly, from nothing to this; 0: all of it from the first step on.
+            network learns to bear it; conversion itself stays free of training. Both grow evenly, from nothing at the first
+            step to this at the last.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
     """
@@ -74,7 +74,6 @@ class ScheduleConfig:
     amp: bool = True
     sparsity: float = 0.0
     rounding: float = 0.0
-    ramp: float = 1.0
     seed: int = 0
     workers: int = 0
 
@@ -326,11 +325,9 @@ class _Loss(nn.Module):
 
     def begin(self, step: int, progress: float) -> None:
         """Draw what happens in this step, at this share of the whole run: the same whenever it is taken."""
-        s = self._schedule
-        grown = min(1.0, progress / s.ramp) if s.ramp else 1.0
-        self._rng = np.random.default_rng([s.seed, step])
-        self._rounds = bool(self._rng.random() < grown * s.rounding)
-        self._sparsity = grown * s.sparsity
+        self._rng = np.random.default_rng([self._schedule.seed, step])
+        self._rounds = bool(self._rng.random() < progress * self._schedule.rounding)
+        self._sparsity = progress * self._schedule.sparsity
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         self._density.clear()
