@@ -185,4 +185,4 @@ def test_candidates_begin_with_the_largest_limit_and_no_factor() -> None:
     assert len(set(choices)) == len(choices)
     wide = default_choices(32)
     assert max(c.rho for c in wide if c.phi == 32) == 16
-    assert {c.phi for c in wide} == {1, 2, 4, 8, 16, 32}
+    assert {c.phi for c in wide} == {8, 16, 32}
