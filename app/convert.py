@@ -49,7 +49,7 @@ from models.spiking.cost import dense_macs
 
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6
-_DISTIL_BATCH = 8
+_DISTIL_BATCH = 2
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 
@@ -102,7 +102,7 @@ class ConvertConfig:
     pick: int | None = None
     calibration_windows: int = 64
     sensitivity_windows: int = 32
-    advanced_windows: int = 1280
+    advanced_windows: int = 1024
     tuning_windows: int = 256
     check_windows: int = 0
     cache: str = "runs/cache"

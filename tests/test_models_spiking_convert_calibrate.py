@@ -25,7 +25,7 @@ from models.spiking.convert.fold import trace
 from models.spiking.convert.importance import BACKGROUND, position_weights
 from models.spiking.network import SpikingNetwork, signal_thresholds
 from models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
-from models.spiking.rounding import rounded, spike_values
+from models.spiking.rounding import from_int8, rounded, spike_values, to_int8
 from tests.conftest import activations, spiking
 
 
@@ -129,6 +129,19 @@ def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, gri
         assert not torch.equal(before, after)
         assert torch.equal(rounded(before, values), after)
         assert torch.equal(graph.tensors[f"{node.name}.bias"], converted.tensors[f"{node.name}.bias"])
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (5, 33, 1, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("magnitude", [1e-12, 1.0, 1e9])
+def test_weights_rounded_in_one_pass_are_the_stored_integers(shape: tuple[int, ...], magnitude: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(shape[1], generator=generator) + 0.01
+    for _ in range(20):
+        weight = magnitude * torch.randn(shape, generator=generator)
+        weight[0] = 0.0
+        assert torch.equal(rounded(weight, values), from_int8(*to_int8(weight, values), values))
+        permuted = weight.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(rounded(permuted, values), rounded(weight, values))
 
 
 def test_thresholds_whose_spikes_are_added_differ_by_powers_of_two(graph: Graph, grid: Tensor) -> None:

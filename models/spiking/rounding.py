@@ -8,8 +8,11 @@ multiplies (Jacob et al., "Quantization and Training of Neural Networks for Effi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,5 +59,25 @@ def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
 
 
 def rounded(weight: Tensor, values: Tensor) -> Tensor:
-    """Weights as they are after `to_int8` and `from_int8`."""
-    return from_int8(*to_int8(weight, values), values)
+    """Weights as they are after `to_int8` and `from_int8`, bit by bit, in one pass; on the CPU."""
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    shape = len(weight), len(values), -1
+    _round(weight.detach().contiguous().view(shape).numpy(), values.detach().numpy(), out.view(shape).numpy())
+    return out
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _round(weight, values, out):  # type: ignore[no-untyped-def]
+    """`rounded` of `(O, C, kh * kw)` float32."""
+    outputs, channels, taps = weight.shape
+    for o in numba.prange(outputs):
+        largest = np.float32(0)
+        for c in range(channels):
+            for k in range(taps):
+                largest = max(largest, abs(weight[o, c, k] * values[c]))
+        mantissa, exponent = math.frexp(max(np.float64(largest), 1e-30) / LARGEST)
+        scale = math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent)
+        for c in range(channels):
+            for k in range(taps):
+                integer = np.rint(np.float64(weight[o, c, k] * values[c]) / scale)
+                out[o, c, k] = np.float32(integer) * np.float32(scale) / values[c]

@@ -66,7 +66,7 @@ def distil(
     """
     folds = operations is None and _folds(parameters)  # spikes that are taken back cost, too
     student, teacher = _Student(spiking, _folded(parameters) if folds else parameters), Runner(ann)
-    optimizer = torch.optim.Adam(student.groups(), betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(student.groups(), betas=(0.9, 0.99), fused=True)
     rate = lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     price = FIRST_PRICE
