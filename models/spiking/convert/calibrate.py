@@ -191,6 +191,9 @@ class _Calibration(SpikingNetwork):
         self.neurons: dict[str, NeuronLayer] = {}
         self.shifts: dict[str, Tensor] = {}
 
+    def input(self, node: Node, x: Tensor) -> Tensor:
+        return x  # its events need not be counted here
+
     def conv(self, node: Node, x: Tensor) -> Tensor:
         values, weight = spike_values(self.graph, node, self._theta), f"{node.name}.weight"
         if values is not None:
@@ -251,7 +254,7 @@ class _Calibration(SpikingNetwork):
         return best
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, ceiling, errors):  # type: ignore[no-untyped-def]
     """errors[c, r] = weighted sum of (wanted - response of a neuron with threshold ratios[r] * largest[c] to the current)**2."""
     channels, size = wanted.shape
