@@ -124,6 +124,11 @@ def burst_scan(current: Tensor, layer: NeuronLayer, timesteps: int, state: Tenso
     return torch.stack(counts)
 
 
+def over_time(x: Tensor) -> Tensor:
+    """The mean over timesteps of `(T, ...)`; not copied if T is 1."""
+    return x[0] if len(x) == 1 else x.mean(0)
+
+
 def burst_scan_fused(
     current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ from models.burst_aware import LEVELS as ROUNDING_LEVELS
 from models.graph import Graph, Node, Runner, activation
 from models.spiking.convert.importance import position_weights
 from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan_fused
+from models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from models.spiking.rounding import rounded, spike_values
 
 LEVELS = ("none", "light", "advanced")
@@ -206,7 +206,7 @@ class _Calibration(SpikingNetwork):
         wanted = activation(self._targets.currents[node.inputs[0]].float(), **node.attrs)
         weights = self._targets.weights(*wanted.shape[-2:])
         slope = node.attrs.get("negative_slope", 0.0)
-        arriving = wanted if self._level == "none" else activation(current.mean(0), negative_slope=slope)
+        arriving = wanted if self._level == "none" else activation(over_time(current), negative_slope=slope)
         theta = thresholds_for(node, choice, arriving, wanted, weights, timesteps)
         layer = self._joined(node, raised(node, theta, choice))
         if self._level != "none":
@@ -246,7 +246,7 @@ class _Calibration(SpikingNetwork):
         target, best, best_gap = (wanted * weights).mean((0, 2, 3)), layer, torch.full_like(layer.theta, torch.inf)
         for _ in range(LIGHT_ROUNDS):
             out, _ = burst_scan_fused(current, layer, self.parameters.timesteps, fan_out)
-            missing = target - (out.mean(0) * weights).mean((0, 2, 3))
+            missing = target - (over_time(out) * weights).mean((0, 2, 3))
             better = missing.abs() < best_gap
             best_gap = torch.where(better, missing.abs(), best_gap)
             best = replace(layer, shift=torch.where(better, layer.shift, best.shift))

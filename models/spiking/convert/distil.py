@@ -24,7 +24,7 @@ from models.detectors.postprocess import HeadSpec
 from models.graph import Graph, Node, Runner
 from models.spiking.convert.sensitivity import divergence
 from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan_fused
+from models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from models.spiking.rounding import rounded, spike_values
 
 RATE = 1e-3
@@ -241,7 +241,7 @@ class _Fire(torch.autograd.Function):
         _fire_backward(
             gradient.contiguous().view(-1, n, c, h * w).numpy(),
             np.float32(float(of_operations) / n),
-            current.mean(0).view(n, c, h * w).numpy(),
+            over_time(current).view(n, c, h * w).numpy(),
             out.view(-1, n, c, h * w).numpy(),
             layer.theta.numpy(),
             layer.shift.numpy(),
