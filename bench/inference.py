@@ -71,11 +71,10 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
 def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
     import torch
 
-    from models.graph import Graph, Runner
+    from models.graph import Runner
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    tensors = {k: t.contiguous(memory_format=layout) if t.ndim == 4 else t for k, t in bundle.graph.tensors.items()}
-    runner = Runner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
+    runner = Runner(bundle.graph.channels_last() if channels_last else bundle.graph)
     return Contender(lambda grid: runner(grid.float().contiguous(memory_format=layout)), bundle, {"ann": True})
 
 
