@@ -20,6 +20,8 @@ test: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p .mypy_links/evburst && ln -sfn ../../evburst/__init__.py ../../evburst/__main__.py ../../evburst/py.typed .mypy_links/evburst
+	cd .mypy_links/evburst && ln -sfn ../../app ../../data ../../eval ../../models .
 	$(BIN)/mypy
 
 .venv/bin/python:

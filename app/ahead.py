@@ -10,11 +10,10 @@ from itertools import cycle
 from typing import Protocol
 
 import numpy as np
+from evburst.app.outputs.sinks import WindowResult
+from evburst.data.errors import EvburstError
+from evburst.data.events import EventWindow
 from numpy.typing import NDArray
-
-from app.sinks import WindowResult
-from data.errors import EvburstError
-from data.events import EventWindow
 
 BATCH = 8
 """Windows of a batch where latency is not asked for."""
@@ -35,7 +34,7 @@ class BinnedWindow:
 
 
 class Pipeline(Protocol):
-    """What bins windows and runs the network; see app.detect.WindowPipeline."""
+    """What bins windows and runs the network; see evburst.app.detect.WindowPipeline."""
 
     def new_grid(self) -> NDArray[np.uint8]:
         """An empty grid."""

@@ -7,10 +7,12 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from data.errors import ConfigError, EvburstError
+from evburst.app.provenance import installed_version
+from evburst.data.errors import ConfigError, EvburstError
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
@@ -30,6 +32,36 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except BrokenPipeError:
         return 1
     return 0
+
+
+COMMANDS = {
+    "detect": ("evburst.app.cli", "detect_main", "boxes and energy of a recording"),
+    "evaluate": ("evburst.app.cli", "evaluate_main", "average precision, energy and latency on labelled data"),
+    "train": ("evburst.app.cli", "train_main", "train a network on labelled recordings or pictures"),
+    "convert": ("evburst.app.cli", "convert_main", "convert a trained network into a burst-spiking one"),
+    "live": ("evburst.app.cli", "live_main", "detect in events of a camera, a stream or a video"),
+    "events": ("evburst.app.events", "main", "describe, convert and cut recordings"),
+    "export": ("evburst.app.export", "main", "write a network as ONNX or NIR"),
+}
+"""Commands of `evburst`: module and function of each, and what it does."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of `evburst`: the first argument names the command, which parses the others."""
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="evburst",
+        description="Burst-spiking vision for event cameras.",
+        epilog=f"commands:\n{commands}\n\n`evburst COMMAND --help` shows the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"evburst {installed_version()}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    module, function, _ = COMMANDS[args.command]
+    command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    return command(args.arguments)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +89,8 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="output folder; an unfinished run found there is resumed")
 
     def main(args: argparse.Namespace) -> None:
-        from app.config import load_config
-        from app.train import TrainConfig, train
+        from evburst.app.config import load_config
+        from evburst.app.train import TrainConfig, train
 
         flags = as_assignments({"data.root": args.root, "out": args.out, "init": args.relu_from or args.init})
         if args.relu_from:
@@ -121,8 +153,8 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
     _add_config(parser)
 
     def main(args: argparse.Namespace) -> None:
-        from app.config import load_config
-        from app.detect import DetectConfig, detect_file, human_summary
+        from evburst.app.config import load_config
+        from evburst.app.detect import DetectConfig, detect_file, human_summary
 
         flags = {
             "format": args.format,
@@ -193,8 +225,8 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     _add_config(parser)
 
     def main(args: argparse.Namespace) -> None:
-        from app.config import load_config
-        from app.convert import ConvertConfig, convert
+        from evburst.app.config import load_config
+        from evburst.app.convert import ConvertConfig, convert
 
         flags = {
             "weights": args.weights,
@@ -252,7 +284,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     def main(args: argparse.Namespace) -> None:
         if bool(args.predictions) != bool(args.labels):
             parser.error("--predictions and --labels belong together")
-        from app.score import without_details
+        from evburst.eval.scoring import without_details
 
         results = _score_files(args) if args.predictions else _evaluate(args)
         if results is not None:
@@ -301,9 +333,9 @@ def live_main(argv: Sequence[str] | None = None) -> int:
     _add_config(parser)
 
     def main(args: argparse.Namespace) -> None:
-        from app.config import load_config
-        from app.live.pipeline import LiveConfig
-        from app.live.run import LiveRequest, human_summary, preset_settings, run_live
+        from evburst.app.config import load_config
+        from evburst.app.live.pipeline import LiveConfig
+        from evburst.app.live.run import LiveRequest, human_summary, preset_settings, run_live
 
         request = LiveRequest(_source(args), args.record, args.serve, args.window)
         if args.headless and (args.serve or args.window):
@@ -330,21 +362,23 @@ def live_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    from app.config import load_config
-    from app.report import write_report
-    from app.score import ScoreConfig, human_scores, score_files
+    from evburst.app.config import load_config, to_dict
+    from evburst.app.provenance import provenance
+    from evburst.eval.report.write import write_report
+    from evburst.eval.scoring import ScoreConfig, human_scores, score_files
 
     classes = args.classes.split(",") if args.classes else None
     flags = as_assignments({"protocol": args.protocol, "sensor_size": args.sensor_size, "classes": classes})
     config = load_config(ScoreConfig, args.config, args.set + flags)
-    summary = score_files(args.predictions, args.labels, config)
+    scored = score_files(args.predictions, args.labels, config)
+    summary = {**scored, "config": to_dict(config), "provenance": provenance()}
     if args.out:
         write_report(summary, args.out)
     return human_scores(summary), summary
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
-    from app.evaluate import evaluate, human_table, load_evaluation
+    from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
 
     flags = {
         "data.kind": args.dataset,

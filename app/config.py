@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-
-from data.errors import ConfigError
+from evburst.data.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -17,35 +17,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from evburst.app.config import build
+from evburst.app.plots.conversion import draw_frontier, draw_report, load_table, save_table, write_frontier
+from evburst.app.provenance import provenance
+from evburst.app.train import TrainConfig
+from evburst.data.boxes import Detections
+from evburst.data.datasets import Dataset
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.errors import CheckpointError, ConfigError
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
+from evburst.data.stats import SpikeStats
+from evburst.eval.coco import AveragePrecision, average_precision
+from evburst.eval.energy import COST_TABLES, synaptic_ops
+from evburst.models.checkpoint import load_tensors, read_kind
+from evburst.models.detector import Detector, DetectorBundle, find_weights
+from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from evburst.models.graph import Graph, Runner
+from evburst.models.spiking.adaptive import least_tau
+from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
+from evburst.models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
+from evburst.models.spiking.convert.distil import distil
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.importance import confidence
+from evburst.models.spiking.convert.report import conversion_report
+from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
+from evburst.models.spiking.cost import dense_macs
 from torch import Tensor
 from tqdm import tqdm
-
-from app.config import build
-from app.frontier import draw_frontier, draw_report, load_table, save_table, write_frontier
-from app.provenance import provenance
-from app.train import TrainConfig
-from data.boxes import Detections
-from data.datasets import Dataset
-from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.errors import CheckpointError, ConfigError
-from data.representations.voxel_grid import VoxelConfig, voxel_batch
-from data.stats import SpikeStats
-from eval.coco import AveragePrecision, average_precision
-from eval.energy import COST_TABLES, synaptic_ops
-from models.checkpoint import load_tensors, read_kind
-from models.detector import Detector, DetectorBundle, find_weights
-from models.detectors import NetworkConfig, build_network
-from models.detectors.postprocess import HeadSpec, PostConfig
-from models.graph import Graph, Runner
-from models.spiking.adaptive import least_tau
-from models.spiking.convert.allocate import Frontier, pareto_frontier
-from models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
-from models.spiking.convert.distil import distil
-from models.spiking.convert.fold import trace
-from models.spiking.convert.importance import confidence
-from models.spiking.convert.report import conversion_report
-from models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
-from models.spiking.cost import dense_macs
 
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6

@@ -17,24 +17,23 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from evburst.app.ahead import BATCH, BinnedWindow, results_ahead
+from evburst.app.config import to_dict
+from evburst.app.outputs.render import Meters, Renderer
+from evburst.app.outputs.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
+from evburst.app.provenance import provenance
+from evburst.data.boxes import Detections
+from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
+from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, first_us
+from evburst.data.filters import FilteredStream, FiltersConfig
+from evburst.data.readers import open_events
+from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
+from evburst.data.stats import SpikeStats
+from evburst.eval.energy import COST_TABLES, EXCLUDED, energy_report
+from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.detectors.postprocess import PostConfig
 from numpy.typing import NDArray
 from tqdm import tqdm
-
-from app.ahead import BATCH, BinnedWindow, results_ahead
-from app.config import to_dict
-from app.provenance import provenance
-from app.render import Meters, Renderer
-from app.sinks import BoxSink, JsonlSink, Sink, VideoSink, WindowResult
-from data.boxes import Detections
-from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import EventStream, EventWindow, Faults, SensorSize, first_us
-from data.filters import FilteredStream, FiltersConfig
-from data.readers import open_events
-from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
-from data.stats import SpikeStats
-from eval.energy import COST_TABLES, EXCLUDED, energy_report
-from models.detector import Detector, DetectorBundle
-from models.detectors.postprocess import PostConfig
 
 _OUTSIDE_LIMIT = 0.1
 

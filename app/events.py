@@ -1,4 +1,4 @@
-"""Look at recordings, convert and cut them: `python -m app.events info|convert|cut FILE ...`."""
+"""Look at recordings, convert and cut them: `python -m evburst.app.events info|convert|cut FILE ...`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evburst.app.cli import run
+from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
+from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, first_us
+from evburst.data.readers import READERS, open_events, recognise_format
+from evburst.data.readers.dat import decode_window
+from evburst.data.writers import write_events, writer_for
 from numpy.typing import NDArray
-
-from app.cli import run
-from data.errors import ConfigError, EventFileError, SensorSizeError
-from data.events import PACKET_EVENTS, Events, EventStream, SensorSize, first_us
-from data.readers import READERS, open_events, recognise_format
-from data.readers.dat import decode_window
-from data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
@@ -29,8 +28,10 @@ _CUT_WINDOW_US = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m app.events`."""
-    parser = argparse.ArgumentParser(prog="python -m app.events", description="Look at event recordings, convert and cut them.")
+    """The command line of `python -m evburst.app.events`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evburst.app.events", description="Look at event recordings, convert and cut them."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info_parser = _command(commands, "info", "say what is in a recording: format, sensor, duration, rates, faults")
     info_parser.add_argument("--json", action="store_true", help="print it as JSON")

@@ -1,4 +1,4 @@
-"""Take a weights file elsewhere: `python -m app.export --weights street --onnx FILE` or `--nir FILE`."""
+"""Take a weights file elsewhere: `python -m evburst.app.export --weights street --onnx FILE` or `--nir FILE`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.cli import run
-from data.events import SensorSize
+from evburst.app.cli import run
+from evburst.data.events import SensorSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m app.export`."""
+    """The command line of `python -m evburst.app.export`."""
     parser = argparse.ArgumentParser(
-        prog="python -m app.export",
+        prog="python -m evburst.app.export",
         description="Write the ordinary network of a weights file as ONNX, or its spiking network as NIR.",
-        epilog="example: python -m app.export --weights street --onnx street.onnx",
+        epilog="example: python -m evburst.app.export --weights street --onnx street.onnx",
     )
     parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="bundled weights by name, or a file made by "
                         "convert.py (default: street)")  # fmt: skip
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from models.detector import DetectorBundle
-    from models.export_nir import to_nir, write_nir
-    from models.export_onnx import write_onnx
+    from evburst.models.detector import DetectorBundle
+    from evburst.models.export.nir import to_nir, write_nir
+    from evburst.models.export.onnx import write_onnx
 
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:

@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import version
+import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
     """Commit (with "+changes" if the tree differs from it), package versions, processor."""
-    packages = ("torch", "ultralytics", "numpy", "numba", "opencv-python")
+    packages = ("evburst", "torch", "ultralytics", "numpy", "numba", "opencv-python", "opencv-python-headless")
+    found = {name: version_of(name) for name in packages}
     return {
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **{name: v for name, v in found.items() if v is not None}},
         "machine": _processor(),
     }
 
 
+def installed_version() -> str:
+    """Version of this project: of the installed package, or of the checkout's pyproject.toml."""
+    with suppress(OSError, KeyError, ValueError):
+        return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+    return version_of("evburst") or "unknown"
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _commit() -> str:
+    if not (ROOT / "pyproject.toml").is_file():  # installed: the folder above is not a checkout of this project
+        return "unknown"
+
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
 

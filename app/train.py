@@ -18,25 +18,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from evburst.app.config import to_dict
+from evburst.app.plots.training import Curves
+from evburst.app.provenance import provenance
+from evburst.data.boxes import Detections
+from evburst.data.datasets import Dataset
+from evburst.data.datasets.augment import AugmentConfig, augment
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
+from evburst.eval.coco import AveragePrecision, average_precision
+from evburst.models.burst_aware import burst_aware
+from evburst.models.checkpoint import load_tensors, save_tensors
+from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.initialise import start_from
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
-
-from app.config import to_dict
-from app.curves import Curves
-from app.provenance import provenance
-from data.augment import AugmentConfig, augment
-from data.boxes import Detections
-from data.datasets import Dataset
-from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.events import SensorSize
-from data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
-from eval.coco import AveragePrecision, average_precision
-from models.burst_aware import burst_aware
-from models.checkpoint import load_tensors, save_tensors
-from models.detectors import NetworkConfig, build_network
-from models.detectors.postprocess import PostConfig, decode
-from models.initialise import start_from
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class TrainConfig:
         name: of the weights this run makes.
         out, cache: folders of the run and of simulated windows.
         init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name ("": random).
-        architecture, activation: see models.detectors.NetworkConfig.
+        architecture, activation: see evburst.models.detectors.NetworkConfig.
     """
 
     name: str = "street"

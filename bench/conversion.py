@@ -26,25 +26,26 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.config import build
-from app.provenance import provenance
-from app.train import TrainConfig
+from evburst.app.config import build
+from evburst.app.provenance import provenance
+from evburst.app.train import TrainConfig
+from evburst.data.boxes import Detections
+from evburst.data.datasets import Dataset
+from evburst.data.datasets.registry import Request, open_dataset
+from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.eval.coco import average_precision
+from evburst.eval.energy import COST_TABLES
+from evburst.models.detector import DetectorBundle
+from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.runtime import open_engine
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.importance import confidence
+from evburst.models.spiking.cost import dense_macs, fan_out_maps
+from evburst.models.spiking.network import signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer
+
 from bench.torch_graph import TorchGraph
-from data.boxes import Detections
-from data.datasets import Dataset
-from data.datasets.catalog import Request, open_dataset
-from data.representations.voxel_grid import voxel_batch
-from eval.coco import average_precision
-from eval.energy import COST_TABLES
-from models.detector import DetectorBundle
-from models.detectors.postprocess import PostConfig, decode
-from models.graph import Graph, Node, Runner
-from models.runtime import open_engine
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from models.spiking.convert.importance import confidence
-from models.spiking.cost import dense_macs, fan_out_maps
-from models.spiking.network import signal_thresholds
-from models.spiking.neurons import NeuronLayer
 
 BATCH = 4
 QUANTILE = 0.999

@@ -205,7 +205,7 @@ def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any]
 
 def reading(folder: Path, events: int, quick: bool) -> Iterator[tuple[str, int, dict[str, Result]]]:
     """(format, events, results) for each format; AEDAT4 only where the developers' sample is."""
-    from data.readers import open_events
+    from evburst.data.readers import open_events
 
     dat = folder / "reading.dat"
     write_recording(dat, events)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from data.readers.dat import read_header
+from evburst.data.readers.dat import read_header
 
 
 class BrokenPromiseError(Exception):

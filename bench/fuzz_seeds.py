@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.readers.dat import dat_words
+from evburst.data.writers import write_events
 
-from data.events import EVENT_DTYPE, Events, SensorSize
-from data.readers.dat import dat_words
-from data.writers import write_events
 from tests.event_files import aedat4_bytes, bin_bytes, dat_bytes, encode_evt2, encode_evt3, encode_evt21
 
 SIZE = SensorSize(32, 24)

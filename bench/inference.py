@@ -30,8 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
     import torch
-
-    from models.detector import DetectorBundle
+    from evburst.models.detector import DetectorBundle
 
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 2, 4, 16, 32)
@@ -43,7 +42,7 @@ _RUNS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A network that takes a grid `(1, C, H, W)` uint8; `bundle` and `options` say how app.score would run it, for AP."""
+    """A network that takes a grid `(1, C, H, W)` uint8; `bundle` and `options` say how evburst.eval.scoring would run it, for AP."""
 
     run: Callable[[torch.Tensor], Any]
     bundle: DetectorBundle | None = None
@@ -70,8 +69,7 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
 
 def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
     import torch
-
-    from models.graph import Runner
+    from evburst.models.graph import Runner
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     runner = Runner(bundle.graph.channels_last() if channels_last else bundle.graph)
@@ -80,7 +78,7 @@ def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
 
 def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | None) -> Path:
     """The ANN as an ONNX file, quantised if there is a grid to calibrate on."""
-    from models.export_onnx import write_onnx
+    from evburst.models.export.onnx import write_onnx
 
     path = Path(folder) / "ann.onnx"
     write_onnx(bundle, path)
@@ -129,7 +127,7 @@ def _openvino(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -
 
 
 def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
-    from models.runtime import open_engine
+    from evburst.models.runtime import open_engine
 
     parameters = replace(bundle.parameters, timesteps=timesteps)
     network = open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count)
@@ -158,9 +156,8 @@ def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) ->
 
 def _as_module(bundle: DetectorBundle) -> torch.nn.Module:
     """The folded ANN as a module that torch.fx can trace, a layer for every node that its libraries know as one."""
+    from evburst.models.graph import Node, Runner
     from torch import nn
-
-    from models.graph import Node, Runner
 
     def conv(node: Node) -> nn.Module:
         weight, a = bundle.graph.tensors[f"{node.name}.weight"], node.attrs
@@ -201,9 +198,8 @@ def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tenso
     from itertools import islice
 
     import torch
-
-    from data.readers import open_events
-    from data.representations.voxel_grid import voxel_batch
+    from evburst.data.readers import open_events
+    from evburst.data.representations.voxel_grid import voxel_batch
 
     stream = open_events(events)
     window = next(islice(stream.windows(bundle.voxel.window_us), index, None))
@@ -242,9 +238,9 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
 
 def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
     """AP on the validation windows of the data the weights were trained on; not of the peer, whose maps we do not decode."""
-    from app.config import build as build_config
-    from app.convert import score
-    from data.datasets.catalog import DatasetConfig, Request, open_dataset
+    from evburst.app.config import build as build_config
+    from evburst.app.convert import score
+    from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 
     found: dict[str, float] = {}
     windows = None
@@ -300,9 +296,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
 
     import torch
-
-    from app import detect
-    from models.detector import DetectorBundle
+    from evburst.app import detect
+    from evburst.models.detector import DetectorBundle
 
     torch.set_num_threads(args.threads)
     if hasattr(os, "sched_setaffinity"):

@@ -18,12 +18,12 @@ from selenium.webdriver.common.by import By
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.detect import DetectConfig
-from app.live.frames import FakeCamera, FrameSource
-from app.live.pipeline import LiveConfig, LivePipeline
-from app.live.server import PageServer
-from data.events import SensorSize
-from data.simulator import SimulatorConfig
+from evburst.app.detect import DetectConfig
+from evburst.app.live.frames import FakeCamera, FrameSource
+from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.server import PageServer
+from evburst.data.events import SensorSize
+from evburst.data.simulation.sensor import SimulatorConfig
 
 SIZE = SensorSize(304, 240)
 

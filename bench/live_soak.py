@@ -28,14 +28,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.detect import DetectConfig, WindowPipeline
-from app.live.pipeline import LiveConfig, LivePipeline
-from app.live.server import PageServer
-from app.live.sources import NO_EVENTS, Packet, RecordingSource
-from app.sinks import WindowResult
-from data.errors import SourceError
-from data.events import EventWindow
-from data.readers import open_events
+from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.server import PageServer
+from evburst.app.live.sources import NO_EVENTS, Packet, RecordingSource
+from evburst.app.outputs.sinks import WindowResult
+from evburst.data.errors import SourceError
+from evburst.data.events import EventWindow
+from evburst.data.readers import open_events
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "samples" / "street_td.dat"
 DEATHS, AWAY_S = 5, 0.7

@@ -32,9 +32,9 @@ Run = Callable[[Path], Iterator[Any]]
 
 def evburst(path: Path) -> Iterator[Columns]:
     """Ours, in packets; the size of a sensor that the file does not say is of no matter here."""
-    from data.errors import SensorSizeError
-    from data.events import SensorSize
-    from data.readers import open_events
+    from evburst.data.errors import SensorSizeError
+    from evburst.data.events import SensorSize
+    from evburst.data.readers import open_events
 
     try:
         stream = open_events(path)
@@ -120,9 +120,9 @@ READING: dict[str, dict[str, Run]] = {
 
 def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
     """Ours: `(10, H, W)` uint8, straight from the file's words."""
-    from data.readers import open_events
-    from data.representations.parallel import voxel_grids
-    from data.representations.voxel_grid import VoxelConfig
+    from evburst.data.readers import open_events
+    from evburst.data.representations.parallel import voxel_grids
+    from evburst.data.representations.voxel_grid import VoxelConfig
 
     for window in voxel_grids(open_events(path), VoxelConfig(BINS, MAX_COUNT, WINDOW_US / 1000), workers=workers):
         yield window.grid
@@ -246,7 +246,7 @@ def _channels(events: NDArray[Any], t0: int) -> NDArray[np.int64]:
 
 def _read_with_numpy(path: Path) -> NDArray[Any]:
     """A DAT version 2 file's events, by masks and shifts of all words at once."""
-    from data.readers.dat import read_header
+    from evburst.data.readers.dat import read_header
 
     words = np.fromfile(path, "<u4", offset=read_header(path)[1]).reshape(-1, 2)
     events = np.empty(len(words), [("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "<i4")])

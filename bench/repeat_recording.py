@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.readers.dat import DatFile, read_header
+from evburst.data.readers.dat import DatFile, read_header
 
 
 def repeat(source: Path, target: Path, size_bytes: int) -> None:

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.augment import AugmentConfig, augment
-from data.datasets import SPECS
-from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.events import EventWindow, SensorSize
-from data.readers import open_events
-from data.readers.dat import decode_window
+from evburst.data.datasets import SPECS
+from evburst.data.datasets.augment import AugmentConfig, augment
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.events import EventWindow, SensorSize
+from evburst.data.readers import open_events
+from evburst.data.readers.dat import decode_window
 
 NAMES = ("events / pixel / s", "ON share", "pixels firing", "events / firing pixel", "interval of a pixel, ms")
 

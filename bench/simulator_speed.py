@@ -3,7 +3,7 @@
 The drawn street at 346x260 and 60 frames/s, rendered beforehand. Every way of simulating it is run in turn, several rounds, and
 the best round counts; beside the clock's figure stands what processor time alone gives, which other work on the machine disturbs
 less. "kernel" is `EventSimulator.step` alone; "from grey"
-begins with 8-bit pictures; "along motion" also puts frames between them (data.upsample), from 30 pictures a second as webcams
+begins with 8-bit pictures; "along motion" also puts frames between them (evburst.data.simulation.upsample), from 30 pictures a second as webcams
 give them.
 """
 
@@ -21,15 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import app  # noqa: F401  (it sets how threads wait)
+import evburst.app  # noqa: F401  (it sets how threads wait)
 
 # isort: split
 import numba
-
-from app.live.frames import Frame, FrameSource
-from data.events import SensorSize
-from data.scenes.street import StreetScene
-from data.simulator import EventSimulator, SimulatorConfig, grey_of, log_intensity
+from evburst.app.live.frames import Frame, FrameSource
+from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.street import StreetScene
+from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, grey_of, log_intensity
 
 SIZE, RATE, SECONDS, ROUNDS = SensorSize(346, 260), 60, 2, 5
 

@@ -24,17 +24,17 @@ from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.convert import Conversion, ConvertConfig, detect_all
-from app.frontier import new_figure
-from app.provenance import provenance
-from data.datasets import DatasetSpec
-from data.stats import SpikeStats
-from eval.coco import AveragePrecision
-from eval.energy import COST_TABLES, energy_report
-from models.detector import Detector, DetectorBundle
-from models.detectors.postprocess import PostConfig
-from models.spiking.convert.allocate import pareto_frontier
-from models.spiking.convert.calibrate import Choice
+from evburst.app.convert import Conversion, ConvertConfig, detect_all
+from evburst.app.plots.conversion import new_figure
+from evburst.app.provenance import provenance
+from evburst.data.datasets import DatasetSpec
+from evburst.data.stats import SpikeStats
+from evburst.eval.coco import AveragePrecision
+from evburst.eval.energy import COST_TABLES, energy_report
+from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.spiking.convert.allocate import pareto_frontier
+from evburst.models.spiking.convert.calibrate import Choice
 
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
 BUDGETS = (0.05, 0.06, 0.07, 0.08, 0.095, 0.11, 0.14)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from evburst.data.errors import LabelError
 from numpy.typing import NDArray
-
-from data.errors import LabelError
 
 BBOX_DTYPE = np.dtype(
     [

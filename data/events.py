@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from evburst.data.errors import ConfigError
 from numpy.typing import NDArray
-
-from data.errors import ConfigError
 
 EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 """One event: t µs, x and y pixels from the top-left corner, p in {0 (OFF), 1 (ON)}. 13 bytes."""
@@ -110,7 +109,7 @@ class EventStream(Protocol):
     faults: Faults
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included (see data.slicing).
+        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included (see evburst.data.slicing).
 
         With `start_us`, a time of the recording's clock, those that end before or at it are left out. They need not have
         been read: `faults` counts what was met in reading.

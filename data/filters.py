@@ -24,10 +24,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from evburst.data.events import Events, EventStream, EventWindow, SensorSize
+from evburst.data.readers.dat import event_columns
 from numpy.typing import NDArray
-
-from data.events import Events, EventStream, EventWindow, SensorSize
-from data.readers.dat import event_columns
 
 HOT_PERIOD_US = 100_000
 

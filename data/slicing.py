@@ -7,7 +7,7 @@ left out (`Faults.long_silences`), because a corrupt 64-bit time may lie a milli
     packets    t = 1500 1900 | 1700 2000 | 4100
     windows    [1000, 2000): 1500 1900 1700    [2000, 3000): 2000    [3000, 4000): none    [4000, 5000): 4100
 
-The rules for faulty times are those of `data.readers.dat`, so that every format behaves alike:
+The rules for faulty times are those of `evburst.data.readers.dat`, so that every format behaves alike:
 
 - disorder inside a window does no harm, and events keep the order they came in;
 - an event older than the window being read is left out (`Faults.late_events`);
@@ -25,8 +25,7 @@ from itertools import dropwhile
 
 import numba
 import numpy as np
-
-from data.events import EVENT_DTYPE, Events, EventWindow, Faults
+from evburst.data.events import EVENT_DTYPE, Events, EventWindow, Faults
 
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
-
-from data.errors import ConfigError, DataError
-from data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from data.readers.dat import dat_header, dat_words
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from evburst.data.readers.dat import dat_header, dat_words
 
 DAT_TIMES_US = 1 << 32
 DAT_MAX_SIZE = 1 << 14

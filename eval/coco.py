@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from evburst.data.boxes import Detections
+from evburst.eval.protocol import Frame
 from numpy.typing import NDArray
-
-from data.boxes import Detections
-from eval.protocol import Frame
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """Names of COCO's twelve numbers, in pycocotools' order."""

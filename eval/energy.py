@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from evburst.data.stats import ActivityStats, SpikeStats
 from numpy.typing import NDArray
-
-from data.stats import ActivityStats, SpikeStats
 
 
 @dataclass(frozen=True)

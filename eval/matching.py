@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from evburst.data.boxes import iou_matrix
+from evburst.eval.protocol import Frame
 from numpy.typing import NDArray
-
-from data.boxes import iou_matrix
-from eval.protocol import Frame
 
 BINS = 10
 

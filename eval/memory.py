@@ -1,5 +1,5 @@
 """Energy with memory traffic, an analytical model: Lemaire et al., "An Analytical Estimation of Spiking Neural Networks Energy
-Efficiency", ICONIP 2022 (arXiv 2210.13107). Apart from `eval.energy`, whose figures leave memory out.
+Efficiency", ICONIP 2022 (arXiv 2210.13107). Apart from `evburst.eval.energy`, whose figures leave memory out.
 
 Every convolution has memories of its own for inputs, weights, biases, and potentials or outputs; nothing is reused between
 accesses. An access to an SRAM that holds b bits costs 1.09e-5 b + 13.2 pJ (45 nm; their fit to Horowitz's 8 kB, 32 kB, 1 MB).
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.stats import MemoryGeometry, SpikeStats
-from eval.energy import CostTable
+from evburst.data.stats import MemoryGeometry, SpikeStats
+from evburst.eval.energy import CostTable
 
 MODEL = (
     "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no reuse "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.stats import ActivityStats, SpikeStats
+from evburst.data.stats import ActivityStats, SpikeStats
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from evburst.data.boxes import BBOX_DTYPE
+from evburst.data.events import SensorSize
 from numpy.typing import NDArray
-
-from data.boxes import BBOX_DTYPE
-from data.events import SensorSize
 
 _MEGAPIXEL_WIDTH = 640
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from evburst.data.stats import ActivityStats
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.cost import coverage, dense_macs, node_shapes
+from evburst.models.spiking.network import SpikingParameters
 from torch import Tensor
-
-from data.stats import ActivityStats
-from models.graph import Graph, Node, Runner
-from models.spiking.cost import coverage, dense_macs, node_shapes
-from models.spiking.network import SpikingParameters
 
 
 class ActivityRunner(Runner):

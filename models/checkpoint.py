@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evburst.data.errors import CheckpointError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-
-from data.errors import CheckpointError
 
 FORMAT = "evburst-1"
 """Version of the layout; a reader refuses any other."""

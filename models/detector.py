@@ -10,23 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from evburst.data.boxes import Detections
+from evburst.data.errors import CheckpointError
+from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.data.stats import SpikeStats
+from evburst.models.checkpoint import load_tensors, save_tensors
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
+from evburst.models.graph import Graph, Runner
+from evburst.models.runtime import choose, open_engine
+from evburst.models.spiking.adaptive import each_timestep, run_adaptive
+from evburst.models.spiking.cost import dense_macs
+from evburst.models.spiking.network import SpikingParameters, SpikingState, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer
+from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
 from numpy.typing import NDArray
 from torch import Tensor
-
-from data.boxes import Detections
-from data.errors import CheckpointError
-from data.events import SensorSize
-from data.representations.voxel_grid import VoxelConfig
-from data.stats import SpikeStats
-from models.checkpoint import load_tensors, save_tensors
-from models.detectors.postprocess import HeadSpec, PostConfig, decode
-from models.graph import Graph, Runner
-from models.runtime import choose, open_engine
-from models.spiking.adaptive import each_timestep, run_adaptive
-from models.spiking.cost import dense_macs
-from models.spiking.network import SpikingParameters, SpikingState, signal_thresholds
-from models.spiking.neurons import NeuronLayer
-from models.spiking.rounding import from_int8, rounded, spike_values, to_int8
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """Folder of the bundled weights; `street` means street.safetensors in it."""

@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from evburst.data.errors import CheckpointError
 from torch import Tensor
-
-from data.errors import CheckpointError
 
 OPERATIONS = ("input", "conv", "relu", "add", "concat", "slice", "max_pool", "avg_pool", "upsample")
 

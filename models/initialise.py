@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evburst.data.errors import CheckpointError
+from evburst.models.checkpoint import load_tensors, read_kind
+from evburst.models.detector import DetectorBundle, find_weights
 from torch import Tensor, nn
-
-from data.errors import CheckpointError
-from models.checkpoint import load_tensors, read_kind
-from models.detector import DetectorBundle, find_weights
 
 
 def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:

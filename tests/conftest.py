@@ -8,18 +8,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import app  # noqa: F401  (it sets how threads wait: before torch is loaded)
+import evburst.app  # noqa: F401  (it sets how threads wait: before torch is loaded)
 
 # isort: split
 import numpy as np
 import pytest
 import torch
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.network import SpikingParameters
 from torch import Tensor, nn
-
-from data.events import EVENT_DTYPE, Events, SensorSize
-from models.graph import Graph, Node, Runner
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from models.spiking.network import SpikingParameters
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""Tiny recordings, byte by byte, for the tests of readers, writers and `python -m app.events`."""
+"""Tiny recordings, byte by byte, for the tests of readers, writers and `python -m evburst.app.events`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from data.readers.dat import dat_header, dat_words
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from evburst.data.readers.dat import dat_header, dat_words
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(32, 24)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.network import SpikingParameters
+from evburst.models.spiking.neurons import burst_step, signed_step
 from torch import Tensor
-
-from models.graph import Graph, Node, Runner
-from models.spiking.network import SpikingParameters
-from models.spiking.neurons import burst_step, signed_step
 
 
 class StepByStep:

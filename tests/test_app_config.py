@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from evburst.app.config import load_config, to_dict
+from evburst.app.train import TrainConfig
+from evburst.data.errors import ConfigError
 
-from app.config import load_config, to_dict
-from app.train import TrainConfig
-from data.errors import ConfigError
 from tests.conftest import ROOT
 
 

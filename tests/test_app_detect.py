@@ -13,15 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from evburst.app.ahead import results_ahead
+from evburst.app.cli import convert_main, detect_main, live_main, train_main
+from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.outputs.sinks import BoxSink, WindowResult
+from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
+from evburst.data.errors import EventFileError
+from evburst.data.events import EventArray, EventWindow, SensorSize
+from evburst.data.writers import write_events
 
-from app.ahead import results_ahead
-from app.cli import convert_main, detect_main, live_main, train_main
-from app.detect import DetectConfig, WindowPipeline
-from app.sinks import BoxSink, WindowResult
-from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
-from data.errors import EventFileError
-from data.events import EventArray, EventWindow, SensorSize
-from data.writers import write_events
 from tests.conftest import ROOT, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
 

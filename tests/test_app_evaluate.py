@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evburst.app.cli import evaluate_main
+from evburst.app.evaluate.predict import PartResult
+from evburst.data.boxes import BBOX_DTYPE
+from evburst.data.datasets import SPECS, simulated
+from evburst.data.datasets.pictures import PictureFolder
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.errors import LabelError
+from evburst.eval.coco import coco_result
+from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
+from evburst.eval.scoring import without_details
 
-from app.cli import evaluate_main
-from app.predict import PartResult
-from app.score import without_details
-from data.boxes import BBOX_DTYPE
-from data.datasets import SPECS, simulated
-from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.datasets.pictures import PictureFolder
-from data.errors import LabelError
-from eval.coco import coco_result
-from eval.protocol import PROTOCOLS, RecordingBoxes, match
 from tests.conftest import ROOT, SHARED, in_new_process
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
@@ -275,7 +275,7 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
     file = str(tmp_path / "a.npy")
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from app.cli import evaluate_main\n"
+        "from evburst.app.cli import evaluate_main\n"
         f"sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}, '--out', {str(tmp_path / 'out')!r}]))"
     )
     in_new_process(code)

@@ -1,4 +1,4 @@
-"""`python -m app.events`: exact output of every command, and of its errors."""
+"""`python -m evburst.app.events`: exact output of every command, and of its errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.app.events import main
+from evburst.data.events import SensorSize
+from evburst.data.readers import READERS, open_events
+from evburst.data.writers import write_events
 
-from app.events import main
-from data.events import SensorSize
-from data.readers import READERS, open_events
-from data.writers import write_events
 from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, real, rows
 
 KNOWN = ", ".join(sorted(READERS))
@@ -97,7 +97,7 @@ def test_info_names_hot_pixels(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_info_reads_other_formats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    pytest.importorskip("data.slicing")
+    pytest.importorskip("evburst.data.slicing")
     (tmp_path / "a.xyz").write_bytes(bin_bytes(SAMPLE.tolist()))
     code, out, _ = run(capsys, "info", tmp_path / "a.xyz", "--format", "bin", "--sensor-size", "34x34")
     assert code == 0
@@ -236,7 +236,7 @@ def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str], argv: list[str]
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2
-    assert "usage: python -m app.events" in capsys.readouterr().err
+    assert "usage: python -m evburst.app.events" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["info", "convert", "cut"])
@@ -245,14 +245,18 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
         main([command, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert f"usage: python -m app.events {command}" in shown
+    assert f"usage: python -m evburst.app.events {command}" in shown
     assert "--sensor-size WxH" in shown
 
 
 def test_as_a_module(recording: Path) -> None:
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
-        [sys.executable, "-m", "app.events", "info", str(recording)], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "evburst.app.events", "info", str(recording)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.startswith("format       dat\n")
 

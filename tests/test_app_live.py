@@ -14,20 +14,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from evburst.app.cli import live_main
+from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.live.desktop import LiveWindow
+from evburst.app.live.frames import FakeCamera, FrameSource
+from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.run import summary
+from evburst.app.live.totals import LatencyHistogram
+from evburst.app.outputs.sinks import WindowResult
+from evburst.data.errors import DataError
+from evburst.data.events import EventWindow, SensorSize
+from evburst.data.readers import open_events
+from evburst.data.simulation.sensor import SimulatorConfig
 
-from app.cli import live_main
-from app.detect import DetectConfig, WindowPipeline
-from app.live.figures import LatencyHistogram
-from app.live.frames import FakeCamera, FrameSource
-from app.live.pipeline import LiveConfig, LivePipeline
-from app.live.recorder import LiveRecorder
-from app.live.run import summary
-from app.live.window import LiveWindow
-from app.sinks import WindowResult
-from data.errors import DataError
-from data.events import EventWindow, SensorSize
-from data.readers import open_events
-from data.simulator import SimulatorConfig
 from tests.conftest import ROOT, make_events
 
 SIZE = SensorSize(64, 48)

@@ -11,20 +11,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-
-from app.detect import DetectConfig
-from app.live.frames import FakeCamera, FrameSource
-from app.live.pipeline import LiveConfig, LivePipeline
-from data.events import SensorSize
-from data.readers import open_events
-from data.simulator import SimulatorConfig
+from evburst.app.detect import DetectConfig
+from evburst.app.live.frames import FakeCamera, FrameSource
+from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.data.events import SensorSize
+from evburst.data.readers import open_events
+from evburst.data.simulation.sensor import SimulatorConfig
 
 pytest.importorskip("fastapi")
 webdriver = pytest.importorskip("selenium.webdriver")
+from evburst.app.live.server import PageServer  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-from app.live.server import PageServer  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -14,26 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from app.detect import DetectConfig
-from app.live.frames import FakeCamera, FrameSource, PushedFrames
-from app.live.pipeline import LiveConfig, LivePipeline
-from app.live.sources import LiveSource
-from data.errors import ConfigError
-from data.events import SensorSize
-from data.readers import open_events
-from data.simulator import SimulatorConfig
+from evburst.app.detect import DetectConfig
+from evburst.app.live.frames import FakeCamera, FrameSource, PushedFrames
+from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.sources import LiveSource
+from evburst.data.errors import ConfigError
+from evburst.data.events import SensorSize
+from evburst.data.readers import open_events
+from evburst.data.simulation.sensor import SimulatorConfig
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 websockets = pytest.importorskip("websockets")
 
+from evburst.app.live import server as server_module  # noqa: E402
+from evburst.app.live.broadcast import pack_picture  # noqa: E402
+from evburst.app.live.server import Guard, PageServer  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import ClientConnection, connect  # noqa: E402
-
-from app.live import server as server_module  # noqa: E402
-from app.live.hub import pack_picture  # noqa: E402
-from app.live.server import Guard, PageServer  # noqa: E402
 
 SIZE = SensorSize(64, 48)
 PICTURE = struct.pack("<4sHH", b"EVB1", *SIZE) + bytes(64 * 48)

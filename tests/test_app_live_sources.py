@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from evburst.app.live.devices import DeviceClock, NetworkSource, SensorSource
+from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, VideoGrabber, fit
+from evburst.app.live.slicing import DropOldest, WindowAssembler
+from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
+from evburst.data.errors import ConfigError, SourceError
+from evburst.data.events import Events, Faults, SensorSize
+from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.writers import write_events
 
-from app.live.devices import DeviceClock, NetworkSource, SensorSource
-from app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, VideoGrabber, fit
-from app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
-from app.live.windows import DropOldest, WindowAssembler
-from data.errors import ConfigError, SourceError
-from data.events import Events, Faults, SensorSize
-from data.simulator import SimulatorConfig
-from data.writers import write_events
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(64, 48)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.app.cli import evaluate_main
+from evburst.eval.report.charts import Axis, Chart, Series, nice_top
 
-from app.charts import Axis, Chart, Series, nice_top
-from app.cli import evaluate_main
 from tests.test_app_evaluate import FAST
 from tests.test_data_datasets_recorded import gen1_tree
 from tests.test_eval_protocol import labels_at_4_hz

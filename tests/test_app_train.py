@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from evburst.app.cli import convert_main, detect_main, train_main
+from evburst.app.config import load_config
+from evburst.app.train import TrainConfig, Trainer
+from evburst.data.datasets import SPECS
+from evburst.data.datasets.pictures import PictureFolder
+from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
+from evburst.data.errors import CheckpointError, DataError
+from evburst.models.checkpoint import load_tensors
+from evburst.models.detector import DetectorBundle
 
-from app.cli import convert_main, detect_main, train_main
-from app.config import load_config
-from app.train import TrainConfig, Trainer
-from data.datasets import SPECS
-from data.datasets.pictures import PictureFolder
-from data.datasets.simulated import SimulatedConfig, SimulatedWindows
-from data.errors import CheckpointError, DataError
-from models.checkpoint import load_tensors
-from models.detector import DetectorBundle
 from tests.conftest import ROOT
 
 COLUMNS = ["set", "file", "width", "height", "split", "frame", "class", "x0", "y0", "x1", "y1", "flag"]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from evburst.data.boxes import Detections
+from evburst.data.datasets import LabelledWindow
+from evburst.data.datasets.augment import AugmentConfig, as_words, augment
+from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
+from evburst.data.readers.dat import dat_words, decode_window
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.augment import AugmentConfig, as_words, augment
-from data.boxes import Detections
-from data.datasets import LabelledWindow
-from data.events import EVENT_DTYPE, EventWindow, SensorSize
-from data.readers.dat import dat_words, decode_window
-from data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
 SIZE = SensorSize(64, 48)
 BOX = (20, 16, 44, 40)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
-from data.errors import LabelError
+from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
+from evburst.data.errors import LabelError
 
 
 def test_prophesee_item_is_40_bytes() -> None:

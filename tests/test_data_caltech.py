@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from data.caltech import read_caltech_annotation
-from data.errors import LabelError
-from data.events import SensorSize
+from evburst.data.datasets.caltech import read_caltech_annotation
+from evburst.data.errors import LabelError
+from evburst.data.events import SensorSize
 
 BOX = [2, 5, 10, 20, 90, 20, 90, 80, 10, 80, 10, 20]
 OUTLINE = [2, 3, 15, 25, 80, 30, 50, 75]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.app.cli import train_main
+from evburst.data.boxes import BBOX_DTYPE
+from evburst.data.datasets import SPECS
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.readers.dat import decode_window
+from evburst.data.writers import write_events
 
-from app.cli import train_main
-from data.boxes import BBOX_DTYPE
-from data.datasets import SPECS
-from data.datasets.catalog import DatasetConfig, Request, open_dataset
-from data.errors import ConfigError, DataError, LabelError
-from data.events import EVENT_DTYPE, Events, SensorSize
-from data.readers.dat import decode_window
-from data.writers import write_events
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes
 

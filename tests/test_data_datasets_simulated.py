@@ -15,7 +15,7 @@ PARENT = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from data.datasets.simulated import end_with_parent
+from evburst.data.datasets.simulated import end_with_parent
 pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 time.sleep(100)

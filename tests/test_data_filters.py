@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
+from evburst.data.filters import EventFilter, FilteredStream, FiltersConfig, Removed, keep_reference
+from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.writers import write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.events import EVENT_DTYPE, EventArray, Events, SensorSize
-from data.filters import EventFilter, FilteredStream, FiltersConfig, Removed, keep_reference
-from data.readers.dat import DatFile, decode_window
-from data.writers import write_events
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(9, 7)

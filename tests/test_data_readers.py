@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
+from evburst.data.readers import READERS, open_events, recognise_format
+from evburst.data.writers import write_events
 
-from data.errors import ConfigError, EventFileError
-from data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
-from data.readers import READERS, open_events, recognise_format
-from data.writers import write_events
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, bin_bytes, collect
 
 KNOWN = ", ".join(sorted(READERS))
@@ -68,7 +68,7 @@ def test_content_goes_before_the_name(recording: tuple[str, Path]) -> None:
 
 
 def test_windows_hold_every_event(recording: tuple[str, Path]) -> None:
-    pytest.importorskip("data.slicing")
+    pytest.importorskip("evburst.data.slicing")
     windows = list(open_events(recording[1], SIZE).windows(10_000))
     assert [(w.t0_us, w.t1_us, len(w)) for w in windows] == [
         (10_000 * k, 10_000 * (k + 1), n) for k, n in enumerate([3, 0, 0, 0, 0, 0, 2])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.events import SensorSize
+from evburst.data.readers import open_events, packets
 
-from data.errors import EventFileError, SensorSizeError
-from data.events import SensorSize
-from data.readers import open_events, packets
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, collect, digest, real, rows
 
 LATER = rows((70_000, 1, 1, 0))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.events import EventWindow, Faults, SensorSize
+from evburst.data.readers import open_events
+from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.writers import write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import EventFileError, SensorSizeError
-from data.events import EventWindow, Faults, SensorSize
-from data.readers import open_events
-from data.readers.dat import DatFile, decode_window
-from data.writers import write_events
 from tests.conftest import SHARED, random_events
 
 HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width 304\n"
@@ -345,7 +345,7 @@ def test_seeking_equals_a_full_pass(
     for i, t in corrupt.items():
         times[i % len(times)] = t
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.readers.dat.SEEK_PROBES", probes)
+        patch.setattr("evburst.data.readers.dat.SEEK_PROBES", probes)
         assert_seeks(dat(tmp_path_factory.mktemp("dat") / "a.dat", times.tolist()), window_us, start_us)
 
 

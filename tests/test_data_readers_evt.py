@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.readers import evt_kernels, open_events
+from evburst.data.readers.dat import DatFile
+from evburst.data.readers.evt import RawFile
+from evburst.data.readers.header import is_dat, is_raw
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
+from evburst.data.writers import write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import EventFileError, SensorSizeError
-from data.events import EVENT_DTYPE, Events, SensorSize
-from data.readers import evt_kernels, open_events
-from data.readers.dat import DatFile
-from data.readers.evt import RawFile
-from data.readers.header import is_dat, is_raw
-from data.representations.voxel_grid import VoxelConfig, voxel_histogram
-from data.writers import write_events
 from tests.event_files import (
     evt2_cd,
     evt2_high,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
+from evburst.data.readers.dat import DatFile
+from evburst.data.representations.parallel import voxel_grids
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram_reference
 
-from data.events import EVENT_DTYPE, EventArray, Events, SensorSize
-from data.readers.dat import DatFile
-from data.representations.parallel import voxel_grids
-from data.representations.voxel_grid import VoxelConfig, voxel_histogram_reference
 from tests.event_files import dat_bytes
 
 SIZE = SensorSize(40, 30)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import evburst.data.simulation.scenes.stills as stills
 import numpy as np
 import pytest
-
-import data.scenes.stills as stills
-from data.datasets.pictures import IGNORE, Picture
-from data.events import SensorSize
-from data.scenes.stills import StillScene, StillSceneConfig
-from data.scenes.walkers import Walker
+from evburst.data.datasets.pictures import IGNORE, Picture
+from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
+from evburst.data.simulation.scenes.walkers import Walker
 
 SIZE = SensorSize(80, 60)
 WALKING = StillSceneConfig(mosaic=0.0, still=1.0, walkers=1.0, most_walkers=3, walker_px=(20.0, 40.0))

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
+from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.slicing import windows_by_count, windows_by_duration
+from evburst.data.writers import write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
-from data.readers.dat import DatFile, decode_window
-from data.slicing import windows_by_count, windows_by_duration
-from data.writers import write_events
 
 SIZE = SensorSize(64, 48)
 
@@ -35,7 +34,7 @@ def cut(events: Events, length: int) -> Iterator[Events]:
 
 
 def reference(times: list[int], window_us: int) -> tuple[list[tuple[int, list[int]]], Faults]:
-    """[(t0, indices of the events)] and faults: the rules of `data.slicing`, word by word."""
+    """[(t0, indices of the events)] and faults: the rules of `evburst.data.slicing`, word by word."""
     glitch = [any(t - later > 1_000_000 for later in times[i + 1 : i + 9]) for i, t in enumerate(times)]
     windows: list[tuple[int, list[int]]] = []
     late = glitches = silences = 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from evburst.data.datasets.tonic import ToRepresentation, from_tonic, to_tonic
+from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.events import EventArray, SensorSize
+from evburst.data.representations import REPRESENTATIONS
+from evburst.data.representations.voxel_grid import VoxelConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import ConfigError, EventFileError
-from data.events import EventArray, SensorSize
-from data.representations import REPRESENTATIONS
-from data.representations.voxel_grid import VoxelConfig
-from data.tonic_adapters import ToRepresentation, from_tonic, to_tonic
 from tests.conftest import make_events, random_events
 
 transforms = pytest.importorskip("tonic.transforms")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-
-from data.upsample import MotionUpsampler
+from evburst.data.simulation.upsample import MotionUpsampler
 
 
 def texture(seed: int, low: int, high: int, size: tuple[int, int]) -> np.ndarray:

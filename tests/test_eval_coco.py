@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from evburst.data.boxes import Detections
+from evburst.eval.coco import average_precision, coco_result
+from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 
-from data.boxes import Detections
-from eval.coco import average_precision, coco_result
-from eval.protocol import PROTOCOLS, RecordingBoxes, match
 from tests.test_eval_protocol import GEN1, random_recording
 
 CLASSES = ("car", "pedestrian")
@@ -66,7 +66,7 @@ def test_frames_compared_a_few_at_a_time_give_the_same(monkeypatch: pytest.Monke
     rng = np.random.default_rng(4)
     frames, _ = match([RecordingBoxes(*random_recording(rng)) for _ in range(4)], PROTOCOLS["coco"], GEN1)
     whole = coco_result(frames, CLASSES)
-    monkeypatch.setattr("eval.coco._CHUNK", 3)
+    monkeypatch.setattr("evburst.eval.coco._CHUNK", 3)
     parts = coco_result(frames, CLASSES)
     for name in ("stats", "precision", "scores", "recall"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

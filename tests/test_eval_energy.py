@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from data.stats import ActivityStats, LayerStats, SpikeStats
-from eval.energy import COST_TABLES, ann_energy_report, ann_layers, energy_report, snn_layers
-from models.graph import Graph, Node
-from models.spiking.network import SpikingNetwork, SpikingParameters
-from models.spiking.neurons import NeuronLayer
+from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
+from evburst.eval.energy import COST_TABLES, ann_energy_report, ann_layers, energy_report, snn_layers
+from evburst.models.graph import Graph, Node
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
+from evburst.models.spiking.neurons import NeuronLayer
 
 
 def stats() -> SpikeStats:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from evburst.data.stats import LayerStats, SpikeStats
+from evburst.eval.neurobench import ann_metrics, snn_metrics
+from evburst.models.activity import ActivityRunner, memory
+from evburst.models.spiking.convert.fold import trace
 from torch import nn
-
-from data.stats import LayerStats, SpikeStats
-from eval.neurobench import ann_metrics, snn_metrics
-from models.activity import ActivityRunner, memory
-from models.spiking.convert.fold import trace
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from data.boxes import BBOX_DTYPE, load_prophesee_boxes
-from data.errors import LabelError
-from data.events import SensorSize
-from eval.coco import coco_result
-from eval.protocol import NO_BOXES, PROTOCOLS, RecordingBoxes, clip_to_sensor, match
+from evburst.data.boxes import BBOX_DTYPE, load_prophesee_boxes
+from evburst.data.errors import LabelError
+from evburst.data.events import SensorSize
+from evburst.eval.coco import coco_result
+from evburst.eval.protocol import NO_BOXES, PROTOCOLS, RecordingBoxes, clip_to_sensor, match
 
 GEN1, MEGAPIXEL = SensorSize(304, 240), SensorSize(1280, 720)
 CLASSES = ("car", "pedestrian")

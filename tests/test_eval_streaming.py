@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from eval.streaming import NOTHING_YET, newest_results
+from evburst.eval.streaming import NOTHING_YET, newest_results
 
 
 def ticking(times: np.ndarray, start: int, window: int, latency: int) -> list[int]:

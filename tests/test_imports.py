@@ -12,14 +12,19 @@ ALLOWED = {"data": {"data"}, "models": {"models", "data"}, "eval": {"eval", "dat
 
 
 def imported(path: str) -> set[str]:
-    """Top-level names a file imports, anywhere in it."""
+    """Packages a file imports, anywhere in it; of this project, the folder."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {_top(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.partition(".")[0])
+            names.add(_top(node.module))
     return names
+
+
+def _top(module: str) -> str:
+    """The first part of a module's name; of this project's own, the one after `evburst`."""
+    return module.removeprefix("evburst.").partition(".")[0]
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
@@ -37,13 +42,13 @@ def test_only_app_reads_yaml_and_argv(package: str) -> None:
 
 def test_importing_the_command_line_is_light() -> None:
     """`detect.py --help` must not wait for torch, numba or OpenCV."""
-    code = "import sys, app.cli; print([m for m in ('torch', 'numba', 'cv2', 'ultralytics', 'tonic') if m in sys.modules])"
+    code = (
+        "import sys, evburst.app.cli; print([m for m in ('torch', 'numba', 'cv2', 'ultralytics', 'tonic') if m in sys.modules])"
+    )
     assert in_new_process(code).strip() == "[]"
 
 
 def test_detection_does_not_import_the_training_libraries() -> None:
     """Weights files hold the network's structure: running one needs neither ultralytics nor torchvision."""
-    code = (
-        "import sys, app.detect; print([m for m in ('ultralytics', 'torchvision', 'tonic', 'pycocotools') if m in sys.modules])"
-    )
+    code = "import sys, evburst.app.detect; print([m for m in ('ultralytics', 'torchvision', 'tonic', 'pycocotools') if m in sys.modules])"
     assert in_new_process(code).strip() == "[]"

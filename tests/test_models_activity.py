@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from evburst.data.stats import ActivityStats
+from evburst.models.activity import ActivityRunner
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.convert.fold import trace
 from torch import Tensor, nn
-
-from data.stats import ActivityStats
-from models.activity import ActivityRunner
-from models.graph import Graph, Node, Runner
-from models.spiking.convert.fold import trace
 
 
 class BruteForce(Runner):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evburst.models.burst_aware import LEVELS, burst_aware
 from torch import Tensor
-
-from models.burst_aware import LEVELS, burst_aware
 
 
 def density(activation: Tensor) -> Tensor:

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evburst.data.errors import CheckpointError
+from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.checkpoint import FORMAT, load_tensors, save_tensors
+from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import signal_thresholds
+from evburst.models.spiking.rounding import rounded, spike_values
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data.errors import CheckpointError
-from data.events import SensorSize
-from data.representations.voxel_grid import VoxelConfig
-from models.checkpoint import FORMAT, load_tensors, save_tensors
-from models.detector import Detector, DetectorBundle
-from models.detectors.postprocess import HeadSpec, PostConfig
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from models.spiking.convert.fold import trace
-from models.spiking.network import signal_thresholds
-from models.spiking.rounding import rounded, spike_values
 from tests.conftest import spiking
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from data.boxes import iou_matrix
-from data.events import SensorSize
-from models.detectors.postprocess import HeadSpec, PostConfig, decode, non_maximum_suppression
+from evburst.data.boxes import iou_matrix
+from evburst.data.events import SensorSize
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode, non_maximum_suppression
 
 
 def suppress_reference(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, limit: float) -> list[int]:

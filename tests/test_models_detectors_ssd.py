@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from evburst.data.errors import ConfigError
+from evburst.data.events import SensorSize
+from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.graph import Runner
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.report import conversion_report
+from evburst.models.spiking.network import SpikingNetwork
 from torch import nn
 
-from data.errors import ConfigError
-from data.events import SensorSize
-from models.detectors import NetworkConfig, build_network
-from models.detectors.postprocess import PostConfig, decode
-from models.graph import Runner
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from models.spiking.convert.fold import trace
-from models.spiking.convert.report import conversion_report
-from models.spiking.network import SpikingNetwork
 from tests.conftest import spiking
 from tests.step_by_step import StepByStep, operations_by_force
 

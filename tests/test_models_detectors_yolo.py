@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evburst.data.errors import ConversionError
+from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.graph import Runner
+from evburst.models.initialise import start_from
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import SpikingNetwork
 from torch import Tensor, nn
 
-from data.errors import ConversionError
-from data.events import SensorSize
-from data.representations.voxel_grid import VoxelConfig
-from models.detector import Detector, DetectorBundle
-from models.detectors import NetworkConfig, build_network
-from models.detectors.postprocess import PostConfig
-from models.graph import Runner
-from models.initialise import start_from
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from models.spiking.convert.fold import trace
-from models.spiking.network import SpikingNetwork
 from tests.conftest import spiking
 from tests.step_by_step import StepByStep, operations_by_force
 

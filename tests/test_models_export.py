@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from evburst.app.export import main
+from evburst.data.errors import ModelError
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.detector import DetectorBundle
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.export.nir import to_nir, write_nir
+from evburst.models.export.onnx import write_onnx
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from torch import Tensor, nn
 
-from app.export import main
-from data.errors import ModelError
-from data.representations.voxel_grid import VoxelConfig
-from models.detector import DetectorBundle
-from models.detectors.postprocess import HeadSpec
-from models.export_nir import to_nir, write_nir
-from models.export_onnx import write_onnx
-from models.graph import Graph, Node, Runner
-from models.spiking.convert.fold import trace
-from models.spiking.network import SpikingNetwork, SpikingParameters
 from tests.conftest import Block, EveryOperation, FurtherOperations, drawn, spiking
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from data.errors import CheckpointError
-from models.detector import DetectorBundle
-from models.detectors import NetworkConfig, build_network
-from models.graph import Runner
-from models.initialise import start_from
+from evburst.data.errors import CheckpointError
+from evburst.models.detector import DetectorBundle
+from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.graph import Runner
+from evburst.models.initialise import start_from
 
 
 def test_bundled_weights_unfold_to_the_network_they_came_from() -> None:

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from evburst.data.errors import ConfigError
+from evburst.data.stats import SpikeStats
+from evburst.models.graph import Graph, Node
+from evburst.models.runtime import ENGINES, choose, open_engine
+from evburst.models.runtime.int8.network import IntegerNetwork
+from evburst.models.runtime.int8.plan import Part, Plan, Read, Source, reads
+from evburst.models.runtime.int8.quantise import integer_weights, pack
+from evburst.models.runtime.int8.simd import AVAILABLE, LANES
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer, burst_scan
+from evburst.models.spiking.rounding import from_int8, spike_values, to_int8
 from torch import Tensor, nn
 
-from data.errors import ConfigError
-from data.stats import SpikeStats
-from models.graph import Graph, Node
-from models.runtime import ENGINES, choose, open_engine
-from models.runtime.integer import IntegerNetwork
-from models.runtime.plan import Part, Plan, Read, Source, reads
-from models.runtime.quantise import integer_weights, pack
-from models.runtime.simd import AVAILABLE, LANES
-from models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from models.spiking.convert.fold import trace
-from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan
-from models.spiking.rounding import from_int8, spike_values, to_int8
 from tests.conftest import spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")

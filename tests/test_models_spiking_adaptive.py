@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from evburst.data.boxes import Detections
+from evburst.models.graph import Runner
+from evburst.models.spiking.adaptive import TAUS, added, agreement, least_tau, run_adaptive
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import SpikingNetwork, SpikingState
+from evburst.models.spiking.neurons import burst_scan
 from torch import Tensor, nn
 
-from data.boxes import Detections
-from models.graph import Runner
-from models.spiking.adaptive import TAUS, added, agreement, least_tau, run_adaptive
-from models.spiking.convert.fold import trace
-from models.spiking.network import SpikingNetwork, SpikingState
-from models.spiking.neurons import burst_scan
 from tests.conftest import spiking
 
 

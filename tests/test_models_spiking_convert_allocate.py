@@ -7,19 +7,19 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from evburst.data.errors import ConversionError
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
+from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.importance import position_weights
+from evburst.models.spiking.convert.sensitivity import BOXES, SensitivityTable, default_choices, divergence, measure
+from evburst.models.spiking.network import SpikingNetwork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from data.errors import ConversionError
-from models.detectors.postprocess import HeadSpec
-from models.graph import Graph, Node, Runner
-from models.spiking.convert.allocate import Frontier, pareto_frontier
-from models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
-from models.spiking.convert.fold import trace
-from models.spiking.convert.importance import position_weights
-from models.spiking.convert.sensitivity import BOXES, SensitivityTable, default_choices, divergence, measure
-from models.spiking.network import SpikingNetwork
 from tests.conftest import activations
 
 CHOICES = (Choice(8), Choice(4), Choice(8, 2.0))

@@ -7,12 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-
-from data.errors import ConversionError
-from models.burst_aware import LEVELS, burst_aware
-from models.graph import Graph, Runner
-from models.spiking.convert.calibrate import (
+from evburst.data.errors import ConversionError
+from evburst.models.burst_aware import LEVELS, burst_aware
+from evburst.models.graph import Graph, Runner
+from evburst.models.spiking.convert.calibrate import (
     RATIOS,
     TYPICAL,
     Choice,
@@ -21,11 +19,13 @@ from models.spiking.convert.calibrate import (
     record_targets,
     typical_thresholds,
 )
-from models.spiking.convert.fold import trace
-from models.spiking.convert.importance import BACKGROUND, position_weights
-from models.spiking.network import SpikingNetwork, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
-from models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.importance import BACKGROUND, position_weights
+from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
+from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from torch import Tensor, nn
+
 from tests.conftest import activations, spiking
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evburst.eval.energy import synaptic_ops
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.graph import Graph, Runner
+from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
+from evburst.models.spiking.convert.distil import _Fire, distil
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.sensitivity import divergence
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer
+from evburst.models.spiking.rounding import rounded, spike_values
 from torch import Tensor, nn
 
-from eval.energy import synaptic_ops
-from models.detectors.postprocess import HeadSpec
-from models.graph import Graph, Runner
-from models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
-from models.spiking.convert.distil import _Fire, distil
-from models.spiking.convert.fold import trace
-from models.spiking.convert.sensitivity import divergence
-from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from models.spiking.neurons import NeuronLayer
-from models.spiking.rounding import rounded, spike_values
 from tests.conftest import Block, drawn
 
 SPEC = HeadSpec("yolo", (4,), 4, ("a", "b"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evburst.data.errors import CheckpointError, ConversionError
+from evburst.models.graph import Graph, Runner
+from evburst.models.spiking.convert.fold import trace
 from torch import Tensor, nn
 
-from data.errors import CheckpointError, ConversionError
-from models.graph import Graph, Runner
-from models.spiking.convert.fold import trace
 from tests.conftest import FurtherOperations, drawn
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from evburst.models.graph import Graph, Node
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from torch import Tensor
 
-from models.graph import Graph, Node
-from models.spiking.convert.fold import trace
-from models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
-from models.spiking.network import SpikingNetwork, SpikingParameters
 from tests.conftest import EveryOperation, FurtherOperations, drawn, spiking
 from tests.step_by_step import StepByStep, operations_by_force
 
@@ -78,7 +78,7 @@ def test_max_pool_is_exact_over_the_window() -> None:
     node = Node("pool", "max_pool", ("relu",), {"kernel": [1, 2], "stride": [1, 1], "padding": [0, 0]})
     graph = Graph([Node("input", "input", ()), Node("relu", "relu", ("input",)), node], [], {})
     theta = torch.tensor([0.3])
-    from models.spiking.neurons import NeuronLayer
+    from evburst.models.spiking.neurons import NeuronLayer
 
     network = SpikingNetwork(graph, SpikingParameters(2, {"relu": NeuronLayer(theta, theta * 0, 4)}, {}))
     network._images, network._fan_out = 1, {"pool": torch.ones(1, 1, 1)}

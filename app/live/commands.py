@@ -9,12 +9,11 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-
-from app.live.frames import FrameSource, PushedFrames
-from app.live.pipeline import LivePipeline
-from app.live.recorder import LiveRecorder
-from app.live.sources import LiveSource
-from data.errors import DataError
+from evburst.app.live.frames import FrameSource, PushedFrames
+from evburst.app.live.pipeline import LivePipeline
+from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.sources import LiveSource
+from evburst.data.errors import DataError
 
 PAGE_CAMERA = "the page's camera"
 MOST_RECORDED_BYTES = 1 << 30

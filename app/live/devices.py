@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.live.sources import NO_EVENTS, POLL_S, Packet
-from data.errors import ConfigError, SourceError
-from data.events import Events, Faults, SensorSize
-from data.readers.packets import columns_to_events, find_columns
+from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet
+from evburst.data.errors import ConfigError, SourceError
+from evburst.data.events import Events, Faults, SensorSize
+from evburst.data.readers.packets import columns_to_events, find_columns
 
 SENSORS = {
     "evk4": "prophesee_evk4",

@@ -1,4 +1,4 @@
-"""Capture, binning and inference, each on its own thread, with bounded queues between them (see app.live)."""
+"""Capture, binning and inference, each on its own thread, with bounded queues between them (see evburst.app.live)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from threading import Event, Lock, Thread
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
+from evburst.app.live.sources import NO_EVENTS, LiveSource
+from evburst.app.live.totals import Figures
+from evburst.app.outputs.sinks import WindowResult
+from evburst.data.errors import DataError, SourceError
+from evburst.data.events import Events, EventWindow
+from evburst.data.filters import EventFilter
+from evburst.data.readers.dat import event_columns
+from evburst.data.simulation.sensor import SimulatorConfig
 from numpy.typing import NDArray
-
-from app.detect import DetectConfig, WindowPipeline
-from app.live.figures import Figures
-from app.live.recorder import LiveRecorder
-from app.live.sources import NO_EVENTS, LiveSource
-from app.live.windows import DropOldest, DueWindow, WindowAssembler
-from app.sinks import WindowResult
-from data.errors import DataError, SourceError
-from data.events import Events, EventWindow
-from data.filters import EventFilter
-from data.readers.dat import event_columns
-from data.simulator import SimulatorConfig
 
 _PACKETS = 64
 _RETRY_S = 0.5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.errors import DataError
-from data.events import Events, SensorSize
-from data.readers.dat import dat_header, dat_words
+from evburst.data.errors import DataError
+from evburst.data.events import Events, SensorSize
+from evburst.data.readers.dat import dat_header, dat_words
 
 DAT_TIMES_US = 1 << 32
 

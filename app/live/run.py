@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-
-from app.detect import peak_memory_mb
-from app.live.commands import PAGE_CAMERA
-from app.live.devices import NetworkSource, SensorSource, import_live
-from app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
-from app.live.pipeline import LiveConfig, LivePipeline
-from app.live.recorder import LiveRecorder
-from app.live.sources import LiveSource, RecordingSource
-from app.provenance import provenance
-from data.datasets import SPECS
-from data.errors import ConfigError
-from data.events import SensorSize
-from data.simulator import PRESETS
-from eval.energy import EXCLUDED
-from models.detector import DetectorBundle
+from evburst.app.detect import peak_memory_mb
+from evburst.app.live.commands import PAGE_CAMERA
+from evburst.app.live.devices import NetworkSource, SensorSource, import_live
+from evburst.app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
+from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.sources import LiveSource, RecordingSource
+from evburst.app.provenance import provenance
+from evburst.data.datasets import SPECS
+from evburst.data.errors import ConfigError
+from evburst.data.events import SensorSize
+from evburst.data.simulation.sensor import PRESETS
+from evburst.eval.energy import EXCLUDED
+from evburst.models.detector import DetectorBundle
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,11 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         if request.serve is not None:
             for module in ("fastapi", "uvicorn", "websockets"):
                 import_live(module, "live", "--serve")
-            from app.live.server import PageServer
+            from evburst.app.live.server import PageServer
 
             stack.callback(PageServer(pipeline, request.serve).stop)
         if request.window:
-            from app.live.window import LiveWindow
+            from evburst.app.live.desktop import LiveWindow
 
             window = LiveWindow(pipeline)
             stack.callback(window.close)

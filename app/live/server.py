@@ -26,15 +26,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
+from evburst.app.live.broadcast import Hub
+from evburst.app.live.commands import Commands, RefusedError
+from evburst.app.live.document import content_security_policy, page
+from evburst.app.live.pipeline import LivePipeline
+from evburst.data.errors import ConfigError
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-from app.live.commands import Commands, RefusedError
-from app.live.hub import Hub
-from app.live.markup import content_security_policy, page
-from app.live.pipeline import LivePipeline
-from data.errors import ConfigError
 
 _MOST_CLIENTS = 8
 _MOST_TEXT = 1000

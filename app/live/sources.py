@@ -1,4 +1,4 @@
-"""Live sources: events as they happen. A relative of `data.events.EventStream` that can fail and be opened again.
+"""Live sources: events as they happen. A relative of `evburst.data.events.EventStream` that can fail and be opened again.
 
 A source is opened, read packet by packet, and closed, all on one thread. It says of every packet until which time of its own
 clock all events have been delivered, so that a window without events is a window, too, and when these events could be had
@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-
-from data.events import EVENT_DTYPE, Events, Faults, SensorSize
-from data.filters import FilteredStream, FiltersConfig
-from data.readers import open_events
-from data.readers.dat import decode_window
+from evburst.data.events import EVENT_DTYPE, Events, Faults, SensorSize
+from evburst.data.filters import FilteredStream, FiltersConfig
+from evburst.data.readers import open_events
+from evburst.data.readers.dat import decode_window
 
 POLL_S = 0.1
 """Longest time that `read` waits for its device."""

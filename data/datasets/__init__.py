@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from data.boxes import Detections
-from data.events import EventWindow, SensorSize
+from evburst.data.boxes import Detections
+from evburst.data.events import EventWindow, SensorSize
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class DatasetSpec:
         name: the dataset.
         classes: class names in the order of their indices.
         sensor_size: (W, H) px of its sensor.
-        scene: how labelled pictures of it are moved: "drive" or "saccades" (data.scenes).
+        scene: how labelled pictures of it are moved: "drive" or "saccades" (evburst.data.simulation.scenes).
         source_names: class names of the labelled pictures, to class index.
         ignored_names: classes that are neither object nor background; their region is blanked.
     """

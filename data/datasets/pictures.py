@@ -14,10 +14,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from evburst.data.datasets import DatasetSpec
+from evburst.data.errors import DataError
 from numpy.typing import NDArray
-
-from data.datasets import DatasetSpec
-from data.errors import DataError
 
 IGNORE = -1
 """Label of a box that is neither object nor background."""

@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from data.boxes import Detections, read_prophesee_boxes
-from data.caltech import read_caltech_annotation
-from data.datasets import DatasetSpec, LabelledWindow, Part
-from data.errors import DataError, LabelError
-from data.events import Events, EventWindow, SensorSize
-from data.readers import open_events
-from data.readers.dat import DatFile
+from evburst.data.boxes import Detections, read_prophesee_boxes
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets.caltech import read_caltech_annotation
+from evburst.data.errors import DataError, LabelError
+from evburst.data.events import Events, EventWindow, SensorSize
+from evburst.data.readers import open_events
+from evburst.data.readers.dat import DatFile
 
 _OPEN_FILES = 64
 _MOST_EVENTS = 100_000_000
@@ -144,7 +143,9 @@ class RecordedWindows:
                 parts.append(packet)
                 total += len(packet)
                 if total > _MOST_EVENTS:
-                    raise DataError(f"{path}: too long to be held in memory; make it a .dat: python -m app.events convert")
+                    raise DataError(
+                        f"{path}: too long to be held in memory; make it a .dat: python -m evburst.app.events convert"
+                    )
             if not parts:
                 raise DataError(f"{path}: holds no event")
             source = np.concatenate(parts)

@@ -21,17 +21,16 @@ from threading import Thread
 import cv2
 import numba
 import numpy as np
+from evburst.data.boxes import Detections
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets.pictures import IGNORE, PictureFolder
+from evburst.data.events import Events, EventWindow, SensorSize
+from evburst.data.readers.dat import dat_words
+from evburst.data.simulation.scenes import Scene, record
+from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
+from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
+from evburst.data.simulation.sensor import SimulatorConfig
 from numpy.typing import NDArray
-
-from data.boxes import Detections
-from data.datasets import DatasetSpec, LabelledWindow, Part
-from data.datasets.pictures import IGNORE, PictureFolder
-from data.events import Events, EventWindow, SensorSize
-from data.readers.dat import dat_words
-from data.scenes import Scene, record
-from data.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
-from data.scenes.stills import StillScene, StillSceneConfig
-from data.simulator import SimulatorConfig
 
 _BLOCK = 64
 _VERSION = 3

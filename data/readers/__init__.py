@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from data.errors import ConfigError, EventFileError
-from data.events import EventStream, SensorSize
+from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.events import EventStream, SensorSize
 
 Opener = Callable[[Path, SensorSize | None], EventStream]
 Recogniser = Callable[[bytes, Path], bool]
@@ -95,10 +95,10 @@ def _read_head(path: Path) -> bytes:
 
 
 # Each registers itself.
-from data.readers import aedat4 as _aedat4  # noqa: E402, F401
-from data.readers import bin as _bin  # noqa: E402, F401
-from data.readers import dat as _dat  # noqa: E402, F401
-from data.readers import evt as _evt  # noqa: E402, F401
-from data.readers import hdf5 as _hdf5  # noqa: E402, F401
-from data.readers import table as _table  # noqa: E402, F401
-from data.readers import text as _text  # noqa: E402, F401
+from evburst.data.readers import aedat4 as _aedat4  # noqa: E402, F401
+from evburst.data.readers import bin as _bin  # noqa: E402, F401
+from evburst.data.readers import dat as _dat  # noqa: E402, F401
+from evburst.data.readers import evt as _evt  # noqa: E402, F401
+from evburst.data.readers import hdf5 as _hdf5  # noqa: E402, F401
+from evburst.data.readers import table as _table  # noqa: E402, F401
+from evburst.data.readers import text as _text  # noqa: E402, F401

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import EventFileError
-from data.events import Events, SensorSize
-from data.readers import reader
-from data.readers.packets import PacketFile, columns_to_events, import_extra, library_errors, settle_size, split_packets
+from evburst.data.errors import EventFileError
+from evburst.data.events import Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.packets import PacketFile, columns_to_events, import_extra, library_errors, settle_size, split_packets
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.packets import PacketFile
 from numpy.typing import NDArray
-
-from data.errors import EventFileError
-from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
-from data.readers import reader
-from data.readers.packets import PacketFile
 
 EVENT_BYTES = 5
 N_CALTECH101 = SensorSize(240, 180)

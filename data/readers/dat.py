@@ -27,15 +27,14 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.header import MAX_HEADER_BYTES, is_dat
+from evburst.data.readers.mapping import MappedWords
+from evburst.data.readers.packets import settle_size
+from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, next_start, windows_from
 from numpy.typing import NDArray
-
-from data.errors import EventFileError
-from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
-from data.readers import reader
-from data.readers.header import MAX_HEADER_BYTES, is_dat
-from data.readers.mapping import MappedWords
-from data.readers.packets import settle_size
-from data.slicing import GLITCH_EVENTS, GLITCH_US, next_start, windows_from
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8

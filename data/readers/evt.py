@@ -29,15 +29,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
+from evburst.data.readers import evt_kernels as kernels
+from evburst.data.readers import reader
+from evburst.data.readers.header import MAX_HEADER_BYTES, is_raw, parse_header
+from evburst.data.readers.mapping import MappedWords
+from evburst.data.readers.packets import PacketFile, settle_size
 from numpy.typing import NDArray
-
-from data.errors import EventFileError
-from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
-from data.readers import evt_kernels as kernels
-from data.readers import reader
-from data.readers.header import MAX_HEADER_BYTES, is_raw, parse_header
-from data.readers.mapping import MappedWords
-from data.readers.packets import PacketFile, settle_size
 
 ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
 """Encoding by the value of `% evt` or the name in `% format`."""

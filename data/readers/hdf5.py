@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from data.errors import EventFileError
-from data.events import PACKET_EVENTS, Events, SensorSize
-from data.readers import reader
-from data.readers.packets import PacketFile, columns_to_events, find_columns, import_extra, library_errors, settle_size
+from evburst.data.errors import EventFileError
+from evburst.data.events import PACKET_EVENTS, Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.packets import PacketFile, columns_to_events, find_columns, import_extra, library_errors, settle_size
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_OFFSET_US = 1 << 60

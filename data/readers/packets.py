@@ -11,11 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from evburst.data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
+from evburst.data.slicing import windows_by_duration, windows_from
 from numpy.typing import NDArray
-
-from data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError
-from data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
-from data.slicing import windows_by_duration, windows_from
 
 COLUMN_NAMES = {
     "t": ("t", "ts", "time", "timestamp", "timestamps", "t_us", "timestamp_us"),

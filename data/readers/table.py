@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import PACKET_EVENTS, Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, library_errors, settle_size
 from numpy.typing import NDArray
-
-from data.errors import EventFileError
-from data.events import PACKET_EVENTS, Events, SensorSize
-from data.readers import reader
-from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, library_errors, settle_size
 
 NPY_MAGIC = b"\x93NUMPY"
 SIZE_MEMBER = "sensor_size"

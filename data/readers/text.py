@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, settle_size, split_packets
 from numpy.typing import NDArray
-
-from data.errors import EventFileError
-from data.events import Events, SensorSize
-from data.readers import reader
-from data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, settle_size, split_packets
 
 BLOCK_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 1 << 16

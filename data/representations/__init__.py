@@ -16,10 +16,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventWindow, SensorSize
 from numpy.typing import NDArray
-
-from data.errors import ConfigError
-from data.events import EventWindow, SensorSize
 
 
 class RepresentationConfig(Protocol):
@@ -100,6 +99,6 @@ def clear(out: NDArray[Any], channels: int, sensor_size: SensorSize, dtypes: tup
 
 
 # Each registers itself.
-from data.representations import time_surface as _time_surface  # noqa: E402, F401
-from data.representations import voxel_bilinear as _voxel_bilinear  # noqa: E402, F401
-from data.representations import voxel_grid as _voxel_grid  # noqa: E402, F401
+from evburst.data.representations import time_surface as _time_surface  # noqa: E402, F401
+from evburst.data.representations import voxel_bilinear as _voxel_bilinear  # noqa: E402, F401
+from evburst.data.representations import voxel_grid as _voxel_grid  # noqa: E402, F401

@@ -13,10 +13,9 @@ from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
+from evburst.data.events import EventStream, EventWindow
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 from numpy.typing import NDArray
-
-from data.events import EventStream, EventWindow
-from data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
 
 class WindowGrid(NamedTuple):

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from evburst.data.events import EventWindow, SensorSize
+from evburst.data.readers.dat import decode_window, event_columns
+from evburst.data.representations import clear, representation
 from numpy.typing import NDArray
-
-from data.events import EventWindow, SensorSize
-from data.readers.dat import decode_window, event_columns
-from data.representations import clear, representation
 
 DTYPES = ("float32",)
 

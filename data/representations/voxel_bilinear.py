@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from evburst.data.events import EventWindow, SensorSize
+from evburst.data.readers.dat import decode_window, event_columns
+from evburst.data.representations import clear, representation
+from evburst.data.representations.voxel_grid import VoxelConfig
 from numpy.typing import NDArray
-
-from data.events import EventWindow, SensorSize
-from data.readers.dat import decode_window, event_columns
-from data.representations import clear, representation
-from data.representations.voxel_grid import VoxelConfig
 
 DTYPES = ("float32",)
 

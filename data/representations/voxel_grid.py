@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
+from evburst.data.readers.dat import coordinate_bits, decode_window, event_columns
+from evburst.data.representations import clear, representation
 from numpy.typing import NDArray
-
-from data.events import EVENT_DTYPE, EventWindow, SensorSize
-from data.readers.dat import coordinate_bits, decode_window, event_columns
-from data.representations import clear, representation
 
 DTYPES = ("uint8", "float32")
 BLOCK = 64

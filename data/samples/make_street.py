@@ -1,4 +1,4 @@
-"""Make the bundled sample again: python -m data.samples.make_street
+"""Make the bundled sample again: python -m evburst.data.samples.make_street
 
 Writes street_td.dat (304x240, 3 s, DAT version 2) and street_bbox.npy (boxes of cars and pedestrians every 50 ms).
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
-from data.events import SensorSize
-from data.scenes import record
-from data.scenes.street import StreetScene
-from data.simulator import SimulatorConfig
-from data.writers import write_events
+from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes import record
+from evburst.data.simulation.scenes.street import StreetScene
+from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.writers import write_events
 
 SENSOR = SensorSize(304, 240)
 SEED = 3

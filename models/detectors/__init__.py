@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from evburst.data.errors import ConfigError
+from evburst.models.detectors.postprocess import HeadSpec
 from torch import Tensor
-
-from data.errors import ConfigError
-from models.detectors.postprocess import HeadSpec
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def family(name: str) -> Callable[[Builder], Builder]:
 
 def build_network(config: NetworkConfig) -> Network:
     """Build a network; raises ConfigError if the architecture is not known."""
-    from models.detectors import ssd, yolo  # noqa: F401  (they register themselves; heavy)
+    from evburst.models.detectors import ssd, yolo  # noqa: F401  (they register themselves; heavy)
 
     if config.activation not in ("relu", "relu6", "leaky_relu", "silu"):
         raise ConfigError(f"activation {config.activation!r}: expected relu, relu6, leaky_relu or silu")

@@ -14,11 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from evburst.data.errors import ConfigError
+from evburst.models.detectors import NetworkConfig, family
+from evburst.models.detectors.postprocess import HeadSpec
 from torch import Tensor, nn
-
-from data.errors import ConfigError
-from models.detectors import NetworkConfig, family
-from models.detectors.postprocess import HeadSpec
 
 _LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 _PICO = {"p": [0.33, 0.125, 1024]}

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from data.errors import ConfigError
-from models.graph import Graph
-from models.spiking.network import SpikingNetwork, SpikingParameters
+from evburst.data.errors import ConfigError
+from evburst.models.graph import Graph
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
 Builder = Callable[[Graph, SpikingParameters, int], SpikingNetwork]
 
@@ -52,7 +52,7 @@ def open_engine(
 
 def choose(name: str, device: str = "cpu") -> str:
     """The engine meant by a name, which may be auto; raises ConfigError as `open_engine`."""
-    from models.runtime.simd import AVAILABLE
+    from evburst.models.runtime.int8.simd import AVAILABLE
 
     integers = AVAILABLE and device == "cpu"
     if name == "auto":
@@ -73,13 +73,13 @@ def _reference(graph: Graph, parameters: SpikingParameters, max_count: int) -> S
 
 @engine("cuda")
 def _cuda(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
-    from models.runtime.cuda import CudaNetwork
+    from evburst.models.runtime.cuda import CudaNetwork
 
     return CudaNetwork(graph, parameters)
 
 
 @engine("int8")
 def _int8(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
-    from models.runtime.integer import IntegerNetwork
+    from evburst.models.runtime.int8.network import IntegerNetwork
 
     return IntegerNetwork(graph, parameters, max_count)

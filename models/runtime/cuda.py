@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from evburst.data.stats import SpikeStats
+from evburst.models.graph import Graph
+from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
+from evburst.models.spiking.neurons import NeuronLayer
 from torch import Tensor
-
-from data.stats import SpikeStats
-from models.graph import Graph
-from models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
-from models.spiking.neurons import NeuronLayer
 
 _BLOCK = 1024
 _WARM_UPS = 3

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from evburst.data.boxes import Detections, iou_matrix
+from evburst.data.stats import SpikeStats
+from evburst.models.spiking.network import SpikingNetwork, SpikingState
 from torch import Tensor
-
-from data.boxes import Detections, iou_matrix
-from data.stats import SpikeStats
-from models.spiking.network import SpikingNetwork, SpikingState
 
 SURE = 0.3
 """Score from which a box has a say."""

@@ -13,10 +13,9 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from evburst.data.stats import ConvMemory, MemoryGeometry
+from evburst.models.graph import Graph, Node, Runner
 from torch import Tensor
-
-from data.stats import ConvMemory, MemoryGeometry
-from models.graph import Graph, Node, Runner
 
 
 def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[str, tuple[int, int, int]]:

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 import numba
 import numpy as np
 import torch
+from evburst.models.graph import Graph, Node
 from torch import Tensor
-
-from models.graph import Graph, Node
 
 LARGEST = 127
 MANTISSA = 16

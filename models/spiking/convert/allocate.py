@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from evburst.data.errors import ConversionError
+from evburst.models.spiking.convert.calibrate import Choice
+from evburst.models.spiking.convert.sensitivity import SensitivityTable
 from numpy.typing import NDArray
-
-from data.errors import ConversionError
-from models.spiking.convert.calibrate import Choice
-from models.spiking.convert.sensitivity import SensitivityTable
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,14 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 import torch
+from evburst.data.errors import ConversionError
+from evburst.models.burst_aware import LEVELS as ROUNDING_LEVELS
+from evburst.models.graph import Graph, Node, Runner, activation
+from evburst.models.spiking.convert.importance import position_weights
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
+from evburst.models.spiking.rounding import rounded, spike_values
 from torch import Tensor
-
-from data.errors import ConversionError
-from models.burst_aware import LEVELS as ROUNDING_LEVELS
-from models.graph import Graph, Node, Runner, activation
-from models.spiking.convert.importance import position_weights
-from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from models.spiking.rounding import rounded, spike_values
 
 LEVELS = ("none", "light", "advanced")
 RATIOS = np.geomspace(1.0, 0.01, 48)

@@ -18,14 +18,13 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.convert.sensitivity import divergence
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
+from evburst.models.spiking.rounding import rounded, spike_values
 from torch import Tensor
-
-from models.detectors.postprocess import HeadSpec
-from models.graph import Graph, Node, Runner
-from models.spiking.convert.sensitivity import divergence
-from models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from models.spiking.rounding import rounded, spike_values
 
 RATE = 1e-3
 """Of Adam: what a weight may move in one step, against its layer's root mean square; shifts against thresholds."""

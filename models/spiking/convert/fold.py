@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from evburst.data.errors import ConversionError
+from evburst.models.graph import Graph, Node
 from torch import Tensor, nn
 from torch.fx import Node as FxNode
-
-from data.errors import ConversionError
-from models.graph import Graph, Node
 
 
 def trace(module: nn.Module, example: Tensor) -> Graph:

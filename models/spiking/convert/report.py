@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from torch import Tensor
-
-from models.graph import Graph, Node, Runner
-from models.spiking.network import SpikingNetwork, SpikingParameters
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.graph import Graph, Node, Runner
+from evburst.models.spiking.convert.calibrate import Choice, raised, thresholds_for
+from evburst.models.spiking.convert.importance import confidence, position_weights
+from evburst.models.spiking.cost import fan_out_maps
+from evburst.models.spiking.neurons import steady_counts
 from numpy.typing import NDArray
 from torch import Tensor
-
-from models.detectors.postprocess import HeadSpec
-from models.graph import Graph, Node, Runner
-from models.spiking.convert.calibrate import Choice, raised, thresholds_for
-from models.spiking.convert.importance import confidence, position_weights
-from models.spiking.cost import fan_out_maps
-from models.spiking.neurons import steady_counts
 
 BOXES = 8.0
 """Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15 for YOLO's two

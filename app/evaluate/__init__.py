@@ -1,0 +1,1 @@
+"""Evaluation: networks over data sets, timed, scored and reported. The pipeline behind evaluate.py."""

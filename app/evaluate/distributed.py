@@ -1,0 +1,59 @@
+"""Several processes on one evaluation, started by torchrun: who is who, and how results come together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from evburst.app.evaluate.predict import PartResult
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """(rank, number of processes), with a process group where torchrun started this one.
+
+    What is exchanged are boxes and counts in main memory: gloo, also between processes that compute on GPUs.
+    """
+    if "RANK" not in os.environ:
+        yield 0, 1
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResult]]:
+    """The results of all processes, in the order of the parts; as bytes, so that no process has to see another one's disk."""
+    if world == 1:
+        return [mine[number] for number in sorted(mine)]
+    everything: dict[int, list[PartResult]] = {}
+    content = [(number, result.to_bytes()) for number, results in mine.items() for result in results]
+    index = [[number, len(data)] for number, data in content]
+    for sizes, data in zip(
+        _all_gather(np.array(index, np.int64).tobytes(), world),
+        _all_gather(b"".join(d for _, d in content), world),
+        strict=True,
+    ):
+        start = 0
+        for number, length in np.frombuffer(sizes, np.int64).reshape(-1, 2).tolist():
+            everything.setdefault(number, []).append(PartResult.from_bytes(data[start : start + length]))
+            start += length
+    return [everything[number] for number in sorted(everything)]
+
+
+def _all_gather(content: bytes, world: int) -> list[bytes]:
+    """The bytes of every process, in every process."""
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(lengths, torch.tensor([len(content)]))
+    longest = max(int(n) for n in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(content)] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+    found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
+    dist.all_gather(found, padded)
+    return [tensor.numpy()[: int(n)].tobytes() for tensor, n in zip(found, lengths, strict=True)]

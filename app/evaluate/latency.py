@@ -1,0 +1,132 @@
+"""How long it takes: latency window by window, throughput in batches, and average precision as of when results are ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from evburst.app.evaluate.predict import BATCH, Network, PartResult, Predictor
+from evburst.data.boxes import BBOX_DTYPE
+from evburst.data.datasets import Part
+from evburst.data.datasets.recorded import RecordedWindows
+from evburst.eval.coco import coco_result
+from evburst.eval.protocol import NO_BOXES, Protocol, RecordingBoxes, match
+from evburst.eval.scoring import ap_figures
+from evburst.eval.streaming import NOTHING_YET, newest_results
+from numpy.typing import NDArray
+
+CLOCK = {
+    "latency_ms": "one window at a time, warmed up; from its events being at hand to its boxes: binning, network, decoding and NMS",
+    "windows_per_s": f"batches of {BATCH} windows that are binned already, the faster of two: network, decoding and NMS",
+    "streaming": "windows follow each other without a gap; the result in force at a label's time is the newest one finished by "
+    "then, each taking the median latency; offline is the same labels with the windows that end at them",
+}
+_WARM_UP = 2
+_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one network: milliseconds per window, and windows per second in batches."""
+
+    latency_ms: list[float]
+    windows_per_s: float
+
+    def percentiles(self) -> dict[str, float]:
+        """p50, p90 and p99 of the latency."""
+        return {f"p{q}": round(float(np.percentile(self.latency_ms, q)), 3) for q in (50, 90, 99)}
+
+
+def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], object]) -> list[Timing]:
+    """Every network in turn on each of up to so many windows, so that what disturbs the machine disturbs them alike."""
+    dataset, size = predictor.dataset, predictor.dataset.spec.sensor_size
+    chosen = spread(len(dataset), windows).tolist()
+    latencies: list[list[float]] = [[] for _ in predictor.networks]
+    for count, i in enumerate(chosen[:1] * _WARM_UP + chosen):
+        window = dataset[i].window
+        for network, found in zip(predictor.networks, latencies, strict=True):
+            started = time.perf_counter()
+            grid, _ = predictor.grid(window)
+            network.detector.detect(grid[None], size, [window.t1_us])
+            if count >= _WARM_UP:
+                found.append(1000 * (time.perf_counter() - started))
+        progress(1)
+    batch = np.stack([predictor.grid(dataset[chosen[k % len(chosen)]].window)[0] for k in range(BATCH)])
+    seconds: list[list[float]] = [[] for _ in predictor.networks]
+    for _ in range(_BATCHES):
+        for network, spent in zip(predictor.networks, seconds, strict=True):
+            started = time.perf_counter()
+            network.detector.detect(batch, size, [0] * BATCH)
+            spent.append(time.perf_counter() - started)
+    return [Timing(found, round(BATCH / min(spent), 2)) for found, spent in zip(latencies, seconds, strict=True)]
+
+
+def streaming_figures(
+    predictor: Predictor,
+    network: Network,
+    parts: Sequence[tuple[Part, PartResult]],
+    protocol: Protocol,
+    latency_ms: float,
+    windows: int,
+) -> dict[str, Any] | None:
+    """AP with the results that are ready at each labelled time, and with those of windows that end there.
+
+    Up to `windows` labelled times are taken, spread evenly, of recordings that reach back two windows; None without any.
+    """
+    dataset = predictor.dataset
+    if not isinstance(dataset, RecordedWindows):
+        return None
+    chosen = set(spread(len(dataset), windows).tolist())
+    offline, streaming, ages_ms = [], [], []
+    for part, result in parts:
+        items = np.array([i for i in part.items if i in chosen], np.int64)
+        start_us, times_us, window_us = result.boxes.start_us, result.boxes.times_us, predictor.voxel.window_us
+        if len(items) and start_us is not None and times_us is not None and times_us[-1] >= start_us + 2 * window_us:
+            times = times_us[items - part.items.start]
+            boxes = _at(result.boxes, times)
+            ends = newest_results(times, start_us, window_us, round(1000 * latency_ms))
+            offline.append(boxes)
+            streaming.append(replace(boxes, predictions=_earlier(predictor, network, dataset, items, times, ends)))
+            ages_ms += ((times - ends)[ends != NOTHING_YET] / 1000).tolist()
+    spec = dataset.spec
+    figures: dict[str, Any] = {"latency_ms": latency_ms, "mean_age_ms": round(float(np.mean(ages_ms)), 2) if ages_ms else None}
+    for name, recordings in (("streaming", streaming), ("offline", offline)):
+        frames, _ = match(recordings, protocol, spec.sensor_size)
+        if not any(len(frame.labels) for frame in frames):
+            return None
+        ap = ap_figures(coco_result(frames, spec.classes))
+        figures |= {"frames": ap["frames"], f"{name}_ap": ap["ap"], f"{name}_ap50": ap["ap50"]}
+    return figures
+
+
+def _earlier(
+    predictor: Predictor,
+    network: Network,
+    dataset: RecordedWindows,
+    items: NDArray[np.int64],
+    times: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> NDArray[np.void]:
+    """Boxes of the windows that end at `ends`, as of `times`."""
+    rows = [NO_BOXES]
+    ready = np.flatnonzero(ends != NOTHING_YET)
+    for first in range(0, len(ready), BATCH):
+        some = ready[first : first + BATCH]
+        grids = np.stack([predictor.grid(dataset.window_before(int(items[k]), int(ends[k])))[0] for k in some])
+        found, _ = network.detector.detect(grids, dataset.spec.sensor_size, times[some].tolist())
+        rows += [boxes.to_prophesee() for boxes in found]
+    return np.concatenate(rows).astype(BBOX_DTYPE)
+
+
+def _at(boxes: RecordingBoxes, times: NDArray[np.int64]) -> RecordingBoxes:
+    """Those of some labelled times only."""
+    labels, predictions = (rows[np.isin(rows["t"], times)] for rows in (boxes.labels, boxes.predictions))
+    return RecordingBoxes(labels, predictions, times, boxes.start_us)
+
+
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of n numbers, evenly."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)

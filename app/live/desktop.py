@@ -1,0 +1,72 @@
+"""The view in an OpenCV window, where there is a display."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from threading import Lock
+
+import cv2
+import numpy as np
+from evburst.app.live.pipeline import LivePipeline
+from evburst.app.outputs.render import Renderer
+from evburst.app.outputs.sinks import WindowResult
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventWindow
+from numpy.typing import NDArray
+
+_TITLE = "evburst live: Space pauses, s saves a picture, q ends"
+
+
+class LiveWindow:
+    """A viewer with a window; `turn` is called by the main thread, as OpenCV wants it.
+
+    Args:
+        pipeline: what is shown.
+
+    Raises:
+        ConfigError: there is no display.
+    """
+
+    def __init__(self, pipeline: LivePipeline) -> None:
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise ConfigError("--window: there is no display here (DISPLAY is not set); --serve shows the same in a browser")
+        self._pipeline = pipeline
+        self._renderer = Renderer(pipeline.source.sensor_size, pipeline.windows.classes)
+        self._lock = Lock()
+        self._newest: WindowResult | None = None
+        width, height = self._renderer.picture_size
+        self._picture: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
+        try:
+            cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE)
+        except cv2.error:
+            raise ConfigError("--window: this OpenCV is the headless build; --serve shows the same in a browser") from None
+        pipeline.viewers.append(self)
+
+    def show(self, result: WindowResult, window: EventWindow) -> None:
+        """See Viewer."""
+        with self._lock:
+            self._newest = result
+
+    def turn(self) -> bool:
+        """Draw what is new, obey the keys; False once the window is closed."""
+        with self._lock:
+            result, self._newest = self._newest, None
+        if result is not None:
+            self._picture = self._renderer.draw(result.grid, result.detections, result.meters)
+            if self._pipeline.source.simulated:
+                cv2.putText(
+                    self._picture, "simulated events", (12, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (97, 200, 255), 1, cv2.LINE_AA
+                )
+        cv2.imshow(_TITLE, self._picture)
+        key = cv2.waitKey(10) & 0xFF
+        if key == ord(" "):
+            self._pipeline.paused = not self._pipeline.paused
+        elif key == ord("s"):
+            cv2.imwrite(time.strftime("evburst_%Y%m%d_%H%M%S.png"), self._picture)
+        return key not in (ord("q"), 27) and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+
+    def close(self) -> None:
+        """Close the window."""
+        cv2.destroyAllWindows()

@@ -1,0 +1,59 @@
+"""Totals of a live run in memory that does not grow."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+
+import numpy as np
+from evburst.app.outputs.sinks import WindowResult
+
+_LOWEST_MS, _STEP, _BINS = 0.01, 1.005, 3600
+
+
+class LatencyHistogram:
+    """Quantiles of latencies to half a percent: counts in 3600 bins, each 0.5 % wider than the one before, from 0.01 ms."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BINS, np.int64)
+        self.total, self.highest_ms = 0, 0.0
+
+    def add(self, latency_ms: float) -> None:
+        """Count one."""
+        index = int(math.log(max(latency_ms, _LOWEST_MS) / _LOWEST_MS) / math.log(_STEP))
+        self._counts[min(index, _BINS - 1)] += 1
+        self.total += 1
+        self.highest_ms = max(self.highest_ms, latency_ms)
+
+    def quantile_ms(self, share: float) -> float | None:
+        """The value that `share` of all do not exceed; None where there are none."""
+        if not self.total:
+            return None
+        rank = max(math.ceil(share * self.total), 1)
+        index = int(np.searchsorted(np.cumsum(self._counts), rank))
+        return min(float(_LOWEST_MS * _STEP ** (index + 0.5)), self.highest_ms)
+
+
+class Figures:
+    """What a run has done so far."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self.latency = LatencyHistogram()
+        self.windows, self.events = 0, 0
+        self.energy_pj, self.spikes_per_neuron, self.spiking = 0.0, 0.0, 0
+        self.per_class: Counter[str] = Counter()
+        self.recent_ms: deque[float] = deque(maxlen=100)
+
+    def add(self, result: WindowResult) -> None:
+        """Count one window."""
+        self.windows += 1
+        self.events += result.events
+        self.latency.add(result.meters.latency_ms)
+        self.recent_ms.append(result.meters.latency_ms)
+        self.energy_pj += result.energy_pj
+        self.per_class.update(self._classes[label] for label in result.detections.labels)
+        if result.spikes_per_neuron is not None:
+            self.spiking += 1
+            self.spikes_per_neuron += result.spikes_per_neuron

@@ -1,0 +1,1 @@
+"""Pictures that commands leave beside their results, all drawn by matplotlib."""

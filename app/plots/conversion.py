@@ -1,0 +1,106 @@
+"""What a conversion leaves beside its weights: the sensitivity table, the frontier as CSV and picture, the report's picture."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evburst.models.graph import Graph
+from evburst.models.spiking.convert.allocate import Frontier
+from evburst.models.spiking.convert.calibrate import Choice
+from evburst.models.spiking.convert.report import ConversionReport
+from evburst.models.spiking.convert.sensitivity import SensitivityTable
+
+
+def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int) -> None:
+    """Write a table, with what it was measured on."""
+    part = path.with_suffix(".part.npz")
+    np.savez(
+        part,
+        identity=_identity(graph, timesteps, table.choices),
+        layers=np.array(table.layers),
+        cost=table.cost,
+        sensitivity=table.sensitivity,
+        batches=table.batches,
+    )
+    part.rename(path)
+
+
+def load_table(path: Path, graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> SensitivityTable | None:
+    """Read a table; None if there is none, or if it is of another network, T or set of candidates."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["identity"]) != _identity(graph, timesteps, choices):
+                return None
+            layers = tuple(str(name) for name in file["layers"])
+            return SensitivityTable(layers, choices, file["cost"], file["sensitivity"], int(file["batches"]))
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> str:
+    digest = hashlib.sha256(f"{graph.to_json()} {timesteps} {choices}".encode())
+    for name in sorted(graph.tensors):
+        digest.update(graph.tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
+    """One row per point: its number, cost, share of the ANN's energy, sensitivity, and every layer's choice as phi or phi x rho."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["point", "synaptic_ops", "energy_share", "sensitivity", *frontier.table.layers])
+        for k in range(len(frontier)):
+            chosen = [f"{c.phi}" if c.rho == 1 else f"{c.phi}x{c.rho:g}" for c in frontier.point(k).values()]
+            writer.writerow([k, round(frontier.cost[k]), f"{share[k]:.5f}", f"{frontier.sensitivity[k]:.6g}", *chosen])
+
+
+def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list[dict[str, float]], path: Path) -> None:
+    """The frontier, the point taken, and every point whose AP was measured."""
+    figure = new_figure(8, 5)
+    axes = figure.subplots()
+    axes.plot(
+        100 * share, frontier.sensitivity, color="#3465a4", label="Pareto frontier: burst limits and thresholds per layer"
+    )
+    for k, choice in enumerate(frontier.table.choices):
+        if choice.phi == max(c.phi for c in frontier.table.choices):
+            name = "one threshold factor for all layers" if choice.rho == 1 else None
+            cost, moved = frontier.table.cost[:, k].sum(), frontier.table.sensitivity[:, k].sum()
+            axes.plot(100 * share[-1] * cost / frontier.cost[-1], moved, "s", color="#999999", markersize=5, label=name)
+    axes.plot(100 * share[index], frontier.sensitivity[index], "o", color="#cc0000", label=f"taken: point {index}")
+    for point in tried:
+        k = int(point["point"])
+        axes.annotate(f"{point['lost_ap']:+.1f} AP lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
+    axes.set(xlabel="energy, % of the ANN's (FP32, every spike counted)", ylabel="divergence from the ANN (sum over layers)")
+    axes.set(xscale="log", yscale="log", title="What is saved, and what it costs")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_report(report: ConversionReport, path: Path) -> None:
+    """SQNR and cost of every layer, in order."""
+    figure = new_figure(11, 5)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    x = np.arange(len(report.layers))
+    neurons = np.array([layer.phi > 0 for layer in report.layers])
+    top.bar(x, [layer.sqnr_db for layer in report.layers], color=np.where(neurons, "#3465a4", "#4e9a06"))
+    top.set(ylabel="SQNR, dB", title=f"T = {report.timesteps}; green: read-outs; loses most: {report.worst.name}")
+    bottom.bar(x, [100 * layer.share for layer in report.layers], color="#f57900")
+    bottom.set(ylabel="share of cost, %", xlabel="layer")
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3, axis="y")
+    figure.savefig(path, dpi=110)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

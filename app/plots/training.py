@@ -1,0 +1,76 @@
+"""The log of a training run: log.csv, curves.png, and TensorBoard's events where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evburst.eval.coco import AveragePrecision
+from numpy.typing import NDArray
+
+
+class Curves:
+    """Writes one row per epoch, appending to what an earlier part of the same run has written.
+
+    Args:
+        out: folder of the run.
+        loss_names: parts of the loss.
+    """
+
+    def __init__(self, out: Path, loss_names: tuple[str, ...]) -> None:
+        self._log, self._picture, self._loss_names = out / "log.csv", out / "curves.png", loss_names
+        self._board = _tensorboard(out)
+
+    def add(self, epoch: int, loss: NDArray[np.float64], scored: AveragePrecision, seconds: float) -> None:
+        """Log an epoch: the mean loss per window and the validation's AP."""
+        row = {"epoch": epoch, **{n: round(float(v), 4) for n, v in zip(self._loss_names, loss, strict=True)}}
+        row |= {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2)}
+        row |= {f"ap50_{name}": round(v["ap50"], 2) for name, v in scored.per_class.items()}
+        row |= {"seconds": round(seconds)}
+        new = not self._log.exists()
+        with self._log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        if self._board is not None:
+            for name, value in row.items():
+                self._board.add_scalar(name, value, epoch)
+            self._board.flush()
+        self._draw()
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
+    def _draw(self) -> None:
+        """Loss and AP over the epochs so far."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        with self._log.open(newline="") as file:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        epochs = [row["epoch"] for row in rows]
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        for name in self._loss_names:
+            left.plot(epochs, [row[name] for row in rows], marker=".", label=name)
+        for name in [name for name in rows[0] if name.startswith("ap")]:
+            width = 2.0 if name in ("ap", "ap50") else 0.8
+            right.plot(epochs, [row[name] for row in rows], marker=".", linewidth=width, label=name.replace("ap50_", "AP50 "))
+        left.set(xlabel="epoch", ylabel="loss per window", title="training")
+        right.set(xlabel="epoch", ylabel="%", title="validation", ylim=(0, 100))
+        for axes in (left, right):
+            axes.legend(fontsize=8)
+            axes.grid(alpha=0.3)
+        figure.savefig(self._picture, dpi=100)
+
+
+def _tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))

@@ -1,0 +1,45 @@
+"""Scenes: what a simulated sensor looks at. A scene renders log-intensity frames and knows its boxes at any time."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from evburst.data.boxes import Detections
+from evburst.data.events import Events, SensorSize
+from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig
+from numpy.typing import NDArray
+
+
+class Scene(Protocol):
+    """A world with a virtual camera in it."""
+
+    sensor_size: SensorSize
+
+    def render(self, t_us: int) -> NDArray[np.float32]:
+        """The `(H, W)` float32 log-intensity frame at t_us."""
+        ...
+
+    def boxes(self, t_us: int) -> Detections:
+        """What is visible at t_us."""
+        ...
+
+
+def record(
+    scene: Scene,
+    config: SimulatorConfig,
+    t0_us: int,
+    t1_us: int,
+    step_us: int,
+    seed: int = 0,
+    warm_up_steps: int = 3,
+) -> Events:
+    """Events of [t0_us, t1_us) that a simulated sensor sees in a scene.
+
+    The sensor watches for `warm_up_steps` before t0_us, so that its pixels are not all at rest when the recording begins.
+    """
+    sensor = EventSimulator(scene.sensor_size, config, seed)
+    times = range(t0_us - warm_up_steps * step_us, t1_us + step_us, step_us)
+    parts = [(t, sensor.step(scene.render(t), t)) for t in times]
+    events = np.concatenate([part for t, part in parts if t > t0_us])
+    return events[events["t"] < t1_us]

@@ -1,0 +1,14 @@
+"""What a lens and an exposure make of a picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from evburst.data.simulation.sensor import log_intensity
+from numpy.typing import NDArray
+
+
+def random_tone(grey: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Log intensity `(H, W)` of a grey picture after a random blur and a random exposure."""
+    blurred = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.3, 1.3)).astype(np.float32)
+    return log_intensity(np.clip(blurred * rng.uniform(0.6, 1.4), 0, 255))

@@ -1,0 +1,1 @@
+"""Networks in other frameworks' formats: ONNX and NIR."""

@@ -1,0 +1,323 @@
+"""A plan of integer operations carried out: one compiled function for a whole network.
+
+Spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the images: padding
+needs no special case, and nothing is copied for a concatenation, a slice or an addition, because an operation reads parts
+of several buffers (terms). A unit of work is one row of LANES output channels, all timesteps: currents never reach memory.
+
+Signed neurons' counts are summed over time in the arena (`summed`): never negative, a maximum is a plain maximum, and the last
+timestep alone is read out. A spike is then a difference of two timesteps.
+
+Silence costs next to nothing. What the network does in a window without events is computed once and kept. Of every LANES channels of
+a pixel it is known whether they differ from that (`changed`); a tile that reads only what does not gives what it gave in silence.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from evburst.models.runtime.int8.simd import (
+    LANES,
+    PIXELS,
+    copy_lanes,
+    count_lanes,
+    dot_tile,
+    fire_signed_tile,
+    fire_tile,
+    lanes_differ,
+    pool_lanes,
+    read_tile,
+    trailing_zeros,
+)
+
+FIRE, READ_OUT, MAX_POOL, UPSAMPLE = range(4)
+"""Kinds of operation."""
+
+_FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant
+    out out_step out_image out_row out_pixel fan_out by_channel uniform factor"""
+OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
+"""One operation. Distances and places are counted in elements.
+
+rows, columns, channels: of its output; blocks of LANES channels. weights, steps (per block and plane), planes, flush: see _dot.
+channel: of scale, bias and limits. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: place
+of `(rows, columns, blocks)`; where it is not uniform within a block, by_channel: of `(rows, columns, blocks * LANES)`.
+factor: of upsampling.
+"""
+
+_TERM_FIELDS = """start step image row pixel offsets steps first_step span_rows span_columns source_row source_pixel blocks
+    buffer buffer_size"""
+TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
+"""What an operation reads of a buffer: where the first output's window begins, distances per timestep, image, output row and
+output column; where its steps are in the offsets, how many, and which is its first in the weights; the window's extent, the
+buffer's own distances, how many LANES channels it reads; where the buffer's first timestep is."""
+
+# Indexes of `changed` are unsigned: numba takes a negative one from the end, and its test for that keeps loops from being vectorised.
+
+BUSY = 0.5
+"""Where a larger share of what an operation reads has changed, it is not looked for what did not."""
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def run_operations(  # type: ignore[no-untyped-def]
+    operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
+    summed, timesteps, images, acc, before, units, totals
+):  # fmt: skip
+    """Carry out operations in order.
+
+    Args:
+        operations, terms: see OPERATION and TERM.
+        offsets: int32. weights: int8. scale, bias, limits (phi): float32, per output channel.
+        fan_out: int32, weights reached by a spike.
+        arena, silent: uint8, all spike counts; of this window, and of one without events.
+        changed: uint8, for every LANES elements of the arena, those of the first timestep standing for all.
+        maps, silent_maps: float32, what is read out.
+        skip_silence: whether to take what did not change from silence.
+        summed: whether counts are summed over time.
+        timesteps, images: T and N.
+        acc, before: for every thread a tile of each timestep, int32, and LANES uint16.
+        units: int64 `(most units of work, 8)`, overwritten.
+        totals: int64 `(operations, N, 4)`, set: spikes, synaptic operations, and the same two with a burst counted once.
+    """
+    for index in range(len(operations)):
+        per_image = operations[index].rows * operations[index].blocks
+        skip = skip_silence and _share_changed(operations[index], terms, changed) <= BUSY
+        for unit in numba.prange(images * per_image):
+            operation, thread = operations[index], numba.get_thread_id()
+            image, rest = unit // per_image, unit % per_image
+            place = image, rest // operation.rows, rest % operation.rows
+            state = arena, silent, changed, summed
+            reader = operation, terms, offsets, weights
+            tile, counts = acc[thread], units[unit]
+            counts[:] = 0
+            if operation.kind == FIRE:
+                _fire(reader, (scale, bias, limits), fan_out, state, skip, timesteps, place, tile, counts)
+            elif operation.kind == READ_OUT:
+                _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, tile)
+            elif operation.kind == MAX_POOL:
+                _max_pool(
+                    operation, terms[operation.first_term], fan_out, state, skip, timesteps, place, before[thread], counts
+                )
+            else:
+                _upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
+        for image in range(images):
+            for k in range(4):
+                totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
+
+
+@numba.njit(cache=True, nogil=True)
+def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
+    """Of all that an operation reads."""
+    found, size = 0, 0
+    for k in range(operation.first_term, operation.first_term + operation.terms):
+        for at in range(np.uintp(terms[k].buffer), np.uintp(terms[k].buffer + terms[k].buffer_size)):
+            found += changed[at]
+        size += terms[k].buffer_size
+    return found / size
+
+
+@numba.njit(inline="always")
+def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
+    """Whether a tile reads anything that differs from silence."""
+    operation, terms, _, _ = reader
+    image, _, row = place
+    for k in range(operation.first_term, operation.first_term + operation.terms):
+        term = terms[k]
+        start = term.start + image * term.image + row * term.row + column * term.pixel
+        length = ((pixels - 1) * term.pixel + (term.span_columns - 1) * term.source_pixel) // LANES + term.blocks
+        for i in range(term.span_rows):
+            first = (start + i * term.source_row) // LANES
+            found = np.uint8(0)
+            for at in range(np.uintp(first), np.uintp(first + length)):
+                found |= changed[at]
+            if found:
+                return True
+    return False
+
+
+@numba.njit(inline="always")
+def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def]
+    """Note whether what was written for a pixel differs from silence at any timestep; if not to look, that it does."""
+    arena, silent, changed, _ = state
+    differs = not look
+    if look:
+        for t in range(timesteps):
+            differs |= lanes_differ(arena, silent, to + t * operation.out_step)
+    changed[np.uintp(to) // np.uintp(LANES)] = differs
+
+
+@numba.njit(inline="always")
+def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ignore[no-untyped-def]
+    """The weighted sum of the counts of timesteps [begin, end), for one tile, to index `to` of acc on; weights of two planes are
+    128 * first + second."""
+    operation, terms, offsets, weights = reader
+    image, block, row = place
+    size = operation.steps * 4 * LANES
+    at = operation.weights + block * operation.planes * size
+    fresh = True
+    for plane in range(operation.planes):
+        if plane:
+            for i in range(PIXELS * LANES):
+                acc[to + i] <<= 7
+        for t in range(begin, end):
+            for k in range(operation.first_term, operation.first_term + operation.terms):
+                term = terms[k]
+                start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
+                first = at + plane * size + term.first_step * 4 * LANES
+                dot_tile(
+                    arena, start, term.pixel, pixels, offsets, term.offsets, weights, first, term.steps, operation.flush, acc,
+                    to, fresh,
+                )  # fmt: skip
+                fresh = False
+
+
+@numba.njit(cache=True, nogil=True)
+def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
+    """A convolution and its burst neurons."""
+    operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
+    image, block, row = place
+    channel, width = operation.channel + block * LANES, operation.out_pixel
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    reach = operation.fan_out + row * operation.columns * operation.blocks + block
+    for column in range(0, operation.columns, PIXELS):
+        pixels = min(PIXELS, operation.columns - column)
+        to, here = out + column * width, reach + column * operation.blocks
+        if skip and not _has_changed(reader, changed, place, column, pixels):
+            for i in range(pixels):
+                changed[np.uintp(to + i * width) // np.uintp(LANES)] = 0
+                for t in range(timesteps):
+                    at = to + i * width + t * operation.out_step
+                    copy_lanes(silent, at, arena, at)
+                    since = summed and t > 0
+                    count_lanes(
+                        silent, at, at - since * operation.out_step, since, fan_out, here + i * operation.blocks, counts
+                    )
+            continue
+        for t in range(1 if operation.constant else timesteps):
+            _dot(reader, arena, t, t + 1, place, column, pixels, acc, t * PIXELS * LANES)
+        step = 0 if operation.constant else PIXELS * LANES
+        if summed:
+            fire_signed_tile(
+                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out, here,
+                operation.blocks, counts,
+            )  # fmt: skip
+        else:
+            fire_tile(
+                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out, here,
+                operation.blocks, counts,
+            )  # fmt: skip
+        for i in range(pixels):
+            _mark(operation, state, skip, timesteps, to + i * width)
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, state, timesteps, place, counts)
+
+
+@numba.njit(cache=True, nogil=True)
+def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
+    """A convolution that is read out: its current summed over time."""
+    operation, (arena, _, changed, summed) = reader[0], state
+    image, block, row = place
+    end = 1 if operation.constant else timesteps
+    begin = end - 1 if summed else 0
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(0, operation.columns, PIXELS):
+        to, pixels = out + column * operation.out_pixel, min(PIXELS, operation.columns - column)
+        if skip and not _has_changed(reader, changed, place, column, pixels):
+            for i in range(pixels):
+                for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
+                    maps[at] = silent_maps[at]
+            continue
+        _dot(reader, arena, begin, end, place, column, pixels, acc, 0)
+        read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
+
+
+@numba.njit(cache=True, nogil=True)
+def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
+    """By how much the largest accumulated count of a window has grown, at every timestep."""
+    arena, summed, (image, block, row) = state[0], state[3], place
+    lanes = min(LANES, operation.channels - block * LANES)
+    start = term.start + image * term.image + row * term.row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(operation.columns):
+        reach = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
+        at, to = start + column * term.pixel, out + column * operation.out_pixel
+        before[:] = 0
+        for t in range(timesteps):
+            first, steps = (at + t * term.step, 1) if summed else (at, t + 1)
+            pool_lanes(
+                arena, first, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, steps, lanes,
+                before, to + t * operation.out_step, fan_out, reach, counts, summed,
+            )  # fmt: skip
+        _mark(operation, state, skip, timesteps, to)
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, state, timesteps, place, counts)
+
+
+@numba.njit(cache=True, nogil=True)
+def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no-untyped-def]
+    """Nearest neighbour."""
+    arena, (image, block, row) = state[0], place
+    factor = operation.factor
+    start = term.start + image * term.image + row // factor * term.row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(operation.columns // factor):
+        at = start + column * term.pixel
+        for i in range(factor):
+            to = out + (column * factor + i) * operation.out_pixel
+            for t in range(timesteps):
+                copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
+            _mark(operation, state, skip, timesteps, to)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # type: ignore[no-untyped-def]
+    """Synaptic operations of a row whose channels reach different numbers of weights."""
+    arena, summed, (image, block, row) = state[0], state[3], place
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    counts[2:4], counts[6:8] = 0, 0
+    for column in range(operation.columns):
+        first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
+        for t in range(timesteps):
+            for lane in range(LANES):
+                at = out + column * operation.out_pixel + t * operation.out_step + lane
+                n = np.int64(arena[at])
+                if summed and t > 0:
+                    n = abs(n - np.int64(arena[at - operation.out_step]))
+                counts[2] += n * np.int64(fan_out[first + lane])
+                counts[6] += (n != 0) * np.int64(fan_out[first + lane])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def pack_grid(words, columns, fan_out, arena, changed, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
+    """Counts of events, channels last, into the arena: work for every pixel that has any, not for the others.
+
+    Args:
+        words: a grid `(N, channels, rows, columns)` uint8, eight columns to a little-endian uint64, the last ones filled with 0.
+        fan_out: int32 `(channels, rows, columns)`.
+        arena, changed: as in `run_operations`.
+        start, image_pitch, row_pitch, pixel_pitch: where, in elements.
+        units: int64 `(N * rows, >= 4)`, set: events, synaptic operations, these with a count taken once, largest count.
+    """
+    images, channels, rows, per_row = words.shape
+    low, position = np.uint64(255), np.uint64(56)
+    for unit in numba.prange(images * rows):
+        image, row = unit // rows, unit % rows
+        found = units[unit]
+        found[:4] = 0
+        first = start + image * image_pitch + row * row_pitch
+        arena[first : first + columns * pixel_pitch] = 0
+        changed[first // LANES : (first + columns * pixel_pitch) // LANES] = 0
+        for channel in range(channels):
+            for index in range(per_row):
+                word = words[image, channel, row, index]
+                while word != 0:
+                    shift = trailing_zeros(word) & position
+                    n = np.int64((word >> shift) & low)
+                    word &= ~(low << shift)
+                    column = 8 * index + np.int64(shift >> np.uint64(3))
+                    at = first + channel + column * pixel_pitch
+                    arena[at] = n
+                    changed[at // LANES] = 1
+                    reach = np.int64(fan_out[channel, row, column])
+                    found[0] += n
+                    found[1] += n * reach
+                    found[2] += reach
+                    found[3] = max(found[3], n)
