@@ -130,11 +130,11 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--adaptive", type=float, nargs="?", const=0.8, metavar="TAU", help="stop a window's timesteps once its "
                         "boxes agree this much, 0 to 1 (default without a value: 0.8; convert.py tells what loses nothing)")  # fmt: skip
-    parser.add_argument("--carry-state", action="store_true", help="neurons keep their membrane potentials between windows")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box (default: 0.3)")
     parser.add_argument("--ann", action="store_true", help="run the ordinary network the spiking one was made of")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --out that no run of evburst wrote")
     parser.add_argument("--start-s", type=float, metavar="S", help="begin S seconds after the first event")
     parser.add_argument("--max-windows", type=int, metavar="N", help="stop after N windows")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to run (default: auto)")
@@ -162,10 +162,10 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
             "window_ms": args.window_ms,
             "timesteps": args.timesteps,
             "adaptive": args.adaptive,
-            "carry_state": args.carry_state or None,
             "post.score": args.score,
             "ann": args.ann or None,
-            "video": False if args.no_video else None,
+            "sinks": [name for name in DetectConfig.sinks if name != "video"] if args.no_video else None,
+            "overwrite": args.overwrite or None,
             "start_s": args.start_s,
             "max_windows": args.max_windows,
             "device": args.device,
@@ -174,9 +174,8 @@ def detect_main(argv: Sequence[str] | None = None) -> int:
             "sensor_size": args.sensor_size,
         }
         config = load_config(DetectConfig, args.config, args.set + as_assignments(flags))
-        out = args.out or Path("runs") / "detect" / args.events.stem
-        summary = detect_file(args.events, out, config)
-        print(json.dumps(summary, indent=1) if args.json else human_summary(summary, out))
+        summary = detect_file(args.events, args.out, config)
+        print(json.dumps(summary, indent=1) if args.json else human_summary(summary))
 
     return run(parser, main, argv)
 

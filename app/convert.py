@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from evburst.app.config import build
+from evburst.app.inference import Inference, detections_and_labels
 from evburst.app.plots.conversion import draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
 from evburst.app.train import TrainConfig
@@ -344,22 +345,15 @@ def score(
     """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
     scored, stats = detect_all(detector, windows)
-    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / len(windows)
+    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / max(len(stats), 1)
 
 
 def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[AveragePrecision, list[SpikeStats]]:
-    """AP (COCO) over labelled windows, and the spikes of every batch (none for the ANN)."""
-    bundle, size = detector.bundle, windows.spec.sensor_size
-    labels, predictions, spikes = [], [], []
-    for first in tqdm(range(0, len(windows), batch), desc="score", leave=False, disable=not sys.stderr.isatty()):
-        items = [windows[i] for i in range(first, min(first + batch, len(windows)))]
-        grids = voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)
-        found, stats = detector.detect(grids, size, [0] * len(items))
-        labels += [item.boxes for item in items]
-        predictions += found
-        if stats is not None:
-            spikes.append(stats)
-    return average_precision(labels, predictions, windows.spec.classes), spikes
+    """AP (COCO) over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
+    inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
+    with tqdm(total=len(windows), desc="score", leave=False, disable=not sys.stderr.isatty()) as bar:
+        predictions, labels, stats = detections_and_labels(inference, windows, bar.update, batch)
+    return average_precision(labels, predictions, windows.spec.classes), [s for s in stats if isinstance(s, SpikeStats)]
 
 
 def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from evburst.app.cli import run
-from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
-from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, first_us
+from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
 from evburst.data.readers import READERS, open_events, recognise_format
 from evburst.data.readers.dat import decode_window
 from evburst.data.writers import write_events, writer_for
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
 HOT_LISTED = 5
-_OUTSIDE_LIMIT = 0.1
 _CUT_WINDOW_US = 1_000_000
 
 
@@ -107,10 +106,7 @@ def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> 
         yield packet
     if not total:
         raise EventFileError(f"{path}: no event in this part; nothing was written")
-    if outside > _OUTSIDE_LIMIT * total:
-        raise SensorSizeError(
-            f"{path}: {outside} of {total} events lie outside {sensor_size}: pass the sensor's true size with --sensor-size"
-        )
+    check_sensor_size(str(path), sensor_size, total - outside, outside)
 
 
 def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:

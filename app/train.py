@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from evburst.app.config import to_dict
+from evburst.app.inference import Inference, detections_and_labels
 from evburst.app.plots.training import Curves
 from evburst.app.provenance import provenance
 from evburst.data.boxes import Detections
@@ -363,18 +364,30 @@ def _move_to(bar: Any, done: int) -> None:
     bar.update(done - bar.n)
 
 
-@torch.no_grad()
+class _Validated:
+    """A network in training as what `Inference` runs."""
+
+    def __init__(self, model: Any, amp: bool) -> None:
+        self.classes, self.stride = model.head_spec.classes, TRAIN_STRIDE
+        self._model, self._device = model, next(model.parameters()).device
+        self._amp = amp and _has_bfloat16(self._device)
+
+    @torch.no_grad()
+    def detect(self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]) -> tuple[list[Detections], None]:
+        """See GridNetwork: boxes scored from 0.001, at most 100."""
+        x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+            maps = self._model(x)
+        return decode(maps, self._model.head_spec, PostConfig(score=0.001), sensor_size, list(t_us)), None
+
+    def dense_macs(self, height: int, width: int) -> int:
+        """See GridNetwork: energy is of no interest in training."""
+        return 0
+
+
 def validate(model: Any, windows: Dataset, config: TrainConfig) -> AveragePrecision:
     """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows."""
-    device = next(model.parameters()).device
-    size, post = windows.spec.sensor_size, PostConfig(score=0.001)
-    labels: list[Detections] = []
-    predictions: list[Detections] = []
-    for first in range(0, len(windows), 16):
-        items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
-        grids = voxel_batch([item.window for item in items], config.voxel, size, TRAIN_STRIDE)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.schedule.amp and _has_bfloat16(device)):
-            maps = model(torch.from_numpy(grids).to(device).float().contiguous(memory_format=torch.channels_last))
-        labels += [item.boxes for item in items]
-        predictions += decode(maps, model.head_spec, post, size, [0] * len(items))
+    network = _Validated(model, config.schedule.amp)
+    inference = Inference(network, config.voxel, windows.spec.sensor_size, spiking=False)
+    predictions, labels, _ = detections_and_labels(inference, windows)
     return average_precision(labels, predictions, windows.spec.classes)

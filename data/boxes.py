@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from evburst.data.errors import LabelError
+from evburst.data.errors import ConfigError, LabelError
 from numpy.typing import NDArray
 
 BBOX_DTYPE = np.dtype(
@@ -64,6 +65,27 @@ class Detections:
         """Those that score at least `score`."""
         keep = self.scores >= score
         return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.t_us)
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, object]]:
+        """As entries of COCO's results list: image_id, category_id, bbox [x, y, w, h] and score."""
+        xywh = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], 1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(label),
+                "bbox": [round(float(side), 2) for side in box],
+                "score": round(float(score), 4),
+            }
+            for box, score, label in zip(xywh, self.scores, self.labels, strict=True)
+        ]
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`; needs the package supervision."""
+        try:
+            from supervision import Detections as SupervisionDetections
+        except ImportError:
+            raise ConfigError("to_supervision needs the package supervision: pip install supervision") from None
+        return SupervisionDetections(xyxy=self.boxes_xyxy, confidence=self.scores, class_id=self.labels.astype(int))
 
     def to_prophesee(self) -> NDArray[np.void]:
         """As an `(n,)` BBOX_DTYPE array; track_id is 0 (we do not track)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, SensorSizeError
 from numpy.typing import NDArray
 
 EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
@@ -25,6 +25,9 @@ PACKET_EVENTS = 1 << 20
 """Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
 
 MAX_SENSOR_SIDE = 1 << 14
+
+OUTSIDE_LIMIT = 0.1
+"""Share of events outside the sensor from which on its size must be wrong."""
 
 
 class SensorSize(NamedTuple):
@@ -44,6 +47,14 @@ class SensorSize(NamedTuple):
         if not 0 < min(size) <= max(size) <= MAX_SENSOR_SIDE:
             raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
         return size
+
+
+def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, things: str = "events") -> None:
+    """Raise SensorSizeError where more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""
+    if outside > OUTSIDE_LIMIT * (inside + outside):
+        raise SensorSizeError(
+            f"{what}: {outside} of {inside + outside} {things} lie outside {size}: pass the sensor's true size with --sensor-size"
+        )
 
 
 @dataclass
@@ -77,6 +88,10 @@ class Faults:
     def found(self) -> dict[str, int]:
         """The counters that are not zero, by name."""
         return {name: count for name, count in vars(self).items() if count}
+
+    def __str__(self) -> str:
+        """Those counters as text: `truncated bytes 3, late events 2`."""
+        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in self.found().items())
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 from evburst.data.boxes import load_prophesee_boxes
-from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
-from evburst.data.events import SensorSize
+from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.events import SensorSize, check_sensor_size
 from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
 from evburst.eval.matching import calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from numpy.typing import NDArray
 
-_OUTSIDE_LIMIT = 0.1
 _ENDINGS = ("_bbox", "_boxes", "_predictions", "_labels", "_pred", "_gt", "_td")
 
 
@@ -179,8 +178,7 @@ def _check_sensor(recordings: Sequence[RecordingBoxes], size: SensorSize) -> Non
     """Stop where many labels begin outside the sensor: its size must be wrong."""
     outside = sum(int(((r.labels["x"] >= size.width) | (r.labels["y"] >= size.height)).sum()) for r in recordings)
     total = sum(len(r.labels) for r in recordings)
-    if outside > _OUTSIDE_LIMIT * total:
-        raise SensorSizeError(f"{outside} of {total} labels lie outside {size}: pass the sensor's true size with --sensor-size")
+    check_sensor_size("labels", size, total - outside, outside, "labels")
 
 
 def _why(recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorSize) -> str:

@@ -169,6 +169,7 @@ class Detector:
         carry_state: bool = False,
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
+        self.classes, self.stride = bundle.head.classes, bundle.stride
         graph, spiking = (Graph(g.nodes, g.outputs, _to(g.tensors, self.device)) for g in (bundle.graph, bundle.spiking))
         own = bundle.parameters
         parameters = SpikingParameters(

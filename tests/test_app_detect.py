@@ -13,14 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evburst.app.ahead import results_ahead
 from evburst.app.cli import convert_main, detect_main, live_main, train_main
-from evburst.app.detect import DetectConfig, WindowPipeline
-from evburst.app.outputs.sinks import BoxSink, WindowResult
+from evburst.app.detect import DetectConfig, open_inference
+from evburst.app.inference import WindowResult
+from evburst.app.outputs.sinks import BoxSink, RunInfo
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
+from evburst.models.detector import DetectorBundle
 
 from tests.conftest import ROOT, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
@@ -113,13 +114,13 @@ def test_idle_windows_cost_nothing_and_change_no_other(
 def test_an_error_behind_windows_comes_after_their_results(tmp_path: Path) -> None:
     """Windows are read ahead, and in batches: those before the fault are still detected in, in order."""
     stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
-    pipeline = WindowPipeline(stream, DetectConfig(window_ms=5.0))
+    inference = open_inference(DetectorBundle.load("street"), DetectConfig(window_ms=5.0), stream.sensor_size, stream.faults)
 
     def windows() -> Iterator[EventWindow]:
         yield from islice(stream.windows(5_000), 3)
         raise EventFileError("torn")
 
-    times, results = [], results_ahead(pipeline, windows(), 4)
+    times, results = [], inference.stream(windows(), 4)
     for _ in range(3):
         result = next(results)
         times.append(result.detections.t_us)
@@ -254,15 +255,15 @@ def test_scripts_run_from_any_folder(tmp_path: Path, script: str) -> None:
 
 
 def test_interrupted_box_file_is_readable(tmp_path: Path) -> None:
-    """Not closed, as after a kill: the header knows all rows of the windows up to the last update."""
+    """Not closed, as after a kill: the header counts the rows of every window that was written."""
     found = Detections(np.array([[1, 2, 3, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), 9)
-    sink = BoxSink(tmp_path / "b.npy")
-    for _ in range(300):
-        sink.write(WindowResult(np.zeros((2, 1, 1), np.uint8), found, 0, None, None, 0.0, None))  # type: ignore[arg-type]
-    sink._file.flush()
-    assert len(np.load(tmp_path / "b.npy")) == 256
+    sink = BoxSink(tmp_path / "b.npy", RunInfo(("car",), SensorSize(8, 8), 50_000, 0, "ANN"))
+    grid = np.zeros((2, 8, 8), np.uint8)
+    for _ in range(3):
+        sink.write(WindowResult(0, 9, grid, found, 0, False, None, None, None, None, 1.0, 1.0, 1.0))
+    assert len(np.load(tmp_path / "b.npy")) == 3
     sink.close()
-    assert len(np.load(tmp_path / "b.npy")) == 300
+    assert len(np.load(tmp_path / "b.npy")) == 3
 
 
 @pytest.mark.shared

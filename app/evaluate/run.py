@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 from evburst.app.config import load_config, to_dict
-from evburst.app.detect import pick_device
 from evburst.app.evaluate.account import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather, process_group
 from evburst.app.evaluate.examples import gallery, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
-from evburst.app.evaluate.predict import BATCH, Network, PartResult, Predictor, Run, concatenate
+from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
+from evburst.app.inference import BATCH, concatenate, pick_device
 from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
@@ -141,16 +141,19 @@ class Evaluation:
             self.voxel = replace(bundle.voxel, window_ms=self.protocol.window_us / 1000)
         self.dataset = self._open()
         device = pick_device(config.device)
-        self.networks = [Network(bundle, run, config.post, device, config.engine) for run in runs(config, bundle)]
+        size = self.dataset.spec.sensor_size
+        self.networks = [
+            Network(bundle, run, config.post, self.voxel, size, device, config.engine) for run in runs(config, bundle)
+        ]
         settings = {
             "weights": hashlib.sha256(find_weights(config.weights).read_bytes()).hexdigest(),
             "voxel": asdict(self.voxel),
             "post": asdict(config.post),
             "sensor_size": self.dataset.spec.sensor_size,
             "device": device,
-            "engine": self.networks[0].detector.engine,
+            "engine": self.networks[-1].engine,
         }
-        self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, writable(out) / "parts", settings)
+        self.predictor = Predictor(self.dataset, self.networks, writable(out) / "parts", settings)
 
     def predict(self) -> dict[int, list[PartResult]]:
         """This process's share: the results of every network, by the part's number."""
@@ -167,7 +170,7 @@ class Evaluation:
         with tqdm(total=total, desc="time", unit="win", disable=not sys.stderr.isatty()) as bar:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
-        stats = [concatenate([result.stats for result in found]) for found in per_network]
+        stats = [_counts(found) for found in per_network]
         geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None)
         rows = [
@@ -181,6 +184,7 @@ class Evaluation:
             "dataset": c.data.kind,
             "split": c.split,
             "windows": len(self.dataset),
+            "idle_windows": sum(part[0].idle for part in parts),
             "recordings": len(parts),
             "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
             "window_ms": self.voxel.window_ms,
@@ -213,7 +217,7 @@ class Evaluation:
         spec, c = self.dataset.spec, self.config
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
         row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
-        row["engine"] = None if network.run.model == "ann" else network.detector.engine
+        row["engine"] = network.engine
         row["energy"] = energy_figures(stats, activity, c.energy_table)
         latency_ms = timing.percentiles()
         row["latency_ms"] = latency_ms
@@ -234,7 +238,7 @@ class Evaluation:
 
     def _sample(self) -> NDArray[np.uint8]:
         """Grids of a few windows, spread evenly."""
-        return np.stack([self.predictor.grid(self.dataset[int(i)].window)[0] for i in spread(len(self.dataset), BATCH)])
+        return np.stack([self.predictor.grid(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
         """The windows; the first process makes what is missing, the others wait for it."""
@@ -259,6 +263,14 @@ class Evaluation:
         if unlabelled and self.rank == 0:
             print(f"note: {unlabelled} event files without labels are left out", file=sys.stderr)
         return dataset
+
+
+def _counts(found: Sequence[PartResult]) -> Stats:
+    """The counts of a network over all parts; DataError where every window was idle."""
+    counted = [result.stats for result in found if result.stats is not None]
+    if not counted:
+        raise DataError("no labelled window holds an event")
+    return concatenate(counted)
 
 
 def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:

@@ -132,19 +132,21 @@ def trained_size(bundle: DetectorBundle) -> SensorSize:
 def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
     """What a run did, in JSON types."""
     figures, detect = pipeline.figures, pipeline.config.detect
-    windows, n = pipeline.windows, figures.windows
+    windows, n = pipeline.inference, figures.windows
     latency = {f"p{q}": figures.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": figures.latency.highest_ms}
-    snn_pj = None if detect.ann or not n else round(figures.energy_pj / n)
+    computed = figures.computed
+    snn_pj = None if detect.ann or not computed else round(figures.energy_pj / computed)
     return {
         "source": pipeline.source.name,
         "simulated": pipeline.source.simulated,
         "sensor_size": list(pipeline.source.sensor_size),
         "network": "ann" if detect.ann else "snn",
-        "engine": None if detect.ann else windows.detector.engine,
+        "engine": None if detect.ann else pipeline.detector(windows).engine,
         "weights": detect.weights,
         "window_ms": windows.voxel.window_us / 1000,
         "seconds": round(wall_s, 3),
         "windows": n,
+        "idle_windows": n - computed,
         "dropped": pipeline.dropped,
         "latency_ms": {name: None if value is None else round(value, 2) for name, value in latency.items()},
         "events": figures.events,
@@ -156,10 +158,10 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
             "ann_pj": round(windows.ann_pj),
             "ratio": snn_pj and round(snn_pj / windows.ann_pj, 4),
             "table": detect.energy_table,
-            "account": "per spike: a burst of 3 counts 3",
+            "account": "per spike: a burst of 3 counts 3; idle windows count for neither network",
         },
-        "timesteps": windows.timesteps,
-        "spikes_per_neuron": round(figures.spikes_per_neuron / figures.spiking, 4) if figures.spiking else None,
+        "timesteps": pipeline.timesteps,
+        "spikes_per_neuron": round(figures.spikes_per_neuron / computed, 4) if snn_pj is not None else None,
         "excluded": list(EXCLUDED),
         "source_lost": pipeline.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),
