@@ -81,7 +81,7 @@ class Renderer:
         width, height = size
         area_width, area_height = self.sensor_size.width * self.scale, self.sensor_size.height * self.scale
         left = min(max(x0 - 1, 0), max(area_width - width, 0))
-        tops = [y0 - height, y1, y0, *range(y0 - 2 * height, -1, -height)]
+        tops = [y0 - height, y1, y0, *range(y0 - 2 * height, -1, -height), *range(y1 + height, area_height, height)]
         places = [(left, top, left + width, top + height) for top in tops if 0 <= top <= area_height - height]
         free = (place for place in places if not any(_overlap(place, other) for other in taken))
         return next(free, places[0] if places else (left, 0, left + width, height))
