@@ -139,13 +139,19 @@ def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
     return "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
 
 
-def detect_file(events: Path | str, out: Path | str | None = None, config: DetectConfig | None = None) -> dict[str, Any]:
+def detect_file(
+    events: Path | str,
+    out: Path | str | None = None,
+    config: DetectConfig | None = None,
+    bundle: DetectorBundle | None = None,
+) -> dict[str, Any]:
     """Detect in a recording, write the results into a folder, and return the summary.
 
     Args:
         events: the recording.
         out: the folder; None for runs/detect/NAME, or NAME-2 ... where another recording's results are in it.
         config: see DetectConfig; None for the defaults.
+        bundle: the weights, if they are loaded already.
 
     Raises:
         EvburstError: the recording, the weights or the folder cannot be used; what was written until then is readable.
@@ -157,7 +163,7 @@ def detect_file(events: Path | str, out: Path | str | None = None, config: Detec
     start_us = None
     if c.start_s:
         start_us = (first_us(open_events(path, size, c.format)) or 0) + round(1e6 * c.start_s)
-    bundle = DetectorBundle.load(c.weights)
+    bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = stream.windows(inference.voxel.window_us, start_us)
     first = next(windows, None)

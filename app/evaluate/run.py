@@ -14,11 +14,12 @@ import numpy as np
 import torch.distributed as dist
 from evburst.app.config import load_config, to_dict
 from evburst.app.evaluate.account import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
-from evburst.app.evaluate.distributed import gather, process_group
+from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import gallery, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
 from evburst.app.inference import BATCH, concatenate, pick_device
+from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset

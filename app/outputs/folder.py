@@ -112,9 +112,14 @@ def free_folder(base: Path, source: Path) -> Path:
 
 def write_json(path: Path, content: object) -> None:
     """Write a small JSON file, all of it or nothing; raises DataError if it cannot be written."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a small file, all of it or nothing; raises DataError if it cannot be written."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.write_text(content)
         part.replace(path)
     except OSError as error:
         with suppress(OSError):
