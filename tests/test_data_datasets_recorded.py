@@ -11,9 +11,9 @@ from evburst.app.cli import train_main
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from evburst.data.readers.dat import decode_window
 from evburst.data.writers import write_events
 
 from tests.conftest import ROOT
@@ -67,7 +67,7 @@ def test_gen1_windows_end_at_their_labels(tmp_path: Path) -> None:
     assert (item.window.t0_us, item.window.t1_us) == (450_000, 500_000)
     whole = events(20_000, 600_000, data.spec.sensor_size, 0)
     inside = whole[(whole["t"] >= 450_000) & (whole["t"] < 500_000)]
-    assert np.array_equal(decode_window(item.window), inside)
+    assert np.array_equal(unpack(item.window), inside)
     assert item.boxes.boxes_xyxy.tolist() == [[0, 40, 45, 100]]  # clipped at the left edge
     assert data[0].boxes.labels.tolist() == [0, 1]
     assert data[0].boxes.boxes_xyxy[1].tolist() == [250, 30, 304, 80]

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
-from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import windows_by_count, windows_by_duration
 from evburst.data.writers import write_events
 from hypothesis import given, settings
@@ -135,7 +136,7 @@ def test_equals_dat_windows(
     from_packets = list(windows_by_duration(cut(events, packet_events), window_us, faults))
     assert [(w.t0_us, w.t1_us) for w in from_packets] == [(w.t0_us, w.t1_us) for w in from_dat]
     for ours, theirs in zip(from_packets, from_dat, strict=True):
-        np.testing.assert_array_equal(ours.words, decode_window(theirs))
+        np.testing.assert_array_equal(ours.words, unpack(theirs))
     assert faults == recording.faults
 
 

@@ -27,8 +27,9 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from evburst.data.encoding import WRAP_US, unpack
 from evburst.data.errors import EventFileError
-from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
+from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.header import MAX_HEADER_BYTES, is_dat
 from evburst.data.readers.mapping import MappedWords
@@ -38,7 +39,6 @@ from numpy.typing import NDArray
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8
-WRAP_US = 1 << 32
 SEEK_PROBES = 4096
 SEEK_STEP_US = 1 << 30
 SEEK_MARGIN_US = 1_000_000
@@ -115,7 +115,7 @@ class DatFile:
         for window in self.windows(_PACKET_WINDOW_US):
             for start in range(0, len(window), PACKET_EVENTS):
                 words = window.words[start : start + PACKET_EVENTS]
-                yield decode_window(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
+                yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
 
     def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int) -> EventWindow:
         """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
@@ -168,57 +168,9 @@ def dat_header(sensor_size: SensorSize) -> bytes:
     return text.encode() + bytes([0x0C, EVENT_BYTES])
 
 
-def dat_words(events: Events) -> NDArray[np.uint32]:
-    """Events (t in [0, 2**32), x and y below 2**14) as DAT version 2 words, `(n, 2)` uint32."""
-    x, y, p = (events[name].astype(np.uint32) for name in "xyp")
-    return np.stack([events["t"].astype("<u4"), x | y << 14 | p << 28], 1).astype("<u4")
-
-
-def decode_window(window: EventWindow) -> Events:
-    """A window's events as EVENT_DTYPE (a copy)."""
-    events = np.empty(len(window), EVENT_DTYPE)
-    if window.words.dtype == EVENT_DTYPE:
-        events[:] = window.words
-    else:
-        words = window.words.view(np.uint64)[:, 0]
-        _decode(words, window.epoch_us, *coordinate_bits(window.version), *(events[name] for name in "txyp"))
-    return events
-
-
-def event_columns(window: EventWindow) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint8]]:
-    """t, x, y, p of a window's events, `(n,)` each: views of an EVENT_DTYPE array, or decoded from DAT words."""
-    if window.words.dtype == EVENT_DTYPE:
-        return window.words["t"], window.words["x"], window.words["y"], window.words["p"]
-    x_bits, y_bits = coordinate_bits(window.version)
-    packed = window.words[:, 1]
-    return (
-        window.words[:, 0].astype(np.int64) + window.epoch_us,
-        (packed & ((1 << x_bits) - 1)).astype(np.uint16),
-        (packed >> x_bits & ((1 << y_bits) - 1)).astype(np.uint16),
-        (packed >> (x_bits + y_bits) & 1).astype(np.uint8),
-    )
-
-
-def coordinate_bits(version: int) -> tuple[int, int]:
-    """Bits of x and of y in a DAT event's second word."""
-    return (9, 8) if version == 1 else (14, 14)
-
-
 def _version(header: dict[str, str]) -> int:
     text = header.get("version", "2").partition(".")[0]
     return 1 if text == "1" else 2
-
-
-@numba.njit(cache=True, nogil=True)
-def _decode(words, epoch, x_bits, y_bits, t, x, y, p):  # type: ignore[no-untyped-def]
-    """Write the columns of words `(n,)` uint64, t in the low half."""
-    for i in range(len(words)):
-        word = words[i]
-        t[i] = np.int64(word & np.uint64(0xFFFFFFFF)) + epoch
-        packed = np.uint32(word >> np.uint64(32))
-        x[i] = packed & ((1 << x_bits) - 1)
-        y[i] = packed >> x_bits & ((1 << y_bits) - 1)
-        p[i] = packed >> (x_bits + y_bits) & 1
 
 
 @numba.njit(cache=True, nogil=True)
