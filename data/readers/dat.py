@@ -34,7 +34,7 @@ from evburst.data.readers import reader
 from evburst.data.readers.header import MAX_HEADER_BYTES, is_dat
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.packets import settle_size
-from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, next_start, windows_from
+from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, Mark, next_start, window_start, windows_from
 from numpy.typing import NDArray
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
@@ -85,10 +85,21 @@ class DatFile:
         Raises:
             ValueError: window_us is not positive, or longer than the clock's 2**32 µs.
         """
-        return windows_from(self._windows(window_us, start_us), start_us)
+        return windows_from((window for _, window in self._pass(window_us, start_us)), start_us)
 
-    def _windows(self, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        """The windows from `start_us` on, and some before."""
+    def marked_windows(self, window_us: int) -> Iterator[tuple[Mark, EventWindow]]:
+        """All windows, each with the place from which it was read; see `windows_after`."""
+        return self._pass(window_us, None)
+
+    def windows_after(self, mark: Mark, window_us: int, phase_us: int) -> Iterator[EventWindow]:
+        """Windows on phase_us + k * window_us from the one with the mark's event on, which lacks what lies before the mark.
+
+        Nothing is added to `faults`: whoever made the marks has counted what is met here.
+        """
+        return (window for _, window in self._read(mark, window_us, phase_us, Faults()))
+
+    def _pass(self, window_us: int, start_us: int | None) -> Iterator[tuple[Mark, EventWindow]]:
+        """The windows from `start_us` on, and some before; pages that have been read are given back."""
         if not 0 < window_us <= WRAP_US:
             raise ValueError(f"window_us must be positive and at most 2**32, received {window_us}")
         self._mapped.rewind()
@@ -98,17 +109,24 @@ class DatFile:
             target = start_us // window_us * window_us - SEEK_MARGIN_US
             start, epoch = _seek(self.words, start, target, len(self.words) // SEEK_PROBES + 1)
             self.faults.time_wraps += epoch // WRAP_US
-        t0 = (int(self.words[start, 0]) + epoch) // window_us * window_us
-        while start < len(self.words):
-            t1 = t0 + window_us
+        begin = Mark(int(start), int(epoch), int(self.words[start, 0]) + int(epoch))
+        for mark, window in self._read(begin, window_us, 0, self.faults):
+            if mark.index > start:
+                self._mapped.read_until(mark.index)
+            yield mark, window
+
+    def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults) -> Iterator[tuple[Mark, EventWindow]]:
+        """Windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
+        t0 = window_start(mark.t_us, window_us, phase_us)
+        while mark.index < len(self.words):
+            start, epoch, t1 = mark.index, mark.epoch_us, t0 + window_us
             stop, next_epoch, next_us, is_sound = _find_window_end(self.words, start, epoch, t0, t1)
             if is_sound:
-                yield EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
+                yield mark, EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
             else:
-                yield self._repaired(start, stop, epoch, t0, t1)
-            self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
-            start, epoch, t0 = stop, next_epoch, next_start(t1, next_us, window_us, self.faults)
-            self._mapped.read_until(start)
+                yield mark, self._repaired(start, stop, epoch, t0, t1, faults)
+            faults.time_wraps += (next_epoch - epoch) // WRAP_US
+            mark, t0 = Mark(stop, next_epoch, next_us), next_start(t1, next_us, window_us, phase_us, faults)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets. Repaired second by second: an event older than its second is left out."""
@@ -117,12 +135,12 @@ class DatFile:
                 words = window.words[start : start + PACKET_EVENTS]
                 yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
 
-    def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int) -> EventWindow:
+    def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int, faults: Faults) -> EventWindow:
         """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
         words = np.empty((stop - start, 2), np.uint32)
         kept, late, glitches = _copy_sound(self.words, start, stop, epoch, t0, t1, words)
-        self.faults.late_events += late
-        self.faults.time_glitches += glitches
+        faults.late_events += late
+        faults.time_glitches += glitches
         return EventWindow(t0, t1, words[:kept], t0, self.version)
 
 
