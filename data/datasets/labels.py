@@ -83,9 +83,13 @@ def prophesee(path: Path) -> LabelFile:
     """Prophesee's box file.
 
     Raises:
-        LabelError: see `load_prophesee_boxes`.
+        LabelError: see `load_prophesee_boxes`; or a time, width or height is negative.
     """
     raw = load_prophesee_boxes(path)
+    for name in ("t", "w", "h"):
+        if (raw[name] < 0).any():
+            row = int(np.argmax(raw[name] < 0))
+            raise LabelError(f"{path}: box {row}: {name} is {raw[name][row]}: negative")
     xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
     boxes = np.concatenate([xy, xy + wh], 1)
     order = np.argsort(raw["t"], kind="stable")
