@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from evburst.app.cli import run
+from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
 from evburst.data.readers import READERS, open_events, recognise_format
-from evburst.data.readers.dat import decode_window
 from evburst.data.writers import write_events, writer_for
 from numpy.typing import NDArray
 
@@ -114,7 +114,7 @@ def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Eve
     for window in stream.windows(_CUT_WINDOW_US, start_us):
         if window.t0_us >= stop_us:
             return
-        events = decode_window(window)
+        events = unpack(window)
         inside = events[(events["t"] >= start_us) & (events["t"] < stop_us)]
         if len(inside):
             yield inside
@@ -218,7 +218,7 @@ def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
     for window in stream.windows(RATE_WINDOW_US):
         totals.peak = max(totals.peak, len(window))
         if len(window):
-            waiting.append(decode_window(window))
+            waiting.append(unpack(window))
             count += len(window)
         if count >= PACKET_EVENTS:
             yield np.concatenate(waiting)

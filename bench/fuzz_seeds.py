@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from evburst.data.readers.dat import dat_words
 from evburst.data.writers import write_events
 
 from tests.event_files import aedat4_bytes, bin_bytes, dat_bytes, encode_evt2, encode_evt3, encode_evt21
@@ -44,7 +44,7 @@ def dat_seeds() -> list[bytes]:
         dat_bytes(events, SIZE),
         dat_bytes(wrapping, SIZE),
         b"% Data file containing Event2D events.\n% Version 1\n% Height 24\n% Width 32\n\x00\x08" + old.astype("<u4").tobytes(),
-        b"% Version 2\n% Date 2017-10-31 11:27:54\n\x00\x08" + dat_words(make_events(20)).tobytes(),
+        b"% Version 2\n% Date 2017-10-31 11:27:54\n\x00\x08" + pack(make_events(20)).tobytes(),
     ]
 
 

@@ -100,10 +100,10 @@ class EventWindow:
 
     Attributes:
         t0_us, t1_us: the window on the recording's clock.
-        words: DAT words `(n, 2)` uint32 (a view of the file where nothing had to be repaired), or an `(n,)`
+        words: packed events `(n, 2)` uint32 (evburst.data.encoding; a view of the file where nothing had to be repaired), or an `(n,)`
             EVENT_DTYPE array; what a representation's kernel reads.
         epoch_us: to be added to the 32-bit times in `words` (a multiple of 2**32); 0 for EVENT_DTYPE.
-        version: DAT version of `words` (1: 9+8 bit coordinates; 2: 14+14 bit).
+        version: of packed events (1: 9+8 bit coordinates; 2: 14+14 bit).
     """
 
     t0_us: int

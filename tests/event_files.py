@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from evburst.data.readers.dat import dat_header, dat_words
+from evburst.data.readers.dat import dat_header
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(32, 24)
@@ -34,7 +35,7 @@ def collect(stream: EventStream) -> Events:
 
 def dat_bytes(events: Events, size: SensorSize = SIZE) -> bytes:
     """A DAT version 2 file; unlike `write_events` with events outside the sensor, too."""
-    return dat_header(size) + dat_words(events).tobytes()
+    return dat_header(size) + pack(events).tobytes()
 
 
 def bin_bytes(events: Iterable[tuple[int, int, int, int]]) -> bytes:

@@ -17,10 +17,10 @@ from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
 from evburst.app.live.sources import NO_EVENTS, LiveSource
 from evburst.app.live.totals import Figures
+from evburst.data.encoding import columns
 from evburst.data.errors import DataError, SourceError
 from evburst.data.events import Events, EventWindow
 from evburst.data.filters import EventFilter
-from evburst.data.readers.dat import event_columns
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.models.detector import Detector, DetectorBundle
 
@@ -279,7 +279,7 @@ class LivePipeline:
     def _binned_window(self, due: DueWindow) -> _Binned:
         window = due.window
         if self.config.detect.filters.any_on:
-            keep = self._filter.keep(*event_columns(window)[:3])
+            keep = self._filter.keep(*columns(window)[:3])
             window = replace(window, words=window.words.compress(keep, 0))
         inference = self.inference
         return _Binned(inference.bin(window, inference.new_grid()), DueWindow(window, due.due_s))

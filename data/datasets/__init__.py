@@ -48,6 +48,14 @@ SPECS = {
     "caltech6": DatasetSpec(
         "caltech6", CALTECH6, SensorSize(240, 180), "saccades", {name: index for index, name in enumerate(CALTECH6)}
     ),
+    "1mpx": DatasetSpec(
+        "1mpx",
+        ("pedestrian", "two wheeler", "car"),
+        SensorSize(1280, 720),
+        "drive",
+        {"person": 0, "bicyclist": 1, "bike": 1, "motobike": 1, "car": 2, "vehicle": 2},
+        frozenset({"bus"}),
+    ),
     "ncaltech101": DatasetSpec("ncaltech101", (), SensorSize(240, 180), "saccades", {}),
     "pedro": DatasetSpec("pedro", ("car", "pedestrian"), SensorSize(346, 260), "drive", {"person": 1}),
 }
