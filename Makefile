@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check types clean
 
 demo: .venv/demo
 	$(BIN)/python detect.py --events data/samples/street_td.dat
@@ -17,9 +17,11 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-check: .venv/dev
+check: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/dev
 	mkdir -p .mypy_links/evburst && ln -sfn ../../evburst/__init__.py ../../evburst/__main__.py ../../evburst/py.typed .mypy_links/evburst
 	cd .mypy_links/evburst && ln -sfn ../../app ../../data ../../eval ../../models .
 	$(BIN)/mypy
