@@ -18,6 +18,8 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
     (ROOT / "docs").glob("*.md")
 )
 README_BYTES = 8192
+OTHER_FLAGS = {"--nproc-per-node", "--version", "--help"}
+"""Of torchrun, and of `evburst` itself."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^\n|\A)((?:^ {4}.*\n|^\n)+)", re.MULTILINE)
@@ -131,6 +133,17 @@ def test_commands_and_flags_exist(page: Path) -> None:
         for flag in rest:
             if flag.startswith("--"):
                 assert flag.partition("=")[0] in known, f"{_name(page)}: evburst {' '.join(words)}: no flag {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_flags_in_the_text_exist(page: Path) -> None:
+    """Of those that stand in inline code alone, without a command."""
+    known = {flag for command in COMMANDS if command != "events" for flag in _FLAG.findall(_help((command,)))} | OTHER_FLAGS
+    known |= {flag for command in ("info", "convert", "cut") for flag in _FLAG.findall(_help(("events", command)))}
+    for code in _CODE.findall(_FENCE.sub("", page.read_text())):
+        if not code.startswith(("python bench/", "pip", ".venv/bin/pip")):
+            for flag in _FLAG.findall(code):
+                assert flag in known, f"{_name(page)}: `{code}`: no command has {flag}"
 
 
 def test_commands_are_found() -> None:
