@@ -103,6 +103,19 @@ def test_links_resolve(page: Path) -> None:
             assert anchor in _anchors(file), f"{_name(page)}: {target}: no such heading (there are {sorted(_anchors(file))})"
 
 
+def test_docstrings_cite_headings_that_exist() -> None:
+    """`docs/method.md#energy` in a docstring or a comment."""
+    cited = [
+        (_name(file), page, anchor)
+        for folder in ("app", "bench", "data", "eval", "evburst", "models", "tests")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for page, anchor in re.findall(r"(docs/[\w-]+\.md)#([\w-]+)", file.read_text())
+    ]
+    assert len(cited) > 5
+    for name, page, anchor in cited:
+        assert anchor in _anchors(ROOT / page), f"{name}: {page} has no heading {anchor}"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=_name)
 def test_the_site_links_only_to_its_own_files(page: Path) -> None:
     """Pages below docs/ are also a site, on which files outside docs/ do not exist."""
