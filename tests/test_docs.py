@@ -14,7 +14,7 @@ from conftest import ROOT
 from evburst.app.cli import COMMANDS
 from evburst.app.cli import main as evburst_main
 
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
 README_BYTES = 8192
