@@ -1,4 +1,4 @@
-"""Voxel grids with polarity kept apart: counts of events per polarity, time bin and pixel (METHOD section 1; RVT).
+"""Voxel grids with polarity kept apart: events per polarity, time bin and pixel (docs/method.md#events-and-grids; RVT).
 
 Channel = p * bins + bin, shape (2 * bins, H, W). An event at t falls into bin floor((t - t0) * bins / (t1 - t0)).
 Counts stop at `max_count`: they saturate and never wrap around.
