@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from evburst.app.console import show_progress
 from evburst.app.detect import peak_memory_mb
 from evburst.app.live.commands import PAGE_CAMERA
 from evburst.app.live.devices import NetworkSource, SensorSource, import_live
@@ -25,6 +27,8 @@ from evburst.data.events import SensorSize
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import EXCLUDED
 from evburst.models.detector import DetectorBundle
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             while not _over(pipeline) and turn():
                 pass
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            _LOG.info("stopped")
         wall_s = time.perf_counter() - pipeline.started_s
         pipeline.stop()
         return summary(pipeline, wall_s)
@@ -208,7 +212,7 @@ class _Ticker:
     def turn(self) -> bool:
         """Wait a moment; True."""
         pipeline, now_s = self._pipeline, time.perf_counter()
-        if sys.stderr.isatty() and now_s - self._shown_s >= 1:
+        if show_progress() and now_s - self._shown_s >= 1:
             self._shown_s = now_s
             recent = sorted(pipeline.figures.recent_ms) or [0.0]
             line = (

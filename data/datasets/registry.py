@@ -18,9 +18,9 @@ class DatasetConfig:
     """Which data.
 
     Attributes:
-        kind: name in OPENERS.
-        root: its folder.
-        spec: name in evburst.data.datasets.SPECS: classes and sensor.
+        kind: gen1, ncaltech101, simulated, pedro or folder.
+        root: folder of the data.
+        spec: classes and sensor, by a name in evburst.data.datasets.SPECS.
         sensor_size: WIDTHxHEIGHT, if it is not the spec's.
         simulated: how recordings are made of pictures.
     """
