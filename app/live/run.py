@@ -15,7 +15,7 @@ import cv2
 from evburst.app.console import show_progress
 from evburst.app.detect import peak_memory_mb
 from evburst.app.live.commands import PAGE_CAMERA
-from evburst.app.live.devices import NetworkSource, SensorSource, import_live
+from evburst.app.live.devices import NetworkSource, SensorSource
 from evburst.app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
@@ -24,6 +24,7 @@ from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import EXCLUDED
 from evburst.models.detector import DetectorBundle
@@ -65,7 +66,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         turn: Callable[[], bool] = _Ticker(pipeline).turn
         if request.serve is not None:
             for module in ("fastapi", "uvicorn", "websockets"):
-                import_live(module, "live", "--serve")
+                require(module, "live", "--serve")
             from evburst.app.live.server import PageServer
 
             stack.callback(PageServer(pipeline, request.serve).stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evburst.data.extras import require
 from evburst.eval.coco import AveragePrecision
 from numpy.typing import NDArray
 
@@ -48,6 +49,7 @@ class Curves:
 
     def _draw(self) -> None:
         """Loss and AP over the epochs so far."""
+        require("matplotlib", "train", "drawing training curves")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
