@@ -187,7 +187,9 @@ class CommandParser(argparse.ArgumentParser):
         """Keep flags that are added from here on out of the usage line."""
         self.usage = self.format_usage().removeprefix("usage: ").rstrip() + " [--SETTING VALUE ...]"
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """See argparse; an unknown flag is a usage error that names the nearest known one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
