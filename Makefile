@@ -38,14 +38,15 @@ links:
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(PIP) torch torchvision --index-url $(TORCH_INDEX))
 
-# Where the system lacks libGL (servers, containers), opencv-python cannot be imported: the headless build replaces its files.
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e .
-	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $@
 
+# ultralytics brings the other build of OpenCV, which cannot be imported where the system lacks libGL (servers, containers):
+# the headless build then replaces its files.
 .venv/dev: .venv/demo
 	$(PIP) -e '.[dev]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $@
 
 .venv/docs: .venv/demo

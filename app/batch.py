@@ -26,7 +26,17 @@ from evburst.models.detector import DetectorBundle
 log = logging.getLogger("evburst")
 
 TABLE = "summary.csv"
-_COLUMNS = ("recording", "folder", "status", "windows", "idle_windows", "events", "detections", "recorded_s", "real_time_factor")
+_COLUMNS = (
+    "recording",
+    "folder",
+    "status",
+    "windows",
+    "idle_windows",
+    "events",
+    "detections",
+    "recorded_s",
+    "real_time_factor",
+)
 _LABELS = ("_bbox.npy",)
 
 

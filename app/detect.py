@@ -13,10 +13,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from evburst.app.config import to_dict
+from evburst.app.console import show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult, pick_device
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
@@ -38,21 +39,21 @@ class DetectConfig:
     """Settings of detection in a recording.
 
     Attributes:
-        format: format of the recording; None recognises it.
-        weights: bundled weights by name, or a file.
-        window_ms: length of a window; None for what the weights were trained with.
-        timesteps: T; None for what the weights were calibrated for.
+        format: format of the recording; None: recognised by content, then by name.
+        weights: bundled weights by name, or a file that convert wrote.
+        window_ms: length of a window; None: as the weights were trained.
+        timesteps: timesteps T of the spiking network; None: as the weights were calibrated.
         ann: run the ordinary network instead of the spiking one.
-        device: auto, cpu or cuda.
-        engine: how the spiking network is run: auto, or one of models/runtime.
+        device: where to run.
+        engine: how the spiking network is run: reference, int8, cuda; auto is the fastest available.
         adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
         batch: windows that go through the network together, each waiting for the last of its batch; 0 chooses for the most
             windows per second.
-        sinks: what is written: names of app/outputs/sinks.
+        sinks: what is written (names in app/outputs/sinks.py).
         overwrite: replace files in the output folder that no run of evburst wrote.
-        start_s: begin with the window of that many seconds after the first event.
-        max_windows: stop after that many.
-        sensor_size: WIDTHxHEIGHT, for files that do not state it.
+        start_s: begin this many seconds after the first event.
+        max_windows: stop after this many windows.
+        sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
         idle_events: windows with at most so many events are idle: they do not go through the network, have no boxes, and count
             for neither network's energy.
@@ -65,7 +66,7 @@ class DetectConfig:
     window_ms: float | None = None
     timesteps: int | None = None
     ann: bool = False
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: str = "auto"
     adaptive: float | None = None
     batch: int = 1
@@ -179,7 +180,7 @@ def detect_file(
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
         with ExitStack() as stack:
             sinks = [_opened(stack, name, folder, about) for name in c.sinks]
-            bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not sys.stderr.isatty()))
+            bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
             results = inference.stream(islice(chain([first], windows), c.max_windows), c.batch or BATCH)
             stack.callback(results.close)
             for result in results:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evburst.app.cli import run
+from evburst.app.console import LOG, run
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
@@ -26,11 +26,9 @@ HOT_LISTED = 5
 _CUT_WINDOW_US = 1_000_000
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m evburst.app.events`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evburst.app.events", description="Look at event recordings, convert and cut them."
-    )
+def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
+    """The command line of `evburst events`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Look at event recordings, convert and cut them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info_parser = _command(commands, "info", "say what is in a recording: format, sensor, duration, rates, faults")
     info_parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -64,28 +62,28 @@ def _open(args: argparse.Namespace) -> EventStream:
     return open_events(args.file, size, args.format)
 
 
-def _info(args: argparse.Namespace) -> None:
+def _info(args: argparse.Namespace) -> str:
     stream = _open(args)
     summary = {"file": str(args.file), "format": recognise_format(args.file, args.format)} | describe(stream, args.file)
-    print(json.dumps(summary, indent=1) if args.json else human_description(summary))
+    return json.dumps(summary, indent=1) if args.json else human_description(summary)
 
 
-def _convert(args: argparse.Namespace) -> None:
+def _convert(args: argparse.Namespace) -> str:
     stream = _open(args)
-    _write(args, stream, stream.packets())
+    return _write(args, stream, stream.packets())
 
 
-def _cut(args: argparse.Namespace) -> None:
+def _cut(args: argparse.Namespace) -> str:
     stop_s = math.inf if args.stop_s is None else args.stop_s
     if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
     stream, t0_us = _open(args), first_us(_open(args)) or 0
     stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
-    _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
+    return _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
 
 
-def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> None:
-    """Write and say so on stdout; what was repaired goes to stderr."""
+def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> str:
+    """Write the file; returns the line for stdout. Repairs are logged."""
     writer_for(args.out)
     if args.out.exists() and args.out.samefile(args.file):
         raise ConfigError(f"{args.out}: this is the recording itself; name another file to write")
@@ -93,8 +91,8 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
-        print(f"warning: {args.file}: repaired: {_listed(stream.faults.found())}", file=sys.stderr)
-    print(f"{args.out}: {written.events} events, {stream.sensor_size}")
+        LOG.warning("%s: repaired: %s", args.file, _listed(stream.faults.found()))
+    return f"{args.out}: {written.events} events, {stream.sensor_size}"
 
 
 def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:

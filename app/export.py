@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evburst.app.cli import run
+from evburst.app.console import LOG, run
 from evburst.data.events import SensorSize
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m evburst.app.export`."""
+def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.export") -> int:
+    """The command line of `evburst export`."""
     parser = argparse.ArgumentParser(
-        prog="python -m evburst.app.export",
+        prog=prog,
         description="Write the ordinary network of a weights file as ONNX, or its spiking network as NIR.",
-        epilog="example: python -m evburst.app.export --weights street --onnx street.onnx",
+        epilog="example: %(prog)s --weights street --onnx street.onnx",
     )
     parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="bundled weights by name, or a file made by "
                         "convert.py (default: street)")  # fmt: skip
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, _export, argv)
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export(args: argparse.Namespace) -> str:
     from evburst.models.detector import DetectorBundle
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
@@ -38,20 +38,16 @@ def _export(args: argparse.Namespace) -> None:
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:
         write_onnx(bundle, args.onnx)
-        print(f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}")
-        return
+        return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
     width, height = SensorSize.parse(args.sensor_size)
     padded = tuple(-(-side // bundle.stride) * bundle.stride for side in (height, width))
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, padded[0], padded[1]), args.part)
     write_nir(args.nir, translated)
     left = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
-    print(f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {padded[1]}x{padded[0]}{left}")
     largest = max(layer.phi for layer in bundle.parameters.neurons.values())
     if largest > 1:
-        print(
-            f"note: up to {largest} spikes per timestep here, one in NIR; each layer's limit is in its metadata",
-            file=sys.stderr,
-        )
+        LOG.info("note: up to %d spikes per timestep here, one in NIR; each layer's limit is in its metadata", largest)
+    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {padded[1]}x{padded[0]}{left}"
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from evburst.app import console
 from evburst.app.config import to_dict
 from evburst.app.inference import Inference, detections_and_labels
 from evburst.app.plots.training import Curves
@@ -38,6 +39,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -48,6 +51,7 @@ class ScheduleConfig:
         epochs, batch: passes over the training set; windows per step, over all processes.
         optimizer: "adamw" or "sgd" (momentum 0.9).
         learning_rate, weight_decay: warm-up over `warmup_steps`, then cosine to 2 %; no decay on biases and norms.
+        warmup_steps: steps over which the learning rate rises linearly.
         plain_epochs: last epochs without mosaics, zoom, stretched time and erased patches, on windows as they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
@@ -80,13 +84,14 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything `train.py` can be told.
+    """Settings of train.
 
     Attributes:
-        name: of the weights this run makes.
-        out, cache: folders of the run and of simulated windows.
+        name: name of the weights.
+        out: output folder; an unfinished run found there is resumed.
+        cache: folder of simulated windows.
         init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name ("": random).
-        architecture, activation: see evburst.models.detectors.NetworkConfig.
+        architecture, activation: kind of network and its activation, see evburst.models.detectors.NetworkConfig.
     """
 
     name: str = "street"
@@ -110,7 +115,7 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
     if distributed:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        trainer = Trainer(config, sys.stderr.isatty() if show_progress is None else show_progress)
+        trainer = Trainer(config, console.show_progress() if show_progress is None else show_progress)
         trainer.run()
     finally:
         if distributed:
@@ -304,7 +309,7 @@ class Trainer:
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.rank == 0:
-            print(f"resuming {path} at epoch {self.epoch}", file=sys.stderr)
+            _LOG.info("resuming %s at epoch %d", path, self.epoch)
 
 
 class _Loss(nn.Module):

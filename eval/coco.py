@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from evburst.data.boxes import Detections
+from evburst.data.extras import require
 from evburst.eval.protocol import Frame
 from numpy.typing import NDArray
 
@@ -81,6 +82,7 @@ def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
     pycocotools compares a few hundred frames at a time, so that its rows for all boxes never exist at once; it accumulates over
     what remains of every frame: which boxes are right, and their scores.
     """
+    require("pycocotools", "eval", "average precision")
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from evburst.eval.matching import calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from numpy.typing import NDArray
 
+_LOG = logging.getLogger(__name__)
 _ENDINGS = ("_bbox", "_boxes", "_predictions", "_labels", "_pred", "_gt", "_td")
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """What scoring box files can be told.
+    """Settings of scoring box files.
 
     Attributes:
         protocol: name in evburst.eval.protocol.PROTOCOLS.
@@ -60,9 +61,7 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         int((boxes["class_id"] >= len(config.classes)).sum()) for r in recordings for boxes in (r.labels, r.predictions)
     )
     if foreign:
-        print(
-            f"note: {foreign} boxes of classes other than {', '.join(config.classes)} do not count (--classes)", file=sys.stderr
-        )
+        _LOG.info("note: %d boxes of classes other than %s do not count (--classes)", foreign, ", ".join(config.classes))
     result, left_out, frames = score(recordings, protocol, size, config.classes)
     row = {"model": "predictions", "timesteps": None, **ap_figures(result), "energy": None, "latency_ms": None}
     row |= {"left_out": asdict(left_out), "details": detail_figures(result, frames, config.classes)}
@@ -88,11 +87,9 @@ def score(
     if not any(len(frame.labels) for frame in frames):
         raise DataError(f"protocol {protocol.name}: no label is left to score ({_why(recordings, protocol, size)})")
     if left_out.unmatched:
-        print(
-            f"note: {left_out.unmatched} predictions belong to no labelled time: protocol {protocol.name} takes those "
-            + (f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one"),
-            file=sys.stderr,
-        )
+        within = f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one"
+        text = "note: %d predictions belong to no labelled time: protocol %s takes those %s"
+        _LOG.info(text, left_out.unmatched, protocol.name, within)
     return coco_result(frames, classes), left_out, frames
 
 

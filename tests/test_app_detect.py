@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evburst.app.cli import convert_main, detect_main, live_main, train_main
+from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, open_inference
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.sinks import BoxSink, RunInfo
@@ -221,9 +221,9 @@ def test_wrong_sensor_size_is_an_error_and_what_was_written_is_readable(
         (["--start-s", "-1"], "start_s must be 0 to 1e9"),
         (["--start-s", "3.1"], "holds no event that can be used from 3.1 s on"),
         (["--set", "filters.refractory_us=-1"], "refractory_us must not be negative"),
-        (["--set", "filters.refractory=1"], "did you mean 'refractory_us'"),
+        (["--set", "filters.refractory=1"], "did you mean 'filters.refractory_us'"),
         (["--score", "1.5"], r"post.score must lie in (0, 1]"),
-        (["--set", "pots.score=0.5"], "did you mean 'post'"),
+        (["--set", "pots.score=0.5"], "did you mean 'post.score'"),
         (["--config", "gone.yaml"], "no such configuration file"),
     ],
 )
@@ -237,14 +237,6 @@ def test_usage_errors_are_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         detect_main([])
     assert "--events" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("main", [detect_main, train_main, convert_main, live_main])
-def test_every_flag_has_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])  # type: ignore[operator]
-    for line in capsys.readouterr().out.split("options:")[1].split("\n  -")[1:]:
-        assert len(line.split()) > 2, line
 
 
 @pytest.mark.parametrize("script", ["detect.py", "train.py", "convert.py", "live.py"])

@@ -296,7 +296,7 @@ def test_a_missing_server_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "fastapi", None)
     code, _, err = live(capsys, "--camera", "fake", "--sensor-size", "64x48", "--ann", "--serve", "127.0.0.1:0")
     assert code == 1
-    assert "pip install -e '.[live]'" in err
+    assert 'pip install "evburst[live]"' in err
 
 
 def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

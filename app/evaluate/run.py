@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch.distributed as dist
 from evburst.app.config import load_config, to_dict
+from evburst.app.console import show_progress
 from evburst.app.evaluate.account import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import gallery, rate_maps
@@ -35,27 +36,29 @@ from evburst.models.spiking.cost import memory_geometry
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What evaluate.py can be told.
+    """Settings of evaluate.
 
     Attributes:
         data: which data; its spec and how pictures are shown come from the weights unless given.
-        split: e.g. "val".
+        split: train, val or test.
         weights: bundled weights by name, or a file.
         ann, snn: which networks of the weights.
-        timesteps: T of the spiking network, one result for each; empty: what the weights were calibrated for.
-        protocol: name in evburst.eval.protocol.PROTOCOLS; None: prophesee for gen1, coco for the others.
-        limit: at most so many windows, spread evenly; 0: all.
+        timesteps: timesteps T of the spiking network, one result for each; empty: as the weights were calibrated.
+        protocol: prophesee, prophesee-toolbox, cordone or coco; None: prophesee for gen1 and for box files, else coco.
+        limit: most windows, spread evenly; 0: all.
         workers: processes that simulate (0: as many as cores).
         latency_windows: windows that are timed, one at a time.
         streaming_windows: labelled times for which latency-aware AP is computed, too.
         energy_table: fp32, fp16 or int8.
-        device: auto, cpu or cuda.
-        engine: auto, or one of models/runtime.
+        device: where to run.
+        engine: how the spiking network is run, as in detect.
         cache: folder of simulated windows.
-        seed: of simulated windows.
+        seed: seed of simulated windows.
         post: thresholds of the boxes.
     """
 
@@ -71,7 +74,7 @@ class EvaluateConfig:
     latency_windows: int = 100
     streaming_windows: int = 256
     energy_table: str = "fp32"
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: str = "auto"
     cache: str = "runs/cache"
     seed: int = 0
@@ -159,7 +162,7 @@ class Evaluation:
     def predict(self) -> dict[int, list[PartResult]]:
         """This process's share: the results of every network, by the part's number."""
         parts = list(enumerate(self.dataset.parts()))
-        shown = self.rank > 0 or not sys.stderr.isatty()
+        shown = self.rank > 0 or not show_progress()
         mine = parts[self.rank :: self.world]
         with tqdm(total=sum(len(part.items) for _, part in mine), desc="evaluate", unit="win", disable=shown) as bar:
             return {number: self.predictor.predict(part, number, bar.update) for number, part in mine}
@@ -168,7 +171,7 @@ class Evaluation:
         """Figures of every network over all parts."""
         c = self.config
         total = min(len(self.dataset), c.latency_windows)
-        with tqdm(total=total, desc="time", unit="win", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=total, desc="time", unit="win", disable=not show_progress()) as bar:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [_counts(found) for found in per_network]
@@ -246,7 +249,7 @@ class Evaluation:
         c = self.config
         if self.rank > 0:
             dist.barrier()
-        shown = self.rank > 0 or not sys.stderr.isatty()
+        shown = self.rank > 0 or not show_progress()
         with tqdm(desc="simulate", unit="win", disable=shown or c.data.kind != "simulated") as bar:
             progress = lambda done: bar.update(done - bar.n)  # noqa: E731
             request = Request(c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, spread=True)
@@ -262,7 +265,7 @@ class Evaluation:
             raise DataError(f"{c.data.root}: no label in split {c.split!r}")
         unlabelled = getattr(dataset, "unlabelled", 0)
         if unlabelled and self.rank == 0:
-            print(f"note: {unlabelled} event files without labels are left out", file=sys.stderr)
+            _LOG.info("note: %d event files without labels are left out", unlabelled)
         return dataset
 
 

@@ -41,7 +41,9 @@ class LiveWindow:
         try:
             cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE)
         except cv2.error:
-            raise ConfigError("--window: this OpenCV is the headless build; --serve shows the same in a browser") from None
+            raise ConfigError(
+                '--window needs OpenCV with windows: pip install "evburst[window]"; --serve shows the same in a browser'
+            ) from None
         pipeline.viewers.append(self)
 
     def show(self, result: WindowResult, window: EventWindow) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,20 +24,21 @@ from evburst.data.filters import EventFilter
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.models.detector import Detector, DetectorBundle
 
+_LOG = logging.getLogger(__name__)
 _PACKETS = 64
 _RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """What live.py can be told beside its source and its outputs.
+    """Settings of live, apart from its source and its outputs.
 
     Attributes:
         detect: as in detect.py (the command line asks for one timestep, for latency); `video`, `start_s` and `max_windows` mean nothing here.
         simulator: the sensor that events from video are simulated for.
         upsample: put frames between frames of video, along the motion.
         queue_windows: most windows that wait for inference; one more drops the oldest.
-        seconds: stop after that many; None for no end.
+        seconds: stop after this many seconds; None: never.
     """
 
     detect: DetectConfig = field(default_factory=DetectConfig)
@@ -91,7 +92,7 @@ class LivePipeline:
 
     def __init__(self, source: LiveSource, config: LiveConfig, say: Callable[[str], None] | None = None) -> None:
         self.config, self.source = config, source
-        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._say = say or _LOG.info
         self.bundle = DetectorBundle.load(config.detect.weights)
         self.inference = self._opened(config.detect)
         self.inference.warm_up(EventWindow(0, self.inference.voxel.window_us, NO_EVENTS))

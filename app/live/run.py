@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from evburst.app.console import show_progress
 from evburst.app.detect import peak_memory_mb
 from evburst.app.live.commands import PAGE_CAMERA
-from evburst.app.live.devices import NetworkSource, SensorSource, import_live
+from evburst.app.live.devices import NetworkSource, SensorSource
 from evburst.app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
@@ -22,9 +24,12 @@ from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import EXCLUDED
 from evburst.models.detector import DetectorBundle
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         turn: Callable[[], bool] = _Ticker(pipeline).turn
         if request.serve is not None:
             for module in ("fastapi", "uvicorn", "websockets"):
-                import_live(module, "live", "--serve")
+                require(module, "live", "--serve")
             from evburst.app.live.server import PageServer
 
             stack.callback(PageServer(pipeline, request.serve).stop)
@@ -76,7 +81,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             while not _over(pipeline) and turn():
                 pass
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            _LOG.info("stopped")
         wall_s = time.perf_counter() - pipeline.started_s
         pipeline.stop()
         return summary(pipeline, wall_s)
@@ -208,7 +213,7 @@ class _Ticker:
     def turn(self) -> bool:
         """Wait a moment; True."""
         pipeline, now_s = self._pipeline, time.perf_counter()
-        if sys.stderr.isatty() and now_s - self._shown_s >= 1:
+        if show_progress() and now_s - self._shown_s >= 1:
             self._shown_s = now_s
             recent = sorted(pipeline.figures.recent_ms) or [0.0]
             line = (

@@ -20,9 +20,9 @@ class DatasetConfig:
     """Which data.
 
     Attributes:
-        kind: name in OPENERS.
-        root: its folder.
-        spec: name in evburst.data.datasets.SPECS: classes and sensor.
+        kind: gen1, ncaltech101, simulated, pedro, folder or another of the registry.
+        root: folder of the data.
+        spec: classes and sensor, by a name in evburst.data.datasets.SPECS.
         sensor_size: WIDTHxHEIGHT; simulated: if it is not the spec's; recorded: of files that do not say it themselves.
         classes: names (or class ids) of label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}.
         filters: which events of recordings are removed.

@@ -18,8 +18,9 @@ from typing import Any
 
 from evburst.data.errors import EventFileError
 from evburst.data.events import Events, SensorSize
+from evburst.data.extras import require
 from evburst.data.readers import reader
-from evburst.data.readers.packets import PacketFile, columns_to_events, import_extra, library_errors, settle_size, split_packets
+from evburst.data.readers.packets import PacketFile, columns_to_events, library_errors, settle_size, split_packets
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"
@@ -32,7 +33,7 @@ class Aedat4File(PacketFile):
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
         super().__init__(path)
-        self._aedat = import_extra("aedat", "aedat4", path)
+        self._aedat = require("aedat", "aedat4", f"{path}: this format")
         _check_header(path)
         with library_errors(f"{path}: the header is corrupt or cut short"):
             described = self._aedat.Decoder(path).id_to_stream()

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
+from evburst.data.extras import require
 from evburst.data.readers import reader
-from evburst.data.readers.packets import PacketFile, columns_to_events, find_columns, import_extra, library_errors, settle_size
+from evburst.data.readers.packets import PacketFile, columns_to_events, find_columns, library_errors, settle_size
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_OFFSET_US = 1 << 60
@@ -34,9 +35,9 @@ class Hdf5File(PacketFile):
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
         super().__init__(path)
-        self._h5py = import_extra("h5py", "hdf5", path)
+        self._h5py = require("h5py", "hdf5", f"{path}: this format")
         if find_spec("hdf5plugin"):
-            import_extra("hdf5plugin", "hdf5", path)  # Registers the blosc filter with the HDF5 library.
+            require("hdf5plugin", "hdf5", f"{path}: this format")  # Registers the blosc filter with the HDF5 library.
         with library_errors(f"{path}: not a whole HDF5 file"), self._h5py.File(path, "r") as file:
             self._names = self._find(file)
             group = file["events"]
@@ -74,7 +75,7 @@ class Hdf5File(PacketFile):
                     yield events
 
     def _read(self, file: Any, name: str, start: int, stop: int) -> Any:
-        filters = "" if find_spec("hdf5plugin") else "; if it is blosc-compressed: pip install -e '.[hdf5]'"
+        filters = "" if find_spec("hdf5plugin") else '; if it is blosc-compressed: pip install "evburst[hdf5]"'
         with library_errors(f"{self.path}: {name} from event {start} cannot be read{filters}"):
             return file[name][start:stop]
 

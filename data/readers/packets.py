@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -110,18 +108,6 @@ def split_packets(packets: Iterable[Events]) -> Iterator[Events]:
     for packet in packets:
         for start in range(0, len(packet), PACKET_EVENTS):
             yield packet[start : start + PACKET_EVENTS]
-
-
-def import_extra(module: str, extra: str, path: Path) -> ModuleType:
-    """Import an optional dependency.
-
-    Raises:
-        EventFileError: it is not installed; names the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise EventFileError(f"{path}: this format needs {module}: pip install -e '.[{extra}]'") from None
 
 
 @contextmanager
