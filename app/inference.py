@@ -26,7 +26,7 @@ from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
-from evburst.eval.energy import COST_TABLES, CostTable, energy_report
+from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, energy_report
 from numpy.typing import NDArray
 
 Stats = SpikeStats | ActivityStats
@@ -135,7 +135,7 @@ class Inference:
         faults: Faults | None = None,
         *,
         spiking: bool = True,
-        table: CostTable = COST_TABLES["fp32"],
+        table: CostTable = COST_TABLES[HEADLINE],
         idle_events: int = 0,
     ) -> None:
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
@@ -250,8 +250,9 @@ class Inference:
         energy_pj = ann_pj = self.ann_pj if answer else 0.0
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
         if isinstance(stats, SpikeStats):
-            report = energy_report(stats, self.table)
-            energy_pj, per_neuron, timesteps = report.snn_pj, report.spikes_per_neuron, report.timesteps
+            report = energy_report(stats)
+            energy_pj, per_neuron = report.energies(self.table.name).snn_pj or 0.0, report.spikes_per_neuron
+            timesteps = round(report.timesteps or 0)
             spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
         return WindowResult(
             t0_us=binned.t0_us,

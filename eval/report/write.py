@@ -199,11 +199,11 @@ def _curves(rows: Rows, classes: Sequence[str]) -> str:
 
 def _energy(results: dict[str, Any]) -> str:
     rows: Rows = results["results"]
-    head = ["µJ per window", "per spike", "graded", "ANN dense", "zero-skipping", "share"]
+    head = ["µJ per window", "SNN, per spike", "zero-skipping QNN", "zero-skipping ANN", "dense ANN", "SNN / dense ANN"]
     table = []
     for row in rows:
         for name, e in row["energy"]["tables"].items():
-            cells = [e["snn_pj"], e["snn_graded_pj"], e["ann_pj"], e["ann_zero_skipping_pj"]]
+            cells = [e["snn_pj"], e["qnn_pj"], e["ann_zero_skipping_pj"], e["ann_pj"]]
             ratio = "–" if e["ratio"] is None else f"{100 * e['ratio']:.1f} %"
             table.append([f"{label(row)}, {name.upper()}", *(number(None if c is None else c / 1e6, 1) for c in cells), ratio])
     table_name = rows[0]["energy"]["table"]
@@ -214,8 +214,8 @@ def _energy(results: dict[str, Any]) -> str:
     for k, (row, cost, ap) in enumerate(zip(rows, costs, aps, strict=True)):
         chart.points(Series(label(row), [cost], [ap], page.colour(k)))
     note = page.note(
-        "Per window, mean. Per spike: a burst of 3 is 3 accumulates; graded: hardware that sends a burst's count with one event. "
-        f"Share: per spike, of the dense ANN. Zero-skipping: the ANN without products with 0. Left out of all: {', '.join(results['energy_excluded'])}. 45 nm, Horowitz, ISSCC 2014."
+        "Per window, mean. Per spike: a burst of 3 is 3 accumulates; QNN: the same network, every burst one multiply-accumulate. "
+        f"Zero-skipping: without products with 0. Left out of all: {', '.join(results['energy_excluded'])}. 45 nm, Horowitz, ISSCC 2014."
     )
     plot = f'<div style="flex:0 0 400px"><h3>Accuracy against energy</h3>{page.legend([label(r) for r in rows])}{chart.svg()}</div>'
     both = f'<div class="row" style="flex-wrap:nowrap"><div style="flex:1 1 auto">{page.table(head, table)}</div>{plot}</div>'
