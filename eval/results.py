@@ -316,6 +316,7 @@ class Results:
         split: None for box files.
         provenance: where the figures come from.
         config: settings.
+        coco_stats: of box files.
         ap_loss, ap50_loss: of the first spiking network.
         windows, recordings: how many were evaluated.
         unlabelled_files: event files left out because they have no labels.
@@ -339,6 +340,7 @@ class Results:
     split: str | None
     provenance: Provenance
     config: dict[str, Any]
+    coco_stats: tuple[float, ...] | None = None
     ap_loss: LossInterval | None = None
     ap50_loss: LossInterval | None = None
     windows: int | None = None

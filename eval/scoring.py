@@ -89,6 +89,7 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
     return {
         "version": VERSION,
         "results": [{**row, "details": detail_figures(result, frames, config.classes)}],
+        "coco_stats": row["coco_stats"],
         **describe(protocol, size, config.classes),
         "dataset": "files",
         "split": None,

@@ -22,7 +22,9 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "evburst",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -80,7 +82,7 @@ def points(series: Sequence[Series], labels: Labels, width: int = 420, height: i
     for one in series:
         axes.plot(one.xs, one.ys, "o", color=one.colour, markersize=8)
         for x, y in zip(one.xs, one.ys, strict=True):
-            axes.annotate(one.name, (x, y), xytext=(0, -14), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(one.name, (x, y), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=10)
     return _svg(figure, axes, labels)
 
 
@@ -95,6 +97,19 @@ def bars(one: Series, titles: Sequence[str], labels: Labels, width: int = 420, h
     for k, title in enumerate(titles):
         svg = svg.replace(f'<g id="bar{k}">', f"<g><title>{escape(title)}</title>", 1)
     return svg
+
+
+def ranked(
+    names: Sequence[str], values: Sequence[float], colours: Sequence[str], label: str, width: int = 420, height: int = 250
+) -> str:
+    """Horizontal bars, first at the top, each with its figure."""
+    figure, axes = _axes(Labels(label, ""), width, height)
+    axes.grid(False, axis="y")
+    drawn = axes.barh(range(len(names)), values, 0.7, color=colours)
+    axes.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=4, fontsize=10)
+    axes.set_yticks(range(len(names)), names)
+    axes.margins(x=0.12)
+    return _svg(figure, axes, Labels(label, "", y_range=(len(names) - 0.5, -0.5)))
 
 
 def steps(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 220) -> str:

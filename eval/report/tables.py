@@ -27,7 +27,7 @@ class Table:
 
 def number(value: float | None, digits: int = 2) -> str:
     """A figure, or a dash where there is none."""
-    return NONE if value is None else f"{value:,.{digits}f}"
+    return NONE if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -37,10 +37,12 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def interval(loss: LossInterval | None, digits: int = 2) -> str:
     """A loss with its interval: `0.85 [0.31, 1.40]`."""
-    if loss is None:
-        return NONE
-    bounds = "" if loss.low is None or loss.high is None else f" [{loss.low:.{digits}f}, {loss.high:.{digits}f}]"
-    return f"{loss.mean:.{digits}f}{bounds}"
+    return NONE if loss is None else f"{number(loss.mean, digits)} {bounds(loss, digits)}".rstrip()
+
+
+def bounds(loss: LossInterval, digits: int = 2) -> str:
+    """The interval alone; nothing where there is none."""
+    return "" if loss.low is None or loss.high is None else f"[{number(loss.low, digits)}, {number(loss.high, digits)}]"
 
 
 def main_table(results: Results) -> Table:
@@ -64,7 +66,7 @@ def loss_table(results: Results) -> Table | None:
     if not rows:
         return None
     table = [[r.label, interval(r.ap_loss), interval(r.ap50_loss)] for r in rows]
-    return Table(["lost against the ANN, points [95 % interval]", "AP", "AP50"], table)
+    return Table(["against the ANN", "AP lost [95 % interval]", "AP50 lost [95 % interval]"], table)
 
 
 def iou_table(results: Results) -> Table:

@@ -81,7 +81,7 @@ def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[
         networks=[(r.label, _colour(k)) for k, r in enumerate(rows)],
         curves=curves,
         iou_chart=_ious(rows),
-        energy_chart=_accuracy_against_energy(rows),
+        energy_charts=_energy_charts(results),
         layer_charts=_layers(rows),
         trust_chart=_trust(rows),
         confusion=_confusion(results.main),
@@ -149,15 +149,31 @@ def _ious(rows: Sequence[NetworkResult]) -> str:
     return charts.lines(series, Labels("IoU", "AP"))
 
 
-def _accuracy_against_energy(rows: Sequence[NetworkResult]) -> str | None:
+def _energy_charts(results: Results) -> list[tuple[str, str]]:
+    """The four accounts of the main network, and AP against energy of all."""
+    energy = results.main.energy
+    if energy is None:
+        return []
+    accounts = (
+        ("dense ANN", energy.ann_pj),
+        ("zero-skipping ANN", energy.ann_zero_skipping_pj),
+        ("zero-skipping QNN", energy.qnn_pj),
+        (f"{results.main.label}, per spike", energy.snn_pj),
+    )
+    known = [(name, pj / 1e6) for name, pj in accounts if pj is not None]
+    names, values = [name for name, _ in known], [value for _, value in known]
+    colours = [COLOURS[0], COLOURS[0], COLOURS[4], COLOURS[1]][: len(known)]
+    bars = charts.ranked(names, values, colours, f"energy per window, µJ ({energy.table.upper()})")
+    return [("Four accounts of the same windows", bars), ("Accuracy against energy", _accuracy_against_energy(results.results))]
+
+
+def _accuracy_against_energy(rows: Sequence[NetworkResult]) -> str:
     spent = [(k, row, tables.spent_pj(row)) for k, row in enumerate(rows)]
     series = [Series(row.label, [pj / 1e6], [row.ap or 0], _colour(k)) for k, row, pj in spent if pj is not None]
-    if not series:
-        return None
     table = next(row.energy.table.upper() for row in rows if row.energy)
     top = charts.nice_top([1.25 * x for one in series for x in one.xs])
     labels = Labels(
-        f"energy per window, µJ ({table}, per spike)", "AP", (0, top), (0, charts.nice_top([s.ys[0] for s in series]))
+        f"energy per window, µJ ({table}, per spike)", "AP", (0, top), (0, charts.nice_top([1.1 * s.ys[0] for s in series]))
     )
     return charts.points(series, labels)
 
