@@ -26,7 +26,8 @@ from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import open_events
-from evburst.eval.energy import COST_TABLES, EXCLUDED
+from evburst.data.stats import SpikeStats
+from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
 from evburst.models.detector import Detector, DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 from tqdm import tqdm
@@ -75,7 +76,7 @@ class DetectConfig:
     start_s: float = 0.0
     max_windows: int | None = None
     sensor_size: str | None = None
-    energy_table: str = "int8"
+    energy_table: str = HEADLINE
     idle_events: int = 0
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     post: PostConfig = field(default_factory=PostConfig)
@@ -176,7 +177,7 @@ def detect_file(
     name = network_name(bundle, c)
     about = RunInfo(bundle.head.classes, stream.sensor_size, inference.voxel.window_us, first.t0_us, name)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
-    run = _Totals(time.perf_counter(), about)
+    run = _Totals(time.perf_counter(), about, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
         with ExitStack() as stack:
             sinks = [_opened(stack, name, folder, about) for name in c.sinks]
@@ -203,26 +204,26 @@ def _opened(stack: ExitStack, name: str, folder: Path, about: RunInfo) -> Sink:
 
 
 class _Totals:
-    """Running totals of one run; latencies and energies are 8 bytes per window."""
+    """Running totals of one run; latencies are 8 bytes per window."""
 
-    def __init__(self, started: float, about: RunInfo) -> None:
+    def __init__(self, started: float, about: RunInfo, dense_macs: int) -> None:
         self.started, self.wall_s, self._about = started, 0.0, about
-        self.windows, self.events, self.idle = 0, 0, 0
+        self.windows, self.events = 0, 0
         self.per_class: Counter[str] = Counter()
-        self.latencies, self.energies, self.rates, self.timesteps = array("d"), array("d"), array("d"), array("d")
+        self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
 
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
         self.per_class.update(self._about.classes[label] for label in result.detections.labels)
-        self.idle += result.idle
         if result.idle:
+            self.energy.add_idle()
             return
         self.latencies.append(result.latency_ms)
-        self.energies.append(result.energy_pj)
-        if result.spikes_per_neuron is not None:
-            self.rates.append(result.spikes_per_neuron)
-            self.timesteps.append(result.timesteps or 0)
+        if isinstance(result.stats, SpikeStats):
+            self.energy.add(result.stats)
+        else:
+            self.energy.add_dense(1)
 
     def finish(self) -> None:
         self.wall_s = time.perf_counter() - self.started
@@ -238,7 +239,7 @@ def _summary(
     startup_s: float,
 ) -> dict[str, Any]:
     recorded_s = run.windows * inference.voxel.window_us * 1e-6
-    snn_pj = None if config.ann or not run.energies else float(np.mean(run.energies))
+    energy = run.energy.report()
     return {
         "status": "complete",
         "events_file": path.name,
@@ -247,7 +248,7 @@ def _summary(
         "sensor_size": list(stream.sensor_size),
         "window_ms": inference.voxel.window_us / 1000,
         "windows": run.windows,
-        "idle_windows": run.idle,
+        "idle_windows": energy.idle_windows,
         "events": run.events,
         "detections": sum(run.per_class.values()),
         "per_class": dict(run.per_class),
@@ -256,18 +257,11 @@ def _summary(
         "recorded_s": round(recorded_s, 3),
         "real_time_factor": round(recorded_s / run.wall_s, 3),
         "latency_ms": {f"p{q}": _percentile(run.latencies, q) for q in (50, 99)},
-        "energy": {
-            "snn_pj": snn_pj and round(snn_pj),
-            "ann_pj": round(inference.ann_pj),
-            "ratio": snn_pj and round(snn_pj / inference.ann_pj, 4),
-            "table": config.energy_table,
-            "account": "per spike: a burst of 3 counts 3; idle windows count for neither network",
-        },
+        "energy": energy_figures(energy, config.energy_table),
         "timesteps": None if config.ann else config.timesteps or bundle.parameters.timesteps,
-        "timesteps_mean": round(float(np.mean(run.timesteps)), 3) if run.timesteps else None,
+        "timesteps_mean": None if energy.timesteps is None else round(energy.timesteps, 3),
         "engine": None if config.ann else getattr(inference.network, "engine", None),
-        "spikes_per_neuron": round(float(np.mean(run.rates)), 4) if run.rates else None,
-        "excluded": list(EXCLUDED),
+        "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "faults": stream.faults.found(),
         "filtered": vars(stream.removed),
         "peak_memory_mb": round(peak_memory_mb(), 1),
@@ -318,10 +312,10 @@ def human_summary(summary: dict[str, Any]) -> str:
         lines.append(f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ per window (ANN, {energy['table']})")
     elif energy["snn_pj"] is not None:
         lines.append(
-            f"energy    {energy['snn_pj'] / 1e6:,.0f} uJ per window, {100 * energy['ratio']:.1f} % of the ANN's "
-            f"{energy['ann_pj'] / 1e6:,.0f} uJ ({energy['table']}; T = {summary['timesteps_mean']:g}, "
-            f"{summary['spikes_per_neuron']:.2f} spikes per neuron)"
+            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ per window: {100 * energy['of_ann']:.1f} % of the dense ANN's "
+            f"{energy['ann_pj'] / 1e6:,.0f} uJ, {100 * energy['of_qnn']:.0f} % of the same network quantised ({energy['table']})"
         )
+        lines.append(f"spikes    {summary['spikes_per_neuron']:.2f} per neuron and window; T = {summary['timesteps_mean']:g}")
     else:
         lines.append("energy    none: every window is idle")
     if any(summary["filtered"].values()):

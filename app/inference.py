@@ -26,7 +26,7 @@ from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
-from evburst.eval.energy import COST_TABLES, CostTable, energy_report
+from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, energy_report
 from numpy.typing import NDArray
 
 Stats = SpikeStats | ActivityStats
@@ -86,10 +86,12 @@ class WindowResult:
         events: events of the window that lie on the sensor.
         idle: the window had too few events and did not go through the network: no boxes, no energy.
         stats: spikes and operations layer by layer (of the ANN: activity, where it was counted); None if idle or not counted.
+        energy: the spiking network's account of this window, beside the dense ANN's and the quantised network's; None if idle or
+            the ANN ran.
         spikes: spikes of all neurons, bursts with multiplicity; None for the ANN.
         spikes_per_neuron: their mean over neurons; None for the ANN.
         timesteps: timesteps used; None for the ANN, 0 if idle.
-        energy_pj: energy of the network that ran; 0 if idle.
+        energy_pj: energy of the network that ran, in the table that was asked for; 0 if idle.
         ann_energy_pj: energy of the dense ANN for the same window; 0 if idle, so that both sides count the same windows.
         latency_ms: binning, network, decoding and NMS of this window (of its whole batch, if there were several).
     """
@@ -101,6 +103,7 @@ class WindowResult:
     events: int
     idle: bool
     stats: Stats | None
+    energy: EnergyReport | None
     spikes: float | None
     spikes_per_neuron: float | None
     timesteps: int | None
@@ -135,7 +138,7 @@ class Inference:
         faults: Faults | None = None,
         *,
         spiking: bool = True,
-        table: CostTable = COST_TABLES["fp32"],
+        table: CostTable = COST_TABLES[HEADLINE],
         idle_events: int = 0,
     ) -> None:
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
@@ -143,7 +146,8 @@ class Inference:
         self.spiking, self.table, self.idle_events = spiking, table, idle_events
         width, height = padded_size(sensor_size, network.stride)
         self.shape = (voxel.channels, height, width)
-        self.ann_pj = network.dense_macs(height, width) * table.mac_pj
+        self.dense_macs = network.dense_macs(height, width)
+        self.ann_pj = self.dense_macs * table.mac_pj
 
     def new_grid(self) -> NDArray[np.uint8]:
         """An empty grid: `(2 * bins, H, W)` uint8, padded."""
@@ -247,25 +251,27 @@ class Inference:
     def _result(self, binned: BinnedWindow, answer: tuple[Detections, Stats | None] | None, seconds: float) -> WindowResult:
         """The result of what the network answered; None: it was idle."""
         found, stats = answer or (Detections.empty(binned.t1_us), None)
-        energy_pj = ann_pj = self.ann_pj if answer else 0.0
+        energy, idle = None, answer is None
+        energy_pj = 0.0 if idle else self.ann_pj
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
         if isinstance(stats, SpikeStats):
-            report = energy_report(stats, self.table)
-            energy_pj, per_neuron, timesteps = report.snn_pj, report.spikes_per_neuron, report.timesteps
-            spikes = float(sum(layer.spikes[0] for layer in stats.layers if layer.kind == "neuron"))
+            energy = energy_report(stats)
+            energy_pj, timesteps = energy.energies(self.table.name).snn_pj or 0.0, round(energy.timesteps or 0)
+            spikes, per_neuron = energy.spikes or 0.0, energy.spikes_per_neuron or 0.0
         return WindowResult(
             t0_us=binned.t0_us,
             t1_us=binned.t1_us,
             grid=binned.grid,
             detections=found,
             events=binned.events,
-            idle=answer is None,
+            idle=idle,
             stats=stats,
+            energy=energy,
             spikes=spikes,
             spikes_per_neuron=per_neuron,
             timesteps=timesteps,
             energy_pj=energy_pj,
-            ann_energy_pj=ann_pj,
+            ann_energy_pj=0.0 if idle else self.ann_pj,
             latency_ms=1000 * seconds,
         )
 

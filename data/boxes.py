@@ -112,7 +112,7 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     Old files' names `ts` and `confidence` are understood; without a confidence it is 1. Boxes may reach outside the frame.
 
     Raises:
-        LabelError: no such file, not an .npy file, a field is missing, or a number is NaN or infinite.
+        LabelError: no such file, not an .npy file, a field is missing, or a number (a time, too) is NaN or infinite.
     """
     try:
         raw = np.load(path, allow_pickle=False)
@@ -126,16 +126,29 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     missing = [name for name in ("t", "x", "y", "w", "h", "class_id") if name not in fields]
     if missing:
         raise LabelError(f"{path}: fields {missing} are missing; it has {raw.dtype.names}")
+    _check_numbers(path, raw, fields)
     out = np.zeros(len(raw), BBOX_DTYPE)
     out["class_confidence"] = 1
     for name in BBOX_DTYPE.names or ():
         if name in fields:
             out[name] = raw[fields[name]]
-    for name in ("x", "y", "w", "h", "class_confidence"):
-        if not np.isfinite(out[name]).all():
-            row = int(np.flatnonzero(~np.isfinite(out[name]))[0])
-            raise LabelError(f"{path}: box {row}: {fields[name]} is {out[name][row]}")
     return out
+
+
+def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) -> None:
+    """Raise LabelError for a field that does not hold one number per box, or holds NaN, infinity or a negative class."""
+    for name, own in fields.items():
+        if name not in (BBOX_DTYPE.names or ()):
+            continue
+        values = raw[own]
+        if values.ndim != 1 or values.dtype.kind not in "iufb":
+            raise LabelError(f"{path}: field {own} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
+        wrong = ~np.isfinite(values)
+        if name == "class_id":
+            wrong |= values < 0
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise LabelError(f"{path}: box {row}: {own} is {values[row]}")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:

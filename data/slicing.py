@@ -46,7 +46,7 @@ class Mark(NamedTuple):
         t_us: its time.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     epoch_us: int
     t_us: int
 

@@ -96,7 +96,7 @@ class LivePipeline:
         self.bundle = DetectorBundle.load(config.detect.weights)
         self.inference = self._opened(config.detect)
         self.inference.warm_up(EventWindow(0, self.inference.voxel.window_us, NO_EVENTS))
-        self.figures = Figures(self.bundle.head.classes)
+        self.figures = Figures(self.bundle.head.classes, self.inference.dense_macs)
         self.viewers: list[Viewer] = []
         self.status, self.lost, self.paused = "starting", 0, False
         self.started_s = time.perf_counter()

@@ -26,7 +26,7 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
-from evburst.eval.energy import EXCLUDED
+from evburst.eval.energy import energy_figures
 from evburst.models.detector import DetectorBundle
 
 _LOG = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
     figures, detect = pipeline.figures, pipeline.config.detect
     windows, n = pipeline.inference, figures.windows
     latency = {f"p{q}": figures.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": figures.latency.highest_ms}
-    computed = figures.computed
-    snn_pj = None if detect.ann or not computed else round(figures.energy_pj / computed)
+    energy = figures.energy.report()
     return {
         "source": pipeline.source.name,
         "simulated": pipeline.source.simulated,
@@ -151,23 +150,16 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         "window_ms": windows.voxel.window_us / 1000,
         "seconds": round(wall_s, 3),
         "windows": n,
-        "idle_windows": n - computed,
+        "idle_windows": energy.idle_windows,
         "dropped": pipeline.dropped,
         "latency_ms": {name: None if value is None else round(value, 2) for name, value in latency.items()},
         "events": figures.events,
         "events_per_s": round(figures.events / (n * windows.voxel.window_us * 1e-6)) if n else 0,
         "detections": sum(figures.per_class.values()),
         "per_class": dict(figures.per_class),
-        "energy": {
-            "snn_pj": snn_pj,
-            "ann_pj": round(windows.ann_pj),
-            "ratio": snn_pj and round(snn_pj / windows.ann_pj, 4),
-            "table": detect.energy_table,
-            "account": "per spike: a burst of 3 counts 3; idle windows count for neither network",
-        },
+        "energy": energy_figures(energy, detect.energy_table),
         "timesteps": pipeline.timesteps,
-        "spikes_per_neuron": round(figures.spikes_per_neuron / computed, 4) if snn_pj is not None else None,
-        "excluded": list(EXCLUDED),
+        "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "source_lost": pipeline.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),
         "faults": pipeline.source.faults.found(),
@@ -189,7 +181,10 @@ def human_summary(summary: dict[str, Any]) -> str:
     if summary["windows"]:
         lines.append(f"latency   p50 {latency['p50']} ms, p99 {latency['p99']} ms, longest {latency['max']} ms")
         text = f"energy    {(energy['snn_pj'] or energy['ann_pj']) / 1e6:,.0f} uJ per window"
-        lines.append(text + (f", {100 * energy['ratio']:.1f} % of the ANN's" if energy["ratio"] else " (ANN)"))
+        lines.append(
+            text
+            + (f", {100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})" if energy["of_ann"] else " (ANN)")
+        )
     if summary["source_lost"]:
         lines.append(f"source    lost {summary['source_lost']} times")
     if summary["source_behind_s"]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from evburst.app.inference import WindowResult
+from evburst.data.stats import SpikeStats
+from evburst.eval.energy import EnergyTotals
 
 _LOWEST_MS, _STEP, _BINS = 0.01, 1.005, 3600
 
@@ -38,11 +40,11 @@ class LatencyHistogram:
 class Figures:
     """What a run has done so far."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], dense_macs: int) -> None:
         self._classes = classes
         self.latency = LatencyHistogram()
         self.windows, self.events = 0, 0
-        self.computed, self.energy_pj, self.spikes_per_neuron = 0, 0.0, 0.0
+        self.energy = EnergyTotals(dense_macs)
         self.per_class: Counter[str] = Counter()
         self.recent_ms: deque[float] = deque(maxlen=100)
 
@@ -53,7 +55,9 @@ class Figures:
         self.latency.add(result.latency_ms)
         self.recent_ms.append(result.latency_ms)
         self.per_class.update(self._classes[label] for label in result.detections.labels)
-        if not result.idle:  # idle windows count for neither network
-            self.computed += 1
-            self.energy_pj += result.energy_pj
-            self.spikes_per_neuron += result.spikes_per_neuron or 0.0
+        if result.idle:
+            self.energy.add_idle()
+        elif isinstance(result.stats, SpikeStats):
+            self.energy.add(result.stats)
+        else:
+            self.energy.add_dense(1)

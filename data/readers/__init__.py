@@ -20,7 +20,7 @@ Recogniser = Callable[[bytes, Path], bool]
 
 READERS: dict[str, Opener] = {}
 _RECOGNISE: dict[str, Recogniser] = {}
-_SUFFIXES: dict[str, str] = {}
+SUFFIXES: dict[str, str] = {}
 _UNSIGNED: set[str] = set()
 _HEAD_BYTES = 4096
 
@@ -41,7 +41,7 @@ def reader(
         READERS[name], _RECOGNISE[name] = opener, recognise
         if not signature:
             _UNSIGNED.add(name)
-        _SUFFIXES.update(dict.fromkeys(suffixes, name))
+        SUFFIXES.update(dict.fromkeys(suffixes, name))
         return opener
 
     return register
@@ -75,7 +75,7 @@ def recognise_format(path: Path, format: str | None = None) -> str:
     for name in sorted(_RECOGNISE, key=_UNSIGNED.__contains__):
         if _RECOGNISE[name](head, path):
             return name
-    by_name = _SUFFIXES.get(path.suffix.lower())
+    by_name = SUFFIXES.get(path.suffix.lower())
     if by_name is None:
         raise EventFileError(f"{path}: not an event recording of a known format (known: {known}); --format names one")
     return by_name
