@@ -139,7 +139,9 @@ def test_documented_commands_parse(line: str, parsed: Any) -> None:
     words = shlex.split(re.sub(r"(\w+)(\|\w+)+", r"\1", line))
     words = words[1:] if words[0] == "evburst" else [re.sub(r"\.py$|^evburst\.app\.", "", word) for word in words[1:]]
     words = words[1:] if words[0] == "-m" else words
-    parsed(*[re.sub(r"\.py$|^evburst\.app\.", "", words[0]), *words[1:]])
+    command = re.sub(r"\.py$|^evburst\.app\.", "", words[0])
+    required = REQUIRED.get(command, [])  # a page may name a flag of a command without the others
+    parsed(command, *words[1:], *(required if required and required[0] not in words else []))
 
 
 @pytest.mark.parametrize(
