@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,43 +71,54 @@ def _is_recording(path: Path) -> bool:
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     """A folder below `out` for each recording, never one for two: its place below the folder that all have in common."""
-    absolute = [path.absolute() for path in recordings]
-    base = Path(os.path.commonpath([path.parent for path in absolute]))
-    places = [path.relative_to(base) for path in absolute]
+    base = common_folder(recordings)
+    places = [path.absolute().relative_to(base) for path in recordings]
     plain = [place.with_suffix("") for place in places]
     taken = Counter(plain)
     return [out / (short if taken[short] == 1 else place) for place, short in zip(places, plain, strict=True)]
 
 
+def one_file(patterns: Sequence[str | Path]) -> bool:
+    """Whether they name a single file, rather than a folder or a pattern."""
+    path = Path(patterns[0])
+    is_pattern = glob.has_magic(str(path)) and not os.path.lexists(path)
+    return len(patterns) == 1 and not path.is_dir() and not is_pattern
+
+
+def common_folder(recordings: Sequence[Path]) -> Path:
+    """The deepest folder that holds all of them."""
+    return Path(os.path.commonpath([path.absolute().parent for path in recordings]))
+
+
 def detect_many(
-    recordings: Sequence[Path],
-    out: Path,
-    config: DetectConfig,
-    skip_existing: bool = False,
-    report: Callable[[dict[str, Any]], object] = lambda summary: None,
-) -> list[dict[str, Any]]:
-    """Detect in every recording and write OUT/summary.csv; returns the summaries, those of failed ones with "error".
+    recordings: Sequence[Path], out: Path | None, config: DetectConfig, skip_existing: bool = False
+) -> tuple[list[dict[str, Any]], str]:
+    """Detect in every recording and write OUT/summary.csv; returns the summaries, and a line on all of them.
 
     Under torchrun every process takes its share of the recordings, and the first one writes the table.
 
     Args:
         recordings: the files.
-        out: folder of the results.
+        out: folder of the results; None for one below runs/detect, named after the folder of the recordings.
         config: settings of every run.
         skip_existing: leave out recordings whose folder holds a complete run of the same settings.
-        report: called with each summary.
 
     Raises:
         DataError: some of the recordings failed; the others are done.
     """
+    out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
     bundle = DetectorBundle.load(config.weights)
     with process_group() as (rank, world):
-        for path, folder in list(zip(recordings, folders, strict=True))[rank::world]:
+        mine = list(zip(recordings, folders, strict=True))[rank::world]
+        for number, (path, folder) in enumerate(mine, 1):
             if skip_existing and _is_done(folder, path, config):
                 continue
             try:
-                report(detect_file(path, folder, config, bundle))
+                summary = detect_file(path, folder, config, bundle)
+                log.info(
+                    "%d of %d: %s: %d boxes in %d windows", number, len(mine), path, summary["detections"], summary["windows"]
+                )
             except EvburstError as error:
                 log.error("%s", error)
                 _note_failure(folder, path, error)
@@ -115,12 +126,16 @@ def detect_many(
                 _write_table(out, recordings, folders)
         barrier(world)
         if rank > 0:
-            return []
+            return [], ""
         summaries = _write_table(out, recordings, folders)
     failed = sum(summary["status"] != "complete" for summary in summaries)
     if failed:
         raise DataError(f"{failed} of {len(recordings)} recordings failed: see {out / TABLE}")
-    return summaries
+    windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
+    return (
+        summaries,
+        f"{len(summaries)} recordings: {windows:,} windows, {boxes:,} boxes\nwritten   {out}/: {TABLE}, a folder each",
+    )
 
 
 def _is_done(folder: Path, path: Path, config: DetectConfig) -> bool:

@@ -55,9 +55,11 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         "Find objects in an event recording with a burst-spiking network, and report the energy it takes.",
         "--events recording_td.dat",
     )
-    parser.add_argument("--events", type=Path, required=True, metavar="FILE",
-                        help="the recording: .dat, .raw, .bin, .aedat4, .h5, .npy, .npz, .csv")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_RECORDING)")
+    parser.add_argument("--events", nargs="+", required=True, metavar="FILE",
+                        help="recordings (.dat, .raw, .bin, .aedat4, .h5, .npy, .npz, .csv), folders of them, or quoted patterns")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_RECORDING); "
+                        "of several recordings: a folder each below it, and summary.csv")  # fmt: skip
+    parser.add_argument("--skip-existing", action="store_true", help="of several recordings: leave out those that are done")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
     parser.add_settings(
@@ -83,14 +85,20 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     )
 
     def main(args: argparse.Namespace) -> str:
+        from evburst.app.batch import detect_many, find_recordings, one_file
         from evburst.app.config import load_config
         from evburst.app.detect import DetectConfig, detect_file, human_summary
 
         config = load_config(DetectConfig, args.config, args.set + given(args))
         if args.no_video:
             config = replace(config, sinks=tuple(name for name in config.sinks if name != "video"))
-        summary = detect_file(args.events, args.out, config)
-        return json.dumps(summary, indent=1) if args.json else human_summary(summary)
+        found: Any
+        if one_file(args.events) and not args.skip_existing:
+            found = detect_file(args.events[0], args.out, config)
+            text = human_summary(found)
+        else:
+            found, text = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
+        return json.dumps(found, indent=1) if args.json else text
 
     return run(parser, main, argv)
 

@@ -150,7 +150,7 @@ def test_from_a_time_on_and_filtered(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2)
     assert out.startswith("street_td.dat: ")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["boxes", "speed", "energy", "written"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["boxes", "speed", "energy", "spikes", "written"]
 
 
 @pytest.mark.parametrize("size", [(64, 48), (346, 260), (33, 31)])
@@ -252,7 +252,7 @@ def test_interrupted_box_file_is_readable(tmp_path: Path) -> None:
     sink = BoxSink(tmp_path / "b.npy", RunInfo(("car",), SensorSize(8, 8), 50_000, 0, "ANN"))
     grid = np.zeros((2, 8, 8), np.uint8)
     for _ in range(3):
-        sink.write(WindowResult(0, 9, grid, found, 0, False, None, None, None, None, 1.0, 1.0, 1.0))
+        sink.write(WindowResult(0, 9, grid, found, 0, False, None, None, None, None, None, 1.0, 1.0, 1.0))
     assert len(np.load(tmp_path / "b.npy")) == 3
     sink.close()
     assert len(np.load(tmp_path / "b.npy")) == 3
