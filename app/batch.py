@@ -74,7 +74,7 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     base = common_folder(recordings)
     places = [path.absolute().relative_to(base) for path in recordings]
     plain = [place.with_suffix("") for place in places]
-    taken = Counter(plain)
+    taken = Counter([*plain, *places])
     return [out / (short if taken[short] == 1 else place) for place, short in zip(places, plain, strict=True)]
 
 
