@@ -27,6 +27,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -309,7 +310,7 @@ def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
         known = importlib.import_module("tonic.datasets")
     except ImportError:
         raise DataError("data sets of tonic need it: pip install 'evburst[tonic]'") from None
-    kind = getattr(known, name, None)
+    kind: Any = getattr(known, name, None)
     if not inspect.isclass(kind):
         raise ConfigError(f"tonic has no data set {name!r}")
 
@@ -328,7 +329,7 @@ def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
     if not chosen:
         raise DataError(f"{root / name}: no recording of split {split!r}")
     recordings = [
-        LabelledRecording(f"{name}/{k}", names.index(str(source.targets[k])), lambda k=k: _tonic_stream(source, k, size))
+        LabelledRecording(f"{name}/{k}", names.index(str(source.targets[k])), partial(_tonic_stream, source, k, size))
         for k in chosen
     ]
     return ClassDataset(f"tonic:{name}", tuple(names), size, recordings)
