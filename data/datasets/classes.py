@@ -319,9 +319,9 @@ def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
 
     # tonic looks into ROOT/NAME, NAME being the class's own.
     local: Any = type(name, (kind,), {"download": refuse})
-    size = SensorSize(*kind.sensor_size[:2]) if kind.sensor_size else None
-    if size is None:
+    if not local.sensor_size:
         raise ConfigError(f"tonic's {name} has no sensor size of its own; a layout of evburst may read it")
+    size = SensorSize(*local.sensor_size[:2])
     has_split = "train" in inspect.signature(kind.__init__).parameters
     source = local(str(root), train=split != "test") if has_split else local(str(root))
     chosen = [k for k in range(len(source)) if _split_of(_tonic_sample(k, split, has_split)) == split]
