@@ -133,10 +133,10 @@ class HeldRecording:
     def window(self, end_us: int) -> EventWindow:
         """See EventIndex."""
         t0 = end_us - self._window_us
-        first = self._marks[_before(self._times, t0)].index
+        first = self._marks[_before(self._times, t0)].number
         after = bisect_left(self._times, end_us)
         # Whether the event that ends the window is sound depends on those that follow it.
-        stop = self._marks[after].index + 1 + GLITCH_EVENTS if after < len(self._marks) else len(self._events)
+        stop = self._marks[after].number + 1 + GLITCH_EVENTS if after < len(self._marks) else len(self._events)
         found = windows_by_duration([self._events[first:stop]], self._window_us, Faults(), end_us % self._window_us)
         return _pick(found, t0, end_us)
 
@@ -187,7 +187,9 @@ def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
     marks: list[Mark] = []
     last: EventWindow | None = None
     for mark, window in stream.marked_windows(window_us):
-        far = not marks or mark.index - marks[-1].index >= MARK_EVENTS or mark.t_us - marks[-1].t_us >= MARK_WINDOWS * window_us
+        far = (
+            not marks or mark.number - marks[-1].number >= MARK_EVENTS or mark.t_us - marks[-1].t_us >= MARK_WINDOWS * window_us
+        )
         if far:
             marks.append(mark)
         last = window if len(window) else last

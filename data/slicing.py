@@ -41,12 +41,12 @@ class Mark(NamedTuple):
     """A sound event at or after the start of some window, before which no sound event is as late: windows can be read from it.
 
     Attributes:
-        index: its number in the recording.
+        number: its place in the recording, from 0.
         epoch_us: what its recorded time has to be added to.
         t_us: its time.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index
+    number: int
     epoch_us: int
     t_us: int
 

@@ -111,15 +111,15 @@ class DatFile:
             self.faults.time_wraps += epoch // WRAP_US
         begin = Mark(int(start), int(epoch), int(self.words[start, 0]) + int(epoch))
         for mark, window in self._read(begin, window_us, 0, self.faults):
-            if mark.index > start:
-                self._mapped.read_until(mark.index)
+            if mark.number > start:
+                self._mapped.read_until(mark.number)
             yield mark, window
 
     def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults) -> Iterator[tuple[Mark, EventWindow]]:
         """Windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
         t0 = window_start(mark.t_us, window_us, phase_us)
-        while mark.index < len(self.words):
-            start, epoch, t1 = mark.index, mark.epoch_us, t0 + window_us
+        while mark.number < len(self.words):
+            start, epoch, t1 = mark.number, mark.epoch_us, t0 + window_us
             stop, next_epoch, next_us, is_sound = _find_window_end(self.words, start, epoch, t0, t1)
             if is_sound:
                 yield mark, EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
