@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from evburst.models.spiking.network import SpikingNetwork
 from numpy.typing import NDArray
 
 _APART_US = 1_000_000
-_VERSION = 2
+_VERSION = 3
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 
@@ -58,18 +58,20 @@ class PartResult:
         boxes: predictions and labels by time; windows without a recording are set a second apart.
         stats: what was counted, of every window that went through the network; None if all of them were idle.
         idle: windows that did not.
+        faults: what was repaired in the recording, by kind.
     """
 
     boxes: RecordingBoxes
     stats: Stats | None
     idle: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As an .npz file."""
         b = self.boxes
         start = [] if b.start_us is None else [b.start_us]
         arrays = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
-        arrays["idle"] = np.array(self.idle)
+        arrays |= {"idle": np.array(self.idle), "faults": np.array(json.dumps(self.faults))}
         file = io.BytesIO()
         np.savez_compressed(file, **arrays, **_stats_to_arrays(self.stats))  # type: ignore[arg-type]
         return file.getvalue()
@@ -84,7 +86,7 @@ class PartResult:
             raise ValueError(str(error)) from None
         start = [int(t) for t in arrays["start_us"]]
         boxes = RecordingBoxes(arrays["labels"], arrays["predictions"], arrays["times_us"], start[0] if start else None)
-        return cls(boxes, _stats_from_arrays(arrays), int(arrays["idle"]))
+        return cls(boxes, _stats_from_arrays(arrays), int(arrays["idle"]), json.loads(str(arrays["faults"])))
 
 
 class _CountingAnn:
@@ -212,11 +214,13 @@ class Predictor:
             progress(len(done.items))
         check_sensor_size(part.name, self.dataset.spec.sensor_size, inside, outside)
         rows, instants = np.concatenate(labels), np.array(times, np.int64)
+        faults = self.dataset.faults_of(part.items[0])
         return [
             PartResult(
                 RecordingBoxes(rows, np.concatenate([np.zeros(0, BBOX_DTYPE), *found]), instants, start_us),
                 concatenate(counts) if counts else None,
                 idle,
+                faults,
             )
             for found, counts in zip(predictions, counted, strict=True)
         ]

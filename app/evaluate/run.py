@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,7 +43,9 @@ from evburst.models.spiking.cost import memory_geometry
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-_LOG = logging.getLogger(__name__)
+
+_OWN_SPECS = ("pedro", "1mpx")
+"""Kinds of data whose classes and sensor are their own, whatever the weights were trained on."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
     bundle = DetectorBundle.load(given.weights)
     own = bundle.record.get("training", {}).get("config", {}).get("data", {})
     spec = own.get("spec", bundle.record.get("dataset"))
-    base: dict[str, Any] = {"spec": "pedro" if given.data.kind == "pedro" else spec if spec in SPECS else "street"}
+    base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
     if "simulated" in own:
         base["simulated"] = own["simulated"]
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
@@ -212,6 +214,7 @@ class Evaluation:
             "idle_windows": sum(part[0].idle for part in parts),
             "recordings": len(parts),
             "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
+            "faults": _sum_of_faults(parts),
             "window_ms": self.voxel.window_ms,
             "weights": Path(c.weights).stem,
             "clock": CLOCK,
@@ -314,10 +317,15 @@ class Evaluation:
             )
         if not len(dataset):
             raise DataError(f"{c.data.root}: no label in split {c.split!r}")
-        unlabelled = getattr(dataset, "unlabelled", 0)
-        if unlabelled and self.rank == 0:
-            _LOG.info("note: %d event files without labels are left out", unlabelled)
         return dataset
+
+
+def _sum_of_faults(parts: Sequence[list[PartResult]]) -> dict[str, int]:
+    """What was repaired in all recordings, by kind."""
+    total: Counter[str] = Counter()
+    for results in parts:
+        total.update(results[0].faults)
+    return dict(total)
 
 
 def _counts(found: Sequence[PartResult]) -> Stats:

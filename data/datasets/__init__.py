@@ -106,6 +106,10 @@ class Dataset(Protocol):
         """When the recording of item i began, on its own clock; None if the item is a window of its own."""
         ...
 
+    def faults_of(self, i: int) -> dict[str, int]:
+        """What was repaired in the recording of item i, counted once; empty for simulated windows."""
+        ...
+
     def parts(self) -> list[Part]:
         """All items, in order, by recording."""
         ...

@@ -239,6 +239,10 @@ class SimulatedWindows:
         """See Dataset."""
         return
 
+    def faults_of(self, i: int) -> dict[str, int]:
+        """See Dataset."""
+        return {}
+
     def parts(self) -> list[Part]:
         """See Dataset: the blocks."""
         firsts = range(0, self._n, _BLOCK)
