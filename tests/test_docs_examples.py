@@ -1,8 +1,9 @@
-"""The files of docs/examples/, which docs/extending.md shows: each does what the page says."""
+"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of README and docs: each does what the page says."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,6 +15,7 @@ from evburst.data import readers
 from evburst.data.boxes import Detections
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
+from evburst.data.writers import write_events
 
 SIZE = SensorSize(32, 24)
 
@@ -96,3 +98,19 @@ def test_the_sink_counts_boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         sink.write(SimpleNamespace(t1_us=t_us, detections=found))
     sink.close()
     assert (tmp_path / "counts.csv").read_text().splitlines() == ["t_us,car,pedestrian", "50000,2,1", "100000,0,0"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/detect.md"])
+def test_python_blocks_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the first two windows of the bundled recording, in the order of the page."""
+    monkeypatch.chdir(tmp_path)
+    sample = readers.open_events(ROOT / "data" / "samples" / "street_td.dat")
+    events = next(sample.packets())
+    write_events(tmp_path / "recording.dat", events[events["t"] < 100_000], sample.sensor_size)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+        assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
