@@ -10,12 +10,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, random_events
+from evburst.app.cli import detect_main
 from evburst.app.outputs import sinks
 from evburst.data import readers
 from evburst.data.boxes import Detections
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
+from evburst.models.runtime.int8.simd import AVAILABLE
 
 SIZE = SensorSize(32, 24)
 
@@ -33,8 +35,9 @@ def load(name: str) -> ModuleType:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The example's reader, registered for one test."""
-    for registry in ("READERS", "_RECOGNISE", "_SUFFIXES"):
-        monkeypatch.setattr(readers, registry, dict(getattr(readers, registry)))
+    registries = {name: value for name, value in vars(readers).items() if isinstance(value, dict | set) and name[:2] != "__"}
+    for name, registry in registries.items():
+        monkeypatch.setattr(readers, name, registry.copy())
     return load("reader")
 
 
@@ -114,3 +117,17 @@ def test_python_blocks_run(
     for block in blocks:
         exec(compile(block, page, "exec"), {})
         assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="the README shows the output of the int8 engine")
+def test_the_readme_shows_the_output_of_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line but the speed."""
+    monkeypatch.chdir(tmp_path)
+    assert detect_main(["--events", str(ROOT / "data" / "samples" / "street_td.dat"), "--batch", "8"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("speed")]
+    assert printed
+    readme = (ROOT / "README.md").read_text()
+    for line in printed:
+        assert f"    {line}\n" in readme
