@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     labels = np.load(ROOT / "data/samples/street_bbox.npy")
     with tempfile.TemporaryDirectory() as folder:
-        if detect_main(["--events", str(ROOT / "data/samples/street_td.dat"), "--out", folder, "--set", "sinks=[jsonl,video]"]):
+        if detect_main(["--events", str(ROOT / "data/samples/street_td.dat"), "--out", folder, "--sinks", "jsonl,video"]):
             raise SystemExit(1)
         lines = [json.loads(line) for line in (Path(folder) / "detections.jsonl").read_text().splitlines()]
         counts = [count(line, labels[labels["t"] == line["t_us"]]) for line in lines]

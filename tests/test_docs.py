@@ -27,7 +27,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<(https?://[^>]+)>")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _CODE = re.compile(r"`([^`\n]+)`")
 _OUR_FILE = re.compile(r"(?:app|bench|configs|data|docs|eval|evburst|models|tests)/[\w./-]+\.\w+")
-_FLAG = re.compile(r"--[a-z][a-z-]*")
+_FLAG = re.compile(r"--[a-z][a-z-]*(?:\.[a-z-]+)*")
 
 BANNED = (
     r"can be (?:told|said)", r"\btold\b", r"\bmade of\b", r"what is there", r"\balike\b", r"\bso many\b", r"of no use", r"\bgoes on\b",

@@ -1,19 +1,23 @@
-"""The files of docs/examples/, which docs/extending.md shows: each does what the page says."""
+"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of README and docs: each does what the page says."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, random_events
+from evburst.app.cli import detect_main
 from evburst.app.outputs import sinks
 from evburst.data import readers
 from evburst.data.boxes import Detections
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
+from evburst.data.writers import write_events
+from evburst.models.runtime.int8.simd import AVAILABLE
 
 SIZE = SensorSize(32, 24)
 
@@ -31,8 +35,9 @@ def load(name: str) -> ModuleType:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The example's reader, registered for one test."""
-    for registry in ("READERS", "_RECOGNISE", "_SUFFIXES"):
-        monkeypatch.setattr(readers, registry, dict(getattr(readers, registry)))
+    registries = {name: value for name, value in vars(readers).items() if isinstance(value, dict | set) and name[:2] != "__"}
+    for name, registry in registries.items():
+        monkeypatch.setattr(readers, name, registry.copy())
     return load("reader")
 
 
@@ -96,3 +101,33 @@ def test_the_sink_counts_boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         sink.write(SimpleNamespace(t1_us=t_us, detections=found))
     sink.close()
     assert (tmp_path / "counts.csv").read_text().splitlines() == ["t_us,car,pedestrian", "50000,2,1", "100000,0,0"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/detect.md"])
+def test_python_blocks_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the first two windows of the bundled recording, in the order of the page."""
+    monkeypatch.chdir(tmp_path)
+    sample = readers.open_events(ROOT / "data" / "samples" / "street_td.dat")
+    events = next(sample.packets())
+    write_events(tmp_path / "recording.dat", events[events["t"] < 100_000], sample.sensor_size)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+        assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="the README shows the output of the int8 engine")
+def test_the_readme_shows_the_output_of_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line but the speed."""
+    monkeypatch.chdir(tmp_path)
+    assert detect_main(["--events", str(ROOT / "data" / "samples" / "street_td.dat"), "--batch", "8"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("speed")]
+    assert printed
+    readme = (ROOT / "README.md").read_text()
+    for line in printed:
+        assert f"    {line}\n" in readme

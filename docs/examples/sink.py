@@ -1,6 +1,6 @@
 """A sink that counts the boxes of every window by class: counts.csv.
 
-Import this module, and `--set sinks=[jsonl,counts]` writes it.
+Import this module, and `--sinks jsonl,counts` writes it.
 """
 
 from __future__ import annotations
