@@ -43,7 +43,6 @@ from evburst.models.spiking.cost import memory_geometry
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-
 _OWN_SPECS = ("pedro", "1mpx")
 """Kinds of data whose classes and sensor are their own, whatever the weights were trained on."""
 
