@@ -270,7 +270,8 @@ def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str
 
 def _falls(column: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a column is smaller than before."""
-    return column[1:] < column[:-1]
+    falls: NDArray[np.bool_] = column[1:] < column[:-1]
+    return falls
 
 
 def _is_polarity(column: NDArray[Any]) -> bool:
