@@ -57,7 +57,6 @@ _MANY_PER_S, _FEW_PER_S = 1e8, 1e3
 _MANY_PER_PIXEL_S, _FEW_PER_PIXEL_S = 1e3, 1e-2
 _LEAST_AS_SECONDS_PER_S = 10.0
 _LATEST_US = 1e17
-_FALLING_SHARE = 0.3
 _ASK_UNIT = "if the times are not {unit}, pass --time-unit s, ms, us or ns"
 
 _warned: set[str] = set()
@@ -248,15 +247,14 @@ def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str
     if options.columns or len(columns) != len(COLUMNS) or len(columns[0]) < 2:
         return
     t, p = columns[places["t"]], columns[places["p"]]
-    falling = float(np.mean(_falls(t)))
-    if _is_polarity(p) and falling == 0:
+    # Few events may be in disorder; many are not, while another column has no fall at all.
+    if _is_polarity(p) and (len(t) < _JUDGED_FRACTIONS or not _falls(t).any()):
         return
     polarities = [k for k, column in enumerate(columns) if _is_polarity(column)]
     # Times rise; of several columns that do, they are the one that reaches farthest.
-    rising = [k for k, column in enumerate(columns) if k not in polarities and not _falls(column).any()]
-    # Some falls among many times are disorder, unless another column has none at all.
-    is_order_sound = _is_polarity(p) and falling < _FALLING_SHARE and len(t) < _JUDGED_FRACTIONS
-    if len(polarities) != 1 or not rising or is_order_sound:
+    candidates = [k for k, column in enumerate(columns) if k not in polarities and column.max() > column.min()]
+    rising = [k for k in candidates if not _falls(columns[k]).any()]
+    if len(polarities) != 1 or not rising:
         return
     order = [""] * len(columns)
     order[polarities[0]], order[max(rising, key=lambda k: float(columns[k].max()))] = "p", "t"
@@ -300,4 +298,5 @@ def _whole(values: NDArray[Any], name: str, place: str) -> NDArray[Any]:
         index = int(np.argmin(whole))
         hint = "" if name == "p" else ": pixels are whole numbers; round undistorted coordinates"
         raise EventFileError(f"{place}: {name} is {values[index]} at number {index} of these{hint}")
-    return np.clip(values, -(1 << 31), 1 << 31).astype(np.int64)
+    integers: NDArray[np.int64] = np.clip(values, -(1 << 31), 1 << 31).astype(np.int64)
+    return integers
