@@ -8,6 +8,7 @@ characters, in UTF-8 or any 8-bit encoding), if it begins with an ASCII keyword,
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 MAX_HEADER_BYTES = 1 << 16
@@ -25,10 +26,16 @@ def parse_header(head: bytes) -> tuple[dict[str, str], int]:
 
     A value is UTF-8 where it can be, else Latin-1.
     """
-    end = _END.search(head) if head.startswith(b"%") else None
+    end = _find_end(head) if head.startswith(b"%") else None
     lines = head[: end.end()].splitlines(keepends=True) if end else _header_lines(head)
     offset = end.end() if end else sum(map(len, lines))
     return _fields(lines), offset
+
+
+@lru_cache(maxsize=2)
+def _find_end(head: bytes) -> re.Match[bytes] | None:
+    """The line `% end`; remembered, because several recognisers look at the same bytes."""
+    return _END.search(head)
 
 
 def split_lines(head: bytes) -> tuple[list[bytes], int]:
