@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from evburst.app.console import LOG, run
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.errors import ConfigError, DataError, EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
-from evburst.data.readers import READERS, open_events, recognise_format
+from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
+from evburst.data.readers.columns import UNIT_SYMBOLS
+from evburst.data.readers.options import TIME_UNITS
 from evburst.data.writers import write_events, writer_for
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     """The command line of `evburst events`."""
     parser = argparse.ArgumentParser(prog=prog, description="Look at event recordings, convert and cut them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    info_parser = _command(commands, "info", "say what is in a recording: format, sensor, duration, rates, faults")
+    info_parser = _command(commands, "info", "say what is in recordings: format, sensor, duration, rates, faults", True)
     info_parser.add_argument("--json", action="store_true", help="print it as JSON")
     info_parser.set_defaults(action=_info)
     convert_parser = _command(commands, "convert", "write a recording in another format (.dat, .npz, .csv)")
@@ -47,25 +49,67 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     return run(parser, lambda args: args.action(args), argv)
 
 
-def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, several: bool = False) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
+    if several:
+        parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="the recordings")
+    else:
+        parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
     parser.add_argument(
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
     )
     parser.add_argument("--format", metavar="NAME", help=f"do not recognise the format, it is: {', '.join(sorted(READERS))}")
+    add_read_options(parser)
     return parser
 
 
-def _open(args: argparse.Namespace) -> EventStream:
+def add_read_options(parser: argparse.ArgumentParser) -> None:
+    """Flags for what text, NumPy and HDF5 files do not say themselves; `read_options` reads them."""
+    parser.add_argument(
+        "--time-unit",
+        choices=TIME_UNITS,
+        default="auto",
+        help="unit of the times in text, NumPy and HDF5 files (default: auto)",
+    )
+    parser.add_argument(
+        "--columns", metavar="ORDER", default="", help="order of columns without names, e.g. x,y,p,t; '-' passes over one"
+    )
+    parser.add_argument(
+        "--allow-external", action="store_true", help="follow links of HDF5 files into other files; for files that you trust"
+    )
+
+
+def read_options(args: argparse.Namespace) -> ReadOptions:
+    """The flags of `add_read_options`; raises ConfigError for columns that are none."""
+    return ReadOptions(args.time_unit, args.columns, args.allow_external)
+
+
+def _open(args: argparse.Namespace, path: Path | None = None) -> EventStream:
     size = SensorSize.parse(args.sensor_size) if args.sensor_size else None
-    return open_events(args.file, size, args.format)
+    return open_events(path or args.file, size, args.format, options=read_options(args))
 
 
 def _info(args: argparse.Namespace) -> str:
-    stream = _open(args)
-    summary = {"file": str(args.file), "format": recognise_format(args.file, args.format)} | describe(stream, args.file)
-    return json.dumps(summary, indent=1) if args.json else human_description(summary)
+    """Describe each file; those that cannot be read are warnings, or the error if there is no other."""
+    summaries, errors = [], []
+    for path in args.files:
+        try:
+            stream = _open(args, path)
+            described = describe(stream, path)
+        except DataError as error:
+            errors.append(error)
+            continue
+        unit = getattr(stream, "time_unit", "us")
+        summaries.append({"file": str(path), "format": stream_format(stream), "time_unit": unit} | described)
+    if not summaries:
+        raise errors[0] if len(errors) == 1 else EventFileError("; ".join(map(str, errors)))
+    for error in errors:
+        LOG.error("%s", error)
+    if args.json:
+        return json.dumps(summaries[0] if len(args.files) == 1 else summaries, indent=1)
+    if len(args.files) == 1:
+        return human_description(summaries[0])
+    return "\n\n".join(f"{summary['file']}\n{human_description(summary)}" for summary in summaries)
 
 
 def _convert(args: argparse.Namespace) -> str:
@@ -231,6 +275,7 @@ def human_description(info: dict[str, Any]) -> str:
     gap = "none" if info["longest_gap_after_s"] is None else f"{info['longest_gap_us'] / 1000:.3f} ms"
     lines = {
         "format": info["format"],
+        "time unit": UNIT_SYMBOLS[info["time_unit"]],
         "sensor": f"{info['sensor'][0]}x{info['sensor'][1]}",
         "events": f"{info['events']}",
         "duration": f"{info['duration_s']:.6f} s, from {info['first_us']} to {info['last_us']} µs",

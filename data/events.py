@@ -25,6 +25,8 @@ PACKET_EVENTS = 1 << 20
 """Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
 
 MAX_SENSOR_SIDE = 1 << 14
+MAX_SENSOR_PIXELS = 1 << 24
+"""Beyond both there is no sensor, but a damaged header: buffers of a whole sensor would take gigabytes."""
 
 OUTSIDE_LIMIT = 0.1
 """Share of events outside the sensor from which on its size must be wrong."""
@@ -46,6 +48,10 @@ class SensorSize(NamedTuple):
         size = cls(*map(int, sides.groups())) if sides else cls(0, 0)
         if not 0 < min(size) <= max(size) <= MAX_SENSOR_SIDE:
             raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
+        if size.width * size.height > MAX_SENSOR_PIXELS:
+            raise ConfigError(
+                f"sensor size {text!r}: {size.width * size.height} pixels; at most {MAX_SENSOR_PIXELS} are supported"
+            )
         return size
 
 

@@ -195,11 +195,11 @@ class NpzWriter:
 
 @writer(".csv")
 class CsvWriter:
-    """Lines `t,x,y,p` under a header line of these names; the sensor's size is not in the file."""
+    """Lines `t,x,y,p` under a comment with the sensor's size and a line of these names."""
 
     def __init__(self, path: Path, sensor_size: SensorSize) -> None:
         self._file = path.open("wb")
-        self._file.write(b"t,x,y,p\n")
+        self._file.write(f"# sensor_size {sensor_size}\nt,x,y,p\n".encode())
 
     def write(self, events: Events) -> None:
         """See PacketWriter.write."""

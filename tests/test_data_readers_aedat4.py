@@ -89,8 +89,8 @@ def test_exactly_one_event_stream(tmp_path: Path, streams: tuple[str, ...], mess
 
 
 def test_older_versions_are_named(tmp_path: Path) -> None:
-    with pytest.raises(EventFileError, match=r"#!AER-DAT3.1; only AEDAT 4 is read"):
-        open_events(written(tmp_path / "a.aedat", b"#!AER-DAT3.1\r\n#Format: RAW\r\n\x00\x01"))
+    with pytest.raises(EventFileError, match=r"#!AER-DAT1.0; AEDAT 2.0, 3.1 and 4 are read"):
+        open_events(written(tmp_path / "a.aedat", b"#!AER-DAT1.0\r\n#Format: RAW\r\n\x00\x01"))
 
 
 def test_a_contradicting_sensor_size(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet
 from evburst.data.errors import ConfigError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.extras import require
-from evburst.data.readers.packets import columns_to_events, find_columns
+from evburst.data.readers.columns import columns_to_events, find_columns
 
 SENSORS = {
     "evk4": "prophesee_evk4",

@@ -31,9 +31,10 @@ from evburst.data.encoding import WRAP_US, unpack
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers import reader
-from evburst.data.readers.header import MAX_HEADER_BYTES, is_dat
+from evburst.data.readers.header import MAX_HEADER_BYTES, header_fields, is_dat, split_lines
 from evburst.data.readers.mapping import MappedWords
-from evburst.data.readers.packets import settle_size
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import MAX_WINDOW_EVENTS, settle_size, too_many_in_window
 from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, Mark, next_start, window_start, windows_from
 from numpy.typing import NDArray
 
@@ -109,18 +110,24 @@ class DatFile:
             target = start_us // window_us * window_us - SEEK_MARGIN_US
             start, epoch = _seek(self.words, start, target, len(self.words) // SEEK_PROBES + 1)
             self.faults.time_wraps += epoch // WRAP_US
+        self._mapped.check()
         begin = Mark(int(start), int(epoch), int(self.words[start, 0]) + int(epoch))
         for mark, window in self._read(begin, window_us, 0, self.faults):
             if mark.number > start:
                 self._mapped.read_until(mark.number)
             yield mark, window
+        self._mapped.check()
 
     def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults) -> Iterator[tuple[Mark, EventWindow]]:
         """Windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
         t0 = window_start(mark.t_us, window_us, phase_us)
         while mark.number < len(self.words):
             start, epoch, t1 = mark.number, mark.epoch_us, t0 + window_us
-            stop, next_epoch, next_us, is_sound = _find_window_end(self.words, start, epoch, t0, t1)
+            words = self.words[: start + MAX_WINDOW_EVENTS + 1]
+            stop, next_epoch, next_us, is_sound = _find_window_end(words, start, epoch, t0, t1)
+            self._mapped.check()
+            if stop - start > MAX_WINDOW_EVENTS:
+                raise too_many_in_window(self.path, t0, window_us)
             if is_sound:
                 yield mark, EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
             else:
@@ -145,7 +152,7 @@ class DatFile:
 
 
 @reader("dat", recognise=is_dat, suffixes=(".dat",))
-def open_dat(path: Path, sensor_size: SensorSize | None = None) -> DatFile:
+def open_dat(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> DatFile:
     """Open a Prophesee DAT file; see DatFile."""
     return DatFile(path, sensor_size)
 
@@ -158,15 +165,10 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
     """
     with path.open("rb") as file:
         head = file.read(MAX_HEADER_BYTES)
-    fields: dict[str, str] = {}
-    offset = 0
-    while head[offset : offset + 1] == b"%":
-        end = head.find(b"\n", offset)
-        if end < 0:
-            raise EventFileError(f"{path}: the header does not end within {len(head)} bytes: not a DAT file")
-        key, _, value = head[offset + 1 : end].decode("latin-1").strip().partition(" ")
-        fields[key.lower()] = value.strip()
-        offset = end + 1
+    # The event type after the header is never that of '%', so that every such line is header, whatever its bytes.
+    lines, offset = split_lines(head)
+    if head[offset : offset + 1] == b"%":
+        raise EventFileError(f"{path}: the header does not end within {len(head)} bytes: not a DAT file")
     if offset == 0:
         raise EventFileError(f"{path}: no '%' header: not a Prophesee DAT file")
     if len(head) < offset + 2:
@@ -177,7 +179,7 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
             f"{path}: event type 0x{event_type:02X} of {event_bytes} bytes at byte {offset}: "
             f"not a DAT file of 2D (0x00) or CD (0x0C) events of 8 bytes"
         )
-    return fields, offset + 2
+    return header_fields(lines), offset + 2
 
 
 def dat_header(sensor_size: SensorSize) -> bytes:
