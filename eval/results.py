@@ -319,6 +319,7 @@ class Results:
         coco_stats: of box files.
         ap_loss, ap50_loss: of the first spiking network.
         windows, recordings: how many were evaluated.
+        idle_windows: windows among them with too few events, which were not run: no boxes, no energy.
         unlabelled_files: event files left out because they have no labels.
         faults: what was repaired or left out while events were read, by kind.
         window_ms: length of a window.
@@ -344,6 +345,7 @@ class Results:
     ap_loss: LossInterval | None = None
     ap50_loss: LossInterval | None = None
     windows: int | None = None
+    idle_windows: int = 0
     recordings: int | None = None
     unlabelled_files: int = 0
     faults: dict[str, int] = field(default_factory=dict)
