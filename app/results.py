@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from evburst.app.cli import run
+from evburst.app.console import run
 from evburst.data.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 
 def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") -> int:
@@ -27,28 +29,27 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     parser.add_argument("--weights", metavar="A,B", help="weights that should be there (default: the bundled ones)")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead")
 
-    def main(args: argparse.Namespace) -> None:
+    def main(args: argparse.Namespace) -> str | None:
         from evburst.eval.results import json_schema
 
         if args.schema:
-            print(json.dumps(json_schema(), indent=1))
-            return
+            return json.dumps(json_schema(), indent=1)
         if not args.places:
             parser.error("give at least one folder, e.g. runs/evaluate")
         text = tables(args.places, args.format, args.weights.split(",") if args.weights else None)
         if args.out is None:
-            print(text, end="")
-            return
+            return text.rstrip("\n")
         try:
             args.out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{args.out}: cannot be written ({error.strerror})") from None
+        return None
 
     return run(parser, main, argv)
 
 
 def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[str] | None = None) -> str:
-    """All tables of the results below these places; what is missing is printed on stderr, too.
+    """All tables of the results below these places; what is missing is logged, too.
 
     Args:
         places: folders or files.
@@ -62,7 +63,7 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
 
     found = find(places)
     for problem in found.problems:
-        print(f"warning: left out: {problem}", file=sys.stderr)
+        log.warning("left out: %s", problem)
     if not found.files:
         raise DataError(f"{', '.join(map(str, places))}: no results.json that can be read; evaluate.py writes them")
     if expected is None:
@@ -71,5 +72,5 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
         )
     missing = [f"left out: {problem}" for problem in found.problems] + gaps(found.files, expected)
     for line in missing[len(found.problems) :]:
-        print(f"missing: {line}", file=sys.stderr)
+        log.info("missing: %s", line)
     return render(summary_tables(found.files), missing, form)

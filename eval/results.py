@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.data.errors import DataError
+from evburst.data.extras import require
 
 VERSION = 1
 
@@ -380,10 +381,11 @@ def parse(content: dict[str, Any]) -> Results:
     Raises:
         DataError: a field is missing, unknown or of another type; names it.
     """
+    adapter = _adapter()
     from pydantic import ValidationError
 
     try:
-        results: Results = _adapter().validate_python(content)
+        results: Results = adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "results"
@@ -432,6 +434,7 @@ def json_schema() -> dict[str, Any]:
 
 @cache
 def _adapter() -> Any:
+    require("pydantic", "eval", "checking results.json")
     from pydantic import TypeAdapter
 
     return TypeAdapter(Results)
