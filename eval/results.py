@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.data.errors import DataError
+from evburst.data.extras import require
 
 VERSION = 1
 
@@ -319,6 +320,7 @@ class Results:
         coco_stats: of box files.
         ap_loss, ap50_loss: of the first spiking network.
         windows, recordings: how many were evaluated.
+        idle_windows: windows among them with too few events, which were not run: no boxes, no energy.
         unlabelled_files: event files left out because they have no labels.
         faults: what was repaired or left out while events were read, by kind.
         window_ms: length of a window.
@@ -344,6 +346,7 @@ class Results:
     ap_loss: LossInterval | None = None
     ap50_loss: LossInterval | None = None
     windows: int | None = None
+    idle_windows: int = 0
     recordings: int | None = None
     unlabelled_files: int = 0
     faults: dict[str, int] = field(default_factory=dict)
@@ -378,10 +381,11 @@ def parse(content: dict[str, Any]) -> Results:
     Raises:
         DataError: a field is missing, unknown or of another type; names it.
     """
+    adapter = _adapter()
     from pydantic import ValidationError
 
     try:
-        results: Results = _adapter().validate_python(content)
+        results: Results = adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "results"
@@ -430,6 +434,7 @@ def json_schema() -> dict[str, Any]:
 
 @cache
 def _adapter() -> Any:
+    require("pydantic", "eval", "checking results.json")
     from pydantic import TypeAdapter
 
     return TypeAdapter(Results)

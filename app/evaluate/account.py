@@ -17,19 +17,20 @@ from evburst.models.detector import DetectorBundle
 Stats = SpikeStats | ActivityStats
 
 
-def account(stats: Stats, activity: ActivityStats, table: str) -> dict[str, Any]:
+def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int = 0) -> dict[str, Any]:
     """Energy per window of one network beside its rivals, see `evburst.eval.energy.energy_figures`.
 
     Args:
         stats: what the network did.
         activity: what the ANN did, on the same windows or a sample of them.
         table: the number format of the headline.
+        idle_windows: windows that neither network ran.
     """
     if isinstance(stats, ActivityStats):
-        return {**energy_figures(energy_report(None, stats), table), "snn_pj_percentiles": None}
+        return {**energy_figures(energy_report(None, stats, idle_windows), table), "snn_pj_percentiles": None}
     per_window = synaptic_ops(stats) * COST_TABLES[table].ac_pj
     percentiles = {f"p{q}": float(np.percentile(per_window, q)) for q in (5, 50, 95)}
-    return {**energy_figures(energy_report(stats, activity), table), "snn_pj_percentiles": percentiles}
+    return {**energy_figures(energy_report(stats, activity, idle_windows), table), "snn_pj_percentiles": percentiles}
 
 
 def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[], SpikeStats]) -> NeuroBenchMetrics:

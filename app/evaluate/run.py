@@ -244,7 +244,7 @@ class Evaluation:
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
         row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
         row["engine"] = network.engine
-        row["energy"] = account(stats, activity, c.energy_table)
+        row["energy"] = account(stats, activity, c.energy_table, sum(result.idle for result in found))
         latency_ms = timing.percentiles()
         row["latency_ms"] = latency_ms
         pairs = list(zip(self.dataset.parts(), found, strict=True))

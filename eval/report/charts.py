@@ -133,7 +133,7 @@ def _axes(labels: Labels, width: int, height: int) -> tuple[Figure, Axes]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # keys are matplotlib's own
         figure = Figure(figsize=(width / _INCH_PX, height / _INCH_PX), layout="constrained")
         axes = figure.subplots()
     axes.set_xlabel(labels.x)
@@ -149,7 +149,7 @@ def _svg(figure: Figure, axes: Axes, labels: Labels) -> str:
         axes.set_xlim(*labels.x_range)
     axes.set_ylim(*labels.y_range)
     file = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # keys are matplotlib's own
         figure.savefig(file, format="svg", transparent=True)
     svg = file.getvalue()
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)

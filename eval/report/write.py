@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from evburst.data.errors import ConfigError
+from evburst.data.extras import require
 from evburst.eval.coco import IOUS
 from evburst.eval.matching import BINS
 from evburst.eval.report import charts, tables
@@ -55,7 +56,14 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
 
 
 def writable(out: Path) -> Path:
-    """The folder, made if it is missing; raises ConfigError if that fails."""
+    """The folder, made if it is missing, for a report to be written later.
+
+    Raises:
+        ConfigError: it cannot be made.
+        MissingPackageError: a package that writes reports is not installed.
+    """
+    for package in ("jinja2", "matplotlib", "pydantic"):
+        require(package, "eval", "a report")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

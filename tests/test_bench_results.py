@@ -1,0 +1,117 @@
+"""Tables of many results.json files: every cell is a figure of a file, and what is missing is named."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evburst.app.results import results_main
+from evburst.eval.report.collect import find, gaps, render, summary_tables
+
+from tests.test_eval_results import results
+
+
+def write(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A results.json in a folder of its own."""
+    content = results(**changes)
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    return content
+
+
+def parsed(text: str) -> dict[str, list[dict[str, str]]]:
+    """CSV tables by title."""
+    found = {}
+    for part in text.split("# ")[1:]:
+        title, _, body = part.partition("\n")
+        found[title] = list(csv.DictReader(io.StringIO(body)))
+    return found
+
+
+def test_every_figure_is_that_of_a_file(tmp_path: Path) -> None:
+    content = write(tmp_path / "a" / "street")
+    tables = parsed(render(summary_tables(find([tmp_path]).files), [], "csv"))
+    ann, snn = tables["Average precision"]
+    assert (ann["network"], snn["network"], snn["weights"], snn["data, split"]) == (
+        "ANN",
+        "SNN, T = 1",
+        "street",
+        "simulated val",
+    )
+    assert snn["protocol"] == "coco"
+    assert snn["AP"] == f"{content['results'][1]['ap']:.2f}"
+    assert (ann["AP lost"], snn["AP lost"], snn["units"]) == ("-", "0.50 [-0.25, 1.25]", "20 pictures")
+    int8, fp32 = tables["Energy per window"]
+    energy = content["results"][1]["energy"]["tables"]
+    assert (int8["format"], fp32["format"]) == ("INT8", "FP32")
+    assert int8["of QNN"] == f"{100 * energy['int8']['of_qnn']:.1f} %" == "83.3 %"  # 50 accumulates, 20 multiply-accumulates
+    assert fp32["of dense ANN"] == f"{100 * energy['fp32']['of_ann']:.1f} %"
+    (origin,) = tables["Where the figures come from"]
+    assert (origin["date"], origin["commit"], origin["machine"]) == ("2026-11-27", "0123456789ab", "a processor")
+    assert [row["0.50"] for row in tables["AP by IoU"]] == [f"{row['ap_by_iou']['0.50']:.1f}" for row in content["results"]]
+    assert "Spread over seeds" not in tables
+
+
+def test_seeds_are_summed_up(tmp_path: Path) -> None:
+    for seed, loss in enumerate((0.5, 1.0, 1.5)):
+        rows = results()["results"]
+        rows[1]["ap_loss"]["mean"] = loss
+        write(tmp_path / str(seed), weights=f"street_seed{seed}", results=rows)
+    write(tmp_path / "other")
+    (row,) = parsed(render(summary_tables(find([tmp_path]).files), [], "csv"))["Spread over seeds"]
+    assert (row["weights"], row["seeds"], row["AP lost"]) == ("street", "3", "1.00 ± 0.50")
+    assert row["% of dense ANN"].endswith("± 0.00")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    snn_only = results()["results"][1:]
+    snn_only[0]["ap_loss"] = None
+    provenance = {"commit": "0123456789ab+changes", "versions": {}, "machine": ""}
+    write(tmp_path / "a", results=snn_only, ap_loss=None, timing=None, provenance=provenance)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "results.json").write_text("{}")
+    found = find([tmp_path])
+    assert [problem.split(": ")[1] for problem in found.problems] == [
+        "not a results.json of this version; run evaluate.py again"
+    ]
+    lines = "\n".join(gaps(found.files, ["caltech6", "street"]))
+    for text in ("weights caltech6: no results.json", "evaluate with --both", "no date", "uncommitted changes"):
+        assert text in lines
+    assert "weights street:" not in lines
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "runs" / "street", weights="100% & co_1")
+    run = [str(tmp_path / "runs"), "--weights", "caltech6"]
+    assert results_main(run) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("## Average precision\n\n| weights |")
+    assert out.rstrip().endswith("- weights caltech6: no results.json")
+    assert "missing: weights caltech6: no results.json" in err
+    assert results_main([*run, "--format", "latex", "--out", str(tmp_path / "tables.tex")]) == 0
+    latex = (tmp_path / "tables.tex").read_text()
+    assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 4
+    assert r"100\% \& co\_1 & simulated val & ANN & coco" in latex
+    assert results_main(["--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Results"
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert results_main([str(tmp_path / "none")]) == 1
+    assert "none: no such file or folder" in capsys.readouterr().err
+    assert results_main([str(tmp_path)]) == 1
+    assert "no results.json that can be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        results_main([])
+
+
+def test_the_bench_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.results import main
+
+    write(tmp_path / "a")
+    assert main([str(tmp_path), "--format", "csv", "--weights", "street"]) == 0
+    assert capsys.readouterr().out.startswith("# Average precision\n")
