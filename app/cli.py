@@ -79,6 +79,9 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
             Flag("engine", metavar="NAME"),
             Flag("batch", metavar="auto|N", extra={"type": _batch}),
             Flag("sensor_size", metavar="WxH"),
+            Flag("reading.time_unit", "--time-unit"),
+            Flag("reading.columns", "--columns", "ORDER"),
+            Flag("reading.allow_external", "--allow-external"),
             Flag("sinks"),
             Flag("overwrite"),
         ],
@@ -208,7 +211,12 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
                                       "Of the flags above, --protocol and --sensor-size apply to them.")  # fmt: skip
     files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
     files.add_argument("--labels", type=Path, nargs="+", metavar="NPY", help="as many, matched by name, or else in order")
-    files.add_argument("--classes", metavar="A,B", help="names of the classes 0, 1, ... (default: car,pedestrian)")
+    parser.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="of box files: names of the classes 0, 1, ... (default: car,pedestrian); of a dataset: names in its label files "
+        'to classes, or to "ignore", e.g. Car=car,Van=ignore',
+    )
 
     def main(args: argparse.Namespace) -> str | None:
         if bool(args.predictions) != bool(args.labels):
@@ -245,6 +253,10 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
 
     networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
+    if args.classes:
+        from evburst.data.datasets.labels import parse_classes
+
+        networks += as_assignments({"data.classes": parse_classes(args.classes)})
     config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
     out = args.out or Path("runs") / "evaluate" / f"{config.data.kind}_{Path(config.weights).stem}"
     results = evaluate(config, bundle, out)

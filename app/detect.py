@@ -25,7 +25,8 @@ from evburst.app.provenance import provenance
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.readers import open_events
+from evburst.data.readers import ReadOptions, open_events
+from evburst.data.readers.foreign import is_pipe
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
 from evburst.models.detector import Detector, DetectorBundle
@@ -58,6 +59,7 @@ class DetectConfig:
         energy_table: energies per operation: int8, fp16 or fp32.
         idle_events: windows with at most so many events are idle: they do not go through the network, have no boxes, and count
             for neither network's energy.
+        reading: unit of time, order of columns and the like, for files that do not state them.
         filters: events to remove before anything else; none by default.
         post: thresholds of the boxes.
     """
@@ -78,6 +80,7 @@ class DetectConfig:
     sensor_size: str | None = None
     energy_table: str = HEADLINE
     idle_events: int = 0
+    reading: ReadOptions = field(default_factory=ReadOptions)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     post: PostConfig = field(default_factory=PostConfig)
 
@@ -161,10 +164,12 @@ def detect_file(
     started = time.perf_counter()
     path, c = Path(events), config or DetectConfig()
     size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
-    stream = FilteredStream(open_events(path, size, c.format), c.filters)
+    stream = FilteredStream(open_events(path, size, c.format, options=c.reading), c.filters)
     start_us = None
     if c.start_s:
-        start_us = (first_us(open_events(path, size, c.format)) or 0) + round(1e6 * c.start_s)
+        if is_pipe(path):
+            raise ConfigError(f"{path}: a pipe can be read once only: leave out --start-s, or save it to a file first")
+        start_us = (first_us(open_events(path, size, c.format, options=c.reading)) or 0) + round(1e6 * c.start_s)
     bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = stream.windows(inference.voxel.window_us, start_us)

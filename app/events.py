@@ -103,13 +103,18 @@ def _info(args: argparse.Namespace) -> str:
         summaries.append({"file": str(path), "format": stream_format(stream), "time_unit": unit} | described)
     if not summaries:
         raise errors[0] if len(errors) == 1 else EventFileError("; ".join(map(str, errors)))
-    for error in errors:
-        LOG.error("%s", error)
     if args.json:
-        return json.dumps(summaries[0] if len(args.files) == 1 else summaries, indent=1)
-    if len(args.files) == 1:
-        return human_description(summaries[0])
-    return "\n\n".join(f"{summary['file']}\n{human_description(summary)}" for summary in summaries)
+        text = json.dumps(summaries[0] if len(args.files) == 1 else summaries, indent=1)
+    elif len(args.files) == 1:
+        text = human_description(summaries[0])
+    else:
+        text = "\n\n".join(f"{summary['file']}\n{human_description(summary)}" for summary in summaries)
+    if errors:
+        print(text)
+        for failure in errors:
+            LOG.error("%s", failure)
+        raise DataError(f"{len(errors)} of {len(args.files)} recordings cannot be read")
+    return text
 
 
 def _convert(args: argparse.Namespace) -> str:

@@ -72,7 +72,7 @@ class Detector:
         """
         stream: EventStream
         if isinstance(source, str | Path):
-            stream, name = open_events(source, self._size, self.config.format), str(source)
+            stream, name = open_events(source, self._size, self.config.format, options=self.config.reading), str(source)
         elif hasattr(source, "windows") and hasattr(source, "sensor_size"):
             stream, name = source, "stream"
         else:

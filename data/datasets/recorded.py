@@ -23,7 +23,7 @@ from evburst.data.errors import DataError, LabelError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import MOST_EVENTS, EventIndex, index_events
-from evburst.data.readers import open_events, recognise_format
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
 
 _LOG = logging.getLogger("evburst")
 _OPEN_FILES = 64
@@ -42,12 +42,14 @@ class Reading:
         sensor_size: (W, H) px as the user says it; None: as files, labels or the layout say it.
         filters: which events are removed.
         cache: folder for indices of recordings; None: they are made anew each time.
+        options: unit of time and order of columns, for files that do not state them.
     """
 
     window_us: int
     sensor_size: SensorSize | None = None
     filters: FiltersConfig = FiltersConfig()  # noqa: RUF009 (frozen)
     cache: Path | None = None
+    options: ReadOptions = DEFAULT_OPTIONS
 
     def open(self, path: Path, said: SensorSize | None) -> EventStream:
         """A recording, filtered.
@@ -64,7 +66,7 @@ class Reading:
         if given is None and recognise_format(path) in _SIZELESS_FORMATS:
             raise SensorSizeError(f"{path}: the file does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
         try:
-            stream = open_events(path, given)
+            stream = open_events(path, given, options=self.options)
         except SensorSizeError as error:
             if self.sensor_size or said is None:
                 raise
@@ -230,7 +232,13 @@ def _identity(events: Path, reading: Reading, labels: Sequence[tuple[int | None,
         status = events.stat()
     except OSError as error:
         raise DataError(f"{events}: cannot be read ({error.strerror})") from None
-    how = [_IDENTITY_VERSION, reading.window_us, astuple(reading.filters), reading.sensor_size and tuple(reading.sensor_size)]
+    how = [
+        _IDENTITY_VERSION,
+        reading.window_us,
+        astuple(reading.filters),
+        astuple(reading.options),
+        reading.sensor_size and tuple(reading.sensor_size),
+    ]
     digest = hashlib.sha256(f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {how}".encode())
     for t, boxes in labels:
         digest.update(f"{t}".encode() + boxes.boxes_xyxy.tobytes() + boxes.labels.tobytes())

@@ -13,6 +13,7 @@ from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.filters import FiltersConfig
+from evburst.data.readers import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class DatasetConfig:
         spec: classes and sensor, by a name in evburst.data.datasets.SPECS.
         sensor_size: WIDTHxHEIGHT; simulated: if it is not the spec's; recorded: of files that do not say it themselves.
         classes: names (or class ids) of label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}.
+        reading: unit of time and order of columns, for recordings that do not state them.
         filters: which events of recordings are removed.
         simulated: how recordings are made of pictures.
     """
@@ -34,6 +36,7 @@ class DatasetConfig:
     spec: str = "street"
     sensor_size: str | None = None
     classes: dict[str, str] = field(default_factory=dict)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
 
@@ -103,7 +106,7 @@ def _simulated(config: DatasetConfig, request: Request) -> Dataset:
 
 @opener(*LAYOUTS)
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
-    reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache)
+    reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache, config.reading)
 
     def size_of(found: Found) -> SensorSize:
         return reading.open(found.events, found.labels.sensor_size).sensor_size

@@ -1,14 +1,13 @@
-"""What a caller may say about a recording that the file itself does not say."""
+"""What a caller may state about a recording that the file itself does not state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from evburst.data.errors import ConfigError
 
-TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
-TIME_UNITS: tuple[str, ...] = get_args(TimeUnit)
+TIME_UNITS = ("auto", "s", "ms", "us", "ns")
 COLUMNS = ("t", "x", "y", "p")
 PASSED_OVER = "-"
 
@@ -29,7 +28,7 @@ class ReadOptions:
         ConfigError: a unit that is none, or columns that are not t, x, y and p, each once.
     """
 
-    time_unit: TimeUnit = "auto"
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     columns: str = ""
     allow_external: bool = False
 
