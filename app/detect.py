@@ -30,7 +30,8 @@ from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, EXCLUDED, energy_report
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from numpy.typing import NDArray
 from tqdm import tqdm

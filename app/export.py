@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
 

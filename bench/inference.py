@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
     import torch
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
 
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 2, 4, 16, 32)
@@ -297,7 +297,7 @@ def main() -> None:
 
     import torch
     from evburst.app import detect
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
 
     torch.set_num_threads(args.threads)
     if hasattr(os, "sched_setaffinity"):

@@ -11,8 +11,8 @@ import torch
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.checkpoint import FORMAT, load_tensors, save_tensors
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import FORMAT, DetectorBundle, load_tensors, save_tensors
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace

@@ -12,7 +12,7 @@ from evburst.eval.energy import COST_TABLES, CostTable, ann_energy_report, ann_l
 from evburst.eval.memory import MODEL, ann_memory, snn_memory
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from evburst.models.activity import memory
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 Stats = SpikeStats | ActivityStats
 

@@ -28,7 +28,7 @@ from evburst.data.stats import ActivityStats, MemoryGeometry
 from evburst.eval.energy import COST_TABLES, EXCLUDED
 from evburst.eval.report.write import Picture, writable, write_report
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
-from evburst.models.detector import DetectorBundle, find_weights
+from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.cost import memory_geometry
 from numpy.typing import NDArray

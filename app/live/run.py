@@ -24,7 +24,7 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import EXCLUDED
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 
 @dataclass(frozen=True)

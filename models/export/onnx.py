@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from evburst.data.errors import ModelError
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Node
 
 OPSET = 17
