@@ -98,8 +98,10 @@ EXACT = 2**20
 
 
 def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor, most: int) -> Tensor:
-    """The step of each output channel, `(O,)` float32: its threshold is an odd number of them, no weight more than 127 but where
-    a single spike would be worth more than that many thresholds.
+    """The step of each output channel, `(O,)` float32: its threshold is an odd number of them.
+
+    The nearest odd one to the threshold in steps of `to_int8`, so that weights which are whole numbers already stay what they are;
+    where a threshold is only a few steps, the one below, so that no weight exceeds 127.
 
     Args:
         weight: `(O, C, kh, kw)` float32.
@@ -111,7 +113,8 @@ def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor,
     largest = (weight * values[:, None, None]).abs().flatten(1).amax(1).double().clamp_min(1e-30)
     theta64, offset = theta.double(), bias.double().abs().clamp_min(1e-30)
     ratio = torch.minimum(LARGEST * theta64 / largest, (EXACT * theta64 / offset).clamp_max(EXACT / most))
-    odd = 2 * torch.floor((ratio - 1) / 2).clamp_min(0) + 1
+    below = 2 * torch.floor((ratio - 1) / 2).clamp_min(0) + 1
+    odd = torch.where((below > LARGEST) & (below + 1 < ratio), below + 2, below)
     return (theta64 / odd).float()
 
 
