@@ -51,17 +51,18 @@ class Detector:
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         self._adaptive, self._carried = adaptive, SpikingState() if carry_state else None
-        self.engine = choose(engine if adaptive is None and not carry_state else "reference", self.device.type)
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
+        timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
+        self.engine = choose(engine if adaptive is None and not carry_state else "reference", self.device.type, timesteps)
         self._spiking = None if ann else self._open(timesteps)
 
-    def _open(self, timesteps: int | None) -> SpikingNetwork:
+    def _open(self, timesteps: int) -> SpikingNetwork:
         own, device = self.bundle.parameters, self.device
         neurons = {
             name: replace(layer, theta=layer.theta.to(device), shift=layer.shift.to(device))
             for name, layer in own.neurons.items()
         }
-        parameters = SpikingParameters(timesteps or own.timesteps, neurons, _to(own.readout_shift, device))
+        parameters = SpikingParameters(timesteps, neurons, _to(own.readout_shift, device))
         graph, max_count = _on(self.bundle.spiking, device), self.bundle.voxel.max_count
         return open_engine(self.engine, graph, parameters, max_count, device.type)
 

@@ -18,7 +18,7 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Node
 
 OPSET = 17
-_IR_VERSION = 8
+IR_VERSION = 8
 
 
 def write_onnx(bundle: DetectorBundle, path: Path) -> None:
@@ -32,11 +32,23 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
     except ImportError:
         raise ModelError("writing ONNX needs the package onnx: pip install -e '.[export]'") from None
     model = _Writer(onnx, bundle.graph).model()
-    metadata = {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride}
+    save_onnx(model, path, {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride})
+
+
+def save_onnx(model: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Check a model and write it, with metadata as JSON; raises ModelError if the file cannot be written."""
+    import onnx
+
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, part)
+        part.rename(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 class _Writer:
@@ -58,7 +70,7 @@ class _Writer:
         ]
         whole = helper.make_graph(operators, "detector", inputs, outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(whole, opset_imports=opset, ir_version=_IR_VERSION, producer_name="evburst")
+        return helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
 
     def _channels(self, output: str) -> int:
         return len(self._graph.tensors[f"{output}.bias"])
