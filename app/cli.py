@@ -42,6 +42,7 @@ COMMANDS = {
     "live": ("evburst.app.cli", "live_main", "detect in events of a camera, a stream or a video"),
     "events": ("evburst.app.events", "main", "describe, convert and cut recordings"),
     "export": ("evburst.app.export", "main", "write a network as ONNX or NIR"),
+    "engines": ("evburst.app.engines", "main", "which engines run here, and how fast"),
 }
 """Commands of `evburst`: module and function of each, and what it does."""
 

@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from evburst.data.errors import ModelError
 from evburst.models.bundle import DetectorBundle
+from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.export.onnx import IR_VERSION, OPSET, save_onnx
+from evburst.models.export.onnx_boxes import BoxOptions, write_boxes
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import fan_out_maps
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
@@ -47,30 +49,34 @@ class SnnOptions:
         totals: `<layer>.spikes` and `<layer>.synaptic_ops` `(N,)` int64, of the input (`input.spikes`, ...) and of these layers; for
             grids of `size` only.
         size: (H, W) of the grids; None: any.
+        boxes: instead of the read-outs, boxes, for one grid of `size` (see models/export/onnx_boxes.py).
     """
 
     counts: bool = False
     totals: bool = False
     size: tuple[int, int] | None = None
+    boxes: BoxOptions | None = None
 
 
 def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | None = None) -> None:
-    """Write the spiking network; outputs are named as its read-outs.
+    """Write the spiking network; outputs are named as its read-outs, or boxes, scores and labels.
 
     Raises:
-        ModelError: the package onnx is missing.
+        ModelError: the package onnx is missing, or an option lacks the size of the grids.
     """
-    model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options or SnnOptions())
+    options = options or SnnOptions()
+    model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options, bundle.head)
     metadata = {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride}
     save_onnx(model, path, metadata)
 
 
-def spiking_model(graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions) -> Any:
-    """A spiking network as an `onnx.ModelProto`; raises ModelError if the package onnx is missing."""
-    if options.totals and options.size is None:
-        raise ModelError("totals of synaptic operations need the size of the grids")
-    writer = SpikingWriter(graph, parameters, channels, options)
-    return writer.model()
+def spiking_model(
+    graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions, head: HeadSpec | None = None
+) -> Any:
+    """A spiking network as an `onnx.ModelProto`; `head` for boxes. Raises ModelError as `write_onnx_snn`."""
+    if (options.totals or options.boxes) and options.size is None:
+        raise ModelError("boxes and totals of synaptic operations need the size of the grids")
+    return SpikingWriter(graph, parameters, channels, options).model(head)
 
 
 @dataclass(frozen=True)
@@ -112,22 +118,26 @@ class SpikingWriter:
         self._signals: dict[str, Signal] = {}
         self._fan_out = fan_out_maps(graph, channels, *options.size) if options.totals and options.size else {}
 
-    def model(self) -> Any:
-        """The whole network."""
+    def model(self, head: HeadSpec | None) -> Any:
+        """The whole network; `head`: what its read-outs mean, for boxes."""
         helper, types = self._onnx.helper, self._onnx.TensorProto
         for node in self._graph.nodes:
             self._signals[node.name] = getattr(self, f"_{node.op}")(node, *(self._signals[name] for name in node.inputs))
         for name in self._graph.outputs:
             self._read_out(name)
-        size = self._options.size or ("H", "W")
-        inputs = [helper.make_tensor_value_info(INPUT, types.UINT8, ["N", self._channels, *size])]
+        boxes, size = self._options.boxes, self._options.size
+        if boxes and size and head:
+            write_boxes(self, self._graph.outputs, head, boxes, size)
+        shape = [1 if boxes else "N", self._channels, *(size or ("H", "W"))]
+        inputs = [helper.make_tensor_value_info(INPUT, types.UINT8, shape)]
         whole = helper.make_graph(self.nodes, "spiking", inputs, self.outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
 
-    def emit(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """One operator of one output; returns the output's name."""
-        self.nodes.append(self._onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+    def emit(self, kind: str, inputs: Sequence[str], name: str, unused: str = "", **attributes: Any) -> str:
+        """One operator; returns its output's name. `unused`: an output before it that nobody reads."""
+        outputs = [unused, name] if unused else [name]
+        self.nodes.append(self._onnx.helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
         return name
 
     def constant(self, name: str, value: NDArray[Any] | np.generic) -> str:
@@ -357,7 +367,8 @@ class SpikingWriter:
         if len(parts) > 1:
             total = self.emit("Mul", [total, self.constant("share", np.float32(1 / len(parts)))], f"{output}.mean")
         self.emit("Add", [total, self._column(f"{output}.readout", shift)], output)
-        self.output(output, "FLOAT", ["N", len(shift), None, None])
+        if not self._options.boxes:
+            self.output(output, "FLOAT", ["N", len(shift), None, None])
 
     def _total(self, node: Node, signal: Signal) -> None:
         """Optional outputs of a layer that spikes."""
