@@ -125,7 +125,7 @@ def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadS
     shares = writer.emit("Softmax", [logits], f"{name}.shares", axis=1)
     own = writer.emit("Slice", [shares, _constant(writer, "one", 1), _constant(writer, "kinds", kinds), ends[1]], f"{name}.own")
     by_class = writer.emit("Transpose", [own], f"{name}.by_class", perm=[1, 0, 2])
-    shape = _constant(writer, f"{level}.scores", 1, kinds - 1, n * cells)
+    shape = _constant(writer, f"{level}.scores_shape", 1, kinds - 1, n * cells)
     return flat, writer.emit("Reshape", [by_class, shape], f"{name}.scores")
 
 

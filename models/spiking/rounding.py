@@ -137,12 +137,21 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
             continue
         layer, weight, bias = neurons[relu.name], tensors[f"{conv.name}.weight"], tensors[f"{conv.name}.bias"]
         constant, most = bias + layer.shift, layer.phi * parameters.timesteps
-        step = threshold_steps(weight, values, layer.theta, constant, most)
+        step = tensors.get(f"{conv.name}.step")
+        if step is None or not _odd(layer.theta, step):
+            step = threshold_steps(weight, values, layer.theta, constant, most)
         tensors[f"{conv.name}.weight"] = from_int8(*to_int8(weight, values, step), values)
         tensors[f"{conv.name}.bias"] = (torch.round(constant.double() / step) * step).float()
         tensors[f"{conv.name}.step"] = step
         neurons[relu.name] = replace(layer, shift=torch.zeros_like(layer.shift))
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
+
+
+def _odd(theta: Tensor, step: Tensor) -> bool:
+    """Whether thresholds are odd numbers of steps."""
+    exact = theta.double() / step.double()
+    whole = torch.round(exact)
+    return bool(((whole % 2 == 1) & ((exact - whole).abs() <= 1e-6 * whole)).all())
 
 
 def driven(graph: Graph, parameters: SpikingParameters) -> list[tuple[Node, Node]]:
