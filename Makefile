@@ -1,5 +1,6 @@
 # make demo   detect in the bundled recording        make test   the test suite
-# make check  lint and types                         make clean  remove .venv and runs/
+# make check  lint and types                         make clean  remove .venv, runs/ and site/
+# make docs   the documentation as a site, in site/
 #
 # On Linux, pip's torch is the CUDA build (several GB). For the CPU build: make demo TORCH_INDEX=<address>, the one that
 # PyTorch's "Get started" page shows for "CPU"; or put CPU wheels where your pip finds them (PIP_FIND_LINKS).
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check types links docs clean
 
 demo: .venv/demo
 	$(BIN)/python detect.py --events data/samples/street_td.dat
@@ -17,27 +18,40 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-check: .venv/dev
+check: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/dev links
+	$(BIN)/mypy
+
+docs: .venv/docs links
+	$(BIN)/mkdocs build --strict -q
+
+# evburst with its four folders inside, as in a wheel: for tools that read source instead of importing it.
+links:
 	mkdir -p .mypy_links/evburst && ln -sfn ../../evburst/__init__.py ../../evburst/__main__.py ../../evburst/py.typed .mypy_links/evburst
 	cd .mypy_links/evburst && ln -sfn ../../app ../../data ../../eval ../../models .
-	$(BIN)/mypy
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(PIP) torch torchvision --index-url $(TORCH_INDEX))
 
-# Where the system lacks libGL (servers, containers), opencv-python cannot be imported: the headless build replaces its files.
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e .
+	@touch $@
+
+# ultralytics brings the other build of OpenCV, which cannot be imported where the system lacks libGL (servers, containers):
+# the headless build then replaces its files.
+.venv/dev: .venv/demo
+	$(PIP) -e '.[dev]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $@
 
-.venv/dev: .venv/demo
-	$(PIP) -e '.[dev]'
+.venv/docs: .venv/demo
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses beside the code they configure, put together here; the only reader of YAML and `--set`.
+"""Settings: frozen dataclasses beside the code they configure, built here from YAML, `--set` and flags.
 
 Order: defaults < `--config FILE` < `--set section.name=value` and flags. An unknown key names the nearest known one.
 A command whose defaults depend on a file (a network's own settings) passes them as `base`, which comes right after the defaults.
@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment!r}: write it as name=value, e.g. voxel.bins=5")
+            raise ConfigError(f"--set {assignment!r}: write it as name=value")
         *parents, leaf = key.strip().split(".")
         target = settings
         for parent in parents:
@@ -44,20 +45,47 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
 
 
 def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
-    """Make a dataclass from a mapping, section by section, checking names and types."""
-    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    """Make a dataclass from a mapping, section by section, checking names and types.
+
+    Raises:
+        ConfigError: a name is unknown or missing, or a value has the wrong type or is out of range.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
-    values = {}
     for name, value in settings.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise ConfigError(f"unknown setting {where + name!r}{hint}")
-        values[name] = _convert(hints[name], value, where + name)
+        if name not in fields:
+            raise ConfigError(_unknown(kind, name, value, where))
+    for name, field in fields.items():
+        if name not in settings and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"setting {where + name!r} is missing")
+    values = {name: _convert(hints[name], value, where + name) for name, value in settings.items()}
     try:
         return kind(**values)
     except ValueError as error:
         raise ConfigError(f"{where or 'settings'}: {error}") from None
+
+
+def setting_names(kind: type) -> list[str]:
+    """Names of all settings of a dataclass, sections included, e.g. "post" and "post.nms_iou"."""
+    hints, names = typing.get_type_hints(kind), list[str]()
+    for name in (field.name for field in dataclasses.fields(kind)):
+        inner = setting_names(hints[name]) if dataclasses.is_dataclass(hints[name]) else []  # type: ignore[arg-type]
+        names += [name, *(f"{name}.{below}" for below in inner)]
+    return names
+
+
+def _unknown(kind: type, name: str, value: object, where: str) -> str:
+    """The message for a name that `kind` has not, with the full name of the nearest that it has."""
+    names = setting_names(kind)
+    while isinstance(value, dict) and len(value) == 1:  # section.name=value: as much of the name as is unambiguous
+        ((inner, value),) = value.items()
+        name = f"{name}.{inner}"
+    near = difflib.get_close_matches(name, names, 1) or [known for known in names if known.endswith("." + name)]
+    near = near or difflib.get_close_matches(name.partition(".")[0], names, 1)
+    top = [known for known in names if "." not in known]
+    return f"unknown setting {where + name!r}" + (
+        f"; did you mean {where + near[0]!r}?" if near else f"; known: {', '.join(top)}"
+    )
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -80,6 +108,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"setting {where!r}: expected a section, received {value!r}")
         return build(hint, value, where + ".")  # type: ignore[arg-type]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {value!r}")
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -93,6 +125,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {str(key): _convert(args[1], item, where) for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str):
+        with suppress(ValueError):  # 1e-3 is a number, but YAML asks for 1.0e-3
+            return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ConfigError(f"setting {where!r}: expected {getattr(hint, '__name__', hint)}, received {value!r}")

@@ -8,16 +8,18 @@ NAME_report.json and .png.
 from __future__ import annotations
 
 import json
-import sys
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from evburst.app.config import build
+from evburst.app.console import show_progress
+from evburst.app.inference import Inference, detections_and_labels
 from evburst.app.plots.conversion import draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
 from evburst.app.train import TrainConfig
@@ -46,6 +48,7 @@ from evburst.models.spiking.cost import dense_macs
 from torch import Tensor
 from tqdm import tqdm
 
+_LOG = logging.getLogger(__name__)
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _SEARCH_ROUNDS = 6
 _DISTIL_BATCH = 2
@@ -55,17 +58,17 @@ _ADAPTIVE_LOSS = 0.3
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """What convert.py can be told.
+    """Settings of convert.
 
     Attributes:
         weights: best.safetensors of a training run, a file that was converted before, or bundled weights by name.
-        blend_with, blend: another such file of the same network that this one was fine-tuned from, and the share of `weights` in
-            the mean of both: often better than either (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+        blend_with: another such file, of the network that this one was fine-tuned from, to average with.
+        blend: share of `weights` in the mean of both, which is often better than either (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
         out: the weights file to write.
         root: folder of the data to calibrate on; "" for the one the network was trained with.
-        timesteps: T.
+        timesteps: timesteps T.
         phi_max: most spikes of a neuron in one timestep.
-        level: of calibration: none, light or advanced, see models/spiking/convert/calibrate.py. After a search, the advanced one
+        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. After a search, the advanced one
             keeps to the budget, or else to the energy that the choice was expected to cost.
         thresholds: "error", of the least squared error, or "typical", in units of each channel's typical activation, as training
             with `schedule.rounding` rounds to: for networks that were trained so.
@@ -92,8 +95,8 @@ class ConvertConfig:
     blend: float = 0.5
     timesteps: int = 1
     phi_max: int = 8
-    level: str = "light"
-    thresholds: str = "error"
+    level: Literal["none", "light", "advanced"] = "light"
+    thresholds: Literal["error", "typical"] = "error"
     signed: bool = False
     budget: float | None = None
     max_loss: float | None = None
@@ -147,7 +150,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, run.grids[: config.sensitivity_windows])
     run.beside("report.json").write_text(json.dumps(report.to_dict(), indent=1))
     draw_report(report, run.beside("report.png"))
-    print(report.table(), file=sys.stderr)
+    _LOG.info(report.table())
     record = {
         "dataset": run.settings.name,
         "training": {k: _portable(run.trained[k]) for k in ("config", "epoch", "validation", "commit", "machine")},
@@ -218,7 +221,7 @@ class Conversion:
         """
         c, s = self.config, self.settings
         data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
-        with tqdm(desc=f"windows of {split}", unit="win", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(desc=f"windows of {split}", unit="win", disable=not show_progress()) as bar:
             progress = _absolute(bar)
             seed = s.schedule.seed + showing
             return open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress))
@@ -243,7 +246,7 @@ class Conversion:
         operations = None if share is None else share / self.share_per_operation()
         windows = self.windows("train", self.config.advanced_windows)
         batches = [range(i, min(i + _DISTIL_BATCH, len(windows))) for i in range(0, len(windows), _DISTIL_BATCH)]
-        with tqdm(total=len(batches), desc="distil", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=len(batches), desc="distil", disable=not show_progress()) as bar:
 
             def progress(moved: float) -> None:
                 bar.set_postfix(divergence=f"{moved:.2f}", refresh=False)
@@ -302,7 +305,7 @@ class Conversion:
         ann = score(start, windows, ann=True)[0].ap
         low, high = np.log(share[0]), np.log(share[-1])
         best, tried = len(frontier) - 1, []
-        for _ in tqdm(range(_SEARCH_ROUNDS), desc="search", disable=not sys.stderr.isatty()):
+        for _ in tqdm(range(_SEARCH_ROUNDS), desc="search", disable=not show_progress()):
             middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
             scored, operations = score(self.calibrated(frontier.point(middle)), windows)
             lost = ann - scored.ap
@@ -321,9 +324,7 @@ class Conversion:
         start = load_table(path, self.graph, c.timesteps, choices)
         layers = sum(node.op == "relu" for node in self.graph.nodes)
         done = start.batches if start else 0
-        with tqdm(
-            total=layers * len(batches), initial=layers * done, desc="sensitivity", disable=not sys.stderr.isatty()
-        ) as bar:
+        with tqdm(total=layers * len(batches), initial=layers * done, desc="sensitivity", disable=not show_progress()) as bar:
             save: Callable[[SensitivityTable], None] = lambda table: save_table(path, table, self.graph, c.timesteps)  # noqa: E731
             return measure(self.graph, self.head, batches, c.timesteps, choices, start, save, bar.update)
 
@@ -344,22 +345,15 @@ def score(
     """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
     scored, stats = detect_all(detector, windows)
-    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / len(windows)
+    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / max(len(stats), 1)
 
 
 def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[AveragePrecision, list[SpikeStats]]:
-    """AP (COCO) over labelled windows, and the spikes of every batch (none for the ANN)."""
-    bundle, size = detector.bundle, windows.spec.sensor_size
-    labels, predictions, spikes = [], [], []
-    for first in tqdm(range(0, len(windows), batch), desc="score", leave=False, disable=not sys.stderr.isatty()):
-        items = [windows[i] for i in range(first, min(first + batch, len(windows)))]
-        grids = voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)
-        found, stats = detector.detect(grids, size, [0] * len(items))
-        labels += [item.boxes for item in items]
-        predictions += found
-        if stats is not None:
-            spikes.append(stats)
-    return average_precision(labels, predictions, windows.spec.classes), spikes
+    """AP (COCO) over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
+    inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
+    with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
+        predictions, labels, stats = detections_and_labels(inference, windows, bar.update, batch)
+    return average_precision(labels, predictions, windows.spec.classes), [s for s in stats if isinstance(s, SpikeStats)]
 
 
 def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:

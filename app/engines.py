@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,25 +11,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from evburst.app.cli import run
+from evburst.app.console import LOG, run
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
 _WEIGHTS, _ROUNDS, _LEFT_OUT = "street", 7, ("reference", "cuda")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> int:
     """The command line of `evburst engines`."""
     parser = argparse.ArgumentParser(
-        prog="evburst engines",
+        prog=prog,
         description="Show which engines can run a spiking network on this machine, and how fast they are.",
-        epilog="example: evburst engines --measure",
+        epilog="example: %(prog)s --measure",
     )
     parser.add_argument("--measure", action="store_true", help="measure again (after a change of machine it happens by itself)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
-    def show(args: argparse.Namespace) -> None:
+    def show(args: argparse.Namespace) -> str:
         ensure_measured(again=args.measure)
-        print(json.dumps(engine_rows(), indent=1) if args.json else engines_table())
+        return json.dumps(engine_rows(), indent=1) if args.json else engines_table()
 
     return run(parser, show, argv)
 
@@ -42,7 +41,7 @@ def ensure_measured(again: bool = False) -> None:
     names = [name for name, engine in ENGINES.items() if name not in _LEFT_OUT and not engine.available("cpu")]
     if len(names) < 2 or (measured() and not again):
         return
-    print(f"measuring engines once on this machine: {', '.join(names)}", file=sys.stderr)
+    LOG.info("measuring engines once on this machine: %s", ", ".join(names))
     remember({str(timesteps): measure(names, timesteps) for timesteps in MEASURED_TIMESTEPS})
 
 

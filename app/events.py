@@ -12,28 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evburst.app.cli import run
-from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
-from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, first_us
-from evburst.data.readers import READERS, open_events, recognise_format
-from evburst.data.readers.dat import decode_window
+from evburst.app.console import LOG, run
+from evburst.data.encoding import unpack
+from evburst.data.errors import ConfigError, DataError, EventFileError
+from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
+from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
+from evburst.data.readers.columns import UNIT_SYMBOLS
+from evburst.data.readers.options import TIME_UNITS
 from evburst.data.writers import write_events, writer_for
 from numpy.typing import NDArray
 
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
 HOT_LISTED = 5
-_OUTSIDE_LIMIT = 0.1
 _CUT_WINDOW_US = 1_000_000
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m evburst.app.events`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evburst.app.events", description="Look at event recordings, convert and cut them."
-    )
+def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
+    """The command line of `evburst events`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Look at event recordings, convert and cut them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    info_parser = _command(commands, "info", "say what is in a recording: format, sensor, duration, rates, faults")
+    info_parser = _command(commands, "info", "say what is in recordings: format, sensor, duration, rates, faults", True)
     info_parser.add_argument("--json", action="store_true", help="print it as JSON")
     info_parser.set_defaults(action=_info)
     convert_parser = _command(commands, "convert", "write a recording in another format (.dat, .npz, .csv)")
@@ -50,43 +49,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, lambda args: args.action(args), argv)
 
 
-def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, several: bool = False) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
+    if several:
+        parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="the recordings")
+    else:
+        parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
     parser.add_argument(
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
     )
     parser.add_argument("--format", metavar="NAME", help=f"do not recognise the format, it is: {', '.join(sorted(READERS))}")
+    add_read_options(parser)
     return parser
 
 
-def _open(args: argparse.Namespace) -> EventStream:
+def add_read_options(parser: argparse.ArgumentParser) -> None:
+    """Flags for what text, NumPy and HDF5 files do not say themselves; `read_options` reads them."""
+    parser.add_argument(
+        "--time-unit",
+        choices=TIME_UNITS,
+        default="auto",
+        help="unit of the times in text, NumPy and HDF5 files (default: auto)",
+    )
+    parser.add_argument(
+        "--columns", metavar="ORDER", default="", help="order of columns without names, e.g. x,y,p,t; '-' passes over one"
+    )
+    parser.add_argument(
+        "--allow-external", action="store_true", help="follow links of HDF5 files into other files; for files that you trust"
+    )
+
+
+def read_options(args: argparse.Namespace) -> ReadOptions:
+    """The flags of `add_read_options`; raises ConfigError for columns that are none."""
+    return ReadOptions(args.time_unit, args.columns, args.allow_external)
+
+
+def _open(args: argparse.Namespace, path: Path | None = None) -> EventStream:
     size = SensorSize.parse(args.sensor_size) if args.sensor_size else None
-    return open_events(args.file, size, args.format)
+    return open_events(path or args.file, size, args.format, options=read_options(args))
 
 
-def _info(args: argparse.Namespace) -> None:
+def _info(args: argparse.Namespace) -> str:
+    """Describe each file; those that cannot be read are warnings, or the error if there is no other."""
+    summaries, errors = [], []
+    for path in args.files:
+        try:
+            stream = _open(args, path)
+            described = describe(stream, path)
+        except DataError as error:
+            errors.append(error)
+            continue
+        unit = getattr(stream, "time_unit", "us")
+        summaries.append({"file": str(path), "format": stream_format(stream), "time_unit": unit} | described)
+    if not summaries:
+        raise errors[0] if len(errors) == 1 else EventFileError("; ".join(map(str, errors)))
+    for error in errors:
+        LOG.error("%s", error)
+    if args.json:
+        return json.dumps(summaries[0] if len(args.files) == 1 else summaries, indent=1)
+    if len(args.files) == 1:
+        return human_description(summaries[0])
+    return "\n\n".join(f"{summary['file']}\n{human_description(summary)}" for summary in summaries)
+
+
+def _convert(args: argparse.Namespace) -> str:
     stream = _open(args)
-    summary = {"file": str(args.file), "format": recognise_format(args.file, args.format)} | describe(stream, args.file)
-    print(json.dumps(summary, indent=1) if args.json else human_description(summary))
+    return _write(args, stream, stream.packets())
 
 
-def _convert(args: argparse.Namespace) -> None:
-    stream = _open(args)
-    _write(args, stream, stream.packets())
-
-
-def _cut(args: argparse.Namespace) -> None:
+def _cut(args: argparse.Namespace) -> str:
     stop_s = math.inf if args.stop_s is None else args.stop_s
     if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
     stream, t0_us = _open(args), first_us(_open(args)) or 0
     stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
-    _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
+    return _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
 
 
-def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> None:
-    """Write and say so on stdout; what was repaired goes to stderr."""
+def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> str:
+    """Write the file; returns the line for stdout. Repairs are logged."""
     writer_for(args.out)
     if args.out.exists() and args.out.samefile(args.file):
         raise ConfigError(f"{args.out}: this is the recording itself; name another file to write")
@@ -94,8 +135,8 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
-        print(f"warning: {args.file}: repaired: {_listed(stream.faults.found())}", file=sys.stderr)
-    print(f"{args.out}: {written.events} events, {stream.sensor_size}")
+        LOG.warning("%s: repaired: %s", args.file, _listed(stream.faults.found()))
+    return f"{args.out}: {written.events} events, {stream.sensor_size}"
 
 
 def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:
@@ -107,10 +148,7 @@ def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> 
         yield packet
     if not total:
         raise EventFileError(f"{path}: no event in this part; nothing was written")
-    if outside > _OUTSIDE_LIMIT * total:
-        raise SensorSizeError(
-            f"{path}: {outside} of {total} events lie outside {sensor_size}: pass the sensor's true size with --sensor-size"
-        )
+    check_sensor_size(str(path), sensor_size, total - outside, outside)
 
 
 def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:
@@ -118,7 +156,7 @@ def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Eve
     for window in stream.windows(_CUT_WINDOW_US, start_us):
         if window.t0_us >= stop_us:
             return
-        events = decode_window(window)
+        events = unpack(window)
         inside = events[(events["t"] >= start_us) & (events["t"] < stop_us)]
         if len(inside):
             yield inside
@@ -222,7 +260,7 @@ def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
     for window in stream.windows(RATE_WINDOW_US):
         totals.peak = max(totals.peak, len(window))
         if len(window):
-            waiting.append(decode_window(window))
+            waiting.append(unpack(window))
             count += len(window)
         if count >= PACKET_EVENTS:
             yield np.concatenate(waiting)
@@ -237,6 +275,7 @@ def human_description(info: dict[str, Any]) -> str:
     gap = "none" if info["longest_gap_after_s"] is None else f"{info['longest_gap_us'] / 1000:.3f} ms"
     lines = {
         "format": info["format"],
+        "time unit": UNIT_SYMBOLS[info["time_unit"]],
         "sensor": f"{info['sensor'][0]}x{info['sensor'][1]}",
         "events": f"{info['events']}",
         "duration": f"{info['duration_s']:.6f} s, from {info['first_us']} to {info['last_us']} µs",

@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evburst.app.cli import run
+from evburst.app.console import LOG, run
 from evburst.data.events import SensorSize
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.export") -> int:
     """The command line of `evburst export`."""
     parser = argparse.ArgumentParser(
-        prog="evburst export",
+        prog=prog,
         description="Write the ordinary network of a weights file as ONNX, or its spiking network as ONNX or NIR.",
-        epilog="example: evburst export --weights street --onnx-snn street_snn.onnx --with-boxes",
+        epilog="example: %(prog)s --weights street --onnx-snn street_snn.onnx --with-boxes",
     )
     parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="bundled weights by name, or a file made by "
                         "convert.py (default: street)")  # fmt: skip
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, _export, argv)
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export(args: argparse.Namespace) -> str:
     from evburst.models.bundle import DetectorBundle
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
@@ -48,8 +48,7 @@ def _export(args: argparse.Namespace) -> None:
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:
         write_onnx(bundle, args.onnx)
-        print(f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}")
-        return
+        return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
     sensor = SensorSize.parse(args.sensor_size)
     height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
     if args.onnx_snn:
@@ -57,18 +56,14 @@ def _export(args: argparse.Namespace) -> None:
         boxes = BoxOptions(sensor, PostConfig(score=args.score)) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
         outputs = "boxes, scores, labels" if boxes else ", ".join(bundle.graph.outputs)
-        print(f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}")
-        return
+        return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)
     left = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
-    print(f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{left}")
     largest = max(layer.phi for layer in bundle.parameters.neurons.values())
     if largest > 1:
-        print(
-            f"note: up to {largest} spikes per timestep here, one in NIR; each layer's limit is in its metadata",
-            file=sys.stderr,
-        )
+        LOG.info("note: up to %d spikes per timestep here, one in NIR; each layer's limit is in its metadata", largest)
+    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{left}"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from evburst.app import console
 from evburst.app.config import to_dict
+from evburst.app.inference import Inference, detections_and_labels
 from evburst.app.plots.training import Curves
 from evburst.app.provenance import provenance
 from evburst.data.boxes import Detections
@@ -37,6 +39,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -47,6 +51,7 @@ class ScheduleConfig:
         epochs, batch: passes over the training set; windows per step, over all processes.
         optimizer: "adamw" or "sgd" (momentum 0.9).
         learning_rate, weight_decay: warm-up over `warmup_steps`, then cosine to 2 %; no decay on biases and norms.
+        warmup_steps: steps over which the learning rate rises linearly.
         plain_epochs: last epochs without mosaics, zoom, stretched time and erased patches, on windows as they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
@@ -79,13 +84,14 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything `train.py` can be told.
+    """Settings of train.
 
     Attributes:
-        name: of the weights this run makes.
-        out, cache: folders of the run and of simulated windows.
+        name: name of the weights.
+        out: output folder; an unfinished run found there is resumed.
+        cache: folder of simulated windows.
         init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name ("": random).
-        architecture, activation: see evburst.models.detectors.NetworkConfig.
+        architecture, activation: kind of network and its activation, see evburst.models.detectors.NetworkConfig.
     """
 
     name: str = "street"
@@ -109,7 +115,7 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
     if distributed:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        trainer = Trainer(config, sys.stderr.isatty() if show_progress is None else show_progress)
+        trainer = Trainer(config, console.show_progress() if show_progress is None else show_progress)
         trainer.run()
     finally:
         if distributed:
@@ -303,7 +309,7 @@ class Trainer:
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.rank == 0:
-            print(f"resuming {path} at epoch {self.epoch}", file=sys.stderr)
+            _LOG.info("resuming %s at epoch %d", path, self.epoch)
 
 
 class _Loss(nn.Module):
@@ -363,18 +369,30 @@ def _move_to(bar: Any, done: int) -> None:
     bar.update(done - bar.n)
 
 
-@torch.no_grad()
+class _Validated:
+    """A network in training as what `Inference` runs."""
+
+    def __init__(self, model: Any, amp: bool) -> None:
+        self.classes, self.stride = model.head_spec.classes, TRAIN_STRIDE
+        self._model, self._device = model, next(model.parameters()).device
+        self._amp = amp and _has_bfloat16(self._device)
+
+    @torch.no_grad()
+    def detect(self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]) -> tuple[list[Detections], None]:
+        """See GridNetwork: boxes scored from 0.001, at most 100."""
+        x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+            maps = self._model(x)
+        return decode(maps, self._model.head_spec, PostConfig(score=0.001), sensor_size, list(t_us)), None
+
+    def dense_macs(self, height: int, width: int) -> int:
+        """See GridNetwork: energy is of no interest in training."""
+        return 0
+
+
 def validate(model: Any, windows: Dataset, config: TrainConfig) -> AveragePrecision:
     """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows."""
-    device = next(model.parameters()).device
-    size, post = windows.spec.sensor_size, PostConfig(score=0.001)
-    labels: list[Detections] = []
-    predictions: list[Detections] = []
-    for first in range(0, len(windows), 16):
-        items = [windows[i] for i in range(first, min(first + 16, len(windows)))]
-        grids = voxel_batch([item.window for item in items], config.voxel, size, TRAIN_STRIDE)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.schedule.amp and _has_bfloat16(device)):
-            maps = model(torch.from_numpy(grids).to(device).float().contiguous(memory_format=torch.channels_last))
-        labels += [item.boxes for item in items]
-        predictions += decode(maps, model.head_spec, post, size, [0] * len(items))
+    network = _Validated(model, config.schedule.amp)
+    inference = Inference(network, config.voxel, windows.spec.sensor_size, spiking=False)
+    predictions, labels, _ = detections_and_labels(inference, windows)
     return average_precision(labels, predictions, windows.spec.classes)

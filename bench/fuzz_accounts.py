@@ -7,6 +7,8 @@ csv      events + outside the sensor = lines after the header, less the truncate
 npy      header + item size x (events + outside) + truncated bytes = the file's size
 npz      events + outside = length said, and the checksum of every array that was read holds
 hdf5     events + outside = length said (HDF5 has no checksums unless the writer asked for them: wrong values go unseen)
+aedat2   header + 8 x (events + special events) + truncated bytes = the file's size
+aedat3   header + 8 x (events + invalid ones) + truncated bytes <= the file's size (packets of other types are passed over)
 aedat4   16 x events + truncated bytes <= the file's size (its library decodes; a packet is whole or an error)
 """
 
@@ -73,7 +75,7 @@ def _account_csv(path: Path, stream: Any, events: int) -> None:
 
 def _account_npy(path: Path, stream: Any, events: int) -> None:
     _equal(events + stream.faults.outside_sensor, len(stream.array))
-    _equal(stream.array.offset + stream.array.nbytes + stream.faults.truncated_bytes, path.stat().st_size)
+    _equal(stream.offset + stream.array.nbytes + stream.faults.truncated_bytes, path.stat().st_size)
 
 
 def _account_npz(path: Path, stream: Any, events: int) -> None:
@@ -91,11 +93,23 @@ def _account_aedat4(path: Path, stream: Any, events: int) -> None:
     require(16 * events + stream.faults.truncated_bytes <= path.stat().st_size, "more events than bytes")
 
 
+def _account_aedat2(path: Path, stream: Any, events: int) -> None:
+    whole = 8 * (events + stream.skipped_events)
+    _equal(stream.offset + whole + stream.faults.truncated_bytes, path.stat().st_size)
+
+
+def _account_aedat3(path: Path, stream: Any, events: int) -> None:
+    read = 8 * (events + stream.invalid_events) + stream.faults.truncated_bytes
+    require(stream.offset + read <= path.stat().st_size, "more events than bytes")
+
+
 def _equal(counted: int, there: int) -> None:
     require(counted == there, f"{counted} are accounted for, {there} are there")
 
 
 ACCOUNTS: dict[str, Callable[[Path, Any, int], None]] = {
+    "aedat2": _account_aedat2,
+    "aedat3": _account_aedat3,
     "aedat4": _account_aedat4,
     "bin": _account_bin,
     "csv": _account_csv,

@@ -40,10 +40,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, MAX_SENSOR_SIDE, PACKET_EVENTS, EventStream, EventWindow
 from evburst.data.readers import READERS, open_events, recognise_format
-from evburst.data.readers.dat import decode_window
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
 from bench.fuzz_accounts import ACCOUNTS, require
@@ -189,7 +189,7 @@ def _check_window(window: EventWindow, window_us: int, t0: int | None) -> int:
     require(window.t1_us - window.t0_us == window_us and window.t0_us % window_us == 0, "a window's place or length")
     require(t0 is None or window.t0_us > t0, "windows do not follow each other")
     if len(window):
-        events = decode_window(window)
+        events = unpack(window)
         inside = (events["t"] >= window.t0_us) & (events["t"] < window.t1_us)
         require(bool(inside.all() and (events["p"] <= 1).all()), "an event outside its window, or p above 1")
     return window.t0_us

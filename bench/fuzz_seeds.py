@@ -8,13 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from evburst.data.readers.dat import dat_words
 from evburst.data.writers import write_events
 
-from tests.event_files import aedat4_bytes, bin_bytes, dat_bytes, encode_evt2, encode_evt3, encode_evt21
+from tests.event_files import (
+    aedat2_bytes,
+    aedat3_bytes,
+    aedat4_bytes,
+    bin_bytes,
+    dat_bytes,
+    encode_evt2,
+    encode_evt3,
+    encode_evt21,
+)
 
 SIZE = SensorSize(32, 24)
+SIZE_DVS128 = SensorSize(128, 128)
 EPOCH_US = 1_674_050_002_090_794
 RAW_GEOMETRY = b"% geometry 32x24\n"
 EVT3_EXTRAS = (0x0E016, 0x7001, 0xF123, 0xA001, 0xE014)
@@ -44,7 +54,7 @@ def dat_seeds() -> list[bytes]:
         dat_bytes(events, SIZE),
         dat_bytes(wrapping, SIZE),
         b"% Data file containing Event2D events.\n% Version 1\n% Height 24\n% Width 32\n\x00\x08" + old.astype("<u4").tobytes(),
-        b"% Version 2\n% Date 2017-10-31 11:27:54\n\x00\x08" + dat_words(make_events(20)).tobytes(),
+        b"% Version 2\n% Date 2017-10-31 11:27:54\n\x00\x08" + pack(make_events(20)).tobytes(),
     ]
 
 
@@ -144,7 +154,25 @@ def aedat4_seeds() -> list[bytes]:
     return [aedat4_bytes([events[:25], events[25:]], SIZE, ("EVTS", "TRIG")), aedat4_bytes([events[:10]] * 3, SIZE)]
 
 
+def aedat2_seeds() -> list[bytes]:
+    events, wrapping = make_events(60), make_events(40, (1 << 32) - 80_000)
+    wrapping["t"] %= 1 << 32
+    special = np.array([[0x8000, 5000], [0xFFFFFFFF, 6000]], ">u4").tobytes()
+    return [
+        aedat2_bytes(events, "ch.unizh.ini.jaer.chip.retina.DVS128", SIZE_DVS128) + special,
+        aedat2_bytes(wrapping, "", SIZE_DVS128),
+        aedat2_bytes(events, "eu.seebetter.ini.chips.davis.DAVIS240C", SensorSize(240, 180)),
+    ]
+
+
+def aedat3_seeds() -> list[bytes]:
+    events = make_events(60)
+    return [aedat3_bytes([events[:25], events[25:]], "DVS128"), aedat3_bytes([events[:10]] * 3, "DVS128", other=True)]
+
+
 SEEDS: dict[str, tuple[str, Callable[[], list[bytes]]]] = {
+    "aedat2": (".aedat", aedat2_seeds),
+    "aedat3": (".aedat", aedat3_seeds),
     "aedat4": (".aedat4", aedat4_seeds),
     "bin": (".bin", bin_seeds),
     "csv": (".csv", csv_seeds),

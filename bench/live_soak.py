@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.detect import DetectConfig, open_inference
+from evburst.app.inference import BinnedWindow, WindowResult
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.server import PageServer
-from evburst.app.live.sources import NO_EVENTS, Packet, RecordingSource
-from evburst.app.outputs.sinks import WindowResult
+from evburst.app.live.sources import Packet, RecordingSource
 from evburst.data.errors import SourceError
 from evburst.data.events import EventWindow
 from evburst.data.readers import open_events
+from evburst.models.bundle import DetectorBundle
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "samples" / "street_td.dat"
 DEATHS, AWAY_S = 5, 0.7
@@ -73,22 +75,20 @@ class Log:
 
     def show(self, result: WindowResult, window: EventWindow) -> None:
         """See Viewer."""
-        self.rows.append((time.perf_counter(), result.meters.latency_ms))
+        self.rows.append((time.perf_counter(), result.latency_ms))
 
 
 def window_time_s(detect: DetectConfig) -> float:
     """Median time of one window of the sample."""
     source = RecordingSource(SAMPLE, 50_000)
-    pipeline = WindowPipeline(source, detect)
-    window = EventWindow(0, 50_000, NO_EVENTS)
-    pipeline.warm_up(window)
-    grid = pipeline.new_grid()
+    inference = open_inference(DetectorBundle.load(detect.weights), detect, source.sensor_size)
     window = next(iter(open_events(SAMPLE).windows(50_000)))
-    events = pipeline.bin(window, grid)
+    inference.warm_up(window)
+    grid = inference.new_grid()
     times = []
     for _ in range(15):
         started = time.perf_counter()
-        pipeline.infer(grid, events, window.t1_us, started)
+        inference.run([inference.bin(window, grid)])
         times.append(time.perf_counter() - started)
     return float(np.median(times))
 
@@ -154,15 +154,15 @@ def soak(minutes: float, detect: DetectConfig) -> dict[str, Any]:
     config = LiveConfig(DetectConfig(**{**vars(detect), "window_ms": window_ms}))
     pipeline = LivePipeline(source, config, lambda line: print(line, file=sys.stderr))
     log, slowest_s = Log(), [0.0]
-    quick = pipeline.windows.infer
+    quick = pipeline.inference.run
 
-    def timed(grid: Any, events: int, t1_us: int, started: float) -> WindowResult:
+    def timed(batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         began = time.perf_counter()
-        result = quick(grid, events, t1_us, started)
+        results = quick(batch, size)
         slowest_s[0] = max(slowest_s[0], time.perf_counter() - began)
-        return result
+        return results
 
-    pipeline.windows.infer = timed  # type: ignore[method-assign]
+    pipeline.inference.run = timed  # type: ignore[method-assign]
     pipeline.viewers.append(log)
     server = PageServer(pipeline, "127.0.0.1:0")
     clients = Clients(server.url)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +121,30 @@ READING: dict[str, dict[str, Run]] = {
 
 
 def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
-    """Ours: `(10, H, W)` uint8, straight from the file's words."""
+    """Ours: `(10, H, W)` uint8, straight from the file's words; with several workers, windows are binned side by side."""
     from evburst.data.readers import open_events
-    from evburst.data.representations.parallel import voxel_grids
-    from evburst.data.representations.voxel_grid import VoxelConfig
+    from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
-    for window in voxel_grids(open_events(path), VoxelConfig(BINS, MAX_COUNT, WINDOW_US / 1000), workers=workers):
-        yield window.grid
+    stream, config = open_events(path), VoxelConfig(BINS, MAX_COUNT, WINDOW_US / 1000)
+    width, height = stream.sensor_size
+    grids = cycle(np.empty((2 * workers, config.channels, height, width), np.uint8))
+    windows = stream.windows(WINDOW_US)
+    if workers == 1:
+        for window, grid in zip(windows, grids, strict=False):
+            voxel_histogram(window, config, stream.sensor_size, grid)
+            yield grid
+        return
+    waiting = deque[tuple[NDArray[np.uint8], Future[tuple[int, int]]]]()
+    with ThreadPoolExecutor(workers) as pool:
+        for window, grid in zip(windows, grids, strict=False):
+            waiting.append((grid, pool.submit(voxel_histogram, window, config, stream.sensor_size, grid)))
+            if len(waiting) == 2 * workers - 1:
+                grid, binned = waiting.popleft()
+                binned.result()
+                yield grid
+        for grid, binned in waiting:
+            binned.result()
+            yield grid
 
 
 def tonic_voxel_grids(path: Path) -> Iterator[NDArray[np.float64]]:

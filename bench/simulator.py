@@ -26,16 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.encoding import unpack
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
-from evburst.data.readers.dat import decode_window
 
 NAMES = ("events / pixel / s", "ON share", "pixels firing", "events / firing pixel", "interval of a pixel, ms")
 
 
 def statistics(window: EventWindow, size: SensorSize) -> list[float]:
     """The figures of NAMES for one window; NaN where there are too few events."""
-    events = decode_window(window)
+    events = unpack(window)
     if not len(events):
         return [0.0, np.nan, 0.0, np.nan, np.nan]
     pixel = events["y"].astype(np.int64) * size.width + events["x"]
@@ -56,7 +56,7 @@ def statistics(window: EventWindow, size: SensorSize) -> list[float]:
 
 def draw(window: EventWindow, size: SensorSize) -> NDArray[np.uint8]:
     """ON bright, OFF dark."""
-    events = decode_window(window)
+    events = unpack(window)
     image = np.full((size.height, size.width), 128.0)
     np.add.at(image, (events["y"], events["x"]), np.where(events["p"] == 1, 35.0, -35.0))
     return image.clip(0, 255).astype(np.uint8)

@@ -5,7 +5,7 @@
 The ANN of a weights file is converted anew for every row and scored (COCO AP) on the validation windows of the data it was trained on:
 light calibration, the same windows for all; advanced where a row says so. With --showings 3, every validation picture is shown three times, with other motion
 and noise: AP of few pictures jumps when arithmetic is rounded differently. Energy is per window, as a share of the dense ANN's in the same number format, every
-spike counted with its multiplicity; `graded` counts a burst once (hardware that sends the count along).
+spike counted with its multiplicity; `QNN%` is the share of the same network as a zero-skipping quantised one (a burst is one MAC).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from evburst.app.provenance import provenance
 from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
 from evburst.eval.coco import AveragePrecision
-from evburst.eval.energy import COST_TABLES, energy_report
+from evburst.eval.energy import energy_report
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -51,7 +51,7 @@ class Row:
         name: what it is.
         timesteps: T, the mean where it is adaptive; 0 for the ANN.
         ap, ap50: COCO, in percent.
-        energy, graded, int8: share of the ANN's, per spike in FP32, a burst once in FP32, per spike in INT8.
+        energy, of_qnn, int8: share of the dense ANN's in FP32, of the zero-skipping QNN's in INT8, of the dense ANN's in INT8.
         spikes_per_neuron: per window, over all timesteps.
     """
 
@@ -61,7 +61,7 @@ class Row:
     ap: float
     ap50: float
     energy: float = 1.0
-    graded: float = 1.0
+    of_qnn: float = 1.0
     int8: float = 1.0
     spikes_per_neuron: float = 0.0
 
@@ -145,7 +145,7 @@ class Bench:
         tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
         scored, stats = detect_all(detector, self.windows, 1)
-        used = float(np.mean([energy_report(spent).timesteps for spent in stats]))
+        used = float(np.mean([energy_report(spent).timesteps or 0 for spent in stats]))
         return _filled("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", used, scored, stats)
 
 
@@ -154,8 +154,9 @@ def _filled(kind: str, name: str, timesteps: float, scored: AveragePrecision, st
         return Row(kind, name, timesteps, scored.ap, scored.ap50)
     figures, images = [], [len(spent.layers[0].spikes) for spent in stats]
     for spent in stats:
-        fp32, int8 = energy_report(spent), energy_report(spent, COST_TABLES["int8"])
-        figures.append((fp32.ratio, fp32.snn_graded_pj / fp32.ann_pj, int8.ratio, fp32.spikes_per_neuron))
+        report = energy_report(spent)
+        fp32, int8 = report.energies("fp32"), report.energies("int8")
+        figures.append((fp32.ratio or 0, int8.as_dict()["of_qnn"] or 0, int8.ratio or 0, report.spikes_per_neuron or 0))
     means = np.average(figures, axis=0, weights=images).tolist()
     return Row(kind, name, timesteps, scored.ap, scored.ap50, *means)
 
@@ -205,7 +206,7 @@ def line(row: Row, ann: float) -> str:
     """One row of the table."""
     return (
         f"{row.name:52}{row.timesteps:5.2f}{row.ap:7.2f}{row.ap50:7.2f}{ann - row.ap:7.2f}"
-        f"{100 * row.energy:8.1f}{100 * row.graded:8.1f}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
+        f"{100 * row.energy:8.1f}{100 * row.of_qnn:8.1f}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
     )
 
 
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file, too")
     args = parser.parse_args()
     rows: list[Row] = []
-    print(f"{'':52}{'T':>5}{'AP':>7}{'AP50':>7}{'lost':>7}{'energy%':>8}{'graded%':>8}{'int8%':>8}{'spikes':>8}")
+    print(f"{'':52}{'T':>5}{'AP':>7}{'AP50':>7}{'lost':>7}{'energy%':>8}{'QNN%':>8}{'int8%':>8}{'spikes':>8}")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
         windows = len(bench.windows)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from evburst.data.errors import LabelError
+from evburst.data.errors import ConfigError, LabelError
 from numpy.typing import NDArray
 
 BBOX_DTYPE = np.dtype(
@@ -65,6 +66,27 @@ class Detections:
         keep = self.scores >= score
         return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.t_us)
 
+    def to_coco(self, image_id: int = 0) -> list[dict[str, object]]:
+        """As entries of COCO's results list: image_id, category_id, bbox [x, y, w, h] and score."""
+        xywh = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], 1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(label),
+                "bbox": [round(float(side), 2) for side in box],
+                "score": round(float(score), 4),
+            }
+            for box, score, label in zip(xywh, self.scores, self.labels, strict=True)
+        ]
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`; needs the package supervision."""
+        try:
+            from supervision import Detections as SupervisionDetections
+        except ImportError:
+            raise ConfigError("to_supervision needs the package supervision: pip install supervision") from None
+        return SupervisionDetections(xyxy=self.boxes_xyxy, confidence=self.scores, class_id=self.labels.astype(int))
+
     def to_prophesee(self) -> NDArray[np.void]:
         """As an `(n,)` BBOX_DTYPE array; track_id is 0 (we do not track)."""
         out = np.zeros(len(self), BBOX_DTYPE)
@@ -90,7 +112,7 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     Old files' names `ts` and `confidence` are understood; without a confidence it is 1. Boxes may reach outside the frame.
 
     Raises:
-        LabelError: no such file, not an .npy file, a field is missing, or a number is NaN or infinite.
+        LabelError: no such file, not an .npy file, a field is missing, or a number (a time, too) is NaN or infinite.
     """
     try:
         raw = np.load(path, allow_pickle=False)
@@ -104,16 +126,29 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     missing = [name for name in ("t", "x", "y", "w", "h", "class_id") if name not in fields]
     if missing:
         raise LabelError(f"{path}: fields {missing} are missing; it has {raw.dtype.names}")
+    _check_numbers(path, raw, fields)
     out = np.zeros(len(raw), BBOX_DTYPE)
     out["class_confidence"] = 1
     for name in BBOX_DTYPE.names or ():
         if name in fields:
             out[name] = raw[fields[name]]
-    for name in ("x", "y", "w", "h", "class_confidence"):
-        if not np.isfinite(out[name]).all():
-            row = int(np.flatnonzero(~np.isfinite(out[name]))[0])
-            raise LabelError(f"{path}: box {row}: {fields[name]} is {out[name][row]}")
     return out
+
+
+def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) -> None:
+    """Raise LabelError for a field that does not hold one number per box, or holds NaN, infinity or a negative class."""
+    for name, own in fields.items():
+        if name not in (BBOX_DTYPE.names or ()):
+            continue
+        values = raw[own]
+        if values.ndim != 1 or values.dtype.kind not in "iufb":
+            raise LabelError(f"{path}: field {own} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
+        wrong = ~np.isfinite(values)
+        if name == "class_id":
+            wrong |= values < 0
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise LabelError(f"{path}: box {row}: {own} is {values[row]}")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:

@@ -2,6 +2,7 @@
 
 EvburstError                 anything a user can mend; the command line prints it as one line and exits 1
 ├── ConfigError              a setting that does not exist, or has the wrong type or value
+├── MissingPackageError      a package that an extra brings is not installed
 ├── DataError                a file or folder that was given as data
 │   ├── EventFileError       an event recording: missing, empty, corrupt, of an unknown format
 │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
@@ -25,6 +26,10 @@ class EvburstError(Exception):
 
 class ConfigError(EvburstError):
     """A setting is unknown, or its type or value is wrong."""
+
+
+class MissingPackageError(EvburstError):
+    """A package that an extra of pyproject.toml brings is not installed."""
 
 
 class DataError(EvburstError):

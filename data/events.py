@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, SensorSizeError
 from numpy.typing import NDArray
 
 EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
@@ -25,6 +25,11 @@ PACKET_EVENTS = 1 << 20
 """Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
 
 MAX_SENSOR_SIDE = 1 << 14
+MAX_SENSOR_PIXELS = 1 << 24
+"""Beyond both there is no sensor, but a damaged header: buffers of a whole sensor would take gigabytes."""
+
+OUTSIDE_LIMIT = 0.1
+"""Share of events outside the sensor from which on its size must be wrong."""
 
 
 class SensorSize(NamedTuple):
@@ -43,7 +48,19 @@ class SensorSize(NamedTuple):
         size = cls(*map(int, sides.groups())) if sides else cls(0, 0)
         if not 0 < min(size) <= max(size) <= MAX_SENSOR_SIDE:
             raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
+        if size.width * size.height > MAX_SENSOR_PIXELS:
+            raise ConfigError(
+                f"sensor size {text!r}: {size.width * size.height} pixels; at most {MAX_SENSOR_PIXELS} are supported"
+            )
         return size
+
+
+def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, things: str = "events") -> None:
+    """Raise SensorSizeError where more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""
+    if outside > OUTSIDE_LIMIT * (inside + outside):
+        raise SensorSizeError(
+            f"{what}: {outside} of {inside + outside} {things} lie outside {size}: pass the sensor's true size with --sensor-size"
+        )
 
 
 @dataclass
@@ -78,6 +95,10 @@ class Faults:
         """The counters that are not zero, by name."""
         return {name: count for name, count in vars(self).items() if count}
 
+    def __str__(self) -> str:
+        """Those counters as text: `truncated bytes 3, late events 2`."""
+        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in self.found().items())
+
 
 @dataclass(frozen=True)
 class EventWindow:
@@ -85,10 +106,10 @@ class EventWindow:
 
     Attributes:
         t0_us, t1_us: the window on the recording's clock.
-        words: DAT words `(n, 2)` uint32 (a view of the file where nothing had to be repaired), or an `(n,)`
+        words: packed events `(n, 2)` uint32 (evburst.data.encoding; a view of the file where nothing had to be repaired), or an `(n,)`
             EVENT_DTYPE array; what a representation's kernel reads.
         epoch_us: to be added to the 32-bit times in `words` (a multiple of 2**32); 0 for EVENT_DTYPE.
-        version: DAT version of `words` (1: 9+8 bit coordinates; 2: 14+14 bit).
+        version: of packed events (1: 9+8 bit coordinates; 2: 14+14 bit).
     """
 
     t0_us: int

@@ -24,8 +24,8 @@ from typing import Any
 
 import numba
 import numpy as np
+from evburst.data.encoding import columns
 from evburst.data.events import Events, EventStream, EventWindow, SensorSize
-from evburst.data.readers.dat import event_columns
 from numpy.typing import NDArray
 
 HOT_PERIOD_US = 100_000
@@ -120,7 +120,7 @@ class FilteredStream:
             return
         events = self._new_filter()
         for window in self._stream.windows(window_us, start_us):
-            keep = events.keep(*event_columns(window)[:3])
+            keep = events.keep(*columns(window)[:3])
             yield replace(window, words=window.words.compress(keep, 0))
 
     def packets(self) -> Iterator[Events]:

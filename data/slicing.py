@@ -1,6 +1,7 @@
 """Windows of events, by duration or by count, from packets of any length.
 
-Windows by duration are half-open and lie on multiples of their length: [k * window_us, (k + 1) * window_us). They run from
+Windows by duration are half-open and lie on multiples of their length: [k * window_us, (k + 1) * window_us); a data set whose
+labels lie elsewhere shifts them by a phase (evburst.data.random_access). They run from
 the one with the first sound event to the last one's, empty windows included; of a silence of ten minutes or more they are
 left out (`Faults.long_silences`), because a corrupt 64-bit time may lie a million years ahead. With window_us = 1000:
 
@@ -22,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from evburst.data.events import EVENT_DTYPE, Events, EventWindow, Faults
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
+from numpy.typing import NDArray
 
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8
@@ -34,13 +37,28 @@ LONG_SILENCE_US = 600_000_000
 _PLAIN = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
 
-def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Faults) -> Iterator[EventWindow]:
+class Mark(NamedTuple):
+    """A sound event at or after the start of some window, before which no sound event is as late: windows can be read from it.
+
+    Attributes:
+        number: its place in the recording, from 0.
+        epoch_us: what its recorded time has to be added to.
+        t_us: its time.
+    """
+
+    number: int
+    epoch_us: int
+    t_us: int
+
+
+def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Faults, phase_us: int = 0) -> Iterator[EventWindow]:
     """Consecutive windows of `window_us`, see above.
 
     Args:
         packets: EVENT_DTYPE arrays in file order, empty ones allowed; they must not be written to afterwards.
         window_us: length of a window in microseconds.
         faults: `late_events`, `time_glitches` and `long_silences` are added to.
+        phase_us: windows lie on phase_us + k * window_us.
 
     Raises:
         ValueError: window_us is not positive.
@@ -56,7 +74,7 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
             faults.time_glitches += start
             if start == decided:
                 continue
-            t0 = int(t[start]) // window_us * window_us
+            t0 = window_start(int(t[start]), window_us, phase_us)
         keep = np.ones(decided, np.bool_)
         while start < decided:
             stop, late, glitches = _find_window_end(t, start, decided, t0, t0 + window_us, keep)
@@ -65,7 +83,7 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
             parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
             if stop < decided:
                 yield EventWindow(t0, t0 + window_us, _joined(parts))
-                parts, t0 = [], next_start(t0 + window_us, int(t[stop]), window_us, faults)
+                parts, t0 = [], next_start(t0 + window_us, int(t[stop]), window_us, phase_us, faults)
             start = stop
     if t0 is not None:
         yield EventWindow(t0, t0 + window_us, _joined(parts))
@@ -76,8 +94,8 @@ def windows_from(windows: Iterator[EventWindow], start_us: int | None) -> Iterat
     return windows if start_us is None else dropwhile(lambda window: window.t1_us <= start_us, windows)
 
 
-def windows_by_count(packets: Iterable[Events], n_events: int) -> Iterator[EventWindow]:
-    """Consecutive windows of `n_events` events; the last one holds what is left, and is never empty.
+def windows_by_count(stream: EventStream, n_events: int) -> Iterator[EventWindow]:
+    """Consecutive windows of `n_events` events of a stream, in the order of its packets; the last one holds what is left, and is never empty.
 
     A window spans [its earliest t, its latest t + 1), which for sorted events is the first and the last one's; two
     windows overlap where events with one timestamp are split between them.
@@ -89,7 +107,7 @@ def windows_by_count(packets: Iterable[Events], n_events: int) -> Iterator[Event
         raise ValueError(f"n_events must be positive, received {n_events}")
     parts: list[Events] = []
     missing = n_events
-    for packet in packets:
+    for packet in stream.packets():
         start = 0
         while start < len(packet):
             part = packet[start : start + missing]
@@ -103,13 +121,29 @@ def windows_by_count(packets: Iterable[Events], n_events: int) -> Iterator[Event
         yield _spanning(_joined(parts))
 
 
-def next_start(t1_us: int, next_us: int, window_us: int, faults: Faults) -> int:
+def window_start(t_us: int, window_us: int, phase_us: int = 0) -> int:
+    """Start of the window on phase_us + k * window_us that holds t_us."""
+    return (t_us - phase_us) // window_us * window_us + phase_us
+
+
+def next_start(t1_us: int, next_us: int, window_us: int, phase_us: int, faults: Faults) -> int:
     """Start of the window after one that ends at t1_us, the next sound event being at next_us: t1_us, or after a long silence."""
-    after = next_us // window_us * window_us
+    after = window_start(next_us, window_us, phase_us)
     if after - t1_us < LONG_SILENCE_US:
         return t1_us
     faults.long_silences += 1
     return after
+
+
+def find_marks(t: NDArray[np.int64], least_events: int, least_us: int) -> tuple[list[Mark], int]:
+    """Marks of a recording whose times `(n,)` are held in memory, and the latest sound time.
+
+    Args:
+        t: times in file order, n > 0.
+        least_events, least_us: so many events, or so much time, lie between one mark and the next.
+    """
+    found, latest = _find_marks(t, least_events, least_us)
+    return [Mark(int(i), 0, int(t[i])) for i in found], int(latest)
 
 
 def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
@@ -154,6 +188,19 @@ def _first_sound(t, decided):  # type: ignore[no-untyped-def]
         if not _is_glitch(t, i):
             return i
     return decided
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_marks(t, least_events, least_us):  # type: ignore[no-untyped-def]
+    """(indices of marks, latest sound time)."""
+    found = [_first_sound(t, len(t))]
+    latest = t[found[0]]
+    for i in range(found[0] + 1, len(t)):
+        if t[i] > latest and not _is_glitch(t, i):
+            latest = t[i]
+            if i - found[-1] >= least_events or latest - t[found[-1]] >= least_us:
+                found.append(i)
+    return np.array(found), latest
 
 
 @numba.njit(cache=True, nogil=True)

@@ -92,6 +92,11 @@ class ActivityStats:
     active: NDArray[np.float64]
     units: int
 
+    def of_image(self, index: int) -> ActivityStats:
+        """Those of one image of the batch."""
+        effective = {name: counts[index : index + 1] for name, counts in self.effective_macs.items()}
+        return replace(self, effective_macs=effective, active=self.active[index : index + 1])
+
     @staticmethod
     def concatenate(parts: Sequence[ActivityStats]) -> ActivityStats:
         """The runs of one network on several batches as one run."""

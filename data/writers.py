@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from evburst.data.readers.dat import dat_header, dat_words
+from evburst.data.readers.dat import dat_header
 
 DAT_TIMES_US = 1 << 32
 DAT_MAX_SIZE = 1 << 14
@@ -143,7 +144,7 @@ class DatWriter:
                     f"{self._path.with_suffix('')}: a DAT file holds times from 0 to {DAT_TIMES_US - 1} µs, this recording "
                     f"has {t}: let it begin at 0 (--from-zero), or write .npz or .csv"
                 )
-        self._file.write(dat_words(events).tobytes())
+        self._file.write(pack(events).tobytes())
 
     def finish(self) -> None:
         """See PacketWriter.finish."""
@@ -194,11 +195,11 @@ class NpzWriter:
 
 @writer(".csv")
 class CsvWriter:
-    """Lines `t,x,y,p` under a header line of these names; the sensor's size is not in the file."""
+    """Lines `t,x,y,p` under a comment with the sensor's size and a line of these names."""
 
     def __init__(self, path: Path, sensor_size: SensorSize) -> None:
         self._file = path.open("wb")
-        self._file.write(b"t,x,y,p\n")
+        self._file.write(f"# sensor_size {sensor_size}\nt,x,y,p\n".encode())
 
     def write(self, events: Events) -> None:
         """See PacketWriter.write."""

@@ -10,16 +10,21 @@ from typing import Any
 
 import numpy as np
 from evburst.data.boxes import Detections
+from evburst.data.extras import require
 from evburst.eval.protocol import Frame
 from numpy.typing import NDArray
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """Names of COCO's twelve numbers, in pycocotools' order."""
 
+IOUS = tuple(f"0.{50 + 5 * k}" for k in range(10))
+"""IoUs at which COCO matches, as results name them."""
+
 RECALLS = np.linspace(0, 1, 101)
 """Recalls at which COCO reads a precision curve."""
 
 _CHUNK = 256
+_AREAS = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,21 @@ class AveragePrecision:
 
 
 @dataclass(frozen=True)
+class ClassMatches:
+    """What AP of one class is computed from (boxes of all areas): every prediction that counts, best score first.
+
+    Attributes:
+        frame: `(d,)` int64; the frame it was made in.
+        correct: `(d,)` uint16; bit k is set where it is right at IOUS[k].
+        labels: `(frames,)` int64; labels of the class in each frame.
+    """
+
+    frame: NDArray[np.int64]
+    correct: NDArray[np.uint16]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class CocoResult:
     """Everything COCO's evaluation says.
 
@@ -52,6 +72,7 @@ class CocoResult:
         precision: `(10 IoU, 101 recalls, classes, 4 areas)` float64, at most 100 boxes per image and class; -1 without labels.
         scores: the same shape; lowest score that reaches the recall.
         recall: `(10 IoU, classes, 4 areas)` float64.
+        matches: of every class.
     """
 
     summary: AveragePrecision
@@ -59,6 +80,12 @@ class CocoResult:
     precision: NDArray[np.float64]
     scores: NDArray[np.float64]
     recall: NDArray[np.float64]
+    matches: tuple[ClassMatches, ...]
+
+    @property
+    def ap_by_iou(self) -> dict[str, float]:
+        """AP in percent at each of IOUS; NaN without labels."""
+        return {iou: _mean(self.precision[k, :, :, 0]) for k, iou in enumerate(IOUS)}
 
 
 def average_precision(
@@ -81,6 +108,7 @@ def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
     pycocotools compares a few hundred frames at a time, so that its rows for all boxes never exist at once; it accumulates over
     what remains of every frame: which boxes are right, and their scores.
     """
+    require("pycocotools", "eval", "average precision")
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -100,7 +128,22 @@ def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
         found["precision"][..., 2],
         found["scores"][..., 2],
         found["recall"][..., 2],
+        tuple(_matches([image for chunk in compared for image in chunk[c * _AREAS]]) for c in range(len(classes))),
     )
+
+
+def _matches(images: Sequence[dict[str, Any] | None]) -> ClassMatches:
+    """Of one class, from what is kept of every frame (None: neither a label nor a prediction)."""
+    found = [(k, image) for k, image in enumerate(images) if image is not None]
+    labels = np.zeros(len(images), np.int64)
+    for k, image in found:
+        labels[k] = np.count_nonzero(image["gtIgnore"] == 0)
+    scores = np.concatenate([np.zeros(0), *(image["dtScores"] for _, image in found)])
+    frame = np.repeat([k for k, _ in found], [len(image["dtScores"]) for _, image in found]).astype(np.int64)
+    right = np.concatenate([np.zeros((len(IOUS), 0), bool), *(image["dtMatches"] for _, image in found)], 1)
+    bits = (right * (1 << np.arange(len(IOUS)))[:, None]).sum(0).astype(np.uint16)
+    order = np.argsort(-scores, kind="mergesort")  # as pycocotools sorts
+    return ClassMatches(frame[order], bits[order], labels)
 
 
 def _compare(frames: Sequence[Frame], classes: Sequence[str]) -> list[list[dict[str, Any] | None]]:

@@ -1,15 +1,23 @@
-"""Energy of a spiking network beside the ANN of the same weights: arithmetic on counts, nothing else (METHOD section 8).
+"""Energy of a spiking network beside its three rivals: arithmetic on counts, nothing else.
 
-    SNN: every spike x every weight it reaches x AC energy     (a burst of 3 is 3 accumulates: the `per-spike` account)
-    ANN: every multiply-accumulate of the dense network x MAC energy (products with padding left out)
+    dense ANN           every multiply-accumulate of the network x MAC          (products with padding left out)
+    zero-skipping ANN   those whose input is not zero x MAC
+    zero-skipping QNN   the spiking network's own activations sent as numbers: every burst x every weight it reaches x MAC
+    SNN                 every spike x every weight it reaches x AC               (a burst of 3 is 3 accumulates: "per spike")
 
-Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Beside these two headlines stand the SNN on
-hardware that sends a burst's count with one event (`graded`), and the ANN on hardware that skips zeros.
+The QNN is what the same network is on hardware with small multipliers: at one timestep a burst is a quantised activation, and a
+burst whose count is sent along with one event ("graded" spike) is multiplied by the weight, so both cost one MAC. SNN / QNN is
+therefore (accumulates per burst) x AC / MAC: fewer spikes per burst is all that adding, rather than multiplying, can win.
+
+All figures are means over the same windows: those that were run. An idle window, which is not run, costs neither network anything
+here and is counted apart. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have 8 bits,
+so INT8 is the headline; memory traffic is another model (evburst.eval.memory).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from evburst.data.stats import ActivityStats, SpikeStats
@@ -32,11 +40,16 @@ class CostTable:
 
 
 COST_TABLES = {
-    "fp32": CostTable("fp32", 4.6, 0.9),
-    "fp16": CostTable("fp16", 1.5, 0.4),
     "int8": CostTable("int8", 0.3, 0.1),
+    "fp16": CostTable("fp16", 1.5, 0.4),
+    "fp32": CostTable("fp32", 4.6, 0.9),
 }
 """INT8: an 8-bit product (0.2 pJ) added into 32 bits (0.1 pJ)."""
+
+HEADLINE = "int8"
+"""The number format of single figures."""
+
+ACCOUNT = "per spike: a burst of 3 counts 3; means over the windows that were run, idle ones left out of both sides"
 
 EXCLUDED = (
     "memory traffic",
@@ -44,6 +57,197 @@ EXCLUDED = (
     "pooling (comparisons and averages)",
     "binning, box decoding and NMS (the same for both networks)",
 )
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Energy per window in pJ in one number format; None: not measured.
+
+    Attributes:
+        table: energies per operation used.
+        snn_pj: SNN, per spike.
+        qnn_pj: the same network as a zero-skipping QNN, which is also the SNN with graded spikes.
+        ann_zero_skipping_pj: ANN without products with 0.
+        ann_pj: dense ANN.
+    """
+
+    table: CostTable
+    snn_pj: float | None
+    qnn_pj: float | None
+    ann_zero_skipping_pj: float | None
+    ann_pj: float
+
+    @property
+    def ratio(self) -> float | None:
+        """SNN / dense ANN."""
+        return _share(self.snn_pj, self.ann_pj)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As results show it; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's share of each."""
+        energies = {name: getattr(self, name) for name in ("snn_pj", "qnn_pj", "ann_zero_skipping_pj", "ann_pj")}
+        shares = {
+            "of_ann": self.ratio,
+            "of_ann_zero_skipping": _share(self.snn_pj, self.ann_zero_skipping_pj),
+            "of_qnn": _share(self.snn_pj, self.qnn_pj),
+        }
+        return {**energies, "ratio": self.ratio, **shares}
+
+
+@dataclass(frozen=True)
+class EnergyReport:
+    """What was counted, per window, mean over the windows that were run; None: not measured.
+
+    Attributes:
+        windows: windows that were run.
+        idle_windows: windows that were not; no figure here counts them.
+        dense_macs: of the ANN.
+        synaptic_ops: accumulates of the SNN; every spike of a burst counts.
+        graded_ops: the same with a burst counted once: MACs of the QNN.
+        spikes: of neurons, bursts with multiplicity.
+        spikes_per_neuron: the same per neuron, over all timesteps.
+        spikes_per_active_neuron: spikes of a neuron in a timestep in which it fires; engines that do not count bursts: None.
+        neuron_updates: neurons x timesteps.
+        timesteps: mean T that was used.
+        effective_macs: MACs of the ANN whose input is not zero.
+        active_share: share of the ANN's activations after a ReLU that are not zero.
+        activity_windows: windows on which the last two were measured.
+        excluded: what is not in these figures.
+    """
+
+    windows: int
+    idle_windows: int
+    dense_macs: int
+    synaptic_ops: float | None = None
+    graded_ops: float | None = None
+    spikes: float | None = None
+    spikes_per_neuron: float | None = None
+    spikes_per_active_neuron: float | None = None
+    neuron_updates: float | None = None
+    timesteps: float | None = None
+    effective_macs: float | None = None
+    active_share: float | None = None
+    activity_windows: int = 0
+    excluded: tuple[str, ...] = EXCLUDED
+
+    @property
+    def mean_burst(self) -> float | None:
+        """Accumulates per burst, events and max-pools included: spikes of a burst, weighted by fan-out."""
+        return _share(self.synaptic_ops, self.graded_ops)
+
+    def energies(self, table: str = HEADLINE) -> Energies:
+        """In a number format of COST_TABLES."""
+        costs = COST_TABLES[table]
+        return Energies(
+            costs,
+            _times(self.synaptic_ops, costs.ac_pj),
+            _times(self.graded_ops, costs.mac_pj),
+            _times(self.effective_macs, costs.mac_pj),
+            self.dense_macs * costs.mac_pj,
+        )
+
+
+class EnergyTotals:
+    """Counts of a run whose windows come one after the other, in memory that does not grow.
+
+    Args:
+        dense_macs: of the ANN, for one window.
+    """
+
+    def __init__(self, dense_macs: int) -> None:
+        self._dense_macs = dense_macs
+        self._windows = self._idle = self._spiking = self._active = 0
+        self._sums = np.zeros(6)  # synaptic ops, graded ops, spikes, spikes per neuron, updates, timesteps
+        self._bursts: float | None = 0.0
+        self._activity = np.zeros(2)  # effective MACs, active share
+
+    def add(self, stats: SpikeStats) -> None:
+        """Count windows that the spiking network has run."""
+        layers = stats.layers
+        n, neurons = len(layers[0].spikes), [layer for layer in layers if layer.kind == "neuron"]
+        ops, graded = (sum(float(getattr(layer, name).sum()) for layer in layers) for name in ("synaptic_ops", "graded_ops"))
+        spikes = sum(float(layer.spikes.sum()) for layer in neurons)
+        units, updates = sum(layer.neurons for layer in neurons), sum(layer.neurons * layer.timesteps for layer in neurons)
+        steps = max(layer.timesteps for layer in layers)
+        self._sums += (ops, graded, spikes, spikes / max(units, 1), n * updates, n * steps)
+        counted = [float(layer.active.sum()) for layer in neurons if layer.active is not None]
+        self._bursts = None if self._bursts is None or len(counted) < len(neurons) else self._bursts + sum(counted)
+        self._windows += n
+        self._spiking += n
+
+    def add_dense(self, windows: int) -> None:
+        """Count windows that only the ANN has run."""
+        self._windows += windows
+
+    def add_idle(self, windows: int = 1) -> None:
+        """Count windows that were not run."""
+        self._idle += windows
+
+    def add_activity(self, activity: ActivityStats) -> None:
+        """Count what the ANN's convolutions read, in windows that are counted otherwise, or in a sample of them."""
+        effective = sum(float(counts.sum()) for counts in activity.effective_macs.values())
+        self._activity += (effective, float(activity.active.sum()) / activity.units)
+        self._active += len(activity.active)
+
+    def report(self) -> EnergyReport:
+        """The means so far."""
+        report = EnergyReport(self._windows, self._idle, self._dense_macs)
+        if self._spiking:
+            ops, graded, spikes, per_neuron, updates, steps = (self._sums / self._spiking).tolist()
+            per_active = self._sums[2] / self._bursts if self._bursts else None
+            report = replace(
+                report,
+                synaptic_ops=ops,
+                graded_ops=graded,
+                spikes=spikes,
+                spikes_per_neuron=per_neuron,
+                spikes_per_active_neuron=None if per_active is None else float(per_active),
+                neuron_updates=updates,
+                timesteps=steps,
+            )
+        if self._active:
+            effective, share = (self._activity / self._active).tolist()
+            report = replace(report, effective_macs=effective, active_share=share, activity_windows=self._active)
+        return report
+
+
+def energy_report(
+    stats: SpikeStats | None = None, activity: ActivityStats | None = None, idle_windows: int = 0
+) -> EnergyReport:
+    """The account of one run.
+
+    Args:
+        stats: what the spiking network did; None: only the ANN ran.
+        activity: what the ANN did, in the same windows or a sample of them; None: the zero-skipping ANN is not known.
+        idle_windows: windows of the recording that were not run.
+
+    Raises:
+        ValueError: neither network ran.
+    """
+    ran = stats or activity
+    if ran is None:
+        raise ValueError("energy_report needs the counts of at least one network")
+    totals = EnergyTotals(sum(ran.dense_macs.values()))
+    if stats is not None:
+        totals.add(stats)
+    elif activity is not None:
+        totals.add_dense(len(activity.active))
+    if activity is not None:
+        totals.add_activity(activity)
+    totals.add_idle(idle_windows)
+    return totals.report()
+
+
+def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any]:
+    """A report in JSON types: the headline table's energies (pJ per window), every table's, and the counts behind them."""
+    return {
+        **report.energies(table).as_dict(),
+        "table": table,
+        "account": ACCOUNT,
+        "tables": {name: report.energies(name).as_dict() for name in COST_TABLES},
+        "mean_burst": report.mean_burst,
+        **{name: getattr(report, name) for name in EnergyReport.__dataclass_fields__ if name != "excluded"},
+        "excluded": list(report.excluded),
+    }
 
 
 @dataclass(frozen=True)
@@ -68,56 +272,8 @@ class LayerEnergy:
     pj: float
 
 
-@dataclass(frozen=True)
-class EnergyReport:
-    """Energy per window, mean over the windows of `stats`.
-
-    Attributes:
-        table: energies per operation used.
-        snn_pj: SNN, per-spike account (the headline).
-        snn_graded_pj: SNN on hardware that sends a burst's count with one event.
-        ann_pj: dense ANN, same number format.
-        ratio: snn_pj / ann_pj.
-        synaptic_ops, dense_macs, neuron_updates: the counts behind them.
-        spikes_per_neuron: mean spikes of a neuron per window, over all timesteps, bursts with multiplicity.
-        timesteps: T.
-        excluded: what is not in these figures.
-    """
-
-    table: CostTable
-    snn_pj: float
-    snn_graded_pj: float
-    ann_pj: float
-    ratio: float
-    synaptic_ops: float
-    dense_macs: int
-    neuron_updates: int
-    spikes_per_neuron: float
-    timesteps: int
-    excluded: tuple[str, ...] = EXCLUDED
-
-
-def energy_report(stats: SpikeStats, table: CostTable = COST_TABLES["fp32"]) -> EnergyReport:
-    """The energy of one run (mean over its images)."""
-    operations = float(synaptic_ops(stats).mean())
-    graded = float(np.sum([layer.graded_ops for layer in stats.layers], 0).mean())
-    macs = sum(stats.dense_macs.values())
-    return EnergyReport(
-        table=table,
-        snn_pj=operations * table.ac_pj,
-        snn_graded_pj=graded * table.ac_pj,
-        ann_pj=macs * table.mac_pj,
-        ratio=operations * table.ac_pj / (macs * table.mac_pj),
-        synaptic_ops=operations,
-        dense_macs=macs,
-        neuron_updates=sum(layer.neurons * layer.timesteps for layer in stats.layers),
-        spikes_per_neuron=float(stats.spikes_per_neuron.mean()),
-        timesteps=max(layer.timesteps for layer in stats.layers),
-    )
-
-
-def snn_layers(stats: SpikeStats, table: CostTable = COST_TABLES["fp32"]) -> tuple[LayerEnergy, ...]:
-    """Where the energy of a spiking run goes: source by source of spikes; sums to `snn_pj`."""
+def snn_layers(stats: SpikeStats, table: CostTable = COST_TABLES[HEADLINE]) -> tuple[LayerEnergy, ...]:
+    """Where the energy of a spiking run is spent: source by source of spikes; sums to `snn_pj`."""
     found = []
     for layer in stats.layers:
         spikes, operations, graded = (float(c.mean()) for c in (layer.spikes, layer.synaptic_ops, layer.graded_ops))
@@ -126,38 +282,8 @@ def snn_layers(stats: SpikeStats, table: CostTable = COST_TABLES["fp32"]) -> tup
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class AnnEnergyReport:
-    """Energy of the ANN per window, mean over the windows of `stats`.
-
-    Attributes:
-        table: energies per operation used.
-        dense_pj: every multiply-accumulate.
-        zero_skipping_pj: those whose input is not zero.
-        dense_macs, effective_macs: the counts behind them.
-        active_share: share of the activations after a ReLU that are not zero.
-        excluded: what is not in these figures.
-    """
-
-    table: CostTable
-    dense_pj: float
-    zero_skipping_pj: float
-    dense_macs: int
-    effective_macs: float
-    active_share: float
-    excluded: tuple[str, ...] = EXCLUDED
-
-
-def ann_energy_report(stats: ActivityStats, table: CostTable = COST_TABLES["fp32"]) -> AnnEnergyReport:
-    """The energy of one run of the ANN (mean over its images)."""
-    dense = sum(stats.dense_macs.values())
-    effective = float(np.sum(list(stats.effective_macs.values()), 0).mean())
-    share = float(stats.active.mean()) / stats.units
-    return AnnEnergyReport(table, dense * table.mac_pj, effective * table.mac_pj, dense, effective, share)
-
-
-def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES["fp32"]) -> tuple[LayerEnergy, ...]:
-    """Where the energy of the dense ANN goes: convolution by convolution; sums to `dense_pj`."""
+def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES[HEADLINE]) -> tuple[LayerEnergy, ...]:
+    """Where the energy of the dense ANN is spent: convolution by convolution; sums to `ann_pj`."""
     return tuple(
         LayerEnergy(name, "conv", 0.0, float(macs), float(stats.effective_macs[name].mean()), 0, macs * table.mac_pj)
         for name, macs in stats.dense_macs.items()
@@ -167,3 +293,11 @@ def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES["fp32"]) -> 
 def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:
     """`(N,)`: weights reached by all spikes of each image, bursts with multiplicity."""
     return np.sum([layer.synaptic_ops for layer in stats.layers], 0)  # type: ignore[no-any-return]
+
+
+def _times(count: float | None, pj: float) -> float | None:
+    return None if count is None else count * pj
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None

@@ -1,11 +1,49 @@
 """Burst-spiking vision for event cameras.
 
+    from evburst import Detector, open_events
+    for result in Detector("street").stream("recording.dat"):
+        print(result.detections.boxes_xyxy, result.energy_pj)
+
 In a wheel, `evburst.data`, `evburst.models`, `evburst.eval` and `evburst.app` are folders of this package. In a checkout they
 are the folders beside it, so that `python detect.py` runs with nothing but the dependencies installed.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evburst.app.inference import WindowResult
+    from evburst.app.library import Detector
+    from evburst.data.boxes import Detections
+    from evburst.data.errors import EvburstError
+    from evburst.data.events import SensorSize
+    from evburst.data.readers import open_events
+
+__all__ = ["Detections", "Detector", "EvburstError", "SensorSize", "WindowResult", "open_events"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models" / "graph.py").is_file():
     __path__.append(str(_CHECKOUT))
+
+_FROM = {
+    "Detections": "evburst.data.boxes",
+    "Detector": "evburst.app.library",
+    "EvburstError": "evburst.data.errors",
+    "SensorSize": "evburst.data.events",
+    "WindowResult": "evburst.app.inference",
+    "open_events": "evburst.data.readers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: `import evburst` loads neither torch nor numba."""
+    if name not in _FROM:
+        raise AttributeError(f"module 'evburst' has no attribute {name!r}")
+    return getattr(import_module(_FROM[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -50,6 +50,7 @@ class Detector:
         carry_state: bool = False,
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
+        self.classes, self.stride = bundle.head.classes, bundle.stride
         self._adaptive, self._carried = adaptive, SpikingState() if carry_state else None
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps

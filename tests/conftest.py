@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import evburst.app  # noqa: F401  (it sets how threads wait: before torch is loaded)
+os.environ["GOMP_SPINCOUNT"] = "2000"  # as every command sets it: before torch is loaded
 
 # isort: split
 import numpy as np

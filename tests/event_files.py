@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from evburst.data.readers.dat import dat_header, dat_words
+from evburst.data.readers.dat import dat_header
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 SIZE = SensorSize(32, 24)
@@ -34,12 +35,35 @@ def collect(stream: EventStream) -> Events:
 
 def dat_bytes(events: Events, size: SensorSize = SIZE) -> bytes:
     """A DAT version 2 file; unlike `write_events` with events outside the sensor, too."""
-    return dat_header(size) + dat_words(events).tobytes()
+    return dat_header(size) + pack(events).tobytes()
 
 
 def bin_bytes(events: Iterable[tuple[int, int, int, int]]) -> bytes:
     """(t, x, y, p) as 40-bit ATIS events."""
     return b"".join((x << 32 | y << 24 | p << 23 | t).to_bytes(5, "big") for t, x, y, p in events)
+
+
+def aedat2_bytes(events: Events, chip: str, size: SensorSize) -> bytes:
+    """An AEDAT 2.0 file of jAER; `chip` as its header names it, or empty for an old header."""
+    named = f"# AEChip: {chip}\r\n" if chip else ""
+    text = f"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n# Timestamps tick: 1 us\r\n{named}"
+    x, y, p = size.width - 1 - events["x"].astype("u4"), size.height - 1 - events["y"].astype("u4"), events["p"].astype("u4")
+    addresses = x << 12 | y << 22 | p << 11 if "DAVIS" in chip.upper() else x << 1 | y << 8 | 1 - p
+    return text.encode() + np.stack([addresses, events["t"].astype("u4")], 1).astype(">u4").tobytes()
+
+
+def aedat3_bytes(packets: Iterable[Events], source: str, other: bool = False) -> bytes:
+    """An AEDAT 3.1 file of cAER; with `other`, packets of another type and invalid events between those of polarity."""
+    content = f"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: {source}\r\n#!END-HEADER\r\n".encode()
+    for events in packets:
+        data = 1 | events["p"].astype("u4") << 1 | events["y"].astype("u4") << 2 | events["x"].astype("u4") << 17
+        words = np.stack([data, events["t"].astype("u8") & 0x7FFFFFFF], 1).astype("<u4")
+        n_valid, overflow = len(words), int(events["t"][0]) >> 31
+        if other:
+            content += struct.pack("<HHIIIIII", 3, 1, 36, 4, 0, 2, 1, 1) + bytes(72)
+            words = np.concatenate([words, words[:1] & ~np.array([1, 0], "<u4")])
+        content += struct.pack("<HHIIIIII", 1, 1, 8, 4, overflow, len(words), len(words), n_valid) + words.tobytes()
+    return content
 
 
 def aedat4_bytes(packets: Iterable[Events], size: SensorSize = SIZE, streams: Sequence[str] = ("EVTS",)) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 from evburst.app.config import load_config, to_dict
+from evburst.app.convert import ConvertConfig
 from evburst.app.train import TrainConfig
 from evburst.data.errors import ConfigError
 
@@ -26,6 +28,7 @@ class Outer:
     size: tuple[int, ...] = (1,)
     limit: int | None = None
     on: bool = False
+    choice: Literal["a", "b"] = "a"
     voxel: Inner = field(default_factory=Inner)
 
 
@@ -39,7 +42,10 @@ def test_defaults_then_file_then_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("voxel.bin=5", r"'voxel\.bin'; did you mean 'bins'"),
+        ("voxel.bin=5", r"'voxel\.bin'; did you mean 'voxel\.bins'"),
+        ("bins=5", r"'bins'; did you mean 'voxel\.bins'"),
+        ("voxels.bins=5", r"'voxels\.bins'; did you mean 'voxel\.bins'"),
+        ("choice=z", r"'choice': expected a or b, received 'z'"),
         ("nam=x", "did you mean 'name'"),
         ("zzz=1", "known: name, size"),
         ("voxel.bins=five", r"'voxel\.bins': expected int, received 'five'"),
@@ -54,6 +60,16 @@ def test_defaults_then_file_then_set(tmp_path: Path) -> None:
 def test_wrong_settings_are_one_clear_error(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(Outer, None, [assignment])
+
+
+def test_a_number_may_lack_its_decimal_point() -> None:
+    """YAML 1.1 reads 1e-3 as text."""
+    assert load_config(Outer, None, ["voxel.scale=1e-3"]).voxel.scale == 1e-3
+
+
+def test_a_setting_without_default_must_be_given() -> None:
+    with pytest.raises(ConfigError, match="setting 'weights' is missing"):
+        load_config(ConvertConfig, None, ["out=x"])
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "no such"), ("- a\n", "mapping"), ("a: [1", "not YAML")])

@@ -18,11 +18,14 @@ from evburst.data.datasets import SPECS, simulated
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import LabelError
+from evburst.data.events import SensorSize
+from evburst.data.writers import write_events
 from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
+from evburst.eval.results import parse, read_results
 from evburst.eval.scoring import without_details
 
-from tests.conftest import ROOT, SHARED, in_new_process
+from tests.conftest import ROOT, SHARED, in_new_process, random_events
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
 from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recording
@@ -34,6 +37,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
     """The JSON that a command prints."""
     assert evaluate_main([*arguments, "--json"]) == 0, capsys.readouterr().err
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    parse(found)
     return found
 
 
@@ -53,7 +57,7 @@ def without_activity(value: Any, taken: list[float]) -> Any:
     if not isinstance(value, dict):
         return value
     of_ann = value.get("kind") == "conv"
-    active = {"ann_zero_skipping_pj", "effective_macs", "active_share", "activation_sparsity"}
+    active = {"ann_zero_skipping_pj", "of_ann_zero_skipping", "effective_macs", "active_share", "activation_sparsity"}
     active |= {"graded_operations"} if of_ann else set()
     taken += [value[name] for name in sorted(active & value.keys()) if value[name] is not None]
     return {name: without_activity(item, taken) for name, item in value.items() if name not in active}
@@ -76,8 +80,20 @@ def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pyt
     assert 0 < ann["ann_zero_skipping_pj"] < ann["ann_pj"]
     assert two["ratio"] == pytest.approx(two["snn_pj"] / two["ann_pj"])
     assert two["spikes_per_neuron"] > one["spikes_per_neuron"] > 0
-    assert one["snn_graded_pj"] < one["snn_pj"]
+    assert one["snn_pj"] < one["qnn_pj"] < one["ann_zero_skipping_pj"]
+    assert one["of_qnn"] == pytest.approx(one["mean_burst"] / 3)  # INT8: an addition costs a third of a multiplication
+    for row, losses in zip(found["results"], (None, one, two), strict=True):
+        if losses is None:
+            assert row["ap_loss"] is row["ap50_loss"] is None
+            continue
+        assert row["ap_loss"]["mean"] == pytest.approx(found["results"][0]["ap"] - row["ap"], abs=2e-4)
+        assert row["ap_loss"]["mean"] == pytest.approx(np.mean([v["mean"] for v in row["ap_loss_by_iou"].values()]), abs=1e-3)
+        assert row["ap50_loss"]["mean"] == row["ap_loss_by_iou"]["0.50"]["mean"]
+        assert row["ap_loss"]["low"] <= row["ap_loss"]["high"]
+        assert (row["ap_loss"]["units"], row["ap_loss"]["unit"]) == (2, "recording")
+    assert (found["ap_loss"], found["ap50_loss"]) == (found["results"][1]["ap_loss"], found["results"][1]["ap50_loss"])
     written = json.loads((tmp_path / "out" / "results.json").read_text())
+    read_results(tmp_path / "out" / "results.json")
     assert without_details(written)["results"] == found["results"]
     for row in written["results"]:
         assert sum(layer["pj"] for layer in row["details"]["layers"]) == pytest.approx(
@@ -106,7 +122,7 @@ def test_an_ncaltech101_tree_is_evaluated(tmp_path: Path, capsys: pytest.Capture
     assert (row["model"], row["timesteps"], row["frames"], found["window_ms"]) == ("snn", 1, 6, 100)
     assert found["sensor_size"] == [240, 180]
     assert row["per_class"]["butterfly"]["ap"] is None  # the tree has none
-    assert row["energy"]["ann_zero_skipping_pj"] is None
+    assert (row["energy"]["windows"], row["energy"]["activity_windows"]) == (6, 6)  # the ANN's zeros from a sample
 
 
 def test_classes_must_be_those_of_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,31 +249,71 @@ def box_files(place: Path, names: list[str], kind: int) -> list[str]:
     return [str(place / f"{name}.npy") for name in names]
 
 
+GEN1_SENSOR = ("--sensor-size", "304x240")
+
+
 def test_box_files_of_any_detector_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = box_files(tmp_path / "gt", ["a_bbox", "b_bbox"], 0)
     found = box_files(tmp_path / "dt", ["b_bbox", "a_bbox"], 1)
-    run = ["--predictions", *found, "--labels", *labels, "--protocol", "prophesee-toolbox"]
+    run = ["--predictions", *found, "--labels", *labels, "--protocol", "prophesee-toolbox", *GEN1_SENSOR]
     results = evaluated(capsys, *run)
     pairs = [RecordingBoxes(*random_recording(np.random.default_rng(seed))) for seed in (0, 1)]
     expected = coco_result(match(pairs, PROTOCOLS["prophesee-toolbox"], GEN1)[0], CLASSES)
     assert results["coco_stats"] == results["results"][0]["coco_stats"] == expected.stats.tolist()
     assert results["results"][0]["ap"] == pytest.approx(100 * expected.stats[0], abs=1e-3)
-    folders = evaluated(
-        capsys, "--predictions", str(tmp_path / "dt"), "--labels", str(tmp_path / "gt"), "--protocol", "prophesee-toolbox"
-    )
+    for place in ("dt", "gt"):
+        (tmp_path / place / "._a_bbox.npy").write_bytes(b"macOS")  # what its archives leave beside every file
+    folders = evaluated(capsys, "--predictions", str(tmp_path / "dt"), "--labels", str(tmp_path / "gt"), *run[-4:])
     assert folders["coco_stats"] == results["coco_stats"]
-    assert evaluate_main(run) == 0
-    assert "prophesee-toolbox: " in capsys.readouterr().out
+
+
+def test_a_person_reads_percent_and_every_row_has_its_own_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = labels_at_4_hz()
+    labels["class_id"] = 0
+    np.save(tmp_path / "a.npy", labels)
+    file = str(tmp_path / "a.npy")
+    assert evaluate_main(["--predictions", file, "--labels", file, *GEN1_SENSOR, "--classes", "car,a long class name"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "protocol  prophesee, sensor 304x240: 10 labelled times, 1 recordings; percent"
+    cells = [line.rsplit(maxsplit=2 if line.startswith(("class", "car", "a long")) else 1) for line in lines]
+    names = [row[0].strip() for row in cells]
+    assert len(set(names)) == len(names)
+    figures = dict(zip(names, (row[1:] for row in cells), strict=True))
+    assert (figures["AP"], figures["AP50"], figures["AP small"]) == (["100.00"], ["100.00"], ["-"])
+    assert (figures["car"], figures["a long class name"]) == (["100.00", "100.00"], ["-", "-"])
+    assert len({len(line) for line in lines[-3:]}) == 1
 
 
 def test_box_files_pair_in_order_where_names_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "mine.npy", labels_at_4_hz())
     np.save(tmp_path / "theirs_bbox.npy", labels_at_4_hz())
-    run = ["--predictions", str(tmp_path / "mine.npy"), "--labels", str(tmp_path / "theirs_bbox.npy")]
+    run = [*GEN1_SENSOR, "--predictions", str(tmp_path / "mine.npy"), "--labels", str(tmp_path / "theirs_bbox.npy")]
     results = evaluated(capsys, *run)
     assert (results["protocol"], results["results"][0]["ap"], results["results"][0]["frames"]) == ("prophesee", 100, 10)
     assert evaluate_main([*run, str(tmp_path / "mine.npy")]) == 1
     assert "1 files of predictions, 2 of labels" in capsys.readouterr().err
+
+
+def test_the_sensor_size_of_box_files_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It decides which boxes are scored, so nothing is assumed: it is given, or stated by the recordings beside the labels."""
+    np.save(tmp_path / "a.npy", labels_at_4_hz())
+    run = ["--predictions", str(tmp_path / "a.npy"), "--labels", str(tmp_path / "a.npy")]
+    assert evaluate_main(run) == 1
+    assert "pass --sensor-size WIDTHxHEIGHT, e.g. 304x240 for Gen1" in capsys.readouterr().err
+    root = gen1_tree(tmp_path / "gen1", ("val",)) / "val"
+    beside = sorted(str(path) for path in root.glob("*_bbox.npy"))
+    results = evaluated(capsys, "--predictions", *beside, "--labels", *beside, "--protocol", "coco")
+    assert results["sensor_size"] == [304, 240]
+    assert results["results"][0]["ap"] == 100
+
+
+def test_recordings_of_two_sensors_are_not_scored_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("a", SensorSize(304, 240)), ("b", SensorSize(640, 480))):
+        np.save(tmp_path / f"{name}_bbox.npy", labels_at_4_hz())
+        write_events(tmp_path / f"{name}_td.dat", random_events(50, size, 1000), size)
+    files = [str(tmp_path / f"{name}_bbox.npy") for name in "ab"]
+    assert evaluate_main(["--predictions", *files, "--labels", *files]) == 1
+    assert "several sensors (a_td.dat 304x240, b_td.dat 640x480)" in capsys.readouterr().err
 
 
 def test_boxes_beyond_the_sensor_ask_for_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,18 +321,46 @@ def test_boxes_beyond_the_sensor_ask_for_its_size(tmp_path: Path, capsys: pytest
     wide["t"], wide["x"], wide["w"], wide["h"] = 600_000, [10, 500, 700, 900], 100, 100
     np.save(tmp_path / "a.npy", wide)
     run = ["--predictions", str(tmp_path / "a.npy"), "--labels", str(tmp_path / "a.npy")]
-    assert evaluate_main(run) == 1
+    assert evaluate_main([*run, *GEN1_SENSOR]) == 1
     assert "3 of 4 labels lie outside 304x240: pass the sensor's true size" in capsys.readouterr().err
     assert evaluated(capsys, *run, "--sensor-size", "1280x720")["results"][0]["ap"] == 100
+
+
+@pytest.mark.parametrize("shift", [1_674_050_002_090_794, 1])
+def test_predictions_on_another_clock_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], shift: int) -> None:
+    """Epoch times against times from the start, or half a window beside every label: AP 0 would say nothing of the detector."""
+    np.save(tmp_path / "labels.npy", labels_at_4_hz())
+    moved = labels_at_4_hz()
+    moved["t"] += shift
+    np.save(tmp_path / "found.npy", moved)
+    run = ["--predictions", str(tmp_path / "found.npy"), "--labels", str(tmp_path / "labels.npy"), *GEN1_SENSOR]
+    assert evaluate_main(run) == 1
+    error = capsys.readouterr().err
+    assert "labels are at 0.250000 to 3.000000 s, predictions at " in error
+    assert f"{(250_000 + shift) / 1e6:.6f}" in error
+    moved["t"][-1] -= shift  # one that belongs to a label: a poor detector, which is scored
+    np.save(tmp_path / "found.npy", moved)
+    assert evaluated(capsys, *run)["results"][0]["ap"] > 0
+
+
+def test_numbers_that_are_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = [("t", "<f8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "<i4")]
+    for name, value in (("t", np.nan), ("t", np.inf), ("w", np.nan), ("class_id", -1)):
+        rows = np.zeros(3, fields)
+        rows["t"], rows["w"], rows["h"] = 600_000, 40, 50
+        rows[name][1] = value
+        np.save(tmp_path / "a.npy", rows)
+        file = str(tmp_path / "a.npy")
+        assert evaluate_main(["--predictions", file, "--labels", file, *GEN1_SENSOR]) == 1
+        assert f"a.npy: box 1: {name} is {value}" in capsys.readouterr().err
 
 
 def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", labels_at_4_hz())
     file = str(tmp_path / "a.npy")
+    run = ["--predictions", file, "--labels", file, "--out", str(tmp_path / "out"), *GEN1_SENSOR]
     code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from evburst.app.cli import evaluate_main\n"
-        f"sys.exit(evaluate_main(['--predictions', {file!r}, '--labels', {file!r}, '--out', {str(tmp_path / 'out')!r}]))"
+        f"import sys; sys.modules['torch'] = None\nfrom evburst.app.cli import evaluate_main\nsys.exit(evaluate_main({run!r}))"
     )
     in_new_process(code)
 

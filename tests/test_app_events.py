@@ -37,6 +37,7 @@ def test_info(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
     assert run(capsys, "info", recording) == (
         0,
         "format       dat\n"
+        "time unit    µs\n"
         "sensor       32x24\n"
         "events       5\n"
         "duration     0.061001 s, from 1000 to 62001 µs\n"
@@ -56,6 +57,7 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str], recording: Path) -> No
     assert json.loads(out) == {
         "file": str(recording),
         "format": "dat",
+        "time_unit": "us",
         "sensor": [32, 24],
         "events": 5,
         "first_us": 1000,
@@ -101,7 +103,7 @@ def test_info_reads_other_formats(capsys: pytest.CaptureFixture[str], tmp_path: 
     (tmp_path / "a.xyz").write_bytes(bin_bytes(SAMPLE.tolist()))
     code, out, _ = run(capsys, "info", tmp_path / "a.xyz", "--format", "bin", "--sensor-size", "34x34")
     assert code == 0
-    assert out.startswith("format       bin\nsensor       34x34\nevents       5\n")
+    assert out.startswith("format       bin\ntime unit    µs\nsensor       34x34\nevents       5\n")
 
 
 @pytest.mark.parametrize("suffix", [".dat", ".npz", ".csv"])
@@ -266,6 +268,7 @@ def test_info_of_a_real_recording(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "info", real("gen1_street_td.dat")) == (
         0,
         "format       dat\n"
+        "time unit    µs\n"
         "sensor       304x240\n"
         "events       1018739\n"
         "duration     0.739996 s, from 0 to 739996 µs\n"

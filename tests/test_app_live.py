@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,14 +16,14 @@ import cv2
 import numpy as np
 import pytest
 from evburst.app.cli import live_main
-from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.detect import DetectConfig
+from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.desktop import LiveWindow
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.run import summary
 from evburst.app.live.totals import LatencyHistogram
-from evburst.app.outputs.sinks import WindowResult
 from evburst.data.errors import DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
@@ -45,7 +46,7 @@ class Watcher:
     def show(self, result: WindowResult, window: EventWindow) -> None:
         time.sleep(self._pause_s)
         self.seen.append((window.t0_us, len(window)))
-        self.latencies_ms.append(result.meters.latency_ms)
+        self.latencies_ms.append(result.latency_ms)
 
 
 def camera(*dies_after: float) -> FrameSource:
@@ -84,16 +85,16 @@ def test_when_late_the_oldest_windows_are_dropped_and_latency_stays_bounded() ->
     """A network four times too slow: without dropping, the 25th window would be 1.5 s late; so it is as late as the first ones."""
     watcher = Watcher()
     pipeline = LivePipeline(camera(), CONFIG)
-    quick, slowest_s = pipeline.windows.infer, [0.0]
+    quick, slowest_s = pipeline.inference.run, [0.0]
 
-    def slow(grid: np.ndarray, events: int, t1_us: int, started: float) -> WindowResult:
+    def slow(batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         began = time.perf_counter()
         time.sleep(0.08)
-        result = quick(grid, events, t1_us, started)
+        results = quick(batch, size)
         slowest_s[0] = max(slowest_s[0], time.perf_counter() - began)
-        return result
+        return results
 
-    pipeline.windows.infer = slow  # type: ignore[method-assign]
+    pipeline.inference.run = slow  # type: ignore[method-assign]
     pipeline.viewers.append(watcher)
     seconds = run_until(pipeline, 25)
     n, dropped = pipeline.figures.windows, pipeline.dropped
@@ -126,10 +127,10 @@ def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
 def test_what_a_thread_dies_of_ends_the_run() -> None:
     pipeline = LivePipeline(camera(), CONFIG)
 
-    def broken(*_: object) -> WindowResult:
+    def broken(*_: object) -> list[WindowResult]:
         raise RuntimeError("unforeseen")
 
-    pipeline.windows.infer = broken  # type: ignore[method-assign]
+    pipeline.inference.run = broken  # type: ignore[method-assign]
     pipeline.start()
     with pytest.raises(RuntimeError, match="unforeseen"):
         pipeline.wait(5)
@@ -144,10 +145,10 @@ def test_settings_act_while_it_runs() -> None:
     pipeline.set_score(0.9)
     pipeline.set_timesteps(2)
     deadline = time.perf_counter() + 60
-    while time.perf_counter() < deadline and pipeline.windows.timesteps != 2:
+    while time.perf_counter() < deadline and pipeline.timesteps != 2:
         time.sleep(0.02)
-    assert pipeline.windows.timesteps == 2
-    assert pipeline.windows.detector.post.score == 0.9
+    assert pipeline.timesteps == 2
+    assert pipeline.detector(pipeline.inference).post.score == 0.9
     pipeline.paused = True
     counts = [-1, -2]
     while time.perf_counter() < deadline and counts[-1] != counts[-2]:  # what was queued is still worked off
@@ -162,22 +163,22 @@ def test_settings_are_whole_before_a_window_sees_them(monkeypatch: pytest.Monkey
     pipeline.set_score(0.9)
     pipeline.set_timesteps(2)
     scores = []
-    warm_up = WindowPipeline.warm_up
+    warm_up = Inference.warm_up
 
-    def watched(windows: WindowPipeline, window: EventWindow) -> None:
-        scores.append(windows.detector.post.score)
-        warm_up(windows, window)
+    def watched(inference: Inference, window: EventWindow) -> None:
+        scores.append(pipeline.detector(inference).post.score)
+        warm_up(inference, window)
 
-    monkeypatch.setattr(WindowPipeline, "warm_up", watched)
+    monkeypatch.setattr(Inference, "warm_up", watched)
     pipeline._apply_settings()
     assert scores == [0.9]
-    assert pipeline.windows.timesteps == 2
+    assert pipeline.timesteps == 2
 
 
 def test_a_recording_holds_all_windows_also_the_dropped_ones(tmp_path: Path) -> None:
     pipeline = LivePipeline(camera(), replace(CONFIG, queue_windows=1))
-    quick = pipeline.windows.infer
-    pipeline.windows.infer = lambda *args: (time.sleep(0.1), quick(*args))[1]  # type: ignore[method-assign]
+    quick = pipeline.inference.run
+    pipeline.inference.run = lambda *args: (time.sleep(0.1), quick(*args))[1]  # type: ignore[method-assign]
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
     pipeline.record(recorder)
     run_until(pipeline, 4)
@@ -295,7 +296,7 @@ def test_a_missing_server_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "fastapi", None)
     code, _, err = live(capsys, "--camera", "fake", "--sensor-size", "64x48", "--ann", "--serve", "127.0.0.1:0")
     assert code == 1
-    assert "pip install -e '.[live]'" in err
+    assert 'pip install "evburst[live]"' in err
 
 
 def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
     assert isinstance(source, FrameSource)
     for name, key, acted in (
         ("score", Keys.ARROW_RIGHT, lambda: pipeline.wanted_score == pytest.approx(0.35)),
-        ("timesteps", Keys.ARROW_RIGHT, lambda: pipeline.windows.timesteps == 2),
+        ("timesteps", Keys.ARROW_RIGHT, lambda: pipeline.timesteps == 2),
         ("contrast", Keys.ARROW_LEFT, lambda: source.contrast == pytest.approx(0.24)),
     ):
         browser.find_element(By.ID, name).send_keys(key)
@@ -132,7 +132,7 @@ def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
     assert [text(browser, f"{name}-value") for name in ("score", "timesteps", "contrast")] == ["0.35", "2", "0.24"]
     wait_until(lambda: "T = 2" in text(browser, "network"))
     browser.find_element(By.ID, "timesteps").send_keys(Keys.ARROW_LEFT)
-    wait_until(lambda: pipeline.windows.timesteps == 1)
+    wait_until(lambda: pipeline.timesteps == 1)
 
 
 def test_space_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import struct
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evburst.app.console import messages
 from evburst.app.detect import DetectConfig
 from evburst.app.live.frames import FakeCamera, FrameSource, PushedFrames
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
@@ -340,7 +342,8 @@ def test_beyond_loopback_there_is_a_warning_and_a_token(
 ) -> None:
     monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)
     pipeline = make_pipeline()
-    server = PageServer(pipeline, "127.0.0.1:0")
+    with messages(logging.INFO):
+        server = PageServer(pipeline, "127.0.0.1:0")
     try:
         said = capsys.readouterr().err
         assert "can be reached from other machines" in said

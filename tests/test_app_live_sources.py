@@ -15,7 +15,7 @@ from evburst.app.live.devices import DeviceClock, NetworkSource, SensorSource
 from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, VideoGrabber, fit
 from evburst.app.live.slicing import DropOldest, WindowAssembler
 from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
-from evburst.data.errors import ConfigError, SourceError
+from evburst.data.errors import ConfigError, MissingPackageError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
@@ -301,7 +301,7 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, make: object, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"needs {module}: pip install -e '\.\[{extra}\]'"):
+    with pytest.raises(MissingPackageError, match=rf'needs {module}: pip install "evburst\[{extra}\]"'):
         make()  # type: ignore[operator]
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow
-from evburst.data.datasets.augment import AugmentConfig, as_words, augment
+from evburst.data.datasets.augment import AugmentConfig, augment
+from evburst.data.encoding import pack_relative, unpack
 from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
-from evburst.data.readers.dat import dat_words, decode_window
-from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +30,7 @@ def item(seed: int = 0, n: int = 3000, t0: int = 0) -> LabelledWindow:
 
 def test_nothing_asked_for_changes_nothing() -> None:
     window, boxes = augment([item(t0=100_000)], SIZE, AugmentConfig(**NOTHING), np.random.default_rng(0))
-    assert np.array_equal(window.words, as_words(item().window)[0])
+    assert np.array_equal(window.words, pack_relative(item().window))
     assert boxes.boxes_xyxy.tolist() == [list(BOX)]
 
 
@@ -41,7 +40,7 @@ def test_events_stay_in_their_boxes_and_on_the_sensor(seed: int, what: str) -> N
     chances = {**NOTHING, **({what: 1.0} if what != "all" else {"mirror": 1.0, "zoom": 1.0, "stretch": 1.0, "thin": 1.0})}
     config = AugmentConfig(**chances, min_visible=0.0, min_side_px=0.0)
     window, boxes = augment([item(k) for k in range(4)], SIZE, config, np.random.default_rng(seed))
-    events = decode_window(window)
+    events = unpack(window)
     assert ((events["t"] >= 0) & (events["t"] < 50_000)).all()
     assert ((events["x"] < SIZE.width) & (events["y"] < SIZE.height)).all()
     centre = np.stack([events["x"], events["y"]], 1)[:, None] + 0.5
@@ -54,13 +53,13 @@ def test_events_stay_in_their_boxes_and_on_the_sensor(seed: int, what: str) -> N
 def test_stretching_holds_the_end_of_the_window() -> None:
     config = AugmentConfig(**{**NOTHING, "stretch": 1.0}, stretch_range=(2.0, 2.0))
     window, _ = augment([item()], SIZE, config, np.random.default_rng(0))
-    t = as_words(item().window)[0][:, 0].astype(np.int64)
+    t = pack_relative(item().window)[:, 0].astype(np.int64)
     assert np.array_equal(window.words[:, 0], 50_000 - 2 * (50_000 - t[t >= 25_000]))
 
 
 def test_swapping_exchanges_the_polarities() -> None:
     window, _ = augment([item()], SIZE, AugmentConfig(**{**NOTHING, "swap": 1.0}), np.random.default_rng(0))
-    assert np.array_equal(decode_window(window)["p"], 1 - decode_window(item().window)["p"])
+    assert np.array_equal(unpack(window)["p"], 1 - unpack(item().window)["p"])
 
 
 def test_erasing_drops_what_it_hides() -> None:
@@ -84,12 +83,3 @@ def test_thinning_keeps_at_least_its_share() -> None:
     config = AugmentConfig(**{**NOTHING, "thin": 1.0}, thin_to=0.5)
     shares = [len(augment([item()], SIZE, config, np.random.default_rng(k))[0]) / 3000 for k in range(20)]
     assert 0.45 < min(shares) < max(shares) <= 1.0
-
-
-def test_dat_words_of_a_later_window_are_made_relative() -> None:
-    words = dat_words(item(t0=200_000).window.words)
-    relative, length = as_words(EventWindow(200_000, 250_000, words))
-    assert length == 50_000
-    assert relative[:, 0].max() < 50_000
-    grid = np.zeros((10, SIZE.height, SIZE.width), np.uint8)
-    assert voxel_histogram(EventWindow(0, length, relative), VoxelConfig(), SIZE, grid) == (3000, 0)

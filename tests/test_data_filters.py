@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
 from evburst.data.filters import EventFilter, FilteredStream, FiltersConfig, Removed, keep_reference
-from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.readers.dat import DatFile
 from evburst.data.writers import write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,7 +111,7 @@ def test_filtered_streams(tmp_path: Path, config: FiltersConfig, as_file: bool) 
     for _ in range(2):
         windows = list(stream.windows(7000))
         assert [w.t0_us for w in windows] == [w.t0_us for w in source.windows(7000)]
-        np.testing.assert_array_equal(np.concatenate([decode_window(w) for w in windows]), events[keep])
+        np.testing.assert_array_equal(np.concatenate([unpack(w) for w in windows]), events[keep])
         assert stream.removed == removed
     packets = list(stream.packets())
     np.testing.assert_array_equal(np.concatenate(packets), events[keep])

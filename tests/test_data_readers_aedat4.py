@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
-from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.errors import EventFileError, MissingPackageError, SensorSizeError
 from evburst.data.events import SensorSize
-from evburst.data.readers import open_events, packets
+from evburst.data.readers import open_events
 
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, collect, digest, real, rows
 
@@ -88,8 +89,8 @@ def test_exactly_one_event_stream(tmp_path: Path, streams: tuple[str, ...], mess
 
 
 def test_older_versions_are_named(tmp_path: Path) -> None:
-    with pytest.raises(EventFileError, match=r"#!AER-DAT3.1; only AEDAT 4 is read"):
-        open_events(written(tmp_path / "a.aedat", b"#!AER-DAT3.1\r\n#Format: RAW\r\n\x00\x01"))
+    with pytest.raises(EventFileError, match=r"#!AER-DAT1.0; AEDAT 2.0, 3.1 and 4 are read"):
+        open_events(written(tmp_path / "a.aedat", b"#!AER-DAT1.0\r\n#Format: RAW\r\n\x00\x01"))
 
 
 def test_a_contradicting_sensor_size(tmp_path: Path) -> None:
@@ -98,11 +99,8 @@ def test_a_contradicting_sensor_size(tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(packets.importlib, "import_module", missing)
-    with pytest.raises(EventFileError, match=r"this format needs aedat: pip install -e '\.\[aedat4\]'"):
+    monkeypatch.setitem(sys.modules, "aedat", None)
+    with pytest.raises(MissingPackageError, match=r'a.aedat4: this format needs aedat: pip install "evburst\[aedat4\]"'):
         open_events(written(tmp_path / "a.aedat4", aedat4_bytes([SAMPLE])))
 
 

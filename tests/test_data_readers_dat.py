@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.encoding import unpack
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.readers import open_events
-from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.readers.dat import DatFile
 from evburst.data.writers import write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def dat(path: Path, times: list[int], header: bytes = HEADER, kind: int = 0x0C, 
 def window_times(path: Path, window_us: int) -> tuple[list[tuple[int, list[int]]], dict[str, int]]:
     """[(t0, times of its events)] and the faults found."""
     stream = open_events(path)
-    found = [(w.t0_us, decode_window(w)["t"].tolist()) for w in stream.windows(window_us)]
+    found = [(w.t0_us, unpack(w)["t"].tolist()) for w in stream.windows(window_us)]
     return found, stream.faults.found()
 
 
@@ -43,7 +44,7 @@ def test_bytes_by_hand(tmp_path: Path, kind: int) -> None:
     stream = open_events(tmp_path / "a.dat")
     (window,) = stream.windows(1000)
     assert stream.sensor_size == (304, 240)
-    assert decode_window(window).tolist() == [(7, 303, 239, 1), (9, 5, 0, 0)]
+    assert unpack(window).tolist() == [(7, 303, 239, 1), (9, 5, 0, 0)]
 
 
 def test_version_1_packs_9_and_8_bits(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_version_1_packs_9_and_8_bits(tmp_path: Path) -> None:
     body = struct.pack("<II", 3, 300 | 200 << 9 | 1 << 17)
     (tmp_path / "a.dat").write_bytes(header + bytes([0, 8]) + body)
     (window,) = open_events(tmp_path / "a.dat").windows(1000)
-    assert decode_window(window).tolist() == [(3, 300, 200, 1)]
+    assert unpack(window).tolist() == [(3, 300, 200, 1)]
 
 
 def test_windows_are_half_open_aligned_and_include_empty_ones(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_contradicting_sensor_size(tmp_path: Path) -> None:
 def test_written_files_read_back(tmp_path: Path) -> None:
     events = random_events(5000, SensorSize(304, 240), 400_000)
     write_events(tmp_path / "a.dat", events, SensorSize(304, 240))
-    again = np.concatenate([decode_window(w) for w in open_events(tmp_path / "a.dat").windows(50_000)])
+    again = np.concatenate([unpack(w) for w in open_events(tmp_path / "a.dat").windows(50_000)])
     assert np.array_equal(again, events)
 
 
@@ -250,7 +251,7 @@ def test_any_clock_equals_the_reference(tmp_path_factory: pytest.TempPathFactory
     stream = open_events(path)
     found = list(stream.windows(window_us))
     expected, faults = reference(times, window_us)
-    assert [(w.t0_us, decode_window(w)["t"].tolist()) for w in found if len(w)] == expected
+    assert [(w.t0_us, unpack(w)["t"].tolist()) for w in found if len(w)] == expected
     assert stream.faults == faults
     assert all(w.t1_us == w.t0_us + window_us and w.t0_us % window_us == 0 for w in found)
     steps = {after.t0_us - before.t0_us for before, after in itertools.pairwise(found)}
@@ -278,8 +279,8 @@ def test_windows_a_32_bit_clock_cannot_hold(tmp_path: Path, window_us: int) -> N
 def assert_seeks(path: Path, window_us: int, start_us: int) -> dict[str, int]:
     """Windows from `start_us` on are those of the full pass that end after it; returns the faults found."""
     stream = DatFile(path)
-    found = [(w.t0_us, decode_window(w).tolist()) for w in stream.windows(window_us, start_us)]
-    everything = [(w.t0_us, decode_window(w).tolist()) for w in DatFile(path).windows(window_us)]
+    found = [(w.t0_us, unpack(w).tolist()) for w in stream.windows(window_us, start_us)]
+    everything = [(w.t0_us, unpack(w).tolist()) for w in DatFile(path).windows(window_us)]
     assert found == [(t0, events) for t0, events in everything if t0 + window_us > start_us]
     return stream.faults.found()
 
@@ -306,8 +307,8 @@ def test_seeking_over_two_wraps_reads_little(tmp_path: Path, start_s: int, monke
     stream = DatFile(dat(tmp_path / "a.dat", times.tolist()))
     read: list[int] = []
     monkeypatch.setattr(stream._mapped, "read_until", read.append)
-    found = [(w.t0_us, decode_window(w)["t"].tolist()) for w in stream.windows(10_000_000, start_s * 1_000_000)]
-    everything = [(w.t0_us, decode_window(w)["t"].tolist()) for w in DatFile(tmp_path / "a.dat").windows(10_000_000)]
+    found = [(w.t0_us, unpack(w)["t"].tolist()) for w in stream.windows(10_000_000, start_s * 1_000_000)]
+    everything = [(w.t0_us, unpack(w)["t"].tolist()) for w in DatFile(tmp_path / "a.dat").windows(10_000_000)]
     assert found == [(t0, ts) for t0, ts in everything if t0 + 10_000_000 > start_s * 1_000_000]
     assert not read or read[0] > start_s * 100 - 3000
     assert stream.faults.time_wraps == (2 if found else stream.faults.time_wraps)

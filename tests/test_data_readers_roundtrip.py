@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import open_events
-from evburst.data.readers.dat import dat_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +47,7 @@ def raw(header: bytes, encode: Callable[[Events], bytes]) -> Callable[[Path, Eve
 def write_dat(path: Path, events: Events) -> None:
     wrapped = events.copy()
     wrapped["t"] %= 1 << 32
-    path.write_bytes(b"% Version 2\n\x0c\x08" + dat_words(wrapped).tobytes())
+    path.write_bytes(b"% Version 2\n\x0c\x08" + pack(wrapped).tobytes())
 
 
 def write_old_dat(path: Path, events: Events) -> None:

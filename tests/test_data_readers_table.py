@@ -104,8 +104,12 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path, name: str) -> N
     [
         (np.empty((0, 4), np.int64), "an array of (0, 4): no event"),
         (SAMPLE[:0], "an array of (0,): no event"),
-        (np.zeros((5, 3), np.int64), "int64 (5, 3); expected fields t, x, y, p, or whole numbers (n, 4) in columns t x y p"),
-        (np.zeros((5, 4)), "float64 (5, 4); expected fields"),
+        (np.zeros((5, 3), np.int64), "int64 (5, 3); expected fields t, x, y, p, or numbers (n, 4) in columns t x y p"),
+        (
+            np.zeros((4, 5)),
+            "float64 (4, 5); expected fields t, x, y, p, or numbers (n, 4) in columns t x y p, or --columns; transpose it",
+        ),
+        (np.full((5, 4), 1.5), "x is 1.5 at number 0 of these: pixels are whole numbers; round undistorted coordinates"),
         (np.zeros(4, np.int64), "int64 (4,); expected fields"),
         (np.array(5), "int64 (); expected fields"),
         (np.zeros(3, [("t", "<i8"), ("x", "<u2")]), "no column y, p; it has t, x"),

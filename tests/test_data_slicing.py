@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
-from evburst.data.readers.dat import DatFile, decode_window
+from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import windows_by_count, windows_by_duration
 from evburst.data.writers import write_events
 from hypothesis import given, settings
@@ -135,7 +136,7 @@ def test_equals_dat_windows(
     from_packets = list(windows_by_duration(cut(events, packet_events), window_us, faults))
     assert [(w.t0_us, w.t1_us) for w in from_packets] == [(w.t0_us, w.t1_us) for w in from_dat]
     for ours, theirs in zip(from_packets, from_dat, strict=True):
-        np.testing.assert_array_equal(ours.words, decode_window(theirs))
+        np.testing.assert_array_equal(ours.words, unpack(theirs))
     assert faults == recording.faults
 
 
@@ -185,25 +186,25 @@ def test_length_must_be_positive(window_us: int) -> None:
     with pytest.raises(ValueError, match="window_us must be positive"):
         next(windows_by_duration([events_at([1])], window_us, Faults()))
     with pytest.raises(ValueError, match="n_events must be positive"):
-        next(windows_by_count([events_at([1])], window_us))
+        next(windows_by_count(EventArray(events_at([1]), SIZE), window_us))
 
 
 @pytest.mark.parametrize("packet_events", [1, 4, 5, 7, 100])
-def test_windows_by_count(packet_events: int) -> None:
+def test_windows_by_count(packet_events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evburst.data.events.PACKET_EVENTS", packet_events)
     events = events_at([10, 11, 12, 12, 12, 12, 20, 30, 31, 40, 41])
-    windows = list(windows_by_count(cut(events, packet_events), 5))
+    windows = list(windows_by_count(EventArray(events, SIZE), 5))
     assert [len(w) for w in windows] == [5, 5, 1]
     assert [(w.t0_us, w.t1_us) for w in windows] == [(10, 13), (12, 41), (41, 42)]
     np.testing.assert_array_equal(np.concatenate([w.words for w in windows]), events)
 
 
 def test_windows_by_count_without_a_rest_and_without_events() -> None:
-    assert [len(w) for w in windows_by_count([events_at([1, 2, 3, 4])], 2)] == [2, 2]
-    assert list(windows_by_count([], 3)) == []
-    assert list(windows_by_count([events_at([])], 3)) == []
+    assert [len(w) for w in windows_by_count(EventArray(events_at([1, 2, 3, 4]), SIZE), 2)] == [2, 2]
+    assert list(windows_by_count(EventArray(events_at([]), SIZE), 3)) == []
 
 
 def test_windows_by_count_span_disordered_events() -> None:
     """A representation bins by [t0, t1): every event of the window lies inside."""
-    (window,) = windows_by_count([events_at([20, 10, 30, 25])], 4)
+    (window,) = windows_by_count(EventArray(events_at([20, 10, 30, 25]), SIZE), 4)
     assert (window.t0_us, window.t1_us) == (10, 31)

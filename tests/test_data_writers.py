@@ -57,7 +57,7 @@ def test_round_trip_of_any_events(
 
 def test_csv_text(tmp_path: Path) -> None:
     write_events(tmp_path / "a.csv", SAMPLE[:2], SIZE)
-    assert (tmp_path / "a.csv").read_bytes() == b"t,x,y,p\n1000,3,4,1\n1000,31,0,0\n"
+    assert (tmp_path / "a.csv").read_bytes() == b"# sensor_size 32x24\nt,x,y,p\n1000,3,4,1\n1000,31,0,0\n"
 
 
 def test_dat_bytes(tmp_path: Path) -> None:

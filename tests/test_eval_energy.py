@@ -2,38 +2,89 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
-from evburst.eval.energy import COST_TABLES, ann_energy_report, ann_layers, energy_report, snn_layers
+from evburst.eval.energy import COST_TABLES, EnergyTotals, ann_layers, energy_figures, energy_report, snn_layers
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
+
+INT8 = COST_TABLES["int8"]
 
 
 def stats() -> SpikeStats:
     """10 events reaching 4 weights each; 6 spikes (2 of them in a burst) of 5 neurons at T = 2 reaching 3 each."""
     events = LayerStats("input", "input", 0, 2, np.array([10.0]), np.array([40.0]), np.array([40.0]))
-    hidden = LayerStats("relu", "neuron", 5, 2, np.array([6.0]), np.array([18.0]), np.array([15.0]))
+    hidden = LayerStats("relu", "neuron", 5, 2, np.array([6.0]), np.array([18.0]), np.array([15.0]), np.array([5.0]))
     return SpikeStats((events, hidden), {"conv1": 200, "conv2": 50})
 
 
-def test_by_hand_in_float32() -> None:
-    report = energy_report(stats())
-    assert report.snn_pj == pytest.approx((40 + 18) * 0.9)
-    assert report.snn_graded_pj == pytest.approx((40 + 15) * 0.9)
-    assert report.ann_pj == pytest.approx(250 * 4.6)
-    assert report.ratio == pytest.approx(58 * 0.9 / (250 * 4.6))
-    assert report.neuron_updates == 10
-    assert report.spikes_per_neuron == pytest.approx(6 / 5)
-    assert "memory traffic" in report.excluded
+def activity(windows: int = 2) -> ActivityStats:
+    """Convolutions of 200 and 50 MACs; 5 activations; a third of the windows has more that are not zero."""
+    first, second, active = ([row[k % 2] for k in range(windows)] for row in ((100.0, 120.0), (20.0, 40.0), (2.0, 4.0)))
+    effective = {"conv1": np.array(first), "conv2": np.array(second)}
+    return ActivityStats({"conv1": 200, "conv2": 50}, effective, np.array(active), 5)
+
+
+def random_stats(rng: np.random.Generator, n: int, timesteps: int) -> SpikeStats:
+    spikes, active = rng.integers(5, 50, n).astype(float), rng.integers(1, 5, n).astype(float)
+    events = LayerStats("input", "input", 0, timesteps, 2 * spikes, 9 * spikes, 7 * spikes)
+    hidden = LayerStats("relu", "neuron", 12, timesteps, spikes, 3 * spikes, 2 * spikes, active)
+    return SpikeStats((events, hidden), {"conv": 1000})
 
 
 @pytest.mark.parametrize(("name", "mac", "ac"), [("fp32", 4.6, 0.9), ("fp16", 1.5, 0.4), ("int8", 0.3, 0.1)])
-def test_tables(name: str, mac: float, ac: float) -> None:
-    report = energy_report(stats(), COST_TABLES[name])
-    assert (report.ann_pj, report.snn_pj) == (pytest.approx(250 * mac), pytest.approx(58 * ac))
+def test_four_accounts_by_hand(name: str, mac: float, ac: float) -> None:
+    found = energy_report(stats(), activity()).energies(name)
+    assert found.snn_pj == pytest.approx((40 + 18) * ac)
+    assert found.qnn_pj == pytest.approx((40 + 15) * mac)  # a burst is one multiply-accumulate
+    assert found.ann_zero_skipping_pj == pytest.approx(140 * mac)
+    assert found.ann_pj == pytest.approx(250 * mac)
+    assert found.ratio == pytest.approx(58 * ac / (250 * mac))
+
+
+def test_counts_by_hand() -> None:
+    report = energy_report(stats(), activity(), idle_windows=3)
+    assert (report.windows, report.idle_windows, report.activity_windows, report.timesteps) == (1, 3, 2, 2)
+    assert (report.synaptic_ops, report.graded_ops, report.dense_macs, report.effective_macs) == (58, 55, 250, 140)
+    assert (report.neuron_updates, report.spikes, report.active_share) == (10, 6, pytest.approx(0.6))
+    assert report.spikes_per_neuron == pytest.approx(6 / 5)
+    assert report.spikes_per_active_neuron == pytest.approx(6 / 5)
+    assert report.mean_burst == pytest.approx(58 / 55)
+    assert "memory traffic" in report.excluded
+
+
+def test_snn_against_qnn_is_the_mean_burst_at_the_price_of_additions() -> None:
+    report = energy_report(stats())
+    for table in COST_TABLES.values():
+        found = report.energies(table.name).as_dict()
+        assert found["of_qnn"] == pytest.approx((report.mean_burst or 0) * table.ac_pj / table.mac_pj)
+
+
+def test_int8_is_the_headline_and_every_table_stands_beside_it() -> None:
+    figures = energy_figures(energy_report(stats(), activity()))
+    assert list(figures["tables"]) == ["int8", "fp16", "fp32"]
+    assert figures["table"] == "int8"
+    assert {name: figures[name] for name in figures["tables"]["int8"]} == figures["tables"]["int8"]
+    assert json.loads(json.dumps(figures)) == figures
+    assert energy_figures(energy_report(stats()), "fp32")["snn_pj"] == pytest.approx(58 * 0.9)
+
+
+def test_what_was_not_measured_is_none() -> None:
+    snn = energy_figures(energy_report(stats()))
+    assert (snn["ann_zero_skipping_pj"], snn["of_ann_zero_skipping"], snn["activity_windows"]) == (None, None, 0)
+    ann = energy_figures(energy_report(None, activity()))
+    assert (ann["snn_pj"], ann["qnn_pj"], ann["ratio"], ann["mean_burst"], ann["windows"]) == (None, None, None, None, 2)
+    uncounted = SpikeStats((LayerStats("a", "neuron", 5, 1, *np.ones((3, 1))),), {"c": 10})
+    assert energy_report(uncounted).spikes_per_active_neuron is None
+    silent = SpikeStats((LayerStats("a", "neuron", 5, 1, *np.zeros((4, 1))),), {"c": 10})
+    assert (energy_report(silent).mean_burst, energy_report(silent).energies().snn_pj) == (None, 0)
+    with pytest.raises(ValueError, match="at least one network"):
+        energy_report()
 
 
 def test_mean_over_images() -> None:
@@ -43,23 +94,51 @@ def test_mean_over_images() -> None:
     assert report.spikes_per_neuron == pytest.approx(0.75)
 
 
+def test_totals_of_single_windows_are_the_account_of_all() -> None:
+    rng = np.random.default_rng(0)
+    batches = [random_stats(rng, n, 2) for n in (1, 3, 2)]
+    totals = EnergyTotals(1000)
+    for batch in batches:
+        for k in range(len(batch.layers[0].spikes)):
+            totals.add(batch.of_image(k))
+    totals.add_idle(4)
+    whole, one_by_one = energy_report(SpikeStats.concatenate(batches), idle_windows=4), totals.report()
+    for name in EnergyTotals(1).report().__dataclass_fields__:
+        assert getattr(one_by_one, name) == pytest.approx(getattr(whole, name)), name
+
+
+def test_idle_windows_change_neither_side() -> None:
+    """Half of a recording without events costs neither network anything: the shares are those of the busy half."""
+    rng = np.random.default_rng(1)
+    busy = random_stats(rng, 5, 1)
+    with_idle = energy_figures(energy_report(busy, idle_windows=5))
+    without = energy_figures(energy_report(busy))
+    assert with_idle.pop("idle_windows") == 5
+    assert without.pop("idle_windows") == 0
+    assert with_idle == without
+    empty = EnergyTotals(1000)
+    empty.add_idle()
+    assert (empty.report().windows, empty.report().energies().ratio) == (0, None)
+    empty.add_dense(2)
+    assert (empty.report().windows, empty.report().energies().ann_pj) == (2, 1000 * INT8.mac_pj)
+
+
+def test_timesteps_that_vary_are_averaged() -> None:
+    rng = np.random.default_rng(2)
+    totals = EnergyTotals(1000)
+    for timesteps in (1, 4, 1):
+        totals.add(random_stats(rng, 1, timesteps))
+    assert totals.report().timesteps == 2
+    assert totals.report().neuron_updates == 12 * 2
+
+
 def test_layers_sum_to_the_whole() -> None:
-    layers = snn_layers(stats(), COST_TABLES["int8"])
+    layers = snn_layers(stats(), INT8)
     assert [(layer.name, layer.operations, layer.neuron_updates) for layer in layers] == [("input", 40, 0), ("relu", 18, 10)]
-    assert sum(layer.pj for layer in layers) == pytest.approx(energy_report(stats(), COST_TABLES["int8"]).snn_pj)
-
-
-def test_ann_dense_and_zero_skipping_by_hand() -> None:
-    """Two images, two convolutions of 200 and 50 MACs; 5 activations, of which 2 and 4 are not zero."""
-    effective = {"conv1": np.array([100.0, 120.0]), "conv2": np.array([20.0, 40.0])}
-    activity = ActivityStats({"conv1": 200, "conv2": 50}, effective, np.array([2.0, 4.0]), 5)
-    report = ann_energy_report(activity)
-    assert report.dense_pj == pytest.approx(250 * 4.6)
-    assert report.zero_skipping_pj == pytest.approx(140 * 4.6)
-    assert report.active_share == pytest.approx(0.6)
-    layers = ann_layers(activity)
+    assert sum(layer.pj for layer in layers) == pytest.approx(energy_report(stats()).energies().snn_pj)
+    layers = ann_layers(activity())
     assert [(layer.name, layer.graded_operations) for layer in layers] == [("conv1", 110), ("conv2", 30)]
-    assert sum(layer.pj for layer in layers) == pytest.approx(report.dense_pj)
+    assert sum(layer.pj for layer in layers) == pytest.approx(energy_report(stats()).energies().ann_pj)
 
 
 def test_a_two_layer_network_counted_spike_by_spike() -> None:
@@ -85,5 +164,5 @@ def test_a_two_layer_network_counted_spike_by_spike() -> None:
     assert (counted.layers[0].synaptic_ops[0], counted.layers[1].spikes[0]) == (events, spikes)
     assert report.synaptic_ops == events + 5 * spikes
     assert report.dense_macs == (4 * 4 + 8 * 6 + 4 * 9) * 2 + 16 * 2 * 5
-    assert report.snn_pj == pytest.approx((events + 5 * spikes) * 0.9)
+    assert report.energies().snn_pj == pytest.approx((events + 5 * spikes) * 0.1)
     assert float(outputs[0].sum()) == 5 * spikes

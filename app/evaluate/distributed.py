@@ -1,31 +1,11 @@
-"""Several processes on one evaluation, started by torchrun: who is who, and how results come together."""
+"""The results of several processes on one evaluation, brought together."""
 
 from __future__ import annotations
-
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from evburst.app.evaluate.predict import PartResult
-
-
-@contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """(rank, number of processes), with a process group where torchrun started this one.
-
-    What is exchanged are boxes and counts in main memory: gloo, also between processes that compute on GPUs.
-    """
-    if "RANK" not in os.environ:
-        yield 0, 1
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size()
-    finally:
-        dist.destroy_process_group()
 
 
 def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResult]]:

@@ -66,7 +66,7 @@ def gallery(
 def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[Picture]:
     """Spikes per neuron of some layers on one window, averaged over channels: one picture per layer and timestep."""
     recorder = _RateRecorder(bundle, timesteps)
-    recorder.run(torch.from_numpy(predictor.grid(predictor.dataset[item].window)[0][None]).float())
+    recorder.run(torch.from_numpy(predictor.grid(predictor.dataset[item].window)[None]).float())
     names = list(recorder.maps)
     pictures = []
     for k in np.unique(np.linspace(0, len(names) - 1, _LAYERS).astype(int)):
@@ -95,7 +95,7 @@ class _RateRecorder(SpikingNetwork):
 def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> Picture:
     spec = predictor.dataset.spec
     item = predictor.dataset[candidate.item]
-    grid, _ = predictor.grid(item.window)
+    grid = predictor.grid(item.window)
     scale = max(1, round(_WIDTH / spec.sensor_size.width))
     picture = events_picture(grid, SensorSize(*spec.sensor_size), scale)
     for rows, colour, thickness in ((candidate.frame.labels, _LABEL, 3), (candidate.frame.predictions, _FOUND, 2)):

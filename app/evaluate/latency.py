@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from evburst.app.evaluate.predict import BATCH, Network, PartResult, Predictor
+from evburst.app.evaluate.predict import Network, PartResult, Predictor
+from evburst.app.inference import BATCH
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Part
 from evburst.data.datasets.recorded import RecordedWindows
@@ -42,24 +43,25 @@ class Timing:
 
 def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], object]) -> list[Timing]:
     """Every network in turn on each of up to so many windows, so that what disturbs the machine disturbs them alike."""
-    dataset, size = predictor.dataset, predictor.dataset.spec.sensor_size
+    dataset, grid = predictor.dataset, predictor.networks[0].timed.new_grid()
     chosen = spread(len(dataset), windows).tolist()
     latencies: list[list[float]] = [[] for _ in predictor.networks]
     for count, i in enumerate(chosen[:1] * _WARM_UP + chosen):
         window = dataset[i].window
         for network, found in zip(predictor.networks, latencies, strict=True):
+            inference = network.timed
             started = time.perf_counter()
-            grid, _ = predictor.grid(window)
-            network.detector.detect(grid[None], size, [window.t1_us])
+            inference.run([inference.bin(window, grid)])
             if count >= _WARM_UP:
                 found.append(1000 * (time.perf_counter() - started))
         progress(1)
-    batch = np.stack([predictor.grid(dataset[chosen[k % len(chosen)]].window)[0] for k in range(BATCH)])
+    first = predictor.networks[0].timed
+    batch = [first.bin(dataset[chosen[k % len(chosen)]].window, first.new_grid()) for k in range(BATCH)]
     seconds: list[list[float]] = [[] for _ in predictor.networks]
     for _ in range(_BATCHES):
         for network, spent in zip(predictor.networks, seconds, strict=True):
             started = time.perf_counter()
-            network.detector.detect(batch, size, [0] * BATCH)
+            network.timed.run(batch)
             spent.append(time.perf_counter() - started)
     return [Timing(found, round(BATCH / min(spent), 2)) for found, spent in zip(latencies, seconds, strict=True)]
 
@@ -115,9 +117,11 @@ def _earlier(
     ready = np.flatnonzero(ends != NOTHING_YET)
     for first in range(0, len(ready), BATCH):
         some = ready[first : first + BATCH]
-        grids = np.stack([predictor.grid(dataset.window_before(int(items[k]), int(ends[k])))[0] for k in some])
-        found, _ = network.detector.detect(grids, dataset.spec.sensor_size, times[some].tolist())
-        rows += [boxes.to_prophesee() for boxes in found]
+        inference = network.timed
+        windows = [dataset.window_before(int(items[k]), int(ends[k])) for k in some]
+        results = inference.run([inference.bin(window, inference.new_grid()) for window in windows])
+        for result, time_us in zip(results, times[some].tolist(), strict=True):
+            rows.append(replace(result.detections, t_us=time_us).to_prophesee())
     return np.concatenate(rows).astype(BBOX_DTYPE)
 
 

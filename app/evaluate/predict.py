@@ -2,7 +2,7 @@
 
 A part is the labelled windows of one recording (evburst.data.datasets.Part). Its result is one file, named after everything it depends
 on; what is there already is not computed again, so an interrupted evaluation goes on where it was. Nothing but boxes and counts
-outlives a batch.
+outlives a batch. Batches do not cross parts, so that results do not depend on which process computes which part.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from evburst.app.inference import BATCH, Inference, Stats, concatenate, over_dataset
 from evburst.data.boxes import BBOX_DTYPE, Detections
 from evburst.data.datasets import Dataset, Part
-from evburst.data.errors import SensorSizeError
-from evburst.data.events import EventWindow, SensorSize
-from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
+from evburst.data.events import EventWindow, SensorSize, check_sensor_size
+from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
 from evburst.models.activity import ActivityRunner
@@ -30,15 +30,12 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph
+from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
 from numpy.typing import NDArray
 
-BATCH = 8
-"""Windows computed together. Batches do not cross parts, so that results do not depend on who computes which part."""
-
 _APART_US = 1_000_000
-_OUTSIDE_LIMIT = 0.1
-_VERSION = 1
+_VERSION = 3
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 
@@ -60,17 +57,22 @@ class PartResult:
 
     Attributes:
         boxes: predictions and labels by time; windows without a recording are set a second apart.
-        stats: what was counted, window by window.
+        stats: what was counted, of every window that went through the network; None if all of them were idle.
+        idle: windows that did not.
+        faults: what was repaired in the recording, by kind.
     """
 
     boxes: RecordingBoxes
-    stats: SpikeStats | ActivityStats
+    stats: Stats | None
+    idle: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As an .npz file."""
         b = self.boxes
         start = [] if b.start_us is None else [b.start_us]
         arrays = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
+        arrays |= {"idle": np.array(self.idle), "faults": np.array(json.dumps(self.faults))}
         file = io.BytesIO()
         np.savez_compressed(file, **arrays, **_stats_to_arrays(self.stats))  # type: ignore[arg-type]
         return file.getvalue()
@@ -85,42 +87,69 @@ class PartResult:
             raise ValueError(str(error)) from None
         start = [int(t) for t in arrays["start_us"]]
         boxes = RecordingBoxes(arrays["labels"], arrays["predictions"], arrays["times_us"], start[0] if start else None)
-        return cls(boxes, _stats_from_arrays(arrays))
+        return cls(boxes, _stats_from_arrays(arrays), int(arrays["idle"]), json.loads(str(arrays["faults"])))
+
+
+class _CountingAnn:
+    """The ordinary network, which also counts what hardware that skips zeros would compute: GridNetwork."""
+
+    def __init__(self, bundle: DetectorBundle, post: PostConfig, device: str) -> None:
+        self.classes, self.stride = bundle.head.classes, bundle.stride
+        self._bundle, self._post, self._device = bundle, post, torch.device(device)
+        tensors = {name: tensor.to(self._device) for name, tensor in bundle.graph.tensors.items()}
+        self._runner = ActivityRunner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
+
+    def detect(
+        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
+    ) -> tuple[list[Detections], ActivityStats]:
+        """See GridNetwork."""
+        maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float())
+        return decode(maps, self._bundle.head, self._post, sensor_size, list(t_us)), activity
+
+    def dense_macs(self, height: int, width: int) -> int:
+        """See GridNetwork."""
+        return sum(dense_macs(self._bundle.graph, self._bundle.voxel.channels, height, width).values())
 
 
 class Network:
-    """One run's network: grids in, boxes and counts out.
+    """One run's network on the windows of a sensor.
 
     Args:
         bundle: the weights.
         run: which network of them.
         post: thresholds.
+        voxel: how windows are binned.
+        sensor_size: (W, H) px.
         device: where to run.
         engine: how the spiking network is run, see models/runtime.
+
+    Attributes:
+        timed: the network as it is used, which is what is timed.
+        counted: the same, counting operations; for the ANN, that takes a pass over its activations.
     """
 
-    def __init__(self, bundle: DetectorBundle, run: Run, post: PostConfig, device: str = "cpu", engine: str = "auto") -> None:
-        self.run, self._bundle, self._post, self._device = run, bundle, post, torch.device(device)
-        # `detector` is what is timed; to count what the ANN does takes another pass over its activations.
-        self.detector = Detector(bundle, post, run.model == "ann", run.timesteps or None, device, engine)
-        tensors = {name: tensor.to(self._device) for name, tensor in bundle.graph.tensors.items()}
-        self._counting = ActivityRunner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
+    def __init__(
+        self,
+        bundle: DetectorBundle,
+        run: Run,
+        post: PostConfig,
+        voxel: VoxelConfig,
+        sensor_size: SensorSize,
+        device: str = "cpu",
+        engine: str = "auto",
+    ) -> None:
+        self.run, self._bundle = run, bundle
+        ann = run.model == "ann"
+        detector = Detector(bundle, post, ann, run.timesteps or None, device, engine)
+        self.engine = None if ann else detector.engine
+        self.timed = Inference(detector, voxel, sensor_size, spiking=not ann)
+        counting = Inference(_CountingAnn(bundle, post, device), voxel, sensor_size, spiking=False) if ann else self.timed
+        self.counted = counting
 
     def count(self, grids: NDArray[np.uint8]) -> SpikeStats:
         """What the reference engine counts, which is more than the fast ones do: active neurons, too."""
         own = replace(self._bundle.parameters, timesteps=self.run.timesteps)
         return SpikingNetwork(self._bundle.spiking, own).run(torch.from_numpy(grids))[1]
-
-    def __call__(
-        self, grids: NDArray[np.uint8], size: SensorSize, t_us: Sequence[int]
-    ) -> tuple[list[Detections], SpikeStats | ActivityStats]:
-        """Boxes of each grid, and what was counted."""
-        if self.run.model == "ann":
-            maps, activity = self._counting.run(torch.from_numpy(grids).to(self._device).float())
-            return decode(maps, self._bundle.head, self._post, size, list(t_us)), activity
-        found, stats = self.detector.detect(grids, size, t_us)
-        assert stats is not None  # the spiking network always counts
-        return found, stats
 
 
 class Predictor:
@@ -128,29 +157,19 @@ class Predictor:
 
     Args:
         dataset: the windows.
-        bundle: the weights.
-        networks: to be run.
-        voxel: how windows are binned.
+        networks: to be run; they have binning and stride in common.
         folder: where results are kept.
         settings: everything else that results depend on; JSON types.
-
-    Attributes:
-        shape: (channels, H, W) of a grid, padded.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        bundle: DetectorBundle,
-        networks: Sequence[Network],
-        voxel: VoxelConfig,
-        folder: Path,
-        settings: dict[str, Any],
-    ) -> None:
-        self.dataset, self.networks, self.voxel = dataset, networks, voxel
+    def __init__(self, dataset: Dataset, networks: Sequence[Network], folder: Path, settings: dict[str, Any]) -> None:
+        self.dataset, self.networks, self.voxel = dataset, networks, networks[0].timed.voxel
         self._folder, self._settings = folder, json.dumps([_VERSION, BATCH, settings], sort_keys=True)
-        width, height = padded_size(dataset.spec.sensor_size, bundle.stride)
-        self.shape = (voxel.channels, height, width)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, H, W) of a grid, padded."""
+        return self.networks[0].timed.shape
 
     def predict(self, part: Part, number: int, progress: Callable[[int], object]) -> list[PartResult]:
         """The result of every network for a part; `progress` is called with the windows done."""
@@ -164,11 +183,10 @@ class Predictor:
             progress(len(part.items))
         return [result for result in found if result is not None]
 
-    def grid(self, window: EventWindow) -> tuple[NDArray[np.uint8], int]:
-        """A window as `(channels, H, W)` uint8, padded; and how many of its events lie outside the sensor."""
-        grid: NDArray[np.uint8] = np.empty(self.shape, np.uint8)
-        _, outside = voxel_histogram(window, self.voxel, self.dataset.spec.sensor_size, grid)
-        return grid, outside
+    def grid(self, window: EventWindow) -> NDArray[np.uint8]:
+        """A window as `(channels, H, W)` uint8, padded."""
+        inference = self.networks[0].timed
+        return inference.bin(window, inference.new_grid()).grid
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
         key = hashlib.sha256(f"{self._settings} {run} {part}".encode()).hexdigest()[:12]
@@ -177,50 +195,36 @@ class Predictor:
     def _compute(self, part: Part, networks: Sequence[Network], progress: Callable[[int], object]) -> list[PartResult]:
         if not networks:
             return []
-        start_us, size = self.dataset.start_us(part.items[0]), self.dataset.spec.sensor_size
+        start_us = self.dataset.start_us(part.items[0])
         labels: list[NDArray[np.void]] = []
         times: list[int] = []
-        found: list[list[Detections]] = [[] for _ in networks]
-        counted: list[list[SpikeStats | ActivityStats]] = [[] for _ in networks]
-        events = outside = 0
-        for first in range(0, len(part.items), BATCH):
-            grids = []
-            for i in part.items[first : first + BATCH]:
-                boxes, window = self.dataset.labels(i), self.dataset[i].window
+        predictions: list[list[NDArray[np.void]]] = [[] for _ in networks]
+        counted: list[list[Stats]] = [[] for _ in networks]
+        inside = outside = idle = 0
+        for done in over_dataset([network.counted for network in networks], self.dataset, part.items):
+            for k, i in enumerate(done.items):
+                boxes = self.dataset.labels(i)
                 times.append(_APART_US * (len(times) + 1) if start_us is None else boxes.t_us)
                 labels.append(replace(boxes, t_us=times[-1]).to_prophesee())
-                grid, strays = self.grid(window)
-                grids.append(grid)
-                events, outside = events + len(window), outside + strays
-            for network, boxes_of, stats_of in zip(networks, found, counted, strict=True):
-                detections, stats = network(np.stack(grids), size, times[-len(grids) :])
-                boxes_of += detections
-                stats_of.append(stats)
-            progress(len(grids))
-        _check_sensor(part, size, events, outside)
+                for found, counts, results in zip(predictions, counted, done.results, strict=True):
+                    found.append(replace(results[k].detections, t_us=times[-1]).to_prophesee())
+                    if (stats := results[k].stats) is not None:
+                        counts.append(stats)
+            inside, outside = inside + done.events, outside + done.outside
+            idle += sum(result.idle for result in done.results[0])
+            progress(len(done.items))
+        check_sensor_size(part.name, self.dataset.spec.sensor_size, inside, outside)
         rows, instants = np.concatenate(labels), np.array(times, np.int64)
+        faults = self.dataset.faults_of(part.items[0])
         return [
-            PartResult(RecordingBoxes(rows, _rows(boxes_of), instants, start_us), concatenate(stats_of))
-            for boxes_of, stats_of in zip(found, counted, strict=True)
+            PartResult(
+                RecordingBoxes(rows, np.concatenate([np.zeros(0, BBOX_DTYPE), *found]), instants, start_us),
+                concatenate(counts) if counts else None,
+                idle,
+                faults,
+            )
+            for found, counts in zip(predictions, counted, strict=True)
         ]
-
-
-def concatenate(stats: Sequence[SpikeStats | ActivityStats]) -> SpikeStats | ActivityStats:
-    """The counts of one network on several batches as those of one run."""
-    one: Any = type(stats[0])
-    return one.concatenate(stats)  # type: ignore[no-any-return]
-
-
-def _check_sensor(part: Part, size: SensorSize, events: int, outside: int) -> None:
-    """Stop where many of the events cannot be placed: the sensor size must be wrong."""
-    if outside > _OUTSIDE_LIMIT * events:
-        raise SensorSizeError(
-            f"{part.name}: {outside} of {events} events lie outside {size}: pass the sensor's true size with --sensor-size"
-        )
-
-
-def _rows(detections: Sequence[Detections]) -> NDArray[np.void]:
-    return np.concatenate([np.zeros(0, BBOX_DTYPE), *(found.to_prophesee() for found in detections)])
 
 
 def _save(path: Path, result: PartResult) -> None:
@@ -237,7 +241,9 @@ def _load(path: Path) -> PartResult | None:
         return None
 
 
-def _stats_to_arrays(stats: SpikeStats | ActivityStats) -> dict[str, NDArray[Any]]:
+def _stats_to_arrays(stats: Stats | None) -> dict[str, NDArray[Any]]:
+    if stats is None:
+        return {}
     arrays: dict[str, Any] = {"dense_names": list(stats.dense_macs), "dense_macs": list(stats.dense_macs.values())}
     if isinstance(stats, ActivityStats):
         effective = np.array(list(stats.effective_macs.values()))
@@ -250,7 +256,9 @@ def _stats_to_arrays(stats: SpikeStats | ActivityStats) -> dict[str, NDArray[Any
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _stats_from_arrays(a: dict[str, NDArray[Any]]) -> SpikeStats | ActivityStats:
+def _stats_from_arrays(a: dict[str, NDArray[Any]]) -> Stats | None:
+    if "dense_names" not in a:
+        return None
     names = [str(name) for name in a["dense_names"]]
     dense = dict(zip(names, a["dense_macs"].tolist(), strict=True))
     if "effective_macs" in a:

@@ -3,58 +3,71 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from evburst.app.config import load_config, to_dict
-from evburst.app.detect import pick_device
-from evburst.app.evaluate.account import Stats, energy_figures, layer_figures, memory_figures, neurobench_metrics
-from evburst.app.evaluate.distributed import gather, process_group
+from evburst.app.console import show_progress
+from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
+from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import gallery, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
-from evburst.app.evaluate.predict import BATCH, Network, PartResult, Predictor, Run, concatenate
+from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
+from evburst.app.inference import BATCH, concatenate, pick_device
+from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, MemoryGeometry
-from evburst.eval.energy import COST_TABLES, EXCLUDED
+from evburst.eval.coco import CocoResult
+from evburst.eval.energy import COST_TABLES
+from evburst.eval.protocol import match
 from evburst.eval.report.write import Picture, writable, write_report
+from evburst.eval.results import VERSION, finite
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
+from evburst.eval.uncertainty import RESAMPLES, Interval, ap_losses, number_units
+from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.cost import memory_geometry
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+_OWN_SPECS = ("pedro", "1mpx")
+"""Kinds of data whose classes and sensor are their own, whatever the weights were trained on."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What evaluate.py can be told.
+    """Settings of evaluate.
 
     Attributes:
         data: which data; its spec and how pictures are shown come from the weights unless given.
-        split: e.g. "val".
+        split: train, val or test.
         weights: bundled weights by name, or a file.
         ann, snn: which networks of the weights.
-        timesteps: T of the spiking network, one result for each; empty: what the weights were calibrated for.
-        protocol: name in evburst.eval.protocol.PROTOCOLS; None: prophesee for gen1, coco for the others.
-        limit: at most so many windows, spread evenly; 0: all.
+        timesteps: timesteps T of the spiking network, one result for each; empty: as the weights were calibrated.
+        protocol: prophesee, prophesee-toolbox, cordone or coco; None: prophesee for gen1 and for box files, else coco.
+        limit: most windows, spread evenly; 0: all.
         workers: processes that simulate (0: as many as cores).
         latency_windows: windows that are timed, one at a time.
         streaming_windows: labelled times for which latency-aware AP is computed, too.
-        energy_table: fp32, fp16 or int8.
-        device: auto, cpu or cuda.
-        engine: auto, or one of models/runtime.
+        energy_table: number format of single energy figures: int8, fp16 or fp32; tables have all three.
+        resamples: of the bootstrap that gives the ANN's AP minus the spiking network's an interval.
+        device: where to run.
+        engine: how the spiking network is run, as in detect.
         cache: folder of simulated windows.
-        seed: of simulated windows.
+        seed: seed of simulated windows.
         post: thresholds of the boxes.
     """
 
@@ -69,8 +82,9 @@ class EvaluateConfig:
     workers: int = 0
     latency_windows: int = 100
     streaming_windows: int = 256
-    energy_table: str = "fp32"
-    device: str = "auto"
+    energy_table: str = "int8"
+    resamples: int = RESAMPLES
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: str = "auto"
     cache: str = "runs/cache"
     seed: int = 0
@@ -81,6 +95,7 @@ class EvaluateConfig:
             "timesteps must be 1 to 64": all(1 <= t <= 64 for t in self.timesteps),
             "limit must not be negative": self.limit >= 0,
             "latency_windows must be positive": self.latency_windows > 0,
+            "resamples must be 0 to 100000": 0 <= self.resamples <= 100_000,
             "ann or snn must be true": self.ann or self.snn,
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
@@ -100,7 +115,7 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
     bundle = DetectorBundle.load(given.weights)
     own = bundle.record.get("training", {}).get("config", {}).get("data", {})
     spec = own.get("spec", bundle.record.get("dataset"))
-    base: dict[str, Any] = {"spec": "pedro" if given.data.kind == "pedro" else spec if spec in SPECS else "street"}
+    base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
     if "simulated" in own:
         base["simulated"] = own["simulated"]
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
@@ -123,7 +138,12 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
         if rank > 0:
             return None
         results = evaluation.results(parts)
-        results["timing"] = {"wall_s": round(time.perf_counter() - started, 2), "processes": world}
+        results["timing"] = {
+            "wall_s": round(time.perf_counter() - started, 2),
+            "processes": world,
+            "threads": torch.get_num_threads(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         write_report(results, out, *evaluation.pictures(parts))
         return results
 
@@ -141,21 +161,24 @@ class Evaluation:
             self.voxel = replace(bundle.voxel, window_ms=self.protocol.window_us / 1000)
         self.dataset = self._open()
         device = pick_device(config.device)
-        self.networks = [Network(bundle, run, config.post, device, config.engine) for run in runs(config, bundle)]
+        size = self.dataset.spec.sensor_size
+        self.networks = [
+            Network(bundle, run, config.post, self.voxel, size, device, config.engine) for run in runs(config, bundle)
+        ]
         settings = {
             "weights": hashlib.sha256(find_weights(config.weights).read_bytes()).hexdigest(),
             "voxel": asdict(self.voxel),
             "post": asdict(config.post),
             "sensor_size": self.dataset.spec.sensor_size,
             "device": device,
-            "engine": self.networks[0].detector.engine,
+            "engine": self.networks[-1].engine,
         }
-        self.predictor = Predictor(self.dataset, bundle, self.networks, self.voxel, writable(out) / "parts", settings)
+        self.predictor = Predictor(self.dataset, self.networks, writable(out) / "parts", settings)
 
     def predict(self) -> dict[int, list[PartResult]]:
         """This process's share: the results of every network, by the part's number."""
         parts = list(enumerate(self.dataset.parts()))
-        shown = self.rank > 0 or not sys.stderr.isatty()
+        shown = self.rank > 0 or not show_progress()
         mine = parts[self.rank :: self.world]
         with tqdm(total=sum(len(part.items) for _, part in mine), desc="evaluate", unit="win", disable=shown) as bar:
             return {number: self.predictor.predict(part, number, bar.update) for number, part in mine}
@@ -164,31 +187,38 @@ class Evaluation:
         """Figures of every network over all parts."""
         c = self.config
         total = min(len(self.dataset), c.latency_windows)
-        with tqdm(total=total, desc="time", unit="win", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=total, desc="time", unit="win", disable=not show_progress()) as bar:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
-        stats = [concatenate([result.stats for result in found]) for found in per_network]
+        stats = [_counts(found) for found in per_network]
         geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
-        activity = next((s for s in stats if isinstance(s, ActivityStats)), None)
-        rows = [
-            self._row(network, found, counted, activity, timing, geometry)
-            for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True)
-        ]
+        activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
+        rows, scored = [], []
+        for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):
+            row, result = self._row(network, found, counted, activity, timing, geometry)
+            rows.append(row)
+            scored.append(result)
+        self._add_losses(rows, scored, parts)
+        main = next((row for row in rows if row["model"] == "snn"), rows[0])
         spec = self.dataset.spec
         return {
+            "version": VERSION,
             "results": rows,
+            "ap_loss": main["ap_loss"],
+            "ap50_loss": main["ap50_loss"],
             **describe(self.protocol, spec.sensor_size, spec.classes),
             "dataset": c.data.kind,
             "split": c.split,
             "windows": len(self.dataset),
+            "idle_windows": sum(part[0].idle for part in parts),
             "recordings": len(parts),
             "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
+            "faults": _sum_of_faults(parts),
             "window_ms": self.voxel.window_ms,
             "weights": Path(c.weights).stem,
             "clock": CLOCK,
-            "energy_excluded": list(EXCLUDED),
             "config": to_dict(c),
-            "weights_record": self.bundle.record,
+            "weights_record": finite(self.bundle.record),
             "provenance": self._provenance,
         }
 
@@ -206,15 +236,15 @@ class Evaluation:
         network: Network,
         found: Sequence[PartResult],
         stats: Stats,
-        activity: ActivityStats | None,
+        activity: ActivityStats,
         timing: Timing,
         geometry: MemoryGeometry,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], CocoResult]:
         spec, c = self.dataset.spec, self.config
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
         row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
-        row["engine"] = None if network.run.model == "ann" else network.detector.engine
-        row["energy"] = energy_figures(stats, activity, c.energy_table)
+        row["engine"] = network.engine
+        row["energy"] = account(stats, activity, c.energy_table)
         latency_ms = timing.percentiles()
         row["latency_ms"] = latency_ms
         pairs = list(zip(self.dataset.parts(), found, strict=True))
@@ -230,18 +260,49 @@ class Evaluation:
         row["left_out"] = asdict(left_out)
         layers = {"layers": layer_figures(stats, c.energy_table)}
         row["details"] = {**detail_figures(scored, frames, spec.classes), **layers}
-        return row
+        return row, scored
+
+    def _add_losses(self, rows: list[dict[str, Any]], scored: list[CocoResult], parts: Sequence[list[PartResult]]) -> None:
+        """What every spiking network loses against the ANN, with intervals; None where the ANN was not evaluated."""
+        ann = next((k for k, row in enumerate(rows) if row["model"] == "ann"), None)
+        units, unit = self._units([results[0] for results in parts])
+        for row, result in zip(rows, scored, strict=True):
+            row |= {"ap_loss": None, "ap50_loss": None, "ap_loss_by_iou": None}
+            if ann is None or row["model"] == "ann":
+                continue
+            losses = ap_losses(scored[ann].matches, result.matches, units, self.config.resamples, self.config.seed)
+            row["ap_loss"], row["ap50_loss"] = _rounded(losses.ap, unit), _rounded(losses.ap50, unit)
+            row["ap_loss_by_iou"] = {iou: _rounded(loss, unit) for iou, loss in losses.by_iou.items()}
+
+    def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
+        """What each scored frame was recorded from, `(frames,)`, and what that is: a recording, or a picture shown to a sensor."""
+        names: list[tuple[int, str]] = []
+        recorded = False
+        for number, (part, result) in enumerate(zip(self.dataset.parts(), results, strict=True)):
+            frames, _ = match([result.boxes], self.protocol, self.dataset.spec.sensor_size)
+            recorded = result.boxes.start_us is not None
+            if recorded:
+                names += [(number, part.name)] * len(frames)
+            else:
+                at = np.searchsorted(_times(result), [frame.t_us for frame in frames])
+                names += [(0, self.dataset[part.items[int(k)]].name) for k in at]
+        return number_units(names), "recording" if recorded else "picture"
+
+    def _activity_sample(self) -> ActivityStats:
+        """What the ANN does in a few windows, where it does not run in all of them: the zero-skipping ANN's account."""
+        runner = ActivityRunner(self.bundle.graph)
+        return runner.run(torch.from_numpy(self._sample()).float())[1]
 
     def _sample(self) -> NDArray[np.uint8]:
         """Grids of a few windows, spread evenly."""
-        return np.stack([self.predictor.grid(self.dataset[int(i)].window)[0] for i in spread(len(self.dataset), BATCH)])
+        return np.stack([self.predictor.grid(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
         """The windows; the first process makes what is missing, the others wait for it."""
         c = self.config
         if self.rank > 0:
             dist.barrier()
-        shown = self.rank > 0 or not sys.stderr.isatty()
+        shown = self.rank > 0 or not show_progress()
         with tqdm(desc="simulate", unit="win", disable=shown or c.data.kind != "simulated") as bar:
             progress = lambda done: bar.update(done - bar.n)  # noqa: E731
             request = Request(c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, spread=True)
@@ -255,10 +316,35 @@ class Evaluation:
             )
         if not len(dataset):
             raise DataError(f"{c.data.root}: no label in split {c.split!r}")
-        unlabelled = getattr(dataset, "unlabelled", 0)
-        if unlabelled and self.rank == 0:
-            print(f"note: {unlabelled} event files without labels are left out", file=sys.stderr)
         return dataset
+
+
+def _sum_of_faults(parts: Sequence[list[PartResult]]) -> dict[str, int]:
+    """What was repaired in all recordings, by kind."""
+    total: Counter[str] = Counter()
+    for results in parts:
+        total.update(results[0].faults)
+    return dict(total)
+
+
+def _counts(found: Sequence[PartResult]) -> Stats:
+    """The counts of a network over all parts; DataError where every window was idle."""
+    counted = [result.stats for result in found if result.stats is not None]
+    if not counted:
+        raise DataError("no labelled window holds an event")
+    return concatenate(counted)
+
+
+def _times(result: PartResult) -> NDArray[np.int64]:
+    """Labelled times of a part, in order."""
+    times = result.boxes.times_us
+    return np.zeros(0, np.int64) if times is None else times
+
+
+def _rounded(loss: Interval, unit: str) -> dict[str, Any]:
+    """In JSON types, to a ten-thousandth of a point."""
+    bounds = {name: None if value is None else round(value, 4) for name, value in (("low", loss.low), ("high", loss.high))}
+    return {"mean": round(loss.mean, 4), **bounds, "resamples": loss.resamples, "units": loss.units, "unit": unit}
 
 
 def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
@@ -270,12 +356,23 @@ def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
 def human_table(results: dict[str, Any], out: Path) -> str:
     """The results for a person: a table."""
     head = f"{results['dataset']} {results['split']}: {results['windows']} windows of {results['window_ms']:g} ms; protocol {results['protocol']}"
-    lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% of ANN':>10}{'p50 ms':>9}{'p99 ms':>9}"]
+    lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}{'p99 ms':>9}"]
     for row in results["results"]:
         energy, latency = row["energy"], row["latency_ms"]
-        pj = energy["snn_pj"] or energy["ann_pj"]
+        pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
         name = "ANN" if row["model"] == "ann" else f"SNN, T = {row['timesteps']}"
         ap = "".join(f"{'-' if row[k] is None else format(row[k], '.2f'):>7}" for k in ("ap", "ap50", "ap75"))
-        share = 100 * pj / energy["ann_pj"]
-        lines.append(f"{name:14}{ap}{pj / 1e6:9,.0f}{share:10.1f}{latency['p50']:9.1f}{latency['p99']:9.1f}")
+        of_qnn = "-" if energy["of_qnn"] is None else f"{100 * energy['of_qnn']:.1f}"
+        share = f"{100 * pj / energy['ann_pj']:8.1f}{of_qnn:>8}"
+        lines.append(f"{name:14}{ap}{pj / 1e6:9,.0f}{share}{latency['p50']:9.1f}{latency['p99']:9.1f}")
+    for row in results["results"]:
+        if loss := row["ap_loss"]:
+            bounds = (
+                ""
+                if loss["low"] is None
+                else f" [{loss['low']:.2f}, {loss['high']:.2f}], 95 % of {loss['units']} {loss['unit']}s"
+            )
+            lines.append(f"loses     {loss['mean']:.2f} AP against the ANN{bounds} (T = {row['timesteps']})")
+    energy = results["results"][-1]["energy"]
+    lines.append(f"energy    {energy['table']}, per spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate")
     return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html"])

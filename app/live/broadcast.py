@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from evburst.app.inference import WindowResult
 from evburst.app.live.pipeline import LivePipeline
-from evburst.app.outputs.sinks import WindowResult
 from evburst.data.events import EventWindow, SensorSize
 from numpy.typing import NDArray
 
@@ -65,8 +65,8 @@ class Hub:
         pipeline = self._pipeline
         return {
             "sensor_size": list(pipeline.source.sensor_size),
-            "classes": list(pipeline.windows.classes),
-            "window_ms": pipeline.windows.voxel.window_us / 1000,
+            "classes": list(pipeline.bundle.head.classes),
+            "window_ms": pipeline.inference.voxel.window_us / 1000,
             "network": "ann" if pipeline.config.detect.ann else "snn",
             "weights": pipeline.config.detect.weights,
             "energy_table": pipeline.config.detect.energy_table,
@@ -75,7 +75,7 @@ class Hub:
 
 def encode(result: WindowResult, pipeline: LivePipeline) -> bytes:
     """A result as the page reads it: the header's length (4 bytes, little-endian), a JSON header, then the picture."""
-    found, meters = result.detections, result.meters
+    found = result.detections
     boxes = np.round(found.boxes_xyxy.astype(float), 1).tolist()
     header = {
         "t_us": found.t_us,
@@ -83,11 +83,11 @@ def encode(result: WindowResult, pipeline: LivePipeline) -> bytes:
             [*box, round(float(score), 3), int(label)]
             for box, score, label in zip(boxes, found.scores, found.labels, strict=True)
         ],
-        "events_per_s": round(meters.events_per_s),
-        "latency_ms": round(meters.latency_ms, 2),
+        "events_per_s": round(result.events_per_s),
+        "latency_ms": round(result.latency_ms, 2),
         "spikes": result.spikes,
-        "energy_uj": round(meters.energy_uj, 1),
-        "ann_uj": round(meters.ann_energy_uj, 1),
+        "energy_uj": round(result.energy_pj * 1e-6, 1),
+        "ann_uj": round(pipeline.inference.ann_pj * 1e-6, 1),
         "windows": pipeline.figures.windows,
         "dropped": pipeline.dropped,
     }

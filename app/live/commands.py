@@ -58,7 +58,7 @@ class Commands:
             "simulated": source.simulated,
             "paused": pipeline.paused,
             "score": pipeline.wanted_score,
-            "timesteps": None if detect.ann else pipeline.wanted_timesteps or pipeline.windows.timesteps,
+            "timesteps": None if detect.ann else pipeline.wanted_timesteps or pipeline.timesteps,
             "contrast": round(source.contrast, 3) if isinstance(source, FrameSource) else None,
             "page_camera": self._camera_of is not None,
             "recording": None if recorder is None else recorder.events,
@@ -166,7 +166,7 @@ class Commands:
             self._pushed = own.grabber
         else:
             self._pushed = PushedFrames(PAGE_CAMERA)
-            config, window_us = self._pipeline.config, self._pipeline.windows.voxel.window_us
+            config, window_us = self._pipeline.config, self._pipeline.inference.voxel.window_us
             source = FrameSource(self._pushed, own.sensor_size, config.simulator, window_us, config.upsample)
             self._pipeline.use(source)
         self._camera_of = client

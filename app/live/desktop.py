@@ -9,9 +9,9 @@ from threading import Lock
 
 import cv2
 import numpy as np
+from evburst.app.inference import WindowResult
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.outputs.render import Renderer
-from evburst.app.outputs.sinks import WindowResult
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class LiveWindow:
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ConfigError("--window: there is no display here (DISPLAY is not set); --serve shows the same in a browser")
         self._pipeline = pipeline
-        self._renderer = Renderer(pipeline.source.sensor_size, pipeline.windows.classes)
+        self._renderer = Renderer(pipeline.source.sensor_size, pipeline.bundle.head.classes, pipeline.network_name)
         self._lock = Lock()
         self._newest: WindowResult | None = None
         width, height = self._renderer.picture_size
@@ -41,7 +41,9 @@ class LiveWindow:
         try:
             cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE)
         except cv2.error:
-            raise ConfigError("--window: this OpenCV is the headless build; --serve shows the same in a browser") from None
+            raise ConfigError(
+                '--window needs OpenCV with windows: pip install "evburst[window]"; --serve shows the same in a browser'
+            ) from None
         pipeline.viewers.append(self)
 
     def show(self, result: WindowResult, window: EventWindow) -> None:
@@ -54,7 +56,8 @@ class LiveWindow:
         with self._lock:
             result, self._newest = self._newest, None
         if result is not None:
-            self._picture = self._renderer.draw(result.grid, result.detections, result.meters)
+            self._renderer.network = self._pipeline.network_name
+            self._picture = self._renderer.draw(result)
             if self._pipeline.source.simulated:
                 cv2.putText(
                     self._picture, "simulated events", (12, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (97, 200, 255), 1, cv2.LINE_AA

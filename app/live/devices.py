@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet
 from evburst.data.errors import ConfigError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
-from evburst.data.readers.packets import columns_to_events, find_columns
+from evburst.data.extras import require
+from evburst.data.readers.columns import columns_to_events, find_columns
 
 SENSORS = {
     "evk4": "prophesee_evk4",
@@ -54,7 +53,7 @@ class NetworkSource:
     def __init__(self, address: str) -> None:
         self.name, self.faults, self.sensor_size = address, Faults(), SensorSize(0, 0)
         self._host, self._port = _host_port(address)
-        self._dv = import_live("dv_processing", "dv", f"--stream {address}")
+        self._dv = require("dv_processing", "dv", f"--stream {address}")
         self._reader: Any = None
         self._clock = DeviceClock()
 
@@ -97,7 +96,7 @@ class SensorSource:
 
     def __init__(self, kind: str) -> None:
         self.name, self.faults = kind, Faults()
-        self._drivers = import_live("neuromorphic_drivers", "sensors", f"--sensor {kind}")
+        self._drivers = require("neuromorphic_drivers", "sensors", f"--sensor {kind}")
         self._module = getattr(self._drivers, SENSORS[kind])
         properties = self._module.Properties()
         self.sensor_size = SensorSize(int(properties.width), int(properties.height))
@@ -128,14 +127,6 @@ class SensorSource:
         device, self._device = self._device, None
         if device is not None:
             device.close()
-
-
-def import_live(module: str, extra: str, wanted_by: str) -> ModuleType:
-    """Import an optional dependency; ConfigError names the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ConfigError(f"{wanted_by} needs {module}: pip install -e '.[{extra}]'") from None
 
 
 def _host_port(address: str) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,34 +11,35 @@ from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from evburst.app.detect import DetectConfig, WindowPipeline
+from evburst.app.detect import DetectConfig, network_name, open_inference
+from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
 from evburst.app.live.sources import NO_EVENTS, LiveSource
 from evburst.app.live.totals import Figures
-from evburst.app.outputs.sinks import WindowResult
+from evburst.data.encoding import columns
 from evburst.data.errors import DataError, SourceError
 from evburst.data.events import Events, EventWindow
 from evburst.data.filters import EventFilter
-from evburst.data.readers.dat import event_columns
 from evburst.data.simulation.sensor import SimulatorConfig
-from numpy.typing import NDArray
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 
+_LOG = logging.getLogger(__name__)
 _PACKETS = 64
 _RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """What live.py can be told beside its source and its outputs.
+    """Settings of live, apart from its source and its outputs.
 
     Attributes:
         detect: as in detect.py (the command line asks for one timestep, for latency); `video`, `start_s` and `max_windows` mean nothing here.
         simulator: the sensor that events from video are simulated for.
         upsample: put frames between frames of video, along the motion.
         queue_windows: most windows that wait for inference; one more drops the oldest.
-        seconds: stop after that many; None for no end.
+        seconds: stop after this many seconds; None: never.
     """
 
     detect: DetectConfig = field(default_factory=DetectConfig)
@@ -63,8 +64,7 @@ class Viewer(Protocol):
 
 
 class _Binned(NamedTuple):
-    grid: NDArray[np.uint8]
-    events: int
+    binned: BinnedWindow
     due: DueWindow
 
 
@@ -93,10 +93,11 @@ class LivePipeline:
 
     def __init__(self, source: LiveSource, config: LiveConfig, say: Callable[[str], None] | None = None) -> None:
         self.config, self.source = config, source
-        self._say = say or (lambda line: print(line, file=sys.stderr))
-        self.windows = WindowPipeline(source, config.detect)
-        self.windows.warm_up(EventWindow(0, self.windows.voxel.window_us, NO_EVENTS))
-        self.figures = Figures(self.windows.classes)
+        self._say = say or _LOG.info
+        self.bundle = DetectorBundle.load(config.detect.weights)
+        self.inference = self._opened(config.detect)
+        self.inference.warm_up(EventWindow(0, self.inference.voxel.window_us, NO_EVENTS))
+        self.figures = Figures(self.bundle.head.classes, self.inference.dense_macs)
         self.viewers: list[Viewer] = []
         self.status, self.lost, self.paused = "starting", 0, False
         self.started_s = time.perf_counter()
@@ -168,6 +169,26 @@ class LivePipeline:
                 self._recorders.remove(recorder)
             recorder.close()
 
+    @staticmethod
+    def detector(windows: Inference) -> Detector:
+        """The detector behind live inference."""
+        assert isinstance(windows.network, Detector)  # what open_inference makes
+        return windows.network
+
+    @property
+    def timesteps(self) -> int | None:
+        """T of the network that runs; None for the ANN."""
+        detect = self.config.detect
+        return None if detect.ann else detect.timesteps or self.bundle.parameters.timesteps
+
+    @property
+    def network_name(self) -> str:
+        """What runs, as pictures name it."""
+        return network_name(self.bundle, self.config.detect)
+
+    def _opened(self, detect: DetectConfig) -> Inference:
+        return open_inference(self.bundle, detect, self.source.sensor_size, self.source.faults)
+
     def _guarded(self, work: Callable[[], None]) -> None:
         """A thread that dies of something unforeseen ends the run."""
         try:
@@ -227,7 +248,7 @@ class LivePipeline:
 
     def _shift(self, events: Events, until_us: int, due_s: float) -> int:
         """What takes the source's clock to this run's: whole windows, so that no window becomes shorter."""
-        window_us = self.windows.voxel.window_us
+        window_us = self.inference.voxel.window_us
         first_us = int(events["t"][0]) if len(events) else until_us
         elapsed_us = round(1e6 * (due_s - self.started_s)) - (until_us - first_us)
         return (-(-elapsed_us // window_us) - first_us // window_us) * window_us
@@ -247,7 +268,7 @@ class LivePipeline:
         return None
 
     def _bin(self) -> None:
-        assembler = WindowAssembler(self.windows.voxel.window_us, self.source.faults)
+        assembler = WindowAssembler(self.inference.voxel.window_us, self.source.faults)
         while (item := self._take()) is not None:
             if item.fresh:
                 assembler.restart()
@@ -260,10 +281,10 @@ class LivePipeline:
     def _binned_window(self, due: DueWindow) -> _Binned:
         window = due.window
         if self.config.detect.filters.any_on:
-            keep = self._filter.keep(*event_columns(window)[:3])
+            keep = self._filter.keep(*columns(window)[:3])
             window = replace(window, words=window.words.compress(keep, 0))
-        grid = self.windows.new_grid()
-        return _Binned(grid, self.windows.bin(window, grid), DueWindow(window, due.due_s))
+        inference = self.inference
+        return _Binned(inference.bin(window, inference.new_grid()), DueWindow(window, due.due_s))
 
     def _write(self, events: Events) -> None:
         with self._recording:
@@ -282,7 +303,8 @@ class LivePipeline:
                 continue
             self._apply_settings()
             window, due_s = item.due
-            result = self.windows.infer(item.grid, item.events, window.t1_us, due_s)
+            waited = replace(item.binned, seconds=time.perf_counter() - due_s)
+            (result,) = self.inference.run([waited])
             self.figures.add(result)
             for viewer in self.viewers:
                 viewer.show(result, window)
@@ -295,8 +317,8 @@ class LivePipeline:
             return
         wanted = replace(detect, timesteps=timesteps, post=replace(detect.post, score=score))
         if timesteps != detect.timesteps:
-            windows = WindowPipeline(self.source, wanted)
+            windows = self._opened(wanted)
             windows.warm_up(EventWindow(0, windows.voxel.window_us, NO_EVENTS))
-            self.windows = windows
-        self.windows.detector.post = wanted.post
+            self.inference = windows
+        self.detector(self.inference).post = wanted.post
         self.config = replace(self.config, detect=wanted)

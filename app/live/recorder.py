@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evburst.data.encoding import pack
 from evburst.data.errors import DataError
 from evburst.data.events import Events, SensorSize
-from evburst.data.readers.dat import dat_header, dat_words
+from evburst.data.readers.dat import dat_header
 
 DAT_TIMES_US = 1 << 32
 
@@ -50,7 +51,7 @@ class LiveRecorder:
         wrapped = events.copy()
         wrapped["t"] %= DAT_TIMES_US
         try:
-            self._file.write(dat_words(wrapped).tobytes())
+            self._file.write(pack(wrapped).tobytes())
             self._file.flush()
         except OSError as error:
             raise DataError(f"{self.path}: recording stopped ({error.strerror})") from None

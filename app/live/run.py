@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from evburst.app.console import show_progress
 from evburst.app.detect import peak_memory_mb
 from evburst.app.live.commands import PAGE_CAMERA
-from evburst.app.live.devices import NetworkSource, SensorSource, import_live
+from evburst.app.live.devices import NetworkSource, SensorSource
 from evburst.app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
@@ -22,9 +24,12 @@ from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
-from evburst.eval.energy import EXCLUDED
+from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         turn: Callable[[], bool] = _Ticker(pipeline).turn
         if request.serve is not None:
             for module in ("fastapi", "uvicorn", "websockets"):
-                import_live(module, "live", "--serve")
+                require(module, "live", "--serve")
             from evburst.app.live.server import PageServer
 
             stack.callback(PageServer(pipeline, request.serve).stop)
@@ -76,7 +81,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             while not _over(pipeline) and turn():
                 pass
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            _LOG.info("stopped")
         wall_s = time.perf_counter() - pipeline.started_s
         pipeline.stop()
         return summary(pipeline, wall_s)
@@ -132,35 +137,29 @@ def trained_size(bundle: DetectorBundle) -> SensorSize:
 def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
     """What a run did, in JSON types."""
     figures, detect = pipeline.figures, pipeline.config.detect
-    windows, n = pipeline.windows, figures.windows
+    windows, n = pipeline.inference, figures.windows
     latency = {f"p{q}": figures.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": figures.latency.highest_ms}
-    snn_pj = None if detect.ann or not n else round(figures.energy_pj / n)
+    energy = figures.energy.report()
     return {
         "source": pipeline.source.name,
         "simulated": pipeline.source.simulated,
         "sensor_size": list(pipeline.source.sensor_size),
         "network": "ann" if detect.ann else "snn",
-        "engine": None if detect.ann else windows.detector.engine,
+        "engine": None if detect.ann else pipeline.detector(windows).engine,
         "weights": detect.weights,
         "window_ms": windows.voxel.window_us / 1000,
         "seconds": round(wall_s, 3),
         "windows": n,
+        "idle_windows": energy.idle_windows,
         "dropped": pipeline.dropped,
         "latency_ms": {name: None if value is None else round(value, 2) for name, value in latency.items()},
         "events": figures.events,
         "events_per_s": round(figures.events / (n * windows.voxel.window_us * 1e-6)) if n else 0,
         "detections": sum(figures.per_class.values()),
         "per_class": dict(figures.per_class),
-        "energy": {
-            "snn_pj": snn_pj,
-            "ann_pj": round(windows.ann_pj),
-            "ratio": snn_pj and round(snn_pj / windows.ann_pj, 4),
-            "table": detect.energy_table,
-            "account": "per spike: a burst of 3 counts 3",
-        },
-        "timesteps": windows.timesteps,
-        "spikes_per_neuron": round(figures.spikes_per_neuron / figures.spiking, 4) if figures.spiking else None,
-        "excluded": list(EXCLUDED),
+        "energy": energy_figures(energy, detect.energy_table),
+        "timesteps": pipeline.timesteps,
+        "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "source_lost": pipeline.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),
         "faults": pipeline.source.faults.found(),
@@ -182,7 +181,10 @@ def human_summary(summary: dict[str, Any]) -> str:
     if summary["windows"]:
         lines.append(f"latency   p50 {latency['p50']} ms, p99 {latency['p99']} ms, longest {latency['max']} ms")
         text = f"energy    {(energy['snn_pj'] or energy['ann_pj']) / 1e6:,.0f} uJ per window"
-        lines.append(text + (f", {100 * energy['ratio']:.1f} % of the ANN's" if energy["ratio"] else " (ANN)"))
+        lines.append(
+            text
+            + (f", {100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})" if energy["of_ann"] else " (ANN)")
+        )
     if summary["source_lost"]:
         lines.append(f"source    lost {summary['source_lost']} times")
     if summary["source_behind_s"]:
@@ -206,7 +208,7 @@ class _Ticker:
     def turn(self) -> bool:
         """Wait a moment; True."""
         pipeline, now_s = self._pipeline, time.perf_counter()
-        if sys.stderr.isatty() and now_s - self._shown_s >= 1:
+        if show_progress() and now_s - self._shown_s >= 1:
             self._shown_s = now_s
             recent = sorted(pipeline.figures.recent_ms) or [0.0]
             line = (

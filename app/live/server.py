@@ -14,9 +14,9 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import logging
 import secrets
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -35,6 +35,7 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+_LOG = logging.getLogger(__name__)
 _MOST_CLIENTS = 8
 _MOST_TEXT = 1000
 _FRAME_HEADER = 8
@@ -84,11 +85,9 @@ class PageServer:
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._thread.start()
         if not loopback:
-            print(
-                f"warning: {address} can be reached from other machines, without encryption: whoever has the token can watch and steer",
-                file=sys.stderr,
-            )
-        print(f"page: {self.url}", file=sys.stderr)
+            text = "%s can be reached from other machines, without encryption: whoever has the token can watch and steer"
+            _LOG.warning(text, address)
+        _LOG.info("page: %s", self.url)
 
     def stop(self) -> None:
         """Close every connection and remove the page's recordings."""

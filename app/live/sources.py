@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, Events, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import open_events
-from evburst.data.readers.dat import decode_window
 
 POLL_S = 0.1
 """Longest time that `read` waits for its device."""
@@ -156,7 +156,7 @@ class RecordingSource:
                 window = next(self._windows, None)
             if window is None:
                 return None
-            events = decode_window(window)
+            events = unpack(window)
             events["t"] += self._end_us - window.t0_us
             self._end_us += self._window_us
             self._pacer.give(events[np.argsort(events["t"], kind="stable")], self._end_us)

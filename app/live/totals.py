@@ -7,7 +7,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
-from evburst.app.outputs.sinks import WindowResult
+from evburst.app.inference import WindowResult
+from evburst.data.stats import SpikeStats
+from evburst.eval.energy import EnergyTotals
 
 _LOWEST_MS, _STEP, _BINS = 0.01, 1.005, 3600
 
@@ -38,11 +40,11 @@ class LatencyHistogram:
 class Figures:
     """What a run has done so far."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], dense_macs: int) -> None:
         self._classes = classes
         self.latency = LatencyHistogram()
         self.windows, self.events = 0, 0
-        self.energy_pj, self.spikes_per_neuron, self.spiking = 0.0, 0.0, 0
+        self.energy = EnergyTotals(dense_macs)
         self.per_class: Counter[str] = Counter()
         self.recent_ms: deque[float] = deque(maxlen=100)
 
@@ -50,10 +52,12 @@ class Figures:
         """Count one window."""
         self.windows += 1
         self.events += result.events
-        self.latency.add(result.meters.latency_ms)
-        self.recent_ms.append(result.meters.latency_ms)
-        self.energy_pj += result.energy_pj
+        self.latency.add(result.latency_ms)
+        self.recent_ms.append(result.latency_ms)
         self.per_class.update(self._classes[label] for label in result.detections.labels)
-        if result.spikes_per_neuron is not None:
-            self.spiking += 1
-            self.spikes_per_neuron += result.spikes_per_neuron
+        if result.idle:
+            self.energy.add_idle()
+        elif isinstance(result.stats, SpikeStats):
+            self.energy.add(result.stats)
+        else:
+            self.energy.add_dense(1)

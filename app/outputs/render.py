@@ -1,43 +1,24 @@
-"""Pictures of a window: events as the field draws them (ON white, OFF blue, on dark grey), boxes, and a line of meters."""
+"""Pictures of a window: events as the field draws them (ON white, OFF blue, on dark grey), boxes, and a line of figures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
+from evburst.app.inference import WindowResult
 from evburst.data.boxes import Detections
 from evburst.data.events import SensorSize
 from numpy.typing import NDArray
 
 _BACKGROUND, _ON, _OFF = (30, 37, 52)[::-1], (255, 255, 255), (201, 126, 64)
 _CLASS_COLOURS = ((80, 220, 100), (60, 160, 255), (255, 200, 60), (230, 110, 230), (90, 220, 230), (110, 110, 255))
+_TEXT, _QUIET = (225, 225, 225), (150, 150, 150)
 _TARGET_WIDTH = 912
-_METER_HEIGHT = 44
-
-
-@dataclass(frozen=True)
-class Meters:
-    """What the line under the picture shows.
-
-    Attributes:
-        network: e.g. "SNN T=2".
-        t_us: window's end.
-        events_per_s: rate.
-        latency_ms: of this window.
-        energy_uj, ann_energy_uj: of this window; energy_uj equals ann_energy_uj when the ANN itself runs.
-    """
-
-    network: str
-    t_us: int
-    events_per_s: float
-    latency_ms: float
-    energy_uj: float
-    ann_energy_uj: float
+_LINE_HEIGHT = 34
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def events_picture(grid: NDArray[np.uint8], sensor_size: SensorSize, scale: int) -> NDArray[np.uint8]:
-    """A window's events as `(scale * H, scale * W, 3)` uint8 BGR; `grid` as in Renderer.draw."""
+    """A window's events as `(scale * H, scale * W, 3)` uint8 BGR; `grid` is `(2 * bins, >= H, >= W)` uint8, OFF channels first."""
     width, height = sensor_size
     bins = len(grid) // 2
     off, on = grid[:bins, :height, :width].sum(0, np.int32), grid[bins:, :height, :width].sum(0, np.int32)
@@ -53,47 +34,83 @@ class Renderer:
     Args:
         sensor_size: (W, H) px.
         classes: class names.
+        network: what runs, e.g. "SNN T=1".
+        start_us: what the clock in the picture counts from.
+
+    Attributes:
+        network: as above; may be changed between pictures.
     """
 
-    def __init__(self, sensor_size: SensorSize, classes: tuple[str, ...]) -> None:
+    def __init__(self, sensor_size: SensorSize, classes: tuple[str, ...], network: str, start_us: int = 0) -> None:
         self.sensor_size, self.classes = sensor_size, classes
+        self.network, self._start_us = network, start_us
         self.scale = max(1, round(_TARGET_WIDTH / sensor_size.width))
-        width, height = sensor_size.width * self.scale, sensor_size.height * self.scale + _METER_HEIGHT
+        width, height = sensor_size.width * self.scale, sensor_size.height * self.scale + _LINE_HEIGHT
         self.picture_size = (width + width % 2, height + height % 2)
 
-    def draw(self, grid: NDArray[np.uint8], found: Detections, meters: Meters) -> NDArray[np.uint8]:
-        """A `(height, width, 3)` uint8 BGR picture.
-
-        Args:
-            grid: `(2 * bins, >= H, >= W)` uint8 counts, OFF channels first.
-            found: boxes to draw.
-            meters: the line of figures.
-        """
-        big = events_picture(grid, self.sensor_size, self.scale)
+    def draw(self, result: WindowResult) -> NDArray[np.uint8]:
+        """The window's events, its boxes and its figures: `(height, width, 3)` uint8 BGR."""
+        big = events_picture(result.grid, self.sensor_size, self.scale)
         picture = np.zeros((self.picture_size[1], self.picture_size[0], 3), np.uint8)
         picture[: big.shape[0], : big.shape[1]] = big
-        for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True):
-            self._box(picture, box, f"{self.classes[label]} {score:.2f}", _CLASS_COLOURS[label % len(_CLASS_COLOURS)])
-        self._meters(picture, meters)
+        self._boxes(picture, result.detections)
+        self._legend(picture)
+        self._figures(picture, result)
         return picture
 
-    def _box(self, picture: NDArray[np.uint8], box: NDArray[np.float32], text: str, colour: tuple[int, int, int]) -> None:
-        x0, y0, x1, y1 = (box * self.scale).round().astype(int).tolist()
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2, cv2.LINE_AA)
-        (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.55, 1)
-        top = y0 - h - 8 if y0 >= h + 8 else y0
-        cv2.rectangle(picture, (x0 - 1, top), (x0 + w + 8, top + h + 8), colour, -1)
-        cv2.putText(picture, text, (x0 + 4, top + h + 3), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+    def _boxes(self, picture: NDArray[np.uint8], found: Detections) -> None:
+        """Boxes first, then their labels, each where it covers no other label."""
+        corners = (found.boxes_xyxy * self.scale).round().astype(int).tolist()
+        for (x0, y0, x1, y1), label in zip(corners, found.labels, strict=True):
+            cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 0), 4, cv2.LINE_AA)
+            cv2.rectangle(picture, (x0, y0), (x1, y1), _colour(label), 2, cv2.LINE_AA)
+        taken: list[tuple[int, int, int, int]] = []
+        for (x0, y0, _, y1), score, label in zip(corners, found.scores, found.labels, strict=True):
+            text = f"{self.classes[label]} {score:.2f}"
+            (width, height), _ = cv2.getTextSize(text, _FONT, 0.5, 1)
+            place = self._place((width + 8, height + 8), x0, y0, y1, taken)
+            taken.append(place)
+            left, top, right, bottom = place
+            cv2.rectangle(picture, (left, top), (right, bottom), _colour(label), -1)
+            cv2.putText(picture, text, (left + 4, bottom - 4), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
 
-    def _meters(self, picture: NDArray[np.uint8], m: Meters) -> None:
+    def _place(
+        self, size: tuple[int, int], x0: int, y0: int, y1: int, taken: list[tuple[int, int, int, int]]
+    ) -> tuple[int, int, int, int]:
+        """Where a label goes: above its box, else below or inside, inside the picture; the first place that is free."""
+        width, height = size
+        area_width, area_height = self.sensor_size.width * self.scale, self.sensor_size.height * self.scale
+        left = min(max(x0 - 1, 0), max(area_width - width, 0))
+        tops = [y0 - height, y1, y0, *range(y0 - 2 * height, -1, -height), *range(y1 + height, area_height, height)]
+        places = [(left, top, left + width, top + height) for top in tops if 0 <= top <= area_height - height]
+        free = (place for place in places if not any(_overlap(place, other) for other in taken))
+        return next(free, places[0] if places else (left, 0, left + width, height))
+
+    def _legend(self, picture: NDArray[np.uint8]) -> None:
+        """What the colours of events mean, in the upper right corner."""
+        right = self.sensor_size.width * self.scale - 10
+        for text, colour in (("OFF", _OFF), ("ON", _ON)):
+            (width, height), _ = cv2.getTextSize(text, _FONT, 0.45, 1)
+            cv2.putText(picture, text, (right - width, 8 + height), _FONT, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+            cv2.putText(picture, text, (right - width, 8 + height), _FONT, 0.45, colour, 1, cv2.LINE_AA)
+            right -= width + 10
+
+    def _figures(self, picture: NDArray[np.uint8], result: WindowResult) -> None:
         base = self.sensor_size.height * self.scale
-        share = m.energy_uj / m.ann_energy_uj if m.ann_energy_uj else 0.0
+        share = f" = {100 * result.energy_pj / result.ann_energy_pj:.0f} % of the ANN's" if result.ann_energy_pj else ""
+        energy = "idle: nothing computed" if result.idle else f"{result.energy_pj * 1e-6:.0f} uJ{share}"
         text = (
-            f"{m.t_us / 1e6:9.3f} s   {m.events_per_s / 1e6:5.2f} Mev/s   {m.network}   {m.latency_ms:5.1f} ms   "
-            f"{m.energy_uj:6.0f} uJ = {100 * share:3.0f}% of ANN"
+            f"{(result.t1_us - self._start_us) / 1e6:8.3f} s    {result.events_per_s / 1e6:.2f} million events/s    "
+            f"{self.network}    {result.latency_ms:.1f} ms    {energy}"
         )
         room = picture.shape[1] - 24
-        size = min(0.6, 0.6 * room / cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 1)[0][0])
-        cv2.putText(picture, text, (12, base + 20), cv2.FONT_HERSHEY_SIMPLEX, size, (225, 225, 225), 1, cv2.LINE_AA)
-        cv2.rectangle(picture, (12, base + 30), (12 + room, base + 36), (70, 70, 70), -1)
-        cv2.rectangle(picture, (12, base + 30), (12 + int(room * min(share, 1)), base + 36), (80, 220, 100), -1)
+        size = min(0.55, 0.55 * room / cv2.getTextSize(text, _FONT, 0.55, 1)[0][0])
+        cv2.putText(picture, text, (12, base + 22), _FONT, size, _QUIET if result.idle else _TEXT, 1, cv2.LINE_AA)
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    return _CLASS_COLOURS[label % len(_CLASS_COLOURS)]
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,43 +1,53 @@
-"""Where results go. A sink is `write(result)` for every window and `close()`, which leaves a readable file however the run ended."""
+"""Sinks: where results of a run go, a file each. A new one is a class here, or in a module of yours, under @sink.
+
+    @sink("boxes-per-class", "counts.csv")
+    class CountSink:
+        def __init__(self, path: Path, run: RunInfo) -> None: ...
+        def write(self, result: WindowResult) -> None: ...
+        def close(self) -> None: ...
+
+`--set sinks=[jsonl,csv]` chooses which are written. Whatever ends a run, `close` is called and leaves a readable file.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
-from evburst.app.outputs.render import Meters, Renderer
-from evburst.data.boxes import BBOX_DTYPE, Detections
-from evburst.data.errors import DataError
-from numpy.typing import NDArray
+from evburst.app.inference import WindowResult
+from evburst.app.outputs.folder import write_json
+from evburst.app.outputs.render import Renderer
+from evburst.app.outputs.video import VideoFile
+from evburst.data.boxes import BBOX_DTYPE
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import SensorSize
 
 
 @dataclass(frozen=True)
-class WindowResult:
-    """What is known of one window.
+class RunInfo:
+    """What sinks know of a run before its first result.
 
     Attributes:
-        grid: `(2 * bins, H, W)` uint8, padded; valid until the next window.
-        detections: boxes at the window's end.
-        events: events in the window.
-        spikes: spikes of all neurons; None for the ANN.
-        spikes_per_neuron: their mean over neurons; None for the ANN.
-        energy_pj: of the network that ran.
-        meters: figures for the picture.
-        timesteps: that were used; None for the ANN.
+        classes: class names.
+        sensor_size: (W, H) px.
+        window_us: length of a window.
+        start_us: start of the first window on the recording's clock.
+        network: what runs, e.g. "SNN T=1".
+        frames_per_s: pace of the video; None for the recording's own.
     """
 
-    grid: NDArray[np.uint8]
-    detections: Detections
-    events: int
-    spikes: float | None
-    spikes_per_neuron: float | None
-    energy_pj: float
-    meters: Meters
-    timesteps: int | None = None
+    classes: tuple[str, ...]
+    sensor_size: SensorSize
+    window_us: int
+    start_us: int
+    network: str
+    frames_per_s: float | None = None
 
 
 class Sink(Protocol):
@@ -52,11 +62,52 @@ class Sink(Protocol):
         ...
 
 
-class JsonlSink:
-    """detections.jsonl: a line per window."""
+Builder = Callable[[Path, RunInfo], Sink]
 
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._file, self._classes = path.open("w"), classes
+
+class _Entry(NamedTuple):
+    file: str
+    build: Builder
+
+
+SINKS: dict[str, _Entry] = {}
+"""By name: the file it writes in the run's folder, and how it is made."""
+
+
+def sink(name: str, file: str) -> Callable[[Builder], Builder]:
+    """Register a sink under `name`; `file` is what it writes in the run's folder."""
+
+    def register(build: Builder) -> Builder:
+        SINKS[name] = _Entry(file, build)
+        return build
+
+    return register
+
+
+def check_sinks(names: tuple[str, ...]) -> None:
+    """Raise ValueError if one of the names is not a sink's."""
+    unknown = [name for name in names if name not in SINKS]
+    if unknown:
+        raise ValueError(f"sinks: {unknown[0]!r} is unknown (known: {', '.join(SINKS)})")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a file into an error of this project: disk full, no permission, folder gone."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+@sink("jsonl", "detections.jsonl")
+class JsonlSink:
+    """A line per window, flushed with it."""
+
+    def __init__(self, path: Path, run: RunInfo) -> None:
+        self._path, self._classes = path, run.classes
+        with writing(path):
+            self._file = path.open("w")
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
@@ -71,35 +122,40 @@ class JsonlSink:
             "spikes": result.spikes,
             "energy_pj": round(result.energy_pj),
         }
-        self._file.write(json.dumps(line) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """See Sink."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
+@sink("bbox", "bbox.npy")
 class BoxSink:
-    """bbox.npy in Prophesee's dtype, grown row by row: the header's count is brought up to date now and then and at the end."""
+    """Boxes in Prophesee's dtype, grown row by row; the header counts every window that was written."""
 
-    _UPDATE_EVERY = 256
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b")
-        self._rows, self._windows = 0, 0
-        self._header()
+    def __init__(self, path: Path, run: RunInfo) -> None:
+        self._path, self._rows = path, 0
+        with writing(path):
+            self._file = path.open("w+b")
+            self._header()
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
-        self._file.write(result.detections.to_prophesee().tobytes())
-        self._rows += len(result.detections)
-        self._windows += 1
-        if self._windows % self._UPDATE_EVERY == 0:
+        if not len(result.detections):
+            return
+        with writing(self._path):
+            self._file.write(result.detections.to_prophesee().tobytes())
+            self._file.flush()
+            self._rows += len(result.detections)
             self._header()
 
     def close(self) -> None:
         """See Sink."""
-        self._header()
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
     def _header(self) -> None:
         """NumPy keeps room for 21 digits of the first axis, so that the header's length never changes."""
@@ -107,22 +163,79 @@ class BoxSink:
         description = np.lib.format.dtype_to_descr(BBOX_DTYPE)
         header = {"descr": description, "fortran_order": False, "shape": (self._rows,)}
         np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.flush()
         self._file.seek(0, 2)
 
 
-class VideoSink:
-    """annotated.mp4 at the recording's own pace."""
+@sink("csv", "boxes.csv")
+class CsvSink:
+    """A row per box: t_us, class, score, x0, y0, x1, y1."""
 
-    def __init__(self, path: Path, renderer: Renderer, frames_per_s: float) -> None:
-        self._renderer = renderer
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_s, renderer.picture_size)
-        if not self._writer.isOpened():
-            raise DataError(f"{path}: OpenCV cannot write mp4 here; use --no-video")
+    def __init__(self, path: Path, run: RunInfo) -> None:
+        self._path, self._classes = path, run.classes
+        with writing(path):
+            self._file = path.open("w", newline="")
+            self._rows = csv.writer(self._file)
+            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1"])
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
-        self._writer.write(self._renderer.draw(result.grid, result.detections, result.meters))
+        found = result.detections
+        with writing(self._path):
+            for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True):
+                corners = [f"{side:.2f}" for side in box]
+                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners])
+            self._file.flush()
 
     def close(self) -> None:
         """See Sink."""
-        self._writer.release()
+        with writing(self._path):
+            self._file.close()
+
+
+@sink("coco", "coco.json")
+class CocoSink:
+    """One COCO file of all windows, written at the end; an image is a window, `t_us` its end."""
+
+    def __init__(self, path: Path, run: RunInfo) -> None:
+        self._path, self._run = path, run
+        self._images: list[dict[str, object]] = []
+        self._boxes: list[dict[str, object]] = []
+
+    def write(self, result: WindowResult) -> None:
+        """See Sink."""
+        size, image = self._run.sensor_size, len(self._images) + 1
+        self._images.append({"id": image, "width": size.width, "height": size.height, "t_us": result.detections.t_us})
+        for box in result.detections.to_coco(image):
+            self._boxes.append({"id": len(self._boxes) + 1, **box})
+
+    def close(self) -> None:
+        """See Sink."""
+        categories = [{"id": number, "name": name} for number, name in enumerate(self._run.classes)]
+        write_json(self._path, {"images": self._images, "annotations": self._boxes, "categories": categories})
+
+
+@sink("video", "annotated.mp4")
+class VideoSink:
+    """Events and boxes as H.264 video, at the recording's own pace unless `frames_per_s` is given."""
+
+    def __init__(self, path: Path, run: RunInfo) -> None:
+        self._renderer = Renderer(run.sensor_size, run.classes, run.network, run.start_us)
+        pace = run.frames_per_s or 1e6 / run.window_us
+        self._file = VideoFile(path, self._renderer.picture_size, pace)
+
+    def write(self, result: WindowResult) -> None:
+        """See Sink."""
+        self._file.write(self._renderer.draw(result))
+
+    def close(self) -> None:
+        """See Sink."""
+        self._file.close()
+
+
+def open_sink(name: str, folder: Path, run: RunInfo) -> Sink:
+    """A sink of the run's folder, by name; raises ConfigError if there is none of that name."""
+    if name not in SINKS:
+        raise ConfigError(f"sink {name!r} is unknown (known: {', '.join(SINKS)})")
+    entry = SINKS[name]
+    return entry.build(folder / entry.file, run)

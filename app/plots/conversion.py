@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evburst.data.extras import require
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.allocate import Frontier
 from evburst.models.spiking.convert.calibrate import Choice
@@ -98,6 +99,7 @@ def draw_report(report: ConversionReport, path: Path) -> None:
 
 def new_figure(width: float, height: float) -> Any:
     """A figure of so many inches, drawn without a display."""
+    require("matplotlib", "train", "drawing a conversion")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

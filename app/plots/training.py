@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evburst.data.extras import require
 from evburst.eval.coco import AveragePrecision
 from numpy.typing import NDArray
+
+_LOG = logging.getLogger(__name__)
 
 
 class Curves:
@@ -42,10 +45,11 @@ class Curves:
                 self._board.add_scalar(name, value, epoch)
             self._board.flush()
         self._draw()
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        _LOG.info(json.dumps({name: None if value != value else value for name, value in row.items()}))
 
     def _draw(self) -> None:
         """Loss and AP over the epochs so far."""
+        require("matplotlib", "train", "drawing training curves")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

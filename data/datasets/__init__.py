@@ -48,6 +48,14 @@ SPECS = {
     "caltech6": DatasetSpec(
         "caltech6", CALTECH6, SensorSize(240, 180), "saccades", {name: index for index, name in enumerate(CALTECH6)}
     ),
+    "1mpx": DatasetSpec(
+        "1mpx",
+        ("pedestrian", "two wheeler", "car"),
+        SensorSize(1280, 720),
+        "drive",
+        {"person": 0, "bicyclist": 1, "bike": 1, "motobike": 1, "car": 2, "vehicle": 2},
+        frozenset({"bus"}),
+    ),
     "ncaltech101": DatasetSpec("ncaltech101", (), SensorSize(240, 180), "saccades", {}),
     "pedro": DatasetSpec("pedro", ("car", "pedestrian"), SensorSize(346, 260), "drive", {"person": 1}),
 }
@@ -96,6 +104,10 @@ class Dataset(Protocol):
 
     def start_us(self, i: int) -> int | None:
         """When the recording of item i began, on its own clock; None if the item is a window of its own."""
+        ...
+
+    def faults_of(self, i: int) -> dict[str, int]:
+        """What was repaired in the recording of item i, counted once; empty for simulated windows."""
         ...
 
     def parts(self) -> list[Part]:

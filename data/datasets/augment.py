@@ -12,12 +12,22 @@ import numba
 import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow
-from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
-from evburst.data.readers.dat import dat_words, decode_window
+from evburst.data.encoding import (
+    Packed,
+    columns,
+    p_of,
+    pack_columns,
+    pack_relative,
+    time_of,
+    word_fields,
+    word_of,
+    words_64,
+    x_of,
+    y_of,
+)  # fmt: skip
+from evburst.data.events import EventWindow, SensorSize
 from evburst.data.simulation.sensor import uniform_hash
 from numpy.typing import NDArray
-
-Words = NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def augment(
         rng: decides what does.
 
     Returns:
-        DAT words with times relative to 0, and the boxes in view.
+        Packed events with times relative to 0, and the boxes in view.
     """
     width, height = size
     if len(items) == 4 and rng.random() < config.mosaic:
@@ -94,7 +104,7 @@ def _place(
     config: AugmentConfig,
     rng: np.random.Generator,
     mosaic_zoom: float,
-) -> tuple[Words, Detections]:
+) -> tuple[Packed, Detections]:
     """The events of one window that fall into `place` (x0, x1, y0, y1), changed, and the boxes in view there."""
     x0, x1, y0, y1 = place
     scale, shift = 1.0, np.zeros(2)
@@ -106,10 +116,13 @@ def _place(
     mirror, swap = rng.random() < config.mirror, rng.random() < config.swap
     stretch = rng.uniform(*config.stretch_range) if rng.random() < config.stretch else 1.0
     keep = rng.uniform(config.thin_to, 1.0) if rng.random() < config.thin else 1.0
-    words, window_us = as_words(item.window)
+    words, window_us = pack_relative(item.window), item.window.t1_us - item.window.t0_us
     out = np.empty_like(words)
     seed = np.uint64(rng.integers(1 << 62))
-    n = _move(words, out, size.width, mirror, swap, scale, *shift, x0, x1, y0, y1, stretch, window_us, keep, seed)
+    fields = word_fields(2)
+    n = _move(
+        words_64(words), words_64(out), fields, size.width, mirror, swap, scale, *shift, x0, x1, y0, y1, stretch, window_us, keep, seed
+    )  # fmt: skip
     boxes = item.boxes.boxes_xyxy.astype(np.float32).copy()
     if mirror:
         boxes[:, [0, 2]] = size.width - item.boxes.boxes_xyxy[:, [2, 0]]
@@ -121,31 +134,20 @@ def _place(
     return out[:n], Detections(clipped[seen], item.boxes.scores[seen], item.boxes.labels[seen], window_us)
 
 
-def as_words(window: EventWindow) -> tuple[Words, int]:
-    """The window's events as DAT version 2 words `(n, 2)` uint32 with times relative to its start, and its length in µs."""
-    length = window.t1_us - window.t0_us
-    if window.words.dtype != EVENT_DTYPE and window.version == 2 and window.epoch_us == window.t0_us:
-        return window.words, length
-    events = decode_window(window)
-    events["t"] -= window.t0_us
-    return dat_words(events), length
-
-
 @numba.njit(cache=True, nogil=True)
-def _move(words, out, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
+def _move(words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
     """Write the events that stay in place and window to `out`; returns how many. Sub-pixel places are drawn per event."""
     n = 0
     for i in range(len(words)):
         key = seed + np.uint64(3 * i)
         if keep < 1.0 and uniform_hash(key) >= keep:
             continue
-        t = np.int64(words[i, 0])
+        t = time_of(words[i])
         if stretch != 1.0:
             t = window_us - np.int64((window_us - t) * stretch)
             if t < 0 or t >= window_us:
                 continue
-        packed = words[i, 1]
-        x, y, p = np.int64(packed & 16383), np.int64(packed >> 14 & 16383), packed >> 28 & 1
+        x, y, p = np.int64(x_of(words[i], fields)), np.int64(y_of(words[i], fields)), np.int64(p_of(words[i], fields))
         if x >= width:
             continue
         if mirror:
@@ -157,28 +159,25 @@ def _move(words, out, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretc
             continue
         if swap:
             p = 1 - p
-        out[n, 0] = t
-        out[n, 1] = x | y << 14 | np.int64(p) << 28
+        out[n] = word_of(t, x, y, p)
         n += 1
     return n
 
 
 def _erase(
-    words: Words, boxes: NDArray[np.float32], labels: NDArray[np.int64], size: SensorSize, rng: np.random.Generator
-) -> tuple[Words, NDArray[np.float32], NDArray[np.int64]]:
+    words: Packed, boxes: NDArray[np.float32], labels: NDArray[np.int64], size: SensorSize, rng: np.random.Generator
+) -> tuple[Packed, NDArray[np.float32], NDArray[np.int64]]:
     """Blank a rectangle; boxes that lose more than half of their area to it are dropped."""
     w, h = rng.uniform(0.08, 0.35, 2) * size
     x, y = rng.uniform(0, 1, 2) * (np.array(size) - [w, h])
-    ex, ey = words[:, 1] & 16383, words[:, 1] >> 14 & 16383
+    _, ex, ey, _ = columns(EventWindow(0, 1, words))
     words = words[~((ex >= x) & (ex < x + w) & (ey >= y) & (ey < y + h))]
     overlap = np.clip(np.minimum(boxes[:, 2:], [x + w, y + h]) - np.maximum(boxes[:, :2], [x, y]), 0, None).prod(1)
     kept = overlap <= 0.5 * (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return words, boxes[kept], labels[kept]
 
 
-def _add_noise(words: Words, size: SensorSize, window_us: int, rate_hz: float, rng: np.random.Generator) -> Words:
+def _add_noise(words: Packed, size: SensorSize, window_us: int, rate_hz: float, rng: np.random.Generator) -> Packed:
     n = rng.poisson(rate_hz * size.width * size.height * window_us * 1e-6)
-    noise = np.empty((n, 2), np.uint32)
-    noise[:, 0] = rng.integers(0, window_us, n)
-    noise[:, 1] = rng.integers(0, size.width, n) | rng.integers(0, size.height, n) << 14 | rng.integers(0, 2, n) << 28
-    return np.concatenate([words, noise])
+    t, x, y, p = (rng.integers(0, stop, n) for stop in (window_us, size.width, size.height, 2))
+    return np.concatenate([words, pack_columns(t, x, y, p)])

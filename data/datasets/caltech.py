@@ -1,7 +1,7 @@
 """N-Caltech101's `annotation_XXXX.bin`: the box and the outline of the object of one recording.
 
 Two matrices of int16, each led by its rows (2: x and y) and columns, column after column: the box's corners, closed by the
-first, then the outline. In `Faces_easy` the box is of no use, `BACKGROUND_Google` has no class (METHOD 10).
+first, then the outline. In `Faces_easy` the box is unusable, `BACKGROUND_Google` has no class (docs/method.md#label-files).
 """
 
 from __future__ import annotations

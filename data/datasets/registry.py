@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from evburst.data.datasets import SPECS, Dataset, DatasetSpec
-from evburst.data.datasets.recorded import LAYOUTS, RecordedWindows
+from evburst.data.datasets import SPECS, Dataset
+from evburst.data.datasets.layouts import LAYOUTS, Found, read_layout
+from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.filters import FiltersConfig
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,12 @@ class DatasetConfig:
     """Which data.
 
     Attributes:
-        kind: name in OPENERS.
-        root: its folder.
-        spec: name in evburst.data.datasets.SPECS: classes and sensor.
-        sensor_size: WIDTHxHEIGHT, if it is not the spec's.
+        kind: gen1, ncaltech101, simulated, pedro, folder or another of the registry.
+        root: folder of the data.
+        spec: classes and sensor, by a name in evburst.data.datasets.SPECS.
+        sensor_size: WIDTHxHEIGHT; simulated: if it is not the spec's; recorded: of files that do not say it themselves.
+        classes: names (or class ids) of label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}.
+        filters: which events of recordings are removed.
         simulated: how recordings are made of pictures.
     """
 
@@ -29,6 +33,8 @@ class DatasetConfig:
     root: str = ""
     spec: str = "street"
     sensor_size: str | None = None
+    classes: dict[str, str] = field(default_factory=dict)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
 
 
@@ -61,11 +67,11 @@ Opener = Callable[[DatasetConfig, Request], Dataset]
 OPENERS: dict[str, Opener] = {}
 
 
-def opener(kind: str) -> Callable[[Opener], Opener]:
-    """Register how a kind of dataset is opened."""
+def opener(*kinds: str) -> Callable[[Opener], Opener]:
+    """Register how one or several kinds of dataset are opened."""
 
     def register(function: Opener) -> Opener:
-        OPENERS[kind] = function
+        OPENERS.update(dict.fromkeys(kinds, function))
         return function
 
     return register
@@ -88,21 +94,23 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
 
 @opener("simulated")
 def _simulated(config: DatasetConfig, request: Request) -> Dataset:
-    r = request
+    r, spec, size = request, SPECS[config.spec], _sensor_size(config)
     return SimulatedWindows(
-        Path(config.root), _spec(config), config.simulated,
+        Path(config.root), replace(spec, sensor_size=size) if size else spec, config.simulated,
         r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress, r.spread,
     )  # fmt: skip
 
 
+@opener(*LAYOUTS)
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
-    layout = LAYOUTS[config.kind](Path(config.root), request.split, _spec(config))
-    return RecordedWindows(layout, request.window_us, request.n_windows)
+    reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache)
+
+    def size_of(found: Found) -> SensorSize:
+        return reading.open(found.events, found.labels.sensor_size).sensor_size
+
+    layout = read_layout(config.kind, Path(config.root), request.split, SPECS[config.spec], config.classes, size_of)
+    return RecordedWindows(layout, reading, request.n_windows)
 
 
-def _spec(config: DatasetConfig) -> DatasetSpec:
-    spec = SPECS[config.spec]
-    return replace(spec, sensor_size=SensorSize.parse(config.sensor_size)) if config.sensor_size else spec
-
-
-OPENERS.update(dict.fromkeys(LAYOUTS, _recorded))
+def _sensor_size(config: DatasetConfig) -> SensorSize | None:
+    return SensorSize.parse(config.sensor_size) if config.sensor_size else None

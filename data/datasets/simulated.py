@@ -24,8 +24,8 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
+from evburst.data.encoding import pack
 from evburst.data.events import Events, EventWindow, SensorSize
-from evburst.data.readers.dat import dat_words
 from evburst.data.simulation.scenes import Scene, record
 from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
 from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
@@ -124,7 +124,7 @@ def simulate_window(
     events["t"] -= start_us
     noise = (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6
     events, boxes = _label(events, scene.boxes(stop_us), spec.sensor_size, config, noise)
-    return LabelledWindow(EventWindow(0, window_us, dat_words(events)), boxes, pictures[0].name)
+    return LabelledWindow(EventWindow(0, window_us, pack(events)), boxes, pictures[0].name)
 
 
 def _label(
@@ -238,6 +238,10 @@ class SimulatedWindows:
     def start_us(self, i: int) -> None:
         """See Dataset."""
         return
+
+    def faults_of(self, i: int) -> dict[str, int]:
+        """See Dataset."""
+        return {}
 
     def parts(self) -> list[Part]:
         """See Dataset: the blocks."""

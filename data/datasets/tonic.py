@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from evburst.data.events import Events, EventWindow, Faults, SensorSize
-from evburst.data.readers.packets import columns_to_events
+from evburst.data.readers.columns import columns_to_events
 from evburst.data.representations import RepresentationConfig, represent
 from numpy.typing import NDArray
 

@@ -1,92 +1,165 @@
 """Readers: a path becomes an EventStream. A new format is one module here and one line of registration.
 
 @reader("dat", recognise=lambda head, path: head.startswith(b"%"), suffixes=(".dat",))
-def open_dat(path, sensor_size): ...
+def open_dat(path, sensor_size, options): ...
 
 A file is recognised by its content; formats without a signature (`bin`, `csv`) also look at its name. Where nothing is
-recognised, the format its name stands for opens it, because that reader's error says what is wrong with the content.
+recognised, the format its name stands for opens it, because that reader's error says what is wrong with the content; unless
+it is one of the files that are often taken for recordings (`foreign`), which are named.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, SensorSize
+from evburst.data.readers.foreign import is_pipe, name_foreign
+from evburst.data.readers.header import MAX_HEADER_BYTES
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.pipes import Pipe
 
-Opener = Callable[[Path, SensorSize | None], EventStream]
+__all__ = ["DEFAULT_OPTIONS", "READERS", "ReadOptions", "open_events", "reader", "recognise_format", "stream_format"]
+
+Opener = Callable[[Path, SensorSize | None, ReadOptions], EventStream]
+PipeOpener = Callable[[Pipe, SensorSize | None, ReadOptions], EventStream]
 Recogniser = Callable[[bytes, Path], bool]
 
 READERS: dict[str, Opener] = {}
+PIPE_READERS: dict[str, PipeOpener] = {}
 _RECOGNISE: dict[str, Recogniser] = {}
-_SUFFIXES: dict[str, str] = {}
+SUFFIXES: dict[str, str] = {}
 _UNSIGNED: set[str] = set()
-_HEAD_BYTES = 4096
+_UNDEFINED: set[str] = set()
+_FORMATS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_HEAD_BYTES = MAX_HEADER_BYTES
 
 
 def reader(
-    name: str, recognise: Recogniser, suffixes: tuple[str, ...] = (), signature: bool = True
+    name: str,
+    recognise: Recogniser,
+    suffixes: tuple[str, ...] = (),
+    signature: bool = True,
+    defined: bool = True,
+    pipe: PipeOpener | None = None,
 ) -> Callable[[Opener], Opener]:
     """Register an opener under `name`.
 
     Args:
         name: the format's name, as `--format` takes it.
-        recognise: looks at the file's first 4096 bytes and its path.
+        recognise: looks at the file's first 65536 bytes and its path.
         suffixes: names' endings (lower case) that mean this format where no content is recognised.
         signature: whether the content begins with a mark of its own; formats without one are asked after all the others.
+        defined: whether the format defines the unit of time and the order of columns; else ReadOptions say them.
+        pipe: opens a pipe of this format; without it, only files are read.
     """
 
     def register(opener: Opener) -> Opener:
         READERS[name], _RECOGNISE[name] = opener, recognise
         if not signature:
             _UNSIGNED.add(name)
-        _SUFFIXES.update(dict.fromkeys(suffixes, name))
+        if not defined:
+            _UNDEFINED.add(name)
+        if pipe is not None:
+            PIPE_READERS[name] = pipe
+        SUFFIXES.update(dict.fromkeys(suffixes, name))
         return opener
 
     return register
 
 
-def open_events(path: Path | str, sensor_size: SensorSize | None = None, format: str | None = None) -> EventStream:
+def open_events(
+    path: Path | str,
+    sensor_size: SensorSize | None = None,
+    format: str | None = None,
+    *,
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> EventStream:
     """Open a recording.
 
     Args:
-        path: the file.
+        path: the file; text can also be read from a pipe, once.
         sensor_size: (W, H) px for files that do not say it themselves; must agree with those that do.
         format: name of the format; None recognises it.
+        options: unit of time, order of columns and the like, for formats that do not define them.
 
     Raises:
-        ConfigError: `format` is not the name of a known one.
+        ConfigError: `format` is not the name of a known one, or `options` contradict the format.
         EventFileError: missing, empty, corrupt, or of no known format.
         SensorSizeError: neither the file nor the caller knows the sensor's size, or they contradict each other.
     """
     path = Path(path)
-    return READERS[recognise_format(path, format)](path, sensor_size)
+    _check_format(format)
+    pipe = Pipe(path, _HEAD_BYTES) if is_pipe(path) else None
+    name = _recognise(path, _read_head(path) if pipe is None else pipe.head, format)
+    if name not in _UNDEFINED:
+        _check_defined(path, name, options)
+    if pipe is None:
+        stream = READERS[name](path, sensor_size, options)
+    elif name in PIPE_READERS:
+        stream = PIPE_READERS[name](pipe, sensor_size, options)
+    else:
+        pipe.close()
+        raise EventFileError(f"{path}: a pipe, not a regular file, as {name} recordings have to be: save it to a file first")
+    _FORMATS[stream] = name
+    return stream
+
+
+def stream_format(stream: EventStream) -> str:
+    """Name of the format of a stream that `open_events` made."""
+    return _FORMATS[stream]
 
 
 def recognise_format(path: Path, format: str | None = None) -> str:
     """The name of a file's format: `format` if given, else by content, else by name; raises as `open_events` does."""
-    known = ", ".join(sorted(READERS))
-    if format is not None and format not in READERS:
-        raise ConfigError(f"format {format!r} is unknown (known: {known})")
-    head = _read_head(path)
-    if format is not None:
+    _check_format(format)
+    if is_pipe(path):
+        raise EventFileError(f"{path}: a pipe, not a regular file: what is read of it is gone")
+    return _recognise(path, _read_head(path), format)
+
+
+def _recognise(path: Path, head: bytes, format: str | None) -> str:
+    if format is not None and (format in _UNSIGNED or _RECOGNISE[format](head, path)):
         return format
-    for name in sorted(_RECOGNISE, key=_UNSIGNED.__contains__):
-        if _RECOGNISE[name](head, path):
-            return name
-    by_name = _SUFFIXES.get(path.suffix.lower())
+    if format is None and (signed := _recognised(head, path, signed=True)):
+        return signed
+    if (foreign := name_foreign(head)) is not None:
+        raise EventFileError(f"{path}: {foreign}")
+    if format is None and (unsigned := _recognised(head, path, signed=False)):
+        return unsigned
+    by_name = format or SUFFIXES.get(path.suffix.lower())
     if by_name is None:
+        known = ", ".join(sorted(READERS))
         raise EventFileError(f"{path}: not an event recording of a known format (known: {known}); --format names one")
     return by_name
+
+
+def _recognised(head: bytes, path: Path, signed: bool) -> str | None:
+    """The first format, of those with or without a signature, that takes the content for its own."""
+    names = (name for name in _RECOGNISE if (name in _UNSIGNED) != signed)
+    return next((name for name in names if _RECOGNISE[name](head, path)), None)
+
+
+def _check_format(format: str | None) -> None:
+    if format is not None and format not in READERS:
+        raise ConfigError(f"format {format!r} is unknown (known: {', '.join(sorted(READERS))})")
+
+
+def _check_defined(path: Path, name: str, options: ReadOptions) -> None:
+    """ConfigError where options contradict a format that defines its units and columns."""
+    if options.time_unit not in ("auto", "us"):
+        raise ConfigError(f"{path}: the times of {name} recordings are microseconds; leave --time-unit {options.time_unit} out")
+    if options.columns:
+        raise ConfigError(f"{path}: {name} recordings have no columns; leave --columns out")
 
 
 def _read_head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-    except FileNotFoundError:
-        raise EventFileError(f"{path}: no such file") from None
     except OSError as error:
         raise EventFileError(f"{path}: cannot be read ({error.strerror})") from None
     if not head:
@@ -95,6 +168,8 @@ def _read_head(path: Path) -> bytes:
 
 
 # Each registers itself.
+from evburst.data.readers import aedat2 as _aedat2  # noqa: E402, F401
+from evburst.data.readers import aedat3 as _aedat3  # noqa: E402, F401
 from evburst.data.readers import aedat4 as _aedat4  # noqa: E402, F401
 from evburst.data.readers import bin as _bin  # noqa: E402, F401
 from evburst.data.readers import dat as _dat  # noqa: E402, F401

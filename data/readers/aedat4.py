@@ -18,8 +18,11 @@ from typing import Any
 
 from evburst.data.errors import EventFileError
 from evburst.data.events import Events, SensorSize
+from evburst.data.extras import require
 from evburst.data.readers import reader
-from evburst.data.readers.packets import PacketFile, columns_to_events, import_extra, library_errors, settle_size, split_packets
+from evburst.data.readers.columns import columns_to_events
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import PacketFile, library_errors, settle_size, split_packets
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"
@@ -32,7 +35,7 @@ class Aedat4File(PacketFile):
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
         super().__init__(path)
-        self._aedat = import_extra("aedat", "aedat4", path)
+        self._aedat = require("aedat", "aedat4", f"{path}: this format")
         _check_header(path)
         with library_errors(f"{path}: the header is corrupt or cut short"):
             described = self._aedat.Decoder(path).id_to_stream()
@@ -82,8 +85,8 @@ def _is_aedat4(head: bytes, path: Path) -> bool:
     return head.startswith(MAGIC)
 
 
-@reader("aedat4", recognise=_is_aedat4, suffixes=(".aedat4", ".aedat"))
-def open_aedat4(path: Path, sensor_size: SensorSize | None = None) -> Aedat4File:
+@reader("aedat4", recognise=_is_aedat4, suffixes=(".aedat4",))
+def open_aedat4(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Aedat4File:
     """Open an AEDAT4 file; see Aedat4File."""
     return Aedat4File(path, sensor_size)
 
@@ -97,7 +100,7 @@ def _check_header(path: Path) -> None:
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             version = magic.decode("latin-1").strip() if magic.startswith(b"#!AER-DAT") else "no AEDAT header"
-            raise EventFileError(f"{path}: {version}; only AEDAT 4 is read: convert older files with DV")
+            raise EventFileError(f"{path}: {version}; no AEDAT 4")
         with library_errors(f"{path}: the header at byte {len(MAGIC)} is corrupt or cut short"):
             header = file.read(*struct.unpack("<I", file.read(4)))
             if header[4:8] != HEADER_IDENTIFIER:

@@ -22,6 +22,8 @@ import numpy as np
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
+from evburst.data.readers.mapping import MappedWords
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile
 from numpy.typing import NDArray
 
@@ -43,7 +45,7 @@ class BinFile(PacketFile):
     The file does not say the sensor's size: it is N-Caltech101's 240x180 unless given (N-MNIST: 34x34).
 
     Attributes:
-        raw: `(n, 5)` uint8 memory map of the file's whole events.
+        raw: `(n, 5)` uint8: the file's whole events, mapped into memory.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
@@ -52,18 +54,21 @@ class BinFile(PacketFile):
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size, EVENT_BYTES)
         if n_events == 0:
             raise EventFileError(f"{path}: {self.faults.truncated_bytes} bytes; an event has {EVENT_BYTES}")
-        self.raw: NDArray[np.uint8] = np.memmap(path, np.uint8, "r", 0, (n_events, EVENT_BYTES))
+        self._mapped = MappedWords(path, np.uint8, 0, (n_events, EVENT_BYTES))
+        self.raw: NDArray[np.uint8] = self._mapped.array
 
     def __len__(self) -> int:
         return len(self.raw)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
+        self._mapped.rewind()
         clock = np.array([0, -1], np.int64)
         for start in range(0, len(self.raw), PACKET_EVENTS):
             events = np.empty(min(PACKET_EVENTS, len(self.raw) - start), EVENT_DTYPE)
             columns = (events[name] for name in "txyp")
             kept, wraps, glitches = _decode(self.raw, start, start + len(events), clock, *columns)
+            self._mapped.read_until(start + len(events))
             self.faults.time_wraps += wraps
             self.faults.time_glitches += glitches
             if kept:
@@ -81,7 +86,7 @@ def _is_bin(head: bytes, path: Path) -> bool:
 
 
 @reader("bin", recognise=_is_bin, signature=False)
-def open_bin(path: Path, sensor_size: SensorSize | None = None) -> BinFile:
+def open_bin(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> BinFile:
     """Open an N-Caltech101 or N-MNIST .bin file; see BinFile."""
     return BinFile(path, sensor_size)
 

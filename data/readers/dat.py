@@ -27,18 +27,19 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from evburst.data.encoding import WRAP_US, unpack
 from evburst.data.errors import EventFileError
-from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
+from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers import reader
-from evburst.data.readers.header import MAX_HEADER_BYTES, is_dat
+from evburst.data.readers.header import MAX_HEADER_BYTES, header_fields, is_dat, split_lines
 from evburst.data.readers.mapping import MappedWords
-from evburst.data.readers.packets import settle_size
-from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, next_start, windows_from
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import MAX_WINDOW_EVENTS, settle_size, too_many_in_window
+from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, Mark, next_start, window_start, windows_from
 from numpy.typing import NDArray
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8
-WRAP_US = 1 << 32
 SEEK_PROBES = 4096
 SEEK_STEP_US = 1 << 30
 SEEK_MARGIN_US = 1_000_000
@@ -85,10 +86,21 @@ class DatFile:
         Raises:
             ValueError: window_us is not positive, or longer than the clock's 2**32 µs.
         """
-        return windows_from(self._windows(window_us, start_us), start_us)
+        return windows_from((window for _, window in self._pass(window_us, start_us)), start_us)
 
-    def _windows(self, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        """The windows from `start_us` on, and some before."""
+    def marked_windows(self, window_us: int) -> Iterator[tuple[Mark, EventWindow]]:
+        """All windows, each with the place from which it was read; see `windows_after`."""
+        return self._pass(window_us, None)
+
+    def windows_after(self, mark: Mark, window_us: int, phase_us: int) -> Iterator[EventWindow]:
+        """Windows on phase_us + k * window_us from the one with the mark's event on, which lacks what lies before the mark.
+
+        Nothing is added to `faults`: whoever made the marks has counted what is met here.
+        """
+        return (window for _, window in self._read(mark, window_us, phase_us, Faults()))
+
+    def _pass(self, window_us: int, start_us: int | None) -> Iterator[tuple[Mark, EventWindow]]:
+        """The windows from `start_us` on, and some before; pages that have been read are given back."""
         if not 0 < window_us <= WRAP_US:
             raise ValueError(f"window_us must be positive and at most 2**32, received {window_us}")
         self._mapped.rewind()
@@ -98,36 +110,49 @@ class DatFile:
             target = start_us // window_us * window_us - SEEK_MARGIN_US
             start, epoch = _seek(self.words, start, target, len(self.words) // SEEK_PROBES + 1)
             self.faults.time_wraps += epoch // WRAP_US
-        t0 = (int(self.words[start, 0]) + epoch) // window_us * window_us
-        while start < len(self.words):
-            t1 = t0 + window_us
-            stop, next_epoch, next_us, is_sound = _find_window_end(self.words, start, epoch, t0, t1)
+        self._mapped.check()
+        begin = Mark(int(start), int(epoch), int(self.words[start, 0]) + int(epoch))
+        for mark, window in self._read(begin, window_us, 0, self.faults):
+            if mark.number > start:
+                self._mapped.read_until(mark.number)
+            yield mark, window
+        self._mapped.check()
+
+    def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults) -> Iterator[tuple[Mark, EventWindow]]:
+        """Windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
+        t0 = window_start(mark.t_us, window_us, phase_us)
+        while mark.number < len(self.words):
+            start, epoch, t1 = mark.number, mark.epoch_us, t0 + window_us
+            words = self.words[: start + MAX_WINDOW_EVENTS + 1]
+            stop, next_epoch, next_us, is_sound = _find_window_end(words, start, epoch, t0, t1)
+            self._mapped.check()
+            if stop - start > MAX_WINDOW_EVENTS:
+                raise too_many_in_window(self.path, t0, window_us)
             if is_sound:
-                yield EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
+                yield mark, EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
             else:
-                yield self._repaired(start, stop, epoch, t0, t1)
-            self.faults.time_wraps += (next_epoch - epoch) // WRAP_US
-            start, epoch, t0 = stop, next_epoch, next_start(t1, next_us, window_us, self.faults)
-            self._mapped.read_until(start)
+                yield mark, self._repaired(start, stop, epoch, t0, t1, faults)
+            faults.time_wraps += (next_epoch - epoch) // WRAP_US
+            mark, t0 = Mark(stop, next_epoch, next_us), next_start(t1, next_us, window_us, phase_us, faults)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets. Repaired second by second: an event older than its second is left out."""
         for window in self.windows(_PACKET_WINDOW_US):
             for start in range(0, len(window), PACKET_EVENTS):
                 words = window.words[start : start + PACKET_EVENTS]
-                yield decode_window(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
+                yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
 
-    def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int) -> EventWindow:
+    def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int, faults: Faults) -> EventWindow:
         """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
         words = np.empty((stop - start, 2), np.uint32)
         kept, late, glitches = _copy_sound(self.words, start, stop, epoch, t0, t1, words)
-        self.faults.late_events += late
-        self.faults.time_glitches += glitches
+        faults.late_events += late
+        faults.time_glitches += glitches
         return EventWindow(t0, t1, words[:kept], t0, self.version)
 
 
 @reader("dat", recognise=is_dat, suffixes=(".dat",))
-def open_dat(path: Path, sensor_size: SensorSize | None = None) -> DatFile:
+def open_dat(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> DatFile:
     """Open a Prophesee DAT file; see DatFile."""
     return DatFile(path, sensor_size)
 
@@ -140,15 +165,10 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
     """
     with path.open("rb") as file:
         head = file.read(MAX_HEADER_BYTES)
-    fields: dict[str, str] = {}
-    offset = 0
-    while head[offset : offset + 1] == b"%":
-        end = head.find(b"\n", offset)
-        if end < 0:
-            raise EventFileError(f"{path}: the header does not end within {len(head)} bytes: not a DAT file")
-        key, _, value = head[offset + 1 : end].decode("latin-1").strip().partition(" ")
-        fields[key.lower()] = value.strip()
-        offset = end + 1
+    # The event type after the header is never that of '%', so that every such line is header, whatever its bytes.
+    lines, offset = split_lines(head)
+    if head[offset : offset + 1] == b"%":
+        raise EventFileError(f"{path}: the header does not end within {len(head)} bytes: not a DAT file")
     if offset == 0:
         raise EventFileError(f"{path}: no '%' header: not a Prophesee DAT file")
     if len(head) < offset + 2:
@@ -159,7 +179,7 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
             f"{path}: event type 0x{event_type:02X} of {event_bytes} bytes at byte {offset}: "
             f"not a DAT file of 2D (0x00) or CD (0x0C) events of 8 bytes"
         )
-    return fields, offset + 2
+    return header_fields(lines), offset + 2
 
 
 def dat_header(sensor_size: SensorSize) -> bytes:
@@ -168,57 +188,9 @@ def dat_header(sensor_size: SensorSize) -> bytes:
     return text.encode() + bytes([0x0C, EVENT_BYTES])
 
 
-def dat_words(events: Events) -> NDArray[np.uint32]:
-    """Events (t in [0, 2**32), x and y below 2**14) as DAT version 2 words, `(n, 2)` uint32."""
-    x, y, p = (events[name].astype(np.uint32) for name in "xyp")
-    return np.stack([events["t"].astype("<u4"), x | y << 14 | p << 28], 1).astype("<u4")
-
-
-def decode_window(window: EventWindow) -> Events:
-    """A window's events as EVENT_DTYPE (a copy)."""
-    events = np.empty(len(window), EVENT_DTYPE)
-    if window.words.dtype == EVENT_DTYPE:
-        events[:] = window.words
-    else:
-        words = window.words.view(np.uint64)[:, 0]
-        _decode(words, window.epoch_us, *coordinate_bits(window.version), *(events[name] for name in "txyp"))
-    return events
-
-
-def event_columns(window: EventWindow) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint8]]:
-    """t, x, y, p of a window's events, `(n,)` each: views of an EVENT_DTYPE array, or decoded from DAT words."""
-    if window.words.dtype == EVENT_DTYPE:
-        return window.words["t"], window.words["x"], window.words["y"], window.words["p"]
-    x_bits, y_bits = coordinate_bits(window.version)
-    packed = window.words[:, 1]
-    return (
-        window.words[:, 0].astype(np.int64) + window.epoch_us,
-        (packed & ((1 << x_bits) - 1)).astype(np.uint16),
-        (packed >> x_bits & ((1 << y_bits) - 1)).astype(np.uint16),
-        (packed >> (x_bits + y_bits) & 1).astype(np.uint8),
-    )
-
-
-def coordinate_bits(version: int) -> tuple[int, int]:
-    """Bits of x and of y in a DAT event's second word."""
-    return (9, 8) if version == 1 else (14, 14)
-
-
 def _version(header: dict[str, str]) -> int:
     text = header.get("version", "2").partition(".")[0]
     return 1 if text == "1" else 2
-
-
-@numba.njit(cache=True, nogil=True)
-def _decode(words, epoch, x_bits, y_bits, t, x, y, p):  # type: ignore[no-untyped-def]
-    """Write the columns of words `(n,)` uint64, t in the low half."""
-    for i in range(len(words)):
-        word = words[i]
-        t[i] = np.int64(word & np.uint64(0xFFFFFFFF)) + epoch
-        packed = np.uint32(word >> np.uint64(32))
-        x[i] = packed & ((1 << x_bits) - 1)
-        y[i] = packed >> x_bits & ((1 << y_bits) - 1)
-        p[i] = packed >> (x_bits + y_bits) & 1
 
 
 @numba.njit(cache=True, nogil=True)

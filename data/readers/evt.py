@@ -35,6 +35,7 @@ from evburst.data.readers import evt_kernels as kernels
 from evburst.data.readers import reader
 from evburst.data.readers.header import MAX_HEADER_BYTES, is_raw, parse_header
 from evburst.data.readers.mapping import MappedWords
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
 from numpy.typing import NDArray
 
@@ -91,6 +92,7 @@ class RawFile(PacketFile):
             raise ValueError(f"max_events must be at least {kernels.MAX_EVENTS_PER_WORD}, received {max_events}")
         self._mapped.rewind()
         state, start = kernels.new_state(), 0
+        self._mapped.check()
         while start < len(self.words):
             events = np.empty(max_events, EVENT_DTYPE)
             counts = kernels.new_counts()
@@ -122,7 +124,7 @@ class RawFile(PacketFile):
 
 
 @reader("evt", recognise=is_raw, suffixes=(".raw",))
-def open_evt(path: Path, sensor_size: SensorSize | None = None) -> RawFile:
+def open_evt(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> RawFile:
     """Open a Prophesee RAW file; see RawFile.
 
     Raises:

@@ -1,8 +1,14 @@
-"""HDF5 as RVT and DSEC lay it out: `events/{t,x,y,p}`, read in slices.
+"""HDF5 as RVT, DSEC, event_utils and v2e lay it out, read in slices.
 
-`t_offset` (DSEC), where present, is added to every time. `events/width` and `events/height` (RVT) say the sensor's size;
-DSEC does not say it (its sensors are 640x480). `ms_to_idx` (DSEC) finds an event by its time; reading in order needs none.
-In RVT's files times fall back now and then: such events are kept here, and left out and counted by the windows.
+- `events/{t,x,y,p}`, or `ts`, `xs`, `ys`, `ps`: four columns; `events` as one table: fields t, x, y, p, or `(n, 4)` in the
+  order t x y p (v2e) or that of `ReadOptions.columns`.
+- `t_offset` (DSEC), where present, is added to every time. `events/width` and `events/height` (RVT) say the sensor's size;
+  DSEC does not say it (its sensors are 640x480). `ms_to_idx` (DSEC) finds an event by its time; reading in order needs none.
+- In RVT's files times fall back now and then: such events are kept here, and left out and counted by the windows.
+
+An HDF5 file can name other files: external links, external storage, virtual data sets. Unless `ReadOptions.allow_external`
+is set they are refused, before anything of them is opened. So are data sets that declare more than the file holds (HDF5
+would make up zeros), and chunks too large to be unpacked.
 
 HDF5 keeps no checksums unless the writer asked for them, so that a wrong value in a whole file goes unseen. And the HDF5
 library itself can crash on a corrupt file, which no Python code can prevent (about 1 in 20,000 of `bench/fuzz_readers.py`'s).
@@ -11,6 +17,7 @@ library itself can crash on a corrupt file, which no Python code can prevent (ab
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,40 +25,51 @@ from typing import Any
 import numpy as np
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
+from evburst.data.extras import require
 from evburst.data.readers import reader
-from evburst.data.readers.packets import PacketFile, columns_to_events, find_columns, import_extra, library_errors, settle_size
+from evburst.data.readers.columns import (
+    SAMPLE_EVENTS,
+    Unit,
+    column_places,
+    columns_to_events,
+    find_columns,
+    judge_order,
+    judge_times,
+    refuse_columns,
+    to_microseconds,
+    unit_in_name,
+)
+from evburst.data.readers.hdf5_items import check_dataset, find_item, opened, scalar
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import PacketFile, library_errors, settle_size
+from numpy.typing import NDArray
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_MAX_OFFSET_US = 1 << 60
+_MAX_OFFSET = 1 << 60
+_Place = tuple[str, str | int | None]
+"""Where a column is: a data set, and the field or column of it (None: all of it)."""
 
 
 class Hdf5File(PacketFile):
     """An HDF5 recording: an EventStream. The file is open only while it is being read.
 
     Attributes:
-        t_offset_us: added to the times in the file.
+        time_unit: unit of the times in the file.
+        t_offset_us: added to the times.
     """
 
-    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path)
-        self._h5py = import_extra("h5py", "hdf5", path)
+        self._options = options
+        self._h5py = require("h5py", "hdf5", f"{path}: this format")
         if find_spec("hdf5plugin"):
-            import_extra("hdf5plugin", "hdf5", path)  # Registers the blosc filter with the HDF5 library.
-        with library_errors(f"{path}: not a whole HDF5 file"), self._h5py.File(path, "r") as file:
-            self._names = self._find(file)
-            group = file["events"]
-            lengths = {column: len(group[name]) for column, name in self._names.items()}
-            for name in self._names.values():
-                _check_chunks(group[name])
-            self._n_events = lengths["t"]
-            self.t_offset_us = int(file["t_offset"][()]) if "t_offset" in file else 0
-            said = _size_in(group) or _size_in(file)
-        if len(set(lengths.values())) != 1:
-            raise EventFileError(f"{path}: the columns' lengths differ: {lengths}")
-        if self._n_events == 0:
-            raise EventFileError(f"{path}: events/t is empty: no event")
-        if not 0 <= self.t_offset_us < _MAX_OFFSET_US:
-            raise EventFileError(f"{path}: t_offset is {self.t_offset_us} µs, which is no time")
+            require("hdf5plugin", "hdf5", f"{path}: this format")  # Registers the blosc filter with the HDF5 library.
+        with library_errors(f"{path}: not a whole HDF5 file"), opened(self._h5py, path) as file:
+            self._places = self._find(file)
+            self._n_events = self._checked_length(file)
+            self._unit, self.t_offset_us = self._clock(file)
+            said = self._size_in(file, "events") or self._size_in(file, "/")
+        self.time_unit = self._unit.name
         self.sensor_size = settle_size(path, said, sensor_size, self.packets)
 
     def __len__(self) -> int:
@@ -63,53 +81,116 @@ class Hdf5File(PacketFile):
         Raises:
             EventFileError: a chunk is corrupt, or compressed by a filter that is not installed.
         """
-        with self._h5py.File(self.path, "r") as file:
+        with ExitStack() as stack:
+            with library_errors(f"{self.path}: not a whole HDF5 file"):
+                file = stack.enter_context(opened(self._h5py, self.path))
             for start in range(0, self._n_events, PACKET_EVENTS):
                 stop = min(start + PACKET_EVENTS, self._n_events)
                 place = f"{self.path}: events {start} to {stop - 1}"
-                columns = {column: self._read(file, f"/events/{name}", start, stop) for column, name in self._names.items()}
-                events = columns_to_events(columns, place, self.faults)
+                events = columns_to_events(self._read(file, start, stop), place, self.faults, self._unit)
                 events["t"] += self.t_offset_us
                 if len(events):
                     yield events
 
-    def _read(self, file: Any, name: str, start: int, stop: int) -> Any:
-        filters = "" if find_spec("hdf5plugin") else "; if it is blosc-compressed: pip install -e '.[hdf5]'"
-        with library_errors(f"{self.path}: {name} from event {start} cannot be read{filters}"):
-            return file[name][start:stop]
+    def _find(self, file: Any) -> dict[str, _Place]:
+        """Where t, x, y and p are."""
+        events = self._item(file, "events")
+        place = f"{self.path}: group 'events'"
+        if isinstance(events, self._h5py.Group):
+            refuse_columns(self._options, place)
+            return {column: (f"/events/{name}", None) for column, name in find_columns(list(events), place).items()}
+        if not isinstance(events, self._h5py.Dataset):
+            raise self._no_events(file)
+        if events.dtype.names and events.ndim == 1:
+            refuse_columns(self._options, place)
+            return {column: ("/events", name) for column, name in find_columns(events.dtype.names, place).items()}
+        if events.ndim != 2:
+            raise EventFileError(f"{place} is {events.dtype} {events.shape}; expected a group or a table (n, 4) of t x y p")
+        return {column: ("/events", number) for column, number in column_places(self._options, events.shape[1], place).items()}
 
-    def _find(self, file: Any) -> dict[str, str]:
-        group = file.get("events")
-        if not isinstance(group, self._h5py.Group):
-            if "CD" in file:
-                raise EventFileError(f"{self.path}: Prophesee's own HDF5 layout, which needs their codec; export RAW or DAT")
-            raise EventFileError(f"{self.path}: no group 'events'; it has {', '.join(file) or 'nothing'}")
-        names = [name for name, item in group.items() if isinstance(item, self._h5py.Dataset) and item.ndim == 1]
-        return find_columns(names, f"{self.path}: group 'events'")
+    def _no_events(self, file: Any) -> EventFileError:
+        names = list(file)
+        if "CD" in names:
+            return EventFileError(f"{self.path}: Prophesee's own HDF5 layout, which needs their codec; export RAW or DAT")
+        data = self._item(file, "data")
+        if isinstance(data, self._h5py.Dataset) and data.ndim > 2:
+            frames = f"frames made of events, {data.shape}"
+            return EventFileError(f"{self.path}: {frames}: take the recording that they were made of")
+        return EventFileError(f"{self.path}: no group 'events'; it has {', '.join(names)[:200] or 'nothing'}")
+
+    def _item(self, group: Any, name: str) -> Any:
+        return find_item(self._h5py, group, name, self._options.allow_external)
+
+    def _dataset(self, file: Any, name: str) -> Any:
+        dataset = self._item(file, name)
+        if not isinstance(dataset, self._h5py.Dataset):
+            raise EventFileError(f"{self.path}: {name} is no data set")
+        return dataset
+
+    def _checked_length(self, file: Any) -> int:
+        """The number of events; raises EventFileError unless all columns are whole and have as many."""
+        lengths = {}
+        for column, (name, key) in self._places.items():
+            dataset = self._dataset(file, name)
+            if key is None and dataset.ndim != 1:
+                raise EventFileError(f"{self.path}: {name} is {dataset.shape}, expected one number per event")
+            check_dataset(dataset, str(self.path), self._options.allow_external)
+            lengths[column] = len(dataset)
+        if len(set(lengths.values())) != 1:
+            raise EventFileError(f"{self.path}: the columns' lengths differ: {lengths}")
+        if lengths["t"] == 0:
+            raise EventFileError(f"{self.path}: {self._places['t'][0].lstrip('/')} is empty: no event")
+        return lengths["t"]
+
+    def _clock(self, file: Any) -> tuple[Unit, int]:
+        """The unit of the times, and what is added to them in microseconds."""
+        sample = self._read(file, 0, min(SAMPLE_EVENTS, self._n_events))
+        name, key = self._places["t"]
+        if isinstance(key, int):
+            judge_order(self.path, list(sample.values()), dict(zip(sample, range(4), strict=True)), self._options)
+        named = unit_in_name(key if isinstance(key, str) else name.rpartition("/")[2])
+        unit = judge_times(self.path, sample, self._options, named)
+        item = self._item(file, "t_offset")
+        if item is None:
+            return unit, 0
+        place = f"{self.path}: t_offset"
+        offset = scalar(item[()], place)
+        if not 0 <= offset < _MAX_OFFSET:
+            raise EventFileError(f"{place} is {offset}, which is no time")
+        return unit, int(to_microseconds(np.array([offset]), Unit(unit.name), place)[0])
+
+    def _read(self, file: Any, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """The columns of events [start, stop)."""
+        filters = "" if find_spec("hdf5plugin") else '; if it is blosc-compressed: pip install "evburst[hdf5]"'
+        rows: dict[str, NDArray[Any]] = {}
+        for name in {name for name, _ in self._places.values()}:
+            with library_errors(f"{self.path}: {name} from event {start} cannot be read{filters}"):
+                rows[name] = self._dataset(file, name)[start:stop]
+        return {column: _pick(rows[name], key) for column, (name, key) in self._places.items()}
+
+    def _size_in(self, file: Any, name: str) -> str | None:
+        """Data sets or attributes `width` and `height` of an item."""
+        item = self._item(file, name)
+        sides = []
+        for side in ("width", "height"):
+            dataset = self._item(item, side)
+            value = dataset[()] if isinstance(dataset, self._h5py.Dataset) else item.attrs.get(side)
+            if value is None:
+                return None
+            sides.append(str(scalar(value, f"{self.path}: {side}")))
+        return "x".join(sides)
+
+
+def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
+    column: NDArray[Any] = rows if key is None else rows[key] if isinstance(key, str) else rows[:, key]
+    return column
 
 
 def _is_hdf5(head: bytes, path: Path) -> bool:
     return head.startswith(SIGNATURE)
 
 
-@reader("hdf5", recognise=_is_hdf5, suffixes=(".h5", ".hdf5"))
-def open_hdf5(path: Path, sensor_size: SensorSize | None = None) -> Hdf5File:
-    """Open an HDF5 file of RVT's or DSEC's layout; see Hdf5File."""
-    return Hdf5File(path, sensor_size)
-
-
-def _check_chunks(dataset: Any) -> None:
-    """ValueError if chunks are missing: HDF5 would hand out zeros for them."""
-    if dataset.chunks:
-        there, wanted = dataset.id.get_num_chunks(), -(-len(dataset) // dataset.chunks[0])
-        if there < wanted:
-            raise ValueError(f"{dataset.name} has {there} of its {wanted} chunks")
-
-
-def _size_in(group: Any) -> str | None:
-    """Datasets or attributes `width` and `height` of a group."""
-    for source in (group, group.attrs):
-        if "width" in source and "height" in source:
-            width, height = (np.asarray(source[name][()] if source is group else source[name]) for name in ("width", "height"))
-            return f"{width.item()}x{height.item()}"
-    return None
+@reader("hdf5", recognise=_is_hdf5, suffixes=(".h5", ".hdf5"), defined=False)
+def open_hdf5(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Hdf5File:
+    """Open an HDF5 file of one of the layouts above; see Hdf5File."""
+    return Hdf5File(path, sensor_size, options)

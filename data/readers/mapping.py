@@ -3,18 +3,25 @@
 Pages of a mapped file count as the process's own memory until the system takes them away, which it does only when memory
 is short. So a reader that passes over a file says how far it has come; a page that is needed again is read again. The last
 megabytes stay, because threads may not have binned them yet: a page read again after it was given back is given back no more.
+
+Small files are read whole instead. A mapped file that becomes shorter is an error, not the process's end: see `shrinking`.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.readers.shrinking import MapGuard
 from numpy.typing import DTypeLike, NDArray
 
 _RELEASE_BYTES = _KEPT_BYTES = 16 << 20
+_READ_WHOLE_BYTES = 1 << 20
 
 
 class MappedWords:
@@ -25,27 +32,62 @@ class MappedWords:
         dtype: of a word.
         offset: bytes before the first word.
         shape: of the array of words.
+        order: "C" or "F", how the array lies in the file.
 
     Attributes:
         array: the words; a view of the map.
+
+    Raises:
+        EventFileError: the file cannot be read or mapped, or has become shorter.
     """
 
-    def __init__(self, path: Path, dtype: DTypeLike, offset: int, shape: tuple[int, ...]) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        count = int(np.prod(shape))
-        self.array: NDArray[Any] = np.frombuffer(self._map, dtype, count, offset).reshape(shape)
-        self._offset = offset
-        self._row_bytes = self.array.nbytes // len(self.array)
+    def __init__(self, path: Path, dtype: DTypeLike, offset: int, shape: tuple[int, ...], order: str = "C") -> None:
+        self._path, self._offset = path, offset
+        count = math.prod(shape)
+        self._end = offset + count * np.dtype(dtype).itemsize
+        self._map: mmap.mmap | None = None
+        self._guard: MapGuard | None = None
+        try:
+            with path.open("rb") as file:
+                memory = file.read(self._end) if self._end <= _READ_WHOLE_BYTES else self._mapped(file.fileno())
+        except (OSError, ValueError, MemoryError, OverflowError) as error:
+            raise EventFileError(
+                f"{path}: {self._end} bytes cannot be mapped into memory ({error}); is the address space limited (ulimit -v)?"
+            ) from None
+        if len(memory) < self._end:
+            raise self._shortened(len(memory))
+        words = np.frombuffer(memory, dtype, count, offset)
+        self.array: NDArray[Any] = words.reshape(shape, order="F" if order == "F" else "C")
+        self._row_bytes = max(self.array.nbytes // len(self.array), 1)
         self._released = 0
+
+    def _mapped(self, descriptor: int) -> mmap.mmap:
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        address = np.frombuffer(self._map, np.uint8, 1).ctypes.data
+        self._guard = MapGuard(address, len(self._map))
+        # Views of the map may outlive this object: the guard goes with the map itself.
+        weakref.finalize(self._map, self._guard.release)
+        return self._map
 
     def rewind(self) -> None:
         """A new pass over the file begins."""
         self._released = 0
 
+    def check(self) -> None:
+        """Raise EventFileError if the file has become shorter since it was opened: what was read of it may be zeros."""
+        if self._map is None or self._guard is None:
+            return
+        size = self._map.size()
+        if self._guard.hit or size < self._end:
+            raise self._shortened(size)
+
     def read_until(self, row: int) -> None:
         """What lies before this row of `array` has been read; its pages are given back, some megabytes at a time."""
+        self.check()
         end = (self._offset + row * self._row_bytes - _KEPT_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
-        if end - self._released >= _RELEASE_BYTES and hasattr(self._map, "madvise"):
+        if self._map is not None and end - self._released >= _RELEASE_BYTES and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
             self._released = end
+
+    def _shortened(self, size: int) -> EventFileError:
+        return EventFileError(f"{self._path}: was shortened while it was read: {size} bytes of the {self._end} at its opening")

@@ -1,32 +1,20 @@
-"""What readers of packets share: the stream's skeleton, columns of any type made into events, the unknown sensor size."""
+"""What readers of packets share: the stream's skeleton, bounded windows, errors of libraries, the unknown sensor size."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import numpy as np
 from evburst.data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError
-from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
+from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.slicing import windows_by_duration, windows_from
-from numpy.typing import NDArray
 
-COLUMN_NAMES = {
-    "t": ("t", "ts", "time", "timestamp", "timestamps", "t_us", "timestamp_us"),
-    "x": ("x", "xs"),
-    "y": ("y", "ys"),
-    "p": ("p", "ps", "pol", "polarity", "polarities", "on"),
-}
-"""Names under which files keep the four columns, in lower case."""
+MAX_WINDOW_EVENTS = 1 << 25
+"""Most events of one window: 436 MB, ten times what the busiest sensor sends in 50 ms. More have a broken clock."""
 
 _SIZE_PACKETS = 10
-_MAX_COORDINATE = np.iinfo(np.uint16).max
-_MAX_TIME_US = 1 << 62
 _ASK = "pass --sensor-size WIDTHxHEIGHT"
 
 
@@ -52,57 +40,33 @@ class PacketFile:
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """See EventStream.windows. What lies before `start_us` is read, too."""
-        return windows_from(windows_by_duration(self.packets(), window_us, self.faults), start_us)
+        packets = bounded_packets(self.path, self.packets(), window_us)
+        return windows_from(windows_by_duration(packets, window_us, self.faults), start_us)
 
 
-def columns_to_events(columns: Mapping[str, NDArray[Any]], place: str, faults: Faults) -> Events:
-    """Columns t, x, y, p of any whole-number type as EVENT_DTYPE (a copy).
-
-    p may be bool, {0, 1} or {-1, 1}. Pixels that 16 bits cannot hold are left out and counted in `faults.outside_sensor`;
-    others outside the sensor stay, as in every format: who places the events counts them.
-
-    Args:
-        columns: four `(n,)` arrays.
-        place: file and events meant, for the errors, e.g. "a.npy: events 0 to 99".
-        faults: where events left out are counted.
+def bounded_packets(path: Path, packets: Iterable[Events], window_us: int) -> Iterator[Events]:
+    """The same packets; an error before a window would hold many more than MAX_WINDOW_EVENTS.
 
     Raises:
-        EventFileError: a column is not of whole numbers, a time is not in [0, 2**62], or a polarity is none of -1, 0, 1.
+        EventFileError: packet after packet lies in one window: a file of one time, say.
     """
-    for name, column in columns.items():
-        if column.ndim != 1:
-            raise EventFileError(f"{place}: {name} is {column.shape}, expected one number per event")
-        if column.dtype.kind not in ("iub" if name == "p" else "iu"):
-            hint = "; are they seconds? save microseconds" if name == "t" else ""
-            raise EventFileError(f"{place}: {name} is {column.dtype}, expected whole numbers{hint}")
-    t, x, y, p = (columns[name] for name in "txyp")
-    if len(t) and (t.min() < 0 or t.max() > _MAX_TIME_US):
-        raise EventFileError(f"{place}: times from {t.min()} to {t.max()} µs: is t the first column? expected t x y p")
-    wrong = (p != 1) & (p != 0) & (p != -1) if p.dtype.kind == "i" else p > 1
-    if wrong.any():
-        index = int(np.argmax(wrong))
-        raise EventFileError(f"{place}: polarity {p[index]} at number {index} of these; expected 0 and 1, or -1 and 1")
-    events = np.empty(len(t), EVENT_DTYPE)
-    events["t"], events["x"], events["y"], events["p"] = t, x.astype(np.uint16), y.astype(np.uint16), p > 0
-    fits = (x >= 0) & (x <= _MAX_COORDINATE) & (y >= 0) & (y <= _MAX_COORDINATE)
-    if not fits.all():
-        faults.outside_sensor += int(len(fits) - fits.sum())
-        events = events[fits]
-    return events
+    # By the event in the middle of a packet: a single corrupt time is no reason to count on.
+    current, count = -1, 0
+    for packet in packets:
+        if len(packet) and (index := int(packet["t"][len(packet) // 2]) // window_us) != current:
+            current, count = index, 0
+        count += len(packet)
+        if count > MAX_WINDOW_EVENTS:
+            raise too_many_in_window(path, current * window_us, window_us)
+        yield packet
 
 
-def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
-    """Which of `names` is t, which x, y and p, e.g. {"t": "timestamp", ...}.
-
-    Raises:
-        EventFileError: one of them is missing.
-    """
-    lower = {name.strip().lower(): name for name in names}
-    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in aliases if alias in lower}
-    missing = [column for column in COLUMN_NAMES if column not in found]
-    if missing:
-        raise EventFileError(f"{place}: no column {', '.join(missing)}; it has {', '.join(names)[:200] or 'none'}")
-    return found
+def too_many_in_window(path: Path, t0_us: int, window_us: int) -> EventFileError:
+    """The error for a window of more than MAX_WINDOW_EVENTS."""
+    return EventFileError(
+        f"{path}: more than {MAX_WINDOW_EVENTS} events in the {window_us * 1e-6:g} s from {t0_us} µs on: are the times right "
+        "(--time-unit)? else take shorter windows"
+    )
 
 
 def split_packets(packets: Iterable[Events]) -> Iterator[Events]:
@@ -110,18 +74,6 @@ def split_packets(packets: Iterable[Events]) -> Iterator[Events]:
     for packet in packets:
         for start in range(0, len(packet), PACKET_EVENTS):
             yield packet[start : start + PACKET_EVENTS]
-
-
-def import_extra(module: str, extra: str, path: Path) -> ModuleType:
-    """Import an optional dependency.
-
-    Raises:
-        EventFileError: it is not installed; names the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise EventFileError(f"{path}: this format needs {module}: pip install -e '.[{extra}]'") from None
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 Understood are
 
-- structured arrays with the fields t (ts, timestamp), x, y, p (polarity, on) in any order, of any whole-number type;
-- plain `(n, 4)` whole-number arrays whose columns are t x y p, such as PEDRo's .npy;
+- structured arrays with the fields t (ts, timestamp, t_ns), x, y, p (polarity, on) in any order, of any type of numbers;
+- plain `(n, 4)` arrays whose columns are t x y p, such as PEDRo's .npy, or as `ReadOptions.columns` says;
 - in .npz, also four arrays of those names; `sensor_size` (W, H), which our own writer adds, is used.
 
-p may be bool, {0, 1} or {-1, 1}. Times stay 64 bits wide: PEDRo's are absolute, 1.67e15 µs. A cut-short .npy is refused:
-its columns may lie one after the other, so that the cut can take all times of half of the events. Bytes behind a .npy's
-last event are left out and counted (`truncated_bytes`); in .npz, lengths and checksums must hold.
+p may be bool, {0, 1} or {-1, 1}; floats are understood where they are whole numbers. Times stay 64 bits wide: PEDRo's are
+absolute, 1.67e15 µs; see `columns` for their unit. A cut-short .npy is refused: its columns may lie one after the other, so
+that the cut can take all times of half of the events. Bytes behind a .npy's last event are left out and counted
+(`truncated_bytes`); in .npz, lengths and checksums must hold. An item may have `MAX_ITEM_BYTES`, so that a packet fits into
+memory.
 """
 
 from __future__ import annotations
@@ -26,12 +28,28 @@ import numpy as np
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
-from evburst.data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, library_errors, settle_size
+from evburst.data.readers.columns import (
+    SAMPLE_EVENTS,
+    column_places,
+    columns_to_events,
+    find_columns,
+    judge_order,
+    judge_times,
+    refuse_columns,
+    unit_in_name,
+)
+from evburst.data.readers.mapping import MappedWords
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 from numpy.typing import NDArray
 
 NPY_MAGIC = b"\x93NUMPY"
 SIZE_MEMBER = "sensor_size"
+MAX_ITEM_BYTES = 1 << 8
+"""Most bytes of one event with all its fields: 256 MB a packet."""
+
 _SKIP_BYTES = 1 << 20  # A ZipFile would seek by reading all at once.
+_MAX_ARCHIVE_MEMBERS = 1 << 10
 
 
 class NpyFile(PacketFile):
@@ -39,17 +57,33 @@ class NpyFile(PacketFile):
 
     Attributes:
         array: the memory map, `(n,)` structured or `(n, 4)`.
+        offset: bytes before it in the file.
+        time_unit: unit of the times in the file.
     """
 
-    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path)
         with path.open("rb") as file:
             if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
                 raise EventFileError(f"{path}: does not begin like a .npy file")
-        with library_errors(f"{path}: not a whole NumPy file of numbers"):
-            self.array: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        self._keys = _layout(self.array.dtype, self.array.shape, str(path))
-        self.faults.truncated_bytes = path.stat().st_size - self.array.offset - self.array.nbytes
+            file.seek(0)
+            with library_errors(f"{path}: not a whole NumPy file of numbers"):
+                dtype, shape, self.offset, fortran = _read_npy_header(file)
+                _refuse_objects(dtype, str(path))
+                beyond = path.stat().st_size - self.offset - math.prod(shape) * dtype.itemsize
+                if beyond < 0:
+                    raise ValueError(f"{-beyond} bytes are missing")
+        self._keys = _layout(dtype, shape, str(path), options)
+        self._mapped = MappedWords(path, dtype, self.offset, shape, "F" if fortran else "C")
+        self.array: NDArray[Any] = self._mapped.array
+        self.faults.truncated_bytes = beyond
+        rows = self.array[:SAMPLE_EVENTS]
+        if not dtype.names:
+            judge_order(path, list(rows.T), self._keys, options)
+        named = unit_in_name(self._keys["t"]) if dtype.names else None
+        self._unit = judge_times(path, _columns(rows, self._keys), options, named)
+        self.time_unit = self._unit.name
+        self._mapped.check()
         self.sensor_size = settle_size(path, None, sensor_size, self.packets)
 
     def __len__(self) -> int:
@@ -57,11 +91,17 @@ class NpyFile(PacketFile):
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
+        self._mapped.rewind()
         for start in range(0, len(self.array), PACKET_EVENTS):
             rows = self.array[start : start + PACKET_EVENTS]
             place = f"{self.path}: events {start} to {start + len(rows) - 1}"
-            columns = {column: _pick(rows, key) for column, key in self._keys.items()}
-            events = columns_to_events(columns, place, self.faults)
+            self._mapped.check()
+            events = columns_to_events(_columns(rows, self._keys), place, self.faults, self._unit)
+            # Columns that lie one after the other are read at four places at once.
+            if self.array.flags.c_contiguous:
+                self._mapped.read_until(start + len(rows))
+            else:
+                self._mapped.check()
             if len(events):
                 yield events
 
@@ -89,16 +129,32 @@ _Source = tuple[_Member, str | int | None]
 
 
 class NpzFile(PacketFile):
-    """A .npz recording, streamed out of the archive, compressed or not: an EventStream."""
+    """A .npz recording, streamed out of the archive, compressed or not: an EventStream.
 
-    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+    Attributes:
+        time_unit: unit of the times in the file.
+    """
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path)
         with library_errors(f"{path}: not a whole .npz archive of numbers"), zipfile.ZipFile(path) as archive:
-            found = [_member(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")]
+            infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if len(infos) > _MAX_ARCHIVE_MEMBERS:
+                raise ValueError(f"{len(infos)} arrays in it")
+            found = [_member(archive, info) for info in infos]
             members = {member.name.removesuffix(".npy"): member for member in found if not member.dtype.hasobject}
             said = _said_size(archive, members.pop(SIZE_MEMBER, None))
-        self._sources = _sources(members, str(path))
+        if found and not members:
+            _refuse_objects(found[0].dtype, str(path))
+        self._sources = _sources(members, str(path), options)
         self._n_events = self._sources["t"][0].shape[0]
+        _, sample = next(self._read_columns(SAMPLE_EVENTS))
+        member, key = self._sources["t"]
+        if len(members[member.name.removesuffix(".npy")].shape) == 2:
+            judge_order(path, list(sample.values()), dict(zip(sample, range(4), strict=True)), options)
+        time_name = key if isinstance(key, str) else member.name.removesuffix(".npy")
+        self._unit = judge_times(path, sample, options, unit_in_name(time_name))
+        self.time_unit = self._unit.name
         self.sensor_size = settle_size(path, said, sensor_size, self.packets)
 
     def __len__(self) -> int:
@@ -110,20 +166,25 @@ class NpzFile(PacketFile):
         Raises:
             EventFileError: the archive's checksum does not hold, or it ends early.
         """
+        for place, columns in self._read_columns(PACKET_EVENTS):
+            events = columns_to_events(columns, place, self.faults, self._unit)
+            if len(events):
+                yield events
+
+    def _read_columns(self, n_rows: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+        """The columns, `n_rows` at a time, and what to call the place in errors."""
         with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(self.path))
+            with library_errors(f"{self.path}: not a whole .npz archive"):
+                archive = stack.enter_context(zipfile.ZipFile(self.path))
             streams = {}
             for member, _ in self._sources.values():
                 if member not in streams:
                     streams[member] = stack.enter_context(_open_at(self.path, archive, member))
-            for start in range(0, self._n_events, PACKET_EVENTS):
-                count = min(PACKET_EVENTS, self._n_events - start)
+            for start in range(0, self._n_events, n_rows):
+                count = min(n_rows, self._n_events - start)
                 place = f"{self.path}: events {start} to {start + count - 1}"
                 rows = {member: _read(stream, member, count, place) for member, stream in streams.items()}
-                columns = {column: _pick(rows[member], key) for column, (member, key) in self._sources.items()}
-                events = columns_to_events(columns, place, self.faults)
-                if len(events):
-                    yield events
+                yield place, {column: _pick(rows[member], key) for column, (member, key) in self._sources.items()}
 
 
 def _is_npy(head: bytes, path: Path) -> bool:
@@ -135,33 +196,71 @@ def _is_npz(head: bytes, path: Path) -> bool:
     return head.startswith(b"PK\x03\x04") and b".npy" in head[30:286]
 
 
-@reader("npy", recognise=_is_npy, suffixes=(".npy",))
-def open_npy(path: Path, sensor_size: SensorSize | None = None) -> NpyFile:
+@reader("npy", recognise=_is_npy, suffixes=(".npy",), defined=False)
+def open_npy(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> NpyFile:
     """Open a .npy file; see NpyFile."""
-    return NpyFile(path, sensor_size)
+    return NpyFile(path, sensor_size, options)
 
 
-@reader("npz", recognise=_is_npz, suffixes=(".npz",))
-def open_npz(path: Path, sensor_size: SensorSize | None = None) -> NpzFile:
+@reader("npz", recognise=_is_npz, suffixes=(".npz",), defined=False)
+def open_npz(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> NpzFile:
     """Open a .npz file; see NpzFile."""
-    return NpzFile(path, sensor_size)
+    return NpzFile(path, sensor_size, options)
 
 
-def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], place: str) -> dict[str, Any]:
+def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], place: str, options: ReadOptions) -> dict[str, Any]:
     """Where t, x, y, p are: the name of a field, or the number of a column.
 
     Raises:
-        EventFileError: the array is of neither layout, or has no event.
+        EventFileError: the array is of neither layout, has no event, or items that are too large.
+        ConfigError: --columns was given for fields.
     """
     if shape[:1] == (0,):
         raise EventFileError(f"{place}: an array of {shape}: no event")
+    _check_item(dtype, shape, place)
     if dtype.names and len(shape) == 1:
+        refuse_columns(options, place)
         return dict(find_columns(dtype.names, place))
-    if len(shape) != 2 or shape[1] != 4 or dtype.kind not in "iu":
+    if len(shape) != 2 or dtype.kind not in "iuf" or (shape[1] != 4 and not options.columns):
+        hint = "; transpose it" if len(shape) == 2 and shape[0] == 4 else ""
         raise EventFileError(
-            f"{place}: {dtype} {shape}; expected fields t, x, y, p, or whole numbers (n, 4) in columns t x y p"
+            f"{place}: {dtype} {shape}; expected fields t, x, y, p, or numbers (n, 4) in columns t x y p, or --columns{hint}"
         )
-    return dict(zip(COLUMN_NAMES, range(4), strict=True))
+    return dict(column_places(options, shape[1], place))
+
+
+def _check_item(dtype: np.dtype[Any], shape: tuple[int, ...], place: str) -> None:
+    """Raise EventFileError if an event takes so many bytes that a packet of them would fill the memory."""
+    n_bytes = dtype.itemsize * math.prod(shape[1:])
+    if n_bytes > MAX_ITEM_BYTES:
+        raise EventFileError(f"{place}: an event of {n_bytes} bytes; at most {MAX_ITEM_BYTES} are read: save t, x, y, p only")
+
+
+def _columns(rows: NDArray[Any], keys: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    return {column: _pick(rows, key) for column, key in keys.items()}
+
+
+def _refuse_objects(dtype: np.dtype[Any], place: str) -> None:
+    """Raise EventFileError for arrays of Python objects, which are pickles."""
+    if dtype.hasobject:
+        raise EventFileError(
+            f"{place}: an array of Python objects (a pickle, which can run any code when it is loaded) is not read: "
+            "save t, x, y and p as arrays of numbers"
+        )
+
+
+def _read_npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int, bool]:
+    """(type of an item, shape, bytes before the first item, whether columns lie one after the other).
+
+    Raises:
+        ValueError: it is no header, or its shape is none.
+    """
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if min(shape, default=1) < 0:
+        raise ValueError(f"an array of {shape}")
+    return dtype, shape, stream.tell(), fortran
 
 
 def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
@@ -169,19 +268,22 @@ def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
     return column
 
 
-def _sources(members: dict[str, _Member], place: str) -> dict[str, _Source]:
+def _sources(members: dict[str, _Member], place: str, options: ReadOptions) -> dict[str, _Source]:
     """Where each column is: in a table ("events", or the only one there is), or in an array of its own."""
     tables = {name: m for name, m in members.items() if m.dtype.names or len(m.shape) == 2}
     if len(tables) == 1 or "events" in tables:
         table = tables["events"] if "events" in tables else next(iter(tables.values()))
-        keys = _layout(table.dtype, table.shape, f"{place}: {table.name}")
+        keys = _layout(table.dtype, table.shape, f"{place}: {table.name}", options)
         if table.fortran and len(table.shape) == 2:
             n_events = table.shape[0]
             apart = n_events * table.dtype.itemsize
             return {c: (replace(table, shape=(n_events,), offset=table.offset + k * apart), None) for c, k in keys.items()}
         return {column: (table, key) for column, key in keys.items()}
     names = find_columns([name for name, m in members.items() if len(m.shape) == 1], f"{place}: arrays")
+    refuse_columns(options, place)
     found = {column: members[name] for column, name in names.items()}
+    for member in found.values():
+        _check_item(member.dtype, member.shape, f"{place}: {member.name}")
     lengths = {column: m.shape[0] for column, m in found.items()}
     if len(set(lengths.values())) != 1 or not lengths["t"]:
         raise EventFileError(f"{place}: the arrays' lengths are {lengths}, expected four alike and above 0")
@@ -191,13 +293,11 @@ def _sources(members: dict[str, _Member], place: str) -> dict[str, _Source]:
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     """Read the header of one array; ValueError if it does not fit the member's length."""
     with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
-        wanted = stream.tell() + math.prod(shape) * dtype.itemsize
-        if min(shape, default=1) < 0 or (wanted != info.file_size and not dtype.hasobject):
+        dtype, shape, offset, fortran = _read_npy_header(stream)
+        wanted = offset + math.prod(shape) * dtype.itemsize
+        if wanted != info.file_size and not dtype.hasobject:
             raise ValueError(f"{info.filename} has {info.file_size} bytes, {dtype} {shape} needs {wanted}")
-        return _Member(info.filename, dtype, shape, stream.tell(), fortran)
+        return _Member(info.filename, dtype, shape, offset, fortran)
 
 
 def _said_size(archive: zipfile.ZipFile, member: _Member | None) -> str | None:

@@ -1,12 +1,16 @@
 """Text: one event per line, `t x y p` separated by commas, semicolons, tabs or spaces, streamed in blocks.
 
-- A first line of names ("timestamp,x,y,polarity", also after a '#') says the order of the columns; without one it is t x y p.
+- A first line of names ("timestamp,x,y,polarity", also after a '#') says the order of the columns; without one it is t x y p,
+  or what `ReadOptions.columns` says, or x y p t in CSVs of Prophesee's tools, which begin with `%geometry:W,H`.
   Further columns are passed over, but every line has as many as the first: one that has not is two lines run together.
-  Lines that begin with '#' are comments before the first event only; blank lines are passed over.
-- Times are whole microseconds. If the first one is written with a decimal point, all are seconds, as in `events.txt` of the
-  DAVIS recordings.
-- p may be 0 and 1, or -1 and 1.
+  Lines that begin with '#' or '%' are comments before the first event only; blank lines are passed over.
+- The sensor's size may stand in a comment (`# sensor_size 304x240`, `%geometry:304,240`) or, as E2VID has it, alone in the
+  first line (`240 180`).
+- Times are microseconds, or seconds where they have fractions, as in `events.txt` of the DAVIS recordings; see `columns`.
+- p may be 0 and 1, -1 and 1, True and False, on and off. Numbers may have decimal commas where ',' separates no columns.
 - A last line that lacks its end and cannot be read is a cut, counted in `truncated_bytes`; any other such line is an error.
+
+Text can be read from a pipe, once.
 """
 
 from __future__ import annotations
@@ -14,112 +18,185 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from evburst.data.errors import EventFileError
 from evburst.data.events import Events, SensorSize
 from evburst.data.readers import reader
-from evburst.data.readers.packets import COLUMN_NAMES, PacketFile, columns_to_events, find_columns, settle_size, split_packets
+from evburst.data.readers.columns import COLUMN_NAMES, SAMPLE_EVENTS, Unit, columns_to_events, judge_order, judge_times
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import PacketFile, settle_size, split_packets
+from evburst.data.readers.pipes import Pipe
+from evburst.data.readers.text_header import POLARITY_WORDS, TextHeader, is_text, parse_text_header
 from numpy.typing import NDArray
 
 BLOCK_BYTES = 1 << 22
-_MAX_HEADER_BYTES = 1 << 16
-_NUMBER = re.compile(rb"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
-_MAX_SECONDS = 1 << 33
+MAX_LINE_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 16
 _MAX_COORDINATE = 1 << 31
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_CONTROL = bytes(set(range(32)) - set(b"\t\r\n"))
+_MAX_TIME = 1 << 62
+_MARKS = re.compile(rb"[.eE]")
+_WORDS = re.compile(rb"\b(true|on|false|off)\b", re.IGNORECASE)
 
 
 class TextFile(PacketFile):
     """A recording written as text: an EventStream.
 
+    Args:
+        path: the file.
+        sensor_size: (W, H) px, if the text does not say it.
+        options: unit of time and order of columns.
+        pipe: read instead of the file at `path`, whose packets can then be had once.
+
     Attributes:
-        seconds: times are seconds instead of microseconds.
+        time_unit: unit of the times in the file.
     """
 
-    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sensor_size: SensorSize | None = None,
+        options: ReadOptions = DEFAULT_OPTIONS,
+        pipe: Pipe | None = None,
+    ) -> None:
         super().__init__(path)
-        with path.open("rb") as file:
-            head = file.read(_MAX_HEADER_BYTES)
-        names, self._start, self._header_lines, first_line = _read_header(path, head)
-        first = _fields(first_line)
-        self._n_columns = len(first)
-        self._order = _column_numbers(path, names, self._n_columns)
-        self._separator = _separator(first_line)
-        self.seconds = any(mark in first[self._order["t"]] for mark in b".eE")
-        self.sensor_size = settle_size(path, None, sensor_size, self.packets)
+        self._pipe, self._is_read = pipe, False
+        if pipe is None:
+            with path.open("rb") as file:
+                head = file.read(_HEAD_BYTES)
+        else:
+            head = pipe.head[:_HEAD_BYTES]
+        self._newline = b"\n" if b"\n" in head or b"\r" not in head else b"\r"
+        if len(head) == _HEAD_BYTES and self._newline not in head:
+            raise self._too_long(1)
+        header = parse_text_header(path, head)
+        self._start, self._header_lines = header.start, header.n_lines
+        self._places = header.places(path, options)
+        self._n_columns, self._separator = len(header.fields), header.separator
+        self._has_quotes = b'"' in header.first
+        self._has_commas = self._separator != "," and b"," in header.first
+        self._has_words = header.fields[self._places["p"]].lower() in POLARITY_WORDS
+        whole_lines = head.rfind(self._newline) + 1 if len(head) == _HEAD_BYTES else len(head)
+        lines = self._repaired(head[header.start : whole_lines]).splitlines()
+        times = [fields[self._places["t"]] for fields in self._split(lines)]
+        # One with a point among whole ones is a corrupt line, unless the caller says that it is not.
+        self._has_float_times = any(_MARKS.search(t) for t in (times[:1] if options.time_unit == "auto" else times))
+        self._unit = self._judged(lines, options, header)
+        self.time_unit = self._unit.name
+        self.sensor_size = settle_size(path, header.size, sensor_size, self.packets)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets.
 
         Raises:
-            EventFileError: a line cannot be read; says which.
+            EventFileError: a line cannot be read; says which. Or a pipe is to be read again.
         """
         line, count = self._header_lines + 1, 0
         for block, is_last in self._blocks():
-            columns = self._parse(block, line, is_last)
+            columns = self._parse(self._repaired(block), line, is_last)
             n_events = len(columns["t"])
             if n_events:
                 place = f"{self.path}: events {count} to {count + n_events - 1}, from line {line}"
-                yield from split_packets([columns_to_events(columns, place, self.faults)])
+                yield from split_packets([columns_to_events(columns, place, self.faults, self._unit)])
             count += n_events
-            line += block.count(b"\n")
+            line += block.count(self._newline)
         if count == 0:
             raise EventFileError(f"{self.path}: no event in the whole file")
 
     def _blocks(self) -> Iterator[tuple[bytes, bool]]:
         """Whole lines, a few MB at a time; the last block may lack the end of its last line."""
-        with self.path.open("rb") as file:
-            file.seek(self._start)
-            rest = b""
+        if self._is_read and self._pipe is not None:
+            raise EventFileError(f"{self.path}: a pipe, which can be read once: save it to a file first")
+        self._is_read = True
+        with self.path.open("rb") if self._pipe is None else nullcontext(self._pipe) as file:
+            for ahead in range(0, self._start, BLOCK_BYTES):
+                file.read(min(BLOCK_BYTES, self._start - ahead))
+            rest, line = b"", self._header_lines + 1
             while data := file.read(BLOCK_BYTES):
                 data = rest + data
-                cut = data.rfind(b"\n") + 1
+                cut = data.rfind(self._newline) + 1
                 if cut:
+                    line += data.count(self._newline)
                     yield data[:cut], False
                 rest = data[cut:]
+                if len(rest) > MAX_LINE_BYTES:
+                    raise self._too_long(line)
             if rest:
                 yield rest, True
 
-    def _parse(self, block: bytes, first_line: int, is_last: bool) -> dict[str, NDArray[np.int64]]:
-        lines = block.splitlines()
+    def _too_long(self, line: int) -> EventFileError:
+        return EventFileError(f"{self.path}: line {line} is longer than {MAX_LINE_BYTES} bytes: not a text of events")
+
+    def _split(self, lines: list[bytes]) -> Iterator[list[bytes]]:
+        """Fields of the lines that have as many as the first."""
+        mark = self._separator.encode() if self._separator else None
+        for fields in (line.split(mark) for line in lines):
+            if len(fields) == self._n_columns:
+                yield fields
+
+    def _judged(self, lines: list[bytes], options: ReadOptions, header: TextHeader) -> Unit:
+        """The unit of time that the first events show; raises EventFileError where they cannot be read so."""
+        fields = list(self._split(lines))[:SAMPLE_EVENTS]
+        try:
+            sample = np.array(fields, "S32").reshape(len(fields), -1).astype(np.float64)
+        except ValueError:
+            # A column of words, or a corrupt line, which `packets` will name.
+            if options.time_unit == "auto" and not header.unit:
+                return Unit("s" if self._has_float_times else "us", said=False)
+            sample = np.empty((0, self._n_columns))
+        columns = list(sample.T)
+        if not header.names and not header.metavision:
+            judge_order(self.path, columns, self._places, options)
+        taken = {name: columns[place] for name, place in self._places.items()}
+        return judge_times(self.path, taken, options, header.unit)
+
+    def _repaired(self, block: bytes) -> bytes:
+        """The same lines in numbers that NumPy reads, without quotes, decimal commas and words for the polarity."""
+        if self._has_quotes:
+            block = block.replace(b'"', b"")
+        if self._has_commas:
+            block = block.replace(b",", b".")
+        return _WORDS.sub(lambda word: POLARITY_WORDS[word[0].lower()], block) if self._has_words else block
+
+    def _parse(self, block: bytes, first_line: int, is_last: bool) -> dict[str, NDArray[Any]]:
+        lines = self._repaired(block).splitlines()
         try:
             return self._columns(lines)
         except ValueError as error:
-            number, text = self._first_bad(lines)
+            number = self._first_bad(lines)
+            as_written = block.splitlines(keepends=True)
             if is_last and number == len(lines) - 1:
-                self.faults.truncated_bytes = len(block.splitlines(keepends=True)[-1])
+                self.faults.truncated_bytes = len(as_written[-1])
                 return self._columns(lines[:-1])
+            text = as_written[number].rstrip(b"\r\n").decode("latin-1")
             raise EventFileError(
                 f"{self.path}: line {first_line + number} is {text[:60]!r}; expected numbers t x y p ({error})"
             ) from None
 
-    def _columns(self, lines: list[bytes]) -> dict[str, NDArray[np.int64]]:
+    def _columns(self, lines: list[bytes]) -> dict[str, NDArray[Any]]:
         """Raises ValueError where a line is not of numbers."""
-        order = [self._order[column] for column in COLUMN_NAMES]
+        order = [self._places[column] for column in COLUMN_NAMES]
         if not any(line.strip() for line in lines):
             return {column: np.empty(0, np.int64) for column in COLUMN_NAMES}
         mark = self._separator.encode() if self._separator else None
         if not {len(line.split(mark)) for line in lines} <= {0, 1, self._n_columns}:  # 0 or 1: a blank line
             raise ValueError(f"{self._n_columns} columns as in the first line")
-        types = np.dtype([("t", np.float64 if self.seconds else np.int64), ("x", "f8"), ("y", "f8"), ("p", "f8")])
+        types = np.dtype([("t", np.float64 if self._has_float_times else np.int64), ("x", "f8"), ("y", "f8"), ("p", "f8")])
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy reads '1.5' as the integer 1 and only warns.
             try:
                 rows = np.loadtxt(lines, types, None, self._separator, usecols=order, ndmin=1, encoding="latin-1")
             except DeprecationWarning:
-                raise ValueError("a time is no whole number of microseconds") from None
-        columns = {column: rows[column] if column == "t" else _whole(rows[column], column) for column in COLUMN_NAMES}
-        if self.seconds:
-            if not (np.abs(rows["t"]) < _MAX_SECONDS).all():
-                raise ValueError("a time is no number of seconds")
-            columns["t"] = np.rint(rows["t"] * 1e6).astype(np.int64)
-        return columns
+                raise ValueError("a time is no whole number; pass --time-unit if it is not in µs") from None
+        if self._has_float_times and not (np.abs(rows["t"]) < _MAX_TIME).all():
+            raise ValueError("a time is no number")
+        return {column: rows[column] if column == "t" else _whole(rows[column], column) for column in COLUMN_NAMES}
 
-    def _first_bad(self, lines: list[bytes]) -> tuple[int, str]:
-        """Index and text of the first line that cannot be read, found by halves."""
+    def _first_bad(self, lines: list[bytes]) -> int:
+        """Index of the first line that cannot be read, found by halves."""
         low, high = 0, len(lines)
         while high - low > 1:
             middle = (low + high) // 2
@@ -129,79 +206,20 @@ class TextFile(PacketFile):
                 high = middle
             else:
                 low = middle
-        return low, lines[low].decode("latin-1")
+        return low
 
 
-def _is_text(head: bytes, path: Path) -> bool:
-    """Printable, and one of its first two lines that are neither blank nor comments holds four numbers."""
-    if len(head.translate(None, _CONTROL)) < len(head):
-        return False
-    lines = [line for line in head.removeprefix(_BYTE_ORDER_MARK).splitlines() if line.strip() and not line.startswith(b"#")]
-    return any(_numbers(_fields(line)) >= len(COLUMN_NAMES) for line in lines[:2])
+def _open_pipe(pipe: Pipe, sensor_size: SensorSize | None, options: ReadOptions) -> TextFile:
+    return TextFile(pipe.path, sensor_size, options, pipe)
 
 
-@reader("csv", recognise=_is_text, suffixes=(".csv", ".txt"), signature=False)
-def open_text(path: Path, sensor_size: SensorSize | None = None) -> TextFile:
+@reader("csv", recognise=is_text, suffixes=(".csv", ".txt"), signature=False, defined=False, pipe=_open_pipe)
+def open_text(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> TextFile:
     """Open a text file; see TextFile."""
-    return TextFile(path, sensor_size)
+    return TextFile(path, sensor_size, options)
 
 
 def _whole(values: NDArray[np.float64], name: str) -> NDArray[np.int64]:
     if not ((np.abs(values) < _MAX_COORDINATE) & (np.rint(values) == values)).all():
         raise ValueError(f"{name} is no whole number")
     return values.astype(np.int64)
-
-
-def _separator(line: bytes) -> str | None:
-    """',' or ';' where there is one; None means white space."""
-    return next((mark for mark in ",;" if mark.encode() in line), None)
-
-
-def _fields(line: bytes) -> list[bytes]:
-    mark = _separator(line)
-    return [field.strip() for field in line.split(mark.encode() if mark else None)]
-
-
-def _numbers(fields: list[bytes]) -> int:
-    return sum(_NUMBER.fullmatch(field) is not None for field in fields)
-
-
-def _read_header(path: Path, head: bytes) -> tuple[list[str], int, int, bytes]:
-    """(names of the columns, byte and number of lines before the first event, the first event's line).
-
-    Raises:
-        EventFileError: there is no line of numbers, or the line before it names no columns.
-    """
-    names: list[str] = []
-    start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
-    for number, line in enumerate(head[start:].splitlines(keepends=True)):
-        fields = _fields(line.lstrip(b"#"))
-        if not line.startswith(b"#") and _numbers(fields):
-            return names, start, number, line
-        texts = [field.decode("latin-1").strip("\"'") for field in fields]
-        if not line.startswith(b"#"):
-            if any(texts):
-                if names:
-                    break
-                find_columns(texts, f"{path}: line {number + 1}")
-                names = texts
-        elif _names_columns(texts):
-            names = texts
-        start += len(line)
-    raise EventFileError(f"{path}: no line of numbers 't x y p' within its first {len(head)} bytes")
-
-
-def _names_columns(texts: list[str]) -> bool:
-    lower = {text.lower() for text in texts}
-    return all(lower & set(aliases) for aliases in COLUMN_NAMES.values())
-
-
-def _column_numbers(path: Path, names: list[str], n_columns: int) -> dict[str, int]:
-    if names:
-        found = {column: names.index(name) for column, name in find_columns(names, str(path)).items()}
-        if len(names) == n_columns:
-            return found
-        raise EventFileError(f"{path}: the header names {len(names)} columns, the first event has {n_columns}")
-    if n_columns < len(COLUMN_NAMES):
-        raise EventFileError(f"{path}: the first event has {n_columns} columns, expected t x y p")
-    return dict(zip(COLUMN_NAMES, range(4), strict=True))

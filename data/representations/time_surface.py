@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from evburst.data.encoding import columns, unpack
 from evburst.data.events import EventWindow, SensorSize
-from evburst.data.readers.dat import decode_window, event_columns
 from evburst.data.representations import clear, representation
 from numpy.typing import NDArray
 
@@ -41,7 +41,7 @@ class TimeSurfaceConfig:
 
 def time_surface_reference(window: EventWindow, config: TimeSurfaceConfig, sensor_size: SensorSize) -> NDArray[np.float32]:
     """The specification of `time_surface`, in NumPy, without padding: `(2, H, W)` float32."""
-    events = decode_window(window)
+    events = unpack(window)
     width, height = sensor_size
     events = events[(events["x"] < width) & (events["y"] < height)]
     surface = np.zeros((2, height, width))
@@ -66,7 +66,7 @@ def time_surface(
         Events seen (all but the latest of a pixel leave no trace), and events outside the sensor.
     """
     clear(out, config.channels, sensor_size, DTYPES)
-    outside = _decay(*event_columns(window), window.t1_us, 1000 * config.tau_ms, *sensor_size, out)
+    outside = _decay(*columns(window), window.t1_us, 1000 * config.tau_ms, *sensor_size, out)
     return len(window) - outside, outside
 
 

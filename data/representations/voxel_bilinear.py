@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from evburst.data.encoding import columns, unpack
 from evburst.data.events import EventWindow, SensorSize
-from evburst.data.readers.dat import decode_window, event_columns
 from evburst.data.representations import clear, representation
 from evburst.data.representations.voxel_grid import VoxelConfig
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ DTYPES = ("float32",)
 
 def voxel_bilinear_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.float32]:
     """The specification of `voxel_bilinear`, in NumPy, without padding: `(2 * bins, H, W)` float32."""
-    events = decode_window(window)
+    events = unpack(window)
     width, height = sensor_size
     events = events[(events["x"] < width) & (events["y"] < height)]
     place = (events["t"] - window.t0_us) * config.bins / (window.t1_us - window.t0_us) - 0.5
@@ -50,7 +50,7 @@ def voxel_bilinear(
         Events placed, and events outside the sensor.
     """
     clear(out, config.channels, sensor_size, DTYPES)
-    outside = _share(*event_columns(window), window.t0_us, window.t1_us, config.bins, *sensor_size, out)
+    outside = _share(*columns(window), window.t0_us, window.t1_us, config.bins, *sensor_size, out)
     return len(window) - outside, outside
 
 

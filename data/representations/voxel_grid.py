@@ -1,4 +1,4 @@
-"""Voxel grids with polarity kept apart: counts of events per polarity, time bin and pixel (METHOD section 1; RVT).
+"""Voxel grids with polarity kept apart: events per polarity, time bin and pixel (docs/method.md#events-and-grids; RVT).
 
 Channel = p * bins + bin, shape (2 * bins, H, W). An event at t falls into bin floor((t - t0) * bins / (t1 - t0)).
 Counts stop at `max_count`: they saturate and never wrap around.
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
-from evburst.data.readers.dat import coordinate_bits, decode_window, event_columns
+from evburst.data.encoding import columns, is_packed, p_of, time_of, unpack, word_fields, words_64, x_of, y_of
+from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
 from numpy.typing import NDArray
 
@@ -52,7 +52,7 @@ def padded_size(sensor_size: SensorSize, stride: int) -> SensorSize:
 
 def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.uint8]:
     """The specification of `voxel_histogram`, in NumPy, without padding: `(2 * bins, H, W)` uint8."""
-    events = decode_window(window)
+    events = unpack(window)
     width, height = sensor_size
     events = events[(events["x"] < width) & (events["y"] < height)]
     bin_index = (events["t"] - window.t0_us) * config.bins // (window.t1_us - window.t0_us)
@@ -79,13 +79,11 @@ def voxel_histogram(
     width, height = sensor_size
     clear(out, config.channels, sensor_size, DTYPES)
     edges = _bin_edges(window.t0_us, window.t1_us, config.bins)
-    if window.words.dtype == EVENT_DTYPE:
-        outside = _bin_events(*event_columns(window), edges, width, height, config.max_count, out)
+    if is_packed(window):
+        words, fields = words_64(window.words), word_fields(window.version)
+        outside = _bin_words(words, edges - window.epoch_us, fields, width, height, config.max_count, out)
     else:
-        x_bits, y_bits = coordinate_bits(window.version)
-        relative = edges - window.epoch_us
-        # One 64-bit load per event; `view` copies nothing.
-        outside = _bin_words(window.words.view(np.uint64)[:, 0], relative, x_bits, y_bits, width, height, config.max_count, out)
+        outside = _bin_events(*columns(window), edges, width, height, config.max_count, out)
     return len(window) - outside, outside
 
 
@@ -105,13 +103,10 @@ def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _bin_words(words, edges, x_bits, y_bits, width, height, max_count, out):  # type: ignore[no-untyped-def]
-    """Count DAT words `(n,)` uint64 (t in the low half) into `out`; returns how many lie outside the sensor."""
+def _bin_words(words, edges, fields, width, height, max_count, out):  # type: ignore[no-untyped-def]
+    """Count the packed events of words `(n,)` uint64 into `out`; returns how many lie outside the sensor."""
     bins = len(edges) - 1
     rows, columns = out.shape[1], out.shape[2]
-    x_mask, y_mask = np.uint64((1 << x_bits) - 1), np.uint64((1 << y_bits) - 1)
-    y_shift, p_shift = np.uint64(32 + x_bits), np.uint64(32 + x_bits + y_bits)
-    half, t_mask, one = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
     plane, row = np.uint64(bins * rows * columns), np.uint64(columns)
     counts = out.reshape(-1)
     limit = np.uint8(max_count)
@@ -124,10 +119,9 @@ def _bin_words(words, edges, x_bits, y_bits, width, height, max_count, out):  # 
         low, high = edges[b], edges[b + 1]
         strays = 0
         for i in range(len(block)):
-            t = np.int64(block[i] & t_mask)
-            x, y = (block[i] >> half) & x_mask, (block[i] >> y_shift) & y_mask
+            t, x, y = time_of(block[i]), x_of(block[i], fields), y_of(block[i], fields)
             strays += (t < low) | (t >= high) | (x >= width) | (y >= height)
-            places[i] = np.uint32(((block[i] >> p_shift) & one) * plane + y * row + x)
+            places[i] = np.uint32(p_of(block[i], fields) * plane + y * row + x)
         offset = np.uint32(b * rows * columns)
         if strays == 0:
             for i in range(len(block)):
@@ -136,11 +130,11 @@ def _bin_words(words, edges, x_bits, y_bits, width, height, max_count, out):  # 
                 counts[place] += np.uint8(counts[place] < limit)
             continue
         for i in range(len(block)):
-            x, y = (block[i] >> half) & x_mask, (block[i] >> y_shift) & y_mask
+            x, y = x_of(block[i], fields), y_of(block[i], fields)
             if x >= width or y >= height:
                 outside += 1
                 continue
-            t = np.int64(block[i] & t_mask)
+            t = time_of(block[i])
             if t < edges[b] or t >= edges[b + 1]:
                 b = 0
                 while b < bins - 1 and t >= edges[b + 1]:

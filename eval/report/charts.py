@@ -1,120 +1,123 @@
-"""Charts as inline SVG: lines, bars and points, drawn so that a page needs nothing from anywhere else."""
+"""Charts of a report: matplotlib figures as SVG text for a page that needs nothing from anywhere else."""
 
 from __future__ import annotations
 
-import math
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING, Any
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 12, 38
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#57606a", "#0969da", "#d1590a", "#1a7f37", "#8250df", "#bf3989", "#9a6700")
 _INK, _GRID = "#57606a", "#e3e7eb"
+_INCH_PX = 72
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "evburst",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line, points or bars: `xs` and `ys` of equal length; `labels` are shown on hover."""
+    """A line, points or bars: `xs` and `ys` of equal length; `low` and `high` bound a band or error bars."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
-    colour: str
-    labels: Sequence[str] = ()
+    colour: str = COLOURS[0]
+    dash: str = "-"
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A linear axis from `low` to `high`."""
+class Labels:
+    """Titles of the axes, and their limits where they are fixed."""
 
-    title: str
-    low: float
-    high: float
-    percent: bool = False
-
-    def ticks(self, about: int = 5) -> list[float]:
-        """Round numbers within the axis."""
-        span = self.high - self.low
-        step = 10.0 ** math.floor(math.log10(span / about))
-        step = next(step * k for k in (1, 2, 2.5, 5, 10) if span / (step * k) <= about + 0.5)
-        first = math.ceil(self.low / step - 1e-9)
-        return [round(k * step, 10) for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-    def show(self, value: float) -> str:
-        """A tick's text."""
-        return f"{value * 100:g}%" if self.percent else f"{value:,g}"
+    x: str
+    y: str
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float | None, float | None] = (0, None)
 
 
-class Chart:
-    """One chart of a given size in CSS pixels; elements are added, `svg` is the result."""
+def lines(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 250) -> str:
+    """Lines through all points, with a band where `low` and `high` are given."""
+    figure, axes = _axes(labels, width, height)
+    for one in series:
+        axes.plot(one.xs, one.ys, one.dash, color=one.colour, linewidth=1.6)
+        if one.low:
+            axes.fill_between(one.xs, one.low, one.high, color=one.colour, alpha=0.18, linewidth=0)
+    return _svg(figure, axes, labels)
 
-    def __init__(self, x: Axis, y: Axis, width: int = 360, height: int = 250, ticks: int = 5) -> None:
-        self.x, self.y, self.width, self.height = x, y, width, height
-        self._parts: list[str] = []
-        self._frame(ticks)
 
-    def px(self, x: float) -> float:
-        """Pixel column of a value."""
-        share = (x - self.x.low) / (self.x.high - self.x.low)
-        return _LEFT + share * (self.width - _LEFT - _RIGHT)
+def points(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 250) -> str:
+    """A named dot for each point."""
+    figure, axes = _axes(labels, width, height)
+    axes.margins(x=0.25)
+    for one in series:
+        axes.plot(one.xs, one.ys, "o", color=one.colour, markersize=8)
+        for x, y in zip(one.xs, one.ys, strict=True):
+            axes.annotate(one.name, (x, y), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=10)
+    return _svg(figure, axes, labels)
 
-    def py(self, y: float) -> float:
-        """Pixel row of a value."""
-        share = (y - self.y.low) / (self.y.high - self.y.low)
-        return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
 
-    def line(self, series: Series, dash: str = "") -> None:
-        """A line through all points."""
-        points = " ".join(f"{self.px(x):.1f},{self.py(y):.1f}" for x, y in zip(series.xs, series.ys, strict=True))
-        style = f' stroke-dasharray="{dash}"' if dash else ""
-        self._parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{series.colour}" stroke-width="1.8"{style}>'
-            f"<title>{escape(series.name)}</title></polyline>"
-        )
+def bars(one: Series, titles: Sequence[str], labels: Labels, width: int = 420, height: int = 190) -> str:
+    """A bar at each x; `titles` are shown on hover."""
+    figure, axes = _axes(labels, width, height)
+    axes.grid(False, axis="x")
+    axes.set_xticks([])
+    for k, bar in enumerate(axes.bar(one.xs, one.ys, 0.85, color=one.colour)):
+        bar.set_gid(f"bar{k}")
+    svg = _svg(figure, axes, labels)
+    for k, title in enumerate(titles):
+        svg = svg.replace(f'<g id="bar{k}">', f"<g><title>{escape(title)}</title>", 1)
+    return svg
 
-    def points(self, series: Series) -> None:
-        """A dot for each point."""
-        for x, y in zip(series.xs, series.ys, strict=True):
-            self._parts.append(
-                f'<circle cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="5.5" fill="{series.colour}" fill-opacity="0.9">'
-                f"<title>{escape(series.name)}: {x:,.1f}, {y:,.1f}</title></circle>"
-            )
 
-    def bars(self, series: Series, width: float) -> None:
-        """A bar at each x, from the axis up; `labels` are shown on hover."""
-        for k, (x, y) in enumerate(zip(series.xs, series.ys, strict=True)):
-            left, right, top = self.px(x - width / 2), self.px(x + width / 2), self.py(y)
-            hover = f"<title>{escape(series.labels[k])}</title>" if k < len(series.labels) else ""
-            self._parts.append(
-                f'<rect x="{left:.2f}" y="{top:.2f}" width="{max(right - left, 0.5):.2f}" '
-                f'height="{max(self.py(self.y.low) - top, 0):.2f}" fill="{series.colour}">{hover}</rect>'
-            )
+def ranked(
+    names: Sequence[str], values: Sequence[float], colours: Sequence[str], label: str, width: int = 420, height: int = 250
+) -> str:
+    """Horizontal bars, first at the top, each with its figure."""
+    figure, axes = _axes(Labels(label, ""), width, height)
+    axes.grid(False, axis="y")
+    drawn = axes.barh(range(len(names)), values, 0.7, color=colours)
+    axes.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=4, fontsize=10)
+    axes.set_yticks(range(len(names)), names)
+    axes.margins(x=0.12)
+    return _svg(figure, axes, Labels(label, "", y_range=(len(names) - 0.5, -0.5)))
 
-    def svg(self) -> str:
-        """The chart."""
-        return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}" role="img" '
-            f'font-size="11" fill="{_INK}">{"".join(self._parts)}</svg>'
-        )
 
-    def _frame(self, ticks: int) -> None:
-        bottom, right = self.height - _BOTTOM, self.width - _RIGHT
-        for value in self.y.ticks(ticks):
-            y = self.py(value)
-            self._parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="{_GRID}"/>')
-            self._text(_LEFT - 6, y + 4, self.y.show(value), "end")
-        for value in self.x.ticks(max(2, round((self.width - 60) / 70))) if self.x.title else []:
-            x = self.px(value)
-            self._parts.append(f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}" stroke="{_GRID}"/>')
-            self._text(x, bottom + 15, self.x.show(value), "middle")
-        self._parts.append(f'<line x1="{_LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}" stroke="{_INK}"/>')
-        self._text((_LEFT + right) / 2, self.height - 6, self.x.title, "middle")
-        middle = (_TOP + bottom) / 2
-        self._parts.append(
-            f'<text x="11" y="{middle}" text-anchor="middle" transform="rotate(-90 11 {middle})">{escape(self.y.title)}</text>'
-        )
-
-    def _text(self, x: float, y: float, text: str, anchor: str) -> None:
-        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
+def steps(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 220) -> str:
+    """Outlines of histograms: `xs` are the bins' edges, one more than `ys`."""
+    figure, axes = _axes(labels, width, height)
+    for one in series:
+        axes.stairs(one.ys, one.xs, color=one.colour, linewidth=1.6)
+    return _svg(figure, axes, labels)
 
 
 def nice_top(values: Sequence[float]) -> float:
@@ -122,5 +125,34 @@ def nice_top(values: Sequence[float]) -> float:
     most = max(values, default=0.0)
     if most <= 0:
         return 1.0
-    step = 10.0 ** math.floor(math.log10(most))
-    return next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= most)
+    step = 10.0 ** np.floor(np.log10(most))
+    return float(next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= most))
+
+
+def _axes(labels: Labels, width: int, height: int) -> tuple[Figure, Axes]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width / _INCH_PX, height / _INCH_PX), layout="constrained")
+        axes = figure.subplots()
+    axes.set_xlabel(labels.x)
+    axes.set_ylabel(labels.y)
+    return figure, axes
+
+
+def _svg(figure: Figure, axes: Axes, labels: Labels) -> str:
+    """The `<svg>` element, as wide as its box allows."""
+    import matplotlib as mpl
+
+    if labels.x_range is not None:
+        axes.set_xlim(*labels.x_range)
+    axes.set_ylim(*labels.y_range)
+    file = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(file, format="svg", transparent=True)
+    svg = file.getvalue()
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    width, _, height = re.search(r'viewBox="0 0 ([\d.]+)( )([\d.]+)"', svg).groups()  # type: ignore[union-attr]
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return re.sub(r"<svg[^>]*>", opening, svg, count=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
+from evburst.data.extras import require
 
 _DECLARED: list[torch.library.Library] = []
 
@@ -16,7 +17,7 @@ _DECLARED: list[torch.library.Library] = []
 def torchvision() -> ModuleType:
     """The package, imported."""
     try:
-        import torchvision as package
+        package = require("torchvision", "train", "an SSD network")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -24,5 +25,5 @@ def torchvision() -> ModuleType:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _DECLARED.append(library)  # declarations end with their library
-        import torchvision as package
-    return package  # type: ignore[no-any-return]
+        package = require("torchvision", "train", "an SSD network")
+    return package

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from evburst.data.errors import ConfigError
+from evburst.data.extras import require
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 from torch import Tensor, nn
@@ -150,6 +151,4 @@ def _ultralytics_tasks() -> Any:
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_CONFIG_DIR", os.path.join(tempfile.gettempdir(), "evburst-ultralytics"))
-    import ultralytics.nn.tasks as tasks
-
-    return tasks
+    return require("ultralytics.nn.tasks", "train", "building a YOLO network")

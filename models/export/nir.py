@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from evburst.data.errors import ModelError
+from evburst.data.extras import require
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingParameters
@@ -60,12 +61,10 @@ def to_nir(graph: Graph, parameters: SpikingParameters, size: tuple[int, int, in
         part: translate what can be, up to the layers of neurons behind which something cannot; they become outputs.
 
     Raises:
-        ModelError: the package nir is missing, or a node cannot be translated and `part` is not set.
+        MissingPackageError: the package nir is missing.
+        ModelError: a node cannot be translated and `part` is not set.
     """
-    try:
-        import nir
-    except ImportError:
-        raise ModelError("NIR needs the package nir: pip install -e '.[export]'") from None
+    nir = require("nir", "export", "writing NIR")
     refused = _refused(graph, parameters)
     if refused and not part:
         name, reason = next(iter(refused.items()))
@@ -75,7 +74,7 @@ def to_nir(graph: Graph, parameters: SpikingParameters, size: tuple[int, int, in
 
 def write_nir(path: Path, translated: NirGraph) -> None:
     """Write a translated network (HDF5)."""
-    import nir
+    nir = require("nir", "export", "writing NIR")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     nir.write(path, translated.graph)

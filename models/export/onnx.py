@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from evburst.data.errors import ModelError
+from evburst.data.extras import require
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Node
 
@@ -25,12 +26,9 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
     """Write the ANN; input `input` `(N, 2 * bins, H, W)` float32 counts, outputs by their nodes' names.
 
     Raises:
-        ModelError: the package onnx is missing.
+        MissingPackageError: the package onnx is missing.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise ModelError("writing ONNX needs the package onnx: pip install -e '.[export]'") from None
+    onnx = require("onnx", "export", "writing ONNX")
     model = _Writer(onnx, bundle.graph).model()
     save_onnx(model, path, {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride})
 

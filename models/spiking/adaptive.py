@@ -1,4 +1,4 @@
-"""Input-aware adaptive timesteps for detection (METHOD section 6): stop as soon as one more timestep changes nothing.
+"""Input-aware adaptive timesteps (docs/method.md#adaptive-timesteps): stop as soon as one more timestep changes nothing.
 
 After every timestep the running mean of the outputs is decoded. The network stops when there is no sure box, or when the sure
 boxes agree with those of the timestep before. Neurons keep their membrane potentials between timesteps, so that nothing is

@@ -1,4 +1,4 @@
-"""What a spike costs: how many weights it reaches, exactly, for every neuron of a graph (METHOD section 8).
+"""What a spike costs: how many weights it reaches, exactly, for every neuron of a graph (docs/method.md#energy).
 
 The fan-out of a neuron is the gradient of "sum of all convolution outputs, every weight being 1" with respect to its spike:
 one backward walk over the graph per input size. Spikes passed on by a max-pool are counted at the pool. A spike that reaches

@@ -34,9 +34,9 @@ class StillSceneConfig:
         object_px: largest motion of an object against its background.
         sway: how much faster or slower than the whole an object's ends may move, as limbs and turning bodies do.
         closest: how much closer than the whole picture the camera may come.
-        walkers: share of scenes with people drawn over them, and in `most_walkers` the most of them.
+        walkers, most_walkers: share of scenes with people drawn over them, and the most people in one.
         walker_px: their least and largest height on the sensor.
-        brighten: share of scenes that get brighter or darker as a whole, by at most `brighten_by` (natural log).
+        brighten, brighten_by: share of scenes that get brighter or darker as a whole, and by how much at most (natural log).
     """
 
     mosaic: float = 0.25

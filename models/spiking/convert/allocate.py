@@ -1,4 +1,4 @@
-"""Choosing for all layers at once: the Pareto frontier of summed cost and summed sensitivity (METHOD sections 4 and 5).
+"""Choosing for all layers at once: the Pareto frontier of summed cost and summed sensitivity (docs/method.md#allocation).
 
 Layer by layer, every partial choice is extended by every candidate, and of the sums only those stay that no other one
 beats in both. Were all kept this would be exact; on networks of many layers the sums are thinned out to `max_nodes`, evenly

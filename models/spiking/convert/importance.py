@@ -1,7 +1,7 @@
 """Where an error matters to a detector: calibration weighs positions by how sure the ANN is that something is there.
 
 Most cells of a detector's maps show background, so that an unweighted squared error is one of the background: it clips the
-few large activations that boxes are made of. METHOD section 4 asks the same of the divergence.
+few large activations that boxes are made of. docs/method.md#conversion weighs the divergence the same way.
 """
 
 from __future__ import annotations

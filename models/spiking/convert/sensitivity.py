@@ -1,6 +1,6 @@
 """What a layer's burst limit and threshold cost and save, one layer at a time: the table that allocation chooses from.
 
-For every layer of neurons and every Choice, only that layer spikes and all others stay analogue (METHOD section 4). Its
+For every layer and every Choice, only that layer spikes and all others stay analogue (docs/method.md#allocation). Its
 sensitivity is how far the detector's output moves, its cost the synaptic operations of its spikes, both per image.
 """
 

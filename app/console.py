@@ -1,0 +1,164 @@
+"""What every command does around its work: messages on stderr, results on stdout, signals, exit codes.
+
+Exit codes: 0 ok; 1 the data, the model or the surroundings do not allow it (one line on stderr); 2 usage; 128 + N stopped by
+signal N. Any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from evburst.data.errors import ConfigError, EvburstError
+
+LOG = logging.getLogger("evburst")
+"""The logger of this project; modules log to its children, `logging.getLogger(__name__)`."""
+
+_PREFIXES = {logging.DEBUG: "debug: ", logging.WARNING: "warning: ", logging.ERROR: "error: "}
+_SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], str | None], argv: Sequence[str] | None) -> int:
+    """Parse, run, print the text that `main` returns on stdout, and turn this project's errors into one line on stderr.
+
+    Returns:
+        The exit code.
+    """
+    add_common_flags(parser)
+    args = parser.parse_args(argv)
+    limit_spinning()
+    with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
+        try:
+            _check_folder()
+            text = main(args)
+        except EvburstError as error:
+            if args.debug:
+                raise
+            LOG.error(error)
+            return 1
+        except KeyboardInterrupt:
+            LOG.warning("interrupted: what was written so far is complete and readable")
+            return 128 + (received[0] if received else signal.SIGINT)
+        except OSError as error:
+            if args.debug or error.errno not in _SURROUNDINGS:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            LOG.error("%scannot be written (%s); what was written so far is readable", where, error.strerror)
+            return 1
+        return 0 if text is None else _print_result(text)
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command."""
+    group = parser.add_argument_group("messages")
+    amount = group.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="only warnings and errors on stderr: no notes, no progress bar")
+    amount.add_argument("--verbose", action="store_true", help="more notes on stderr")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error; every other bug shows its own")
+
+
+def limit_spinning() -> None:
+    """Bound how long OpenMP's threads spin while they wait; call it before torch is imported.
+
+    torch and numba bring a thread pool each. GNU OpenMP's threads wait by spinning and so take the cores from the other pool:
+    beside one busy process on 2 cores, windows took seconds instead of 0.05 s. A short spin costs nothing on an idle machine
+    and bounds that. The library reads it when it is loaded.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+def show_progress() -> bool:
+    """Whether to show progress bars: stderr is a terminal, and notes are wanted."""
+    return sys.stderr.isatty() and LOG.isEnabledFor(logging.INFO)
+
+
+@contextmanager
+def messages(level: int) -> Iterator[None]:
+    """Print what is logged from `level` on, as plain lines on stderr."""
+    handler, before = _LineHandler(), (LOG.level, LOG.propagate)
+    LOG.addHandler(handler)
+    LOG.setLevel(level)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.level, LOG.propagate = before
+
+
+class _LineHandler(logging.Handler):
+    """Lines such as "warning: TEXT" on today's stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        line = _PREFIXES.get(record.levelno, "") + record.getMessage()
+        tqdm = sys.modules.get("tqdm")
+        try:
+            if tqdm is None:
+                print(line, file=sys.stderr, flush=True)
+            else:
+                tqdm.tqdm.write(line, file=sys.stderr)
+        except OSError:
+            return  # nobody reads stderr any more: a message must not end the run
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, by KeyboardInterrupt in the main thread.
+
+    A signal that is ignored stays ignored (nohup), and another one while the run ends changes nothing. Processes forked from
+    this one die of them as usual.
+
+    Yields:
+        The signals received so far.
+    """
+    received, owner = list[int](), os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    replaced = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _check_folder() -> None:
+    """Raises ConfigError where the current folder was deleted: torch's libraries then abort without a readable message."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise ConfigError("the current folder no longer exists: change to another one") from None
+
+
+def _print_result(text: str) -> int:
+    """Print on stdout at once, so that an error belongs to stdout and is not met at exit; returns the exit code."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with suppress(OSError):  # what is left in the buffer is dropped at exit instead of raising once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader had enough, as `head` has
+            return 1
+        LOG.error("standard output cannot be written (%s)", error.strerror)
+        return 1
+    return 0

@@ -1,0 +1,132 @@
+"""`evburst.Detector`: detection from Python, in recordings, streams and arrays. Nothing is written to disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evburst.app.config import build
+from evburst.app.detect import DetectConfig, open_inference
+from evburst.app.inference import BATCH, Inference, WindowResult
+from evburst.data.arrays import as_events
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, check_sensor_size, first_us
+from evburst.data.filters import FilteredStream
+from evburst.data.readers import open_events
+from evburst.models.bundle import DetectorBundle
+
+log = logging.getLogger("evburst")
+
+
+class Detector:
+    """A detector of bundled weights or of a weights file.
+
+        for result in Detector("street").stream("recording.dat"):
+            print(result.detections.boxes_xyxy, result.energy_pj)
+
+    Args:
+        weights: bundled weights by name, or a file.
+        sensor_size: (W, H) px, or "WxH", for arrays and for files that do not state it.
+        score: lowest score of a box.
+        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
+            window_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
+
+    Attributes:
+        classes: class names, in the order of `Detections.labels`.
+        config: the settings.
+
+    Raises:
+        EvburstError: the weights or a setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "street",
+        *,
+        sensor_size: tuple[int, int] | str | None = None,
+        score: float | None = None,
+        **settings: Any,
+    ) -> None:
+        if score is not None:
+            settings["post"] = {**settings.get("post", {}), "score": score}
+        if sensor_size is not None:
+            settings["sensor_size"] = sensor_size if isinstance(sensor_size, str) else f"{sensor_size[0]}x{sensor_size[1]}"
+        self.config: DetectConfig = build(DetectConfig, {**settings, "weights": str(weights)})
+        self._size = SensorSize.parse(self.config.sensor_size) if self.config.sensor_size else None
+        self._bundle = DetectorBundle.load(weights)
+        self.classes = self._bundle.head.classes
+        self._inferences: dict[SensorSize, Inference] = {}
+
+    def stream(self, source: Any) -> Iterator[WindowResult]:
+        """Results of a recording, window by window, as they are computed.
+
+        Args:
+            source: path of a recording of any known format, an EventStream (`evburst.open_events`), or events in memory as
+                `as_events` takes them. Windows lie on multiples of their length on the recording's clock.
+
+        Raises:
+            EvburstError: the recording cannot be used, or its sensor's size is not known.
+        """
+        stream: EventStream
+        if isinstance(source, str | Path):
+            stream, name = open_events(source, self._size, self.config.format), str(source)
+        elif hasattr(source, "windows") and hasattr(source, "sensor_size"):
+            stream, name = source, "stream"
+        else:
+            stream, name = self._array(source), "events"
+        c = self.config
+        filtered = FilteredStream(stream, c.filters)
+        inference = self._inference(filtered.sensor_size)
+        start_us = None
+        if c.start_s and (first := first_us(stream)) is not None:
+            start_us = first + round(1e6 * c.start_s)
+        return self._results(inference, filtered, filtered.windows(inference.voxel.window_us, start_us), name)
+
+    def __call__(self, events: Any) -> list[WindowResult]:
+        """Results of events in memory, as `as_events` takes them: one if they span no more than a window, else one per window.
+
+        Raises:
+            EvburstError: the events cannot be used, or the sensor's size is not known.
+        """
+        array = self._array(events)
+        window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
+        if not len(t):
+            return []
+        if t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
+            return list(self.stream(array))
+        one = EventWindow(int(t[0]), int(t[0]) + window_us, array.events)
+        filtered = FilteredStream(array, self.config.filters)
+        return list(self._results(self._inference(array.sensor_size), filtered, iter([one]), "events"))
+
+    def _results(
+        self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
+    ) -> Iterator[WindowResult]:
+        inference.faults, inside = stream.faults, 0
+        if self.config.max_windows is not None:
+            windows = (window for _, window in zip(range(self.config.max_windows), windows, strict=False))
+        for result in inference.stream(windows, self.config.batch or BATCH):
+            inside += result.events
+            check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+            yield replace(result, grid=result.grid.copy())
+        if stream.faults.found():
+            log.warning("%s: repaired: %s", name, stream.faults)
+
+    def _array(self, events: Any) -> EventArray:
+        if isinstance(events, EventArray):
+            return events
+        if self._size is None:
+            raise ConfigError("events in memory do not state their sensor's size: Detector(..., sensor_size=(304, 240))")
+        return EventArray(as_events(events), self._size)
+
+    def _inference(self, size: SensorSize) -> Inference:
+        """The network for a sensor, planned once for each size."""
+        if size not in self._inferences:
+            self._inferences[size] = open_inference(self._bundle, self.config, size)
+        return self._inferences[size]
+
+    def __repr__(self) -> str:
+        t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"
+        return f"Detector({self.config.weights!r}, {t}, classes: {', '.join(self.classes)})"

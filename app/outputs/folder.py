@@ -1,0 +1,127 @@
+"""The folder of one run: it holds the outputs of one run and nothing of another.
+
+While a run writes, it holds the folder's lock, and `summary.json` says "running"; at the end "complete", or why not. A run
+begins by deleting what an earlier run left in the folder. What no run of evburst has written is never deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evburst.data.errors import ConfigError, DataError
+from filelock import FileLock, Timeout
+
+SUMMARY = "summary.json"
+_LOCK = ".evburst.lock"
+_MARK = "evburst_run"
+
+
+class RunFolder:
+    """A folder that one run writes into, as a context manager.
+
+    Args:
+        path: the folder; made if it is not there.
+        source: the recording, which no output may replace.
+        outputs: names of the files that this run may write, `summary.json` left out.
+        overwrite: replace files of these names even if no run of evburst has written them.
+
+    Raises:
+        ConfigError: another process writes there, a file there is not evburst's, or an output would replace the recording.
+        DataError: it cannot be written to.
+    """
+
+    def __init__(self, path: Path, source: Path, outputs: Sequence[str], overwrite: bool = False) -> None:
+        self.path, self._source, self._outputs, self._overwrite = path, source, tuple(outputs), overwrite
+        self._lock = FileLock(path / _LOCK, timeout=0)
+        self._about = {_MARK: 1, "events_path": str(source.resolve()), "folder": str(path)}
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise ConfigError(f"{self.path}: another process is writing its results there; use another --out") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            self._clear()
+            self.write_summary({"status": "running"})
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            said = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
+            with suppress(DataError):  # the disk may be full: the error that ended the run is the one to report
+                self.write_summary(said)
+        self._lock.release()
+        with suppress(OSError):
+            (self.path / _LOCK).unlink()
+
+    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Replace `summary.json`, all of it or nothing; returns what it now holds."""
+        content = {**self._about, **summary}
+        write_json(self.path / SUMMARY, content)
+        return content
+
+    def _clear(self) -> None:
+        """Delete what an earlier run left, after checking that it was one."""
+        before = read_summary(self.path)
+        found = [self.path / name for name in (*self._outputs, SUMMARY) if os.path.lexists(self.path / name)]
+        for file in found:
+            if file.exists() and file.samefile(self._source):
+                raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")
+            if file.is_dir() or (before is None and not self._overwrite):
+                raise ConfigError(f"{file}: is already there and no run of evburst wrote it; use another --out, or --overwrite")
+        try:
+            for file in found:
+                file.unlink()
+        except OSError as error:
+            raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What the run that wrote into this folder says of itself; None if none has."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) and _MARK in summary else None
+
+
+def free_folder(base: Path, source: Path) -> Path:
+    """`base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files of somebody else's."""
+    for number in range(1, 10_000):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        before = read_summary(folder)
+        if before is None and not (folder.is_dir() and any(folder.iterdir())):
+            return folder
+        if before is not None and before.get("events_path") == str(source.resolve()):
+            return folder
+    raise ConfigError(f"{base}: too many folders of this name; use --out")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a small JSON file, all of it or nothing; raises DataError if it cannot be written."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a small file, all of it or nothing; raises DataError if it cannot be written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(content)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,86 @@
+"""Events in memory, in the shapes people hold them, as EVENT_DTYPE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from evburst.data.errors import DataError
+from evburst.data.events import EVENT_DTYPE, Events
+from numpy.typing import NDArray
+
+_NAMES = ("t", "x", "y", "p")
+
+
+def as_events(events: Any) -> Events:
+    """Events as an EVENT_DTYPE array, sorted by time.
+
+    Args:
+        events: a structured array with fields t, x, y, p; an `(n, 4)` array with columns t, x, y, p; a mapping of these names to
+            columns (a dict, a data frame); or a sequence of the four columns in this order. Times are whole microseconds,
+            polarities 0 and 1, -1 and 1, or booleans.
+
+    Returns:
+        A new array, or the same one if it has this dtype and is sorted.
+
+    Raises:
+        DataError: another shape, columns of different lengths, fractions, negative coordinates, or other polarities.
+    """
+    if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
+        return events if _is_sorted(events["t"]) else events[np.argsort(events["t"], kind="stable")]
+    columns = [_column(name, column) for name, column in zip(_NAMES, _columns(events), strict=True)]
+    if len({len(column) for column in columns}) > 1:
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(_NAMES, columns, strict=True))
+        raise DataError(f"events: columns of different lengths ({lengths})")
+    out = np.empty(len(columns[0]), EVENT_DTYPE)
+    for name, column in zip(_NAMES, columns, strict=True):
+        out[name] = column
+    return out if _is_sorted(out["t"]) else out[np.argsort(out["t"], kind="stable")]
+
+
+def _columns(events: Any) -> Sequence[Any]:
+    """The four columns of whatever holds them."""
+    if isinstance(events, np.ndarray) and events.dtype.names:
+        missing = [name for name in _NAMES if name not in events.dtype.names]
+        if missing:
+            raise DataError(f"events: fields {', '.join(events.dtype.names)}; expected t, x, y, p")
+        return [events[name] for name in _NAMES]
+    if isinstance(events, Mapping) or hasattr(events, "columns"):
+        missing = [name for name in _NAMES if name not in events]
+        if missing:
+            raise DataError(f"events: no column {missing[0]!r}; expected t, x, y, p")
+        return [events[name] for name in _NAMES]
+    if isinstance(events, tuple | list) and len(events) == len(_NAMES) and all(np.ndim(column) == 1 for column in events):
+        return events
+    array = np.asarray(events)
+    if array.ndim == 2 and array.shape[1] == len(_NAMES):
+        return list(array.T)
+    raise DataError(
+        f"events: expected fields or four columns t, x, y, p, received {type(events).__name__} of shape {array.shape}"
+    )
+
+
+def _column(name: str, column: Any) -> NDArray[Any]:
+    """A column as integers in its range."""
+    values = np.asarray(column)
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values) & (values == np.floor(values))).all():
+            raise DataError(f"events: column {name} holds fractions or NaN; times are whole microseconds, x and y whole pixels")
+        values = values.astype(np.int64)
+    if not len(values):
+        return values
+    low, high = int(values.min()), int(values.max())
+    if name == "p":
+        if low < -1 or high > 1:
+            raise DataError(f"events: polarity {low if low < -1 else high}; expected 0 and 1, or -1 and 1")
+        return values > 0
+    if name in ("x", "y") and (low < 0 or high > np.iinfo(np.uint16).max):
+        raise DataError(f"events: {name} = {low if low < 0 else high}; expected a pixel of the sensor")
+    return values
+
+
+def _is_sorted(t: NDArray[np.int64]) -> bool:
+    return bool((np.diff(t) >= 0).all())

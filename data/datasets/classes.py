@@ -1,0 +1,351 @@
+"""Classification data sets: event recordings, each of one class. A new layout is one function here.
+
+@class_layout("ncars", expected="...", sensor_size=SensorSize(120, 100))
+def ncars(place): ...
+
+    nmnist       ROOT/{Train,Test}/DIGIT/NNNNN.bin
+    ncaltech101  ROOT/Caltech101/CLASS/image_0001.bin
+    ncars        ROOT/{train,test}/{cars,background}/*.dat   (also below n-cars_train/, n-cars_test/)
+    cifar10dvs   ROOT/CLASS/*.aedat, *.aedat4
+    dvsgesture   ROOT/*.aedat, each with NAME_labels.csv (class, startTime_usec, endTime_usec)
+    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format
+    tonic:NAME   data set NAME of tonic's, which must be in ROOT/NAME already: nothing is downloaded
+
+Splits are "train", "select" and "test". A published test split stays the test split. "select" is what models and settings may be
+chosen on: a tenth of the training recordings, by a digest of their names (of the person in dvsgesture), so that it stays the same
+wherever the files lie. Where no test split is published (ncaltech101, cifar10dvs, folder without train/, some of tonic's), another
+tenth is the test split, of ncaltech101 and cifar10dvs the recordings whose number ends in 0; then "select" is those that end in 5.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from evburst.data.datasets.tonic import from_tonic
+from evburst.data.encoding import columns
+from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
+from evburst.data.readers import open_events
+
+_LOG = logging.getLogger("evburst")
+SPLITS = ("train", "select", "test")
+GESTURES = (
+    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
+    "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
+)  # fmt: skip
+"""DVS128 Gesture's classes, whose numbers begin at 1 (Amir et al. 2017)."""
+
+
+@dataclass(frozen=True)
+class LabelledRecording:
+    """A recording, or a part of one, and its class.
+
+    Attributes:
+        name: below the root.
+        label: class index.
+        open: returns its events anew, as a finite EventStream.
+    """
+
+    name: str
+    label: int
+    open: Callable[[], EventStream]
+
+
+class ClassDataset(NamedTuple):
+    """Labelled recordings of one split.
+
+    Attributes:
+        name: of the layout.
+        classes: names, in the order of their indices.
+        sensor_size: (W, H) px if the data set has one sensor.
+        recordings: in order.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    sensor_size: SensorSize | None
+    recordings: list[LabelledRecording]
+
+
+class Sample(NamedTuple):
+    """What a layout function yields.
+
+    Attributes:
+        path: event file.
+        class_name: of its class.
+        split: published or stated; "training" is divided into "train" and "select" here.
+        held_by: what is held out together.
+        span_us: (first, one past the last) µs of the part that belongs to the class; None: all.
+    """
+
+    path: Path
+    class_name: str
+    split: str
+    held_by: str
+    span_us: tuple[int, int] | None = None
+
+
+@dataclass
+class ClassPlace:
+    """The folder that a layout looks into, and the files that it leaves out there, with the reason."""
+
+    root: Path
+    odd: list[str] = field(default_factory=list)
+
+    def files(self, folder: Path, *patterns: str) -> list[Path]:
+        """Sorted files of a folder, without those that macOS adds."""
+        found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+        self.odd += [f"{path}: made by macOS" for path in found if path.name.startswith("._")]
+        return [path for path in found if not path.name.startswith(".")]
+
+    def folders(self, folder: Path) -> list[Path]:
+        """Sorted folders in a folder."""
+        return sorted(path for path in folder.glob("*/") if path.is_dir() and not path.name.startswith("."))
+
+
+Finder = Callable[[ClassPlace], Iterator[Sample]]
+
+
+class ClassLayout(NamedTuple):
+    """One entry of the registry: the function, what it expects, its sensor and its classes (None: the folder's, sorted)."""
+
+    find: Finder
+    expected: str
+    sensor_size: SensorSize | None
+    classes: tuple[str, ...] | None
+
+
+CLASS_LAYOUTS: dict[str, ClassLayout] = {}
+
+
+def class_layout(
+    name: str, expected: str, sensor_size: SensorSize | None = None, classes: tuple[str, ...] | None = None
+) -> Callable[[Finder], Finder]:
+    """Register a layout; see ClassLayout."""
+
+    def register(find: Finder) -> Finder:
+        CLASS_LAYOUTS[name] = ClassLayout(find, expected, sensor_size, classes)
+        return find
+
+    return register
+
+
+def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSize | None = None) -> ClassDataset:
+    """The labelled recordings of one split; what is left out is logged.
+
+    Args:
+        name: in CLASS_LAYOUTS, or "tonic:NAME".
+        root: its folder.
+        split: in SPLITS.
+        sensor_size: (W, H) px of files that do not say it, if it is not the layout's.
+
+    Raises:
+        ConfigError: the layout or the split is not known.
+        DataError: there is no recording of the split.
+        LabelError: a label file is malformed.
+    """
+    root = Path(root)
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown (known: {', '.join(SPLITS)})")
+    if name.startswith("tonic:"):
+        return _open_tonic(name.removeprefix("tonic:"), root, split)
+    if name not in CLASS_LAYOUTS:
+        raise ConfigError(f"data set {name!r} is unknown (known: {', '.join(sorted(CLASS_LAYOUTS))}, tonic:NAME)")
+    kind, place = CLASS_LAYOUTS[name], ClassPlace(root)
+    samples = list(kind.find(place))
+    if place.odd:
+        _LOG.warning("%s: %d files are left out, the first one: %s", root, len(place.odd), place.odd[0])
+    classes = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
+    size = sensor_size or kind.sensor_size
+    chosen = [sample for sample in samples if _split_of(sample) == split]
+    if not chosen:
+        raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}")
+    return ClassDataset(name, classes, size, [_recording(root, sample, classes, size) for sample in chosen])
+
+
+def _split_of(sample: Sample) -> str:
+    if sample.split == "training":
+        return "select" if _tenth(sample.held_by) == 0 else "train"
+    if sample.split == "unknown":
+        return {0: "select", 1: "test"}.get(_tenth(sample.held_by), "train")
+    return sample.split
+
+
+def _tenth(text: str) -> int:
+    """A number from 0 to 9 that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 10
+
+
+def _recording(root: Path, sample: Sample, classes: tuple[str, ...], size: SensorSize | None) -> LabelledRecording:
+    def open_sample() -> EventStream:
+        stream = open_events(sample.path, size)
+        return Excerpt(stream, *sample.span_us) if sample.span_us else stream
+
+    part = f"@{sample.span_us[0]}" if sample.span_us else ""
+    return LabelledRecording(sample.path.relative_to(root).as_posix() + part, classes.index(sample.class_name), open_sample)
+
+
+class Excerpt:
+    """An EventStream of the events in [start_us, end_us) of another one; its faults are those of what is read for it."""
+
+    finite = True
+
+    def __init__(self, stream: EventStream, start_us: int, end_us: int) -> None:
+        self.sensor_size, self.faults = stream.sensor_size, stream.faults
+        self._stream, self._start_us, self._end_us = stream, start_us, end_us
+
+    def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
+        """See EventStream.windows."""
+        begin = self._start_us if start_us is None else max(start_us, self._start_us)
+        for window in takewhile(lambda w: w.t0_us < self._end_us, self._stream.windows(window_us, begin)):
+            if window.t0_us >= self._start_us and window.t1_us <= self._end_us:
+                yield window
+            else:
+                t = columns(window)[0]
+                yield replace(window, words=window.words.compress((t >= self._start_us) & (t < self._end_us), 0))
+
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets."""
+        for packet in self._stream.packets():
+            inside = packet.compress((packet["t"] >= self._start_us) & (packet["t"] < self._end_us), 0)
+            if len(inside):
+                yield inside
+
+
+@class_layout("nmnist", "{Train,Test}/DIGIT/NNNNN.bin", SensorSize(34, 34), tuple("0123456789"))
+def nmnist(place: ClassPlace) -> Iterator[Sample]:
+    """N-MNIST (Orchard et al. 2015)."""
+    for split, folder in (("training", "Train"), ("test", "Test")):
+        for digit in "0123456789":
+            for path in place.files(place.root / folder / digit, "*.bin"):
+                yield Sample(path, digit, split, path.name)
+
+
+@class_layout("ncaltech101", "Caltech101/CLASS/image_*.bin", SensorSize(240, 180))
+def ncaltech101(place: ClassPlace) -> Iterator[Sample]:
+    """N-Caltech101 (Orchard et al. 2015), with all of its folders, which are 101."""
+    for folder in place.folders(place.root / "Caltech101"):
+        yield from _numbered(place, folder, r"image_(\d+)\.bin", "*.bin")
+
+
+@class_layout("cifar10dvs", "CLASS/*.aedat or *.aedat4", SensorSize(128, 128))
+def cifar10dvs(place: ClassPlace) -> Iterator[Sample]:
+    """CIFAR10-DVS (Li et al. 2017)."""
+    for folder in place.folders(place.root):
+        yield from _numbered(place, folder, r".*?(\d+)\.aedat4?", "*.aedat", "*.aedat4")
+
+
+def _numbered(place: ClassPlace, folder: Path, name: str, *patterns: str) -> Iterator[Sample]:
+    """Files whose number decides the split."""
+    for path in place.files(folder, *patterns):
+        number = re.fullmatch(name, path.name)
+        if number is None:
+            place.odd.append(f"{path}: its name holds no number")
+        else:
+            yield Sample(path, folder.name, {0: "test", 5: "select"}.get(int(number[1]) % 10, "train"), path.name)
+
+
+@class_layout("ncars", "{train,test}/{cars,background}/*.dat", SensorSize(120, 100), ("background", "cars"))
+def ncars(place: ClassPlace) -> Iterator[Sample]:
+    """N-CARS (Sironi et al. 2018)."""
+    for split, folders in (("training", ("train", "n-cars_train")), ("test", ("test", "n-cars_test"))):
+        for folder in folders:
+            for name in ("background", "cars"):
+                for path in place.files(place.root / folder / name, "*.dat"):
+                    yield Sample(path, name, split, path.name)
+
+
+@class_layout("dvsgesture", "*.aedat with *_labels.csv", SensorSize(128, 128), GESTURES)
+def dvsgesture(place: ClassPlace) -> Iterator[Sample]:
+    """DVS128 Gesture: persons 24 to 29 are the test split; people, not gestures, are held out."""
+    for path in place.files(place.root, "*.aedat", "*.aedat4"):
+        table, person = path.with_name(f"{path.stem}_labels.csv"), re.match(r"user(\d+)", path.name)
+        if person is None or not table.is_file():
+            place.odd.append(f"{path}: " + ("its name is not userNN_*" if person is None else f"{table.name} is missing"))
+            continue
+        split = "test" if int(person[1]) >= 24 else "training"
+        for number, span in _gestures(table):
+            yield Sample(path, GESTURES[number - 1], split, person[0], span)
+
+
+def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
+    """(class from 1, span µs) of each row."""
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            try:
+                number, start, end = (int(row[name]) for name in ("class", "startTime_usec", "endTime_usec"))
+                if not (1 <= number <= len(GESTURES) and 0 <= start < end):
+                    raise ValueError(f"class {number} from {start} to {end} µs")
+            except (KeyError, TypeError, ValueError) as error:
+                raise LabelError(f"{table}: line {rows.line_num}: not a gesture ({error})") from None
+            yield number, (start, end)
+
+
+@class_layout("folder", "{train,test}/CLASS/* or CLASS/*")
+def folder(place: ClassPlace) -> Iterator[Sample]:
+    """Class folders of event files of any known format."""
+    published = (place.root / "train").is_dir()
+    for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
+        for kind in place.folders(place.root / parent):
+            for path in place.files(kind, "*"):
+                yield Sample(path, kind.name, split, f"{kind.name}/{path.name}")
+
+
+def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
+    """A data set of tonic's, through its own class, which only has to know `data`, `targets` and `sensor_size`."""
+    try:
+        known = importlib.import_module("tonic.datasets")
+    except ImportError:
+        raise DataError("data sets of tonic need it: pip install 'evburst[tonic]'") from None
+    kind: Any = getattr(known, name, None)
+    if not inspect.isclass(kind):
+        raise ConfigError(f"tonic has no data set {name!r}")
+
+    def refuse(self: object) -> None:
+        raise DataError(f"{root / name}: tonic does not find its data set {name} there; download it with tonic first")
+
+    # tonic looks into ROOT/NAME, NAME being the class's own.
+    local: Any = type(name, (kind,), {"download": refuse})
+    if not local.sensor_size:
+        raise ConfigError(f"tonic's {name} has no sensor size of its own; a layout of evburst may read it")
+    size = SensorSize(*local.sensor_size[:2])
+    has_split = "train" in inspect.signature(kind.__init__).parameters
+    source = local(str(root), train=split != "test") if has_split else local(str(root))
+    chosen = [k for k in range(len(source)) if _split_of(_tonic_sample(k, split, has_split)) == split]
+    names = _tonic_classes(source)
+    if not chosen:
+        raise DataError(f"{root / name}: no recording of split {split!r}")
+    recordings = [
+        LabelledRecording(f"{name}/{k}", names.index(str(source.targets[k])), partial(_tonic_stream, source, k, size))
+        for k in chosen
+    ]
+    return ClassDataset(f"tonic:{name}", tuple(names), size, recordings)
+
+
+def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:
+    kind = ("test" if split == "test" else "training") if has_split else "unknown"
+    return Sample(Path(), "", kind, str(number))
+
+
+def _tonic_classes(source: Any) -> list[str]:
+    """Targets as text, numbers in the order of numbers."""
+    targets = set(source.targets)
+    return [str(target) for target in sorted(targets, key=lambda t: (not isinstance(t, int | np.integer), t))]
+
+
+def _tonic_stream(source: Any, number: int, size: SensorSize) -> EventArray:
+    events = from_tonic(source[number][0])
+    return EventArray(events[np.argsort(events["t"], kind="stable")], size)

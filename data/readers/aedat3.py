@@ -1,0 +1,144 @@
+"""AEDAT 3.1 (cAER; DVS128 Gesture): lines of text that begin with '#', then packets of little-endian events.
+
+A packet has a header of 28 bytes: type and source (uint16), then uint32: bytes of an event, place of the time in it, overflow
+of the 31-bit clock, capacity, number of events, number of valid ones. Of the types only polarity (1) holds events, of 8
+bytes: bit 0 valid, bit 1 ON, y bits 2-16, x bits 17-31, from the top-left corner; then the time in microseconds, int32.
+The header names the camera (`#Source 1: DVS128`), from which the sensor's size follows.
+
+Left out and counted: bytes after the last whole event of a file that was cut short (`faults.truncated_bytes`), events that
+are marked invalid (`invalid_events`) and packets of other types.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.aedat2 import CHIPS
+from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import PacketFile, settle_size
+from numpy.typing import NDArray
+
+MAGIC = b"#!AER-DAT3.1"
+END = re.compile(rb"^#!END-HEADER\r?\n", re.MULTILINE)
+PACKET_HEADER = struct.Struct("<HHIIIIII")
+POLARITY = 1
+EVENT_BYTES = 8
+_MAX_HEADER_BYTES = 1 << 16
+_MAX_EVENT_BYTES = 1 << 24
+_JOINED_EVENTS = 1 << 16
+_SOURCE = re.compile(rb"^#\s*Source\s+\d+:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
+
+
+class Aedat3File(PacketFile):
+    """An AEDAT 3.1 recording: an EventStream of its polarity events.
+
+    Attributes:
+        offset: bytes before the first packet.
+        invalid_events: events marked invalid so far.
+    """
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+        super().__init__(path)
+        with path.open("rb") as file:
+            head = file.read(_MAX_HEADER_BYTES)
+        end = END.search(head)
+        if not head.startswith(MAGIC) or end is None:
+            raise EventFileError(f"{path}: no header of AEDAT 3.1 that ends with #!END-HEADER")
+        self.offset, self.invalid_events = end.end(), 0
+        if path.stat().st_size <= self.offset:
+            raise EventFileError(f"{path}: the header is all there is: no packet after byte {self.offset}")
+        self.sensor_size = settle_size(path, _size_said(head[: self.offset]), sensor_size, self.packets)
+
+    def packets(self) -> Iterator[Events]:
+        """See EventStream.packets.
+
+        Raises:
+            EventFileError: a packet is corrupt; says at which byte.
+        """
+        waiting: list[Events] = []
+        total = count = 0
+        for events in self._decoded():
+            waiting.append(events)
+            count += len(events)
+            if count >= _JOINED_EVENTS:
+                yield np.concatenate(waiting)
+                total, count = total + count, 0
+                waiting = []
+        if count:
+            yield np.concatenate(waiting)
+        if total + count == 0:
+            raise EventFileError(f"{self.path}: no event in the whole file")
+
+    def _decoded(self) -> Iterator[Events]:
+        """The events of each packet, at most _JOINED_EVENTS at once."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            position = self.offset
+            while header := file.read(PACKET_HEADER.size):
+                if len(header) < PACKET_HEADER.size:
+                    self.faults.truncated_bytes = len(header)
+                    return
+                kind, size, overflow, capacity, number = self._checked(header, position)
+                position += PACKET_HEADER.size
+                left = capacity * size
+                for start in range(0, number, _JOINED_EVENTS) if kind == POLARITY else ():
+                    wanted = min(_JOINED_EVENTS, number - start) * size
+                    data = file.read(wanted)
+                    left -= len(data)
+                    whole = len(data) // size * size
+                    yield self._events(np.frombuffer(data[:whole], "<u4").reshape(-1, 2), overflow)
+                    if len(data) < wanted:
+                        self.faults.truncated_bytes = len(data) - whole
+                        return
+                position += capacity * size
+                if left and file.seek(0, 2) < position:
+                    self.faults.truncated_bytes = max(left - (position - file.tell()), 0)
+                    return
+                file.seek(position)
+
+    def _checked(self, header: bytes, position: int) -> tuple[int, int, int, int, int]:
+        """(type, bytes of an event, overflow, capacity, number of events) of a packet's header."""
+        kind, _, size, t_place, overflow, capacity, number, valid = PACKET_HEADER.unpack(header)
+        is_polarity = size == EVENT_BYTES and t_place == 4 if kind == POLARITY else 0 < size <= _MAX_EVENT_BYTES
+        if not is_polarity or not valid <= number <= capacity:
+            raise EventFileError(
+                f"{self.path}: the packet at byte {position} is corrupt: type {kind}, {size} bytes an event, "
+                f"{valid} valid of {number} events of {capacity}"
+            )
+        return kind, size, overflow, capacity, number
+
+    def _events(self, words: NDArray[np.uint32], overflow: int) -> Events:
+        data = words[:, 0]
+        is_valid = (data & 1) == 1
+        self.invalid_events += len(data) - int(is_valid.sum())
+        data = data[is_valid]
+        events = np.empty(len(data), EVENT_DTYPE)
+        events["t"] = (words[is_valid, 1] & 0x7FFFFFFF).astype(np.int64) + (overflow << 31)
+        events["x"], events["y"], events["p"] = data >> 17, data >> 2 & 0x7FFF, data >> 1 & 1
+        return events
+
+
+def _is_aedat3(head: bytes, path: Path) -> bool:
+    return head.startswith(MAGIC)
+
+
+@reader("aedat3", recognise=_is_aedat3)
+def open_aedat3(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Aedat3File:
+    """Open an AEDAT 3.1 file; see Aedat3File."""
+    return Aedat3File(path, sensor_size)
+
+
+def _size_said(header: bytes) -> str | None:
+    """The size of the camera that the header names, if it is a known one."""
+    for source in _SOURCE.finditer(header):
+        for chip, (size, _) in CHIPS.items():
+            if source[1].decode("latin-1").lower().startswith(chip):
+                return str(size)
+    return None

@@ -1,0 +1,47 @@
+"""A reader for an invented format, .evrec: a line `EVREC WIDTHxHEIGHT`, then events of 13 bytes each (t, x, y, p).
+
+Import this module, and `open_events`, and everything that calls it, opens such files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from evburst.data.errors import EventFileError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
+from evburst.data.readers import reader
+from evburst.data.readers.packets import PacketFile, settle_size
+
+MAGIC = b"EVREC "
+_MAX_LINE_BYTES = 64
+
+
+class EvrecFile(PacketFile):
+    """An .evrec recording, memory-mapped: an EventStream."""
+
+    def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
+        super().__init__(path)
+        with path.open("rb") as file:
+            line = file.readline(_MAX_LINE_BYTES)
+        if not line.startswith(MAGIC) or not line.endswith(b"\n"):
+            raise EventFileError(f"{path}: does not begin with a line EVREC WIDTHxHEIGHT")
+        # Bytes after the last whole event are a fault, counted and reported, not an error.
+        count, self.faults.truncated_bytes = divmod(path.stat().st_size - len(line), EVENT_DTYPE.itemsize)
+        if not count:
+            raise EventFileError(f"{path}: holds no event")
+        self._events = np.memmap(path, EVENT_DTYPE, "r", len(line), (count,))
+        said = line.removeprefix(MAGIC).decode("ascii", "replace").strip()
+        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
+
+    def packets(self) -> Iterator[Events]:
+        """The events in the order of the file, at most PACKET_EVENTS at a time."""
+        for start in range(0, len(self._events), PACKET_EVENTS):
+            yield np.array(self._events[start : start + PACKET_EVENTS])
+
+
+@reader("evrec", recognise=lambda head, path: head.startswith(MAGIC), suffixes=(".evrec",))
+def open_evrec(path: Path, sensor_size: SensorSize | None = None) -> EvrecFile:
+    """Open an .evrec file; see EvrecFile."""
+    return EvrecFile(path, sensor_size)

@@ -1,0 +1,55 @@
+"""A scene: a bright square that crosses a dark sensor from left to right. A simulated sensor turns it into events.
+
+python docs/examples/scene.py square_td.dat
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from evburst.data.boxes import Detections
+from evburst.data.events import Events, SensorSize
+from evburst.data.simulation.scenes import record
+from evburst.data.simulation.sensor import SimulatorConfig, log_intensity
+from evburst.data.writers import write_events
+from numpy.typing import NDArray
+
+SIDE_PX = 20
+SPEED_PX_PER_S = 100.0
+DARK, BRIGHT = 40, 200
+
+
+class SquareScene:
+    """The square's left edge is at x = 10 px at t = 0; it moves at 100 px/s."""
+
+    def __init__(self, sensor_size: SensorSize) -> None:
+        self.sensor_size = sensor_size
+
+    def _left_px(self, t_us: int) -> float:
+        return 10 + SPEED_PX_PER_S * t_us * 1e-6
+
+    def render(self, t_us: int) -> NDArray[np.float32]:
+        """The `(H, W)` float32 log-intensity frame at t_us."""
+        width, height = self.sensor_size
+        frame = np.full((height, width), DARK, np.uint8)
+        left, top = round(self._left_px(t_us)), (height - SIDE_PX) // 2
+        frame[top : top + SIDE_PX, max(left, 0) : max(left + SIDE_PX, 0)] = BRIGHT
+        return log_intensity(frame)
+
+    def boxes(self, t_us: int) -> Detections:
+        """The square's box at t_us, class 0."""
+        left, top = self._left_px(t_us), (self.sensor_size.height - SIDE_PX) // 2
+        box = np.array([[left, top, left + SIDE_PX, top + SIDE_PX]], np.float32)
+        return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64), t_us)
+
+
+def square_events(sensor_size: SensorSize, seconds: float = 0.2) -> Events:
+    """What a simulated sensor sees of the square, as an EVENT_DTYPE array."""
+    return record(SquareScene(sensor_size), SimulatorConfig(), 0, round(1e6 * seconds), step_us=1000)
+
+
+if __name__ == "__main__":
+    size = SensorSize(128, 96)
+    write_events(Path(sys.argv[1]), square_events(size), size)

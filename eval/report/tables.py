@@ -1,0 +1,187 @@
+"""Tables of a report: heads and rows of text, shared by the page and the Markdown file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from evburst.eval.coco import IOUS
+from evburst.eval.energy import COST_TABLES
+from evburst.eval.results import LossInterval, NetworkResult, Results, TableEnergies
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`head` and `rows` of equal length; the first column is text, the others are figures."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        lines = ["| " + " | ".join(row) + " |" for row in (self.head, *self.rows)]
+        return "\n".join([lines[0], "|---" + "|---:" * (len(self.head) - 1) + "|", *lines[1:]])
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return NONE if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in percent."""
+    return NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def interval(loss: LossInterval | None, digits: int = 2) -> str:
+    """A loss with its interval: `0.85 [0.31, 1.40]`."""
+    return NONE if loss is None else f"{number(loss.mean, digits)} {bounds(loss, digits)}".rstrip()
+
+
+def bounds(loss: LossInterval, digits: int = 2) -> str:
+    """The interval alone; nothing where there is none."""
+    return "" if loss.low is None or loss.high is None else f"[{number(loss.low, digits)}, {number(loss.high, digits)}]"
+
+
+def main_table(results: Results) -> Table:
+    """AP, energy and latency of every network."""
+    rows = results.results
+    head = ["network", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large"]
+    table = [[r.label, *(number(v) for v in (r.ap, r.ap50, r.ap75, r.ap_small, r.ap_medium, r.ap_large))] for r in rows]
+    if any(r.energy for r in rows):
+        head += ["µJ per window", "of dense ANN", "of QNN", "p50, ms", "p99, ms"]
+        for cells, r in zip(table, rows, strict=True):
+            e, ms = r.energy, r.latency_ms or {}
+            energies = (spent_pj(r), e.ratio, e.of_qnn) if e else (None, None, None)
+            cells += [micro(energies[0]), percent(energies[1]), percent(energies[2])]
+            cells += [number(ms.get("p50"), 1), number(ms.get("p99"), 1)]
+    return Table(head, table)
+
+
+def loss_table(results: Results) -> Table | None:
+    """What every spiking network loses against the ANN; None where there is no pair."""
+    rows = [r for r in results.results if r.ap_loss]
+    if not rows:
+        return None
+    table = [[r.label, interval(r.ap_loss), interval(r.ap50_loss)] for r in rows]
+    return Table(["against the ANN", "AP lost [95 % interval]", "AP50 lost [95 % interval]"], table)
+
+
+def iou_table(results: Results) -> Table:
+    """AP by IoU of every network, and what is lost at each."""
+    rows = [[r.label, *(number(r.ap_by_iou[iou], 1) for iou in IOUS)] for r in results.results]
+    for r in results.results:
+        if r.ap_loss_by_iou:
+            rows.append([f"lost by {r.label}", *(number(r.ap_loss_by_iou[iou].mean, 1) for iou in IOUS)])
+    return Table(["AP at IoU", *IOUS], rows)
+
+
+def class_table(rows: Sequence[NetworkResult]) -> Table:
+    """AP and AP50 of every class and network."""
+    head = ["class", *(f"{key}, {r.label}" for key in ("AP", "AP50") for r in rows)]
+    values = [
+        [name, *(number(getattr(r.per_class[name], key), 1) for key in ("ap", "ap50") for r in rows)]
+        for name in rows[0].per_class
+    ]
+    return Table(head, values)
+
+
+def size_table(row: NetworkResult) -> Table | None:
+    """AP by object size, and recall."""
+    if row.details is None:
+        return None
+    sizes, recalls = row.details.ap_by_size, row.details.recall_50
+    table = [
+        [
+            name,
+            *(number(sizes[name][size], 1) for size in ("small", "medium", "large")),
+            number(None if recalls[name] is None else 100 * (recalls[name] or 0), 1),
+        ]
+        for name in sizes
+    ]
+    return Table([f"{row.label}, by size", "AP small", "AP medium", "AP large", "recall at IoU 0.5"], table)
+
+
+def energy_table(rows: Iterable[NetworkResult]) -> Table:
+    """The four accounts in every number format, INT8 first."""
+    head = ["µJ per window", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
+    head += ["SNN / dense ANN", "/ zero-skipping ANN", "/ zero-skipping QNN"]
+    table = []
+    for row in rows:
+        for name in COST_TABLES if row.energy else ():
+            e: TableEnergies = row.energy.tables[name]  # type: ignore[union-attr]
+            cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
+            shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
+            table.append([f"{row.label}, {name.upper()}", *cells, *shares])
+    return Table(head, table)
+
+
+def count_table(rows: Iterable[NetworkResult]) -> Table:
+    """The counts behind the energies of spiking networks."""
+    head = [
+        "per window",
+        "accumulates, M",
+        "bursts' MACs, M",
+        "spikes per burst",
+        "spikes per neuron",
+        "neuron updates, M",
+        "T",
+    ]
+    table = []
+    for row in rows:
+        e = row.energy
+        if e and e.synaptic_ops is not None:
+            millions = [number(None if v is None else v / 1e6, 1) for v in (e.synaptic_ops, e.graded_ops, e.neuron_updates)]
+            per = [number(e.mean_burst), number(e.spikes_per_neuron)]
+            table.append([row.label, *millions[:2], *per, millions[2], number(e.timesteps, 1)])
+    return Table(head, table)
+
+
+def memory_table(rows: Iterable[NetworkResult]) -> Table:
+    """Energy by the model with memory traffic."""
+    head = ["µJ per window", "operations", "weights and biases", "potentials", "inputs and outputs", "total", "of the ANN's"]
+    table = []
+    for row in rows:
+        if m := row.memory:
+            cells = (m.operations_pj, m.weights_pj, m.potentials_pj, m.signals_pj, m.total_pj)
+            table.append([row.label, *(micro(c) for c in cells), percent(m.share_of_ann)])
+    return Table(head, table)
+
+
+def latency_table(rows: Iterable[NetworkResult]) -> Table:
+    """Latencies, throughput, and AP of results that are on time."""
+    head = ["network", "p50, ms", "p90, ms", "p99, ms", "windows/s", "streaming AP", "offline AP", "age of a result, ms"]
+    table = []
+    for row in rows:
+        if row.timing and row.latency_ms:
+            s = row.timing.streaming
+            rest = [number(s.streaming_ap), number(s.offline_ap), number(s.mean_age_ms, 1)] if s else [NONE] * 3
+            latency = [number(row.latency_ms[q], 1) for q in ("p50", "p90", "p99")]
+            table.append([row.label, *latency, number(row.timing.windows_per_s, 1), *rest])
+    return Table(head, table)
+
+
+def neurobench_table(rows: Iterable[NetworkResult]) -> Table:
+    """NeuroBench's complexity metrics."""
+    head = ["network", "footprint, MB", "connection sparsity", "activation sparsity", "dense, M", "effective MACs, M", "effective ACs, M"]  # fmt: skip
+    table = []
+    for row in rows:
+        if m := row.neurobench:
+            shares = [percent(m.connection_sparsity, 2), percent(m.activation_sparsity, 2)]
+            counts = [number(v / 1e6, 1) for v in (m.dense_synops, m.effective_macs, m.effective_acs)]
+            table.append([row.label, number(m.footprint_bytes / 1e6, 1), *shares, *counts])
+    return Table(head, table)
+
+
+def spent_pj(row: NetworkResult) -> float | None:
+    """Energy per window of the network itself, in the headline's number format."""
+    if row.energy is None:
+        return None
+    return row.energy.ann_pj if row.energy.snn_pj is None else row.energy.snn_pj
+
+
+def micro(pj: float | None) -> str:
+    """pJ as µJ."""
+    return NONE if pj is None else number(pj / 1e6, 0 if pj >= 100e6 else 1)

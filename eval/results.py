@@ -1,0 +1,435 @@
+"""What results.json holds: typed, with a version. Every table and page is made from it.
+
+`parse` checks a dictionary against these classes and refuses unknown, missing and misshapen fields by name; `json_schema` is the
+same for other programs. AP is in percent, None where there is no label of that kind; energies are pJ per window, times
+milliseconds. A field that changes its meaning, or goes, raises VERSION.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evburst.data.errors import DataError
+
+VERSION = 1
+
+_STRICT = {"extra": "forbid", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Commit of this project ("+changes": with uncommitted ones), versions of packages, processor."""
+
+    __pydantic_config__ = _STRICT
+    commit: str
+    versions: dict[str, str]
+    machine: str
+
+
+@dataclass(frozen=True)
+class SmallestBox:
+    """w^2 + h^2 >= min_diagonal_px^2, w and h >= min_side_px."""
+
+    __pydantic_config__ = _STRICT
+    min_diagonal_px: float
+    min_side_px: float
+
+
+@dataclass(frozen=True)
+class ProtocolRule:
+    """What the protocol did on this sensor, see `evburst.eval.protocol.Protocol`."""
+
+    __pydantic_config__ = _STRICT
+    name: str
+    source: str
+    skip_us: int | None
+    tolerance_us: int
+    clip: bool
+    empty_frames: bool
+    window_us: int | None
+    smallest_box: SmallestBox
+
+
+@dataclass(frozen=True)
+class ClassAp:
+    """AP and AP50 of one class."""
+
+    __pydantic_config__ = _STRICT
+    ap: float | None
+    ap50: float | None
+
+
+@dataclass(frozen=True)
+class LossInterval:
+    """ANN minus SNN in points of AP, see `evburst.eval.uncertainty.Interval`; `unit`: "picture" or "recording"."""
+
+    __pydantic_config__ = _STRICT
+    mean: float
+    low: float | None
+    high: float | None
+    resamples: int
+    units: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class TableEnergies:
+    """Four energies per window in one number format and the SNN's share of each, see `evburst.eval.energy.Energies`."""
+
+    __pydantic_config__ = _STRICT
+    snn_pj: float | None
+    qnn_pj: float | None
+    ann_zero_skipping_pj: float | None
+    ann_pj: float
+    ratio: float | None
+    of_ann: float | None
+    of_ann_zero_skipping: float | None
+    of_qnn: float | None
+
+
+@dataclass(frozen=True)
+class Energy(TableEnergies):
+    """The headline's energies, those of every table, and the counts behind them, see `evburst.eval.energy.EnergyReport`."""
+
+    table: str
+    account: str
+    tables: dict[str, TableEnergies]
+    mean_burst: float | None
+    windows: int
+    idle_windows: int
+    dense_macs: int
+    synaptic_ops: float | None
+    graded_ops: float | None
+    spikes: float | None
+    spikes_per_neuron: float | None
+    spikes_per_active_neuron: float | None
+    neuron_updates: float | None
+    timesteps: float | None
+    effective_macs: float | None
+    active_share: float | None
+    activity_windows: int
+    excluded: tuple[str, ...]
+    snn_pj_percentiles: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Energy by a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
+
+    __pydantic_config__ = _STRICT
+    model: str
+    operations_pj: float
+    weights_pj: float
+    potentials_pj: float
+    signals_pj: float
+    total_pj: float
+    share_of_ann: float
+
+
+@dataclass(frozen=True)
+class NeuroBench:
+    """See `evburst.eval.neurobench.NeuroBenchMetrics`."""
+
+    __pydantic_config__ = _STRICT
+    footprint_bytes: int
+    connection_sparsity: float
+    activation_sparsity: float | None
+    dense_synops: float
+    effective_macs: float
+    effective_acs: float
+
+
+@dataclass(frozen=True)
+class LeftOutBoxes:
+    """What the protocol did not score, see `evburst.eval.protocol.LeftOut`."""
+
+    __pydantic_config__ = _STRICT
+    labels: int
+    predictions: int
+    unmatched: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """AP with the results that are ready at each label's time, and with those of windows that end there."""
+
+    __pydantic_config__ = _STRICT
+    latency_ms: float
+    mean_age_ms: float | None
+    frames: int
+    streaming_ap: float | None
+    streaming_ap50: float | None
+    offline_ap: float | None
+    offline_ap50: float | None
+
+
+@dataclass(frozen=True)
+class NetworkTiming:
+    """Windows per second in batches, latency-aware AP, and the latency of every window that was timed."""
+
+    __pydantic_config__ = _STRICT
+    windows_per_s: float
+    streaming: Streaming | None
+    latencies_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """See `evburst.eval.energy.LayerEnergy`."""
+
+    __pydantic_config__ = _STRICT
+    name: str
+    kind: str
+    spikes: float
+    operations: float
+    graded_operations: float
+    neuron_updates: int
+    pj: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Predictions of `score` and above at one IoU: rows are labels, columns predictions; one more each for "none"."""
+
+    __pydantic_config__ = _STRICT
+    score: float
+    iou: float
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ScoreCalibration:
+    """Scores against precision in bins; `error`: expected calibration error from `from_score` on."""
+
+    __pydantic_config__ = _STRICT
+    from_score: float
+    error: float | None
+    count: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a page draws: AP by class and size, recall and precision curves by class and IoU, confusion, calibration, layers."""
+
+    __pydantic_config__ = _STRICT
+    ap_by_size: dict[str, dict[str, float | None]]
+    recall_50: dict[str, float | None]
+    recalls: tuple[float, ...]
+    precision_curves: dict[str, dict[str, tuple[float, ...] | None]]
+    confusion: Confusion
+    calibration: ScoreCalibration
+    layers: tuple[Layer, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """One network, or one set of box files.
+
+    Attributes:
+        model: "ann", "snn" or "predictions".
+        timesteps: T of a spiking network.
+        engine: that ran it.
+        frames: scored frames.
+        ap, ap50, ap75, ap_small, ap_medium, ap_large: COCO's, in percent.
+        ap_by_iou: AP at each IoU, "0.50" to "0.95".
+        per_class: by name.
+        coco_stats: pycocotools' twelve numbers: fractions, -1 where there is no label of that kind.
+        left_out: by the protocol.
+        ap_loss, ap50_loss, ap_loss_by_iou: the ANN's AP minus this network's; None where the ANN was not evaluated.
+        energy, memory, neurobench, latency_ms, timing: of networks that were run here.
+        details: what a page draws; left out where results are printed.
+    """
+
+    __pydantic_config__ = _STRICT
+    model: str
+    timesteps: int | None
+    frames: int
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ap_by_iou: dict[str, float | None]
+    per_class: dict[str, ClassAp]
+    coco_stats: tuple[float, ...]
+    left_out: LeftOutBoxes
+    engine: str | None = None
+    ap_loss: LossInterval | None = None
+    ap50_loss: LossInterval | None = None
+    ap_loss_by_iou: dict[str, LossInterval] | None = None
+    energy: Energy | None = None
+    latency_ms: dict[str, float] | None = None
+    timing: NetworkTiming | None = None
+    memory: Memory | None = None
+    neurobench: NeuroBench | None = None
+    details: Details | None = None
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        return {"ann": "ANN", "snn": f"SNN, T = {self.timesteps}"}.get(self.model, self.model)
+
+
+@dataclass(frozen=True)
+class RunTiming:
+    """Of the whole evaluation: seconds, processes, threads of each, and the date (ISO 8601, UTC)."""
+
+    __pydantic_config__ = _STRICT
+    wall_s: float
+    processes: int
+    threads: int
+    date: str
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """Names of two box files that were scored against each other."""
+
+    __pydantic_config__ = _STRICT
+    predictions: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of results.json.
+
+    Attributes:
+        version: see VERSION.
+        results: one for each network, in the order asked for.
+        protocol, protocol_rule: what a figure has to be quoted with.
+        sensor_size: (W, H) px.
+        classes: in the order of their indices.
+        coco_stats_names: of `coco_stats`.
+        dataset: kind of the data, or "files".
+        split: None for box files.
+        provenance: where the figures come from.
+        config: settings.
+        coco_stats: of box files.
+        ap_loss, ap50_loss: of the first spiking network.
+        windows, recordings: how many were evaluated.
+        unlabelled_files: event files left out because they have no labels.
+        faults: what was repaired or left out while events were read, by kind.
+        window_ms: length of a window.
+        weights, weights_record: their name, and what their file says of them.
+        files: the pairs of box files.
+        clock: what each time measures.
+        timing: of the evaluation.
+    """
+
+    __pydantic_config__ = _STRICT
+    version: int
+    results: tuple[NetworkResult, ...]
+    protocol: str
+    protocol_rule: ProtocolRule
+    sensor_size: tuple[int, int]
+    classes: tuple[str, ...]
+    coco_stats_names: tuple[str, ...]
+    dataset: str
+    split: str | None
+    provenance: Provenance
+    config: dict[str, Any]
+    coco_stats: tuple[float, ...] | None = None
+    ap_loss: LossInterval | None = None
+    ap50_loss: LossInterval | None = None
+    windows: int | None = None
+    recordings: int | None = None
+    unlabelled_files: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    window_ms: float | None = None
+    weights: str | None = None
+    weights_record: dict[str, Any] | None = None
+    files: tuple[FilePair, ...] = ()
+    clock: dict[str, str] = field(default_factory=dict)
+    timing: RunTiming | None = None
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"version is {self.version}; this program reads version {VERSION}")
+        if not self.results:
+            raise ValueError("results is empty")
+
+    @property
+    def main(self) -> NetworkResult:
+        """The network that single figures are of: the first spiking one, or else the first."""
+        return next((row for row in self.results if row.model == "snn"), self.results[0])
+
+    @property
+    def title(self) -> str:
+        """Weights, data and split."""
+        split = f", {self.split} split" if self.split else ""
+        return f"{self.weights or 'predictions'} on {self.dataset}{split}"
+
+
+def parse(content: dict[str, Any]) -> Results:
+    """Check a dictionary in JSON types.
+
+    Raises:
+        DataError: a field is missing, unknown or of another type; names it.
+    """
+    from pydantic import ValidationError
+
+    try:
+        results: Results = _adapter().validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "results"
+        raise DataError(f"{place}: {first['msg']} (results.json, version {VERSION})") from None
+    return results
+
+
+def read_results(path: Path) -> Results:
+    """Read a results.json.
+
+    Raises:
+        DataError: it cannot be read, is not JSON, or is not such a file; names the field.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict) or "version" not in content:
+        raise DataError(f"{path}: not a results.json of this version; run evaluate.py again")
+    try:
+        return parse(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def to_json(results: Results) -> str:
+    """As the file holds it."""
+    return json.dumps(finite(asdict(results)), indent=1, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """JSON types with NaN and infinity, which JSON does not have (records of older weights hold some), as null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of results.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Results)

@@ -1,0 +1,182 @@
+"""How far a difference of two APs can be trusted: paired bootstrap over pictures or recordings.
+
+A resample draws as many units as there are, with replacement, and takes all frames of each with the predictions of both
+networks; its AP is COCO's. Windows of one recording, or several showings of one picture, are one unit: they are not independent.
+(Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; percentile intervals.)
+
+What pycocotools has matched is kept (evburst.eval.coco.ClassMatches), so that a resample is a pass over the sorted predictions,
+each counting as often as its unit was drawn. `resampled_ap_reference` repeats rows instead and follows pycocotools line by line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from evburst.eval.coco import IOUS, RECALLS, ClassMatches
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+_FEWEST_UNITS = 2
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of AP in points.
+
+    Attributes:
+        mean: the difference on the whole set.
+        low, high: between which CONFIDENCE of the resamples lie; None with fewer than two units.
+        resamples: how many were drawn.
+        units: pictures or recordings that were drawn from.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    resamples: int
+    units: int
+
+
+@dataclass(frozen=True)
+class Losses:
+    """AP of one network minus that of another, in points.
+
+    Attributes:
+        ap, ap50: COCO's AP and AP at IoU 0.50.
+        by_iou: AP at each of IOUS.
+    """
+
+    ap: Interval
+    ap50: Interval
+    by_iou: dict[str, Interval]
+
+
+def number_units(names: Sequence[Hashable]) -> NDArray[np.int64]:
+    """`(frames,)`: frames of the same name share a number, counted from 0 in order of appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def ap_losses(
+    first: Sequence[ClassMatches],
+    second: Sequence[ClassMatches],
+    units: NDArray[np.int64],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Losses:
+    """AP of the first network minus AP of the second, with intervals.
+
+    Args:
+        first, second: matches of the same frames, class by class.
+        units: `(frames,)` numbers from 0, see `number_units`.
+        resamples: how many; deterministic for a seed.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the two networks were not scored on the same labels.
+    """
+    if any(not np.array_equal(a.labels, b.labels) for a, b in zip(first, second, strict=True)):
+        raise ValueError("a paired bootstrap needs both networks scored on the same frames")
+    count = int(units.max(initial=-1)) + 1
+    whole = np.ones((1, len(units)), np.int64)
+    (measured,) = resampled_ap(first, whole) - resampled_ap(second, whole)
+    drawn = np.zeros((0, len(IOUS)))
+    if count >= _FEWEST_UNITS and resamples > 0:
+        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+        repeats = draws[:, units]
+        drawn = resampled_ap(first, repeats) - resampled_ap(second, repeats)
+    by_iou = {iou: _interval(measured[k], drawn[:, k], count) for k, iou in enumerate(IOUS)}
+    return Losses(_interval(measured.mean(), drawn.mean(1), count), by_iou["0.50"], by_iou)
+
+
+def resampled_ap(classes: Sequence[ClassMatches], repeats: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AP in percent at each of IOUS, `(R, 10)`, of every resample; NaN without a label.
+
+    Args:
+        classes: the matches.
+        repeats: `(R, frames)`; how often each frame counts.
+    """
+    out = np.full((len(repeats), len(classes), len(IOUS)), np.nan)
+    for c, own in enumerate(classes):
+        _resample(np.ascontiguousarray(repeats), own.frame, own.correct, own.labels, RECALLS, out[:, c])
+    return _over_classes(out)
+
+
+def resampled_ap_reference(classes: Sequence[ClassMatches], repeats: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same in NumPy: rows repeated, then pycocotools' `accumulate`."""
+    out = np.full((len(repeats), len(classes), len(IOUS)), np.nan)
+    for r, times in enumerate(repeats):
+        for c, own in enumerate(classes):
+            labels = int((own.labels * times).sum())
+            if not labels:
+                continue
+            correct = np.repeat(own.correct, times[own.frame])
+            for k in range(len(IOUS)):
+                right = (correct >> k & 1).astype(bool)
+                tp, fp = np.cumsum(right).astype(float), np.cumsum(~right).astype(float)
+                precision = np.maximum.accumulate((tp / (fp + tp + np.spacing(1)))[::-1])[::-1]
+                at = np.searchsorted(tp / labels, RECALLS, side="left")
+                out[r, c, k] = np.append(precision, np.zeros(1))[at].mean()
+    return _over_classes(out)
+
+
+def _over_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In percent, the mean over the classes that have labels: `(R, classes, 10)` to `(R, 10)`."""
+    known = ~np.isnan(ap)
+    total, count = np.where(known, ap, 0).sum(1), known.sum(1)
+    mean: NDArray[np.float64] = np.divide(100 * total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _interval(measured: float, drawn: NDArray[np.float64], units: int) -> Interval:
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Interval(float(measured), None, None, 0, units)
+    edge = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(drawn, [edge, 100 - edge]).tolist()
+    return Interval(float(measured), low, high, len(drawn), units)
+
+
+@numba.njit(cache=True, nogil=True)
+def _resample(repeats, frame, correct, labels, recalls, out):  # type: ignore[no-untyped-def]
+    """Fill `out` (R, 10) for one class; rows of resamples without a label stay as they are.
+
+    Precision rises only at a right prediction, so these are all that interpolation has to look at.
+    """
+    ious = out.shape[1]
+    tp, rows = np.zeros(ious, np.int64), np.zeros(ious, np.int64)
+    reached = np.empty((ious, len(frame)), np.int64)
+    precision = np.empty((ious, len(frame)))
+    for r in range(len(repeats)):
+        total_labels = 0
+        for f in range(len(labels)):
+            total_labels += labels[f] * repeats[r, f]
+        if total_labels == 0:
+            continue
+        tp[:], rows[:], seen = 0, 0, 0
+        for i in range(len(frame)):
+            times = repeats[r, frame[i]]
+            seen += times
+            if times == 0 or correct[i] == 0:
+                continue
+            for k in range(ious):
+                if correct[i] >> k & 1:
+                    tp[k] += times
+                    reached[k, rows[k]] = tp[k]
+                    precision[k, rows[k]] = tp[k] / (float(seen) + 2.220446049250313e-16)
+                    rows[k] += 1
+        for k in range(ious):
+            for j in range(rows[k] - 2, -1, -1):
+                precision[k, j] = max(precision[k, j], precision[k, j + 1])
+            j, total = 0, 0.0
+            for recall in recalls:
+                while j < rows[k] and reached[k, j] / total_labels < recall:
+                    j += 1
+                if j == rows[k]:
+                    break
+                total += precision[k, j]
+            out[r, k] = total / len(recalls)

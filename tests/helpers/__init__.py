@@ -1,0 +1,1 @@
+"""What several test files use: makers of files and networks, slow references."""

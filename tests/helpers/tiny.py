@@ -1,0 +1,81 @@
+"""A network family that trains, converts and detects in seconds: `architecture: tiny`. It is also the seam's contract test.
+
+A script, too: `python tests/helpers/tiny.py COMMAND ...` is `evburst COMMAND ...` in a process that knows the family.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from evburst.models.detectors import NetworkConfig, family
+from evburst.models.detectors.postprocess import HeadSpec
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDE, BINS = 16, 16
+
+
+def block(channels_in: int, channels_out: int, stride: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Convolution, batch norm, activation."""
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), activation())
+
+
+class TinyNetwork(nn.Module):
+    """Four convolutions, a shortcut, and YOLO's kind of head at one stride."""
+
+    loss_names = ("box", "cls", "dfl")
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        kind = {"silu": nn.SiLU, "relu6": nn.ReLU6}.get(config.activation, nn.ReLU)
+        self.down = nn.Sequential(block(config.channels, 8, 4, kind), block(8, 16, 2, kind), block(16, 16, 2, kind))
+        self.deep = block(16, 16, 1, kind)
+        self.boxes, self.classes = nn.Conv2d(16, 4 * BINS, 1), nn.Conv2d(16, len(config.classes), 1)
+        nn.init.constant_(self.classes.bias, -3.0)  # few cells hold an object
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        """See evburst.models.detectors.Network."""
+        return HeadSpec("yolo", (STRIDE,), BINS, self.config.classes)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See evburst.models.detectors.Network."""
+        x = self.down(x)
+        x = x + self.deep(x)
+        return [self.boxes(x), self.classes(x)]
+
+    def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
+        """See evburst.models.detectors.Network: each box belongs to the cell of its centre."""
+        box_map, class_map = self(x)
+        target = torch.zeros_like(class_map)
+        centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE).long()
+        column, row = centre[:, 0].clamp(0, target.shape[3] - 1), centre[:, 1].clamp(0, target.shape[2] - 1)
+        target[image_index, labels, row, column] = 1
+        classes = F.binary_cross_entropy_with_logits(class_map, target, reduction="sum") / max(len(boxes), 1)
+        if not len(boxes):
+            return torch.stack([box_map.sum() * 0, classes, box_map.sum() * 0]) * len(x)
+        middle = torch.stack([column, row], 1) + 0.5
+        sides = torch.cat([middle - boxes[:, :2] / STRIDE, boxes[:, 2:] / STRIDE - middle], 1).clamp(0, BINS - 1.01)
+        logits = box_map[image_index, :, row, column].reshape(-1, 4, BINS)
+        expected = (logits.softmax(2) * torch.arange(BINS)).sum(2)
+        spread = F.cross_entropy(logits.reshape(-1, BINS), sides.round().long().reshape(-1))
+        return torch.stack([F.l1_loss(expected, sides), classes, 0.1 * spread]) * len(x)
+
+
+@family("tiny")
+def tiny(config: NetworkConfig, variant: str) -> TinyNetwork:
+    """The family's builder."""
+    return TinyNetwork(config)
+
+
+if __name__ == "__main__":
+    from evburst.app.cli import main
+
+    sys.exit(main(sys.argv[1:]))

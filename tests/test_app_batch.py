@@ -1,0 +1,128 @@
+"""Many recordings in one command: a folder each, a table over all; what is damaged is told and stops nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evburst.app.batch import find_recordings, one_file, result_folders
+from evburst.app.cli import detect_main
+from evburst.data.errors import ConfigError
+from evburst.data.events import SensorSize
+from evburst.data.writers import write_events
+
+from tests.conftest import ROOT, random_events
+
+SIZE = SensorSize(64, 48)
+SMALL = ["--no-video", "--ann"]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """Four recordings, two of one name; a damaged one; a box file, a hidden file and a note, which are none."""
+    root = tmp_path / "in"
+    for k, name in enumerate(("a/rec_td.dat", "b/rec_td.dat", "b/other.dat", "b/other.npz")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_events(root / name, random_events(500 + k, SIZE, 100_000, k), SIZE)
+    (root / "b" / "other.npz").rename(root / "b" / "plain.npz")
+    (root / "b" / "bad.dat").write_bytes(b"% Version 2\n\x0c\x08")
+    (root / "b" / "rec_bbox.npy").write_bytes(b"boxes")
+    (root / "b" / "._rec_td.dat").write_bytes(b"macOS")
+    (root / "b" / "notes.md").write_text("mine")
+    return root
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "summary.csv").open() as file:
+        return {row["folder"]: row for row in csv.DictReader(file)}
+
+
+def test_folders_files_and_patterns(recordings: Path) -> None:
+    names = [path.relative_to(recordings).as_posix() for path in find_recordings([recordings])]
+    assert names == ["a/rec_td.dat", "b/bad.dat", "b/other.dat", "b/plain.npz", "b/rec_td.dat"]
+    assert find_recordings([str(recordings / "*" / "rec_td.dat"), recordings / "a" / "rec_td.dat"]) == [
+        recordings / "a" / "rec_td.dat",
+        recordings / "b" / "rec_td.dat",
+    ]
+    assert find_recordings([recordings / "gone.dat"]) == [recordings / "gone.dat"]  # whose own error says what is wrong
+    for pattern, message in ((str(recordings / "*.raw"), "no file matches"), (ROOT / "configs", "no file named")):
+        with pytest.raises(ConfigError, match=message):
+            find_recordings([pattern])
+    assert one_file([recordings / "a" / "rec_td.dat"])
+    assert not one_file([recordings])
+    assert not one_file([str(recordings / "*.dat")])
+
+
+def test_no_two_recordings_share_a_folder(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/x.dat", "b/x.dat", "b/x.raw", "b/x.raw.dat", "b/c/x.dat")]
+    folders = result_folders(paths, Path("out"))
+    assert len(set(folders)) == len(paths)
+    assert [folder.as_posix() for folder in folders[:3]] == ["out/a/x", "out/b/x.dat", "out/b/x.raw"]
+
+
+def test_a_damaged_recording_is_told_and_the_others_are_done(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]
+    assert detect_main(command) == 1
+    err = capsys.readouterr().err
+    assert "bad.dat" in err
+    assert "1 of 5 recordings failed" in err
+    rows = table(out)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a/rec_td": "complete",
+        "b/bad": "failed",
+        "b/other": "complete",
+        "b/plain": "complete",
+        "b/rec_td": "complete",
+    }
+    assert [row["windows"] for row in rows.values()] == ["2", "", "2", "2", "2"]
+    assert "header is all there is" in rows["b/bad"]["error"]
+    times = {name: (out / name / "summary.json").stat().st_mtime_ns for name in rows}
+    assert detect_main([*command, "--skip-existing"]) == 1
+    again = {name for name in rows if (out / name / "summary.json").stat().st_mtime_ns != times[name]}
+    assert again == {"b/bad"}
+    assert detect_main([*command, "--skip-existing", "--score", "0.5"]) == 1  # other settings: all anew
+    assert all((out / name / "summary.json").stat().st_mtime_ns != times[name] for name in rows)
+
+
+def test_a_run_that_was_killed_is_taken_up(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recording it was at, whose summary says "running", is done anew; those before it are not."""
+    (recordings / "b" / "bad.dat").unlink()
+    out = tmp_path / "out"
+    command = ["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL, "--skip-existing"]
+    assert detect_main(command) == 0
+    first = (out / "a" / "rec_td" / "summary.json").stat().st_mtime_ns
+    killed = out / "b" / "rec_td" / "summary.json"
+    killed.write_text(json.dumps({**json.loads(killed.read_text()), "status": "running"}))
+    capsys.readouterr()
+    assert detect_main([*command, "--json"]) == 0
+    assert [summary["status"] for summary in json.loads(capsys.readouterr().out)] == ["complete"] * 4
+    assert (out / "a" / "rec_td" / "summary.json").stat().st_mtime_ns == first
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_as_one(recordings: Path, tmp_path: Path) -> None:
+    shutil.rmtree(recordings / "a")
+    (recordings / "b" / "bad.dat").unlink()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
+        command = [sys.executable, *launcher, str(ROOT / "detect.py"), "--events", str(recordings), *SMALL]
+        command += ["--out", str(tmp_path / name), "--sensor-size", "64x48"]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
+    one, two = table(tmp_path / "one"), table(tmp_path / "two")
+    measured = {"real_time_factor", "latency_p50_ms"}
+    assert len(one) == 3
+    assert [{k: v for k, v in row.items() if k not in measured} for row in one.values()] == [
+        {k: v for k, v in row.items() if k not in measured} for row in two.values()
+    ]
+    for folder in one:
+        files = [(tmp_path / run / folder / "detections.jsonl").read_bytes() for run in ("one", "two")]
+        assert files[0] == files[1]

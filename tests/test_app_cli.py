@@ -1,0 +1,335 @@
+"""Commands as a whole: flags follow from the settings, help, README's commands, signals, stdout and stderr that fail."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import typing
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evburst.app import cli, console, events, export
+from evburst.app.config import load_config, setting_names
+from evburst.app.flags import attribute_texts, given, read_settings
+from evburst.data.errors import ConfigError
+
+from tests.conftest import ROOT
+
+SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
+CONFIGS = {
+    "detect": "evburst.app.detect:DetectConfig",
+    "evaluate": "evburst.app.evaluate.run:EvaluateConfig",
+    "train": "evburst.app.train:TrainConfig",
+    "convert": "evburst.app.convert:ConvertConfig",
+    "live": "evburst.app.live.pipeline:LiveConfig",
+    "score": "evburst.eval.scoring:ScoreConfig",
+}
+REQUIRED = {"detect": ["--events", "x.dat"], "convert": ["--weights", "a", "--out", "b"]}
+
+
+def imported(config: str) -> Any:
+    """The dataclass behind "module:Class"."""
+    module, _, name = config.partition(":")
+    return getattr(import_module(module), name)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that parses a command's arguments without running it."""
+
+    def only_parse(parser: argparse.ArgumentParser, main: object, argv: list[str]) -> argparse.Namespace:
+        console.add_common_flags(parser)
+        return parser.parse_args(argv)
+
+    for module in (cli, events, export):
+        monkeypatch.setattr(module, "run", only_parse)
+    return lambda *argv: cli.main([*argv])
+
+
+def leaves(config: object, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """(type without None, default) of each setting of a dataclass, nested ones by their full names."""
+    found: dict[str, tuple[Any, Any]] = {}
+    hints = typing.get_type_hints(type(config))
+    for name, value in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)):  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(value):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            kinds = [kind for kind in typing.get_args(hints[name]) if kind is not type(None)]
+            optional = type(None) in typing.get_args(hints[name])
+            found[prefix + name] = (kinds[0] if optional else hints[name], value)
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_settings_read_from_the_source_are_those_of_the_class(name: str) -> None:
+    kind = imported(CONFIGS[name])
+    required = {"weights": "w", "out": "o"} if name == "convert" else {}
+    real = leaves(kind(**required))
+    read = {setting.name: setting for section in read_settings(CONFIGS[name]) for setting in section.settings}
+    assert read.keys() == real.keys() <= set(setting_names(kind))
+    for setting in read.values():
+        hint, default = real[setting.name]
+        assert setting.annotation in (getattr(hint, "__name__", None), str(hint).replace("typing.", "")), setting
+        assert setting.help, setting
+        if setting.default:
+            assert eval(setting.default) == default, setting
+        elif setting.default is None:
+            assert setting.name in required
+        else:
+            assert not default, setting
+
+
+def test_attribute_texts_of_a_docstring() -> None:
+    text = "One.\n\nAttributes:\n    a, b: both,\n        over two lines.\n    c: see `x: y`.\n\nOther:\n    d: not this."
+    assert attribute_texts(text) == {"a": "both, over two lines.", "b": "both, over two lines.", "c": "see `x: y`."}
+    assert attribute_texts("One.") == {}
+
+
+COMMANDS = [[name] for name in cli.COMMANDS] + [["events", name] for name in ("info", "convert", "cut")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_flag_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: evburst {' '.join(command)} ")
+    entries = re.split(r"\n  (?=-)", shown.partition("options:")[2])[1:]
+    for entry in entries:
+        flags, _, text = re.sub(r"\n +", "  ", entry.partition("\n\n")[0]).partition("  ")
+        assert len(text.split()) > 1, (flags, text)
+    listed = {flag for entry in entries for flag in re.findall(r"--[\w.-]+", entry)}
+    sections = read_settings(CONFIGS[command[0]]) if command[0] in CONFIGS else []
+    settings = {"--" + setting.name.replace("_", "-") for section in sections for setting in section.settings}
+    assert settings - listed == {"evaluate": {"--snn"}, "live": {"--detect.ann"}}.get(command[0], set())
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name in CONFIGS])
+def test_the_example_of_set_is_valid(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    example = re.search(r"e\.g\. --set (\S+);", text)
+    assert example
+    extra = ["weights=w", "out=o"] if command == "convert" else []
+    assert example[1].split("=")[0] in setting_names(imported(CONFIGS[command]))
+    load_config(imported(CONFIGS[command]), None, [example[1], *extra])
+
+
+def documented_commands() -> list[str]:
+    """Command lines in README.md and docs/*.md, without what is explained behind them."""
+    found = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))):
+        for line in re.findall(r"(?:python \w+\.py|evburst (?:\w+)|python -m evburst\.app\.\w+) [^`\n]*", page.read_text()):
+            found.append(re.split(r"  +| #|;|\|\s|$", line)[0].rstrip(" .,)"))
+    return sorted({line for line in found if " --" in line and "..." not in line})
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_commands_parse(line: str, parsed: Any) -> None:
+    words = shlex.split(re.sub(r"(\w+)(\|\w+)+", r"\1", line))
+    words = words[1:] if words[0] == "evburst" else [re.sub(r"\.py$|^evburst\.app\.", "", word) for word in words[1:]]
+    words = words[1:] if words[0] == "-m" else words
+    command = re.sub(r"\.py$|^evburst\.app\.", "", words[0])
+    required = REQUIRED.get(command, [])  # a page may name a flag of a command without the others
+    parsed(command, *words[1:], *(required if required and required[0] not in words else []))
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "expected"),
+    [
+        ("detect", "--adaptive", ["adaptive=0.8"]),
+        ("detect", "--adaptive 0.5 --ann", ["adaptive=0.5", "ann=true"]),
+        ("detect", "--batch auto", ["batch=0"]),
+        ("detect", "--batch 4 --no-ann", ["batch=4", "ann=false"]),
+        ("detect", "--sinks jsonl,bbox --overwrite", ['sinks=["jsonl", "bbox"]', "overwrite=true"]),
+        ("detect", "--score 0.4", ["post.score=0.4"]),
+        ("detect", "--post.score 0.4 --post.nms-iou 1", ["post.score=0.4", "post.nms_iou=1.0"]),
+        ("detect", "--weights 12", ['weights="12"']),
+        ("evaluate", "--timesteps 1,2,4 --dataset gen1 --root D", ["timesteps=[1, 2, 4]", 'data.kind="gen1"', 'data.root="D"']),
+        ("evaluate", "--data.simulated.sets {voc:\\ 0.5}", ['data.simulated.sets={"voc": 0.5}']),
+        ("train", "--augment.zoom-range 0.5,2 --root D", ["augment.zoom_range=[0.5, 2.0]", 'data.root="D"']),
+        ("convert", "--calibration D --phi-max 4 --signed", ['root="D"', "phi_max=4", "signed=true"]),
+        ("live", "--camera 0 --timesteps 2 --ann", ["detect.timesteps=2", "detect.ann=true"]),
+        ("live", "--serve --detect.filters.refractory-us 7", ["detect.filters.refractory_us=7"]),
+    ],
+)
+def test_flags_set_their_settings(command: str, flags: str, expected: list[str], parsed: Any) -> None:
+    args = parsed(command, *REQUIRED.get(command, []), *shlex.split(flags))
+    required = ['weights="a"', 'out="b"'] if command == "convert" else []
+    assert sorted(given(args)) == sorted(expected + required)
+    extra = [] if command == "convert" else required
+    load_config(imported(CONFIGS[command]), None, given(args) + extra)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("detect", "--window-ms five", "argument --window-ms: invalid float value: 'five'"),
+        ("detect", "--post.nms-iuo 0.5", "unrecognized arguments: --post.nms-iuo 0.5; did you mean --post.nms-iou?"),
+        ("detect", "--device gpu", "invalid choice: 'gpu'"),
+        ("evaluate", "--timesteps 1,x", "argument --timesteps: invalid A,B,... value: '1,x'"),
+        ("evaluate", "--ann --both", "not allowed with argument"),
+        ("convert", "--budget 0.1 --pick 3", "not allowed with argument"),
+        ("convert", "--level hard", "invalid choice: 'hard'"),
+        ("detect", "--quiet --verbose", "not allowed with argument"),
+    ],
+)
+def test_wrong_flags_are_exit_2(
+    command: str, flags: str, message: str, parsed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parsed(command, *REQUIRED.get(command, []), *flags.split())
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_required_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.convert_main(["--out", "x"])
+    assert "convert.py: error: the following arguments are required: --weights" in capsys.readouterr().err
+
+
+def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.yaml").write_text("post: {score: 0.1, nms_iou: 0.1, max_detections: 1}\nann: true\n")
+    seen: list[Any] = []
+
+    def detect_file(events: Path, out: Path, config: Any) -> dict[str, Any]:
+        seen.append(config)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("evburst.app.detect.detect_file", detect_file)
+    flags = ["--config", str(tmp_path / "c.yaml"), "--score", "0.3", "--no-ann"]
+    assert cli.detect_main(["--events", "x.dat", *flags, "--set", "post.score=0.2", "--set", "post.nms_iou=0.2"]) == 1
+    assert (seen[0].post.score, seen[0].post.nms_iou, seen[0].post.max_detections) == (0.3, 0.2, 1)
+    assert (seen[0].ann, seen[0].weights) == (False, "street")
+
+
+def run_with(main: Any, *flags: str) -> int:
+    """console.run with a parser of nothing but the common flags."""
+    return console.run(argparse.ArgumentParser("x"), main, list(flags))
+
+
+def test_messages_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(args: argparse.Namespace) -> str:
+        log = logging.getLogger("evburst.data.somewhere")
+        log.debug("a")
+        log.info("note: b")
+        log.warning("c %d", 1)
+        return "result"
+
+    assert run_with(main) == 0
+    assert capsys.readouterr() == ("result\n", "note: b\nwarning: c 1\n")
+    assert run_with(main, "--quiet") == 0
+    assert capsys.readouterr() == ("result\n", "warning: c 1\n")
+    assert run_with(main, "--verbose") == 0
+    assert capsys.readouterr() == ("result\n", "debug: a\nnote: b\nwarning: c 1\n")
+    assert not console.LOG.handlers
+
+
+def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(error: BaseException) -> Any:
+        def main(args: argparse.Namespace) -> str:
+            raise error
+
+        return main
+
+    assert run_with(fails(ConfigError("no 100% such thing"))) == 1
+    assert capsys.readouterr().err == "error: no 100% such thing\n"
+    with pytest.raises(ConfigError):
+        run_with(fails(ConfigError("x")), "--debug")
+    with pytest.raises(ZeroDivisionError):
+        run_with(fails(ZeroDivisionError()))
+    assert run_with(fails(OSError(28, "No space left on device", "runs/x.npy"))) == 1
+    assert capsys.readouterr().err.endswith(
+        "error: runs/x.npy: cannot be written (No space left on device); what was written so far is readable\n"
+    )
+    with pytest.raises(PermissionError):
+        run_with(fails(PermissionError(13, "x", "y")))
+    assert run_with(fails(KeyboardInterrupt())) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals on Windows")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_run_as_ctrl_c_does(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+
+    def main(args: argparse.Namespace) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            os.kill(os.getpid(), number)  # another one while the run ends changes nothing
+            cleaned.append(True)
+
+    before = signal.getsignal(number)
+    assert run_with(main) == 128 + number
+    assert (cleaned, signal.getsignal(number)) == ([True], before)
+    assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    """As nohup starts a command."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console.signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_forked_process_dies_of_a_signal() -> None:
+    with console.signals() as received:
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert received == []
+
+
+INFO = [sys.executable, "-m", "evburst", "events", "info", str(SAMPLE)]
+
+
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(INFO, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: standard output cannot be written (No space left on device)\n")
+
+
+def test_a_closed_stdout_is_no_message() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(INFO, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_deleted_current_folder_is_one_line(tmp_path: Path) -> None:
+    script = 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$2" "$3" --events x.dat'
+    words = ["sh", "-c", script, "sh", str(tmp_path / "gone"), sys.executable, str(ROOT / "detect.py")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the current folder no longer exists: change to another one\n")
+
+
+def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert re.fullmatch(r"evburst \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["detekt"])
+    assert "invalid choice: 'detekt'" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""`from evburst import Detector`: recordings, streams and arrays give what detect.py gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evburst.app.detect import DetectConfig, detect_file
+from evburst.data.arrays import as_events
+from evburst.data.events import Events, SensorSize
+
+import evburst
+from evburst import Detections, Detector, EvburstError, open_events
+from tests.conftest import ROOT, in_new_process, random_events
+
+SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
+SIZE = SensorSize(304, 240)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector("street", sensor_size=SIZE, max_windows=4)
+
+
+@pytest.fixture(scope="module")
+def events() -> Events:
+    """The first 200 ms of the sample."""
+    return np.concatenate(list(open_events(SAMPLE).packets()))[:38_000]
+
+
+def boxes(results: list[Any]) -> list[list[list[float]]]:
+    return [np.round(result.detections.boxes_xyxy.astype(float), 2).tolist() for result in results]
+
+
+@pytest.mark.parametrize("path", [SAMPLE, str(SAMPLE)], ids=["Path", "str"])
+def test_a_recording_gives_what_detect_writes(detector: Detector, path: Path | str, tmp_path: Path) -> None:
+    detect_file(path, tmp_path / "out", DetectConfig(max_windows=4, sinks=("jsonl",)))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
+    results = list(detector.stream(path))
+    assert boxes(results) == [line["boxes_xyxy"] for line in lines]
+    assert [result.t1_us for result in results] == [line["t_us"] for line in lines]
+    assert [result.spikes for result in results] == [line["spikes"] for line in lines]
+    assert [round(result.energy_pj) for result in results] == [line["energy_pj"] for line in lines]
+    assert all(isinstance(result.detections, Detections) for result in results)
+    assert [int(result.grid.sum()) > 0 for result in results] == [True] * 4
+
+
+def test_a_stream_and_an_array_give_the_same(detector: Detector, events: Events) -> None:
+    expected = boxes(list(detector.stream(SAMPLE)))[:3]
+    assert boxes(list(detector.stream(open_events(SAMPLE))))[:3] == expected
+    assert boxes(list(detector.stream(events)))[:3] == expected
+    assert boxes(detector(events))[:3] == expected
+
+
+SHAPES: dict[str, Callable[[Events], Any]] = {
+    "structured": lambda e: e,
+    "other integers": lambda e: np.array(
+        list(zip(*(e[n].tolist() for n in "txyp"), strict=True)), [(n, "<i4") for n in "txyp"]
+    ),
+    "(n, 4)": lambda e: np.stack([e[name].astype(np.int64) for name in "txyp"], 1),
+    "(n, 4) of whole floats": lambda e: np.stack([e[name].astype(np.float64) for name in "txyp"], 1),
+    "columns": lambda e: tuple(e[name] for name in "txyp"),
+    "a dict": lambda e: {name: e[name] for name in "pyxt"},
+    "polarity -1 and 1": lambda e: (e["t"], e["x"], e["y"], e["p"].astype(int) * 2 - 1),
+    "polarity as booleans": lambda e: [e["t"], e["x"], e["y"], e["p"] > 0],
+    "not sorted": lambda e: e[np.random.default_rng(0).permutation(len(e))],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
+    events = random_events(500, SIZE, 40_000)
+    events["t"] = np.arange(500) * 80  # no two at one time: the order is the same after sorting
+    assert (as_events(SHAPES[shape](events)) == events).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((5, 3)), r"shape \(5, 3\)"),
+        ({"t": [1], "x": [1], "y": [1]}, "no column 'p'"),
+        (([1, 2], [1], [1], [1]), "different lengths"),
+        (([0.5], [1], [1], [1]), "column t holds fractions"),
+        (([np.nan], [1], [1], [1]), "column t holds fractions or NaN"),
+        (([1], [-1], [1], [1]), "x = -1"),
+        (([1], [1], [70_000], [1]), "y = 70000"),
+        (([1], [1], [1], [3]), "polarity 3"),
+        (([1], [1], [1], ["on"]), "column p"),
+        ("no file.dat", "shape"),
+    ],
+)
+def test_other_arrays_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(EvburstError, match=message):
+        as_events(value)
+
+
+def test_events_of_one_window_are_one_result_wherever_it_begins(detector: Detector, events: Events) -> None:
+    part = events[(events["t"] >= 73_000) & (events["t"] < 123_000)]
+    (result,) = detector(part)
+    assert (result.t0_us, result.t1_us - result.t0_us) == (int(part["t"][0]), 50_000)
+    assert result.events == len(part)
+    assert len(detector(events[:20_000])) == int(events["t"][19_999] // 50_000) + 1
+    assert detector(events[:0]) == []
+
+
+def test_settings_and_errors() -> None:
+    assert Detector("street", score=0.7, ann=True).config.post.score == 0.7
+    for settings, message in (
+        ({"weights": "strete"}, "bundled: caltech6"),
+        ({"timestep": 2}, "did you mean 'timesteps'"),
+        ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
+    ):
+        with pytest.raises(EvburstError, match=message):
+            Detector(**settings)
+    with pytest.raises(EvburstError, match="no such file"):
+        Detector().stream("gone.dat")
+    with pytest.raises(EvburstError, match="sensor_size"):
+        Detector()(random_events(10, SIZE, 1000))
+    with pytest.raises(EvburstError, match="lie outside 32x32"):
+        Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
+
+
+def test_boxes_as_others_hold_them(detector: Detector) -> None:
+    found = next(iter(detector.stream(SAMPLE))).detections
+    assert len(found) > 0
+    assert found.to_prophesee()["w"] == pytest.approx(found.boxes_xyxy[:, 2] - found.boxes_xyxy[:, 0])
+    first = found.to_coco(image_id=7)[0]
+    assert (first["image_id"], first["category_id"]) == (7, int(found.labels[0]))
+    pytest.importorskip("supervision")
+    assert (found.to_supervision().xyxy == found.boxes_xyxy).all()
+
+
+def test_importing_evburst_is_light_and_lists_its_names() -> None:
+    assert set(evburst.__all__) <= set(dir(evburst))
+    with pytest.raises(AttributeError, match="no attribute 'Detecter'"):
+        evburst.Detecter  # noqa: B018
+    code = "import sys, evburst; print([m for m in ('torch', 'numba', 'cv2', 'numpy') if m in sys.modules])"
+    assert in_new_process(code).strip() == "[]"

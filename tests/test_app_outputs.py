@@ -1,0 +1,234 @@
+"""The folder of a run: outputs of one run only, nothing of anybody else's, readable whatever ends the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from evburst.app.cli import detect_main
+from evburst.app.detect import DetectConfig, detect_file
+from evburst.app.inference import WindowResult
+from evburst.app.outputs.folder import RunFolder, free_folder, read_summary
+from evburst.app.outputs.render import Renderer
+from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
+from evburst.app.outputs.video import VideoFile
+from evburst.data.boxes import Detections
+from evburst.data.errors import ConfigError, DataError, EvburstError
+from evburst.data.events import SensorSize
+from evburst.data.writers import write_events
+
+from tests.conftest import ROOT, random_events
+
+SIZE = SensorSize(64, 48)
+FAST = DetectConfig(sinks=("jsonl", "bbox"))
+
+
+def recording(path: Path, seed: int = 0) -> Path:
+    """100 ms of random events."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_events(path, random_events(2_000, SIZE, 100_000, seed), SIZE)
+    return path
+
+
+def result(n: int = 2, t0_us: int = 0, idle: bool = False) -> WindowResult:
+    """A window with n boxes side by side."""
+    boxes = np.array([[10 * k, 5, 10 * k + 8, 20] for k in range(n)], np.float32).reshape(-1, 4)
+    found = Detections(boxes, np.full(n, 0.5, np.float32), np.arange(n) % 2, t0_us + 50_000)
+    return WindowResult(
+        t0_us, t0_us + 50_000, np.ones((4, 48, 64), np.uint8), found, 9, idle, None, None, 3.0, 0.1, 1, 1e6, 2e6, 7.5
+    )
+
+
+def info() -> RunInfo:
+    return RunInfo(("car", "pedestrian"), SIZE, 50_000, 0, "SNN T=1")
+
+
+def test_recordings_of_one_name_go_to_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, two = recording(tmp_path / "a" / "rec_td.dat"), recording(tmp_path / "b" / "rec_td.dat", 1)
+    folders = [Path(detect_file(path, config=FAST)["folder"]) for path in (one, two, one)]
+    assert folders == [Path("runs/detect/rec_td"), Path("runs/detect/rec_td-2"), Path("runs/detect/rec_td")]
+    for folder, path in zip(folders, (one, two), strict=False):
+        summary = read_summary(folder)
+        assert summary is not None
+        assert (summary["status"], summary["events_path"]) == ("complete", str(path))
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    base = tmp_path / "rec"
+    base.mkdir()
+    (base / "notes.txt").write_text("mine")
+    assert free_folder(base, tmp_path / "rec.dat") == tmp_path / "rec-2"
+
+
+def test_outputs_of_a_run_replace_all_of_the_run_before(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    detect_file(path, out, DetectConfig(sinks=("jsonl", "bbox", "video", "csv")))
+    assert {file.name for file in out.iterdir()} == {
+        "detections.jsonl",
+        "bbox.npy",
+        "annotated.mp4",
+        "boxes.csv",
+        "summary.json",
+    }
+    detect_file(path, out, FAST)
+    assert {file.name for file in out.iterdir()} == {"detections.jsonl", "bbox.npy", "summary.json"}
+
+
+def test_a_failed_run_leaves_a_summary_that_says_so(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    header = path.read_bytes()
+    path.write_bytes(b"% Version 2\n" + header[header.index(bytes([0x0C, 8])) :])  # no sensor size
+    detect_file(path, out, DetectConfig(sinks=("jsonl",), sensor_size="64x48"))
+    with pytest.raises(EvburstError, match="lie outside"):
+        detect_file(path, out, DetectConfig(sinks=("jsonl",), sensor_size="32x24"))
+    summary = read_summary(out)
+    assert summary is not None
+    assert summary["status"] == "failed"
+    assert "lie outside" in summary["error"]
+    assert "energy" not in summary
+
+
+@pytest.mark.parametrize("name", ["bbox.npy", "summary.json", "annotated.mp4"])
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path, name: str) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(ConfigError, match=f"{name}: is already there and no run of evburst wrote it"):
+        detect_file(path, out, FAST)
+    assert (out / name).read_text() == '{"mine": 1}'
+    detect_file(path, out, DetectConfig(sinks=("jsonl", "bbox"), overwrite=True))
+    assert read_summary(out) is not None
+
+
+def test_the_recording_itself_is_never_replaced(tmp_path: Path) -> None:
+    """Not even on request: its events would be deleted before they are read."""
+    path = recording(tmp_path / "a.dat").rename(tmp_path / "boxes.csv")
+    before = path.read_bytes()
+    for out in (tmp_path, tmp_path / "link"):
+        if out.name == "link":
+            out.mkdir()
+            (out / "bbox.npy").symlink_to(path)
+        with pytest.raises(ConfigError, match="the recording itself"):
+            detect_file(path, out, DetectConfig(format="dat", overwrite=True))
+    assert path.read_bytes() == before
+
+
+def test_a_second_run_into_one_folder_is_refused(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    with RunFolder(out, path, ["bbox.npy"]), pytest.raises(ConfigError, match="another process is writing"):
+        detect_file(path, out, FAST)
+    detect_file(path, out, FAST)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recording(tmp_path / "a.dat")
+    assert detect_main(["--events", str(path), "--out", str(path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert "cannot be written" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
+@pytest.mark.parametrize("sink", ["jsonl", "bbox", "csv", "video"])
+def test_a_full_disk_is_one_line_and_what_was_written_is_readable(tmp_path: Path, sink: str) -> None:
+    """A limit on the size of files stands for the full disk: writes fail alike."""
+    code = (
+        "import resource, sys\nfrom evburst.app.cli import detect_main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"
+        f"sys.exit(detect_main(['--events', r'{ROOT}/data/samples/street_td.dat', '--out', r'{tmp_path}/out', '--max-windows', '30',"
+        f" '--set', 'sinks=[{sink}]']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot be written" in line
+    assert "Traceback" not in done.stderr
+    if sink == "jsonl":
+        lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
+        assert len(lines) >= 1
+        json.loads(lines[0])
+    if sink == "bbox":
+        assert len(np.load(tmp_path / "out" / "bbox.npy")) >= 1
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of any bytes are Linux's")
+def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recording(tmp_path / "a.dat").rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.dat")))
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xfe"))
+    detect_file(path, out, DetectConfig(sinks=("video", "jsonl")))
+    with (out / "annotated.mp4").open("rb") as file, av.open(file) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 2
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_every_sink_writes_its_file_and_closes_it_readable(tmp_path: Path, name: str) -> None:
+    """With boxes, without, and of an idle window."""
+    sink = open_sink(name, tmp_path, info())
+    for k, n in enumerate((2, 0, 1)):
+        sink.write(result(n, 50_000 * k, idle=n == 0))
+    sink.close()
+    (path,) = tmp_path.iterdir()
+    assert path.name == SINKS[name].file
+    assert READ[name](path) == EXPECTED[name]
+
+
+def video_facts(path: Path) -> tuple[str, int, float]:
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        return stream.codec_context.name, sum(1 for _ in video.decode(video=0)), float(stream.average_rate or 0)
+
+
+READ = {
+    "jsonl": lambda path: [len(json.loads(line)["scores"]) for line in path.read_text().splitlines()],
+    "bbox": lambda path: np.load(path)["t"].tolist(),
+    "csv": lambda path: path.read_text().splitlines()[:2],
+    "coco": lambda path: [len(json.loads(path.read_text())[key]) for key in ("images", "annotations", "categories")],
+    "video": video_facts,
+}
+EXPECTED = {
+    "jsonl": [2, 0, 1],
+    "bbox": [50_000, 50_000, 150_000],
+    "csv": ["t_us,class,score,x0,y0,x1,y1", "50000,car,0.5000,0.00,5.00,8.00,20.00"],
+    "coco": [3, 3, 2],
+    "video": ("h264", 3, 20.0),
+}
+
+
+def test_an_unknown_sink_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="known: jsonl, bbox"):
+        open_sink("xml", tmp_path, info())
+    with pytest.raises(ValueError, match="sinks: 'xml' is unknown"):
+        DetectConfig(sinks=("xml",))
+
+
+def test_a_video_that_is_not_closed_plays_up_to_its_last_second(tmp_path: Path) -> None:
+    """As after a kill: the file is fragmented, a fragment a second."""
+    video = VideoFile(tmp_path / "a.mp4", (64, 48), 10)
+    for k in range(120):
+        video.write(np.full((48, 64, 3), k, np.uint8))
+    video._file.flush()  # what the operating system has of a killed process
+    with av.open(str(tmp_path / "a.mp4")) as read:
+        assert sum(1 for _ in read.decode(video=0)) >= 20
+    video.close()
+    with pytest.raises(DataError, match="cannot be written"):
+        VideoFile(tmp_path / "none" / "a.mp4", (64, 48), 10)
+
+
+def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() -> None:
+    renderer = Renderer(SIZE, ("car", "pedestrian"), "ANN")
+    taken: list[tuple[int, int, int, int]] = []
+    width, height = SIZE.width * renderer.scale, SIZE.height * renderer.scale
+    for x0 in (0, 4, 8, width - 6):
+        left, top, right, bottom = renderer._place((90, 20), x0, 10, 200, taken)
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        assert not any(left < r and x < right and top < b and y < bottom for x, y, r, b in taken)
+        taken.append((left, top, right, bottom))
+    assert renderer.draw(result()).shape == (renderer.picture_size[1], renderer.picture_size[0], 3)

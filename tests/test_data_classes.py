@@ -1,0 +1,196 @@
+"""Classification layouts: a tiny tree of each, its splits, its classes, and what is left out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evburst.data.datasets.classes import CLASS_LAYOUTS, GESTURES, Excerpt, open_classes
+from evburst.data.encoding import unpack
+from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.events import EventArray, SensorSize
+from evburst.data.writers import write_events
+
+from tests.event_files import aedat4_bytes, bin_bytes, collect
+from tests.test_data_datasets_recorded import events
+
+
+def put_bin(path: Path, size: SensorSize) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bin_bytes(events(50, 90_000, size, len(path.name)).tolist()))
+
+
+def put_aedat4(path: Path, size: SensorSize) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(aedat4_bytes([events(900, 900_000, size)], size))
+
+
+def nmnist_tree(root: Path) -> None:
+    for split, count in (("Train", 30), ("Test", 4)):
+        for digit in "07":
+            for k in range(count):
+                put_bin(root / split / digit / f"{k:05d}.bin", SensorSize(34, 34))
+
+
+def ncaltech_tree(root: Path) -> None:
+    for name in ("airplanes", "BACKGROUND_Google", "Faces_easy"):
+        for k in range(1, 11):
+            put_bin(root / "Caltech101" / name / f"image_{k:04d}.bin", SensorSize(240, 180))
+
+
+def ncars_tree(root: Path) -> None:
+    for split, count in (("train", 30), ("test", 3)):
+        for name in ("cars", "background"):
+            (root / split / name).mkdir(parents=True)
+            for k in range(count):
+                size = SensorSize(120, 100)
+                write_events(root / split / name / f"obj_{k:06d}_td.dat", events(50, 90_000, size), size)
+
+
+def cifar_tree(root: Path) -> None:
+    for name in ("airplane", "truck"):
+        for k in range(10):
+            put_aedat4(root / name / f"cifar10_{name}_{k}.aedat4", SensorSize(128, 128))
+
+
+def gesture_tree(root: Path) -> None:
+    for person in (*range(1, 24, 2), 24, 29):
+        put_aedat4(root / f"user{person:02d}_fluorescent.aedat4", SensorSize(128, 128))
+        table = "class,startTime_usec,endTime_usec\n1,100000,200000\n11,500000,777777\n"
+        (root / f"user{person:02d}_fluorescent_labels.csv").write_text(table)
+
+
+def folder_tree(root: Path) -> None:
+    for name in ("up", "down"):
+        (root / name).mkdir(parents=True)
+        for k in range(40):
+            size = SensorSize(64, 48)
+            write_events(root / name / f"{k}.dat", events(20, 90_000, size), size)
+
+
+TREES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "nmnist": (nmnist_tree, tuple("0123456789")),
+    "ncaltech101": (ncaltech_tree, ("BACKGROUND_Google", "Faces_easy", "airplanes")),
+    "ncars": (ncars_tree, ("background", "cars")),
+    "cifar10dvs": (cifar_tree, ("airplane", "truck")),
+    "dvsgesture": (gesture_tree, GESTURES),
+    "folder": (folder_tree, ("down", "up")),
+}
+
+
+@pytest.mark.parametrize("name", list(CLASS_LAYOUTS))
+def test_the_contract_of_a_layout(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """All splits hold recordings of the classes, and no recording is in two of them, wherever the folder lies."""
+    make, classes = TREES[name]
+    make(tmp_path / "data")
+    seen: dict[str, set[str]] = {}
+    for split in ("train", "select", "test"):
+        found = open_classes(name, tmp_path / "data", split)
+        assert found.classes == classes
+        for recording in found.recordings:
+            stream = recording.open()
+            assert stream.sensor_size == (found.sensor_size or (64, 48))
+            assert len(collect(stream)) == sum(map(len, stream.windows(30_000))) > 0
+        seen[split] = {recording.name for recording in found.recordings}
+        assert len({recording.label for recording in found.recordings}) > 1
+    assert len(set.union(*seen.values())) == sum(map(len, seen.values()))
+    assert len(seen["train"]) > 2 * len(seen["select"])
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")
+    again = open_classes(name, tmp_path / "elsewhere", "select")
+    assert {recording.name for recording in again.recordings} == seen["select"]
+    assert not caplog.records
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no recording found of split 'test'; expected"):
+        open_classes(name, tmp_path / "empty", "test")
+
+
+def test_published_test_splits_stay_tests(tmp_path: Path) -> None:
+    nmnist_tree(tmp_path)
+    test = open_classes("nmnist", tmp_path, "test").recordings
+    assert [(r.name, r.label) for r in test] == [(f"Test/{d}/{k:05d}.bin", d) for d in (0, 7) for k in range(4)]
+
+
+def test_a_gesture_is_a_part_of_its_file(tmp_path: Path) -> None:
+    gesture_tree(tmp_path)
+    first, second = open_classes("dvsgesture", tmp_path, "test").recordings[:2]
+    assert (first.name, first.label, second.label) == ("user24_fluorescent.aedat4@100000", 0, 10)
+    whole = events(900, 900_000, SensorSize(128, 128))
+    inside = whole[(whole["t"] >= 500_000) & (whole["t"] < 777_777)]
+    np.testing.assert_array_equal(collect(second.open()), inside)
+    windows = list(second.open().windows(60_000))
+    assert [windows[0].t0_us, windows[-1].t0_us] == [480_000, 720_000]
+    np.testing.assert_array_equal(np.concatenate([unpack(window) for window in windows]), inside)
+    names = {r.name.partition("_")[0] for r in open_classes("dvsgesture", tmp_path, "select").recordings}
+    assert names.isdisjoint(r.name.partition("_")[0] for r in open_classes("dvsgesture", tmp_path, "train").recordings)
+
+
+@pytest.mark.parametrize("row", ["12,1,2", "0,1,2", "1,5,5", "1,-3,5", "a,1,2", "1,1"])
+def test_gesture_tables_that_are_wrong_are_named(tmp_path: Path, row: str) -> None:
+    gesture_tree(tmp_path)
+    (tmp_path / "user01_fluorescent_labels.csv").write_text(f"class,startTime_usec,endTime_usec\n1,1,2\n{row}\n")
+    with pytest.raises(LabelError, match=r"user01_fluorescent_labels\.csv: line 3: not a gesture"):
+        open_classes("dvsgesture", tmp_path, "train")
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ncaltech_tree(tmp_path)
+    folder = tmp_path / "Caltech101" / "airplanes"
+    shutil.copy(folder / "image_0001.bin", folder / "image_0001 (1).bin")
+    shutil.copy(folder / "image_0001.bin", folder / "._image_0001.bin")
+    assert len(open_classes("ncaltech101", tmp_path, "train").recordings) == 24
+    (record,) = caplog.records
+    assert "2 files are left out" in record.message
+
+
+def test_class_folders_may_be_split_already(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder_tree(tmp_path / split)
+    assert len(open_classes("folder", tmp_path, "test").recordings) == 80
+    counts = [len(open_classes("folder", tmp_path, split).recordings) for split in ("train", "select")]
+    assert sum(counts) == 80
+    assert counts[1] > 0
+
+
+def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="known: cifar10dvs, dvsgesture"):
+        open_classes("mnist", tmp_path, "train")
+    with pytest.raises(ConfigError, match="split 'val' is unknown"):
+        open_classes("nmnist", tmp_path, "val")
+
+
+def test_an_excerpt_of_an_array() -> None:
+    whole = events(500, 100_000, SensorSize(64, 48))
+    part = Excerpt(EventArray(whole, SensorSize(64, 48)), 20_000, 70_000)
+    inside = whole[(whole["t"] >= 20_000) & (whole["t"] < 70_000)]
+    np.testing.assert_array_equal(np.concatenate([unpack(window) for window in part.windows(7_000)]), inside)
+    late = list(part.windows(7_000, 50_000))
+    assert late[0].t0_us == 49_000
+
+
+# ---------------------------------------------------------------- tonic
+
+
+def test_tonics_data_sets_come_through_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("tonic.datasets")
+    nmnist_tree(tmp_path / "NMNIST")
+    with pytest.raises(DataError, match="tonic does not find its data set NMNIST there; download it with tonic first"):
+        open_classes("tonic:NMNIST", tmp_path, "train")
+    monkeypatch.setattr(datasets.NMNIST, "_check_exists", lambda self: True)
+    splits = {split: open_classes("tonic:NMNIST", tmp_path, split) for split in ("train", "select", "test")}
+    assert (splits["test"].sensor_size, splits["test"].classes) == ((34, 34), ("0", "7"))
+    assert len(splits["test"].recordings) == 8
+    assert len(splits["train"].recordings) + len(splits["select"].recordings) == 60
+    ours = {r.name: r for r in open_classes("nmnist", tmp_path / "NMNIST", "test").recordings}
+    np.testing.assert_array_equal(collect(splits["test"].recordings[5].open()), collect(ours["Test/7/00001.bin"].open()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("Nothing", "tonic has no data set"), ("NCALTECH101", "no sensor size of its own")]
+)
+def test_data_sets_of_tonics_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> None:
+    pytest.importorskip("tonic.datasets")
+    with pytest.raises(ConfigError, match=message):
+        open_classes(f"tonic:{name}", tmp_path, "train")

@@ -1,0 +1,231 @@
+"""Label files by time and class: each format with what is right, what is wrong and where, and classes matched by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evburst.data.boxes import BBOX_DTYPE
+from evburst.data.datasets import SPECS
+from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, parse_classes
+from evburst.data.datasets.layouts import ONE_MPX_CLASSES
+from evburst.data.errors import ConfigError, LabelError
+from evburst.data.events import SensorSize
+
+STREET = SPECS["street"]
+ROWS = [(1000, "car", [1, 2, 31, 42]), (1000, "Person", [0, 0, 5, 5]), (2000, "car", [-5, 3, 10, 10])]
+"""(t µs, class, x0 y0 x1 y1)."""
+
+Rows = list[tuple[int, str, list[int]]]
+
+
+def write_prophesee(path: Path, rows: Rows) -> None:
+    boxes = np.zeros(len(rows), BBOX_DTYPE)
+    for box, (t, name, (x0, y0, x1, y1)) in zip(boxes, rows, strict=True):
+        box["t"], box["x"], box["y"], box["w"], box["h"] = t, x0, y0, x1 - x0, y1 - y0
+        box["class_id"] = 0 if name == "car" else 1
+    np.save(path, boxes)
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    lines = [f"{t}, {name}, {x0}, {y0}, {x1}, {y1}" for t, name, (x0, y0, x1, y1) in rows]
+    path.write_text("t_us, class, x0, y0, x1, y1\n" + "\n".join(lines) + "\n")
+
+
+def write_coco(path: Path, rows: Rows) -> None:
+    times = sorted({t for t, *_ in rows})
+    coco = {
+        "images": [{"id": t, "t_us": t} for t in times],
+        "categories": [{"id": name, "name": name} for name in sorted({name for _, name, _ in rows})],
+        "annotations": [
+            {"image_id": t, "category_id": name, "bbox": [x0, y0, x1 - x0, y1 - y0]} for t, name, (x0, y0, x1, y1) in rows
+        ],
+    }
+    path.write_text(json.dumps(coco))
+
+
+def write_voc(path: Path, rows: Rows) -> None:
+    """The boxes of the last time only."""
+    objects = [
+        f"<object><name>{name}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for t, name, (x0, y0, x1, y1) in rows
+        if t == rows[-1][0]
+    ]
+    path.write_text(f"<annotation>{''.join(objects)}</annotation>")
+
+
+WRITERS: dict[str, Callable[[Path, Rows], None]] = {
+    "_bbox.npy": write_prophesee, "_bbox.csv": write_csv, ".json": write_coco, ".xml": write_voc,
+}  # fmt: skip
+
+
+def by_time(labels: LabelFile) -> list[tuple[int | None, list[str | int], list[list[float]]]]:
+    return [(instant.t_us, list(instant.names), instant.boxes_xyxy.tolist()) for instant in labels.instants]
+
+
+@pytest.mark.parametrize("ending", list(LABEL_FILES))
+def test_every_format_says_the_same(tmp_path: Path, ending: str) -> None:
+    """The contract of a label file's reader."""
+    WRITERS[ending](tmp_path / f"a{ending}", ROWS[::-1] if ending == "_bbox.npy" else ROWS)
+    found = by_time(LABEL_FILES[ending](tmp_path / f"a{ending}"))
+    names: dict[str, str | int] = {"car": 0, "Person": 1} if ending == "_bbox.npy" else {"car": "car", "Person": "Person"}
+    first = (1000, [names["car"], names["Person"]], [[1, 2, 31, 42], [0, 0, 5, 5]])
+    second = (None if ending == ".xml" else 2000, [names["car"]], [[-5, 3, 10, 10]])
+    if ending == "_bbox.npy":
+        first = (1000, first[1][::-1], first[2][::-1])
+    assert found == ([second] if ending == ".xml" else [first, second])
+    with pytest.raises(LabelError, match="a"):
+        LABEL_FILES[ending](tmp_path / f"missing{ending}")
+    (tmp_path / f"b{ending}").write_bytes(b"\xff\xfe\x00nothing")
+    with pytest.raises(LabelError, match="b"):
+        LABEL_FILES[ending](tmp_path / f"b{ending}")
+
+
+def test_boxes_without_rows_are_no_labels(tmp_path: Path) -> None:
+    for ending in ("_bbox.npy", "_bbox.csv"):
+        WRITERS[ending](tmp_path / f"a{ending}", [])
+        assert LABEL_FILES[ending](tmp_path / f"a{ending}").instants == ()
+
+
+CSV = [
+    ("t_us,class,x,y,w,h\n10,car,1,2,3,4\n", ""),
+    ("\ufeffT,Class,X,Y,W,H\n10,7,1,2,3,4\n", ""),
+    ("t_us,class,x,y\n", "columns t_us, class, x, y; expected t_us, class and"),
+    ("t_us,class,x,y,w,h\n10,car,1,2,3,4\n11,car,1,nan,3,4\n", "line 3: the box is ['1', 'nan', '3', '4']: not finite"),
+    ("t_us,class,x,y,w,h\n10,car,1,inf,3,4\n", "not finite"),
+    ("t_us,class,x,y,w,h\n10,car,1,2,-3,4\n", "line 2: the box is -3 px wide and 4 px high: negative"),
+    ("t_us,class,x0,y0,x1,y1\n10,car,9,2,3,4\n", "the box is -6 px wide"),
+    ("t_us,class,x,y,w,h\n-10,car,1,2,3,4\n", "line 2: the time is '-10'"),
+    ("t_us,class,x,y,w,h\n1.5,car,1,2,3,4\n", "line 2: the time is '1.5'"),
+    ("t_us,class,x,y,w,h\nnan,car,1,2,3,4\n", "line 2: the time is 'nan'"),
+    ("t_us,class,x,y,w,h\ninf,car,1,2,3,4\n", "line 2: the time is 'inf'"),
+    ("t_us,class,x,y,w,h\n10,car,1\n", "line 2: the box is ['1', None, None, None]"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), CSV)
+def test_csv(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a_bbox.csv").write_text(text)
+    if not message:
+        assert by_time(LABEL_FILES["_bbox.csv"](tmp_path / "a_bbox.csv"))[0][2] == [[1, 2, 4, 6]]
+        return
+    with pytest.raises(LabelError) as error:
+        LABEL_FILES["_bbox.csv"](tmp_path / "a_bbox.csv")
+    assert message in str(error.value)
+
+
+def coco(**changes: object) -> dict[str, object]:
+    return {
+        "images": [{"id": 1, "t_us": 10}], "categories": [{"id": 3, "name": "car"}],
+        "annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}], **changes,
+    }  # fmt: skip
+
+
+COCO = [
+    ({"annotations": [{"image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}]}, "annotation 0: category 9 is none of the file's (3)"),
+    ({"annotations": [{"image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4]}]}, "annotation 0: image 5 is none of the file's (1)"),
+    ({"annotations": [{"image_id": 1, "category_id": [3], "bbox": [1, 2, 3, 4]}]}, "not COCO boxes"),
+    ({"categories": [{"id": {}, "name": "car"}]}, "not COCO boxes"),
+    ({"categories": None}, "not COCO boxes"),
+    ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, float("nan"), 4]}]}, "annotation 0: the box is [1, 2, nan, 4]"),
+    ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, -3, 4]}]}, "annotation 0: the box is -3 px wide"),
+    ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": None}]}, "annotation 0: the box is None"),
+    ({"images": [{"id": 1, "t_us": -4}]}, "image 1: the time is -4"),
+    ({"images": [{"id": 1, "t_us": float("inf")}]}, "image 1: the time is inf"),
+    ({"images": [{"id": 1, "t_us": "soon"}]}, "image 1: the time is 'soon'"),
+    ({"images": [{"id": 1, "width": 9, "height": 9}, {"id": 2, "width": 8, "height": 9}]}, "pictures of several sizes"),
+    ({"images": [{"id": 1, "width": -9, "height": 9}]}, "the picture's size is -9 x 9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), COCO)
+def test_coco_files_that_are_wrong(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(coco(**changes)))
+    with pytest.raises(LabelError) as error:
+        LABEL_FILES[".json"](tmp_path / "a.json")
+    assert message in str(error.value)
+
+
+def test_coco_and_voc_say_the_sensors_size(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(coco(images=[{"id": 1, "width": 346, "height": 260}])))
+    assert LABEL_FILES[".json"](tmp_path / "a.json").sensor_size == SensorSize(346, 260)
+    (tmp_path / "a.xml").write_text("<annotation><size><width>346</width><height>260</height></size></annotation>")
+    assert LABEL_FILES[".xml"](tmp_path / "a.xml").sensor_size == SensorSize(346, 260)
+    (tmp_path / "a.xml").write_text("<annotation><size><width>346</width></size></annotation>")
+    with pytest.raises(LabelError, match="the picture's size is 346 x 0"):
+        LABEL_FILES[".xml"](tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize("corner", ["", "nan", "-inf", "x"])
+def test_voc_corners_that_are_none(tmp_path: Path, corner: str) -> None:
+    box = f"<bndbox><xmin>1</xmin><ymin>{corner}</ymin><xmax>5</xmax><ymax>6</ymax></bndbox>"
+    (tmp_path / "a.xml").write_text(f"<annotation><object><name>car</name>{box}</object></annotation>")
+    with pytest.raises(LabelError, match="object 0: the box is"):
+        LABEL_FILES[".xml"](tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize(("field", "value"), [("t", -1), ("w", -3), ("h", -0.5)])
+def test_prophesee_numbers_that_are_negative(tmp_path: Path, field: str, value: float) -> None:
+    boxes = np.zeros(3, BBOX_DTYPE)
+    boxes[field][1] = value
+    np.save(tmp_path / "a_bbox.npy", boxes)
+    with pytest.raises(LabelError, match=f"box 1: {field} is {value}.*negative"):
+        LABEL_FILES["_bbox.npy"](tmp_path / "a_bbox.npy")
+
+
+# ---------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("car", 0), ("Car", 0), (" CAR ", 0), ("vehicle", 0), ("Person", 1), ("pedestrian", 1), (0, 0), (1, 1),
+     ("bus", -1), ("cars", -1), ("", -1), (2, -1), (7, -1), ("1", -1)],
+)  # fmt: skip
+def test_names_are_matched_whatever_their_case(name: str | int, index: int) -> None:
+    matcher = ClassMatcher(STREET)
+    assert matcher.indices([name]).tolist() == [index]
+    assert (matcher.matched.total(), matcher.unmatched.total()) == (index >= 0, index < 0)
+
+
+def test_one_megapixel_pedestrians_are_no_cars() -> None:
+    matcher = ClassMatcher(STREET, None, ONE_MPX_CLASSES)
+    assert matcher.indices(list(range(8))).tolist() == [1, -1, 0, -1, -1, -1, -1, -1]
+    assert dict(matcher.unmatched) == dict.fromkeys(
+        ["two wheeler", "truck", "bus", "traffic sign", "traffic light", "class id 7"], 1
+    )
+    spec = SPECS["1mpx"]
+    assert ClassMatcher(spec, None, ONE_MPX_CLASSES).indices([0, 1, 2, 3]).tolist() == [0, 1, 2, -1]
+    assert ClassMatcher(spec).indices(["Two-Wheeler", "two_wheeler"]).tolist() == [1, 1]
+
+
+def test_a_mapping_goes_before_names_and_ids() -> None:
+    matcher = ClassMatcher(STREET, parse_classes("Truck=car, 3=pedestrian ,bus=ignore,car=ignore"))
+    assert matcher.indices(["truck", "TRUCK", 3, "3", "bus", "car", 0, "pedestrian"]).tolist() == [0, 0, 1, 1, -1, -1, -1, 1]
+    assert not matcher.unmatched
+
+
+def test_what_matches_nothing_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    matcher = ClassMatcher(STREET)
+    matcher.indices(["car", "tram", "tram", "dog"])
+    matcher.tell(tmp_path)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("evburst", "WARNING")
+    assert "3 boxes of other classes are left out: 'tram' (2), 'dog' (1); the classes are car, pedestrian;" in record.message
+    nothing = ClassMatcher(STREET)
+    nothing.indices(["tram"])
+    with pytest.raises(LabelError, match=r"no labelled box is of a known class: 'tram' \(1\); the classes are car, pedestrian"):
+        nothing.tell(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["car", "=car", "Car=", "a=b,c"])
+def test_mappings_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="write them as NAME=CLASS"):
+        parse_classes(text)
+
+
+def test_a_mapping_to_no_class_names_the_classes() -> None:
+    with pytest.raises(ConfigError, match=r"'lorry' is no class of street \(its classes: car, pedestrian; or ignore\)"):
+        ClassMatcher(STREET, {"Truck": "lorry"})

@@ -1,0 +1,186 @@
+"""What is given as a recording and is none: named, with the way out; pipes, folders, devices; sizes beyond memory."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import os
+import pickle
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS
+from evburst.data.readers import open_events, packets, pipes, recognise_format, stream_format
+
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes
+
+CSV = b"".join(b"%d,%d,%d,%d\n" % event for event in SAMPLE.tolist())
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+FOREIGN = {
+    "gzip": (gzip.compress(dat_bytes(SAMPLE)), "compressed with gzip: gunzip it first"),
+    "bzip2": (bz2.compress(dat_bytes(SAMPLE)), "compressed with bzip2: bunzip2 it first"),
+    "xz": (lzma.compress(dat_bytes(SAMPLE)), "compressed with xz: unxz it first"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(50), "compressed with zstd: unzstd it first"),
+    "zip": (zipped("a.dat", dat_bytes(SAMPLE)), "a zip archive without arrays in it: unzip it first"),
+    "PyTorch": (zipped("best/data.pkl", b"\x80\x02."), "a PyTorch file, no event recording"),
+    "mp4": (b"\x00\x00\x00\x20ftypisom" + bytes(99), "evburst live --video FILE"),
+    "avi": (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(99), "evburst live --video FILE"),
+    "mkv": (b"\x1a\x45\xdf\xa3" + bytes(99), "evburst live --video FILE"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(99), "a picture, no event recording"),
+    "pickle": (pickle.dumps({"t": [1]}), "a Python pickle, which can run any code when it is loaded and is not read"),
+    "AppleDouble": (b"\x00\x05\x16\x07" + bytes(60), "a side file of macOS"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "HTML": (b"<!DOCTYPE html><html>", "did the download fail?"),
+    "ROS": (b"#ROSBAG V2.0\n" + bytes(99), "a ROS bag"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FOREIGN.values(), ids=FOREIGN.keys())
+@pytest.mark.parametrize(
+    "name", ["a_td.dat", "a.raw", "a.npy", "a.npz", "a.h5", "a.aedat", "a.csv", "a.bin", "a.xyz", "._a_td.dat"]
+)
+def test_foreign_files_are_named(tmp_path: Path, content: bytes, message: str, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EventFileError) as error:
+        open_events(tmp_path / name, SIZE)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("format", ["dat", "evt", "npz", "hdf5", "aedat4"])
+def test_also_if_a_format_is_named(tmp_path: Path, format: str) -> None:
+    (tmp_path / "a").write_bytes(FOREIGN["gzip"][0])
+    with pytest.raises(EventFileError, match="gunzip it first"):
+        open_events(tmp_path / "a", SIZE, format)
+
+
+@pytest.mark.parametrize("name", ["image_0010 (1).bin", "image 10 – Kopie.bin", "IMAGE.BIN"])
+def test_names_of_copies(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bin_bytes(SAMPLE.tolist()))
+    assert recognise_format(tmp_path / name) == "bin"
+    assert collect(open_events(tmp_path / name)).tolist() == SAMPLE.tolist()
+
+
+def test_pickled_arrays_are_refused_without_advice_to_load_them(tmp_path: Path) -> None:
+    objects = np.array([{"t": 1}, 2], object)
+    np.save(tmp_path / "a.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "a.npz", events=objects)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(EventFileError, match=r"an array of Python objects .* is not read") as error:
+            open_events(tmp_path / name, SIZE)
+        assert "allow_pickle" not in str(error.value)
+
+
+def test_a_folder_is_no_recording(tmp_path: Path) -> None:
+    with pytest.raises(EventFileError, match="a folder, not a regular file; name the recordings in it"):
+        open_events(tmp_path)
+
+
+def test_a_device_is_no_recording() -> None:
+    with pytest.raises(EventFileError, match="a device, not a regular file"):
+        open_events("/dev/zero")
+
+
+def test_a_circle_of_links(tmp_path: Path) -> None:
+    (tmp_path / "a.dat").symlink_to(tmp_path / "b.dat")
+    (tmp_path / "b.dat").symlink_to(tmp_path / "a.dat")
+    with pytest.raises(EventFileError, match="cannot be read"):
+        open_events(tmp_path / "a.dat")
+
+
+def fed(path: Path, content: bytes) -> threading.Thread:
+    """A pipe and who writes into it."""
+    os.mkfifo(path)
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):  # The reader may have seen enough.
+            path.write_bytes(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    return writer
+
+
+@pytest.mark.parametrize("header", [b"", b"t,x,y,p\n", b"# sensor_size 32x24\n"])
+def test_text_is_read_from_a_pipe_once(tmp_path: Path, header: bytes) -> None:
+    lines = header + CSV * 20_000  # More than the pipe and the head hold.
+    writer = fed(tmp_path / "a", lines)
+    stream = open_events(tmp_path / "a", SIZE)
+    assert stream_format(stream) == "csv"
+    assert len(collect(stream)) == 5 * 20_000
+    writer.join()
+    with pytest.raises(EventFileError, match="a pipe, which can be read once: save it to a file first"):
+        collect(stream)
+
+
+def test_other_formats_are_not_read_from_a_pipe(tmp_path: Path) -> None:
+    writer = fed(tmp_path / "a", dat_bytes(SAMPLE))
+    with pytest.raises(
+        EventFileError, match="a pipe, not a regular file, as dat recordings have to be: save it to a file first"
+    ):
+        open_events(tmp_path / "a")
+    writer.join()
+
+
+def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "WAIT_S", 0.0)
+    os.mkfifo(tmp_path / "a.dat")
+    with pytest.raises(EventFileError, match="a pipe, not a regular file, and nothing was written into it"):
+        open_events(tmp_path / "a.dat")
+
+
+def test_a_sensor_beyond_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.dat").write_bytes(
+        dat_bytes(SAMPLE).replace(b"Height 24", b"Height 16384").replace(b"Width 32", b"Width 16384")
+    )
+    with pytest.raises(SensorSizeError, match="16384x16384"):
+        open_events(tmp_path / "a.dat")
+
+
+def test_items_beyond_memory(tmp_path: Path) -> None:
+    padded = np.zeros(3, [*EVENT_DTYPE.descr, ("pad", "V1000000")])
+    np.savez_compressed(tmp_path / "a.npz", events=padded)
+    np.save(tmp_path / "a.npy", padded)
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(EventFileError, match="an event of 1000013 bytes; at most 256 are read: save t, x, y, p only"):
+            open_events(tmp_path / name, SIZE)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.dat"])
+def test_more_events_in_a_window_than_memory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evburst.data.readers import dat
+
+    for module in (packets, dat):
+        monkeypatch.setattr(module, "MAX_WINDOW_EVENTS", PACKET_EVENTS)
+    events = np.zeros(2 * PACKET_EVENTS + 1, EVENT_DTYPE)
+    if name == "a.npy":
+        np.save(tmp_path / name, events)
+    else:
+        (tmp_path / name).write_bytes(dat_bytes(events))
+    with pytest.raises(
+        EventFileError, match=r"more than 1048576 events in the 0.05 s from 0 µs on: are the times right \(--time-unit\)"
+    ):
+        list(open_events(tmp_path / name, SIZE).windows(50_000))
+
+
+def test_many_events_in_many_windows_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packets, "MAX_WINDOW_EVENTS", PACKET_EVENTS)
+    events = np.zeros(3 * PACKET_EVENTS, EVENT_DTYPE)
+    events["t"] = np.arange(len(events))
+    events["t"][7] = 1 << 40  # A corrupt time is no window of its own.
+    np.save(tmp_path / "a.npy", events)
+    assert sum(map(len, open_events(tmp_path / "a.npy", SIZE).windows(50_000))) == len(events) - 1

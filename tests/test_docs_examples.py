@@ -1,0 +1,133 @@
+"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of README and docs: each does what the page says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, random_events
+from evburst.app.cli import detect_main
+from evburst.app.outputs import sinks
+from evburst.data import readers
+from evburst.data.boxes import Detections
+from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.events import SensorSize
+from evburst.data.writers import write_events
+from evburst.models.runtime.int8.simd import AVAILABLE
+
+SIZE = SensorSize(32, 24)
+
+
+def load(name: str) -> ModuleType:
+    """docs/examples/<name>.py as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "docs" / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The example's reader, registered for one test."""
+    registries = {name: value for name, value in vars(readers).items() if isinstance(value, dict | set) and name[:2] != "__"}
+    for name, registry in registries.items():
+        monkeypatch.setattr(readers, name, registry.copy())
+    return load("reader")
+
+
+def test_the_reader_is_found_by_content(reader: ModuleType, tmp_path: Path) -> None:
+    events = random_events(5000, SIZE, 120_000)
+    path = tmp_path / "recording"
+    path.write_bytes(b"EVREC 32x24\n" + events.tobytes() + b"cut")
+    stream = readers.open_events(path)
+    assert stream.sensor_size == SIZE
+    assert np.array_equal(np.concatenate(list(stream.packets())), events)
+    assert [len(window) for window in stream.windows(50_000)] == np.histogram(events["t"], [0, 50_000, 100_000, 150_000])[
+        0
+    ].tolist()
+    assert stream.faults.found() == {"truncated_bytes": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "error", "message"),
+    [
+        (b"EVREC 32x24\n", None, EventFileError, "holds no event"),
+        (b"EVREC 32x24", None, EventFileError, "does not begin with a line"),
+        (b"EVREC here\n" + bytes(13), None, SensorSizeError, "sensor"),
+        (b"EVREC 32x24\n" + bytes(13), SensorSize(64, 48), SensorSizeError, "32x24"),
+    ],
+    ids=["empty", "cut in the header", "no size", "contradiction"],
+)  # fmt: skip
+def test_the_reader_refuses(
+    reader: ModuleType, tmp_path: Path, content: bytes, size: SensorSize | None, error: type[Exception], message: str
+) -> None:
+    path = tmp_path / "recording.evrec"
+    path.write_bytes(content)
+    with pytest.raises(error, match=message):
+        readers.open_events(path, size)
+
+
+def test_the_scene_has_its_events_where_its_boxes_are() -> None:
+    scene = load("scene")
+    size = SensorSize(128, 96)
+    events = scene.square_events(size)
+    assert len(events) > 100
+    for t_us in (50_000, 150_000):
+        x0, y0, x1, y1 = scene.SquareScene(size).boxes(t_us).boxes_xyxy[0]
+        now = events[(events["t"] >= t_us - 10_000) & (events["t"] < t_us)]
+        inside = (now["x"] >= x0 - 3) & (now["x"] < x1 + 3) & (now["y"] >= y0 - 3) & (now["y"] < y1 + 3)
+        assert inside.mean() > 0.8
+        # Brighter where it arrives, darker where it leaves.
+        assert now["p"][inside & (now["x"] > (x0 + x1) / 2)].mean() > 0.9
+        assert now["p"][inside & (now["x"] < (x0 + x1) / 2)].mean() < 0.1
+
+
+def test_the_sink_counts_boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sinks, "SINKS", dict(sinks.SINKS))
+    example = load("sink")
+    assert sinks.SINKS["counts"].file == "counts.csv"
+    run = example.RunInfo(classes=("car", "pedestrian"), sensor_size=SIZE, window_us=50_000, start_us=0, network="SNN T=1")
+    sink = example.CountSink(tmp_path / "counts.csv", run)
+    for t_us, labels in ((50_000, [0, 1, 0]), (100_000, [])):
+        found = Detections(
+            np.zeros((len(labels), 4), np.float32), np.ones(len(labels), np.float32), np.array(labels, np.int64), t_us
+        )
+        sink.write(SimpleNamespace(t1_us=t_us, detections=found))
+    sink.close()
+    assert (tmp_path / "counts.csv").read_text().splitlines() == ["t_us,car,pedestrian", "50000,2,1", "100000,0,0"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/detect.md"])
+def test_python_blocks_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the first two windows of the bundled recording, in the order of the page."""
+    monkeypatch.chdir(tmp_path)
+    sample = readers.open_events(ROOT / "data" / "samples" / "street_td.dat")
+    events = next(sample.packets())
+    write_events(tmp_path / "recording.dat", events[events["t"] < 100_000], sample.sensor_size)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+        assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="the README shows the output of the int8 engine")
+def test_the_readme_shows_the_output_of_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line but the speed."""
+    monkeypatch.chdir(tmp_path)
+    assert detect_main(["--events", str(ROOT / "data" / "samples" / "street_td.dat"), "--batch", "8"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("speed")]
+    assert printed
+    readme = (ROOT / "README.md").read_text()
+    for line in printed:
+        assert f"    {line}\n" in readme

@@ -1,0 +1,152 @@
+"""The wheel: nothing but `evburst` in site-packages, every package and data file inside, usable from any folder; extras."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from evburst.data.errors import MissingPackageError
+from evburst.data.extras import require
+
+from tests.conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = ("evburst", "app", "data", "eval", "models")
+BASE = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+NEEDED = {
+    "av",
+    "evburst",
+    "filelock",
+    "numba",
+    "llvmlite",
+    "numpy",
+    "opencv-python-headless",
+    "pyyaml",
+    "safetensors",
+    "torch",
+    "tqdm",
+}
+"""What a module may import at its top; llvmlite belongs to numba."""
+APART = {"app/live/server.py": {"fastapi", "starlette", "uvicorn"}, "models/runtime/cuda.py": {"triton"}}
+"""Modules that are imported only where these are: behind `--serve`, and beside torch's CUDA build."""
+
+
+def test_every_package_is_declared() -> None:
+    packages = {f"evburst.{path.parent.relative_to(ROOT)}".replace("/", ".") for path in ROOT.glob("*/**/__init__.py")
+                if path.relative_to(ROOT).parts[0] in FOLDERS[1:]}  # fmt: skip
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages | {"evburst"}
+
+
+def run(*words: str, cwd: Path, **environment: str) -> str:
+    """stdout of a command that has to succeed, run with no other environment than PATH and what is given."""
+    variables = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **environment}
+    done = subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(copy of the sources, folder into which their wheel is installed)."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources, target = folder / "sources", folder / "site"
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file() and (path.name in ("pyproject.toml", PROJECT["project"]["readme"]) or "LICEN" in path.name):
+            shutil.copy(path, sources)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder), str(sources), cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    run(*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=folder)
+    return sources, target
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_nothing_but_evburst(installed: tuple[Path, Path]) -> None:
+    version = PROJECT["project"]["version"]
+    assert {path.name for path in installed[1].iterdir()} == {"evburst", f"evburst-{version}.dist-info", "bin"}
+    assert [path.name for path in (installed[1] / "bin").iterdir()] == ["evburst"]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file(installed: tuple[Path, Path]) -> None:
+    """Weights, sample, live page, templates: whatever lies in a folder of the package."""
+    sources, target = installed
+    expected = {path.relative_to(sources) for name in FOLDERS[1:] for path in (sources / name).rglob("*") if path.is_file()}
+    expected |= {path.relative_to(sources / "evburst") for path in (sources / "evburst").rglob("*") if path.is_file()}
+    found = {path.relative_to(target / "evburst") for path in (target / "evburst").rglob("*") if path.is_file()}
+    assert {path for path in found if "__pycache__" not in path.parts} == expected
+    assert Path("models/weights/street.safetensors") in found
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_any_folder(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    target = str(installed[1])
+    said = run(sys.executable, "-m", "evburst", "--version", cwd=tmp_path, PYTHONPATH=target)
+    assert said == f"evburst {PROJECT['project']['version']}\n"
+    code = "import evburst.data.events, evburst.app; print(evburst.__file__, evburst.app.__file__)"
+    assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=target).count(target) == 2
+    shown = run(sys.executable, "-m", "evburst", "detect", "--help", cwd=tmp_path, PYTHONPATH=target)
+    assert shown.startswith("usage: evburst detect")
+    assert "--post.nms-iou" in shown
+    sample = installed[1] / "evburst" / "data" / "samples" / "street_td.dat"
+    info = run(sys.executable, "-m", "evburst", "events", "info", str(sample), cwd=tmp_path, PYTHONPATH=target)
+    assert "format       dat" in info
+
+
+def imported_at_the_top(text: str) -> set[str]:
+    """Top-level names of the packages that a module imports when it is imported."""
+    names = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def test_base_and_extras_are_what_the_code_asks_for() -> None:
+    """Imports at the top of modules are the base; `require` names extras that bring the package."""
+    names = {re.split(r"[<>=;\[ ]", text)[0].lower() for text in PROJECT["project"]["dependencies"]}
+    assert names == NEEDED - {"evburst", "llvmlite"}
+    extras = PROJECT["project"]["optional-dependencies"]
+    calls = []
+    for name in FOLDERS[1:]:
+        for path in (ROOT / name).rglob("*.py"):
+            text = path.read_text()
+            calls += re.findall(r'require\("([\w.]+)", "(\w+)"', text)
+            foreign = {BASE.get(word, word) for word in imported_at_the_top(text) - sys.stdlib_module_names} - NEEDED
+            assert foreign <= APART.get(str(path.relative_to(ROOT)), set()), (path, foreign)
+    assert len(calls) >= 8
+    for module, extra in calls:
+        package = module.partition(".")[0].replace("_", "-")
+        brought = " ".join(extras[extra]) + "".join(
+            " ".join(extras[inner]) for inner in re.findall(r"\[(\w+)\]", str(extras[extra]))
+        )
+        assert package in brought, (module, extra)
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nowhere", None)
+    with pytest.raises(MissingPackageError, match=r'^writing it needs nowhere: pip install "evburst\[export\]"$'):
+        require("nowhere", "export", "writing it")
+    with pytest.raises(MissingPackageError, match="needs nowhere: pip"):
+        require("nowhere.inside", "export", "writing it")
+    assert require("json", "export", "x").__name__ == "json"
+
+
+def test_a_package_that_does_not_load_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "halfthere.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    (tmp_path / "needsmore.py").write_text("import nowhere_to_be_found")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingPackageError, match=r"needs halfthere, which is installed but does not load \(libGL"):
+        require("halfthere", "live", "x")
+    with pytest.raises(MissingPackageError, match=r"needs needsmore, which .* \(No module named 'nowhere_to_be_found'\)"):
+        require("needsmore", "live", "x")
