@@ -21,7 +21,7 @@ from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import barrier, process_group
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.readers import SUFFIXES
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 

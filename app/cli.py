@@ -24,6 +24,7 @@ COMMANDS = {
     "events": ("evburst.app.events", "main", "describe, convert and cut recordings"),
     "export": ("evburst.app.export", "main", "write a network as ONNX or NIR"),
     "results": ("evburst.app.results", "results_main", "tables of many evaluations, from their results.json"),
+    "engines": ("evburst.app.engines", "main", "which engines run here, and how fast"),
 }
 """Commands of `evburst`: module and function of each, and what it does."""
 

@@ -31,8 +31,8 @@ from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
 from evburst.data.stats import SpikeStats
 from evburst.eval.coco import AveragePrecision, average_precision
 from evburst.eval.energy import COST_TABLES, synaptic_ops
-from evburst.models.checkpoint import load_tensors, read_kind
-from evburst.models.detector import Detector, DetectorBundle, find_weights
+from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind
+from evburst.models.detector import Detector
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.graph import Graph, Runner

@@ -29,7 +29,8 @@ from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from tqdm import tqdm
 
@@ -105,7 +106,11 @@ class DetectConfig:
 
 
 def open_inference(
-    bundle: DetectorBundle, config: DetectConfig, sensor_size: SensorSize, faults: Faults | None = None
+    bundle: DetectorBundle,
+    config: DetectConfig,
+    sensor_size: SensorSize,
+    faults: Faults | None = None,
+    maps: bool = False,
 ) -> Inference:
     """The network of loaded weights, ready for windows of a sensor.
 
@@ -136,6 +141,7 @@ def open_inference(
         spiking=not config.ann,
         table=COST_TABLES[config.energy_table],
         idle_events=config.idle_events,
+        maps=maps,
     )
 
 

@@ -1,4 +1,4 @@
-"""Take a weights file elsewhere: `python -m evburst.app.export --weights street --onnx FILE` or `--nir FILE`."""
+"""Take a weights file elsewhere: `evburst export --weights street --onnx FILE`, `--onnx-snn FILE` or `--nir FILE`."""
 
 from __future__ import annotations
 
@@ -15,39 +15,55 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     """The command line of `evburst export`."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Write the ordinary network of a weights file as ONNX, or its spiking network as NIR.",
-        epilog="example: %(prog)s --weights street --onnx street.onnx",
+        description="Write the ordinary network of a weights file as ONNX, or its spiking network as ONNX or NIR.",
+        epilog="example: %(prog)s --weights street --onnx-snn street_snn.onnx --with-boxes",
     )
     parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="bundled weights by name, or a file made by "
                         "convert.py (default: street)")  # fmt: skip
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--onnx", type=Path, metavar="FILE", help="the ANN: any batch, any size; outputs are the head's raw maps")
+    what.add_argument("--onnx-snn", type=Path, metavar="FILE", help="the spiking network: any batch, any size; input uint8 counts, "
+                      "outputs are the head's raw maps")  # fmt: skip
     what.add_argument("--nir", type=Path, metavar="FILE", help="the spiking network, for grids of one size")
-    parser.add_argument("--sensor-size", default="304x240", metavar="WxH", help="NIR: sensor size in pixels; the grid is padded "
-                        "to the network's stride (default: 304x240)")  # fmt: skip
+    parser.add_argument("--sensor-size", default="304x240", metavar="WxH", help="for NIR, boxes and totals: sensor size in pixels; "
+                        "the grid is padded to the network's stride (default: 304x240)")  # fmt: skip
+    parser.add_argument("--with-boxes", action="store_true", help="ONNX of the spiking network: boxes, scores and labels instead of "
+                        "raw maps, for one grid at a time")  # fmt: skip
+    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="with boxes: lowest score (default: 0.3)")
+    parser.add_argument("--totals", action="store_true", help="ONNX of the spiking network: spikes and synaptic operations of every "
+                        "layer as further outputs")  # fmt: skip
     parser.add_argument("--part", action="store_true", help="NIR: only what it can express, up to the first max-pools and "
                         "upsamplings, whose inputs become outputs")  # fmt: skip
     return run(parser, _export, argv)
 
 
 def _export(args: argparse.Namespace) -> str:
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
+    from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
+    from evburst.models.export.onnx_boxes import BoxOptions
+    from evburst.models.export.onnx_snn import SnnOptions, write_onnx_snn
 
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
-    width, height = SensorSize.parse(args.sensor_size)
-    padded = tuple(-(-side // bundle.stride) * bundle.stride for side in (height, width))
-    translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, padded[0], padded[1]), args.part)
+    sensor = SensorSize.parse(args.sensor_size)
+    height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
+    if args.onnx_snn:
+        size = (height, width) if args.with_boxes or args.totals else None
+        boxes = BoxOptions(sensor, PostConfig(score=args.score)) if args.with_boxes else None
+        write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
+        outputs = "boxes, scores, labels" if boxes else ", ".join(bundle.graph.outputs)
+        return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"
+    translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)
     left = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
     largest = max(layer.phi for layer in bundle.parameters.neurons.values())
     if largest > 1:
         LOG.info("note: up to %d spikes per timestep here, one in NIR; each layer's limit is in its metadata", largest)
-    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {padded[1]}x{padded[0]}{left}"
+    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{left}"
 
 
 if __name__ == "__main__":

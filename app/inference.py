@@ -27,9 +27,12 @@ from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, energy_report
+from evburst.models.detector import Detector
 from numpy.typing import NDArray
 
 Stats = SpikeStats | ActivityStats
+Maps = dict[str, NDArray[np.float32]]
+Answer = tuple[Detections, Stats | None, Maps]
 
 BATCH = 8
 """Windows computed together where latency does not matter."""
@@ -94,6 +97,7 @@ class WindowResult:
         energy_pj: energy of the network that ran, in the table that was asked for; 0 if idle.
         ann_energy_pj: energy of the dense ANN for the same window; 0 if idle, so that both sides count the same windows.
         latency_ms: binning, network, decoding and NMS of this window (of its whole batch, if there were several).
+        maps: the read-outs that the boxes are decoded from, `(C, h, w)` float32 each, by name; None unless asked for.
     """
 
     t0_us: int
@@ -110,6 +114,7 @@ class WindowResult:
     energy_pj: float
     ann_energy_pj: float
     latency_ms: float
+    maps: Maps | None = None
 
     @property
     def events_per_s(self) -> float:
@@ -128,6 +133,7 @@ class Inference:
         spiking: the network counts spikes; False for an ANN.
         table: energies per operation.
         idle_events: windows with at most so many events are idle and do not go through the network; -1: all do.
+        maps: keep the maps that boxes are decoded from in each result; only of a Detector, and not if it is adaptive.
     """
 
     def __init__(
@@ -140,7 +146,9 @@ class Inference:
         spiking: bool = True,
         table: CostTable = COST_TABLES[HEADLINE],
         idle_events: int = 0,
+        maps: bool = False,
     ) -> None:
+        self._maps = maps
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
         self.faults = Faults() if faults is None else faults
         self.spiking, self.table, self.idle_events = spiking, table, idle_events
@@ -236,7 +244,7 @@ class Inference:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[tuple[Detections, Stats | None]]:
+    def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[Answer]:
         """Boxes and counts of each window, from a batch of `size` grids."""
         if size == 1:
             grids = batch[0].grid[None]
@@ -244,13 +252,19 @@ class Inference:
             grids = np.zeros((size, *self.shape), np.uint8)
             grids[: len(batch)] = [binned.grid for binned in batch]
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
-        found, stats = self.network.detect(grids, self.sensor_size, times)
+        readouts: Maps = {}
+        stats: Stats | None
+        if self._maps and isinstance(self.network, Detector):
+            found, stats = self.network.detect(grids, self.sensor_size, times, readouts)
+        else:
+            found, stats = self.network.detect(grids, self.sensor_size, times)
         each = [stats.of_image(i) if stats is not None and size > 1 else stats for i in range(len(batch))]
-        return list(zip(found, each, strict=False))
+        maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
+        return list(zip(found, each, maps, strict=False))
 
-    def _result(self, binned: BinnedWindow, answer: tuple[Detections, Stats | None] | None, seconds: float) -> WindowResult:
+    def _result(self, binned: BinnedWindow, answer: Answer | None, seconds: float) -> WindowResult:
         """The result of what the network answered; None: it was idle."""
-        found, stats = answer or (Detections.empty(binned.t1_us), None)
+        found, stats, maps = answer or (Detections.empty(binned.t1_us), None, {})
         energy, idle = None, answer is None
         energy_pj = 0.0 if idle else self.ann_pj
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
@@ -273,6 +287,7 @@ class Inference:
             energy_pj=energy_pj,
             ann_energy_pj=0.0 if idle else self.ann_pj,
             latency_ms=1000 * seconds,
+            maps=maps or None,
         )
 
 

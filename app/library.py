@@ -16,7 +16,7 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
@@ -31,6 +31,7 @@ class Detector:
         weights: bundled weights by name, or a file.
         sensor_size: (W, H) px, or "WxH", for arrays and for files that do not state it.
         score: lowest score of a box.
+        maps: keep the read-outs that boxes are decoded from in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
             window_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
 
@@ -48,6 +49,7 @@ class Detector:
         *,
         sensor_size: tuple[int, int] | str | None = None,
         score: float | None = None,
+        maps: bool = False,
         **settings: Any,
     ) -> None:
         if score is not None:
@@ -58,6 +60,7 @@ class Detector:
         self._size = SensorSize.parse(self.config.sensor_size) if self.config.sensor_size else None
         self._bundle = DetectorBundle.load(weights)
         self.classes = self._bundle.head.classes
+        self._maps = maps
         self._inferences: dict[SensorSize, Inference] = {}
 
     def stream(self, source: Any) -> Iterator[WindowResult]:
@@ -124,7 +127,7 @@ class Detector:
     def _inference(self, size: SensorSize) -> Inference:
         """The network for a sensor, planned once for each size."""
         if size not in self._inferences:
-            self._inferences[size] = open_inference(self._bundle, self.config, size)
+            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps)
         return self._inferences[size]
 
     def __repr__(self) -> str:

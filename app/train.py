@@ -30,8 +30,8 @@ from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from evburst.eval.coco import AveragePrecision, average_precision
+from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.burst_aware import burst_aware
-from evburst.models.checkpoint import load_tensors, save_tensors
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.initialise import start_from

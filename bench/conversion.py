@@ -35,7 +35,7 @@ from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.coco import average_precision
 from evburst.eval.energy import COST_TABLES
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.runtime import open_engine

@@ -1,15 +1,16 @@
 """How long a network takes per window: python bench/inference.py --events RECORDING.dat [--weights street] [--root DIR]
 
 One run, contenders in turn on the same window, round after round, so that what disturbs the machine disturbs them alike; medians,
-and ratios to the float32 ANN of the same weights. Threads are pinned to --threads (2). `cpu` is processor time of all threads: where
+and ratios to the fastest float32 runtime of the ANN of the same weights. Threads are pinned to --threads (2). `cpu` is processor time of all threads: where
 other programs run beside it, it says more than the clock. Peak memory is of a process of its own. With --root, AP on the
 validation windows of the data the weights were trained on.
 
     ann                float32, as detect.py --ann runs it
     ann channels-last  the same, in the layout that is fastest here
     onnxruntime, openvino    the same ANN, exported, float32 and (onnxruntime's static quantisation, calibrated on the window) 8 bits
-    reference, int8    the engines of models/runtime
-    spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`)
+    snn ...            the spiking network in the engines of models/runtime, every spike counted
+    spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`); a network that it refuses is in the
+                       table with its reason
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
     import torch
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
 
+PEER = "spikingjelly"
+FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino")
+"""Contenders in float32; the fastest of them is what the others are compared with."""
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 2, 4, 16, 32)
 _REST_S = 0.05
@@ -59,11 +63,11 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
         "openvino": lambda: _openvino(bundle),
         "openvino int8": lambda: _openvino(bundle, grid),
     }
-    for name in ("reference", "int8"):
+    for name in ("reference", "int8", "onnx", "openvino"):
         for timesteps in TIMESTEPS:
-            found[f"{name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
+            found[f"snn {name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
     for timesteps in PEER_TIMESTEPS:
-        found[f"spikingjelly T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
+        found[f"{PEER} T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
     return found
 
 
@@ -211,6 +215,7 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
     import numpy as np
 
     built: dict[str, Contender] = {}
+    refused: dict[str, str] = {}
     for name in names:
         try:
             built[name] = build[name]()
@@ -219,6 +224,11 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
         except ImportError as error:
             built.pop(name, None)
             print(f"left out: {name} ({error})", file=sys.stderr)
+        except Exception as error:
+            if not name.startswith(PEER):
+                raise
+            built.pop(name, None)  # the peer refuses some networks: a layer that is silent in calibration, for one
+            refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     clock: dict[str, list[float]] = {name: [] for name in built}
     processor: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(rounds):
@@ -230,9 +240,12 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
                 contender.run(grid)
                 clock[name].append(1000 * (time.perf_counter() - started))
                 processor[name].append(1000 * (time.process_time() - used))
-    return {
+    times = {
         name: {"ms": round(float(np.median(clock[name])), 2), "cpu_ms": round(float(np.median(processor[name])), 2)}
         for name in built
+    }
+    return {
+        name: times[name] if name in times else {"refused": refused[name]} for name in names if name in {**times, **refused}
     }
 
 
@@ -245,7 +258,7 @@ def average_precisions(names: list[str], build: dict[str, Callable[[], Contender
     found: dict[str, float] = {}
     windows = None
     for name in names:
-        contender = build[name]() if not name.startswith("spikingjelly") else None
+        contender = build[name]() if not name.startswith(PEER) else None
         if contender is None or contender.bundle is None:
             continue
         if windows is None:
@@ -265,15 +278,21 @@ def peak_memory_mb(name: str, args: argparse.Namespace) -> float:
 
 
 def table(results: dict[str, Any]) -> str:
-    """For a README."""
-    ann = results["ann"]
+    """For a README; ratios are to the fastest float32 network."""
+    base = min((name for name in FLOAT if name in results), key=lambda name: results[name]["ms"])
+    floats = results[base]
     lines = [
-        "| network | ms | of the ANN's | cpu ms | of the ANN's | windows/s | peak MB | AP |",
+        f"Ratios are to {base}, the fastest float32 network here.",
+        "",
+        "| network | ms | ratio | cpu ms | ratio | windows/s | peak MB | AP |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
+        if "refused" in r:
+            lines.append(f"| {name} | refused: {r['refused']} | | | | | | |")
+            continue
         lines.append(
-            f"| {name} | {r['ms']} | {r['ms'] / ann['ms']:.2f} | {r['cpu_ms']} | {r['cpu_ms'] / ann['cpu_ms']:.2f} "
+            f"| {name} | {r['ms']} | {r['ms'] / floats['ms']:.2f} | {r['cpu_ms']} | {r['cpu_ms'] / floats['cpu_ms']:.2f} "
             f"| {1000 / r['ms']:.1f} | {r.get('peak_mb', '')} | {r.get('ap', '')} |"
         )
     return "\n".join(lines)
@@ -297,7 +316,7 @@ def main() -> None:
 
     import torch
     from evburst.app import detect
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
 
     torch.set_num_threads(args.threads)
     if hasattr(os, "sched_setaffinity"):
@@ -315,7 +334,7 @@ def main() -> None:
         for name, ap in average_precisions(list(results), build, args.root, args.limit).items():
             results[name]["ap"] = ap
     if args.memory:
-        for name in results:
+        for name in (name for name, found in results.items() if "refused" not in found):
             results[name]["peak_mb"] = round(peak_memory_mb(name, args), 1)
     print(table(results))
     if args.json:

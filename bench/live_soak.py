@@ -37,7 +37,7 @@ from evburst.app.live.sources import Packet, RecordingSource
 from evburst.data.errors import SourceError
 from evburst.data.events import EventWindow
 from evburst.data.readers import open_events
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "samples" / "street_td.dat"
 DEATHS, AWAY_S = 5, 0.7

@@ -31,7 +31,8 @@ from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
 from evburst.eval.coco import AveragePrecision
 from evburst.eval.energy import energy_report
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice

@@ -1,6 +1,6 @@
 """A detector as a plain list of nodes: what conversion produces, a weights file holds, and every engine runs.
 
-Only nine operations exist, so an engine is nine methods:
+Only nine operations exist; OPERATIONS says what each of them may hold, and what shape its value has:
 
     input      the voxel grid
     conv       weight, bias; stride, padding, dilation, groups   (linear: makes currents); `merged`: parallel ones it holds, too
@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from evburst.data.errors import CheckpointError
+from evburst.models.schema import Check, anything, items, nothing_or, number, one_of, pair, parse, table, text, whole
 from torch import Tensor
 
-OPERATIONS = ("input", "conv", "relu", "add", "concat", "slice", "max_pool", "avg_pool", "upsample")
+Shape = tuple[int, int, int]
+"""(C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,32 @@ class Graph:
         return json.dumps({"nodes": [asdict(node) for node in self.nodes], "outputs": self.outputs})
 
     @classmethod
-    def from_json(cls, text: str, tensors: dict[str, Tensor]) -> Graph:
-        """Rebuild; raises CheckpointError if the structure is unsound or a tensor is missing."""
-        raw = json.loads(text)
+    def from_json(cls, content: str, tensors: dict[str, Tensor]) -> Graph:
+        """Rebuild; raises CheckpointError where the structure is unsound. Tensors are not looked at: see `shapes`."""
+        raw = _GRAPH(parse(content, "graph"), "graph")
         nodes = [Node(n["name"], n["op"], tuple(n["inputs"]), n["attrs"]) for n in raw["nodes"]]
-        graph = cls(nodes, raw["outputs"], tensors)
         known: set[str] = set()
         for node in nodes:
-            if node.op not in OPERATIONS or not known.issuperset(node.inputs):
-                raise CheckpointError(f"node {node.name!r}: unknown operation {node.op!r} or an input that comes later")
-            if node.op == "conv" and not {f"{node.name}.weight", f"{node.name}.bias"} <= tensors.keys():
-                raise CheckpointError(f"the weights of {node.name!r} are missing")
+            operation, where = OPERATIONS[node.op], f"node {node.name!r}"
+            operation.attrs(node.attrs, where)
+            low, high = operation.arity
+            if not low <= len(node.inputs) <= high:
+                raise CheckpointError(f"{where}: {node.op} with {len(node.inputs)} inputs")
+            if missing := [name for name in node.inputs if name not in known]:
+                raise CheckpointError(f"{where}: its input {missing[0]!r} is not a node before it")
+            if node.name in known or (node.op == "input") != (not known):
+                raise CheckpointError(f"{where}: a second node of this name, or an input that is not the first node")
             known.add(node.name)
-        if not known.issuperset(graph.outputs):
-            raise CheckpointError("an output is not a node of the network")
-        return graph
+        if unknown := [name for name in raw["outputs"] if name not in known]:
+            raise CheckpointError(f"output {unknown[0]!r} is not a node of the network")
+        if len(set(raw["outputs"])) < len(raw["outputs"]) or nodes[0].name in raw["outputs"]:
+            raise CheckpointError("an output is read out twice, or is the input")
+        return cls(nodes, raw["outputs"], tensors)
+
+    def shapes(self, channels: int, height: int, width: int) -> dict[str, Shape]:
+        """(C, H, W) of every node's value for grids of one size; raises CheckpointError where shapes do not fit together."""
+        weights = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        return infer_shapes(self.nodes, weights, (channels, height, width))
 
     def consumers(self) -> dict[str, list[Node]]:
         """Who reads each node."""
@@ -97,6 +111,153 @@ class Graph:
             for name in node.inputs:
                 found[name].append(node)
         return found
+
+
+WeightShapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a node of one kind may be.
+
+    Attributes:
+        arity: fewest and most inputs.
+        attrs: check of its attributes.
+        shape: of its value, from the node, its inputs' shapes and the shapes of all tensors.
+    """
+
+    arity: tuple[int, int]
+    attrs: Check
+    shape: Callable[[Node, Sequence[Shape], WeightShapes], Shape]
+
+
+def infer_shapes(nodes: Sequence[Node], weights: WeightShapes, grid: Shape) -> dict[str, Shape]:
+    """(C, H, W) of every node's value.
+
+    Args:
+        nodes: in order.
+        weights: shape of every tensor by its name.
+        grid: of the input.
+
+    Raises:
+        CheckpointError: shapes do not fit together, or a value would be empty.
+    """
+    shapes: dict[str, Shape] = {}
+    for node in nodes:
+        inputs = [shapes[name] for name in node.inputs]
+        found = OPERATIONS[node.op].shape(node, inputs, weights) if node.op != "input" else grid
+        if min(found) < 1:
+            raise CheckpointError(f"node {node.name!r}: nothing is left of its input {inputs}")
+        shapes[node.name] = found
+    return shapes
+
+
+def _windows(node: Node, source: Shape, kernel: Sequence[int], channels: int) -> Shape:
+    """Of a convolution or a pool."""
+    a = node.attrs
+    dilation = a.get("dilation", (1, 1))
+    rows, columns = (
+        (size + 2 * pad - gap * (k - 1) - 1) // stride + 1
+        for size, pad, gap, k, stride in zip(source[1:], a["padding"], dilation, kernel, a["stride"], strict=True)
+    )
+    return channels, rows, columns
+
+
+def _conv_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    where, groups = f"node {node.name!r}", node.attrs["groups"]
+    for what, axes in (("weight", 4), ("bias", 1)):
+        name = f"{node.name}.{what}"
+        if name not in weights:
+            raise CheckpointError(f"{where}: {name!r} is missing")
+        if len(weights[name]) != axes:
+            raise CheckpointError(f"{where}: {name!r} has {len(weights[name])} axes, not {axes}")
+    outputs, per_group, *kernel = weights[f"{node.name}.weight"]
+    if weights[f"{node.name}.bias"] != (outputs,):
+        raise CheckpointError(f"{where}: biases {weights[f'{node.name}.bias']} of {outputs} output channels")
+    if outputs % groups or per_group * groups != inputs[0][0]:
+        raise CheckpointError(
+            f"{where}: weights for {per_group * groups} channels in {groups} groups and {outputs} outputs read {inputs[0][0]} channels"
+        )
+    if max(kernel) > _LARGEST_KERNEL:
+        raise CheckpointError(f"{where}: kernel {kernel[0]}x{kernel[1]}, at most {_LARGEST_KERNEL}x{_LARGEST_KERNEL}")
+    return _windows(node, inputs[0], kernel, outputs)
+
+
+def _pool_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    channels, kernel = inputs[0][0], node.attrs["kernel"]
+    if kernel is None:
+        return channels, 1, 1
+    if any(2 * pad > k for pad, k in zip(node.attrs["padding"], kernel, strict=True)):
+        raise CheckpointError(f"node {node.name!r}: padding of more than half its kernel")
+    return _windows(node, inputs[0], kernel, channels)
+
+
+def _same_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    if len(set(inputs)) > 1:
+        raise CheckpointError(f"node {node.name!r}: {node.op} of values of different shapes {inputs}")
+    return inputs[0]
+
+
+def _concat_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    if len({shape[1:] for shape in inputs}) > 1:
+        raise CheckpointError(f"node {node.name!r}: concat of values of different sizes {inputs}")
+    return sum(shape[0] for shape in inputs), *inputs[0][1:]
+
+
+def _slice_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    start, stop = node.attrs["start"], node.attrs["stop"]
+    if not start < stop <= inputs[0][0]:
+        raise CheckpointError(f"node {node.name!r}: channels {start} to {stop} of {inputs[0][0]}")
+    return stop - start, *inputs[0][1:]
+
+
+def _upsample_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    channels, rows, columns = inputs[0]
+    return channels, rows * node.attrs["factor"], columns * node.attrs["factor"]
+
+
+_LARGEST_KERNEL = 64
+_SIDE, _MARGIN, _CHANNEL = whole(1, _LARGEST_KERNEL), whole(0, _LARGEST_KERNEL), whole(0, 2**20)
+_WINDOW = {"stride": pair(_SIDE), "padding": pair(_MARGIN)}
+_POOL, _WHOLE_MAP = table({**_WINDOW, "kernel": pair(_SIDE)}), table({"kernel": nothing_or(_SIDE)}, _WINDOW)
+_NAME = text(200)
+_NONE, _ONE, _MANY = (0, 0), (1, 1), (1, 256)
+
+
+def _of_average(value: object, where: str) -> dict[str, Any]:
+    """An average pool has windows, or is of the whole map: its kernel is null."""
+    whole_map = isinstance(value, dict) and value.get("kernel", 0) is None
+    found: dict[str, Any] = (_WHOLE_MAP if whole_map else _POOL)(value, where)
+    return found
+
+
+OPERATIONS: dict[str, Operation] = {
+    "input": Operation(_NONE, table({}), _same_shape),
+    "conv": Operation(
+        _ONE,
+        table({**_WINDOW, "dilation": pair(_SIDE), "groups": whole(1, 2**16)}, {"merged": items(_NAME, 0, 256)}),
+        _conv_shape,
+    ),
+    "relu": Operation(_ONE, table({}, {"ceiling": number(1e-3, 1e6), "negative_slope": number(0, 0.99)}), _same_shape),
+    "add": Operation((2, 2), table({}), _same_shape),
+    "concat": Operation(_MANY, table({}), _concat_shape),
+    "slice": Operation(_ONE, table({"start": _CHANNEL, "stop": _CHANNEL}), _slice_shape),
+    "max_pool": Operation(_ONE, _POOL, _pool_shape),
+    "avg_pool": Operation(_ONE, _of_average, _pool_shape),
+    "upsample": Operation(_ONE, table({"factor": whole(1, 64)}), _upsample_shape),
+}
+"""By name, what a node may be; a weights file is checked against it before anything of it runs."""
+
+_GRAPH = table(
+    {
+        "nodes": items(
+            table({"name": _NAME, "op": one_of(*OPERATIONS), "inputs": items(_NAME, 0, 256), "attrs": anything}),
+            2,
+            10_000,
+        ),
+        "outputs": items(_NAME, 1, 256),
+    }
+)
 
 
 def activation(x: Tensor, ceiling: float = math.inf, negative_slope: float = 0.0) -> Tensor:

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 from evburst.data.errors import CheckpointError
-from evburst.models.checkpoint import load_tensors, read_kind
-from evburst.models.detector import DetectorBundle, find_weights
+from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind
 from torch import Tensor, nn
 
 

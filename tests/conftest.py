@@ -81,14 +81,19 @@ class EveryOperation(nn.Module):
         self.out_a = nn.Conv2d(8 + 8 + 8, 3, 1)
         self.out_b = nn.Conv2d(8 + 8, 2, 3, padding=1)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of strides 4 and 2: 24 and 16 channels."""
         stem = self.stem(x)
         first, second = stem.chunk(2, 1)
         shortcut = second + self.deep(second)
         down = self.down(torch.cat([first, second, shortcut], 1))
         once = self.pool(down)
         twice = self.pool(once)
-        return [self.out_a(torch.cat([down, once, twice], 1)), self.out_b(torch.cat([self.up(down), stem], 1))]
+        return torch.cat([down, once, twice], 1), torch.cat([self.up(down), stem], 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        a, b = self.features(x)
+        return [self.out_a(a), self.out_b(b)]
 
 
 class FurtherOperations(nn.Module):

@@ -21,7 +21,7 @@ from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophese
 from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 from tests.conftest import ROOT, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat

@@ -124,6 +124,15 @@ def test_settings_and_errors() -> None:
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
 
 
+def test_maps_on_request() -> None:
+    (result,) = Detector("street", max_windows=1, maps=True).stream(SAMPLE)
+    assert result.maps is not None
+    assert len(result.maps) == 6
+    assert {values.shape[1:] for values in result.maps.values()} == {(32, 40), (16, 20), (8, 10)}
+    assert result.energy is not None
+    assert 0 < (result.energy.energies("int8").ratio or 0) < 1
+
+
 def test_boxes_as_others_hold_them(detector: Detector) -> None:
     found = next(iter(detector.stream(SAMPLE))).detections
     assert len(found) > 0

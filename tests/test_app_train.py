@@ -21,8 +21,7 @@ from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, DataError
-from evburst.models.checkpoint import load_tensors
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle, load_tensors
 
 from tests.conftest import ROOT
 

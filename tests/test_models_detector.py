@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import torch
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.checkpoint import FORMAT, load_tensors, save_tensors
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import FORMAT, DetectorBundle, load_tensors, save_tensors
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
@@ -21,7 +22,7 @@ from evburst.models.spiking.rounding import rounded, spike_values
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.conftest import spiking
+from tests.conftest import EveryOperation, drawn, spiking
 
 
 class TinyYolo(nn.Module):
@@ -35,6 +36,19 @@ class TinyYolo(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = torch.relu(self.stem(x))
         return [self.box(x), self.cls(x)]
+
+
+class TwoLevels(EveryOperation):
+    """Every operation, and a head of strides 4 and 2 that fits: boxes of 4 x 2 bins, one class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_a, self.out_b = nn.Conv2d(24, 8, 1), nn.Conv2d(16, 8, 3, padding=1)
+        self.cls_a, self.cls_b = nn.Conv2d(24, 1, 1), nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        a, b = self.features(x)
+        return [self.out_a(a), self.out_b(b), self.cls_a(a), self.cls_b(b)]
 
 
 @pytest.fixture
@@ -83,12 +97,30 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         DetectorBundle.load(tmp_path / "gone.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x80\x02}q\x00."])  # the last one is a pickle
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "x.safetensors"
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged"),
+        (b"not weights at all", "damaged"),
+        (b"\x80\x02}q\x00.", "a pickled PyTorch file"),
+        (b"PK\x03\x04 archive/data.pkl", r"ultralytics' best\.pt; only safetensors files of this project are read"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x1f\x8b\x08", "unpack it first"),
+    ],
+)
+def test_other_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "best.pt"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=message):
         DetectorBundle.load(path)
+
+
+def test_folders_and_pipes_are_not_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            DetectorBundle.load(tmp_path / f"{name}.safetensors")
 
 
 def test_truncated_file_is_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
@@ -109,13 +141,13 @@ def test_nan_weights_are_refused_by_name(bundle: DetectorBundle, tmp_path: Path)
 def test_zero_threshold_is_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
     bundle.parameters.neurons["stem.relu"].theta[0] = 0
     bundle.save(tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"stem\.relu.*not positive"):
+    with pytest.raises(CheckpointError, match=r"theta/stem\.relu.*outside 1e-08 to"):
         DetectorBundle.load(tmp_path / "a.safetensors")
 
 
 def test_other_kinds_and_foreign_files_are_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "ann.safetensors", "ann", {"a": torch.zeros(1)}, {})
-    with pytest.raises(CheckpointError, match="'detector' one is needed"):
+    with pytest.raises(CheckpointError, match="network"):
         DetectorBundle.load(tmp_path / "ann.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="not weights of this project"):
@@ -143,10 +175,10 @@ def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("timesteps", [1, 3])
 def test_what_is_loaded_is_what_was_calibrated(
-    bundle: DetectorBundle, network: nn.Module, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
+    bundle: DetectorBundle, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
 ) -> None:
     """The weights that spike, to the last bit; those that follow from the ANN's take no room in the file. Saved again, all stays."""
-    ann, path = trace(network, torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
+    ann, path = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     spiking, parameters = calibrate(ann, record_targets(ann, grid), timesteps, Choice(3))
     if learned:  # as distil.py leaves weights: of 8 bits, but not the ANN's
         theta = signal_thresholds(spiking, parameters.neurons)
@@ -154,7 +186,8 @@ def test_what_is_loaded_is_what_was_calibrated(
             values, weight = spike_values(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
             assert values is not None
             spiking.tensors[f"{node.name}.weight"] = rounded(weight.roll(1, 0), values)
-    replace(bundle, graph=ann, spiking=spiking, parameters=parameters).save(path)
+    head = HeadSpec("yolo", (4, 2), 2, ("car",))
+    replace(bundle, graph=ann, spiking=spiking, parameters=parameters, head=head).save(path)
     loaded = DetectorBundle.load(path)
     assert all(torch.equal(loaded.spiking.tensors[name], tensor) for name, tensor in spiking.tensors.items())
     assert all(torch.equal(loaded.graph.tensors[name], tensor) for name, tensor in ann.tensors.items())

@@ -7,7 +7,8 @@ import torch
 from evburst.data.errors import ConversionError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Runner

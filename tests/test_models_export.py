@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from evburst.app.export import main
 from evburst.data.errors import ModelError
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.export.nir import to_nir, write_nir
 from evburst.models.export.onnx import write_onnx

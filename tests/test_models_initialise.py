@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from evburst.data.errors import CheckpointError
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.graph import Runner
 from evburst.models.initialise import start_from

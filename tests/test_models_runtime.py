@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from evburst.app.engines import engines_table
 from evburst.data.errors import ConfigError
 from evburst.data.stats import SpikeStats
 from evburst.models.graph import Graph, Node
-from evburst.models.runtime import ENGINES, choose, open_engine
+from evburst.models.runtime import ENGINES, choose, measured, measurements_file, open_engine, remember
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Part, Plan, Read, Source, reads
 from evburst.models.runtime.int8.quantise import integer_weights, pack
@@ -325,11 +327,48 @@ def test_sums_of_sixteen_bits_cannot_overflow(limit: int, worth: int) -> None:
     assert np.allclose(whole[0, 0, 0, 0] * packed.scale[0], worth)
 
 
-def test_engines_by_name() -> None:
-    assert set(ENGINES) >= {"reference", "int8"}
-    assert choose("auto") == ("int8" if AVAILABLE else "reference")
+def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    assert set(ENGINES) >= {"reference", "int8", "onnx", "openvino", "cuda"}
+    assert choose("auto") == next(name for name in ("int8", "onnx", "reference") if not ENGINES[name].available("cpu"))
     assert choose("auto", "cuda") == "reference"
     with pytest.raises(ConfigError, match="known are auto, reference"):
         choose("int7")
-    with pytest.raises(ConfigError, match="--engine reference"):
-        choose("int8", "cuda")
+    for name in ("int8", "onnx", "openvino"):
+        with pytest.raises(ConfigError, match="--engine reference"):
+            choose(name, "cuda")
+
+
+def test_auto_is_the_fastest_that_was_measured_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    rule = choose("auto")
+    assert measured() == {}
+    assert remember({"1": {"gone": 0.1, "reference": 1.0, rule: 2.0}, "4": {"reference": 9.0, rule: 8.0}})
+    assert choose("auto") == "reference"  # "gone" is no engine
+    assert choose("auto", "cpu", 3) == rule
+    measurements_file().write_text(measurements_file().read_text().replace('"threads": "', '"threads": "9'))
+    assert choose("auto") == rule  # another machine
+    for damaged in ("", "[]", "{}", '{"machine": {}}', "\x00"):
+        measurements_file().write_text(damaged)
+        assert choose("auto") == rule
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path / "engines.json"))  # a file: nothing can be written below it
+    assert not remember({})
+
+
+def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert choose("auto") == ("reference" if ENGINES["onnx"].available("cpu") else "onnx")
+    monkeypatch.setattr("evburst.models.runtime.find_spec", lambda name: None)
+    assert choose("auto") == "reference"
+    with pytest.raises(ConfigError, match=r"'openvino' needs the package onnx and openvino: pip install -e '\.\[engines\]'"):
+        choose("openvino")
+
+
+def test_the_table_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    remember({"1": {"reference": 1.25}, "4": {"reference": 9.0}})
+    table = engines_table().splitlines()
+    assert table[0].split() == ["engine", "T=1,", "ms", "T=4,", "ms"]
+    assert table[1].split() == ["reference", "1.25", "9.00", "auto", "for", "T=1", "and", "T=4"]
+    assert len(table) == len(ENGINES) + 2

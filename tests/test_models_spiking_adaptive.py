@@ -1,4 +1,4 @@
-"""Stopping early and carrying on: one timestep after the other is the same as all at once, and boxes decide when to stop."""
+"""Stopping early: one timestep after the other is the same as all at once, and boxes decide when to stop."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 from evburst.data.boxes import Detections
-from evburst.models.graph import Runner
 from evburst.models.spiking.adaptive import TAUS, added, agreement, least_tau, run_adaptive
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
-from evburst.models.spiking.neurons import burst_scan
 from torch import Tensor, nn
 
 from tests.conftest import spiking
@@ -44,25 +42,6 @@ def test_timestep_by_timestep_is_all_at_once(network: nn.Module, grid: Tensor, t
             np.testing.assert_array_equal(getattr(a, count), getattr(b, count), err_msg=f"{a.name}: {count}")
     for k, output in enumerate(expected):
         torch.testing.assert_close(torch.stack([outputs[k] for outputs, _ in runs]).mean(0), output, rtol=1e-4, atol=1e-4)
-
-
-def test_what_is_left_of_a_spike_is_carried_to_the_next_window(network: nn.Module, grid: Tensor) -> None:
-    snn = converted(network, grid, 2, 8)
-    name = next(node.name for node in snn.graph.nodes if node.op == "relu")
-    theta = snn.parameters.neurons[name].theta[:, None, None]
-    state = SpikingState()
-    first = snn.run(grid, state=state)[1]
-    left = state.neurons[name].clone()
-    assert (left < 0).any()  # inhibition
-    state.next_window(snn.parameters.neurons)
-    start = torch.where((left >= 0) & (left < theta), left, theta / 2)
-    assert torch.equal(state.neurons[name], start)
-    second = snn.run(grid, state=state)[1]
-    assert first.layers[0].spikes.tolist() == second.layers[0].spikes.tolist()  # each window's events are counted
-    assert first.layers[1].spikes.tolist() != second.layers[1].spikes.tolist()
-    current = Runner(snn.graph).conv(snn.graph.nodes[1], grid)[None]
-    counts = burst_scan(current, snn.parameters.neurons[name], 2, start)
-    assert second.layers[1].spikes.sum() == counts.sum()
 
 
 def test_agreement() -> None:

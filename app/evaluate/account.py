@@ -12,7 +12,7 @@ from evburst.eval.energy import COST_TABLES, ann_layers, energy_figures, energy_
 from evburst.eval.memory import MODEL, ann_memory, snn_memory
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from evburst.models.activity import memory
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 Stats = SpikeStats | ActivityStats
 

@@ -16,7 +16,7 @@ from evburst.data.events import SensorSize
 from evburst.eval.matching import match_predictions
 from evburst.eval.protocol import Frame, Protocol, match
 from evburst.eval.report.write import Picture
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from numpy.typing import NDArray

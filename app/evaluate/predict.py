@@ -26,7 +26,8 @@ from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
 from evburst.models.activity import ActivityRunner
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph
 from evburst.models.spiking.cost import dense_macs

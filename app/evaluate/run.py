@@ -37,7 +37,7 @@ from evburst.eval.results import VERSION, finite
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
 from evburst.eval.uncertainty import RESAMPLES, Interval, ap_losses, number_units
 from evburst.models.activity import ActivityRunner
-from evburst.models.detector import DetectorBundle, find_weights
+from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.cost import memory_geometry
 from numpy.typing import NDArray

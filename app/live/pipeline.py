@@ -22,7 +22,8 @@ from evburst.data.errors import DataError, SourceError
 from evburst.data.events import Events, EventWindow
 from evburst.data.filters import EventFilter
 from evburst.data.simulation.sensor import SimulatorConfig
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 
 _LOG = logging.getLogger(__name__)
 _PACKETS = 64

@@ -27,7 +27,7 @@ from evburst.data.events import SensorSize
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import energy_figures
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 
 _LOG = logging.getLogger(__name__)
 

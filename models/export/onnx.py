@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evburst.data.errors import ModelError
 from evburst.data.extras import require
-from evburst.models.detector import DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Node
 
 OPSET = 17
-_IR_VERSION = 8
+IR_VERSION = 8
 
 
 def write_onnx(bundle: DetectorBundle, path: Path) -> None:
@@ -29,11 +30,23 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
     """
     onnx = require("onnx", "export", "writing ONNX")
     model = _Writer(onnx, bundle.graph).model()
-    metadata = {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride}
+    save_onnx(model, path, {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride})
+
+
+def save_onnx(model: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Check a model and write it, with metadata as JSON; raises ModelError if the file cannot be written."""
+    import onnx
+
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, part)
+        part.rename(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 class _Writer:
@@ -55,7 +68,7 @@ class _Writer:
         ]
         whole = helper.make_graph(operators, "detector", inputs, outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(whole, opset_imports=opset, ir_version=_IR_VERSION, producer_name="evburst")
+        return helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
 
     def _channels(self, output: str) -> int:
         return len(self._graph.tensors[f"{output}.bias"])

@@ -14,21 +14,13 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from evburst.data.stats import ConvMemory, MemoryGeometry
-from evburst.models.graph import Graph, Node, Runner
+from evburst.models.graph import Graph, Node
 from torch import Tensor
 
 
 def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[str, tuple[int, int, int]]:
     """(C, H, W) of every node for one input size."""
-    shapes: dict[str, tuple[int, int, int]] = {}
-
-    class Recorder(Runner):
-        def observe(self, node: Node, value: Tensor) -> None:
-            shapes[node.name] = tuple(value.shape[1:])  # type: ignore[assignment]
-
-    structure = Graph(graph.nodes, graph.outputs, {k: t.to("meta") for k, t in graph.tensors.items()})
-    Recorder(structure)(torch.empty((1, channels, height, width), device="meta"))
-    return shapes
+    return graph.shapes(channels, height, width)
 
 
 def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: str | None = None) -> dict[str, Tensor]:

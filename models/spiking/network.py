@@ -55,20 +55,6 @@ class SpikingState:
     accumulated: dict[str, Tensor] = field(default_factory=dict)
     constant: dict[str, Tensor] = field(default_factory=dict)
 
-    def next_window(self, layers: Mapping[str, NeuronLayer]) -> None:
-        """Keep what neurons have not yet said, a part of a spike: potentials in [0, theta). The others start at rest again.
-
-        Inhibition that has piled up, bursts that were held back, what max-pools have passed on, and the grid are the last
-        window's; kept, they silence the next ones. Signed neurons, whose spikes correct each other, start anew.
-        """
-        self.accumulated.clear()
-        self.constant.clear()
-        for name, potentials in list(self.neurons.items()):
-            layer, theta = layers[name], layers[name].theta[:, None, None]
-            rest = at_rest(layer, potentials[0])
-            part = (potentials >= 0) & (potentials < theta)
-            self.neurons[name] = rest if layer.signed else torch.where(part, potentials, rest)
-
 
 class Counted(NamedTuple):
     """What was counted at a node: `(N, 4)` float64, spikes, synaptic operations, these with a burst counted once, and bursts."""
@@ -105,7 +91,7 @@ class SpikingNetwork(Runner):
         Args:
             grid: `(N, 2 * bins, H, W)` counts, float32 or uint8.
             timesteps: how many; None for the parameters' T.
-            state: to go on from, and updated: the same grid's earlier timesteps, or (after `next_window`) the window before.
+            state: to go on from, and updated: the same grid's earlier timesteps.
         """
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
         macs = self._begin(grid)

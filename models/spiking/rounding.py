@@ -4,17 +4,24 @@ What a convolution multiplies a spike count by is a weight times what a count is
 products the largest of every output channel becomes 127, the others are rounded to whole numbers: the integers that the integer engine
 multiplies (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
 2018, symmetric and per channel).
+
+`integer_form` then makes whole layers integers, so that every engine fires the same spikes. Measured in steps s of an output
+channel, a neuron compares A + t B with (k - 1/2) Theta: A is a sum of counts times 8-bit weights, B its bias and Theta its threshold.
+With B a whole number and Theta an odd one, every comparison is between a whole number and a half: nothing ever lies on a threshold,
+the two ways of rounding a half agree, and arithmetic in float32 gives the right side unless it errs by half a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numba
 import numpy as np
 import torch
 from evburst.models.graph import Graph, Node
+from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from torch import Tensor
 
 LARGEST = 127
@@ -39,14 +46,18 @@ def spike_values(graph: Graph, conv: Node, theta: Mapping[str, Tensor | None]) -
     return theta[source]
 
 
-def to_int8(weight: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weights `(O, C, kh, kw)` as int8, and the scale of each output channel, `(O,)` float32.
 
     Args:
         weight: float32.
         values: of `spike_values`.
+        step: the scale, where it is known (`threshold_steps`); None: the largest product of a channel becomes 127.
     """
     products = (weight * values[:, None, None]).double()
+    if step is not None:
+        integers = torch.round(products / step.double()[:, None, None, None]).clamp(-LARGEST, LARGEST)
+        return integers.to(torch.int8), step
     mantissa, exponent = torch.frexp(products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST)
     scale = torch.ldexp(torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA, exponent)
     return torch.round(products / scale[:, None, None, None]).to(torch.int8), scale.float()
@@ -80,3 +91,76 @@ def _round(weight, values, out):  # type: ignore[no-untyped-def]
             for k in range(taps):
                 integer = np.rint(np.float64(weight[o, c, k] * values[c]) / scale)
                 out[o, c, k] = np.float32(integer) * np.float32(scale) / values[c]
+
+
+EXACT = 2**20
+"""Thresholds, and biases, of at most this many steps: the neuron's own arithmetic in float32 errs by less than a quarter of a step."""
+
+
+def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor, most: int) -> Tensor:
+    """The step of each output channel, `(O,)` float32: its threshold is an odd number of them.
+
+    The nearest odd one to the threshold in steps of `to_int8`, so that weights which are whole numbers already stay what they are;
+    where a threshold is only a few steps, the one below, so that no weight exceeds 127.
+
+    Args:
+        weight: `(O, C, kh, kw)` float32.
+        values: of `spike_values`.
+        theta: `(O,)` thresholds of the neurons that the convolution drives.
+        bias: `(O,)` their constant current in one timestep.
+        most: most spikes of a neuron in all timesteps.
+    """
+    largest = (weight * values[:, None, None]).abs().flatten(1).amax(1).double().clamp_min(1e-30)
+    theta64, offset = theta.double(), bias.double().abs().clamp_min(1e-30)
+    ratio = torch.minimum(LARGEST * theta64 / largest, (EXACT * theta64 / offset).clamp_max(EXACT / most))
+    below = 2 * torch.floor((ratio - 1) / 2).clamp_min(0) + 1
+    odd = torch.where((below > LARGEST) & (below + 1 < ratio), below + 2, below)
+    return (theta64 / odd).float()
+
+
+def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, SpikingParameters]:
+    """The last step of conversion: every layer of neurons that one convolution drives compares whole numbers with halves (see above).
+
+    Weights are rounded to their channel's step, `<conv>.step` `(O,)` among the tensors; the bias and the neurons' shift become one
+    whole number of steps. Left as they are: convolutions in groups, of averages or of sums without a common unit, those that are
+    read out or read by anything but neurons, and those behind which LeakyReLU's neurons stand.
+
+    Args:
+        graph: the network that spikes.
+        parameters: its neurons.
+    """
+    tensors, neurons = dict(graph.tensors), dict(parameters.neurons)
+    worth = signal_thresholds(graph, neurons)
+    for conv, relu in driven(graph, parameters):
+        values = spike_values(graph, conv, worth)
+        if values is None:
+            continue
+        layer, weight, bias = neurons[relu.name], tensors[f"{conv.name}.weight"], tensors[f"{conv.name}.bias"]
+        constant, most = bias + layer.shift, layer.phi * parameters.timesteps
+        step = tensors.get(f"{conv.name}.step")
+        if step is None or not _odd(layer.theta, step):
+            step = threshold_steps(weight, values, layer.theta, constant, most)
+        tensors[f"{conv.name}.weight"] = from_int8(*to_int8(weight, values, step), values)
+        tensors[f"{conv.name}.bias"] = (torch.round(constant.double() / step) * step).float()
+        tensors[f"{conv.name}.step"] = step
+        neurons[relu.name] = replace(layer, shift=torch.zeros_like(layer.shift))
+    return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
+
+
+def _odd(theta: Tensor, step: Tensor) -> bool:
+    """Whether thresholds are odd numbers of steps."""
+    exact = theta.double() / step.double()
+    whole = torch.round(exact)
+    return bool(((whole % 2 == 1) & ((exact - whole).abs() <= 1e-6 * whole)).all())
+
+
+def driven(graph: Graph, parameters: SpikingParameters) -> list[tuple[Node, Node]]:
+    """Convolutions and the layers of neurons that they alone drive, without those of `integer_form` that cannot be integers."""
+    readers, found = graph.consumers(), []
+    for node in graph.nodes:
+        behind = readers[node.name]
+        if node.op == "conv" and node.attrs["groups"] == 1 and node.name not in graph.outputs and len(behind) == 1:
+            relu = behind[0]
+            if relu.op == "relu" and not parameters.neurons[relu.name].negative_slope:
+                found.append((node, relu))
+    return found

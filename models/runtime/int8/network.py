@@ -99,7 +99,7 @@ class IntegerNetwork(SpikingNetwork):
         """Pack a convolution's weights; False if sums could leave 32 bits."""
         if conv.name not in self._packed:
             weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self._theta)
-            self._packed[conv.name] = pack(weight, reads(signal), values)
+            self._packed[conv.name] = pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
         return self._packed[conv.name] is not None
 
     def _by_reference(self, step: Step, plan: Plan, program: Program, values: dict[str, Tensor]) -> None:

@@ -41,7 +41,7 @@ class PackedWeights:
 
 
 def integer_weights(
-    weight: Tensor, found: Sequence[Read], values: Tensor | None
+    weight: Tensor, found: Sequence[Read], values: Tensor | None, step: Tensor | None = None
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
     """The integers by which counts of each source are multiplied, `(O, C, kh, kw)`, and the scale of each output channel `(O,)`.
 
@@ -49,10 +49,11 @@ def integer_weights(
         weight: `(O, C, kh, kw)` float32.
         found: all that the convolution reads.
         values: of `spike_values`.
+        step: what the weights are multiples of, where conversion says so (`integer_form`).
     """
     largest = 128 * _largest_in_a_plane(found) + 63
     if values is not None:
-        integers, scale = to_int8(weight, values)
+        integers, scale = to_int8(weight, values, step)
         units = integers.numpy().astype(np.float64)
         exact = [read.weights(units, 1 / values.numpy().astype(np.float64)) for read in found]
         whole = [np.rint(part) for part in exact]
@@ -74,13 +75,13 @@ def _largest_count(found: Sequence[Read]) -> int:
     return max(read.source.limit for read in found)
 
 
-def pack(weight: Tensor, found: Sequence[Read], values: Tensor | None) -> PackedWeights | None:
+def pack(weight: Tensor, found: Sequence[Read], values: Tensor | None, step: Tensor | None = None) -> PackedWeights | None:
     """Find the integers and pack them; None where a sum could leave 32 bits.
 
     Args:
-        weight, found, values: as in `integer_weights`.
+        weight, found, values, step: as in `integer_weights`.
     """
-    integers, scale = integer_weights(weight, found, values)
+    integers, scale = integer_weights(weight, found, values, step)
     limit = _largest_count(found)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None

@@ -1,0 +1,97 @@
+"""Which engines run here, and how fast: `evburst engines`. What is measured is remembered, and `auto` takes the fastest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from evburst.app.console import LOG, run
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
+_WEIGHTS, _ROUNDS, _LEFT_OUT = "street", 7, ("reference", "cuda")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> int:
+    """The command line of `evburst engines`."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Show which engines can run a spiking network on this machine, and how fast they are.",
+        epilog="example: %(prog)s --measure",
+    )
+    parser.add_argument("--measure", action="store_true", help="measure again (after a change of machine it happens by itself)")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    def show(args: argparse.Namespace) -> str:
+        ensure_measured(again=args.measure)
+        return json.dumps(engine_rows(), indent=1) if args.json else engines_table()
+
+    return run(parser, show, argv)
+
+
+def ensure_measured(again: bool = False) -> None:
+    """Measure the engines once on this machine, where two or more of them can run; a few seconds, said on stderr."""
+    from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, measured, remember
+
+    names = [name for name, engine in ENGINES.items() if name not in _LEFT_OUT and not engine.available("cpu")]
+    if len(names) < 2 or (measured() and not again):
+        return
+    LOG.info("measuring engines once on this machine: %s", ", ".join(names))
+    remember({str(timesteps): measure(names, timesteps) for timesteps in MEASURED_TIMESTEPS})
+
+
+def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict[str, float]:
+    """Median milliseconds per window of each engine, in turn: the bundled network on a window of the bundled recording."""
+    import numpy as np
+    import torch
+    from evburst.data.readers import open_events
+    from evburst.data.representations.voxel_grid import voxel_batch
+    from evburst.models.bundle import DetectorBundle
+    from evburst.models.runtime import open_engine
+
+    bundle = DetectorBundle.load(_WEIGHTS)
+    stream = open_events(SAMPLE)
+    window = next(islice(stream.windows(bundle.voxel.window_us), 1, None))
+    grid = torch.from_numpy(voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride))
+    parameters = replace(bundle.parameters, timesteps=timesteps)
+    built: dict[str, Callable[[torch.Tensor], Any]] = {
+        name: open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count).run for name in names
+    }
+    times: dict[str, list[float]] = {name: [] for name in built}
+    for count in range(rounds + 2):
+        for name, network in built.items():
+            started = time.perf_counter()
+            network(grid)
+            if count > 1:  # the first two plan and compile
+                times[name].append(1000 * (time.perf_counter() - started))
+    return {name: round(float(np.median(found)), 2) for name, found in times.items()}
+
+
+def engine_rows() -> list[dict[str, Any]]:
+    """Of each engine: name, whether it runs on the CPU here, ms per window by timesteps, and where `auto` takes it."""
+    from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, choose, measured
+
+    times, rows = measured(), []
+    for name, engine in ENGINES.items():
+        found = {t: times.get(str(t), {}).get(name) for t in MEASURED_TIMESTEPS}
+        auto = [t for t in MEASURED_TIMESTEPS if choose("auto", "cpu", t) == name]
+        rows.append({"engine": name, "reason": engine.available("cpu"), "ms": found, "auto": auto})
+    return rows
+
+
+def engines_table() -> str:
+    """The rows for a person."""
+    rows = engine_rows()
+    columns = list(rows[0]["ms"])
+    lines = ["engine     " + "".join(f"{f'T={t}, ms':>10}" for t in columns) + "  "]
+    for row in rows:
+        times = "".join(f"{'-' if ms is None else f'{ms:.2f}':>10}" for ms in row["ms"].values())
+        auto = f"auto for {' and '.join(f'T={t}' for t in row['auto'])}" if row["auto"] else ""
+        lines.append(f"{row['engine']:<11}{times}  {row['reason'] or auto}".rstrip())
+    lines.append("measured with the bundled network street on one window of the bundled recording; T > 1 as T=4")
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,343 @@
+"""Weights files, in and out: safetensors with JSON metadata. No pickle is ever read.
+
+A file is checked before anything of it runs: its graph against what every operation may be (models/graph.py), all else
+against what models/layout.py declares. Tensors of a detector:
+
+    ann/<conv>.weight, .bias                the folded ANN, float16
+    theta/<relu>, shift/<relu>              its neurons, float32
+    readout/<output>                        added to what is read out, float32
+    spiking/<conv>.weight, spiking_scale/   weights that spike, where they are not the ANN's rounded: int8, and what 1 is worth;
+                                            without `spiking/`, `spiking_scale/` is the step that the ANN's are rounded to
+    spiking/<conv>.bias                     a bias other than the ANN's, float32
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from evburst.data.errors import CheckpointError
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.graph import Graph, Node
+from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of
+from evburst.models.schema import parse
+from evburst.models.spiking.network import SpikingParameters, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer
+from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "evburst-1"
+"""Version of the layout; a reader refuses any other."""
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+"""Folder of the bundled weights; `street` means street.safetensors in it."""
+
+_SIGNATURES = {
+    b"PK\x03\x04": "a PyTorch file (.pt, .pth), such as ultralytics' best.pt",
+    b"\x80": "a pickled PyTorch file (.pt, .pth)",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with `git lfs pull`",
+}
+_METADATA_BYTES = 2**24
+
+
+def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and JSON-able metadata; an existing file is replaced only when the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, part, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
+    part.chmod(0o644)
+    part.rename(path)
+
+
+def read_kind(path: Path) -> str:
+    """What a file of `save_tensors` holds: its kind; "" if it is none."""
+    try:
+        with _opened(path) as (_, header):
+            return header.get("kind", "")
+    except CheckpointError:
+        return ""
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        CheckpointError: no such file, not a safetensors file, of another kind or version, or a weight is NaN or infinite.
+    """
+    with _opened(path) as (file, header):
+        metadata = _metadata(path, header, kind)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or (tensor.is_floating_point() and not torch.isfinite(tensor.float()).all()):
+            raise CheckpointError(f"{path}: weight {name!r} holds NaN, infinity or complex numbers: the file is damaged")
+    return tensors, metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The open file and its header."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such weights file")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not a regular file; a weights file is expected")
+    try:
+        with path.open("rb") as raw:
+            first = raw.read(32)
+        with safe_open(path, "pt") as file:
+            yield file, file.metadata() or {}
+    except (SafetensorError, OSError, UnicodeError) as error:
+        known = next((what for signature, what in _SIGNATURES.items() if first.startswith(signature)), "") if first else ""
+        reason = f"{known}; only safetensors files of this project are read (evburst train writes best.safetensors)"
+        raise CheckpointError(
+            f"{path}: {reason if known else f'not a safetensors weights file, or damaged ({error})'}"
+        ) from None
+
+
+def _metadata(path: Path, header: dict[str, str], kind: str) -> dict[str, Any]:
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not weights of this project (format {header.get('format')!r})")
+    if header.get("kind") != kind:
+        raise CheckpointError(f"{path}: holds a {header.get('kind')!r} checkpoint; a {kind!r} one is needed here")
+    content = header.get("json", "")
+    if len(content) > _METADATA_BYTES:
+        raise CheckpointError(f"{path}: {len(content):,} bytes of metadata; at most {_METADATA_BYTES:,} are read")
+    metadata = parse(content, f"{path}: metadata")
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: metadata: expected an object")
+    return metadata
+
+
+def find_weights(weights: str | Path) -> Path:
+    """A weights file by its path, or bundled weights by name; raises CheckpointError if there are none."""
+    named = WEIGHTS / f"{weights}.safetensors"
+    if named.is_file():
+        return named
+    if Path(weights).suffix:
+        return Path(weights)
+    known = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
+    raise CheckpointError(f"weights {str(weights)!r}: no such bundled weights (bundled: {known}) and not a file name")
+
+
+@dataclass(frozen=True)
+class DetectorBundle:
+    """A converted detector: the content of a weights file.
+
+    Attributes:
+        graph: the folded ANN.
+        spiking: the graph that spikes: the ANN's, weights of 8 bits (models/spiking/rounding.py), learned anew or not.
+        parameters: what makes it spike.
+        head: how its maps are decoded.
+        voxel: how its input is made.
+        record: where it comes from: data, training, conversion, measured AP. JSON types only.
+    """
+
+    graph: Graph
+    spiking: Graph
+    parameters: SpikingParameters
+    head: HeadSpec
+    voxel: VoxelConfig
+    record: dict[str, Any]
+
+    @property
+    def stride(self) -> int:
+        """Input sides are padded to a multiple of this."""
+        return max(self.head.strides)
+
+    @property
+    def converted(self) -> bool:
+        """Whether there is a spiking network."""
+        return True
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors: the ANN's weights in float16, thresholds, shifts and other biases than the ANN's in float32.
+
+        The weights that spike follow from the ANN's and the thresholds (see models/spiking/rounding.py); other ones (advanced
+        calibration) are kept as the integers they are, those that are not rounded in float16.
+        """
+        tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
+        theta = signal_thresholds(self.spiking, self.parameters.neurons)
+        for node in (node for node in self.spiking.nodes if node.op == "conv"):
+            tensors |= self._own_weights(node, spike_values(self.spiking, node, theta))
+        for name, layer in self.parameters.neurons.items():
+            tensors |= {f"theta/{name}": layer.theta, f"shift/{name}": layer.shift}
+        tensors |= {f"readout/{name}": shift for name, shift in self.parameters.readout_shift.items()}
+        metadata = {
+            "graph": self.graph.to_json(),
+            "timesteps": self.parameters.timesteps,
+            "phi": {name: layer.phi for name, layer in self.parameters.neurons.items()},
+            "takes_back": [name for name, layer in self.parameters.neurons.items() if layer.takes_back],
+            "head": asdict(self.head),
+            "voxel": asdict(self.voxel),
+            "record": self.record,
+        }
+        save_tensors(path, "detector", tensors, metadata)
+
+    def _own_weights(self, conv: Node, values: Tensor | None) -> dict[str, Tensor]:
+        """What of a convolution that spikes does not follow from the ANN's as it is stored."""
+        weight, bias, step = f"{conv.name}.weight", f"{conv.name}.bias", self.spiking.tensors.get(f"{conv.name}.step")
+        ann, found = self.graph.in_float16().tensors, {}
+        own = self.spiking.tensors[weight]
+        if values is None:
+            if not torch.equal(own, ann[weight]):
+                found[f"spiking/{weight}"] = own.half()
+        else:
+            derived = rounded(ann[weight], values) if step is None else from_int8(*to_int8(ann[weight], values, step), values)
+            if step is not None:
+                found[f"spiking_scale/{weight}"] = step
+            if not torch.equal(own, derived):
+                found[f"spiking/{weight}"], found[f"spiking_scale/{weight}"] = to_int8(own, values, step)
+        if not torch.equal(self.spiking.tensors[bias], ann[bias]):
+            found[f"spiking/{bias}"] = self.spiking.tensors[bias]
+        return found
+
+    @classmethod
+    def load(cls, weights: str | Path) -> DetectorBundle:
+        """Read a weights file, or bundled weights by name; a checkpoint of training as a TrainedBundle.
+
+        Raises:
+            CheckpointError: no such weights, or the file is damaged.
+        """
+        path = find_weights(weights)
+        if read_kind(path) == "ann":
+            return TrainedBundle.of(path)
+        with _opened(path) as (file, header):
+            metadata = _metadata(path, header, "detector")
+            names = list(file.keys())
+            if any(name.startswith("correction/") for name in names):
+                raise CheckpointError(
+                    f"{path}: written by a version that corrected weights otherwise; convert the network anew"
+                )
+            try:
+                content = METADATA(metadata, "metadata")
+                entries = {name: file.get_slice(name) for name in names}
+                layout = {name: (entry.get_dtype(), tuple(entry.get_shape())) for name, entry in entries.items()}
+                graph = Graph.from_json(content["graph"], {})
+                head, voxel = head_of(content["head"]), VoxelConfig(**content["voxel"])
+                check_layout(graph, head, voxel.channels, content, layout)
+                tensors = {name: file.get_tensor(name) for name in names}
+                for name, tensor in tensors.items():
+                    check_numbers(name, tensor)
+                return cls._from_parts(graph, head, voxel, tensors, content)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_parts(
+        cls, graph: Graph, head: HeadSpec, voxel: VoxelConfig, tensors: dict[str, Tensor], content: dict[str, Any]
+    ) -> DetectorBundle:
+        """From parts that were checked."""
+        ann = {name.removeprefix("ann/"): t.float() for name, t in tensors.items() if name.startswith("ann/")}
+        graph = Graph(graph.nodes, graph.outputs, ann)
+        takes_back = set(content.get("takes_back", []))
+        neurons = {
+            node.name: NeuronLayer(
+                tensors[f"theta/{node.name}"],
+                tensors[f"shift/{node.name}"],
+                content["phi"][node.name],
+                **node.attrs,
+                takes_back=node.name in takes_back,
+            )
+            for node in graph.nodes
+            if node.op == "relu"
+        }
+        readout = {name: tensors[f"readout/{name}"] for name in graph.outputs}
+        theta = signal_thresholds(graph, neurons)
+        for node in graph.nodes:
+            if node.op == "max_pool" and theta[node.inputs[0]] is None:
+                raise CheckpointError(f"node {node.name!r}: a max-pool of something other than spikes")
+        parameters = SpikingParameters(content["timesteps"], neurons, readout)
+        return cls(graph, _spiking(graph, theta, tensors), parameters, head, voxel, content["record"])
+
+
+class TrainedBundle(DetectorBundle):
+    """A network of `evburst train` that was not converted: its ANN runs and can be exported; what would spike raises an error."""
+
+    def __init__(self, graph: Graph, head: HeadSpec, voxel: VoxelConfig, record: dict[str, Any], path: Path) -> None:
+        for name, value in {"graph": graph, "head": head, "voxel": voxel, "record": record, "_path": path}.items():
+            object.__setattr__(self, name, value)  # as in any frozen dataclass
+
+    @classmethod
+    def of(cls, path: Path) -> TrainedBundle:
+        """Of best.safetensors of a training run; raises CheckpointError if it is damaged."""
+        graph, head, trained = load_trained(path)
+        voxel = VoxelConfig(**VOXEL(trained["config"].get("voxel"), f"{path}: config: voxel"))
+        record = {"dataset": trained["config"].get("name"), "training": trained}
+        return cls(graph, head, voxel, record, path)
+
+    @property
+    def converted(self) -> bool:
+        """Whether there is a spiking network."""
+        return False
+
+    @property
+    def spiking(self) -> Graph:  # type: ignore[override]
+        """Raises CheckpointError."""
+        raise self._not_converted()
+
+    @property
+    def parameters(self) -> SpikingParameters:  # type: ignore[override]
+        """Raises CheckpointError."""
+        raise self._not_converted()
+
+    def _not_converted(self) -> CheckpointError:
+        path = self.__dict__["_path"]
+        return CheckpointError(
+            f"{path}: a trained network that was not converted; run `evburst convert --weights {path} --out FILE`, "
+            "or use it as the ordinary network (--ann)"
+        )
+
+
+def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
+    """The folded ANN of a training run's best.safetensors as it will be stored, its head, and the record of its training.
+
+    Raises:
+        CheckpointError: not such a file, or damaged.
+    """
+    from evburst.models.detectors import NetworkConfig, build_network
+    from evburst.models.spiking.convert.fold import trace
+
+    tensors, trained = load_tensors(path, "ann")
+    network = NETWORK(trained.get("network"), f"{path}: network")
+    if not isinstance(trained.get("config"), dict):
+        raise CheckpointError(f"{path}: config: expected an object")
+    pairs: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in network.items()}
+    model = cast(Any, build_network(NetworkConfig(**pairs)))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
+    graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
+    return graph.in_float16(), model.head_spec, trained
+
+
+def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:
+    """The graph that spikes: what is stored of it, the other weights from the ANN's."""
+    tensors = dict(graph.tensors)
+    for node in (node for node in graph.nodes if node.op == "conv"):
+        weight, bias = f"{node.name}.weight", f"{node.name}.bias"
+        values, own = spike_values(graph, node, theta), stored.get(f"spiking/{weight}")
+        step = stored.get(f"spiking_scale/{weight}")
+        if (own is not None and own.dtype == torch.int8) and (values is None or step is None):
+            raise CheckpointError(f"'spiking/{weight}': integers without a scale, or of a convolution that is not rounded")
+        if values is None:
+            tensors[weight] = tensors[weight] if own is None else own.float()
+        elif step is None:
+            if own is not None:
+                raise CheckpointError(f"'spiking/{weight}': expected int8 and its scale")
+            tensors[weight] = rounded(tensors[weight], values)
+        else:
+            integers = to_int8(tensors[weight], values, step)[0] if own is None else own
+            tensors[weight], tensors[f"{node.name}.step"] = from_int8(integers, step, values), step
+        tensors[bias] = stored.get(f"spiking/{bias}", tensors[bias])
+    return Graph(graph.nodes, graph.outputs, tensors)

@@ -1,0 +1,173 @@
+"""Boxes decoded inside an ONNX file, as `evburst.models.detectors.postprocess.decode` decodes them: for one grid of one size.
+
+Outputs: `boxes` `(n, 4)` float32 xyxy px clipped to the sensor, `scores` `(n,)` float32 best first, `labels` `(n,)` int64.
+Non-maximum suppression is the standard operator's, class by class. (`decode` looks at the best 1,000 candidates only; here all
+are looked at, which makes no difference at scores that are shown to people.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from evburst.data.events import SensorSize
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from numpy.typing import NDArray
+
+_SSD_GAINS = (0.1, 0.1, 0.2, 0.2)
+_SSD_LARGEST = 4.135  # as postprocess
+
+
+class Writer(Protocol):
+    """What adds operators to an ONNX graph: see SpikingWriter."""
+
+    def emit(self, kind: str, inputs: Any, name: str, unused: str = "", **attributes: Any) -> str: ...
+
+    def constant(self, name: str, value: Any) -> str: ...
+
+    def output(self, name: str, kind: str, shape: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class BoxOptions:
+    """What boxes are written for.
+
+    Attributes:
+        sensor_size: (W, H) px, to which boxes are clipped; the grid is this size, padded to the network's stride.
+        post: thresholds.
+    """
+
+    sensor_size: SensorSize
+    post: PostConfig = field(default_factory=PostConfig)
+
+
+def write_boxes(writer: Writer, maps: list[str], head: HeadSpec, options: BoxOptions, size: tuple[int, int]) -> None:
+    """Add the decoding of read-outs.
+
+    Args:
+        writer: of the graph that makes them.
+        maps: names of the read-outs: boxes of every stride, then classes of every stride.
+        head: what they mean.
+        options: thresholds, sensor.
+        size: (H, W) of the grid.
+    """
+    level = {"yolo": _yolo_level, "ssd": _ssd_level}[head.kind]
+    levels = len(head.strides)
+    parts = [level(writer, maps[k], maps[levels + k], k, head, size) for k in range(levels)]
+    boxes, scores = (_joined(writer, [part[i] for part in parts], name) for i, name in enumerate(("all_boxes", "all_scores")))
+    width, height = options.sensor_size
+    ends = (
+        writer.constant("decode.least", np.float32(0)),
+        writer.constant("decode.most", np.array([width, height] * 2, np.float32)),
+    )
+    clipped = writer.emit("Min", [writer.emit("Max", [boxes, ends[0]], "decode.above"), ends[1]], "decode.clipped")
+    solid = _solid(writer, clipped)
+    scores = writer.emit("Mul", [scores, solid], "decode.scores")
+    _select(writer, clipped, scores, options.post)
+
+
+def _constant(writer: Writer, name: str, *values: int) -> str:
+    return writer.constant(f"decode.{name}", np.array(values, np.int64))
+
+
+def _joined(writer: Writer, parts: list[str], name: str) -> str:
+    """Of all levels: boxes `(1, n, 4)`, scores `(1, classes, n)`."""
+    return parts[0] if len(parts) == 1 else writer.emit("Concat", parts, f"decode.{name}", axis=1 if name == "all_boxes" else 2)
+
+
+def _centres(rows: int, columns: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """x and y of every cell's centre, in cells, `(rows * columns,)`."""
+    y, x = np.mgrid[:rows, :columns].reshape(2, -1).astype(np.float32) + np.float32(0.5)
+    return x, y
+
+
+def _yolo_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadSpec, size: tuple[int, int]) -> tuple[str, str]:
+    stride, bins, name = head.strides[level], head.reg_max, f"decode.{level}"
+    rows, columns = size[0] // stride, size[1] // stride
+    cells = rows * columns
+    shaped = writer.emit("Reshape", [boxes, _constant(writer, f"{level}.shape", 4, bins, cells)], f"{name}.bins")
+    shares = writer.emit("Softmax", [shaped], f"{name}.shares", axis=1)
+    weights = writer.constant(f"{name}.distances", np.arange(bins, dtype=np.float32).reshape(1, 1, bins))
+    sides = writer.emit("MatMul", [weights, shares], f"{name}.sides")  # (4, 1, cells): left, top, right, bottom
+    x, y = _centres(rows, columns)
+    centre = writer.constant(f"{name}.centres", np.stack([x, y, x, y])[:, None])
+    signs = writer.constant(f"{name}.signs", np.array([-1, -1, 1, 1], np.float32).reshape(4, 1, 1))
+    corners = writer.emit("Add", [centre, writer.emit("Mul", [sides, signs], f"{name}.signed")], f"{name}.corners")
+    pixels = writer.emit("Mul", [corners, writer.constant(f"{name}.stride", np.float32(stride))], f"{name}.px")
+    turned = writer.emit("Transpose", [pixels], f"{name}.boxes", perm=[1, 2, 0])
+    logits = writer.emit(
+        "Reshape", [classes, _constant(writer, f"{level}.flat", 1, len(head.classes), cells)], f"{name}.logits"
+    )
+    return turned, writer.emit("Sigmoid", [logits], f"{name}.scores")
+
+
+def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadSpec, size: tuple[int, int]) -> tuple[str, str]:
+    stride, anchors, name = head.strides[level], np.array(head.anchors[level], np.float32), f"decode.{level}"
+    rows, columns, n = size[0] // stride, size[1] // stride, len(head.anchors[level])
+    cells, kinds = rows * columns, 1 + len(head.classes)
+    offsets = writer.emit("Reshape", [boxes, _constant(writer, f"{level}.shape", n, 4, cells)], f"{name}.offsets")
+    gains = writer.constant(f"{name}.gains", np.array(_SSD_GAINS, np.float32).reshape(1, 4, 1))
+    scaled = writer.emit("Mul", [offsets, gains], f"{name}.scaled")
+    ends = [_constant(writer, f"two{i}", 2 * i) for i in range(3)], _constant(writer, "axis1", 1)
+    shift = writer.emit("Slice", [scaled, ends[0][0], ends[0][1], ends[1]], f"{name}.shift")
+    growth = writer.emit("Slice", [scaled, ends[0][1], ends[0][2], ends[1]], f"{name}.growth")
+    wh = writer.constant(f"{name}.wh", anchors[:, :, None])
+    x, y = _centres(rows, columns)
+    origin = writer.constant(f"{name}.origin", np.stack([x, y])[None] * np.float32(stride))
+    centre = writer.emit("Add", [origin, writer.emit("Mul", [shift, wh], f"{name}.moved")], f"{name}.centre")
+    most = writer.constant("decode.largest", np.float32(_SSD_LARGEST))
+    grown = writer.emit("Exp", [writer.emit("Min", [growth, most], f"{name}.least")], f"{name}.exp")
+    half_wh = writer.constant(f"{name}.half", anchors[:, :, None] / 2)
+    half = writer.emit("Mul", [grown, half_wh], f"{name}.halves")
+    corners = [writer.emit(kind, [centre, half], f"{name}.{kind}") for kind in ("Sub", "Add")]
+    joined = writer.emit("Concat", corners, f"{name}.corners", axis=1)  # (n, 4, cells)
+    turned = writer.emit("Transpose", [joined], f"{name}.turned", perm=[0, 2, 1])
+    flat = writer.emit("Reshape", [turned, _constant(writer, "boxes", 1, -1, 4)], f"{name}.boxes")
+    logits = writer.emit("Reshape", [classes, _constant(writer, f"{level}.kinds", n, kinds, cells)], f"{name}.logits")
+    shares = writer.emit("Softmax", [logits], f"{name}.shares", axis=1)
+    own = writer.emit("Slice", [shares, _constant(writer, "one", 1), _constant(writer, "kinds", kinds), ends[1]], f"{name}.own")
+    by_class = writer.emit("Transpose", [own], f"{name}.by_class", perm=[1, 0, 2])
+    shape = _constant(writer, f"{level}.scores_shape", 1, kinds - 1, n * cells)
+    return flat, writer.emit("Reshape", [by_class, shape], f"{name}.scores")
+
+
+def _solid(writer: Writer, boxes: str) -> str:
+    """1 for boxes with an area, 0 for others, `(1, 1, n)`."""
+    axis, ends = _constant(writer, "axis2", 2), [_constant(writer, f"two{i}", 2 * i) for i in range(3)]
+    low = writer.emit("Slice", [boxes, ends[0], ends[1], axis], "decode.low")
+    high = writer.emit("Slice", [boxes, ends[1], ends[2], axis], "decode.high")
+    positive = writer.emit("Greater", [high, low], "decode.positive")
+    both = writer.emit("ReduceMin", [writer.emit("Cast", [positive], "decode.ones", to=1)], "decode.both", axes=[2], keepdims=1)
+    return writer.emit("Transpose", [both], "decode.solid", perm=[0, 2, 1])
+
+
+def _select(writer: Writer, boxes: str, scores: str, post: PostConfig) -> None:
+    """Non-maximum suppression, and the best that are left."""
+    limits = [
+        writer.constant("decode.per_class", np.array([post.max_detections], np.int64)),
+        writer.constant("decode.iou", np.array([post.nms_iou], np.float32)),
+        writer.constant("decode.score", np.array([np.nextafter(np.float32(post.score), np.float32(0))], np.float32)),
+    ]
+    kept = writer.emit("NonMaxSuppression", [boxes, scores, *limits], "decode.kept")  # (k, 3): image, class, box
+    best = _best(writer, scores, kept, post.max_detections)
+    rows = writer.emit("Gather", [kept, best], "decode.rows", axis=0)
+    columns = [_constant(writer, f"column{i}", i) for i in range(4)]
+    axis = _constant(writer, "axis1", 1)
+    labels, index = (writer.emit("Slice", [rows, columns[i], columns[i + 1], axis], f"decode.slice{i}") for i in (1, 2))
+    last = _constant(writer, "last", -1)
+    flat = writer.emit("Reshape", [index, last], "decode.index")
+    plain = writer.emit("Reshape", [boxes, _constant(writer, "rows4", -1, 4)], "decode.plain")
+    writer.emit("Gather", [plain, flat], "boxes", axis=0)
+    writer.emit("Reshape", [labels, last], "labels")
+    writer.emit("GatherND", [scores, rows], "scores")
+    for name, kind, shape in (("boxes", "FLOAT", [None, 4]), ("scores", "FLOAT", [None]), ("labels", "INT64", [None])):
+        writer.output(name, kind, shape)
+
+
+def _best(writer: Writer, scores: str, kept: str, most: int) -> str:
+    """Which of the kept are the best, in order."""
+    found = writer.emit("GatherND", [scores, kept], "decode.found")
+    count = writer.emit("Shape", [found], "decode.count")
+    limit = writer.emit("Min", [count, _constant(writer, "detections", most)], "decode.limit")
+    return writer.emit("TopK", [found, limit], "decode.best", unused="decode.best.scores", axis=0)

@@ -1,0 +1,394 @@
+"""The spiking network of a weights file as ONNX, in standard operators: onnxruntime, OpenVINO and others run it without torch.
+
+    import numpy as np, onnxruntime
+    session = onnxruntime.InferenceSession("street_snn.onnx")
+    grid = np.zeros((1, 10, 256, 320), np.uint8)             # counts per polarity, time bin and pixel, padded to the stride
+    maps = session.run(None, {"input": grid})                # --with-boxes: boxes, scores, labels
+
+Spike counts are integers. A layer that one convolution drives is written as a quantised network is (QDQ): counts, 8-bit weights and
+32-bit biases are dequantised, convolved in units of the neurons' thresholds, quantised to whole counts with scale 1, and only then
+cut off at the burst limit. Before that quantisation the cut would keep onnxruntime from computing in integers. After `integer_form`
+(models/spiking/rounding.py) nothing lies on a threshold, so that the counts are those of the reference engine; otherwise a bias is
+rounded here, by at most half a step. All else (averages, sums of currents, grouped convolutions) is float32, as in the reference.
+
+Several timesteps are unrolled: convolutions take all of them as a batch `(T * N, C, H, W)`, time outermost; neurons are a chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from evburst.data.errors import ModelError
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.export.onnx import IR_VERSION, OPSET, save_onnx
+from evburst.models.export.onnx_boxes import BoxOptions, write_boxes
+from evburst.models.graph import Graph, Node
+from evburst.models.spiking.cost import fan_out_maps
+from evburst.models.spiking.network import SpikingParameters, signal_thresholds
+from evburst.models.spiking.neurons import NeuronLayer
+from evburst.models.spiking.rounding import driven, spike_values, to_int8
+from numpy.typing import NDArray
+from torch import Tensor
+
+INPUT = "input"
+"""Name of the input: `(N, 2 * bins, H, W)` uint8 counts."""
+
+
+@dataclass(frozen=True)
+class SnnOptions:
+    """What is written beside the read-outs.
+
+    Attributes:
+        counts: `<layer>.counts`, the counts of every layer of neurons and every max-pool, `(T * N, C, H, W)`.
+        totals: `<layer>.spikes` and `<layer>.synaptic_ops` `(N,)` int64, of the input (`input.spikes`, ...) and of these layers; for
+            grids of `size` only.
+        size: (H, W) of the grids; None: any.
+        boxes: instead of the read-outs, boxes, for one grid of `size` (see models/export/onnx_boxes.py).
+    """
+
+    counts: bool = False
+    totals: bool = False
+    size: tuple[int, int] | None = None
+    boxes: BoxOptions | None = None
+
+
+def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | None = None) -> None:
+    """Write the spiking network; outputs are named as its read-outs, or boxes, scores and labels.
+
+    Raises:
+        ModelError: the package onnx is missing, or an option lacks the size of the grids.
+    """
+    options = options or SnnOptions()
+    model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options, bundle.head)
+    metadata = {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride}
+    save_onnx(model, path, metadata)
+
+
+def spiking_model(
+    graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions, head: HeadSpec | None = None
+) -> Any:
+    """A spiking network as an `onnx.ModelProto`; `head` for boxes. Raises ModelError as `write_onnx_snn`."""
+    if (options.totals or options.boxes) and options.size is None:
+        raise ModelError("boxes and totals of synaptic operations need the size of the grids")
+    return SpikingWriter(graph, parameters, channels, options).model(head)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A node's value in the ONNX graph: a float tensor.
+
+    Attributes:
+        name: of the tensor.
+        length: how many timesteps, 1 if they are the same.
+        low, high: bounds of its counts.
+        units: values are counts of the graph's unit (`signal_thresholds`), or currents in thresholds; else they are real.
+        whole: name of the same as integers, "" where there are none.
+    """
+
+    name: str
+    length: int
+    low: int = 0
+    high: int = 0
+    units: bool = False
+    whole: str = ""
+
+
+class SpikingWriter:
+    """Walks the nodes once; a method per operation adds ONNX operators and returns the node's Signal."""
+
+    def __init__(self, graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions) -> None:
+        try:
+            import onnx
+        except ImportError:
+            raise ModelError("writing ONNX needs the package onnx: pip install -e '.[export]'") from None
+        self._onnx, self._graph, self._parameters, self._options = onnx, graph, parameters, options
+        self._channels, self._timesteps = channels, parameters.timesteps
+        self._theta = signal_thresholds(graph, parameters.neurons)
+        self._drives = {conv.name: relu for conv, relu in driven(graph, parameters)}
+        self._driven = {relu.name for relu in self._drives.values()}
+        self.nodes: list[Any] = []
+        self.outputs: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        self._signals: dict[str, Signal] = {}
+        self._fan_out = fan_out_maps(graph, channels, *options.size) if options.totals and options.size else {}
+
+    def model(self, head: HeadSpec | None) -> Any:
+        """The whole network; `head`: what its read-outs mean, for boxes."""
+        helper, types = self._onnx.helper, self._onnx.TensorProto
+        for node in self._graph.nodes:
+            self._signals[node.name] = getattr(self, f"_{node.op}")(node, *(self._signals[name] for name in node.inputs))
+        for name in self._graph.outputs:
+            self._read_out(name)
+        boxes, size = self._options.boxes, self._options.size
+        if boxes and size and head:
+            write_boxes(self, self._graph.outputs, head, boxes, size)
+        shape = [1 if boxes else "N", self._channels, *(size or ("H", "W"))]
+        inputs = [helper.make_tensor_value_info(INPUT, types.UINT8, shape)]
+        whole = helper.make_graph(self.nodes, "spiking", inputs, self.outputs, list(self._constants.values()))
+        opset = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
+
+    def emit(self, kind: str, inputs: Sequence[str], name: str, unused: str = "", **attributes: Any) -> str:
+        """One operator; returns its output's name. `unused`: an output before it that nobody reads."""
+        outputs = [unused, name] if unused else [name]
+        self.nodes.append(self._onnx.helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: NDArray[Any] | np.generic) -> str:
+        """An initializer; returns its name."""
+        self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def output(self, name: str, kind: str, shape: Sequence[Any]) -> None:
+        """Declare an output of the network: kind is a name of `TensorProto`."""
+        info = self._onnx.helper.make_tensor_value_info(name, getattr(self._onnx.TensorProto, kind), list(shape))
+        self.outputs.append(info)
+
+    def _column(self, name: str, values: Tensor | NDArray[Any]) -> str:
+        """A constant for each channel."""
+        return self.constant(name, np.asarray(values, np.float32).reshape(-1, 1, 1))
+
+    def _quantise(self, source: str, name: str, low: int, high: int) -> tuple[str, str]:
+        """Whole counts of [low, high] as integers, and as floats again; halves never occur. No integers where 8 bits are too few."""
+        if not (low >= 0 and high <= 255) and not (low >= -128 and high <= 127):
+            return "", source
+        zero = self.constant(f"zero_{'u' if low >= 0 else 'i'}8", np.uint8(0) if low >= 0 else np.int8(0))
+        one = self.constant("one", np.float32(1))
+        whole = self.emit("QuantizeLinear", [source, one, zero], f"{name}.whole")
+        return whole, self.emit("DequantizeLinear", [whole, one, zero], f"{name}.float")
+
+    def _counts(self, source: str, node: Node, length: int, low: int, high: int) -> Signal:
+        """Counts of a node that passes spikes on or makes them."""
+        whole, name = self._quantise(source, node.name, low, high)
+        return Signal(name, length, low, high, True, whole)
+
+    def _input(self, node: Node) -> Signal:
+        zero, one = self.constant("zero_u8", np.uint8(0)), self.constant("one", np.float32(1))
+        name = self.emit("DequantizeLinear", [INPUT, one, zero], f"{node.name}.float")
+        signal = Signal(name, 1, 0, 255, True, INPUT)
+        self._total(node, signal)
+        return signal
+
+    def _conv(self, node: Node, x: Signal) -> Signal:
+        a, values = node.attrs, spike_values(self._graph, node, self._theta)
+        weight, bias = (self._graph.tensors[f"{node.name}.{what}"] for what in ("weight", "bias"))
+        window = {"strides": a["stride"], "pads": a["padding"] * 2, "dilations": a["dilation"], "group": a["groups"]}
+        relu = self._drives.get(node.name)
+        if values is None or not x.units:
+            names = [self.constant(f"{node.name}.{what}", t.numpy()) for what, t in (("weight", weight), ("bias", bias))]
+            return Signal(self.emit("Conv", [self._real(node.inputs[0]), *names], f"{node.name}.current", **window), x.length)
+        integers, scale = to_int8(weight, values, self._graph.tensors.get(f"{node.name}.step"))
+        shift: Tensor = torch.zeros_like(bias)
+        gain = scale.double()
+        if relu is not None:
+            layer = self._parameters.neurons[relu.name]
+            shift, gain = layer.shift, gain / layer.theta.double()
+        steps = torch.round((bias + shift).double() / scale.double()).clamp(-(2**31), 2**31 - 1).to(torch.int32)
+        unit = self.constant(f"{node.name}.gain", gain.float().numpy())
+        names = [self._dequantised(f"{node.name}.weight", integers.numpy(), unit)]
+        if relu is not None:
+            names.append(self._dequantised(f"{node.name}.bias", steps.numpy(), unit))
+        else:
+            names.append(self.constant(f"{node.name}.bias", bias.numpy()))
+        current = self.emit("Conv", [x.name, *names], f"{node.name}.current", **window)
+        return Signal(current, x.length, units=relu is not None)
+
+    def _dequantised(self, name: str, integers: NDArray[Any], gain: str) -> str:
+        zero = self.constant(f"{name}.zero", np.zeros(len(integers), integers.dtype))
+        inputs = [self.constant(f"{name}.whole", integers), gain, zero]
+        return self.emit("DequantizeLinear", inputs, name, axis=0)
+
+    def _relu(self, node: Node, x: Signal) -> Signal:
+        layer = self._parameters.neurons[node.name]
+        current = x.name
+        if not x.units or node.name not in self._driven:
+            shift = self._column(f"{node.name}.shift", layer.shift)
+            shifted = self.emit("Add", [self._real(node.inputs[0]), shift], f"{node.name}.shifted")
+            current = self.emit("Div", [shifted, self._column(f"{node.name}.theta", layer.theta)], f"{node.name}.current")
+        limits = layer.burst_limits
+        high = int(limits.max())
+        low = -high if (layer.signed and self._timesteps > 1) or layer.negative_slope else 0
+        if self._timesteps == 1 and low == 0:
+            whole, rounded = self._quantise(current, f"{node.name}.all", 0, 255)
+            parts = [self._cut(rounded, node.name, limits, whole != "" and high == 255)]
+        else:
+            parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"), low)
+        signal = self._counts(self._joined(parts, f"{node.name}.fired"), node, self._timesteps, low, high)
+        self._total(node, signal)
+        return signal
+
+    def _scan(self, node: Node, layer: NeuronLayer, currents: list[str], low: int) -> list[str]:
+        """Counts of every timestep, of currents in thresholds; see models/spiking/neurons.py."""
+        name, counts = node.name, []
+        half = self.constant("half", np.float32(0.5))
+        v, fired = "", ""
+        for t in range(self._timesteps):
+            now = currents[t % len(currents)]
+            v = self.emit("Add", [v, now], f"{name}.v{t}") if v else now
+            reached = v
+            if layer.negative_slope:
+                reached = self.emit("LeakyRelu", [v], f"{name}.f{t}", alpha=layer.negative_slope)
+            elif layer.signed:
+                reached = self.emit("Relu", [v], f"{name}.f{t}")
+            raised = self.emit("Add", [reached, half], f"{name}.raised{t}")
+            level = self.emit("Floor", [raised], f"{name}.level{t}")
+            if layer.signed:
+                new = self.emit("Sub", [level, fired], f"{name}.new{t}") if fired else level
+                counts.append(self._cut(new, f"{name}.{t}", layer.burst_limits, False, signed=True))
+                fired = self.emit("Add", [fired, counts[-1]], f"{name}.fired{t}") if fired else counts[-1]
+            else:
+                counts.append(self._cut(level, f"{name}.{t}", layer.burst_limits, False))
+                if t + 1 < self._timesteps:
+                    v = self.emit("Sub", [v, counts[-1]], f"{name}.rest{t}")
+        return counts
+
+    def _cut(self, counts: str, name: str, limits: Tensor, enough: bool, signed: bool = False) -> str:
+        """Counts within the burst limits; `enough`: they are already."""
+        if enough:
+            return counts
+        high = float(limits.max())
+        if not signed and float(limits.min()) < high:
+            counts = self.emit("Min", [counts, self._column(f"{name}.limits", limits)], f"{name}.least")
+        ends = (
+            self.constant(f"low_{high:g}_{signed}", np.float32(-high * signed)),
+            self.constant(f"high_{high:g}", np.float32(high)),
+        )
+        if signed and float(limits.min()) < high:
+            column, opposite = self._column(f"{name}.limits", limits), self._column(f"{name}.opposite", -limits)
+            counts = self.emit("Max", [self.emit("Min", [counts, column], f"{name}.least"), opposite], f"{name}.most")
+        return self.emit("Clip", [counts, *ends], f"{name}.cut")
+
+    def _max_pool(self, node: Node, x: Signal) -> Signal:
+        steps, window = self._steps(x.name, x.length, f"{node.name}.x"), self._window(node)
+        summed, before, grown = "", "", []
+        for t, part in enumerate(steps):
+            summed = self.emit("Add", [summed, part], f"{node.name}.sum{t}") if summed else part
+            now = self.emit("MaxPool", [summed], f"{node.name}.pool{t}", **window)
+            grown.append(self.emit("Sub", [now, before], f"{node.name}.new{t}") if before else now)
+            before = now
+        low = -x.length * (x.high - x.low) if x.low < 0 else 0
+        signal = self._counts(self._joined(grown, f"{node.name}.grown"), node, x.length, low, x.high - low)
+        self._total(node, signal)
+        return signal
+
+    def _avg_pool(self, node: Node, x: Signal) -> Signal:
+        real, name = self._real(node.inputs[0]), f"{node.name}.mean"
+        if node.attrs["kernel"] is None:
+            return Signal(self.emit("GlobalAveragePool", [real], name), x.length)
+        return Signal(self.emit("AveragePool", [real], name, **self._window(node), count_include_pad=1), x.length)
+
+    def _upsample(self, node: Node, x: Signal) -> Signal:
+        factor = float(node.attrs["factor"])
+        scales = self.constant(f"{node.name}.scales", np.array([1, 1, factor, factor], np.float32))
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self._passed(node, x, self.emit("Resize", [x.name, "", scales], f"{node.name}.up", **how))
+
+    def _slice(self, node: Node, x: Signal) -> Signal:
+        ends = {"starts": node.attrs["start"], "ends": node.attrs["stop"], "axes": 1}
+        names = [self.constant(f"{node.name}.{k}", np.array([v], np.int64)) for k, v in ends.items()]
+        return self._passed(node, x, self.emit("Slice", [x.name, *names], f"{node.name}.part"))
+
+    def _passed(self, node: Node, x: Signal, name: str) -> Signal:
+        """What passes counts on, or currents."""
+        return self._counts(name, node, x.length, x.low, x.high) if x.units else Signal(name, x.length)
+
+    def _concat(self, node: Node, *parts: Signal) -> Signal:
+        length, units = max(part.length for part in parts), self._theta[node.name] is not None
+        names = [part.name if units else self._real(name) for name, part in zip(node.inputs, parts, strict=True)]
+        aligned = [self._repeated(name, part.length, length) for name, part in zip(names, parts, strict=True)]
+        joined = self.emit("Concat", aligned, f"{node.name}.joined", axis=1)
+        if not units:
+            return Signal(joined, length)
+        return self._counts(joined, node, length, min(part.low for part in parts), max(part.high for part in parts))
+
+    def _add(self, node: Node, *parts: Signal) -> Signal:
+        length, unit = max(part.length for part in parts), self._theta[node.name]
+        names, low, high = [], 0, 0
+        for k, (source, part) in enumerate(zip(node.inputs, parts, strict=True)):
+            if unit is None:
+                name = self._real(source)
+            else:
+                theta = self._theta[source]
+                assert theta is not None  # a sum has a unit if its parts have
+                worth = torch.round(theta / unit)
+                low, high = low + part.low * int(worth.max()), high + part.high * int(worth.max())
+                name = part.name
+                if not bool((worth == 1).all()):
+                    name = self.emit("Mul", [name, self._column(f"{node.name}.worth{k}", worth)], f"{node.name}.worth{k}.x")
+            names.append(self._repeated(name, part.length, length))
+        total = self.emit("Add", names, f"{node.name}.sum")
+        return Signal(total, length) if unit is None else self._counts(total, node, length, low, high)
+
+    def _window(self, node: Node) -> dict[str, Any]:
+        a = node.attrs
+        return {"kernel_shape": a["kernel"], "strides": a["stride"], "pads": a["padding"] * 2}
+
+    def _real(self, source: str) -> str:
+        """A node's value as the reference has it: counts times what one is worth."""
+        signal, theta = self._signals[source], self._theta[source]
+        if not signal.units or theta is None:  # the input's counts are worth 1
+            return signal.name
+        name = f"{source}.real"
+        if all(node.output[0] != name for node in self.nodes):
+            self.emit("Mul", [signal.name, self._column(f"{source}.theta", theta)], name)
+        return name
+
+    def _steps(self, name: str, length: int, prefix: str) -> list[str]:
+        """Each timestep's part of a tensor."""
+        if length == 1:
+            return [name]
+        parts = [f"{prefix}{t}" for t in range(length)]
+        self.nodes.append(self._onnx.helper.make_node("Split", [name], parts, name=f"{prefix}.split", axis=0))
+        return parts
+
+    def _joined(self, parts: list[str], name: str) -> str:
+        return parts[0] if len(parts) == 1 else self.emit("Concat", parts, name, axis=0)
+
+    def _repeated(self, name: str, length: int, wanted: int) -> str:
+        if length == wanted:
+            return name
+        again = f"{name}.again"
+        return again if any(node.output[0] == again for node in self.nodes) else self.emit(
+            "Concat", [name] * (wanted // length), again, axis=0
+        )  # fmt: skip
+
+    def _read_out(self, output: str) -> None:
+        signal, shift = self._signals[output], self._parameters.readout_shift[output]
+        parts = self._steps(self._real(output), signal.length, f"{output}.t")
+        total = parts[0]
+        for t, part in enumerate(parts[1:]):
+            total = self.emit("Add", [total, part], f"{output}.sum{t}")
+        if len(parts) > 1:
+            total = self.emit("Mul", [total, self.constant("share", np.float32(1 / len(parts)))], f"{output}.mean")
+        self.emit("Add", [total, self._column(f"{output}.readout", shift)], output)
+        if not self._options.boxes:
+            self.output(output, "FLOAT", ["N", len(shift), None, None])
+
+    def _total(self, node: Node, signal: Signal) -> None:
+        """Optional outputs of a layer that spikes."""
+        name = INPUT if node.op == "input" else node.name
+        if self._options.counts and node.op != "input":
+            counts = f"{name}.counts"
+            self.emit("Identity", [signal.whole or signal.name], counts)
+            kind = "FLOAT" if not signal.whole else "UINT8" if signal.low >= 0 else "INT8"
+            self.output(counts, kind, [None, None, None, None])
+        if self._options.totals:
+            long = self._onnx.TensorProto.INT64
+            whole = self.emit("Abs", [self.emit("Cast", [signal.name], f"{name}.long", to=long)], f"{name}.all")
+            parts = self._steps(whole, signal.length, f"{name}.all")
+            summed = parts[0]
+            for t, part in enumerate(parts[1:]):
+                summed = self.emit("Add", [summed, part], f"{name}.all.sum{t}")
+            axes = self.constant("axes", np.array([1, 2, 3]))
+            self.emit("ReduceSum", [summed, axes], f"{name}.spikes", keepdims=0)
+            reach = self.constant(f"{name}.fan_out", self._fan_out[node.name].numpy().astype(np.int64))
+            reached = self.emit("Mul", [summed, reach], f"{name}.reached")
+            self.emit("ReduceSum", [reached, axes], f"{name}.synaptic_ops", keepdims=0)
+            for what in ("spikes", "synaptic_ops"):
+                self.output(f"{name}.{what}", "INT64", ["N"])

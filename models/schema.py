@@ -1,0 +1,145 @@
+"""Checks of JSON values: each takes a value and where it stands, and returns the value or raises CheckpointError.
+
+STRIDE = pair(whole(1, 64))
+check = table({"stride": STRIDE}, optional={"groups": whole(1, 4096)})
+check({"stride": [2, 2]}, "conv 'stem'")
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evburst.data.errors import CheckpointError
+
+Check = Callable[[Any, str], Any]
+
+_SHOWN = 40
+
+
+def shown(value: object) -> str:
+    """A value for an error message: at most a few dozen characters."""
+    text = f"a number of {value.bit_length()} bits" if isinstance(value, int) and value.bit_length() > 64 else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def expect(holds: bool, where: str, wanted: str, value: object) -> None:
+    """Raise CheckpointError unless a condition holds."""
+    if not holds:
+        raise CheckpointError(f"{where}: expected {wanted}, not {shown(value)}")
+
+
+def whole(low: int, high: int) -> Check:
+    """A whole number of [low, high]."""
+
+    def check(value: Any, where: str) -> int:
+        inside = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        expect(inside, where, f"a whole number of {low} to {high}", value)
+        return int(value)
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """A finite number of [low, high]."""
+
+    def check(value: Any, where: str) -> float:
+        inside = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        expect(inside, where, f"a number of {low:g} to {high:g}", value)
+        return float(value)
+
+    return check
+
+
+def text(longest: int) -> Check:
+    """A string that is not empty."""
+
+    def check(value: Any, where: str) -> str:
+        expect(isinstance(value, str) and 0 < len(value) <= longest, where, f"1 to {longest} characters of text", value)
+        return str(value)
+
+    return check
+
+
+def one_of(*choices: str) -> Check:
+    """One of several strings."""
+
+    def check(value: Any, where: str) -> str:
+        expect(isinstance(value, str) and value in choices, where, f"one of {', '.join(choices)}", value)
+        return str(value)
+
+    return check
+
+
+def nothing_or(check: Check) -> Check:
+    """null, or what another check accepts."""
+    return lambda value, where: None if value is None else check(value, where)
+
+
+def items(check: Check, fewest: int, most: int) -> Check:
+    """A list, every item of which passes a check."""
+
+    def check_items(value: Any, where: str) -> list[Any]:
+        fits = isinstance(value, list) and fewest <= len(value) <= most
+        wanted = f"a list of {fewest}" if fewest == most else f"a list of {fewest} to {most}"
+        expect(fits, where, f"{wanted} values", value)
+        return [check(item, f"{where}[{i}]") for i, item in enumerate(value)]
+
+    return check_items
+
+
+def pair(check: Check) -> Check:
+    """A list of two: of rows and of columns."""
+    return items(check, 2, 2)
+
+
+def by_name(check: Check) -> Check:
+    """An object whose names are free."""
+
+    def check_values(value: Any, where: str) -> dict[str, Any]:
+        expect(isinstance(value, dict), where, "an object", value)
+        return {name: check(item, f"{where}[{shown(name)}]") for name, item in value.items()}
+
+    return check_values
+
+
+def table(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
+    """An object with these names and no others."""
+    known = {**required, **(optional or {})}
+
+    def check(value: Any, where: str) -> dict[str, Any]:
+        expect(isinstance(value, dict), where, "an object", value)
+        for name in required:
+            if name not in value:
+                raise CheckpointError(f"{where}: {name!r} is missing")
+        for name in value:
+            if name not in known:
+                raise CheckpointError(f"{where}: {shown(name)} is unknown (known: {', '.join(known) or 'none'})")
+        return {name: known[name](item, f"{where}: {name}") for name, item in value.items()}
+
+    return check
+
+
+def anything(value: Any, where: str) -> Any:
+    """Whatever JSON holds."""
+    return value
+
+
+def parse(content: Any, where: str) -> Any:
+    """JSON text as Python values; raises CheckpointError if it is not JSON, or nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise CheckpointError(f"{where}: nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: not JSON ({error})") from None
+
+
+def printable(name: str) -> str:
+    """Text with control characters, and all else that cannot be printed, escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+FINITE = number(-math.inf, math.inf)

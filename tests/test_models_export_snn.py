@@ -1,0 +1,203 @@
+"""The spiking network as ONNX: in the integer form its spikes are the reference's, neuron for neuron; boxes are decode's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evburst.app.export import main
+from evburst.data.errors import ModelError
+from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
+from evburst.models.export.onnx_boxes import BoxOptions
+from evburst.models.export.onnx_snn import SnnOptions, spiking_model, write_onnx_snn
+from evburst.models.graph import Graph, Node
+from evburst.models.runtime import ENGINES, open_engine
+from evburst.models.runtime.counting import count_spikes, count_spikes_reference
+from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
+from evburst.models.spiking.rounding import driven, integer_form, rounded
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tests.conftest import EveryOperation, FurtherOperations, drawn
+from tests.test_models_detector import TwoLevels
+from tests.test_models_runtime import same_counts
+
+pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+
+class Watched(SpikingNetwork):
+    """The reference, with the counts of every layer of neurons kept."""
+
+    counts: dict[str, NDArray[np.float32]]
+
+    def observe(self, node: Node, value: Tensor) -> None:
+        if node.op == "input":
+            self.counts = {}
+        if node.op == "relu":
+            self.counts[node.name] = torch.round(value / self.parameters.neurons[node.name].theta[:, None, None]).numpy()
+
+
+def run(model: Any, grid: Tensor) -> dict[str, NDArray[Any]]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"input": grid.to(torch.uint8).numpy()}), strict=True))
+
+
+def network(kind: type[nn.Module], grid: Tensor, timesteps: int, signed: bool = False) -> tuple[Graph, SpikingParameters]:
+    graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16)).in_float16()
+    return integer_form(*calibrate(graph, record_targets(graph, grid), timesteps, Choice(4, signed=signed)))
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize(("kind", "signed"), [(EveryOperation, False), (EveryOperation, True), (FurtherOperations, False)])
+def test_spikes_are_the_references(kind: type[nn.Module], signed: bool, timesteps: int, grid: Tensor) -> None:
+    graph, parameters = network(kind, grid, timesteps, signed)
+    options = SnnOptions(counts=True, totals=True, size=(12, 20))
+    found = run(spiking_model(graph, parameters, 4, options), grid)
+    reference = Watched(graph, parameters)
+    outputs, stats = reference.run(grid)
+    for name, counts in reference.counts.items():
+        assert np.array_equal(found[f"{name}.counts"].astype(np.float32), counts), name
+    for name, wanted in zip(graph.outputs, outputs, strict=True):
+        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-4, atol=1e-4)
+    for layer in stats.layers:
+        name = "input" if layer.kind == "input" else layer.name
+        assert found[f"{name}.spikes"].tolist() == layer.spikes.tolist()
+        assert found[f"{name}.synaptic_ops"].tolist() == layer.synaptic_ops.tolist()
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("engine", ["int8", "onnx", "openvino"])
+def test_engines_count_as_the_reference_does(engine: str, timesteps: int, grid: Tensor) -> None:
+    if reason := ENGINES[engine].available("cpu"):
+        pytest.skip(reason)
+    graph, parameters = network(EveryOperation, grid, timesteps)
+    fast, slow = open_engine(engine, graph, parameters, 10), SpikingNetwork(graph, parameters)
+    for x in (grid.to(torch.uint8), torch.zeros(1, 4, 16, 8, dtype=torch.uint8), grid[:1]):  # any batch, any size, floats
+        outputs, stats = fast.run(x)
+        expected, reference = slow.run(x)
+        same_counts(stats, reference)
+        for a, b in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    half = grid[:1] / 2  # no counts: left to the reference
+    torch.testing.assert_close(fast.run(half)[0], slow.run(half)[0])
+
+
+def test_integer_form_compares_whole_numbers_with_halves(grid: Tensor) -> None:
+    graph, parameters = network(EveryOperation, grid, 2)
+    layers = driven(graph, parameters)
+    assert len(layers) == 3
+    for conv, relu in layers:
+        step, layer = graph.tensors[f"{conv.name}.step"].double(), parameters.neurons[relu.name]
+        steps = layer.theta.double() / step
+        assert torch.allclose(steps, torch.round(steps), rtol=1e-6)
+        assert (torch.round(steps) % 2 == 1).all()
+        bias = graph.tensors[f"{conv.name}.bias"].double() / step
+        assert torch.allclose(bias, torch.round(bias), rtol=1e-6, atol=1e-3)
+        assert not layer.shift.any()
+    again, parameters_again = integer_form(graph, parameters)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in graph.tensors.items())
+    assert parameters_again.timesteps == parameters.timesteps
+
+
+def test_the_integer_form_survives_the_weights_file(grid: Tensor, tmp_path: Path) -> None:
+    graph = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16()
+    spikes, parameters = integer_form(*calibrate(graph, record_targets(graph, grid), 1, Choice(4)))
+    bundle = DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", (4, 2), 2, ("car",)), VoxelConfig(bins=2), {})
+    bundle.save(tmp_path / "a.safetensors")
+    loaded = DetectorBundle.load(tmp_path / "a.safetensors")
+    assert loaded.spiking.tensors.keys() == spikes.tensors.keys()
+    assert all(torch.equal(loaded.spiking.tensors[name], tensor) for name, tensor in spikes.tensors.items())
+    path = tmp_path / "boxes.onnx"
+    size = SensorSize(19, 11)
+    for score in (0.4, 0.99):
+        boxes = BoxOptions(size, PostConfig(score=score))
+        write_onnx_snn(loaded, path, SnnOptions(size=(12, 20), boxes=boxes))
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        x = grid[:1].to(torch.uint8).numpy()
+        found = dict(zip(("boxes", "scores", "labels"), session.run(["boxes", "scores", "labels"], {"input": x}), strict=True))
+        expected = Detector(loaded, boxes.post, engine="reference").detect(x, size, [0])[0][0]
+        same_boxes(found, expected)
+    assert len(found["boxes"]) == 0
+
+
+def same_boxes(found: dict[str, Any], expected: Any) -> None:
+    """The same, best first; those of equal scores in any order."""
+    assert (np.diff(found["scores"]) <= 0).all()
+    rows = []
+    for boxes, scores, labels in (
+        (found["boxes"], found["scores"], found["labels"]),
+        (expected.boxes_xyxy, expected.scores, expected.labels),
+    ):
+        table = np.column_stack([labels, boxes, scores]).astype(np.float64)
+        rows.append(table[np.lexsort(np.round(table, 2).T)])
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-3, atol=1e-3)
+
+
+def test_boxes_of_default_boxes(grid: Tensor) -> None:
+    """SSD's: the maps of a network with two default boxes and two classes, decoded inside and outside."""
+    nodes = [Node("input", "input", ())]
+    tensors = {}
+    window = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+    generator = torch.Generator().manual_seed(4)
+    for name, outputs in (("box", 8), ("cls", 6)):
+        nodes.append(Node(name, "conv", ("input",), window))
+        weight = rounded(torch.randn(outputs, 4, 1, 1, generator=generator), torch.ones(4))
+        tensors |= {f"{name}.weight": weight, f"{name}.bias": torch.zeros(outputs)}
+    graph = Graph(nodes, ["box", "cls"], tensors)
+    parameters = SpikingParameters(1, {}, {"box": torch.zeros(8), "cls": torch.zeros(6)})
+    head = HeadSpec("ssd", (1,), 0, ("a", "b"), (((3.0, 4.0), (6.0, 2.0)),))
+    size, post = SensorSize(20, 12), PostConfig(score=0.6, nms_iou=0.3)
+    model = spiking_model(graph, parameters, 4, SnnOptions(size=(12, 20), boxes=BoxOptions(size, post)), head)
+    maps, _ = SpikingNetwork(graph, parameters).run(grid[:1])
+    expected = decode(maps, head, post, size, [0])[0]
+    assert len(expected) > 3
+    same_boxes(run(model, grid[:1]), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32])
+@pytest.mark.parametrize("wide", [np.int32, np.int64])
+def test_counting_equals_its_specification(dtype: type, wide: type) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 33), (1, 2, 3, 0, 4)):
+        counts = rng.integers(0 if dtype == np.uint8 else -4, 5, shape).astype(dtype)
+        fan_out = rng.integers(0, 300, shape[2:]).astype(wide)
+        assert np.array_equal(count_spikes(counts, fan_out), count_spikes_reference(counts, fan_out))
+
+
+def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "street.onnx"
+    assert main(["--weights", "street", "--onnx-snn", str(path), "--with-boxes", "--totals"]) == 0
+    assert "outputs boxes, scores, labels" in capsys.readouterr().out
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()][-3:] == ["boxes", "scores", "labels"]
+    with pytest.raises(ModelError, match="size of the grids"):
+        write_onnx_snn(DetectorBundle.load("street"), path, SnnOptions(totals=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["street", "caltech6", "caltech6-ssd"])
+def test_bundled_networks_spike_the_same_everywhere(weights: str) -> None:
+    """Every neuron of one window of noise, in the integer form."""
+    bundle = DetectorBundle.load(weights)
+    graph, parameters = integer_form(bundle.spiking, bundle.parameters)
+    grid = torch.poisson(torch.full((1, bundle.voxel.channels, 128, 128), 0.1), generator=torch.Generator().manual_seed(1))
+    reference = Watched(graph, parameters)
+    reference.run(grid)
+    found = run(spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions(counts=True)), grid)
+    for name, counts in reference.counts.items():
+        assert np.array_equal(found[f"{name}.counts"].astype(np.float32), counts), name
+    if AVAILABLE:
+        fast = open_engine("int8", graph, parameters, bundle.voxel.max_count)
+        same_counts(fast.run(grid)[1], reference.run(grid)[1])
