@@ -74,10 +74,10 @@ class HttpProtocol(H11Protocol):
         """See asyncio.Protocol."""
         super().connection_made(transport)
         self._patience = Patience(transport, self.loop)
-        idle = [(since, peer) for peer in self.connections if (since := _idle_since(peer)) is not None]
+        peers = [peer._patience for peer in self.connections if isinstance(peer, HttpProtocol)]
+        idle = [(peer.idle_since, peer) for peer in peers if peer.idle_since is not None]
         if len(idle) > MOST_IDLE:
-            _, oldest = min(idle, key=lambda entry: entry[0])
-            oldest._patience.disconnect()
+            min(idle, key=lambda entry: entry[0])[1].disconnect()
 
     def handle_events(self) -> None:
         """See H11Protocol."""
@@ -99,10 +99,6 @@ class HttpProtocol(H11Protocol):
         """See asyncio.Protocol."""
         self._patience.end()
         super().connection_lost(exc)
-
-
-def _idle_since(peer: object) -> float | None:
-    return peer._patience.idle_since if isinstance(peer, HttpProtocol) else None
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
