@@ -6,9 +6,10 @@ import math
 import struct
 import time
 import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from evburst.app.live.broadcast import weights_choices
@@ -17,6 +18,8 @@ from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.sources import LiveSource
 from evburst.data.errors import DataError
+
+T = TypeVar("T")
 
 PAGE_CAMERA = "the page's camera"
 MOST_RECORDED_BYTES = 1 << 30
@@ -128,11 +131,10 @@ class Commands:
             self._stop_recording()
 
     def _set(self, name: object, value: object) -> None:
-        choices = {"network": {"ann": True, "snn": False}, "weights": self._weights}
-        if name in choices:
-            if not isinstance(value, str) or value not in choices[str(name)]:
-                raise RefusedError(f"{name}: choices are {', '.join(choices[str(name)])}")
-            self._pipeline.set_network(**{"ann" if name == "network" else "weights": choices[str(name)][value]})
+        if name == "network":
+            self._pipeline.set_network(ann=_chosen(name, value, {"ann": True, "snn": False}))
+        elif name == "weights":
+            self._pipeline.set_network(weights=_chosen(name, value, self._weights))
         else:
             self._set_number(name, value)
 
@@ -154,7 +156,7 @@ class Commands:
             raise RefusedError("contrast is a setting of simulated events; these come from a sensor")
 
     def _do(self, client: object, name: str) -> None:
-        actions = {
+        actions: dict[str, Callable[[], None]] = {
             "pause": lambda: self._pause(True),
             "resume": lambda: self._pause(False),
             "record": self._record,
@@ -209,3 +211,9 @@ class Commands:
     def _camera_off(self) -> None:
         self._camera_of = self._pushed = None
         self._pipeline.use(self._own_source)
+
+
+def _chosen(name: str, value: object, choices: Mapping[str, T]) -> T:
+    if not isinstance(value, str) or value not in choices:
+        raise RefusedError(f"{name}: choices are {', '.join(choices)}")
+    return choices[value]
