@@ -274,10 +274,14 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
     _add_source(parser)
     parser.add_argument("--serve", nargs="?", const="127.0.0.1:8000", metavar="HOST:PORT",
                         help="show it on a page (default: 127.0.0.1:8000); without a source, the page's own camera is used")  # fmt: skip
+    parser.add_argument("--root-path", default="", metavar="/FOLDER", help="folder that a reverse proxy shows the page in")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="name under which browsers know the page "
+                        "behind a reverse proxy; repeatable")  # fmt: skip
     parser.add_argument("--window", action="store_true", help="show it in a window")
     parser.add_argument("--headless", action="store_true", help="show nothing (the default without --serve and --window)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the events as they come, as .dat")
+    parser.add_argument("--overwrite", action="store_true", help="let --record replace an existing file")
     parser.add_argument("--preset", metavar="NAME",
                         help="sensor to simulate: dvs346, evk4, gen1, dvxplorer (thresholds, noise)")  # fmt: skip
     parser.add_settings(
@@ -301,7 +305,16 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
         from evburst.app.live.pipeline import LiveConfig
         from evburst.app.live.run import LiveRequest, human_summary, preset_settings, run_live
 
-        request = LiveRequest(_source(args), args.record, args.serve, args.window)
+        request = LiveRequest(
+            _source(args),
+            args.record,
+            args.overwrite,
+            args.serve,
+            args.window,
+            args.root_path,
+            tuple(args.allow_host),
+            args.speed,
+        )
         if args.headless and (args.serve or args.window):
             raise ConfigError("--headless shows nothing: leave out --serve and --window, or --headless")
         preset = as_assignments(preset_settings(args.preset)) if args.preset else []
@@ -315,10 +328,12 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--camera", metavar="N", help="webcam number N, or `fake` for the drawn street of this project")
-    source.add_argument("--video", metavar="FILE", help="a video file at its own pace")
+    source.add_argument("--video", metavar="FILE|DEVICE|URL", help="a video file at its own pace, a camera "
+                        "such as /dev/video1, or a stream, e.g. rtsp://HOST/1")  # fmt: skip
     source.add_argument("--events", metavar="FILE", help="a recording at its own pace; with --realtime")
     source.add_argument("--stream", metavar="tcp://HOST:PORT", help="a network stream of DV or dv-processing")
     source.add_argument("--sensor", choices=("evk4", "evk3", "dvxplorer", "davis346"), help="an event camera on USB")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play a file at X times its own pace, e.g. 0.1")
     parser.add_argument("--realtime", action="store_true", help="play --events at its own pace")
 
 

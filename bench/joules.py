@@ -31,7 +31,8 @@ from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import padded_size, voxel_histogram
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import EnergyTotals, energy_figures
-from evburst.models.detector import Detector, DetectorBundle
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from numpy.typing import NDArray
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evburst.app.detect import DetectConfig
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
-from evburst.app.live.server import PageServer
+from evburst.app.live.server import PageServer, Site
 from evburst.data.events import SensorSize
 from evburst.data.simulation.sensor import SimulatorConfig
 
@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     source = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000)
     pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=args.timesteps)))
-    server = PageServer(pipeline, "127.0.0.1:0")
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()
     driver = chromium(*((390, 844) if args.phone else (1440, 800)), args.phone)
     try:

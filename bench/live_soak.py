@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evburst.app.detect import DetectConfig, open_inference
 from evburst.app.inference import BinnedWindow, WindowResult
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
-from evburst.app.live.server import PageServer
+from evburst.app.live.server import PageServer, Site
 from evburst.app.live.sources import Packet, RecordingSource
 from evburst.data.errors import SourceError
 from evburst.data.events import EventWindow
@@ -164,7 +164,7 @@ def soak(minutes: float, detect: DetectConfig) -> dict[str, Any]:
 
     pipeline.inference.run = timed  # type: ignore[method-assign]
     pipeline.viewers.append(log)
-    server = PageServer(pipeline, "127.0.0.1:0")
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
     clients = Clients(server.url)
     pipeline.start()
     memory = []

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.events import EVENT_DTYPE, Events, EventWindow
 from numpy.typing import ArrayLike, NDArray
 
@@ -105,37 +105,37 @@ def is_packed(window: EventWindow) -> bool:
     return window.words.dtype != EVENT_DTYPE
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def time_of(word):  # type: ignore[no-untyped-def]
     """The 32-bit time of an event's uint64 word, as int64."""
     return np.int64(word & np.uint64(0xFFFFFFFF))
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def x_of(word, fields):  # type: ignore[no-untyped-def]
     """The x of an event's uint64 word, as uint64."""
     return (word >> np.uint64(32)) & fields.x_mask
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def y_of(word, fields):  # type: ignore[no-untyped-def]
     """The y of an event's uint64 word, as uint64."""
     return (word >> fields.y_shift) & fields.y_mask
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def p_of(word, fields):  # type: ignore[no-untyped-def]
     """The polarity of an event's uint64 word, as uint64."""
     return (word >> fields.p_shift) & np.uint64(1)
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def word_of(t, x, y, p):  # type: ignore[no-untyped-def]
     """The uint64 word of version 2 of an event (t in [0, 2**32), x and y in [0, 2**14), p 0 or 1; any integer type)."""
     return np.uint64(t) | np.uint64(x) << np.uint64(32) | np.uint64(y) << np.uint64(46) | np.uint64(p) << np.uint64(60)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _unpack(words, epoch, fields, t, x, y, p):  # type: ignore[no-untyped-def]
     """Write the columns of words `(n,)` uint64."""
     for i in range(len(words)):

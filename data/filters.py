@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.encoding import columns
 from evburst.data.events import Events, EventStream, EventWindow, SensorSize
 from numpy.typing import NDArray
@@ -172,7 +172,7 @@ def keep_reference(events: Events, config: FiltersConfig, sensor_size: SensorSiz
     return keep, removed
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _filter(ts, xs, ys, hot_events, refractory, background, period, counts, kept, fired, keep):  # type: ignore[no-untyped-def]
     """Clear `keep` for events to remove; returns how many the three filters removed. The arrays between carry the state."""
     height, width = kept.shape
@@ -202,7 +202,7 @@ def _filter(ts, xs, ys, hot_events, refractory, background, period, counts, kept
     return hot, early, lonely
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _turn_period(now, period, counts):  # type: ignore[no-untyped-def]
     """Begin a new period of hot-pixel counts (before, now) if the event's is another one; the one before it counts as it."""
     if now == period[0] or now == period[0] - 1:
@@ -215,7 +215,7 @@ def _turn_period(now, period, counts):  # type: ignore[no-untyped-def]
     period[0] = now
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _supported(t, x, y, background, fired):  # type: ignore[no-untyped-def]
     """Whether one of the 8 pixels around fired at most `background` µs away."""
     height, width = fired.shape

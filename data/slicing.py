@@ -25,8 +25,8 @@ from collections.abc import Iterable, Iterator
 from itertools import dropwhile
 from typing import NamedTuple
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
 from numpy.typing import NDArray
 
@@ -172,7 +172,7 @@ def _spanning(events: Events) -> EventWindow:
     return EventWindow(int(events["t"].min()), int(events["t"].max()) + 1, events)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _is_glitch(t, i):  # type: ignore[no-untyped-def]
     """Whether event i is more than GLITCH_US ahead of one of its next GLITCH_EVENTS."""
     for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, len(t))):  # noqa: SIM110  (numba has no any() of a generator)
@@ -181,7 +181,7 @@ def _is_glitch(t, i):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _first_sound(t, decided):  # type: ignore[no-untyped-def]
     """Index of the first event whose time can be trusted; `decided` where there is none."""
     for i in range(decided):
@@ -190,7 +190,7 @@ def _first_sound(t, decided):  # type: ignore[no-untyped-def]
     return decided
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _find_marks(t, least_events, least_us):  # type: ignore[no-untyped-def]
     """(indices of marks, latest sound time)."""
     found = [_first_sound(t, len(t))]
@@ -203,7 +203,7 @@ def _find_marks(t, least_events, least_us):  # type: ignore[no-untyped-def]
     return np.array(found), latest
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _find_window_end(t, start, decided, t0, t1, keep):  # type: ignore[no-untyped-def]
     """(index of the first sound event at or after t1, late events, glitches); clears `keep` for the last two."""
     late, glitches = 0, 0

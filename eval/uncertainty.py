@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.eval.coco import IOUS, RECALLS, ClassMatches
 from numpy.typing import NDArray
 
@@ -141,7 +141,7 @@ def _interval(measured: float, drawn: NDArray[np.float64], units: int) -> Interv
     return Interval(float(measured), low, high, len(drawn), units)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _resample(repeats, frame, correct, labels, recalls, out):  # type: ignore[no-untyped-def]
     """Fill `out` (R, 10) for one class; rows of resamples without a label stay as they are.
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from evburst.app.cli import live_main
 from evburst.app.detect import DetectConfig
-from evburst.app.inference import BinnedWindow, Inference, WindowResult
+from evburst.app.inference import BinnedWindow, WindowResult
+from evburst.app.live import pipeline as pipeline_module
+from evburst.app.live.builder import Builder
 from evburst.app.live.desktop import LiveWindow
 from evburst.app.live.frames import FakeCamera, FrameSource
+from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.run import summary
 from evburst.app.live.totals import LatencyHistogram
-from evburst.data.errors import DataError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
@@ -143,12 +149,12 @@ def test_settings_act_while_it_runs() -> None:
     pipeline = LivePipeline(camera(), config)
     pipeline.start()
     pipeline.set_score(0.9)
-    pipeline.set_timesteps(2)
+    pipeline.set_network(timesteps=2)
     deadline = time.perf_counter() + 60
-    while time.perf_counter() < deadline and pipeline.timesteps != 2:
+    while time.perf_counter() < deadline and pipeline.network.timesteps != 2:
         time.sleep(0.02)
-    assert pipeline.timesteps == 2
-    assert pipeline.detector(pipeline.inference).post.score == 0.9
+    assert pipeline.network.timesteps == 2
+    assert pipeline.network.detector.post.score == 0.9
     pipeline.paused = True
     counts = [-1, -2]
     while time.perf_counter() < deadline and counts[-1] != counts[-2]:  # what was queued is still worked off
@@ -158,21 +164,94 @@ def test_settings_act_while_it_runs() -> None:
     pipeline.stop()
 
 
-def test_settings_are_whole_before_a_window_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = LivePipeline(camera(), LiveConfig(DetectConfig(window_ms=20.0)))
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Poll until something holds."""
+    deadline = time.perf_counter() + seconds
+    while not holds():
+        assert time.perf_counter() < deadline
+        time.sleep(0.02)
+
+
+def test_another_network_is_prepared_while_the_present_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inference continues while a new network is being built, and windows binned for the old one are run by the old one."""
+    pipeline, gate = LivePipeline(camera(), LiveConfig(DetectConfig(window_ms=20.0, timesteps=1))), Event()
+    prepare = pipeline_module.prepare
+
+    def slow(*args: Any) -> Prepared:
+        assert gate.wait(60)
+        return prepare(*args)
+
+    monkeypatch.setattr(pipeline_module, "prepare", slow)
+    pipeline.start()
     pipeline.set_score(0.9)
-    pipeline.set_timesteps(2)
-    scores = []
-    warm_up = Inference.warm_up
+    pipeline.set_network(ann=True)
+    wait_until(lambda: pipeline.network.detect.post.score == 0.9)
+    shown = pipeline.figures.windows
+    wait_until(lambda: pipeline.figures.windows > shown + 5)
+    assert pipeline.preparing
+    assert pipeline.network.timesteps == 1
+    gate.set()
+    wait_until(lambda: pipeline.network.timesteps is None)
+    assert pipeline.network.detector.post.score == 0.9
+    pipeline.set_network(ann=False, weights="caltech6", timesteps=2)
+    wait_until(lambda: len(pipeline.shown.classes) == 6)
+    assert pipeline.shown.name == "SNN T=2"
+    assert pipeline.config.detect.weights == "caltech6"
+    pipeline.stop()
+    json.dumps(summary(pipeline, 1.0))
 
-    def watched(inference: Inference, window: EventWindow) -> None:
-        scores.append(pipeline.detector(inference).post.score)
-        warm_up(inference, window)
 
-    monkeypatch.setattr(Inference, "warm_up", watched)
-    pipeline._apply_settings()
-    assert scores == [0.9]
-    assert pipeline.timesteps == 2
+def test_a_network_that_cannot_be_prepared_leaves_the_present_one() -> None:
+    lines: list[str] = []
+    pipeline = LivePipeline(camera(), CONFIG, lines.append)
+    pipeline.start()
+    pipeline.set_network(weights="gone.safetensors")
+    wait_until(lambda: bool(pipeline.problem))
+    assert "gone.safetensors" in pipeline.problem
+    assert pipeline.wanted.weights == "street"
+    assert lines[0].startswith("warning: ")
+    shown = pipeline.figures.windows
+    wait_until(lambda: pipeline.figures.windows > shown)
+    pipeline.stop()
+
+
+def test_of_many_wishes_the_newest_is_built() -> None:
+    built: list[int] = []
+    started, gate, failed = Event(), Event(), list[Exception]()
+
+    def build(wish: int) -> int:
+        started.set()
+        assert gate.wait(60)
+        if wish < 0:
+            raise ConfigError("negative")
+        built.append(wish)
+        return wish
+
+    builder = Builder[int, int](build, failed.append, quiet_s=0.0)
+    assert builder.take() is None
+    builder.want(1)
+    assert started.wait(60)
+    for wish in range(2, 1000):
+        builder.want(wish)
+    gate.set()
+    wait_until(lambda: built == [1, 999])
+    wait_until(lambda: builder.take() == 999)
+    assert not builder.busy
+    builder.want(-1)
+    wait_until(lambda: bool(failed))
+    assert isinstance(failed[0], ConfigError)
+    builder.close()
+    builder.want(5)
+    assert built == [1, 999]
+
+
+def test_wishes_that_do_not_rest_are_not_built_one_by_one() -> None:
+    built: list[int] = []
+    builder = Builder[int, None](built.append, lambda error: None, quiet_s=3600.0, longest_s=3600.0)
+    for wish in range(1000):
+        builder.want(wish)
+    assert built == []
+    builder.close()
 
 
 def test_a_recording_holds_all_windows_also_the_dropped_ones(tmp_path: Path) -> None:
@@ -222,6 +301,29 @@ def test_latency_quantiles_are_within_a_percent() -> None:
         assert histogram.quantile_ms(share) == pytest.approx(np.quantile(values, share), rel=0.01)
 
 
+def test_a_recording_overwrites_nothing_unasked(tmp_path: Path) -> None:
+    (tmp_path / "a.dat").write_bytes(b"old")
+    (tmp_path / "link.dat").symlink_to(tmp_path / "nowhere.dat")
+    for name in ("a.dat", "link.dat"):
+        with pytest.raises(DataError, match="cannot be written"):
+            LiveRecorder(tmp_path / name, SIZE)
+    assert (tmp_path / "a.dat").read_bytes() == b"old"
+    recorder = LiveRecorder(tmp_path / "a.dat", SIZE, overwrite=True)
+    recorder.write(make_events([1]))
+    recorder.close()
+    assert open_events(tmp_path / "a.dat").sensor_size == SIZE
+    LiveRecorder(Path(os.devnull), SIZE).close()
+
+
+def write_video(path: Path, frames: int, rate: float) -> Path:
+    """Frames of noise as motion JPEG."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, tuple(SIZE), False)
+    for k in range(frames):
+        writer.write(np.random.default_rng(k).integers(0, 255, (SIZE.height, SIZE.width), np.uint8))
+    writer.release()
+    return path
+
+
 # Command line
 
 
@@ -257,6 +359,67 @@ def test_a_recording_ends_by_itself(capsys: pytest.CaptureFixture[str], tmp_path
     assert not result["simulated"]
 
 
+@pytest.mark.parametrize("through", ["itself", "symlink", "hard link", "other spelling", "folder link"])
+def test_a_run_does_not_record_onto_its_own_source(tmp_path: Path, capsys: pytest.CaptureFixture[str], through: str) -> None:
+    source = tmp_path / "a.dat"
+    recorder = LiveRecorder(source, SIZE)
+    recorder.write(make_events(list(range(0, 100_000, 100)), 5, 6, 1))
+    recorder.close()
+    before, out = source.read_bytes(), tmp_path / "b.dat"
+    if through == "itself":
+        out = source
+    elif through == "symlink":
+        out.symlink_to(source)
+    elif through == "hard link":
+        os.link(source, out)
+    elif through == "other spelling":
+        out = tmp_path / ".." / tmp_path.name / "a.dat"
+    else:
+        (tmp_path / "folder").symlink_to(tmp_path)
+        out = tmp_path / "folder" / "a.dat"
+    for flags in ([], ["--overwrite"]):
+        code, _, err = live(capsys, "--events", source, "--realtime", "--record", out, *flags)
+        assert (code, "which this run reads" in err) == (1, True)
+        assert source.read_bytes() == before
+
+
+def test_a_run_overwrites_a_recording_only_where_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "o.dat").write_bytes(b"old")
+    flags = ["--camera", "fake", "--sensor-size", "64x48", "--ann", "--seconds", "0.5", "--record", tmp_path / "o.dat"]
+    code, _, err = live(capsys, *flags)
+    assert (code, "--overwrite" in err, (tmp_path / "o.dat").read_bytes()) == (1, True, b"old")
+    assert live(capsys, *flags, "--overwrite")[0] == 0
+    assert open_events(tmp_path / "o.dat").sensor_size == SIZE
+
+
+def test_a_source_that_ends_before_the_first_window_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(tmp_path / "a.avi", 2, 25.0)
+    code, out, err = live(capsys, "--video", tmp_path / "a.avi", "--sensor-size", "64x48", "--ann")
+    assert (code, out) == (1, "")
+    assert err == "error: a.avi: ended before its first window of 50 ms: nothing was detected\n"
+
+
+def test_a_recording_is_played_slowly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
+    recorder.write(make_events(list(range(0, 200_000, 100)), 5, 6, 1))
+    recorder.close()
+    flags = ["--events", tmp_path / "a.dat", "--realtime", "--ann", "--json"]
+    code, out, _ = live(capsys, *flags, "--speed", "0.25")
+    result = json.loads(out)
+    assert (code, result["windows"] + result["dropped"], result["kind"]) == (0, 4, "recorded")
+    assert result["seconds"] > 0.7
+
+
+def test_no_password_is_printed() -> None:
+    """Nobody listens at port 9 of this machine; what OpenCV and FFmpeg print themselves is looked at, too."""
+    address = "rtsp://admin:sec/ret@127.0.0.1:9/1?pwd=other"
+    done = subprocess.run([sys.executable, ROOT / "live.py", "--video", address, "--ann"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: rtsp://***@127.0.0.1:9/1?***: cannot be opened" in done.stderr
+    for secret in ("admin", "sec", "ret@", "other"):
+        assert secret not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -272,6 +435,13 @@ def test_a_recording_ends_by_itself(capsys: pytest.CaptureFixture[str], tmp_path
         (["--camera", "fake", "--headless", "--serve"], "--headless shows nothing"),
         (["--camera", "fake", "--set", "queue_window=1"], "did you mean 'queue_windows'"),
         (["--camera", "fake", "--record", "gone/o.dat"], "cannot be written"),
+        (["--camera", "fake", "--record", "."], "is a folder"),
+        (["--camera", "fake", "--speed", "0.5"], "only a recording"),
+        (["--video", "a.mp4", "--speed", "0"], "--speed 0: expected"),
+        (["--video", "gopher://me:pass@host/1"], "--video gopher://***@host/1: expected a file"),
+        (["--stream", "udp://me:pass@host:1"], "--stream udp://***@host:1: write it as"),
+        (["--camera", "fake", "--serve", "127.0.0.1:0", "--root-path", "x"], "write it as /FOLDER"),
+        (["--camera", "fake", "--serve", "127.0.0.1:0", "--allow-host", "http://x"], "expected a name"),
     ],
 )
 def test_wrong_settings_are_one_line_and_exit_1(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
@@ -337,19 +507,24 @@ def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
     assert shown[-1].any()
 
 
-def test_ctrl_c_closes_everything_and_says_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_closes_everything_and_says_what_was_done(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("fastapi")
+    number = getattr(signal, name)
     command = [sys.executable, ROOT / "live.py", "--camera", "fake", "--sensor-size", "64x48", "--ann", "--json"]
     process = subprocess.Popen(
-        [*command, "--record", tmp_path / "o.dat"],
+        [*command, "--record", tmp_path / "o.dat", "--serve", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background has it ignored
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a suite in the background has it ignored
     )
     deadline = time.perf_counter() + 120
     while time.perf_counter() < deadline and (not (tmp_path / "o.dat").exists() or (tmp_path / "o.dat").stat().st_size < 5000):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, b"stopped\n")
+    assert (process.returncode, err.splitlines()[-1]) == (0, b"stopped")
     assert json.loads(out)["windows"] > 0
     assert sum(len(packet) for packet in open_events(tmp_path / "o.dat").packets()) > 0
+    assert not list(tmp_path.glob("evburst_live_*"))

@@ -20,9 +20,12 @@ from evburst.data.simulation.sensor import SimulatorConfig
 
 pytest.importorskip("fastapi")
 webdriver = pytest.importorskip("selenium.webdriver")
-from evburst.app.live.server import PageServer  # noqa: E402
+from evburst.app.live.server import PageServer, Site  # noqa: E402
+from evburst.app.outputs.render import palette  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -69,7 +72,7 @@ def pipeline() -> Iterator[LivePipeline]:
 @pytest.fixture(scope="module")
 def browser(pipeline: LivePipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium on the page; what it downloads goes to its attribute `downloads`."""
-    server = PageServer(pipeline, "127.0.0.1:0")
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
     folder = tmp_path_factory.mktemp("browser")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -103,7 +106,7 @@ def text(browser: Any, name: str) -> str:
 def test_it_says_that_events_are_simulated_and_shows_boxes_and_figures(browser: Any) -> None:
     wait_until(lambda: "car" in text(browser, "boxes"))
     assert browser.title == "evburst live"
-    assert text(browser, "kind") == "Simulated events"
+    assert text(browser, "kind") == "Drawn and simulated"
     assert browser.find_element(By.ID, "simulated").is_displayed()
     wait_until(lambda: text(browser, "status") == "running")
     assert text(browser, "network") == "SNN, T = 1, weights street"
@@ -123,8 +126,8 @@ def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
     source = pipeline.source
     assert isinstance(source, FrameSource)
     for name, key, acted in (
-        ("score", Keys.ARROW_RIGHT, lambda: pipeline.wanted_score == pytest.approx(0.35)),
-        ("timesteps", Keys.ARROW_RIGHT, lambda: pipeline.timesteps == 2),
+        ("score", Keys.ARROW_RIGHT, lambda: pipeline.wanted.post.score == pytest.approx(0.35)),
+        ("timesteps", Keys.ARROW_RIGHT, lambda: pipeline.network.timesteps == 2),
         ("contrast", Keys.ARROW_LEFT, lambda: source.contrast == pytest.approx(0.24)),
     ):
         browser.find_element(By.ID, name).send_keys(key)
@@ -132,7 +135,7 @@ def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
     assert [text(browser, f"{name}-value") for name in ("score", "timesteps", "contrast")] == ["0.35", "2", "0.24"]
     wait_until(lambda: "T = 2" in text(browser, "network"))
     browser.find_element(By.ID, "timesteps").send_keys(Keys.ARROW_LEFT)
-    wait_until(lambda: pipeline.timesteps == 1)
+    wait_until(lambda: pipeline.network.timesteps == 1)
 
 
 def test_space_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
@@ -167,6 +170,109 @@ def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipe
     assert text(browser, "kind") == "Simulated events"
     button.click()
     wait_until(lambda: pipeline.source is own)
+
+
+def test_colours_are_those_of_pictures(browser: Any) -> None:
+    """Legend and boxes: taken from the same definition as the video's, red and blue in their places."""
+    shown = browser.execute_script(
+        "return [colourOf(0), colourOf(1), [...pixelsOf], getComputedStyle(document.getElementById('off')).backgroundColor]"
+    )
+    colours = palette()
+    assert shown[:2] == colours["classes"][:2]
+    red, green, blue = (int(colours["off"][k : k + 2], 16) for k in (1, 3, 5))
+    assert shown[2][1] == 0xFF000000 | blue << 16 | green << 8 | red
+    assert shown[3] == f"rgb({red}, {green}, {blue})"
+
+
+def test_the_source_picture_is_an_inset_that_can_be_switched(browser: Any) -> None:
+    inset, button = (browser.find_element(By.ID, name) for name in ("inset", "picture"))
+    assert not inset.is_displayed()
+    button.click()
+    wait_until(lambda: inset.is_displayed() and browser.execute_script("return document.getElementById('inset').width") == 304)
+    button.click()
+    wait_until(lambda: not inset.is_displayed())
+
+
+def test_network_and_weights_are_switched_while_windows_go_on(browser: Any, pipeline: LivePipeline) -> None:
+    def choose(name: str, value: str) -> None:
+        Select(browser.find_element(By.ID, name)).select_by_value(value)
+
+    choose("network-choice", "ann")
+    wait_until(lambda: text(browser, "network") == "ANN, weights street")
+    wait_until(lambda: text(browser, "spikes") == "none" and text(browser, "share") == "")
+    assert text(browser, "timesteps-value") == "the ANN has none"
+    choose("weights-choice", "caltech6")
+    wait_until(lambda: text(browser, "network") == "ANN, weights caltech6")
+    choose("weights-choice", "street")
+    choose("network-choice", "snn")
+    wait_until(lambda: text(browser, "network") == "SNN, T = 1, weights street")
+    assert not browser.find_element(By.ID, "preparing").is_displayed()
+
+
+def test_energy_above_the_anns_is_red(browser: Any) -> None:
+    header = {"energy_uj": 300, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events_per_s": 1, "latency_ms": 1, "t_us": 0,
+              "windows": 1, "dropped": 0}  # fmt: skip
+    over = "return (figures(arguments[0]), ['energy', 'share'].map((id) => document.getElementById(id).classList.contains('over')))"
+    assert browser.execute_script(over, header) == [True, True]
+    assert browser.execute_script(over, {**header, "energy_uj": 100}) == [False, False]
+
+
+def test_every_figure_explains_itself(browser: Any) -> None:
+    figures = browser.find_elements(By.CSS_SELECTOR, ".card:not(.settings), .totals > span, #kind")
+    assert len(figures) == 10
+    assert all(len(figure.get_attribute("data-help")) > 20 for figure in figures)
+    ActionChains(browser).move_to_element(figures[-1]).perform()
+    shown = "return getComputedStyle(arguments[0], '::after').content"
+    assert "its weights file" in browser.execute_script(shown, figures[-1])
+
+
+def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePipeline) -> None:
+    own, first = pipeline.source, browser.current_window_handle
+    browser.find_element(By.ID, "camera").click()
+    wait_until(lambda: text(browser, "camera").startswith("Stop"))
+    address = browser.current_url
+    browser.switch_to.new_window("tab")
+    browser.get(address)
+    wait_until(lambda: text(browser, "source") == "the page's camera")
+    browser.find_element(By.ID, "camera").click()
+    wait_until(lambda: text(browser, "message") == "another page's camera is in use")
+    assert text(browser, "camera").startswith("Use")
+    # As if the other page had taken it a moment ago: the server's refusal ends this page's camera, and its words stay.
+    browser.execute_script("state.page_camera = false; startCamera()")
+    wait_until(lambda: browser.execute_script("return camera === null") and text(browser, "camera").startswith("Use"))
+    assert text(browser, "message") == "another page's camera is in use"
+    assert pipeline.source is not own
+    browser.close()
+    browser.switch_to.window(first)
+    assert pipeline.source is not own
+    assert text(browser, "camera").startswith("Stop")
+    browser.find_element(By.ID, "camera").click()
+    wait_until(lambda: pipeline.source is own)
+
+
+def test_fullscreen_is_entered_and_left(browser: Any) -> None:
+    browser.find_element(By.ID, "fullscreen").click()
+    wait_until(lambda: browser.execute_script("return document.fullscreenElement?.id") == "stage")
+    browser.find_element(By.TAG_NAME, "body").send_keys("f")
+    wait_until(lambda: browser.execute_script("return document.fullscreenElement") is None)
+
+
+def test_a_server_that_is_gone_covers_the_picture(browser: Any) -> None:
+    """The socket is closed for good; the page says so, and is right again once it is loaded from a server that answers."""
+    browser.execute_script("WebSocket = class { send() {} }; socket.close()")
+    wait_until(lambda: "does not answer" in text(browser, "curtain"))
+    assert browser.find_element(By.ID, "curtain").is_displayed()
+    browser.refresh()
+    wait_until(lambda: text(browser, "status") == "running" and not browser.find_element(By.ID, "curtain").is_displayed())
+
+
+def test_a_page_that_waits_points_at_the_button(browser: Any) -> None:
+    waiting = """told({ status: "waiting for the page's camera" });
+        return ["camera", "curtain"].map((id) => [document.getElementById(id).className, document.getElementById(id).textContent]);"""
+    (button, _), (_, words) = browser.execute_script(waiting)
+    assert button == "wanted"
+    assert words.startswith("Press “Use this device's camera” below")
+    wait_until(lambda: browser.find_element(By.ID, "camera").get_attribute("class") == "")
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(browser: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -9,10 +10,11 @@ import struct
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from evburst.app.console import messages
@@ -29,9 +31,11 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 websockets = pytest.importorskip("websockets")
 
+from evburst.app.live import broadcast, connections  # noqa: E402
 from evburst.app.live import server as server_module  # noqa: E402
 from evburst.app.live.broadcast import pack_picture  # noqa: E402
-from evburst.app.live.server import Guard, PageServer  # noqa: E402
+from evburst.app.live.server import PageServer, Site, guarded  # noqa: E402
+from evburst.app.outputs.render import palette  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import ClientConnection, connect  # noqa: E402
 
@@ -49,7 +53,7 @@ def make_pipeline(source: LiveSource | None = None) -> LivePipeline:
 def served() -> Iterator[tuple[LivePipeline, PageServer]]:
     """A running pipeline and its page."""
     pipeline = make_pipeline()
-    server = PageServer(pipeline, "127.0.0.1:0")
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()
     yield pipeline, server
     server.stop()
@@ -80,10 +84,14 @@ def wait_for(client: ClientConnection, wanted: Any, seconds: float = 20.0) -> di
 
 def get(server: PageServer, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and headers of a request."""
-    base = server.url.partition("/?")[0].rstrip("/")
+    return get_from(server.url.partition("/?")[0].rstrip("/") + path, **headers)
+
+
+def get_from(address: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """The same, of a whole address."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(base + path, headers=headers), timeout=20) as answer:
+        with opener.open(urllib.request.Request(address, headers=headers), timeout=20) as answer:
             return answer.status, answer.read(), {name.lower(): value for name, value in answer.headers.items()}
     except urllib.error.HTTPError as error:
         return error.code, error.read(), {}
@@ -136,6 +144,7 @@ def test_settings_are_obeyed_and_kept_in_bounds(served: tuple[LivePipeline, Page
     with open_socket(server) as client:
         assert ask(client, {"set": {"score": 0.71}})["score"] == 0.71
         assert ask(client, {"set": {"score": 99}})["score"] == 0.99
+        assert ask(client, '{"set": {"score": -1' + "0" * 400 + "}}")["score"] == 0.01
         assert ask(client, {"set": {"contrast": 0.4}})["contrast"] == 0.4
         assert ask(client, {"do": "pause"})["paused"]
         assert pipeline.paused
@@ -241,7 +250,116 @@ def test_a_client_that_stops_reading_holds_up_nobody(served: tuple[LivePipeline,
         server.hub.show = show  # type: ignore[method-assign]
         assert received >= 5
         assert pipeline.figures.windows > began
-        assert np.median(times) < 0.001
+
+
+def raw_socket(server: PageServer, request: str = "") -> socket.socket:
+    """A TCP connection to the page's server that takes little, with a request sent."""
+    host, _, port = server.url.removeprefix("http://").partition("/")[0].rpartition(":")
+    peer = socket.create_connection((host, int(port)))
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    peer.settimeout(30)
+    peer.sendall(request.format(host=f"{host}:{port}").encode())
+    return peer
+
+
+def is_closed(peer: socket.socket) -> bool:
+    """Whether the other side has ended the connection, once what it sent has been read."""
+    try:
+        while peer.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_connections_that_ask_for_nothing_are_ended(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]
+) -> None:
+    monkeypatch.setattr(connections, "IDLE_S", 0.2)
+    for request in ("", "GET / HTTP/1.1\r\nHost: {host}\r\nX-Slow: ", "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"):
+        with raw_socket(served[1], request) as peer:
+            assert is_closed(peer)
+
+
+def test_many_idle_connections_keep_nobody_out(served: tuple[LivePipeline, PageServer]) -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(raw_socket(served[1])) for _ in range(3 * connections.MOST_IDLE)]
+        assert get(served[1], "/")[0] == 200
+        with open_socket(served[1]) as client:
+            assert "sensor_size" in json.loads(client.recv(timeout=20))
+            assert is_closed(idle[0])  # the oldest made room
+            assert "status" in ask(client, {"do": "resume"})
+
+
+def test_viewers_that_never_read_lose_their_place(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]
+) -> None:
+    pipeline, server = served
+    monkeypatch.setattr(server_module, "_STALLED_S", 0.5)
+    monkeypatch.setattr(connections, "STALLED_S", 0.5)
+    monkeypatch.setattr(connections, "IDLE_S", 1.0)
+    monkeypatch.setattr(server_module, "_MOST_CLIENTS", 3)
+    monkeypatch.setattr(broadcast, "encode", lambda *_: bytes(1 << 20))  # they fill what the system holds for them
+    request = (
+        "GET /live HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(raw_socket(server, request))
+        wait(lambda: server.hub.clients == 3)
+        wait(lambda: server.hub.clients == 0)
+        wait(lambda: not server._server.server_state.connections)
+    assert pipeline.figures.windows > 0
+
+
+def test_complaints_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    loop, complaints = asyncio.new_event_loop(), server_module._Complaints()
+    full = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
+    with messages(logging.INFO):
+        for _ in range(1000):
+            complaints.handle(loop, full)
+        complaints.handle(loop, {"message": "other"})
+    loop.close()
+    assert capsys.readouterr().err == "warning: page: Too many open files\nwarning: page: other\n"
+
+
+def test_a_flood_of_commands_waits() -> None:
+    allowance = server_module.Allowance(0.0)
+    assert [allowance.wait_s(0.0) for _ in range(25)] == [0.0] * 25
+    assert [allowance.wait_s(0.0) for _ in range(3)] == pytest.approx([0.02, 0.04, 0.06])
+    now_s, commands = 0.0, 0
+    while now_s < 10:  # who sends as soon as the one before has been obeyed
+        now_s += allowance.wait_s(now_s)
+        commands += 1
+    assert 490 <= commands <= 510
+    assert allowance.wait_s(1000.0) == 0.0
+
+
+def wait(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    """Poll until something holds."""
+    deadline = time.perf_counter() + seconds
+    while not holds():
+        assert time.perf_counter() < deadline
+        time.sleep(0.02)
+
+
+def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePipeline, PageServer]) -> None:
+    _, server = served
+    commands = server._commands
+    with open_socket(server) as client:
+        files = []
+        for _ in range(4):
+            ask(client, {"do": "record"})
+            wait_for(client, lambda told: (told.get("recording") or 0) > 0)
+            ask(client, {"do": "stop"})
+            files.append(commands.open_finished())
+    held = [(opened[0].read(), opened[1]) for opened in files if opened]
+    assert [len(content) for content, _ in held] == [size for _, size in held]
+    assert len({content for content, _ in held}) == 4
+    assert len(list(commands._folder.glob("*.dat"))) == 1  # the others are gone with their last reader
+    for opened in files:
+        opened[0].close()  # type: ignore[index]
 
 
 def test_a_recording_is_downloaded_and_read(served: tuple[LivePipeline, PageServer], tmp_path: Any) -> None:
@@ -292,10 +410,78 @@ def test_the_pages_own_camera_becomes_the_source_until_it_leaves(served: tuple[L
     assert pipeline.source is own
 
 
+def test_only_its_own_page_stops_a_camera(served: tuple[LivePipeline, PageServer]) -> None:
+    pipeline, server = served
+    own = pipeline.source
+    with open_socket(server) as client, open_socket(server) as other:
+        assert ask(client, {"do": "camera_on"})["own_camera"]
+        refused = ask(other, {"do": "camera_on"})
+        assert (refused["error"], refused["to"]) == ("another page's camera is in use", "camera_on")
+        assert "this page's camera is not in use" in ask(other, {"do": "camera_off"})["error"]
+        state = ask(other, {"do": "resume"})
+        assert (state["page_camera"], state["own_camera"]) == (True, False)
+        assert pipeline.source is not own
+        assert not ask(client, {"do": "camera_off"})["page_camera"]
+        assert pipeline.source is own
+
+
+def test_networks_and_weights_are_chosen_by_name(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]
+) -> None:
+    pipeline, server = served
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(pipeline, "set_network", lambda **settings: asked.append(settings))
+    with open_socket(server) as client:
+        about = json.loads(client.recv(timeout=20))
+        assert {"street", "caltech6"} <= set(about["weights_choices"])
+        assert about["palette"] == palette()
+        ask(client, {"set": {"network": "snn"}})
+        ask(client, {"set": {"weights": "caltech6"}})
+        assert "choices are ann, snn" in ask(client, {"set": {"network": "cnn"}})["error"]
+        assert "choices are" in ask(client, {"set": {"weights": "/etc/passwd"}})["error"]
+    assert asked == [{"ann": False}, {"weights": "caltech6"}]
+
+
+def test_the_sources_picture_is_sent_to_who_wants_it(served: tuple[LivePipeline, PageServer]) -> None:
+    def picture(client: ClientConnection) -> bytes:
+        message = next(m for m in iter(lambda: client.recv(timeout=20), None) if isinstance(m, bytes))
+        (length,) = struct.unpack_from("<I", message)
+        return message[4 + length + 64 * 48 // 4 :]
+
+    with open_socket(served[1]) as client, open_socket(served[1]) as other:
+        ask(client, {"inset": True})
+        wait(lambda: picture(client))
+        decoded = cv2.imdecode(np.frombuffer(picture(client), np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert decoded.shape == (48, 64)
+        assert picture(other) == b""
+        ask(client, {"inset": False})
+        wait(lambda: not picture(client))
+
+
+def test_behind_a_reverse_proxy_the_page_works() -> None:
+    """Whether the proxy takes its folder off the path or not, and whichever Host it sends."""
+    pipeline = make_pipeline()
+    server = PageServer(pipeline, Site("127.0.0.1:0", "/lab/evburst", ("lab.example",)))
+    pipeline.start()
+    try:
+        base = server.url.removesuffix("/lab/evburst/")
+        for path in ("/lab/evburst/", "/"):
+            status, body, _ = get_from(base + path, Host="lab.example", Origin="https://lab.example")
+            assert (status, b'data-root="/lab/evburst"' in body) == (200, True)
+        assert get_from(base + "/lab/evburst/recording.dat", Host="lab.example")[0] == 404
+        assert get_from(base + "/", Host="other.example")[0] == 400
+        for path in ("/lab/evburst/live", "/live"):
+            with connect(base.replace("http", "ws") + path, proxy=None, origin="https://lab.example") as client:  # type: ignore[arg-type]
+                assert "sensor_size" in json.loads(client.recv(timeout=20))
+    finally:
+        server.stop()
+        pipeline.stop()
+
+
 def test_without_a_source_the_page_waits_for_its_camera() -> None:
     source = FrameSource(PushedFrames("the page's camera"), SIZE, SimulatorConfig(), 20_000)
     pipeline = make_pipeline(source)
-    server = PageServer(pipeline, "127.0.0.1:0")
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()
     try:
         with open_socket(server) as client:
@@ -316,6 +502,23 @@ def scope(host: str = "127.0.0.1:8000", origin: str | None = None, query: str = 
     return {"type": "websocket", "headers": headers, "query_string": query.encode()}
 
 
+def visit(application: Any, visitor: dict[str, Any]) -> bool:
+    """Whether a connection reaches the application behind a guard."""
+    reached = []
+
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    asyncio.run(application(inside)(visitor, receive, send))
+    return bool(reached)
+
+
 @pytest.mark.parametrize(
     ("loopback", "token", "visitor", "admitted"),
     [
@@ -326,15 +529,47 @@ def scope(host: str = "127.0.0.1:8000", origin: str | None = None, query: str = 
         (True, None, scope(origin="https://evil.example"), False),  # another site's script
         (True, None, scope(""), False),
         (True, None, scope("[::1"), False),
+        (True, None, scope("evil.example@127.0.0.1"), False),
+        (True, None, scope("127.0.0.1/evil.example"), False),
+        (True, None, scope("127.0.0.1#.evil.example"), False),
+        (True, None, scope("127.0.0.1?evil.example"), False),
+        (True, None, scope("127.0.0.1:80:90"), False),
+        (True, None, scope("127.0.0.1 evil"), False),
+        (True, None, scope("lab.example", "https://lab.example"), True),  # --allow-host
+        (True, None, scope("127.0.0.1:8000", "https://lab.example"), True),  # a proxy that writes its own Host
+        (True, None, scope("127.0.0.1:8000", "https://lab.example.evil"), False),
+        (True, None, scope("a.wide.example", "https://a.wide.example:8443"), True),
+        (True, None, scope("wide.example.evil"), False),
         (False, "abc", scope("10.0.0.5:8000"), False),
-        (False, "abc", scope("10.0.0.5:8000", query="token=abd"), False),
-        (False, "abc", scope("10.0.0.5:8000", query="token=abc"), True),
-        (False, "abc", scope("10.0.0.5:8000", "http://evil.example", "token=abc"), False),
-        (False, "abc", scope("10.0.0.5:8000", query="token=%ff"), False),
+        (False, "abc", scope("lab.example:8000", query="token=abd"), False),
+        (False, "abc", scope("lab.example:8000", query="token=abc"), True),
+        (False, "abc", scope("lab.example:8000", "http://evil.example", "token=abc"), False),
+        (False, "abc", scope("lab.example:8000", query="token=%ff"), False),
     ],
 )
 def test_who_is_admitted(loopback: bool, token: str | None, visitor: dict[str, Any], admitted: bool) -> None:
-    assert Guard(None, loopback, token)._admitted(visitor) is admitted  # type: ignore[arg-type]
+    site = Site("127.0.0.1:8000", allow_hosts=("lab.example", "*.wide.example"))
+    assert visit(lambda inside: guarded(inside, site, loopback, token), visitor) is admitted
+
+
+def test_beyond_loopback_any_name_will_do_with_the_token() -> None:
+    def guard(inside: Any) -> Any:
+        return guarded(inside, Site("0.0.0.0:8000"), False, "abc")
+
+    assert visit(guard, scope("10.0.0.5:8000", query="token=abc"))
+    assert not visit(guard, scope("10.0.0.5:8000", "http://evil.example", "token=abc"))
+
+
+@pytest.mark.parametrize("name", ["", "https://lab.example", "lab.example:80", "a*b", "*lab", "a b", "user@lab"])
+def test_names_of_hosts_are_checked(name: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-host"):
+        Site("127.0.0.1:8000", allow_hosts=(name,))
+
+
+@pytest.mark.parametrize("path", ["evburst", "/a?b", "/a b", '/"><script>'])
+def test_root_paths_are_checked(path: str) -> None:
+    with pytest.raises(ConfigError, match="--root-path"):
+        Site("127.0.0.1:8000", path)
 
 
 def test_beyond_loopback_there_is_a_warning_and_a_token(
@@ -343,7 +578,7 @@ def test_beyond_loopback_there_is_a_warning_and_a_token(
     monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)
     pipeline = make_pipeline()
     with messages(logging.INFO):
-        server = PageServer(pipeline, "127.0.0.1:0")
+        server = PageServer(pipeline, Site("127.0.0.1:0"))
     try:
         said = capsys.readouterr().err
         assert "can be reached from other machines" in said
@@ -367,7 +602,7 @@ def test_beyond_loopback_there_is_a_warning_and_a_token(
 )
 def test_addresses_are_checked(address: str) -> None:
     with pytest.raises(ConfigError, match=r"HOST:PORT|cannot listen"):
-        PageServer(make_pipeline_of_nothing(), address)
+        PageServer(make_pipeline_of_nothing(), Site(address))
 
 
 def make_pipeline_of_nothing() -> Any:
@@ -379,4 +614,4 @@ def test_a_port_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=r"cannot listen there .*in use"):
-            PageServer(make_pipeline_of_nothing(), address)
+            PageServer(make_pipeline_of_nothing(), Site(address))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-from evburst.app.live.devices import DeviceClock, NetworkSource, SensorSource
-from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, VideoGrabber, fit
+from evburst.app.live import devices as devices_module
+from evburst.app.live.addresses import masked
+from evburst.app.live.devices import DeviceClock, NetworkSource, SensorSource, await_header
+from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, fit
 from evburst.app.live.slicing import DropOldest, WindowAssembler
 from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
+from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.data.errors import ConfigError, MissingPackageError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import SimulatorConfig
@@ -134,7 +139,7 @@ def test_a_pacer_says_when_things_were_due_and_gives_lost_time_back() -> None:
 class Frames:
     """A grabber of given pictures at given times."""
 
-    name, finite, ahead = "frames", True, False
+    name, finite, ahead, kind = "frames", True, False, "simulated"
 
     def __init__(self, pictures: list[np.ndarray], step_us: int) -> None:
         self._pictures, self._step_us, self._next = pictures, step_us, 0
@@ -215,6 +220,137 @@ def test_a_video_is_played_at_its_own_rate(tmp_path: Path) -> None:
         until = max(until, packet.until_us or 0)
     assert until == 300_000
     assert 0.2 < time.perf_counter() - started < 0.9
+
+
+def test_a_video_is_played_at_another_speed(tmp_path: Path) -> None:
+    source = FrameSource(VideoGrabber(video(tmp_path / "a.avi", 4, 20.0)), SIZE, SimulatorConfig(), 50_000, speed=0.5)
+    source.open()
+    packets = []
+    while (packet := source.read()) is not None:
+        packets.append(packet)
+    timed = [packet for packet in packets if packet.until_us is not None]
+    assert timed[-1].until_us == 150_000
+    assert timed[-1].due_s - timed[0].due_s == pytest.approx(2e-6 * (timed[-1].until_us - timed[0].until_us), abs=1e-6)
+
+
+def test_a_looped_video_goes_on_in_time(tmp_path: Path) -> None:
+    grabber = VideoGrabber(video(tmp_path / "a.avi", 3, 20.0), loop=True)
+    grabber.open()
+    times = [frame.t_us for frame in (grabber.read() for _ in range(7)) if frame]
+    assert times == [0, 50_000, 100_000, 150_000, 200_000, 250_000, 300_000]
+    assert not grabber.finite
+
+
+class Capture:
+    """OpenCV's VideoCapture of three pictures, with a rate and times of its own."""
+
+    rate, times_ms = 25.0, (0.0, 40.0, 80.0)
+
+    def __init__(self, *_: object) -> None:
+        self._next = 0
+
+    def open(self, *_: object) -> bool:
+        self._next = 0
+        return True
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, what: int) -> float:
+        return self.rate if what == cv2.CAP_PROP_FPS else self.times_ms[self._next - 1]
+
+    def set(self, *_: object) -> None:
+        pass
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self._next += 1
+        return (True, np.zeros((48, 64), np.uint8)) if self._next <= len(self.times_ms) else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("rate", "times_ms", "expected_us"),
+    [
+        (25.0, (0.0, 40.0, 80.0), [0, 40_000, 80_000]),
+        (25.0, (0.0, 10.0, 90.0), [0, 10_000, 90_000]),  # of a varying rate
+        (25.0, (0.0, 0.0, 0.0), [0, 40_000, 80_000]),  # a file without times
+        (0.0, (0.0, 0.0, 0.0), [0, 40_000, 80_000]),  # neither
+        (float("nan"), (0.0, 50.0, 100.0), [0, 50_000, 100_000]),
+        (90_000.0, (0.0, 33.0, 66.0), [0, 33_000, 66_000]),  # the clock's rate instead of the pictures'
+        (-1.0, (0.0, float("nan"), float("inf")), [0, 40_000, 80_000]),
+        (float("inf"), (0.0, 5.0, 3.0), [0, 5_000, 45_000]),
+    ],
+)
+def test_frame_rates_that_are_missing_or_odd(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rate: float, times_ms: tuple[float, ...], expected_us: list[int]
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    monkeypatch.setattr(Capture, "rate", rate)
+    monkeypatch.setattr(Capture, "times_ms", times_ms)
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    grabber = VideoGrabber(tmp_path / "a.mp4")
+    grabber.open()
+    assert [frame.t_us for frame in (grabber.read() for _ in range(3)) if frame] == expected_us
+    assert (grabber.note is None) == (rate == 25.0)
+
+
+def test_videos_that_make_no_events_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match="holds one picture"):
+        VideoGrabber(video(tmp_path / "one.avi", 1, 20.0))
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64), np.uint8))
+    with pytest.raises(SourceError, match="holds one picture"):
+        VideoGrabber(tmp_path / "a.png")
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    monkeypatch.setattr(Capture, "times_ms", (0.0, 2000.0, 4000.0))
+    with pytest.raises(SourceError, match="2 s apart, too far to simulate events"):
+        VideoGrabber(tmp_path / "a.mp4")
+    monkeypatch.setattr(Capture, "times_ms", ())
+    with pytest.raises(SourceError, match="holds no picture"):
+        VideoGrabber(tmp_path / "a.mp4")
+    with pytest.raises(SourceError, match="neither a video file nor a camera"):
+        VideoGrabber(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["rtsp://me:word@camera:554/1", "/dev/video1", 1])
+def test_streams_and_devices_are_opened_as_cameras(monkeypatch: pytest.MonkeyPatch, place: str | int) -> None:
+    opened = []
+
+    def capture(*args: object) -> Capture:
+        opened.append(args[0])
+        return Capture()
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    grabber = CameraGrabber(place)
+    with pytest.raises(SourceError, match="is not open"):
+        grabber.read()
+    grabber.open()
+    assert opened == [place]
+    assert [grabber.read() is not None for _ in range(3)] == [True] * 3
+    with pytest.raises(SourceError, match="no more pictures") as gone:
+        grabber.read()
+    assert "word" not in f"{gone.value}{grabber.name}"
+    assert not grabber.ahead
+    assert not grabber.finite
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://admin:pass@host:554/1", "rtsp://***@host:554/1"),
+        ("rtsp://admin:p@ss/w#r?d@host/1", "rtsp://***@host/1"),
+        ("RTSP://admin@host/1?user=a&pwd=b#c", "RTSP://***@host/1?***"),
+        ("http://host/video?password=x@y", "http://***@y"),
+        ("rtsp://host/1", "rtsp://host/1"),
+        ("tcp://[::1]:7777", "tcp://[::1]:7777"),
+        ("films/a@b?.mp4", "films/a@b?.mp4"),
+        ("", ""),
+    ],
+)
+def test_addresses_are_shown_without_passwords(address: str, shown: str) -> None:
+    assert masked(address) == shown
 
 
 def test_pushed_pictures_wait_two_at_most() -> None:
@@ -313,6 +449,38 @@ def test_stream_addresses_are_checked(address: str) -> None:
         NetworkSource(address)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "no stream within"),
+        (b"\x40", "no stream within"),
+        (b"\x40\x00\x00\x00IOHE", "no stream within"),
+        (b"HTTP/1.1 400 Bad Request", "does not speak DV's"),
+        (b"\x01\x00\x00\x00", "does not speak DV's"),
+        (None, "ends the connection"),
+    ],
+)
+def test_a_peer_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, answer: bytes | None, message: str) -> None:
+    monkeypatch.setattr(devices_module, "_ANSWER_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        peers = []
+
+        def serve() -> None:
+            peer, _ = server.accept()
+            peer.sendall(answer or b"")
+            if answer is None:
+                peer.close()
+            peers.append(peer)
+
+        thread = Thread(target=serve)
+        thread.start()
+        with pytest.raises(SourceError, match=message):
+            await_header("127.0.0.1", server.getsockname()[1], "tcp://x")
+        thread.join()
+        for peer in peers:
+            peer.close()
+
+
 PEER = """
 import sys, time
 import dv_processing as dv
@@ -357,7 +525,5 @@ def test_a_network_stream_of_the_real_library_dies_and_returns() -> None:
 
 def free_port() -> int:
     """A port nobody listens on."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

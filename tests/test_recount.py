@@ -146,7 +146,7 @@ class Recount:
 @pytest.mark.parametrize("name", ["street", "caltech6"])
 def test_the_same_spikes_and_operations_are_found(name: str) -> None:
     """Neurons within float32 rounding of a threshold may differ, and what they make differ: one in a hundred thousand at most."""
-    from evburst.models.detector import DetectorBundle
+    from evburst.models.bundle import DetectorBundle
     from evburst.models.spiking.network import SpikingNetwork
     from torch import from_numpy
 

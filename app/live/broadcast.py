@@ -8,12 +8,18 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from evburst.app.inference import WindowResult
+from evburst.app.live.frames import FrameSource
+from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
+from evburst.app.outputs.render import palette
 from evburst.data.events import EventWindow, SensorSize
+from evburst.models.bundle import WEIGHTS
 from numpy.typing import NDArray
 
 _LOOK_S = 0.01
@@ -31,8 +37,9 @@ class Hub:
 
     def __init__(self, pipeline: LivePipeline) -> None:
         self._pipeline = pipeline
-        self._newest: tuple[int, WindowResult | None] = (0, None)
-        self._encoded: tuple[int, bytes] = (0, b"")
+        self._newest: tuple[int, _Shown | None] = (0, None)
+        self._encoded: dict[bool, tuple[int, bytes]] = {}
+        self._weights = weights_choices(pipeline.config.detect.weights)
         self.clients = 0
 
     @contextmanager
@@ -45,54 +52,86 @@ class Hub:
             self.clients -= 1
 
     def show(self, result: WindowResult, window: EventWindow) -> None:
-        """See Viewer: leave the result. Nobody is woken, which would cost the inference thread its turn; who waits looks."""
-        self._newest = self._newest[0] + 1, result
+        """See Viewer: stores the result; clients poll, because a notification would make this thread give up Python's lock."""
+        pipeline = self._pipeline
+        source = pipeline.source
+        picture = source.picture if isinstance(source, FrameSource) else None
+        shown = _Shown(result, pipeline.shown, picture, pipeline.figures.windows, pipeline.dropped)
+        self._newest = self._newest[0] + 1, shown
 
-    async def next(self, seen: int, timeout_s: float) -> tuple[int, bytes | None]:
+    async def next(self, seen: int, timeout_s: float, with_picture: bool = False) -> tuple[int, bytes | None]:
         """(number, message) of a result newer than number `seen`; (seen, None) where none comes in time."""
         deadline_s = time.perf_counter() + timeout_s
         while self._newest[0] == seen:
             if time.perf_counter() > deadline_s:
                 return seen, None
             await asyncio.sleep(_LOOK_S)
-        number, result = self._newest
-        if self._encoded[0] != number and result is not None:
-            self._encoded = number, encode(result, self._pipeline)
-        return self._encoded
+        number, shown = self._newest
+        encoded = self._encoded.get(with_picture)
+        if encoded is None or encoded[0] != number:
+            size = self._pipeline.source.sensor_size
+            encoded = number, b"" if shown is None else encode(shown, size, with_picture)
+            self._encoded[with_picture] = encoded
+        return encoded
 
     def about(self) -> dict[str, Any]:
-        """What a client must know before the first result."""
-        pipeline = self._pipeline
+        """What a client must know before the first result, and when another network runs."""
+        pipeline, network = self._pipeline, self._pipeline.network
         return {
             "sensor_size": list(pipeline.source.sensor_size),
-            "classes": list(pipeline.bundle.head.classes),
-            "window_ms": pipeline.inference.voxel.window_us / 1000,
-            "network": "ann" if pipeline.config.detect.ann else "snn",
-            "weights": pipeline.config.detect.weights,
-            "energy_table": pipeline.config.detect.energy_table,
+            "classes": list(network.classes),
+            "palette": palette(),
+            "window_ms": network.inference.voxel.window_us / 1000,
+            "network": "ann" if network.detect.ann else "snn",
+            "timesteps_used": network.timesteps,
+            "weights": Path(network.detect.weights).stem,
+            "weights_choices": list(self._weights),
+            "energy_table": network.detect.energy_table,
         }
 
 
-def encode(result: WindowResult, pipeline: LivePipeline) -> bytes:
-    """A result as the page reads it: the header's length (4 bytes, little-endian), a JSON header, then the picture."""
+class _Shown(NamedTuple):
+    result: WindowResult
+    network: Prepared
+    picture: NDArray[np.uint8] | None
+    windows: int
+    dropped: int
+
+
+def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
+    """A result as the page reads it: the header's length (4 bytes, little-endian), a JSON header, the events, the source's picture.
+
+    Boxes are [x0, y0, x1, y1, score, label, class name]; events as of `pack_picture`; the picture is JPEG and may be missing.
+    """
+    result, network = shown.result, shown.network
     found = result.detections
     boxes = np.round(found.boxes_xyxy.astype(float), 1).tolist()
     header = {
         "t_us": found.t_us,
         "boxes": [
-            [*box, round(float(score), 3), int(label)]
+            [*box, round(float(score), 3), int(label), network.classes[label]]
             for box, score, label in zip(boxes, found.scores, found.labels, strict=True)
         ],
         "events_per_s": round(result.events_per_s),
         "latency_ms": round(result.latency_ms, 2),
         "spikes": result.spikes,
+        "idle": result.idle,
         "energy_uj": round(result.energy_pj * 1e-6, 1),
-        "ann_uj": round(pipeline.inference.ann_pj * 1e-6, 1),
-        "windows": pipeline.figures.windows,
-        "dropped": pipeline.dropped,
+        "ann_uj": round(network.inference.ann_pj * 1e-6, 1),
+        "windows": shown.windows,
+        "dropped": shown.dropped,
     }
     text = json.dumps(header).encode()
-    return struct.pack("<I", len(text)) + text + pack_picture(result.grid, pipeline.source.sensor_size).tobytes()
+    picture = b""
+    if with_picture and shown.picture is not None:
+        picture = cv2.imencode(".jpg", shown.picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return struct.pack("<I", len(text)) + text + pack_picture(result.grid, size).tobytes() + picture
+
+
+def weights_choices(given: str) -> dict[str, str]:
+    """Weights that a page may choose: the bundled ones and those the run was started with, by the name that is shown."""
+    bundled = {path.stem: path.stem for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    return bundled | {Path(given).stem: given}
 
 
 def pack_picture(grid: NDArray[np.uint8], size: SensorSize) -> NDArray[np.uint8]:

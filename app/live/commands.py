@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import struct
+import time
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
+from evburst.app.live.broadcast import weights_choices
 from evburst.app.live.frames import FrameSource, PushedFrames
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.sources import LiveSource
 from evburst.data.errors import DataError
+
+T = TypeVar("T")
 
 PAGE_CAMERA = "the page's camera"
 MOST_RECORDED_BYTES = 1 << 30
@@ -40,27 +46,34 @@ class Commands:
     def __init__(self, pipeline: LivePipeline, folder: Path) -> None:
         self._pipeline, self._folder = pipeline, folder
         self._own_source: LiveSource = pipeline.source
+        self._weights = weights_choices(pipeline.config.detect.weights)
         self._lock = Lock()
         self._recorder: LiveRecorder | None = None
-        self._recordings = 0
+        self._recordings: list[Path] = []
         self._camera_of: object | None = None
         self._pushed: PushedFrames | None = None
         self.finished: Path | None = None
 
-    def state(self) -> dict[str, Any]:
-        """What clients are told twice a second, and after every command."""
-        pipeline, detect = self._pipeline, self._pipeline.config.detect
+    def state(self, client: object = None) -> dict[str, Any]:
+        """What a client is told twice a second, and after every command."""
+        pipeline, wanted = self._pipeline, self._pipeline.wanted
         source, recorder = pipeline.source, self._recorder
         waits = self._camera_of is None and isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)
         return {
             "status": f"waiting for {PAGE_CAMERA}" if waits else pipeline.status,
             "source": source.name,
+            "kind": source.kind,
             "simulated": source.simulated,
+            "has_picture": isinstance(source, FrameSource),
             "paused": pipeline.paused,
-            "score": pipeline.wanted_score,
-            "timesteps": None if detect.ann else pipeline.wanted_timesteps or pipeline.timesteps,
+            "score": wanted.post.score,
+            "timesteps": None if wanted.ann else wanted.timesteps or pipeline.network.timesteps,
+            "wanted": {"network": "ann" if wanted.ann else "snn", "weights": Path(wanted.weights).stem},
+            "preparing": pipeline.preparing,
+            "problem": pipeline.problem,
             "contrast": round(source.contrast, 3) if isinstance(source, FrameSource) else None,
             "page_camera": self._camera_of is not None,
+            "own_camera": client is not None and self._camera_of is client,
             "recording": None if recorder is None else recorder.events,
             "recorded": self.finished is not None,
             "windows": pipeline.figures.windows,
@@ -83,7 +96,7 @@ class Commands:
                 self._do(client, command["do"])
             else:
                 raise RefusedError('expected {"set": {name: value}} or {"do": name}')
-            return self.state()
+            return self.state(client)
 
     def picture(self, client: object, data: bytes) -> None:
         """Take a picture of a client's camera: `EVB1`, width and height (16 bits each, little-endian), then W x H grey bytes.
@@ -93,11 +106,18 @@ class Commands:
         """
         pushed = self._pushed
         if pushed is None or self._camera_of is not client:
-            raise RefusedError("this camera is not in use")
+            raise RefusedError("this page's camera is not in use")
         width, height = self._pipeline.source.sensor_size
         if len(data) != _PICTURE.size + width * height or _PICTURE.unpack_from(data) != (b"EVB1", width, height):
             raise RefusedError(f"expected EVB1, {width}, {height} and {width * height} grey bytes")
         pushed.push(np.frombuffer(data, np.uint8, offset=_PICTURE.size).reshape(height, width))
+
+    def open_finished(self) -> tuple[IO[bytes], int] | None:
+        """The latest whole recording, opened, and its size; None where there is none."""
+        with self._lock:
+            if self.finished is None:
+                return None
+            return self.finished.open("rb"), self.finished.stat().st_size
 
     def leave(self, client: object) -> None:
         """A client has gone; so has its camera."""
@@ -111,29 +131,38 @@ class Commands:
             self._stop_recording()
 
     def _set(self, name: object, value: object) -> None:
-        if name not in _LIMITS or isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RefusedError(f"settings are {', '.join(_LIMITS)}, each a number")
+        if name == "network":
+            self._pipeline.set_network(ann=_chosen(name, value, {"ann": True, "snn": False}))
+        elif name == "weights":
+            self._pipeline.set_network(weights=_chosen(name, value, self._weights))
+        else:
+            self._set_number(name, value)
+
+    def _set_number(self, name: object, value: object) -> None:
+        is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if name not in _LIMITS or isinstance(value, bool) or not is_number:
+            raise RefusedError(f"settings are {', '.join(_LIMITS)}, each a number; network and weights")
         low, high = _LIMITS[str(name)]
-        number = min(max(value, low), high)
+        number = min(max(typing.cast(float, value), low), high)  # also of integers that no float can hold
         if name == "score":
             self._pipeline.set_score(float(number))
         elif name == "timesteps":
-            if self._pipeline.config.detect.ann:
+            if self._pipeline.wanted.ann:
                 raise RefusedError("the ANN has no timesteps")
-            self._pipeline.set_timesteps(round(number))
+            self._pipeline.set_network(timesteps=round(number))
         elif isinstance(self._pipeline.source, FrameSource):
             self._pipeline.source.set_contrast(float(number))
         else:
             raise RefusedError("contrast is a setting of simulated events; these come from a sensor")
 
     def _do(self, client: object, name: str) -> None:
-        actions = {
+        actions: dict[str, Callable[[], None]] = {
             "pause": lambda: self._pause(True),
             "resume": lambda: self._pause(False),
             "record": self._record,
             "stop": self._stop_recording,
             "camera_on": lambda: self._camera_on(client),
-            "camera_off": self._camera_off,
+            "camera_off": lambda: self._camera_returned(client),
         }
         if name not in actions:
             raise RefusedError(f"commands are {', '.join(actions)}")
@@ -145,8 +174,7 @@ class Commands:
     def _record(self) -> None:
         if self._recorder is not None:
             return
-        self._recordings += 1
-        path = self._folder / f"{self._recordings % 2}.dat"  # the one before is kept while it may be being downloaded
+        path = self._folder / f"{time.time_ns()}.dat"
         try:
             self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MOST_RECORDED_BYTES)
         except DataError as error:
@@ -157,6 +185,10 @@ class Commands:
         if self._recorder is not None:
             self._pipeline.stop_recording(self._recorder)
             self.finished, self._recorder = self._recorder.path, None
+            self._recordings.append(self.finished)
+            # A download that is under way keeps its file open, and its content.
+            while len(self._recordings) > 1:
+                self._recordings.pop(0).unlink(missing_ok=True)
 
     def _camera_on(self, client: object) -> None:
         if self._camera_of not in (None, client):
@@ -171,6 +203,17 @@ class Commands:
             self._pipeline.use(source)
         self._camera_of = client
 
+    def _camera_returned(self, client: object) -> None:
+        if self._camera_of is not client:
+            raise RefusedError("this page's camera is not in use")
+        self._camera_off()
+
     def _camera_off(self) -> None:
         self._camera_of = self._pushed = None
         self._pipeline.use(self._own_source)
+
+
+def _chosen(name: str, value: object, choices: Mapping[str, T]) -> T:
+    if not isinstance(value, str) or value not in choices:
+        raise RefusedError(f"{name}: choices are {', '.join(choices)}")
+    return choices[value]

@@ -10,6 +10,7 @@ from threading import Lock
 import cv2
 import numpy as np
 from evburst.app.inference import WindowResult
+from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.outputs.render import Renderer
 from evburst.data.errors import ConfigError
@@ -33,9 +34,9 @@ class LiveWindow:
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ConfigError("--window: there is no display here (DISPLAY is not set); --serve shows the same in a browser")
         self._pipeline = pipeline
-        self._renderer = Renderer(pipeline.source.sensor_size, pipeline.bundle.head.classes, pipeline.network_name)
+        self._renderer = Renderer(pipeline.source.sensor_size, pipeline.network.classes, pipeline.network.name)
         self._lock = Lock()
-        self._newest: WindowResult | None = None
+        self._newest: tuple[WindowResult, Prepared] | None = None
         width, height = self._renderer.picture_size
         self._picture: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
         try:
@@ -49,14 +50,15 @@ class LiveWindow:
     def show(self, result: WindowResult, window: EventWindow) -> None:
         """See Viewer."""
         with self._lock:
-            self._newest = result
+            self._newest = result, self._pipeline.shown
 
     def turn(self) -> bool:
         """Draw what is new, obey the keys; False once the window is closed."""
         with self._lock:
-            result, self._newest = self._newest, None
-        if result is not None:
-            self._renderer.network = self._pipeline.network_name
+            newest, self._newest = self._newest, None
+        if newest is not None:
+            result, network = newest
+            self._renderer.classes, self._renderer.network = network.classes, network.name
             self._picture = self._renderer.draw(result)
             if self._pipeline.source.simulated:
                 cv2.putText(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from evburst.app.live.addresses import masked
 from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet
 from evburst.data.errors import ConfigError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
@@ -21,6 +23,8 @@ SENSORS = {
 """Names that `--sensor` takes, and their modules in neuromorphic-drivers."""
 
 _TRANSPORT_US = 20_000
+_ANSWER_S = 5.0
+_SMALLEST_HEADER, _LARGEST_HEADER = 16, 1 << 20
 
 
 class DeviceClock:
@@ -48,17 +52,18 @@ class DeviceClock:
 class NetworkSource:
     """A stream of iniVation's network protocol (DV, dv-processing): `--stream tcp://HOST:PORT`."""
 
-    simulated, finite, behind_s = False, False, 0.0
+    simulated, finite, behind_s, kind = False, False, 0.0, "measured"
 
     def __init__(self, address: str) -> None:
-        self.name, self.faults, self.sensor_size = address, Faults(), SensorSize(0, 0)
+        self.name, self.faults, self.sensor_size = masked(address), Faults(), SensorSize(0, 0)
         self._host, self._port = _host_port(address)
-        self._dv = require("dv_processing", "dv", f"--stream {address}")
+        self._dv = require("dv_processing", "dv", f"--stream {masked(address)}")
         self._reader: Any = None
         self._clock = DeviceClock()
 
     def open(self) -> None:
         """See LiveSource."""
+        await_header(self._host, self._port, self.name)
         try:
             self._reader = self._dv.io.NetworkReader(self._host, self._port)
         except RuntimeError as error:
@@ -92,7 +97,7 @@ class NetworkSource:
 class SensorSource:
     """An event camera on USB, through neuromorphic-drivers: `--sensor evk4`."""
 
-    simulated, finite, behind_s = False, False, 0.0
+    simulated, finite, behind_s, kind = False, False, 0.0, "measured"
 
     def __init__(self, kind: str) -> None:
         self.name, self.faults = kind, Faults()
@@ -129,6 +134,33 @@ class SensorSource:
             device.close()
 
 
+def await_header(host: str, port: int, name: str) -> None:
+    """Check that a peer sends the header of DV's protocol: its length (4 bytes, little-endian), then that.
+
+    dv-processing waits for it without end and holds Python's lock meanwhile: nothing else would run, not even Ctrl-C.
+
+    Raises:
+        SourceError: nobody answers, or not in time.
+    """
+    try:
+        with socket.create_connection((host, port), _ANSWER_S) as peer:
+            stop_s, held, wanted = time.perf_counter() + _ANSWER_S, b"", 4
+            while len(held) < wanted:
+                peer.settimeout(max(stop_s - time.perf_counter(), 0.001))
+                part = peer.recv(wanted - len(held))
+                if not part:
+                    raise SourceError(f"{name}: whoever listens there ends the connection; is it a stream of DV?")
+                held += part
+                if len(held) == 4:
+                    wanted = 4 + int.from_bytes(held, "little")
+                    if not _SMALLEST_HEADER <= wanted <= _LARGEST_HEADER:
+                        raise SourceError(f"{name}: whoever listens there does not speak DV's network protocol")
+    except TimeoutError:
+        raise SourceError(f"{name}: connected, but no stream within {_ANSWER_S:g} s") from None
+    except OSError as error:
+        raise SourceError(f"{name}: nobody answers there ({error.strerror or error})") from None
+
+
 def _host_port(address: str) -> tuple[str, int]:
     try:
         parts = urlsplit(address)
@@ -136,7 +168,7 @@ def _host_port(address: str) -> tuple[str, int]:
     except ValueError:
         host, port, parts = None, None, urlsplit("")
     if parts.scheme != "tcp" or not host or not port:
-        raise ConfigError(f"--stream {address}: write it as tcp://HOST:PORT, e.g. tcp://127.0.0.1:7777")
+        raise ConfigError(f"--stream {masked(address)}: write it as tcp://HOST:PORT, e.g. tcp://127.0.0.1:7777")
     return host, port
 
 

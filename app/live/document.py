@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent / "page"
 
 
-def page() -> str:
-    """The whole page."""
-    return _read("page.html").replace("/* style */", _read("page.css")).replace("/* script */", _read("page.js"))
+def page(root_path: str = "") -> str:
+    """The whole page; `root_path` is the folder of a proxy that it is shown in, if there is one."""
+    whole = _read("page.html").replace("/* style */", _read("page.css")).replace("/* script */", _read("page.js"))
+    return whole.replace('data-root=""', f'data-root="{html.escape(root_path)}"')
 
 
 def content_security_policy() -> str:

@@ -1,11 +1,10 @@
-"""Video as a source: frames from a webcam, a file, a browser or the shipped fake camera, made into events by the simulator."""
+"""Video as a source: frames from a grabber, made into events by the simulator."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from dataclasses import replace
-from pathlib import Path
 from threading import Condition
 from typing import NamedTuple, Protocol
 
@@ -19,7 +18,9 @@ from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, grey
 from evburst.data.simulation.upsample import MotionUpsampler
 from numpy.typing import NDArray
 
-_LONGEST_GAP_US = 1_000_000
+LONGEST_GAP_US = 1_000_000
+"""Pictures further apart than this make no events."""
+
 _SHORTEST_STEP_US = 10_000
 
 
@@ -42,11 +43,13 @@ class Grabber(Protocol):
 
     Attributes:
         name: for people.
+        kind: of the events, as in LiveSource.
         finite: whether it ends by itself.
         ahead: frames are known before their time (a file), so that events can be handed out when they would have happened.
     """
 
     name: str
+    kind: str
     finite: bool
     ahead: bool
 
@@ -63,94 +66,17 @@ class Grabber(Protocol):
         ...
 
 
-class CameraGrabber:
-    """A webcam, through OpenCV."""
-
-    finite, ahead = False, False
-
-    def __init__(self, number: int) -> None:
-        self.name, self._number = f"camera {number}", number
-        self._capture: cv2.VideoCapture | None = None
-
-    def open(self) -> None:
-        """See Grabber."""
-        _silence_opencv()
-        capture = cv2.VideoCapture(self._number)
-        if not capture.isOpened():
-            capture.release()
-            raise SourceError(f"{self.name}: cannot be opened; is it plugged in, and free? (--camera 0 is the first)")
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        self._capture = capture
-
-    def read(self) -> Frame | None:
-        """See Grabber."""
-        assert self._capture is not None
-        good, picture = self._capture.read()
-        if not good:
-            raise SourceError(f"{self.name}: gives no more pictures")
-        now_s = time.perf_counter()
-        return Frame(_grey(picture), round(1e6 * now_s), now_s)
-
-    def close(self) -> None:
-        """See Grabber."""
-        if self._capture is not None:
-            self._capture.release()
-
-
-class VideoGrabber:
-    """A video file at its own frame rate.
-
-    Args:
-        path: the file.
-        loop: begin again at its end.
-    """
-
-    ahead = True
-
-    def __init__(self, path: Path, loop: bool = False) -> None:
-        self.name, self.finite, self._path = path.name, not loop, path
-        self._capture = cv2.VideoCapture()
-        self._step_us, self._frames = 0.0, 0
-        self.open()
-        self.close()
-
-    def open(self) -> None:
-        """See Grabber."""
-        if not self._path.is_file():
-            raise SourceError(f"{self._path}: no such file")
-        _silence_opencv()
-        if not self._capture.open(str(self._path)):
-            raise SourceError(f"{self._path}: not a video that OpenCV can read")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self._step_us, self._frames = 1e6 / rate if 0.1 <= rate <= 1000 else 40_000.0, 0
-
-    def read(self) -> Frame | None:
-        """See Grabber."""
-        good, picture = self._capture.read()
-        if not good and not self.finite and self._frames:
-            self._capture.open(str(self._path))
-            good, picture = self._capture.read()
-        if not good:
-            raise EOFError
-        self._frames += 1
-        return Frame(_grey(picture), round((self._frames - 1) * self._step_us), 0.0)
-
-    def close(self) -> None:
-        """See Grabber."""
-        self._capture.release()
-
-
 class FakeCamera:
     """The shipped camera without a camera: drives through this project's drawn street, lap after lap.
 
     Args:
         size: (W, H) px of its pictures.
         frames_per_s: its rate.
-        dies_after: how many seconds it lives each time it has been opened; for ever once the list is used up.
+        dies_after: how many seconds it lives each time it has been opened; without end once the list is used up.
         lap_s: length of one drive.
     """
 
-    finite, ahead, name = False, False, "fake camera"
+    finite, ahead, name, kind = False, False, "fake camera", "drawn"
 
     def __init__(
         self, size: SensorSize, frames_per_s: float = 30.0, dies_after: tuple[float, ...] = (), lap_s: float = 6.0
@@ -193,7 +119,7 @@ class FakeCamera:
 class PushedFrames:
     """Frames that somebody else brings (the page's own camera); the newest two wait, older ones are dropped."""
 
-    finite, ahead = False, False
+    finite, ahead, kind = False, False, "simulated"
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -233,6 +159,10 @@ class FrameSource:
         window_us: length of the windows that are wanted.
         upsample: put frames between frames, along the motion.
         seed: of the simulation.
+        speed: of a file's clock; 0.1 plays it ten times slower.
+
+    Attributes:
+        picture: the newest frame as the sensor sees it, `(H, W)` uint8; None before the first.
     """
 
     simulated = True
@@ -245,9 +175,12 @@ class FrameSource:
         window_us: int,
         upsample: bool = True,
         seed: int = 0,
+        speed: float = 1.0,
     ) -> None:
+        self.kind = grabber.kind
+        self.picture: NDArray[np.uint8] | None = None
         self.name, self.finite, self.sensor_size, self.faults = grabber.name, grabber.finite, sensor_size, Faults()
-        self.grabber, self._config, self._window_us, self._seed = grabber, config, window_us, seed
+        self.grabber, self._config, self._window_us, self._seed, self._speed = grabber, config, window_us, seed, speed
         self._upsampler = MotionUpsampler() if upsample else None
         self._sensor = self._new_sensor()
         self._last: tuple[NDArray[np.uint8], int] | None = None
@@ -274,7 +207,7 @@ class FrameSource:
         """See LiveSource."""
         self.grabber.open()
         self._sensor, self._last = self._new_sensor(), None
-        self._pacer = Pacer(self._window_us) if self.grabber.ahead else None
+        self._pacer = Pacer(self._window_us, self._speed) if self.grabber.ahead else None
 
     def read(self) -> Packet | None:
         """See LiveSource."""
@@ -286,7 +219,8 @@ class FrameSource:
             return None
         if frame is None:
             return Packet(NO_EVENTS, None, time.perf_counter())
-        events = self._simulate(fit(frame.grey, self.sensor_size), frame.t_us)
+        self.picture = fit(frame.grey, self.sensor_size)
+        events = self._simulate(self.picture, frame.t_us)
         if self._pacer is None:
             return Packet(events, frame.t_us, frame.due_s)
         self._pacer.give(events, frame.t_us)
@@ -297,12 +231,12 @@ class FrameSource:
         self.grabber.close()
 
     def _simulate(self, grey: NDArray[np.uint8], t_us: int) -> Events:
-        """Events since the frame before; none for the first frame, or after a gap, from which the sensor begins anew."""
-        before, before_us = self._last or (grey, t_us - 2 * _LONGEST_GAP_US)
+        """Events since the frame before; none for the first frame, or after a gap, after which the sensor starts again."""
+        before, before_us = self._last or (grey, t_us - 2 * LONGEST_GAP_US)
         if t_us <= before_us:
             return NO_EVENTS
         self._last = grey, t_us
-        if t_us - before_us > _LONGEST_GAP_US:
+        if t_us - before_us > LONGEST_GAP_US:
             self._sensor = self._new_sensor()
             return self._sensor.step(log_intensity(grey), t_us)
         if self._sensor.config is not self._config:
@@ -333,15 +267,3 @@ def fit(grey: NDArray[np.uint8], size: SensorSize) -> NDArray[np.uint8]:
         grey = cv2.resize(grey, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     top, left = (grey.shape[0] - size.height) // 2, (grey.shape[1] - size.width) // 2
     return np.ascontiguousarray(grey[top : top + size.height, left : left + size.width])
-
-
-def _silence_opencv() -> None:
-    """What it prints where a device or file cannot be opened, our errors say in one line."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if picture.ndim == 2:
-        return picture
-    grey: NDArray[np.uint8] = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-    return grey

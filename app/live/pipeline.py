@@ -11,19 +11,19 @@ from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import NamedTuple, Protocol
 
-from evburst.app.detect import DetectConfig, network_name, open_inference
+from evburst.app.detect import DetectConfig
 from evburst.app.inference import BinnedWindow, Inference, WindowResult
+from evburst.app.live.builder import Builder
+from evburst.app.live.networks import Prepared, kernels_turn, prepare
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
-from evburst.app.live.sources import NO_EVENTS, LiveSource
+from evburst.app.live.sources import LiveSource
 from evburst.app.live.totals import Figures
 from evburst.data.encoding import columns
-from evburst.data.errors import DataError, SourceError
+from evburst.data.errors import DataError, EvburstError, SourceError
 from evburst.data.events import Events, EventWindow
 from evburst.data.filters import EventFilter
 from evburst.data.simulation.sensor import SimulatorConfig
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
 
 _LOG = logging.getLogger(__name__)
 _PACKETS = 64
@@ -64,6 +64,7 @@ class Viewer(Protocol):
 
 
 class _Binned(NamedTuple):
+    network: Prepared
     binned: BinnedWindow
     due: DueWindow
 
@@ -88,20 +89,24 @@ class LivePipeline:
         status: what the source does: "running", "waiting for camera 0: ...", "ended".
         lost: how often the source died.
         paused: nothing is detected while this is set; the source runs on.
-        wanted_score, wanted_timesteps: settings that hold from the next window on.
+        network: the network that windows are binned for; replaced whole, on the inference thread.
+        shown: the network of the result that viewers are being shown.
+        wanted: settings of the network that was asked for last.
+        problem: why that could not be prepared; empty where it could.
     """
 
     def __init__(self, source: LiveSource, config: LiveConfig, say: Callable[[str], None] | None = None) -> None:
         self.config, self.source = config, source
         self._say = say or _LOG.info
-        self.bundle = DetectorBundle.load(config.detect.weights)
-        self.inference = self._opened(config.detect)
-        self.inference.warm_up(EventWindow(0, self.inference.voxel.window_us, NO_EVENTS))
-        self.figures = Figures(self.bundle.head.classes, self.inference.dense_macs)
+        self.network = prepare(config.detect, source.sensor_size, source.faults)
+        self.shown, self.wanted, self.problem = self.network, config.detect, ""
+        self._settings = Lock()
+        self._builder = Builder[DetectConfig, Prepared](self._prepare, self._cannot)
+        self.figures = Figures(self.network)
         self.viewers: list[Viewer] = []
         self.status, self.lost, self.paused = "starting", 0, False
         self.started_s = time.perf_counter()
-        self.wanted_score, self.wanted_timesteps = config.detect.post.score, config.detect.timesteps
+        self._until_us = 0
         self._filter = EventFilter(config.detect.filters, source.sensor_size)
         self._recorders: list[LiveRecorder] = []
         self._recording = Lock()
@@ -135,6 +140,7 @@ class LivePipeline:
     def stop(self) -> None:
         """End: what has been captured is worked off, recordings are closed. May be called twice."""
         self._stop.set()
+        self._builder.close()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(10.0)
@@ -151,11 +157,25 @@ class LivePipeline:
 
     def set_score(self, score: float) -> None:
         """Lowest score of a box, from the next window on."""
-        self.wanted_score = score
+        with self._settings:
+            self.wanted = replace(self.wanted, post=replace(self.wanted.post, score=score))
 
-    def set_timesteps(self, timesteps: int) -> None:
-        """T, from the next window on."""
-        self.wanted_timesteps = timesteps
+    def set_network(self, **settings: object) -> None:
+        """Other `timesteps`, `ann` or `weights` (see DetectConfig); the present network runs until the new one is ready."""
+        with self._settings:
+            self.wanted = replace(self.wanted, **settings)  # type: ignore[arg-type]
+            self.problem = ""
+            self._builder.want(self.wanted)
+
+    @property
+    def preparing(self) -> bool:
+        """Whether another network is being prepared."""
+        return self._builder.busy
+
+    @property
+    def inference(self) -> Inference:
+        """What runs the present network."""
+        return self.network.inference
 
     def record(self, recorder: LiveRecorder) -> None:
         """Write every window from now on, also those that are dropped."""
@@ -169,40 +189,37 @@ class LivePipeline:
                 self._recorders.remove(recorder)
             recorder.close()
 
-    @staticmethod
-    def detector(windows: Inference) -> Detector:
-        """The detector behind live inference."""
-        assert isinstance(windows.network, Detector)  # what open_inference makes
-        return windows.network
+    def _prepare(self, detect: DetectConfig) -> Prepared:
+        return prepare(detect, self.source.sensor_size, self.source.faults, self.network)
 
-    @property
-    def timesteps(self) -> int | None:
-        """T of the network that runs; None for the ANN."""
-        detect = self.config.detect
-        return None if detect.ann else detect.timesteps or self.bundle.parameters.timesteps
-
-    @property
-    def network_name(self) -> str:
-        """What runs, as pictures name it."""
-        return network_name(self.bundle, self.config.detect)
-
-    def _opened(self, detect: DetectConfig) -> Inference:
-        return open_inference(self.bundle, detect, self.source.sensor_size, self.source.faults)
+    def _cannot(self, error: Exception) -> None:
+        """What was asked for cannot be prepared: the present network runs on. Something unforeseen ends the run."""
+        if not isinstance(error, EvburstError):
+            self._fail(error)
+            return
+        with self._settings:
+            score = self.wanted.post.score
+            self.wanted = replace(self.network.detect, post=replace(self.network.detect.post, score=score))
+            self.problem = str(error)
+        self._say(f"warning: {error}")
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A thread that dies of something unforeseen ends the run."""
         try:
             work()
         except BaseException as error:
-            self._failure = error
-            self._stop.set()
-            self._done.set()
+            self._fail(error)
         finally:
             if work == self._infer:
                 self._done.set()
 
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._stop.set()
+        self._done.set()
+
     def _capture(self) -> None:
-        """Read the source until it ends; what dies is opened again. Its clock goes on where this run's has got to."""
+        """Read the source until it ends; what dies is opened again. Its clock is shifted to this run's."""
         source: LiveSource | None = None
         shift_us: int | None = None
         while not self._stop.is_set():
@@ -229,7 +246,8 @@ class LivePipeline:
             if shift_us is None:
                 shift_us = self._shift(packet.events, packet.until_us, packet.due_s)
             packet.events["t"] += shift_us
-            self._put(_Captured(packet.events, packet.until_us + shift_us, packet.due_s, fresh))
+            self._until_us = packet.until_us + shift_us
+            self._put(_Captured(packet.events, self._until_us, packet.due_s, fresh))
         self._close(source)
         self._put(None)
 
@@ -250,11 +268,11 @@ class LivePipeline:
         """What takes the source's clock to this run's: whole windows, so that no window becomes shorter."""
         window_us = self.inference.voxel.window_us
         first_us = int(events["t"][0]) if len(events) else until_us
-        elapsed_us = round(1e6 * (due_s - self.started_s)) - (until_us - first_us)
+        elapsed_us = max(round(1e6 * (due_s - self.started_s)) - (until_us - first_us), self._until_us)
         return (-(-elapsed_us // window_us) - first_us // window_us) * window_us
 
     def _put(self, item: _Captured | None) -> None:
-        """Wait for binning, which waits for nobody; not for ever, should it have died."""
+        """Wait for binning, which waits for nobody; not without end, should it have died."""
         while not self._done.is_set():
             with suppress(Full):
                 self._packets.put(item, timeout=0.2)
@@ -272,19 +290,21 @@ class LivePipeline:
         while (item := self._take()) is not None:
             if item.fresh:
                 assembler.restart()
+            network = self.network
+            assembler.set_window(network.inference.voxel.window_us)
             for due in assembler.push(item.events, item.until_us, item.due_s):
                 self._write(due.window.words)
                 if not self.paused:
-                    self._binned.put(self._binned_window(due))
+                    self._binned.put(self._binned_window(network, due))
         self._binned.close()
 
-    def _binned_window(self, due: DueWindow) -> _Binned:
+    def _binned_window(self, network: Prepared, due: DueWindow) -> _Binned:
         window = due.window
         if self.config.detect.filters.any_on:
             keep = self._filter.keep(*columns(window)[:3])
             window = replace(window, words=window.words.compress(keep, 0))
-        inference = self.inference
-        return _Binned(inference.bin(window, inference.new_grid()), DueWindow(window, due.due_s))
+        grid = network.inference.new_grid()
+        return _Binned(network, network.inference.bin(window, grid), DueWindow(window, due.due_s))
 
     def _write(self, events: Events) -> None:
         with self._recording:
@@ -298,27 +318,24 @@ class LivePipeline:
 
     def _infer(self) -> None:
         while not self._binned.finished:
+            self._apply_settings()
             item = self._binned.get(0.1)
             if item is None:
                 continue
-            self._apply_settings()
             window, due_s = item.due
             waited = replace(item.binned, seconds=time.perf_counter() - due_s)
-            (result,) = self.inference.run([waited])
-            self.figures.add(result)
+            with kernels_turn():
+                (result,) = item.network.inference.run([waited])
+            self.figures.add(result, item.network)
+            self.shown = item.network
             for viewer in self.viewers:
                 viewer.show(result, window)
 
     def _apply_settings(self) -> None:
-        """Make the pipeline follow `set_score` and `set_timesteps`."""
-        detect = self.config.detect
-        timesteps, score = self.wanted_timesteps, self.wanted_score
-        if (timesteps, score) == (detect.timesteps, detect.post.score):
-            return
-        wanted = replace(detect, timesteps=timesteps, post=replace(detect.post, score=score))
-        if timesteps != detect.timesteps:
-            windows = self._opened(wanted)
-            windows.warm_up(EventWindow(0, windows.voxel.window_us, NO_EVENTS))
-            self.inference = windows
-        self.detector(self.inference).post = wanted.post
-        self.config = replace(self.config, detect=wanted)
+        """Take over a network that has been prepared, and the score that is wanted."""
+        network = self._builder.take() or self.network
+        if network.detect.post.score != self.wanted.post.score:
+            network = network.with_score(self.wanted.post.score)
+        if network is not self.network:
+            self.network = network
+            self.config = replace(self.config, detect=network.detect)

@@ -15,21 +15,23 @@ DAT_TIMES_US = 1 << 32
 class LiveRecorder:
     """Prophesee DAT version 2. Whole events go to the system with every `write`, nothing is held back.
 
-    Times beyond 2**32 µs (71.6 minutes) wrap, as sensors' own recordings do; readers count the wraps and go on in 64 bits.
+    Times beyond 2**32 µs (71.6 minutes) wrap, as sensors' own recordings do; readers count the wraps and continue in 64 bits.
 
     Args:
-        path: the file; an existing one is replaced.
+        path: the file.
         sensor_size: (W, H) px.
         most_bytes: the file grows no larger than this; None for no limit.
+        overwrite: an existing file is replaced.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or exists.
     """
 
-    def __init__(self, path: Path, sensor_size: SensorSize, most_bytes: int | None = None) -> None:
+    def __init__(self, path: Path, sensor_size: SensorSize, most_bytes: int | None = None, overwrite: bool = False) -> None:
         self.path, self.events, self._most_bytes = path, 0, most_bytes
         try:
-            self._file = path.open("wb")
+            # A device or a pipe exists and is none the worse for it.
+            self._file = path.open("wb" if overwrite or (path.exists() and not path.is_file()) else "xb")
             self._file.write(dat_header(sensor_size))
             self._file.flush()
         except OSError as error:

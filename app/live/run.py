@@ -14,20 +14,23 @@ from typing import Any
 import cv2
 from evburst.app.console import show_progress
 from evburst.app.detect import peak_memory_mb
+from evburst.app.live.addresses import is_address, is_stream, masked
 from evburst.app.live.commands import PAGE_CAMERA
 from evburst.app.live.devices import NetworkSource, SensorSource
-from evburst.app.live.frames import CameraGrabber, FakeCamera, FrameSource, Grabber, PushedFrames, VideoGrabber
+from evburst.app.live.frames import FakeCamera, FrameSource, Grabber, PushedFrames
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.sources import LiveSource, RecordingSource
+from evburst.app.live.video import CameraGrabber, VideoGrabber
+from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import energy_figures
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import DetectorBundle, find_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,17 +40,30 @@ class LiveRequest:
     """Where the events come from, and who watches.
 
     Attributes:
-        source: (kind, value): ("camera", "0" or "fake"), ("video", file), ("events", file), ("stream", address),
+        source: (kind, value): ("camera", "0" or "fake"), ("video", file, device or address), ("events", file), ("stream", address),
             ("sensor", name) or ("browser", "").
-        record: a DAT file to write.
+        record: a DAT file to write; never one that the run reads.
+        overwrite: `record` may replace an existing file.
         serve: HOST:PORT of the page.
         window: show an OpenCV window.
+        root_path, allow_hosts: of the page behind a reverse proxy (see Site).
+        speed: of the clock of a recording or a video file.
     """
 
     source: tuple[str, str]
     record: Path | None = None
+    overwrite: bool = False
     serve: str | None = None
     window: bool = False
+    root_path: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    speed: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.001 <= self.speed <= 1000:
+            raise ConfigError(f"--speed {self.speed:g}: expected 0.001 to 1000")
+        if self.speed != 1 and not _is_file(self.source):
+            raise ConfigError("--speed: only a recording (--events) or a video file can be played at another speed")
 
 
 def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
@@ -57,19 +73,23 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         EvburstError: the source, the weights, or an output cannot be used.
     """
     cv2.setNumThreads(1)
+    if request.record:
+        read = request.source[1] if _is_file(request.source) else None
+        refuse_overwriting(request.record, [read, find_weights(config.detect.weights)], request.overwrite)
     with ExitStack() as stack:
         source = open_source(request, config)
         pipeline = LivePipeline(source, config)
         stack.callback(pipeline.stop)
         if request.record:
-            pipeline.record(LiveRecorder(request.record, source.sensor_size))
+            pipeline.record(LiveRecorder(request.record, source.sensor_size, overwrite=request.overwrite))
         turn: Callable[[], bool] = _Ticker(pipeline).turn
         if request.serve is not None:
             for module in ("fastapi", "uvicorn", "websockets"):
                 require(module, "live", "--serve")
-            from evburst.app.live.server import PageServer
+            from evburst.app.live.server import PageServer, Site
 
-            stack.callback(PageServer(pipeline, request.serve).stop)
+            site = Site(request.serve, request.root_path, request.allow_hosts)
+            stack.callback(PageServer(pipeline, site).stop)
         if request.window:
             from evburst.app.live.desktop import LiveWindow
 
@@ -84,6 +104,9 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             _LOG.info("stopped")
         wall_s = time.perf_counter() - pipeline.started_s
         pipeline.stop()
+        if source.finite and pipeline.status == "ended" and not pipeline.figures.windows + pipeline.dropped:
+            window_ms = pipeline.inference.voxel.window_us / 1000
+            raise DataError(f"{source.name}: ended before its first window of {window_ms:g} ms: nothing was detected")
         return summary(pipeline, wall_s)
 
 
@@ -96,14 +119,15 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     loop = request.serve is not None or request.window
     source: LiveSource
     if kind == "events":
-        source = RecordingSource(Path(value), window_us, size, config.detect.format, loop)
+        source = RecordingSource(Path(value), window_us, size, config.detect.format, loop, request.speed)
     elif kind == "stream":
         source = NetworkSource(value)
     elif kind == "sensor":
         source = SensorSource(value)
     else:
         size = size or trained_size(bundle)
-        source = FrameSource(_grabber(kind, value, size, loop), size, config.simulator, window_us, config.upsample)
+        grabber = _grabber(kind, value, size, loop)
+        source = FrameSource(grabber, size, config.simulator, window_us, config.upsample, speed=request.speed)
     source.open()
     source.close()
     if size is not None and source.sensor_size != size:
@@ -112,11 +136,28 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
 
 
 def _grabber(kind: str, value: str, size: SensorSize, loop: bool) -> Grabber:
-    if kind == "video":
-        return VideoGrabber(Path(value), loop)
     if kind == "browser":
         return PushedFrames(PAGE_CAMERA)
-    return FakeCamera(size) if value == "fake" else CameraGrabber(int(value))
+    if kind == "camera" and value == "fake":
+        return FakeCamera(size)
+    if kind == "camera":
+        return CameraGrabber(int(value))
+    if not _is_file((kind, value)):
+        if is_address(value) and not is_stream(value):
+            raise ConfigError(
+                f"--video {masked(value)}: expected a file, a camera such as /dev/video0, or an rtsp:// or http:// address"
+            )
+        return CameraGrabber(value)
+    grabber = VideoGrabber(Path(value), loop)
+    if grabber.note:
+        _LOG.warning(grabber.note)
+    return grabber
+
+
+def _is_file(source: tuple[str, str]) -> bool:
+    """Whether a source is a file, that is played; not a camera's device, an address or a sensor."""
+    kind, value = source
+    return kind == "events" or (kind == "video" and not is_address(value) and not Path(value).is_char_device())
 
 
 def preset_settings(name: str) -> dict[str, object]:
@@ -137,15 +178,17 @@ def trained_size(bundle: DetectorBundle) -> SensorSize:
 def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
     """What a run did, in JSON types."""
     figures, detect = pipeline.figures, pipeline.config.detect
-    windows, n = pipeline.inference, figures.windows
+    network, n = pipeline.network, figures.windows
+    windows = network.inference
     latency = {f"p{q}": figures.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": figures.latency.highest_ms}
     energy = figures.energy.report()
     return {
         "source": pipeline.source.name,
+        "kind": pipeline.source.kind,
         "simulated": pipeline.source.simulated,
         "sensor_size": list(pipeline.source.sensor_size),
         "network": "ann" if detect.ann else "snn",
-        "engine": None if detect.ann else pipeline.detector(windows).engine,
+        "engine": None if detect.ann else network.detector.engine,
         "weights": detect.weights,
         "window_ms": windows.voxel.window_us / 1000,
         "seconds": round(wall_s, 3),
@@ -158,7 +201,7 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         "detections": sum(figures.per_class.values()),
         "per_class": dict(figures.per_class),
         "energy": energy_figures(energy, detect.energy_table),
-        "timesteps": pipeline.timesteps,
+        "timesteps": network.timesteps,
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "source_lost": pipeline.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),

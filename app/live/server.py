@@ -1,11 +1,12 @@
-"""The page: one HTML file and a websocket, on loopback unless told otherwise.
+"""The page: one HTML file and a websocket, on loopback by default.
 
 The server runs on a thread of its own and never holds up detection: `Hub.show` leaves the newest result and returns. Every
 client has one task that sends the newest result, as often as the client takes it, and one that listens. What clients send
-is bounded in size, parsed strictly, and answered with an error where it makes no sense; nothing they send ends the server.
+is bounded in size and rate, parsed strictly, and answered with an error where it makes no sense; nothing they send ends the server.
 
-Who may connect: on loopback, pages of this server only (the Host and Origin headers are compared, so that no other website
-can reach it through the visitor's browser); on other addresses, who knows the token.
+Who may connect: on loopback, pages of this server only (Host and Origin are compared, so that no other website can reach it
+through the visitor's browser); on other addresses, who knows the token. Behind a reverse proxy the names under which it is
+visited are given as `allow_hosts`, and the folder it is shown in as `root_path`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import IO, Any
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import uvicorn
 from evburst.app.live.broadcast import Hub
 from evburst.app.live.commands import Commands, RefusedError
+from evburst.app.live.connections import HttpProtocol, WebSocketProtocol
 from evburst.app.live.document import content_security_policy, page
 from evburst.app.live.pipeline import LivePipeline
 from evburst.data.errors import ConfigError
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +46,37 @@ _MOST_TEXT = 1000
 _FRAME_HEADER = 8
 _HEARTBEAT_S = 0.5
 _STALLED_S = 20.0
+_SEND_BUFFER = 1 << 18
+_CHUNK = 1 << 18
+_COMMANDS_PER_S, _COMMANDS_AT_ONCE = 50.0, 25
+_REPEAT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the page is served.
+
+    Attributes:
+        address: HOST:PORT to listen at.
+        root_path: folder of a reverse proxy that the page is shown in, e.g. /evburst.
+        allow_hosts: names that visitors' browsers may know it by, besides the address itself.
+    """
+
+    address: str
+    root_path: str = ""
+    allow_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.root_path and (not self.root_path.startswith("/") or any(c in self.root_path for c in '?#"\\ <>')):
+            raise ConfigError(f"--root-path {self.root_path}: write it as /FOLDER, e.g. /evburst")
+        for name in self.allow_hosts:
+            if (
+                not name
+                or any(c in name for c in "/@#?: ")
+                or "*" in name[1:]
+                or (name[0] == "*" and name[1:2] not in ("", "."))
+            ):
+                raise ConfigError(f"--allow-host {name}: expected a name without scheme and port, e.g. lab.example")
 
 
 class PageServer:
@@ -48,7 +84,7 @@ class PageServer:
 
     Args:
         pipeline: what is shown and steered.
-        address: HOST:PORT.
+        site: where.
 
     Attributes:
         url: where the page is, with the token where one is needed.
@@ -57,22 +93,25 @@ class PageServer:
         ConfigError: the address is malformed, or taken.
     """
 
-    def __init__(self, pipeline: LivePipeline, address: str) -> None:
-        host, port = _host_port(address)
+    def __init__(self, pipeline: LivePipeline, site: Site) -> None:
+        host, port = _host_port(site.address)
         self._listener = _listen(host, port)
         port = self._listener.getsockname()[1]
         loopback = _is_loopback(host)
         token = None if loopback else secrets.token_urlsafe(16)
         shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+        self.url = f"http://{shown}:{port}{site.root_path.rstrip('/')}/" + (f"?token={token}" if token else "")
         self._folder = tempfile.TemporaryDirectory(prefix="evburst_live_")
         self._commands = Commands(pipeline, Path(self._folder.name))
         self.hub = Hub(pipeline)
         pipeline.viewers.append(self.hub)
         width, height = pipeline.source.sensor_size
         config = uvicorn.Config(
-            Guard(_application(self.hub, self._commands), loopback, token),
+            guarded(_application(self.hub, self._commands, site.root_path), site, loopback, token),
             log_level="critical",
+            http=HttpProtocol,
+            ws=WebSocketProtocol,
+            backlog=16,
             ws_max_size=max(width * height + _FRAME_HEADER, _MOST_TEXT),
             ws_max_queue=4,
             ws_ping_interval=10.0,
@@ -86,7 +125,11 @@ class PageServer:
         self._thread.start()
         if not loopback:
             text = "%s can be reached from other machines, without encryption: whoever has the token can watch and steer"
-            _LOG.warning(text, address)
+            _LOG.warning(text, site.address)
+        elif site.allow_hosts:
+            _LOG.warning(
+                "whoever reaches %s can watch and steer: let the proxy ask for a password", ", ".join(site.allow_hosts)
+            )
         _LOG.info("page: %s", self.url)
 
     def stop(self) -> None:
@@ -97,20 +140,64 @@ class PageServer:
         self._folder.cleanup()
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._listener])
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Complaints().handle)
+        await self._server.serve(sockets=[self._listener])
 
 
-class Guard:
-    """Lets in whom the module's rules let in; the rest gets 403, or a websocket that is not accepted.
+class _Complaints:
+    """Reports errors of connections once a minute each: where descriptors run out, asyncio repeats one for every attempt."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """See asyncio's set_exception_handler."""
+        error = context.get("exception")
+        text = f"{type(error).__name__}: {error}" if error else str(context.get("message"))
+        if isinstance(error, OSError):
+            text = str(error.strerror)
+        if loop.time() - self._said.get(text, float("-inf")) >= _REPEAT_S:
+            self._said[text] = loop.time()
+            _LOG.warning("page: %s", text)
+
+
+def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None) -> ASGIApp:
+    """An application that lets in whom the module's rules let in.
 
     Args:
         application: what is guarded.
+        site: where it is served.
         loopback: bound to a loopback address.
         token: what a visitor must know; None on loopback.
     """
 
-    def __init__(self, application: ASGIApp, loopback: bool, token: str | None) -> None:
-        self._application, self._loopback, self._token = application, loopback, token
+    async def in_folder(scope: Scope, receive: Receive, send: Send) -> None:
+        # Not uvicorn's root_path, which expects that the proxy has taken it off the path; here it may have or not.
+        await application({**scope, "root_path": site.root_path.rstrip("/")}, receive, send)
+
+    guard: ASGIApp = Guard(in_folder, site.allow_hosts, token)
+    if loopback or site.allow_hosts:
+        host = _host_port(site.address)[0]
+        own = f"[{host}]" if ":" in host else host
+        names = ["localhost", "127.0.0.1", "[::1]", own, *site.allow_hosts]
+        guard = TrustedHostMiddleware(guard, names, www_redirect=False)
+    return guard
+
+
+class Guard:
+    """Refuses other websites' scripts, and who does not know the token: with 403, or a websocket that is not accepted.
+
+    Args:
+        application: what is guarded.
+        allow_hosts: names of pages that may connect though the Host header is another (a proxy may have replaced it).
+        token: what a visitor must know; None: nothing.
+    """
+
+    def __init__(self, application: ASGIApp, allow_hosts: tuple[str, ...], token: str | None) -> None:
+        self._application, self._allow_hosts, self._token = application, allow_hosts, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or refuse it."""
@@ -124,11 +211,9 @@ class Guard:
 
     def _admitted(self, scope: Scope) -> bool:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
         with suppress(ValueError):
-            if self._loopback and not _is_loopback(urlsplit(f"//{host}").hostname or ""):
-                return False
-            if origin is not None and urlsplit(origin).netloc != host:
+            origin = headers.get(b"origin")
+            if origin is not None and not self._is_own(urlsplit(origin), headers.get(b"host", "")):
                 return False
             if self._token is None:
                 return True
@@ -136,10 +221,15 @@ class Guard:
             return hmac.compare_digest(given.encode(), self._token.encode())
         return False
 
+    def _is_own(self, origin: SplitResult, host: str) -> bool:
+        name = (origin.hostname or "").lower()
+        allowed = (pattern.lower() for pattern in self._allow_hosts)
+        return origin.netloc == host or any(p in ("*", name) or (p.startswith("*.") and name.endswith(p[1:])) for p in allowed)
 
-def _application(hub: Hub, commands: Commands) -> FastAPI:
+
+def _application(hub: Hub, commands: Commands, root_path: str) -> FastAPI:
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    markup, policy = page(), content_security_policy()
+    markup, policy = page(root_path.rstrip("/")), content_security_policy()
     headers = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
@@ -152,12 +242,15 @@ def _application(hub: Hub, commands: Commands) -> FastAPI:
         return HTMLResponse(markup, headers=headers)
 
     @application.get("/recording.dat", response_model=None)
-    async def recording() -> FileResponse | PlainTextResponse:
-        path = commands.finished
-        if path is None:
+    def recording() -> StreamingResponse | PlainTextResponse:
+        opened = commands.open_finished()
+        if opened is None:
             return PlainTextResponse("nothing has been recorded yet\n", 404)
+        file, size = opened
         name = time.strftime("live_%Y%m%d_%H%M%S.dat")
-        return FileResponse(path, media_type="application/octet-stream", filename=name, headers={"Cache-Control": "no-store"})
+        attachment = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
+        whole = {"Cache-Control": "no-store", **attachment}
+        return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=whole)
 
     @application.websocket("/live")
     async def live(socket: WebSocket) -> None:
@@ -170,12 +263,33 @@ def _application(hub: Hub, commands: Commands) -> FastAPI:
     return application
 
 
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+class Allowance:
+    """How many commands a client may send: 25 at once, 50 a second. What is above that waits in its own connection."""
+
+    def __init__(self, now_s: float) -> None:
+        self._left, self._counted_s = float(_COMMANDS_AT_ONCE), now_s
+
+    def wait_s(self, now_s: float) -> float:
+        """Count a command, and return how long it has to wait."""
+        self._left = min(self._left + (now_s - self._counted_s) * _COMMANDS_PER_S, _COMMANDS_AT_ONCE) - 1
+        self._counted_s = now_s
+        return max(-self._left / _COMMANDS_PER_S, 0.0)
+
+
 class _Client:
     """One websocket: the newest results out, commands and pictures in."""
 
     def __init__(self, socket: WebSocket, hub: Hub, commands: Commands) -> None:
         self._socket, self._hub, self._commands = socket, hub, commands
         self._turn = asyncio.Lock()
+        self._allowance = Allowance(time.perf_counter())
+        self._wants_picture = False
 
     async def run(self) -> None:
         """Until the client leaves, or takes nothing for 20 s."""
@@ -187,20 +301,22 @@ class _Client:
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self._commands.leave, self)
-            with suppress(RuntimeError):
-                await self._socket.close()
+        # Its place is free already: who does not read does not take part in closing either.
+        with suppress(RuntimeError, TimeoutError):
+            await asyncio.wait_for(self._socket.close(), _HEARTBEAT_S)
 
     async def _send(self) -> None:
-        seen = 0
-        await self._text(self._hub.about() | self._commands.state())
+        seen, about = 0, self._hub.about()
+        await self._text(about | self._commands.state(self))
         told_s = time.perf_counter()
         while True:
-            seen, message = await self._hub.next(seen, _HEARTBEAT_S)
+            seen, message = await self._hub.next(seen, _HEARTBEAT_S, self._wants_picture)
             if message is not None:
                 async with self._turn:
                     await asyncio.wait_for(self._socket.send_bytes(message), _STALLED_S)
             if time.perf_counter() - told_s >= _HEARTBEAT_S:
-                await self._text(self._commands.state())
+                before, about = about, self._hub.about()
+                await self._text((about if about != before else {}) | self._commands.state(self))
                 told_s = time.perf_counter()
 
     async def _listen(self) -> None:
@@ -212,7 +328,7 @@ class _Client:
                 try:
                     answer = await self._take(message.get("text"), message.get("bytes"))
                 except RefusedError as error:
-                    answer = {"error": str(error)}
+                    answer = {"error": str(error), **_named(message.get("text"))}
                 if answer is not None:
                     await self._text(answer | {"answer": True})
 
@@ -226,11 +342,22 @@ class _Client:
             command = json.loads(text)
         except (ValueError, RecursionError):
             raise RefusedError("not JSON") from None
+        await asyncio.sleep(self._allowance.wait_s(time.perf_counter()))
+        if isinstance(command, dict) and list(command) == ["inset"]:
+            self._wants_picture = command["inset"] is True
+            return {}
         return await asyncio.to_thread(self._commands.obey, self, command)
 
     async def _text(self, content: dict[str, Any]) -> None:
         async with self._turn:
             await asyncio.wait_for(self._socket.send_text(json.dumps(content)), _STALLED_S)
+
+
+def _named(text: str | None) -> dict[str, str]:
+    """Which action an error is the answer to, where it was one."""
+    with suppress(ValueError, RecursionError, TypeError, KeyError):
+        return {"to": str(json.loads(text or "")["do"])[:50]}
+    return {}
 
 
 def _host_port(address: str) -> tuple[str, int]:
@@ -244,9 +371,12 @@ def _host_port(address: str) -> tuple[str, int]:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigError(f"--serve {host}:{port}: cannot listen there ({error.strerror}); another port may be free") from None
+    # What waits to be sent is out of date when it is read: a slow viewer should not be megabytes behind.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    return listener
 
 
 def _is_loopback(host: str) -> bool:

@@ -39,8 +39,14 @@ class WindowAssembler:
         self._parts: list[Events] = []
 
     def restart(self) -> None:
-        """Forget the window being collected: the source has been opened anew."""
+        """Forget the window being collected: the source has been opened again."""
         self._t0, self._parts = None, []
+
+    def set_window(self, window_us: int) -> None:
+        """Another length, from the window on that is being collected, which may begin before what is still to come."""
+        if self._t0 is not None and window_us != self._window_us:
+            self._t0 = self._t0 // window_us * window_us
+        self._window_us = window_us
 
     def push(self, events: Events, until_us: int, due_s: float) -> list[DueWindow]:
         """Take a packet, and return the windows that are complete now."""
@@ -55,7 +61,7 @@ class WindowAssembler:
         windows = []
         while until_us >= self._t0 + self._window_us:
             if until_us - self._t0 > _MOST_EMPTY * self._window_us and not self._parts:
-                # A clock that leaps: no use in going through minutes of nothing.
+                # A clock that leaps: minutes without events are left out.
                 self._t0 = until_us // self._window_us * self._window_us
                 break
             t1 = self._t0 + self._window_us

@@ -46,7 +46,9 @@ class LiveSource(Protocol):
     """Where live events come from.
 
     Attributes:
-        name: for people.
+        name: for people; holds no password.
+        kind: "measured" by a sensor, "recorded" (the file does not say whether measured or simulated), "simulated" from video, or
+            "drawn": simulated from this project's drawn street.
         simulated: whether the events are made from video.
         sensor_size: (W, H) px; known once opened.
         finite: whether it ends by itself.
@@ -54,6 +56,7 @@ class LiveSource(Protocol):
     """
 
     name: str
+    kind: str
     simulated: bool
     sensor_size: SensorSize
     finite: bool
@@ -78,10 +81,15 @@ class LiveSource(Protocol):
 
 
 class Pacer:
-    """Hands out events, known ahead, at the pace of the clock: in slices of a fifth of a window."""
+    """Hands out events, known ahead, at the pace of the clock: in slices of a fifth of a window.
 
-    def __init__(self, window_us: int) -> None:
-        self._window_us = window_us
+    Args:
+        window_us: length of a window.
+        speed: seconds of events in a second.
+    """
+
+    def __init__(self, window_us: int, speed: float = 1.0) -> None:
+        self._window_us, self._speed = window_us, speed
         self._zero_s: float | None = None
         self._at_us = 0
         self._events, self._until_us = NO_EVENTS, 0
@@ -102,7 +110,7 @@ class Pacer:
         self._at_us = min(-(-k * self._window_us // _SLICES), self._until_us)
         if self._zero_s is None:
             self._zero_s = time.perf_counter()
-        due_s = self._zero_s + self._at_us * 1e-6
+        due_s = self._zero_s + self._at_us * 1e-6 / self._speed
         wait_s = due_s - time.perf_counter()
         if wait_s > 0:
             time.sleep(wait_s)
@@ -123,19 +131,26 @@ class RecordingSource:
         window_us: length of the windows that are wanted.
         sensor_size, format: as in `open_events`.
         loop: begin again at its end.
+        speed: of its clock; 0.1 plays it ten times slower.
     """
 
-    simulated = False
+    simulated, kind = False, "recorded"
 
     def __init__(
-        self, path: Path, window_us: int, sensor_size: SensorSize | None = None, format: str | None = None, loop: bool = False
+        self,
+        path: Path,
+        window_us: int,
+        sensor_size: SensorSize | None = None,
+        format: str | None = None,
+        loop: bool = False,
+        speed: float = 1.0,
     ) -> None:
-        self.name, self.finite = path.name, not loop
+        self.name, self.finite, self._speed = path.name, not loop, speed
         self._path, self._window_us, self._size, self._format = path, window_us, sensor_size, format
         self._stream = FilteredStream(open_events(path, sensor_size, format), FiltersConfig())
         self.sensor_size, self.faults = self._stream.sensor_size, self._stream.faults
         self._windows: Iterator[Any] = iter(())
-        self._pacer = Pacer(window_us)
+        self._pacer = Pacer(window_us, speed)
         self._end_us = 0
 
     @property
@@ -145,7 +160,7 @@ class RecordingSource:
 
     def open(self) -> None:
         """See LiveSource."""
-        self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us), 0
+        self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us, self._speed), 0
 
     def read(self) -> Packet | None:
         """See LiveSource."""

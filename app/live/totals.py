@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
 
 import numpy as np
 from evburst.app.inference import WindowResult
+from evburst.app.live.networks import Prepared
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import EnergyTotals
 
@@ -38,23 +38,32 @@ class LatencyHistogram:
 
 
 class Figures:
-    """What a run has done so far."""
+    """What a run has done so far.
 
-    def __init__(self, classes: Sequence[str], dense_macs: int) -> None:
-        self._classes = classes
+    Args:
+        network: the first that runs.
+
+    Attributes:
+        energy: of the network that ran last: another one begins a new account.
+    """
+
+    def __init__(self, network: Prepared) -> None:
         self.latency = LatencyHistogram()
         self.windows, self.events = 0, 0
-        self.energy = EnergyTotals(dense_macs)
+        self._network, self.energy = network, EnergyTotals(network.inference.dense_macs)
         self.per_class: Counter[str] = Counter()
         self.recent_ms: deque[float] = deque(maxlen=100)
 
-    def add(self, result: WindowResult) -> None:
-        """Count one window."""
+    def add(self, result: WindowResult, network: Prepared) -> None:
+        """Count one window and the network that saw it."""
         self.windows += 1
         self.events += result.events
         self.latency.add(result.latency_ms)
         self.recent_ms.append(result.latency_ms)
-        self.per_class.update(self._classes[label] for label in result.detections.labels)
+        self.per_class.update(network.classes[label] for label in result.detections.labels)
+        if (network.detect.ann, network.detect.weights) != (self._network.detect.ann, self._network.detect.weights):
+            self.energy = EnergyTotals(network.inference.dense_macs)
+        self._network = network
         if result.idle:
             self.energy.add_idle()
         elif isinstance(result.stats, SpikeStats):

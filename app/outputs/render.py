@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from evburst.app.inference import WindowResult
@@ -114,3 +116,17 @@ def _colour(label: int) -> tuple[int, int, int]:
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def palette() -> dict[str, Any]:
+    """The colours of pictures as "#rrggbb", for pages: of classes in turn, of ON and OFF events, and of the ground."""
+    return {
+        "classes": [_hex(colour) for colour in _CLASS_COLOURS],
+        "on": _hex(_ON),
+        "off": _hex(_OFF),
+        "ground": _hex(_BACKGROUND),
+    }
+
+
+def _hex(bgr: tuple[int, ...]) -> str:
+    return "#" + bytes(bgr[::-1]).hex()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow
 from evburst.data.encoding import (
@@ -134,7 +134,7 @@ def _place(
     return out[:n], Detections(clipped[seen], item.boxes.scores[seen], item.boxes.labels[seen], window_us)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _move(words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
     """Write the events that stay in place and window to `out`; returns how many. Sub-pixel places are drawn per event."""
     n = 0

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
@@ -184,7 +184,7 @@ def _chip(path: Path, header: bytes, addresses: NDArray[np.uint32], given: Senso
     raise EventFileError(f"{path}: the header does not name the chip; pass its size with --sensor-size: {sizes}")
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _unwrap(raw, clock, out):  # type: ignore[no-untyped-def]
     """Write times without wraps to `out`; `clock` carries (epoch, last sound raw time). Returns the wraps.
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
@@ -122,12 +122,12 @@ def _times(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
     return times
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _time(raw, i):  # type: ignore[no-untyped-def]
     return np.int64(raw[i, 2] & 0x7F) << 16 | np.int64(raw[i, 3]) << 8 | np.int64(raw[i, 4])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _decode(raw, start, stop, clock, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
     """Decode events [start, stop) into the columns; `clock` carries (epoch, last sound time) from call to call.
 

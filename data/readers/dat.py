@@ -25,8 +25,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.encoding import WRAP_US, unpack
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
@@ -193,7 +193,7 @@ def _version(header: dict[str, str]) -> int:
     return 1 if text == "1" else 2
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _classify(words, i, epoch, t0, sure, previous):  # type: ignore[no-untyped-def]
     """(kind, epoch, t) of event i, given the epoch before it and the start of the window being read.
 
@@ -222,7 +222,7 @@ def _classify(words, i, epoch, t0, sure, previous):  # type: ignore[no-untyped-d
     return _GOOD, epoch, t
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _first_sound(words):  # type: ignore[no-untyped-def]
     """Index of the first event whose time can be trusted."""
     for i in range(len(words)):
@@ -231,7 +231,7 @@ def _first_sound(words):  # type: ignore[no-untyped-def]
     return 0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
     """(index, epoch) of a sound event, `first` or one before all at or after t_us; looks into every `stride` events."""
     found, epoch, last = first, 0, np.int64(words[first, 0])
@@ -253,7 +253,7 @@ def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
     return found, epoch
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-def]
     """(index, epoch, t) of the first sound event at or after t1, and whether all before it are sound and of one epoch.
 
@@ -282,7 +282,7 @@ def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-de
     return n, epoch, t1, is_sound
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _copy_sound(words, start, stop, epoch, t0, t1, out):  # type: ignore[no-untyped-def]
     """Copy the sound events of [start, stop) to `out`, times relative to t0; returns (kept, late, glitches)."""
     late, glitches = 0, 0

@@ -21,8 +21,8 @@ contradict is believed too, and time runs backwards.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from numpy.typing import NDArray
 
 HIGH, TIME, ROW, BASE, POLARITY = range(5)
@@ -49,7 +49,7 @@ def new_counts() -> NDArray[np.int64]:
     return np.zeros(20, np.int64)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _extended(high, new, high_bits):  # type: ignore[no-untyped-def]
     """The time word `new` on the clock of `high`, which does not wrap."""
     if high < 0:
@@ -59,7 +59,7 @@ def _extended(high, new, high_bits):  # type: ignore[no-untyped-def]
     return high - before + new + (2 * half if before - new > half else 0)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _is_corrupt(high, new, second, third, high_bits, low_bits):  # type: ignore[no-untyped-def]
     """Whether the two time words after `new` (-1: none) show it to be corrupt."""
     mask = (np.int64(1) << high_bits) - 1
@@ -70,7 +70,7 @@ def _is_corrupt(high, new, second, third, high_bits, low_bits):  # type: ignore[
     return second >= 0 and ahead <= FOLLOWS_US >> low_bits and ((new - high) & mask) > ahead
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
     """Index and value of the first time word at or after i; the value is -1 if there is none."""
     for k in range(i, len(words)):
@@ -79,7 +79,7 @@ def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
     return len(words), np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _next_time_evt3(words, i):  # type: ignore[no-untyped-def]
     """Index and value of the first time word at or after i; the value is -1 if there is none."""
     for k in range(i, len(words)):
@@ -88,7 +88,7 @@ def _next_time_evt3(words, i):  # type: ignore[no-untyped-def]
     return len(words), np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
     """Decode EVT2 `(n, 1)` or EVT2.1 `(n, 2)` uint32 words; column `control` holds type, t, x and y."""
     n_words, halves = words.shape
@@ -135,7 +135,7 @@ def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: 
     return i, n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
     """Decode EVT3 `(n,)` uint16 words."""
     room = len(ts) - 12
@@ -192,7 +192,7 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
     return i, n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _bits(valid):  # type: ignore[no-untyped-def]
     """How many bits are set."""
     count = np.int64(0)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.encoding import columns, unpack
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
@@ -70,7 +70,7 @@ def time_surface(
     return len(window) - outside, outside
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _decay(ts, xs, ys, ps, t1, tau, width, height, out):  # type: ignore[no-untyped-def]
     outside = 0
     for i in range(len(ts)):

@@ -9,8 +9,8 @@ first and last event instead, and add polarities with their sign.)
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.encoding import columns, unpack
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
@@ -54,7 +54,7 @@ def voxel_bilinear(
     return len(window) - outside, outside
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _share(ts, xs, ys, ps, t0, t1, bins, width, height, out):  # type: ignore[no-untyped-def]
     per_us = bins / (t1 - t0)
     outside = 0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.encoding import columns, is_packed, p_of, time_of, unpack, word_fields, words_64, x_of, y_of
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
@@ -102,7 +102,7 @@ def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:
     return t0_us + -(-index * (t1_us - t0_us) // bins)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _bin_words(words, edges, fields, width, height, max_count, out):  # type: ignore[no-untyped-def]
     """Count the packed events of words `(n,)` uint64 into `out`; returns how many lie outside the sensor."""
     bins = len(edges) - 1
@@ -144,7 +144,7 @@ def _bin_words(words, edges, fields, width, height, max_count, out):  # type: ig
     return outside
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _bin_events(ts, xs, ys, ps, edges, width, height, max_count, out):  # type: ignore[no-untyped-def]
     bins = len(edges) - 1
     limit = np.uint8(max_count)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from numpy.typing import NDArray
 
@@ -218,7 +219,7 @@ class _RowBuffers(NamedTuple):
         return cls(*(np.empty((height, capacity), kind) for kind in (np.uint32, np.uint16, np.uint8)))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def uniform_hash(key):  # type: ignore[no-untyped-def]
     """Splitmix64 hash of a 64-bit key as a float64 in [0, 1)."""
     z = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
@@ -227,7 +228,7 @@ def uniform_hash(key):  # type: ignore[no-untyped-def]
     return (z ^ (z >> np.uint64(31))) / 18446744073709551616.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _row(  # type: ignore[no-untyped-def]
     y, times, xs, ps, next_level, next_reference, next_last,
     frame, level, reference, last_event, thresholds, t0, dt, refractory, cutoff, leak, shot, seed,
@@ -279,11 +280,11 @@ def _walk(  # type: ignore[no-untyped-def]
     return counts
 
 
-_walk_rows = numba.njit(cache=True, nogil=True)(_walk)
-_walk_rows_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_walk)
+_walk_rows = njit(cache=True, nogil=True)(_walk)
+_walk_rows_parallel = njit(cache=True, nogil=True, parallel=True)(_walk)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _join_rows(counts, row_times, row_xs, row_ps, times, xs, ys, ps):  # type: ignore[no-untyped-def]
     n = 0
     for y in range(len(counts)):

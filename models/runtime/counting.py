@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.data.stats import LayerStats
 from evburst.models.graph import Graph
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def count_spikes(counts: NDArray[Any], fan_out: NDArray[Any]) -> NDArray[np.int6
     return summed
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def _count(counts, fan_out, totals):  # type: ignore[no-untyped-def]
     timesteps, images, channels, rows, columns = counts.shape
     for plane in numba.prange(images * channels):

@@ -27,6 +27,7 @@ import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
+from evburst.data._numba import njit
 from torch import Tensor
 
 
@@ -161,7 +162,7 @@ def burst_scan_fused(
     return out, torch.from_numpy(totals.sum(1))
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, totals):  # type: ignore[no-untyped-def]
     timesteps, images, channels, size = out.shape
     static = len(current) == 1

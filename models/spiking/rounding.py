@@ -20,6 +20,7 @@ from dataclasses import replace
 import numba
 import numpy as np
 import torch
+from evburst.data._numba import njit
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from torch import Tensor
@@ -76,7 +77,7 @@ def rounded(weight: Tensor, values: Tensor) -> Tensor:
     return out
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def _round(weight, values, out):  # type: ignore[no-untyped-def]
     """`rounded` of `(O, C, kh * kw)` float32."""
     outputs, channels, taps = weight.shape

@@ -2,10 +2,16 @@
 const $ = (id) => document.getElementById(id);
 const SECONDS = 30;
 const PLOT_MS = 250; // plots are drawn less often than the picture: they cost the more
-const COLOURS = ["#50dc64", "#3ca0ff", "#ffc83c", "#e66ee6", "#5adce6", "#ff6e6e"];
-const PALETTE = new Uint32Array([0xff34251e, 0xffc97e40, 0xffffffff, 0xffffffff]); // ABGR: ground, OFF, ON
+const ROOT = document.body.dataset.root ? `${document.body.dataset.root}/` : location.pathname.replace(/[^/]*$/, "");
+const KINDS = {
+  measured: ["Measured events", "An event camera measures them now."],
+  recorded: ["Recorded events", "Read from a file, which does not say whether they were measured or simulated."],
+  simulated: ["Simulated events", "A model of an event camera computes them from ordinary video."],
+  drawn: ["Drawn and simulated", "A model of an event camera computes them from a street that is drawn: no camera of any kind."],
+};
 const PLOTS = { rate: "events_per_s", latency: "latency_ms", spikes: "spikes", energy: "energy_uj" };
-let socket = null, about = null, state = {}, shown = null, dirty = false, plotted = 0, camera = null;
+let socket = null, about = null, state = {}, shown = null, dirty = false, plotted = 0, camera = null, inset = false, lost = 0;
+let pixelsOf = new Uint32Array(4); // ABGR: nothing, OFF, ON
 const history = [];
 const small = document.createElement("canvas");
 
@@ -15,28 +21,48 @@ function send(command) {
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/live${location.search}`);
+  socket = new WebSocket(`${scheme}//${location.host}${ROOT}live${location.search}`);
   socket.binaryType = "arraybuffer";
+  socket.onopen = () => send({ inset });
   socket.onmessage = (event) => (typeof event.data === "string" ? told(JSON.parse(event.data)) : arrived(event.data));
   socket.onclose = () => {
-    stopCamera();
+    stopCamera(false);
+    if (!lost) lost = Date.now();
     setStatus("connection lost, trying again", "");
+    curtain(`The server does not answer. The picture is of ${new Date(lost).toLocaleTimeString()}.`, true);
     setTimeout(connect, 1000);
   };
 }
 
 function told(content) {
-  if (content.error) return complain(content.error);
-  if (content.sensor_size) {
-    about = content;
-    [small.width, small.height] = about.sensor_size;
-    $("events").style.aspectRatio = `${small.width} / ${small.height}`;
-    $("footnote").textContent = `Energy: ${about.energy_table} table, 45 nm, one accumulate per spike and weight it reaches; the ANN's (dashed) `
-      + "counts one multiply-accumulate per weight and position. Memory traffic is in neither.";
+  if (content.error) {
+    if (content.to === "camera_on") stopCamera(false);
+    return complain(content.error);
   }
+  lost = 0;
+  if (content.sensor_size) introduce(content);
   state = { ...state, ...content };
   showState();
   dirty = true;
+}
+
+function introduce(content) {
+  about = content;
+  [small.width, small.height] = about.sensor_size;
+  $("events").style.aspectRatio = `${small.width} / ${small.height}`;
+  const { ground, off, on } = about.palette;
+  pixelsOf = new Uint32Array([ground, off, on, on].map(abgr));
+  $("on").style.background = on;
+  $("off").style.background = off;
+  $("stage").style.background = ground;
+  $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
+  $("footnote").textContent = `Energy: ${about.energy_table} table, 45 nm, one accumulate per spike and weight it reaches; the ANN's (dashed) `
+    + "counts one multiply-accumulate per weight and position. Memory traffic is in neither.";
+}
+
+function abgr(colour) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
 function setStatus(text, kind) {
@@ -44,16 +70,24 @@ function setStatus(text, kind) {
   $("status").className = `status ${kind}`;
 }
 
+function curtain(text, gone = false) {
+  $("curtain").hidden = !text;
+  $("curtain").textContent = text;
+  $("curtain").classList.toggle("gone", gone);
+  document.body.classList.toggle("gone", gone);
+}
+
 function showState() {
   $("source").textContent = state.source;
-  $("kind").hidden = false;
-  $("kind").textContent = state.simulated ? "Simulated events" : "Recorded or measured events";
-  $("kind").classList.toggle("simulated", state.simulated);
+  const [kind, help] = KINDS[state.kind] || [state.kind, ""];
+  Object.assign($("kind"), { hidden: false, textContent: kind, className: `badge ${state.kind}` });
+  $("kind").dataset.help = help;
   $("simulated").hidden = !state.simulated;
-  const waiting = state.status.startsWith("waiting");
+  $("made-of").textContent = state.kind === "drawn" ? "a drawn street" : "ordinary video";
+  const waiting = state.status.startsWith("waiting"), forCamera = waiting && state.status.endsWith("the page's camera");
   setStatus(state.paused ? "paused" : state.status, state.paused ? "paused" : waiting ? "waiting" : state.status === "running" ? "running" : "");
-  $("curtain").hidden = !(state.paused || waiting || state.status === "ended");
-  $("curtain").textContent = state.paused ? "Paused" : waiting ? state.status : "The source has ended";
+  curtain(state.paused ? "Paused" : forCamera ? "Press “Use this device's camera” below: its picture is made into events." : waiting ? state.status : state.status === "ended" ? "The source has ended" : "");
+  $("camera").classList.toggle("wanted", forCamera && camera === null);
   label("pause", state.paused ? "Resume" : "Pause");
   label("record", state.recording === null ? "Record" : `Stop recording (${compact(state.recording)} events)`);
   $("record").setAttribute("aria-pressed", String(state.recording !== null));
@@ -61,10 +95,17 @@ function showState() {
   const mine = camera !== null;
   label("camera", mine ? "Stop this device's camera" : "Use this device's camera");
   $("camera").setAttribute("aria-pressed", String(mine));
+  $("picture").hidden = !state.has_picture;
+  $("inset").hidden = !(inset && state.has_picture);
+  for (const [id, value] of Object.entries({ "network-choice": state.wanted.network, "weights-choice": state.wanted.weights })) {
+    if (document.activeElement !== $(id) || !state.preparing) $(id).value = value;
+  }
+  $("preparing").hidden = !(state.preparing || state.problem);
+  $("preparing").textContent = state.problem || "The other network is being prepared; this one runs on.";
   slider("score", state.score, 2);
   slider("timesteps", state.timesteps, 0);
   slider("contrast", state.contrast, 2);
-  $("network").textContent = about && about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${state.timesteps}, weights ${about ? about.weights : ""}`;
+  if (about) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
   totals(state);
 }
 
@@ -77,7 +118,7 @@ function slider(id, value, digits) {
   const input = $(id);
   input.disabled = value === null;
   if (document.activeElement !== input || !input.dataset.moving) input.value = value ?? input.min;
-  $(`${id}-value`).textContent = value === null ? "not for this source" : Number(input.value).toFixed(digits);
+  $(`${id}-value`).textContent = value === null ? (id === "timesteps" ? "the ANN has none" : "not for this source") : Number(input.value).toFixed(digits);
 }
 
 function totals(content) {
@@ -88,9 +129,18 @@ function totals(content) {
 function arrived(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  shown = { header, packed: new Uint8Array(buffer, 4 + length) };
+  const events = Math.ceil((about.sensor_size[0] * about.sensor_size[1]) / 4);
+  shown = { header, packed: new Uint8Array(buffer, 4 + length, events) };
+  if (buffer.byteLength > 4 + length + events) drawInset(new Blob([new Uint8Array(buffer, 4 + length + events)], { type: "image/jpeg" }));
   history.push({ at: performance.now(), ...header });
   dirty = true;
+}
+
+async function drawInset(blob) {
+  const picture = await createImageBitmap(blob), canvas = $("inset");
+  if (canvas.width !== picture.width || canvas.height !== picture.height) Object.assign(canvas, { width: picture.width, height: picture.height });
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  picture.close();
 }
 
 function draw() {
@@ -115,39 +165,63 @@ function fitCanvas(canvas) {
 
 function drawEvents({ header, packed }) {
   const [width, height] = about.sensor_size, image = new ImageData(width, height), pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = PALETTE[(packed[i >> 2] >> ((i & 3) * 2)) & 3];
+  for (let i = 0; i < pixels.length; i++) pixels[i] = pixelsOf[(packed[i >> 2] >> ((i & 3) * 2)) & 3];
   small.getContext("2d").putImageData(image, 0, 0);
   const canvas = $("events"), ratio = fitCanvas(canvas), context = canvas.getContext("2d");
   const scale = Math.min(canvas.width / width, canvas.height / height), left = (canvas.width - width * scale) / 2, top = (canvas.height - height * scale) / 2;
-  context.fillStyle = "#1e2534";
+  context.fillStyle = about.palette.ground;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = false;
   context.drawImage(small, left, top, width * scale, height * scale);
   context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
   context.textBaseline = "middle";
-  for (const [x0, y0, x1, y1, score, label] of header.boxes) {
-    const x = left + x0 * scale, y = top + y0 * scale, text = `${about.classes[label]} ${score.toFixed(2)}`, high = 20 * ratio;
-    context.strokeStyle = context.fillStyle = COLOURS[label % COLOURS.length];
-    context.lineWidth = 2 * ratio;
-    context.strokeRect(x, y, (x1 - x0) * scale, (y1 - y0) * scale);
-    const above = y - high >= 0 ? y - high : y;
-    context.fillRect(x - ratio, above, context.measureText(text).width + 10 * ratio, high);
-    context.fillStyle = "#05080c";
-    context.fillText(text, x + 4 * ratio, above + high / 2);
+  const place = ([x0, y0, x1, y1]) => [left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale];
+  for (const [colour, width] of [["#000", 4], [null, 2]]) { // a dark edge, readable over white and blue
+    for (const box of header.boxes) {
+      context.strokeStyle = colour || colourOf(box[5]);
+      context.lineWidth = width * ratio;
+      context.strokeRect(...place(box));
+    }
   }
+  const taken = [];
+  for (const box of header.boxes) {
+    const [x, y, , h] = place(box), text = `${box[6]} ${box[4].toFixed(2)}`, high = 20 * ratio, wide = context.measureText(text).width + 10 * ratio;
+    const at = Math.max(0, Math.min(x - ratio, canvas.width - wide));
+    const free = (row) => row >= 0 && row + high <= canvas.height && !taken.some(([x0, y0, w0]) => at < x0 + w0 && x0 < at + wide && row < y0 + high && y0 < row + high);
+    const row = [y - high, y + h, y, y + high, y - 2 * high, y + h + high].find(free) ?? Math.max(0, y - high);
+    taken.push([at, row, wide]);
+    context.fillStyle = colourOf(box[5]);
+    context.fillRect(at, row, wide, high);
+    context.fillStyle = "#05080c";
+    context.fillText(text, at + 5 * ratio, row + high / 2);
+  }
+}
+
+function colourOf(label) {
+  return about.palette.classes[label % about.palette.classes.length];
 }
 
 function figures(header) {
   const counts = {};
-  for (const box of header.boxes) counts[about.classes[box[5]]] = (counts[about.classes[box[5]]] || 0) + 1;
+  for (const box of header.boxes) counts[box[6]] = (counts[box[6]] || 0) + 1;
   $("boxes").textContent = Object.entries(counts).map(([name, n]) => (n > 1 ? `${n} × ${name}` : name)).join(", ") || "no boxes";
   $("rate").textContent = compact(header.events_per_s);
   $("latency").textContent = header.latency_ms < 10 ? header.latency_ms.toFixed(1) : Math.round(header.latency_ms).toLocaleString("en");
   $("spikes").textContent = header.spikes === null ? "none" : compact(header.spikes);
   $("energy").textContent = Math.round(header.energy_uj).toLocaleString("en");
-  $("share").textContent = header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN`;
+  const over = header.energy_uj > header.ann_uj;
+  $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN`;
+  for (const id of ["energy", "share"]) $(id).classList.toggle("over", over);
+  $("pace").textContent = pace();
   $("clock").textContent = `${(header.t_us / 1e6).toFixed(1)} s`;
   totals(header);
+}
+
+function pace() {
+  const recent = history.filter((point) => point.at > performance.now() - 5000);
+  if (recent.length < 2) return "–";
+  const first = recent[0], last = recent[recent.length - 1];
+  return ((1000 * (last.windows - first.windows)) / (last.at - first.at)).toFixed(1);
 }
 
 function compact(value) {
@@ -177,7 +251,7 @@ function plot(canvas, name) {
     context.fillStyle = "#ffc861";
     context.fillText(`ANN ${Math.round(ann).toLocaleString("en")}`, 2 * ratio, y(ann) + 12 * ratio);
   }
-  context.strokeStyle = "#58c4f6";
+  context.strokeStyle = ann && history[history.length - 1].energy_uj > ann ? "#ff8a80" : "#58c4f6";
   context.lineWidth = 1.6 * ratio;
   context.beginPath();
   let before = -Infinity;
@@ -195,11 +269,11 @@ function plot(canvas, name) {
 }
 
 let complaint = 0;
-function complain(text) {
+function complain(text, stays = false) {
   $("message").textContent = text;
   $("message").hidden = false;
   clearTimeout(complaint);
-  complaint = setTimeout(() => ($("message").hidden = true), 8000);
+  if (!stays) complaint = setTimeout(() => ($("message").hidden = true), 8000);
 }
 
 function snapshot() {
@@ -216,6 +290,7 @@ async function startCamera() {
   if (!navigator.mediaDevices) {
     return complain("This browser gives its camera to pages of https or localhost only: open this page through a tunnel, e.g. ssh -L 8000:127.0.0.1:8000 HOST");
   }
+  if (state.page_camera) return complain("another page's camera is in use");
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false });
     const video = document.createElement("video");
@@ -226,22 +301,23 @@ async function startCamera() {
     camera = { stream, video, canvas, last: -1, timer: setInterval(push, 15) };
     send({ do: "camera_on" });
   } catch (error) {
-    stopCamera();
-    complain(`The camera cannot be used: ${error.message}`);
+    stopCamera(false);
+    complain(`The camera cannot be used: ${error.message}. Allow it beside the address bar, and press the button again.`, true);
   }
 }
 
-function stopCamera() {
+function stopCamera(tell) {
   if (!camera) return;
   clearInterval(camera.timer);
   camera.stream.getTracks().forEach((track) => track.stop());
   camera = null;
-  send({ do: "camera_off" });
+  if (tell) send({ do: "camera_off" });
+  showState();
 }
 
 function push() {
   const { video, canvas } = camera, { width, height } = canvas, now = video.currentTime;
-  if (now === camera.last || !state.page_camera || socket.bufferedAmount > 2 * width * height) return;
+  if (now === camera.last || !state.own_camera || socket.bufferedAmount > 2 * width * height) return;
   camera.last = now;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight), w = video.videoWidth * scale, h = video.videoHeight * scale;
@@ -256,9 +332,17 @@ const ACTIONS = {
   pause: () => send({ do: state.paused ? "resume" : "pause" }),
   snapshot,
   record: () => send({ do: state.recording === null ? "record" : "stop" }),
-  camera: () => (camera ? stopCamera() : startCamera()),
+  camera: () => (camera ? stopCamera(true) : startCamera()),
+  picture: () => {
+    inset = !inset;
+    $("picture").setAttribute("aria-pressed", String(inset));
+    $("inset").hidden = !(inset && state.has_picture);
+    send({ inset });
+  },
+  fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen().catch((error) => complain(`Fullscreen: ${error.message}`))),
 };
 for (const [id, action] of Object.entries(ACTIONS)) $(id).addEventListener("click", action);
+for (const id of ["network", "weights"]) $(`${id}-choice`).addEventListener("change", (event) => send({ set: { [id]: event.target.value } }));
 for (const id of ["score", "timesteps", "contrast"]) {
   const input = $(id);
   input.addEventListener("input", () => {
@@ -269,12 +353,12 @@ for (const id of ["score", "timesteps", "contrast"]) {
   for (const end of ["change", "blur"]) input.addEventListener(end, () => delete input.dataset.moving);
 }
 document.addEventListener("keydown", (event) => {
-  const key = { " ": "pause", s: "snapshot", r: "record", c: "camera" }[event.key.toLowerCase()];
-  if (!key || event.repeat || event.ctrlKey || event.metaKey || event.altKey || (key === "pause" && event.target.closest("button, a, input"))) return;
+  const key = { " ": "pause", s: "snapshot", r: "record", c: "camera", p: "picture", f: "fullscreen" }[event.key.toLowerCase()];
+  if (!key || event.target.closest("select") || $(key).hidden || event.repeat || event.ctrlKey || event.metaKey || event.altKey || (key === "pause" && event.target.closest("button, a, input"))) return;
   event.preventDefault();
   ACTIONS[key]();
 });
 window.addEventListener("resize", () => (dirty = true));
-$("download").href = `recording.dat${location.search}`;
+$("download").href = `${ROOT}recording.dat${location.search}`;
 connect();
 draw();

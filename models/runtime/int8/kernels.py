@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from evburst.data._numba import njit
 from evburst.models.runtime.int8.simd import (
     LANES,
     PIXELS,
@@ -56,7 +57,7 @@ BUSY = 0.5
 """Where a larger share of what an operation reads has changed, it is not looked for what did not."""
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
     summed, timesteps, images, acc, before, units, totals
@@ -103,7 +104,7 @@ def run_operations(  # type: ignore[no-untyped-def]
                 totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
     """Of all that an operation reads."""
     found, size = 0, 0
@@ -114,7 +115,7 @@ def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
     return found / size
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
     """Whether a tile reads anything that differs from silence."""
     operation, terms, _, _ = reader
@@ -133,7 +134,7 @@ def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-unt
     return False
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def]
     """Note whether what was written for a pixel differs from silence at any timestep; if not to look, that it does."""
     arena, silent, changed, _ = state
@@ -144,7 +145,7 @@ def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def
     changed[np.uintp(to) // np.uintp(LANES)] = differs
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ignore[no-untyped-def]
     """The weighted sum of the counts of timesteps [begin, end), for one tile, to index `to` of acc on; weights of two planes are
     128 * first + second."""
@@ -169,7 +170,7 @@ def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ig
                 fresh = False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
     """A convolution and its burst neurons."""
     operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
@@ -210,7 +211,7 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):
         _count_by_channel(operation, fan_out, state, timesteps, place, counts)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
     """A convolution that is read out: its current summed over time."""
     operation, (arena, _, changed, summed) = reader[0], state
@@ -229,7 +230,7 @@ def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pl
         read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
     """By how much the largest accumulated count of a window has grown, at every timestep."""
     arena, summed, (image, block, row) = state[0], state[3], place
@@ -251,7 +252,7 @@ def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, c
         _count_by_channel(operation, fan_out, state, timesteps, place, counts)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no-untyped-def]
     """Nearest neighbour."""
     arena, (image, block, row) = state[0], place
@@ -267,7 +268,7 @@ def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[n
             _mark(operation, state, skip, timesteps, to)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # type: ignore[no-untyped-def]
     """Synaptic operations of a row whose channels reach different numbers of weights."""
     arena, summed, (image, block, row) = state[0], state[3], place
@@ -285,7 +286,7 @@ def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # t
                 counts[6] += (n != 0) * np.int64(fan_out[first + lane])
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def pack_grid(words, columns, fan_out, arena, changed, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
     """Counts of events, channels last, into the arena: work for every pixel that has any, not for the others.
 

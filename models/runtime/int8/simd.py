@@ -15,6 +15,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+import numba
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -29,6 +30,10 @@ _BYTE, _SHORT, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(3
 
 
 def _features() -> dict[str, bool]:
+    """Of the processor that numba compiles for: this one, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+    given = numba.config.CPU_FEATURES
+    if given is not None:
+        return {name[1:]: name.startswith("+") for name in given.split(",")}
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {}
     return dict(binding.get_host_cpu_features())  # type: ignore[no-untyped-call]

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 import torch
+from evburst.data._numba import njit
 from evburst.data.errors import ConversionError
 from evburst.models.burst_aware import LEVELS as ROUNDING_LEVELS
 from evburst.models.graph import Graph, Node, Runner, activation
@@ -253,7 +254,7 @@ class _Calibration(SpikingNetwork):
         return best
 
 
-@numba.njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
+@njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, ceiling, errors):  # type: ignore[no-untyped-def]
     """errors[c, r] = weighted sum of (wanted - response of a neuron with threshold ratios[r] * largest[c] to the current)**2."""
     channels, size = wanted.shape

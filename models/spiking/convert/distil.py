@@ -18,6 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from evburst.data._numba import njit
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.sensitivity import divergence
@@ -255,7 +256,7 @@ class _Fire(torch.autograd.Function):
         return passed, of_theta, of_shift, None, None, None
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
+@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _fire_backward(  # type: ignore[no-untyped-def]
     gradient, price, mean, out, theta, shift, limits, negative_slope, fan_out, passed, to_theta, to_shift
 ):

@@ -1,0 +1,89 @@
+"""Kernels where numba finds no folder to keep them in."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+from evburst.data._numba import njit, private_folder
+from numba.core import caching
+
+from tests.conftest import in_new_process
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs users")
+
+
+def triple(x: int) -> int:
+    """A kernel."""
+    return 3 * x
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """numba may write neither beside the source nor to the user's cache; the temporary folder is `tmp_path`."""
+
+    def refused(*_: Any) -> None:
+        return None
+
+    for name in ("InTreeCacheLocator", "UserWideCacheLocator", "_InTreeCacheLocator", "_UserWideCacheLocator"):
+        if hasattr(caching, name):
+            monkeypatch.setattr(getattr(caching, name), "from_function", refused)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_folder_numba_raises_and_ours_keeps_kernels_in_a_private_one(nowhere: Path) -> None:
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(triple)
+    assert njit(cache=True)(triple)(2) == 6
+    (folder,) = nowhere.iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert list(folder.rglob("*.nbi"))
+    assert numba.config.CACHE_DIR == ""
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(nowhere: Path) -> None:
+    folder = nowhere / f"evburst-numba-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert private_folder() is None
+    assert njit(cache=True)(triple)(2) == 6
+    assert not list(folder.iterdir())
+    folder.rmdir()
+    (nowhere / "else").mkdir()
+    folder.symlink_to(nowhere / "else")
+    assert private_folder() is None
+    folder.unlink()
+    folder.write_text("")
+    assert private_folder() is None
+
+
+def test_without_a_temporary_folder_kernels_are_compiled(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(nowhere / "gone"))
+    assert private_folder() is None
+    assert njit(cache=True, nogil=True)(triple)(2) == 6
+
+
+def test_a_folder_that_is_given_comes_first(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(nowhere / "given"))
+    assert njit(cache=True)(triple)(2) == 6
+    assert list((nowhere / "given").rglob("*.nbi"))
+    assert private_folder() not in [nowhere / "given", None]
+
+
+@pytest.mark.parametrize(
+    ("variables", "engine"),
+    [
+        ({"NUMBA_CPU_NAME": "generic"}, "reference"),
+        ({"NUMBA_CPU_FEATURES": "+sse2,-avx2"}, "reference"),
+        ({"NUMBA_CPU_FEATURES": ""}, "reference"),
+    ],
+)
+def test_auto_follows_what_numba_compiles_for(variables: dict[str, str], engine: str) -> None:
+    code = "from evburst.models.runtime import choose; print(choose('auto'))"
+    assert in_new_process(code, **variables).strip() == engine
