@@ -158,6 +158,8 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
             Flag("compress", metavar="TOL"),
             Flag("pick"),
             Flag("level"),
+            Flag("continues", "--continue"),
+            Flag("burst"),
             Flag("thresholds"),
             Flag("signed"),
             Flag("note"),

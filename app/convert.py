@@ -1,17 +1,20 @@
 """From a trained network to a weights file of burst neurons: the steps behind convert.py.
 
-Fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier, calibrate, check, save.
+Fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier, calibrate, learn, check, save. What is
+learned comes from the split "train", what is chosen from "select" (data/datasets/selection.py), what is reported from "val".
 Beside the weights file lie NAME_sensitivity.npz (resumes, and lets another point be picked), NAME_frontier.csv and .png,
-NAME_report.json and .png.
+NAME_report.json and .png, and of advanced calibration NAME_descent.csv and .png (see descent.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,39 +22,42 @@ import numpy as np
 import torch
 from evburst.app.config import build
 from evburst.app.console import show_progress
-from evburst.app.inference import Inference, detections_and_labels
-from evburst.app.plots.conversion import draw_frontier, draw_report, load_table, save_table, write_frontier
+from evburst.app.descent import BATCH, Checked, descend, fresh_batches
+from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
+from evburst.app.scoring import check, detect_all, score
 from evburst.app.train import TrainConfig
+from evburst.app.trained import blended, read_ann, read_converted
 from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
-from evburst.data.errors import CheckpointError, ConfigError
-from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
-from evburst.data.stats import SpikeStats
-from evburst.eval.coco import AveragePrecision, average_precision
-from evburst.eval.energy import COST_TABLES, synaptic_ops
-from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind
+from evburst.data.datasets.selection import SELECT
+from evburst.data.errors import ConfigError
+from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.eval.coco import average_precision
+from evburst.eval.energy import COST_TABLES
+from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors import NetworkConfig, build_network
-from evburst.models.detectors.postprocess import HeadSpec, PostConfig
-from evburst.models.graph import Graph, Runner
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.graph import Runner
 from evburst.models.spiking.adaptive import least_tau
 from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
-from evburst.models.spiking.convert.calibrate import LEVELS, Choice, calibrate, record_targets
-from evburst.models.spiking.convert.distil import distil
-from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.calibrate import LEVELS, Choice, Targets, calibrate, record_targets
+from evburst.models.spiking.convert.distil import Descent, Distillation
 from evburst.models.spiking.convert.importance import confidence
 from evburst.models.spiking.convert.report import conversion_report
 from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 from evburst.models.spiking.cost import dense_macs
+from evburst.models.spiking.network import SpikingParameters
+from evburst.models.spiking.rounding import integer_form
 from torch import Tensor
 from tqdm import tqdm
 
-_LOG = logging.getLogger(__name__)
+_TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
 _PATHS = ("root", "out", "weights", "blend_with", "init")
+_LOG = logging.getLogger(__name__)
+_SEEDS_APART = 1_000_000
 _SEARCH_ROUNDS = 6
-_DISTIL_BATCH = 2
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 
@@ -68,22 +74,31 @@ class ConvertConfig:
         root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: timesteps T.
         phi_max: most spikes of a neuron in one timestep.
-        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. After a search, the advanced one
-            keeps to the budget, or else to the energy that the choice was expected to cost.
+        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to the budget,
+            or after another choice to the energy that this was expected to cost.
+        continues: go on with advanced calibration from `weights` as they are, a file that was converted before: its timesteps,
+            burst limits and thresholds, and its energy unless there is a budget.
         thresholds: "error", of the least squared error, or "typical", in units of each channel's typical activation, as training
             with `schedule.rounding` rounds to: for networks that were trained so.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
-        max_loss: instead of a budget: points of AP that may be lost on labelled calibration windows, by light calibration:
+        burst: mean spikes of a burst, weighted by fan-out, that advanced calibration shall come down to: a third of it is the
+            energy against the same network as a quantised one that skips zeros (INT8). None: as many as it likes.
+        max_loss: instead of a budget: points of AP that may be lost on windows of the split "select", by light calibration:
             the gradient descent of the advanced one comes after the choice.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
         sensitivity_windows: of those, for measuring sensitivities.
         advanced_windows: windows of the training split that advanced calibration goes on with, each once, without labels
-            (models/spiking/convert/distil.py); 0: not at all.
-        tuning_windows: windows of the training split on which `max_loss` is measured.
+            (models/spiking/convert/distil.py); 0: not at all. Simulated ones are fresh showings, however many.
+        advanced_rate: factor on the rate of that.
+        advanced_weights: whether weights learn, too, besides thresholds and shifts; without, the weights file is a third smaller.
+        tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
+            0: every picture once.
+        tuning_every: windows of advanced calibration after which that is done, and its state saved.
         check_windows: windows of the validation split to measure AP and energy on; 0: all, -1: none.
+        seed: of which windows are shown; added to that of the training.
         cache: folder of simulated windows.
         note: free text for the record, e.g. where the pictures come from.
     """
@@ -96,17 +111,23 @@ class ConvertConfig:
     timesteps: int = 1
     phi_max: int = 8
     level: Literal["none", "light", "advanced"] = "light"
+    continues: bool = False
     thresholds: Literal["error", "typical"] = "error"
     signed: bool = False
     budget: float | None = None
+    burst: float | None = None
     max_loss: float | None = None
     compress: float | None = None
     pick: int | None = None
     calibration_windows: int = 64
     sensitivity_windows: int = 32
     advanced_windows: int = 1024
-    tuning_windows: int = 256
+    advanced_rate: float = 1.0
+    advanced_weights: bool = True
+    tuning_windows: int = 0
+    tuning_every: int = 1024
     check_windows: int = 0
+    seed: int = 0
     cache: str = "runs/cache"
     note: str = ""
 
@@ -121,6 +142,12 @@ class ConvertConfig:
             raise ValueError("thresholds must be error or typical")
         if sum(x is not None for x in self._wishes) > 1:
             raise ValueError("budget, max_loss, compress and pick are four ways of choosing one point: give one")
+        if self.continues and (self.max_loss, self.compress, self.pick) != (None, None, None):
+            raise ValueError(
+                "continue leaves burst limits and thresholds as they are: of the choices only a budget goes with it"
+            )
+        if self.tuning_every < BATCH or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
+            raise ValueError(f"tuning_every must be at least {BATCH}, advanced_rate positive and burst above 1")
 
     @property
     def searches(self) -> bool:
@@ -141,10 +168,14 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     """Fold, choose, calibrate, measure, save; returns the record that is saved with the weights."""
     started = time.perf_counter()
     run = Conversion(config)
-    choices, found = run.choose() if config.searches else (config.uniform, {})
-    bundle = run.calibrated(choices)
-    if config.level == "advanced" and config.advanced_windows:
-        bundle = run.distilled(bundle, found.get("expected_share") if config.budget is None else config.budget)
+    if config.continues:
+        bundle = read_converted(config.weights)
+        found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
+    else:
+        choices, found = run.choose() if config.searches else (config.uniform, {})
+        bundle = run.calibrated(choices)
+    if (config.level == "advanced" or config.continues) and config.advanced_windows:
+        bundle, found["descent"] = run.distilled(bundle, config.budget or found.get("expected_share"))
     seconds = time.perf_counter() - started
     out = Path(config.out)
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, run.grids[: config.sensitivity_windows])
@@ -153,9 +184,12 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     _LOG.info(report.table())
     record = {
         "dataset": run.settings.name,
-        "training": {k: _portable(run.trained[k]) for k in ("config", "epoch", "validation", "commit", "machine")},
+        "training": {k: _portable(run.trained[k]) for k in _TRAINING if k in run.trained},
         "conversion": {
             **_portable(asdict(config)),
+            "timesteps": bundle.parameters.timesteps,
+            "chosen_on": SELECT,
+            "network_trained_on_select": run.trained.get("chosen_on") != SELECT,
             **found,
             **run.adaptive(bundle),
             "seconds": round(seconds, 1),
@@ -168,34 +202,9 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     return record
 
 
-def _read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
-    """The folded ANN as it will be stored, its head, and the record of its training.
-
-    Args:
-        weights: best.safetensors of a training run; or a file that was converted before, whose ANN is converted anew.
-    """
-    path = find_weights(weights)
-    if read_kind(path) == "detector":
-        bundle = DetectorBundle.load(path)
-        if "training" not in bundle.record:
-            raise CheckpointError(f"{path}: no record of how it was trained; give the training run's best.safetensors instead")
-        return bundle.graph, bundle.head, bundle.record["training"]
-    tensors, trained = load_tensors(path, "ann")
-    model: Any = build_network(build(NetworkConfig, trained["network"]))
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
-    graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
-    return graph.in_float16(), model.head_spec, trained
-
-
-def _blended(graph: Graph, other: Graph, share: float) -> Graph:
-    """The weighted mean of two networks' folded weights; raises CheckpointError if they are not the same network."""
-    if graph.to_json() != other.to_json():
-        raise CheckpointError("blend_with: not the same network as the weights it is to be blended with")
-    mean = {name: share * tensor + (1 - share) * other.tensors[name] for name, tensor in graph.tensors.items()}
-    return Graph(graph.nodes, graph.outputs, mean).in_float16()
+def _learned(bundle: DetectorBundle, learning: Distillation) -> DetectorBundle:
+    spiking, parameters = integer_form(*learning.network())
+    return replace(bundle, spiking=spiking, parameters=parameters)
 
 
 class Conversion:
@@ -203,13 +212,27 @@ class Conversion:
 
     def __init__(self, config: ConvertConfig) -> None:
         self.config = config
-        self.graph, self.head, self.trained = _read_ann(config.weights)
+        self.graph, self.head, self.trained = read_ann(config.weights)
         if config.blend_with:
-            self.graph = _blended(self.graph, _read_ann(config.blend_with)[0], config.blend)
+            self.graph = blended(self.graph, read_ann(config.blend_with)[0], config.blend)
         self.settings, self.stride = build(TrainConfig, self.trained["config"]), max(self.head.strides)
         calibration = self.windows("train", config.calibration_windows)
         self.grids = self._grids(calibration, range(len(calibration)))
-        self.targets = record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
+
+    @cached_property
+    def targets(self) -> Targets:
+        """What the ANN does with the calibration windows."""
+        return record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
+
+    @cached_property
+    def tuning(self) -> Dataset:
+        """Windows that choices are made on."""
+        return self.windows(SELECT, self.config.tuning_windows)
+
+    @cached_property
+    def tuning_ap(self) -> float:
+        """The ANN's AP on them."""
+        return score(self.unconverted, self.tuning, ann=True)[0].ap
 
     def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
         """Windows of the data that the network was trained on, or of the root given instead.
@@ -221,10 +244,16 @@ class Conversion:
         """
         c, s = self.config, self.settings
         data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
-        with tqdm(desc=f"windows of {split}", unit="win", disable=not show_progress()) as bar:
+        with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
             progress = _absolute(bar)
-            seed = s.schedule.seed + showing
-            return open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress))
+            seed = s.schedule.seed + _SEEDS_APART * c.seed + showing
+            opened = open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress))
+        left_out = getattr(opened, "left_out", ())
+        if left_out and showing == 0:
+            _LOG.info(
+                "split %r: pictures of %s are left out; data.simulated does not name these sets", split, ", ".join(left_out)
+            )
+        return opened
 
     def beside(self, what: str) -> Path:
         """A file beside the weights file."""
@@ -234,35 +263,62 @@ class Conversion:
 
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
         """The detector with these choices, calibrated layer by layer."""
-        spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
+        spiking, parameters = integer_form(
+            *calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
+        )
         return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
 
-    def distilled(self, bundle: DetectorBundle, share: float | None) -> DetectorBundle:
-        """What was calibrated, nearer to the ANN.
+    @cached_property
+    def unconverted(self) -> DetectorBundle:
+        """The detector before anything was added to it."""
+        return DetectorBundle(self.graph, self.graph, SpikingParameters(1, {}, {}), self.head, self.settings.voxel, {})
+
+    def distilled(self, bundle: DetectorBundle, share: float | None) -> tuple[DetectorBundle, list[dict[str, float]]]:
+        """What was calibrated, nearer to the ANN, and its course.
 
         Args:
-            share: of the ANN's energy, that it shall learn to do with; None: as much as it likes.
+            bundle: to start from.
+            share: of the ANN's energy, that it shall learn to do with; None: as much as it likes, or if it continues, as it does now.
         """
+        c, steps = self.config, -(-self.config.advanced_windows // BATCH)
         operations = None if share is None else share / self.share_per_operation()
-        windows = self.windows("train", self.config.advanced_windows)
-        batches = [range(i, min(i + _DISTIL_BATCH, len(windows))) for i in range(0, len(windows), _DISTIL_BATCH)]
-        with tqdm(total=len(batches), desc="distil", disable=not show_progress()) as bar:
+        if operations is None and c.continues:
+            operations = self._checked(bundle).operations
+        descent = Descent(steps, operations, c.burst, c.advanced_rate, c.advanced_weights)
+        learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent)
+        now: Callable[[], DetectorBundle] = lambda: _learned(bundle, learning)  # noqa: E731
+        every = max(1, c.tuning_every // BATCH)
+        simulated = self.settings.data.kind == "simulated"  # recordings have no other showings: all of them, in another order
+        opened: Callable[[int, int], Dataset] = lambda n, showing: self.windows("train", n if simulated else 0, showing)  # noqa: E731
+        batches: Callable[[int], Iterator[Tensor]] = lambda done: fresh_batches(opened, self._grids, BATCH * steps, done)  # noqa: E731
+        check: Callable[[], Checked] = lambda: self._checked(now())  # noqa: E731
+        course = descend(learning, batches, check, self.beside("descent"), self._identity(bundle, descent), every)
+        draw_course(course.rows, self.share_per_operation(), self.beside("descent.png"))
+        return now(), course.rows
 
-            def progress(moved: float) -> None:
-                bar.set_postfix(divergence=f"{moved:.2f}", refresh=False)
-                bar.update()
+    def _checked(self, bundle: DetectorBundle) -> Checked:
+        """What it does on the split "select"."""
+        scored, stats = detect_all(Detector(bundle, PostConfig(score=0.001)), self.tuning)
+        layers = [layer for batch in stats for layer in batch.layers]
+        spent, graded = (sum(float(getattr(x, what).sum()) for x in layers) for what in ("synaptic_ops", "graded_ops"))
+        return Checked(self.tuning_ap - scored.ap, spent / len(self.tuning), spent / max(graded, 1.0))
 
-            grids = (self._grids(windows, batch) for batch in batches)
-            spiking, parameters = distil(
-                self.graph, bundle.spiking, bundle.parameters, self.head, grids, len(batches), operations, progress
-            )
-        return replace(bundle, spiking=spiking, parameters=parameters)
+    def _identity(self, bundle: DetectorBundle, descent: Descent) -> str:
+        """Of a descent: what it starts from and how it goes on."""
+        digest = hashlib.sha256(
+            f"{asdict(descent)} {self.config.root} {self.config.seed} {self.config.tuning_windows}".encode()
+        )
+        for _, tensor in sorted(bundle.spiking.tensors.items()):
+            digest.update(tensor.numpy().tobytes())
+        for _, layer in sorted(bundle.parameters.neurons.items()):
+            digest.update(layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes())
+        return digest.hexdigest()
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
         """The agreement of boxes after which `detect.py --adaptive` may stop, and the mean timesteps it needs."""
-        if self.config.timesteps == 1:
+        if bundle.parameters.timesteps == 1:
             return {}
-        windows = self.windows("train", min(self.config.tuning_windows, _ADAPTIVE_WINDOWS))
+        windows = self.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
         detector = Detector(bundle, PostConfig(score=0.001), engine="reference")
         size, labels, steps = windows.spec.sensor_size, [], []
         for item in (windows[i] for i in range(len(windows))):
@@ -300,15 +356,12 @@ class Conversion:
         self, frontier: Frontier, share: np.ndarray, max_loss: float
     ) -> tuple[int, list[dict[str, float]]]:
         """Halve the interval of (log) cost between what loses too much and what does not."""
-        windows = self.windows("train", self.config.tuning_windows)
-        start = self.calibrated(self.config.uniform)
-        ann = score(start, windows, ann=True)[0].ap
         low, high = np.log(share[0]), np.log(share[-1])
         best, tried = len(frontier) - 1, []
         for _ in tqdm(range(_SEARCH_ROUNDS), desc="search", disable=not show_progress()):
             middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
-            scored, operations = score(self.calibrated(frontier.point(middle)), windows)
-            lost = ann - scored.ap
+            scored, operations = score(self.calibrated(frontier.point(middle)), self.tuning)
+            lost = self.tuning_ap - scored.ap
             tried.append({"share": float(operations * self.share_per_operation()), "lost_ap": round(lost, 2), "point": middle})
             if lost <= max_loss:
                 best, high = middle, np.log(share[middle])
@@ -334,46 +387,9 @@ class Conversion:
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
         return table.ac_pj / (macs * table.mac_pj)
 
-    def _grids(self, windows: Dataset, index: range) -> Tensor:
+    def _grids(self, windows: Dataset, index: Sequence[int]) -> Tensor:
         items = [windows[i].window for i in index]
         return torch.from_numpy(voxel_batch(items, self.settings.voxel, windows.spec.sensor_size, self.stride)).float()
-
-
-def score(
-    bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
-) -> tuple[AveragePrecision, float]:
-    """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
-    detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
-    scored, stats = detect_all(detector, windows)
-    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / max(len(stats), 1)
-
-
-def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[AveragePrecision, list[SpikeStats]]:
-    """AP (COCO) over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
-    inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
-    with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
-        predictions, labels, stats = detections_and_labels(inference, windows, bar.update, batch)
-    return average_precision(labels, predictions, windows.spec.classes), [s for s in stats if isinstance(s, SpikeStats)]
-
-
-def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
-    """AP of the ANN and the SNN on the same labelled windows, and the SNN's energy."""
-    results: dict[str, Any] = {"protocol": "coco", "windows": len(windows), "split": "val"}
-    for name in ("ann", "snn"):
-        scored, operations = score(bundle, windows, ann=name == "ann")
-        results[name] = {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2), "per_class": scored.per_class}
-        if operations:
-            grid = voxel_size(bundle.voxel, windows, bundle.stride)
-            macs = sum(dense_macs(bundle.graph, *grid).values())
-            table = COST_TABLES["fp32"]
-            results[name]["energy_ratio_fp32_per_spike"] = round(operations * table.ac_pj / (macs * table.mac_pj), 4)
-    return results
-
-
-def voxel_size(voxel: VoxelConfig, windows: Dataset, stride: int) -> tuple[int, int, int]:
-    """(channels, H, W) of the padded grids."""
-    shape = voxel_batch([windows[0].window], voxel, windows.spec.sensor_size, stride).shape
-    return shape[1], shape[2], shape[3]
 
 
 def _absolute(bar: Any) -> Callable[[int], object]:

@@ -24,9 +24,10 @@ from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.convert import Conversion, ConvertConfig, detect_all
+from evburst.app.convert import Conversion, ConvertConfig
 from evburst.app.plots.conversion import new_figure
 from evburst.app.provenance import provenance
+from evburst.app.scoring import detect_all
 from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
 from evburst.eval.coco import AveragePrecision
@@ -111,7 +112,7 @@ class Bench:
         yield from self._searched()
         for budget in ADVANCED:
             conversion = Conversion(self._config(1, level="advanced", budget=budget))
-            bundle = conversion.distilled(conversion.calibrated(conversion.choose()[0]), budget)
+            bundle, _ = conversion.distilled(conversion.calibrated(conversion.choose()[0]), budget)
             yield self._row("advanced", f"both, advanced calibration, budget {budget:g}, T = 1", 1, bundle)
         yield self._adaptive(2)
         yield self._adaptive(4)
@@ -140,7 +141,7 @@ class Bench:
         return _filled(kind, name, timesteps, *detect_all(detector, self.windows))
 
     def _adaptive(self, timesteps: int) -> Row:
-        """The windows' timesteps stopped once the boxes agree, by a threshold from training windows."""
+        """The windows' timesteps stopped once the boxes agree, by a threshold chosen on the split "select"."""
         bundle = self.at(timesteps).calibrated(Choice(8))
         tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)

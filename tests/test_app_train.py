@@ -31,12 +31,12 @@ SMALL = ["architecture=yolov8p", "schedule.windows=4", "schedule.val_windows=2",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures with a bright car-sized block each, in the layout of boxes.csv and images/<set>/."""
+    """Five pictures, of which one is held out to choose on, with a bright car-sized block each, in the layout of boxes.csv and images/<set>/."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     rows = []
-    for split in ("train", "val"):
-        for k in range(2):
+    for split, n in (("train", 3), ("val", 2)):
+        for k in range(n):
             image = rng.integers(60, 120, (240, 320), np.uint8)
             x, y = int(rng.integers(20, 180)), int(rng.integers(20, 120))
             image[y : y + 60, x : x + 90] = 230
@@ -82,6 +82,28 @@ def test_train_resume_convert_detect(folder: Path, tmp_path: Path, capsys: pytes
     assert "expected error or typical" in capsys.readouterr().err
     assert convert_main([*convert, "--budget", "0.5", *advanced]) == 0
     assert any(name.startswith("spiking/") for name in load_tensors(weights, "detector")[0])
+    onward = [
+        "--weights",
+        str(weights),
+        "--continue",
+        "--calibration",
+        str(folder),
+        *convert[2:],
+        "--set",
+        "advanced_windows=4",
+        "--set",
+        "tuning_every=2",
+    ]
+    assert convert_main(onward) == 0
+    record = load_tensors(weights, "detector")[1]["record"]["conversion"]
+    assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", True)
+    assert [row["windows"] for row in record["descent"]] == [0, 2, 4]
+    assert record["continued_from"]["budget"] == 0.5
+    assert all((tmp_path / f"tiny_descent.{ending}").stat().st_size > 100 for ending in ("csv", "png"))
+    assert not (tmp_path / "tiny_descent.safetensors").exists()
+    assert convert_main([*onward, "--max-loss", "1"]) == 1
+    assert convert_main([*onward, "--weights", best]) == 1
+    assert "has not been converted yet" in capsys.readouterr().err
     capsys.readouterr()
     assert convert_main(convert) == 0
     assert {"ann", "snn"} <= json.loads(capsys.readouterr().out).keys()

@@ -75,13 +75,16 @@ def test_gen1_windows_end_at_their_labels(tmp_path: Path) -> None:
 
 def test_gen1_is_also_found_in_the_folder_it_unpacks_to(tmp_path: Path) -> None:
     gen1_tree(tmp_path / "detection_dataset_duration_60s_ratio_1.0")
-    assert len(open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("train", W50, n_windows=3))) == 3
+    assert len(open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("val", W50, n_windows=3))) == 3
 
 
 def test_ncaltech101_boxes_are_not_shifted_and_splits_are_fixed(tmp_path: Path) -> None:
     root = str(ncaltech_tree(tmp_path))
     train = open_dataset(DatasetConfig("ncaltech101", root, "caltech6"), Request("train", 100_000))
-    assert [train[i].name for i in range(0, len(train), 3)] == ["image_0001.bin", "image_0002.bin"] * 2
+    select = open_dataset(DatasetConfig("ncaltech101", root, "caltech6"), Request("select", 100_000))
+    names = [[data[i].name for i in range(0, len(data), 3)] for data in (train, select)]
+    assert len(names[0]) == len(names[1]) == 2  # of two training recordings of each class, one is held out
+    assert all({a, b} == {"image_0001.bin", "image_0002.bin"} for a, b in zip(*names, strict=True))
     assert [train[i].window.t1_us for i in range(3)] == [100_000, 200_000, 300_000]
     assert train[0].boxes.boxes_xyxy.tolist() == [[20, 30, 100, 120]]
     assert {int(train[i].boxes.labels[0]) for i in range(len(train))} == {0, 2}
@@ -150,3 +153,35 @@ def test_published_layouts_train_with_the_shipped_configs(tmp_path: Path, config
     assert train_main([*run, "--out", str(tmp_path / "run"), *sets]) == 0
     assert (tmp_path / "run" / "best.safetensors").exists()
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+
+
+def test_whole_recordings_are_held_out_to_choose_on(tmp_path: Path) -> None:
+    """An eighth of them, the same ones whoever asks; a folder that has such a split keeps it."""
+    tree = gen1_tree(tmp_path, ("train", "val"))
+    for k in range(2, 16):
+        for ending in ("_td.dat", "_bbox.npy"):
+            (tree / "train" / f"r{k}{ending}").write_bytes(
+                (tree / "train" / f"17-03-30_12-53-58_0_60500000{ending}").read_bytes()
+            )
+    config = DatasetConfig("gen1", str(tree), "street")
+
+    def names(split: str) -> set[str]:
+        data = open_dataset(config, Request(split, W50))
+        return {data[i].name for i in range(len(data))}
+
+    assert (len(names("select")), len(names("train"))) == (2, 14)
+    assert not names("select") & names("train")
+    assert names("select") == names("select")
+    (tree / "val").rename(tree / "select")
+    assert len(names("train")) == 16
+    assert names("select") == {f"17-03-30_12-53-58_{k}_60500000_td.dat" for k in range(2)}
+
+
+def test_one_recording_is_too_few_to_hold_one_out(tmp_path: Path) -> None:
+    tree = gen1_tree(tmp_path, ("train",))
+    for path in (tree / "train").glob("*_1_60500000*"):
+        path.unlink()
+    config = DatasetConfig("gen1", str(tree), "street")
+    assert len(open_dataset(config, Request("train", W50))) == 2
+    with pytest.raises(DataError, match="split 'select'"):
+        open_dataset(config, Request("select", W50))

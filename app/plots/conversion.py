@@ -82,6 +82,24 @@ def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list
     figure.savefig(path, dpi=110)
 
 
+def draw_course(rows: list[dict[str, float]], share_per_operation: float, path: Path) -> None:
+    """Lost AP and energy on the split "select", and divergence in training, against minutes of advanced calibration."""
+    figure = new_figure(8, 7)
+    lost, energy, apart = figure.subplots(3, 1, sharex=True)
+    minutes = [row["minutes"] for row in rows]
+    lost.plot(minutes, [row["select_lost_ap"] for row in rows], "o-", color="#cc0000")
+    lost.axhline(0, color="#999999", linewidth=0.8)
+    lost.set(ylabel="AP lost", title="Advanced calibration, on pictures that it does not learn from")
+    energy.plot(minutes, [100 * row["select_operations"] * share_per_operation for row in rows], "o-", color="#3465a4")
+    energy.set(ylabel="energy, % of the ANN's (FP32)")
+    learned = [row for row in rows if "divergence" in row]
+    apart.plot([row["minutes"] for row in learned], [row["divergence"] for row in learned], "o-", color="#4e9a06")
+    apart.set(xlabel="minutes", ylabel="divergence, training")
+    for axes in (lost, energy, apart):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
 def draw_report(report: ConversionReport, path: Path) -> None:
     """SQNR and cost of every layer, in order."""
     figure = new_figure(11, 5)

@@ -13,6 +13,7 @@ Published layouts (`{...}` is the split):
     folder       ROOT/{...}/ or ROOT: event files of any known format, each NAME.* with a label file of evburst.data.datasets.labels
                  beside it; a final _td is not part of NAME
 
+Where there is no split "select", an eighth of the recordings of "train" is it (evburst.data.datasets.selection).
 Event files without labels are left out and counted; so are `._*` files, which macOS leaves on foreign disks, and names and
 annotations that a layout cannot make sense of.
 """
@@ -31,6 +32,7 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_annotation
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes
+from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 
@@ -39,6 +41,7 @@ _LOG = logging.getLogger("evburst")
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car", "truck", "bus", "traffic sign", "traffic light")
 """Names of the 1 megapixel data set's class ids (Perot et al. 2020)."""
 
+_NESTED = "detection_dataset_duration_60s_ratio_1.0"
 _ONE_MPX = SensorSize(1280, 720)
 _SACCADE_ENDS_US = (100_000, 200_000, 300_000)
 _NOT_OBJECTS = {"Faces_easy", "BACKGROUND_Google"}
@@ -172,8 +175,8 @@ def read_layout(
         DataError: there is no recording.
         LabelError: a label file is malformed, or no box is of a known class.
     """
-    kind, place = LAYOUTS[name], Place(root, split, spec)
-    found = list(kind.find(place))
+    kind = LAYOUTS[name]
+    place, found = _find(kind, root, split, spec)
     _tell(place)
     if not found:
         hint = f"; {len(place.unlabelled)} event files have no labels" if place.unlabelled else ""
@@ -189,6 +192,24 @@ def read_layout(
         recordings.append(Recording(item.events, labels, item.labels.sensor_size or kind.sensor_size))
     matcher.tell(root)
     return Layout(root, place.spec, recordings, len(place.unlabelled))
+
+
+def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[Place, list[Found]]:
+    """The recordings of a split, in order; where the folder has no split "select", whole recordings held out of "train" are it.
+
+    A folder without splits, whose files are those of any split, is held to be "train" here.
+    """
+    own = any(path.is_dir() for path in (root / SELECT, root / "numpy" / SELECT, root / _NESTED / SELECT))
+    if own or split not in ("train", SELECT):
+        place = Place(root, split, spec)
+        return place, list(kind.find(place))
+    place = Place(root, "train", spec)
+    found = list(kind.find(place))
+    held: set[Path] = set()
+    for folder in sorted({item.events.parent for item in found}):
+        sizes = {item.events.name: len(item.labels.instants) for item in found if item.events.parent == folder}
+        held |= {folder / name for name in held_out(folder.name, sizes)}
+    return place, [item for item in found if (item.events in held) == (split == SELECT)]
 
 
 def _detections(instant: NamedBoxes, matcher: ClassMatcher) -> tuple[int | None, Detections]:
@@ -212,7 +233,7 @@ def _tell(place: Place) -> None:
 @layout("gen1", expected="*_td.dat with *_bbox.npy", sensor_size=SensorSize(304, 240), class_ids=("car", "pedestrian"))
 def gen1(place: Place) -> Iterator[Found]:
     """Prophesee's Gen1 automotive detection dataset (de Tournemire et al. 2020)."""
-    nested = place.root / "detection_dataset_duration_60s_ratio_1.0"
+    nested = place.root / _NESTED
     yield from _prophesee(place, (nested if nested.is_dir() else place.root) / place.split)
 
 

@@ -33,7 +33,7 @@ from evburst.data.simulation.sensor import SimulatorConfig
 from numpy.typing import NDArray
 
 _BLOCK = 64
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def simulate_window(
     """
     spec = folder.spec
     alone = number is not None
-    if number is not None:
+    if number is not None:  # beyond the last picture the first ones are shown again, moving otherwise
         names = folder.names(list(config.val_sets) or None)
         pictures = [folder.get(*names[number % len(names)])]
     else:
@@ -163,13 +163,16 @@ class SimulatedWindows:
         spec: what is looked for, and how the pictures move.
         config: what is simulated.
         window_us: length of a window.
-        split: as in boxes.csv. "train" draws pictures; any other split shows each one alone.
+        split: as in boxes.csv, or "select" (see PictureFolder). "train" draws pictures; any other split shows each one alone.
         n_windows: how many; 0 for one of every picture of a split that is not "train".
         cache: folder for the events; 8 bytes each, about 300 kB a window.
         seed: of everything random.
         workers: processes that simulate (0: as many as cores).
         progress: called with the number of windows made so far.
         spread: `n_windows` pictures taken evenly from the split, instead of the first ones.
+
+    Attributes:
+        left_out: sets of pictures of this split that are not shown, because the configuration does not name them.
 
     Raises:
         DataError: the root or a picture is missing or malformed.
@@ -192,7 +195,10 @@ class SimulatedWindows:
         self.spec = spec
         self._window_us = window_us
         folder = PictureFolder(root, split, spec)
-        pictures = len(folder.names(list(config.val_sets) or None))
+        names = folder.names(list(config.val_sets) or None)
+        pictures = len(names)
+        shown = {name for name, _ in names} if split != "train" else set(config.sets) & set(folder.sets) or set(folder.sets)
+        self.left_out = tuple(sorted(set(folder.sets) - shown))
         numbers: list[int] | None = None
         if spread and 0 < n_windows < pictures:
             numbers = np.linspace(0, pictures - 1, n_windows).astype(int).tolist()

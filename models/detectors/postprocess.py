@@ -86,8 +86,8 @@ def _yolo_candidates(boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec,
     return xyxy, scores[label, row, column], label
 
 
-_SSD_GAINS = (10.0, 10.0, 5.0, 5.0)
-_SSD_LARGEST = 4.135  # log(1000 / 16), as torchvision's box coder
+SSD_GAINS = (10.0, 10.0, 5.0, 5.0)
+SSD_LARGEST = 4.135  # log(1000 / 16), as torchvision's box coder
 
 
 def _ssd_candidates(boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, score: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,10 +96,10 @@ def _ssd_candidates(boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec, 
     n, (h, w) = len(anchors), boxes.shape[1:]
     scores = classes.reshape(n, -1, h, w).softmax(1)[:, 1:]
     anchor, label, row, column = torch.nonzero(scores >= score, as_tuple=True)
-    offsets = boxes.reshape(n, 4, h, w)[anchor, :, row, column] / boxes.new_tensor(_SSD_GAINS)
+    offsets = boxes.reshape(n, 4, h, w)[anchor, :, row, column] / boxes.new_tensor(SSD_GAINS)
     wh = anchors[anchor]
     centre = (torch.stack([column, row], 1) + 0.5) * spec.strides[level] + offsets[:, :2] * wh
-    half = wh * offsets[:, 2:].clamp(max=_SSD_LARGEST).exp() / 2
+    half = wh * offsets[:, 2:].clamp(max=SSD_LARGEST).exp() / 2
     return torch.cat([centre - half, centre + half], 1), scores[anchor, label, row, column], label
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from evburst.data._numba import njit
+from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.sensitivity import divergence
@@ -33,10 +34,91 @@ THRESHOLD_RATE = 4e-3
 """The same for the logarithm of thresholds."""
 WARM_UP = 10
 """Steps until the full rate, from which it falls as a cosine."""
-FIRST_PRICE = 1.0
-"""Of operations above the limit, as a share of it, in shares of the divergence: the limit's multiplier."""
-PRICE_RATE = 0.5
-"""By how much of the excess it grows in every step (Arrow, Hurwicz, Uzawa, 1958)."""
+RAMP = 0.5
+"""Share of the steps over which limits tighten from what the network does at first to what is asked for: a multiplier that meets a large
+excess at once grows beyond what the limit needs, and the limit is overshot."""
+PRICE_RATES = 0.05, 100.0
+"""By how much of the excess, as a share of the limit, its multiplier grows in every step (Arrow, Hurwicz, Uzawa, 1958), and in all steps
+together beyond that: short descents have to hurry."""
+PRICE_GAIN = 4.0
+"""By how much of the excess, averaged over steps, it stands above that: without it the multiplier swings about what the limit needs
+(Stooke, Achiam, Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", ICML 2020)."""
+MEMORY = 0.98
+"""Of averages over steps."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How far and within which limits a network learns.
+
+    Attributes:
+        steps: how many batches; the rate anneals over all of them.
+        operations: synaptic operations per image that it shall learn to do with; None: as many as it likes.
+        burst: mean spikes of a burst, weighted by fan-out, that it shall learn to do with: what a spike costs against one
+            multiplication of a quantised network that skips zeros. None: as many as it likes.
+        rate: factor on the rate.
+        weights: whether weights learn, too, besides thresholds and shifts; those that do not follow from the ANN's, and take no
+            room in a weights file.
+    """
+
+    steps: int
+    operations: float | None = None
+    burst: float | None = None
+    rate: float = 1.0
+    weights: bool = True
+
+    def rate_at(self, step: int) -> float:
+        """Factor on every rate: a short warm-up, then a cosine."""
+        return self.rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+
+
+@dataclass
+class Limit:
+    """The multiplier, in shares of the divergence, that keeps a quantity to its limit: proportional and integral.
+
+    Attributes:
+        first: what the quantity was in the first steps, on average.
+        held: the integral part.
+        excess: above the limit in the last steps, as a share of it, on average.
+    """
+
+    first: float = 0.0
+    held: float = 0.0
+    excess: float = 0.0
+
+    def price(self, found: float, wanted: float, step: int, steps: int) -> float:
+        """The multiplier after another step.
+
+        Args:
+            found: the quantity in this step.
+            wanted: the limit in the end.
+            step, steps: number of this one, and how many there are.
+        """
+        if step < WARM_UP:
+            self.first += (found - self.first) / (step + 1)
+            return 0.0
+        tight = min(1.0, step / (RAMP * steps))
+        excess = found / (tight * wanted + (1 - tight) * max(self.first, wanted)) - 1
+        self.excess = MEMORY * self.excess + (1 - MEMORY) * excess
+        self.held = max(0.0, self.held + (PRICE_RATES[0] + PRICE_RATES[1] / steps) * excess)
+        return max(0.0, self.held + PRICE_GAIN * self.excess)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step has seen, per image.
+
+    Attributes:
+        divergence: of its batch.
+        operations: synaptic operations.
+        burst: mean spikes of a burst, weighted by fan-out.
+        prices: of the two limits.
+    """
+
+    divergence: float
+    operations: float
+    burst: float
+    prices: tuple[float, float]
 
 
 def distil(
@@ -45,46 +127,107 @@ def distil(
     parameters: SpikingParameters,
     spec: HeadSpec,
     batches: Iterable[Tensor],
-    steps: int,
-    operations: float | None = None,
-    progress: Callable[[float], object] = lambda _: None,
+    descent: Descent,
+    progress: Callable[[Progress], object] = lambda _: None,
 ) -> tuple[Graph, SpikingParameters]:
     """A calibrated network, brought nearer to its ANN.
 
     Args:
         ann: the folded ANN.
-        spiking, parameters: what `calibrate` has made of it.
+        spiking, parameters: what `calibrate` has made of it, or an earlier call.
         spec: what its outputs mean.
         batches: grids, `(N, 2 * bins, H, W)` float32 each; read one at a time, seen once.
-        steps: how many batches these are.
-        operations: synaptic operations per image that it shall learn to do with; None: as many as it likes.
-        progress: called after every step with its divergence per image.
+        descent: how far, and within which limits.
+        progress: called after every step.
 
     Returns:
         Weights of 8 bits, and neurons; timesteps, burst limits, thresholds of spikes that are added (see calibrate.py), and of
         layers with a ceiling, are what they were.
     """
-    folds = operations is None and _folds(parameters)  # spikes that are taken back cost, too
-    student, teacher = _Student(spiking, _folded(parameters) if folds else parameters), Runner(ann)
-    optimizer = torch.optim.Adam(student.groups(), betas=(0.9, 0.99), fused=True)
-    rate = lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))  # noqa: E731
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    price = FIRST_PRICE
+    learning = Distillation(ann, spiking, parameters, spec, descent)
     for grids in batches:
-        expected = [output.clone() for output in teacher(grids)]
-        loss = moved = divergence(expected, student.outputs(grids), spec, everywhere=True)
-        if operations is not None:
-            excess = student.operations / operations - 1
-            loss = moved + moved.detach() * price * excess
-            price = max(0.0, price + PRICE_RATE * float(excess.detach()))
-        optimizer.zero_grad()
+        progress(learning.learn(grids))
+    return learning.network()
+
+
+class Distillation:
+    """`distil` step by step, to be interrupted and resumed.
+
+    Args:
+        ann, spiking, parameters, spec, descent: as in `distil`.
+
+    Attributes:
+        descent: as given.
+        step: how many have been made.
+        operations, burst: the limits now; may be moved on the way, as when they hold for other images than those learned from.
+    """
+
+    def __init__(self, ann: Graph, spiking: Graph, parameters: SpikingParameters, spec: HeadSpec, descent: Descent) -> None:
+        folds = descent.operations is None and _folds(parameters)  # spikes that are taken back cost, too
+        self._before = parameters if folds else None
+        self._student = _Student(
+            spiking if descent.weights else ann, _folded(parameters) if folds else parameters, descent.weights
+        )
+        self._teacher = Runner(ann)
+        self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._spec, self.descent = spec, descent
+        self._limits = Limit(), Limit()
+        self.operations, self.burst = descent.operations, descent.burst
+        self.step = 0
+
+    def learn(self, grids: Tensor) -> Progress:
+        """One step."""
+        student, descent = self._student, self.descent
+        expected = [output.clone() for output in self._teacher(grids)]
+        moved = divergence(expected, student.outputs(grids), self._spec, everywhere=True)
+        factor = descent.rate_at(self.step)
+        loss, scale, prices = moved, moved.detach(), [0.0, 0.0]
+        spent, burst = float(student.operations.detach()), student.burst
+        if self.operations is not None:
+            prices[0] = self._limits[0].price(spent, self.operations, self.step, descent.steps)
+            loss = loss + scale * prices[0] * student.operations / self.operations
+        if self.burst is not None:
+            prices[1] = self._limits[1].price(burst, self.burst, self.step, descent.steps)
+            loss = loss + scale * prices[1] * student.surplus / (self.operations or spent)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        progress(float(moved.detach()))
-    learned = student.parameters_now()
-    found = _unfolded(learned, parameters) if folds else learned
-    return _rounded(student.graph, found), found
+        self._optimizer.step()
+        self.step += 1
+        return Progress(float(scale), spent, burst, (prices[0], prices[1]))
+
+    def network(self) -> tuple[Graph, SpikingParameters]:
+        """What has been learned so far, as it will run; learning may go on."""
+        learned = self._student.parameters_now()
+        found = _unfolded(learned, self._before) if self._before else learned
+        return _rounded(self._student.graph, found), found
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that `resume` needs: tensors, and numbers."""
+        tensors = {}
+        for k, (name, tensor) in enumerate(self._student.learned()):
+            tensors[f"value/{name}"] = tensor.detach().clone()
+            for what, moment in self._optimizer.state.get(self._optimizer.param_groups[k]["params"][0], {}).items():
+                tensors[f"{what}/{name}"] = moment.clone()
+        limits = [asdict(limit) for limit in self._limits]
+        return tensors, {"step": self.step, "operations": self.operations, "burst": self.burst, "limits": limits}
+
+    def resume(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from a `state` of the same network; raises CheckpointError if it is of another one."""
+        learned = self._student.learned()
+        if any(tensors.get(f"value/{name}", torch.empty(0)).shape != tensor.shape for name, tensor in learned):
+            raise CheckpointError("the interrupted conversion is of another network: delete it, or name another output file")
+        for name, tensor in learned:
+            tensor.data.copy_(tensors[f"value/{name}"])
+            moments = {
+                what: tensors[f"{what}/{name}"] for what in ("step", "exp_avg", "exp_avg_sq") if f"{what}/{name}" in tensors
+            }
+            if moments:
+                self._optimizer.state[tensor] = {what: moment.clone() for what, moment in moments.items()}
+        self.step, self.operations, self.burst = int(numbers["step"]), numbers["operations"], numbers["burst"]
+        self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
 
 
 def _folds(parameters: SpikingParameters) -> bool:
@@ -122,32 +265,48 @@ def _rounded(graph: Graph, parameters: SpikingParameters) -> Graph:
 
 
 class _Student(SpikingNetwork):
-    """The spiking network, to be run with gradients."""
+    """The spiking network, to be run with gradients.
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
-        # clones, since calibration leaves inference tensors
+    Attributes:
+        operations: synaptic operations per image in the last run; with gradients, as the next one has.
+        surplus: for every burst of n spikes n (n - 1) / 2 times its fan-out; its gradient makes the n-th spike cost n - 1.
+    """
+
+    def __init__(self, graph: Graph, parameters: SpikingParameters, learns_weights: bool = True) -> None:
+        # clones, since calibration leaves inference tensors; steps of `integer_form` hold for weights that do not learn
         layers = {name: replace(layer, theta=layer.theta.clone()) for name, layer in parameters.neurons.items()}
         readout = {name: shift.clone() for name, shift in parameters.readout_shift.items()}
-        weights = {name: tensor.clone() for name, tensor in graph.tensors.items()}
+        weights = {name: tensor.clone() for name, tensor in graph.tensors.items() if not name.endswith(".step")}
         super().__init__(Graph(graph.nodes, graph.outputs, weights), replace(parameters, neurons=layers, readout_shift=readout))
         added = _added(graph)
-        self._weights = [tensor for name, tensor in self.graph.tensors.items() if name.endswith(".weight")]
+        self._weights = {name: t for name, t in self.graph.tensors.items() if learns_weights and name.endswith(".weight")}
         self._shift = {name: layer.shift.clone() for name, layer in parameters.neurons.items()}
         self._theta_log = {
             name: layer.theta.log()
             for name, layer in parameters.neurons.items()
             if name not in added and layer.ceiling == math.inf
         }
-        for tensor in (*self._weights, *self._shift.values(), *readout.values(), *self._theta_log.values()):
+        for tensor in (*self._weights.values(), *self._shift.values(), *readout.values(), *self._theta_log.values()):
             tensor.requires_grad_()
         self._layers = dict(parameters.neurons)
-        self.operations = torch.zeros(())
-        """Per image, in the last run; with gradients."""
+        self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._values: dict[str, Tensor | None] = {}
+
+    @property
+    def burst(self) -> float:
+        """Mean spikes of a burst in the last run, weighted by fan-out."""
+        return float(self.operations.detach() / self._bursts.clamp_min(1.0))
+
+    def learned(self) -> list[tuple[str, Tensor]]:
+        """What learns, by name, in the order of `groups`."""
+        named = [(f"weight/{name}", tensor) for name, tensor in self._weights.items()]
+        named += [(f"shift/{name}", tensor) for name, tensor in self._shift.items()]
+        named += [(f"readout/{name}", tensor) for name, tensor in self.parameters.readout_shift.items()]
+        return named + [(f"theta/{name}", tensor) for name, tensor in self._theta_log.items()]
 
     def groups(self) -> list[dict[str, Any]]:
         """Every tensor with its own rate, for the optimizer."""
-        scaled = [(weight, float(weight.detach().square().mean().sqrt())) for weight in self._weights]
+        scaled = [(weight, float(weight.detach().square().mean().sqrt())) for weight in self._weights.values()]
         scaled += [(shift, float(self.parameters.neurons[name].theta.mean())) for name, shift in self._shift.items()]
         scaled += [(shift, 1.0) for shift in self.parameters.readout_shift.values()]
         scaled += [(theta, THRESHOLD_RATE / RATE) for theta in self._theta_log.values()]
@@ -156,7 +315,7 @@ class _Student(SpikingNetwork):
     def outputs(self, grids: Tensor) -> list[Tensor]:
         """Of a batch of grids."""
         self._begin(grids)
-        self.operations = torch.zeros(())
+        self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._layers = self.parameters_now().neurons
         self._theta = signal_thresholds(self.graph, self._layers)
         self._values = {
@@ -177,7 +336,9 @@ class _Student(SpikingNetwork):
         return self._theta_log[name].exp() if name in self._theta_log else self.parameters.neurons[name].theta
 
     def _count(self, node: Node, counts: Tensor) -> None:
-        self.operations = self.operations + (counts.abs().sum(0) * self._fan_out[node.name]).sum() / self._images
+        spikes, fan_out = counts.abs(), self._fan_out[node.name] / self._images
+        self.operations = self.operations + (spikes.sum(0) * fan_out).sum()
+        self._bursts = self._bursts + ((spikes.detach() > 0.5).sum(0) * fan_out).sum()
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         self._count(node, x[None])
@@ -194,9 +355,14 @@ class _Student(SpikingNetwork):
         current = x.reshape(-1, self._images, *x.shape[1:])
         neurons = self._layers[node.name], self._timesteps, self._fan_out[node.name]
         theta = self._theta_of(node.name)
-        fired: tuple[Tensor, Tensor] = _Fire.apply(current, theta, self._shift[node.name], *neurons)  # type: ignore[no-untyped-call]
-        self.operations = self.operations + fired[1]
-        return fired[0].flatten(0, 1)
+        fired: tuple[Tensor, ...] = _Fire.apply(current, theta, self._shift[node.name], *neurons)  # type: ignore[no-untyped-call]
+        out, operations, surplus, bursts = fired
+        self.operations, self.surplus, self._bursts = (
+            self.operations + operations,
+            self.surplus + surplus,
+            self._bursts + bursts,
+        )
+        return out.flatten(0, 1)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         summed = x.reshape(-1, self._images, *x.shape[1:]).cumsum(0)
@@ -220,27 +386,40 @@ class _Rounded(torch.autograd.Function):
 
 
 class _Fire(torch.autograd.Function):
-    """`burst_scan_fused` and its synaptic operations, a scalar per image; the gradient is that of clipping, for theta of the step
-    size as well. tests/test_models_spiking_convert_distil.py has the same in single operations."""
+    """`burst_scan_fused`, with scalars per image: its synaptic operations, `_Student.surplus`, and operations with a burst counted
+    once (without gradient). The gradient is that of clipping, for theta of the step size as well.
+    tests/test_models_spiking_convert_distil.py has the same in single operations."""
 
     @staticmethod
     def forward(
         ctx: Any, current: Tensor, theta: Tensor, shift: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         current = current.contiguous()
-        out, totals = burst_scan_fused(current, layer, timesteps, fan_out)
+        _, n, c, h, w = current.shape
+        totals = np.zeros((n, c, 3))
+        parameters = layer.theta.numpy(), fan_out.reshape(c, h * w).numpy(), totals
+        if timesteps == 1 and not layer.signed:
+            out = torch.empty_like(current)
+            limits = layer.shift.numpy(), layer.burst_limits.numpy()
+            _fire_at_once(current.view(n, c, h * w).numpy(), *limits, out.view(n, c, h * w).numpy(), *parameters)
+        else:
+            out, _ = burst_scan_fused(current, layer, timesteps, fan_out)
+            _tally(out.view(timesteps, n, c, h * w).numpy(), *parameters)
         ctx.save_for_backward(current, out)
         ctx.layer, ctx.fan_out = layer, fan_out
-        return out, totals[:, 1].mean().float()
+        operations, surplus, bursts = torch.from_numpy(totals.sum((0, 1)) / n).float()
+        ctx.mark_non_differentiable(bursts)
+        return out, operations, surplus, bursts
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, of_operations: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_operations: Tensor, of_surplus: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         current, out = ctx.saved_tensors
         layer, (_, n, c, h, w) = ctx.layer, out.shape
         passed, to_theta, to_shift = torch.zeros_like(current), np.zeros((n, c)), np.zeros((n, c))
         _fire_backward(
             gradient.contiguous().view(-1, n, c, h * w).numpy(),
             np.float32(float(of_operations) / n),
+            np.float32(float(of_surplus) / n),
             over_time(current).view(n, c, h * w).numpy(),
             out.view(-1, n, c, h * w).numpy(),
             layer.theta.numpy(),
@@ -256,16 +435,64 @@ class _Fire(torch.autograd.Function):
         return passed, of_theta, of_shift, None, None, None
 
 
+@njit(cache=True, nogil=True)
+def _level(current, shift, theta, most):  # type: ignore[no-untyped-def]
+    """Spikes of `burst_step` at rest, in the order of its operations: apart from the loops, which may add in any order."""
+    n = np.floor((theta / np.float32(2) + (current + shift)) / theta)
+    n = n if n > np.float32(0) else np.float32(0)
+    return n if n < most else most
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
+def _fire_at_once(current, shift, limits, out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
+    """`burst_scan_fused` of one timestep and neurons that take nothing back, and `_tally`."""
+    images, channels, size = current.shape
+    zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
+    for plane in numba.prange(images * channels):
+        i, c = plane // channels, plane % channels
+        th, sh, most = theta[c], shift[c], limits[c]
+        operations, surplus, bursts = zero, zero, zero
+        arriving, said = current[i, c], out[i, c]
+        for k in range(size):
+            n = _level(arriving[k], sh, th, most)
+            said[k] = n * th
+            operations += n * fan_out[c, k]
+            surplus += half * n * (n - one) * fan_out[c, k]
+            bursts += fan_out[c, k] if n > zero else zero
+        totals[i, c, 0], totals[i, c, 1], totals[i, c, 2] = operations, surplus, bursts
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
+def _tally(out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
+    """Adds to `(N, C, 3)`: operations, surplus, and operations with a burst counted once, of `(T, N, C, H * W)`."""
+    timesteps, images, channels, size = out.shape
+    zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
+    for plane in numba.prange(images * channels):
+        i, c = plane // channels, plane % channels
+        for t in range(timesteps):
+            operations, surplus, bursts = zero, zero, zero
+            for k in range(size):
+                n = np.rint(abs(out[t, i, c, k]) / theta[c])
+                operations += n * fan_out[c, k]
+                surplus += half * n * (n - one) * fan_out[c, k]
+                bursts += fan_out[c, k] if n > zero else zero
+            totals[i, c, 0] += operations
+            totals[i, c, 1] += surplus
+            totals[i, c, 2] += bursts
+
+
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _fire_backward(  # type: ignore[no-untyped-def]
-    gradient, price, mean, out, theta, shift, limits, negative_slope, fan_out, passed, to_theta, to_shift
+    gradient, price, extra, mean, out, theta, shift, limits, negative_slope, fan_out, passed, to_theta, to_shift
 ):
-    """One pass over memory; price: of an operation. Adds to passed, as `current`; fills `(N, C)` of thresholds and shifts."""
+    """One pass over memory; price: of an operation; extra: of `_Student.surplus`. Adds to passed, as `current`; fills `(N, C)` of
+    thresholds and shifts."""
     timesteps, images, channels, size = out.shape
     zero, one = np.float32(0), np.float32(1)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
-        largest, unit, sh = theta[c] * limits[c], price / theta[c], shift[c]
+        largest, unit, per_step, sh = theta[c] * limits[c], one / theta[c], extra / theta[c], shift[c]
+        base = price - extra
         for t in range(timesteps):
             step, moved = zero, zero
             arrived, said, now = gradient[t, i, c], out[t, i, c], passed[t % len(passed), i, c]
@@ -275,7 +502,7 @@ def _fire_backward(  # type: ignore[no-untyped-def]
                 wanted *= slope
                 slope = slope if abs(wanted) < largest else zero
                 wanted = wanted if abs(wanted) < largest else zero
-                cost = unit * fan_out[c, k]
+                cost = unit * fan_out[c, k] * (base + per_step * abs(said[k]))
                 cost = cost if said[k] > zero else (-cost if said[k] < zero else zero)
                 total = arrived[k] + cost
                 step += arrived[k] * said[k] - total * wanted

@@ -1,0 +1,178 @@
+"""Advanced calibration as convert.py runs it: fresh windows all the way, checks on the split "select", a state to resume from.
+
+Every window is another showing of a random training picture; blocks of them are simulated ahead while the network learns from the one
+before. Beside the weights file lie NAME_descent.csv, divergence, energy and lost AP against minutes, and, until it is finished,
+NAME_descent.safetensors, from which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evburst.app.console import show_progress
+from evburst.data.datasets import Dataset
+from evburst.data.errors import CheckpointError
+from evburst.models.bundle import load_tensors, save_tensors
+from evburst.models.spiking.convert.distil import Distillation, Progress
+from torch import Tensor
+from tqdm import tqdm
+
+_LOG = logging.getLogger(__name__)
+BATCH = 2
+"""Windows of a step."""
+BLOCK = 512
+"""Windows that are simulated at a time."""
+FIRST_SHOWING = 1000
+"""Showings of the pictures that nothing else has seen begin here."""
+KIND = "descent"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a network does on windows it does not learn from.
+
+    Attributes:
+        lost_ap: points of AP below the ANN's.
+        operations: synaptic operations per window.
+        burst: mean spikes of a burst, weighted by fan-out.
+    """
+
+    lost_ap: float
+    operations: float
+    burst: float
+
+
+@dataclass
+class Course:
+    """How far the descent has come.
+
+    Attributes:
+        seconds: spent so far, over all runs.
+        rows: of NAME_descent.csv.
+    """
+
+    seconds: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+def fresh_batches(
+    opened: Callable[[int, int], Dataset],
+    grids: Callable[[Dataset, Sequence[int]], Tensor],
+    windows: int,
+    done: int,
+    block: int = BLOCK,
+) -> Iterator[Tensor]:
+    """Batches of windows, each seen once, from number `done` on.
+
+    Args:
+        opened: a dataset by the number of windows and of the showing.
+        grids: some windows of a dataset as grids.
+        windows: how many in all; a dataset that is smaller than a block is seen again, in another order.
+        done: how many of them have been learned from.
+        block: windows of one showing.
+    """
+    with ThreadPoolExecutor(1) as ahead:
+
+        def begun(number: int, left: int) -> Future[Dataset]:
+            return ahead.submit(opened, min(block, left), FIRST_SHOWING + number)
+
+        following = begun(0, windows)
+        seen = number = 0
+        while seen < windows:
+            data = following.result()
+            held = min(len(data), windows - seen)
+            if seen + held < windows:
+                following = begun(number + 1, windows - seen - held)
+            order = np.random.default_rng(number).permutation(len(data))[:held]
+            for i in range(max(0, done - seen), held, BATCH):
+                yield grids(data, order[i : i + BATCH].tolist())
+            seen, number = seen + held, number + 1
+
+
+def descend(
+    learning: Distillation,
+    batches: Callable[[int], Iterator[Tensor]],
+    check: Callable[[], Checked],
+    beside: Path,
+    identity: str,
+    every: int,
+) -> Course:
+    """Learn to the end; goes on from an interrupted descent of the same identity, and removes its state at the end.
+
+    Args:
+        learning: at its start.
+        batches: those from a number of windows on.
+        check: measures the network as it is now on the split "select".
+        beside: where files of the descent lie, without suffix.
+        identity: of the network, data and settings.
+        every: steps between checks. The state is saved then, and limits are moved so that they hold for what `check` measures.
+    """
+    state, log = beside.with_suffix(".safetensors"), beside.with_suffix(".csv")
+    wanted, steps = learning.descent, learning.descent.steps
+    course = _resumed(learning, state, identity)
+    began, before = time.perf_counter(), course.seconds
+    if not course.rows:
+        course.rows.append({"minutes": 0.0, "windows": 0} | _selected(check()))
+    recent: list[Progress] = []
+    with tqdm(total=steps, initial=learning.step, desc="distil", disable=not show_progress()) as bar:
+        for grids in batches(learning.step * BATCH):
+            recent.append(learning.learn(grids))
+            bar.set_postfix(divergence=f"{recent[-1].divergence:.2f}", refresh=False)
+            bar.update()
+            if learning.step % every == 0 or learning.step == steps:
+                checked = check()
+                course.seconds = before + time.perf_counter() - began
+                course.rows.append(_row(course.seconds, learning, recent) | _selected(checked))
+                if wanted.operations is not None:
+                    learning.operations = wanted.operations * _mean(recent, "operations") / checked.operations
+                if wanted.burst is not None:
+                    learning.burst = 1 + (wanted.burst - 1) * (_mean(recent, "burst") - 1) / max(checked.burst - 1, 0.01)
+                recent.clear()
+                write_course(log, course.rows)
+                tensors, numbers = learning.state()
+                save_tensors(state, KIND, tensors, {"identity": identity, "learning": numbers, "course": asdict(course)})
+    state.unlink(missing_ok=True)
+    return course
+
+
+def _mean(recent: list[Progress], name: str) -> float:
+    """Over the last quarter: the network that was checked, or nearly."""
+    return float(np.mean([getattr(progress, name) for progress in recent[-(len(recent) // 4 or 1) :]]))
+
+
+def _row(seconds: float, learning: Distillation, recent: list[Progress]) -> dict[str, float]:
+    means = np.mean([(p.divergence, p.operations, p.burst, *p.prices) for p in recent], 0)
+    names = "divergence", "train_operations", "train_burst", "price", "burst_price"
+    return {"minutes": seconds / 60, "windows": learning.step * BATCH, **dict(zip(names, means.tolist(), strict=True))}
+
+
+def _selected(checked: Checked) -> dict[str, float]:
+    return {f"select_{name}": value for name, value in asdict(checked).items()}
+
+
+def write_course(path: Path, rows: list[dict[str, float]]) -> None:
+    """NAME_descent.csv."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[-1])
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+
+
+def _resumed(learning: Distillation, state: Path, identity: str) -> Course:
+    if not state.exists():
+        return Course()
+    tensors, saved = load_tensors(state, KIND)
+    if saved.get("identity") != identity:
+        raise CheckpointError(f"{state}: an interrupted conversion with other settings; delete it, or give another --out")
+    learning.resume(tensors, saved["learning"])
+    course: dict[str, Any] = saved["course"]
+    _LOG.info("%s: resuming after %d windows", state, learning.step * BATCH)
+    return Course(**course)
