@@ -1,6 +1,6 @@
 # make demo   detect in the bundled recording        make test   the test suite
 # make check  lint and types                         make clean  remove .venv, runs/ and site/
-# make docs   the documentation as a site, in site/
+# make docs   the documentation as a site, in site/  make test-all  with the slow ones
 #
 # On Linux, pip's torch is the CUDA build (several GB). For the CPU build: make demo TORCH_INDEX=<address>, the one that
 # PyTorch's "Get started" page shows for "CPU"; or put CPU wheels where your pip finds them (PIP_FIND_LINKS).
@@ -9,14 +9,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test check types links docs clean
+.PHONY: demo test test-all check types links docs clean
 
 demo: .venv/demo
 	$(BIN)/python detect.py --events data/samples/street_td.dat
 	@echo "watch     runs/detect/street_td/annotated.mp4"
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+
+# Everything: slow tests, and many more examples of those that draw them.
+test-all: .venv/dev
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: types
 	$(BIN)/ruff check .

@@ -117,9 +117,8 @@ def open_inference(
     Raises:
         ConfigError: the engine or the device is not available, or T does not suit the other settings.
     """
-    timesteps = config.timesteps or bundle.parameters.timesteps
     if config.adaptive is not None and not config.ann:
-        if timesteps == 1:
+        if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError("adaptive: there is nothing to stop at T = 1; pass --timesteps 2 or more")
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")

@@ -100,8 +100,9 @@ class Detector:
             return []
         if t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
-        one = EventWindow(int(t[0]), int(t[0]) + window_us, array.events)
         filtered = FilteredStream(array, self.config.filters)
+        kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
+        one = EventWindow(int(t[0]), int(t[0]) + window_us, kept)
         return list(self._results(self._inference(array.sensor_size), filtered, iter([one]), "events"))
 
     def _results(

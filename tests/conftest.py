@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ["GOMP_SPINCOUNT"] = "2000"  # as every command sets it: before torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads would only get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 # isort: split
 import numpy as np
@@ -18,15 +21,32 @@ from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.network import SpikingParameters
+from hypothesis import settings
 from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROOT = Path(__file__).resolve().parents[1]
 
 
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=400, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+_TOGETHER = {
+    "test_app_live": "live",
+    "test_app_train": "train",
+    "test_models_export": "export",
+    "test_models_spiking": "spiking",
+}
+"""Files whose tests run in one process, by the beginning of their name: they share a trained network, or the machine's clock."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `shared` are skipped where there is no ../shared, `gpu` ones where there is no CUDA."""
     for item in items:
+        group = next((name for start, name in _TOGETHER.items() if item.path.name.startswith(start)), None)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
         if "shared" in item.keywords and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason="../shared is not here"))
         if "gpu" in item.keywords and not torch.cuda.is_available():

@@ -83,7 +83,7 @@ def recordings(draw: st.DrawFn) -> Events:
     return make_events(np.cumsum(steps), rng.integers(0, 10, n), rng.integers(0, 3, n), rng.integers(0, 2, n))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(events=recordings(), config=configs, cuts=st.lists(st.integers(0, 80), max_size=4))
 def test_kernel_equals_reference_however_the_stream_is_cut(events: Events, config: FiltersConfig, cuts: list[int]) -> None:
     parts = np.split(events, sorted(min(cut, len(events)) for cut in cuts))

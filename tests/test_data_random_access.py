@@ -66,7 +66,7 @@ def at(times: list[int]) -> Events:
     return events
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(steps=unsteady, window_us=st.sampled_from([700, 20_000, 1_500_000]), phase=st.integers(0, 10**7), dense=st.booleans())
 def test_held_windows_are_those_of_a_pass(steps: list[int], window_us: int, phase: int, dense: bool) -> None:
     times = [int(t) for t in 40_000_000 + np.cumsum([0, *steps])]
@@ -88,7 +88,7 @@ def sound(times: list[int]) -> list[bool]:
     return [not any(t - later > 1_000_000 for later in times[i + 1 : i + 9]) for i, t in enumerate(times)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(
     steps=st.lists(
         st.one_of(st.integers(0, 20_000), st.integers(-400_000, 20_000), st.integers(0, 900_000_000)), min_size=1, max_size=60

@@ -109,7 +109,7 @@ def test_an_annotation_is_not_recognised(tmp_path: Path) -> None:
         open_events(tmp_path / "annotation_0001.bin")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -244,7 +244,7 @@ CLOCKS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(CLOCKS, st.sampled_from([20_000, 50_000, 333_333, 5_000_000, 2**32]))
 def test_any_clock_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, times: list[int], window_us: int) -> None:
     path = dat(tmp_path_factory.mktemp("dat") / "a.dat", times)
@@ -325,7 +325,7 @@ unsteady_clock = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(
     steps=unsteady_clock,
     corrupt=st.dictionaries(st.integers(0, 60), st.integers(0, 2**32 - 1), max_size=2),

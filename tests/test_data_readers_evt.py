@@ -430,13 +430,13 @@ def evt3_words() -> st.SearchStrategy[int]:
 MAX_EVENTS = st.sampled_from([32, 33, 40, 64, 1000])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(words=st.lists(evt2_words(), min_size=1, max_size=120), max_events=MAX_EVENTS)
 def test_evt2_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, words: list[int], max_events: int) -> None:
     assert_equals_reference(tmp_path_factory.mktemp("evt2") / "a.raw", EVT2, words, max_events)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(
     header=st.sampled_from([EVT21, EVT21_LEGACY]),
     words=st.lists(st.builds(lambda a, b: a << 32 | b, evt2_words(), st.integers(0, 2**32 - 1)), min_size=1, max_size=60),
@@ -448,7 +448,7 @@ def test_evt21_equals_the_reference(
     assert_equals_reference(tmp_path_factory.mktemp("evt21") / "a.raw", header, words, max_events)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(deadline=None)
 @given(words=st.lists(evt3_words(), min_size=1, max_size=150), max_events=MAX_EVENTS)
 def test_evt3_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, words: list[int], max_events: int) -> None:
     assert_equals_reference(tmp_path_factory.mktemp("evt3") / "a.raw", EVT3, words, max_events)
@@ -463,7 +463,7 @@ def test_uniformly_random_words_equal_the_reference(tmp_path: Path, header: str,
         assert_equals_reference(tmp_path / "a.raw", header, words, max_events)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(body=st.binary(min_size=8, max_size=400), header=st.sampled_from([EVT2, EVT21, EVT21_LEGACY, EVT3]))
 def test_arbitrary_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, body: bytes, header: str) -> None:
     path = tmp_path_factory.mktemp("bytes") / "a.raw"

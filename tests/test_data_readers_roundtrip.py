@@ -108,7 +108,7 @@ def events_of(draw: st.DrawFn, kind: Format) -> Events:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(data=st.data())
 def test_events_come_back(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
     kind = FORMATS[name]

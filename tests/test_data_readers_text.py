@@ -130,7 +130,7 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path) -> None:
         open_events(tmp_path / "a.csv")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2**62), st.integers(0, 65_535), st.integers(0, 65_535), st.integers(0, 1)),

@@ -29,7 +29,7 @@ def filled(name: str, dtype: str, window: EventWindow, channels: int) -> tuple[n
 
 
 @EACH
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(window=windows(), clock=st.sampled_from([0, 3 << 32, 1_670_000_000_000_000]))
 def test_contract(name: str, dtype: str, window: EventWindow, clock: int) -> None:
     """From events and from words: the reference's array, an empty margin, and every event accounted for."""
@@ -48,7 +48,7 @@ def test_contract(name: str, dtype: str, window: EventWindow, clock: int) -> Non
 
 
 @EACH
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(
     version=st.integers(1, 2),
     epochs=st.integers(0, 3),
@@ -131,7 +131,7 @@ def test_one_bin_counts() -> None:
     assert bilinear([0, 50, 99], bins=1) == [3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(window=windows(), bins=st.integers(1, 9))
 def test_every_event_adds_one_to_the_bilinear_grid(window: EventWindow, bins: int) -> None:
     out = np.empty((2 * bins, SIZE.height, SIZE.width), np.float32)

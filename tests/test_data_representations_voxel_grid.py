@@ -43,7 +43,7 @@ def windows(draw: st.DrawFn) -> EventWindow:
     return EventWindow(t0, t0 + duration, events)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(windows(), st.integers(1, 9), st.integers(1, 255))
 def test_kernel_equals_reference(window: EventWindow, bins: int, max_count: int) -> None:
     config = VoxelConfig(bins, max_count)

@@ -31,7 +31,7 @@ def test_a_ramp_gives_one_event_per_threshold(change: float, per_pixel: int, pol
     assert (events["p"] == polarity).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.floats(0, 0.3), st.floats(0.05, 0.5), st.floats(0.05, 0.5))
 def test_events_are_what_the_reference_level_moved_by(
     seed: int, steps: int, mismatch: float, threshold_on: float, threshold_off: float

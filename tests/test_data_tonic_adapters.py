@@ -19,7 +19,7 @@ SIZE = SensorSize(13, 7)
 TONIC_SIZE = (13, 7, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(n=st.integers(0, 50), seed=st.integers(0, 1000))
 def test_there_and_back(n: int, seed: int) -> None:
     events = random_events(n, SIZE, 10**6, seed)

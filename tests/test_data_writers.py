@@ -36,7 +36,7 @@ def test_round_trip(tmp_path: Path, suffix: str, source: object) -> None:
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 31), st.integers(0, 23), st.integers(0, 1)), min_size=1, max_size=30

@@ -35,7 +35,7 @@ def sums(table: SensitivityTable, picked: tuple[int, ...]) -> tuple[float, float
     return float(table.cost[index].sum()), float(table.sensitivity[index].sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 6))
 def test_frontier_is_that_of_all_combinations(seed: int, layers: int) -> None:
     rng = np.random.default_rng(seed)

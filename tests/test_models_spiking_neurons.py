@@ -106,7 +106,7 @@ def test_fused_kernel_equals_the_specification(
     assert torch.equal(totals, reference_totals(counts, fan_out))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     currents=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30),
     theta=st.floats(2**-6, 8, width=32),
