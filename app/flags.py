@@ -71,7 +71,7 @@ def read_settings(config: str, prefix: str = "", defaults: Mapping[str, str] | N
         if isinstance(statement.annotation, ast.Name) and annotation not in (*_SCALARS, "bool"):
             nested += read_settings(f"{module}:{annotation}", f"{prefix}{name}.", _factory_arguments(statement.value))
             continue
-        default = (defaults or {}).get(name, _default(statement.value))
+        default = (defaults or {}).get(name, _default(module, statement.value))
         settings.append(Setting(prefix + name, annotation, default, helps.get(name, "")))
     return [Section(prefix.rstrip("."), _first_sentence(text), tuple(settings)), *nested]
 
@@ -107,10 +107,22 @@ def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef]:
     raise LookupError(f"{module} neither defines nor imports {name}")
 
 
-def _default(value: ast.expr | None) -> str | None:
+def _default(module: str, value: ast.expr | None) -> str | None:
     if isinstance(value, ast.Call):  # field(default_factory=...): empty
         return ""
+    if isinstance(value, ast.Name):
+        return _constant(module, value.id)
     return None if value is None else ast.unparse(value)
+
+
+def _constant(module: str, name: str) -> str:
+    """The value of a constant of a module, or of the one of this project that it is imported from, as source text."""
+    for node in _parse(module).body:
+        if isinstance(node, ast.Assign) and name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+            return ast.unparse(node.value)
+        if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
+            return _constant(str(node.module), name)
+    raise LookupError(f"{module} neither defines nor imports {name}")
 
 
 def _factory_arguments(value: ast.expr | None) -> dict[str, str]:

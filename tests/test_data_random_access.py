@@ -11,7 +11,7 @@ from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.encoding import unpack
 from evburst.data.errors import DataError, EvburstError
-from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import EventIndex, index_events
 from evburst.data.readers import READERS, open_events
@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 
 from tests.event_files import (
     SIZE,
+    aedat2_bytes,
+    aedat3_bytes,
     aedat4_bytes,
     bin_bytes,
     dat_bytes,
@@ -223,9 +225,17 @@ ENCODERS: dict[str, tuple[str, str, Encoder, int]] = {
     "npy": ("npy", ".npy", lambda path, events: np.save(path, events), 1 << 62),
     "npz": ("npz", ".npz", lambda path, events: np.savez(path, **{name: events[name] for name in "txyp"}), 1 << 62),
     "csv": ("csv", ".txt", _csv, 1 << 62),
+    "aedat2": ("aedat2", ".aedat", lambda path, events: _write(path, aedat2_bytes(events, "DVS128", DVS128)), 1 << 32),
+    "aedat3": (
+        "aedat3",
+        ".aedat",
+        lambda path, events: _write(path, aedat3_bytes([events[:999], events[999:]], "DVS128")),
+        1 << 31,
+    ),
 }
 """Format, ending, encoder, and when its clock wraps, by name of the encoding."""
 
+DVS128 = SensorSize(128, 128)
 FAULTS = ("sound", "flipped", "wrapped", "disorder", "truncated", "all")
 
 
@@ -255,10 +265,11 @@ def test_data_sets_and_detection_read_the_same_events(tmp_path: Path, encoding: 
     encode(path, damaged(fault, wrap_us))
     if fault in ("truncated", "all"):
         path.write_bytes(path.read_bytes()[:-3])
-    config = DatasetConfig("folder", str(tmp_path), sensor_size=str(SIZE))
+    size = DVS128 if encoding in ("aedat2", "aedat3") else SIZE
+    config = DatasetConfig("folder", str(tmp_path), sensor_size=str(size))
     request = Request("any", W, cache=tmp_path / "c")
     try:
-        stream = open_events(path, SIZE)
+        stream = open_events(path, size)
         whole = list(stream.windows(W))
     except EvburstError:
         whole = []

@@ -90,7 +90,7 @@ def test_json_with_a_missing_tensor_is_refused(network: nn.Module) -> None:
     graph = trace(network, torch.zeros(1, 4, 16, 16))
     tensors = {name: t for name, t in graph.tensors.items() if name != "deep.conv.bias"}
     with pytest.raises(CheckpointError, match=r"deep\.conv"):
-        Graph.from_json(graph.to_json(), tensors)
+        Graph.from_json(graph.to_json(), tensors).shapes(4, 16, 16)
 
 
 class _Wrapped(nn.Module):

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from evburst.data.errors import EventFileError
 from evburst.data.events import Events, EventWindow, Faults, SensorSize
 from evburst.data.readers.columns import columns_to_events
 from evburst.data.representations import RepresentationConfig, represent
@@ -56,6 +57,8 @@ def from_tonic(events: NDArray[np.void]) -> Events:
     Raises:
         EventFileError: a field is not of whole numbers, a time is below 0, or a polarity is none of -1, 0, 1.
     """
+    if events["t"].dtype.kind not in "iu":
+        raise EventFileError(f"tonic's events: t is {events['t'].dtype}; expected whole microseconds")
     return columns_to_events({name: events[name] for name in "txyp"}, "tonic's events", Faults())
 
 

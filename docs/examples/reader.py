@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
-from evburst.data.readers import reader
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, reader
 from evburst.data.readers.packets import PacketFile, settle_size
 
 MAGIC = b"EVREC "
@@ -42,6 +42,6 @@ class EvrecFile(PacketFile):
 
 
 @reader("evrec", recognise=lambda head, path: head.startswith(MAGIC), suffixes=(".evrec",))
-def open_evrec(path: Path, sensor_size: SensorSize | None = None) -> EvrecFile:
-    """Open an .evrec file; see EvrecFile."""
+def open_evrec(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> EvrecFile:
+    """Open an .evrec file; see EvrecFile. The format defines unit and columns, so `options` have nothing to say."""
     return EvrecFile(path, sensor_size)
