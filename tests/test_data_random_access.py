@@ -230,7 +230,7 @@ ENCODERS: dict[str, tuple[str, str, Encoder, int]] = {
         "aedat3",
         ".aedat",
         lambda path, events: _write(path, aedat3_bytes([events[:999], events[999:]], "DVS128")),
-        1 << 31,
+        1 << 62,
     ),
 }
 """Format, ending, encoder, and when its clock wraps, by name of the encoding."""
