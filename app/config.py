@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
 from evburst.data.errors import ConfigError
 
 T = TypeVar("T")

@@ -20,6 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
+
 from evburst.app.config import build
 from evburst.app.console import show_progress
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
@@ -50,8 +53,6 @@ from evburst.models.spiking.convert.sensitivity import SensitivityTable, default
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.rounding import integer_form
-from torch import Tensor
-from tqdm import tqdm
 
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
 _PATHS = ("root", "out", "weights", "blend_with", "init")

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
 from evburst.app.console import show_progress
 from evburst.data.datasets import Dataset
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.spiking.convert.distil import Distillation, Progress
-from torch import Tensor
-from tqdm import tqdm
 
 _LOG = logging.getLogger(__name__)
 BATCH = 2

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
+
 from evburst.app.config import to_dict
 from evburst.app.console import show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult, pick_device
@@ -32,7 +34,6 @@ from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figu
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from tqdm import tqdm
 
 log = logging.getLogger("evburst")
 

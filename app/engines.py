@@ -49,6 +49,7 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
     """Median milliseconds per window of each engine, in turn: the bundled network on a window of the bundled recording."""
     import numpy as np
     import torch
+
     from evburst.data.readers import open_events
     from evburst.data.representations.voxel_grid import voxel_batch
     from evburst.models.bundle import DetectorBundle

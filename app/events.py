@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.console import LOG, run
+from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
@@ -20,7 +23,6 @@ from evburst.data.readers import READERS, ReadOptions, open_events, stream_forma
 from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.options import TIME_UNITS
 from evburst.data.writers import write_events, writer_for
-from numpy.typing import NDArray
 
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     cut_parser.set_defaults(action=_cut)
     for command in (convert_parser, cut_parser):
         command.add_argument("out", type=Path, metavar="OUT", help="the file to write; its ending says the format")
+        command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
         command.add_argument("--from-zero", action="store_true", help="let the first event written have the time 0")
     return run(parser, lambda args: args.action(args), argv)
 
@@ -134,8 +137,7 @@ def _cut(args: argparse.Namespace) -> str:
 def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> str:
     """Write the file; returns the line for stdout. Repairs are logged."""
     writer_for(args.out)
-    if args.out.exists() and args.out.samefile(args.file):
-        raise ConfigError(f"{args.out}: this is the recording itself; name another file to write")
+    refuse_overwriting(args.out, [args.file], args.overwrite)
     packets = _from_zero(packets) if args.from_zero else packets
     written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor

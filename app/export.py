@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evburst.app.console import LOG, run
+from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.events import SensorSize
 
 
@@ -32,19 +34,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     parser.add_argument("--score", type=float, default=0.3, metavar="S", help="with boxes: lowest score (default: 0.3)")
     parser.add_argument("--totals", action="store_true", help="ONNX of the spiking network: spikes and synaptic operations of every "
                         "layer as further outputs")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     parser.add_argument("--part", action="store_true", help="NIR: only what it can express, up to the first max-pools and "
                         "upsamplings, whose inputs become outputs")  # fmt: skip
     return run(parser, _export, argv)
 
 
 def _export(args: argparse.Namespace) -> str:
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
     from evburst.models.export.onnx_boxes import BoxOptions
     from evburst.models.export.onnx_snn import SnnOptions, write_onnx_snn
+    from evburst.models.spiking.rounding import integer_form, is_integer
 
+    refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:
         write_onnx(bundle, args.onnx)
@@ -52,6 +57,12 @@ def _export(args: argparse.Namespace) -> str:
     sensor = SensorSize.parse(args.sensor_size)
     height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
     if args.onnx_snn:
+        if not is_integer(bundle.spiking, bundle.parameters):
+            spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
+            bundle = replace(bundle, spiking=spiking, parameters=parameters)
+            LOG.info(
+                "note: thresholds and biases are rounded to integers, which these weights are not yet; boxes may differ a little"
+            )
         size = (height, width) if args.with_boxes or args.totals else None
         boxes = BoxOptions(sensor, PostConfig(score=args.score)) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))

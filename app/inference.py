@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset
 from evburst.data.errors import ConfigError, EvburstError
@@ -28,7 +30,6 @@ from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, vo
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, energy_report
 from evburst.models.detector import Detector
-from numpy.typing import NDArray
 
 Stats = SpikeStats | ActivityStats
 Maps = dict[str, NDArray[np.float32]]

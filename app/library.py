@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from evburst.app.config import build
 from evburst.app.detect import DetectConfig, open_inference
 from evburst.app.inference import BATCH, Inference, WindowResult

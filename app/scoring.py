@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tqdm import tqdm
+
 from evburst.app.console import show_progress
 from evburst.app.inference import Inference, detections_and_labels
 from evburst.data.datasets import Dataset
@@ -15,7 +17,6 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.cost import dense_macs
-from tqdm import tqdm
 
 
 def score(

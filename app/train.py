@@ -18,6 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
 from evburst.app import console
 from evburst.app.config import to_dict
 from evburst.app.inference import Inference, detections_and_labels
@@ -35,9 +39,6 @@ from evburst.models.burst_aware import burst_aware
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.initialise import start_from
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from tqdm import tqdm
 
 _LOG = logging.getLogger(__name__)
 

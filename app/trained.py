@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+
 from evburst.app.config import build
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind

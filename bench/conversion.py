@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.torch_graph import TorchGraph
 from evburst.app.config import build
 from evburst.app.provenance import provenance
 from evburst.app.train import TrainConfig
@@ -44,8 +45,6 @@ from evburst.models.spiking.convert.importance import confidence
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.network import signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
-
-from bench.torch_graph import TorchGraph
 
 BATCH = 4
 QUANTILE = 0.999

@@ -40,15 +40,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.fuzz_accounts import ACCOUNTS, require
+from bench.fuzz_mutate import mutate, mutate_archive
+from bench.fuzz_seeds import SEEDS, SIZE
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, MAX_SENSOR_SIDE, PACKET_EVENTS, EventStream, EventWindow
 from evburst.data.readers import READERS, open_events, recognise_format
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
-
-from bench.fuzz_accounts import ACCOUNTS, require
-from bench.fuzz_mutate import mutate, mutate_archive
-from bench.fuzz_seeds import SEEDS, SIZE
 
 NATIVE = {"aedat4": "aedat", "hdf5": "h5py"}
 """Readers on top of a compiled library, whose crash on a corrupt file no Python code can prevent."""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
-
 from tests.event_files import (
     aedat2_bytes,
     aedat3_bytes,

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
     import torch
+
     from evburst.models.bundle import DetectorBundle
 
 PEER = "spikingjelly"
@@ -73,6 +74,7 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
 
 def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
     import torch
+
     from evburst.models.graph import Runner
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -160,8 +162,9 @@ def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) ->
 
 def _as_module(bundle: DetectorBundle) -> torch.nn.Module:
     """The folded ANN as a module that torch.fx can trace, a layer for every node that its libraries know as one."""
-    from evburst.models.graph import Node, Runner
     from torch import nn
+
+    from evburst.models.graph import Node, Runner
 
     def conv(node: Node) -> nn.Module:
         weight, a = bundle.graph.tensors[f"{node.name}.weight"], node.attrs
@@ -202,6 +205,7 @@ def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tenso
     from itertools import islice
 
     import torch
+
     from evburst.data.readers import open_events
     from evburst.data.representations.voxel_grid import voxel_batch
 
@@ -315,6 +319,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
 
     import torch
+
     from evburst.app import detect
     from evburst.models.bundle import DetectorBundle
 

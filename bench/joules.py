@@ -24,6 +24,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.inference import pick_device
 from evburst.app.provenance import provenance
 from evburst.data.errors import ConfigError, EvburstError
@@ -34,7 +36,6 @@ from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from numpy.typing import NDArray
 
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evburst.data.events import Events
 from numpy.typing import NDArray
+
+from evburst.data.events import Events
 
 WIDTH, HEIGHT = 304, 240
 RATE_PER_S = 1_500_000

@@ -25,6 +25,7 @@ import evburst.app  # noqa: F401  (it sets how threads wait)
 
 # isort: split
 import numba
+
 from evburst.app.live.frames import Frame, FrameSource
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.street import StreetScene

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from evburst.models.graph import Graph, Node
 from torch import Tensor, nn
+
+from evburst.models.graph import Graph, Node
 
 
 class TorchGraph(nn.Module):

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import DataError
 from evburst.data.events import EVENT_DTYPE, Events
-from numpy.typing import NDArray
 
 _NAMES = ("t", "x", "y", "p")
 

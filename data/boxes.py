@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evburst.data.errors import ConfigError, LabelError
 from numpy.typing import NDArray
+
+from evburst.data.errors import ConfigError, LabelError
 
 BBOX_DTYPE = np.dtype(
     [

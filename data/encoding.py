@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from evburst.data._numba import njit
 from evburst.data.events import EVENT_DTYPE, Events, EventWindow
-from numpy.typing import ArrayLike, NDArray
 
 Packed = NDArray[np.uint32]
 """Packed events, `(n, 2)` uint32."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from evburst.data.errors import ConfigError, SensorSizeError
 from numpy.typing import NDArray
+
+from evburst.data.errors import ConfigError, SensorSizeError
 
 EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 """One event: t µs, x and y pixels from the top-left corner, p in {0 (OFF), 1 (ON)}. 13 bytes."""

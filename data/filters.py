@@ -23,10 +23,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.encoding import columns
 from evburst.data.events import Events, EventStream, EventWindow, SensorSize
-from numpy.typing import NDArray
 
 HOT_PERIOD_US = 100_000
 

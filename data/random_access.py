@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
 from evburst.data.encoding import columns, unpack
 from evburst.data.errors import DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults

@@ -26,9 +26,10 @@ from itertools import dropwhile
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
-from numpy.typing import NDArray
 
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8

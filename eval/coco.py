@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.extras import require
 from evburst.eval.protocol import Frame
-from numpy.typing import NDArray
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """Names of COCO's twelve numbers, in pycocotools' order."""

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from evburst.data.stats import ActivityStats, SpikeStats
 from numpy.typing import NDArray
+
+from evburst.data.stats import ActivityStats, SpikeStats
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import iou_matrix
 from evburst.eval.protocol import Frame
-from numpy.typing import NDArray
 
 BINS = 10
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.events import SensorSize
-from numpy.typing import NDArray
 
 _MEGAPIXEL_WIDTH = 640
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import load_prophesee_boxes
 from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError
 from evburst.data.events import SensorSize, check_sensor_size
@@ -23,7 +25,6 @@ from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
 from evburst.eval.matching import calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from evburst.eval.results import VERSION
-from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
 _RECORDINGS = ("_td.dat", ".dat", "_td.raw", ".raw", ".aedat4", ".h5", ".hdf5")

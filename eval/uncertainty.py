@@ -14,9 +14,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.eval.coco import IOUS, RECALLS, ClassMatches
-from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
+
 from evburst.data.stats import ActivityStats
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.cost import coverage, dense_macs, node_shapes
 from evburst.models.spiking.network import SpikingParameters
-from torch import Tensor
 
 
 class ActivityRunner(Runner):

@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
 from evburst.data.errors import CheckpointError
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
@@ -30,9 +34,6 @@ from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
 from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 FORMAT = "evburst-1"
 """Version of the layout; a reader refuses any other."""

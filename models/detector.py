@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.data.boxes import Detections
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
@@ -14,12 +17,11 @@ from evburst.data.stats import SpikeStats
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph, Runner
-from evburst.models.runtime import choose, is_integer, open_engine
+from evburst.models.runtime import choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
-from numpy.typing import NDArray
-from torch import Tensor
+from evburst.models.spiking.rounding import is_integer
 
 
 class Detector:
@@ -53,7 +55,10 @@ class Detector:
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
         self.engine = choose(
-            engine if adaptive is None else "reference", self.device.type, timesteps, ann or is_integer(bundle.spiking)
+            engine if adaptive is None else "reference",
+            self.device.type,
+            timesteps,
+            ann or is_integer(bundle.spiking, bundle.parameters),
         )
         self._spiking = None if ann else self._open(timesteps)
 

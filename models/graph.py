@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from evburst.data.errors import CheckpointError
 from evburst.models.schema import Check, anything, items, nothing_or, number, one_of, pair, parse, table, text, whole
-from torch import Tensor
 
 Shape = tuple[int, int, int]
 """(C, H, W)."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind
-from torch import Tensor, nn
 
 
 def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:

@@ -8,11 +8,12 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Shape, infer_shapes
 from evburst.models.schema import anything, by_name, items, number, one_of, pair, printable, shown, table, text, whole
-from torch import Tensor
 
 _CLASSES = items(text(200), 1, 10_000)
 _LEVELS = (1, 8)

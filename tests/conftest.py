@@ -17,12 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads woul
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.network import SpikingParameters
-from hypothesis import settings
-from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
 from evburst.data.readers.dat import dat_header

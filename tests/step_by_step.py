@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.neurons import burst_step, signed_step
-from torch import Tensor
 
 
 class StepByStep:

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from evburst.app.batch import find_recordings, one_file, result_folders
 from evburst.app.cli import detect_main
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
-
 from tests.conftest import ROOT, random_events
 
 SIZE = SensorSize(64, 48)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from evburst.app import cli, console, events, export
 from evburst.app.config import load_config, setting_names
 from evburst.app.flags import attribute_texts, given, read_settings
 from evburst.data.errors import ConfigError
-
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "data" / "samples" / "street_td.dat"

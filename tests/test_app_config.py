@@ -8,11 +8,11 @@ from typing import Literal
 
 import pytest
 import yaml
+
 from evburst.app.config import load_config, to_dict
 from evburst.app.convert import ConvertConfig
 from evburst.app.train import TrainConfig
 from evburst.data.errors import ConfigError
-
 from tests.conftest import ROOT
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from evburst.app.descent import Checked, Course, descend, fresh_batches
 from evburst.data.errors import CheckpointError
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation
-from torch import Tensor
-
 from tests.test_models_spiking_convert_distil import SPEC, Detects, traced
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, open_inference
 from evburst.app.inference import WindowResult
@@ -22,7 +23,6 @@ from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle
-
 from tests.conftest import ROOT, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
 

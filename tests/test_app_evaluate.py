@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from evburst.app.cli import evaluate_main
 from evburst.app.evaluate.predict import PartResult
 from evburst.data.boxes import BBOX_DTYPE
@@ -24,7 +25,6 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import parse, read_results
 from evburst.eval.scoring import without_details
-
 from tests.conftest import ROOT, SHARED, in_new_process, random_events
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree

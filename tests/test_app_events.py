@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.app.events import main
 from evburst.data.events import SensorSize
 from evburst.data.readers import READERS, open_events
 from evburst.data.writers import write_events
-
 from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, real, rows
 
 KNOWN = ", ".join(sorted(READERS))
@@ -168,7 +168,7 @@ def test_cutting_counts_what_was_left_out_once(capsys: pytest.CaptureFixture[str
 def test_cutting_out_nothing_keeps_the_old_file(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
     out = recording.with_name("b.csv")
     out.write_text("old")
-    assert run(capsys, "cut", recording, out, "--from", "5") == (
+    assert run(capsys, "cut", recording, out, "--from", "5", "--overwrite") == (
         1,
         "",
         f"error: {recording}: no event in this part; nothing was written\n",
@@ -204,12 +204,22 @@ def test_a_wrong_sensor_size_is_noticed(capsys: pytest.CaptureFixture[str], tmp_
 
 def test_the_recording_itself_is_not_overwritten(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
     before = recording.read_bytes()
-    assert run(capsys, "convert", recording, recording) == (
-        1,
-        "",
-        f"error: {recording}: this is the recording itself; name another file to write\n",
-    )
+    link = recording.with_name("link.dat")
+    link.symlink_to(recording)
+    for out in (recording, link):
+        for flags in ([], ["--overwrite"]):
+            code, _, err = run(capsys, "convert", recording, out, *flags)
+            assert (code, err) == (1, f"error: {out}: is {recording}, which this run reads; write to another file\n")
     assert recording.read_bytes() == before
+
+
+def test_an_existing_file_is_replaced_only_on_request(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    out = recording.with_name("b.csv")
+    out.write_text("mine")
+    code, _, err = run(capsys, "convert", recording, out)
+    assert (code, out.read_text()) == (1, "mine")
+    assert "exists already" in err
+    assert run(capsys, "convert", recording, out, "--overwrite")[0] == 0
 
 
 @pytest.mark.parametrize(

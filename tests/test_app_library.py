@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evburst.app.detect import DetectConfig, detect_file
-from evburst.data.arrays import as_events
-from evburst.data.events import Events, SensorSize
 
 import evburst
 from evburst import Detections, Detector, EvburstError, open_events
+from evburst.app.detect import DetectConfig, detect_file
+from evburst.data.arrays import as_events
+from evburst.data.events import Events, SensorSize
 from tests.conftest import ROOT, in_new_process, random_events
 
 SAMPLE = ROOT / "data" / "samples" / "street_td.dat"

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from evburst.app.cli import live_main
 from evburst.app.detect import DetectConfig
 from evburst.app.inference import BinnedWindow, WindowResult
@@ -34,7 +35,6 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
-
 from tests.conftest import ROOT, make_events
 
 SIZE = SensorSize(64, 48)

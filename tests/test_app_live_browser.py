@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from evburst.app.detect import DetectConfig
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
@@ -20,12 +21,13 @@ from evburst.data.simulation.sensor import SimulatorConfig
 
 pytest.importorskip("fastapi")
 webdriver = pytest.importorskip("selenium.webdriver")
-from evburst.app.live.server import PageServer, Site  # noqa: E402
-from evburst.app.outputs.render import palette  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
+
+from evburst.app.live.server import PageServer, Site  # noqa: E402
+from evburst.app.outputs.render import palette  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

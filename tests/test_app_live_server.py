@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from evburst.app.console import messages
 from evburst.app.detect import DetectConfig
 from evburst.app.live.frames import FakeCamera, FrameSource, PushedFrames
@@ -31,13 +32,14 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 websockets = pytest.importorskip("websockets")
 
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
+from websockets.sync.client import ClientConnection, connect  # noqa: E402
+
 from evburst.app.live import broadcast, connections  # noqa: E402
 from evburst.app.live import server as server_module  # noqa: E402
 from evburst.app.live.broadcast import pack_picture  # noqa: E402
 from evburst.app.live.server import PageServer, Site, guarded  # noqa: E402
 from evburst.app.outputs.render import palette  # noqa: E402
-from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
-from websockets.sync.client import ClientConnection, connect  # noqa: E402
 
 SIZE = SensorSize(64, 48)
 PICTURE = struct.pack("<4sHH", b"EVB1", *SIZE) + bytes(64 * 48)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+
 from evburst.app.live import devices as devices_module
 from evburst.app.live.addresses import masked
 from evburst.app.live.devices import DeviceClock, NetworkSource, SensorSource, await_header
@@ -24,7 +25,6 @@ from evburst.data.errors import ConfigError, MissingPackageError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
-
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(64, 48)

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, detect_file
 from evburst.app.inference import WindowResult
@@ -22,7 +23,6 @@ from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
-
 from tests.conftest import ROOT, random_events
 
 SIZE = SensorSize(64, 48)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from evburst.app.outputs.paths import refuse_overwriting, same_file
 from evburst.data.errors import ConfigError
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from evburst.app.cli import evaluate_main
 from evburst.data.errors import ConfigError, DataError
 from evburst.eval.report import charts
@@ -19,7 +20,6 @@ from evburst.eval.report.charts import Labels, Series, nice_top
 from evburst.eval.report.tables import interval, number, percent
 from evburst.eval.report.write import Picture, html_report, write_report
 from evburst.eval.results import LossInterval, read_results
-
 from tests.test_app_evaluate import FAST
 from tests.test_data_datasets_recorded import gen1_tree
 from tests.test_eval_protocol import labels_at_4_hz

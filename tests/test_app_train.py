@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
 from evburst.app.train import TrainConfig, Trainer
@@ -23,7 +24,6 @@ from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, DataError
 from evburst.models.bundle import DetectorBundle, load_tensors
-
 from tests.conftest import ROOT
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 

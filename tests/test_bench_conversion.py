@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evburst.models.graph import Runner
-from evburst.models.spiking.convert.fold import trace
 from torch import Tensor
 
 from bench.conversion import Result, first_within, quantiles
 from bench.torch_graph import TorchGraph
+from evburst.models.graph import Runner
+from evburst.models.spiking.convert.fold import trace
 from tests.conftest import EveryOperation, drawn
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evburst.data.events import EVENT_DTYPE
-from evburst.data.readers import READERS
-from evburst.data.readers.dat import DatFile
 
 from bench import fuzz_readers
 from bench.fuzz_accounts import ACCOUNTS, BrokenPromiseError
 from bench.fuzz_readers import NATIVE, GuardedGrid, damaged, examine, failed, fuzz
 from bench.fuzz_seeds import SEEDS
+from evburst.data.events import EVENT_DTYPE
+from evburst.data.readers import READERS
+from evburst.data.readers.dat import DatFile
 
 FILES = 300
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from evburst.app.results import results_main
 from evburst.eval.report.collect import find, gaps, render, summary_tables
-
 from tests.test_eval_results import results
 
 

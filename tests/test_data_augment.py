@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow
 from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.encoding import pack_relative, unpack
 from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SIZE = SensorSize(64, 48)
 BOX = (20, 16, 44, 40)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import LabelError
 

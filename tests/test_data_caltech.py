@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.datasets.caltech import read_caltech_annotation
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize

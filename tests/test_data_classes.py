@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.datasets.classes import CLASS_LAYOUTS, GESTURES, Excerpt, open_classes
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.writers import write_events
-
 from tests.event_files import aedat4_bytes, bin_bytes, collect
 from tests.test_data_datasets_recorded import events
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.app.cli import train_main
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
@@ -15,7 +16,6 @@ from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
-
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes
 

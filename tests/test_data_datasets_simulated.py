@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.errors import DataError
-
 from tests.conftest import ROOT
 
 PARENT = """

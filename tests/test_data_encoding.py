@@ -8,6 +8,8 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from evburst.data.encoding import (
     columns,
     p_of,
@@ -23,8 +25,6 @@ from evburst.data.encoding import (
     y_of,
 )  # fmt: skip
 from evburst.data.events import EVENT_DTYPE, Events, EventWindow
-from numpy.typing import NDArray
-
 from tests.conftest import ROOT
 
 HELD = np.array([(0, 0, 0, 0), (1, 303, 239, 1), (2**32 - 1, 2**14 - 1, 2**14 - 1, 1)], EVENT_DTYPE)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
 from evburst.data.filters import EventFilter, FilteredStream, FiltersConfig, Removed, keep_reference
 from evburst.data.readers.dat import DatFile
 from evburst.data.writers import write_events
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(9, 7)

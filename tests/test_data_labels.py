@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, parse_classes

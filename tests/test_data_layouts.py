@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets.layouts import LAYOUTS
 from evburst.data.datasets.recorded import RecordedWindows
@@ -17,7 +18,6 @@ from evburst.data.errors import DataError, LabelError, SensorSizeError
 from evburst.data.events import SensorSize
 from evburst.data.filters import FiltersConfig
 from evburst.data.writers import write_events
-
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
 
 W = 50_000

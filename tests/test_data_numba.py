@@ -9,9 +9,9 @@ from typing import Any
 
 import numba
 import pytest
-from evburst.data._numba import njit, private_folder
 from numba.core import caching
 
+from evburst.data._numba import njit, private_folder
 from tests.conftest import in_new_process
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs users")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from bench import peers
+from bench.recording import write_as, write_recording
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.readers.evt import RawFile
 from evburst.data.writers import write_events
-
-from bench import peers
-from bench.recording import write_as, write_recording
 from tests.event_files import real, rows
 
 # What the peers warn of is not ours to mend.

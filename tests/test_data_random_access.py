@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.encoding import unpack
@@ -18,9 +21,6 @@ from evburst.data.readers import READERS, open_events
 from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import windows_by_duration
 from evburst.data.writers import write_events
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.event_files import (
     SIZE,
     aedat2_bytes,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
 from evburst.data.readers import READERS, open_events, recognise_format
 from evburst.data.writers import write_events
-
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, bin_bytes, collect
 
 KNOWN = ", ".join(sorted(READERS))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import open_events, recognise_format
 from evburst.data.readers.aedat2 import Aedat2File, _unwrap
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.event_files import REAL, SAMPLE, aedat2_bytes, aedat3_bytes, collect, real, rows
 
 DVS128 = SensorSize(128, 128)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from evburst.data.errors import EventFileError, MissingPackageError, SensorSizeError
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
-
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, collect, digest, real, rows
 
 LATER = rows((70_000, 1, 1, 0))

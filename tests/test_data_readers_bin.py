@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import SensorSize
 from evburst.data.readers import bin as bin_reader
 from evburst.data.readers import open_events
 from evburst.data.readers.bin import WRAP_US, BinFile, decode_reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.event_files import bin_bytes, collect, digest, real
 
 LAST = WRAP_US - 1

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.encoding import unpack
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.readers.dat import DatFile
 from evburst.data.writers import write_events
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.conftest import SHARED, random_events
 
 HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width 304\n"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import evt_kernels, open_events
@@ -15,9 +18,6 @@ from evburst.data.readers.evt import RawFile
 from evburst.data.readers.header import is_dat, is_raw
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 from evburst.data.writers import write_events
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.event_files import (
     evt2_cd,
     evt2_high,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS
 from evburst.data.readers import open_events, packets, pipes, recognise_format, stream_format
-
 from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes
 
 CSV = b"".join(b"%d,%d,%d,%d\n" % event for event in SAMPLE.tolist())

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
 from evburst.data.readers import ReadOptions, hdf5, open_events
-
 from tests.event_files import SAMPLE, SIZE, collect, rows
 
 h5py = pytest.importorskip("h5py")

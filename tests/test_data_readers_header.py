@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evburst.data.readers import open_events
 
+from evburst.data.readers import open_events
 from tests.event_files import SAMPLE, SIZE, collect, dat_bytes, encode_evt2, encode_evt3
 
 TEXTS = {

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import ReadOptions, columns, open_events
 from evburst.data.readers.columns import unit_in_name
 from evburst.data.writers import write_events
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.event_files import SAMPLE, SIZE, collect, dat_bytes
 
 UNITS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evburst.data.encoding import pack
-from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from evburst.data.readers import open_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evburst.data.encoding import pack
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.readers import open_events
 from tests.event_files import aedat4_bytes, bin_bytes, collect, encode_evt2, encode_evt3, encode_evt21
 
 SIZE = SensorSize(2048, 2048)

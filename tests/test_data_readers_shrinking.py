@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import open_events, shrinking
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.writers import write_events
-
 from tests.event_files import collect
 
 SIZE = SensorSize(240, 180)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events, table
-
 from tests.event_files import SAMPLE, SIZE, collect, digest, real
 
 EPOCH_US = 1_674_050_002_090_794

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evburst.data.errors import EventFileError, SensorSizeError
-from evburst.data.readers import open_events, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.readers import open_events, text
 from tests.event_files import SAMPLE, SIZE, collect
 
 LINES = ["1000 3 4 1", "1000 31 0 0", "1750 0 23 1", "62000 7 9 0", "62001 7 9 1"]

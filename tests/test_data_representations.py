@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import REPRESENTATIONS, represent
 from evburst.data.representations.time_surface import TimeSurfaceConfig, time_surface
 from evburst.data.representations.voxel_bilinear import voxel_bilinear
 from evburst.data.representations.voxel_grid import VoxelConfig
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.conftest import make_events
 from tests.test_data_representations_voxel_grid import SIZE, as_words, windows
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evburst.data.events import EventArray, EventWindow, SensorSize
-from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram, voxel_histogram_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evburst.data.events import EventArray, EventWindow, SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram, voxel_histogram_reference
 from tests.conftest import make_events
 
 SIZE = SensorSize(13, 7)

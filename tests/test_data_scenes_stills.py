@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import evburst.data.simulation.scenes.stills as stills
 import numpy as np
 import pytest
+
+import evburst.data.simulation.scenes.stills as stills
 from evburst.data.datasets.pictures import IGNORE, Picture
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig

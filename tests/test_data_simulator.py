@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from evburst.data.simulation.sensor import PRESETS, EventSimulator, SimulatorConfig, grey_of, log_intensity, uniform_hash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.simulation.sensor import PRESETS, EventSimulator, SimulatorConfig, grey_of, log_intensity, uniform_hash
 
 SIZE = SensorSize(6, 4)
 IDEAL = SimulatorConfig(threshold_on=0.1, threshold_off=0.1, mismatch=0, refractory_us=0, cutoff_hz=0, leak_hz=0, shot_hz=0)

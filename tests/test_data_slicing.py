@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import windows_by_count, windows_by_duration
 from evburst.data.writers import write_events
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SIZE = SensorSize(64, 48)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.datasets.tonic import ToRepresentation, from_tonic, to_tonic
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.representations import REPRESENTATIONS
 from evburst.data.representations.voxel_grid import VoxelConfig
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.conftest import make_events, random_events
 
 transforms = pytest.importorskip("tonic.transforms")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.writers import WRITERS, Written, write_events
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.event_files import SAMPLE, SIZE, collect, rows
 
 SUFFIXES = sorted(WRITERS)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
 from evburst.app.cli import COMMANDS
 from evburst.app.cli import main as evburst_main
 

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, random_events
+
 from evburst.app.cli import detect_main
 from evburst.app.outputs import sinks
 from evburst.data import readers

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+
 from evburst.data.boxes import Detections
 from evburst.eval.coco import average_precision, coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
-
 from tests.test_eval_protocol import GEN1, random_recording
 
 CLASSES = ("car", "pedestrian")

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, EnergyTotals, ann_layers, energy_figures, energy_report, snn_layers
 from evburst.models.graph import Graph, Node

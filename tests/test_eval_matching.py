@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+
 from evburst.eval.coco import coco_result
 from evburst.eval.matching import calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, RecordingBoxes, match
-
 from tests.test_eval_protocol import CLASSES, GEN1, boxes, random_recording
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
+
 from evburst.data.stats import ConvMemory, LayerStats, MemoryGeometry, SpikeStats
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.memory import QUEUE_WORDS, access_pj, ann_memory, snn_memory
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.cost import fan_out_maps, memory_geometry, node_shapes
-from torch import Tensor, nn
-
 from tests.conftest import EveryOperation, FurtherOperations, drawn
 
 FP32 = COST_TABLES["fp32"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.eval.neurobench import ann_metrics, snn_metrics
 from evburst.models.activity import ActivityRunner, memory
 from evburst.models.spiking.convert.fold import trace
-from torch import nn
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from evburst.data.boxes import BBOX_DTYPE, load_prophesee_boxes
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from evburst.data.errors import DataError
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 from evburst.eval.coco import coco_result
@@ -17,7 +18,6 @@ from evburst.eval.energy import energy_figures, energy_report
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import VERSION, finite, json_schema, parse, read_results, to_json
 from evburst.eval.scoring import ap_figures, describe, detail_figures
-
 from tests.test_eval_protocol import CLASSES, GEN1, random_recording
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from evburst.eval.streaming import NOTHING_YET, newest_results
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from evburst.data.stats import ActivityStats
 from evburst.models.activity import ActivityRunner
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.fold import trace
-from torch import Tensor, nn
 
 
 class BruteForce(Runner):

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from evburst.data.errors import CheckpointError, EvburstError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -21,9 +24,6 @@ from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.runtime.int8.simd import AVAILABLE
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.rounding import integer_form
-from safetensors.torch import save_file
-from torch import Tensor
-
 from tests.conftest import drawn, spiking
 from tests.test_models_detector import TwoLevels
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evburst.models.burst_aware import LEVELS, burst_aware
 from torch import Tensor
+
+from evburst.models.burst_aware import LEVELS, burst_aware
 
 
 def density(activation: Tensor) -> Tensor:

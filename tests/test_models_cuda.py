@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+
 from evburst.data.errors import ConfigError
 from evburst.models.graph import Graph
 from evburst.models.runtime import choose, open_engine
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused
-from torch import nn
-
 from tests.conftest import in_new_process, spiking
 
 KINDS = {"plain": {}, "signed": {"takes_back": True}, "leaky": {"negative_slope": 0.1}, "relu6": {"ceiling": 2.0}}
@@ -48,9 +48,10 @@ def test_the_kernel_compiles_and_rounds_as_the_specification_does(signed: bool, 
     """To machine code of a Hopper GPU, no GPU needed: divisions rounded, multiplication and subtraction not fused."""
     pytest.importorskip("triton")
     import triton
-    from evburst.models.runtime.cuda import _scan_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    from evburst.models.runtime.cuda import _scan_kernel
 
     pointers = dict.fromkeys(("current", "theta", "shift", "limits", "fan_out", "out"), "*fp32") | {"totals": "*fp64"}
     numbers = dict.fromkeys(("channels", "size", "step"), "i32") | {"slope": "fp32"}

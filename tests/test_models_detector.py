@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -19,9 +22,6 @@ from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_t
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import signal_thresholds
 from evburst.models.spiking.rounding import rounded, spike_values
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
 from tests.conftest import EveryOperation, drawn, spiking
 
 

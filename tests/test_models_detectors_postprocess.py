@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from evburst.data.boxes import iou_matrix
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode, non_maximum_suppression

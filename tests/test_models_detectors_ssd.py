@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.models.detectors import NetworkConfig, build_network
@@ -14,8 +16,6 @@ from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_t
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.report import conversion_report
 from evburst.models.spiking.network import SpikingNetwork
-from torch import nn
-
 from tests.conftest import spiking
 from tests.step_by_step import StepByStep, operations_by_force
 

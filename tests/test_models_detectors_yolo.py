@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from evburst.data.errors import ConversionError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -16,8 +18,6 @@ from evburst.models.initialise import start_from
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork
-from torch import Tensor, nn
-
 from tests.conftest import spiking
 from tests.step_by_step import StepByStep, operations_by_force
 

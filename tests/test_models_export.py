@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from evburst.app.export import main
 from evburst.data.errors import ModelError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -20,8 +22,6 @@ from evburst.models.export.onnx import write_onnx
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from torch import Tensor, nn
-
 from tests.conftest import Block, EveryOperation, FurtherOperations, drawn, spiking
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from evburst.app.export import main
 from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
@@ -25,9 +28,6 @@ from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_t
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.rounding import driven, integer_form, rounded
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
 from tests.conftest import EveryOperation, FurtherOperations, drawn
 from tests.test_models_detector import TwoLevels
 from tests.test_models_runtime import same_counts

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors import NetworkConfig, build_network

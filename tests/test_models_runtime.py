@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from evburst.app.engines import engines_table
 from evburst.data.errors import ConfigError
 from evburst.data.stats import SpikeStats
@@ -24,8 +26,6 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from evburst.models.spiking.rounding import from_int8, spike_values, to_int8
-from torch import Tensor, nn
-
 from tests.conftest import spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")

@@ -8,12 +8,12 @@ import numba
 import numpy as np
 import pytest
 import torch
-from evburst.models.runtime.int8 import simd
-from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
+from evburst.models.runtime.int8 import simd
+from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from tests.conftest import in_new_process
 
 integers = pytest.mark.skipif(not simd.AVAILABLE, reason="needs AVX2")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from evburst.data.boxes import Detections
 from evburst.models.spiking.adaptive import TAUS, added, agreement, least_tau, run_adaptive
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
-from torch import Tensor, nn
-
 from tests.conftest import spiking
 
 

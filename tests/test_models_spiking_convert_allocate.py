@@ -7,6 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from evburst.data.errors import ConversionError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
@@ -16,10 +20,6 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.convert.sensitivity import BOXES, SensitivityTable, default_choices, divergence, measure
 from evburst.models.spiking.network import SpikingNetwork
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from tests.conftest import activations
 
 CHOICES = (Choice(8), Choice(4), Choice(8, 2.0))

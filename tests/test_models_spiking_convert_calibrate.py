@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from evburst.data.errors import ConversionError
 from evburst.models.burst_aware import LEVELS, burst_aware
 from evburst.models.graph import Graph, Runner
@@ -24,8 +26,6 @@ from evburst.models.spiking.convert.importance import BACKGROUND, position_weigh
 from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
 from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
-from torch import Tensor, nn
-
 from tests.conftest import activations, spiking
 
 

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from evburst.data.boxes import iou_matrix
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
@@ -20,8 +22,6 @@ from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
 from evburst.models.spiking.rounding import rounded, spike_values
-from torch import Tensor, nn
-
 from tests.conftest import Block, drawn
 
 SPEC = HeadSpec("yolo", (4,), 4, ("a", "b"))

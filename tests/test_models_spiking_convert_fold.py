@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from evburst.data.errors import CheckpointError, ConversionError
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.fold import trace
-from torch import Tensor, nn
-
 from tests.conftest import FurtherOperations, drawn
 
 

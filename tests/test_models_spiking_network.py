@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from torch import Tensor
-
 from tests.conftest import EveryOperation, FurtherOperations, drawn, spiking
 from tests.step_by_step import StepByStep, operations_by_force
 

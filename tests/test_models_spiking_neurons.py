@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from evburst.models.graph import activation
-from evburst.models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused, steady_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from evburst.models.graph import activation
+from evburst.models.spiking.neurons import NeuronLayer, burst_scan, burst_scan_fused, steady_counts
 
 
 def layer(theta: list[float], phi: int, shift: float = 0.0, **kind: Any) -> NeuronLayer:

@@ -11,9 +11,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from evburst.data.errors import MissingPackageError
 from evburst.data.extras import require
-
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

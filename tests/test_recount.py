@@ -146,9 +146,10 @@ class Recount:
 @pytest.mark.parametrize("name", ["street", "caltech6"])
 def test_the_same_spikes_and_operations_are_found(name: str) -> None:
     """Neurons within float32 rounding of a threshold may differ, and what they make differ: one in a hundred thousand at most."""
+    from torch import from_numpy
+
     from evburst.models.bundle import DetectorBundle
     from evburst.models.spiking.network import SpikingNetwork
-    from torch import from_numpy
 
     bundle = DetectorBundle.load(name)
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+
 from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
 from evburst.eval.energy import COST_TABLES, ann_layers, energy_figures, energy_report, snn_layers, synaptic_ops
 from evburst.eval.memory import MODEL, ann_memory, snn_memory

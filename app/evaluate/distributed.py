@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.distributed as dist
+
 from evburst.app.evaluate.predict import PartResult
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from evburst.app.evaluate.predict import PartResult, Predictor
 from evburst.app.outputs.render import events_picture
 from evburst.data.datasets import Part
@@ -19,7 +21,6 @@ from evburst.eval.report.write import Picture
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from numpy.typing import NDArray
 
 SCORE = 0.3
 _LABEL, _FOUND = (120, 220, 90), (60, 150, 255)

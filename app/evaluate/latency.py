@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.evaluate.predict import Network, PartResult, Predictor
 from evburst.app.inference import BATCH
 from evburst.data.boxes import BBOX_DTYPE
@@ -17,7 +19,6 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import NO_BOXES, Protocol, RecordingBoxes, match
 from evburst.eval.scoring import ap_figures
 from evburst.eval.streaming import NOTHING_YET, newest_results
-from numpy.typing import NDArray
 
 CLOCK = {
     "latency_ms": "one window at a time, warmed up; from its events being at hand to its boxes: binning, network, decoding and NMS",

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from evburst.app.inference import BATCH, Inference, Stats, concatenate, over_dataset
 from evburst.data.boxes import BBOX_DTYPE, Detections
 from evburst.data.datasets import Dataset, Part
@@ -32,7 +34,6 @@ from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
-from numpy.typing import NDArray
 
 _APART_US = 1_000_000
 _VERSION = 3

@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from tqdm import tqdm
+
 from evburst.app.config import load_config, to_dict
 from evburst.app.console import show_progress
 from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
@@ -40,8 +43,6 @@ from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.cost import memory_geometry
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 _OWN_SPECS = ("pedro", "1mpx")
 """Kinds of data whose classes and sensor are their own, whatever the weights were trained on."""

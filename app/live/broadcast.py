@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.inference import WindowResult
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
@@ -20,7 +22,6 @@ from evburst.app.live.pipeline import LivePipeline
 from evburst.app.outputs.render import palette
 from evburst.data.events import EventWindow, SensorSize
 from evburst.models.bundle import WEIGHTS
-from numpy.typing import NDArray
 
 _LOOK_S = 0.01
 

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import IO, Any, TypeVar
 
 import numpy as np
+
 from evburst.app.live.broadcast import weights_choices
 from evburst.app.live.frames import FrameSource, PushedFrames
 from evburst.app.live.pipeline import LivePipeline

@@ -9,13 +9,14 @@ from threading import Lock
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.inference import WindowResult
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.outputs.render import Renderer
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
-from numpy.typing import NDArray
 
 _TITLE = "evburst live: Space pauses, s saves a picture, q ends"
 

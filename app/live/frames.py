@@ -10,13 +10,14 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.live.sources import NO_EVENTS, POLL_S, Pacer, Packet
 from evburst.data.errors import SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, grey_of, log_intensity
 from evburst.data.simulation.upsample import MotionUpsampler
-from numpy.typing import NDArray
 
 LONGEST_GAP_US = 1_000_000
 """Pictures further apart than this make no events."""

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import numba
+
 from evburst.app.detect import DetectConfig, network_name, open_inference
 from evburst.app.inference import Inference
 from evburst.app.live.sources import NO_EVENTS

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+
 from evburst.app.console import show_progress
 from evburst.app.detect import peak_memory_mb
 from evburst.app.live.addresses import is_address, is_stream, masked

@@ -29,16 +29,17 @@ from typing import IO, Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import uvicorn
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from evburst.app.live.broadcast import Hub
 from evburst.app.live.commands import Commands, RefusedError
 from evburst.app.live.connections import HttpProtocol, WebSocketProtocol
 from evburst.app.live.document import content_security_policy, page
 from evburst.app.live.pipeline import LivePipeline
 from evburst.data.errors import ConfigError
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
 _MOST_CLIENTS = 8

@@ -7,6 +7,7 @@ from threading import Condition
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+
 from evburst.app.live.sources import NO_EVENTS
 from evburst.data.events import Events, EventWindow, Faults
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
 from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, Events, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig

@@ -6,6 +6,7 @@ import math
 from collections import Counter, deque
 
 import numpy as np
+
 from evburst.app.inference import WindowResult
 from evburst.app.live.networks import Prepared
 from evburst.data.stats import SpikeStats

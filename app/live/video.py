@@ -7,10 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.live.addresses import is_address, masked
 from evburst.app.live.frames import LONGEST_GAP_US, Frame
 from evburst.data.errors import SourceError
-from numpy.typing import NDArray
 
 _HIGHEST_RATE, _ASSUMED_RATE = 1000, 25
 _STREAM_TIMEOUTS = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]

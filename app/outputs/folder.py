@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evburst.data.errors import ConfigError, DataError
 from filelock import FileLock, Timeout
+
+from evburst.data.errors import ConfigError, DataError
 
 SUMMARY = "summary.json"
 _LOCK = ".evburst.lock"

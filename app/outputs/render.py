@@ -6,10 +6,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.app.inference import WindowResult
 from evburst.data.boxes import Detections
 from evburst.data.events import SensorSize
-from numpy.typing import NDArray
 
 _BACKGROUND, _ON, _OFF = (30, 37, 52)[::-1], (255, 255, 255), (201, 126, 64)
 _CLASS_COLOURS = ((80, 220, 100), (60, 160, 255), (255, 200, 60), (230, 110, 230), (90, 220, 230), (110, 110, 255))

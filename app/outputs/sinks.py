@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import write_json
 from evburst.app.outputs.render import Renderer

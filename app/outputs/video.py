@@ -7,10 +7,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-from evburst.data.errors import DataError
 from numpy.typing import NDArray
 
+from evburst.data.errors import DataError
+
 _CRF = "20"
+_MOST_FRAMES = 25
+"""Frames of a fragment: what a killed run may lose."""
 
 
 class VideoFile:
@@ -29,7 +32,7 @@ class VideoFile:
         self._path = path
         try:
             # A Python file, not a name: FFmpeg and OpenCV cannot open names that are not UTF-8.
-            self._file = path.open("wb")
+            self._file = path.open("wb", buffering=0)
             options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
             self._container = av.open(self._file, "w", format="mp4", options=options)
             rate = Fraction(frames_per_s).limit_denominator(100_000)
@@ -38,7 +41,7 @@ class VideoFile:
             raise DataError(f"{path}: cannot be written as H.264 video ({error}); --no-video leaves it out") from None
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.gop_size = max(1, round(frames_per_s))
+        self._stream.codec_context.gop_size = max(1, min(round(frames_per_s), _MOST_FRAMES))
 
     def write(self, picture: NDArray[np.uint8]) -> None:
         """Append one frame, `(height, width, 3)` uint8 BGR."""

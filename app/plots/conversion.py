@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from evburst.data.extras import require
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.allocate import Frontier

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.extras import require
 from evburst.eval.coco import AveragePrecision
-from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
 

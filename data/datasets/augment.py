@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow
@@ -27,7 +29,6 @@ from evburst.data.encoding import (
 )  # fmt: skip
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.simulation.sensor import uniform_hash
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
 from evburst.data.readers.bin import N_CALTECH101
-from numpy.typing import NDArray
 
 _MIN_CORNERS = 4
 

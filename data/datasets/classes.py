@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import load_prophesee_boxes
 from evburst.data.datasets import DatasetSpec
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
-from numpy.typing import NDArray
 
 _LOG = logging.getLogger("evburst")
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")

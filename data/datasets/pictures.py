@@ -16,10 +16,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError
-from numpy.typing import NDArray
 
 IGNORE = -1
 """Label of a box that is neither object nor background."""

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording

@@ -21,6 +21,8 @@ from threading import Thread
 import cv2
 import numba
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
@@ -30,7 +32,6 @@ from evburst.data.simulation.scenes import Scene, record
 from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
 from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
 from evburst.data.simulation.sensor import SimulatorConfig
-from numpy.typing import NDArray
 
 _BLOCK = 64
 _VERSION = 4

@@ -22,11 +22,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import Events, EventWindow, Faults, SensorSize
 from evburst.data.readers.columns import columns_to_events
 from evburst.data.representations import RepresentationConfig, represent
-from numpy.typing import NDArray
 
 TONIC_DTYPE = np.dtype([("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "i1")])
 """An event as tonic's transforms take it: its own type, but p in {0, 1} as int8 where it has bool."""

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
@@ -29,7 +31,6 @@ from evburst.data.readers import reader
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
-from numpy.typing import NDArray
 
 MAGIC = b"#!AER-DAT2"
 EVENT_BYTES = 8

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.aedat2 import CHIPS
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
-from numpy.typing import NDArray
 
 MAGIC = b"#!AER-DAT3.1"
 END = re.compile(rb"^#!END-HEADER\r?\n", re.MULTILINE)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
@@ -25,7 +27,6 @@ from evburst.data.readers import reader
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile
-from numpy.typing import NDArray
 
 EVENT_BYTES = 5
 N_CALTECH101 = SensorSize(240, 180)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, Faults
 from evburst.data.readers.options import COLUMNS, PASSED_OVER, ReadOptions
-from numpy.typing import NDArray
 
 LOG = logging.getLogger("evburst")
 

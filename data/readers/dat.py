@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.encoding import WRAP_US, unpack
 from evburst.data.errors import EventFileError
@@ -36,7 +38,6 @@ from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS, settle_size, too_many_in_window
 from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, Mark, next_start, window_start, windows_from
-from numpy.typing import NDArray
 
 EVENT_TYPES = {0x00: "2D", 0x0C: "CD"}
 EVENT_BYTES = 8

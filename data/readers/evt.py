@@ -29,6 +29,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import evt_kernels as kernels
@@ -37,7 +39,6 @@ from evburst.data.readers.header import MAX_HEADER_BYTES, is_raw, parse_header
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
-from numpy.typing import NDArray
 
 ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
 """Encoding by the value of `% evt` or the name in `% format`."""

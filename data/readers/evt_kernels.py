@@ -22,8 +22,9 @@ contradict is believed too, and time runs backwards.
 from __future__ import annotations
 
 import numpy as np
-from evburst.data._numba import njit
 from numpy.typing import NDArray
+
+from evburst.data._numba import njit
 
 HIGH, TIME, ROW, BASE, POLARITY = range(5)
 """Places in `state`: time without the low bits (-1: unknown), and for EVT3 t µs, y, base x (-1: unknown), p."""

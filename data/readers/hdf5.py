@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.extras import require
@@ -42,7 +44,6 @@ from evburst.data.readers.columns import (
 from evburst.data.readers.hdf5_items import check_dataset, find_item, opened, scalar
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, library_errors, settle_size
-from numpy.typing import NDArray
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_OFFSET = 1 << 60

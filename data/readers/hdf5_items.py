@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
 from evburst.data.errors import EventFileError
 
 MAX_CHUNK_BYTES = 1 << 28

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.readers.shrinking import MapGuard
-from numpy.typing import DTypeLike, NDArray
 
 _RELEASE_BYTES = _KEPT_BYTES = 16 << 20
 _READ_WHOLE_BYTES = 1 << 20

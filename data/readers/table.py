@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
@@ -41,7 +43,6 @@ from evburst.data.readers.columns import (
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, library_errors, settle_size
-from numpy.typing import NDArray
 
 NPY_MAGIC = b"\x93NUMPY"
 SIZE_MEMBER = "sensor_size"

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import EventFileError
 from evburst.data.events import Events, SensorSize
 from evburst.data.readers import reader
@@ -31,7 +33,6 @@ from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size, split_packets
 from evburst.data.readers.pipes import Pipe
 from evburst.data.readers.text_header import POLARITY_WORDS, TextHeader, is_text, parse_text_header
-from numpy.typing import NDArray
 
 BLOCK_BYTES = 1 << 22
 MAX_LINE_BYTES = 1 << 16

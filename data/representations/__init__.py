@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize
-from numpy.typing import NDArray
 
 
 class RepresentationConfig(Protocol):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.encoding import columns, unpack
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
-from numpy.typing import NDArray
 
 DTYPES = ("float32",)
 

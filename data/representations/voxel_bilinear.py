@@ -10,12 +10,13 @@ first and last event instead, and add polarities with their sign.)
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.encoding import columns, unpack
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
 from evburst.data.representations.voxel_grid import VoxelConfig
-from numpy.typing import NDArray
 
 DTYPES = ("float32",)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.encoding import columns, is_packed, p_of, time_of, unpack, word_fields, words_64, x_of, y_of
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
-from numpy.typing import NDArray
 
 DTYPES = ("uint8", "float32")
 BLOCK = 64

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.street import StreetScene

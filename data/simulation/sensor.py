@@ -23,9 +23,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data._numba import njit
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from numpy.typing import NDArray
 
 _LINEAR_BELOW = 20.0
 _DARK_RATE = 0.25

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.events import Events, SensorSize
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.sensor import SimulatorConfig, log_intensity
 from evburst.data.writers import write_events
-from numpy.typing import NDArray
 
 SIDE_PX = 20
 SPEED_PX_PER_S = 100.0

@@ -9,6 +9,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.sinks import RunInfo, sink, writing
 

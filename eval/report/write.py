@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
 from evburst.eval.coco import IOUS

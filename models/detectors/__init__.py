@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from evburst.data.errors import ConfigError
 from evburst.models.detectors.postprocess import HeadSpec
-from torch import Tensor
 
 
 @dataclass(frozen=True)

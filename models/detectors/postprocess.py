@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from evburst.data.boxes import Detections
-from evburst.data.events import SensorSize
 from numpy.typing import NDArray
 from torch import Tensor
+
+from evburst.data.boxes import Detections
+from evburst.data.events import SensorSize
 
 MAX_CANDIDATES = 1000
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from evburst.data.errors import ConfigError
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.torchvision_import import torchvision
-from torch import Tensor, nn
 
 STRIDES = (8, 16, 32, 64)
 _CHANNELS = (64, 128, 256, 256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
+
 from evburst.data.extras import require
 
 _DECLARED: list[torch.library.Library] = []

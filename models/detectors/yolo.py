@@ -14,11 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
-from torch import Tensor, nn
 
 _LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 _PICO = {"p": [0.33, 0.125, 1024]}

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from evburst.data.errors import ModelError
 from evburst.data.extras import require
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingParameters
-from torch import Tensor
 
 
 @dataclass(frozen=True)

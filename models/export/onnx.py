@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from evburst.data.errors import ModelError
 from evburst.data.extras import require
 from evburst.models.bundle import DetectorBundle

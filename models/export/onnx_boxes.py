@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
-from numpy.typing import NDArray
 
 _SSD_GAINS = (0.1, 0.1, 0.2, 0.2)
 _SSD_LARGEST = 4.135  # as postprocess

@@ -23,6 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.data.errors import ModelError
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import HeadSpec
@@ -33,8 +36,6 @@ from evburst.models.spiking.cost import fan_out_maps
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
 from evburst.models.spiking.rounding import driven, spike_values, to_int8
-from numpy.typing import NDArray
-from torch import Tensor
 
 INPUT = "input"
 """Name of the input: `(N, 2 * bins, H, W)` uint8 counts."""

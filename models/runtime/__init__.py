@@ -25,9 +25,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+
 from evburst.data.errors import ConfigError
 from evburst.models.graph import Graph
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
+from evburst.models.spiking.rounding import is_integer
 
 Builder = Callable[[Graph, SpikingParameters, int], SpikingNetwork]
 
@@ -78,12 +80,8 @@ def open_engine(
     Raises:
         ConfigError: no such engine, or not on this machine.
     """
-    return ENGINES[choose(name, device, parameters.timesteps, is_integer(graph))].build(graph, parameters, max_count)
-
-
-def is_integer(graph: Graph) -> bool:
-    """Whether every convolution in front of neurons is in integer form (models/spiking/rounding.py)."""
-    return any(name.endswith(".step") for name in graph.tensors)
+    integer = is_integer(graph, parameters)
+    return ENGINES[choose(name, device, parameters.timesteps, integer)].build(graph, parameters, max_count)
 
 
 def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = True) -> str:

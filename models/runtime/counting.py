@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.data._numba import njit
 from evburst.data.stats import LayerStats
 from evburst.models.graph import Graph
-from numpy.typing import NDArray
-from torch import Tensor
 
 
 class SpikeCounter:

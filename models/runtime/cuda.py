@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from evburst.data.stats import SpikeStats
 from evburst.models.graph import Graph
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.neurons import NeuronLayer
-from torch import Tensor
 
 _BLOCK = 1024
 _WARM_UPS = 3

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.data.stats import SpikeStats
 from evburst.models.export.onnx_snn import INPUT, SnnOptions, spiking_model
 from evburst.models.graph import Graph
 from evburst.models.runtime.counting import SpikeCounter
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
-from numpy.typing import NDArray
-from torch import Tensor
 
 Run = Callable[[NDArray[np.uint8]], dict[str, NDArray[Any]]]
 """From grids `(N, 2 * bins, H, W)` to every output by its name."""

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
+
 from evburst.data.boxes import Detections, iou_matrix
 from evburst.data.stats import SpikeStats
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
-from torch import Tensor
 
 SURE = 0.3
 """Score from which a box has a say."""

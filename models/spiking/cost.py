@@ -13,9 +13,10 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from evburst.data.stats import ConvMemory, MemoryGeometry
 from evburst.models.graph import Graph, Node
-from torch import Tensor
 
 
 def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[str, tuple[int, int, int]]:

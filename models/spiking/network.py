@@ -19,11 +19,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.neurons import NeuronLayer, at_rest, burst_scan, burst_scan_fused
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
-from evburst.data._numba import njit
 from torch import Tensor
+
+from evburst.data._numba import njit
 
 
 @dataclass(frozen=True)

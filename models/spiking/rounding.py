@@ -20,10 +20,11 @@ from dataclasses import replace
 import numba
 import numpy as np
 import torch
+from torch import Tensor
+
 from evburst.data._numba import njit
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
-from torch import Tensor
 
 LARGEST = 127
 MANTISSA = 16
@@ -146,6 +147,18 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
         tensors[f"{conv.name}.step"] = step
         neurons[relu.name] = replace(layer, shift=torch.zeros_like(layer.shift))
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
+
+
+def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
+    """Whether a network is as `integer_form` leaves it."""
+    tensors, worth = graph.tensors, signal_thresholds(graph, parameters.neurons)
+    for conv, relu in driven(graph, parameters):
+        if spike_values(graph, conv, worth) is None:
+            continue
+        layer, step = parameters.neurons[relu.name], tensors.get(f"{conv.name}.step")
+        if step is None or layer.shift.any() or not _odd(layer.theta, step):
+            return False
+    return True
 
 
 def _odd(theta: Tensor, step: Tensor) -> bool:

@@ -12,10 +12,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from evburst.models.detectors import NetworkConfig, family
-from evburst.models.detectors.postprocess import HeadSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from evburst.models.detectors import NetworkConfig, family
+from evburst.models.detectors.postprocess import HeadSpec
 
 STRIDE, BINS = 16, 16
 

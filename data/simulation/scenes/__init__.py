@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.events import Events, SensorSize
 from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig
-from numpy.typing import NDArray
 
 
 class Scene(Protocol):

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.datasets.pictures import Picture
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.tone import random_tone
-from numpy.typing import NDArray
 
 SACCADE_US = 100_000
 _MOVING_US = 88_000.0

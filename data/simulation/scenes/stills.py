@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.datasets.pictures import IGNORE, Picture
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.tone import random_tone
 from evburst.data.simulation.scenes.walkers import Walker
-from numpy.typing import NDArray
 
 _WINDOW_US = 50_000.0
 _HIDDEN = 0.6

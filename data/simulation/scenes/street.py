@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.boxes import Detections
 from evburst.data.events import SensorSize
 from evburst.data.simulation.sensor import log_intensity
-from numpy.typing import NDArray
 
 CAMERA_HEIGHT = 1.35
 _FINER = 3

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from evburst.data.simulation.sensor import log_intensity
 from numpy.typing import NDArray
+
+from evburst.data.simulation.sensor import log_intensity
 
 
 def random_tone(grey: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from evburst.data.simulation.sensor import log_intensity
 from numpy.typing import NDArray
+
+from evburst.data.simulation.sensor import log_intensity
 
 _FINER = 3
 _HALF_WIDTH = 0.4

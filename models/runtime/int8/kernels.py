@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+
 from evburst.data._numba import njit
 from evburst.models.runtime.int8.simd import (
     LANES,

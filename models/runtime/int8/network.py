@@ -10,6 +10,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime.int8.plan import Plan, Signal, Step, reads
@@ -18,8 +21,6 @@ from evburst.models.runtime.int8.quantise import PackedWeights, pack
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
-from numpy.typing import NDArray
-from torch import Tensor
 
 
 class IntegerNetwork(SpikingNetwork):

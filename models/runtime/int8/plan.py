@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.simd import LANES
 from evburst.models.spiking.neurons import NeuronLayer
-from numpy.typing import NDArray
 
 
 @dataclass

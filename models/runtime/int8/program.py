@@ -7,14 +7,15 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.models.graph import Node
 from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, OPERATION, TERM, pack_grid, run_operations
 from evburst.models.runtime.int8.plan import Part, Plan, Read, Source, Step, reads
 from evburst.models.runtime.int8.quantise import PackedWeights
 from evburst.models.runtime.int8.simd import LANES, PIXELS
 from evburst.models.spiking.network import SpikingParameters
-from numpy.typing import NDArray
-from torch import Tensor
 
 
 class Program:

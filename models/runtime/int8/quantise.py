@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.models.runtime.int8.plan import Read
 from evburst.models.runtime.int8.simd import LANES
 from evburst.models.spiking.rounding import LARGEST, to_int8
-from numpy.typing import NDArray
-from torch import Tensor
 
 _SHORT_MAX, _INT_MAX = 2**15 - 1, 2**31 - 1
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from evburst.data.errors import ConversionError
 from evburst.models.spiking.convert.calibrate import Choice
 from evburst.models.spiking.convert.sensitivity import SensitivityTable
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

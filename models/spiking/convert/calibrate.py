@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 import torch
+from torch import Tensor
+
 from evburst.data._numba import njit
 from evburst.data.errors import ConversionError
 from evburst.models.burst_aware import LEVELS as ROUNDING_LEVELS
@@ -33,7 +35,6 @@ from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import rounded, spike_values
-from torch import Tensor
 
 LEVELS = ("none", "light", "advanced")
 RATIOS = np.geomspace(1.0, 0.01, 48)

@@ -18,6 +18,8 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from torch import Tensor
+
 from evburst.data._numba import njit
 from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
@@ -26,7 +28,6 @@ from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import rounded, spike_values
-from torch import Tensor
 
 RATE = 1e-3
 """Of Adam: what a weight may move in one step, against its layer's root mean square; shifts against thresholds."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from evburst.data.errors import ConversionError
-from evburst.models.graph import Graph, Node
 from torch import Tensor, nn
 from torch.fx import Node as FxNode
+
+from evburst.data.errors import ConversionError
+from evburst.models.graph import Graph, Node
 
 
 def trace(module: nn.Module, example: Tensor) -> Graph:

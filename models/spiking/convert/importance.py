@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from evburst.models.detectors.postprocess import HeadSpec
 from torch import Tensor
+
+from evburst.models.detectors.postprocess import HeadSpec
 
 BACKGROUND = 0.02
 """Weight of a position where the ANN sees nothing, against 1 where it is certain."""

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from torch import Tensor
 
 
 @dataclass(frozen=True)

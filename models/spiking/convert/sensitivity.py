@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from evburst.models.detectors.postprocess import SSD_GAINS, SSD_LARGEST, HeadSpec
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.calibrate import Choice, raised, thresholds_for
 from evburst.models.spiking.convert.importance import confidence, position_weights
 from evburst.models.spiking.cost import fan_out_maps
 from evburst.models.spiking.neurons import steady_counts
-from numpy.typing import NDArray
-from torch import Tensor
 
 BOXES = 8.0
 """Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15 for YOLO's two
