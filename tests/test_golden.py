@@ -1,0 +1,45 @@
+"""What the bundled weights do with the bundled recording: figures that change only if weights, binning, engine, decoding or account do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evburst import Detector
+from evburst.app.cli import evaluate_main
+from tests.conftest import ROOT
+
+SAMPLES = ROOT / "data" / "samples"
+
+# Of the first three windows: spikes of all neurons, boxes, share of the dense ANN's energy (INT8).
+GOLDEN = {
+    "street": ([2_327_373, 2_333_231, 2_330_517], [3, 2, 3], [0.16090, 0.16141, 0.15982]),
+    "caltech6": ([1_174_740, 1_165_891, 1_193_694], [0, 0, 0], [0.12334, 0.12216, 0.12645]),
+    "caltech6-ssd": ([3_191_553, 3_188_127, 3_179_341], [1, 1, 2], [0.46485, 0.46338, 0.46128]),
+}
+
+
+def test_every_bundled_file_has_its_figures() -> None:
+    assert {path.stem for path in (ROOT / "models" / "weights").glob("*.safetensors")} == set(GOLDEN)
+
+
+@pytest.mark.parametrize("weights", GOLDEN)
+def test_spikes_boxes_and_energy_of_bundled_weights(weights: str) -> None:
+    """Of the reference engine; sums of float32 differ a little between processors, so that a few spikes may."""
+    spikes, boxes, shares = GOLDEN[weights]
+    results = list(Detector(weights, engine="reference", max_windows=3).stream(SAMPLES / "street_td.dat"))
+    assert [result.spikes for result in results] == pytest.approx(spikes, rel=1e-4)
+    assert [len(result.detections) for result in results] == boxes
+    energies = [result.energy.energies("int8") for result in results if result.energy is not None]
+    assert [energy.ratio for energy in energies] == pytest.approx(shares, rel=2e-4)
+
+
+def test_ap_of_street_on_the_bundled_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--dataset", "folder", "--root", str(SAMPLES), "--weights", "street", "--both", "--out", str(tmp_path), "--json"]
+    assert evaluate_main([*run, "--set", "latency_windows=2", "--set", "streaming_windows=1"]) == 0
+    ann, snn = json.loads(capsys.readouterr().out)["results"]
+    assert (ann["ap"], ann["ap50"]) == pytest.approx((26.62, 56.80), abs=0.1)
+    assert (snn["ap"], snn["ap50"]) == pytest.approx((26.39, 57.62), abs=0.3)
+    assert snn["energy"]["of_ann"] == pytest.approx(0.1625, abs=2e-4)
