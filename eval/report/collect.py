@@ -78,7 +78,7 @@ def summary_tables(files: Sequence[tuple[Path, Results]]) -> list[TitledTable]:
         TitledTable(
             "Energy per window",
             _energy(files),
-            "µJ, mean over the same windows for every column. Per spike: a burst of 3 is 3 accumulates. QNN: the same network, every "
+            "µJ, mean over the same windows for every column. Per spike: every spike of a burst is an accumulate. QNN: the same network, every "
             "burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
         ),
         TitledTable("Latency", _latency(files), "One window at a time: binning, network, decoding and NMS."),
