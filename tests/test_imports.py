@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -52,3 +53,21 @@ def test_detection_does_not_import_the_training_libraries() -> None:
     """Weights files hold the network's structure: running one needs neither ultralytics nor torchvision."""
     code = "import sys, evburst.app.detect; print([m for m in ('ultralytics', 'torchvision', 'tonic', 'pycocotools') if m in sys.modules])"
     assert in_new_process(code).strip() == "[]"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """At their top; an import inside a function is made when both are whole."""
+    files = {"evburst." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+             for package in ALLOWED for path in (ROOT / package).rglob("*.py")}  # fmt: skip
+    graph = {name: set[str]() for name in files}
+    for name, path in files.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module in files:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & files.keys()
+                graph[name] |= inner or {str(node.module)}
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & files.keys()
+    # Packages that import their members so that these register themselves, which then import the registry, are no circle to break.
+    for name, needed in graph.items():
+        graph[name] = {other for other in needed if not other.startswith(f"{name}.")}
+    assert tuple(TopologicalSorter(graph).static_order())
