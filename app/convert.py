@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from evburst.app.checks import check, detect_all, score
 from evburst.app.config import build
 from evburst.app.console import show_progress
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
-from evburst.app.scoring import check, detect_all, score
 from evburst.app.train import TrainConfig
 from evburst.app.trained import blended, read_ann, read_converted
 from evburst.data.boxes import Detections
@@ -305,7 +305,7 @@ class Conversion:
         return Checked(self.tuning_ap - scored.ap, spent / len(self.tuning), spent / max(graded, 1.0))
 
     def _identity(self, bundle: DetectorBundle, descent: Descent) -> str:
-        """Of a descent: what it starts from and how it goes on."""
+        """Identity of a descent: where it starts and how it continues."""
         digest = hashlib.sha256(
             f"{asdict(descent)} {self.config.root} {self.config.seed} {self.config.tuning_windows}".encode()
         )

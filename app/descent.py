@@ -2,7 +2,7 @@
 
 Every window is another showing of a random training picture; blocks of them are simulated ahead while the network learns from the one
 before. Beside the weights file lie NAME_descent.csv, divergence, energy and lost AP against minutes, and, until it is finished,
-NAME_descent.safetensors, from which the same command goes on.
+NAME_descent.safetensors, from which the same command resumes.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def descend(
     identity: str,
     every: int,
 ) -> Course:
-    """Learn to the end; goes on from an interrupted descent of the same identity, and removes its state at the end.
+    """Learn to the end; resume an interrupted descent of the same identity, and remove its state at the end.
 
     Args:
         learning: at its start.

@@ -59,7 +59,7 @@ class DetectConfig:
         max_windows: stop after this many windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
-        idle_events: windows with at most so many events are idle: they do not go through the network, have no boxes, and count
+        idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and count
             for neither network's energy.
         reading: unit of time, order of columns and the like, for files that do not state them.
         filters: events to remove before anything else; none by default.

@@ -133,7 +133,7 @@ class Inference:
         faults: where events outside the sensor are counted; None: nowhere.
         spiking: the network counts spikes; False for an ANN.
         table: energies per operation.
-        idle_events: windows with at most so many events are idle and do not go through the network; -1: all do.
+        idle_events: windows with at most this many events are idle and do not go through the network; -1: all do.
         maps: keep the maps that boxes are decoded from in each result; only of a Detector, and not if it is adaptive.
     """
 
@@ -184,7 +184,7 @@ class Inference:
 
         Args:
             batch: the windows.
-            size: fill the batch up to so many with empty grids, because an engine plans its memory for every size; 0: do not.
+            size: fill the batch up to this size with empty grids, because an engine plans its memory for every size; 0: do not.
         """
         started = time.perf_counter()
         busy = [binned for binned in batch if binned.events > self.idle_events]
@@ -204,7 +204,7 @@ class Inference:
 
         Args:
             windows: read by the thread that bins, a few ahead.
-            batch: so many go through the network together.
+            batch: number of windows that go through the network together.
 
         Raises:
             EvburstError: from `windows`, after the results of the windows before it.

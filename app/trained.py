@@ -5,22 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from evburst.app.config import build
 from evburst.data.errors import CheckpointError
-from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind
-from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.bundle import DetectorBundle, find_weights, load_trained, read_kind
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph
-from evburst.models.spiking.convert.fold import trace
 
 
 def read_converted(weights: str) -> DetectorBundle:
     """A file that was converted before, to go on from."""
     path = find_weights(weights)
     if read_kind(path) != "detector":
-        raise CheckpointError(f"{path}: has not been converted yet; --continue goes on from a converted file")
+        raise CheckpointError(f"{path}: has not been converted yet; --continue starts from a converted file")
     bundle = DetectorBundle.load(path)
     return bundle if "conversion" in bundle.record else replace(bundle, record={**bundle.record, "conversion": {}})
 
@@ -37,14 +32,7 @@ def read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
         if "training" not in bundle.record:
             raise CheckpointError(f"{path}: no record of how it was trained; give the training run's best.safetensors instead")
         return bundle.graph, bundle.head, bundle.record["training"]
-    tensors, trained = load_tensors(path, "ann")
-    model: Any = build_network(build(NetworkConfig, trained["network"]))
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
-    graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
-    return graph.in_float16(), model.head_spec, trained
+    return load_trained(path)
 
 
 def blended(graph: Graph, other: Graph, share: float) -> Graph:

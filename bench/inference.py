@@ -255,8 +255,8 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
 
 def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
     """AP on the validation windows of the data the weights were trained on; not of the peer, whose maps we do not decode."""
+    from evburst.app.checks import score
     from evburst.app.config import build as build_config
-    from evburst.app.scoring import score
     from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 
     found: dict[str, float] = {}

@@ -18,10 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from evburst.app.checks import score
 from evburst.app.config import load_config
 from evburst.app.convert import Conversion, ConvertConfig, convert
 from evburst.app.provenance import provenance
-from evburst.app.scoring import score
 from evburst.models.bundle import DetectorBundle
 
 FIGURES = ("lost_ap", "energy_fp32")

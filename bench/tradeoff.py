@@ -24,10 +24,10 @@ from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from evburst.app.checks import detect_all
 from evburst.app.convert import Conversion, ConvertConfig
 from evburst.app.plots.conversion import new_figure
 from evburst.app.provenance import provenance
-from evburst.app.scoring import detect_all
 from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
 from evburst.eval.coco import AveragePrecision
