@@ -31,6 +31,7 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from evburst.eval.coco import AveragePrecision, average_precision
@@ -292,10 +293,23 @@ class Trainer:
         record = {"epoch": self.epoch, "best_ap": self.best_ap}
         save_tensors(self.out / "last.safetensors", "training", tensors, record)
 
+    def _refuse_other_settings(self) -> None:
+        """Raise ConfigError if the unfinished run in the output folder was begun with other settings; more epochs are allowed."""
+        try:
+            before = _flat(json.loads((self.out / "config.json").read_text()))
+        except (OSError, ValueError):
+            return
+        now = _flat(json.loads(json.dumps(to_dict(self.config))))
+        changed = [name for name in now if name in before and before[name] != now[name] and name not in _MAY_CHANGE]
+        if changed:
+            what = ", ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed[:3])
+            raise ConfigError(f"{self.out}: holds a run with other settings ({what}); use the same, or another --out")
+
     def _resume(self) -> None:
         path = self.out / "last.safetensors"
         if not path.exists():
             return
+        self._refuse_other_settings()
         tensors, record = load_tensors(path, "training")
         self.epoch, self.best_ap = record["epoch"], record["best_ap"]
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
@@ -311,6 +325,18 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.rank == 0:
             _LOG.info("resuming %s at epoch %d", path, self.epoch)
+
+
+_MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers")
+"""Settings that a resumed run may have otherwise."""
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    out: dict[str, Any] = {}
+    for name, value in settings.items():
+        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return out
 
 
 class _Loss(nn.Module):

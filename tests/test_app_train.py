@@ -228,6 +228,16 @@ def test_resumed_run_equals_an_uninterrupted_one(folder: Path, cache: Path, tmp_
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_a_run_is_not_resumed_with_other_settings(
+    best: Path, folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(best.parent)]
+    before = best.read_bytes()
+    assert train_main([*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3", "schedule.learning_rate=0.5")]) == 1
+    assert "schedule.learning_rate was 0.002, now 0.5" in capsys.readouterr().err
+    assert best.read_bytes() == before
+
+
 def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Path) -> None:
     def losses(out: str, *launcher: str) -> list[float]:
         flags = sets(*SMALL, f"cache={cache}", "schedule.amp=false", "schedule.epochs=2", "schedule.warmup_steps=1")
