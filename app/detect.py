@@ -29,7 +29,6 @@ from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_si
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
-from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -227,14 +226,9 @@ class _Totals:
         self.windows += 1
         self.events += result.events
         self.per_class.update(self._about.classes[label] for label in result.detections.labels)
-        if result.idle:
-            self.energy.add_idle()
-            return
-        self.latencies.append(result.latency_ms)
-        if isinstance(result.stats, SpikeStats):
-            self.energy.add(result.stats)
-        else:
-            self.energy.add_dense(1)
+        result.count_into(self.energy)
+        if not result.idle:
+            self.latencies.append(result.latency_ms)
 
     def finish(self) -> None:
         self.wall_s = time.perf_counter() - self.started

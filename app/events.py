@@ -18,7 +18,7 @@ from evburst.app.console import LOG, run
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EventFileError
-from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us
+from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us, list_counts
 from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
 from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.options import TIME_UNITS
@@ -142,7 +142,7 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
-        LOG.warning("%s: repaired: %s", args.file, _listed(stream.faults.found()))
+        LOG.warning("%s: repaired: %s", args.file, stream.faults)
     return f"{args.out}: {written.events} events, {stream.sensor_size}"
 
 
@@ -291,17 +291,13 @@ def human_description(info: dict[str, Any]) -> str:
         "ON share": "unknown" if info["on_share"] is None else f"{100 * info['on_share']:.2f} %",
         "longest gap": gap if gap == "none" else f"{gap}, {info['longest_gap_after_s']:.6f} s after the first event",
         "hot pixels": f"{info['hot_pixels']}" + (f": {hottest}" if hottest else ""),
-        "faults": _listed(info["faults"]) or "none",
+        "faults": list_counts(info["faults"]) or "none",
     }
     return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
 
 
 def _rate(per_second: int | None) -> str:
     return "unknown" if per_second is None else f"{per_second / 1e6:.3f} million events/s"
-
-
-def _listed(faults: dict[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in faults.items())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
-from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, energy_report
+from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals, energy_report
 from evburst.models.detector import Detector
 
 Stats = SpikeStats | ActivityStats
@@ -116,6 +116,15 @@ class WindowResult:
     ann_energy_pj: float
     latency_ms: float
     maps: Maps | None = None
+
+    def count_into(self, totals: EnergyTotals) -> None:
+        """Add this window to the energy account of a run: as idle, by its spikes, or as one of the ANN."""
+        if self.idle:
+            totals.add_idle()
+        elif isinstance(self.stats, SpikeStats):
+            totals.add(self.stats)
+        else:
+            totals.add_dense(1)
 
     @property
     def events_per_s(self) -> float:

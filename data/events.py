@@ -98,7 +98,12 @@ class Faults:
 
     def __str__(self) -> str:
         """Those counters as text: `truncated bytes 3, late events 2`."""
-        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in self.found().items())
+        return list_counts(self.found())
+
+
+def list_counts(counts: dict[str, int]) -> str:
+    """Counts by name as text: `truncated bytes 3, late events 2`."""
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ MOST_EVENTS = 100_000_000
 """Events of a recording that are held in memory, 1.3 GB; a longer one has to be a .dat, which is not."""
 
 MARK_EVENTS, MARK_WINDOWS = 1 << 14, 100
-"""At least so many events, or so many windows, lie between two marks."""
+"""Two marks are at least this many events, or this many windows, apart."""
 
 _VERSION = 1
 _PLAIN = np.dtype((np.void, EVENT_DTYPE.itemsize))

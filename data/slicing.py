@@ -141,7 +141,7 @@ def find_marks(t: NDArray[np.int64], least_events: int, least_us: int) -> tuple[
 
     Args:
         t: times in file order, n > 0.
-        least_events, least_us: so many events, or so much time, lie between one mark and the next.
+        least_events, least_us: two marks are at least this many events, or this much time, apart.
     """
     found, latest = _find_marks(t, least_events, least_us)
     return [Mark(int(i), 0, int(t[i])) for i in found], int(latest)

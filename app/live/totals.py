@@ -9,7 +9,6 @@ import numpy as np
 
 from evburst.app.inference import WindowResult
 from evburst.app.live.networks import Prepared
-from evburst.data.stats import SpikeStats
 from evburst.eval.energy import EnergyTotals
 
 _LOWEST_MS, _STEP, _BINS = 0.01, 1.005, 3600
@@ -65,9 +64,4 @@ class Figures:
         if (network.detect.ann, network.detect.weights) != (self._network.detect.ann, self._network.detect.weights):
             self.energy = EnergyTotals(network.inference.dense_macs)
         self._network = network
-        if result.idle:
-            self.energy.add_idle()
-        elif isinstance(result.stats, SpikeStats):
-            self.energy.add(result.stats)
-        else:
-            self.energy.add_dense(1)
+        result.count_into(self.energy)

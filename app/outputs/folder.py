@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
 
 SUMMARY = "summary.json"
@@ -79,7 +80,7 @@ class RunFolder:
         before = read_summary(self.path)
         found = [self.path / name for name in (*self._outputs, SUMMARY) if os.path.lexists(self.path / name)]
         for file in found:
-            if file.exists() and file.samefile(self._source):
+            if same_file(file, self._source):
                 raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")
             if file.is_dir() or (before is None and not self._overwrite):
                 raise ConfigError(f"{file}: is already there and no run of evburst wrote it; use another --out, or --overwrite")

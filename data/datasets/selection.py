@@ -12,7 +12,7 @@ from collections.abc import Mapping
 SELECT = "select"
 """Name of the split."""
 SHARE = 8
-"""One of so many windows of "train" belongs to it."""
+"""One in this number of training pictures, or recordings, belongs to it."""
 
 
 def held_out(kind: str, sizes: Mapping[str, int]) -> set[str]:

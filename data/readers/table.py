@@ -231,7 +231,7 @@ def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], place: str, options: R
 
 
 def _check_item(dtype: np.dtype[Any], shape: tuple[int, ...], place: str) -> None:
-    """Raise EventFileError if an event takes so many bytes that a packet of them would fill the memory."""
+    """Raise EventFileError if events are so large that a packet of them would fill the memory."""
     n_bytes = dtype.itemsize * math.prod(shape[1:])
     if n_bytes > MAX_ITEM_BYTES:
         raise EventFileError(f"{place}: an event of {n_bytes} bytes; at most {MAX_ITEM_BYTES} are read: save t, x, y, p only")
