@@ -70,28 +70,37 @@ def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
     return integers.float() * scale[:, None, None, None] / values[:, None, None]
 
 
-def rounded(weight: Tensor, values: Tensor) -> Tensor:
-    """Weights as they are after `to_int8` and `from_int8`, bit by bit, in one pass; on the CPU."""
+def rounded(weight: Tensor, values: Tensor, step: Tensor | None = None) -> Tensor:
+    """Round weights as `to_int8` followed by `from_int8` does, bit for bit, in one pass on the CPU.
+
+    Args:
+        weight, values, step: as for `to_int8`.
+    """
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     shape = len(weight), len(values), -1
-    _round(weight.detach().contiguous().view(shape).numpy(), values.detach().numpy(), out.view(shape).numpy())
+    steps = torch.zeros(len(weight)) if step is None else step
+    arrays = (x.detach().contiguous().numpy() for x in (weight.reshape(shape), values, steps))
+    _round(*arrays, out.view(shape).numpy())
     return out
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _round(weight, values, out):  # type: ignore[no-untyped-def]
-    """`rounded` of `(O, C, kh * kw)` float32."""
+def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
+    """`rounded` for `(O, C, kh * kw)` float32; a step of 0 stands for the one that makes the largest product 127."""
     outputs, channels, taps = weight.shape
     for o in numba.prange(outputs):
-        largest = np.float32(0)
-        for c in range(channels):
-            for k in range(taps):
-                largest = max(largest, abs(weight[o, c, k] * values[c]))
-        mantissa, exponent = math.frexp(max(np.float64(largest), 1e-30) / LARGEST)
-        scale = math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent)
+        scale = np.float64(steps[o])
+        if scale == 0:
+            largest = np.float32(0)
+            for c in range(channels):
+                for k in range(taps):
+                    largest = max(largest, abs(weight[o, c, k] * values[c]))
+            mantissa, exponent = math.frexp(max(np.float64(largest), 1e-30) / LARGEST)
+            scale = math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent)
         for c in range(channels):
             for k in range(taps):
                 integer = np.rint(np.float64(weight[o, c, k] * values[c]) / scale)
+                integer = min(max(integer, -LARGEST), LARGEST)
                 out[o, c, k] = np.float32(integer) * np.float32(scale) / values[c]
 
 

@@ -50,7 +50,7 @@ class IntegerNetwork(SpikingNetwork):
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
         self._timesteps, self._state = self.parameters.timesteps, None
-        macs = self._begin(grid)
+        macs = self.begin(grid)
         counts = self._as_counts(grid)
         plan, program = self._program(tuple(grid.shape))
         totals = None if counts is None else program.pack(counts, plan.sources[0])

@@ -27,7 +27,7 @@ from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values, threshold_steps
 
 RATE = 1e-3
 """Of Adam: what a weight may move in one step, against its layer's root mean square; shifts against thresholds."""
@@ -166,8 +166,12 @@ class Distillation:
     def __init__(self, ann: Graph, spiking: Graph, parameters: SpikingParameters, spec: HeadSpec, descent: Descent) -> None:
         folds = descent.operations is None and _folds(parameters)  # spikes that are taken back cost, too
         self._before = parameters if folds else None
+        tensors = spiking.tensors | ({} if descent.weights else _weights_of(ann))
         self._student = _Student(
-            spiking if descent.weights else ann, _folded(parameters) if folds else parameters, descent.weights
+            Graph(spiking.nodes, spiking.outputs, tensors),
+            _folded(parameters) if folds else parameters,
+            descent.weights,
+            not folds,
         )
         self._teacher = Runner(ann)
         self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)
@@ -202,8 +206,7 @@ class Distillation:
     def network(self) -> tuple[Graph, SpikingParameters]:
         """What has been learned so far, as it will run; learning may go on."""
         learned = self._student.parameters_now()
-        found = _unfolded(learned, self._before) if self._before else learned
-        return _rounded(self._student.graph, found), found
+        return _rounded(self._student.graph, _unfolded(learned, self._before) if self._before else learned)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that `resume` needs: tensors, and numbers."""
@@ -231,6 +234,10 @@ class Distillation:
         self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
 
 
+def _weights_of(graph: Graph) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in graph.tensors.items() if name.endswith(".weight")}
+
+
 def _folds(parameters: SpikingParameters) -> bool:
     """Whether one timestep says it all: signed neurons have said at the end what they would have said of the summed current at once."""
     return all(layer.signed and layer.ceiling == math.inf for layer in parameters.neurons.values())
@@ -255,14 +262,18 @@ def _unfolded(folded: SpikingParameters, before: SpikingParameters) -> SpikingPa
 
 
 @torch.no_grad()
-def _rounded(graph: Graph, parameters: SpikingParameters) -> Graph:
-    """Weights of 8 bits, or as they are stored where they are not rounded."""
+def _rounded(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, SpikingParameters]:
+    """Round weights to 8 bits, or to half precision where they are not integers, and bring layers into `integer_form`."""
     theta = signal_thresholds(graph, parameters.neurons)
     tensors = {name: tensor.detach() for name, tensor in graph.tensors.items()}
+    integer = {conv.name for conv, _ in driven(graph, parameters)}
     for node in (node for node in graph.nodes if node.op == "conv"):
         weight, values = f"{node.name}.weight", spike_values(graph, node, theta)
-        tensors[weight] = tensors[weight].half().float() if values is None else rounded(tensors[weight], values)
-    return Graph(graph.nodes, graph.outputs, tensors)
+        if values is None:
+            tensors[weight] = tensors[weight].half().float()
+        elif node.name not in integer:  # the others are rounded once, by `integer_form`
+            tensors[weight] = rounded(tensors[weight], values)
+    return integer_form(Graph(graph.nodes, graph.outputs, tensors), parameters)
 
 
 class _Student(SpikingNetwork):
@@ -273,8 +284,8 @@ class _Student(SpikingNetwork):
         surplus: for every burst of n spikes n (n - 1) / 2 times its fan-out; its gradient makes the n-th spike cost n - 1.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, learns_weights: bool = True) -> None:
-        # clones, since calibration leaves inference tensors; steps of `integer_form` hold for weights that do not learn
+    def __init__(self, graph: Graph, parameters: SpikingParameters, learns_weights: bool = True, integer: bool = True) -> None:
+        # clones, since calibration leaves inference tensors; steps of `integer_form` are chosen anew for weights that learn
         layers = {name: replace(layer, theta=layer.theta.clone()) for name, layer in parameters.neurons.items()}
         readout = {name: shift.clone() for name, shift in parameters.readout_shift.items()}
         weights = {name: tensor.clone() for name, tensor in graph.tensors.items() if not name.endswith(".step")}
@@ -292,6 +303,8 @@ class _Student(SpikingNetwork):
         self._layers = dict(parameters.neurons)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._values: dict[str, Tensor | None] = {}
+        self._driven = driven(self.graph, self.parameters) if integer else []
+        self._steps: dict[str, Tensor] = {}
 
     @property
     def burst(self) -> float:
@@ -315,14 +328,29 @@ class _Student(SpikingNetwork):
 
     def outputs(self, grids: Tensor) -> list[Tensor]:
         """Of a batch of grids."""
-        self._begin(grids)
+        self.begin(grids)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._layers = self.parameters_now().neurons
         self._theta = signal_thresholds(self.graph, self._layers)
         self._values = {
             node.name: spike_values(self.graph, node, self._theta) for node in self.graph.nodes if node.op == "conv"
         }
+        self._steps = {}
+        for conv, relu in self._driven:
+            self._to_steps(conv, relu)
         return self.compute(grids)
+
+    @torch.no_grad()
+    def _to_steps(self, conv: Node, relu: Node) -> None:
+        """Choose the steps of a layer as `integer_form` will, and round its constant current to them."""
+        values, layer = self._values[conv.name], self._layers[relu.name]
+        if values is None:
+            return
+        weight, bias = (self.graph.tensors[f"{conv.name}.{name}"] for name in ("weight", "bias"))
+        constant, most = bias + layer.shift, layer.phi * self._timesteps
+        step = threshold_steps(weight, values, layer.theta, constant, most)
+        whole = (torch.round(constant.double() / step) * step).float()
+        self._steps[conv.name], self._layers[relu.name] = step, replace(layer, shift=whole - bias)
 
     def parameters_now(self) -> SpikingParameters:
         """What has been learned, without gradients."""
@@ -349,7 +377,7 @@ class _Student(SpikingNetwork):
         weight, values = super().weight(node), self._values[node.name]
         if values is None:
             return weight
-        instead: Tensor = _Rounded.apply(weight, values)  # type: ignore[no-untyped-call]
+        instead: Tensor = _Rounded.apply(weight, values, self._steps.get(node.name))  # type: ignore[no-untyped-call]
         return instead
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
@@ -378,12 +406,12 @@ class _Rounded(torch.autograd.Function):
     """`rounded`; the gradient passes through."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: Tensor) -> Tensor:
-        return rounded(weight, values)
+    def forward(ctx: Any, weight: Tensor, values: Tensor, step: Tensor | None) -> Tensor:
+        return rounded(weight, values, step)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 class _Fire(torch.autograd.Function):
