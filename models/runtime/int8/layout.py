@@ -1,7 +1,7 @@
 """The second phase of the integer engine: where the buffer of every source lies in one arena.
 
-A buffer is `(T or 1, N, rows, columns, channels)` uint8 with a margin of zeros around every image, as wide as the padding of the operations
-that read it. `lay_out` is a pure function of a plan.
+A buffer is `(T or 1, N, rows, columns, channels)` uint8 with a margin of zeros around every image, as wide as the padding
+of the operations that read it. `lay_out` is a pure function of a plan.
 """
 
 from __future__ import annotations

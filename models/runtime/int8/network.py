@@ -1,10 +1,11 @@
 """The integer engine: uint8 spike counts, weights of 8 or 15 bits, exact sums, and neurons fused with their convolution.
 
-The first run at an input size goes through four phases: plan (which operations, plan.py), layout (where buffers lie, layout.py), tables
-(what the kernel reads, tables.py) and program (the buffers themselves, program.py). Later runs reuse the program.
+The first run at an input size goes through four phases: plan (which operations, plan.py), layout (where buffers lie,
+layout.py), tables (what the kernel reads, tables.py) and program (the buffers themselves, program.py). Later runs reuse the
+program.
 
-Conversion has rounded the weights already (models/spiking/rounding.py), so spikes equal the reference engine's, except for neurons within
-float32 rounding of a threshold. Weights that were not rounded before are rounded here.
+Conversion has rounded the weights already (models/spiking/rounding.py), so spikes equal the reference engine's, except for
+neurons within float32 rounding of a threshold. Weights that were not rounded before are rounded here.
 """
 
 from __future__ import annotations

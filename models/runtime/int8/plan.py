@@ -1,7 +1,7 @@
 """The first phase of the integer engine: which nodes run on integers, in which order, and which signals they read.
 
-`make_plan` is a pure function of the network and the input size. Nodes that do not fit (another operation, or a convolution whose
-current is used by anything but neurons) are left to the reference engine, node by node.
+`make_plan` is a pure function of the network and the input size. Nodes that do not fit (another operation, or a convolution
+whose current is used by anything but neurons) are left to the reference engine, node by node.
 """
 
 from __future__ import annotations

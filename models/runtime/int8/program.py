@@ -1,4 +1,5 @@
-"""The last phase of the integer engine: the buffers of one input size, batch and number of timesteps, allocated once, and their runs."""
+"""The last phase of the integer engine: the buffers of one input size, batch and number of timesteps, allocated once, and
+their runs."""
 
 from __future__ import annotations
 
@@ -78,8 +79,8 @@ class Program:
         """
         run_operations(
             self.tables.operations[operations], self.tables.terms, *self.tables.constants, self.arena, self._silence.arena,
-            self.changed, self._map_arena, self._silence.maps, skip, self.plan.summed, self.layout.timesteps, self.layout.images,
-            self._acc, self._before, self._units, self.totals[operations],
+            self.changed, self._map_arena, self._silence.maps, skip, self.plan.summed, self.layout.timesteps,
+            self.layout.images, self._acc, self._before, self._units, self.totals[operations],
         )  # fmt: skip
 
     def remember_silence(self) -> None:

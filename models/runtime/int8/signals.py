@@ -1,8 +1,9 @@
 """Signals: where the spikes that an operation reads come from.
 
-A *source* holds the spike counts of one node (input, neurons, max-pool, upsampling). A *signal* is a list of parts of sources, each placed
-at a channel of the signal. Slices and concatenations move parts; an addition unites them, because a convolution is linear and can read the
-summands one after the other, with the same weights and each summand's own thresholds.
+A *source* holds the spike counts of one node (input, neurons, max-pool, upsampling). A *signal* is a list of parts of
+sources, each placed at a channel of the signal. Slices and concatenations move parts; an addition unites them, because a
+convolution is linear and can read the summands one after the other, with the same weights and each summand's own
+thresholds.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ Signal = list[Part]
 
 @dataclass(frozen=True)
 class Read:
-    """Everything that a convolution reads from one source: channels [first, first + channels). Parts may overlap; their weights add up."""
+    """Everything that a convolution reads from one source: channels [first, first + channels). Parts may overlap; their
+    weights add up."""
 
     source: Source
     first: int

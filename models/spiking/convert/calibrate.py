@@ -2,20 +2,21 @@
 
 `calibrate` walks the graph once. At every convolution it rounds the weights, because the thresholds of the spikes they are
 multiplied by are known by then; at every layer of neurons it chooses thresholds and a shift for the current that really
-arrives, so that each layer makes up for the errors of those before it. The reference at every layer is the ANN's activation for the
-same grids (`record_targets`). There are three levels:
+arrives, so that each layer makes up for the errors of those before it. The reference at every layer is the ANN's activation
+for the same grids (`record_targets`). There are three levels:
 
 none       Thresholds only, fitted to the ANN's own currents. Per channel, the threshold is the one of a grid (1 ... 0.01 of the
-           largest activation, geometric) with the least weighted squared error between the activation a and the output of a neuron
-           driven by a constant current, clip(floor(a T / theta + 1/2), 0, T phi) theta / T (Wang et al., arXiv 2311.14265,
-           threshold search; the paper's formula lacks the 1/2, which comes from starting at half a threshold; with negative
-           spikes the lower bound of the clip is -T phi).
+           largest activation, geometric) with the least weighted squared error between the activation a and the output of a
+           neuron driven by a constant current, clip(floor(a T / theta + 1/2), 0, T phi) theta / T (Wang et al., arXiv
+           2311.14265, threshold search; the paper's formula lacks the 1/2, which comes from starting at half a threshold;
+           with negative spikes the lower bound of the clip is -T phi).
 light      Thresholds fitted to the currents that arrive, and a constant per channel added to the current, so that the
            mean output equals the ANN's (same paper).
 advanced   The same as light here; gradient descent through the whole network follows (distil.py).
 
-Positions are weighted by the confidence of the ANN's output (importance.py). Networks trained with rounding can use the thresholds
-they were trained with instead of a search (`typical_thresholds`); all positions then have equal weight, as in training.
+Positions are weighted by the confidence of the ANN's output (importance.py). Networks trained with rounding can use the
+thresholds they were trained with instead of a search (`typical_thresholds`); all positions then have equal weight, as in
+training.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ class Level(NamedTuple):
 
 LEVELS = {"none": Level(False, False), "light": Level(True, True), "advanced": Level(True, True)}
 RATIOS = np.geomspace(1.0, 0.01, 48)
-"""Candidate thresholds as shares of a channel's largest activation. The paper's grid ends at 0.05: too coarse for long tails and T phi >= 16."""
+"""Candidate thresholds as shares of a channel's largest activation. The paper's grid ends at 0.05: too coarse for long
+tails and T phi >= 16."""
 LIGHT_ROUNDS = 4
 """Fixed-point iterations for a shift."""
 TYPICAL = 0.35
-"""Threshold as a share of a channel's typical activation, for the number of levels that training rounds to; training draws 0.25 to 0.65."""
+"""Threshold as a share of a channel's typical activation, for the number of levels that training rounds to; training draws
+0.25 to 0.65."""
 MOST_DOUBLINGS = 5
 """Largest power of two between thresholds whose spikes are added: integer weights grow by as many bits."""
 
@@ -71,7 +74,8 @@ class Choice:
         phi: maximum number of spikes per timestep.
         rho: factor on the fitted threshold; above 1, fewer spikes and coarser steps.
         signed: whether negative spikes may take back spikes fired too early.
-        typical: whether thresholds follow each channel's typical activation instead of the least error, with equal position weights.
+        typical: whether thresholds follow each channel's typical activation instead of the least error, with equal
+            position weights.
     """
 
     phi: int
@@ -86,8 +90,8 @@ class Targets:
 
     Attributes:
         grids: `(N, 2 * bins, H, W)` float32.
-        currents: by node, the output of every convolution and the input of every relu that reads something else (a residual sum);
-            float16, whose error is far below a threshold and which halves the memory.
+        currents: by node, the output of every convolution and the input of every relu that reads something else (a residual
+            sum); float16, whose error is far below a threshold and which halves the memory.
         confidence: see importance.confidence; None weights all positions equally.
     """
 
@@ -274,8 +278,8 @@ def best_thresholds(
 def typical_thresholds(activations: Tensor, timesteps: int, phi: int) -> Tensor:
     """Thresholds `(C,)` float32 in units of mean a^2 / mean |a|, as training rounds activations (models/burst_aware.py).
 
-    A network trained that way is used to the clipping of these thresholds. Where there are more levels than in training, two thirds of
-    them (in logarithms) make steps finer and one third extends the range, as the least error does.
+    A network trained that way is used to the clipping of these thresholds. Where there are more levels than in training,
+    two thirds of them (in logarithms) make steps finer and one third extends the range, as the least error does.
 
     Args:
         activations: `(N, C, h, w)` expected outputs.
@@ -293,7 +297,8 @@ def _with_dead(theta: Tensor) -> Tensor:
 
 @njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _squared_errors(currents, expected, weights, largest, ratios, timesteps, phi, ceiling, errors):  # type: ignore[no-untyped-def]
-    """errors[c, r] = weighted sum of (expected - response to the current of a neuron with threshold ratios[r] * largest[c])**2."""
+    """errors[c, r] = weighted sum of (expected - response to the current of a neuron with threshold ratios[r] *
+    largest[c])**2."""
     channels, size = expected.shape
     half, one = np.float32(0.5), np.float32(1)
     for c in numba.prange(channels):
