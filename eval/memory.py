@@ -68,7 +68,7 @@ def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) ->
     convs = {conv.name: conv for conv in geometry.convs}
     operations = weights = potentials = signals = 0.0
     for layer in stats.layers:
-        reach = geometry.reach.get(layer.name, {})
+        reach = geometry.fan_out.get(layer.name, {})
         reached, spikes, total = float(layer.synaptic_ops.mean()), float(layer.spikes.mean()), sum(reach.values())
         operations += (reached + spikes * (layer.kind == "neuron")) * table.ac_pj
         signals += spikes * (1 + len(reach)) * access_pj(QUEUE_WORDS, bits)

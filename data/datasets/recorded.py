@@ -23,7 +23,7 @@ from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.errors import DataError, LabelError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import MOST_EVENTS, EventIndex, index_events
+from evburst.data.random_access import MAX_HELD_EVENTS, EventIndex, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
 
 _LOG = logging.getLogger("evburst")
@@ -185,7 +185,7 @@ class RecordedWindows:
             self._faults[self._name(recording)] = index.faults.found()
             self._note_outside(recording, index)
         self._open[path] = index
-        while len(self._open) > 1 and (len(self._open) > _OPEN_FILES or self._held() > MOST_EVENTS):
+        while len(self._open) > 1 and (len(self._open) > _OPEN_FILES or self._held() > MAX_HELD_EVENTS):
             self._open.popitem(last=False)
         return index
 
