@@ -211,14 +211,14 @@ def test_a_mapping_goes_before_names_and_ids() -> None:
 def test_what_matches_nothing_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     matcher = ClassMatcher(STREET)
     matcher.indices(["car", "tram", "tram", "dog"])
-    matcher.tell(tmp_path)
+    matcher.log_unmatched(tmp_path)
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("evburst", "WARNING")
     assert "3 boxes of other classes are left out: 'tram' (2), 'dog' (1); the classes are car, pedestrian;" in record.message
     nothing = ClassMatcher(STREET)
     nothing.indices(["tram"])
     with pytest.raises(LabelError, match=r"no labelled box is of a known class: 'tram' \(1\); the classes are car, pedestrian"):
-        nothing.tell(tmp_path)
+        nothing.log_unmatched(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["car", "=car", "Car=", "a=b,c"])

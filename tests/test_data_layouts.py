@@ -102,8 +102,8 @@ def test_files_of_macos_and_files_without_labels_are_left_out_and_told(
     data = opened(kind, root, spec)
     assert (len(data), data.unlabelled) == (before, 1)
     told = " ".join(record.message for record in caplog.records)
-    assert f"1 event files without labels are left out, the first one: {other}" in told
-    assert "made by macOS" in told
+    assert f"1 event files without labels were skipped, the first one: {other}" in told
+    assert "created by macOS" in told
 
 
 def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,7 +114,7 @@ def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplo
     data = opened("ncaltech101", root, "caltech6")
     assert len(data) == 3
     (record,) = caplog.records
-    assert "2 files are left out, the first one:" in record.message
+    assert "2 files were skipped, the first one:" in record.message
     assert "image_0005 (1).bin: its name is not image_NUMBER.bin" in record.message
     other = root / "Caltech101_annotations/airplanes/annotation_0005.bin"
     other.write_bytes(b"")
