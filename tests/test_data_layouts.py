@@ -138,7 +138,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
     for kind in ("1mpx", "folder"):
         data = opened(kind, root, "street")
         assert data.labels(0).labels.tolist() == [1, 0]
-        assert "2 boxes of other classes are left out: 'two wheeler' (1), 'bus' (1)" in caplog.text
+        assert "2 boxes of other classes were ignored: 'two wheeler' (1), 'bus' (1)" in caplog.text
         caplog.clear()
     mapped = opened("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
     assert mapped.labels(0).labels.tolist() == [1, 1, 0, 0]
@@ -147,7 +147,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
 
 def test_one_megapixel_recordings_are_no_gen1(tmp_path: Path) -> None:
     root = prophesee_tree(tmp_path, SensorSize(1280, 720), [0])
-    with pytest.raises(SensorSizeError, match=r"a_td\.dat: a 304x240 sensor by its labels or its layout, but: .*1280x720"):
+    with pytest.raises(SensorSizeError, match=r"a_td\.dat: its labels or its layout state a 304x240 sensor, but: .*1280x720"):
         opened("gen1", root, "street")
 
 
@@ -189,7 +189,7 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path: Path) -> None:
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     }  # fmt: skip
     (tmp_path / "data" / "a.json").write_text(json.dumps(coco))
-    with pytest.raises(SensorSizeError, match=r"a\.dat: a 99x99 sensor by its labels or its layout, but: .*64x48"):
+    with pytest.raises(SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, but: .*64x48"):
         opened("folder", tmp_path / "data", "street")
 
 
@@ -226,7 +226,7 @@ def test_labels_on_another_clock_are_an_error(tmp_path: Path) -> None:
         labels = np.load(path)
         labels["t"] += 1_674_050_002_090_794
         np.save(path, labels)
-    message = r"no labelled time lies within its recording; are labels and events on the same clock\? .*labels from 16740500"
+    message = r"no labelled time lies within its recording; do labels and events use the same clock\? .*labels from 16740500"
     with pytest.raises(LabelError, match=message):
         opened("gen1", tmp_path, "street")
     # One recording with sound labels is enough.

@@ -17,7 +17,7 @@ from typing import Any
 
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, SensorSize
-from evburst.data.readers.foreign import is_pipe, describe_foreign
+from evburst.data.readers.foreign import describe_foreign, is_pipe
 from evburst.data.readers.header import MAX_HEADER_BYTES
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.pipes import Pipe

@@ -86,7 +86,7 @@ class Aedat3File(PacketFile):
                 if len(header) < PACKET_HEADER.size:
                     self.faults.truncated_bytes = len(header)
                     return
-                kind, size, overflow, capacity, number = self._checked(header, position)
+                kind, size, overflow, capacity, number = self._check_packet(header, position)
                 position += PACKET_HEADER.size
                 left = capacity * size
                 for start in range(0, number, _JOINED_EVENTS) if kind == POLARITY else ():

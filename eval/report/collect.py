@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from evburst.data.errors import DataError
-from evburst.eval.report.tables import Table, interval, micro, number, percent, headline_pj
+from evburst.eval.report.tables import Table, headline_pj, interval, micro, number, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
