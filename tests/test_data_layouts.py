@@ -118,7 +118,7 @@ def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplo
     assert "image_0005 (1).bin: its name is not image_NUMBER.bin" in record.message
     other = root / "Caltech101_annotations/airplanes/annotation_0005.bin"
     other.write_bytes(b"")
-    with pytest.raises(DataError, match=r"no recording found.*; left out: .*annotation_0005\.bin: .*not an annotation"):
+    with pytest.raises(DataError, match=r"no recording found.*; skipped: .*annotation_0005\.bin: .*not an annotation"):
         opened("ncaltech101", root, "caltech6")
 
 
