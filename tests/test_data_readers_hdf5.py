@@ -45,7 +45,9 @@ def test_dsec_adds_its_offset_to_32_bit_times(tmp_path: Path) -> None:
 
 
 def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path) -> None:
-    with pytest.raises(SensorSizeError, match="largest coordinates are x = 31, y = 23: pass --sensor-size 32x24, or the sensor's true size"):
+    with pytest.raises(
+        SensorSizeError, match="largest coordinates are x = 31, y = 23: pass --sensor-size 32x24, or the sensor's true size"
+    ):
         open_events(write(tmp_path / "a.h5"))
 
 
