@@ -348,7 +348,8 @@ def _measure(report: dict[str, Any], folder: Path, sizes: list[int], quick: bool
         log(
             f"{figures['ratio_vs_expelliarmus_tonic']:.1f} times as fast as {PEER} on one core, "
             f"{figures['ratio_vs_expelliarmus_tonic_2']:.1f} times on two; "
-            f"{figures['share_of_page_cache_rate']:.2f} of the page cache's rate on one core; first grid {figures['first_window_s']:.2f} s after the start of Python"
+            f"{figures['share_of_page_cache_rate']:.2f} of the page cache's rate on one core; "
+            f"first grid {figures['first_window_s']:.2f} s after the start of Python"
         )
         report["sizes"].append(figures)
     report["file_to_grid"] = report["sizes"][-1]
