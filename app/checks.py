@@ -1,4 +1,4 @@
-"""Average precision and synaptic operations on labelled windows, by which conversion chooses and which it reports."""
+"""AP and operations of a detector on labelled windows: what conversion chooses by and reports."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from evburst.models.spiking.cost import dense_macs
 def score(
     bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
 ) -> tuple[AveragePrecision, float]:
-    """Return the COCO AP over labelled windows and the synaptic operations per window (0 for the ANN)."""
+    """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
-    precision, stats = detect_all(detector, windows)
-    return precision, sum(float(synaptic_ops(window_stats).sum()) for window_stats in stats) / max(len(stats), 1)
+    scored, stats = detect_all(detector, windows)
+    return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / max(len(stats), 1)
 
 
 def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[AveragePrecision, list[SpikeStats]]:
-    """Return the COCO AP over labelled windows, and the SpikeStats of every window that the network ran (empty for the ANN)."""
+    """AP (COCO) over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
     inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
     with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
         predictions, labels, stats = detections_and_labels(inference, windows, bar.update, batch)
@@ -37,11 +37,11 @@ def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[A
 
 
 def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
-    """Return the AP of the ANN and the SNN on the same labelled windows, and the SNN's energy relative to the ANN's."""
+    """AP of the ANN and the SNN on the same labelled windows, and the SNN's energy."""
     results: dict[str, Any] = {"protocol": "coco", "windows": len(windows), "split": "val"}
     for name in ("ann", "snn"):
-        precision, operations = score(bundle, windows, ann=name == "ann")
-        results[name] = {"ap": round(precision.ap, 2), "ap50": round(precision.ap50, 2), "per_class": precision.per_class}
+        scored, operations = score(bundle, windows, ann=name == "ann")
+        results[name] = {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2), "per_class": scored.per_class}
         if operations:
             grid = voxel_size(bundle.voxel, windows, bundle.stride)
             macs = sum(dense_macs(bundle.graph, *grid).values())
@@ -51,6 +51,6 @@ def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
 
 
 def voxel_size(voxel: VoxelConfig, windows: Dataset, stride: int) -> tuple[int, int, int]:
-    """Return (channels, H, W) of the padded grids."""
+    """(channels, H, W) of the padded grids."""
     shape = voxel_batch([windows[0].window], voxel, windows.spec.sensor_size, stride).shape
     return shape[1], shape[2], shape[3]

@@ -118,9 +118,9 @@ class Ours(Contender):
     def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
         graph, grids = setting.graph, setting.calibration
         targets = record_targets(graph, grids, confidence(Runner(graph)(grids), setting.bundle.head))
-        calibrated = ((t, calibrate(graph, targets, t, Choice(self._phi), "light")) for t in timesteps)
+        made = ((t, calibrate(graph, targets, t, Choice(self._phi), "light")) for t in timesteps)
         max_count = setting.bundle.voxel.max_count
-        self._networks = {t: open_engine("auto", *network, max_count) for t, network in calibrated}
+        self._networks = {t: open_engine("auto", *network, max_count) for t, network in made}
 
     def run(self, x: Tensor) -> Iterator[tuple[int, list[Tensor], float, float]]:
         for t, network in self._networks.items():

@@ -22,7 +22,7 @@ class Curves:
 
     Args:
         out: folder of the run.
-        loss_names: names of the loss terms.
+        loss_names: parts of the loss.
     """
 
     def __init__(self, out: Path, loss_names: tuple[str, ...]) -> None:
@@ -30,7 +30,7 @@ class Curves:
         self._board = _tensorboard(out)
 
     def add(self, epoch: int, loss: NDArray[np.float64], scored: AveragePrecision, seconds: float) -> None:
-        """Log an epoch: the mean loss per window and the validation AP."""
+        """Log an epoch: the mean loss per window and the validation's AP."""
         row = {"epoch": epoch, **{n: round(float(v), 4) for n, v in zip(self._loss_names, loss, strict=True)}}
         row |= {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2)}
         row |= {f"ap50_{name}": round(v["ap50"], 2) for name, v in scored.per_class.items()}
@@ -49,7 +49,7 @@ class Curves:
         _LOG.info(json.dumps({name: None if value != value else value for name, value in row.items()}))
 
     def _draw(self) -> None:
-        """Plot loss and AP over the epochs so far."""
+        """Loss and AP over the epochs so far."""
         require("matplotlib", "train", "drawing training curves")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -155,7 +155,7 @@ function draw() {
   while (history.length && history[0].at < performance.now() - SECONDS * 1000) history.shift();
   if (shown) {
     drawEvents(shown);
-    showFigures(shown.header);
+    figures(shown.header);
   }
   if (performance.now() - plottedAt < PLOT_MS) return;
   plottedAt = performance.now();
@@ -208,7 +208,7 @@ function colourOf(label) {
   return about.palette.classes[label % about.palette.classes.length];
 }
 
-function showFigures(header) {
+function figures(header) {
   const counts = {};
   for (const box of header.boxes) counts[box[6]] = (counts[box[6]] || 0) + 1;
   $("boxes").textContent = Object.entries(counts).map(([name, n]) => (n > 1 ? `${n} × ${name}` : name)).join(", ") || "no boxes";
