@@ -330,9 +330,9 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--camera", metavar="N", help="webcam number N, or `fake` for a simulated street scene")
-    source.add_argument("--video", metavar="FILE|DEVICE|URL", help="video file in real time, a camera "
+    source.add_argument("--video", metavar="FILE|DEVICE|URL", help="video file, played in real time, a camera "
                         "such as /dev/video1, or a stream, e.g. rtsp://HOST/1")  # fmt: skip
-    source.add_argument("--events", metavar="FILE", help="recording in real time; requires --realtime")
+    source.add_argument("--events", metavar="FILE", help="recording, played in real time; requires --realtime")
     source.add_argument("--stream", metavar="tcp://HOST:PORT", help="network stream from DV or dv-processing")
     source.add_argument("--sensor", choices=("evk4", "evk3", "dvxplorer", "davis346"), help="event camera on USB")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play a file at X times real time, e.g. 0.1")

@@ -71,11 +71,11 @@ def _export(args: argparse.Namespace) -> str:
         return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)
-    left = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
+    omitted = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
     largest = max(layer.phi for layer in bundle.parameters.neurons.values())
     if largest > 1:
         LOG.info("note: NIR neurons emit one spike per timestep, these up to %d; the limits are in the metadata", largest)
-    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{left}"
+    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{omitted}"
 
 
 if __name__ == "__main__":

@@ -62,16 +62,16 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
     """
     from evburst.eval.report.collect import find, gaps, render, summary_tables
 
-    found = find(places)
-    for problem in found.problems:
+    collected = find(places)
+    for problem in collected.problems:
         log.warning("left out: %s", problem)
-    if not found.files:
+    if not collected.files:
         raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evaluate.py writes them")
     if expected is None:
         expected = sorted(
             path.stem for path in (Path(__file__).resolve().parents[1] / "models" / "weights").glob("*.safetensors")
         )
-    missing = [f"left out: {problem}" for problem in found.problems] + gaps(found.files, expected)
-    for line in missing[len(found.problems) :]:
+    missing = [f"left out: {problem}" for problem in collected.problems] + gaps(collected.files, expected)
+    for line in missing[len(collected.problems) :]:
         log.info("missing: %s", line)
-    return render(summary_tables(found.files), missing, form)
+    return render(summary_tables(collected.files), missing, form)

@@ -305,21 +305,21 @@ def timed(contender: Contender, setting: Setting) -> dict[int, list[float]]:
         for t, *_ in contender.run(x):
             now = time.perf_counter()
             times[t].append((now - started) * 1000)
-            if isinstance(contender, Ours):  # each T is a run of its own
+            if isinstance(contender, Ours):  # each T is a separate run
                 started = now
     return {t: values[1:] or values for t, values in times.items()}
 
 
 def ann(setting: Setting) -> Result:
-    """The ordinary network."""
+    """Score and time the ANN."""
     runner = Runner(setting.graph)
-    found = [d for x in setting.grids for d in decoded(setting, runner(x), len(x))]
+    detections = [d for x in setting.grids for d in decoded(setting, runner(x), len(x))]
     times = []
     for x in [x[:1] for x in setting.grids][: setting.timed + 1]:
         started = time.perf_counter()
         runner(x)
         times.append((time.perf_counter() - started) * 1000)
-    return Result("ANN", 0, *scored(setting, found), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
+    return Result("ANN", 0, *scored(setting, detections), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
 
 
 def relus(graph: Graph) -> set[str]:

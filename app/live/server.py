@@ -182,8 +182,8 @@ def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None)
     guard: ASGIApp = Guard(in_folder, site.allow_hosts, token)
     if loopback or site.allow_hosts:
         host = _host_port(site.address)[0]
-        own = f"[{host}]" if ":" in host else host
-        names = ["localhost", "127.0.0.1", "[::1]", own, *site.allow_hosts]
+        own_host = f"[{host}]" if ":" in host else host
+        names = ["localhost", "127.0.0.1", "[::1]", own_host, *site.allow_hosts]
         guard = TrustedHostMiddleware(guard, names, www_redirect=False)
     return guard
 
