@@ -368,7 +368,7 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
 def test_predictions_need_labels(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         evaluate_main(["--predictions", "a.npy"])
-    assert "belong together" in capsys.readouterr().err
+    assert "must be given together" in capsys.readouterr().err
 
 
 def test_unknown_protocols_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
