@@ -1,1 +1,1 @@
-"""Detectors and the spiking networks made of them. Imports data only."""
+"""Detection networks and the burst-spiking networks converted from them. Imports `data` only."""

@@ -1,4 +1,4 @@
-"""The ordinary network, counting the multiply-accumulates that hardware which skips zeros would do."""
+"""The ANN with counters: how many multiply-accumulates hardware that skips zeros would perform."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evburst.models.spiking.network import SpikingParameters
 
 
 class ActivityRunner(Runner):
-    """A graph run as the ANN, with what its convolutions read counted.
+    """Runs a graph as the ANN and counts the non-zero inputs of its convolutions.
 
     Args:
         graph: the network.
@@ -25,10 +25,13 @@ class ActivityRunner(Runner):
         self._size: tuple[int, ...] = ()
 
     def run(self, grid: Tensor) -> tuple[list[Tensor], ActivityStats]:
-        """Outputs and counts.
+        """Run a batch and count its operations.
 
         Args:
             grid: `(N, 2 * bins, H, W)` float32 counts.
+
+        Returns:
+            The outputs of the network, and the counts of each image.
         """
         if self._size != tuple(grid.shape[1:]):
             self._size = tuple(grid.shape[1:])
@@ -46,7 +49,7 @@ class ActivityRunner(Runner):
         return outputs, ActivityStats(self._dense, self._effective, self._active, self._units)
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
-        # How many channels are not zero at each position, times the weights such an input meets there.
+        # Non-zero channels at each position, times the number of weights that an input at that position meets.
         reached = (x != 0).sum(1) * self._reached[node.name]
         self._effective[node.name] = reached.flatten(1).sum(1).cpu().numpy()
         return super().conv(node, x)
@@ -59,7 +62,12 @@ class ActivityRunner(Runner):
 
 
 def memory(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
-    """Bytes of weights and biases (and of thresholds and shifts), and the share of weights that are zero."""
+    """Return the bytes of all parameters and the fraction of weights that are zero.
+
+    Args:
+        graph: the network; its weights and biases are counted.
+        parameters: of its spiking neurons; thresholds and shifts are counted too.
+    """
     tensors = list(graph.tensors.values())
     weights = [tensor for tensor in tensors if tensor.ndim > 1]
     if parameters is not None:

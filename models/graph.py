@@ -1,17 +1,18 @@
-"""A detector as a plain list of nodes: what conversion produces, a weights file holds, and every engine runs.
+"""A network as a flat list of nodes: the result of tracing, the content of a weights file, and the input of every engine.
 
-Only nine operations exist; OPERATIONS says what each of them may hold, and what shape its value has:
+There are nine operations. OPERATIONS defines the attributes that each may have and the shape of its value:
 
     input      the voxel grid
-    conv       weight, bias; stride, padding, dilation, groups   (linear: makes currents); `merged`: parallel ones it holds, too
-    relu       the activation; `ceiling` (6 in ReLU6) and `negative_slope` (LeakyReLU) where it has them
-                                                                 (in a spiking network: a layer of burst neurons)
-    add        of two signals
+    conv       attributes stride, padding, dilation, groups, `merged` (names of parallel convolutions that were merged into
+               it); tensors weight and bias. In a spiking network its output is a current.
+    relu       `ceiling` (6 for ReLU6) and `negative_slope` (LeakyReLU), both optional. In a spiking network: a layer of
+               burst neurons.
+    add        sum of two values
     concat     along channels
     slice      channels [start, stop)
     max_pool   kernel, stride, padding
-    avg_pool   kernel, stride, padding; kernel null: of the whole map, to 1 x 1
-    upsample   nearest, integer factor
+    avg_pool   kernel, stride, padding; kernel null averages the whole map to 1 x 1
+    upsample   nearest neighbour, by an integer factor
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Node:
-    """One operation.
+    """One operation of a graph.
 
     Attributes:
-        name: unique; the name of the module it came from where there is one.
-        op: one of OPERATIONS.
-        inputs: names of the nodes it reads.
-        attrs: geometry; JSON types only.
+        name: unique name; that of the module it was traced from, where there is one.
+        op: a key of OPERATIONS.
+        inputs: names of the nodes whose values it takes.
+        attrs: geometry and other attributes, of JSON types only.
     """
 
     name: str
@@ -55,9 +56,9 @@ class Graph:
     """A network.
 
     Attributes:
-        nodes: in an order in which they can be computed; the first is the input.
-        outputs: names of the nodes that are read out.
-        tensors: `<conv>.weight` `(C_out, C_in / groups, kh, kw)` and `<conv>.bias` `(C_out,)` float32.
+        nodes: in topological order; the first is the input.
+        outputs: names of the nodes whose values the network returns.
+        tensors: `<conv>.weight` `(C_out, C_in / groups, kh, kw)` and `<conv>.bias` `(C_out,)`, float32.
     """
 
     nodes: list[Node]
@@ -65,21 +66,21 @@ class Graph:
     tensors: dict[str, Tensor]
 
     def in_float16(self) -> Graph:
-        """With its tensors as float16 holds them, which is how they are stored; still float32."""
+        """Return a graph with its tensors rounded to float16, as weights files store them; their dtype stays float32."""
         return Graph(self.nodes, self.outputs, {name: tensor.half().float() for name, tensor in self.tensors.items()})
 
     def channels_last(self) -> Graph:
-        """With its weights laid out for grids in torch's channels_last format, which convolutions are faster on; the same otherwise."""
-        laid_out = {k: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for k, t in self.tensors.items()}
-        return Graph(self.nodes, self.outputs, laid_out)
+        """Return a graph with its weights in torch's channels_last memory format, which speeds up convolutions."""
+        tensors = {k: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for k, t in self.tensors.items()}
+        return Graph(self.nodes, self.outputs, tensors)
 
     def to_json(self) -> str:
-        """The structure, without tensors."""
+        """Serialise the structure, without tensors."""
         return json.dumps({"nodes": [asdict(node) for node in self.nodes], "outputs": self.outputs})
 
     @classmethod
     def from_json(cls, content: str, tensors: dict[str, Tensor]) -> Graph:
-        """Rebuild; raises CheckpointError where the structure is unsound. Tensors are not looked at: see `shapes`."""
+        """Rebuild a graph from `to_json`; raises CheckpointError if its structure is invalid. `shapes` checks the tensors."""
         raw = _GRAPH(parse(content, "graph"), "graph")
         nodes = [Node(n["name"], n["op"], tuple(n["inputs"]), n["attrs"]) for n in raw["nodes"]]
         known: set[str] = set()
@@ -88,7 +89,7 @@ class Graph:
             operation.attrs(node.attrs, where)
             low, high = operation.arity
             if not low <= len(node.inputs) <= high:
-                raise CheckpointError(f"{where}: {node.op} with {len(node.inputs)} inputs")
+                raise CheckpointError(f"{where}: {node.op} has {len(node.inputs)} inputs; expected {low} to {high}")
             if missing := [name for name in node.inputs if name not in known]:
                 raise CheckpointError(f"{where}: its input {missing[0]!r} is not a node before it")
             if node.name in known or (node.op == "input") != (not known):
@@ -101,17 +102,17 @@ class Graph:
         return cls(nodes, raw["outputs"], tensors)
 
     def shapes(self, channels: int, height: int, width: int) -> dict[str, Shape]:
-        """(C, H, W) of every node's value for grids of one size; raises CheckpointError where shapes do not fit together."""
+        """(C, H, W) of every node's value for one size of grid; raises CheckpointError if shapes do not fit together."""
         weights = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         return infer_shapes(self.nodes, weights, (channels, height, width))
 
     def consumers(self) -> dict[str, list[Node]]:
-        """Who reads each node."""
-        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        """Return the nodes that take each node's value as an input, by name."""
+        users: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
             for name in node.inputs:
-                found[name].append(node)
-        return found
+                users[name].append(node)
+        return users
 
 
 WeightShapes = Mapping[str, tuple[int, ...]]
@@ -119,12 +120,12 @@ WeightShapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Operation:
-    """What a node of one kind may be.
+    """Rules for the nodes of one operation.
 
     Attributes:
-        arity: fewest and most inputs.
-        attrs: check of its attributes.
-        shape: of its value, from the node, its inputs' shapes and the shapes of all tensors.
+        arity: smallest and largest number of inputs.
+        attrs: check of the attributes.
+        shape: computes the shape of the value from the node, the shapes of its inputs and the shapes of all tensors.
     """
 
     arity: tuple[int, int]
@@ -133,12 +134,12 @@ class Operation:
 
 
 def infer_shapes(nodes: Sequence[Node], weights: WeightShapes, grid: Shape) -> dict[str, Shape]:
-    """(C, H, W) of every node's value.
+    """Compute (C, H, W) of every node's value.
 
     Args:
-        nodes: in order.
-        weights: shape of every tensor by its name.
-        grid: of the input.
+        nodes: in topological order.
+        weights: shape of every tensor, by name.
+        grid: shape of the input.
 
     Raises:
         CheckpointError: shapes do not fit together, or a value would be empty.
@@ -146,15 +147,15 @@ def infer_shapes(nodes: Sequence[Node], weights: WeightShapes, grid: Shape) -> d
     shapes: dict[str, Shape] = {}
     for node in nodes:
         inputs = [shapes[name] for name in node.inputs]
-        found = OPERATIONS[node.op].shape(node, inputs, weights) if node.op != "input" else grid
-        if min(found) < 1:
-            raise CheckpointError(f"node {node.name!r}: nothing is left of its input {inputs}")
-        shapes[node.name] = found
+        shape = OPERATIONS[node.op].shape(node, inputs, weights) if node.op != "input" else grid
+        if min(shape) < 1:
+            raise CheckpointError(f"node {node.name!r}: its value would be empty, {shape}, for inputs {inputs}")
+        shapes[node.name] = shape
     return shapes
 
 
 def _windows(node: Node, source: Shape, kernel: Sequence[int], channels: int) -> Shape:
-    """Of a convolution or a pool."""
+    """Output shape of a convolution or a pool."""
     a = node.attrs
     dilation = a.get("dilation", (1, 1))
     rows, columns = (
@@ -174,13 +175,15 @@ def _conv_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> S
             raise CheckpointError(f"{where}: {name!r} has {len(weights[name])} axes, not {axes}")
     outputs, per_group, *kernel = weights[f"{node.name}.weight"]
     if weights[f"{node.name}.bias"] != (outputs,):
-        raise CheckpointError(f"{where}: biases {weights[f'{node.name}.bias']} of {outputs} output channels")
+        raise CheckpointError(f"{where}: bias of shape {weights[f'{node.name}.bias']} for {outputs} output channels")
     if outputs % groups or per_group * groups != inputs[0][0]:
         raise CheckpointError(
-            f"{where}: weights for {per_group * groups} channels in {groups} groups and {outputs} outputs read {inputs[0][0]} channels"
+            f"{where}: weights for {per_group * groups} input channels in {groups} groups and {outputs} outputs"
+            f" do not fit an input of {inputs[0][0]} channels"
         )
     if max(kernel) > _LARGEST_KERNEL:
-        raise CheckpointError(f"{where}: kernel {kernel[0]}x{kernel[1]}, at most {_LARGEST_KERNEL}x{_LARGEST_KERNEL}")
+        largest = f"{_LARGEST_KERNEL}x{_LARGEST_KERNEL}"
+        raise CheckpointError(f"{where}: kernel {kernel[0]}x{kernel[1]} is larger than the largest allowed, {largest}")
     return _windows(node, inputs[0], kernel, outputs)
 
 
@@ -189,7 +192,7 @@ def _pool_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> S
     if kernel is None:
         return channels, 1, 1
     if any(2 * pad > k for pad, k in zip(node.attrs["padding"], kernel, strict=True)):
-        raise CheckpointError(f"node {node.name!r}: padding of more than half its kernel")
+        raise CheckpointError(f"node {node.name!r}: its padding is more than half its kernel")
     return _windows(node, inputs[0], kernel, channels)
 
 
@@ -208,7 +211,7 @@ def _concat_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) ->
 def _slice_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
     start, stop = node.attrs["start"], node.attrs["stop"]
     if not start < stop <= inputs[0][0]:
-        raise CheckpointError(f"node {node.name!r}: channels {start} to {stop} of {inputs[0][0]}")
+        raise CheckpointError(f"node {node.name!r}: slice of channels {start} to {stop} from an input of {inputs[0][0]}")
     return stop - start, *inputs[0][1:]
 
 
@@ -225,11 +228,11 @@ _NAME = text(200)
 _NONE, _ONE, _MANY = (0, 0), (1, 1), (1, 256)
 
 
-def _of_average(value: object, where: str) -> dict[str, Any]:
-    """An average pool has windows, or is of the whole map: its kernel is null."""
+def _check_avg_pool(value: object, where: str) -> dict[str, Any]:
+    """Check an average pool: either with a window, or with kernel null for the whole map."""
     whole_map = isinstance(value, dict) and value.get("kernel", 0) is None
-    found: dict[str, Any] = (_WHOLE_MAP if whole_map else _POOL)(value, where)
-    return found
+    attrs: dict[str, Any] = (_WHOLE_MAP if whole_map else _POOL)(value, where)
+    return attrs
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -244,10 +247,10 @@ OPERATIONS: dict[str, Operation] = {
     "concat": Operation(_MANY, table({}), _concat_shape),
     "slice": Operation(_ONE, table({"start": _CHANNEL, "stop": _CHANNEL}), _slice_shape),
     "max_pool": Operation(_ONE, _POOL, _pool_shape),
-    "avg_pool": Operation(_ONE, _of_average, _pool_shape),
+    "avg_pool": Operation(_ONE, _check_avg_pool, _pool_shape),
     "upsample": Operation(_ONE, table({"factor": whole(1, 64)}), _upsample_shape),
 }
-"""By name, what a node may be; a weights file is checked against it before anything of it runs."""
+"""Rules by name of operation. A weights file is checked against them before it is run."""
 
 _GRAPH = table(
     {
@@ -262,13 +265,13 @@ _GRAPH = table(
 
 
 def activation(x: Tensor, ceiling: float = math.inf, negative_slope: float = 0.0) -> Tensor:
-    """ReLU, or with its ceiling ReLU6, or with a slope below zero LeakyReLU; the keywords are a relu node's attributes."""
+    """ReLU; ReLU6 with a ceiling; LeakyReLU with a negative slope. The keywords are the attributes of a relu node."""
     y = F.leaky_relu(x, negative_slope) if negative_slope else F.relu(x)
     return y if ceiling == math.inf else y.clamp(max=ceiling)
 
 
 class Runner:
-    """Computes a graph node by node, as the ordinary (ANN) network; engines override single operations.
+    """Computes a graph node by node, as the ANN. Engines override single operations.
 
     Args:
         graph: the network.
@@ -284,11 +287,11 @@ class Runner:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """The outputs for a batch of grids `(N, 2 * bins, H, W)` float32."""
+        """Compute the outputs for a batch of grids, `(N, 2 * bins, H, W)` float32, without gradients."""
         return self.compute(x)
 
     def compute(self, x: Tensor) -> list[Tensor]:
-        """The same, for those who want gradients."""
+        """Compute the outputs like a call does, but with gradients if they are enabled."""
         values: dict[str, Tensor] = {}
         for node in self.graph.nodes:
             self.advance(node, values, x)
@@ -313,14 +316,14 @@ class Runner:
         return [self.read_out(name, values[name]) for name in self.graph.outputs]
 
     def observe(self, node: Node, value: Tensor) -> None:
-        """Called with every node's value; for recorders."""
+        """Hook that is called with the value of every node; does nothing here."""
 
     def read_out(self, name: str, value: Tensor) -> Tensor:
-        """An output as it leaves the network."""
+        """Convert the value of an output node to what the network returns."""
         return value
 
     def weight(self, node: Node) -> Tensor:
-        """What a convolution multiplies by."""
+        """Weights that a convolution uses."""
         return self.graph.tensors[f"{node.name}.weight"]
 
     def input(self, node: Node, x: Tensor) -> Tensor:

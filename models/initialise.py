@@ -1,4 +1,4 @@
-"""Starting a network from weights that exist: another run's checkpoint, or a converted weights file to be fine-tuned."""
+"""Initialise a network from existing weights: a checkpoint of another run, or a converted weights file to be fine-tuned."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, re
 
 
 def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
-    """Copy what fits by name and shape; the rest stays as it is (e.g. the last layers of a head with other classes).
+    """Copy every tensor that fits by name and shape, and leave the rest unchanged (e.g. a head with other classes).
+
+    The batch norms of converted weights have been folded into the convolutions. New ones are fitted to `batch`, so that
+    the network computes the same as before.
 
     Args:
-        model: the network, in place.
-        weights: best.safetensors of a run, a file made by convert.py, or the name of bundled weights.
-        batch: `(N, 2 * bins, H, W)` float grids as it will be trained on. Converted weights have their batch norms folded
-            away; they get new ones with the statistics of this batch, so that the network computes what it did.
+        model: the network, modified in place.
+        weights: best.safetensors of a run, a file written by convert.py, or the name of bundled weights.
+        batch: `(N, 2 * bins, H, W)` float grids, prepared as in training.
 
     Raises:
-        CheckpointError: no such weights, or less than half of them fit: another architecture.
+        CheckpointError: the weights do not exist, or less than half of them fit, so that the architecture must differ.
     """
     path = find_weights(weights)
     own = model.state_dict()
@@ -31,14 +33,16 @@ def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
     fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
     n_parameters = len(list(model.parameters()))
     if sum(name in fitting for name, _ in model.named_parameters()) < n_parameters // 2:
-        raise CheckpointError(f"{path}: less than half of it fits this network: another architecture")
+        raise CheckpointError(
+            f"{path}: less than half of its tensors fit this network: another architecture; start from weights of the same one"
+        )
     model.load_state_dict(fitting, strict=False)
     if folded:
         _measure_norms(model, batch)
 
 
 def _unfolded(bundle: DetectorBundle, model: nn.Module) -> dict[str, Tensor]:
-    """Folded convolutions as convolution and batch norm that does nothing but add the bias."""
+    """Split folded convolutions into a convolution and a batch norm that only adds the bias."""
     modules = dict(model.named_modules())
     tensors: dict[str, Tensor] = {}
     for name, tensor in bundle.graph.tensors.items():
@@ -48,14 +52,14 @@ def _unfolded(bundle: DetectorBundle, model: nn.Module) -> dict[str, Tensor]:
             continue
         tensors |= _norm_that_adds(tensor, layer, modules)
     for node in bundle.graph.nodes:
-        for layer in node.attrs.get("merged", ()):  # what it did is in the convolution it was merged with
+        for layer in node.attrs.get("merged", ()):  # its weights are part of the convolution it was merged into
             tensors[f"{layer}.weight"] = torch.zeros_like(modules[layer].weight)  # type: ignore[arg-type]
             tensors |= _norm_that_adds(torch.zeros(len(tensors[f"{layer}.weight"])), layer, modules)
     return tensors
 
 
 def _norm_that_adds(bias: Tensor, conv: str, modules: dict[str, Any]) -> dict[str, Tensor]:
-    """The batch norm behind a convolution, if there is one, doing nothing but add a bias."""
+    """Tensors of the batch norm after a convolution, if there is one, set so that it only adds a bias."""
     norm = _norm_after(conv, modules)
     if norm is None:
         return {}
@@ -68,7 +72,7 @@ def _norm_that_adds(bias: Tensor, conv: str, modules: dict[str, Any]) -> dict[st
 
 
 def _norm_after(conv: str, modules: dict[str, Any]) -> str | None:
-    """The batch norm that follows a convolution in the order of definition."""
+    """Name of the batch norm that follows a convolution in order of definition, or None."""
     names = list(modules)
     if conv not in modules:
         return None
@@ -82,7 +86,10 @@ def _norm_after(conv: str, modules: dict[str, Any]) -> str | None:
 
 @torch.no_grad()
 def _measure_norms(model: nn.Module, batch: Tensor) -> None:
-    """Give every batch norm that only adds its bias the statistics of the batch, with the gain and bias that undo them."""
+    """Give every batch norm the statistics of a batch, and a gain and bias that cancel them.
+
+    Each norm must only add its bias before.
+    """
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)

@@ -1,4 +1,7 @@
-"""What the weights file of a detector must hold, before anything of it runs: metadata, names, shapes, dtypes, numbers, maps."""
+"""Validation of a detector's weights file before any of it is used.
+
+Checks the metadata, the names, shapes and dtypes of the tensors, the range of their numbers, and that the outputs fit the head.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from evburst.models.schema import anything, by_name, items, number, one_of, pair
 
 _CLASSES = items(text(200), 1, 10_000)
 _LEVELS = (1, 8)
-_DEEPEST_RECORD = 32
+_MAX_RECORD_DEPTH = 32
 
 VOXEL = table({"bins": whole(1, 64), "max_count": whole(1, 255), "window_ms": number(0.1, 60_000)})
 
@@ -25,36 +28,36 @@ NETWORK = table(
     {"architecture": text(100), "activation": text(100), "channels": whole(1, 256), "classes": _CLASSES},
     {"input_size": pair(whole(32, 4096))},
 )
-"""Of a training checkpoint: see models/detectors.NetworkConfig."""
+"""Network section of a training checkpoint; see models/detectors.NetworkConfig."""
 
 
 def _record(value: Any, where: str) -> dict[str, Any]:
-    """What a weights file says of itself: of these names the kind of value is known, others are free."""
-    found: dict[str, Any] = by_name(anything)(value, where)
-    level: list[Any] = [found]
-    for _ in range(_DEEPEST_RECORD):
+    """Check the free-form record of a file's origin: some of its names must hold objects, other names are not restricted."""
+    record: dict[str, Any] = by_name(anything)(value, where)
+    level: list[Any] = [record]
+    for _ in range(_MAX_RECORD_DEPTH):
         level = [v for x in level for v in (x.values() if isinstance(x, dict) else x) if isinstance(v, dict | list)]
     if level:
         raise CheckpointError(f"{where}: nested too deeply")
     for path in (("training",), ("training", "config"), ("training", "config", "data"), ("conversion",), ("check",)):
-        part: Any = found
+        part: Any = record
         for name in path:
             part = part.get(name, {}) if isinstance(part, dict) else part
         by_name(anything)(part, f"{where}: {'.'.join(path)}")
-    spec = found.get("training", {}).get("config", {}).get("data", {}).get("spec", "")
-    for name, named in (("dataset", found.get("dataset")), ("training.config.data.spec", spec)):
+    spec = record.get("training", {}).get("config", {}).get("data", {}).get("spec", "")
+    for name, named in (("dataset", record.get("dataset")), ("training.config.data.spec", spec)):
         if isinstance(named, dict | list):
             raise CheckpointError(f"{where}: {name}: expected a name, not {shown(named)}")
-    return found
+    return record
 
 
 @dataclass(frozen=True)
 class Head:
-    """A kind of head.
+    """Requirements of one kind of detection head.
 
     Attributes:
-        fields: checks of what it needs beside strides and classes; 0 or nothing elsewhere.
-        channels: of the box map and the class map of a level.
+        fields: checks of the fields it needs besides strides and classes; other kinds of heads leave these empty or 0.
+        channels: (head, level) -> number of channels of the box map and of the class map of that level.
     """
 
     fields: Mapping[str, Callable[[Any, str], Any]]
@@ -98,38 +101,42 @@ LIMITS = {
     "shift": (-1e8, 1e8),
     "readout": (-1e8, 1e8),
 }
-"""Least and largest number of each kind of tensor."""
+"""Smallest and largest number allowed in each kind of tensor."""
 
 _FLOATS, _FLOAT, _INTEGERS = ("F16", "F32"), ("F32",), ("I8",)
 _LARGEST_NODE, _ALL_NODES, _MACS = 1024, 20_000, 20_000_000
-"""Values of the largest node, of all nodes, and multiply-accumulates, for each pixel of the grid."""
+"""Limits per pixel of the grid: values of the largest node, values of all nodes, and multiply-accumulates."""
 
 
 def head_of(content: Mapping[str, Any]) -> HeadSpec:
-    """The head of checked metadata; class names that cannot be printed are escaped."""
+    """Build the head from checked metadata, escaping class names that cannot be printed."""
     kind, strides = content["kind"], content["strides"]
     for name, check in HEADS[kind].fields.items():
         check(content.get(name), f"metadata: head: {name}")
     anchors = tuple(tuple((w, h) for w, h in level) for level in content.get("anchors", ()))
     if HEADS[kind].fields.keys() >= {"anchors"} and len(anchors) != len(strides):
-        raise CheckpointError(f"metadata: head: {len(anchors)} levels of anchors, {len(strides)} strides")
+        raise CheckpointError(f"metadata: head: {len(anchors)} levels of anchors for {len(strides)} strides")
     return HeadSpec(kind, tuple(strides), content["reg_max"], tuple(map(printable, content["classes"])), anchors)
 
 
 def check_layout(
-    graph: Graph, head: HeadSpec, channels: int, content: Mapping[str, Any], layout: Mapping[str, tuple[str, tuple[int, ...]]]
+    graph: Graph,
+    head: HeadSpec,
+    channels: int,
+    content: Mapping[str, Any],
+    layout: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
-    """Compare what a file declares with what its graph needs.
+    """Check that a file declares exactly what its graph needs.
 
     Args:
-        graph: its structure.
-        head: what its outputs are decoded by.
-        channels: of its grids.
-        content: its metadata.
-        layout: dtype and shape of every tensor.
+        graph: structure of the network.
+        head: how its outputs are decoded.
+        channels: of the input grids.
+        content: metadata of the file.
+        layout: dtype and shape of every tensor, by name.
 
     Raises:
-        CheckpointError: something is missing, superfluous, of another dtype or shape, or does not fit together.
+        CheckpointError: a tensor is missing, superfluous or of the wrong dtype or shape, or shapes do not fit together.
     """
     weights = {name.removeprefix("ann/"): shape for name, (_, shape) in layout.items() if name.startswith("ann/")}
     stride = max(head.strides)
@@ -141,48 +148,48 @@ def check_layout(
     relus = {node.name for node in graph.nodes if node.op == "relu"}
     for what, names in (("phi", set(content["phi"])), ("takes_back", set(content.get("takes_back", ())) | relus)):
         if names != relus:
-            raise CheckpointError(f"metadata: {what}: {shown(min(names ^ relus))} is missing, or is no layer of neurons")
+            raise CheckpointError(f"metadata: {what}: {shown(min(names ^ relus))} is missing or is not a layer of neurons")
     _check_tensors(_expected(graph, weights, shapes), layout)
 
 
 def check_numbers(name: str, tensor: Tensor) -> None:
-    """Raise CheckpointError if a tensor holds NaN, infinity, or a number outside LIMITS."""
+    """Raise CheckpointError if a tensor holds NaN, infinity or a number outside LIMITS."""
     if tensor.dtype == torch.int8:
-        low, high, (least, largest) = -127.0, 127.0, tensor.aminmax()
+        low, high, (smallest, largest) = -127.0, 127.0, tensor.aminmax()
     else:
-        (low, high), (least, largest) = LIMITS[name.split("/")[0]], tensor.aminmax()
-    if not (least >= low and largest <= high):
+        (low, high), (smallest, largest) = LIMITS[name.split("/")[0]], tensor.aminmax()
+    if not (smallest >= low and largest <= high):
         raise CheckpointError(f"{name!r} holds NaN, infinity or a number outside {low:g} to {high:g}: the file is damaged")
 
 
 def _check_size(graph: Graph, weights: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape], pixels: int) -> None:
-    """No file makes a network that fills the memory or never ends."""
+    """Refuse networks that would fill the memory or run practically forever."""
     sizes = [prod(shape) for shape in shapes.values()]
     convs = [node.name for node in graph.nodes if node.op == "conv"]
     macs = sum(prod(weights[f"{name}.weight"][1:]) * prod(shapes[name]) for name in convs)
-    for what, found, most in (
+    for what, total, limit in (
         ("values of its largest node", max(sizes), _LARGEST_NODE),
         ("values", sum(sizes), _ALL_NODES),
         ("multiply-accumulates", macs, _MACS),
     ):
-        if found > most * pixels:
-            raise CheckpointError(f"the network has more than {most:,} {what} for each pixel of its input")
+        if total > limit * pixels:
+            raise CheckpointError(f"the network has more than {limit:,} {what} for each pixel of its input")
 
 
 def _check_maps(head: HeadSpec, maps: Sequence[Shape], grid: Shape) -> None:
-    """The maps that a head decodes: boxes of every level, then classes of every level."""
+    """Check the maps that a head decodes: box maps of every level, then class maps of every level."""
     levels = len(head.strides)
     if len(maps) != 2 * levels:
-        raise CheckpointError(f"{len(maps)} outputs; a head of {levels} strides has {2 * levels}")
+        raise CheckpointError(f"{len(maps)} outputs, but a head with {levels} strides has {2 * levels}")
     if any(side % stride for side in grid[1:] for stride in head.strides):
-        raise CheckpointError(f"metadata: head: strides {list(head.strides)} do not divide their largest")
+        raise CheckpointError(f"metadata: head: the largest of strides {list(head.strides)} is not a multiple of the others")
     for level, stride in enumerate(head.strides):
         channels = HEADS[head.kind].channels(head, level)
-        for what, found, count in zip(("box", "class"), (maps[level], maps[levels + level]), channels, strict=True):
-            wanted = (count, grid[1] // stride, grid[2] // stride)
-            if found != wanted:
+        for what, shape, count in zip(("box", "class"), (maps[level], maps[levels + level]), channels, strict=True):
+            expected = (count, grid[1] // stride, grid[2] // stride)
+            if shape != expected:
                 raise CheckpointError(
-                    f"the {what} map of stride {stride} is {found} for a grid {grid}; its head decodes {wanted}"
+                    f"the {what} map of stride {stride} is {shape} for a grid {grid}, but its head decodes {expected}"
                 )
 
 
@@ -190,31 +197,31 @@ Expected = dict[str, tuple[tuple[str, ...], tuple[int, ...], bool]]
 
 
 def _expected(graph: Graph, weights: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape]) -> Expected:
-    """Dtypes, shape, and whether it must be there, of every tensor."""
-    found: Expected = {}
+    """Allowed dtypes, shape, and whether it is required, of every tensor."""
+    expected: Expected = {}
     for node in graph.nodes:
         channels = (shapes[node.name][0],)
         if node.op == "conv":
             weight, bias = f"{node.name}.weight", f"{node.name}.bias"
-            found[f"ann/{weight}"], found[f"ann/{bias}"] = (_FLOATS, weights[weight], True), (_FLOATS, channels, True)
-            found[f"spiking/{weight}"] = (_INTEGERS + _FLOATS, weights[weight], False)
-            found[f"spiking_scale/{weight}"] = (_FLOAT, channels, False)
-            found[f"spiking/{bias}"] = (_FLOAT, channels, False)
+            expected[f"ann/{weight}"], expected[f"ann/{bias}"] = (_FLOATS, weights[weight], True), (_FLOATS, channels, True)
+            expected[f"spiking/{weight}"] = (_INTEGERS + _FLOATS, weights[weight], False)
+            expected[f"spiking_scale/{weight}"] = (_FLOAT, channels, False)
+            expected[f"spiking/{bias}"] = (_FLOAT, channels, False)
         elif node.op == "relu":
-            found[f"theta/{node.name}"] = found[f"shift/{node.name}"] = (_FLOAT, channels, True)
+            expected[f"theta/{node.name}"] = expected[f"shift/{node.name}"] = (_FLOAT, channels, True)
     for name in graph.outputs:
-        found[f"readout/{name}"] = (_FLOAT, (shapes[name][0],), True)
-    return found
+        expected[f"readout/{name}"] = (_FLOAT, (shapes[name][0],), True)
+    return expected
 
 
 def _check_tensors(expected: Expected, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     for name in layout:
         if name not in expected:
-            raise CheckpointError(f"tensor {shown(name)} belongs to nothing in this network")
+            raise CheckpointError(f"tensor {shown(name)} belongs to no node of this network")
     for name, (dtypes, shape, required) in expected.items():
         if name not in layout:
             if required:
                 raise CheckpointError(f"tensor {name!r} is missing: the file is incomplete")
         elif layout[name][0] not in dtypes or layout[name][1] != shape:
-            dtype, found = layout[name]
-            raise CheckpointError(f"tensor {name!r} is {dtype} {found}; expected {' or '.join(dtypes)} {shape}")
+            dtype, actual = layout[name]
+            raise CheckpointError(f"tensor {name!r} is {dtype} {actual}; expected {' or '.join(dtypes)} {shape}")

@@ -1,8 +1,10 @@
-"""Checks of JSON values: each takes a value and where it stands, and returns the value or raises CheckpointError.
+"""Validation of JSON values.
 
-STRIDE = pair(whole(1, 64))
-check = table({"stride": STRIDE}, optional={"groups": whole(1, 4096)})
-check({"stride": [2, 2]}, "conv 'stem'")
+A check is a function of a value and of its location (for error messages). It returns the value or raises CheckpointError:
+
+    STRIDE = pair(whole(1, 64))
+    check = table({"stride": STRIDE}, optional={"groups": whole(1, 4096)})
+    check({"stride": [2, 2]}, "conv 'stem'")
 """
 
 from __future__ import annotations
@@ -16,45 +18,45 @@ from evburst.data.errors import CheckpointError
 
 Check = Callable[[Any, str], Any]
 
-_SHOWN = 40
+_LONGEST_REPR = 40
 
 
 def shown(value: object) -> str:
-    """A value for an error message: at most a few dozen characters."""
+    """Format a value for an error message, truncated to a few dozen characters."""
     text = f"a number of {value.bit_length()} bits" if isinstance(value, int) and value.bit_length() > 64 else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
 
 
 def expect(holds: bool, where: str, wanted: str, value: object) -> None:
-    """Raise CheckpointError unless a condition holds."""
+    """Raise CheckpointError, naming what was expected and what was received, unless `holds`."""
     if not holds:
         raise CheckpointError(f"{where}: expected {wanted}, not {shown(value)}")
 
 
 def whole(low: int, high: int) -> Check:
-    """A whole number of [low, high]."""
+    """Accept an integer in [low, high]."""
 
     def check(value: Any, where: str) -> int:
         inside = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        expect(inside, where, f"a whole number of {low} to {high}", value)
+        expect(inside, where, f"an integer from {low} to {high}", value)
         return int(value)
 
     return check
 
 
 def number(low: float, high: float) -> Check:
-    """A finite number of [low, high]."""
+    """Accept a finite number in [low, high]."""
 
     def check(value: Any, where: str) -> float:
         inside = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        expect(inside, where, f"a number of {low:g} to {high:g}", value)
+        expect(inside, where, f"a number from {low:g} to {high:g}", value)
         return float(value)
 
     return check
 
 
 def text(longest: int) -> Check:
-    """A string that is not empty."""
+    """Accept a non-empty string of at most `longest` characters."""
 
     def check(value: Any, where: str) -> str:
         expect(isinstance(value, str) and 0 < len(value) <= longest, where, f"1 to {longest} characters of text", value)
@@ -64,7 +66,7 @@ def text(longest: int) -> Check:
 
 
 def one_of(*choices: str) -> Check:
-    """One of several strings."""
+    """Accept one of the given strings."""
 
     def check(value: Any, where: str) -> str:
         expect(isinstance(value, str) and value in choices, where, f"one of {', '.join(choices)}", value)
@@ -74,12 +76,12 @@ def one_of(*choices: str) -> Check:
 
 
 def nothing_or(check: Check) -> Check:
-    """null, or what another check accepts."""
+    """Accept null, or whatever `check` accepts."""
     return lambda value, where: None if value is None else check(value, where)
 
 
 def items(check: Check, fewest: int, most: int) -> Check:
-    """A list, every item of which passes a check."""
+    """Accept a list of `fewest` to `most` items that all pass `check`."""
 
     def check_items(value: Any, where: str) -> list[Any]:
         fits = isinstance(value, list) and fewest <= len(value) <= most
@@ -91,12 +93,12 @@ def items(check: Check, fewest: int, most: int) -> Check:
 
 
 def pair(check: Check) -> Check:
-    """A list of two: of rows and of columns."""
+    """Accept a list of two items (rows, columns) that both pass `check`."""
     return items(check, 2, 2)
 
 
 def by_name(check: Check) -> Check:
-    """An object whose names are free."""
+    """Accept an object with arbitrary names whose values all pass `check`."""
 
     def check_values(value: Any, where: str) -> dict[str, Any]:
         expect(isinstance(value, dict), where, "an object", value)
@@ -106,7 +108,7 @@ def by_name(check: Check) -> Check:
 
 
 def table(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """An object with these names and no others."""
+    """Accept an object that has all `required` names, possibly `optional` ones, and no others."""
     known = {**required, **(optional or {})}
 
     def check(value: Any, where: str) -> dict[str, Any]:
@@ -123,12 +125,12 @@ def table(required: Mapping[str, Check], optional: Mapping[str, Check] | None = 
 
 
 def anything(value: Any, where: str) -> Any:
-    """Whatever JSON holds."""
+    """Accept any JSON value."""
     return value
 
 
 def parse(content: Any, where: str) -> Any:
-    """JSON text as Python values; raises CheckpointError if it is not JSON, or nested too deeply."""
+    """Parse JSON text; raises CheckpointError if it is not valid JSON or is nested too deeply."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -138,7 +140,7 @@ def parse(content: Any, where: str) -> Any:
 
 
 def printable(name: str) -> str:
-    """Text with control characters, and all else that cannot be printed, escaped."""
+    """Escape control characters and everything else in a text that cannot be printed."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 

@@ -1,1 +1,1 @@
-"""Networks in other frameworks' formats: ONNX and NIR."""
+"""Export of networks to the formats of other frameworks: ONNX and NIR."""

@@ -1,1 +1,1 @@
-"""Burst-spiking networks: neurons, cost of a spike, execution, conversion."""
+"""Burst-spiking networks: neurons, execution, cost of a spike, and conversion from an ANN."""

@@ -1,1 +1,1 @@
-"""The integer engine: exact sums of 8-bit weights, from plan to vector instructions."""
+"""The int8 engine: integer arithmetic on spike counts and 8-bit weights, from execution plan to AVX2 kernels."""

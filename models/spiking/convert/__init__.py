@@ -1,1 +1,5 @@
-"""ANN to burst-spiking network in public steps: fold (structure), allocate (burst limits), calibrate (thresholds, shifts), distil (weights)."""
+"""Conversion of an ANN to a burst-spiking network.
+
+The steps are separate public functions: fold (batch norms into convolutions, module tree into a graph), allocate (burst
+limits and threshold factors), calibrate (thresholds and shifts) and distil (weights).
+"""
