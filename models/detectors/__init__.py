@@ -1,6 +1,6 @@
-"""Detectors: an architecture's name becomes a network that can be trained, converted and decoded.
+"""Detector networks that can be trained, converted and decoded, built by the name of their architecture.
 
-A family is one module with a builder under `@family(name)`; a network's architecture is "<family><variant>", e.g. "yolov8n".
+An architecture is named "<family><variant>", e.g. "yolov8n". A family is one module with a builder under `@family(name)`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from evburst.models.detectors.postprocess import HeadSpec
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Which network.
+    """Architecture, input and classes of a network.
 
     Attributes:
-        architecture: family and variant: "yolov8n", "yolov8p" (half of nano's channels), "yolov9t", "ssd-resnet18", "ssd-vgg11".
-        activation: "relu", and for YOLO "relu6" or "leaky_relu" (slope 0.1); "silu" makes a network that cannot be converted, to
-            be fine-tuned to ReLU later.
+        architecture: family and variant: "yolov8n", "yolov8p" (half the channels of nano), "yolov9t", "ssd-resnet18",
+            "ssd-vgg11".
+        activation: "relu"; for YOLO also "relu6" or "leaky_relu" (slope 0.1). "silu" makes a network that cannot be
+            converted, but can be fine-tuned to ReLU later.
         channels: input channels, 2 * bins.
         classes: class names in the order of their indices.
-        input_size: (W, H) px of the padded grids it is trained on; default boxes of SSD are shares of it.
+        input_size: (W, H) px of the padded grids in training; the default boxes of SSD are relative to it.
     """
 
     architecture: str = "yolov8n"
@@ -36,21 +37,21 @@ class NetworkConfig:
 
 
 class Network(Protocol):
-    """A detector that can be trained; an nn.Module."""
+    """A trainable detector, an nn.Module."""
 
     loss_names: tuple[str, ...]
 
     @property
     def head_spec(self) -> HeadSpec:
-        """How the maps of `forward` are decoded."""
+        """Specification by which the maps of `forward` are decoded."""
         ...
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Raw maps of `(N, 2 * bins, H, W)` float counts: boxes of every stride, then classes of every stride."""
+        """Compute raw maps from `(N, 2 * bins, H, W)` float counts: box maps of every stride, then class maps."""
         ...
 
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
-        """Parts of the loss in the order of `loss_names`, weighted, summed over the batch.
+        """Compute the parts of the loss in the order of `loss_names`, weighted and summed over the batch.
 
         Args:
             x: `(N, 2 * bins, H, W)` float.
@@ -67,7 +68,7 @@ FAMILIES: dict[str, Builder] = {}
 
 
 def family(name: str) -> Callable[[Builder], Builder]:
-    """Register the builder of a family: (config, variant) -> network."""
+    """Register the builder of a family, a function (config, variant) -> network."""
 
     def register(builder: Builder) -> Builder:
         FAMILIES[name] = builder
@@ -77,8 +78,8 @@ def family(name: str) -> Callable[[Builder], Builder]:
 
 
 def build_network(config: NetworkConfig) -> Network:
-    """Build a network; raises ConfigError if the architecture is not known."""
-    from evburst.models.detectors import ssd, yolo  # noqa: F401  (they register themselves; heavy)
+    """Build a network; raises ConfigError if its architecture or activation is unknown."""
+    from evburst.models.detectors import ssd, yolo  # noqa: F401  (imported here: heavy; they register themselves)
 
     if config.activation not in ("relu", "relu6", "leaky_relu", "silu"):
         raise ConfigError(f"activation {config.activation!r}: expected relu, relu6, leaky_relu or silu")
@@ -86,4 +87,4 @@ def build_network(config: NetworkConfig) -> Network:
         if config.architecture.startswith(name):
             return builder(config, config.architecture.removeprefix(name))
     known = ", ".join(sorted(FAMILIES))
-    raise ConfigError(f"architecture {config.architecture!r} is of no known family (known: {known})")
+    raise ConfigError(f"architecture {config.architecture!r} belongs to no known family (known: {known})")

@@ -1,7 +1,8 @@
-"""SSD (Liu et al., ECCV 2016): torchvision's head, default boxes, matcher and loss on ReLU backbones of our own.
+"""SSD (Liu et al., ECCV 2016): torchvision's head, default boxes, matcher and loss on our own ReLU backbones.
 
-Four maps at strides 8 to 64, batch norm throughout, no L2 norm, so that everything up to the last convolutions can spike.
-Backbones: "vgg11" (VGG-11 with batch norm, without its widest layers) and "resnet18", each at half the published channels.
+There are four feature maps with strides 8 to 64, batch norm throughout and no L2 norm, so that everything up to the last
+convolutions can be converted to spiking neurons. Backbones: "vgg11" (VGG-11 with batch norm, without its widest layers) and
+"resnet18", both with half of the published channels.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ _SCALES = [0.12, 0.28, 0.5, 0.75, 0.98]
 
 @family("ssd-")
 def build(config: NetworkConfig, variant: str) -> Ssd:
-    """`variant`: "vgg11" or "resnet18"."""
+    """Build a network; `variant` is its backbone, "vgg11" or "resnet18"."""
     backbones = {"vgg11": _vgg11, "resnet18": _resnet18}
     if variant not in backbones:
         raise ConfigError(
             f"architecture {config.architecture!r}: backbone {variant!r} is unknown (known: {', '.join(backbones)})"
         )
     if config.activation != "relu":
-        raise ConfigError(f"architecture {config.architecture!r} has ReLU only, not {config.activation!r}")
+        raise ConfigError(f"architecture {config.architecture!r} supports ReLU only, not {config.activation!r}")
     return Ssd(config, backbones[variant](config.channels))
 
 
 class Ssd(nn.Module):
-    """The network; in training `loss`, elsewhere `forward`.
+    """An SSD network with `loss` for training and `forward` for inference.
 
     Args:
-        config: its input and its classes.
-        stages: four stages, each halving (the first: an eighth of) its input's resolution, with `_CHANNELS` channels.
+        config: input channels, classes and size of the input.
+        stages: four stages with `_CHANNELS` output channels. The first reduces the resolution to an eighth, each other to
+            half of its input.
     """
 
     loss_names = ("box", "cls")
@@ -56,7 +58,7 @@ class Ssd(nn.Module):
         per_cell = boxes.num_anchors_per_location()
         n_classes = len(config.classes) + 1
         self.head = SSDHead(list(_CHANNELS), per_cell, n_classes)
-        # Only SSD's loss and matcher are used: kept out of the modules, so that its parts are not counted twice.
+        # Only the loss and the matcher of SSD are used. In a list, its parameters are not registered (and counted) twice.
         self._ssd: list[Any] = [SSD(nn.Identity(), boxes, config.input_size, n_classes, head=self.head)]
         self._wh = [[(float(w), float(h)) for w, h in pairs] for pairs in boxes._wh_pairs]
 
@@ -68,7 +70,12 @@ class Ssd(nn.Module):
         return HeadSpec("ssd", STRIDES, 0, self.config.classes, anchors)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """See Network: `(N, 4 * boxes per cell, h, w)` of every stride, then `(N, (1 + classes) * boxes per cell, h, w)`."""
+        """Compute raw maps, see Network.
+
+        Returns:
+            For every stride the box map `(N, 4 * boxes per cell, h, w)`, then for every stride the class map
+            `(N, (1 + classes) * boxes per cell, h, w)`.
+        """
         features = self._features(x)
         boxes = [conv(f) for conv, f in zip(self.head.regression_head.module_list, features, strict=True)]
         classes = [conv(f) for conv, f in zip(self.head.classification_head.module_list, features, strict=True)]
@@ -88,8 +95,11 @@ class Ssd(nn.Module):
         targets = [
             {"boxes": boxes[image_index == i].to(x.device), "labels": labels[image_index == i] + 1} for i in range(len(x))
         ]
-        matched = [ssd.proposal_matcher(box_iou(t["boxes"], a)) if len(t["boxes"]) else torch.full((len(a),), -1, device=a.device)
-                   for t, a in zip(targets, anchors, strict=True)]  # fmt: skip
+        no_match = [torch.full((len(a),), -1, device=a.device) for a in anchors]
+        matched = [
+            ssd.proposal_matcher(box_iou(t["boxes"], a)) if len(t["boxes"]) else none
+            for t, a, none in zip(targets, anchors, no_match, strict=True)
+        ]
         parts = ssd.compute_loss(targets, outputs, anchors, matched)
         return torch.stack([parts["bbox_regression"], parts["classification"]]) * len(x)
 

@@ -1,7 +1,7 @@
-"""torchvision, also where its compiled operators do not load.
+"""Import of torchvision that also works where its compiled operators cannot be loaded.
 
-A CUDA build of torchvision beside a CPU build of torch (what plain package indexes give) fails on import, because it
-describes operators that were never registered. Nothing here calls them, so they are declared and left without a kernel.
+A CUDA build of torchvision next to a CPU build of torch (which plain package indexes install) fails to import, because it
+describes operators that were never registered. This project does not call them, so they are declared without a kernel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DECLARED: list[torch.library.Library] = []
 
 
 def torchvision() -> ModuleType:
-    """The package, imported."""
+    """Import and return the package torchvision."""
     try:
         package = require("torchvision", "train", "an SSD network")
     except RuntimeError as error:
@@ -25,6 +25,6 @@ def torchvision() -> ModuleType:
         library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        _DECLARED.append(library)  # declarations end with their library
+        _DECLARED.append(library)  # declarations last as long as their library
         package = require("torchvision", "train", "an SSD network")
     return package

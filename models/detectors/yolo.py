@@ -1,9 +1,9 @@
-"""YOLO from ultralytics' own model definitions, with ReLU and event channels: the network, its loss, and its decoding.
+"""YOLO networks, built from ultralytics' own model definitions with ReLU activations and event channels, and their loss.
 
-References: ultralytics YOLOv8 (definition `yolov8.yaml`, task-aligned assigner, distribution focal loss). Only operations
-that a spiking network can do are left between the input and the head's last convolutions: convolution, batch norm, ReLU,
-addition, concatenation, channel slices, nearest upsampling, average pool, and max-pool (spiking equivalent:
-models/spiking/network.py). That holds for v5, v8 and v9 (t, s, m); the attention of yolo11 and later cannot be converted.
+Reference: ultralytics YOLOv8 (`yolov8.yaml`, task-aligned assigner, distribution focal loss). Between the input and the
+last convolutions of the head, only operations with a spiking equivalent occur: convolution, batch norm, ReLU, addition,
+concatenation, channel slices, nearest upsampling, average pool and max-pool (see models/spiking/network.py). This holds for
+v5, v8 and v9 (t, s, m). The attention blocks of yolo11 and later cannot be converted.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @family("yolo")
 def build(config: NetworkConfig, variant: str) -> Yolo:
-    """`variant`: an ultralytics definition and its scale, e.g. "v8n", "11n"; scale p is half of nano's channels."""
+    """Build a network; `variant` is an ultralytics definition and scale ("v8n", "11n"), p being half the channels of nano."""
     return Yolo(config, f"yolo{variant[:-1]}", variant[-1:])
 
 
 class Yolo(nn.Module):
-    """The network; in training `loss`, elsewhere `forward`.
+    """A YOLO network with `loss` for training and `forward` for inference.
 
     Args:
-        config: its input and its classes.
-        definition_name: an ultralytics model definition.
+        config: input channels, classes and activation.
+        definition_name: name of an ultralytics model definition.
         scale: p, n, s, m, l or x.
 
     Raises:
@@ -63,12 +63,12 @@ class Yolo(nn.Module):
 
     @property
     def head_spec(self) -> HeadSpec:
-        """How the maps of `forward` are decoded."""
+        """Specification by which the maps of `forward` are decoded."""
         head = self.net.model[-1]
         return HeadSpec("yolo", tuple(int(s) for s in head.stride), int(head.reg_max), self.config.classes)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The head's raw maps.
+        """Compute the raw maps of the head.
 
         Args:
             x: `(N, 2 * bins, H, W)` float counts; H and W are multiples of the largest stride.
@@ -92,7 +92,7 @@ class Yolo(nn.Module):
         return boxes + classes
 
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
-        """Box, class and distribution losses, `(3,)`, already weighted and multiplied by the batch size.
+        """Compute the box, class and distribution losses, `(3,)`, weighted and multiplied by the batch size.
 
         Args:
             x: `(N, 2 * bins, H, W)` float.
@@ -121,7 +121,7 @@ class Yolo(nn.Module):
 
 
 def _replace_silu(network: nn.Module, activation: nn.Module) -> None:
-    """Give a network another activation; ultralytics' own setting for that leaves some blocks (RepConv) as they are."""
+    """Replace every SiLU; ultralytics' own setting for the activation leaves some blocks (RepConv) unchanged."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.SiLU):
@@ -129,7 +129,7 @@ def _replace_silu(network: nn.Module, activation: nn.Module) -> None:
 
 
 def _definition(tasks: Any, architecture: str, name: str, scale: str) -> dict[str, Any]:
-    """ultralytics' definition at a scale; most families have one definition for all scales, some (v9) one for each."""
+    """Load ultralytics' definition at a scale. Most families have one definition for all scales, some (v9) one per scale."""
     for file in (f"{name}n.yaml", f"{name}{scale}.yaml"):
         try:
             definition: dict[str, Any] = tasks.yaml_model_load(file)
@@ -146,7 +146,7 @@ def _definition(tasks: Any, architecture: str, name: str, scale: str) -> dict[st
 
 
 def _ultralytics_tasks() -> Any:
-    """ultralytics' model builder, kept from looking for a network or writing into the user's home."""
+    """Import ultralytics' model builder, preventing it from accessing the network or writing to the home directory."""
     import tempfile
 
     os.environ.setdefault("YOLO_OFFLINE", "true")
