@@ -106,14 +106,14 @@ class _Wrapped(nn.Module):
     ("layer", "message"),
     [
         (nn.SiLU(), r"'layer'.*silu.*train.py --relu-from"),  # an activation without a spiking form
-        (nn.Softmax(1), r"'layer'.*softmax.*attention cannot spike.*yolov8n"),
+        (nn.Softmax(1), r"'layer'.*softmax.*attention has no spiking equivalent.*yolov8n"),
         (nn.Sigmoid(), r"'layer'.*sigmoid"),
         (nn.MaxPool2d(3, 1, 1), r"'layer'.*max-pool must read spikes"),  # pooling currents is not pooling spikes
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), r"'layer\.1'.*folded"),  # nothing to fold it into
         (nn.Conv2d(4, 4, 1), r"'layer'.*current of 'conv'.*activation"),  # its products are no accumulates
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2), nn.MaxPool2d(2)), r"'layer\.2'.*single neurons, not sums"),
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), r"'layer\.1'.*ceil_mode"),
-        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), r"'layer\.1'.*a divisor of its own"),
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), r"'layer\.1'.*count_include_pad=False"),
         (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), r"'layer\.1'.*1 x 1 only"),
         (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))), r"'layer\.1'.*global average pool"),
         (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),

@@ -1,9 +1,9 @@
-"""What a spike costs: how many weights it reaches, exactly, for every neuron of a graph (docs/method.md#energy).
+"""Cost of a spike: the exact number of weights it meets, for every neuron of a graph (docs/method.md#energy).
 
-The fan-out of a neuron is the gradient of "sum of all convolution outputs, every weight being 1" with respect to its spike:
-one backward walk over the graph per input size. Spikes passed on by a max-pool are counted at the pool. A spike that reaches
-a neuron without a convolution between (the shortcut of a residual block) is one accumulate: a synapse of weight 1. Through an
-average pool a spike reaches the weights that read each of the windows it lies in.
+The fan-out of a neuron is the derivative of the sum of all convolution outputs, with all weights set to 1, with respect to its
+spike. One backward pass over the graph per input size computes it for all neurons. Spikes that a max-pool passes on are
+counted at the pool. A spike that reaches a neuron without a convolution in between (the shortcut of a residual block) costs
+one accumulate, like a synapse of weight 1. A spike before an average pool meets the weights that read any of its windows.
 """
 
 from __future__ import annotations
@@ -25,9 +25,15 @@ def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[st
 
 
 def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: str | None = None) -> dict[str, Tensor]:
-    """Weights reached by one spike of every position of every source (input, relu, max_pool): `(C, H, W)` float32.
+    """Number of weights that one spike at every position of every source meets.
 
-    `only`: those of one convolution.
+    Args:
+        graph: the network.
+        channels, height, width: size of its input.
+        only: name of a convolution, to count the weights of that one alone.
+
+    Returns:
+        `(C, H, W)` float32 by the name of the source: the input, and every relu and max_pool node.
     """
     shapes = node_shapes(graph, channels, height, width)
     reached = {name: torch.zeros(shape) for name, shape in shapes.items()}
@@ -49,7 +55,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
             for name, part in zip(node.inputs, parts, strict=True):
                 reached[name] += part
         elif node.op == "avg_pool":
-            reached[node.inputs[0]] += _below_average(reached[node.name], node, shapes)
+            reached[node.inputs[0]] += _before_average(reached[node.name], node, shapes)
         elif node.op == "upsample":
             k = node.attrs["factor"]
             reached[node.inputs[0]] += F.avg_pool2d(reached[node.name], k) * k * k
@@ -57,7 +63,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
 
 
 def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str, int]:
-    """Multiply-accumulates of every convolution for one image; products with padding are not counted."""
+    """Multiply-accumulates of every convolution for one image, not counting products with padding."""
     shapes = node_shapes(graph, channels, height, width)
     macs = {}
     for node in graph.nodes:
@@ -68,7 +74,7 @@ def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str
 
 
 def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> MemoryGeometry:
-    """What every convolution keeps in memory, and how the spikes of every source spread over the convolutions."""
+    """Sizes of what every convolution holds in memory, and how the spikes of every source are divided among convolutions."""
     shapes = node_shapes(graph, channels, height, width)
     macs = dense_macs(graph, channels, height, width)
     convs: list[ConvMemory] = []
@@ -84,14 +90,14 @@ def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> Mem
 
 
 def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
-    """How many output positions each input position of a convolution contributes to: `(H, W)` float64."""
+    """Number of output positions that each input position of a convolution contributes to, `(H, W)` float64."""
     kernel = graph.tensors[f"{node.name}.weight"].shape[2:]
     ones = torch.ones((1, *shapes[node.name][1:]), dtype=torch.float64)
     return _spread(ones, list(kernel), node, shapes[node.inputs[0]][1:])[0]
 
 
-def _below_average(reached: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
-    """What a spike before an average pool reaches, `(C, H, W)`, if one behind it reaches `reached`."""
+def _before_average(reached: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
+    """Fan-out `(C, H, W)` of a spike before an average pool, given the fan-out `reached` of one behind it."""
     shape = shapes[node.inputs[0]]
     if node.attrs["kernel"] is None:
         return reached.expand(shape)
@@ -99,14 +105,14 @@ def _below_average(reached: Tensor, node: Node, shapes: dict[str, tuple[int, int
 
 
 def _spread(values: Tensor, kernel: list[int], node: Node, size: tuple[int, int]) -> Tensor:
-    """`(C, *size)`: for each input position of a window operation the sum of the `(C, h, w)` outputs it contributes to."""
+    """Sum, for each of the `(C, *size)` inputs of a windowed operation, the `(C, h, w)` outputs that it contributes to."""
     a = node.attrs
     dilation = a.get("dilation", [1, 1])
-    rest = [
-        whole - ((out - 1) * stride - 2 * pad + gap * (k - 1) + 1)
-        for whole, out, stride, pad, gap, k in zip(
+    unread = [  # rows and columns at the far border that no window reads
+        length - ((out - 1) * stride - 2 * pad + gap * (k - 1) + 1)
+        for length, out, stride, pad, gap, k in zip(
             size, values.shape[1:], a["stride"], a["padding"], dilation, kernel, strict=True
         )
     ]
     taps = torch.ones((1, 1, *kernel), dtype=values.dtype)
-    return F.conv_transpose2d(values[:, None], taps, None, a["stride"], a["padding"], rest, 1, dilation)[:, 0]
+    return F.conv_transpose2d(values[:, None], taps, None, a["stride"], a["padding"], unread, 1, dilation)[:, 0]

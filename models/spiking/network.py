@@ -1,13 +1,13 @@
-"""A graph run as a burst-spiking network: every relu is a layer of burst neurons, everything else passes spikes on.
+"""Reference execution of a graph as a burst-spiking network: every relu is a layer of burst neurons.
 
-All T timesteps of a node are computed together, folded into the batch as `(T * N, C, H, W)`, time outermost. What is the
-same at every timestep (the grid, and the first convolution's current) is `(N, C, H, W)` and computed once. The outputs are
-currents of the last convolutions, averaged over T and never spiking.
+All T timesteps of a node are computed together, as a batch `(T * N, C, H, W)` with time outermost. Values that are equal at
+every timestep (the grid, and the current of the first convolution) are computed once, as `(N, C, H, W)`. The outputs are
+the currents of the last convolutions, averaged over T; these do not spike.
 
-Max-pool: a unit emits, at every timestep, by how much the largest accumulated spike count in its window has grown. The sum
-over time is then exactly the max-pool of the summed counts (taking the maximum of every timestep's counts is not). Where
-negative spikes arrive it can shrink, and the pool's spike is negative. Average pooling is linear and passes spikes on, each
-worth its share of the window.
+Max-pool: at every timestep a unit emits the growth of the largest accumulated spike count in its window. Summed over time,
+that is exactly the max-pool of the summed counts, which the maximum of every timestep's counts is not. With negative spikes
+in its input, the largest count can also shrink; the pool then emits negative spikes. Average pooling is linear: it passes
+spikes on, each with its fraction of the window.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from evburst.models.spiking.neurons import NeuronLayer, at_rest, burst_scan, bur
 
 @dataclass(frozen=True)
 class SpikingParameters:
-    """What conversion adds to a graph.
+    """Parameters that turn a graph into a spiking network.
 
     Attributes:
         timesteps: T.
-        neurons: for every relu node, its neurons.
-        readout_shift: for every output node, `(C,)` float32 added to the averaged current.
+        neurons: parameters of the neurons of every relu node, by its name.
+        readout_shift: `(C,)` float32 added to the averaged current of every output node, by its name.
     """
 
     timesteps: int
@@ -44,12 +44,12 @@ class SpikingParameters:
 
 @dataclass
 class SpikingState:
-    """What a network remembers between two runs, so that the second one goes on where the first one stopped.
+    """State of a network between runs, so that one run can continue where another one stopped.
 
     Attributes:
-        neurons: of every layer of neurons, see `at_rest`.
-        accumulated: summed counts `(N, C, H, W)` of what every max-pool reads.
-        constant: of this window, what is the same at every timestep: the first currents.
+        neurons: state of every layer of neurons, see `at_rest`.
+        accumulated: spike counts `(N, C, H, W)` summed over time, of the input of every max-pool.
+        constant: currents of this window that are equal at every timestep.
     """
 
     neurons: dict[str, Tensor] = field(default_factory=dict)
@@ -58,7 +58,13 @@ class SpikingState:
 
 
 class Counted(NamedTuple):
-    """What was counted at a node: `(N, 4)` float64, spikes, synaptic operations, these with a burst counted once, and bursts."""
+    """Counts of a node.
+
+    Attributes:
+        name, kind: of the node.
+        neurons: number of neurons, 0 for an input or a pool.
+        totals: `(N, 4)` float64: spikes, synaptic operations, synaptic operations with each burst counted once, and bursts.
+    """
 
     name: str
     kind: Literal["input", "neuron", "pool"]
@@ -67,11 +73,11 @@ class Counted(NamedTuple):
 
 
 class SpikingNetwork(Runner):
-    """The spiking engine that every other one is compared with.
+    """The reference engine, which all others are compared with.
 
     Args:
         graph: the network.
-        parameters: its neurons.
+        parameters: thresholds, burst limits and shifts.
     """
 
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
@@ -88,12 +94,15 @@ class SpikingNetwork(Runner):
     def run(
         self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
     ) -> tuple[list[Tensor], SpikeStats]:
-        """Outputs, averaged over the timesteps of this run, and spike counts.
+        """Run the network on a batch.
 
         Args:
             grid: `(N, 2 * bins, H, W)` counts, float32 or uint8.
-            timesteps: how many; None for the parameters' T.
-            state: to go on from, and updated: the same grid's earlier timesteps.
+            timesteps: number of timesteps; None for T of the parameters.
+            state: state after earlier timesteps of the same grid, to continue from; it is updated. None starts at rest.
+
+        Returns:
+            Outputs averaged over the timesteps of this run, and the spike counts of this run.
         """
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
         macs = self.begin(grid)
@@ -101,7 +110,7 @@ class SpikingNetwork(Runner):
         return outputs, SpikeStats(tuple(self._layer_stats()), macs)
 
     def with_layers(self, tensors: dict[str, Tensor], neurons: dict[str, NeuronLayer]) -> SpikingNetwork:
-        """The same network, begun with the same batch, with other weights and neurons."""
+        """Return a network with other weights and neurons that is prepared for the same batch."""
         graph = Graph(self.graph.nodes, self.graph.outputs, tensors)
         other = SpikingNetwork(graph, replace(self.parameters, neurons=neurons))
         other._costs, other._images, other._fan_out = self._costs, self._images, self._fan_out
@@ -119,19 +128,19 @@ class SpikingNetwork(Runner):
         return macs
 
     def _layer_stats(self) -> list[LayerStats]:
-        """What has been counted since `begin`, fetched from the device at once."""
+        """Convert all counts since `begin`, transferring them from the device in one go."""
         if not self._counted:
             return []
-        totals, found = torch.stack([counted.totals for counted in self._counted]).cpu().numpy(), []
+        totals, layers = torch.stack([counted.totals for counted in self._counted]).cpu().numpy(), []
         for (name, kind, neurons, _), own in zip(self._counted, totals, strict=True):
-            spikes, reached, graded, bursts = own.T
+            spikes, operations, graded, bursts = own.T
             active = bursts if kind == "neuron" else None
-            found.append(LayerStats(name, kind, neurons, self._timesteps, spikes, reached, graded, active))
-        return found
+            layers.append(LayerStats(name, kind, neurons, self._timesteps, spikes, operations, graded, active))
+        return layers
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         totals = _count(x[None], self._fan_out[node.name])
-        if self._state is not None and self._state.constant:  # its events have been added up in an earlier run
+        if self._state is not None and self._state.constant:  # an earlier run has counted its events
             totals = torch.zeros_like(totals)
         self._counted.append(Counted(node.name, "input", 0, totals))
         return x
@@ -157,7 +166,7 @@ class SpikingNetwork(Runner):
     def _scan(
         self, current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `burst_scan_fused`."""
+        """Run a layer of neurons; see `burst_scan_fused`."""
         if current.device.type == "cpu":
             return burst_scan_fused(current, layer, timesteps, fan_out, state)
         counts = burst_scan(current, layer, timesteps, state)
@@ -165,7 +174,7 @@ class SpikingNetwork(Runner):
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         theta = self._theta[node.inputs[0]]
-        assert theta is not None  # the tracer lets max-pool read spikes only
+        assert theta is not None  # the tracer accepts a max-pool on spikes only
         scale = theta.to(x.device)[:, None, None]
         summed = torch.round(x / scale).reshape(-1, self._images, *x.shape[1:]).cumsum(0)
         before = torch.zeros_like(summed[:1])
@@ -178,7 +187,7 @@ class SpikingNetwork(Runner):
         return (counts * scale).flatten(0, 1)
 
     def _growth(self, node: Node, summed: Tensor) -> Tensor:
-        """By how much the largest of every window has grown at each of T timesteps; `summed`: `(1 + T, N, C, H, W)`."""
+        """Growth of the largest value of every window at each of T timesteps; `summed` is `(1 + T, N, C, H, W)`."""
         pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
         return torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
 
@@ -193,52 +202,52 @@ class SpikingNetwork(Runner):
         return mean + self.parameters.readout_shift[name][:, None, None]
 
     def _aligned(self, *signals: Tensor) -> list[Tensor]:
-        """Signals that do not change in time repeated, if others do."""
+        """Repeat signals that are constant in time if others are not."""
         length = max(len(signal) for signal in signals)
         return [s if len(s) == length else s.repeat(length // len(s), 1, 1, 1) for s in signals]
 
 
 def _constant_nodes(graph: Graph) -> frozenset[str]:
-    """Nodes that no neuron comes before: the same at every timestep."""
-    found: set[str] = set()
+    """Names of the nodes before any neuron, whose values are equal at every timestep."""
+    constant: set[str] = set()
     for node in graph.nodes:
-        if node.op == "input" or (node.op != "relu" and found.issuperset(node.inputs)):
-            found.add(node.name)
-    return frozenset(found)
+        if node.op == "input" or (node.op != "relu" and constant.issuperset(node.inputs)):
+            constant.add(node.name)
+    return frozenset(constant)
 
 
 def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[str, Tensor | None]:
-    """What one count of each channel of each node is worth, where its values are whole multiples of that; None for the others.
+    """Value of one spike, per channel, for every node whose values are integer multiples of it; None for the others.
 
-    Of neurons, and of what passes their spikes on, the threshold; of a sum of spikes whose thresholds differ by powers of two
-    (calibration sees to it), the lowest.
+    For neurons and nodes that pass their spikes on, it is the threshold. For a sum of spikes whose thresholds differ by powers
+    of two (as calibration arranges), it is the lowest of them.
     """
-    found: dict[str, Tensor | None] = {}
+    units: dict[str, Tensor | None] = {}
     for node in graph.nodes:
-        sources = [found[name] for name in node.inputs]
+        sources = [units[name] for name in node.inputs]
         known = [theta for theta in sources if theta is not None]
         if node.op == "relu":
-            found[node.name] = neurons[node.name].theta if node.name in neurons else None
+            units[node.name] = neurons[node.name].theta if node.name in neurons else None
         elif node.op in ("max_pool", "upsample", "concat") and len(known) == len(sources):
-            found[node.name] = torch.cat(known)
+            units[node.name] = torch.cat(known)
         elif node.op == "slice" and known:
-            found[node.name] = known[0][node.attrs["start"] : node.attrs["stop"]]
+            units[node.name] = known[0][node.attrs["start"] : node.attrs["stop"]]
         elif node.op == "add" and len(known) == len(sources):
-            found[node.name] = _common_unit(*known)
+            units[node.name] = _common_unit(*known)
         else:
-            found[node.name] = None
-    return found
+            units[node.name] = None
+    return units
 
 
 def _common_unit(a: Tensor, b: Tensor) -> Tensor | None:
-    """The lower of two thresholds of each channel, if the other is a power of two of it."""
+    """Per channel, the lower of two thresholds if the other is a power-of-two multiple of it everywhere; else None."""
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     power = torch.round(torch.log2(high / low))
     return low if bool((low * 2.0**power == high).all()) else None
 
 
 def _count(counts: Tensor, fan_out: Tensor) -> Tensor:
-    """The totals of `Counted` of counts `(T, N, C, H, W)`; spikes of either sign count alike."""
+    """Count spikes `(T, N, C, H, W)` into the totals of `Counted`; negative spikes count like positive ones."""
     summed, bursts = counts.abs().sum(0), (counts != 0).sum(0)
     columns = summed, summed * fan_out, bursts * fan_out, bursts
     return torch.stack([column.double().flatten(1).sum(1) for column in columns], 1)

@@ -1,21 +1,22 @@
-"""Burst neurons: integrate and fire, reset by subtraction, up to phi spikes in one timestep.
+"""Burst neurons: integrate and fire with reset by subtraction and up to phi spikes in one timestep.
 
     v <- v + I[t];  n <- clip(floor(v / theta), 0, phi);  v <- v - n * theta;  the output is n * theta
 
-(Wang, Fang, Cao, Xu, arXiv 2311.14265: burst spikes.) v starts at theta / 2, the rounding half-threshold, or
-goes on from where it was left.
+(Burst spikes: Wang, Fang, Cao, Xu, arXiv 2311.14265.) The membrane potential v starts at theta / 2, so that activations are
+rounded to nearest, or at the value it had at the end of an earlier run.
 
-ReLU6: the burst limit is at most floor(6 / theta), so that the most a neuron can say, phi * theta, is not above 6.
-Signed neurons remember their summed current u and the spikes k they have fired, and fire by how much their activation in steps of
-theta has grown or shrunk; negative spikes weigh -theta and are counted as any other (negative spikes that take back
-earlier ones: Wang et al., "Signed Neuron with Memory", IJCAI 2022; here with bursts):
+For ReLU6, the burst limit is at most floor(6 / theta), so that the largest output, phi * theta, does not exceed 6.
+
+Signed neurons store the summed current u and the sum k of the spikes they have fired. They fire the change of their activation
+f(u) in steps of theta. Negative spikes have weight -theta and are counted like positive ones. (Negative spikes that cancel
+earlier ones: Wang et al., "Signed Neuron with Memory", IJCAI 2022; here with bursts.)
 
     u <- u + I[t];  n <- clip(floor(f(u) / theta + 1/2) - k, -phi, phi);  k <- k + n;  the output is n * theta
 
-f is LeakyReLU, which has no other neurons, or ReLU: currents that arrive unevenly over several timesteps then leave no
-error behind, which costs the negative spikes. At T = 1 both kinds of neurons of a ReLU are the same.
+f is LeakyReLU, which always needs signed neurons, or ReLU. With ReLU, signed neurons avoid the error of currents that arrive
+unevenly over the timesteps, at the cost of the negative spikes. At T = 1, both kinds of ReLU neurons are identical.
 
-`burst_scan` is the specification, in torch; `burst_scan_fused` is the same arithmetic as one numba kernel.
+`burst_scan` is the reference, in torch; `burst_scan_fused` computes the same in one numba kernel.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class NeuronLayer:
 
     Attributes:
         theta: `(C,)` float32 firing thresholds, all positive.
-        shift: `(C,)` float32, added to every timestep's current (the light calibration's bias correction).
-        phi: most spikes in one timestep, 1 to 255.
-        ceiling: of the activation (6 for ReLU6).
-        negative_slope: of the activation (LeakyReLU), below 1.
-        takes_back: whether a ReLU's neurons are signed.
+        shift: `(C,)` float32, added to the current of every timestep (bias correction of the light calibration).
+        phi: largest number of spikes in one timestep, 1 to 255.
+        ceiling: upper bound of the activation (6 for ReLU6).
+        negative_slope: slope of the activation below zero (LeakyReLU), less than 1.
+        takes_back: whether the neurons of a ReLU are signed.
     """
 
     theta: Tensor
@@ -54,24 +55,44 @@ class NeuronLayer:
 
     @property
     def signed(self) -> bool:
-        """Whether there are negative spikes."""
+        """Whether the neurons can fire negative spikes."""
         return self.takes_back or self.negative_slope > 0
 
     @property
     def burst_limits(self) -> Tensor:
-        """`(C,)` float32: phi, or less where the ceiling asks for it; the 1e-4 are for thresholds that divide it exactly."""
+        """`(C,)` float32 burst limits: phi, or less under a ceiling. The 1e-4 absorbs rounding if theta divides it exactly."""
         return torch.floor(self.ceiling / self.theta + 1e-4).clamp(1, self.phi)
 
 
 def burst_step(v_mem: Tensor, current: Tensor, theta: Tensor, limits: Tensor | int) -> tuple[Tensor, Tensor]:
-    """One timestep: (spike counts n, new membrane potential); tensors `(..., C, H, W)`, theta and limits `(C, 1, 1)`."""
+    """Compute one timestep of unsigned neurons.
+
+    Args:
+        v_mem: membrane potentials `(..., C, H, W)`.
+        current: `(..., C, H, W)`, shift included.
+        theta: thresholds `(C, 1, 1)`.
+        limits: burst limits `(C, 1, 1)`.
+
+    Returns:
+        Spike counts and new membrane potentials, `(..., C, H, W)`.
+    """
     v_mem = v_mem + current
     n = torch.floor(v_mem / theta).clamp(max=limits).clamp(min=0)
     return n, v_mem - n * theta
 
 
 def signed_step(summed: Tensor, fired: Tensor, current: Tensor, layer: NeuronLayer) -> tuple[Tensor, Tensor]:
-    """One timestep of signed neurons: (spike counts n, summed current); `fired`: the counts so far."""
+    """Compute one timestep of signed neurons.
+
+    Args:
+        summed: current summed over the timesteps so far, `(..., C, H, W)`.
+        fired: sum of the spike counts so far.
+        current: of this timestep, shift included.
+        layer: parameters of the neurons.
+
+    Returns:
+        Spike counts of this timestep, and the new summed current.
+    """
     theta, limits = layer.theta[:, None, None], layer.burst_limits[:, None, None]
     summed = summed + current
     level = torch.floor(F.leaky_relu(summed, layer.negative_slope) / theta + 0.5)
@@ -79,19 +100,22 @@ def signed_step(summed: Tensor, fired: Tensor, current: Tensor, layer: NeuronLay
 
 
 def steady_counts(activations: Tensor, layer: NeuronLayer, timesteps: int) -> Tensor:
-    """What `burst_scan` sums to over all timesteps if the current never changes: activations in steps of theta / T.
+    """Sum of the spike counts of all timesteps under a constant current: the activation in steps of theta / T.
 
     Args:
-        activations: `(N, C, H, W)`, the ANN's.
+        activations: of the ANN, `(N, C, H, W)`.
+        layer: parameters of the neurons.
+        timesteps: T.
     """
-    theta, most = layer.theta[:, None, None], timesteps * layer.burst_limits[:, None, None]
-    return torch.minimum(torch.maximum(torch.floor(activations * timesteps / theta + 0.5), -most), most)
+    theta, limits = layer.theta[:, None, None], timesteps * layer.burst_limits[:, None, None]
+    return torch.minimum(torch.maximum(torch.floor(activations * timesteps / theta + 0.5), -limits), limits)
 
 
 def at_rest(layer: NeuronLayer, like: Tensor) -> Tensor:
-    """State before the first timestep for currents `like` `(N, C, H, W)`: `(1, N, C, H, W)` membrane potentials.
+    """Initial state of a layer for currents shaped like `like`, `(N, C, H, W)`.
 
-    Signed neurons remember two things, `(2, N, C, H, W)`: their summed current, and the spikes they have fired.
+    Returns:
+        Membrane potentials `(1, N, C, H, W)`. For signed neurons `(2, N, C, H, W)`: summed currents and summed spike counts.
     """
     if layer.signed:
         return torch.zeros((2, *like.shape), device=like.device)
@@ -99,13 +123,13 @@ def at_rest(layer: NeuronLayer, like: Tensor) -> Tensor:
 
 
 def burst_scan(current: Tensor, layer: NeuronLayer, timesteps: int, state: Tensor | None = None) -> Tensor:
-    """All timesteps of a layer.
+    """Run a layer for all timesteps.
 
     Args:
         current: `(T, N, C, H, W)` float32, or `(1, N, C, H, W)` if it is the same at every timestep.
-        layer: thresholds, shifts, burst limit.
+        layer: parameters of the neurons.
         timesteps: T.
-        state: what `at_rest` gives, to go on from; overwritten with that of the end. None: at rest.
+        state: as `at_rest` returns it, to continue from; overwritten with the final state. None starts at rest.
 
     Returns:
         Spike counts `(T, N, C, H, W)` float32.
@@ -115,8 +139,8 @@ def burst_scan(current: Tensor, layer: NeuronLayer, timesteps: int, state: Tenso
     v_mem, fired = start[0], start[-1]
     counts = []
     for t in range(timesteps):
-        now = current[t % len(current)] + shift
-        n, v_mem = signed_step(v_mem, fired, now, layer) if layer.signed else burst_step(v_mem, now, theta, limits)
+        total = current[t % len(current)] + shift
+        n, v_mem = signed_step(v_mem, fired, total, layer) if layer.signed else burst_step(v_mem, total, theta, limits)
         fired = fired + n
         counts.append(n)
     if state is not None:
@@ -127,22 +151,22 @@ def burst_scan(current: Tensor, layer: NeuronLayer, timesteps: int, state: Tenso
 
 
 def over_time(x: Tensor) -> Tensor:
-    """The mean over timesteps of `(T, ...)`; not copied if T is 1."""
+    """Mean over the timesteps of `(T, ...)`; a view, not a copy, if T is 1."""
     return x[0] if len(x) == 1 else x.mean(0)
 
 
 def burst_scan_fused(
     current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`burst_scan` as one pass over memory (CPU), counting on the way.
+    """Compute `burst_scan` in one pass over memory on the CPU, and count spikes and operations on the way.
 
     Args:
         current, layer, timesteps, state: as in `burst_scan`; contiguous.
-        fan_out: `(C, H, W)` float32, weights reached by a spike of each neuron.
+        fan_out: `(C, H, W)` float32, number of weights that a spike of each neuron meets.
 
     Returns:
-        Outputs n * theta `(T, N, C, H, W)` float32, and per image `(N, 4)` float64: spikes, synaptic operations,
-        synaptic operations with a burst counted once, and neuron-timesteps with at least one spike; negative spikes count alike.
+        Outputs n * theta `(T, N, C, H, W)` float32; and per image `(N, 4)` float64: spikes, synaptic operations, synaptic
+        operations with each burst counted once, and bursts. Negative spikes count like positive ones.
     """
     _, n, c, h, w = current.shape
     out = torch.empty((timesteps, n, c, h, w), dtype=torch.float32)
@@ -170,18 +194,18 @@ def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, tot
     zero, half = np.float32(0), np.float32(0.5)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
-        th, sh, most = theta[c], shift[c], limits[c]
-        spikes, reached, graded, active = 0.0, 0.0, 0.0, 0.0
+        th, sh, limit = theta[c], shift[c], limits[c]
+        spikes, operations, graded, active = 0.0, 0.0, 0.0, 0.0
         for k in range(size):
             v, fired = state[0, i, c, k], state[-1, i, c, k]
             total, bursts = 0, 0
             for t in range(timesteps):
                 v += current[0 if static else t, i, c, k] + sh
                 if signed:
-                    n = min(max(np.floor((v if v > zero else slope * v) / th + half) - fired, -most), most)
+                    n = min(max(np.floor((v if v > zero else slope * v) / th + half) - fired, -limit), limit)
                     fired += n
                 else:
-                    n = min(max(np.floor(v / th), zero), most)
+                    n = min(max(np.floor(v / th), zero), limit)
                     v -= n * th
                 out[t, i, c, k] = n * th
                 total += int(abs(n))
@@ -191,6 +215,6 @@ def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, tot
                 state[1, i, c, k] = fired
             spikes += total
             active += bursts
-            reached += total * fan_out[c, k]
+            operations += total * fan_out[c, k]
             graded += bursts * fan_out[c, k]
-        totals[i, c, 0], totals[i, c, 1], totals[i, c, 2], totals[i, c, 3] = spikes, reached, graded, active
+        totals[i, c, 0], totals[i, c, 1], totals[i, c, 2], totals[i, c, 3] = spikes, operations, graded, active

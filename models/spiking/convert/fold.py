@@ -1,4 +1,4 @@
-"""From a PyTorch detector to a Graph: traced by torch.export, batch norm folded into the convolution before it."""
+"""Convert a PyTorch detector to a Graph: trace it with torch.export and fold batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from evburst.models.graph import Graph, Node
 
 
 def trace(module: nn.Module, example: Tensor) -> Graph:
-    """Trace a detector whose forward returns a list of raw maps.
+    """Trace a detector whose `forward` returns a list of raw maps.
 
     Args:
-        module: the network; traced in evaluation mode, left as it was.
-        example: `(N, C, H, W)` float32 of a size it accepts; the graph itself fits any size.
+        module: the network. It is traced in evaluation mode; its own mode is restored.
+        example: `(N, C, H, W)` float32 of any size that the network accepts; the graph is not bound to that size.
 
     Raises:
-        ConversionError: a module does something no spiking equivalent is known for; the message names it.
+        ConversionError: an operation has no known spiking equivalent; the message names its module.
     """
     training = module.training
     try:
@@ -34,7 +34,7 @@ def trace(module: nn.Module, example: Tensor) -> Graph:
 
 
 class _Tracer:
-    """Walks the exported operations once; `_aliases` maps an operation's name to the node that stands for its value."""
+    """Translates the exported operations in order; `_aliases` maps the name of an operation to the node with its value."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         self._program = program
@@ -57,21 +57,22 @@ class _Tracer:
                 self._call(item)
             elif item.op == "output":
                 outputs = [self._aliases[arg.name].name for arg in item.args[0]]
-        self._check(outputs)
+        self._check_outputs(outputs)
         return Graph(self._nodes, outputs, self._tensors)
 
-    def _check(self, outputs: list[str]) -> None:
+    def _check_outputs(self, outputs: list[str]) -> None:
         graph = Graph(self._nodes, outputs, self._tensors)
         ops = {node.name: node.op for node in self._nodes}
         for name in outputs:
             if ops[name] != "conv":
                 raise ConversionError(
-                    f"output {name!r} is no convolution: the read-out of a spiking network is its last current"
+                    f"output {name!r} is not a convolution: each read-out of a spiking network is the current of its last"
+                    " convolution; leave out what follows it"
                 )
         for node in self._nodes:
-            readers = graph.consumers()[node.name]
-            if not readers and node.name not in outputs:
-                raise ConversionError(f"{node.name!r} is computed but never used")
+            users = graph.consumers()[node.name]
+            if not users and node.name not in outputs:
+                raise ConversionError(f"{node.name!r} is computed but never used; remove it from the network")
 
     def _call(self, item: FxNode) -> None:
         if item.target is operator.getitem:
@@ -111,8 +112,8 @@ class _Tracer:
     def _conv(self, item: FxNode, source: Node, weight: Tensor, bias: FxNode | None, geometry: dict[str, Any]) -> None:
         if not self._carries_spikes(source):
             raise ConversionError(
-                f"module {_module(item)!r}: reads the current of {source.name!r}: between two convolutions there must be"
-                " an activation, or their products stay multiplications"
+                f"module {_module(item)!r} reads the current of {source.name!r}: put an activation between the two"
+                " convolutions, or their products remain multiplications"
             )
         node = self._emit(item, _module(item), "conv", (source,), **geometry)
         tensor = weight.float()
@@ -123,9 +124,12 @@ class _Tracer:
 
     def batch_norm(self, item: FxNode) -> None:
         source = self._value(item.args[0])
-        readers = len(item.args[0].users)  # type: ignore[union-attr]
-        if source.op != "conv" or readers != 1:
-            raise ConversionError(f"module {_module(item)!r}: batch norm can only be folded into the one convolution before it")
+        users = len(item.args[0].users)  # type: ignore[union-attr]
+        if source.op != "conv" or users != 1:
+            raise ConversionError(
+                f"module {_module(item)!r}: a batch norm can only be folded into a convolution right before it whose output"
+                " nothing else uses"
+            )
         gain, shift, mean, variance = (self._state[arg.name].float() for arg in item.args[1:5])  # type: ignore[union-attr]
         scale = gain * torch.rsqrt(variance + float(item.args[7]))  # type: ignore[arg-type]
         weight, bias = f"{source.name}.weight", f"{source.name}.bias"
@@ -141,7 +145,7 @@ class _Tracer:
         _, low, high = _arguments(item, (0.0, 6.0), 1)
         if low != 0 or high <= 0:
             raise ConversionError(
-                f"module {_module(item)!r}: a clip to [{low}, {high}]; only one from 0 has a spiking equivalent"
+                f"module {_module(item)!r}: a clip to [{low}, {high}]; only clips with lower bound 0 have a spiking equivalent"
             )
         self.relu(item, ceiling=float(high))
 
@@ -152,24 +156,23 @@ class _Tracer:
         self.relu(item, negative_slope=float(slope))
 
     def add(self, item: FxNode) -> None:
-        if item.args[1] == 0:  # RepConv's branch that is not there
+        if item.args[1] == 0:  # the absent identity branch of RepConv
             self.same(item)
             return
         if not all(isinstance(arg, FxNode) for arg in item.args):
             raise ConversionError(f"module {_module(item)!r}: adding a constant has no spiking equivalent")
         sources = tuple(self._value(arg) for arg in item.args)
-        if all(len(arg.users) == 1 for arg in item.args) and self._parallel(*sources):  # type: ignore[union-attr]
+        if all(len(arg.users) == 1 for arg in item.args) and self._mergeable(*sources):  # type: ignore[union-attr]
             self._merge(item, *sorted(sources, key=self._kernel, reverse=True))
         else:
             self._emit(item, f"{_module(item)}.add", "add", sources)
 
-    def _parallel(self, a: Node, b: Node) -> bool:
-        """Whether two convolutions read the same with the same steps, one kernel lying centred in the other (RepVGG, RepConv)."""
+    def _mergeable(self, a: Node, b: Node) -> bool:
+        """Whether two convolutions of one input can be merged: one kernel is centred in the other (RepVGG, RepConv)."""
         if a.op != "conv" or b.op != "conv" or a is b or a.inputs != b.inputs:
             return False
-        same = all(a.attrs[key] == b.attrs[key] for key in ("stride", "groups")) and a.attrs["dilation"] == b.attrs[
-            "dilation"
-        ] == [1, 1]
+        same = all(a.attrs[key] == b.attrs[key] for key in ("stride", "groups"))
+        same = same and a.attrs["dilation"] == b.attrs["dilation"] == [1, 1]
         borders = [
             (size_a - size_b, 2 * (pad_a - pad_b))
             for size_a, size_b, pad_a, pad_b in zip(
@@ -183,10 +186,10 @@ class _Tracer:
         return tuple(self._tensors[f"{node.name}.weight"].shape[2:])
 
     def _merge(self, item: FxNode, large: Node, small: Node) -> None:
-        """The sum of two parallel convolutions as one, as such networks are deployed."""
+        """Replace the sum of two parallel convolutions by one convolution, as is usual when such networks are deployed."""
         (height, width), (h, w) = self._kernel(large), self._kernel(small)
-        rim = [(width - w) // 2] * 2 + [(height - h) // 2] * 2
-        self._tensors[f"{large.name}.weight"] += F.pad(self._tensors.pop(f"{small.name}.weight"), rim)
+        padding = [(width - w) // 2] * 2 + [(height - h) // 2] * 2
+        self._tensors[f"{large.name}.weight"] += F.pad(self._tensors.pop(f"{small.name}.weight"), padding)
         self._tensors[f"{large.name}.bias"] += self._tensors.pop(f"{small.name}.bias")
         large.attrs.setdefault("merged", []).append(small.name)
         self._nodes.remove(small)
@@ -195,13 +198,15 @@ class _Tracer:
     def concat(self, item: FxNode) -> None:
         parts, axis = _arguments(item, (0,), 1)
         if axis != 1:
-            raise ConversionError(f"module {_module(item)!r}: concatenation along axis {axis}, not channels")
+            raise ConversionError(
+                f"module {_module(item)!r}: concatenation along axis {axis}; only axis 1 (channels) is supported"
+            )
         self._emit(item, f"{_module(item)}.concat", "concat", tuple(self._value(part) for part in parts))
 
     def chunk(self, item: FxNode) -> None:
         source, axis = self._value(item.args[0]), item.args[2] if len(item.args) > 2 else 0
         if axis != 1:
-            raise ConversionError(f"module {_module(item)!r}: split along axis {axis}, not channels")
+            raise ConversionError(f"module {_module(item)!r}: split along axis {axis}; only axis 1 (channels) is supported")
         pieces, start = [], 0
         for k, piece in enumerate(item.meta["val"]):
             stop = start + piece.shape[1]
@@ -214,7 +219,7 @@ class _Tracer:
         if list(dilation) != [1, 1] or ceil:
             raise ConversionError(f"module {_module(item)!r}: max-pool with dilation or ceil_mode is not supported")
         source = self._value(x)
-        if not self._spikes(source):
+        if not self._is_spike_count(source):
             raise ConversionError(
                 f"module {_module(item)!r}: max-pool must read spikes of single neurons, not sums or currents"
             )
@@ -225,14 +230,15 @@ class _Tracer:
         x, kernel, stride, padding, ceil, with_padding, divisor = _arguments(item, ([], [0, 0], False, True, None), 2)
         if ceil or divisor is not None or (any(padding) and not with_padding):
             raise ConversionError(
-                f"module {_module(item)!r}: average pool with ceil_mode or a divisor of its own is not supported"
+                f"module {_module(item)!r}: average pools with ceil_mode, divisor_override or"
+                " count_include_pad=False are not supported"
             )
         attrs = {"kernel": list(kernel), "stride": list(stride or kernel), "padding": list(padding)}
         self._emit(item, f"{_module(item)}.pool", "avg_pool", (self._value(x),), **attrs)
 
     def global_pool(self, item: FxNode) -> None:
         size = list(item.args[1])  # type: ignore[arg-type]
-        if size not in ([1, 1], [2, 3], [-1, -2], [-2, -1]):  # a size to reach, or axes to average
+        if size not in ([1, 1], [2, 3], [-1, -2], [-2, -1]):  # output size of an adaptive pool, or axes of a mean
             raise ConversionError(f"module {_module(item)!r}: pooling to {size}; adaptive pools are supported to 1 x 1 only")
         self._emit(item, f"{_module(item)}.pool", "avg_pool", (self._value(item.args[0]),), kernel=None)
 
@@ -245,18 +251,18 @@ class _Tracer:
         self._aliases[item.name] = self._value(item.args[0])
 
     def _require_single(self, item: FxNode, source: Node) -> None:
-        if not self._single(source):
+        if not self._is_single(source):
             raise ConversionError(
-                f"module {_module(item)!r}: {item.target} of a map; only what a global average pool left can be flattened"
+                f"module {_module(item)!r}: {item.target} of a map; only the result of a global average pool can be flattened"
                 f"{_advice(item)}"
             )
 
-    def _single(self, node: Node) -> bool:
-        """Whether a node is 1 x 1 whatever the size of the input."""
+    def _is_single(self, node: Node) -> bool:
+        """Whether a node is 1 x 1 for every size of input."""
         if node.op == "avg_pool" and node.attrs["kernel"] is None:
             return True
         pointwise = node.op != "conv" or (set(self._kernel(node)) == {1} and set(node.attrs["padding"]) == {0})
-        return pointwise and self._passes_on(node, ("relu", "conv", "add", "concat", "slice"), self._single)
+        return pointwise and self._holds_for_inputs(node, ("relu", "conv", "add", "concat", "slice"), self._is_single)
 
     def upsample(self, item: FxNode) -> None:
         x, _, scales = _arguments(item, (None,), 2)
@@ -266,16 +272,18 @@ class _Tracer:
             )
         self._emit(item, _module(item), "upsample", (self._value(x),), factor=int(scales[0]))
 
-    def _spikes(self, node: Node) -> bool:
-        """Whether every channel of a node is the output of single neurons (all its values multiples of one threshold)."""
-        return node.op in ("relu", "max_pool") or self._passes_on(node, ("slice", "concat", "upsample"), self._spikes)
+    def _is_spike_count(self, node: Node) -> bool:
+        """Whether every channel holds the spikes of single neurons, so that its values are multiples of one threshold."""
+        through = ("slice", "concat", "upsample")
+        return node.op in ("relu", "max_pool") or self._holds_for_inputs(node, through, self._is_spike_count)
 
     def _carries_spikes(self, node: Node) -> bool:
-        """Whether a node's values are made of spikes (or of the input's events) alone, not of currents."""
+        """Whether a node's values consist of spikes or input events only, not of currents."""
         through = ("slice", "concat", "upsample", "add", "avg_pool")
-        return node.op in ("input", "relu", "max_pool") or self._passes_on(node, through, self._carries_spikes)
+        return node.op in ("input", "relu", "max_pool") or self._holds_for_inputs(node, through, self._carries_spikes)
 
-    def _passes_on(self, node: Node, through: tuple[str, ...], rule: Callable[[Node], bool]) -> bool:
+    def _holds_for_inputs(self, node: Node, through: tuple[str, ...], rule: Callable[[Node], bool]) -> bool:
+        """Whether a node's operation is one of `through` and a rule holds for all of its inputs."""
         by_name = {n.name: n for n in self._nodes}
         return node.op in through and all(rule(by_name[name]) for name in node.inputs)
 
@@ -306,26 +314,26 @@ _HANDLERS: dict[str, Callable[[_Tracer, FxNode], None]] = {
 }
 
 
-_OF_ATTENTION = ("softmax", "scaled_dot_product", "matmul", "view", "flatten", "transpose", "permute")
+_ATTENTION_OPERATIONS = ("softmax", "scaled_dot_product", "matmul", "view", "flatten", "transpose", "permute")
 
 
 def _arguments(item: FxNode, defaults: tuple[Any, ...], required: int) -> tuple[Any, ...]:
-    """Positional arguments with the trailing ones that were left out filled in."""
+    """Positional arguments, completed with the defaults of trailing ones that were omitted."""
     given = tuple(item.args)
     return given + defaults[len(given) - required :]
 
 
 def _module(item: FxNode) -> str:
-    """Dotted path of the module an operation belongs to, as the user's own network names it."""
+    """Dotted path of the module that an operation belongs to, in the names of the original network."""
     stack = item.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
     return path.replace("slice(None, -1, None).", "") or item.name
 
 
 def _advice(item: FxNode) -> str:
-    """How to mend it, where that is known."""
+    """How to fix an unsupported operation, where that is known."""
     if "silu" in str(item.target):
         return "; train the network with ReLU, or fine-tune it to ReLU: train.py --relu-from FILE"
-    if any(word in str(item.target) for word in _OF_ATTENTION):
-        return "; attention cannot spike: take a network of convolutions, such as yolov8n or yolov9t"
+    if any(word in str(item.target) for word in _ATTENTION_OPERATIONS):
+        return "; attention has no spiking equivalent: use a convolutional network, such as yolov8n or yolov9t"
     return ""

@@ -1,4 +1,4 @@
-"""How well each layer was converted: SQNR against the ANN, firing rate, threshold, burst limit."""
+"""Report of a conversion by layer: SQNR against the ANN, firing rate, threshold and burst limit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer of neurons, or one read-out (whose threshold, burst limit and rate are 0).
+    """One layer of neurons, or one output of the network (whose threshold, burst limit and rate are 0).
 
     Attributes:
-        name: the ANN's module.
+        name: name of the node.
         theta: mean threshold over channels.
         phi: burst limit.
-        spikes_per_neuron: over all timesteps, bursts with multiplicity.
-        share: of the network's spikes weighted by the weights they reach.
-        sqnr_db: power of the ANN's output over the power of what the spiking layer's differs by, in decibels.
-        added_db: by how much it is worse than the worst of the layers it reads.
+        spikes_per_neuron: mean number of spikes over all timesteps; a burst of n spikes counts n times.
+        share: fraction of the synaptic operations of the whole network.
+        sqnr_db: signal-to-quantisation-noise ratio: power of the ANN's activation over power of the error, in decibels.
+        added_db: SQNR of the worst layer that this one reads minus its own, in decibels: the loss added by this layer.
     """
 
     name: str
@@ -37,11 +37,11 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """All layers, in order, on some grids.
+    """Reports of all layers in network order, measured on some grids.
 
     Attributes:
         timesteps: T.
-        layers: see LayerReport.
+        layers: one report per layer of neurons and per output.
     """
 
     timesteps: int
@@ -49,26 +49,26 @@ class ConversionReport:
 
     @property
     def worst(self) -> LayerReport:
-        """The layer that adds most error to what reaches it."""
+        """The layer that loses most compared with its inputs."""
         return max(self.layers, key=lambda layer: layer.added_db)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """Convert to JSON types."""
         return asdict(self)
 
     def table(self) -> str:
-        """As text; the layer that loses most is marked."""
+        """Format as a text table that marks the worst layer."""
         head = f"{'layer':34}{'theta':>9}{'phi':>5}{'rate':>8}{'cost %':>8}{'SQNR dB':>9}{'added':>8}"
         rows = [
-            f"{x.name[-33:]:34}{x.theta:9.4f}{x.phi:5d}{x.spikes_per_neuron:8.3f}{100 * x.share:8.2f}{x.sqnr_db:9.1f}{x.added_db:8.1f}"
-            + ("   <- loses most" if x is self.worst else "")
+            f"{x.name[-33:]:34}{x.theta:9.4f}{x.phi:5d}{x.spikes_per_neuron:8.3f}{100 * x.share:8.2f}"
+            f"{x.sqnr_db:9.1f}{x.added_db:8.1f}" + ("   <- loses most" if x is self.worst else "")
             for x in self.layers
         ]
         return "\n".join([head, *rows])
 
 
 def conversion_report(ann: Graph, snn: Graph, parameters: SpikingParameters, grids: Tensor) -> ConversionReport:
-    """Run both networks on `(N, 2 * bins, H, W)` float32 grids and compare them layer by layer."""
+    """Compare the ANN with the spiking network layer by layer, on `(N, 2 * bins, H, W)` float32 grids."""
     values: dict[str, Tensor] = {}
 
     class Recorder(Runner):
@@ -77,19 +77,19 @@ def conversion_report(ann: Graph, snn: Graph, parameters: SpikingParameters, gri
                 values[node.name] = value
 
     Recorder(ann)(grids)
-    network = _Compared(snn, parameters, values)
+    network = _SqnrRecorder(snn, parameters, values)
     outputs, stats = network.run(grids)
     for name, output in zip(snn.outputs, outputs, strict=True):
         network.sqnr[name] = _sqnr(values[name], output)
     total = sum(float(layer.synaptic_ops.sum()) for layer in stats.layers)
     by_name = {layer.name: layer for layer in stats.layers}
-    below = _nearest_compared(snn, network.sqnr)
+    sources = _nearest_measured(snn, network.sqnr)
     reports = []
     for node in snn.nodes:
         if node.name not in network.sqnr:
             continue
         sqnr = network.sqnr[node.name]
-        added = min((network.sqnr[name] for name in below[node.name]), default=60.0) - sqnr
+        added = min((network.sqnr[name] for name in sources[node.name]), default=60.0) - sqnr
         if node.op == "relu":
             layer, spikes = parameters.neurons[node.name], by_name[node.name]
             rate = float(spikes.spikes.mean()) / spikes.neurons
@@ -100,7 +100,9 @@ def conversion_report(ann: Graph, snn: Graph, parameters: SpikingParameters, gri
     return ConversionReport(parameters.timesteps, tuple(reports))
 
 
-class _Compared(SpikingNetwork):
+class _SqnrRecorder(SpikingNetwork):
+    """A spiking network that measures the SQNR of every layer against the ANN's values."""
+
     def __init__(self, graph: Graph, parameters: SpikingParameters, ann: dict[str, Tensor]) -> None:
         super().__init__(graph, parameters)
         self._ann = ann
@@ -113,17 +115,17 @@ class _Compared(SpikingNetwork):
 
 
 def _sqnr(signal: Tensor, other: Tensor) -> float:
-    """Decibels; 99 where they are equal."""
+    """Signal-to-quantisation-noise ratio in decibels, 99 at most."""
     noise = float(((signal - other) ** 2).mean())
     power = float((signal**2).mean())
     return min(99.0, 10 * float(torch.log10(torch.tensor(max(power, 1e-12) / max(noise, 1e-12)))))
 
 
-def _nearest_compared(graph: Graph, compared: dict[str, float]) -> dict[str, set[str]]:
-    """For every node the compared nodes it reads, directly or through others."""
-    found: dict[str, set[str]] = {}
+def _nearest_measured(graph: Graph, measured: dict[str, float]) -> dict[str, set[str]]:
+    """For every node, the measured nodes that it reads directly or through nodes that were not measured."""
+    sources: dict[str, set[str]] = {}
     for node in graph.nodes:
-        found[node.name] = set()
+        sources[node.name] = set()
         for name in node.inputs:
-            found[node.name] |= {name} if name in compared else found[name]
-    return found
+            sources[node.name] |= {name} if name in measured else sources[name]
+    return sources
