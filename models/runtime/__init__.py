@@ -1,14 +1,17 @@
-"""Engines: ways of running a spiking network. `reference` is the specification; the others say what they lose.
+"""Engines: implementations that run a spiking network.
 
-    reference   models/spiking/network.py, float32, any device
-    int8        exact sums of the 8-bit weights that conversion made (CPU with AVX2); spikes equal but for neurons within float32
-                rounding of a threshold, and all of them after `integer_form` (models/spiking/rounding.py)
-    onnx        the network as ONNX in onnxruntime, any CPU; spikes equal after `integer_form`
-    openvino    the same in OpenVINO
-    cuda        the reference as CUDA graphs, neurons as one Triton kernel; equal spikes (not yet run on a GPU: never chosen by auto)
+    reference   models/spiking/network.py: float32, any device; defines the correct result
+    int8        integer arithmetic with the 8-bit weights of the conversion, on CPUs with AVX2
+    onnx        the network as ONNX in onnxruntime, on any CPU
+    openvino    the network as ONNX in OpenVINO, on any CPU
+    cuda        the reference as CUDA graphs with the neurons in one Triton kernel; never chosen by `auto`, as it has not been
+                run on a GPU yet
 
-A new engine is a function `(graph, parameters, max_count) -> SpikingNetwork` under @engine: a subclass overrides `run`. Its
-`available` says why it cannot run on a device, or "".
+All engines fire the same spikes as the reference if the network is in integer form (models/spiking/rounding.py). Otherwise
+int8 can differ for neurons within float32 rounding of their threshold, and onnx and openvino refuse the network.
+
+To add an engine, decorate a function `(graph, parameters, max_count) -> SpikingNetwork` with @engine. It returns a subclass
+that overrides `run`. Its `available` returns why the engine cannot run on a device, or "".
 """
 
 from __future__ import annotations
@@ -36,12 +39,12 @@ Builder = Callable[[Graph, SpikingParameters, int], SpikingNetwork]
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine.
+    """A registered engine.
 
     Attributes:
-        build: makes a network ready to run.
-        available: why it cannot run on a device (cpu, cuda); "" if it can.
-        exact_only: it runs only networks in integer form (models/spiking/rounding.py): others would spike otherwise.
+        build: (graph, parameters, max_count) -> network ready to run.
+        available: device ("cpu", "cuda") -> reason why the engine cannot run on it, "" if it can.
+        exact_only: it only runs networks in integer form (models/spiking/rounding.py), as others would spike differently.
     """
 
     build: Builder
@@ -50,14 +53,14 @@ class Engine:
 
 
 ENGINES: dict[str, Engine] = {}
-"""By name; `auto` is the fastest of them that was measured on this machine."""
+"""Engines by name. `auto` stands for the one that was measured to be the fastest on this machine."""
 
 MEASURED_TIMESTEPS = (1, 4)
-"""Numbers of timesteps at which engines are measured: their order differs."""
+"""Numbers of timesteps at which engines are measured, since their order depends on it."""
 
 
 def engine(name: str, available: Callable[[str], str], exact_only: bool = False) -> Callable[[Builder], Builder]:
-    """Register an engine."""
+    """Register an engine; the parameters are described in `Engine`."""
 
     def register(build: Builder) -> Builder:
         ENGINES[name] = Engine(build, available, exact_only)
@@ -69,37 +72,37 @@ def engine(name: str, available: Callable[[str], str], exact_only: bool = False)
 def open_engine(
     name: str, graph: Graph, parameters: SpikingParameters, max_count: int = 255, device: str = "cpu"
 ) -> SpikingNetwork:
-    """A network ready to run.
+    """Prepare a network to run on an engine.
 
     Args:
-        name: of ENGINES, or auto.
+        name: a key of ENGINES, or auto.
         graph, parameters: the network, on its device.
         max_count: largest count of its grids.
         device: cpu or cuda.
 
     Raises:
-        ConfigError: no such engine, or not on this machine.
+        ConfigError: the engine is unknown, or cannot run this network on this machine.
     """
     integer = is_integer(graph, parameters)
     return ENGINES[choose(name, device, parameters.timesteps, integer)].build(graph, parameters, max_count)
 
 
 def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = True) -> str:
-    """The engine meant by a name, which may be auto; raises ConfigError as `open_engine`.
+    """Resolve the name of an engine, which may be auto; raises ConfigError like `open_engine`.
 
     Args:
-        name: of ENGINES, or auto.
+        name: a key of ENGINES, or auto.
         device: cpu or cuda.
         timesteps: T.
-        integer: the network is in integer form.
+        integer: whether the network is in integer form.
     """
     if name == "auto":
         return _fastest(device, timesteps, integer)
     if name not in ENGINES:
-        raise ConfigError(f"engine {name!r}: known are auto, {', '.join(ENGINES)}")
+        raise ConfigError(f"engine {name!r} is unknown (known: auto, {', '.join(ENGINES)})")
     if ENGINES[name].exact_only and not integer:
         raise ConfigError(
-            f"engine {name!r} runs networks in integer form only: convert these weights anew, or use another engine"
+            f"engine {name!r} only runs networks in integer form: convert these weights again, or use another engine"
         )
     if reason := ENGINES[name].available(device):
         raise ConfigError(f"engine {name!r} {reason}; or use --engine reference")
@@ -107,7 +110,7 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
 
 
 def _fastest(device: str, timesteps: int, integer: bool) -> str:
-    """As measured; where nothing was measured: int8, or else onnx; on a GPU, or without either, reference."""
+    """Name of the engine measured to be the fastest; without measurements int8, onnx or reference, in order of preference."""
     if device != "cpu":
         return "reference"
     nearest = MEASURED_TIMESTEPS[timesteps > 1]
@@ -122,7 +125,7 @@ def _fits(name: str, device: str, integer: bool) -> bool:
 
 
 def machine() -> dict[str, str]:
-    """What the speed of engines depends on: if it changes, what was measured no longer holds."""
+    """Describe what the speed of engines depends on; measurements are valid as long as it does not change."""
     packages = {}
     for name in ("torch", "numba", "onnxruntime", "openvino"):
         with suppress(PackageNotFoundError):
@@ -135,7 +138,7 @@ def machine() -> dict[str, str]:
 
 
 def measurements_file() -> Path:
-    """Where measured times are remembered: in the user's cache folder, or in $EVBURST_CACHE."""
+    """Path of the file with measured times, in the user's cache folder or in $EVBURST_CACHE."""
     if folder := os.environ.get("EVBURST_CACHE"):
         return Path(folder) / "engines.json"
     home = os.path.expanduser("~")
@@ -144,7 +147,7 @@ def measurements_file() -> Path:
 
 
 def measured() -> dict[str, dict[str, float]]:
-    """Milliseconds per window of each engine, by timesteps, as measured on this machine; empty if none were."""
+    """Load the milliseconds per window of each engine by number of timesteps; empty if none were measured on this machine."""
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         found = json.loads(measurements_file().read_text())
         if found["machine"] == machine():
@@ -153,7 +156,7 @@ def measured() -> dict[str, dict[str, float]]:
 
 
 def remember(times: Mapping[str, Mapping[str, float]]) -> bool:
-    """Keep what was measured (see `measured`); False where it cannot be written."""
+    """Save measured times (see `measured`); returns False if the file cannot be written."""
     path = measurements_file()
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -177,10 +180,10 @@ def _reference(graph: Graph, parameters: SpikingParameters, max_count: int) -> S
 def _int8_available(device: str) -> str:
     from evburst.models.runtime.int8.simd import AVAILABLE
 
-    generic = os.environ.get("NUMBA_CPU_NAME", "") == "generic"  # numba then compiles without AVX2
-    return (
-        "" if AVAILABLE and device == "cpu" and not generic else "needs an x86-64 CPU with AVX2, and numba that compiles for it"
-    )
+    generic = os.environ.get("NUMBA_CPU_NAME", "") == "generic"  # makes numba compile without AVX2
+    if AVAILABLE and device == "cpu" and not generic:
+        return ""
+    return "needs --device cpu, an x86-64 processor with AVX2, and NUMBA_CPU_NAME not to be generic"
 
 
 @engine("int8", _int8_available)

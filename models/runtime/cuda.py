@@ -1,7 +1,8 @@
-"""The CUDA engine: the reference network captured once per input shape as a CUDA graph, its neurons one Triton kernel.
+"""The cuda engine: the reference network, captured once per input shape as a CUDA graph, with its neurons in one Triton kernel.
 
-Spikes equal those of the reference engine on the same device: the same convolutions, and neurons in the same arithmetic, step
-by step (divisions rounded, no fused multiply-add). What is counted stays on the device until the run has ended.
+Spikes equal those of the reference engine on the same device, because the convolutions are the same and the kernel repeats
+the neurons' arithmetic step by step (correctly rounded divisions, no fused multiply-add). Counts remain on the device until
+the run has finished.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class _Captured:
-    """A run of one input shape: replaying `graph` makes `outputs` and what is `counted` of what is in `grid`."""
+    """Captured run for one input shape: replaying `graph` computes `outputs` and `counted` from the content of `grid`."""
 
     graph: torch.cuda.CUDAGraph
     grid: Tensor
@@ -33,7 +34,7 @@ class _Captured:
 
 
 class CudaNetwork(SpikingNetwork):
-    """See above; its graph and parameters are on a CUDA device."""
+    """A spiking network as CUDA graphs; its graph and parameters must be on a CUDA device."""
 
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
         super().__init__(graph, parameters)
@@ -42,9 +43,9 @@ class CudaNetwork(SpikingNetwork):
     def run(
         self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
     ) -> tuple[list[Tensor], SpikeStats]:
-        """Outputs (valid until the next run) and spike counts; see SpikingNetwork.run.
+        """Run the network on a batch; see SpikingNetwork.run. The outputs are valid until the next run.
 
-        Runs that are stopped or carried on, and of another number of timesteps, are not captured.
+        The run is not captured if a state is given or the number of timesteps differs from T.
         """
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
@@ -84,7 +85,7 @@ class CudaNetwork(SpikingNetwork):
 
 
 def scan(current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor) -> tuple[Tensor, Tensor]:
-    """`burst_scan_fused` from rest, on the device of its arguments."""
+    """Compute `burst_scan_fused` from rest, on the device of the arguments."""
     length, images, channels, height, width = current.shape
     size, planes = height * width, images * channels
     out = torch.empty((timesteps, *current.shape[1:]), device=current.device)
@@ -106,7 +107,7 @@ def _scan_kernel(  # type: ignore[no-untyped-def]
     plane, channel = tl.program_id(0), tl.program_id(0) % channels
     pixel = tl.program_id(1) * block + tl.arange(0, block)
     inside, place = pixel < size, plane.to(tl.int64) * size + pixel
-    th, sh, most = tl.load(theta + channel), tl.load(shift + channel), tl.load(limits + channel)
+    th, sh, limit = tl.load(theta + channel), tl.load(shift + channel), tl.load(limits + channel)
     rest = 0.0 if signed else 0.5
     v = tl.zeros((block,), tl.float32) + rest * th
     fired = tl.zeros((block,), tl.float32)
@@ -117,10 +118,10 @@ def _scan_kernel(  # type: ignore[no-untyped-def]
         v += tl.load(source, mask=inside, other=0.0) + sh
         if signed:
             level = tl.floor(tl.math.div_rn(tl.where(v > 0, v, slope * v), tl.zeros_like(v) + th) + 0.5)
-            n = tl.minimum(tl.maximum(level - fired, -most), most)
+            n = tl.minimum(tl.maximum(level - fired, -limit), limit)
             fired += n
         else:
-            n = tl.minimum(tl.maximum(tl.floor(tl.math.div_rn(v, tl.zeros_like(v) + th)), 0.0), most)
+            n = tl.minimum(tl.maximum(tl.floor(tl.math.div_rn(v, tl.zeros_like(v) + th)), 0.0), limit)
             v -= n * th
         n = tl.where(inside, n, 0.0)
         tl.store(to, n * th, mask=inside)
@@ -129,9 +130,9 @@ def _scan_kernel(  # type: ignore[no-untyped-def]
         to += step
         if not static:
             source += step
-    reach = tl.load(fan_out + channel * size + pixel, mask=inside, other=0.0)
+    targets = tl.load(fan_out + channel * size + pixel, mask=inside, other=0.0)
     sums = totals + plane // channels * 4
     tl.atomic_add(sums, tl.sum(spikes.to(tl.float64)))
-    tl.atomic_add(sums + 1, tl.sum((spikes * reach).to(tl.float64)))
-    tl.atomic_add(sums + 2, tl.sum((bursts * reach).to(tl.float64)))
+    tl.atomic_add(sums + 1, tl.sum((spikes * targets).to(tl.float64)))
+    tl.atomic_add(sums + 2, tl.sum((bursts * targets).to(tl.float64)))
     tl.atomic_add(sums + 3, tl.sum(bursts.to(tl.float64)))

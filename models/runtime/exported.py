@@ -1,7 +1,8 @@
-"""Engines that run the network as ONNX (models/export/onnx_snn.py) in a library; exact counts from the counts of its layers.
+"""Engines that run the exported ONNX network (models/export/onnx_snn.py) in an inference library.
 
-`onnx` is onnxruntime, on any processor; `openvino` is OpenVINO, the faster one on x86 with 8-bit dot products. After
-`integer_form` (models/spiking/rounding.py) their spikes are the reference's, neuron for neuron.
+`onnx` uses onnxruntime, on any processor. `openvino` uses OpenVINO, which is faster on x86 with 8-bit dot products. For
+networks in integer form (`integer_form` in models/spiking/rounding.py), every neuron fires the same spikes as in the reference
+engine. Operations are counted exactly, from the spike counts that each layer outputs.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from evburst.models.runtime.counting import SpikeCounter
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 
 Run = Callable[[NDArray[np.uint8]], dict[str, NDArray[Any]]]
-"""From grids `(N, 2 * bins, H, W)` to every output by its name."""
+"""Inference function: from grids `(N, 2 * bins, H, W)` to all outputs by name."""
 
 
 class ExportedNetwork(SpikingNetwork):
-    """A spiking network in a library that runs ONNX models.
+    """A spiking network that runs as ONNX in an inference library.
 
     Args:
         graph: the network.
-        parameters: its neurons.
+        parameters: thresholds, burst limits and shifts.
         max_count: largest count of a grid.
-        start: opens a serialised model.
+        start: loads a serialised ONNX model into the library.
     """
 
     def __init__(self, graph: Graph, parameters: SpikingParameters, max_count: int, start: Callable[[bytes], Run]) -> None:
@@ -39,37 +40,38 @@ class ExportedNetwork(SpikingNetwork):
         channels = next(graph.tensors[f"{n.name}.weight"].shape[1] * n.attrs["groups"] for n in graph.nodes if n.op == "conv")
         model = spiking_model(graph, parameters, channels, SnnOptions(counts=True))
         self._session = start(model.SerializeToString())
-        self._most = max([max_count, *(layer.phi for layer in parameters.neurons.values())]) * parameters.timesteps
+        largest_count = max([max_count, *(layer.phi for layer in parameters.neurons.values())])
+        self._largest_total = largest_count * parameters.timesteps
         self._counters: dict[tuple[int, ...], SpikeCounter] = {}
 
     @torch.inference_mode()
     def run(
         self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
     ) -> tuple[list[Tensor], SpikeStats]:
-        """Outputs and spike counts; see SpikingNetwork.run.
+        """Run the network on a batch; see SpikingNetwork.run.
 
-        Runs that are stopped or carried on, of another number of timesteps, or of grids that are no 8-bit counts, are left to the
-        reference engine.
+        The reference engine takes over if a state is given, the number of timesteps differs from T, or the grid does not hold
+        integer counts of 0 to 255.
         """
         counts = grid if grid.dtype == torch.uint8 else grid.clamp(0, 255).to(torch.uint8)
-        same = grid.dtype == torch.uint8 or torch.equal(counts.to(grid.dtype), grid)
-        if state is not None or timesteps not in (None, self.parameters.timesteps) or not same:
+        is_counts = grid.dtype == torch.uint8 or torch.equal(counts.to(grid.dtype), grid)
+        if state is not None or timesteps not in (None, self.parameters.timesteps) or not is_counts:
             return super().run(grid, timesteps, state)
         self._timesteps = self.parameters.timesteps
         macs = self.begin(grid)
-        found = self._session(counts.contiguous().numpy())
+        results = self._session(counts.contiguous().numpy())
         key = tuple(grid.shape[1:])
         if key not in self._counters:
-            self._counters[key] = SpikeCounter(self.graph, self._fan_out, self._most)
+            self._counters[key] = SpikeCounter(self.graph, self._fan_out, self._largest_total)
         counter = self._counters[key]
-        layers = {node.name: found[f"{node.name}.counts"] for node in counter.layers if node.op != "input"}
+        layers = {node.name: results[f"{node.name}.counts"] for node in counter.layers if node.op != "input"}
         layers[self.graph.nodes[0].name] = counts.numpy()
         stats = counter.stats(layers, self._timesteps, len(grid))
-        return [torch.from_numpy(found[name]) for name in self.graph.outputs], SpikeStats(tuple(stats), macs)
+        return [torch.from_numpy(results[name]) for name in self.graph.outputs], SpikeStats(tuple(stats), macs)
 
 
 def open_onnxruntime(model: bytes) -> Run:
-    """A model in onnxruntime, on as many threads as torch has."""
+    """Load a model into onnxruntime, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,7 +83,7 @@ def open_onnxruntime(model: bytes) -> Run:
 
 
 def open_openvino(model: bytes) -> Run:
-    """A model in OpenVINO, on as many threads as torch has; float32 where it is not 8 bits, whatever the processor would like."""
+    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32."""
     import openvino
 
     settings = {

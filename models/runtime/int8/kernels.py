@@ -1,14 +1,15 @@
-"""A plan of integer operations carried out: one compiled function for a whole network.
+"""Execution of a plan of integer operations: one compiled function runs a whole network.
 
-Spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the images: padding
-needs no special case, and nothing is copied for a concatenation, a slice or an addition, because an operation reads parts
-of several buffers (terms). A unit of work is one row of LANES output channels, all timesteps: currents never reach memory.
+Memory: spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the
+images, so that padding needs no special case. Concatenations, slices and additions copy nothing, because an operation can read
+parts of several buffers (terms). A unit of work is one row of LANES output channels for all timesteps; currents are never
+written to memory.
 
-Signed neurons' counts are summed over time in the arena (`summed`): never negative, a maximum is a plain maximum, and the last
-timestep alone is read out. A spike is then a difference of two timesteps.
+Signed neurons: their counts are stored summed over time (`summed`). These are never negative, the maximum of a window is an
+ordinary maximum, and a read-out needs the last timestep only. The spikes of a timestep are the difference of two sums.
 
-Silence costs next to nothing. What the network does in a window without events is computed once and kept. Of every LANES channels of
-a pixel it is known whether they differ from that (`changed`); a tile that reads only what does not gives what it gave in silence.
+Silence: the spikes of a window without events are computed once and kept. For every LANES channels of a pixel, `changed`
+records whether the counts of the current window differ from them. A tile whose inputs do not differ is copied from silence.
 """
 
 from __future__ import annotations
@@ -32,30 +33,42 @@ from evburst.models.runtime.int8.simd import (
 )
 
 FIRE, READ_OUT, MAX_POOL, UPSAMPLE = range(4)
-"""Kinds of operation."""
+"""Kinds of operations."""
 
 _FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant
     out out_step out_image out_row out_pixel fan_out by_channel uniform factor"""
 OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
-"""One operation. Distances and places are counted in elements.
+"""One operation. Distances and positions are in elements.
 
-rows, columns, channels: of its output; blocks of LANES channels. weights, steps (per block and plane), planes, flush: see _dot.
-channel: of scale, bias and limits. constant: its current is the same at every timestep. out...: where counts or maps go. fan_out: place
-of `(rows, columns, blocks)`; where it is not uniform within a block, by_channel: of `(rows, columns, blocks * LANES)`.
+rows, columns, channels: shape of the output, computed in blocks of LANES channels.
+weights, steps (per block and plane), planes, flush: see `_dot`.
+channel: index of the first channel in scale, bias and limits.
+constant: whether its current is equal at every timestep.
+out, out_step, out_image, out_row, out_pixel: position of the counts or maps, and distances of timesteps, images, rows, pixels.
+fan_out: position of the fan-out `(rows, columns, blocks)`.
+uniform: whether the channels of each block have equal fan-out; else `by_channel` is the position of one per channel,
+    `(rows, columns, blocks * LANES)`.
 factor: of upsampling.
 """
 
 _TERM_FIELDS = """start step image row pixel offsets steps first_step span_rows span_columns source_row source_pixel blocks
     buffer buffer_size"""
 TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
-"""What an operation reads of a buffer: where the first output's window begins, distances per timestep, image, output row and
-output column; where its steps are in the offsets, how many, and which is its first in the weights; the window's extent, the
-buffer's own distances, how many LANES channels it reads; where the buffer's first timestep is."""
+"""What an operation reads from one buffer.
 
-# Indexes of `changed` are unsigned: numba takes a negative one from the end, and its test for that keeps loops from being vectorised.
+start: where the window of the first output begins.
+step, image, row, pixel: distances per timestep, image, output row and output column.
+offsets, steps, first_step: position of its steps in the offsets, their number, and the index of the first in the weights.
+span_rows, span_columns: extent of the window.
+source_row, source_pixel: distances of rows and pixels in the buffer.
+blocks: number of blocks of LANES channels that it reads.
+buffer, buffer_size: position and size of the buffer's first timestep in `changed`.
+"""
 
-BUSY = 0.5
-"""Where a larger share of what an operation reads has changed, it is not looked for what did not."""
+# Indices into `changed` are unsigned: numba tests signed ones for being negative, which prevents vectorisation.
+
+MAX_CHANGED_SHARE = 0.5
+"""If a larger share of an operation's input differs from silence, searching for unchanged tiles costs more than it saves."""
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -63,25 +76,28 @@ def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
     summed, timesteps, images, acc, before, units, totals
 ):  # fmt: skip
-    """Carry out operations in order.
+    """Run operations in order.
 
     Args:
-        operations, terms: see OPERATION and TERM.
-        offsets: int32. weights: int8. scale, bias, limits (phi): float32, per output channel.
-        fan_out: int32, weights reached by a spike.
-        arena, silent: uint8, all spike counts; of this window, and of one without events.
-        changed: uint8, for every LANES elements of the arena, those of the first timestep standing for all.
-        maps, silent_maps: float32, what is read out.
-        skip_silence: whether to take what did not change from silence.
+        operations, terms: records, see OPERATION and TERM.
+        offsets: int32 distances of the steps.
+        weights: int8.
+        scale, bias, limits: float32 per output channel; limits are burst limits.
+        fan_out: int32, number of weights that a spike meets.
+        arena, silent: uint8 spike counts of this window, and of a window without events.
+        changed: uint8 flags, one for every LANES elements of the arena; those of the first timestep stand for all timesteps.
+        maps, silent_maps: float32 read-outs of this window, and of a window without events.
+        skip_silence: whether to copy unchanged tiles from silence.
         summed: whether counts are summed over time.
         timesteps, images: T and N.
-        acc, before: for every thread a tile of each timestep, int32, and LANES uint16.
-        units: int64 `(most units of work, 8)`, overwritten.
-        totals: int64 `(operations, N, 4)`, set: spikes, synaptic operations, and the same two with a burst counted once.
+        acc: int32 scratch memory per thread, one tile per timestep.
+        before: uint16 scratch memory per thread, LANES each.
+        units: int64 `(largest number of units of work, 8)`, overwritten.
+        totals: int64 `(operations, N, 4)`, overwritten: spikes, synaptic operations, and both with each burst counted once.
     """
     for index in range(len(operations)):
         per_image = operations[index].rows * operations[index].blocks
-        skip = skip_silence and _share_changed(operations[index], terms, changed) <= BUSY
+        skip = skip_silence and _share_changed(operations[index], terms, changed) <= MAX_CHANGED_SHARE
         for unit in numba.prange(images * per_image):
             operation, thread = operations[index], numba.get_thread_id()
             image, rest = unit // per_image, unit % per_image
@@ -107,18 +123,18 @@ def run_operations(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
-    """Of all that an operation reads."""
-    found, size = 0, 0
+    """Share of an operation's input that differs from silence."""
+    n_changed, size = 0, 0
     for k in range(operation.first_term, operation.first_term + operation.terms):
         for at in range(np.uintp(terms[k].buffer), np.uintp(terms[k].buffer + terms[k].buffer_size)):
-            found += changed[at]
+            n_changed += changed[at]
         size += terms[k].buffer_size
-    return found / size
+    return n_changed / size
 
 
 @njit(inline="always")
 def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
-    """Whether a tile reads anything that differs from silence."""
+    """Whether anything that a tile reads differs from silence."""
     operation, terms, _, _ = reader
     image, _, row = place
     for k in range(operation.first_term, operation.first_term + operation.terms):
@@ -127,20 +143,20 @@ def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-unt
         length = ((pixels - 1) * term.pixel + (term.span_columns - 1) * term.source_pixel) // LANES + term.blocks
         for i in range(term.span_rows):
             first = (start + i * term.source_row) // LANES
-            found = np.uint8(0)
+            any_changed = np.uint8(0)
             for at in range(np.uintp(first), np.uintp(first + length)):
-                found |= changed[at]
-            if found:
+                any_changed |= changed[at]
+            if any_changed:
                 return True
     return False
 
 
 @njit(inline="always")
-def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def]
-    """Note whether what was written for a pixel differs from silence at any timestep; if not to look, that it does."""
+def _mark(operation, state, compare, timesteps, to):  # type: ignore[no-untyped-def]
+    """Flag whether a pixel just written differs from silence at any timestep; without `compare`, flag it as different."""
     arena, silent, changed, _ = state
-    differs = not look
-    if look:
+    differs = not compare
+    if compare:
         for t in range(timesteps):
             differs |= lanes_differ(arena, silent, to + t * operation.out_step)
     changed[np.uintp(to) // np.uintp(LANES)] = differs
@@ -148,8 +164,10 @@ def _mark(operation, state, look, timesteps, to):  # type: ignore[no-untyped-def
 
 @njit(inline="always")
 def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ignore[no-untyped-def]
-    """The weighted sum of the counts of timesteps [begin, end), for one tile, to index `to` of acc on; weights of two planes are
-    128 * first + second."""
+    """Compute the weighted sum of the counts of timesteps [begin, end) for one tile, into `acc` from index `to` on.
+
+    Weights of two planes are 128 * first + second.
+    """
     operation, terms, offsets, weights = reader
     image, block, row = place
     size = operation.steps * 4 * LANES
@@ -173,15 +191,15 @@ def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ig
 
 @njit(cache=True, nogil=True)
 def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
-    """A convolution and its burst neurons."""
+    """Compute a convolution and its burst neurons for one row."""
     operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
     channel, width = operation.channel + block * LANES, operation.out_pixel
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    reach = operation.fan_out + row * operation.columns * operation.blocks + block
+    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks + block
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
-        to, here = out + column * width, reach + column * operation.blocks
+        to, fan_out_at = out + column * width, fan_out_row + column * operation.blocks
         if skip and not _has_changed(reader, changed, place, column, pixels):
             for i in range(pixels):
                 changed[np.uintp(to + i * width) // np.uintp(LANES)] = 0
@@ -190,7 +208,7 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):
                     copy_lanes(silent, at, arena, at)
                     since = summed and t > 0
                     count_lanes(
-                        silent, at, at - since * operation.out_step, since, fan_out, here + i * operation.blocks, counts
+                        silent, at, at - since * operation.out_step, since, fan_out, fan_out_at + i * operation.blocks, counts
                     )
             continue
         for t in range(1 if operation.constant else timesteps):
@@ -198,13 +216,13 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):
         step = 0 if operation.constant else PIXELS * LANES
         if summed:
             fire_signed_tile(
-                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out, here,
-                operation.blocks, counts,
+                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
+                fan_out_at, operation.blocks, counts,
             )  # fmt: skip
         else:
             fire_tile(
-                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out, here,
-                operation.blocks, counts,
+                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
+                fan_out_at, operation.blocks, counts,
             )  # fmt: skip
         for i in range(pixels):
             _mark(operation, state, skip, timesteps, to + i * width)
@@ -214,7 +232,7 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):
 
 @njit(cache=True, nogil=True)
 def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
-    """A convolution that is read out: its current summed over time."""
+    """Compute a row of a convolution that is an output of the network: its current summed over time."""
     operation, (arena, _, changed, summed) = reader[0], state
     image, block, row = place
     end = 1 if operation.constant else timesteps
@@ -233,20 +251,20 @@ def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pl
 
 @njit(cache=True, nogil=True)
 def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
-    """By how much the largest accumulated count of a window has grown, at every timestep."""
+    """Compute a row of a max-pool: the growth of the largest accumulated count of each window, at every timestep."""
     arena, summed, (image, block, row) = state[0], state[3], place
     lanes = min(LANES, operation.channels - block * LANES)
     start = term.start + image * term.image + row * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(operation.columns):
-        reach = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
+        fan_out_at = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
         at, to = start + column * term.pixel, out + column * operation.out_pixel
         before[:] = 0
         for t in range(timesteps):
             first, steps = (at + t * term.step, 1) if summed else (at, t + 1)
             pool_lanes(
                 arena, first, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, steps, lanes,
-                before, to + t * operation.out_step, fan_out, reach, counts, summed,
+                before, to + t * operation.out_step, fan_out, fan_out_at, counts, summed,
             )  # fmt: skip
         _mark(operation, state, skip, timesteps, to)
     if not operation.uniform:
@@ -255,7 +273,7 @@ def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, c
 
 @njit(cache=True, nogil=True)
 def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no-untyped-def]
-    """Nearest neighbour."""
+    """Compute a row of nearest-neighbour upsampling."""
     arena, (image, block, row) = state[0], place
     factor = operation.factor
     start = term.start + image * term.image + row // factor * term.row + block * LANES
@@ -271,7 +289,7 @@ def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[n
 
 @njit(cache=True, nogil=True)
 def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # type: ignore[no-untyped-def]
-    """Synaptic operations of a row whose channels reach different numbers of weights."""
+    """Count the synaptic operations of a row in which the channels of a block differ in fan-out."""
     arena, summed, (image, block, row) = state[0], state[3], place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     counts[2:4], counts[6:8] = 0, 0
@@ -288,22 +306,26 @@ def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # t
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def pack_grid(words, columns, fan_out, arena, changed, start, image_pitch, row_pitch, pixel_pitch, units):  # type: ignore[no-untyped-def]
-    """Counts of events, channels last, into the arena: work for every pixel that has any, not for the others.
+def pack_grid(  # type: ignore[no-untyped-def]
+    words, columns, fan_out, arena, changed, start, image_pitch, row_pitch, pixel_pitch, units
+):
+    """Write event counts into the arena with channels last; the work is proportional to the number of non-zero counts.
 
     Args:
-        words: a grid `(N, channels, rows, columns)` uint8, eight columns to a little-endian uint64, the last ones filled with 0.
+        words: grid `(N, channels, rows, columns)` uint8, with eight columns packed into a little-endian uint64, padded with 0.
+        columns: number of columns without the padding.
         fan_out: int32 `(channels, rows, columns)`.
         arena, changed: as in `run_operations`.
-        start, image_pitch, row_pitch, pixel_pitch: where, in elements.
-        units: int64 `(N * rows, >= 4)`, set: events, synaptic operations, these with a count taken once, largest count.
+        start, image_pitch, row_pitch, pixel_pitch: position of the buffer and its distances, in elements.
+        units: int64 `(N * rows, >= 4)`, overwritten: events, synaptic operations, synaptic operations with each non-zero
+            count taken once, and largest count.
     """
     images, channels, rows, per_row = words.shape
     low, position = np.uint64(255), np.uint64(56)
     for unit in numba.prange(images * rows):
         image, row = unit // rows, unit % rows
-        found = units[unit]
-        found[:4] = 0
+        totals = units[unit]
+        totals[:4] = 0
         first = start + image * image_pitch + row * row_pitch
         arena[first : first + columns * pixel_pitch] = 0
         changed[first // LANES : (first + columns * pixel_pitch) // LANES] = 0
@@ -318,8 +340,8 @@ def pack_grid(words, columns, fan_out, arena, changed, start, image_pitch, row_p
                     at = first + channel + column * pixel_pitch
                     arena[at] = n
                     changed[at // LANES] = 1
-                    reach = np.int64(fan_out[channel, row, column])
-                    found[0] += n
-                    found[1] += n * reach
-                    found[2] += reach
-                    found[3] = max(found[3], n)
+                    targets = np.int64(fan_out[channel, row, column])
+                    totals[0] += n
+                    totals[1] += n * targets
+                    totals[2] += targets
+                    totals[3] = max(totals[3], n)

@@ -1,11 +1,11 @@
-"""The integer engine: uint8 spike counts, weights of 8 or 15 bits, exact sums, and neurons fused with their convolution.
+"""The int8 engine: uint8 spike counts, weights of 8 or 15 bits, exact sums, and neurons fused with their convolution.
 
 The first run at an input size goes through four phases: plan (which operations, plan.py), layout (where buffers lie,
 layout.py), tables (what the kernel reads, tables.py) and program (the buffers themselves, program.py). Later runs reuse the
 program.
 
-Conversion has rounded the weights already (models/spiking/rounding.py), so spikes equal the reference engine's, except for
-neurons within float32 rounding of a threshold. Weights that were not rounded before are rounded here.
+The conversion has already rounded the weights (models/spiking/rounding.py). Spikes equal those of the reference engine, except
+for neurons within float32 rounding of their threshold. Weights that have not been rounded are rounded here.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from evburst.models.spiking.rounding import spike_values
 
 
 class IntegerNetwork(SpikingNetwork):
-    """A spiking network on small integers; nodes that have no integer form are left to the reference engine.
+    """A spiking network in integer arithmetic; the reference engine computes the nodes that cannot be.
 
     Args:
         graph: the network.
-        parameters: its neurons.
-        max_count: largest count of a grid; other grids are left to the reference engine.
+        parameters: thresholds, burst limits and shifts.
+        max_count: largest count of a grid; the reference engine takes over for grids that exceed it.
     """
 
     def __init__(self, graph: Graph, parameters: SpikingParameters, max_count: int = 255) -> None:
@@ -49,9 +49,9 @@ class IntegerNetwork(SpikingNetwork):
     def run(
         self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
     ) -> tuple[list[Tensor], SpikeStats]:
-        """Outputs (valid until the next run) and spike counts; see SpikingNetwork.run.
+        """Run the network on a batch; see SpikingNetwork.run. The outputs are valid until the next run.
 
-        Runs that are stopped or carried on, and of another number of timesteps, are left to the reference engine.
+        The reference engine takes over if a state is given or the number of timesteps differs from T.
         """
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
@@ -71,7 +71,7 @@ class IntegerNetwork(SpikingNetwork):
         return outputs, SpikeStats(self._all_stats(totals, program), macs)
 
     def _compute(self, program: Program, skip: bool = True) -> dict[str, Tensor]:
-        """Run everything after the input; returns the values that the reference engine computed."""
+        """Compute all nodes after the input; returns the values of those that the reference engine computed."""
         values: dict[str, Tensor] = {}
         for item in program.tables.runs:
             if isinstance(item, slice):
@@ -81,7 +81,7 @@ class IntegerNetwork(SpikingNetwork):
         return values
 
     def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
-        """The grid as uint8; None if it is something else."""
+        """Convert a grid to uint8; None if it does not hold integer counts of 0 to 255."""
         if grid.dtype == torch.uint8:
             return grid.contiguous().numpy()
         counts = grid.clamp(0, 255).to(torch.uint8)
@@ -103,12 +103,12 @@ class IntegerNetwork(SpikingNetwork):
         return self._programs[shape]
 
     def _packed(self, conv: Node, signal: Signal) -> PackedWeights | None:
-        """See plan.Pack."""
+        """Pack the weights of a convolution; see plan.Pack."""
         weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self._theta)
         return pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
 
     def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:
-        """Compute a node as the reference engine does; spikes that it emits come back as counts."""
+        """Compute a node with the reference engine; spikes that it emits are written to the arena as counts."""
         if step.node.op == "input":
             return
         arguments = [values[name] if name in values else self._spikes(name, program) for name in step.node.inputs]
@@ -121,7 +121,7 @@ class IntegerNetwork(SpikingNetwork):
             program.mark(step.out)
 
     def _spikes(self, name: str, program: Program) -> Tensor:
-        """A node's spikes as in the reference engine: counts times theta, `(T * N or N, C, H, W)` float32."""
+        """Spikes of a node in the format of the reference engine: counts times theta, `(T * N or N, C, H, W)` float32."""
         signal = program.plan.signals[name]
         length = 1 if all(part.source.constant for part in signal) else self.parameters.timesteps
         channels = max(part.at + part.channels for part in signal)
@@ -141,14 +141,14 @@ class IntegerNetwork(SpikingNetwork):
         return self.read_out(name, values[name] if name in values else self._spikes(name, program))
 
     def _all_stats(self, events: NDArray[np.int64], program: Program) -> tuple[LayerStats, ...]:
-        """The spikes of every layer, in the graph's order."""
+        """Statistics of every layer, in network order."""
         timesteps = self.parameters.timesteps
         name = self.graph.nodes[0].name
-        found = [LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)), *self._layer_stats()]
+        stats = [LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)), *self._layer_stats()]
         totals = program.totals.astype(np.float64)
         for layer in program.tables.layers:
-            spikes, reached, active, graded = totals[layer.operations].sum(0).T
+            spikes, synaptic_ops, active, graded = totals[layer.operations].sum(0).T
             kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
             fired = active if layer.neurons else None
-            found.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, spikes, reached, graded, fired))
-        return tuple(sorted(found, key=lambda layer: self._order[layer.name]))
+            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, spikes, synaptic_ops, graded, fired))
+        return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))

@@ -1,8 +1,9 @@
-"""Weights of a convolution as integers, what they multiply folded in, packed for `dot_tile`.
+"""Integer weights of a convolution, with the values of its input spikes folded in, packed for `dot_tile`.
 
-The integers are those that conversion rounded to (models/spiking/rounding.py): with c the channel, q_oc = w_oc u_c / s_o, u_c what a count is
-worth, and the current s_o * sum(q n). Spikes of a sum may be worth several units each, 2^k: their integers are 2^k q. What exceeds 8
-bits lies in two planes, q = 128 * first + second. Where there is no common unit, products are rounded here, to 15 bits.
+The integers are those that conversion rounded to (models/spiking/rounding.py): q_oc = w_oc u_c / s_o, where u_c is the value
+of one count of input channel c and s_o the step of output channel o. The current is s_o * sum(q n). In a sum of spikes, a
+spike of a source can be worth 2^k units; its integer is then 2^k q. Integers that exceed 8 bits are split into two planes,
+q = 128 * first + second. Weights without a common unit are rounded here, to 15 bits.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ _SHORT_MAX, _INT_MAX = 2**15 - 1, 2**31 - 1
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """A convolution as `dot_tile` reads it.
+    """Weights of a convolution in the layout of `dot_tile`.
 
     Attributes:
-        data: `(blocks, planes, steps, LANES, 4)` int8; steps run over parts, kernel rows, kernel columns, and input channels by four.
+        data: `(blocks, planes, steps, LANES, 4)` int8. The steps run over sources, kernel rows, kernel columns, and groups of
+            four input channels.
         scale: `(blocks * LANES,)` float32, current per unit of the integer sum; 0 for padded channels.
-        steps_of_part: steps of each part.
-        flush: so many steps can be summed in 16 bits, whatever the counts.
+        steps_of_part: number of steps of each source.
+        flush: number of steps that can be summed in 16 bits whatever the counts are.
         kernel: (rows, columns).
     """
 
@@ -42,64 +44,67 @@ class PackedWeights:
 
 
 def integer_weights(
-    weight: Tensor, found: Sequence[Read], values: Tensor | None, step: Tensor | None = None
+    weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: Tensor | None = None
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
-    """The integers by which counts of each source are multiplied, `(O, C, kh, kw)`, and the scale of each output channel `(O,)`.
+    """Compute the integers that multiply the counts of each source.
 
     Args:
         weight: `(O, C, kh, kw)` float32.
-        found: all that the convolution reads.
-        values: of `spike_values`.
-        step: what the weights are multiples of, where conversion says so (`integer_form`).
+        sources: everything that the convolution reads.
+        values: of `spike_values`; None if its weights are not rounded in conversion.
+        step: `(O,)` the step that the weights are multiples of, if the network is in integer form (`integer_form`).
+
+    Returns:
+        The integers of each source `(O, C, kh, kw)`, and the scale of each output channel `(O,)`.
     """
-    largest = 128 * _largest_in_a_plane(found) + 63
+    largest = 128 * _largest_in_a_plane(sources) + 63
     if values is not None:
         integers, scale = to_int8(weight, values, step)
         units = integers.numpy().astype(np.float64)
-        exact = [read.weights(units, 1 / values.numpy().astype(np.float64)) for read in found]
-        whole = [np.rint(part) for part in exact]
-        pairs = list(zip(exact, whole, strict=True))
+        exact = [read.weights(units, 1 / values.numpy().astype(np.float64)) for read in sources]
+        nearest = [np.rint(part) for part in exact]
+        pairs = list(zip(exact, nearest, strict=True))
         if all(np.allclose(a, b, rtol=0, atol=1e-3) and np.abs(b).max() <= largest for a, b in pairs):
-            return [part.astype(np.int64) for part in whole], scale.numpy()
-    products = [read.weights(weight.numpy().astype(np.float64)) for read in found]
-    furthest = np.max([np.abs(part).reshape(len(part), -1).max(1) for part in products], 0)
-    steps = np.maximum(furthest, 1e-30) / largest
+            return [part.astype(np.int64) for part in nearest], scale.numpy()
+    products = [read.weights(weight.numpy().astype(np.float64)) for read in sources]
+    largest_product = np.max([np.abs(part).reshape(len(part), -1).max(1) for part in products], 0)
+    steps = np.maximum(largest_product, 1e-30) / largest
     return [np.rint(part / steps[:, None, None, None]).astype(np.int64) for part in products], steps.astype(np.float32)
 
 
-def _largest_in_a_plane(found: Sequence[Read]) -> int:
-    """So that two products fit into 16 bits."""
-    return min(LARGEST, _SHORT_MAX // (2 * _largest_count(found)))
+def _largest_in_a_plane(sources: Sequence[Read]) -> int:
+    """Largest integer in a plane with which the sum of two products fits into 16 bits."""
+    return min(LARGEST, _SHORT_MAX // (2 * _largest_count(sources)))
 
 
-def _largest_count(found: Sequence[Read]) -> int:
-    return max(read.source.limit for read in found)
+def _largest_count(sources: Sequence[Read]) -> int:
+    return max(read.source.limit for read in sources)
 
 
-def pack(weight: Tensor, found: Sequence[Read], values: Tensor | None, step: Tensor | None = None) -> PackedWeights | None:
-    """Find the integers and pack them; None where a sum could leave 32 bits.
+def pack(weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: Tensor | None = None) -> PackedWeights | None:
+    """Compute the integer weights and pack them; returns None if a sum could exceed 32 bits.
 
     Args:
-        weight, found, values, step: as in `integer_weights`.
+        weight, sources, values, step: as in `integer_weights`.
     """
-    integers, scale = integer_weights(weight, found, values, step)
-    limit = _largest_count(found)
+    integers, scale = integer_weights(weight, sources, values, step)
+    limit = _largest_count(sources)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None
     packed = [_pack_part(part) for part in integers]
     data = np.concatenate(packed, 1)
     first = (data + 64) >> 7
-    fits = np.abs(data).max() <= _largest_in_a_plane(found)
-    layers = np.stack([data] if fits else [first, data - 128 * first], 1).astype(np.int8)
-    padded = np.zeros(layers.shape[0] * LANES, np.float32)
+    fits = np.abs(data).max() <= _largest_in_a_plane(sources)
+    planes = np.stack([data] if fits else [first, data - 128 * first], 1).astype(np.int8)
+    padded = np.zeros(planes.shape[0] * LANES, np.float32)
     padded[: len(scale)] = scale
     steps = tuple(part.shape[1] for part in packed)
     kernel = (weight.shape[2], weight.shape[3])
-    return PackedWeights(layers, padded, steps, _steps_in_16_bits(layers, steps, limit), kernel)
+    return PackedWeights(planes, padded, steps, _steps_in_16_bits(planes, steps, limit), kernel)
 
 
 def _pack_part(weights: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`(O, C, kh, kw)` to `(blocks, steps, LANES, 4)`."""
+    """Rearrange `(O, C, kh, kw)` into `(blocks, steps, LANES, 4)`, padded with zeros."""
     out, channels, height, width = weights.shape
     blocks, quads = -(-out // LANES), -(-channels // 4)
     padded = np.zeros((blocks * LANES, quads * 4, height, width), np.int64)
@@ -108,9 +113,9 @@ def _pack_part(weights: NDArray[np.int64]) -> NDArray[np.int64]:
     return split.transpose(0, 4, 5, 2, 1, 3).reshape(blocks, height * width * quads, LANES, 4)
 
 
-def _steps_in_16_bits(layers: NDArray[np.int8], steps: tuple[int, ...], limit: int) -> int:
-    """The longest run of steps, a power of two and starting anew with every part, whose pairwise sums fit 16 bits."""
-    pairs = layers.astype(np.int64).reshape(*layers.shape[:4], 2, 2)
+def _steps_in_16_bits(planes: NDArray[np.int8], steps: tuple[int, ...], limit: int) -> int:
+    """Largest power of two such that the sum over this many steps, counted from the start of each source, fits into 16 bits."""
+    pairs = planes.astype(np.int64).reshape(*planes.shape[:4], 2, 2)
     bounds = [limit * np.maximum(sign * pairs, 0).sum(-1) for sign in (1, -1)]
     edges = np.cumsum((0, *steps))
     flush = 1

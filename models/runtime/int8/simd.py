@@ -1,13 +1,13 @@
-"""The two inner loops of the integer engines in vector instructions, as numba intrinsics that emit LLVM (x86-64, AVX2 or better).
+"""Vector instructions for the inner loops of the int8 engine: numba intrinsics that emit LLVM (x86-64, AVX2 or better).
 
-A tile is PIXELS neighbouring outputs of one row by LANES output channels, summed in GROUPs or at once. For four input channels of a
-pixel (a step):
+A tile is PIXELS neighbouring outputs of one row by LANES output channels. AVX2 sums it in GROUPs of pixels, VNNI in one go. A
+step adds the products of four input channels of one pixel:
 
-    AVX2    vpmaddubsw: u8 x s8 products of two channels added in 16 bits; `flush` steps later widened to 32 bits by vpmaddwd
-    VNNI    vpdpbusd: u8 x s8 products of four channels added in 32 bits; ten chains of them hide its latency
+    AVX2    vpmaddubsw adds u8 x s8 products of two channels in 16 bits; vpmaddwd widens the sums after `flush` steps
+    VNNI    vpdpbusd adds u8 x s8 products of four channels in 32 bits; ten independent sums hide its latency
 
-16 bits are enough for many steps because spike counts are small (up to phi, where other networks have 255). `flush` is
-computed from the weights so that no sum can leave them (models/runtime/quantise.py): both forms give the same, exact integers.
+16 bits suffice for many steps because spike counts are small: at most phi, where other quantised networks have 255. `flush` is
+computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
 """
 
 from __future__ import annotations
@@ -30,35 +30,39 @@ _BYTE, _SHORT, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(3
 
 
 def _features() -> dict[str, bool]:
-    """Of the processor that numba compiles for: this one, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
-    given = numba.config.CPU_FEATURES
-    if given is not None:
-        return {name[1:]: name.startswith("+") for name in given.split(",")}
+    """Features of the processor that numba compiles for: the host, or that of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    features = numba.config.CPU_FEATURES
+    if features is not None:
+        return {name[1:]: name.startswith("+") for name in features.split(",")}
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {}
     return dict(binding.get_host_cpu_features())  # type: ignore[no-untyped-call]
 
 
 AVAILABLE = bool(_features().get("avx2"))
-"""Whether this processor has the instructions."""
+"""Whether the processor supports AVX2."""
 
 VNNI = bool(_features().get("avx512vnni") and _features().get("avx512vl"))
-"""Whether four products are added in one instruction."""
+"""Whether the processor adds four products in one instruction (AVX-512 VNNI)."""
 
 _WIDTH = LANES if VNNI else LANES // 2
-"""Channels of a pixel that neurons take at once: a register of AVX-512, or of AVX2."""
+"""Channels of a pixel that fit into one float32 register: of AVX-512, or of AVX2."""
 
 
 @intrinsic
-def dot_tile(typingctx, x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh):  # type: ignore[no-untyped-def]
-    """acc[pixel, lane] += sum over steps and four channels of x * weights, exact; of the GROUPs that hold the first `pixels`.
+def dot_tile(  # type: ignore[no-untyped-def]
+    typingctx, x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh
+):
+    """Add to acc[pixel, lane] the exact sum of x * weights over steps and their four channels.
 
     Args:
-        x: uint8 array; `start` is the index of the tile's origin, `pitch` the distance of two of its pixels.
-        offsets: int32 array; from index `first` on, each step's distance from the origin.
-        weights: int8 array; from index `at` on, LANES x 4 of every step.
-        steps, flush: see above.
-        acc: int32 array; the tile's PIXELS * LANES are at index `to`, taken as 0 if `fresh`.
+        x: uint8 array; `start` is the index of the tile's first pixel, `pitch` the distance between its pixels.
+        pixels: number of pixels needed; GROUPs without any of them are left out.
+        offsets: int32 array; the distance of each step from the first pixel, from index `first` on.
+        weights: int8 array; LANES x 4 for each step, from index `at` on.
+        steps, flush: number of steps, and of those summed in 16 bits.
+        acc: int32 array; the PIXELS * LANES sums of the tile, from index `to` on.
+        fresh: whether the sums start from 0 instead of the content of `acc`.
     """
     longs = [types.int64] * 3
     return types.void(x, *longs, offsets, types.int64, weights, *longs, acc, types.int64, types.boolean), _emit_dot
@@ -83,8 +87,8 @@ def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def
     else:
         _emit_avx2(builder, reader, pitches[:GROUP], flush, acc, fresh)  # type: ignore[no-untyped-call]
         with builder.if_then(has_two_groups):
-            rest = _at(builder, acc, _const(4 * GROUP * LANES), _INT)
-            _emit_avx2(builder, reader, pitches[GROUP:], flush, rest, fresh)  # type: ignore[no-untyped-call]
+            second = _at(builder, acc, _const(4 * GROUP * LANES), _INT)
+            _emit_avx2(builder, reader, pitches[GROUP:], flush, second, fresh)  # type: ignore[no-untyped-call]
     return context.get_dummy_value()
 
 
@@ -142,17 +146,22 @@ def _emit_vnni(builder, reader, pitches, acc, fresh):  # type: ignore[no-untyped
 
 @intrinsic
 def fire_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, reach,
-    reach_pitch, totals,
+    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
+    fan_out_pitch, totals,
 ):  # fmt: skip
-    """All timesteps of burst neurons: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n; in units of theta, v = 1/2 at first.
+    """Run burst neurons for all timesteps.
+
+    In units of theta, from v = 1/2: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n.
 
     Args:
-        acc: int32 array; tiles of PIXELS * LANES, `acc_step` from one timestep to the next (0: the same at every one).
-        scale, bias, limits: float32 arrays, read from index `channel` on; limits are phi.
-        out: uint8 array; n of the first `pixels` pixels goes to index `start` on, pixels `pitch` apart and timesteps `out_step`.
-        fan_out: int32 array; what a spike of pixel i reaches is at `reach + i * reach_pitch`.
-        totals: int64 array (8): pairs whose sums are spikes, weights reached, the same two with a burst counted once; added to.
+        acc: int32 array of tiles of PIXELS * LANES, `acc_step` elements apart per timestep; 0 if the current is constant.
+        timesteps: T.
+        scale, bias, limits: float32 arrays, read from index `channel` on; limits are burst limits.
+        out: uint8 array for the counts n, from index `start` on; pixels are `pitch` apart, timesteps `out_step`.
+        pixels: number of pixels of the tile that are written.
+        fan_out: int32 array; the fan-out of pixel i is at index `fan_out_at + i * fan_out_pitch`.
+        totals: int64 array (8) to add to: spikes, synaptic operations, and both with each burst counted once. Each is the sum
+            of two consecutive elements.
     """
     return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire
 
@@ -163,10 +172,10 @@ def _fire_signature(acc: Any, scale: Any, bias: Any, limits: Any, out: Any, fan_
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(currents, gain, shift, v_mem, most, turn):  # type: ignore[no-untyped-def]
+    def step(currents, gain, shift, v_mem, limit, timestep):  # type: ignore[no-untyped-def]
         current = builder.fadd(builder.fmul(currents, gain), shift)
         v, zero = builder.fadd(v_mem, current), _floats(0.0)
-        n = _smaller(builder, _larger(builder, _floor(builder, v), zero), most)
+        n = _smaller(builder, _larger(builder, _floor(builder, v), zero), limit)
         return builder.fsub(v, n), n, zero
 
     return _emit_neurons(context, builder, signature, args, 0.5, step)  # type: ignore[no-untyped-call]
@@ -174,16 +183,17 @@ def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-de
 
 @intrinsic
 def fire_signed_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, reach,
-    reach_pitch, totals,
+    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
+    fan_out_pitch, totals,
 ):  # fmt: skip
-    """All timesteps t = 1, 2, ... of a ReLU's signed neurons, counts summed over time: u = acc * scale + t * bias (or, where acc
-    is the same at every timestep, t * acc * scale + t * bias); k += clip(max(floor(u + 1/2), 0) - k, -phi, phi); in units of
-    theta, k = 0 at first.
+    """Run the signed neurons of a ReLU for all timesteps t = 1, 2, ..., T, with inputs and counts summed over time.
+
+    In units of theta, from k = 0: u = acc * scale + t * bias, or t * acc * scale + t * bias if the current is constant;
+    k += clip(max(floor(u + 1/2), 0) - k, -phi, phi).
 
     Args:
-        out: as in `fire_tile`, but for k.
-        others: as in `fire_tile`; spikes of either sign count alike.
+        out: as in `fire_tile`, but for the summed counts k.
+        others: as in `fire_tile`; negative spikes count like positive ones.
     """
     return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire_signed
 
@@ -191,53 +201,58 @@ def fire_signed_tile(  # type: ignore[no-untyped-def]
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
     is_constant = builder.icmp_signed("==", args[1], _const(0))
 
-    def step(currents, gain, shift, fired, most, turn):  # type: ignore[no-untyped-def]
-        times = builder.sitofp(builder.add(turn, _const(1)), _FLOAT)
-        arrived = builder.select(is_constant, times, ir.Constant(_FLOAT, 1.0))
-        gain, shift = (builder.fmul(x, _broadcast(builder, n, _WIDTH, None)) for x, n in ((gain, arrived), (shift, times)))
+    def step(currents, gain, shift, fired, limit, timestep):  # type: ignore[no-untyped-def]
+        elapsed = builder.sitofp(builder.add(timestep, _const(1)), _FLOAT)
+        repeats = builder.select(is_constant, elapsed, ir.Constant(_FLOAT, 1.0))
+        gain, shift = (builder.fmul(x, _broadcast(builder, n, _WIDTH, None)) for x, n in ((gain, repeats), (shift, elapsed)))
         current = builder.fadd(builder.fmul(currents, gain), shift)
         level = _floor(builder, builder.fadd(current, _floats(0.5)))
-        after = _smaller(builder, _larger(builder, level, _floats(0.0)), builder.fadd(fired, most))
-        after = _larger(builder, after, builder.fsub(fired, most))
-        return after, after, fired
+        new = _smaller(builder, _larger(builder, level, _floats(0.0)), builder.fadd(fired, limit))
+        new = _larger(builder, new, builder.fsub(fired, limit))
+        return new, new, fired
 
     return _emit_neurons(context, builder, signature, args, 0.0, step)  # type: ignore[no-untyped-call]
 
 
 def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignore[no-untyped-def]
-    """Of a tile: `step` gives the new state, the counts to write, and those to count from; states are `rest` at first."""
-    _, acc_step, timesteps, _, _, _, channel, _, start, out_step, pitch, pixels, _, reach, reach_pitch, _ = args
+    """Emit the loop over the pixels and timesteps of a tile.
+
+    `step` returns the new state, the counts to write, and the counts to subtract from these to get the spikes. States start
+    at `rest`.
+    """
+    _, acc_step, timesteps, _, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, _ = args
     acc, scale, bias, limits, out, fan_out, totals = (
         _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15)
     )
-    floats, ints, some = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
+    floats, ints, byte_lanes = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
     parts = list(zip(*(_lanes(builder, array, channel, floats) for array in (scale, bias, limits)), strict=True))
     states = [cgutils.alloca_once(builder, floats) for _ in parts]
-    out, counted = _at(builder, out, start), _Counted(builder)
+    out, counter = _at(builder, out, start), _SpikeCounter(builder)
     with cgutils.for_range(builder, pixels) as pixel:
-        counted.begin()
+        counter.begin()
         for state in states:
             builder.store(_floats(rest), state)
         to = builder.mul(pixel.index, pitch)
-        with cgutils.for_range(builder, timesteps) as turn:
-            first, found = builder.add(builder.mul(turn.index, acc_step), builder.mul(pixel.index, _const(LANES))), []
-            row = builder.mul(first, _const(4))
-            for i, (state, (gain, shift, most)) in enumerate(zip(states, parts, strict=True)):
+        with cgutils.for_range(builder, timesteps) as loop:
+            first = builder.add(builder.mul(loop.index, acc_step), builder.mul(pixel.index, _const(LANES)))
+            row, counts_of_parts = builder.mul(first, _const(4)), []
+            for i, (state, (gain, shift, limit)) in enumerate(zip(states, parts, strict=True)):
                 currents = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
-                new, *counts = step(currents, gain, shift, builder.load(state), most, turn.index)
+                new, *counts = step(currents, gain, shift, builder.load(state), limit, loop.index)
                 builder.store(new, state)
-                found.append([builder.trunc(builder.fptosi(n, ints), some) for n in counts])
-            written, since = (_joined(builder, halves) for halves in zip(*found, strict=True))
-            _store(builder, written, out, builder.add(to, builder.mul(turn.index, out_step)))
-            counted.add(written, since)
-        counted.end(builder.load(builder.gep(fan_out, [builder.add(reach, builder.mul(pixel.index, reach_pitch))])))
-    counted.write(totals)
+                counts_of_parts.append([builder.trunc(builder.fptosi(n, ints), byte_lanes) for n in counts])
+            written, since = (_joined(builder, halves) for halves in zip(*counts_of_parts, strict=True))
+            _store(builder, written, out, builder.add(to, builder.mul(loop.index, out_step)))
+            counter.add(written, since)
+        place = builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch))
+        counter.end(builder.load(builder.gep(fan_out, [place])))
+    counter.write(totals)
     return context.get_dummy_value()
 
 
 @intrinsic
 def read_tile(typingctx, acc, scale, bias, channel, out, start, pitch, pixels):  # type: ignore[no-untyped-def]
-    """out = acc * scale + bias, of the first `pixels` pixels, float32; see `fire_tile`."""
+    """Write acc * scale + bias of the first `pixels` pixels to `out`, float32; arguments as in `fire_tile`."""
     longs = [types.int64] * 3
     return types.void(acc, scale, bias, types.int64, out, *longs), _emit_read
 
@@ -259,17 +274,17 @@ def _emit_read(context, builder, signature, args):  # type: ignore[no-untyped-de
 
 @intrinsic
 def pool_lanes(  # type: ignore[no-untyped-def]
-    typingctx, x, start, row, pixel, rows, columns, step, steps, lanes, before, to, fan_out, reach, totals, summed
+    typingctx, x, start, row, pixel, rows, columns, step, steps, lanes, before, to, fan_out, fan_out_at, totals, summed
 ):
-    """Max-pool of LANES channels: by how much the largest accumulated count of a window has grown, or, if `summed`, that count.
+    """Max-pool LANES channels: write the growth of the largest accumulated count of a window, or that count itself if `summed`.
 
     Args:
-        x: uint8 array; the window's corner is at index `start`, its pixels `row` and `pixel` apart, `rows` by `columns`, and
-            its timesteps `step` apart, of which `steps` are accumulated. The result goes to index `to`.
-        lanes: channels beyond give 0.
-        summed: whether counts are summed over time already.
-        before: uint16 array (LANES): the largest counts until the step before, updated.
-        fan_out, reach, totals: as in `fire_tile`.
+        x: uint8 array. The window starts at index `start` and has `rows` by `columns` pixels, `row` and `pixel` apart. `steps`
+            timesteps, `step` apart, are accumulated. The result is written at index `to`.
+        lanes: number of channels in use; the others are set to 0.
+        before: uint16 array (LANES) of the largest counts at the previous timestep; updated.
+        fan_out, fan_out_at, totals: as in `fire_tile`.
+        summed: whether the counts in `x` are already summed over time.
     """
     longs = [types.int64] * 8
     return types.void(x, *longs, before, types.int64, fan_out, types.int64, totals, types.boolean), _emit_pool
@@ -278,32 +293,32 @@ def pool_lanes(  # type: ignore[no-untyped-def]
 def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-def]
     x, before, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 9, 11, 13))
     start, row, pixel, rows, columns, step, steps, lanes = args[1:9]
-    to, reach, is_summed = args[10], args[12], args[14]
+    to, fan_out_at, is_summed = args[10], args[12], args[14]
     bytes_, shorts = ir.VectorType(_BYTE, LANES), ir.VectorType(_SHORT, LANES)
     zero = ir.Constant(shorts, [0] * LANES)
-    most, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(2))
+    largest, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(2))
     with cgutils.for_range(builder, rows) as i, cgutils.for_range(builder, columns) as j:
         corner = builder.add(start, builder.add(builder.mul(i.index, row), builder.mul(j.index, pixel)))
         builder.store(zero, summed)
         with cgutils.for_range(builder, steps) as t:
             counts = _load(builder, x, builder.add(corner, builder.mul(t.index, step)), bytes_)
             builder.store(builder.add(builder.load(summed), builder.zext(counts, shorts)), summed)
-        here, so_far = builder.load(summed), builder.load(most)
-        builder.store(builder.select(builder.icmp_unsigned(">", here, so_far), here, so_far), most)
-    now, earlier = builder.load(most), _load(builder, before, _const(0), shorts)
+        here, so_far = builder.load(summed), builder.load(largest)
+        builder.store(builder.select(builder.icmp_unsigned(">", here, so_far), here, so_far), largest)
+    now, earlier = builder.load(largest), _load(builder, before, _const(0), shorts)
     _store(builder, now, before, _const(0))
     numbers = ir.Constant(shorts, list(range(LANES)))
-    wanted = builder.icmp_unsigned("<", numbers, _broadcast(builder, builder.trunc(lanes, _SHORT), LANES, None))
+    in_use = builder.icmp_unsigned("<", numbers, _broadcast(builder, builder.trunc(lanes, _SHORT), LANES, None))
     values = builder.select(is_summed, now, builder.sub(now, earlier)), builder.select(is_summed, earlier, zero)
-    written, since = (builder.trunc(builder.select(wanted, value, zero), bytes_) for value in values)
+    written, since = (builder.trunc(builder.select(in_use, value, zero), bytes_) for value in values)
     _store(builder, written, x, to)
-    _count(builder, written, since, builder.load(builder.gep(fan_out, [reach])), totals)
+    _count(builder, written, since, builder.load(builder.gep(fan_out, [fan_out_at])), totals)
     return context.get_dummy_value()
 
 
 @intrinsic
 def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
-    """out[to : to + LANES] = x[start : start + LANES], uint8 arrays."""
+    """Copy x[start : start + LANES] to out[to : to + LANES], uint8 arrays."""
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
         x, out = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
@@ -314,8 +329,8 @@ def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def count_lanes(typingctx, x, start, since, summed, fan_out, reach, totals):  # type: ignore[no-untyped-def]
-    """Count x[start : start + LANES] as `fire_tile` counts what it writes; if `summed`, what it has changed by since index `since`."""
+def count_lanes(typingctx, x, start, since, summed, fan_out, fan_out_at, totals):  # type: ignore[no-untyped-def]
+    """Add x[start : start + LANES] to `totals`, as `fire_tile` does; if `summed`, its difference from the LANES at `since`."""
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
         x, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 6))
@@ -342,7 +357,7 @@ def lanes_differ(typingctx, x, y, at):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
-    """Zero bits of a uint64 (not 0) below its lowest 1."""
+    """Number of zero bits below the lowest set bit of a non-zero uint64."""
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -350,10 +365,10 @@ def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64), emit
 
 
-class _Counted:
-    """What is counted, in registers: spikes, weights reached, and the same two with a burst counted once.
+class _SpikeCounter:
+    """Emits counters in registers: spikes, synaptic operations, and both with each burst counted once.
 
-    Counts of LANES channels of a pixel are added one timestep after the other, between `begin` and `end`: at most 255.
+    Between `begin` and `end`, counts of LANES channels of one pixel are added, timestep by timestep; at most 255 timesteps.
     """
 
     def __init__(self, builder: Any) -> None:
@@ -367,23 +382,23 @@ class _Counted:
             self._builder.store(ir.Constant(place.type.pointee, [0] * place.type.pointee.count), place)
 
     def add(self, counts: Any, before: Any) -> None:
-        """What LANES bytes differ by."""
+        """Add the differences between two vectors of LANES bytes."""
         fired = self._builder.zext(self._builder.icmp_unsigned("!=", counts, before), self._bytes)
         self._add_to(self._spikes, self._sum_of_differences(counts, before))
         self._add_to(self._bursts, fired)
 
-    def end(self, reach: Any) -> None:
-        """Each of these spikes reaches so many weights (int32)."""
+    def end(self, fan_out: Any) -> None:
+        """Add the spikes since `begin` to the totals; each has the given fan-out (int32)."""
         builder = self._builder
-        reach = _broadcast(builder, builder.zext(reach, _LONG), 2, None)
+        fan_out = _broadcast(builder, builder.zext(fan_out, _LONG), 2, None)
         spikes = builder.load(self._spikes)
         bursts = self._sum_of_differences(builder.load(self._bursts), ir.Constant(self._bytes, [0] * LANES))
-        values = spikes, builder.mul(spikes, reach), bursts, builder.mul(bursts, reach)
+        values = spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out)
         for total, value in zip(self._totals, values, strict=True):
             self._add_to(total, value)
 
     def write(self, totals: Any) -> None:
-        """Add to an int64 array (8), pair by pair."""
+        """Add the totals to an int64 array (8), two elements each."""
         for i, total in enumerate(self._totals):
             _add_to(self._builder, totals, 16 * i, self._builder.load(total))
 
@@ -394,17 +409,17 @@ class _Counted:
         self._builder.store(self._builder.add(self._builder.load(place), value), place)
 
 
-def _count(builder: Any, counts: Any, before: Any, reach: Any, totals: Any) -> None:
-    """Add what LANES bytes differ by to an int64 array (8)."""
-    counted = _Counted(builder)
-    counted.begin()
-    counted.add(counts, before)
-    counted.end(reach)
-    counted.write(totals)
+def _count(builder: Any, counts: Any, before: Any, fan_out: Any, totals: Any) -> None:
+    """Add the differences between two vectors of LANES bytes to an int64 array (8)."""
+    counter = _SpikeCounter(builder)
+    counter.begin()
+    counter.add(counts, before)
+    counter.end(fan_out)
+    counter.write(totals)
 
 
 def _floats(value: float) -> ir.Constant:
-    """_WIDTH lanes, alike."""
+    """Vector of _WIDTH equal floats."""
     return ir.Constant(ir.VectorType(_FLOAT, _WIDTH), [value] * _WIDTH)
 
 
@@ -413,7 +428,7 @@ def _floor(builder: Any, value: Any) -> Any:
 
 
 def _joined(builder: Any, parts: Any) -> Any:
-    """LANES bytes of one part or two."""
+    """Join one or two vectors into one of LANES bytes."""
     if len(parts) == 1:
         return parts[0]
     return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES))))
@@ -428,7 +443,7 @@ def _smaller(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _lanes(builder: Any, array: Any, channel: Any, floats: Any) -> list[Any]:
-    """LANES floats from an index on, _WIDTH at a time."""
+    """Load LANES floats from an index on, as vectors of _WIDTH."""
     place = builder.mul(channel, _const(4))
     return [_load(builder, array, builder.add(place, _const(4 * i)), floats) for i in range(0, LANES, _WIDTH)]
 
@@ -438,14 +453,14 @@ def _const(value: int) -> ir.Constant:
 
 
 def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """Pointer to an array's first element."""
+    """Pointer to the first element of an array."""
     return make_array(kind)(context, builder, array).data
 
 
 def _at(builder: Any, pointer: Any, distance: Any, kind: Any = _BYTE) -> Any:
-    """Pointer to what lies so many bytes further on."""
-    there = builder.gep(builder.bitcast(pointer, _BYTE.as_pointer()), [distance])
-    return builder.bitcast(there, kind.as_pointer())
+    """Pointer that is `distance` bytes further on."""
+    target = builder.gep(builder.bitcast(pointer, _BYTE.as_pointer()), [distance])
+    return builder.bitcast(target, kind.as_pointer())
 
 
 def _load(builder: Any, pointer: Any, distance: Any, kind: Any) -> Any:
@@ -457,15 +472,16 @@ def _store(builder: Any, value: Any, pointer: Any, distance: Any) -> None:
 
 
 def _add_to(builder: Any, acc: Any, distance: int, value: Any, fresh: Any = None) -> None:
-    """Add to what is in memory; or, if `fresh`, to nothing."""
-    there = _const(distance)
-    before = _load(builder, acc, there, value.type)
+    """Add a vector to memory; if `fresh`, overwrite it instead."""
+    position = _const(distance)
+    before = _load(builder, acc, position, value.type)
     if fresh is not None:
         before = builder.select(fresh, ir.Constant(value.type, [0] * value.type.count), before)
-    _store(builder, builder.add(before, value), acc, there)
+    _store(builder, builder.add(before, value), acc, position)
 
 
 def _clear(builder: Any, sums: Any) -> None:
+    """Set vectors to zero."""
     for row in sums:
         for total in row:
             kind = total.type.pointee
@@ -473,7 +489,7 @@ def _clear(builder: Any, sums: Any) -> None:
 
 
 def _broadcast(builder: Any, value: Any, lanes: int, to: Any = _BYTE) -> Any:
-    """A vector of equal values; seen as bytes unless told otherwise."""
+    """Vector of `lanes` equal values; unless `to` is None, reinterpreted as a vector of `4 * lanes` of that type."""
     empty = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(_INT, 0))
     vector = builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
