@@ -122,7 +122,7 @@ def test_nir_says_what_it_cannot_say_and_writes_the_part_before(grid: Tensor, tm
     graph = trace(drawn(EveryOperation), torch.zeros(1, 4, 16, 16))
     parameters = spiking(graph, grid, 4, 1)
     size: Any = tuple(grid.shape[1:])
-    with pytest.raises(ModelError, match=r"'pool\.pool': max-pool cannot be said in NIR"):
+    with pytest.raises(ModelError, match=r"'pool\.pool': max-pool cannot be expressed in NIR"):
         to_nir(graph, parameters, size)
     translated = to_nir(graph, parameters, size, part=True)
     assert translated.left_out[0] == "pool.pool"
@@ -167,9 +167,9 @@ def test_command_writes_both_and_refuses_in_one_line(tmp_path: Path, capsys: pyt
     pytest.importorskip("nir")
     assert main(["--weights", "street", "--onnx", str(tmp_path / "street.onnx")]) == 0
     assert main(["--weights", "street", "--nir", str(tmp_path / "street.nir")]) == 1
-    assert "max-pool cannot be said in NIR; --part" in capsys.readouterr().err
+    assert "max-pool cannot be expressed in NIR; --part" in capsys.readouterr().err
     assert main(["--weights", "caltech6", "--nir", str(tmp_path / "caltech6.nir")]) == 1
-    assert "cannot be said in NIR; --part" in capsys.readouterr().err
+    assert "cannot be expressed in NIR; --part" in capsys.readouterr().err
     assert main(["--weights", "caltech6", "--nir", str(tmp_path / "caltech6.nir"), "--part", "--sensor-size", "64x64"]) == 0
     captured = capsys.readouterr()
     assert "left out" in captured.out

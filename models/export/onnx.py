@@ -1,7 +1,7 @@
-"""The folded ANN of a weights file as ONNX: any batch and any size, the head's raw maps as outputs.
+"""Export of the folded ANN of a weights file to ONNX, for any batch and grid size, with the raw maps of the head as outputs.
 
-ONNX has every operation of a Graph, so that nothing is approximated. Boxes are not decoded in the file: its metadata hold what
-`evburst.models.detectors.postprocess.decode` needs.
+ONNX has an equivalent of every operation of a Graph, so the export is exact. The file does not decode boxes. Its metadata
+contain what `evburst.models.detectors.postprocess.decode` needs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ IR_VERSION = 8
 
 
 def write_onnx(bundle: DetectorBundle, path: Path) -> None:
-    """Write the ANN; input `input` `(N, 2 * bins, H, W)` float32 counts, outputs by their nodes' names.
+    """Write the ANN of a bundle as ONNX.
+
+    The input is `input`, `(N, 2 * bins, H, W)` float32 counts; the outputs have the names of their nodes.
 
     Raises:
         MissingPackageError: the package onnx is missing.
+        ModelError: the file cannot be written.
     """
     onnx = require("onnx", "export", "writing ONNX")
     model = _Writer(onnx, bundle.graph).model()
@@ -35,7 +38,7 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
 
 
 def save_onnx(model: Any, path: Path, metadata: dict[str, Any]) -> None:
-    """Check a model and write it, with metadata as JSON; raises ModelError if the file cannot be written."""
+    """Check a model and write it with JSON metadata; raises ModelError if the file cannot be written."""
     import onnx
 
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
@@ -47,11 +50,11 @@ def save_onnx(model: Any, path: Path, metadata: dict[str, Any]) -> None:
         part.rename(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
+        raise ModelError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 class _Writer:
-    """Translates node by node; a method per operation gives the ONNX operators."""
+    """Translates a graph node by node; the method of an operation returns ONNX operator, constants and attributes."""
 
     def __init__(self, onnx: Any, graph: Graph) -> None:
         self._helper, self._graph = onnx.helper, graph

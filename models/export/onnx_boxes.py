@@ -1,8 +1,8 @@
-"""Boxes decoded inside an ONNX file, as `evburst.models.detectors.postprocess.decode` decodes them: for one grid of one size.
+"""Decoding of boxes inside an ONNX file for one grid of fixed size, as `evburst.models.detectors.postprocess.decode` does it.
 
-Outputs: `boxes` `(n, 4)` float32 xyxy px clipped to the sensor, `scores` `(n,)` float32 best first, `labels` `(n,)` int64.
-Non-maximum suppression is the standard operator's, class by class. (`decode` looks at the best 1,000 candidates only; here all
-are looked at, which makes no difference at scores that are shown to people.)
+Outputs: `boxes` `(n, 4)` float32 xyxy px clipped to the sensor, `scores` `(n,)` float32 in descending order, `labels` `(n,)`
+int64. Non-maximum suppression is the standard operator, applied per class. `decode` only considers the best 1,000 candidates
+while this considers all of them, which makes no difference at practical score thresholds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 
 _SSD_GAINS = (0.1, 0.1, 0.2, 0.2)
-_SSD_LARGEST = 4.135  # as postprocess
+_SSD_LARGEST = 4.135  # as in postprocess
 
 
 class Writer(Protocol):
-    """What adds operators to an ONNX graph: see SpikingWriter."""
+    """Adds operators to an ONNX graph; see SpikingWriter."""
 
     def emit(self, kind: str, inputs: Any, name: str, unused: str = "", **attributes: Any) -> str: ...
 
@@ -32,11 +32,11 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class BoxOptions:
-    """What boxes are written for.
+    """Settings for the decoding of boxes.
 
     Attributes:
-        sensor_size: (W, H) px, to which boxes are clipped; the grid is this size, padded to the network's stride.
-        post: thresholds.
+        sensor_size: (W, H) px that boxes are clipped to; the grid has this size, padded to a multiple of the network's stride.
+        post: thresholds of the post-processing.
     """
 
     sensor_size: SensorSize
@@ -44,13 +44,13 @@ class BoxOptions:
 
 
 def write_boxes(writer: Writer, maps: list[str], head: HeadSpec, options: BoxOptions, size: tuple[int, int]) -> None:
-    """Add the decoding of read-outs.
+    """Add operators that decode boxes from the outputs of a network.
 
     Args:
-        writer: of the graph that makes them.
-        maps: names of the read-outs: boxes of every stride, then classes of every stride.
-        head: what they mean.
-        options: thresholds, sensor.
+        writer: adds operators to the graph of the network.
+        maps: names of the outputs: box maps of every stride, then class maps of every stride.
+        head: how the maps are decoded.
+        options: thresholds and sensor size.
         size: (H, W) of the grid.
     """
     level = {"yolo": _yolo_level, "ssd": _ssd_level}[head.kind]
@@ -63,8 +63,8 @@ def write_boxes(writer: Writer, maps: list[str], head: HeadSpec, options: BoxOpt
         writer.constant("decode.most", np.array([width, height] * 2, np.float32)),
     )
     clipped = writer.emit("Min", [writer.emit("Max", [boxes, ends[0]], "decode.above"), ends[1]], "decode.clipped")
-    solid = _solid(writer, clipped)
-    scores = writer.emit("Mul", [scores, solid], "decode.scores")
+    valid = _has_area(writer, clipped)
+    scores = writer.emit("Mul", [scores, valid], "decode.scores")
     _select(writer, clipped, scores, options.post)
 
 
@@ -73,12 +73,12 @@ def _constant(writer: Writer, name: str, *values: int) -> str:
 
 
 def _joined(writer: Writer, parts: list[str], name: str) -> str:
-    """Of all levels: boxes `(1, n, 4)`, scores `(1, classes, n)`."""
+    """Concatenate the boxes `(1, n, 4)` or scores `(1, classes, n)` of all levels."""
     return parts[0] if len(parts) == 1 else writer.emit("Concat", parts, f"decode.{name}", axis=1 if name == "all_boxes" else 2)
 
 
 def _centres(rows: int, columns: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """x and y of every cell's centre, in cells, `(rows * columns,)`."""
+    """x and y of the centres of all cells, in cells, `(rows * columns,)`."""
     y, x = np.mgrid[:rows, :columns].reshape(2, -1).astype(np.float32) + np.float32(0.5)
     return x, y
 
@@ -117,8 +117,8 @@ def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadS
     x, y = _centres(rows, columns)
     origin = writer.constant(f"{name}.origin", np.stack([x, y])[None] * np.float32(stride))
     centre = writer.emit("Add", [origin, writer.emit("Mul", [shift, wh], f"{name}.moved")], f"{name}.centre")
-    most = writer.constant("decode.largest", np.float32(_SSD_LARGEST))
-    grown = writer.emit("Exp", [writer.emit("Min", [growth, most], f"{name}.least")], f"{name}.exp")
+    largest = writer.constant("decode.largest", np.float32(_SSD_LARGEST))
+    grown = writer.emit("Exp", [writer.emit("Min", [growth, largest], f"{name}.least")], f"{name}.exp")
     half_wh = writer.constant(f"{name}.half", anchors[:, :, None] / 2)
     half = writer.emit("Mul", [grown, half_wh], f"{name}.halves")
     corners = [writer.emit(kind, [centre, half], f"{name}.{kind}") for kind in ("Sub", "Add")]
@@ -133,7 +133,7 @@ def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadS
     return flat, writer.emit("Reshape", [by_class, shape], f"{name}.scores")
 
 
-def _solid(writer: Writer, boxes: str) -> str:
+def _has_area(writer: Writer, boxes: str) -> str:
     """1 for boxes with an area, 0 for others, `(1, 1, n)`."""
     axis, ends = _constant(writer, "axis2", 2), [_constant(writer, f"two{i}", 2 * i) for i in range(3)]
     low = writer.emit("Slice", [boxes, ends[0], ends[1], axis], "decode.low")
@@ -144,7 +144,7 @@ def _solid(writer: Writer, boxes: str) -> str:
 
 
 def _select(writer: Writer, boxes: str, scores: str, post: PostConfig) -> None:
-    """Non-maximum suppression, and the best that are left."""
+    """Add non-maximum suppression and the selection of the best remaining boxes as outputs."""
     limits = [
         writer.constant("decode.per_class", np.array([post.max_detections], np.int64)),
         writer.constant("decode.iou", np.array([post.nms_iou], np.float32)),
@@ -166,9 +166,9 @@ def _select(writer: Writer, boxes: str, scores: str, post: PostConfig) -> None:
         writer.output(name, kind, shape)
 
 
-def _best(writer: Writer, scores: str, kept: str, most: int) -> str:
-    """Which of the kept are the best, in order."""
-    found = writer.emit("GatherND", [scores, kept], "decode.found")
-    count = writer.emit("Shape", [found], "decode.count")
-    limit = writer.emit("Min", [count, _constant(writer, "detections", most)], "decode.limit")
-    return writer.emit("TopK", [found, limit], "decode.best", unused="decode.best.scores", axis=0)
+def _best(writer: Writer, scores: str, kept: str, max_detections: int) -> str:
+    """Indices of the best of the kept boxes, in descending order of score."""
+    candidates = writer.emit("GatherND", [scores, kept], "decode.found")
+    count = writer.emit("Shape", [candidates], "decode.count")
+    limit = writer.emit("Min", [count, _constant(writer, "detections", max_detections)], "decode.limit")
+    return writer.emit("TopK", [candidates, limit], "decode.best", unused="decode.best.scores", axis=0)

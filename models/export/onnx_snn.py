@@ -1,17 +1,21 @@
-"""The spiking network of a weights file as ONNX, in standard operators: onnxruntime, OpenVINO and others run it without torch.
+"""Export of the spiking network of a weights file to standard ONNX operators; onnxruntime and OpenVINO run it without torch.
 
     import numpy as np, onnxruntime
     session = onnxruntime.InferenceSession("street_snn.onnx")
     grid = np.zeros((1, 10, 256, 320), np.uint8)             # counts per polarity, time bin and pixel, padded to the stride
-    maps = session.run(None, {"input": grid})                # --with-boxes: boxes, scores, labels
+    maps = session.run(None, {"input": grid})                # with --with-boxes: boxes, scores, labels
 
-Spike counts are integers. A layer that one convolution drives is written as a quantised network is (QDQ): counts, 8-bit weights and
-32-bit biases are dequantised, convolved in units of the neurons' thresholds, quantised to whole counts with scale 1, and only then
-cut off at the burst limit. Before that quantisation the cut would keep onnxruntime from computing in integers. After `integer_form`
-(models/spiking/rounding.py) nothing lies on a threshold, so that the counts are those of the reference engine; otherwise a bias is
-rounded here, by at most half a step. All else (averages, sums of currents, grouped convolutions) is float32, as in the reference.
+Spike counts are integers. A layer driven by a single convolution is written in the form of a quantised network (QDQ). Counts,
+8-bit weights and 32-bit biases are dequantised and convolved, which gives a current in units of the neurons' thresholds. The
+current is quantised to integers with scale 1 and then clipped to the burst limit. A clip before the quantisation would prevent
+onnxruntime from computing in integers.
 
-Several timesteps are unrolled: convolutions take all of them as a batch `(T * N, C, H, W)`, time outermost; neurons are a chain.
+After `integer_form` (models/spiking/rounding.py), no current lies on a threshold, and the counts equal those of the reference
+engine. Otherwise biases are rounded here, by at most half a step. Everything else (averages, sums of currents, grouped
+convolutions) is float32, as in the reference engine.
+
+Timesteps are unrolled. Convolutions process all of them as a batch `(T * N, C, H, W)`, time outermost; neurons are a chain of
+operators.
 """
 
 from __future__ import annotations
@@ -43,14 +47,14 @@ INPUT = "input"
 
 @dataclass(frozen=True)
 class SnnOptions:
-    """What is written beside the read-outs.
+    """Optional contents of the file.
 
     Attributes:
-        counts: `<layer>.counts`, the counts of every layer of neurons and every max-pool, `(T * N, C, H, W)`.
-        totals: `<layer>.spikes` and `<layer>.synaptic_ops` `(N,)` int64, of the input (`input.spikes`, ...) and of these layers; for
-            grids of `size` only.
-        size: (H, W) of the grids; None: any.
-        boxes: instead of the read-outs, boxes, for one grid of `size` (see models/export/onnx_boxes.py).
+        counts: add outputs `<layer>.counts` `(T * N, C, H, W)`, the spike counts of every layer of neurons and every max-pool.
+        totals: add outputs `<layer>.spikes` and `<layer>.synaptic_ops` `(N,)` int64 for these layers and the input
+            (`input.spikes`, ...); needs `size`.
+        size: (H, W) of the grids; None for any size.
+        boxes: replace the outputs by decoded boxes for a single grid of `size` (see models/export/onnx_boxes.py).
     """
 
     counts: bool = False
@@ -60,10 +64,10 @@ class SnnOptions:
 
 
 def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | None = None) -> None:
-    """Write the spiking network; outputs are named as its read-outs, or boxes, scores and labels.
+    """Write the spiking network of a bundle as ONNX; outputs have the names of its read-outs, or are boxes, scores, labels.
 
     Raises:
-        ModelError: the package onnx is missing, or an option lacks the size of the grids.
+        ModelError: the package onnx is missing, an option needs the size of the grids, or the file cannot be written.
     """
     options = options or SnnOptions()
     model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options, bundle.head)
@@ -74,22 +78,30 @@ def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | Non
 def spiking_model(
     graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions, head: HeadSpec | None = None
 ) -> Any:
-    """A spiking network as an `onnx.ModelProto`; `head` for boxes. Raises ModelError as `write_onnx_snn`."""
+    """Build a spiking network as an `onnx.ModelProto`; raises ModelError like `write_onnx_snn`.
+
+    Args:
+        graph, parameters: the network.
+        channels: of its input.
+        options: optional contents.
+        head: how to decode its outputs, needed for boxes.
+    """
     if (options.totals or options.boxes) and options.size is None:
-        raise ModelError("boxes and totals of synaptic operations need the size of the grids")
+        raise ModelError("boxes and totals of synaptic operations need the size of the grids: pass SnnOptions(size=(H, W))")
     return SpikingWriter(graph, parameters, channels, options).model(head)
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A node's value in the ONNX graph: a float tensor.
+    """Value of a node in the ONNX graph, a float tensor.
 
     Attributes:
-        name: of the tensor.
-        length: how many timesteps, 1 if they are the same.
-        low, high: bounds of its counts.
-        units: values are counts of the graph's unit (`signal_thresholds`), or currents in thresholds; else they are real.
-        whole: name of the same as integers, "" where there are none.
+        name: name of the tensor.
+        length: number of timesteps, 1 if all are equal.
+        low, high: bounds of the counts.
+        units: whether the values are counts (in units of `signal_thresholds`), or currents in units of thresholds; otherwise
+            they are the values of the reference engine.
+        whole: name of a tensor with the same values as 8-bit integers, "" if there is none.
     """
 
     name: str
@@ -101,7 +113,7 @@ class Signal:
 
 
 class SpikingWriter:
-    """Walks the nodes once; a method per operation adds ONNX operators and returns the node's Signal."""
+    """Translates a graph node by node; the method of an operation adds ONNX operators and returns the node's Signal."""
 
     def __init__(self, graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions) -> None:
         try:
@@ -120,7 +132,7 @@ class SpikingWriter:
         self._fan_out = fan_out_maps(graph, channels, *options.size) if options.totals and options.size else {}
 
     def model(self, head: HeadSpec | None) -> Any:
-        """The whole network; `head`: what its read-outs mean, for boxes."""
+        """Translate the whole network; `head` is needed to decode boxes."""
         helper, types = self._onnx.helper, self._onnx.TensorProto
         for node in self._graph.nodes:
             self._signals[node.name] = getattr(self, f"_{node.op}")(node, *(self._signals[name] for name in node.inputs))
@@ -131,32 +143,32 @@ class SpikingWriter:
             write_boxes(self, self._graph.outputs, head, boxes, size)
         shape = [1 if boxes else "N", self._channels, *(size or ("H", "W"))]
         inputs = [helper.make_tensor_value_info(INPUT, types.UINT8, shape)]
-        whole = helper.make_graph(self.nodes, "spiking", inputs, self.outputs, list(self._constants.values()))
+        translated = helper.make_graph(self.nodes, "spiking", inputs, self.outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
+        return helper.make_model(translated, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
 
     def emit(self, kind: str, inputs: Sequence[str], name: str, unused: str = "", **attributes: Any) -> str:
-        """One operator; returns its output's name. `unused`: an output before it that nobody reads."""
+        """Add an operator and return the name of its output; `unused` is the name of a first output that nothing reads."""
         outputs = [unused, name] if unused else [name]
         self.nodes.append(self._onnx.helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
         return name
 
     def constant(self, name: str, value: NDArray[Any] | np.generic) -> str:
-        """An initializer; returns its name."""
+        """Add an initializer and return its name."""
         self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def output(self, name: str, kind: str, shape: Sequence[Any]) -> None:
-        """Declare an output of the network: kind is a name of `TensorProto`."""
+        """Declare an output of the network; `kind` is the name of a type in `TensorProto`."""
         info = self._onnx.helper.make_tensor_value_info(name, getattr(self._onnx.TensorProto, kind), list(shape))
         self.outputs.append(info)
 
     def _column(self, name: str, values: Tensor | NDArray[Any]) -> str:
-        """A constant for each channel."""
+        """Add a constant with one value per channel."""
         return self.constant(name, np.asarray(values, np.float32).reshape(-1, 1, 1))
 
     def _quantise(self, source: str, name: str, low: int, high: int) -> tuple[str, str]:
-        """Whole counts of [low, high] as integers, and as floats again; halves never occur. No integers where 8 bits are too few."""
+        """Quantise counts in [low, high]; returns them as integers ("" if 8 bits do not suffice) and as floats."""
         if not (low >= 0 and high <= 255) and not (low >= -128 and high <= 127):
             return "", source
         zero = self.constant(f"zero_{'u' if low >= 0 else 'i'}8", np.uint8(0) if low >= 0 else np.int8(0))
@@ -165,7 +177,7 @@ class SpikingWriter:
         return whole, self.emit("DequantizeLinear", [whole, one, zero], f"{name}.float")
 
     def _counts(self, source: str, node: Node, length: int, low: int, high: int) -> Signal:
-        """Counts of a node that passes spikes on or makes them."""
+        """Signal of a node that emits spike counts or passes them on."""
         whole, name = self._quantise(source, node.name, low, high)
         return Signal(name, length, low, high, True, whole)
 
@@ -217,7 +229,7 @@ class SpikingWriter:
         low = -high if (layer.signed and self._timesteps > 1) or layer.negative_slope else 0
         if self._timesteps == 1 and low == 0:
             whole, rounded = self._quantise(current, f"{node.name}.all", 0, 255)
-            parts = [self._cut(rounded, node.name, limits, whole != "" and high == 255)]
+            parts = [self._clip(rounded, node.name, limits, whole != "" and high == 255)]
         else:
             parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"), low)
         signal = self._counts(self._joined(parts, f"{node.name}.fired"), node, self._timesteps, low, high)
@@ -225,33 +237,33 @@ class SpikingWriter:
         return signal
 
     def _scan(self, node: Node, layer: NeuronLayer, currents: list[str], low: int) -> list[str]:
-        """Counts of every timestep, of currents in thresholds; see models/spiking/neurons.py."""
+        """Compute the counts of every timestep from currents in units of thresholds; see models/spiking/neurons.py."""
         name, counts = node.name, []
         half = self.constant("half", np.float32(0.5))
         v, fired = "", ""
         for t in range(self._timesteps):
-            now = currents[t % len(currents)]
-            v = self.emit("Add", [v, now], f"{name}.v{t}") if v else now
-            reached = v
+            current = currents[t % len(currents)]
+            v = self.emit("Add", [v, current], f"{name}.v{t}") if v else current
+            activation = v
             if layer.negative_slope:
-                reached = self.emit("LeakyRelu", [v], f"{name}.f{t}", alpha=layer.negative_slope)
+                activation = self.emit("LeakyRelu", [v], f"{name}.f{t}", alpha=layer.negative_slope)
             elif layer.signed:
-                reached = self.emit("Relu", [v], f"{name}.f{t}")
-            raised = self.emit("Add", [reached, half], f"{name}.raised{t}")
+                activation = self.emit("Relu", [v], f"{name}.f{t}")
+            raised = self.emit("Add", [activation, half], f"{name}.raised{t}")
             level = self.emit("Floor", [raised], f"{name}.level{t}")
             if layer.signed:
                 new = self.emit("Sub", [level, fired], f"{name}.new{t}") if fired else level
-                counts.append(self._cut(new, f"{name}.{t}", layer.burst_limits, False, signed=True))
+                counts.append(self._clip(new, f"{name}.{t}", layer.burst_limits, False, signed=True))
                 fired = self.emit("Add", [fired, counts[-1]], f"{name}.fired{t}") if fired else counts[-1]
             else:
-                counts.append(self._cut(level, f"{name}.{t}", layer.burst_limits, False))
+                counts.append(self._clip(level, f"{name}.{t}", layer.burst_limits, False))
                 if t + 1 < self._timesteps:
                     v = self.emit("Sub", [v, counts[-1]], f"{name}.rest{t}")
         return counts
 
-    def _cut(self, counts: str, name: str, limits: Tensor, enough: bool, signed: bool = False) -> str:
-        """Counts within the burst limits; `enough`: they are already."""
-        if enough:
+    def _clip(self, counts: str, name: str, limits: Tensor, within: bool, signed: bool = False) -> str:
+        """Clip counts to the burst limits, unless they are already `within` them."""
+        if within:
             return counts
         high = float(limits.max())
         if not signed and float(limits.min()) < high:
@@ -296,7 +308,7 @@ class SpikingWriter:
         return self._passed(node, x, self.emit("Slice", [x.name, *names], f"{node.name}.part"))
 
     def _passed(self, node: Node, x: Signal, name: str) -> Signal:
-        """What passes counts on, or currents."""
+        """Signal of a node that passes counts or currents on."""
         return self._counts(name, node, x.length, x.low, x.high) if x.units else Signal(name, x.length)
 
     def _concat(self, node: Node, *parts: Signal) -> Signal:
@@ -316,12 +328,13 @@ class SpikingWriter:
                 name = self._real(source)
             else:
                 theta = self._theta[source]
-                assert theta is not None  # a sum has a unit if its parts have
-                worth = torch.round(theta / unit)
-                low, high = low + part.low * int(worth.max()), high + part.high * int(worth.max())
+                assert theta is not None  # a sum only has a unit if all of its parts have one
+                multiple = torch.round(theta / unit)
+                low, high = low + part.low * int(multiple.max()), high + part.high * int(multiple.max())
                 name = part.name
-                if not bool((worth == 1).all()):
-                    name = self.emit("Mul", [name, self._column(f"{node.name}.worth{k}", worth)], f"{node.name}.worth{k}.x")
+                if not bool((multiple == 1).all()):
+                    column = self._column(f"{node.name}.worth{k}", multiple)
+                    name = self.emit("Mul", [name, column], f"{node.name}.worth{k}.x")
             names.append(self._repeated(name, part.length, length))
         total = self.emit("Add", names, f"{node.name}.sum")
         return Signal(total, length) if unit is None else self._counts(total, node, length, low, high)
@@ -331,9 +344,9 @@ class SpikingWriter:
         return {"kernel_shape": a["kernel"], "strides": a["stride"], "pads": a["padding"] * 2}
 
     def _real(self, source: str) -> str:
-        """A node's value as the reference has it: counts times what one is worth."""
+        """Add the value of a node as in the reference engine: counts times the value of one count."""
         signal, theta = self._signals[source], self._theta[source]
-        if not signal.units or theta is None:  # the input's counts are worth 1
+        if not signal.units or theta is None:  # the value of an input count is 1
             return signal.name
         name = f"{source}.real"
         if all(node.output[0] != name for node in self.nodes):
@@ -341,7 +354,7 @@ class SpikingWriter:
         return name
 
     def _steps(self, name: str, length: int, prefix: str) -> list[str]:
-        """Each timestep's part of a tensor."""
+        """Split a tensor into its timesteps."""
         if length == 1:
             return [name]
         parts = [f"{prefix}{t}" for t in range(length)]
@@ -351,12 +364,12 @@ class SpikingWriter:
     def _joined(self, parts: list[str], name: str) -> str:
         return parts[0] if len(parts) == 1 else self.emit("Concat", parts, name, axis=0)
 
-    def _repeated(self, name: str, length: int, wanted: int) -> str:
-        if length == wanted:
+    def _repeated(self, name: str, length: int, target: int) -> str:
+        if length == target:
             return name
         again = f"{name}.again"
         return again if any(node.output[0] == again for node in self.nodes) else self.emit(
-            "Concat", [name] * (wanted // length), again, axis=0
+            "Concat", [name] * (target // length), again, axis=0
         )  # fmt: skip
 
     def _read_out(self, output: str) -> None:
@@ -372,7 +385,7 @@ class SpikingWriter:
             self.output(output, "FLOAT", ["N", len(shift), None, None])
 
     def _total(self, node: Node, signal: Signal) -> None:
-        """Optional outputs of a layer that spikes."""
+        """Add the optional outputs of a layer that spikes."""
         name = INPUT if node.op == "input" else node.name
         if self._options.counts and node.op != "input":
             counts = f"{name}.counts"
@@ -388,8 +401,8 @@ class SpikingWriter:
                 summed = self.emit("Add", [summed, part], f"{name}.all.sum{t}")
             axes = self.constant("axes", np.array([1, 2, 3]))
             self.emit("ReduceSum", [summed, axes], f"{name}.spikes", keepdims=0)
-            reach = self.constant(f"{name}.fan_out", self._fan_out[node.name].numpy().astype(np.int64))
-            reached = self.emit("Mul", [summed, reach], f"{name}.reached")
-            self.emit("ReduceSum", [reached, axes], f"{name}.synaptic_ops", keepdims=0)
+            fan_out = self.constant(f"{name}.fan_out", self._fan_out[node.name].numpy().astype(np.int64))
+            operations = self.emit("Mul", [summed, fan_out], f"{name}.reached")
+            self.emit("ReduceSum", [operations, axes], f"{name}.synaptic_ops", keepdims=0)
             for what in ("spikes", "synaptic_ops"):
                 self.output(f"{name}.{what}", "INT64", ["N"])
