@@ -20,7 +20,7 @@ class ActivityRunner(Runner):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
-        self._reached: dict[str, Tensor] = {}
+        self._fan_out: dict[str, Tensor] = {}
         self._dense: dict[str, int] = {}
         self._size: tuple[int, ...] = ()
 
@@ -41,7 +41,7 @@ class ActivityRunner(Runner):
             for node in self.graph.nodes:
                 if node.op == "conv":
                     outputs = len(self.graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
-                    self._reached[node.name] = outputs * coverage(self.graph, node, shapes).to(grid.device)
+                    self._fan_out[node.name] = outputs * coverage(self.graph, node, shapes).to(grid.device)
         self._effective: dict[str, np.ndarray] = {}
         self._active = np.zeros(len(grid))
         self._units = 0
@@ -50,8 +50,8 @@ class ActivityRunner(Runner):
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
         # Non-zero channels at each position, times the number of weights that an input at that position meets.
-        reached = (x != 0).sum(1) * self._reached[node.name]
-        self._effective[node.name] = reached.flatten(1).sum(1).cpu().numpy()
+        macs = (x != 0).sum(1) * self._fan_out[node.name]
+        self._effective[node.name] = macs.flatten(1).sum(1).cpu().numpy()
         return super().conv(node, x)
 
     def relu(self, node: Node, x: Tensor) -> Tensor:

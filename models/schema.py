@@ -27,10 +27,10 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
 
 
-def expect(holds: bool, where: str, wanted: str, value: object) -> None:
+def expect(holds: bool, where: str, expected: str, value: object) -> None:
     """Raise CheckpointError, naming what was expected and what was received, unless `holds`."""
     if not holds:
-        raise CheckpointError(f"{where}: expected {wanted}, not {shown(value)}")
+        raise CheckpointError(f"{where}: expected {expected}, not {shown(value)}")
 
 
 def whole(low: int, high: int) -> Check:
@@ -80,13 +80,13 @@ def nothing_or(check: Check) -> Check:
     return lambda value, where: None if value is None else check(value, where)
 
 
-def items(check: Check, fewest: int, most: int) -> Check:
-    """Accept a list of `fewest` to `most` items that all pass `check`."""
+def items(check: Check, shortest: int, longest: int) -> Check:
+    """Accept a list of `shortest` to `longest` items that all pass `check`."""
 
     def check_items(value: Any, where: str) -> list[Any]:
-        fits = isinstance(value, list) and fewest <= len(value) <= most
-        wanted = f"a list of {fewest}" if fewest == most else f"a list of {fewest} to {most}"
-        expect(fits, where, f"{wanted} values", value)
+        fits = isinstance(value, list) and shortest <= len(value) <= longest
+        expected = f"a list of {shortest}" if shortest == longest else f"a list of {shortest} to {longest}"
+        expect(fits, where, f"{expected} values", value)
         return [check(item, f"{where}[{i}]") for i, item in enumerate(value)]
 
     return check_items

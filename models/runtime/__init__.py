@@ -149,9 +149,9 @@ def measurements_file() -> Path:
 def measured() -> dict[str, dict[str, float]]:
     """Load the milliseconds per window of each engine by number of timesteps; empty if none were measured on this machine."""
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-        found = json.loads(measurements_file().read_text())
-        if found["machine"] == machine():
-            return {t: {str(k): float(ms) for k, ms in times.items()} for t, times in found["ms"].items()}
+        saved = json.loads(measurements_file().read_text())
+        if saved["machine"] == machine():
+            return {t: {str(k): float(ms) for k, ms in times.items()} for t, times in saved["ms"].items()}
     return {}
 
 

@@ -36,30 +36,30 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
         `(C, H, W)` float32 by the name of the source: the input, and every relu and max_pool node.
     """
     shapes = node_shapes(graph, channels, height, width)
-    reached = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    fan_out = {name: torch.zeros(shape) for name, shape in shapes.items()}
     for node in reversed(graph.nodes):
         if node.op == "conv" and only in (None, node.name):
             _, rows, columns = shapes[node.inputs[0]]
             per_position = coverage(graph, node, shapes)
             out_channels = len(graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
-            reached[node.inputs[0]] += out_channels * per_position.view(1, rows, columns)
+            fan_out[node.inputs[0]] += out_channels * per_position.view(1, rows, columns)
         elif node.op == "slice":
-            reached[node.inputs[0]][node.attrs["start"] : node.attrs["stop"]] += reached[node.name]
+            fan_out[node.inputs[0]][node.attrs["start"] : node.attrs["stop"]] += fan_out[node.name]
         elif node.op == "relu" and only is None:
-            reached[node.inputs[0]] += 1
+            fan_out[node.inputs[0]] += 1
         elif node.op == "add":
             for name in node.inputs:
-                reached[name] += reached[node.name]
+                fan_out[name] += fan_out[node.name]
         elif node.op == "concat":
-            parts = torch.split(reached[node.name], [shapes[name][0] for name in node.inputs])
+            parts = torch.split(fan_out[node.name], [shapes[name][0] for name in node.inputs])
             for name, part in zip(node.inputs, parts, strict=True):
-                reached[name] += part
+                fan_out[name] += part
         elif node.op == "avg_pool":
-            reached[node.inputs[0]] += _before_average(reached[node.name], node, shapes)
+            fan_out[node.inputs[0]] += _before_average(fan_out[node.name], node, shapes)
         elif node.op == "upsample":
             k = node.attrs["factor"]
-            reached[node.inputs[0]] += F.avg_pool2d(reached[node.name], k) * k * k
-    return {node.name: reached[node.name] for node in graph.nodes if node.op in ("input", "relu", "max_pool")}
+            fan_out[node.inputs[0]] += F.avg_pool2d(fan_out[node.name], k) * k * k
+    return {node.name: fan_out[node.name] for node in graph.nodes if node.op in ("input", "relu", "max_pool")}
 
 
 def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str, int]:
@@ -78,15 +78,15 @@ def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> Mem
     shapes = node_shapes(graph, channels, height, width)
     macs = dense_macs(graph, channels, height, width)
     convs: list[ConvMemory] = []
-    reach: dict[str, dict[str, float]] = {}
+    by_conv: dict[str, dict[str, float]] = {}
     for node in graph.nodes:
         if node.op == "conv":
             words = (prod(shapes[node.inputs[0]]), graph.tensors[f"{node.name}.weight"].numel(), prod(shapes[node.name]))
             convs.append(ConvMemory(node.name, macs[node.name], *words, biases=shapes[node.name][0]))
-            for source, reached in fan_out_maps(graph, channels, height, width, only=node.name).items():
-                if total := float(reached.double().sum()):
-                    reach.setdefault(source, {})[node.name] = total
-    return MemoryGeometry(tuple(convs), reach)
+            for source, fan_out in fan_out_maps(graph, channels, height, width, only=node.name).items():
+                if total := float(fan_out.double().sum()):
+                    by_conv.setdefault(source, {})[node.name] = total
+    return MemoryGeometry(tuple(convs), by_conv)
 
 
 def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
@@ -96,12 +96,12 @@ def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) 
     return _spread(ones, list(kernel), node, shapes[node.inputs[0]][1:])[0]
 
 
-def _before_average(reached: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
-    """Fan-out `(C, H, W)` of a spike before an average pool, given the fan-out `reached` of one behind it."""
+def _before_average(fan_out: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
+    """Fan-out `(C, H, W)` of a spike before an average pool, given that of a spike after it, `fan_out`."""
     shape = shapes[node.inputs[0]]
     if node.attrs["kernel"] is None:
-        return reached.expand(shape)
-    return _spread(reached, node.attrs["kernel"], node, shape[1:])
+        return fan_out.expand(shape)
+    return _spread(fan_out, node.attrs["kernel"], node, shape[1:])
 
 
 def _spread(values: Tensor, kernel: list[int], node: Node, size: tuple[int, int]) -> Tensor:
