@@ -127,8 +127,8 @@ def test_yolov9_learns() -> None:
 @pytest.mark.parametrize(
     ("architecture", "activation", "message"),
     [
-        ("yolo11n", "relu", r"'net\.model\.10\.m\.0\.attn'.*attention cannot spike"),
-        ("yolo12n", "relu", r"'net\.model\.6\.m\.0\.0\.attn'.*attention cannot spike"),
+        ("yolo11n", "relu", r"'net\.model\.10\.m\.0\.attn'.*attention has no spiking equivalent"),
+        ("yolo12n", "relu", r"'net\.model\.6\.m\.0\.0\.attn'.*attention has no spiking equivalent"),
         ("yolov8p", "silu", r"'net\.model\.0\.act'.*silu.*train\.py --relu-from"),
         ("yolov10n", "relu", r"'net\.model\.6\.cv1\.conv'.*current of 'net\.model\.5\.cv2\.conv'"),
     ],
