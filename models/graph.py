@@ -301,8 +301,8 @@ class Runner:
         """Compute one node, add its value to those of earlier nodes, and drop those that no later node reads.
 
         Args:
-            node: the next one, in the graph's order.
-            values: by node.
+            node: the next node in the order of the graph.
+            values: values of the nodes computed so far, by name; modified in place.
             x: the batch of grids.
         """
         arguments = [values[name] for name in node.inputs]
@@ -312,7 +312,7 @@ class Runner:
             del values[name]
 
     def read_outs(self, values: Mapping[str, Tensor]) -> list[Tensor]:
-        """The outputs, once every node has been computed."""
+        """Collect the outputs after every node has been computed."""
         return [self.read_out(name, values[name]) for name in self.graph.outputs]
 
     def observe(self, node: Node, value: Tensor) -> None:
