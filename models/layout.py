@@ -54,20 +54,24 @@ class Head:
 
     Attributes:
         fields: checks of what it needs beside strides and classes; 0 or nothing elsewhere.
-        channels: of the box map and the class map of a level.
+        maps: what a level has maps of; all levels of the first come before those of the second.
+        channels: of each map of a level.
     """
 
     fields: Mapping[str, Callable[[Any, str], Any]]
-    channels: Callable[[HeadSpec, int], tuple[int, int]]
+    maps: tuple[str, ...]
+    channels: Callable[[HeadSpec, int], tuple[int, ...]]
 
 
 _ANCHOR = pair(number(1e-3, 1e5))
 HEADS = {
-    "yolo": Head({"reg_max": whole(1, 64)}, lambda spec, _: (4 * spec.reg_max, len(spec.classes))),
+    "yolo": Head({"reg_max": whole(1, 64)}, ("box", "class"), lambda spec, _: (4 * spec.reg_max, len(spec.classes))),
     "ssd": Head(
         {"anchors": items(items(_ANCHOR, 1, 64), *_LEVELS)},
+        ("box", "class"),
         lambda spec, level: (4 * len(spec.anchors[level]), (1 + len(spec.classes)) * len(spec.anchors[level])),
     ),
+    "classes": Head({"strides": items(whole(1, 1024), 1, 1)}, ("class",), lambda spec, _: (len(spec.classes),)),
 }
 
 METADATA = table(
@@ -170,15 +174,14 @@ def _check_size(graph: Graph, weights: Mapping[str, tuple[int, ...]], shapes: Ma
 
 
 def _check_maps(head: HeadSpec, maps: Sequence[Shape], grid: Shape) -> None:
-    """The maps that a head decodes: boxes of every level, then classes of every level."""
-    levels = len(head.strides)
-    if len(maps) != 2 * levels:
-        raise CheckpointError(f"{len(maps)} outputs; a head of {levels} strides has {2 * levels}")
+    """The maps that a head decodes: of a detector boxes of every level, then classes of every level."""
+    levels, kind = len(head.strides), HEADS[head.kind]
+    if len(maps) != len(kind.maps) * levels:
+        raise CheckpointError(f"{len(maps)} outputs; a head of {levels} strides has {len(kind.maps) * levels}")
     if any(side % stride for side in grid[1:] for stride in head.strides):
         raise CheckpointError(f"metadata: head: strides {list(head.strides)} do not divide their largest")
     for level, stride in enumerate(head.strides):
-        channels = HEADS[head.kind].channels(head, level)
-        for what, found, count in zip(("box", "class"), (maps[level], maps[levels + level]), channels, strict=True):
+        for what, found, count in zip(kind.maps, maps[level::levels], kind.channels(head, level), strict=True):
             wanted = (count, grid[1] // stride, grid[2] // stride)
             if found != wanted:
                 raise CheckpointError(

@@ -24,10 +24,10 @@ from evburst.data._numba import njit
 from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
-from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.tasks import divergence
 
 RATE = 1e-3
 """Of Adam: what a weight may move in one step, against its layer's root mean square; shifts against thresholds."""
