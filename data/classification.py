@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TOP = 5
+DETECTION, CLASSIFICATION = "detection", "classification"
+"""Names of tasks: boxes in a window, or a class of it."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, ca
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
+from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import divergence, task_of
 from evburst.models.tasks.detection import BOXES
-from evburst.models.spiking.network import SpikingNetwork
 from tests.conftest import activations
 
 CHOICES = (Choice(8), Choice(4), Choice(8, 2.0))

@@ -18,10 +18,10 @@ from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, _Fire, distil
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.tasks import divergence, task_of
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
 from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.tasks import divergence, task_of
 from tests.conftest import Block, drawn
 
 SPEC = HeadSpec("yolo", (4,), 4, ("a", "b"))

@@ -1,7 +1,7 @@
 """Augmentation in event space: what turns a labelled window into another possible one, before it is binned.
 
-One kernel moves every event: mirrored, its polarity swapped, scaled and shifted, its time stretched about the window's end
-(where the boxes are valid), or dropped. Erasing, background noise and mosaics of four windows are made of the same pieces.
+One kernel moves every event: mirrored, its polarity swapped, turned, scaled and shifted, shaken, its time stretched about the window's
+end (where the boxes are valid), or dropped. Erasing, background noise and mosaics of four windows are made of the same pieces.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class AugmentConfig:
         mirror: share mirrored left to right.
         swap: share whose polarities are swapped.
         zoom, zoom_range: share scaled and shifted, and by how much.
+        shift: share moved by up to `shift_to` of the sensor's sides, beyond what zooming does.
+        rotate, rotate_deg: share turned about the sensor's middle, and the largest angle.
+        shake, shake_px: share moved to and fro, as by an unsteady hand, and the largest amplitude.
         stretch, stretch_range: share whose time runs slower (above 1) or faster, and by how much.
         thin, thin_to: share that loses events, and the least share of events kept.
         repeat, repeat_to: share whose events come in bursts, as some sensors' do, and their largest mean length.
@@ -53,6 +56,12 @@ class AugmentConfig:
     swap: float = 0.1
     zoom: float = 0.5
     zoom_range: tuple[float, float] = (0.6, 1.4)
+    shift: float = 0.0
+    shift_to: float = 0.15
+    rotate: float = 0.0
+    rotate_deg: float = 12.0
+    shake: float = 0.0
+    shake_px: float = 3.0
     stretch: float = 0.3
     stretch_range: tuple[float, float] = (0.75, 1.5)
     thin: float = 0.25
@@ -114,6 +123,12 @@ def _place(
         scale = mosaic_zoom * rng.uniform(0.8, 1.3) if mosaic_zoom else rng.uniform(low, high)
         free = np.array([x1 - x0, y1 - y0]) - scale * np.array(size)
         shift = np.array([x0, y0]) + rng.uniform(0, 1, 2) * free
+    if config.shift and rng.random() < config.shift:
+        shift = shift + rng.uniform(-config.shift_to, config.shift_to, 2) * np.array(size)
+    angle = np.deg2rad(rng.uniform(-1, 1) * config.rotate_deg) if config.rotate and rng.random() < config.rotate else 0.0
+    shake = np.zeros(4)
+    if config.shake and rng.random() < config.shake:
+        shake = _draw_shake(config.shake_px, rng)
     mirror, swap = rng.random() < config.mirror, rng.random() < config.swap
     stretch = rng.uniform(*config.stretch_range) if rng.random() < config.stretch else 1.0
     keep = rng.uniform(config.thin_to, 1.0) if rng.random() < config.thin else 1.0
@@ -122,11 +137,14 @@ def _place(
     seed = np.uint64(rng.integers(1 << 62))
     fields = word_fields(2)
     n = _move(
-        words_64(words), words_64(out), fields, size.width, mirror, swap, scale, *shift, x0, x1, y0, y1, stretch, window_us, keep, seed
+        words_64(words), words_64(out), fields, size.width, size.height, mirror, swap, scale, *shift, angle, shake, x0, x1, y0, y1, stretch,
+        window_us, keep, seed,
     )  # fmt: skip
     boxes = item.boxes.boxes_xyxy.astype(np.float32).copy()
     if mirror:
         boxes[:, [0, 2]] = size.width - item.boxes.boxes_xyxy[:, [2, 0]]
+    if angle:
+        boxes = _turned(boxes, angle, size)
     boxes = boxes * np.float32(scale) + np.tile(shift, 2).astype(np.float32)
     clipped = np.clip(boxes, [x0, y0, x0, y0], [x1, y1, x1, y1]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]
@@ -136,9 +154,14 @@ def _place(
 
 
 @njit(cache=True, nogil=True)
-def _move(words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
+def _move(  # type: ignore[no-untyped-def]
+    words, out, fields, width, height, mirror, swap, scale, dx, dy, angle, shake, x0, x1, y0, y1, stretch, window_us, keep, seed
+):
     """Write the events that stay in place and window to `out`; returns how many. Sub-pixel places are drawn per event."""
     n = 0
+    cos, sin = np.cos(angle), np.sin(angle)
+    shaken = shake[0] != 0.0 or shake[1] != 0.0
+    moved = scale != 1.0 or dx != 0.0 or dy != 0.0 or angle != 0.0 or shaken
     for i in range(len(words)):
         key = seed + np.uint64(3 * i)
         if keep < 1.0 and uniform_hash(key) >= keep:
@@ -153,9 +176,16 @@ def _move(words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1
             continue
         if mirror:
             x = width - 1 - x
-        if scale != 1.0 or dx != 0.0 or dy != 0.0:
-            x = np.int64(np.floor((x + uniform_hash(key + np.uint64(1))) * scale + dx))
-            y = np.int64(np.floor((y + uniform_hash(key + np.uint64(2))) * scale + dy))
+        if moved:
+            fx, fy = x + uniform_hash(key + np.uint64(1)), y + uniform_hash(key + np.uint64(2))
+            if angle != 0.0:
+                rx, ry = fx - width / 2, fy - height / 2
+                fx, fy = width / 2 + cos * rx - sin * ry, height / 2 + sin * rx + cos * ry
+            fx, fy = fx * scale + dx, fy * scale + dy
+            if shaken:  # at rest at the window's end, where the boxes are valid
+                swing = np.sin(shake[2] * (t - window_us) + shake[3]) - np.sin(shake[3])
+                fx, fy = fx + shake[0] * swing, fy + shake[1] * swing
+            x, y = np.int64(np.floor(fx)), np.int64(np.floor(fy))
         if x < x0 or x >= x1 or y < y0 or y >= y1:
             continue
         if swap:
@@ -163,6 +193,22 @@ def _move(words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1
         out[n] = word_of(t, x, y, p)
         n += 1
     return n
+
+
+def _draw_shake(most_px: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Amplitude (x, y) px, angular frequency per µs, phase: of a swing of 2 to 12 Hz."""
+    direction, amplitude = rng.uniform(0, 2 * np.pi), rng.uniform(0, most_px)
+    rate = 2 * np.pi * rng.uniform(2, 12) * 1e-6
+    return np.array([amplitude * np.cos(direction), amplitude * np.sin(direction), rate, rng.uniform(0, 2 * np.pi)])
+
+
+def _turned(boxes: NDArray[np.float32], angle: float, size: SensorSize) -> NDArray[np.float32]:
+    """Boxes about the turned ellipses inside the old ones."""
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array(size) / 2
+    centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 - middle) @ turn.T + middle
+    reach = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (turn**2).T)
+    return np.concatenate([centre - reach, centre + reach], 1).astype(np.float32)
 
 
 def _erase(

@@ -8,7 +8,9 @@ def ncars(place): ...
     ncars        ROOT/{train,test}/{cars,background}/*.dat   (also below n-cars_train/, n-cars_test/)
     cifar10dvs   ROOT/CLASS/*.aedat, *.aedat4
     dvsgesture   ROOT/*.aedat, each with NAME_labels.csv (class, startTime_usec, endTime_usec)
-    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format
+    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format; or ROOT/*, of the classes in a table
+                 (CSV with columns file, class and, optionally, split: train, select or test), which is ROOT/recordings.csv
+                 or ROOT/labels.csv unless another one is named
     tonic:NAME   data set NAME of tonic's, which must be in ROOT/NAME already: nothing is downloaded
 
 Splits are "train", "select" and "test". A published test split stays the test split. "select" is what models and settings may be
@@ -38,10 +40,12 @@ from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
-from evburst.data.readers import open_events
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
 
 _LOG = logging.getLogger("evburst")
 SPLITS = ("train", "select", "test")
+TABLES = ("recordings.csv", "labels.csv")
+"""Names of tables of labels that the layout "folder" looks for."""
 GESTURES = (
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
     "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
@@ -57,11 +61,13 @@ class LabelledRecording:
         name: below the root.
         label: class index.
         open: returns its events anew, as a finite EventStream.
+        identity: changes if its file does; empty if it has none.
     """
 
     name: str
     label: int
     open: Callable[[], EventStream]
+    identity: str = ""
 
 
 class ClassDataset(NamedTuple):
@@ -100,9 +106,10 @@ class Sample(NamedTuple):
 
 @dataclass
 class ClassPlace:
-    """The folder that a layout looks into, and the files that it leaves out there, with the reason."""
+    """The folder that a layout looks into, a table of labels if one was named, and the files that are left out, with the reason."""
 
     root: Path
+    table: Path | None = None
     odd: list[str] = field(default_factory=list)
 
     def files(self, folder: Path, *patterns: str) -> list[Path]:
@@ -143,7 +150,18 @@ def class_layout(
     return register
 
 
-def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSize | None = None) -> ClassDataset:
+def open_classes(
+    name: str,
+    root: Path | str,
+    split: str,
+    sensor_size: SensorSize | None = None,
+    *,
+    in_time: bool = False,
+    table: Path | None = None,
+    ignored: frozenset[str] = frozenset(),
+    classes: tuple[str, ...] = (),
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> ClassDataset:
     """The labelled recordings of one split; what is left out is logged.
 
     Args:
@@ -151,6 +169,11 @@ def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSiz
         root: its folder.
         split: in SPLITS.
         sensor_size: (W, H) px of files that do not say it, if it is not the layout's.
+        in_time: "train" and "select" are parts of the same recordings (class_windows.py): all but those of a stated split "test".
+        table: CSV file of labels, for the layout "folder".
+        ignored: classes whose recordings are left out.
+        classes: those that a network tells apart, in the order of its outputs; recordings of others are left out. Empty: all.
+        options: unit of time and order of columns, for files that do not state them.
 
     Raises:
         ConfigError: the layout or the split is not known.
@@ -161,19 +184,30 @@ def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSiz
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown (known: {', '.join(SPLITS)})")
     if name.startswith("tonic:"):
-        return _open_tonic(name.removeprefix("tonic:"), root, split)
+        return _open_tonic(name.removeprefix("tonic:"), root, split, classes)
     if name not in CLASS_LAYOUTS:
         raise ConfigError(f"data set {name!r} is unknown (known: {', '.join(sorted(CLASS_LAYOUTS))}, tonic:NAME)")
-    kind, place = CLASS_LAYOUTS[name], ClassPlace(root)
-    samples = list(kind.find(place))
+    kind, place = CLASS_LAYOUTS[name], ClassPlace(root, table)
+    samples = [sample for sample in kind.find(place) if sample.class_name not in ignored]
     if place.odd:
         _LOG.warning("%s: %d files are left out, the first one: %s", root, len(place.odd), place.odd[0])
-    classes = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
-    size = sensor_size or kind.sensor_size
-    chosen = [sample for sample in samples if _split_of(sample) == split]
+    own = tuple(c for c in kind.classes if c not in ignored) if kind.classes else tuple(sorted({s.class_name for s in samples}))
+    chosen = [s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s) == split)]
     if not chosen:
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}")
-    return ClassDataset(name, classes, size, [_recording(root, sample, classes, size) for sample in chosen])
+    known, size = classes or own, sensor_size or kind.sensor_size
+    recordings = [_recording(root, s, known, size, options) for s in chosen if s.class_name in known]
+    return _told(ClassDataset(name, known, size, recordings), root, own)
+
+
+def _told(found: ClassDataset, root: Path, own: tuple[str, ...]) -> ClassDataset:
+    """The data set; names the classes that the network does not tell apart, and raises ConfigError if it tells none of them."""
+    unknown = [name for name in own if name not in found.classes]
+    if not found.recordings:
+        raise ConfigError(f"{root}: its classes are {', '.join(own)}; the network's are {', '.join(found.classes)}")
+    if unknown:
+        _LOG.warning("%s: recordings of %s are left out: not among the network's classes", root, ", ".join(unknown))
+    return found
 
 
 def _split_of(sample: Sample) -> str:
@@ -189,13 +223,16 @@ def _tenth(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 10
 
 
-def _recording(root: Path, sample: Sample, classes: tuple[str, ...], size: SensorSize | None) -> LabelledRecording:
+def _recording(
+    root: Path, sample: Sample, classes: tuple[str, ...], size: SensorSize | None, options: ReadOptions
+) -> LabelledRecording:
     def open_sample() -> EventStream:
-        stream = open_events(sample.path, size)
+        stream = open_events(sample.path, size, options=options)
         return Excerpt(stream, *sample.span_us) if sample.span_us else stream
 
     part = f"@{sample.span_us[0]}" if sample.span_us else ""
-    return LabelledRecording(sample.path.relative_to(root).as_posix() + part, classes.index(sample.class_name), open_sample)
+    name, status = sample.path.relative_to(root).as_posix() + part, sample.path.stat()
+    return LabelledRecording(name, classes.index(sample.class_name), open_sample, f"{status.st_size} {status.st_mtime_ns}")
 
 
 class Excerpt:
@@ -295,9 +332,13 @@ def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
             yield number, (start, end)
 
 
-@class_layout("folder", "{train,test}/CLASS/* or CLASS/*")
+@class_layout("folder", "{train,test}/CLASS/* or CLASS/*, or a table of labels")
 def folder(place: ClassPlace) -> Iterator[Sample]:
-    """Class folders of event files of any known format."""
+    """Class folders of event files of any known format, or such files with a table of labels."""
+    table = place.table or next((p for p in (place.root / name for name in TABLES) if p.is_file()), None)
+    if table:
+        yield from _listed(place, table)
+        return
     published = (place.root / "train").is_dir()
     for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
         for kind in place.folders(place.root / parent):
@@ -305,7 +346,28 @@ def folder(place: ClassPlace) -> Iterator[Sample]:
                 yield Sample(path, kind.name, split, f"{kind.name}/{path.name}")
 
 
-def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
+def _listed(place: ClassPlace, table: Path) -> Iterator[Sample]:
+    """The files of a table of labels."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{table}: not a table of labels ({error})") from None
+    divided = any(row.get("split") == "select" for row in rows)
+    for number, row in enumerate(rows, 2):
+        name, kind, split = row.get("file"), row.get("class"), row.get("split") or "unknown"
+        if not name or not kind or split not in (*SPLITS, "unknown"):
+            raise LabelError(
+                f"{table}: line {number}: expected columns file and class, and split {', '.join(SPLITS)} or nothing"
+            )
+        path = place.root / name
+        if path.is_file():
+            yield Sample(path, kind, "training" if split == "train" and not divided else split, name)
+        else:
+            place.odd.append(f"{path}: is in {table.name} but missing")
+
+
+def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> ClassDataset:
     """A data set of tonic's, through its own class, which only has to know `data`, `targets` and `sensor_size`."""
     try:
         known = importlib.import_module("tonic.datasets")
@@ -329,11 +391,13 @@ def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
     names = _tonic_classes(source)
     if not chosen:
         raise DataError(f"{root / name}: no recording of split {split!r}")
+    known = classes or tuple(names)
     recordings = [
-        LabelledRecording(f"{name}/{k}", names.index(str(source.targets[k])), partial(_tonic_stream, source, k, size))
+        LabelledRecording(f"{name}/{k}", known.index(str(source.targets[k])), partial(_tonic_stream, source, k, size))
         for k in chosen
+        if str(source.targets[k]) in known
     ]
-    return ClassDataset(f"tonic:{name}", tuple(names), size, recordings)
+    return _told(ClassDataset(f"tonic:{name}", known, size, recordings), root / name, tuple(names))
 
 
 def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:

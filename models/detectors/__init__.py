@@ -1,17 +1,20 @@
-"""Detectors: an architecture's name becomes a network that can be trained, converted and decoded.
+"""Networks by name: an architecture becomes a network that can be trained, converted and decoded, a detector or a classifier.
 
-A family is one module with a builder under `@family(name)`; a network's architecture is "<family><variant>", e.g. "yolov8n".
+A family is one module with a builder under `@family(name)`; a network's architecture is "<family><variant>", e.g. "yolov8n". Classifiers
+are in models/classifiers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from evburst.data.classification import DETECTION
 from evburst.data.errors import ConfigError
+from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec
 
 
@@ -20,12 +23,14 @@ class NetworkConfig:
     """Which network.
 
     Attributes:
-        architecture: family and variant: "yolov8n", "yolov8p" (half of nano's channels), "yolov9t", "ssd-resnet18", "ssd-vgg11".
+        architecture: family and variant: detectors "yolov8n", "yolov8p" (half of nano's channels), "yolov9t", "ssd-resnet18",
+            "ssd-vgg11"; classifiers "resnet18", "resnet20", "resnet34", "vgg11", "vgg16", "mobile", each with a width, e.g. "resnet18x0.25".
         activation: "relu", and for YOLO "relu6" or "leaky_relu" (slope 0.1); "silu" makes a network that cannot be converted, to
             be fine-tuned to ReLU later.
         channels: input channels, 2 * bins.
         classes: class names in the order of their indices.
-        input_size: (W, H) px of the padded grids it is trained on; default boxes of SSD are shares of it.
+        input_size: (W, H) px of the padded grids it is trained on; default boxes of SSD are shares of it, and classifiers choose
+            their stem by it.
     """
 
     architecture: str = "yolov8n"
@@ -36,7 +41,7 @@ class NetworkConfig:
 
 
 class Network(Protocol):
-    """A detector that can be trained; an nn.Module."""
+    """A network that can be trained; an nn.Module."""
 
     loss_names: tuple[str, ...]
 
@@ -46,7 +51,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Raw maps of `(N, 2 * bins, H, W)` float counts: boxes of every stride, then classes of every stride."""
+        """Raw maps of `(N, 2 * bins, H, W)` float counts: boxes of every stride, then classes of every stride; of a classifier, classes."""
         ...
 
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
@@ -62,15 +67,37 @@ class Network(Protocol):
         ...
 
 
+DETECTOR_STRIDE = 64
+"""Training grids are padded to multiples of the largest stride of any detector."""
+
 Builder = Callable[[NetworkConfig, str], "Network"]
-FAMILIES: dict[str, Builder] = {}
+Stride = Callable[[str, SensorSize], int]
 
 
-def family(name: str) -> Callable[[Builder], Builder]:
-    """Register the builder of a family: (config, variant) -> network."""
+class Family(NamedTuple):
+    """One entry of the registry.
+
+    Attributes:
+        build: (config, variant) -> network.
+        stride: (variant, sensor size) -> sides of training grids are padded to multiples of this.
+        task: what its data have to be labelled for.
+    """
+
+    build: Builder
+    stride: Stride
+    task: str
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def family(
+    name: str, stride: Stride = lambda variant, size: DETECTOR_STRIDE, task: str = DETECTION
+) -> Callable[[Builder], Builder]:
+    """Register the builder of a family; see Family."""
 
     def register(builder: Builder) -> Builder:
-        FAMILIES[name] = builder
+        FAMILIES[name] = Family(builder, stride, task)
         return builder
 
     return register
@@ -78,12 +105,30 @@ def family(name: str) -> Callable[[Builder], Builder]:
 
 def build_network(config: NetworkConfig) -> Network:
     """Build a network; raises ConfigError if the architecture is not known."""
-    from evburst.models.detectors import ssd, yolo  # noqa: F401  (they register themselves; heavy)
-
     if config.activation not in ("relu", "relu6", "leaky_relu", "silu"):
         raise ConfigError(f"activation {config.activation!r}: expected relu, relu6, leaky_relu or silu")
-    for name, builder in FAMILIES.items():
-        if config.architecture.startswith(name):
-            return builder(config, config.architecture.removeprefix(name))
+    own, variant = find_family(config.architecture)
+    return own.build(config, variant)
+
+
+def training_stride(architecture: str, size: SensorSize) -> int:
+    """What the sides of training grids are padded to multiples of."""
+    own, variant = find_family(architecture)
+    return own.stride(variant, size)
+
+
+def task_of_architecture(architecture: str) -> str:
+    """DETECTION or CLASSIFICATION."""
+    return find_family(architecture)[0].task
+
+
+def find_family(architecture: str) -> tuple[Family, str]:
+    """The family of an architecture, and its variant; raises ConfigError if there is none."""
+    from evburst.models.classifiers import mobile, resnet, vgg  # noqa: F401  (they register themselves)
+    from evburst.models.detectors import ssd, yolo  # noqa: F401  (likewise; heavy)
+
+    for name, own in FAMILIES.items():
+        if architecture.startswith(name):
+            return own, architecture.removeprefix(name)
     known = ", ".join(sorted(FAMILIES))
-    raise ConfigError(f"architecture {config.architecture!r} is of no known family (known: {known})")
+    raise ConfigError(f"architecture {architecture!r} is of no known family (known: {known})")

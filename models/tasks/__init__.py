@@ -15,14 +15,13 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from evburst.data.boxes import Detections
-from evburst.data.classification import Classification
+from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 
 Found = Detections | Classification
 """What a network has found in one window."""
-
-DETECTION, CLASSIFICATION = "detection", "classification"
+__all__ = ["CLASSIFICATION", "DETECTION", "Found", "TASKS", "Task", "divergence", "task", "task_of"]
 
 
 class Task(Protocol):

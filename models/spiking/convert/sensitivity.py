@@ -23,6 +23,7 @@ from evburst.models.spiking.cost import fan_out_maps
 from evburst.models.spiking.neurons import steady_counts
 from evburst.models.tasks import task_of
 
+
 def default_choices(phi_max: int, signed: bool = False, typical: bool = False) -> tuple[Choice, ...]:
     """Thresholds raised at the largest burst limit, up to phi_max / 2 times and at least 4, and smaller limits at their own thresholds.
 
