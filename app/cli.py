@@ -17,7 +17,8 @@ from evburst.data.errors import ConfigError
 
 COMMANDS = {
     "detect": ("evburst.app.cli", "detect_main", "boxes and energy of a recording"),
-    "evaluate": ("evburst.app.cli", "evaluate_main", "average precision, energy and latency on labelled data"),
+    "classify": ("evburst.app.cli", "classify_main", "class and energy of recordings"),
+    "evaluate": ("evburst.app.cli", "evaluate_main", "average precision or top-1, energy and latency on labelled data"),
     "train": ("evburst.app.cli", "train_main", "train a network on labelled recordings or pictures"),
     "convert": ("evburst.app.cli", "convert_main", "convert a trained network into a burst-spiking one"),
     "live": ("evburst.app.cli", "live_main", "detect in events of a camera, a stream or a video"),
@@ -108,6 +109,58 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     return run(parser, main, argv)
 
 
+def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") -> int:
+    """The command line of classify."""
+    parser = CommandParser(
+        prog,
+        "Tell what event recordings show with a burst-spiking network, and report the energy it takes: one line a recording.",
+        "--events 00001.bin --weights nmnist",
+    )
+    parser.add_argument(
+        "--events", nargs="+", required=True, metavar="FILE", help="recordings, folders of them, or quoted patterns"
+    )
+    parser.add_argument("--windows", action="store_true", help="a line for each window, too")
+    parser.add_argument("--json", action="store_true", help="print class, score, top5, energy and windows as JSON; of several recordings "
+                        "a list")  # fmt: skip
+    parser.add_settings(
+        "evburst.app.classify:ClassifyConfig",
+        [
+            Flag("weights", metavar=_WEIGHTS),
+            Flag("format", metavar="NAME"),
+            Flag("window_ms"),
+            Flag("timesteps", metavar="T"),
+            Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
+            Flag("ann"),
+            Flag("start_s"),
+            Flag("max_windows"),
+            Flag("device"),
+            Flag("engine", metavar="NAME"),
+            Flag("batch", metavar="auto|N", extra={"type": _batch}),
+            Flag("sensor_size", metavar="WxH"),
+            Flag("reading.time_unit", "--time-unit"),
+            Flag("reading.columns", "--columns", "ORDER"),
+            Flag("reading.allow_external", "--allow-external"),
+        ],
+        example="idle_events=100",
+    )
+
+    def main(args: argparse.Namespace) -> str | None:
+        from evburst.app.batch import find_recordings, one_file
+        from evburst.app.classify import ClassifyConfig, classify_many, human_line
+        from evburst.app.config import load_config
+
+        config = load_config(ClassifyConfig, args.config, args.set + given(args))
+        found = classify_many(find_recordings(args.events), config)
+        if args.json:
+            all_ = list(found)
+            return json.dumps(all_[0] if one_file(args.events) else all_, indent=1)
+        for summary in found:
+            print(human_line(summary, args.windows), flush=True)
+        return None
+
+    return run(parser, main, argv)
+
+
 def _batch(text: str) -> int:
     """Windows in a batch; auto is 0."""
     return 0 if text == "auto" else int(text)
@@ -117,14 +170,20 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
     """The command line of train."""
     parser = CommandParser(
         prog,
-        "Train a detector on labelled recordings, or on events simulated from labelled pictures.",
+        "Train a detector or a classifier on labelled recordings, or on events simulated from labelled pictures.",
         "--config configs/train_gen1.yaml --root GEN1 --init street",
     )
     parser.add_argument("--relu-from", metavar="FILE",
                         help="fine-tune a checkpoint trained with SiLU to ReLU, so that it can spike")  # fmt: skip
     parser.add_settings(
         "evburst.app.train:TrainConfig",
-        [Flag("data.root", "--root", "DIR"), Flag("init", metavar=_WEIGHTS), Flag("out", metavar="DIR")],
+        [
+            Flag("data.kind", "--dataset", "KIND"),
+            Flag("data.root", "--root", "DIR"),
+            Flag("data.labels", "--labels", "CSV"),
+            Flag("init", metavar=_WEIGHTS),
+            Flag("out", metavar="DIR"),
+        ],
         example="schedule.epochs=4",
     )
 
@@ -154,7 +213,7 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
             Flag("timesteps", metavar="T"),
             Flag("phi_max"),
             Flag("budget", metavar="SHARE"),
-            Flag("max_loss", metavar="AP"),
+            Flag("max_loss", metavar="POINTS"),
             Flag("compress", metavar="TOL"),
             Flag("pick"),
             Flag("level"),

@@ -187,6 +187,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     _LOG.info(report.table())
     record = {
         "dataset": run.settings.name,
+        "sensor_size": list(run.sensor_size),
         "training": {k: _portable(run.trained[k]) for k in _TRAINING if k in run.trained},
         "conversion": {
             **_portable(asdict(config)),
@@ -222,6 +223,7 @@ class Conversion:
         self.settings, self.stride = build(TrainConfig, self.trained["config"]), max(self.head.strides)
         calibration = self.windows("train", config.calibration_windows)
         self.grids = self._grids(calibration, range(len(calibration)))
+        self.sensor_size = calibration.spec.sensor_size
 
     @property
     def _classes(self) -> tuple[str, ...]:
