@@ -13,6 +13,7 @@ from typing import Any
 from evburst.app.console import run
 from evburst.app.flags import CommandParser, Flag, as_assignments, given
 from evburst.app.provenance import installed_version
+from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 
 COMMANDS = {
@@ -241,7 +242,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     """The command line of evaluate."""
     parser = CommandParser(
         prog,
-        "Average precision by a named protocol, energy and latency: of a detector on a dataset, or of the boxes of any detector.",
+        "Average precision by a named protocol (of a classifier: top-1, confusion, calibration), energy and latency: of a network on a "
+        "dataset, or of the boxes of any detector.",
         "--dataset gen1 --root GEN1 --split test --weights street --both",
     )
     which = parser.add_mutually_exclusive_group()
@@ -272,7 +274,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     files = parser.add_argument_group("box files of any detector, in Prophesee's format, instead of a dataset",
                                       "Of the flags above, --protocol and --sensor-size apply to them.")  # fmt: skip
     files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
-    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY", help="as many, matched by name, or else in order")
+    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY", help="as many, matched by name, or else in order; without --predictions: a CSV file "
+                       "with columns file and class, of a folder of recordings")  # fmt: skip
     parser.add_argument(
         "--classes",
         metavar="A,B",
@@ -281,7 +284,10 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     )
 
     def main(args: argparse.Namespace) -> str | None:
-        if bool(args.predictions) != bool(args.labels):
+        table = args.labels if args.labels and len(args.labels) == 1 and args.labels[0].suffix.lower() == ".csv" else None
+        if table and not args.predictions:
+            args.set = [*args.set, f"data.labels={table[0]}"]
+        elif bool(args.predictions) != bool(args.labels):
             parser.error("--predictions and --labels belong together")
         from evburst.eval.scoring import without_details
 
@@ -312,6 +318,7 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
+    from evburst.app.evaluate import classes
     from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
 
     networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
@@ -320,9 +327,12 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
 
         networks += as_assignments({"data.classes": parse_classes(args.classes)})
     config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
-    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind}_{Path(config.weights).stem}"
+    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind.replace(':', '_')}_{Path(config.weights).stem}"
     results = evaluate(config, bundle, out)
-    return None if results is None else (human_table(results, out), results)
+    if results is None:
+        return None
+    table = classes.human_table if results.get("task") == CLASSIFICATION else human_table
+    return table(results, out), results
 
 
 def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
