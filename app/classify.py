@@ -116,7 +116,7 @@ def _results(
         yield result
 
 
-def open_recording(path: Path, config: ClassifyConfig, bundle: DetectorBundle) -> EventStream:
+def open_recording(path: Path, config: ClassifyConfig | DetectConfig, bundle: DetectorBundle) -> EventStream:
     """A recording; its sensor is the one that the user names, or the file, or else the one that the network was trained on."""
     own = sensor_of(bundle)
     if config.sensor_size:
