@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,33 +40,38 @@ _COLUMNS = (
 _LABELS = ("_bbox.npy",)
 
 
-def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
+def find_recordings(patterns: Sequence[str | Path], more: tuple[str, ...] = ()) -> list[Path]:
     """The recordings that files, folders and glob patterns name, in order, each once.
 
     A folder stands for every file below it whose name ends as a recording's does; hidden files and box files are left out.
+
+    Args:
+        patterns: of the user.
+        more: further endings of recordings in folders.
 
     Raises:
         ConfigError: a pattern or a folder holds no recording.
     """
     found: dict[Path, None] = {}
+    suffixes = {*SUFFIXES, *more}
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            some = sorted(file for file in path.rglob("*") if _is_recording(file))
+            some = sorted(file for file in path.rglob("*") if _is_recording(file, suffixes))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             some = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
         else:
             some = [path]
         if not some:
-            what = f"no file named *{', *'.join(sorted(SUFFIXES))}" if path.is_dir() else "no file matches"
+            what = f"no file named *{', *'.join(sorted(suffixes))}" if path.is_dir() else "no file matches"
             raise ConfigError(f"{pattern}: {what}")
         found.update(dict.fromkeys(some))
     return list(found)
 
 
-def _is_recording(path: Path) -> bool:
+def _is_recording(path: Path, suffixes: Set[str]) -> bool:
     hidden = path.name.startswith(".") or path.name.endswith(_LABELS)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in suffixes and not hidden and path.is_file()
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:

@@ -151,7 +151,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.config import load_config
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
-        found = classify_many(find_recordings(args.events), config)
+        found = classify_many(find_recordings(args.events, (".bin",)), config)  # N-MNIST's and N-Caltech101's
         if args.json:
             all_ = list(found)
             return json.dumps(all_[0] if one_file(args.events) else all_, indent=1)
