@@ -1,4 +1,4 @@
-"""Every dataset by task and name: `open_dataset` is where training, conversion and evaluation get their windows."""
+"""Datasets by task and name: `open_dataset` returns the windows for training, conversion and evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.class_windows import HeldTime, open_class_windows
 from evburst.data.datasets.classes import CLASS_LAYOUTS
-from evburst.data.datasets.layouts import LAYOUTS, Found, read_layout
+from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
 from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
@@ -22,21 +22,21 @@ from evburst.data.readers import ReadOptions
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Which data.
+    """Which dataset to use, and how to read it.
 
     Attributes:
-        kind: of a detector's: gen1, ncaltech101, simulated, pedro, folder or another of the registry; of a classifier's: nmnist,
+        kind: for a detector gen1, ncaltech101, simulated, pedro, folder or another kind in the registry; for a classifier nmnist,
             ncaltech101, ncars, cifar10dvs, dvsgesture, folder, tonic:NAME or simulated.
         root: folder of the data.
-        spec: of a detector's: classes and sensor, by a name in evburst.data.datasets.SPECS.
-        sensor_size: WIDTHxHEIGHT; simulated: if it is not the spec's; recorded: of files that do not say it themselves.
-        classes: names (or class ids) of label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}; of a
-            classifier's data only "ignore".
-        labels: of a classifier's kind "folder": CSV file with columns file, class and perhaps split.
-        held: of a classifier's data: a part of every recording's time that is held out, instead of whole recordings.
+        spec: for a detector: classes and sensor, by a name in evburst.data.datasets.SPECS.
+        sensor_size: WIDTHxHEIGHT; for simulated data, if it differs from the spec's; for recordings, if files do not state it.
+        classes: names (or class ids) in label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore};
+            for a classifier only to "ignore".
+        labels: for a classifier and the kind "folder": CSV file with columns file, class and optionally split.
+        held: for a classifier: hold out a part of every recording's time instead of whole recordings.
         reading: unit of time and order of columns, for recordings that do not state them.
-        filters: which events of recordings are removed.
-        simulated: how recordings are made of pictures.
+        filters: event filters for recordings.
+        simulated: how recordings are simulated from pictures.
     """
 
     kind: str = "simulated"
@@ -53,19 +53,19 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a dataset.
+    """Which windows of a dataset to open.
 
     Attributes:
         split: e.g. "train".
         window_us: length of a window.
-        n_windows: how many; 0: all there are.
-        cache: folder for what is made once.
-        seed: of everything random.
-        workers: processes that simulate (0: as many as cores).
-        progress: called with the number of windows made so far.
-        spread: take `n_windows` evenly from all there are; recordings always are, simulated windows are otherwise the first ones.
-        task: DETECTION, or CLASSIFICATION for a class of each window.
-        classes: of a classifier, in the order of its outputs; empty: all that the data have.
+        n_windows: number of windows; 0 for all.
+        cache: folder for data that are computed once.
+        seed: seed of all randomness.
+        workers: number of processes that simulate (0: one per core).
+        progress: called with the number of windows created so far.
+        spread: choose `n_windows` evenly from all, not the first ones; always so for recordings.
+        task: DETECTION, or CLASSIFICATION for windows with a class.
+        classes: classes of a classifier in the order of its outputs; empty: all classes of the data.
     """
 
     split: str
@@ -89,7 +89,7 @@ _TASKS = {DETECTION: OPENERS, CLASSIFICATION: CLASS_OPENERS}
 
 
 def opener(*kinds: str, task: str = DETECTION) -> Callable[[Opener], Opener]:
-    """Register how one or several kinds of dataset are opened."""
+    """Register a function that opens one or several kinds of dataset."""
 
     def register(function: Opener) -> Opener:
         _TASKS[task].update(dict.fromkeys(kinds, function))
@@ -99,19 +99,19 @@ def opener(*kinds: str, task: str = DETECTION) -> Callable[[Opener], Opener]:
 
 
 def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
-    """The windows asked for.
+    """Open a dataset and return the requested windows.
 
     Raises:
-        ConfigError: the kind or the spec is not known, or no root is given.
+        ConfigError: the kind or the spec is unknown, or root is not set.
         DataError: the data are missing or malformed.
     """
     openers, kind = _TASKS[request.task], config.kind.partition(":")[0]
-    for what, name, known in (("data.kind", kind, openers), ("data.spec", config.spec, SPECS)):
+    for setting, name, known in (("data.kind", kind, openers), ("data.spec", config.spec, SPECS)):
         if name not in known:
             of = "" if request.task == DETECTION else f" for {request.task}"
-            raise ConfigError(f"{what} {name!r} is unknown{of} (known: {', '.join(sorted(known))})")
+            raise ConfigError(f"{setting} {name!r} is unknown{of} (known: {', '.join(sorted(known))})")
     if not config.root:
-        raise ConfigError("data.root: say where the data are, e.g. --root FOLDER")
+        raise ConfigError("data.root is not set: pass the folder of the data, e.g. --root FOLDER")
     return openers[kind](config, request)
 
 
@@ -134,7 +134,7 @@ def _simulated_classes(config: DatasetConfig, request: Request) -> Dataset:
 
 
 def _ignored(config: DatasetConfig) -> frozenset[str]:
-    """Classes that are left out; raises ConfigError where one is renamed instead."""
+    """Return the classes to skip; raises ConfigError if one is renamed instead."""
     renamed = [name for name, instead in config.classes.items() if instead != "ignore"]
     if renamed:
         raise ConfigError(f"data.classes: {renamed[0]!r}: a class of a classification data set can only be ignored")
@@ -154,8 +154,8 @@ def _simulated(config: DatasetConfig, request: Request) -> Dataset:
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
     reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache, config.reading)
 
-    def size_of(found: Found) -> SensorSize:
-        return reading.open(found.events, found.labels.sensor_size).sensor_size
+    def size_of(file: LabelledFile) -> SensorSize:
+        return reading.open(file.events, file.labels.sensor_size).sensor_size
 
     layout = read_layout(config.kind, Path(config.root), request.split, SPECS[config.spec], config.classes, size_of)
     return RecordedWindows(layout, reading, request.n_windows)

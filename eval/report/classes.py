@@ -46,7 +46,7 @@ def class_main_table(results: ClassResults) -> Table:
     rows = []
     for r in results.results:
         cells = [number(r.top1), number(r.top5), number(r.window_top1), number(r.calibration.error, 3), interval(r.top1_loss)]
-        cells += [tables.micro(tables.spent_pj(r)), percent(r.energy.ratio), percent(r.energy.of_qnn)]
+        cells += [tables.micro(tables.headline_pj(r)), percent(r.energy.ratio), percent(r.energy.of_qnn)]
         rows.append([r.label, *cells, *(number(r.latency_ms[q], 1) for q in ("p50", "p99"))])
     return Table(head, rows)
 
@@ -114,7 +114,7 @@ def _trust(rows: Sequence[ClassNetworkResult]) -> str:
 
 
 def _accuracy_against_energy(rows: Sequence[ClassNetworkResult]) -> str:
-    spent = [(row, tables.spent_pj(row) or 0.0) for row in rows]
+    spent = [(row, tables.headline_pj(row) or 0.0) for row in rows]
     series = [Series(row.label, [pj / 1e6], [row.top1], COLOURS[k % len(COLOURS)]) for k, (row, pj) in enumerate(spent)]
     top = charts.nice_top([1.25 * pj / 1e6 for _, pj in spent])
     table = rows[0].energy.table.upper()
