@@ -35,7 +35,8 @@ class Classification:
     @classmethod
     def mean(cls, found: Sequence[Classification]) -> Classification:
         """Of several windows of one recording: the mean of their scores, at the time of the last one."""
-        return cls(np.mean([one.scores for one in found], 0, np.float64).astype(np.float32), found[-1].t_us)
+        scores: NDArray[np.float64] = np.mean(np.array([one.scores for one in found], np.float64), 0)
+        return cls(scores.astype(np.float32), found[-1].t_us)
 
     @property
     def label(self) -> int:
