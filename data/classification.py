@@ -1,4 +1,4 @@
-"""What a window or a recording shows: a score for every class."""
+"""Class scores of a window or a recording."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Classification:
     @classmethod
     def mean(cls, found: Sequence[Classification]) -> Classification:
         """Of several windows of one recording: the mean of their scores, at the time of the last one."""
-        scores: NDArray[np.float64] = np.mean(np.array([one.scores for one in found], np.float64), 0)
-        return cls(scores.astype(np.float32), found[-1].t_us)
+        mean: NDArray[np.float64] = np.array([one.scores for one in found], np.float64).mean(0)
+        return cls(mean.astype(np.float32), found[-1].t_us)
 
     @property
     def label(self) -> int:

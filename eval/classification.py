@@ -34,8 +34,9 @@ class ClassScores:
     def rank(self) -> NDArray[np.int64]:
         """`(n,)` how many other classes score at least as much as the right one; K where nothing was run."""
         own = np.take_along_axis(self.scores, self.labels[:, None], 1)
-        rank = (self.scores >= own).sum(1) - 1
-        return np.where(np.isnan(own[:, 0]), self.scores.shape[1], rank)
+        rank: NDArray[np.int64] = (self.scores >= own).sum(1) - 1
+        rank[np.isnan(own[:, 0])] = self.scores.shape[1]
+        return rank
 
     def by_recording(self, names: Sequence[str]) -> tuple[ClassScores, list[str]]:
         """The mean over the windows of each recording, in order of appearance, and the recordings' names."""

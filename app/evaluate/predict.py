@@ -77,7 +77,7 @@ class PartResult:
         """As an .npz file."""
         b = self.boxes
         start = [] if b.start_us is None else [b.start_us]
-        arrays = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
+        arrays: dict[str, Any] = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
         arrays |= {"idle": np.array(self.idle), "faults": np.array(json.dumps(self.faults))}
         arrays |= {"scores": self.scores, "names": np.array(json.dumps(self.names))}
         file = io.BytesIO()

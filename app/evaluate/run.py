@@ -120,15 +120,20 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
     bundle = DetectorBundle.load(given.weights)
     own = bundle.record.get("training", {}).get("config", {}).get("data", {})
     if task_of(bundle.head).name == CLASSIFICATION:
-        kind = given.data.kind if any("data.kind" in text for text in assignments) or file else own.get("kind", given.data.kind)
-        names = ("kind", "classes", "held", "simulated") if kind == own.get("kind") else ("simulated",)
-        base = {name: own[name] for name in names if name in own}
-        return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
+        return load_config(EvaluateConfig, file, assignments, {"data": _class_data(own, file, assignments)}), bundle
     spec = own.get("spec", bundle.record.get("dataset"))
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
     if "simulated" in own:
         base["simulated"] = own["simulated"]
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
+
+
+def _class_data(own: dict[str, Any], file: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Defaults of the data that a classifier is evaluated on: those that it was trained on, unless another kind is asked for."""
+    trained_on = {"kind": own["kind"]} if "kind" in own else {}
+    kind = load_config(EvaluateConfig, file, assignments, {"data": trained_on}).data.kind
+    names = ("kind", "classes", "held", "simulated") if kind == own.get("kind") else ("simulated",)
+    return {name: own[name] for name in names if name in own}
 
 
 def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[str, Any] | None:
@@ -255,7 +260,8 @@ class Evaluation:
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
         measured = []
         for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):
-            row = {"model": network.run.model, "timesteps": network.run.timesteps or None, "engine": network.engine}
+            row: dict[str, Any] = {"model": network.run.model, "timesteps": network.run.timesteps or None}
+            row["engine"] = network.engine
             row["energy"] = account(counted, activity, c.energy_table, sum(result.idle for result in found))
             row["latency_ms"] = timing.percentiles()
             row["memory"] = memory_figures(counted, geometry, c.energy_table)

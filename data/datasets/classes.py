@@ -398,13 +398,13 @@ def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> 
     names = _tonic_classes(dataset)
     if not chosen:
         raise DataError(f"{root / name}: no recording of split {split!r}")
-    known = classes or tuple(names)
+    wanted = classes or tuple(names)
     recordings = [
-        LabelledRecording(f"{name}/{k}", known.index(str(dataset.targets[k])), partial(_tonic_stream, dataset, k, size))
+        LabelledRecording(f"{name}/{k}", wanted.index(str(dataset.targets[k])), partial(_tonic_stream, dataset, k, size))
         for k in chosen
-        if str(dataset.targets[k]) in known
+        if str(dataset.targets[k]) in wanted
     ]
-    return _told(ClassDataset(f"tonic:{name}", known, size, recordings), root / name, tuple(names))
+    return _told(ClassDataset(f"tonic:{name}", wanted, size, recordings), root / name, tuple(names))
 
 
 def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:

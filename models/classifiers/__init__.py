@@ -37,7 +37,7 @@ class Classifier(nn.Module):
         ConfigError: the activation is not ReLU.
     """
 
-    loss_names = ("cls",)
+    loss_names: tuple[str, ...] = ("cls",)
 
     def __init__(self, config: NetworkConfig, features: nn.Module, channels: int, stride: int) -> None:
         super().__init__()
