@@ -452,7 +452,11 @@ def json_schema() -> dict[str, Any]:
     from evburst.eval.class_results import ClassResults
 
     either: Any = TypeAdapter(Results | ClassResults)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **either.json_schema()}
+    schema = either.json_schema()
+    detection, classification = schema.pop("anyOf")
+    task = {"properties": {"task": {"const": CLASSIFICATION}}, "required": ["task"]}
+    own = {"if": task, "then": classification, "else": detection}  # so that an error names a field, not the union
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, **own}
 
 
 @cache
