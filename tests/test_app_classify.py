@@ -15,12 +15,13 @@ import pytest
 from evburst.app.classify import ClassifyConfig, classify_file
 from evburst.app.cli import classify_main, convert_main, detect_main, evaluate_main, train_main
 from evburst.app.results import tables
+from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
 from evburst.eval.class_results import ClassResults
 from evburst.eval.results import read_results
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import DetectorBundle, bundled_weights
 from tests.event_files import bin_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.test_data_classes import TREES
@@ -260,3 +261,12 @@ def test_from_python(place: Path) -> None:
     assert network.classes[again.classification.label] == "1"
     with pytest.raises(ConfigError, match="evburst classify"):
         list(Detector(weights).stream(place / "digits" / "Test" / "7" / "00004.bin"))
+
+
+def test_bundled_weights_by_task() -> None:
+    assert {"nmnist", "dvs128-objects"} <= set(bundled_weights(CLASSIFICATION))
+    assert set(bundled_weights(DETECTION)) == {"caltech6", "caltech6-ssd", "street"}
+    for name in ("nmnist", "dvs128-objects"):
+        record = DetectorBundle.load(name).record
+        assert record["sensor_size"] == ([34, 34] if name == "nmnist" else [128, 128])
+        assert record["training"]["chosen_on"] == "select"
