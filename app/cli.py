@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -145,7 +145,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         example="idle_events=100",
     )
 
-    def main(args: argparse.Namespace) -> str | None:
+    def main(args: argparse.Namespace) -> str | Iterator[str]:
         from evburst.app.batch import find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
@@ -155,9 +155,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         if args.json:
             all_ = list(found)
             return json.dumps(all_[0] if one_file(args.events) else all_, indent=1)
-        for summary in found:
-            print(human_line(summary, args.windows), flush=True)
-        return None
+        return (human_line(summary, args.windows) for summary in found)
 
     return run(parser, main, argv)
 
