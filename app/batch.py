@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,33 +40,38 @@ _COLUMNS = (
 _LABELS = ("_bbox.npy",)
 
 
-def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
+def find_recordings(patterns: Sequence[str | Path], more: tuple[str, ...] = ()) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
     A folder is searched recursively for files with a recording's suffix; hidden files and box files are skipped.
+
+    Args:
+        patterns: of the user.
+        more: further endings of recordings in folders.
 
     Raises:
         ConfigError: a pattern matches no file, or a folder contains no recording.
     """
     recordings: dict[Path, None] = {}
+    suffixes = {*SUFFIXES, *more}
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if _is_recording(file))
+            matches = sorted(file for file in path.rglob("*") if _is_recording(file, suffixes))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
         else:
             matches = [path]
         if not matches:
-            reason = f"no file named *{', *'.join(sorted(SUFFIXES))}" if path.is_dir() else "no file matches"
+            reason = f"no file named *{', *'.join(sorted(suffixes))}" if path.is_dir() else "no file matches"
             raise ConfigError(f"{pattern}: {reason}")
         recordings.update(dict.fromkeys(matches))
     return list(recordings)
 
 
-def _is_recording(path: Path) -> bool:
+def _is_recording(path: Path, suffixes: Set[str]) -> bool:
     hidden = path.name.startswith(".") or path.name.endswith(_LABELS)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in suffixes and not hidden and path.is_file()
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""AP and operations of a detector on labelled windows: what conversion chooses by and reports."""
+"""AP, or top-1, and operations of a network on labelled windows: what conversion chooses by and reports."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from tqdm import tqdm
 
 from evburst.app.console import show_progress
-from evburst.app.inference import Inference, detections_and_labels
+from evburst.app.inference import Inference, answers
+from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
 from evburst.data.stats import SpikeStats
-from evburst.eval.coco import AveragePrecision, average_precision
 from evburst.eval.energy import COST_TABLES, synaptic_ops
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -21,27 +21,29 @@ from evburst.models.spiking.cost import dense_macs
 
 def score(
     bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
-) -> tuple[AveragePrecision, float]:
-    """AP (COCO) over labelled windows, and synaptic operations per window (0 for the ANN)."""
+) -> tuple[Score, float]:
+    """AP (COCO) or top-1 over labelled windows, and synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
     scored, stats = detect_all(detector, windows)
     return scored, sum(float(synaptic_ops(spent).sum()) for spent in stats) / max(len(stats), 1)
 
 
-def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[AveragePrecision, list[SpikeStats]]:
-    """AP (COCO) over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
+def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[Score, list[SpikeStats]]:
+    """AP (COCO) or top-1 over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
     inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
     with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
-        predictions, labels, stats = detections_and_labels(inference, windows, bar.update, batch)
-    return average_precision(labels, predictions, windows.spec.classes), [s for s in stats if isinstance(s, SpikeStats)]
+        all_ = answers(inference, windows, bar.update, batch)
+    scored = scoring_of(detector.bundle.head).score(all_.labels, all_.found, all_.names, windows.spec.classes)
+    return scored, [s for s in all_.stats if isinstance(s, SpikeStats)]
 
 
 def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
-    """AP of the ANN and the SNN on the same labelled windows, and the SNN's energy."""
-    results: dict[str, Any] = {"protocol": "coco", "windows": len(windows), "split": "val"}
+    """AP or top-1 of the ANN and the SNN on the same labelled windows, and the SNN's energy."""
+    results: dict[str, Any] = {**scoring_of(bundle.head).protocol, "windows": len(windows), "split": "val"}
     for name in ("ann", "snn"):
         scored, operations = score(bundle, windows, ann=name == "ann")
-        results[name] = {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2), "per_class": scored.per_class}
+        figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
+        results[name] = {**figures, "per_class": scored.per_class}
         if operations:
             grid = voxel_size(bundle.voxel, windows, bundle.stride)
             macs = sum(dense_macs(bundle.graph, *grid).values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any
 from evburst.app.console import run
 from evburst.app.flags import CommandParser, Flag, as_assignments, given
 from evburst.app.provenance import installed_version
+from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 
 COMMANDS = {
     "detect": ("evburst.app.cli", "detect_main", "detect objects in recordings and report the energy"),
-    "evaluate": ("evburst.app.cli", "evaluate_main", "measure average precision, energy and latency on labelled data"),
+    "classify": ("evburst.app.cli", "classify_main", "classify recordings and report the energy"),
+    "evaluate": ("evburst.app.cli", "evaluate_main", "measure average precision or top-1, energy and latency on labelled data"),
     "train": ("evburst.app.cli", "train_main", "train a network on labelled recordings or pictures"),
     "convert": ("evburst.app.cli", "convert_main", "convert a trained network into a burst-spiking one"),
     "live": ("evburst.app.cli", "live_main", "detect objects in events from a camera, a stream or a video"),
@@ -108,6 +110,56 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     return run(parser, main, argv)
 
 
+def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") -> int:
+    """The command line of classify."""
+    parser = CommandParser(
+        prog,
+        "Tell what event recordings show with a burst-spiking network, and report the energy it takes: one line a recording.",
+        "--events 00001.bin --weights nmnist",
+    )
+    parser.add_argument(
+        "--events", nargs="+", required=True, metavar="FILE", help="recordings, folders of them, or quoted patterns"
+    )
+    parser.add_argument("--windows", action="store_true", help="a line for each window, too")
+    parser.add_argument("--json", action="store_true", help="print class, score, top5, energy and windows as JSON; of several recordings "
+                        "a list")  # fmt: skip
+    parser.add_settings(
+        "evburst.app.classify:ClassifyConfig",
+        [
+            Flag("weights", metavar=_WEIGHTS),
+            Flag("format", metavar="NAME"),
+            Flag("window_ms"),
+            Flag("timesteps", metavar="T"),
+            Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
+            Flag("ann"),
+            Flag("start_s"),
+            Flag("max_windows"),
+            Flag("device"),
+            Flag("engine", metavar="NAME"),
+            Flag("batch", metavar="auto|N", extra={"type": _batch}),
+            Flag("sensor_size", metavar="WxH"),
+            Flag("reading.time_unit", "--time-unit"),
+            Flag("reading.columns", "--columns", "ORDER"),
+            Flag("reading.allow_external", "--allow-external"),
+        ],
+        example="idle_events=100",
+    )
+
+    def main(args: argparse.Namespace) -> str | Iterator[str]:
+        from evburst.app.batch import find_recordings, one_file
+        from evburst.app.classify import ClassifyConfig, classify_many, human_line
+        from evburst.app.config import load_config
+
+        config = load_config(ClassifyConfig, args.config, args.set + given(args))
+        found = classify_many(find_recordings(args.events, (".bin",)), config)  # N-MNIST's and N-Caltech101's
+        if args.json:
+            all_ = list(found)
+            return json.dumps(all_[0] if one_file(args.events) else all_, indent=1)
+        return (human_line(summary, args.windows) for summary in found)
+
+    return run(parser, main, argv)
+
+
 def _batch(text: str) -> int:
     """Parse a batch size in windows; "auto" is 0."""
     return 0 if text == "auto" else int(text)
@@ -117,14 +169,20 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
     """Run `evburst train`."""
     parser = CommandParser(
         prog,
-        "Train a detector on labelled recordings, or on events simulated from labelled pictures.",
+        "Train a detector or a classifier on labelled recordings, or on events simulated from labelled pictures.",
         "--config configs/train_gen1.yaml --root GEN1 --init street",
     )
     parser.add_argument("--relu-from", metavar="FILE",
                         help="fine-tune a checkpoint trained with SiLU to use ReLU, which conversion requires")  # fmt: skip
     parser.add_settings(
         "evburst.app.train:TrainConfig",
-        [Flag("data.root", "--root", "DIR"), Flag("init", metavar=_WEIGHTS), Flag("out", metavar="DIR")],
+        [
+            Flag("data.kind", "--dataset", "KIND"),
+            Flag("data.root", "--root", "DIR"),
+            Flag("data.labels", "--labels", "CSV"),
+            Flag("init", metavar=_WEIGHTS),
+            Flag("out", metavar="DIR"),
+        ],
         example="schedule.epochs=4",
     )
 
@@ -154,7 +212,7 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
             Flag("timesteps", metavar="T"),
             Flag("phi_max"),
             Flag("budget", metavar="SHARE"),
-            Flag("max_loss", metavar="AP"),
+            Flag("max_loss", metavar="POINTS"),
             Flag("compress", metavar="TOL"),
             Flag("pick"),
             Flag("level"),
@@ -182,8 +240,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     """Run `evburst evaluate`."""
     parser = CommandParser(
         prog,
-        "Measure average precision under a named protocol, energy and latency of a detector on a dataset, "
-        "or score the box files of any detector.",
+        "Measure average precision under a named protocol (of a classifier: top-1, confusion and calibration), energy and latency "
+        "of a network on a dataset, or score the box files of any detector.",
         "--dataset gen1 --root GEN1 --split test --weights street --both",
     )
     network = parser.add_mutually_exclusive_group()
@@ -213,7 +271,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
                                       "Of the flags above, only --protocol and --sensor-size apply.")  # fmt: skip
     files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
     files.add_argument("--labels", type=Path, nargs="+", metavar="NPY",
-                       help="one label file per prediction file, matched by name or else by order")  # fmt: skip
+                       help="one label file per prediction file, matched by name or else by order; without --predictions: a CSV "
+                       "file with columns file and class, for recordings of a classifier")  # fmt: skip
     parser.add_argument(
         "--classes",
         metavar="A,B",
@@ -222,7 +281,10 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     )
 
     def main(args: argparse.Namespace) -> str | None:
-        if bool(args.predictions) != bool(args.labels):
+        table = args.labels if args.labels and len(args.labels) == 1 and args.labels[0].suffix.lower() == ".csv" else None
+        if table and not args.predictions:
+            args.set = [*args.set, f"data.labels={table[0]}"]
+        elif bool(args.predictions) != bool(args.labels):
             parser.error("--predictions and --labels must be given together")
         from evburst.eval.scoring import without_details
 
@@ -253,6 +315,7 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
+    from evburst.app.evaluate import classes
     from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
 
     networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
@@ -261,9 +324,12 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
 
         networks += as_assignments({"data.classes": parse_classes(args.classes)})
     config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
-    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind}_{Path(config.weights).stem}"
+    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind.replace(':', '_')}_{Path(config.weights).stem}"
     results = evaluate(config, bundle, out)
-    return None if results is None else (human_table(results, out), results)
+    if results is None:
+        return None
+    table = classes.human_table if results.get("task") == CLASSIFICATION else human_table
+    return table(results, out), results
 
 
 def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:

@@ -26,8 +26,12 @@ _PREFIXES = {logging.DEBUG: "debug: ", logging.WARNING: "warning: ", logging.ERR
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], str | None], argv: Sequence[str] | None) -> int:
-    """Parse the arguments, run `main` and print the text it returns on stdout; report expected errors as one line on stderr.
+Printed = str | Iterator[str] | None
+"""Text for stdout, or several texts, each printed as soon as it is known."""
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Printed], argv: Sequence[str] | None) -> int:
+    """Parse the arguments, run `main` and print what it returns on stdout; report expected errors as one line on stderr.
 
     Returns:
         The exit code.
@@ -38,7 +42,10 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
     with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
         try:
             _check_folder()
-            text = main(args)
+            result = main(args)
+            for text in [result] if isinstance(result, str) else result or ():
+                if code := _print_result(text):
+                    return code
         except EvburstError as error:
             if args.debug:
                 raise
@@ -53,7 +60,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
             location = f"{error.filename}: " if error.filename else ""
             LOG.error("%scannot be written (%s); what was written so far is readable", location, error.strerror)
             return 1
-        return 0 if text is None else _print_result(text)
+        return 0
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:

@@ -29,15 +29,14 @@ from evburst.app.console import show_progress
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
+from evburst.app.scoring import scoring_of
 from evburst.app.train import TrainConfig
 from evburst.app.trained import blended, read_ann, read_converted
-from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import voxel_batch
-from evburst.eval.coco import average_precision
 from evburst.eval.energy import COST_TABLES
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -47,12 +46,12 @@ from evburst.models.spiking.adaptive import least_tau
 from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice, Targets, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation
-from evburst.models.spiking.convert.importance import confidence
 from evburst.models.spiking.convert.report import conversion_report
 from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.rounding import integer_form
+from evburst.models.tasks import CLASSIFICATION, task_of
 
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
 _PATHS = ("root", "out", "weights", "blend_with", "init")
@@ -85,7 +84,7 @@ class ConvertConfig:
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
         burst: mean spikes of a burst, weighted by fan-out, that advanced calibration shall come down to: a third of it is the
             energy against the same network as a quantised one that skips zeros (INT8). None: as many as it likes.
-        max_loss: instead of a budget: points of AP that may be lost on windows of the split "select", by light calibration:
+        max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on windows of the split "select", by light calibration:
             the gradient descent of the advanced one comes after the choice.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
@@ -98,7 +97,7 @@ class ConvertConfig:
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
             0: every picture once.
         tuning_every: windows of advanced calibration after which that is done, and its state saved.
-        check_windows: windows of the validation split to measure AP and energy on; 0: all, -1: none.
+        check_windows: windows of the validation split (of recordings with a class: the test split) to measure on; 0: all, -1: none.
         seed: of which windows are shown; added to that of the training.
         cache: folder of simulated windows.
         note: free text for the record, e.g. where the pictures come from.
@@ -169,6 +168,9 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     """Fold, choose, calibrate, measure, save; returns the record that is saved with the weights."""
     started = time.perf_counter()
     run = Conversion(config)
+    reported = (
+        None if config.check_windows < 0 else run.windows("val", config.check_windows)
+    )  # now, lest it is missing at the end
     if config.continues:
         bundle = read_converted(config.weights)
         found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
@@ -185,6 +187,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     _LOG.info(report.table())
     record = {
         "dataset": run.settings.name,
+        "sensor_size": list(run.sensor_size),
         "training": {k: _portable(run.trained[k]) for k in _TRAINING if k in run.trained},
         "conversion": {
             **_portable(asdict(config)),
@@ -197,8 +200,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
             **provenance(),
         },
     }
-    if config.check_windows >= 0:
-        record["check"] = check(bundle, run.windows("val", config.check_windows))
+    if reported is not None:
+        record["check"] = check(bundle, reported)
     replace(bundle, record=record).save(out)
     return record
 
@@ -214,16 +217,24 @@ class Conversion:
     def __init__(self, config: ConvertConfig) -> None:
         self.config = config
         self.graph, self.head, self.trained = read_ann(config.weights)
+        self.task, self.scoring = task_of(self.head), scoring_of(self.head)
         if config.blend_with:
             self.graph = blended(self.graph, read_ann(config.blend_with)[0], config.blend)
         self.settings, self.stride = build(TrainConfig, self.trained["config"]), max(self.head.strides)
         calibration = self.windows("train", config.calibration_windows)
         self.grids = self._grids(calibration, range(len(calibration)))
+        self.sensor_size = calibration.spec.sensor_size
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        """Of a classifier: recordings of others are left out. A detector's data say their classes themselves."""
+        return self.head.classes if self.task.name == CLASSIFICATION else ()
 
     @cached_property
     def targets(self) -> Targets:
         """What the ANN does with the calibration windows."""
-        return record_targets(self.graph, self.grids, confidence(Runner(self.graph)(self.grids), self.head))
+        confidence = self.task.confidence(Runner(self.graph)(self.grids), self.head)
+        return record_targets(self.graph, self.grids, confidence)
 
     @cached_property
     def tuning(self) -> Dataset:
@@ -231,9 +242,9 @@ class Conversion:
         return self.windows(SELECT, self.config.tuning_windows)
 
     @cached_property
-    def tuning_ap(self) -> float:
-        """The ANN's AP on them."""
-        return score(self.unconverted, self.tuning, ann=True)[0].ap
+    def tuning_score(self) -> float:
+        """The ANN's AP or top-1 on them."""
+        return score(self.unconverted, self.tuning, ann=True)[0].value
 
     def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
         """Windows of the data that the network was trained on, or of the root given instead.
@@ -248,7 +259,10 @@ class Conversion:
         with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
             progress = _absolute(bar)
             seed = s.schedule.seed + _SEEDS_APART * c.seed + showing
-            opened = open_dataset(data, Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress))
+            request = Request(
+                split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress, task=self.task.name, classes=self._classes
+            )
+            opened = open_dataset(data, request)
         left_out = getattr(opened, "left_out", ())
         if left_out and showing == 0:
             _LOG.info(
@@ -302,7 +316,7 @@ class Conversion:
         scored, stats = detect_all(Detector(bundle, PostConfig(score=0.001)), self.tuning)
         layers = [layer for batch in stats for layer in batch.layers]
         spent, graded = (sum(float(getattr(x, what).sum()) for x in layers) for what in ("synaptic_ops", "graded_ops"))
-        return Checked(self.tuning_ap - scored.ap, spent / len(self.tuning), spent / max(graded, 1.0))
+        return Checked(self.tuning_score - scored.value, spent / len(self.tuning), spent / max(graded, 1.0))
 
     def _identity(self, bundle: DetectorBundle, descent: Descent) -> str:
         """Identity of a descent: where it starts and how it continues."""
@@ -316,21 +330,20 @@ class Conversion:
         return digest.hexdigest()
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
-        """The agreement of boxes after which `detect.py --adaptive` may stop, and the mean timesteps it needs."""
+        """The threshold from which `--adaptive` may stop, and the mean timesteps it needs."""
         if bundle.parameters.timesteps == 1:
             return {}
         windows = self.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
         detector = Detector(bundle, PostConfig(score=0.001), engine="reference")
-        size, labels, steps = windows.spec.sensor_size, [], []
+        size, labels, names, steps = windows.spec.sensor_size, [], [], []
         for item in (windows[i] for i in range(len(windows))):
             grid = voxel_batch([item.window], bundle.voxel, size, bundle.stride)
             steps.append(detector.step_by_step(grid, size))
             labels.append(item.boxes)
-        ap: Callable[[list[Detections]], float] = lambda found: average_precision(labels, found, windows.spec.classes).ap  # noqa: E731
-        tau, used = least_tau(steps, ap, _ADAPTIVE_LOSS)
-        return {
-            "adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss_ap": _ADAPTIVE_LOSS}
-        }
+            names.append(item.name)
+        value: Callable[[list[Any]], float] = lambda found: self.scoring.score(labels, found, names, self.head.classes).value  # noqa: E731
+        tau, used = least_tau(steps, value, _ADAPTIVE_LOSS, self.task.settled)
+        return {"adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss": _ADAPTIVE_LOSS}}
 
     def choose(self) -> tuple[dict[str, Choice], dict[str, Any]]:
         """A point of the frontier, and the record of the search."""
@@ -362,7 +375,7 @@ class Conversion:
         for _ in tqdm(range(_SEARCH_ROUNDS), desc="search", disable=not show_progress()):
             middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
             scored, operations = score(self.calibrated(frontier.point(middle)), self.tuning)
-            lost = self.tuning_ap - scored.ap
+            lost = self.tuning_score - scored.value
             tried.append({"share": float(operations * self.share_per_operation()), "lost_ap": round(lost, 2), "point": middle})
             if lost <= max_loss:
                 best, high = middle, np.log(share[middle])

@@ -24,6 +24,7 @@ from evburst.app.inference import BATCH, Inference, WindowResult, pick_device
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
+from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
@@ -33,6 +34,7 @@ from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figu
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
 
@@ -111,12 +113,17 @@ def open_inference(
     sensor_size: SensorSize,
     faults: Faults | None = None,
     maps: bool = False,
+    task: str = DETECTION,
 ) -> Inference:
     """The network of loaded weights, ready for windows of a sensor.
 
     Raises:
-        ConfigError: the engine or the device is not available, or T does not suit the other settings.
+        ConfigError: the engine or the device is not available, T does not suit the other settings, or the weights are for another task.
     """
+    own = task_of(bundle.head).name
+    if own != task:
+        other = "evburst classify" if own == CLASSIFICATION else "evburst detect"
+        raise ConfigError(f"weights {config.weights} are for {own}, not for {task}: use {other}")
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError("adaptive: there is nothing to stop at T = 1; pass --timesteps 2 or more")

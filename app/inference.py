@@ -1,6 +1,6 @@
 """From a window to its result: the one way events reach a network, whoever asks.
 
-    windows ──► binning ──► grids ──► network ──► boxes and counts ──► WindowResult
+    windows ──► binning ──► grids ──► network ──► boxes or a class ──► WindowResult
                 thread                batches     (Detector)           (energy, latency)
 
 `detect`, `live`, `evaluate`, the validation of `train` and the checks of `convert` all go through `Inference`: binning, windows
@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
+from evburst.data.classification import Classification
 from evburst.data.datasets import Dataset
 from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
@@ -30,10 +31,11 @@ from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, vo
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals, energy_report
 from evburst.models.detector import Detector
+from evburst.models.tasks import Found
 
 Stats = SpikeStats | ActivityStats
 Maps = dict[str, NDArray[np.float32]]
-Answer = tuple[Detections, Stats | None, Maps]
+Answer = tuple[Found, Stats | None, Maps]
 
 BATCH = 8
 """Windows computed together where latency does not matter."""
@@ -43,15 +45,15 @@ _AHEAD = 2
 
 
 class GridNetwork(Protocol):
-    """What turns grids into boxes: `models.detector.Detector`, or a network in training."""
+    """What turns grids into boxes or class scores: `models.detector.Detector`, or a network in training."""
 
     classes: tuple[str, ...]
     stride: int
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> tuple[list[Detections], Stats | None]:
-        """Boxes of each grid `(N, 2 * bins, H, W)` uint8, and what was counted (None: nothing)."""
+    ) -> tuple[Sequence[Found], Stats | None]:
+        """What is found in each grid `(N, 2 * bins, H, W)` uint8, and what was counted (None: nothing)."""
         ...
 
     def dense_macs(self, height: int, width: int) -> int:
@@ -86,7 +88,7 @@ class WindowResult:
     Attributes:
         t0_us, t1_us: the window on the recording's clock.
         grid: `(2 * bins, H, W)` uint8, padded to the network's stride; reused after the next result unless copied.
-        detections: boxes at the window's end, in sensor pixels.
+        detections: boxes at the window's end, in sensor pixels; none of a classifier.
         events: events of the window that lie on the sensor.
         idle: the window had too few events and did not go through the network: no boxes, no energy.
         stats: spikes and operations layer by layer (of the ANN: activity, where it was counted); None if idle or not counted.
@@ -99,6 +101,7 @@ class WindowResult:
         ann_energy_pj: energy of the dense ANN for the same window; 0 if idle, so that both sides count the same windows.
         latency_ms: binning, network, decoding and NMS of this window (of its whole batch, if there were several).
         maps: the read-outs that the boxes are decoded from, `(C, h, w)` float32 each, by name; None unless asked for.
+        classification: class scores; None of a detector, or if the window was idle.
     """
 
     t0_us: int
@@ -116,6 +119,12 @@ class WindowResult:
     ann_energy_pj: float
     latency_ms: float
     maps: Maps | None = None
+    classification: Classification | None = None
+
+    @property
+    def found(self) -> Found:
+        """The class scores, or of a detector the boxes; no boxes if the window was idle."""
+        return self.classification or self.detections
 
     def count_into(self, totals: EnergyTotals) -> None:
         """Add this window to the energy account of a run: as idle, by its spikes, or as one of the ANN."""
@@ -275,6 +284,7 @@ class Inference:
     def _result(self, binned: BinnedWindow, answer: Answer | None, seconds: float) -> WindowResult:
         """The result of what the network answered; None: it was idle."""
         found, stats, maps = answer or (Detections.empty(binned.t1_us), None, {})
+        scores = found if isinstance(found, Classification) else None
         energy, idle = None, answer is None
         energy_pj = 0.0 if idle else self.ann_pj
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
@@ -286,7 +296,7 @@ class Inference:
             t0_us=binned.t0_us,
             t1_us=binned.t1_us,
             grid=binned.grid,
-            detections=found,
+            detections=found if isinstance(found, Detections) else Detections.empty(binned.t1_us),
             events=binned.events,
             idle=idle,
             stats=stats,
@@ -298,6 +308,7 @@ class Inference:
             ann_energy_pj=0.0 if idle else self.ann_pj,
             latency_ms=1000 * seconds,
             maps=maps or None,
+            classification=scores,
         )
 
 
@@ -308,12 +319,14 @@ class DatasetBatch:
     Attributes:
         items: their numbers.
         labels: the boxes to be found, clipped to the sensor.
+        names: the recording or picture of each.
         events, outside: events in these windows that lie on the sensor, and that do not.
         results: of every network, for every item.
     """
 
     items: Sequence[int]
     labels: list[Detections]
+    names: list[str]
     events: int
     outside: int
     results: list[list[WindowResult]]
@@ -329,37 +342,56 @@ def over_dataset(
     numbers = list(items)
     groups = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
 
-    def read(some: Sequence[int]) -> tuple[list[Detections], list[BinnedWindow]]:
+    def read(some: Sequence[int]) -> tuple[list[Detections], list[str], list[BinnedWindow]]:
         windows = [dataset[i] for i in some]
         binned = [networks[0].bin(item.window, networks[0].new_grid()) for item in windows]
-        return [item.boxes for item in windows], binned
+        return [item.boxes for item in windows], [item.name for item in windows], binned
 
     with ThreadPoolExecutor(1, "reading") as pool:
         waiting = deque(pool.submit(read, some) for some in groups[:2])
         for number, some in enumerate(groups):
-            labels, binned = waiting.popleft().result()
+            labels, names, binned = waiting.popleft().result()
             if number + 2 < len(groups):
                 waiting.append(pool.submit(read, groups[number + 2]))
             yield DatasetBatch(
                 some,
                 labels,
+                names,
                 sum(window.events for window in binned),
                 sum(window.outside for window in binned),
                 [network.run(binned) for network in networks],
             )
 
 
-def detections_and_labels(
+@dataclass
+class Answers:
+    """What a network made of a whole data set.
+
+    Attributes:
+        found: in every item; of a window that was idle no boxes.
+        labels: the boxes to be found, or the class.
+        names: the recording or picture of each.
+        stats: counts of the windows that went through the network.
+    """
+
+    found: list[Found] = field(default_factory=list)
+    labels: list[Detections] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    stats: list[Stats] = field(default_factory=list)
+
+
+def answers(
     network: Inference, dataset: Dataset, progress: Callable[[int], object] = lambda windows: None, batch: int = 2 * BATCH
-) -> tuple[list[Detections], list[Detections], list[Stats]]:
-    """Predictions and labels of a whole data set, and the counts of the windows that went through the network."""
-    predictions, labels, stats = list[Detections](), list[Detections](), list[Stats]()
+) -> Answers:
+    """What a network finds in a whole data set, beside the labels."""
+    all_ = Answers()
     for done in over_dataset([network], dataset, range(len(dataset)), batch):
-        predictions += [result.detections for result in done.results[0]]
-        stats += [result.stats for result in done.results[0] if result.stats is not None]
-        labels += done.labels
+        all_.found += [result.found for result in done.results[0]]
+        all_.stats += [result.stats for result in done.results[0] if result.stats is not None]
+        all_.labels += done.labels
+        all_.names += done.names
         progress(len(done.items))
-    return predictions, labels, stats
+    return all_
 
 
 def concatenate(stats: Sequence[Stats]) -> Stats:

@@ -1,4 +1,4 @@
-"""`evburst.Detector`: detection in recordings, streams and arrays from Python. Writes nothing to disk."""
+"""`evburst.Detector` and `evburst.Classifier`: recordings, streams and arrays from Python. Writes nothing to disk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from evburst.app.classify import mean_of, open_recording, sensor_of
 from evburst.app.config import build
 from evburst.app.detect import DetectConfig, open_inference
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.arrays import as_events
+from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
+from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream
@@ -44,6 +47,8 @@ class Detector:
     Raises:
         EvburstError: the weights or a setting cannot be used.
     """
+
+    _task = DETECTION
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class Detector:
         """
         stream: EventStream
         if isinstance(source, str | Path):
-            stream, name = open_events(source, self._size, self.config.format, options=self.config.reading), str(source)
+            stream, name = self._opened(Path(source)), str(source)
         elif hasattr(source, "windows") and hasattr(source, "sensor_size"):
             stream, name = source, "stream"
         else:
@@ -90,7 +95,7 @@ class Detector:
         start_us = None
         if c.start_s and (first := first_us(stream)) is not None:
             start_us = first + round(1e6 * c.start_s)
-        return self._results(inference, filtered, filtered.windows(inference.voxel.window_us, start_us), name)
+        return self._results(inference, filtered, self._windows(filtered, inference.voxel.window_us, start_us), name)
 
     def __call__(self, events: Any) -> list[WindowResult]:
         """Detect in events in memory, in any form that `as_events` accepts.
@@ -124,6 +129,12 @@ class Detector:
         if stream.faults.found():
             log.warning("%s: repaired: %s", name, stream.faults)
 
+    def _opened(self, path: Path) -> EventStream:
+        return open_events(path, self._size, self.config.format, options=self.config.reading)
+
+    def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
+        return stream.windows(window_us, start_us)
+
     def _array(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):
             return events
@@ -134,9 +145,56 @@ class Detector:
     def _inference(self, size: SensorSize) -> Inference:
         """Return the network planned for a sensor size, from a cache."""
         if size not in self._inferences:
-            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps)
+            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps, task=self._task)
         return self._inferences[size]
 
     def __repr__(self) -> str:
         t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"
-        return f"Detector({self.config.weights!r}, {t}, classes: {', '.join(self.classes)})"
+        return f"{type(self).__name__}({self.config.weights!r}, {t}, classes: {', '.join(self.classes)})"
+
+
+class Classifier(Detector):
+    """A classifier of bundled weights or of a weights file; used as a Detector.
+
+        print(Classifier("nmnist").classify("00001.bin").label)
+        for result in Classifier("dvs128-objects").stream("mug.aedat"):
+            print(result.classification)
+
+    Args:
+        weights: bundled weights by name, or a file.
+        sensor_size: (W, H) px, or "WxH"; None: as the file states it, or else as the weights were trained.
+        settings: any other setting of `evburst classify` (evburst.app.classify.ClassifyConfig).
+
+    Attributes:
+        classes: class names, in the order of `Classification.scores`.
+
+    Raises:
+        EvburstError: the weights or a setting cannot be used, or the weights are a detector's.
+    """
+
+    _task = CLASSIFICATION
+
+    def __init__(
+        self,
+        weights: str | Path = "nmnist",
+        *,
+        sensor_size: tuple[int, int] | str | None = None,
+        maps: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(weights, sensor_size=sensor_size, maps=maps, **settings)
+        self._size = self._size or sensor_of(self._bundle)
+
+    def classify(self, source: Any) -> Classification | None:
+        """The class scores of a whole recording: the mean of its windows'; None if every window was idle.
+
+        Args:
+            source: see `stream`.
+        """
+        return mean_of(list(self.stream(source)))
+
+    def _opened(self, path: Path) -> EventStream:
+        return open_recording(path, self.config, self._bundle)
+
+    def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
+        return filled_windows(stream.windows(window_us, start_us))

@@ -1,4 +1,4 @@
-"""Training a detector: plain torch, EMA, cosine, resume after a kill, several processes, best checkpoint by validation AP."""
+"""Training a detector or a classifier: plain torch, EMA, cosine, resume after a kill, several processes, best checkpoint by validation."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ from tqdm import tqdm
 
 from evburst.app import console
 from evburst.app.config import to_dict
-from evburst.app.inference import Inference, detections_and_labels
+from evburst.app.inference import Inference, answers
 from evburst.app.plots.training import Curves
 from evburst.app.provenance import provenance
-from evburst.data.boxes import Detections
+from evburst.app.scoring import SCORINGS, Score, Scoring, scoring_of
+from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
-from evburst.eval.coco import AveragePrecision, average_precision
 from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.burst_aware import burst_aware
-from evburst.models.detectors import NetworkConfig, build_network
-from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.detectors import NetworkConfig, build_network, task_of_architecture, training_stride
+from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.initialise import start_from
+from evburst.models.tasks import Found, task_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class ScheduleConfig:
         optimizer: "adamw" or "sgd" (momentum 0.9).
         learning_rate, weight_decay: warm-up over `warmup_steps`, then cosine to 2 %; no decay on biases and norms.
         warmup_steps: steps over which the learning rate rises linearly.
-        plain_epochs: last epochs without mosaics, zoom, stretched time and erased patches, on windows as they are.
+        plain_epochs: last epochs without mosaics, zoom, turning, shaking, stretched time and erased patches, on windows as they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
         amp: convolutions in bfloat16 where the device has matrix instructions for it.
@@ -127,12 +129,8 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
 
 def network_config(config: TrainConfig, classes: tuple[str, ...], size: SensorSize) -> NetworkConfig:
     """The network a run trains on data of these classes and this sensor."""
-    width, height = padded_size(size, TRAIN_STRIDE)
+    width, height = padded_size(size, training_stride(config.architecture, size))
     return NetworkConfig(config.architecture, config.activation, config.voxel.channels, classes, (width, height))
-
-
-TRAIN_STRIDE = 64
-"""Training grids are padded to multiples of the largest stride of any detector."""
 
 
 class Trainer:
@@ -144,16 +142,19 @@ class Trainer:
         self.out = Path(config.out)
         self._provenance = provenance()  # of the code that runs, not of what is committed by the time it ends
         s = config.schedule
-        torch.manual_seed(s.seed)
+        self.task = task_of_architecture(config.architecture)
+        self.scoring: Scoring = SCORINGS[self.task]
         self.val, self.train = self._datasets()
+        torch.manual_seed(s.seed)
         size = self.train.spec.sensor_size
+        self.stride = training_stride(config.architecture, size)
         self.network_config = network_config(config, self.train.spec.classes, size)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network: Any = build_network(self.network_config)
         self.model: Any = network.to(self.device).to(memory_format=torch.channels_last)
         if config.init:
             some = [self.train[i].window for i in range(min(64, len(self.train)))]
-            grids = torch.from_numpy(voxel_batch(some, config.voxel, size, TRAIN_STRIDE))
+            grids = torch.from_numpy(voxel_batch(some, config.voxel, size, self.stride))
             start_from(self.model, config.init, grids.to(self.device).float())
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -168,12 +169,12 @@ class Trainer:
         self._step: Any = nn.parallel.DistributedDataParallel(self._loss) if self.world > 1 else self._loss
         self.steps_per_epoch = len(self.train) // s.batch
         self.total_steps = self.steps_per_epoch * s.epochs
-        self.epoch, self.best_ap = 0, -1.0
+        self.epoch, self.best = 0, -1.0
         self._resume()
         if self.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
-        self._curves = Curves(self.out, self._loss.names) if self.rank == 0 else None
+        self._curves = Curves(self.out, self._loss.names, self.scoring.figures) if self.rank == 0 else None
 
     def run(self) -> None:
         """All epochs that are left."""
@@ -184,8 +185,8 @@ class Trainer:
             if self._curves is not None:
                 scored = validate(self.ema, self.val, self.config)
                 self._curves.add(self.epoch, loss, scored, time.perf_counter() - started)
-                if scored.ap >= self.best_ap:
-                    self.best_ap = scored.ap
+                if scored.value >= self.best:
+                    self.best = scored.value
                     self._save_best(scored)
                 self._save_last()
             if self.world > 1:
@@ -197,10 +198,10 @@ class Trainer:
         if self.rank > 0:
             dist.barrier()
         found = []
-        for split, n in (("val", s.val_windows), ("train", s.windows)):
+        for split, n in ((self.scoring.validates_on, s.val_windows), ("train", s.windows)):
             with tqdm(desc=f"simulate {split}", unit="win", disable=not self.show_progress) as bar:
                 progress = partial(_move_to, bar)
-                request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, progress)
+                request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, progress, task=self.task)
                 found.append(open_dataset(c.data, request))
         if self.rank == 0 and self.world > 1:
             dist.barrier()
@@ -244,8 +245,10 @@ class Trainer:
         """This process's share of a batch: grids, boxes, labels, and the grid that each box belongs to."""
         c, size = self.config, self.train.spec.sensor_size
         change = c.augment
+        if self.task == CLASSIFICATION:
+            change = replace(change, mosaic=0.0)  # four windows have four classes
         if self.epoch >= c.schedule.epochs - c.schedule.plain_epochs:
-            change = replace(change, mosaic=0.0, zoom=0.0, stretch=0.0, erase=0.0)
+            change = replace(change, mosaic=0.0, zoom=0.0, stretch=0.0, erase=0.0, rotate=0.0, shake=0.0)
         windows, found = [], []
         for i in batch[self.rank :: self.world]:
             rng = np.random.default_rng([c.schedule.seed, self.epoch, int(i)])
@@ -253,7 +256,7 @@ class Trainer:
             window, boxes = augment([self.train[int(k)] for k in (i, *others)], size, change, rng)
             windows.append(window)
             found.append(boxes)
-        grids = torch.from_numpy(voxel_batch(windows, c.voxel, size, TRAIN_STRIDE))
+        grids = torch.from_numpy(voxel_batch(windows, c.voxel, size, self.stride))
         x = grids.contiguous(memory_format=torch.channels_last).float()  # here, beside the step that is being taken
         boxes_xyxy = torch.from_numpy(np.concatenate([f.boxes_xyxy for f in found]))
         labels = torch.from_numpy(np.concatenate([f.labels for f in found]))
@@ -275,12 +278,13 @@ class Trainer:
             else:
                 mine.copy_(new)
 
-    def _save_best(self, scored: AveragePrecision) -> None:
+    def _save_best(self, scored: Score) -> None:
         record = {
             "config": to_dict(self.config),
             "network": asdict(self.network_config),
             "epoch": self.epoch,
-            "validation": asdict(scored),
+            "validation": scored.record,
+            **({"chosen_on": SELECT} if self.scoring.validates_on == SELECT else {}),
             **self._provenance,
         }
         save_tensors(self.out / "best.safetensors", "ann", self.ema.state_dict(), record)
@@ -290,7 +294,7 @@ class Trainer:
         tensors |= {f"ema/{k}": v.clone() for k, v in self.ema.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
         tensors |= {f"optimizer/{i}/{k}": v for i, entry in state.items() for k, v in entry.items() if v is not None}
-        record = {"epoch": self.epoch, "best_ap": self.best_ap}
+        record = {"epoch": self.epoch, "best": self.best}
         save_tensors(self.out / "last.safetensors", "training", tensors, record)
 
     def _refuse_other_settings(self) -> None:
@@ -311,7 +315,7 @@ class Trainer:
             return
         self._refuse_other_settings()
         tensors, record = load_tensors(path, "training")
-        self.epoch, self.best_ap = record["epoch"], record["best_ap"]
+        self.epoch, self.best = record["epoch"], record["best"]
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -399,27 +403,27 @@ def _move_to(bar: Any, done: int) -> None:
 class _Validated:
     """A network in training as what `Inference` runs."""
 
-    def __init__(self, model: Any, amp: bool) -> None:
-        self.classes, self.stride = model.head_spec.classes, TRAIN_STRIDE
+    def __init__(self, model: Any, amp: bool, stride: int) -> None:
+        self.classes, self.stride, self._task = model.head_spec.classes, stride, task_of(model.head_spec)
         self._model, self._device = model, next(model.parameters()).device
         self._amp = amp and _has_bfloat16(self._device)
 
     @torch.no_grad()
-    def detect(self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]) -> tuple[list[Detections], None]:
+    def detect(self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]) -> tuple[Sequence[Found], None]:
         """See GridNetwork: boxes scored from 0.001, at most 100."""
         x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
             maps = self._model(x)
-        return decode(maps, self._model.head_spec, PostConfig(score=0.001), sensor_size, list(t_us)), None
+        return self._task.decode(maps, self._model.head_spec, PostConfig(score=0.001), sensor_size, t_us), None
 
     def dense_macs(self, height: int, width: int) -> int:
         """See GridNetwork: energy is of no interest in training."""
         return 0
 
 
-def validate(model: Any, windows: Dataset, config: TrainConfig) -> AveragePrecision:
-    """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows."""
-    network = _Validated(model, config.schedule.amp)
+def validate(model: Any, windows: Dataset, config: TrainConfig) -> Score:
+    """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows, or top-1 of a classifier."""
+    network = _Validated(model, config.schedule.amp, training_stride(config.architecture, windows.spec.sensor_size))
     inference = Inference(network, config.voxel, windows.spec.sensor_size, spiking=False)
-    predictions, labels, _ = detections_and_labels(inference, windows)
-    return average_precision(labels, predictions, windows.spec.classes)
+    all_ = answers(inference, windows)
+    return scoring_of(model.head_spec).score(all_.labels, all_.found, all_.names, windows.spec.classes)

@@ -42,10 +42,10 @@ from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
-from evburst.models.spiking.convert.importance import confidence
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.network import signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
+from evburst.models.tasks import task_of
 
 BATCH = 4
 QUANTILE = 0.999
@@ -117,7 +117,9 @@ class Ours(Contender):
 
     def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
         graph, grids = setting.graph, setting.calibration
-        targets = record_targets(graph, grids, confidence(Runner(graph)(grids), setting.bundle.head))
+        targets = record_targets(
+            graph, grids, task_of(setting.bundle.head).confidence(Runner(graph)(grids), setting.bundle.head)
+        )
         made = ((t, calibrate(graph, targets, t, Choice(self._phi), "light")) for t in timesteps)
         max_count = setting.bundle.voxel.max_count
         self._networks = {t: open_engine("auto", *network, max_count) for t, network in made}

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import DataError
 from evburst.data.extras import require
+
+if TYPE_CHECKING:
+    from evburst.eval.class_results import ClassResults
 
 VERSION = 1
 
@@ -232,6 +237,11 @@ class Details:
     layers: tuple[Layer, ...] = ()
 
 
+def network_label(model: str, timesteps: int | None) -> str:
+    """A network as tables name it."""
+    return {"ann": "ANN", "snn": f"SNN, T = {timesteps}"}.get(model, model)
+
+
 @dataclass(frozen=True)
 class NetworkResult:
     """Results of one network, or of one set of box files.
@@ -279,7 +289,7 @@ class NetworkResult:
     @property
     def label(self) -> str:
         """Name of the network in tables."""
-        return {"ann": "ANN", "snn": f"SNN, T = {self.timesteps}"}.get(self.model, self.model)
+        return network_label(self.model, self.timesteps)
 
 
 @dataclass(frozen=True)
@@ -328,6 +338,7 @@ class Results:
         files: the pairs of box files.
         clock: what each time measures.
         timing: timing of the evaluation.
+        task: "detection"; `evburst.eval.class_results.ClassResults` holds the results of a classifier.
     """
 
     __pydantic_config__ = _STRICT
@@ -356,12 +367,10 @@ class Results:
     files: tuple[FilePair, ...] = ()
     clock: dict[str, str] = field(default_factory=dict)
     timing: RunTiming | None = None
+    task: Literal["detection"] = "detection"
 
     def __post_init__(self) -> None:
-        if self.version != VERSION:
-            raise ValueError(f"version is {self.version}; this program reads version {VERSION}")
-        if not self.results:
-            raise ValueError("results is empty")
+        check_version(self.version, self.results)
 
     @property
     def main(self) -> NetworkResult:
@@ -375,17 +384,25 @@ class Results:
         return f"{self.weights or 'predictions'} on {self.dataset}{split}"
 
 
-def parse(content: dict[str, Any]) -> Results:
-    """Check a dictionary in JSON types and convert it.
+def check_version(version: int, results: Sequence[object]) -> None:
+    """Raise ValueError for another version, or without a result."""
+    if version != VERSION:
+        raise ValueError(f"version is {version}; this program reads version {VERSION}")
+    if not results:
+        raise ValueError("results is empty")
+
+
+def parse(content: dict[str, Any]) -> Results | ClassResults:
+    """Check a dictionary in JSON types and convert it, by its `task`.
 
     Raises:
         DataError: a field is missing, unknown or of the wrong type; the message names it.
     """
-    adapter = _adapter()
+    adapter = _adapter(content.get("task") == CLASSIFICATION)
     from pydantic import ValidationError
 
     try:
-        results: Results = adapter.validate_python(content)
+        results: Results | ClassResults = adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "results"
@@ -393,7 +410,7 @@ def parse(content: dict[str, Any]) -> Results:
     return results
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: Path) -> Results | ClassResults:
     """Read a results.json.
 
     Raises:
@@ -413,7 +430,7 @@ def read_results(path: Path) -> Results:
         raise DataError(f"{path}: {error}") from None
 
 
-def to_json(results: Results) -> str:
+def to_json(results: Results | ClassResults) -> str:
     """Serialise results as written to the file."""
     return json.dumps(finite(asdict(results)), indent=1, allow_nan=False) + "\n"
 
@@ -428,13 +445,25 @@ def finite(value: Any) -> Any:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of results.json."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
-
-
-@cache
-def _adapter() -> Any:
+    """Return the JSON Schema (2020-12) of results.json, for either task."""
     require("pydantic", "eval", "checking results.json")
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Results)
+    from evburst.eval.class_results import ClassResults
+
+    either: Any = TypeAdapter(Results | ClassResults)
+    schema = either.json_schema()
+    detection, classification = schema.pop("anyOf")
+    task = {"properties": {"task": {"const": CLASSIFICATION}}, "required": ["task"]}
+    own = {"if": task, "then": classification, "else": detection}  # so that an error names a field, not the union
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, **own}
+
+
+@cache
+def _adapter(classification: bool = False) -> Any:
+    require("pydantic", "eval", "checking results.json")
+    from pydantic import TypeAdapter
+
+    from evburst.eval.class_results import ClassResults
+
+    return TypeAdapter(ClassResults if classification else Results)

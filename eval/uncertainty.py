@@ -27,7 +27,7 @@ _MIN_UNITS = 2
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of AP in percentage points.
+    """A difference of AP, or of top-1, in percentage points.
 
     Attributes:
         mean: the difference on the whole set.
@@ -91,8 +91,8 @@ def ap_losses(
         draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
         repeats = draws[:, units]
         drawn = resampled_ap(first, repeats) - resampled_ap(second, repeats)
-    by_iou = {iou: _interval(measured[k], drawn[:, k], count) for k, iou in enumerate(IOUS)}
-    return Losses(_interval(measured.mean(), drawn.mean(1), count), by_iou["0.50"], by_iou)
+    by_iou = {iou: interval_of(measured[k], drawn[:, k], count) for k, iou in enumerate(IOUS)}
+    return Losses(interval_of(measured.mean(), drawn.mean(1), count), by_iou["0.50"], by_iou)
 
 
 def resampled_ap(classes: Sequence[ClassMatches], repeats: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -134,7 +134,8 @@ def _over_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def _interval(measured: float, drawn: NDArray[np.float64], units: int) -> Interval:
+def interval_of(measured: float, drawn: NDArray[np.float64], units: int) -> Interval:
+    """A difference with the interval that CONFIDENCE of the resamples `drawn` lie in; without any, alone."""
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return Interval(float(measured), None, None, 0, units)

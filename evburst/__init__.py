@@ -16,19 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evburst.app.inference import WindowResult
-    from evburst.app.library import Detector
+    from evburst.app.library import Classifier, Detector
     from evburst.data.boxes import Detections
+    from evburst.data.classification import Classification
     from evburst.data.errors import EvburstError
     from evburst.data.events import SensorSize
     from evburst.data.readers import open_events
 
-__all__ = ["Detections", "Detector", "EvburstError", "SensorSize", "WindowResult", "open_events"]
+__all__ = [
+    "Classification",
+    "Classifier",
+    "Detections",
+    "Detector",
+    "EvburstError",
+    "SensorSize",
+    "WindowResult",
+    "open_events",
+]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models" / "graph.py").is_file():
     __path__.append(str(_CHECKOUT))
 
 _FROM = {
+    "Classification": "evburst.data.classification",
+    "Classifier": "evburst.app.library",
     "Detections": "evburst.data.boxes",
     "Detector": "evburst.app.library",
     "EvburstError": "evburst.data.errors",

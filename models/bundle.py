@@ -34,6 +34,7 @@ from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
 from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from evburst.models.tasks import task_of
 
 FORMAT = "evburst-1"
 """Version of the layout; a reader refuses any other."""
@@ -128,6 +129,17 @@ def find_weights(weights: str | Path) -> Path:
         return Path(weights)
     known = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
     raise CheckpointError(f"weights {str(weights)!r}: no such bundled weights (bundled: {known}) and not a file name")
+
+
+def bundled_weights(task: str) -> list[str]:
+    """Return the names of the bundled weights for a task (models/tasks)."""
+    found = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        with _opened(path) as (_, header):
+            head = head_of(METADATA(_metadata(path, header, "detector"), f"{path}: metadata")["head"])
+        if task_of(head).name == task:
+            found.append(path.stem)
+    return found
 
 
 @dataclass(frozen=True)

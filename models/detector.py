@@ -1,4 +1,4 @@
-"""A detector as it is used: grids in, boxes and spike counts out."""
+"""A network as it is used: grids in, boxes or class scores and spike counts out."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.data.boxes import Detections
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
 from evburst.data.stats import SpikeStats
 from evburst.models.bundle import DetectorBundle
-from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph, Runner
 from evburst.models.runtime import choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import is_integer
+from evburst.models.tasks import Found, task_of
 
 
 class Detector:
-    """Grids in, boxes out.
+    """Grids in; out come boxes, or of a classifier class scores (models/tasks).
 
     Args:
         bundle: the weights.
@@ -34,7 +34,7 @@ class Detector:
         timesteps: T; None for what the weights were calibrated for.
         device: where to run.
         engine: how the spiking network is run, see models/runtime.
-        adaptive: stop the timesteps of a window once its boxes agree this much (see models/spiking/adaptive.py); None: never.
+        adaptive: stop the timesteps of a window once it has settled this far (see models/spiking/adaptive.py); None: never.
 
     `adaptive` takes one grid a call, and is run by the reference engine.
     """
@@ -50,7 +50,7 @@ class Detector:
         adaptive: float | None = None,
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
-        self.classes, self.stride = bundle.head.classes, bundle.stride
+        self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
         self._adaptive = adaptive
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
@@ -84,37 +84,38 @@ class Detector:
         sensor_size: SensorSize,
         t_us: Sequence[int],
         readouts: dict[str, NDArray[np.float32]] | None = None,
-    ) -> tuple[list[Detections], SpikeStats | None]:
-        """Boxes of each grid, and the spikes it took (None for the ANN).
+    ) -> tuple[Sequence[Found], SpikeStats | None]:
+        """What is found in each grid, and the spikes it took (None for the ANN).
 
         Args:
             grids: `(N, 2 * bins, H, W)` uint8, padded to the stride.
             sensor_size: (W, H) px, to which boxes are clipped.
             t_us: the instant of each grid: its window's end.
-            readouts: filled with the maps that the boxes are decoded from, `(N, C, h, w)` each, by name (not if `adaptive`).
+            readouts: filled with the maps that are decoded, `(N, C, h, w)` each, by name (not if `adaptive`).
         """
         x = torch.from_numpy(grids).to(self.device)
         if self._ann is not None:
             maps, stats = self._ann(x.float()), None
         elif self._adaptive is not None:
-            boxes, stats = run_adaptive(self._snn, x, self._adaptive, self._decoder(sensor_size, t_us), SpikingState())
-            return [boxes], stats
+            decode = self._decoder(sensor_size, t_us)
+            found, stats = run_adaptive(self._snn, x, self._adaptive, decode, SpikingState(), self.task.settled)
+            return [found], stats
         else:
             maps, stats = self._snn.run(x)
         if readouts is not None:
-            readouts.update(zip(self.bundle.graph.outputs, (found.float().cpu().numpy() for found in maps), strict=True))
-        for name, found in zip(self.bundle.graph.outputs, maps, strict=True):
-            if not torch.isfinite(found).all():
+            readouts.update(zip(self.bundle.graph.outputs, (output.float().cpu().numpy() for output in maps), strict=True))
+        for name, output in zip(self.bundle.graph.outputs, maps, strict=True):
+            if not torch.isfinite(output).all():
                 raise CheckpointError(f"output {name!r} of the network is NaN or infinite: its weights are damaged")
-        return decode(maps, self.bundle.head, self.post, sensor_size, list(t_us)), stats
+        return self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us), stats
 
-    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Detections]:
-        """Boxes of one grid `(1, 2 * bins, H, W)` after each timestep."""
+    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Found]:
+        """What is found in one grid `(1, 2 * bins, H, W)` after each timestep."""
         x = torch.from_numpy(grid).to(self.device)
-        return [boxes for boxes, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
+        return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
 
-    def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Detections]:
-        return lambda maps: decode(maps, self.bundle.head, self.post, sensor_size, list(t_us))[0]
+    def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Found]:
+        return lambda maps: self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us)[0]
 
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""

@@ -57,20 +57,24 @@ class Head:
 
     Attributes:
         fields: checks of the fields it needs besides strides and classes; other kinds of heads leave these empty or 0.
-        channels: (head, level) -> number of channels of the box map and of the class map of that level.
+        maps: names of the maps of a level; the maps of all levels under the first name come before those under the second.
+        channels: (head, level) -> number of channels of each map of that level.
     """
 
     fields: Mapping[str, Callable[[Any, str], Any]]
-    channels: Callable[[HeadSpec, int], tuple[int, int]]
+    maps: tuple[str, ...]
+    channels: Callable[[HeadSpec, int], tuple[int, ...]]
 
 
 _ANCHOR = pair(number(1e-3, 1e5))
 HEADS = {
-    "yolo": Head({"reg_max": whole(1, 64)}, lambda spec, _: (4 * spec.reg_max, len(spec.classes))),
+    "yolo": Head({"reg_max": whole(1, 64)}, ("box", "class"), lambda spec, _: (4 * spec.reg_max, len(spec.classes))),
     "ssd": Head(
         {"anchors": items(items(_ANCHOR, 1, 64), *_LEVELS)},
+        ("box", "class"),
         lambda spec, level: (4 * len(spec.anchors[level]), (1 + len(spec.classes)) * len(spec.anchors[level])),
     ),
+    "classes": Head({"strides": items(whole(1, 1024), 1, 1)}, ("class",), lambda spec, _: (len(spec.classes),)),
 }
 
 METADATA = table(
@@ -177,15 +181,14 @@ def _check_size(graph: Graph, weights: Mapping[str, tuple[int, ...]], shapes: Ma
 
 
 def _check_maps(head: HeadSpec, maps: Sequence[Shape], grid: Shape) -> None:
-    """Check the maps that a head decodes: box maps of every level, then class maps of every level."""
-    levels = len(head.strides)
-    if len(maps) != 2 * levels:
-        raise CheckpointError(f"{len(maps)} outputs, but a head with {levels} strides has {2 * levels}")
+    """Check the maps that a head decodes: of a detector, box maps of every level, then class maps of every level."""
+    levels, kind = len(head.strides), HEADS[head.kind]
+    if len(maps) != len(kind.maps) * levels:
+        raise CheckpointError(f"{len(maps)} outputs, but a head with {levels} strides has {len(kind.maps) * levels}")
     if any(side % stride for side in grid[1:] for stride in head.strides):
         raise CheckpointError(f"metadata: head: the largest of strides {list(head.strides)} is not a multiple of the others")
     for level, stride in enumerate(head.strides):
-        channels = HEADS[head.kind].channels(head, level)
-        for what, shape, count in zip(("box", "class"), (maps[level], maps[levels + level]), channels, strict=True):
+        for what, shape, count in zip(kind.maps, maps[level::levels], kind.channels(head, level), strict=True):
             expected = (count, grid[1] // stride, grid[2] // stride)
             if shape != expected:
                 raise CheckpointError(

@@ -148,3 +148,11 @@ def test_numbers_that_json_does_not_have_become_null() -> None:
     assert content["weights_record"] == {}
     record = {"best": {"ap": float("nan"), "rows": [1.0, float("inf")]}, "note": "x"}
     assert finite(record) == {"best": {"ap": None, "rows": [1.0, None]}, "note": "x"}
+
+
+def test_the_json_schema_is_of_the_task() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    check = jsonschema.Draft202012Validator(json_schema())
+    content = json.loads(to_json(parse(results())))
+    content["task"] = "classification"
+    assert any(error.validator == "additionalProperties" for error in check.iter_errors(content))

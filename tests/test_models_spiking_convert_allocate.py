@@ -18,8 +18,10 @@ from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import position_weights
-from evburst.models.spiking.convert.sensitivity import BOXES, SensitivityTable, default_choices, divergence, measure
+from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 from evburst.models.spiking.network import SpikingNetwork
+from evburst.models.tasks import divergence, task_of
+from evburst.models.tasks.detection import BOXES
 from tests.conftest import activations
 
 CHOICES = (Choice(8), Choice(4), Choice(8, 2.0))
@@ -176,7 +178,7 @@ def test_boxes_count_more_where_scores_count_everywhere() -> None:
     pair = [boxes, classes], [other, classes]
     once = float(divergence(*pair, spec))
     assert once > 0
-    assert float(divergence(*pair, spec, True, overlap=0.0)) == pytest.approx(BOXES * once)
+    assert float(task_of(spec).divergence(*pair, spec, True, overlap=0.0)) == pytest.approx(BOXES * once)
     assert float(divergence(*pair, spec, True)) > BOXES * once  # boxes that overlap less
 
 

@@ -18,10 +18,10 @@ from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, _Fire, distil
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
 from evburst.models.spiking.rounding import integer_form, is_integer, rounded, spike_values
+from evburst.models.tasks import divergence, task_of
 from tests.conftest import Block, drawn
 
 SPEC = HeadSpec("yolo", (4,), 4, ("a", "b"))
@@ -221,7 +221,7 @@ def test_divergence_sees_edges_that_move(graph: Graph, batches: list[Tensor]) ->
     """1 minus the overlap of decoded boxes, weighted by confidence, cell by cell."""
     ann = Runner(graph)(batches[0])
     other = [ann[0] + 0.5 * torch.randn(ann[0].shape, generator=torch.Generator().manual_seed(1)), ann[1]]
-    parts = [divergence(ann, other, SPEC, everywhere=True, overlap=weight) for weight in (1.0, 0.0)]
+    parts = [task_of(SPEC).divergence(ann, other, SPEC, everywhere=True, overlap=weight) for weight in (1.0, 0.0)]
     sides = [boxes.reshape(4, 4, 4, *boxes.shape[2:]).softmax(2) for boxes in (ann[0], other[0])]
     lengths = [(side * torch.arange(4.0)[:, None, None]).sum(2) for side in sides]  # left, top, right, bottom from the centre
     boxes = [torch.stack([-x[:, 0], -x[:, 1], x[:, 2], x[:, 3]], -1).reshape(-1, 4).double().numpy() for x in lengths]
@@ -238,7 +238,7 @@ def test_boxes_of_an_ssd_overlap_as_they_are_decoded() -> None:
     maps = [[torch.randn(1, 8, 1, 1, generator=generator), scores] for _ in range(2)]
     found = [decode(m, spec, PostConfig(0.0, 1.0), SensorSize(64, 64), [0])[0] for m in maps]
     overlap = np.diag(iou_matrix(found[0].boxes_xyxy, found[1].boxes_xyxy))
-    parts = [divergence(*maps, spec, everywhere=True, overlap=weight) for weight in (1.0, 0.0)]
+    parts = [task_of(spec).divergence(*maps, spec, everywhere=True, overlap=weight) for weight in (1.0, 0.0)]
     assert float(parts[0] - parts[1]) == pytest.approx(float((found[0].scores * (1 - overlap)).sum()), rel=1e-3)
     assert float(divergence(maps[0], maps[0], spec, everywhere=True)) == pytest.approx(0, abs=1e-5)
 

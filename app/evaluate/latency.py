@@ -41,6 +41,14 @@ class Timing:
         """p50, p90 and p99 of the latency."""
         return {f"p{q}": round(float(np.percentile(self.latency_ms, q)), 3) for q in (50, 90, 99)}
 
+    def figures(self, streaming: dict[str, Any] | None = None) -> dict[str, Any]:
+        """As results show it, with the latency-aware AP where there is one."""
+        return {
+            "windows_per_s": self.windows_per_s,
+            "streaming": streaming,
+            "latencies_ms": [round(ms, 3) for ms in self.latency_ms],
+        }
+
 
 def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], object]) -> list[Timing]:
     """Every network in turn on each of up to so many windows, so that what disturbs the machine disturbs them alike."""

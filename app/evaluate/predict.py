@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evburst.app.inference import BATCH, Inference, Stats, concatenate, over_dataset
-from evburst.data.boxes import BBOX_DTYPE, Detections
+from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concatenate, over_dataset
+from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -30,13 +30,14 @@ from evburst.eval.protocol import RecordingBoxes
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
+from evburst.models.tasks import Found, task_of
 
 _APART_US = 1_000_000
-_VERSION = 3
+_VERSION = 4
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 
@@ -61,19 +62,24 @@ class PartResult:
         stats: what was counted, of every window that went through the network; None if all of them were idle.
         idle: windows that did not.
         faults: what was repaired in the recording, by kind.
+        scores: of a classifier, of every window: `(windows, K)` float32, NaN where it was idle; of a detector `(windows, 0)`.
+        names: the recording or picture of every window.
     """
 
     boxes: RecordingBoxes
     stats: Stats | None
     idle: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    names: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """As an .npz file."""
         b = self.boxes
         start = [] if b.start_us is None else [b.start_us]
-        arrays = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
+        arrays: dict[str, Any] = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
         arrays |= {"idle": np.array(self.idle), "faults": np.array(json.dumps(self.faults))}
+        arrays |= {"scores": self.scores, "names": np.array(json.dumps(self.names))}
         file = io.BytesIO()
         np.savez_compressed(file, **arrays, **_stats_to_arrays(self.stats))  # type: ignore[arg-type]
         return file.getvalue()
@@ -88,7 +94,8 @@ class PartResult:
             raise ValueError(str(error)) from None
         start = [int(t) for t in arrays["start_us"]]
         boxes = RecordingBoxes(arrays["labels"], arrays["predictions"], arrays["times_us"], start[0] if start else None)
-        return cls(boxes, _stats_from_arrays(arrays), int(arrays["idle"]), json.loads(str(arrays["faults"])))
+        faults, names = (json.loads(str(arrays[name])) for name in ("faults", "names"))
+        return cls(boxes, _stats_from_arrays(arrays), int(arrays["idle"]), faults, arrays["scores"], tuple(names))
 
 
 class _CountingAnn:
@@ -102,10 +109,11 @@ class _CountingAnn:
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> tuple[list[Detections], ActivityStats]:
+    ) -> tuple[Sequence[Found], ActivityStats]:
         """See GridNetwork."""
         maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float())
-        return decode(maps, self._bundle.head, self._post, sensor_size, list(t_us)), activity
+        head = self._bundle.head
+        return task_of(head).decode(maps, head, self._post, sensor_size, t_us), activity
 
     def dense_macs(self, height: int, width: int) -> int:
         """See GridNetwork."""
@@ -197,20 +205,25 @@ class Predictor:
         if not networks:
             return []
         start_us = self.dataset.start_us(part.items[0])
+        n_classes = len(self.dataset.spec.classes) if self.dataset.spec.whole else 0
         labels: list[NDArray[np.void]] = []
         times: list[int] = []
         predictions: list[list[NDArray[np.void]]] = [[] for _ in networks]
         counted: list[list[Stats]] = [[] for _ in networks]
+        scores: list[list[NDArray[np.float32]]] = [[] for _ in networks]
+        names: list[str] = []
         inside = outside = idle = 0
         for done in over_dataset([network.counted for network in networks], self.dataset, part.items):
             for k, i in enumerate(done.items):
                 boxes = self.dataset.labels(i)
                 times.append(_APART_US * (len(times) + 1) if start_us is None else boxes.t_us)
                 labels.append(replace(boxes, t_us=times[-1]).to_prophesee())
-                for found, counts, results in zip(predictions, counted, done.results, strict=True):
+                for found, counts, own, results in zip(predictions, counted, scores, done.results, strict=True):
+                    own.append(_scores_of(results[k], n_classes))
                     found.append(replace(results[k].detections, t_us=times[-1]).to_prophesee())
                     if (stats := results[k].stats) is not None:
                         counts.append(stats)
+            names += done.names
             inside, outside = inside + done.events, outside + done.outside
             idle += sum(result.idle for result in done.results[0])
             progress(len(done.items))
@@ -223,9 +236,16 @@ class Predictor:
                 concatenate(counts) if counts else None,
                 idle,
                 faults,
+                np.array(own, np.float32).reshape(len(names), n_classes),
+                tuple(names),
             )
-            for found, counts in zip(predictions, counted, strict=True)
+            for found, counts, own in zip(predictions, counted, scores, strict=True)
         ]
+
+
+def _scores_of(result: WindowResult, n_classes: int) -> NDArray[np.float32]:
+    """`(K,)` class scores of a window, NaN if it was idle; `(0,)` of a detector."""
+    return np.full(n_classes, np.nan, np.float32) if result.classification is None else result.classification.scores
 
 
 def _save(path: Path, result: PartResult) -> None:

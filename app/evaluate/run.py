@@ -1,4 +1,5 @@
-"""Detectors on labelled data: average precision by a named protocol, energy, latency. The pipeline behind evaluate.py."""
+"""Networks on labelled data: average precision by a named protocol, energy, latency. The pipeline behind evaluate.py; a classifier's
+own part is in classes.py."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +29,15 @@ from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
 from evburst.app.inference import BATCH, concatenate, pick_device
 from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
+from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.data.stats import ActivityStats, MemoryGeometry
+from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.coco import CocoResult
 from evburst.eval.energy import COST_TABLES
-from evburst.eval.protocol import match
+from evburst.eval.protocol import Protocol, match
 from evburst.eval.report.write import Picture, writable, write_report
 from evburst.eval.results import VERSION, finite
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
@@ -43,6 +46,7 @@ from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.cost import memory_geometry
+from evburst.models.tasks import task_of
 
 _OWN_SPECS = ("pedro", "1mpx")
 """Kinds of data whose classes and sensor are their own, whatever the weights were trained on."""
@@ -54,7 +58,7 @@ class EvaluateConfig:
 
     Attributes:
         data: which data; its spec and how pictures are shown come from the weights unless given.
-        split: train, val or test.
+        split: train, val or test; of recordings with a class train, select or test, which val stands for, too.
         weights: bundled weights by name, or a file.
         ann, snn: which networks of the weights.
         timesteps: timesteps T of the spiking network, one result for each; empty: as the weights were calibrated.
@@ -115,11 +119,21 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
     given = load_config(EvaluateConfig, file, assignments)
     bundle = DetectorBundle.load(given.weights)
     own = bundle.record.get("training", {}).get("config", {}).get("data", {})
+    if task_of(bundle.head).name == CLASSIFICATION:
+        return load_config(EvaluateConfig, file, assignments, {"data": _class_data(own, file, assignments)}), bundle
     spec = own.get("spec", bundle.record.get("dataset"))
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
     if "simulated" in own:
         base["simulated"] = own["simulated"]
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
+
+
+def _class_data(own: dict[str, Any], file: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Defaults of the data that a classifier is evaluated on: those that it was trained on, unless another kind is asked for."""
+    trained_on = {"kind": own["kind"]} if "kind" in own else {}
+    kind = load_config(EvaluateConfig, file, assignments, {"data": trained_on}).data.kind
+    names = ("kind", "classes", "held", "simulated") if kind == own.get("kind") else ("simulated",)
+    return {name: own[name] for name in names if name in own}
 
 
 def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[str, Any] | None:
@@ -134,7 +148,7 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
     """
     with process_group() as (rank, world):
         started = time.perf_counter()
-        evaluation = Evaluation(config, bundle, out, rank, world)
+        evaluation = evaluation_of(bundle)(config, bundle, out, rank, world)
         parts = gather(evaluation.predict(), world)
         if rank > 0:
             return None
@@ -145,8 +159,33 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
             "threads": torch.get_num_threads(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_report(results, out, *evaluation.pictures(parts))
+        evaluation.write(results, parts, out)
         return results
+
+
+def evaluation_of(bundle: DetectorBundle) -> type[Evaluation]:
+    """How networks of a task are evaluated."""
+    from evburst.app.evaluate.classes import ClassEvaluation
+
+    return {DETECTION: Evaluation, CLASSIFICATION: ClassEvaluation}[task_of(bundle.head).name]
+
+
+class Measured(NamedTuple):
+    """What one network did, whatever its task.
+
+    Attributes:
+        network: the network.
+        found: the result of every part.
+        timing: its latencies.
+        row: what results say of it beside its accuracy: model, timesteps, engine, energy, latency, memory, NeuroBench.
+        layers: energy by layer.
+    """
+
+    network: Network
+    found: list[PartResult]
+    timing: Timing
+    row: dict[str, Any]
+    layers: list[dict[str, Any]]
 
 
 class Evaluation:
@@ -155,11 +194,7 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig, bundle: DetectorBundle, out: Path, rank: int, world: int) -> None:
         self.config, self.bundle, self.rank, self.world = config, bundle, rank, world
         self._provenance = provenance()
-        default = "prophesee" if config.data.kind == "gen1" else "coco"
-        self.protocol = find_protocol(config.protocol or default)
-        self.voxel: VoxelConfig = bundle.voxel
-        if self.protocol.window_us:
-            self.voxel = replace(bundle.voxel, window_ms=self.protocol.window_us / 1000)
+        self.voxel = self.binning()
         self.dataset = self._open()
         device = pick_device(config.device)
         size = self.dataset.spec.sensor_size
@@ -176,6 +211,16 @@ class Evaluation:
         }
         self.predictor = Predictor(self.dataset, self.networks, writable(out) / "parts", settings)
 
+    @cached_property
+    def protocol(self) -> Protocol:
+        """That of the settings, or the data set's usual one."""
+        return find_protocol(self.config.protocol or ("prophesee" if self.config.data.kind == "gen1" else "coco"))
+
+    def binning(self) -> VoxelConfig:
+        """How windows are binned: as the network was trained, or as the protocol says."""
+        window_us = self.protocol.window_us
+        return replace(self.bundle.voxel, window_ms=window_us / 1000) if window_us else self.bundle.voxel
+
     def predict(self) -> dict[int, list[PartResult]]:
         """This process's share: the results of every network, by the part's number."""
         parts = list(enumerate(self.dataset.parts()))
@@ -186,6 +231,25 @@ class Evaluation:
 
     def results(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
         """Figures of every network over all parts."""
+        rows, scored = [], []
+        for measured in self.measure(parts):
+            row, result = self._row(measured)
+            rows.append(row)
+            scored.append(result)
+        self._add_losses(rows, scored, parts)
+        main = next((row for row in rows if row["model"] == "snn"), rows[0])
+        spec = self.dataset.spec
+        return {
+            "results": rows,
+            "ap_loss": main["ap_loss"],
+            "ap50_loss": main["ap50_loss"],
+            **describe(self.protocol, spec.sensor_size, spec.classes),
+            "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
+            **self.about(parts),
+        }
+
+    def measure(self, parts: Sequence[list[PartResult]]) -> list[Measured]:
+        """What every network did, with its energy, latency and memory."""
         c = self.config
         total = min(len(self.dataset), c.latency_windows)
         with tqdm(total=total, desc="time", unit="win", disable=not show_progress()) as bar:
@@ -194,26 +258,27 @@ class Evaluation:
         stats = [_counts(found) for found in per_network]
         geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
-        rows, scored = [], []
+        measured = []
         for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):
-            row, result = self._row(network, found, counted, activity, timing, geometry)
-            rows.append(row)
-            scored.append(result)
-        self._add_losses(rows, scored, parts)
-        main = next((row for row in rows if row["model"] == "snn"), rows[0])
-        spec = self.dataset.spec
+            row: dict[str, Any] = {"model": network.run.model, "timesteps": network.run.timesteps or None}
+            row["engine"] = network.engine
+            row["energy"] = account(counted, activity, c.energy_table, sum(result.idle for result in found))
+            row["latency_ms"] = timing.percentiles()
+            row["memory"] = memory_figures(counted, geometry, c.energy_table)
+            row["neurobench"] = asdict(neurobench_metrics(counted, self.bundle, partial(self._count, network)))
+            measured.append(Measured(network, found, timing, row, layer_figures(counted, c.energy_table)))
+        return measured
+
+    def about(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
+        """What results say of the data, the settings and the code."""
+        c = self.config
         return {
             "version": VERSION,
-            "results": rows,
-            "ap_loss": main["ap_loss"],
-            "ap50_loss": main["ap50_loss"],
-            **describe(self.protocol, spec.sensor_size, spec.classes),
             "dataset": c.data.kind,
             "split": c.split,
             "windows": len(self.dataset),
             "idle_windows": sum(part[0].idle for part in parts),
             "recordings": len(parts),
-            "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
             "faults": _sum_of_faults(parts),
             "window_ms": self.voxel.window_ms,
             "weights": Path(c.weights).stem,
@@ -232,36 +297,23 @@ class Evaluation:
             return shots, []
         return shots, rate_maps(self.predictor, self.bundle, self.networks[k].run.timesteps, item)
 
-    def _row(
-        self,
-        network: Network,
-        found: Sequence[PartResult],
-        stats: Stats,
-        activity: ActivityStats,
-        timing: Timing,
-        geometry: MemoryGeometry,
-    ) -> tuple[dict[str, Any], CocoResult]:
-        spec, c = self.dataset.spec, self.config
+    def write(self, results: dict[str, Any], parts: Sequence[list[PartResult]], out: Path) -> None:
+        """Write results.json and the reports."""
+        write_report(results, out, *self.pictures(parts))
+
+    def _count(self, network: Network) -> SpikeStats:
+        """What the reference engine counts in a few windows."""
+        return network.count(self._sample())
+
+    def _row(self, measured: Measured) -> tuple[dict[str, Any], CocoResult]:
+        spec, found, timing = self.dataset.spec, measured.found, measured.timing
         scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
-        row = {"model": network.run.model, "timesteps": network.run.timesteps or None, **ap_figures(scored)}
-        row["engine"] = network.engine
-        row["energy"] = account(stats, activity, c.energy_table, sum(result.idle for result in found))
-        latency_ms = timing.percentiles()
-        row["latency_ms"] = latency_ms
         pairs = list(zip(self.dataset.parts(), found, strict=True))
-        row["timing"] = {
-            "windows_per_s": timing.windows_per_s,
-            "streaming": streaming_figures(
-                self.predictor, network, pairs, self.protocol, latency_ms["p50"], c.streaming_windows
-            ),
-            "latencies_ms": [round(ms, 3) for ms in timing.latency_ms],
-        }
-        row["memory"] = memory_figures(stats, geometry, c.energy_table)
-        row["neurobench"] = asdict(neurobench_metrics(stats, self.bundle, lambda: network.count(self._sample())))
-        row["left_out"] = asdict(left_out)
-        layers = {"layers": layer_figures(stats, c.energy_table)}
-        row["details"] = {**detail_figures(scored, frames, spec.classes), **layers}
-        return row, scored
+        p50_ms, most = measured.row["latency_ms"]["p50"], self.config.streaming_windows
+        streaming = streaming_figures(self.predictor, measured.network, pairs, self.protocol, p50_ms, most)
+        details = {**detail_figures(scored, frames, spec.classes), "layers": measured.layers}
+        own = {"timing": timing.figures(streaming), "left_out": asdict(left_out), "details": details}
+        return {**measured.row, **ap_figures(scored), **own}, scored
 
     def _add_losses(self, rows: list[dict[str, Any]], scored: list[CocoResult], parts: Sequence[list[PartResult]]) -> None:
         """What every spiking network loses against the ANN, with intervals; None where the ANN was not evaluated."""
@@ -272,8 +324,8 @@ class Evaluation:
             if ann is None or row["model"] == "ann":
                 continue
             losses = ap_losses(scored[ann].matches, result.matches, units, self.config.resamples, self.config.seed)
-            row["ap_loss"], row["ap50_loss"] = _rounded(losses.ap, unit), _rounded(losses.ap50, unit)
-            row["ap_loss_by_iou"] = {iou: _rounded(loss, unit) for iou, loss in losses.by_iou.items()}
+            row["ap_loss"], row["ap50_loss"] = rounded(losses.ap, unit), rounded(losses.ap50, unit)
+            row["ap_loss_by_iou"] = {iou: rounded(loss, unit) for iou, loss in losses.by_iou.items()}
 
     def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
         """What each scored frame was recorded from, `(frames,)`, and what that is: a recording, or a picture shown to a sensor."""
@@ -306,7 +358,11 @@ class Evaluation:
         shown = self.rank > 0 or not show_progress()
         with tqdm(desc="simulate", unit="win", disable=shown or c.data.kind != "simulated") as bar:
             progress = lambda done: bar.update(done - bar.n)  # noqa: E731
-            request = Request(c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, spread=True)
+            task, head = task_of(self.bundle.head).name, self.bundle.head
+            known = head.classes if task == CLASSIFICATION else ()
+            request = Request(
+                c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, True, task, known
+            )  # fmt: skip
             dataset = open_dataset(c.data, request)
         if self.rank == 0 and self.world > 1:
             dist.barrier()
@@ -342,8 +398,8 @@ def _times(result: PartResult) -> NDArray[np.int64]:
     return np.zeros(0, np.int64) if times is None else times
 
 
-def _rounded(loss: Interval, unit: str) -> dict[str, Any]:
-    """In JSON types, to a ten-thousandth of a point."""
+def rounded(loss: Interval, unit: str) -> dict[str, Any]:
+    """An interval in JSON types, to a ten-thousandth of a point."""
     bounds = {name: None if value is None else round(value, 4) for name, value in (("low", loss.low), ("high", loss.high))}
     return {"mean": round(loss.mean, 4), **bounds, "resamples": loss.resamples, "units": loss.units, "unit": unit}
 

@@ -20,8 +20,9 @@ from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.outputs.render import palette
+from evburst.data.classification import DETECTION
 from evburst.data.events import EventWindow, SensorSize
-from evburst.models.bundle import WEIGHTS
+from evburst.models.bundle import bundled_weights
 
 _POLL_S = 0.01
 
@@ -131,9 +132,8 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
 
 
 def weights_choices(initial: str) -> dict[str, str]:
-    """Return the weights that the page offers, by displayed name: the bundled ones and those the run was started with."""
-    bundled = {path.stem: path.stem for path in sorted(WEIGHTS.glob("*.safetensors"))}
-    return bundled | {Path(initial).stem: initial}
+    """Return the weights that the page offers, by displayed name: the bundled detectors and those the run was started with."""
+    return {name: name for name in bundled_weights(DETECTION)} | {Path(initial).stem: initial}
 
 
 def pack_picture(grid: NDArray[np.uint8], size: SensorSize) -> NDArray[np.uint8]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.app.scoring import Score
 from evburst.data.extras import require
-from evburst.eval.coco import AveragePrecision
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,17 +23,18 @@ class Curves:
     Args:
         out: folder of the run.
         loss_names: parts of the loss.
+        figures: names of the validation's figures.
     """
 
-    def __init__(self, out: Path, loss_names: tuple[str, ...]) -> None:
-        self._log, self._picture, self._loss_names = out / "log.csv", out / "curves.png", loss_names
+    def __init__(self, out: Path, loss_names: tuple[str, ...], figures: tuple[str, ...]) -> None:
+        self._log, self._picture, self._loss_names, self._figures = out / "log.csv", out / "curves.png", loss_names, figures
         self._board = _tensorboard(out)
 
-    def add(self, epoch: int, loss: NDArray[np.float64], scored: AveragePrecision, seconds: float) -> None:
-        """Log an epoch: the mean loss per window and the validation's AP."""
+    def add(self, epoch: int, loss: NDArray[np.float64], scored: Score, seconds: float) -> None:
+        """Log an epoch: the mean loss per window and the validation's figures."""
         row = {"epoch": epoch, **{n: round(float(v), 4) for n, v in zip(self._loss_names, loss, strict=True)}}
-        row |= {"ap": round(scored.ap, 2), "ap50": round(scored.ap50, 2)}
-        row |= {f"ap50_{name}": round(v["ap50"], 2) for name, v in scored.per_class.items()}
+        row |= {name: round(value, 2) for name, value in scored.figures.items()}
+        row |= scored.columns
         row |= {"seconds": round(seconds)}
         new = not self._log.exists()
         with self._log.open("a", newline="") as file:
@@ -49,21 +50,21 @@ class Curves:
         _LOG.info(json.dumps({name: None if value != value else value for name, value in row.items()}))
 
     def _draw(self) -> None:
-        """Loss and AP over the epochs so far."""
+        """Loss and validation over the epochs so far."""
         require("matplotlib", "train", "drawing training curves")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         with self._log.open(newline="") as file:
-            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            rows = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
         epochs = [row["epoch"] for row in rows]
         figure = Figure(figsize=(10, 4), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         for name in self._loss_names:
             left.plot(epochs, [row[name] for row in rows], marker=".", label=name)
-        for name in [name for name in rows[0] if name.startswith("ap")]:
-            width = 2.0 if name in ("ap", "ap50") else 0.8
+        for name in [name for name in rows[0] if name.startswith(self._figures)]:
+            width = 2.0 if name in self._figures else 0.8
             right.plot(epochs, [row[name] for row in rows], marker=".", linewidth=width, label=name.replace("ap50_", "AP50 "))
         left.set(xlabel="epoch", ylabel="loss per window", title="training")
         right.set(xlabel="epoch", ylabel="%", title="validation", ylim=(0, 100))

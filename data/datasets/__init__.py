@@ -24,6 +24,7 @@ class DatasetSpec:
         scene: how labelled pictures are moved to simulate it: "drive" or "saccades" (evburst.data.simulation.scenes).
         source_names: class names in labels of pictures, to class index.
         ignored_names: classes that are neither object nor background; their region is blanked.
+        whole: a label is of a whole picture or recording, and a window's only box the sensor's area.
     """
 
     name: str
@@ -32,6 +33,7 @@ class DatasetSpec:
     scene: str
     source_names: dict[str, int]
     ignored_names: frozenset[str] = frozenset()
+    whole: bool = False
 
 
 CALTECH6 = ("airplanes", "Motorbikes", "Faces", "butterfly", "dalmatian", "dolphin")
@@ -66,7 +68,8 @@ class LabelledWindow(NamedTuple):
 
     Attributes:
         window: its events.
-        boxes: the objects at the window's end, in sensor pixels.
+        boxes: the objects at the window's end, in sensor pixels; in a classification dataset one box, the area of the sensor, with the
+            label of the recording.
         name: the recording or picture it comes from.
     """
 

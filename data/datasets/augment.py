@@ -1,7 +1,7 @@
 """Augmentation of labelled windows in event space, before they are binned.
 
-One kernel transforms every event: it mirrors, swaps the polarity, scales and shifts, stretches time about the window's end
-(where the boxes are valid), or drops the event. Erasing, background noise and mosaics of four windows build on it.
+One kernel transforms every event: it mirrors, swaps the polarity, rotates, scales and shifts, shakes, stretches time about the
+window's end (where the boxes are valid), or drops the event. Erasing, background noise and mosaics of four windows build on it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class AugmentConfig:
         mirror: fraction of windows mirrored left to right.
         swap: fraction with swapped polarities.
         zoom, zoom_range: fraction that is scaled and shifted, and range of the scale.
+        shift, shift_to: fraction that is shifted in addition, and maximum shift as a fraction of the sensor's sides.
+        rotate, rotate_deg: fraction that is rotated about the sensor's centre, and maximum angle.
+        shake, shake_px: fraction that is moved to and fro, as by an unsteady hand, and maximum amplitude.
         stretch, stretch_range: fraction whose time is stretched (above 1) or compressed, and range of the factor.
         thin, thin_to: fraction from which events are dropped, and the minimum fraction of events kept.
         repeat, repeat_to: fraction whose events come in bursts, as from some sensors, and maximum mean length of a burst.
@@ -53,6 +56,12 @@ class AugmentConfig:
     swap: float = 0.1
     zoom: float = 0.5
     zoom_range: tuple[float, float] = (0.6, 1.4)
+    shift: float = 0.0
+    shift_to: float = 0.15
+    rotate: float = 0.0
+    rotate_deg: float = 12.0
+    shake: float = 0.0
+    shake_px: float = 3.0
     stretch: float = 0.3
     stretch_range: tuple[float, float] = (0.75, 1.5)
     thin: float = 0.25
@@ -116,6 +125,12 @@ def _place(
         scale = mosaic_zoom * rng.uniform(0.8, 1.3) if mosaic_zoom else rng.uniform(low, high)
         free = np.array([x1 - x0, y1 - y0]) - scale * np.array(size)
         shift = np.array([x0, y0]) + rng.uniform(0, 1, 2) * free
+    if config.shift and rng.random() < config.shift:
+        shift = shift + rng.uniform(-config.shift_to, config.shift_to, 2) * np.array(size)
+    angle = np.deg2rad(rng.uniform(-1, 1) * config.rotate_deg) if config.rotate and rng.random() < config.rotate else 0.0
+    shake = np.zeros(4)
+    if config.shake and rng.random() < config.shake:
+        shake = _draw_shake(config.shake_px, rng)
     mirror, swap = rng.random() < config.mirror, rng.random() < config.swap
     stretch = rng.uniform(*config.stretch_range) if rng.random() < config.stretch else 1.0
     keep = rng.uniform(config.thin_to, 1.0) if rng.random() < config.thin else 1.0
@@ -124,12 +139,14 @@ def _place(
     seed = np.uint64(rng.integers(1 << 62))
     fields = word_fields(2)
     n = _move(
-        words_64(words), words_64(out), fields, size.width, mirror, swap, scale, *shift, x0, x1, y0, y1,
-        stretch, window_us, keep, seed,
+        words_64(words), words_64(out), fields, size.width, size.height, mirror, swap, scale, *shift, angle, shake,
+        x0, x1, y0, y1, stretch, window_us, keep, seed,
     )  # fmt: skip
     boxes = item.boxes.boxes_xyxy.astype(np.float32).copy()
     if mirror:
         boxes[:, [0, 2]] = size.width - item.boxes.boxes_xyxy[:, [2, 0]]
+    if angle:
+        boxes = _turned(boxes, angle, size)
     boxes = boxes * np.float32(scale) + np.tile(shift, 2).astype(np.float32)
     clipped = np.clip(boxes, [x0, y0, x0, y0], [x1, y1, x1, y1]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]
@@ -140,13 +157,16 @@ def _place(
 
 @njit(cache=True, nogil=True)
 def _move(  # type: ignore[no-untyped-def]
-    words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed
+    words, out, fields, width, height, mirror, swap, scale, dx, dy, angle, shake, x0, x1, y0, y1, stretch, window_us, keep, seed
 ):
     """Write the transformed events inside the place and the window to `out`; returns their number.
 
-    When the scale changes, the sub-pixel position of every event is drawn at random.
+    If events move by more than mirroring, the sub-pixel position of every event is drawn at random.
     """
     n = 0
+    cos, sin = np.cos(angle), np.sin(angle)
+    shaken = shake[0] != 0.0 or shake[1] != 0.0
+    moved = scale != 1.0 or dx != 0.0 or dy != 0.0 or angle != 0.0 or shaken
     for i in range(len(words)):
         key = seed + np.uint64(3 * i)
         if keep < 1.0 and uniform_hash(key) >= keep:
@@ -161,9 +181,16 @@ def _move(  # type: ignore[no-untyped-def]
             continue
         if mirror:
             x = width - 1 - x
-        if scale != 1.0 or dx != 0.0 or dy != 0.0:
-            x = np.int64(np.floor((x + uniform_hash(key + np.uint64(1))) * scale + dx))
-            y = np.int64(np.floor((y + uniform_hash(key + np.uint64(2))) * scale + dy))
+        if moved:
+            fx, fy = x + uniform_hash(key + np.uint64(1)), y + uniform_hash(key + np.uint64(2))
+            if angle != 0.0:
+                rx, ry = fx - width / 2, fy - height / 2
+                fx, fy = width / 2 + cos * rx - sin * ry, height / 2 + sin * rx + cos * ry
+            fx, fy = fx * scale + dx, fy * scale + dy
+            if shaken:  # at rest at the window's end, where the boxes are valid
+                swing = np.sin(shake[2] * (t - window_us) + shake[3]) - np.sin(shake[3])
+                fx, fy = fx + shake[0] * swing, fy + shake[1] * swing
+            x, y = np.int64(np.floor(fx)), np.int64(np.floor(fy))
         if x < x0 or x >= x1 or y < y0 or y >= y1:
             continue
         if swap:
@@ -171,6 +198,22 @@ def _move(  # type: ignore[no-untyped-def]
         out[n] = word_of(t, x, y, p)
         n += 1
     return n
+
+
+def _draw_shake(most_px: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Amplitude (x, y) px, angular frequency per µs, phase: of a swing of 2 to 12 Hz."""
+    direction, amplitude = rng.uniform(0, 2 * np.pi), rng.uniform(0, most_px)
+    rate = 2 * np.pi * rng.uniform(2, 12) * 1e-6
+    return np.array([amplitude * np.cos(direction), amplitude * np.sin(direction), rate, rng.uniform(0, 2 * np.pi)])
+
+
+def _turned(boxes: NDArray[np.float32], angle: float, size: SensorSize) -> NDArray[np.float32]:
+    """Boxes about the turned ellipses inside the old ones."""
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array(size) / 2
+    centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 - middle) @ turn.T + middle
+    reach = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (turn**2).T)
+    return np.concatenate([centre - reach, centre + reach], 1).astype(np.float32)
 
 
 def _erase(

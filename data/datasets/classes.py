@@ -8,7 +8,9 @@ def ncars(dataset_folder): ...
     ncars        ROOT/{train,test}/{cars,background}/*.dat   (also below n-cars_train/, n-cars_test/)
     cifar10dvs   ROOT/CLASS/*.aedat, *.aedat4
     dvsgesture   ROOT/*.aedat, each with NAME_labels.csv (class, startTime_usec, endTime_usec)
-    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format
+    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format; or ROOT/* with a CSV table
+                 of labels: columns file, class and optionally split (train, select or test); by default
+                 ROOT/recordings.csv or ROOT/labels.csv
     tonic:NAME   dataset NAME of tonic, which must already be in ROOT/NAME: nothing is downloaded
 
 Splits are "train", "select" and "test". A published test split stays the test split. "select" is for choosing models and
@@ -39,10 +41,12 @@ from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
-from evburst.data.readers import open_events
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
 
 _LOG = logging.getLogger("evburst")
 SPLITS = ("train", "select", "test")
+TABLES = ("recordings.csv", "labels.csv")
+"""Names of tables of labels that the layout "folder" looks for."""
 GESTURES = (
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
     "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
@@ -58,11 +62,13 @@ class LabelledRecording:
         name: path below the root.
         label: class index.
         open: opens the recording again on each call, as a finite EventStream.
+        identity: changes if the file changes; empty if there is no file.
     """
 
     name: str
     label: int
     open: Callable[[], EventStream]
+    identity: str = ""
 
 
 class ClassDataset(NamedTuple):
@@ -101,9 +107,10 @@ class Sample(NamedTuple):
 
 @dataclass
 class ClassFolder:
-    """The folder that a layout function searches, and the files that it skips, with the reason."""
+    """The folder that a layout function searches, a table of labels if one was given, and the skipped files, with the reason."""
 
     root: Path
+    table: Path | None = None
     skipped: list[str] = field(default_factory=list)
 
     def files(self, folder: Path, *patterns: str) -> list[Path]:
@@ -144,7 +151,18 @@ def class_layout(
     return register
 
 
-def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSize | None = None) -> ClassDataset:
+def open_classes(
+    name: str,
+    root: Path | str,
+    split: str,
+    sensor_size: SensorSize | None = None,
+    *,
+    in_time: bool = False,
+    table: Path | None = None,
+    ignored: frozenset[str] = frozenset(),
+    classes: tuple[str, ...] = (),
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> ClassDataset:
     """Return the labelled recordings of one split; logs what is skipped.
 
     Args:
@@ -152,6 +170,12 @@ def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSiz
         root: folder of the dataset.
         split: name in SPLITS.
         sensor_size: (W, H) px of files that do not state it, if it differs from the layout's.
+        in_time: "train" and "select" are parts of the same recordings (class_windows.py), so both get all recordings but those of a
+            published split "test".
+        table: CSV file of labels, for the layout "folder".
+        ignored: classes whose recordings are skipped.
+        classes: classes of a network in the order of its outputs, others are skipped; empty: all classes.
+        options: unit of time and order of columns, for files that do not state them.
 
     Raises:
         ConfigError: the layout or the split is unknown.
@@ -162,21 +186,32 @@ def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSiz
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown (known: {', '.join(SPLITS)})")
     if name.startswith("tonic:"):
-        return _open_tonic(name.removeprefix("tonic:"), root, split)
+        return _open_tonic(name.removeprefix("tonic:"), root, split, classes)
     if name not in CLASS_LAYOUTS:
         raise ConfigError(f"data set {name!r} is unknown (known: {', '.join(sorted(CLASS_LAYOUTS))}, tonic:NAME)")
-    kind, dataset_folder = CLASS_LAYOUTS[name], ClassFolder(root)
-    samples = list(kind.find(dataset_folder))
+    kind, dataset_folder = CLASS_LAYOUTS[name], ClassFolder(root, table)
+    samples = [sample for sample in kind.find(dataset_folder) if sample.class_name not in ignored]
     if dataset_folder.skipped:
         _LOG.warning(
             "%s: %d files were skipped, the first one: %s", root, len(dataset_folder.skipped), dataset_folder.skipped[0]
         )
-    classes = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
-    size = sensor_size or kind.sensor_size
-    chosen = [sample for sample in samples if _split_of(sample) == split]
+    own = tuple(c for c in kind.classes if c not in ignored) if kind.classes else tuple(sorted({s.class_name for s in samples}))
+    chosen = [s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s) == split)]
     if not chosen:
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}")
-    return ClassDataset(name, classes, size, [_recording(root, sample, classes, size) for sample in chosen])
+    known, size = classes or own, sensor_size or kind.sensor_size
+    recordings = [_recording(root, s, known, size, options) for s in chosen if s.class_name in known]
+    return _told(ClassDataset(name, known, size, recordings), root, own)
+
+
+def _told(found: ClassDataset, root: Path, own: tuple[str, ...]) -> ClassDataset:
+    """The data set; names the classes that the network does not tell apart, and raises ConfigError if it tells none of them."""
+    unknown = [name for name in own if name not in found.classes]
+    if not found.recordings:
+        raise ConfigError(f"{root}: its classes are {', '.join(own)}; the network's are {', '.join(found.classes)}")
+    if unknown:
+        _LOG.warning("%s: recordings of %s are left out: not among the network's classes", root, ", ".join(unknown))
+    return found
 
 
 def _split_of(sample: Sample) -> str:
@@ -192,13 +227,16 @@ def _tenth(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 10
 
 
-def _recording(root: Path, sample: Sample, classes: tuple[str, ...], size: SensorSize | None) -> LabelledRecording:
+def _recording(
+    root: Path, sample: Sample, classes: tuple[str, ...], size: SensorSize | None, options: ReadOptions
+) -> LabelledRecording:
     def open_sample() -> EventStream:
-        stream = open_events(sample.path, size)
+        stream = open_events(sample.path, size, options=options)
         return Excerpt(stream, *sample.span_us) if sample.span_us else stream
 
     part = f"@{sample.span_us[0]}" if sample.span_us else ""
-    return LabelledRecording(sample.path.relative_to(root).as_posix() + part, classes.index(sample.class_name), open_sample)
+    name, status = sample.path.relative_to(root).as_posix() + part, sample.path.stat()
+    return LabelledRecording(name, classes.index(sample.class_name), open_sample, f"{status.st_size} {status.st_mtime_ns}")
 
 
 class Excerpt:
@@ -300,9 +338,14 @@ def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
             yield number, (start, end)
 
 
-@class_layout("folder", "{train,test}/CLASS/* or CLASS/*")
+@class_layout("folder", "{train,test}/CLASS/* or CLASS/*, or a table of labels")
 def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """Class folders of event files of any known format."""
+    """Class folders of event files of any known format, or event files with a table of labels."""
+    tables = (dataset_folder.root / name for name in TABLES)
+    table = dataset_folder.table or next((path for path in tables if path.is_file()), None)
+    if table:
+        yield from _listed(dataset_folder, table)
+        return
     published = (dataset_folder.root / "train").is_dir()
     for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
         for kind in dataset_folder.folders(dataset_folder.root / parent):
@@ -310,7 +353,28 @@ def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
                 yield Sample(path, kind.name, split, f"{kind.name}/{path.name}")
 
 
-def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
+def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
+    """Yield the files of a table of labels."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{table}: not a table of labels ({error})") from None
+    divided = any(row.get("split") == "select" for row in rows)
+    for number, row in enumerate(rows, 2):
+        name, kind, split = row.get("file"), row.get("class"), row.get("split") or "unknown"
+        if not name or not kind or split not in (*SPLITS, "unknown"):
+            raise LabelError(
+                f"{table}: line {number}: expected columns file and class, and split {', '.join(SPLITS)} or nothing"
+            )
+        path = dataset_folder.root / name
+        if path.is_file():
+            yield Sample(path, kind, "training" if split == "train" and not divided else split, name)
+        else:
+            dataset_folder.skipped.append(f"{path}: is in {table.name} but missing")
+
+
+def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> ClassDataset:
     """Open a dataset of tonic through tonic's own class, which must have `data`, `targets` and `sensor_size`."""
     try:
         known = importlib.import_module("tonic.datasets")
@@ -334,11 +398,13 @@ def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
     names = _tonic_classes(dataset)
     if not chosen:
         raise DataError(f"{root / name}: no recording of split {split!r}")
+    wanted = classes or tuple(names)
     recordings = [
-        LabelledRecording(f"{name}/{k}", names.index(str(dataset.targets[k])), partial(_tonic_stream, dataset, k, size))
+        LabelledRecording(f"{name}/{k}", wanted.index(str(dataset.targets[k])), partial(_tonic_stream, dataset, k, size))
         for k in chosen
+        if str(dataset.targets[k]) in wanted
     ]
-    return ClassDataset(f"tonic:{name}", tuple(names), size, recordings)
+    return _told(ClassDataset(f"tonic:{name}", wanted, size, recordings), root / name, tuple(names))
 
 
 def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:

@@ -5,6 +5,9 @@ images/<class>/<file>, and folders that boxes.csv does not name contain pictures
 "train" uses. Columns: file, split, class, x0, y0, x1, y1 in pixels of the picture; optional: set, flag (`ok`, `small`;
 `difficult` and `ignore`: neither object nor background), frame (number of a picture in a sequence).
 
+For classification (DatasetSpec.whole) the label is the class of the whole picture: either labels.csv with columns file, class and split
+lists images/<class>/<file>, or there are class folders, ROOT/{train,test}/CLASS/* or ROOT/CLASS/*; of the latter a tenth is the split "test".
+
 If boxes.csv has no split "select", it is taken out of "train" (see selection.py); sequences, which have frame numbers, are
 divided into contiguous stretches.
 """
@@ -12,6 +15,7 @@ divided into contiguous stretches.
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +25,8 @@ from numpy.typing import NDArray
 
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.selection import SELECT, held_out
-from evburst.data.errors import DataError
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import SensorSize
 
 IGNORE = -1
 """Label of a box that is neither object nor background."""
@@ -68,6 +73,62 @@ def _read_table(table: Path) -> tuple[dict[str, dict[str, Files]], bool]:
     return found, unlisted
 
 
+LABELS = "labels.csv"
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_SACCADES_SENSOR = SensorSize(240, 180)
+_TEST_SHARE = 10
+
+
+def _read_classes(root: Path) -> dict[str, dict[str, Files]]:
+    """The pictures of labels.csv, or of class folders, by split, class and file; a row holds the class and where the picture is."""
+    found: dict[str, dict[str, Files]] = {}
+
+    def add(split: str, name: str, path: Path) -> None:
+        row = {"class": name, "path": path.as_posix()}
+        found.setdefault(split, {}).setdefault(name, {})[path.name] = [row]
+
+    if (root / LABELS).is_file():
+        with (root / LABELS).open(newline="") as file:
+            for row in csv.DictReader(file):
+                try:
+                    add(row["split"], row["class"], Path("images") / row["class"] / row["file"])
+                except KeyError as column:
+                    raise DataError(f"{root / LABELS}: column {column} is missing") from None
+        return found
+    split_folders = [name for name in ("train", "test") if (root / name).is_dir()]
+    for split in split_folders or ["."]:
+        for folder in sorted(path for path in (root / split).glob("*/") if path.is_dir() and not path.name.startswith(".")):
+            for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")):
+                place = path.relative_to(root)
+                held = int.from_bytes(hashlib.sha256(place.as_posix().encode()).digest()[:4]) % _TEST_SHARE == 0
+                add(split if split_folders else "test" if held else "train", folder.name, place)
+    return found
+
+
+def class_spec(root: Path, ignored: frozenset[str], classes: tuple[str, ...], size: SensorSize | None) -> DatasetSpec:
+    """What a classifier tells apart in a folder of pictures.
+
+    Args:
+        root: the folder.
+        ignored: classes that are left out.
+        classes: those of a network, in the order of its outputs; empty: all that the folder has.
+        size: (W, H) px of the sensor they are shown to; None for N-Caltech101's.
+
+    Raises:
+        DataError: there is no picture, or labels.csv lacks a column.
+        ConfigError: none of the folder's classes is among `classes`.
+    """
+    own = sorted({name for sets in _read_classes(root).values() for name in sets} - ignored)
+    if not own:
+        raise DataError(f"{root}: no picture; expected {LABELS} and images/, or class folders of pictures")
+    known = classes or tuple(own)
+    if not set(own) & set(known):
+        raise ConfigError(f"{root}: its classes are {', '.join(own)}; the network's are {', '.join(known)}")
+    digest = hashlib.sha256("/".join(known).encode()).hexdigest()[:8]
+    names = {name: index for index, name in enumerate(known) if name in own}
+    return DatasetSpec(f"classes-{digest}", known, size or _SACCADES_SENSOR, "saccades", names, whole=True)
+
+
 def _select_files(set_name: str, files: Files, chosen: bool) -> Files:
     """Return the training pictures of a set that belong to the split "select" (`chosen`), or those that do not."""
     groups: dict[str, list[str]] = {}
@@ -97,13 +158,22 @@ class PictureFolder:
 
     def __init__(self, root: Path, split: str, spec: DatasetSpec) -> None:
         self._root, self.spec = root, spec
-        found, unlisted = _read_table(root / "boxes.csv")
+        if spec.whole:
+            table, unlisted = root / LABELS, False
+            found = {
+                s: {name: own for name, own in sets.items() if name in spec.source_names}
+                for s, sets in _read_classes(root).items()
+            }
+            split = split if split in found or split == SELECT else {"val": "test", "test": "val"}.get(split, split)
+        else:
+            table = root / "boxes.csv"
+            found, unlisted = _read_table(table)
         rows = found.get(split, {})
         if split in ("train", SELECT) and SELECT not in found:
             rows = {name: _select_files(name, files, split == SELECT) for name, files in found.get("train", {}).items()}
             rows = {name: files for name, files in rows.items() if files}
         if not rows:
-            raise DataError(f"{root / 'boxes.csv'}: no picture of split {split!r}")
+            raise DataError(f"{table}: no picture of split {split!r}")
         if split == "train" and unlisted:
             named = {name for sets in found.values() for name in sets}
             for folder in sorted((root / "images").glob("*/")):
@@ -126,10 +196,14 @@ class PictureFolder:
         return self._read(set_name, *self.sets[set_name][number])
 
     def _read(self, set_name: str, file: str, rows: list[Row]) -> Picture:
-        path = self._root / "images" / set_name / file
+        path = self._root / (rows[0]["path"] if self.spec.whole else Path("images") / set_name / file)
         grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if grey is None:
             raise DataError(f"{path}: the picture is missing or unreadable")
+        if self.spec.whole:
+            boxes_xyxy = np.array([[0, 0, grey.shape[1], grey.shape[0]]], np.float32)
+            label = np.array([self.spec.source_names[set_name]], np.int64)
+            return Picture(f"{set_name}/{file}", np.asarray(grey, np.uint8), boxes_xyxy, label)
         labelled = [(row, self._label(row)) for row in rows]
         kept = [(row, label) for row, label in labelled if label is not None]
         boxes = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row, _ in kept]

@@ -30,7 +30,7 @@ _LOG = logging.getLogger("evburst")
 _OPEN_FILES = 64
 _FROM_ZERO_US = 100_000
 _IDENTITY_VERSION = 2
-_SIZELESS_FORMATS = {"bin"}
+SIZELESS_FORMATS = {"bin"}
 """Formats whose reader assumes the sensor of one dataset for every file."""
 
 
@@ -64,7 +64,7 @@ class Reading:
             SensorSizeError: the sensor's size is unknown, or two sources contradict each other.
         """
         given = self.sensor_size or stated
-        if given is None and recognise_format(path) in _SIZELESS_FORMATS:
+        if given is None and recognise_format(path) in SIZELESS_FORMATS:
             raise SensorSizeError(f"{path}: the file does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
         try:
             stream = open_events(path, given, options=self.options)

@@ -1,4 +1,4 @@
-"""Datasets by name: `open_dataset` returns the windows for training, conversion and evaluation."""
+"""Datasets by task and name: `open_dataset` returns the windows for training, conversion and evaluation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
+from evburst.data.datasets.class_windows import HeldTime, open_class_windows
+from evburst.data.datasets.classes import CLASS_LAYOUTS
 from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
+from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import ConfigError
@@ -21,11 +25,15 @@ class DatasetConfig:
     """Which dataset to use, and how to read it.
 
     Attributes:
-        kind: gen1, ncaltech101, simulated, pedro, folder or another kind in the registry.
+        kind: for a detector gen1, ncaltech101, simulated, pedro, folder or another kind in the registry; for a classifier nmnist,
+            ncaltech101, ncars, cifar10dvs, dvsgesture, folder, tonic:NAME or simulated.
         root: folder of the data.
-        spec: classes and sensor, by a name in evburst.data.datasets.SPECS.
+        spec: for a detector: classes and sensor, by a name in evburst.data.datasets.SPECS.
         sensor_size: WIDTHxHEIGHT; for simulated data, if it differs from the spec's; for recordings, if files do not state it.
-        classes: names (or class ids) in label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}.
+        classes: names (or class ids) in label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore};
+            for a classifier only to "ignore".
+        labels: for a classifier and the kind "folder": CSV file with columns file, class and optionally split.
+        held: for a classifier: hold out a part of every recording's time instead of whole recordings.
         reading: unit of time and order of columns, for recordings that do not state them.
         filters: event filters for recordings.
         simulated: how recordings are simulated from pictures.
@@ -36,6 +44,8 @@ class DatasetConfig:
     spec: str = "street"
     sensor_size: str | None = None
     classes: dict[str, str] = field(default_factory=dict)
+    labels: str = ""
+    held: HeldTime = field(default_factory=HeldTime)
     reading: ReadOptions = field(default_factory=ReadOptions)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
@@ -54,6 +64,8 @@ class Request:
         workers: number of processes that simulate (0: one per core).
         progress: called with the number of windows created so far.
         spread: choose `n_windows` evenly from all, not the first ones; always so for recordings.
+        task: DETECTION, or CLASSIFICATION for windows with a class.
+        classes: classes of a classifier in the order of its outputs; empty: all classes of the data.
     """
 
     split: str
@@ -64,17 +76,23 @@ class Request:
     workers: int = 0
     progress: Callable[[int], object] = lambda done: None
     spread: bool = False
+    task: str = DETECTION
+    classes: tuple[str, ...] = ()
 
 
 Opener = Callable[[DatasetConfig, Request], Dataset]
 OPENERS: dict[str, Opener] = {}
+"""Of windows with boxes."""
+CLASS_OPENERS: dict[str, Opener] = {}
+"""Of windows with a class; what stands before a colon (`tonic:NAME`) is the kind's name here."""
+_TASKS = {DETECTION: OPENERS, CLASSIFICATION: CLASS_OPENERS}
 
 
-def opener(*kinds: str) -> Callable[[Opener], Opener]:
+def opener(*kinds: str, task: str = DETECTION) -> Callable[[Opener], Opener]:
     """Register a function that opens one or several kinds of dataset."""
 
     def register(function: Opener) -> Opener:
-        OPENERS.update(dict.fromkeys(kinds, function))
+        _TASKS[task].update(dict.fromkeys(kinds, function))
         return function
 
     return register
@@ -87,12 +105,40 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
         ConfigError: the kind or the spec is unknown, or root is not set.
         DataError: the data are missing or malformed.
     """
-    for setting, name, known in (("data.kind", config.kind, OPENERS), ("data.spec", config.spec, SPECS)):
+    openers, kind = _TASKS[request.task], config.kind.partition(":")[0]
+    for setting, name, known in (("data.kind", kind, openers), ("data.spec", config.spec, SPECS)):
         if name not in known:
-            raise ConfigError(f"{setting} {name!r} is unknown (known: {', '.join(sorted(known))})")
+            of = "" if request.task == DETECTION else f" for {request.task}"
+            raise ConfigError(f"{setting} {name!r} is unknown{of} (known: {', '.join(sorted(known))})")
     if not config.root:
         raise ConfigError("data.root is not set: pass the folder of the data, e.g. --root FOLDER")
-    return OPENERS[config.kind](config, request)
+    return openers[kind](config, request)
+
+
+@opener(*CLASS_LAYOUTS, "tonic", task=CLASSIFICATION)
+def _classes(config: DatasetConfig, request: Request) -> Dataset:
+    return open_class_windows(
+        config.kind, Path(config.root), request.split, request.window_us, request.n_windows, request.cache, config.held,
+        sensor_size=_sensor_size(config), table=Path(config.labels) if config.labels else None, ignored=_ignored(config),
+        classes=request.classes, options=config.reading, filters=config.filters,
+    )  # fmt: skip
+
+
+@opener("simulated", task=CLASSIFICATION)
+def _simulated_classes(config: DatasetConfig, request: Request) -> Dataset:
+    r, root = request, Path(config.root)
+    spec = class_spec(root, _ignored(config), r.classes, _sensor_size(config))
+    return SimulatedWindows(
+        root, spec, config.simulated, r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress, r.spread
+    )
+
+
+def _ignored(config: DatasetConfig) -> frozenset[str]:
+    """Return the classes to skip; raises ConfigError if one is renamed instead."""
+    renamed = [name for name, instead in config.classes.items() if instead != "ignore"]
+    if renamed:
+        raise ConfigError(f"data.classes: {renamed[0]!r}: a class of a classification data set can only be ignored")
+    return frozenset(config.classes)
 
 
 @opener("simulated")

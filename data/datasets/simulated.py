@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
 from evburst.data.encoding import pack
 from evburst.data.events import Events, EventWindow, SensorSize
@@ -124,7 +125,10 @@ def simulate_window(
     events = record(scene, sensor, start_us, stop_us, round(config.step_ms * 1000), seed)
     events["t"] -= start_us
     noise = (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6
-    events, boxes = _label(events, scene.boxes(stop_us), spec.sensor_size, config, noise)
+    if spec.whole:
+        boxes = whole_window(int(pictures[0].labels[0]), spec.sensor_size, window_us)
+    else:
+        events, boxes = _label(events, scene.boxes(stop_us), spec.sensor_size, config, noise)
     return LabelledWindow(EventWindow(0, window_us, pack(events)), boxes, pictures[0].name)
 
 

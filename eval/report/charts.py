@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +41,9 @@ _STYLE: dict[str, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
 }
+
+
+_MOST_NAMES, _MOST_FIGURES = 60, 24
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,25 @@ def steps(series: Sequence[Series], labels: Labels, width: int = 420, height: in
     figure, axes = _axes(labels, width, height)
     for series_item in series:
         axes.stairs(series_item.ys, series_item.xs, color=series_item.colour, linewidth=1.6)
+    return _svg(figure, axes, labels)
+
+
+def matrix(shares: NDArray[np.float64], names: Sequence[str], columns: str, rows: str) -> str:
+    """A square matrix of shares in [0, 1] as a picture, darkest at 1, with figures where there are few classes."""
+    n = len(names)
+    side = int(np.clip(120 + 26 * n, 260, 900))
+    labels = Labels(columns, rows, y_range=(n - 0.5, -0.5))
+    figure, axes = _axes(labels, side, side)
+    axes.grid(False)
+    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    every = max(1, -(-n // _MOST_NAMES))
+    at = list(range(0, n, every))
+    axes.set_xticks(at, [names[k] for k in at], rotation=90, fontsize=8)
+    axes.set_yticks(at, [names[k] for k in at], fontsize=8)
+    if n <= _MOST_FIGURES:
+        for i, j in np.argwhere(shares > 0):
+            colour = "white" if shares[i, j] > 0.6 else _INK
+            axes.annotate(f"{100 * shares[i, j]:.0f}", (j, i), ha="center", va="center", fontsize=8, color=colour)
     return _svg(figure, axes, labels)
 
 

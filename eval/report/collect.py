@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from evburst.data.errors import DataError
+from evburst.eval.class_results import ClassNetworkResult, ClassResults
 from evburst.eval.report.tables import Table, headline_pj, interval, micro, number, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
@@ -24,11 +25,14 @@ _SEED = re.compile(r"[-_](?:s|seed)[-_]?\d+$")
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "µ": r"$\mu$", "+": "{+}"}
 
 
+File = tuple[Path, Results | ClassResults]
+
+
 @dataclass(frozen=True)
 class Found:
     """Results files by path, and one line for each file that could not be read."""
 
-    files: list[tuple[Path, Results]]
+    files: list[File]
     problems: list[str]
 
 
@@ -61,9 +65,17 @@ def find(places: Sequence[Path]) -> Found:
     return Found(sorted(files, key=lambda item: (item[1].title, item[1].protocol, str(item[0]))), problems)
 
 
-def summary_tables(files: Sequence[tuple[Path, Results]]) -> list[TitledTable]:
+def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
     """Return all tables for which these files have values."""
+    files = [(path, results) for path, results in all_files if isinstance(results, Results)]
+    classes = [(path, results) for path, results in all_files if isinstance(results, ClassResults)]
     found = [
+        TitledTable(
+            "Classification",
+            _classification(classes),
+            "Percent of recordings, each by the mean of its windows' scores. Lost: the ANN's top-1 minus the network's, in points, with the "
+            "95 % interval of a paired bootstrap over recordings.",
+        ),
         TitledTable(
             "Average precision",
             _accuracy(files),
@@ -77,22 +89,22 @@ def summary_tables(files: Sequence[tuple[Path, Results]]) -> list[TitledTable]:
         ),
         TitledTable(
             "Energy per window",
-            _energy(files),
+            _energy(all_files),
             "µJ, mean over the same windows for every column. Per spike: every spike of a burst is an accumulate. QNN: the "
             "same network, every burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
         ),
-        TitledTable("Latency", _latency(files), "One window at a time: binning, network, decoding and NMS."),
+        TitledTable("Latency", _latency(all_files), "One window at a time: binning, network, decoding and NMS."),
         TitledTable(
             "Spread over seeds", _spread(files), "Mean and standard deviation over files whose weights differ only in `_seedN`."
         ),
         TitledTable(
-            "Where the figures come from", _origin(files), "Commit of this project, processor and date of each evaluation."
+            "Where the figures come from", _origin(all_files), "Commit of this project, processor and date of each evaluation."
         ),
     ]
     return [one for one in found if one.table.rows]
 
 
-def gaps(files: Sequence[tuple[Path, Results]], expected: Iterable[str] = ()) -> list[str]:
+def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
     """List what is missing: weights without results, networks without a partner, values that were not measured."""
     lines = []
     known = {results.weights for _, results in files}
@@ -104,10 +116,9 @@ def gaps(files: Sequence[tuple[Path, Results]], expected: Iterable[str] = ()) ->
             lines.append(f"{where}: the ANN was not evaluated, so the loss is unknown: evaluate with --both")
         if results.weights and models == {"ann"}:
             lines.append(f"{where}: no spiking network was evaluated: evaluate with --both")
-        if results.ap_loss and results.ap_loss.low is None:
-            lines.append(
-                f"{where}: no interval ({results.ap_loss.units} {results.ap_loss.unit}s, {results.ap_loss.resamples} resamples)"
-            )
+        loss = results.ap_loss if isinstance(results, Results) else results.top1_loss
+        if loss and loss.low is None:
+            lines.append(f"{where}: no interval ({loss.units} {loss.unit}s, {loss.resamples} resamples)")
         if results.timing is None and results.weights:
             lines.append(f"{where}: no date")
         if results.provenance.commit.endswith("+changes"):
@@ -129,12 +140,35 @@ def render(tables: Sequence[TitledTable], missing: Sequence[str], form: str) -> 
     return "\n".join(parts)
 
 
+def _what(results: Results | ClassResults, row: NetworkResult | ClassNetworkResult) -> list[str]:
+    """The cells that say what a network is."""
+    data = f"{results.dataset} {results.split}" if results.split else results.dataset
+    return [results.weights or "box files", data, row.label]
+
+
 def _rows(files: Sequence[tuple[Path, Results]]) -> Iterable[tuple[Results, NetworkResult, list[str]]]:
-    """Yield every network with the cells that identify it."""
+    """Yield every network of a detector with the cells that identify it."""
     for _, results in files:
-        data = f"{results.dataset} {results.split}" if results.split else results.dataset
         for row in results.results:
-            yield results, row, [results.weights or "box files", data, row.label]
+            yield results, row, _what(results, row)
+
+
+def _all_rows(files: Sequence[File]) -> Iterable[tuple[Results | ClassResults, NetworkResult | ClassNetworkResult, list[str]]]:
+    """The same of detectors and classifiers."""
+    for _, results in files:
+        for row in results.results:
+            yield results, row, _what(results, row)
+
+
+def _classification(files: Sequence[tuple[Path, ClassResults]]) -> Table:
+    head = [*_KEY_COLUMNS, "recordings", "classes", "top-1", "top-5", "top-1 of windows", "top-1 lost", "calibration error"]
+    table = []
+    for _, results in files:
+        for row in results.results:
+            figures = [number(v) for v in (row.top1, row.top5, row.window_top1)]
+            last = [interval(row.top1_loss), number(row.calibration.error, 3)]
+            table.append([*_what(results, row), f"{row.recordings:,}", str(len(results.classes)), *figures, *last])
+    return Table(head, table)
 
 
 _KEY_COLUMNS = ["weights", "data, split", "network"]
@@ -159,11 +193,11 @@ def _by_iou(files: Sequence[tuple[Path, Results]]) -> Table:
     )
 
 
-def _energy(files: Sequence[tuple[Path, Results]]) -> Table:
+def _energy(files: Sequence[File]) -> Table:
     head = [*_KEY_COLUMNS, "windows", "format", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
     head += ["of dense ANN", "of zero-skipping ANN", "of QNN", "spikes per burst"]
     table = []
-    for _, row, key_cells in _rows(files):
+    for _, row, key_cells in _all_rows(files):
         if row.energy is None or row.model != "snn":
             continue
         for name in ("int8", "fp32"):
@@ -174,10 +208,10 @@ def _energy(files: Sequence[tuple[Path, Results]]) -> Table:
     return Table(head, table)
 
 
-def _latency(files: Sequence[tuple[Path, Results]]) -> Table:
+def _latency(files: Sequence[File]) -> Table:
     head = [*_KEY_COLUMNS, "engine", "p50, ms", "p99, ms", "windows/s", "machine, threads"]
     table = []
-    for results, row, key_cells in _rows(files):
+    for results, row, key_cells in _all_rows(files):
         if row.latency_ms and row.timing:
             threads = f", {results.timing.threads}" if results.timing else ""
             figures = [number(row.latency_ms[q], 1) for q in ("p50", "p99")]
@@ -205,7 +239,7 @@ def _spread(files: Sequence[tuple[Path, Results]]) -> Table:
     return Table(["weights", "data, split", "protocol", "network", "seeds", "AP lost", "% of dense ANN", "µJ"], table)
 
 
-def _origin(files: Sequence[tuple[Path, Results]]) -> Table:
+def _origin(files: Sequence[File]) -> Table:
     head = ["weights", "data, split", "protocol", "windows", "idle", "faults", "date", "commit", "machine", "device"]
     table = []
     for _, results in files:
@@ -218,7 +252,7 @@ def _origin(files: Sequence[tuple[Path, Results]]) -> Table:
     return Table(head, table)
 
 
-def _machine(results: Results) -> str:
+def _machine(results: Results | ClassResults) -> str:
     return results.provenance.machine or "-"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from evburst.eval.class_results import ClassNetworkResult
 from evburst.eval.coco import IOUS
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.results import LossInterval, NetworkResult, Results, TableEnergies
 
 NONE = "-"
+AnyNetwork = NetworkResult | ClassNetworkResult
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def size_table(row: NetworkResult) -> Table | None:
     return Table([f"{row.label}, by size", "AP small", "AP medium", "AP large", "recall at IoU 0.5"], table)
 
 
-def energy_table(rows: Iterable[NetworkResult]) -> Table:
+def energy_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate the four energies in every number format, INT8 first."""
     head = ["µJ per window", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
     head += ["SNN / dense ANN", "/ zero-skipping ANN", "/ zero-skipping QNN"]
@@ -118,7 +120,7 @@ def energy_table(rows: Iterable[NetworkResult]) -> Table:
     return Table(head, table)
 
 
-def count_table(rows: Iterable[NetworkResult]) -> Table:
+def count_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate the counts behind the energies of spiking networks."""
     head = [
         "per window",
@@ -139,7 +141,7 @@ def count_table(rows: Iterable[NetworkResult]) -> Table:
     return Table(head, table)
 
 
-def memory_table(rows: Iterable[NetworkResult]) -> Table:
+def memory_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate energies according to the model with memory traffic."""
     head = ["µJ per window", "operations", "weights and biases", "potentials", "inputs and outputs", "total", "of the ANN's"]
     table = []
@@ -150,7 +152,7 @@ def memory_table(rows: Iterable[NetworkResult]) -> Table:
     return Table(head, table)
 
 
-def latency_table(rows: Iterable[NetworkResult]) -> Table:
+def latency_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate latencies, throughput, and AP of the results that are available in time."""
     head = ["network", "p50, ms", "p90, ms", "p99, ms", "windows/s", "streaming AP", "offline AP", "age of a result, ms"]
     table = []
@@ -163,7 +165,7 @@ def latency_table(rows: Iterable[NetworkResult]) -> Table:
     return Table(head, table)
 
 
-def neurobench_table(rows: Iterable[NetworkResult]) -> Table:
+def neurobench_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate NeuroBench's complexity metrics."""
     head = ["network", "footprint, MB", "connection sparsity", "activation sparsity"]
     head += ["dense, M", "effective MACs, M", "effective ACs, M"]
@@ -176,7 +178,7 @@ def neurobench_table(rows: Iterable[NetworkResult]) -> Table:
     return Table(head, table)
 
 
-def headline_pj(row: NetworkResult) -> float | None:
+def headline_pj(row: AnyNetwork) -> float | None:
     """Return a network's energy per window in the headline format."""
     if row.energy is None:
         return None

@@ -41,12 +41,18 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
         DataError: the results do not match `evburst.eval.results`.
     """
     checked = parse(results)
-    writable(out)
+    assert isinstance(checked, Results)  # said by their task
     content = {
         "results.json": to_json(checked),
         "results.md": markdown_report(checked),
         "report.html": html_report(checked, shots, maps),
     }
+    write_files(out, content)
+
+
+def write_files(out: Path, content: dict[str, str]) -> None:
+    """Write text files into a folder, each replaced when the new one is whole; raises ConfigError if that fails."""
+    writable(out)
     for name, text in content.items():
         part = out / f"{name}.part"
         try:
@@ -82,7 +88,7 @@ def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[
     """
     rows = results.results
     curves = _curves(rows, results.classes)
-    return _render(
+    return render(
         "report.html.j2",
         results=results,
         main=results.main,
@@ -103,10 +109,11 @@ def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[
 
 def markdown_report(results: Results) -> str:
     """Return the tables as Markdown, for pasting into documents and discussions."""
-    return _render("results.md.j2", results=results)
+    return render("results.md.j2", results=results)
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template of this folder, filled in."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = files("evburst.eval.report")

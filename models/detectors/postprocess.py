@@ -21,7 +21,7 @@ class HeadSpec:
     """What a head's maps mean.
 
     Attributes:
-        kind: "yolo" or "ssd".
+        kind: "yolo", "ssd", or "classes" of a classifier, whose only map holds class logits; chooses the task (models/tasks).
         strides: pixels per cell of each map.
         reg_max: yolo: bins of the distance distribution of each box side.
         classes: class names in the order of their indices.

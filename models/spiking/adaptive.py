@@ -1,16 +1,16 @@
 """Input-aware adaptive timesteps (docs/method.md#adaptive-timesteps): stop as soon as one more timestep changes nothing.
 
-After every timestep the running mean of the outputs is decoded. The network stops when there is no sure box, or when the sure
-boxes agree with those of the timestep before. Neurons keep their membrane potentials between timesteps, so that nothing is
-computed twice. How much agreement is enough (`tau`) is set on calibration data (`least_tau`).
-
-The idea is that of Wang et al., arXiv 2412.16219 (input-aware adaptive timesteps), who stop a classifier by its entropy.
+After every timestep the running mean of the outputs is decoded, and the network's task (models/tasks) decides whether it has settled:
+a classifier by the entropy of its scores (Wang et al., arXiv 2412.16219, input-aware adaptive timesteps), a detector once it finds no
+box of at least CONFIDENT, or such boxes agree with those of the timestep before. Neurons keep their membrane potentials between
+timesteps, so that nothing is computed twice. The threshold `tau` is set on calibration data (`least_tau`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,19 +19,22 @@ from evburst.data.boxes import Detections, iou_matrix
 from evburst.data.stats import SpikeStats
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
 
-SURE = 0.3
-"""Score from which a box has a say."""
+CONFIDENT = 0.3
+"""Boxes with a lower score are not compared."""
 
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Candidates of `least_tau`, from the quickest to stop."""
 
 _SAME_IOU = 0.5
 
-Decode = Callable[[list[Tensor]], Detections]
+Found = Any
+"""What is found in a window: Detections, or a Classification."""
+Decode = Callable[[list[Tensor]], Found]
+Settled = Callable[[Sequence[Found], float], bool]
 
 
 def agreement(before: Detections, now: Detections) -> float:
-    """How alike two sets of boxes are, in [0, 1]: the least, over all boxes, of IoU x (1 - difference of scores).
+    """How well two sets of boxes agree, in [0, 1]: the minimum over all boxes of IoU x (1 - difference of scores).
 
     A box without a partner of its class and an IoU of at least 0.5 makes it 0; two empty sets agree fully.
     """
@@ -48,21 +51,21 @@ def agreement(before: Detections, now: Detections) -> float:
     return float((iou * (1 - np.abs(before.scores - now.scores[partner]))).min())
 
 
-def settled(found: Sequence[Detections], tau: float) -> bool:
-    """Whether the boxes after each timestep so far say that one more is not needed."""
-    sure = [boxes.above(SURE) for boxes in found[-2:]]
-    return not len(sure[-1]) or (len(sure) > 1 and agreement(*sure) >= tau)
+def boxes_settled(found: Sequence[Detections], tau: float) -> bool:
+    """Whether the boxes after each timestep so far show that another one is not needed."""
+    last = [boxes.above(CONFIDENT) for boxes in found[-2:]]
+    return not len(last[-1]) or (len(last) > 1 and agreement(*last) >= tau)
 
 
 def each_timestep(
     network: SpikingNetwork, grid: Tensor, decode: Decode, state: SpikingState
-) -> Iterator[tuple[Detections, SpikeStats]]:
-    """Boxes after each timestep, and the spikes of that timestep.
+) -> Iterator[tuple[Found, SpikeStats]]:
+    """What is found after each timestep, and the spikes of that timestep.
 
     Args:
         network: of as many timesteps as its parameters say.
         grid: `(1, 2 * bins, H, W)` float32 counts.
-        decode: from output maps to boxes.
+        decode: of the output maps.
         state: of the network; new for an independent window.
     """
     total: list[Tensor] = []
@@ -73,13 +76,18 @@ def each_timestep(
 
 
 def run_adaptive(
-    network: SpikingNetwork, grid: Tensor, tau: float, decode: Decode, state: SpikingState
-) -> tuple[Detections, SpikeStats]:
-    """Boxes of one window, and the spikes they took (whose layers tell the number of timesteps); see `each_timestep`."""
-    found: list[Detections] = []
+    network: SpikingNetwork,
+    grid: Tensor,
+    tau: float,
+    decode: Decode,
+    state: SpikingState,
+    settled: Settled = boxes_settled,
+) -> tuple[Found, SpikeStats]:
+    """What is found in one window, and the spikes it took, whose layers hold the number of timesteps; see `each_timestep`."""
+    found: list[Found] = []
     spent: SpikeStats | None = None
-    for boxes, stats in each_timestep(network, grid, decode, state):
-        found.append(boxes)
+    for now, stats in each_timestep(network, grid, decode, state):
+        found.append(now)
         spent = stats if spent is None else added(spent, stats)
         if settled(found, tau):
             break
@@ -88,14 +96,18 @@ def run_adaptive(
 
 
 def least_tau(
-    steps: Sequence[Sequence[Detections]], score_fn: Callable[[list[Detections]], float], max_loss: float
+    steps: Sequence[Sequence[Found]],
+    score_fn: Callable[[list[Found]], float],
+    max_loss: float,
+    settled: Settled = boxes_settled,
 ) -> tuple[float, float]:
     """The quickest of TAUS that loses at most `max_loss` against all timesteps, and the mean timesteps it uses.
 
     Args:
-        steps: for each calibration window, the boxes after every timestep.
-        score_fn: how good the boxes of all windows are (AP, say).
+        steps: for each calibration window, what is found after every timestep.
+        score_fn: of what is found in all windows: AP, or top-1.
         max_loss: in its units.
+        settled: of the network's task.
     """
     full = score_fn([window[-1] for window in steps])
     for tau in TAUS:

@@ -1,6 +1,7 @@
-"""A network family that trains, converts and detects in seconds: `architecture: tiny`. It is also the seam's contract test.
+"""Network families that train, convert and run in seconds: `architecture: tiny` detects, `little` classifies. They are also the seam's
+contract test.
 
-A script, too: `python tests/helpers/tiny.py COMMAND ...` is `evburst COMMAND ...` in a process that knows the family.
+A script, too: `python tests/helpers/tiny.py COMMAND ...` is `evburst COMMAND ...` in a process that knows them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evburst.data.classification import CLASSIFICATION
+from evburst.models.classifiers import Classifier
+from evburst.models.classifiers.resnet import Block
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 
@@ -74,6 +78,13 @@ class TinyNetwork(nn.Module):
 def tiny(config: NetworkConfig, variant: str) -> TinyNetwork:
     """The family's builder."""
     return TinyNetwork(config)
+
+
+@family("little", stride=lambda variant, size: 8, task=CLASSIFICATION)
+def little(config: NetworkConfig, variant: str) -> Classifier:
+    """Four convolutions and a shortcut, then a map of classes."""
+    features = nn.Sequential(block(config.channels, 8, 2, nn.ReLU), block(8, 16, 2, nn.ReLU), nn.MaxPool2d(2), Block(16, 16, 1))
+    return Classifier(config, features, 16, 8)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from evburst.data._numba import njit
 from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
-from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values, threshold_steps
+from evburst.models.tasks import divergence
 
 RATE = 1e-3
 """Adam's learning rate for weights, relative to the root mean square of their layer, and for shifts, relative to thresholds."""

@@ -1,7 +1,8 @@
 """What a layer's burst limit and threshold cost and save, one layer at a time: the table that allocation chooses from.
 
 For every layer and every Choice, only that layer spikes and all others stay analogue (docs/method.md#allocation). Its
-sensitivity is how far the detector's output moves, its cost the synaptic operations of its spikes, both per image.
+sensitivity is the divergence of the network's output from the ANN's (models/tasks), its cost the synaptic operations of its spikes,
+both per image.
 """
 
 from __future__ import annotations
@@ -14,19 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.models.detectors.postprocess import SSD_GAINS, SSD_LARGEST, HeadSpec
+from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.calibrate import Choice, raised, thresholds_for
-from evburst.models.spiking.convert.importance import confidence, position_weights
+from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.cost import fan_out_maps
 from evburst.models.spiking.neurons import steady_counts
-
-BOXES = 8.0
-"""Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15 for YOLO's two
-losses of boxes, against scores); of 1, 8 and 20, 8 lost least on `street`."""
-OVERLAP = 2.0
-"""Weight of what decoded boxes fail to overlap, likewise. Distributions can come nearer while their means, which are the edges, do not. Of 8 it
-was the largest part on `street`, whose scores then suffered (AP50)."""
+from evburst.models.tasks import task_of
 
 
 def default_choices(phi_max: int, signed: bool = False, typical: bool = False) -> tuple[Choice, ...]:
@@ -94,11 +89,11 @@ def measure(
     shape = len(layers), len(choices)
     table = start or SensitivityTable(layers, choices, np.zeros(shape), np.zeros(shape), 0)
     fan_out = fan_out_maps(graph, *batches[0].shape[1:])
-    fast = graph.channels_last()
+    fast, task = graph.channels_last(), task_of(spec)
     for number in range(table.batches, len(batches)):
         ann = _Prefix(fast)
         expected = ann(batches[number].contiguous(memory_format=torch.channels_last))
-        sure = confidence(expected, spec)
+        sure = task.confidence(expected, spec)
         cost, moved = np.zeros(shape), np.zeros(shape)
         for k, node in enumerate(relus):
             name = node.name
@@ -112,7 +107,7 @@ def measure(
                 layer = raised(node, thresholds[base], choice)
                 spikes = steady_counts(activation, layer, timesteps)
                 outputs = ann.rerun(name, spikes * layer.theta[:, None, None] / timesteps)
-                moved[k, c] = float(divergence(expected, outputs, spec))
+                moved[k, c] = float(task.divergence(expected, outputs, spec))
                 cost[k, c] = float((spikes.abs() * fan_out[name]).sum()) / len(activation)
             progress()
         done = table.batches
@@ -120,80 +115,6 @@ def measure(
         table = SensitivityTable(layers, choices, mean[0], mean[1], done + 1)
         save(table)
     return table
-
-
-def divergence(
-    ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere: bool = False, overlap: float = OVERLAP
-) -> Tensor:
-    """How far a detector's output has moved, per image: symmetric Kullback-Leibler on scores and box distributions.
-
-    Each position counts by its confidence: of the surer of the two networks for scores, so that a false alarm counts as much
-    as a miss, and of the ANN for boxes. SSD's boxes, which are no distributions, count by their absolute difference. Gradients do
-    not go through confidences.
-
-    Args:
-        ann, snn: outputs of both networks.
-        spec: what they mean.
-        everywhere: whether scores count alike at every position instead, boxes `BOXES` times, and 1 minus the overlap (IoU) of the
-            boxes that a position decodes to `overlap` times.
-    """
-    n = len(spec.strides)
-    total = torch.zeros(())
-    for level in range(n):
-        boxes, other_boxes, classes, other = ann[level], snn[level], ann[n + level], snn[n + level]
-        if spec.kind == "ssd":
-            per_cell = len(spec.anchors[level])
-            p, q = (_split(x, per_cell).log_softmax(2) for x in (classes, other))
-            sure, other_sure = 1 - p[:, :, 0].exp(), 1 - q[:, :, 0].exp()
-            scores = ((p.exp() - q.exp()) * (p - q)).sum(2)
-            moved = _split((boxes - other_boxes).abs(), per_cell).mean(2)
-            edges = _split(boxes, per_cell), _split(other_boxes, per_cell)
-        else:
-            p, q = torch.sigmoid(classes), torch.sigmoid(other)
-            sure, other_sure = p.amax(1), q.amax(1)
-            scores = ((p - q) * (classes - other)).sum(1)
-            a, b = (_split(x, 4).log_softmax(2) for x in (boxes, other_boxes))
-            moved = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
-            edges = a.exp(), b.exp()
-        surer = torch.maximum(sure, other_sure).detach()
-        moved = sure.detach() * moved
-        if everywhere:
-            apart = sure.detach() * (1 - _overlap(*edges, spec))
-            total = total + (scores + BOXES * moved + overlap * apart).sum()
-        else:
-            total = total + (surer * scores + moved).sum()
-    return total / len(ann[0])
-
-
-def _overlap(boxes: Tensor, others: Tensor, spec: HeadSpec) -> Tensor:
-    """Intersection over union of the boxes that the same cell decodes to in two networks; see detectors/postprocess.py.
-
-    Args:
-        boxes, others: yolo: probabilities `(N, 4, reg_max, h, w)` of the distances to a cell's sides; ssd: offsets `(N, A, 4, h, w)`.
-        spec: what they mean.
-    """
-    corners = [_corners(x, spec) for x in (boxes, others)]
-    (x0, y0, x1, y1), (u0, v0, u1, v1) = corners
-    width = (torch.minimum(x1, u1) - torch.maximum(x0, u0)).clamp_min(0)
-    height = (torch.minimum(y1, v1) - torch.maximum(y0, v0)).clamp_min(0)
-    both = width * height
-    return both / ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - both).clamp_min(1e-6)
-
-
-def _corners(boxes: Tensor, spec: HeadSpec) -> tuple[Tensor, ...]:
-    """Left, top, right and bottom edges from the centre of each cell: in cells (yolo), or in default boxes (ssd)."""
-    if spec.kind == "yolo":
-        bins = torch.arange(spec.reg_max, dtype=boxes.dtype)
-        left, top, right, bottom = torch.einsum("nskhw,k->snhw", boxes, bins)
-        return -left, -top, right, bottom
-    x, y, log_w, log_h = (boxes / boxes.new_tensor(SSD_GAINS)[:, None, None]).unbind(2)
-    half_w, half_h = (log.clamp(max=SSD_LARGEST).exp() / 2 for log in (log_w, log_h))
-    return x - half_w, y - half_h, x + half_w, y + half_h
-
-
-def _split(x: Tensor, groups: int) -> Tensor:
-    """`(N, groups * k, h, w)` as `(N, groups, k, h, w)`."""
-    return x.reshape(len(x), groups, -1, *x.shape[2:])
 
 
 class _Prefix(Runner):

@@ -1,0 +1,106 @@
+"""Classifiers on labelled recordings: top-1 and top-5, confusion, calibration, and what the spiking network loses; see run.py for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evburst.app.evaluate.predict import PartResult
+from evburst.app.evaluate.run import Evaluation, Measured, rounded
+from evburst.data.classification import CLASSIFICATION
+from evburst.data.errors import ConfigError
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.eval.classification import ClassScores, calibration, confusion, per_class, top, top1_loss
+from evburst.eval.report.classes import write_class_report
+
+
+class ClassEvaluation(Evaluation):
+    """One evaluation of a classifier, in one of `world` processes."""
+
+    def binning(self) -> VoxelConfig:
+        """As the network was trained; raises ConfigError for a protocol, which only boxes have."""
+        if self.config.protocol:
+            raise ConfigError(f"protocol {self.config.protocol}: of boxes; {self.config.weights} classifies")
+        return self.bundle.voxel
+
+    def results(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
+        """Figures of every network over all recordings."""
+        measured = self.measure(parts)
+        scored = [_recordings(own.found) for own in measured]
+        rows = [self._class_row(own, found) for own, found in zip(measured, scored, strict=True)]
+        ann = next((k for k, row in enumerate(rows) if row["model"] == "ann"), None)
+        for row, found in zip(rows, scored, strict=True):
+            row["top1_loss"] = None
+            if ann is not None and row["model"] != "ann":
+                loss = top1_loss(scored[ann][0], found[0], self.config.resamples, self.config.seed)
+                row["top1_loss"] = rounded(loss, "recording")
+        spec = self.dataset.spec
+        return {
+            "task": CLASSIFICATION,
+            "results": rows,
+            "classes": list(spec.classes),
+            "sensor_size": list(spec.sensor_size),
+            "top1_loss": next((row["top1_loss"] for row in rows if row["model"] == "snn"), None),
+            **self.about(parts),
+            "recordings": len(scored[0][0].labels),
+        }
+
+    def write(self, results: dict[str, Any], parts: Sequence[list[PartResult]], out: Path) -> None:
+        """Write results.json, results.md, report.html and confusion.svg."""
+        write_class_report(results, out)
+
+    def _class_row(self, measured: Measured, scored: tuple[ClassScores, ClassScores]) -> dict[str, Any]:
+        recordings, windows = scored
+        error, count, score, right = calibration(recordings)
+        return {
+            **measured.row,
+            "timing": measured.timing.figures(),
+            "recordings": len(recordings.labels),
+            "top1": round(top(recordings), 3),
+            "top5": round(top(recordings, 5), 3),
+            "window_top1": round(top(windows), 3),
+            "per_class": per_class(recordings, self.dataset.spec.classes),
+            "calibration": {"error": error, "count": count, "score": score, "right": right},
+            "details": {"confusion": confusion(recordings).tolist(), "layers": measured.layers},
+        }
+
+
+def _recordings(parts: Sequence[PartResult]) -> tuple[ClassScores, ClassScores]:
+    """Scores of recordings, and of their windows."""
+    scores = np.concatenate([part.scores for part in parts]).astype(np.float64)
+    labels = np.concatenate([part.boxes.labels["class_id"] for part in parts]).astype(np.int64)
+    windows = ClassScores(scores, labels)
+    return windows.by_recording([name for part in parts for name in part.names])[0], windows
+
+
+def human_table(results: dict[str, Any], out: Path) -> str:
+    """The results for a person: a table."""
+    head = (
+        f"{results['dataset']} {results['split']}: {results['recordings']} recordings, {results['windows']} windows of "
+        f"{results['window_ms']:g} ms"
+    )
+    lines = [head, f"{'':14}{'top-1':>7}{'top-5':>7}{'window':>8}{'ECE':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}"]
+    for row in results["results"]:
+        energy, error = row["energy"], row["calibration"]["error"]
+        pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
+        name = "ANN" if row["model"] == "ann" else f"SNN, T = {row['timesteps']}"
+        figures = (
+            f"{row['top1']:7.2f}{row['top5']:7.2f}{row['window_top1']:8.2f}{'-' if error is None else format(error, '.3f'):>7}"
+        )
+        of_qnn = "-" if energy["of_qnn"] is None else f"{100 * energy['of_qnn']:.1f}"
+        spent = f"{pj / 1e6:9,.2f}{100 * pj / energy['ann_pj']:8.1f}{of_qnn:>8}"
+        lines.append(f"{name:14}{figures}{spent}{row['latency_ms']['p50']:9.1f}")
+    for row in results["results"]:
+        if loss := row["top1_loss"]:
+            bounds = (
+                "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}], 95 % of {loss['units']} recordings"
+            )
+            lines.append(f"loses     {loss['mean']:.2f} points of top-1 against the ANN{bounds} (T = {row['timesteps']})")
+    energy = results["results"][-1]["energy"]
+    lines.append(
+        f"energy    {energy['table']}, per window and spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate"
+    )
+    return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html, confusion.svg"])

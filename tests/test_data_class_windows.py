@@ -1,0 +1,138 @@
+"""Windows of class recordings: which ones there are, what they hold, how time is held out, and what is kept in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evburst.data.datasets.class_windows import ClassWindows, HeldTime, filled, filled_windows, open_class_windows
+from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
+from evburst.data.encoding import unpack
+from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
+from evburst.data.events import EventArray, SensorSize
+from evburst.data.writers import write_events
+from tests.test_data_datasets_recorded import events
+
+SIZE = SensorSize(48, 32)
+W = 100_000
+
+
+def recording(start_us: int, span_us: int, n: int = 500, size: SensorSize = SIZE) -> EventArray:
+    found = events(n, span_us, size)
+    found["t"] += start_us - found["t"][0]
+    return EventArray(found, size)
+
+
+@pytest.mark.parametrize(("first_us", "end_us", "windows"), [
+    (0, W, [0]),
+    (0, 2 * W, [0, 1]),
+    (0, 2 * W + 49_999, [0, 1]),  # the last one is less than half filled
+    (0, 2 * W + 50_000, [0, 1, 2]),
+    (50_001, 2 * W, [1]),
+    (50_000, 2 * W, [0, 1]),
+    (90_000, W + 20_000, [1]),  # both are: the last one stays
+    (10_000, 20_000, [0]),
+])  # fmt: skip
+def test_windows_at_the_ends_have_to_be_half_filled(first_us: int, end_us: int, windows: list[int]) -> None:
+    assert list(filled(first_us, end_us, W)) == windows
+    t = np.arange(first_us, end_us, 1000)
+    t[-1] = end_us - 1
+    found = np.zeros(len(t), [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
+    found["t"] = t
+    assert [w.t0_us // W for w in filled_windows(EventArray(found, SIZE).windows(W))] == windows
+
+
+def test_no_events_no_windows() -> None:
+    assert list(filled_windows(iter(()))) == []
+
+
+def dataset(*recordings: EventArray) -> ClassDataset:
+    named = [LabelledRecording(f"{k}.dat", k % 2, lambda own=own: own) for k, own in enumerate(recordings)]  # type: ignore[misc]
+    return ClassDataset("folder", ("a", "b"), SIZE, named)
+
+
+def test_windows_hold_what_a_pass_over_the_recording_does() -> None:
+    sources = [recording(1_000, 350_000), recording(5_040_000, 260_000)]
+    found = ClassWindows(dataset(*sources), "train", W)
+    expected = [(k, window) for k, own in enumerate(sources) for window in filled_windows(own.windows(W))]
+    assert len(found) == len(expected) == 3 + 3 + (1 if filled(1_000, int(sources[0].events["t"][-1]) + 1, W).stop == 4 else 0)
+    for i, (k, window) in enumerate(expected):
+        item = found[i]
+        assert (item.window.t0_us, item.window.t1_us, item.name) == (window.t0_us, window.t1_us, f"{k}.dat")
+        np.testing.assert_array_equal(unpack(item.window), unpack(window))
+        assert item.boxes.boxes_xyxy.tolist() == [[0, 0, 48, 32]]
+        assert item.boxes.labels.tolist() == [k]
+        assert item.boxes.t_us == window.t1_us
+    assert [part.name for part in found.parts()] == ["0", "1"]
+    assert [i for part in found.parts() for i in part.items] == list(range(len(found)))
+    assert found.start_us(0) == 1_000
+    assert found.faults_of(0) == {}
+
+
+def test_a_limit_is_spread_evenly() -> None:
+    found = ClassWindows(dataset(*(recording(0, 300_000) for _ in range(6))), "train", W, 4)
+    assert sorted({found.name_of(i) for i in range(4)}) == ["0.dat", "1.dat", "3.dat", "5.dat"]
+
+
+def test_time_is_held_out_with_a_gap() -> None:
+    held = HeldTime(5, 2, 0.1)
+    ends = [W * k for k in range(1, 21)]
+    select, train = held.of("select", ends, W), held.of("train", ends, W)
+    assert select == [W * k for k in range(9, 13)]
+    assert train == [W * k for k in (*range(1, 8), *range(14, 21))]
+    assert HeldTime(5, -1).of("train", ends, W) == ends
+    assert HeldTime(5, -1).of("select", ends, W) == []
+    assert HeldTime().of("select", ends, W) == ends
+    blocks = [HeldTime(5, k, 0).of("select", ends, W) for k in range(5)]
+    assert sorted(end for block in blocks for end in block) == ends
+    for wrong in ({"blocks": 1}, {"blocks": 5, "block": 5}, {"blocks": 3, "gap_s": -1.0}):
+        with pytest.raises(ValueError, match="held"):
+            HeldTime(**wrong)  # type: ignore[arg-type]
+
+
+def test_recordings_of_another_sensor_are_refused() -> None:
+    with pytest.raises(SensorSizeError, match="among recordings of 48x32"):
+        ClassWindows(dataset(recording(0, 200_000), recording(0, 200_000, size=SensorSize(64, 64))), "train", W)
+
+
+def table_tree(root: Path) -> Path:
+    root.mkdir()
+    for name in "ab":
+        write_events(root / f"{name}.dat", recording(0, 2_000_000).events, SIZE)
+    (root / "recordings.csv").write_text("file,class\na.dat,mug\nb.dat,pen\nmissing.dat,pen\n")
+    return root
+
+
+def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, cache, held = table_tree(tmp_path / "data"), tmp_path / "cache", HeldTime(4, 3, 0.0)
+    found = {split: open_class_windows("folder", root, split, W, 0, cache, held) for split in ("train", "select")}
+    assert found["train"].spec.classes == ("mug", "pen")
+    assert {item.name for item in map(found["select"].__getitem__, range(len(found["select"])))} == {"a.dat", "b.dat"}
+    assert len(found["train"]) + len(found["select"]) == 40
+    assert "missing.dat: is in recordings.csv but missing" in caplog.text
+    assert list((cache / "classes").glob("*.json"))
+    again = open_class_windows("folder", root, "select", W, 0, cache, held)
+    assert [again.start_us(i) for i in range(len(again))] == [found["select"].start_us(i) for i in range(len(again))]
+    (file,) = (cache / "classes").glob("*.json")
+    file.write_text("{}")  # of another version
+    assert len(open_class_windows("folder", root, "select", W, 0, cache, held)) == len(again)
+
+
+def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = table_tree(tmp_path / "data")
+    known = open_classes("folder", root, "train", in_time=True, classes=("pen", "cup"))
+    assert (known.classes, [own.label for own in known.recordings]) == (("pen", "cup"), [0])
+    assert "recordings of mug are left out" in caplog.text
+    assert open_classes("folder", root, "train", in_time=True, ignored=frozenset({"mug"})).classes == ("pen",)
+    with pytest.raises(ConfigError, match="its classes are mug, pen"):
+        open_classes("folder", root, "train", in_time=True, classes=("cup",))
+    (root / "recordings.csv").write_text("file,kind\na.dat,mug\n")
+    with pytest.raises(LabelError, match="line 2: expected columns file and class"):
+        open_classes("folder", root, "train", in_time=True)
+
+
+def test_recordings_that_are_too_short_for_a_held_block(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too short"):
+        ClassWindows(dataset(recording(0, 90_000)), "select", W, held=HeldTime(5, 0))

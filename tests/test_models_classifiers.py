@@ -1,0 +1,89 @@
+"""Families of classifiers: shapes, names, and that all of their layers run on the INT8 engine as on the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evburst.data.errors import ConfigError
+from evburst.data.events import SensorSize
+from evburst.models.classifiers import Classifier, channels_of
+from evburst.models.detectors import NetworkConfig, build_network, training_stride
+from evburst.models.graph import Runner
+from evburst.models.runtime import open_engine
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.network import SpikingNetwork
+from evburst.models.spiking.rounding import integer_form
+
+NARROW = ["resnet18x0.06", "resnet20x0.25", "vgg11x0.06", "mobilex0.25"]
+
+
+def network(architecture: str, side: int, classes: int = 3) -> Classifier:
+    config = NetworkConfig(architecture, "relu", 4, tuple("abcdefghij"[:classes]), (side, side))
+    built = build_network(config)
+    assert isinstance(built, Classifier)
+    return built
+
+
+@pytest.mark.parametrize(("architecture", "sensor", "stride"), [
+    ("resnet18x0.06", 34, 8),
+    ("resnet18x0.06", 128, 32),
+    ("resnet20x0.25", 34, 4),
+    ("resnet34x0.06", 64, 8),
+    ("vgg11x0.06", 34, 16),
+    ("vgg16x0.06", 65, 64),
+    ("mobilex0.25", 34, 8),
+    ("mobilex0.25", 240, 32),
+])  # fmt: skip
+def test_a_map_of_classes_at_the_stride(architecture: str, sensor: int, stride: int) -> None:
+    size = SensorSize(sensor, sensor)
+    assert training_stride(architecture, size) == stride
+    side = -(-sensor // stride) * stride
+    model = network(architecture, side).eval()
+    assert model.head_spec.strides == (stride,)
+    (found,) = model(torch.zeros(1, 4, side, side))
+    assert found.shape == (1, 3, side // stride, side // stride)
+
+
+@pytest.mark.parametrize("architecture", ["resnet19", "resnet18x9", "vgg11xwide", "mobilenet"])
+def test_names_that_are_none(architecture: str) -> None:
+    with pytest.raises(ConfigError, match="unknown"):
+        network(architecture, 40)
+
+
+def test_only_relu_can_spike() -> None:
+    with pytest.raises(ConfigError, match="ReLU only"):
+        build_network(NetworkConfig("resnet18", "silu", 4, ("a", "b"), (40, 40)))
+
+
+def test_channels_come_in_fours() -> None:
+    assert [channels_of(64, width) for width in (1, 0.25, 0.1, 0.01)] == [64, 16, 8, 4]
+
+
+def test_the_loss_is_cross_entropy_of_windows_with_a_label() -> None:
+    model = network("mobilex0.25", 32).eval()
+    x = torch.rand(3, 4, 32, 32)
+    with torch.no_grad():
+        logits = model(x)[0].mean((2, 3))
+        parts = model.loss(x, torch.zeros(2, 4), torch.tensor([2, 0]), torch.tensor([0, 2]))
+    expected = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([2, 0]), reduction="sum", label_smoothing=0.05)
+    torch.testing.assert_close(parts, expected[None])
+
+
+@pytest.mark.parametrize("architecture", NARROW)
+@pytest.mark.parametrize("timesteps", [1, 2])
+def test_the_int8_engine_runs_every_layer(architecture: str, timesteps: int) -> None:
+    torch.manual_seed(0)
+    model = network(architecture, 64 if architecture.startswith("vgg") else 40)
+    grids = torch.randint(0, 4, (2, 4, *(2 * [64 if architecture.startswith("vgg") else 40]))).float()
+    model.train()(grids)
+    graph = trace(model, torch.zeros(1, 4, 128, 128)).in_float16()
+    targets = record_targets(graph, grids, None)
+    spiking, parameters = integer_form(*calibrate(graph, targets, timesteps, Choice(8), "light"))
+    expected, counted = SpikingNetwork(spiking, parameters).run(grids)
+    engine = open_engine("int8", spiking, parameters, 10, "cpu")
+    found, stats = engine.run(grids.to(torch.uint8))
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
+    assert [layer.spikes.tolist() for layer in stats.layers] == [layer.spikes.tolist() for layer in counted.layers]
+    assert Runner(graph)(grids)[0].shape == found[0].shape
