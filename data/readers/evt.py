@@ -150,7 +150,7 @@ def _encoding(path: Path, header: dict[str, str]) -> tuple[str, dict[str, str]]:
     options = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
     said = name.strip() or header.get("evt", "")
     if said not in ENCODINGS:
-        raise EventFileError(f"{path}: encoding {said!r} is not supported (known: EVT2, EVT2.1, EVT3)")
+        raise EventFileError(f"{path}: encoding {said[:40]!r} is not supported (known: EVT2, EVT2.1, EVT3)")
     return ENCODINGS[said], options
 
 
@@ -167,7 +167,7 @@ def _word_order(path: Path, header: dict[str, str], options: dict[str, str], wor
     if said in ("little", "legacy"):
         return said
     if said:
-        raise EventFileError(f"{path}: EVT2.1 words of endianness {said!r} are not supported (known: little, legacy)")
+        raise EventFileError(f"{path}: EVT2.1 words of endianness {said[:40]!r} are not supported (known: little, legacy)")
     first, second = words[:ORDER_WORDS, 0], words[:ORDER_WORDS, 1]
     legacy = np.count_nonzero((first >> 28 == 8) & (second == 0))
     little = np.count_nonzero((second >> 28 == 8) & (first == 0))
