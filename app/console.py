@@ -33,7 +33,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
         The exit code.
     """
     add_common_flags(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
     limit_spinning()
     with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
         try:
@@ -54,6 +54,17 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
             LOG.error("%scannot be written (%s); what was written so far is readable", where, error.strerror)
             return 1
         return 0 if text is None else _print_result(text)
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--columns -,t,x,y,p` as one, because argparse takes what begins with '-' for a flag."""
+    joined: list[str] = []
+    for text in argv:
+        if text.startswith("-,") and joined and joined[-1].startswith("--") and joined[-1].endswith("columns"):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:

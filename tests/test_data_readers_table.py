@@ -119,7 +119,7 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path, name: str) -> N
             np.zeros(3, [("t", "<i8", (2,)), ("x", "u1"), ("y", "u1"), ("p", "u1")]),
             "t is (3, 2), expected one number per event",
         ),
-        (-PLAIN, "times from -62001 to -1000 µs: is t the first column?"),
+        (-PLAIN, "a time of -62001 µs: negative; add an offset to all times"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])

@@ -34,6 +34,7 @@ from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
 
 _LOG = logging.getLogger("evburst")
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
+_LONG_NUMBER = 20
 LEFT_OUT = "ignore"
 """What a name is mapped to whose boxes are left out on purpose."""
 
@@ -121,7 +122,7 @@ def csv_boxes(path: Path) -> LabelFile:
                 t = _whole_time(where, row[time])
                 box = _box(where, [row[side] for side in sides], sides is _SIDES)
                 name = (row["class"] or "").strip()
-                by_time.setdefault(t, []).append((box, int(name) if name.isdecimal() else name))
+                by_time.setdefault(t, []).append((box, int(name) if name.isdecimal() and len(name) < _LONG_NUMBER else name))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path}: cannot be read as a table of boxes ({error})") from None
     return LabelFile(tuple(_named(t, *zip(*rows, strict=True)) for t, rows in sorted(by_time.items())))

@@ -4,7 +4,7 @@ Such files say little of themselves, so that a wrong guess reads as a recording,
 said is taken from the first events (`judge_times`, `judge_order`): what no sensor can have recorded is an error that names
 the option to mend it; what is only odd is a warning of the logger "evburst".
 
-    unit said by               --time-unit, or the time's name: t_ns, "timestamp [us]", time_s
+    unit said by               --time-unit (only warned of), or the time's name: t_ns, "timestamp [us]", time_s
     times with fractions       seconds, if that makes at least 10 events/s
     whole numbers              microseconds, also if they are written as floats (0.0, 281.0)
 """
@@ -89,6 +89,9 @@ def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
     if "t" not in found:
         found.update(("t", name) for text, name in lower.items() if unit_in_name(text))
     missing = [column for column in COLUMN_NAMES if column not in found]
+    twice = [name for name in found.values() if sum(other.strip().lower() == name.strip().lower() for other in names) > 1]
+    if twice:
+        raise EventFileError(f"{place}: two columns are called {twice[0]}; rename one of them")
     if missing:
         raise EventFileError(f"{place}: no column {', '.join(missing)}; it has {', '.join(names)[:200] or 'none'}")
     return found
@@ -172,6 +175,11 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
     factor = MICROSECONDS[unit.name]
     if not (low >= 0 and float(high) * factor <= _MAX_TIME_US):
         symbol = UNIT_SYMBOLS[unit.name]
+        if low < 0:
+            raise EventFileError(
+                f"{place}: a time of {low} {symbol}: negative; add an offset to all times, or name the columns (--columns) if "
+                "another one is t"
+            )
         raise EventFileError(f"{place}: times from {low} to {high} {symbol}: is t the first column? expected t x y p")
     if t.dtype.kind == "f":
         if unit == Unit("us", said=False) and (np.rint(t) != t).any():
@@ -185,6 +193,8 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
 def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None = None) -> Unit:
     """The unit of a recording's times, from its first events; warns or raises where it cannot be that.
 
+    The caller's unit is only warned of, that of the column's name can be wrong: a name outlives a conversion of the times.
+
     Args:
         path: the file.
         columns: t, x, y, p of the first events, `(n,)`.
@@ -192,25 +202,26 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
         named: the unit said by the column's name.
 
     Raises:
-        EventFileError: no unit was said, and the one that would be taken makes a rate that no sensor has.
+        EventFileError: the caller did not say the unit, and the one that would be taken makes a rate that no sensor has.
     """
-    if options.time_unit != "auto":
-        return Unit(options.time_unit)
-    if named:
-        return Unit(named)
+    said = named if options.time_unit == "auto" else options.time_unit
     t = columns["t"]
     if any(column.ndim != 1 or column.dtype.kind not in "iufb" for column in columns.values()):
-        return MICRO  # No numbers, as `columns_to_events` will say.
+        return Unit(said) if said else MICRO  # No numbers, as `columns_to_events` will say.
     finite = t[np.isfinite(t)] if t.dtype.kind == "f" else t
     fractions = t.dtype.kind == "f" and bool((np.rint(finite) != finite).any())
-    unit = "s" if fractions else "us"
-    if len(finite):
+    unit = Unit(said) if said else Unit("s" if fractions else "us", said=False)
+    try:
         _judge_rate(path, finite, columns, unit)
-    return Unit(unit, said=False)
+    except EventFileError as error:
+        if options.time_unit == "auto":
+            raise
+        _warn(str(error))
+    return unit
 
 
-def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]], unit: str) -> None:
-    n = len(t)
+def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]], taken: Unit) -> None:
+    n, unit = len(t), taken.name
     if n < _JUDGED_FRACTIONS:
         return
     ask = _ASK_UNIT.format(unit=UNIT_SYMBOLS[unit])
@@ -225,14 +236,15 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
         return
     rate = 0.96 * n / span_s
     found = f"{path}: {n} events in {span_s:g} s, {rate:.3g} per second"
-    if not (_LEAST_AS_SECONDS_PER_S if unit == "s" else _LEAST_PER_S) <= rate <= _MOST_PER_S:
+    least = _LEAST_PER_S if taken.said or unit != "s" else _LEAST_AS_SECONDS_PER_S
+    if not least <= rate <= _MOST_PER_S:
         raise EventFileError(f"{found}, which no sensor records; {ask}")
     per_pixel = rate / _pixels(columns)
     if rate > _MANY_PER_S or per_pixel > _MANY_PER_PIXEL_S:
         _warn(f"{found}, are unusually many; {ask}")
     elif rate < _FEW_PER_S or per_pixel < _FEW_PER_PIXEL_S:
         _warn(f"{found}, are unusually few; {ask}")
-    elif unit == "us" and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
+    elif taken == Unit("us", said=False) and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
         _warn(f"{path}: every time is a multiple of 1000; {ask}")
 
 
@@ -245,9 +257,16 @@ def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str
         places: which of them are taken for t, x, y and p.
         options: where `columns` was given, it is believed.
     """
-    if options.columns or len(columns) != len(COLUMNS) or len(columns[0]) < 2:
+    if options.columns or len(columns[0]) < 2:
         return
     t, p = columns[places["t"]], columns[places["p"]]
+    if len(columns) > len(COLUMNS):
+        if not _is_polarity(p):
+            raise EventFileError(
+                f"{path}: {len(columns)} columns without names, the fourth of which is no polarity: pass --columns, "
+                f"'{PASSED_OVER}' for a column to pass over, e.g. {','.join([PASSED_OVER] * (len(columns) - 4))},t,x,y,p"
+            )
+        return
     # Few events may be in disorder; many are not, while another column has no fall at all.
     if _is_polarity(p) and (len(t) < _JUDGED_FRACTIONS or not _falls(t).any()):
         return
