@@ -120,9 +120,8 @@ def _place(
     words, window_us = pack_relative(item.window), item.window.t1_us - item.window.t0_us
     out = np.empty_like(words)
     seed = np.uint64(rng.integers(1 << 62))
-    fields = word_fields(2)
     n = _move(
-        words_64(words), words_64(out), fields, size.width, mirror, swap, scale, *shift, x0, x1, y0, y1, stretch, window_us, keep, seed
+        words_64(words), words_64(out), size.width, mirror, swap, scale, *shift, x0, x1, y0, y1, stretch, window_us, keep, seed
     )  # fmt: skip
     boxes = item.boxes.boxes_xyxy.astype(np.float32).copy()
     if mirror:
@@ -136,8 +135,9 @@ def _place(
 
 
 @njit(cache=True, nogil=True)
-def _move(words, out, fields, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
+def _move(words, out, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
     """Write the events that stay in place and window to `out`; returns how many. Sub-pixel places are drawn per event."""
+    fields = word_fields(2)
     n = 0
     for i in range(len(words)):
         key = seed + np.uint64(3 * i)

@@ -76,12 +76,13 @@ class MapGuard:
             pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
             # The end last: until it is set, the handler does not see the entry.
             _table[self._slot] = address, 0, 0
+            self._hit = ctypes.c_int64.from_address(_table[self._slot, 2:].ctypes.data)
             _table[self._slot, 1] = address + pages
 
     @property
     def hit(self) -> bool:
         """Whether zeros were laid into the map because the file had become shorter."""
-        return self._slot >= 0 and bool(_table[self._slot, 2])
+        return self._slot >= 0 and bool(self._hit.value)
 
     def release(self) -> None:
         """The map is about to go; does nothing the second time."""
