@@ -50,6 +50,8 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
+        if not str(pattern):
+            raise ConfigError("--events: an empty name; is a variable of the shell empty?")
         path = Path(pattern)
         if path.is_dir():
             some = sorted(file for file in path.rglob("*") if _is_recording(file))
@@ -81,6 +83,8 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
 def one_file(patterns: Sequence[str | Path]) -> bool:
     """Whether they name a single file, rather than a folder or a pattern."""
     path = Path(patterns[0])
+    if not str(patterns[0]):
+        return False
     is_pattern = glob.has_magic(str(path)) and not os.path.lexists(path)
     return len(patterns) == 1 and not path.is_dir() and not is_pattern
 

@@ -53,7 +53,25 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
             where = f"{error.filename}: " if error.filename else ""
             LOG.error("%scannot be written (%s); what was written so far is readable", where, error.strerror)
             return 1
+        except (MemoryError, RuntimeError) as error:
+            if args.debug or not _is_out_of_memory(error):
+                raise
+            LOG.error(
+                "there is not enough memory for this (%s): a smaller sensor, batch or number of workers needs less",
+                _first_line(error),
+            )
+            return 1
         return 0 if text is None else _print_result(text)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so with a RuntimeError."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from evburst.eval.coco import AveragePrecision, average_precision
 from evburst.models.bundle import load_tensors, save_tensors
@@ -145,6 +146,8 @@ class Trainer:
         self._provenance = provenance()  # of the code that runs, not of what is committed by the time it ends
         s = config.schedule
         torch.manual_seed(s.seed)
+        if self.rank == 0:
+            make_folder(self.out)
         self.val, self.train = self._datasets()
         size = self.train.spec.sensor_size
         self.network_config = network_config(config, self.train.spec.classes, size)
@@ -171,7 +174,6 @@ class Trainer:
         self.epoch, self.best_ap = 0, -1.0
         self._resume()
         if self.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
         self._curves = Curves(self.out, self._loss.names) if self.rank == 0 else None
 

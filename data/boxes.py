@@ -26,6 +26,9 @@ BBOX_DTYPE = np.dtype(
 )
 """Prophesee's `*_bbox.npy` item, 40 bytes: t µs, top-left corner, size in pixels, class, track, score."""
 
+_LARGEST = {"t": 1 << 62, "class_id": (1 << 32) - 1}
+"""Fields of whole numbers from 0 on."""
+
 _OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
 
 
@@ -113,7 +116,8 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     Old files' names `ts` and `confidence` are understood; without a confidence it is 1. Boxes may reach outside the frame.
 
     Raises:
-        LabelError: no such file, not an .npy file, a field is missing, or a number (a time, too) is NaN or infinite.
+        LabelError: no such file, not an .npy file, a field is missing, a number is NaN or infinite, or a time or class
+            is not whole or negative.
     """
     try:
         raw = np.load(path, allow_pickle=False)
@@ -145,11 +149,12 @@ def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) ->
         if values.ndim != 1 or values.dtype.kind not in "iufb":
             raise LabelError(f"{path}: field {own} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
         wrong = ~np.isfinite(values)
-        if name == "class_id":
-            wrong |= values < 0
+        if name in _LARGEST:
+            wrong |= (values < 0) | (values > _LARGEST[name]) | (np.rint(values) != values)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise LabelError(f"{path}: box {row}: {own} is {values[row]}")
+            unit = " µs; expected whole microseconds, not negative" if name == "t" else ""
+            raise LabelError(f"{path}: box {row}: {own} is {values[row]}{unit}")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:

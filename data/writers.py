@@ -13,6 +13,7 @@ import io
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ import numpy as np
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from evburst.data.files import part_of
 from evburst.data.readers.dat import dat_header
 
 DAT_TIMES_US = 1 << 32
@@ -83,7 +85,7 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
         DataError: the file cannot be written, or its format cannot hold these times.
     """
     make = writer_for(path)
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
         out = make(part, sensor_size)
     except OSError as error:
@@ -100,7 +102,8 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
         part.replace(path)
     finally:
         out.close()
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return written
 
 

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
+from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
@@ -52,13 +53,18 @@ _METADATA_BYTES = 2**24
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and JSON-able metadata; an existing file is replaced only when the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    """Write tensors and JSON-able metadata; an existing file is replaced only when the new one is whole.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, part, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
-    part.chmod(0o644)
-    part.rename(path)
+    with replacing(path) as part:
+        try:
+            save_file(plain, part, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
+        except SafetensorError as error:  # as which it reports a full disk
+            raise OSError(str(error)) from None
+        part.chmod(0o644)
 
 
 def read_kind(path: Path) -> str:
@@ -124,7 +130,7 @@ def find_weights(weights: str | Path) -> Path:
     named = WEIGHTS / f"{weights}.safetensors"
     if named.is_file():
         return named
-    if Path(weights).suffix:
+    if Path(weights).suffix or Path(weights).is_file():
         return Path(weights)
     known = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
     raise CheckpointError(f"weights {str(weights)!r}: no such bundled weights (bundled: {known}) and not a file name")

@@ -24,6 +24,7 @@ from evburst.app.inference import BATCH, Inference, Stats, concatenate, over_dat
 from evburst.data.boxes import BBOX_DTYPE, Detections
 from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
+from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
@@ -229,10 +230,8 @@ class Predictor:
 
 
 def _save(path: Path, result: PartResult) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_bytes(result.to_bytes())
-    part.rename(path)
+    with replacing(path) as part:
+        part.write_bytes(result.to_bytes())
 
 
 def _load(path: Path) -> PartResult | None:

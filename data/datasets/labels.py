@@ -85,10 +85,10 @@ def prophesee(path: Path) -> LabelFile:
     """Prophesee's box file.
 
     Raises:
-        LabelError: see `load_prophesee_boxes`; or a time, width or height is negative.
+        LabelError: see `load_prophesee_boxes`; or a width or height is negative.
     """
     raw = load_prophesee_boxes(path)
-    for name in ("t", "w", "h"):
+    for name in ("w", "h"):
         if (raw[name] < 0).any():
             row = int(np.argmax(raw[name] < 0))
             raise LabelError(f"{path}: box {row}: {name} is {raw[name][row]}: negative")
@@ -154,7 +154,9 @@ def coco(path: Path) -> LabelFile:
         sizes = {(image.get("width"), image.get("height")) for image in images.values()} - {(None, None)}
         return LabelFile(tuple(found), _one_size(path, sizes))
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise LabelError(f"{path}: not COCO boxes ({error!r})") from None
+        raise LabelError(
+            f"{path}: not COCO boxes ({str(error)[:200] if isinstance(error, ValueError) else repr(error)})"
+        ) from None
 
 
 @label_file(".xml")
@@ -235,7 +237,7 @@ class ClassMatcher:
         """Log what was left out; LabelError if that is every box."""
         if not self.unmatched:
             return
-        names = ", ".join(f"{name!r} ({count})" for name, count in self.unmatched.most_common(12))
+        names = ", ".join(f"{name[:40]!r} ({count})" for name, count in self.unmatched.most_common(12))
         classes = ", ".join(self._spec.classes) or "none"
         how = f"the classes are {classes}; --classes 'NAME=CLASS,...' maps names to them, or to {LEFT_OUT}"
         if not self.matched:
@@ -248,7 +250,11 @@ def parse_classes(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(name.strip() and target.strip() for name, _, target in pairs):
         raise ConfigError(f"classes {text!r}: write them as NAME=CLASS,NAME=CLASS, e.g. Car=car,Person=pedestrian")
-    return {name.strip(): target.strip() for name, _, target in pairs}
+    found: dict[str, str] = {}
+    for name, _, target in pairs:
+        if found.setdefault(name.strip(), target.strip()) != target.strip():
+            raise ConfigError(f"classes {text!r}: {name.strip()} is mapped to two classes")
+    return found
 
 
 def _plain(name: str) -> str:

@@ -177,6 +177,10 @@ def read_layout(
         LabelError: a label file is malformed, or no box is of a known class.
     """
     kind = LAYOUTS[name]
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}; expected {kind.expected} in it"
+        )
     place, found = _find(kind, root, split, spec)
     _tell(place)
     if not found:

@@ -235,8 +235,14 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
     if (n < _JUDGED_EVENTS and unit == "us") or span_s == 0:
         return
     rate = 0.96 * n / span_s
-    found = f"{path}: {n} events in {span_s:g} s, {rate:.3g} per second"
     least = _LEAST_PER_S if taken.said or unit != "s" else _LEAST_AS_SECONDS_PER_S
+    found = f"{path}: {n} events in {span_s:g} s, {rate:.3g} per second"
+    fall = int(np.argmax(t[:-1].astype(float) - t[1:].astype(float)))
+    if rate < least and (float(t[fall]) - float(t[fall + 1])) * MICROSECONDS[unit] * 1e-6 > span_s / 2:
+        raise EventFileError(
+            f"{path}: the times fall from {t[fall]} to {t[fall + 1]} at event {fall + 1}: were recordings put one behind the "
+            "other, or was the clock reset? cut the file there"
+        )
     if not least <= rate <= _MOST_PER_S:
         raise EventFileError(f"{found}, which no sensor records; {ask}")
     per_pixel = rate / _pixels(columns)

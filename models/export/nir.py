@@ -24,6 +24,7 @@ from torch import Tensor
 
 from evburst.data.errors import ModelError
 from evburst.data.extras import require
+from evburst.data.files import replacing
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingParameters
@@ -74,11 +75,11 @@ def to_nir(graph: Graph, parameters: SpikingParameters, size: tuple[int, int, in
 
 
 def write_nir(path: Path, translated: NirGraph) -> None:
-    """Write a translated network (HDF5)."""
+    """Write a translated network (HDF5); raises DataError if the file cannot be written."""
     nir = require("nir", "export", "writing NIR")
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nir.write(path, translated.graph)
+    with replacing(path) as part:
+        nir.write(part, translated.graph)
 
 
 def _refused(graph: Graph, parameters: SpikingParameters) -> dict[str, str]:
