@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
@@ -23,7 +24,12 @@ LOG = logging.getLogger("evburst")
 """The logger of this project; modules log to its children, `logging.getLogger(__name__)`."""
 
 _PREFIXES = {logging.DEBUG: "debug: ", logging.WARNING: "warning: ", logging.ERROR: "error: "}
-_SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+_NAMES = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.ENXIO, errno.EMFILE, errno.ENFILE),
+)
+"""Errors of the operating system that say something of the surroundings, whichever line met them."""
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], str | None], argv: Sequence[str] | None) -> int:
@@ -35,6 +41,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
     add_common_flags(parser)
     args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
     limit_spinning()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be any bytes
     with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
         try:
             _check_folder()
@@ -48,10 +56,11 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
             LOG.warning("interrupted: what was written so far is complete and readable")
             return 128 + (received[0] if received else signal.SIGINT)
         except OSError as error:
-            if args.debug or error.errno not in _SURROUNDINGS:
+            if args.debug or not (error.errno in _DISK or (error.errno in _NAMES and error.filename)):
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            LOG.error("%scannot be written (%s); what was written so far is readable", where, error.strerror)
+            what = "written (%s); what was written so far is readable" if error.errno in _DISK else "used (%s)"
+            LOG.error(f"%scannot be {what}", where, error.strerror)
             return 1
         except (MemoryError, RuntimeError) as error:
             if args.debug or not _is_out_of_memory(error):

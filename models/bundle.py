@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
@@ -59,11 +59,9 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: di
         DataError: the file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
     with replacing(path) as part:
-        try:
-            save_file(plain, part, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
-        except SafetensorError as error:  # as which it reports a full disk
-            raise OSError(str(error)) from None
+        part.write_bytes(content)
         part.chmod(0o644)
 
 
@@ -91,6 +89,15 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, metadata
 
 
+def _is_utf8(path: Path) -> bool:
+    """Whether the name is UTF-8: safetensors opens no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """The open file and its header."""
@@ -101,8 +108,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
         with path.open("rb") as raw:
             first = raw.read(32)
-        with safe_open(path, "pt") as file:
-            yield file, file.metadata() or {}
+            with safe_open(path if _is_utf8(path) else f"/dev/fd/{raw.fileno()}", "pt") as file:
+                yield file, file.metadata() or {}
     except (SafetensorError, OSError, UnicodeError) as error:
         known = next((what for signature, what in _SIGNATURES.items() if first.startswith(signature)), "") if first else ""
         reason = f"{known}; only safetensors files of this project are read (evburst train writes best.safetensors)"

@@ -191,6 +191,17 @@ def test_a_unit_in_the_name_that_cannot_be_is_refused(tmp_path: Path, caplog: py
     assert "which no sensor records" in caplog.text
 
 
+@FILES
+def test_recordings_one_behind_the_other_are_named(tmp_path: Path, name: str) -> None:
+    """A clock that falls by hours is no other unit."""
+    later = np.concatenate([BUSY["t"].astype(np.int64) + 80_000_000_000, BUSY["t"].astype(np.int64)])
+    SAVE[name](tmp_path / name, table(np.concatenate([BUSY, BUSY]), later))
+    with pytest.raises(
+        EventFileError, match="the times fall from 80000199993 to 3 at event 20000: were recordings put one behind"
+    ):
+        read(tmp_path / name)
+
+
 @pytest.mark.parametrize("names", ["t,x,y,p,t", "t,x,X,y,p", "t,x,y,p, Y"])
 def test_two_columns_of_one_name_are_refused(tmp_path: Path, names: str) -> None:
     (tmp_path / "a.csv").write_text("\n".join([names, *["100,5,6,1,1"] * 3]))

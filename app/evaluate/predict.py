@@ -191,7 +191,7 @@ class Predictor:
         return inference.bin(window, inference.new_grid()).grid
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
-        key = hashlib.sha256(f"{self._settings} {run} {part}".encode()).hexdigest()[:12]
+        key = hashlib.sha256(f"{self._settings} {run} {part}".encode(errors="surrogatepass")).hexdigest()[:12]
         return self._folder / f"{number:06d}_{part.name}_{run.model}{run.timesteps or ''}_{key}.npz"
 
     def _compute(self, part: Part, networks: Sequence[Network], progress: Callable[[int], object]) -> list[PartResult]:

@@ -123,4 +123,4 @@ def write_json(path: Path, content: object) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a small file, all of it or nothing; raises DataError if it cannot be written."""
     with replacing(path) as part:
-        part.write_text(content)
+        part.write_text(content, encoding="utf-8", errors="backslashreplace")

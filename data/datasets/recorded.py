@@ -258,7 +258,7 @@ def _identity(events: Path, reading: Reading, labels: Sequence[tuple[int | None,
         astuple(reading.options),
         reading.sensor_size and tuple(reading.sensor_size),
     ]
-    digest = hashlib.sha256(f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {how}".encode())
+    digest = hashlib.sha256(f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {how}".encode(errors="surrogatepass"))
     for t, boxes in labels:
         digest.update(f"{t}".encode() + boxes.boxes_xyxy.tobytes() + boxes.labels.tobytes())
     return digest.hexdigest()

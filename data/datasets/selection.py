@@ -23,7 +23,9 @@ def held_out(kind: str, sizes: Mapping[str, int]) -> set[str]:
         sizes: of everything in it that has to stay together, how much it holds.
     """
     wanted, found, held = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
-    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).digest())[: len(sizes) - 1]:
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())[
+        : len(sizes) - 1
+    ]:
         if held < wanted:
             found.add(name)
             held += sizes[name]

@@ -49,7 +49,7 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
     }
     for name, text in content.items():
         with replacing(out / name) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def writable(out: Path) -> Path:
