@@ -56,7 +56,9 @@ WINDOW_US = 50_000
 LONG_US = 1 << 32
 MAX_WINDOWS = 200
 LIMIT_S = 5.0
-START_S = 300.0
+WAIT_S = 600.0
+"""Time of the processor that a file may take, and time that may pass until a process goes on: on a busy machine, minutes."""
+
 MEMORY_BYTES = 1 << 30
 GUARD_BYTES = 1 << 13
 GUARD = 0xA5
@@ -290,18 +292,27 @@ def fuzz_sharded(reader: str, seed: int, files: int, jobs: int, keep: Path) -> d
 
 def _watch(process: Any, tally: SynchronizedArray, shown: str) -> bool:
     """Wait for a process; True if it had to be killed because one file took too long."""
-    current, since = -1.0, time.monotonic()
+    current, since, used = -1.0, time.monotonic(), 0.0
     while process.is_alive():
         process.join(0.5)
         if tally[0] != current:
-            current, since = tally[0], time.monotonic()
+            current, since, used = tally[0], time.monotonic(), _cpu_s(process.pid)
         if shown and sys.stderr.isatty():
             print(f"\r{shown}: {int(tally[1])} files, {int(tally[4])} failures ", end="", file=sys.stderr, flush=True)
-        if time.monotonic() - since > (LIMIT_S if current >= 0 else START_S):
+        if time.monotonic() - since > WAIT_S or (current >= 0 and _cpu_s(process.pid) - used > LIMIT_S):
             process.kill()
             process.join()
             return True
     return False
+
+
+def _cpu_s(pid: int) -> float:
+    """Seconds that a process has had a processor for; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def failed(reader: str, tally: dict[str, float]) -> bool:

@@ -119,12 +119,15 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
         LabelError: no such file, not an .npy file, a field is missing, a number is NaN or infinite, or a time or class
             is not whole or negative.
     """
+    if path.exists() and not path.is_file():
+        raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")
     try:
         raw = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise LabelError(f"{path}: no such box file") from None
     except (ValueError, EOFError, OSError) as error:
-        raise LabelError(f"{path}: not a NumPy box file ({error})") from None
+        why = "it does not begin like one" if "pickle" in str(error) else error  # NumPy advises to load pickles
+        raise LabelError(f"{path}: not a NumPy box file ({why})") from None
     if not isinstance(raw, np.ndarray) or raw.dtype.names is None or raw.ndim != 1:
         raise LabelError(f"{path}: holds no list of boxes; expected one array with Prophesee's fields {BBOX_DTYPE.names}")
     fields = {_OLD_NAMES.get(name, name): name for name in raw.dtype.names}

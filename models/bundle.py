@@ -105,6 +105,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         raise CheckpointError(f"{path}: no such weights file")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a regular file; a weights file is expected")
+    first = b""
     try:
         with path.open("rb") as raw:
             first = raw.read(32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -91,3 +92,12 @@ def test_times_and_classes_that_are_no_whole_numbers(tmp_path: Path, field: str,
     np.save(tmp_path / "a_bbox.npy", raw)
     with pytest.raises(LabelError, match="box 1: " + re.escape(f"{field} is {raw[field][1]}")):
         load_prophesee_boxes(tmp_path / "a_bbox.npy")
+
+
+def test_what_is_no_box_file_is_named_without_advice(tmp_path: Path) -> None:
+    (tmp_path / "a_bbox.npy").write_bytes(bytes(100))
+    with pytest.raises(LabelError, match=r"a_bbox.npy: not a NumPy box file \(it does not begin like one\)"):
+        load_prophesee_boxes(tmp_path / "a_bbox.npy")
+    os.mkfifo(tmp_path / "b_bbox.npy")
+    with pytest.raises(LabelError, match="not a regular file"):
+        load_prophesee_boxes(tmp_path / "b_bbox.npy")

@@ -23,12 +23,16 @@ def test_the_file_is_there_at_the_end_only(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(DataError, match=r"a.txt: cannot be written \(No space left on device\)"), replacing(path) as part:
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
-    with pytest.raises(ValueError, match="a bug"), replacing(path) as part:
-        part.write_text("half")
-        raise ValueError("a bug")
+
+    def write_half(error: Exception) -> None:
+        with replacing(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(DataError, match=r"a.txt: cannot be written \(No space left on device\)"):
+        write_half(OSError(28, "No space left on device"))
+    with pytest.raises(ValueError, match="a bug"):
+        write_half(ValueError("a bug"))
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
 
 

@@ -245,7 +245,7 @@ def test_a_class_of_thousands_of_digits_is_a_name(tmp_path: Path, caplog: pytest
 
 def test_labels_in_utf_16_are_named_in_few_words(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"images": []}' * 1000, encoding="utf-16")
-    with pytest.raises(LabelError, match="not COCO boxes .*'utf-8' codec") as caught:
+    with pytest.raises(LabelError, match=r"not COCO boxes .*'utf-8' codec") as caught:
         LABEL_FILES[".json"](tmp_path / "a.json")
     assert len(str(caught.value)) < len(str(tmp_path)) + 300
 

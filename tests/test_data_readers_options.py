@@ -194,10 +194,11 @@ def test_a_unit_in_the_name_that_cannot_be_is_refused(tmp_path: Path, caplog: py
 @FILES
 def test_recordings_one_behind_the_other_are_named(tmp_path: Path, name: str) -> None:
     """A clock that falls by hours is no other unit."""
-    later = np.concatenate([BUSY["t"].astype(np.int64) + 80_000_000_000, BUSY["t"].astype(np.int64)])
-    SAVE[name](tmp_path / name, table(np.concatenate([BUSY, BUSY]), later))
+    part = BUSY[:1500]
+    later = np.concatenate([part["t"].astype(np.int64) + 80_000_000_000, part["t"].astype(np.int64)])
+    SAVE[name](tmp_path / name, table(np.concatenate([part, part]), later))
     with pytest.raises(
-        EventFileError, match="the times fall from 80000199993 to 3 at event 20000: were recordings put one behind"
+        EventFileError, match=r"the times fall from 80000014993(\.0)? to 3(\.0)? at event 1500: were recordings put"
     ):
         read(tmp_path / name)
 

@@ -14,6 +14,7 @@ pools cannot be said in NIR.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ def write_nir(path: Path, translated: NirGraph) -> None:
     """Write a translated network (HDF5); raises DataError if the file cannot be written."""
     nir = require("nir", "export", "writing NIR")
 
+    content = io.BytesIO()  # on a full disk the HDF5 library ends the process
+    nir.write(content, translated.graph)
     with replacing(path) as part:
-        nir.write(part, translated.graph)
+        part.write_bytes(content.getvalue())
 
 
 def _refused(graph: Graph, parameters: SpikingParameters) -> dict[str, str]:
