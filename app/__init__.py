@@ -1,1 +1,1 @@
-"""Command line, configuration, pipelines: what puts data, models and eval together."""
+"""Commands, configuration and pipelines that combine data, models and eval."""

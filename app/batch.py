@@ -1,4 +1,4 @@
-"""Detection in many recordings: a folder of results each, a table over all, a damaged one does not stop the others."""
+"""Detection in many recordings: one result folder per recording and a summary table; failures do not stop the batch."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ _LABELS = ("_bbox.npy",)
 
 
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
-    """The recordings that files, folders and glob patterns name, in order, each once.
+    """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
-    A folder stands for every file below it whose name ends as a recording's does; hidden files and box files are left out.
+    A folder is searched recursively for files with a recording's suffix; hidden files and box files are skipped.
 
     Raises:
-        ConfigError: a pattern or a folder holds no recording.
+        ConfigError: a pattern matches no file, or a folder contains no recording.
     """
-    found: dict[Path, None] = {}
+    recordings: dict[Path, None] = {}
     for pattern in patterns:
         if not str(pattern):
             raise ConfigError("--events: an empty name; is a variable of the shell empty?")
         path = Path(pattern)
         if path.is_dir():
-            some = sorted(file for file in path.rglob("*") if _is_recording(file))
+            matches = sorted(file for file in path.rglob("*") if _is_recording(file))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
-            some = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
+            matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
         else:
-            some = [path]
-        if not some:
-            what = f"no file named *{', *'.join(sorted(SUFFIXES))}" if path.is_dir() else "no file matches"
-            raise ConfigError(f"{pattern}: {what}")
-        found.update(dict.fromkeys(some))
-    return list(found)
+            matches = [path]
+        if not matches:
+            reason = f"no file named *{', *'.join(sorted(SUFFIXES))}" if path.is_dir() else "no file matches"
+            raise ConfigError(f"{pattern}: {reason}")
+        recordings.update(dict.fromkeys(matches))
+    return list(recordings)
 
 
 def _is_recording(path: Path) -> bool:
@@ -72,16 +72,19 @@ def _is_recording(path: Path) -> bool:
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
-    """A folder below `out` for each recording, never one for two: its place below the folder that all have in common."""
+    """Return a distinct folder below `out` for each recording.
+
+    The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous.
+    """
     base = common_folder(recordings)
-    places = [path.absolute().relative_to(base) for path in recordings]
-    plain = [place.with_suffix("") for place in places]
-    taken = Counter([*plain, *places])
-    return [out / (short if taken[short] == 1 else place) for place, short in zip(places, plain, strict=True)]
+    relative = [path.absolute().relative_to(base) for path in recordings]
+    stems = [path.with_suffix("") for path in relative]
+    uses = Counter([*stems, *relative])
+    return [out / (stem if uses[stem] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
 
 
 def one_file(patterns: Sequence[str | Path]) -> bool:
-    """Whether they name a single file, rather than a folder or a pattern."""
+    """Return whether the patterns name a single file rather than a folder or a glob pattern."""
     path = Path(patterns[0])
     if not str(patterns[0]):
         return False
@@ -90,42 +93,41 @@ def one_file(patterns: Sequence[str | Path]) -> bool:
 
 
 def common_folder(recordings: Sequence[Path]) -> Path:
-    """The deepest folder that holds all of them."""
+    """Return the deepest folder that contains all recordings."""
     return Path(os.path.commonpath([path.absolute().parent for path in recordings]))
 
 
 def detect_many(
     recordings: Sequence[Path], out: Path | None, config: DetectConfig, skip_existing: bool = False
 ) -> tuple[list[dict[str, Any]], str]:
-    """Detect in every recording and write OUT/summary.csv; returns the summaries, and a line on all of them.
+    """Detect in every recording, write OUT/summary.csv, and return the summaries and a text for the terminal.
 
-    Under torchrun every process takes its share of the recordings, and the first one writes the table.
+    Under torchrun every process handles a share of the recordings, and rank 0 writes the table.
 
     Args:
         recordings: the files.
-        out: folder of the results; None for one below runs/detect, named after the folder of the recordings.
-        config: settings of every run.
-        skip_existing: leave out recordings whose folder holds a complete run of the same settings.
+        out: output folder; None for runs/detect/NAME, where NAME is the recordings' common folder.
+        config: settings for all recordings.
+        skip_existing: skip recordings whose folder contains a complete run with the same settings.
 
     Raises:
-        DataError: some of the recordings failed; the others are done.
+        DataError: some recordings failed; the others are complete.
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
     bundle = DetectorBundle.load(config.weights)
     with process_group() as (rank, world):
-        mine = list(zip(recordings, folders, strict=True))[rank::world]
-        for number, (path, folder) in enumerate(mine, 1):
+        own_share = list(zip(recordings, folders, strict=True))[rank::world]
+        for number, (path, folder) in enumerate(own_share, 1):
             if skip_existing and _is_done(folder, path, config):
                 continue
             try:
                 summary = detect_file(path, folder, config, bundle)
-                log.info(
-                    "%d of %d: %s: %d boxes in %d windows", number, len(mine), path, summary["detections"], summary["windows"]
-                )
+                boxes, windows = summary["detections"], summary["windows"]
+                log.info("%d of %d: %s: %d boxes in %d windows", number, len(own_share), path, boxes, windows)
             except EvburstError as error:
                 log.error("%s", error)
-                _note_failure(folder, path, error)
+                _write_failure(folder, path, error)
             if world == 1:
                 _write_table(out, recordings, folders)
         barrier(world)
@@ -136,14 +138,12 @@ def detect_many(
     if failed:
         raise DataError(f"{failed} of {len(recordings)} recordings failed: see {out / TABLE}")
     windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
-    return (
-        summaries,
-        f"{len(summaries)} recordings: {windows:,} windows, {boxes:,} boxes\nwritten   {out}/: {TABLE}, a folder each",
-    )
+    text = f"{len(summaries)} recordings: {windows:,} windows, {boxes:,} boxes"
+    return summaries, f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
 
 
 def _is_done(folder: Path, path: Path, config: DetectConfig) -> bool:
-    """Whether the folder holds a complete run of this recording with these settings."""
+    """Return whether the folder contains a complete run of this recording with these settings."""
     summary = read_summary(folder)
     return (
         summary is not None
@@ -153,34 +153,34 @@ def _is_done(folder: Path, path: Path, config: DetectConfig) -> bool:
     )
 
 
-def _note_failure(folder: Path, path: Path, error: EvburstError) -> None:
-    """Leave a summary that says why there are no results; what an earlier run left there is deleted."""
+def _write_failure(folder: Path, path: Path, error: EvburstError) -> None:
+    """Write a summary that states why the recording failed; results of an earlier run in the folder are deleted."""
     with suppress(EvburstError), RunFolder(folder, path, [entry.file for entry in SINKS.values()]) as run:
         run.write_summary({"status": "failed", "error": str(error)})
 
 
 def _write_table(out: Path, recordings: Sequence[Path], folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Write a row for every recording that has been tried; returns the summaries they are made from."""
+    """Write the table, one row for every recording processed so far; return their summaries."""
     summaries = []
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*_COLUMNS, "snn_uj", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_COLUMNS, "snn_uj", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
         if summary is None or summary.get("events_path") != str(path.resolve()):
             continue
         summaries.append(summary)
         energy, latency = summary.get("energy") or {}, summary.get("latency_ms") or {}
-        known = {**summary, "recording": str(path), "folder": str(folder.relative_to(out))}
+        values = {**summary, "recording": str(path), "folder": str(folder.relative_to(out))}
         pj = energy.get("snn_pj")
-        rows.writerow(
+        writer.writerow(
             [
-                *(known.get(name, "") for name in _COLUMNS),
+                *(values.get(name, "") for name in _COLUMNS),
                 "" if pj is None else round(pj * 1e-6, 1),
                 energy.get("ratio", ""),
                 latency.get("p50", ""),
-                _listed(summary.get("per_class")),
-                _listed(summary.get("faults")),
+                _join_counts(summary.get("per_class")),
+                _join_counts(summary.get("faults")),
                 summary.get("error", ""),
             ]
         )
@@ -188,5 +188,5 @@ def _write_table(out: Path, recordings: Sequence[Path], folders: Sequence[Path])
     return summaries
 
 
-def _listed(counts: dict[str, int] | None) -> str:
+def _join_counts(counts: dict[str, int] | None) -> str:
     return "; ".join(f"{name} {count}" for name, count in (counts or {}).items())

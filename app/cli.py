@@ -1,4 +1,4 @@
-"""The commands and their flags: `evburst detect` and `python detect.py` are the same function under two names."""
+"""Commands and their flags. `evburst detect` and `python detect.py` call the same function."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from evburst.app.provenance import installed_version
 from evburst.data.errors import ConfigError
 
 COMMANDS = {
-    "detect": ("evburst.app.cli", "detect_main", "boxes and energy of a recording"),
-    "evaluate": ("evburst.app.cli", "evaluate_main", "average precision, energy and latency on labelled data"),
+    "detect": ("evburst.app.cli", "detect_main", "detect objects in recordings and report the energy"),
+    "evaluate": ("evburst.app.cli", "evaluate_main", "measure average precision, energy and latency on labelled data"),
     "train": ("evburst.app.cli", "train_main", "train a network on labelled recordings or pictures"),
     "convert": ("evburst.app.cli", "convert_main", "convert a trained network into a burst-spiking one"),
-    "live": ("evburst.app.cli", "live_main", "detect in events of a camera, a stream or a video"),
+    "live": ("evburst.app.cli", "live_main", "detect objects in events from a camera, a stream or a video"),
     "events": ("evburst.app.events", "main", "describe, convert and cut recordings"),
-    "export": ("evburst.app.export", "main", "write a network as ONNX or NIR"),
-    "results": ("evburst.app.results", "results_main", "tables of many evaluations, from their results.json"),
-    "engines": ("evburst.app.engines", "main", "which engines run here, and how fast"),
+    "export": ("evburst.app.export", "main", "export a network to ONNX or NIR"),
+    "results": ("evburst.app.results", "results_main", "make tables from the results.json files of evaluations"),
+    "engines": ("evburst.app.engines", "main", "list the engines that run on this machine, and their speed"),
 }
-"""Commands of `evburst`: module and function of each, and what it does."""
+"""Commands of `evburst`: name to (module, function, description)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `evburst`: the first argument names the command, which parses the others."""
+    """Run the command named by the first argument; it parses the remaining arguments."""
     commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="evburst",
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"evburst {installed_version()}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     module, function, _ = COMMANDS[args.command]
@@ -51,17 +51,17 @@ _WEIGHTS = "NAME|FILE"
 
 
 def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> int:
-    """The command line of detect."""
+    """Run `evburst detect`."""
     parser = CommandParser(
         prog,
-        "Find objects in an event recording with a burst-spiking network, and report the energy it takes.",
+        "Detect objects in event recordings with a burst-spiking network and report its energy.",
         "--events recording_td.dat",
     )
-    parser.add_argument("--events", nargs="+", required=True, metavar="FILE",
-                        help="recordings (.dat, .raw, .bin, .aedat4, .h5, .npy, .npz, .csv), folders of them, or quoted patterns")  # fmt: skip
+    parser.add_argument("--events", nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, .bin, .aedat4, "
+                        ".h5, .npy, .npz, .csv), folders of recordings, or quoted glob patterns")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_RECORDING); "
-                        "of several recordings: a folder each below it, and summary.csv")  # fmt: skip
-    parser.add_argument("--skip-existing", action="store_true", help="of several recordings: leave out those that are done")
+                        "for several recordings it receives one folder per recording and summary.csv")  # fmt: skip
+    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that are already done")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
     parser.add_settings(
@@ -97,31 +97,31 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         config = load_config(DetectConfig, args.config, args.set + given(args))
         if args.no_video:
             config = replace(config, sinks=tuple(name for name in config.sinks if name != "video"))
-        found: Any
+        summary: Any
         if one_file(args.events) and not args.skip_existing:
-            found = detect_file(args.events[0], args.out, config)
-            text = human_summary(found)
+            summary = detect_file(args.events[0], args.out, config)
+            text = human_summary(summary)
         else:
-            found, text = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
-        return json.dumps(found, indent=1) if args.json else text
+            summary, text = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
+        return json.dumps(summary, indent=1) if args.json else text
 
     return run(parser, main, argv)
 
 
 def _batch(text: str) -> int:
-    """Windows in a batch; auto is 0."""
+    """Parse a batch size in windows; "auto" is 0."""
     return 0 if text == "auto" else int(text)
 
 
 def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
-    """The command line of train."""
+    """Run `evburst train`."""
     parser = CommandParser(
         prog,
         "Train a detector on labelled recordings, or on events simulated from labelled pictures.",
         "--config configs/train_gen1.yaml --root GEN1 --init street",
     )
     parser.add_argument("--relu-from", metavar="FILE",
-                        help="fine-tune a checkpoint trained with SiLU to ReLU, so that it can spike")  # fmt: skip
+                        help="fine-tune a checkpoint trained with SiLU to use ReLU, which conversion requires")  # fmt: skip
     parser.add_settings(
         "evburst.app.train:TrainConfig",
         [Flag("data.root", "--root", "DIR"), Flag("init", metavar=_WEIGHTS), Flag("out", metavar="DIR")],
@@ -132,17 +132,17 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
         from evburst.app.config import load_config
         from evburst.app.train import TrainConfig, train
 
-        relu = as_assignments({"init": args.relu_from, "activation": "relu"}) if args.relu_from else []
-        return str(train(load_config(TrainConfig, args.config, args.set + given(args) + relu)))
+        relu_settings = as_assignments({"init": args.relu_from, "activation": "relu"}) if args.relu_from else []
+        return str(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
 
     return run(parser, main, argv)
 
 
 def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") -> int:
-    """The command line of convert."""
+    """Run `evburst convert`."""
     parser = CommandParser(
         prog,
-        "Convert a trained network into a burst-spiking one; no labels are needed.",
+        "Convert a trained network into a burst-spiking network. Labels are not needed.",
         "--weights runs/train/street/best.safetensors --max-loss 1.0 --out street.safetensors",
     )
     parser.add_settings(
@@ -179,18 +179,17 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
 
 
 def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") -> int:
-    """The command line of evaluate."""
+    """Run `evburst evaluate`."""
     parser = CommandParser(
         prog,
-        "Average precision by a named protocol, energy and latency: of a detector on a dataset, or of the boxes of any detector.",
+        "Measure average precision under a named protocol, energy and latency of a detector on a dataset, "
+        "or score the box files of any detector.",
         "--dataset gen1 --root GEN1 --split test --weights street --both",
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--ann", action="store_true", help="evaluate the ANN that the spiking network was converted from")
-    which.add_argument("--both", action="store_true", help="evaluate both networks")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="output folder; an unfinished evaluation found there is resumed"
-    )
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--ann", action="store_true", help="evaluate the ANN that the spiking network was converted from")
+    network.add_argument("--both", action="store_true", help="evaluate the spiking network and its ANN")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder; an unfinished evaluation in it is resumed")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_settings(
         "evburst.app.evaluate.run:EvaluateConfig",
@@ -210,20 +209,21 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
         example="latency_windows=20",
         hidden=("ann", "snn"),
     )
-    files = parser.add_argument_group("box files of any detector, in Prophesee's format, instead of a dataset",
-                                      "Of the flags above, --protocol and --sensor-size apply to them.")  # fmt: skip
+    files = parser.add_argument_group("scoring box files of any detector, in Prophesee's format, instead of a dataset",
+                                      "Of the flags above, only --protocol and --sensor-size apply.")  # fmt: skip
     files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
-    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY", help="as many, matched by name, or else in order")
+    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY",
+                       help="one label file per prediction file, matched by name or else by order")  # fmt: skip
     parser.add_argument(
         "--classes",
         metavar="A,B",
-        help="of box files: names of the classes 0, 1, ... (default: car,pedestrian); of a dataset: names in its label files "
-        'to classes, or to "ignore", e.g. Car=car,Van=ignore',
+        help="for box files: names of the classes 0, 1, ... (default: car,pedestrian); for a dataset: mapping from the "
+        'names in its label files to classes or to "ignore", e.g. Car=car,Van=ignore',
     )
 
     def main(args: argparse.Namespace) -> str | None:
         if bool(args.predictions) != bool(args.labels):
-            parser.error("--predictions and --labels belong together")
+            parser.error("--predictions and --labels must be given together")
         from evburst.eval.scoring import without_details
 
         results = _score_files(args) if args.predictions else _evaluate(args)
@@ -267,25 +267,25 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
 
 
 def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
-    """The command line of live."""
+    """Run `evburst live`."""
     parser = CommandParser(
         prog,
-        "Find objects in live events, from a camera, a stream, or video that events are simulated from.",
+        "Detect objects in live events from an event camera, a stream, or video from which events are simulated.",
         "--camera fake --serve",
     )
     _add_source(parser)
-    parser.add_argument("--serve", nargs="?", const="127.0.0.1:8000", metavar="HOST:PORT",
-                        help="show it on a page (default: 127.0.0.1:8000); without a source, the page's own camera is used")  # fmt: skip
-    parser.add_argument("--root-path", default="", metavar="/FOLDER", help="folder that a reverse proxy shows the page in")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="name under which browsers know the page "
-                        "behind a reverse proxy; repeatable")  # fmt: skip
-    parser.add_argument("--window", action="store_true", help="show it in a window")
+    parser.add_argument("--serve", nargs="?", const="127.0.0.1:8000", metavar="HOST:PORT", help="show the result on a web page "
+                        "(default: 127.0.0.1:8000); without a source, the page's camera is used")  # fmt: skip
+    parser.add_argument("--root-path", default="", metavar="/FOLDER", help="path prefix of the page behind a reverse proxy")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME",
+                        help="host name of the page behind a reverse proxy; repeatable")  # fmt: skip
+    parser.add_argument("--window", action="store_true", help="show the result in a desktop window")
     parser.add_argument("--headless", action="store_true", help="show nothing (the default without --serve and --window)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the events as they come, as .dat")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="record the incoming events in a .dat file")
     parser.add_argument("--overwrite", action="store_true", help="let --record replace an existing file")
     parser.add_argument("--preset", metavar="NAME",
-                        help="sensor to simulate: dvs346, evk4, gen1, dvxplorer (thresholds, noise)")  # fmt: skip
+                        help="sensor whose thresholds and noise are simulated: dvs346, evk4, gen1, dvxplorer")  # fmt: skip
     parser.add_settings(
         "evburst.app.live.pipeline:LiveConfig",
         [
@@ -318,9 +318,9 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
             args.speed,
         )
         if args.headless and (args.serve or args.window):
-            raise ConfigError("--headless shows nothing: leave out --serve and --window, or --headless")
-        preset = as_assignments(preset_settings(args.preset)) if args.preset else []
-        assignments = preset + args.set + given(args)
+            raise ConfigError("--headless contradicts --serve and --window: leave out one or the other")
+        preset_assignments = as_assignments(preset_settings(args.preset)) if args.preset else []
+        assignments = preset_assignments + args.set + given(args)
         summary = run_live(request, load_config(LiveConfig, args.config, assignments, {"detect": {"timesteps": 1}}))
         return json.dumps(summary, indent=1) if args.json else human_summary(summary)
 
@@ -329,29 +329,29 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--camera", metavar="N", help="webcam number N, or `fake` for the drawn street of this project")
-    source.add_argument("--video", metavar="FILE|DEVICE|URL", help="a video file at its own pace, a camera "
+    source.add_argument("--camera", metavar="N", help="webcam number N, or `fake` for a simulated street scene")
+    source.add_argument("--video", metavar="FILE|DEVICE|URL", help="video file, played in real time, a camera "
                         "such as /dev/video1, or a stream, e.g. rtsp://HOST/1")  # fmt: skip
-    source.add_argument("--events", metavar="FILE", help="a recording at its own pace; with --realtime")
-    source.add_argument("--stream", metavar="tcp://HOST:PORT", help="a network stream of DV or dv-processing")
-    source.add_argument("--sensor", choices=("evk4", "evk3", "dvxplorer", "davis346"), help="an event camera on USB")
-    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play a file at X times its own pace, e.g. 0.1")
-    parser.add_argument("--realtime", action="store_true", help="play --events at its own pace")
+    source.add_argument("--events", metavar="FILE", help="recording, played in real time; requires --realtime")
+    source.add_argument("--stream", metavar="tcp://HOST:PORT", help="network stream from DV or dv-processing")
+    source.add_argument("--sensor", choices=("evk4", "evk3", "dvxplorer", "davis346"), help="event camera on USB")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play a file at X times real time, e.g. 0.1")
+    parser.add_argument("--realtime", action="store_true", help="play --events in real time")
 
 
 def _source(args: argparse.Namespace) -> tuple[str, str]:
-    """(kind, value) of the source that the flags name; ConfigError where there is none."""
+    """Return (kind, value) of the source given by the flags; raise ConfigError if there is none."""
     for kind in ("camera", "video", "events", "stream", "sensor"):
         value = getattr(args, kind)
         if value is None:
             continue
         if kind == "events" and not args.realtime:
-            raise ConfigError("--events: add --realtime to play the recording at its own pace, or use detect.py")
+            raise ConfigError("--events: add --realtime to play the recording in real time, or use detect.py")
         if kind == "camera" and value != "fake" and not (value.isascii() and value.isdigit()):
             raise ConfigError(f"--camera {value}: expected a number, 0 for the first camera, or `fake`")
         return kind, value
     if args.serve is None:
         raise ConfigError(
-            "no source: pass one of --camera, --video, --events, --stream, --sensor; or --serve for the page's camera"
+            "no source: pass one of --camera, --video, --events, --stream, --sensor; or --serve to use the page's camera"
         )
     return "browser", ""

@@ -1,7 +1,8 @@
-"""Settings: frozen dataclasses beside the code they configure, built here from YAML, `--set` and flags.
+"""Build settings dataclasses from YAML files, `--set` assignments and flags.
 
-Order: defaults < `--config FILE` < `--set section.name=value` and flags. An unknown key names the nearest known one.
-A command whose defaults depend on a file (a network's own settings) passes them as `base`, which comes right after the defaults.
+Precedence, lowest first: defaults, `--config FILE`, `--set section.name=value` and flags. The error for an unknown key suggests
+the nearest known one. A command whose defaults depend on a file (such as a network's own settings) passes them as `base`, which
+overrides the defaults only.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ _MOST_BYTES = 1 << 20
 
 
 def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
-    """Build `kind` from a YAML file and `name.name=value` assignments (values are YAML).
+    """Build a `kind` from a YAML file and `section.name=value` assignments whose values are YAML.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
     """
     settings = deepcopy(base or {})
     if file is not None:
-        settings = _merged(settings, _read_yaml(file))
+        settings = _merge(settings, _read_yaml(file))
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
@@ -49,7 +50,7 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
 
 
 def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
-    """Make a dataclass from a mapping, section by section, checking names and types.
+    """Build a dataclass from a nested mapping and check names and types.
 
     Raises:
         ConfigError: a name is unknown or missing, or a value has the wrong type or is out of range.
@@ -58,10 +59,10 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
     hints = typing.get_type_hints(kind)
     for name, value in settings.items():
         if name not in fields:
-            raise ConfigError(_unknown(kind, name, value, where))
+            raise ConfigError(_unknown_message(kind, name, value, where))
     for name, field in fields.items():
         if name not in settings and field.default is field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"setting {where + name!r} is missing")
+            raise ConfigError(f"setting {where + name!r} is missing: it has no default")
     values = {name: _convert(hints[name], value, where + name) for name, value in settings.items()}
     try:
         return kind(**values)
@@ -70,7 +71,7 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
 
 
 def setting_names(kind: type) -> list[str]:
-    """Names of all settings of a dataclass, sections included, e.g. "post" and "post.nms_iou"."""
+    """Return the names of all settings and sections of a dataclass, e.g. "post" and "post.nms_iou"."""
     hints, names = typing.get_type_hints(kind), list[str]()
     for name in (field.name for field in dataclasses.fields(kind)):
         inner = setting_names(hints[name]) if dataclasses.is_dataclass(hints[name]) else []  # type: ignore[arg-type]
@@ -78,10 +79,10 @@ def setting_names(kind: type) -> list[str]:
     return names
 
 
-def _unknown(kind: type, name: str, value: object, where: str) -> str:
-    """The message for a name that `kind` has not, with the full name of the nearest that it has."""
+def _unknown_message(kind: type, name: str, value: object, where: str) -> str:
+    """Return the error message for an unknown name, with the full name of the nearest setting of `kind`."""
     names = setting_names(kind)
-    while isinstance(value, dict) and len(value) == 1:  # section.name=value: as much of the name as is unambiguous
+    while isinstance(value, dict) and len(value) == 1:  # section.name=value: extend the name while it is unambiguous
         ((inner, value),) = value.items()
         name = f"{name}.{inner}"
     near = difflib.get_close_matches(name, names, 1) or [known for known in names if known.endswith("." + name)]
@@ -93,17 +94,17 @@ def _unknown(kind: type, name: str, value: object, where: str) -> str:
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """A configuration as plain types, for saving beside results."""
+    """Return a configuration as plain types, to be saved with the results."""
     return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]
 
 
-def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    """Section by section, what `high` says over what `low` says."""
-    out = dict(low)
-    for name, value in high.items():
-        both = isinstance(value, dict) and isinstance(out.get(name), dict)
-        out[name] = _merged(out[name], value) if both else value
-    return out
+def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Merge two nested mappings; values of `override` win."""
+    merged = dict(base)
+    for name, value in override.items():
+        both_sections = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merge(merged[name], value) if both_sections else value
+    return merged
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -157,7 +158,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected a mapping of settings")
+        raise ConfigError(f"{file}: expected a mapping of settings, received {type(content).__name__}")
     return content
 
 

@@ -1,7 +1,7 @@
-"""What every command does around its work: messages on stderr, results on stdout, signals, exit codes.
+"""Common behaviour of all commands: messages on stderr, results on stdout, signals and exit codes.
 
-Exit codes: 0 ok; 1 the data, the model or the surroundings do not allow it (one line on stderr); 2 usage; 128 + N stopped by
-signal N. Any other exception is a bug and keeps its traceback.
+Exit codes: 0 success; 1 an error in the data, the model or the environment, reported as one line on stderr; 2 wrong usage;
+128 + N terminated by signal N. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import FrameType
 from evburst.data.errors import ConfigError, EvburstError
 
 LOG = logging.getLogger("evburst")
-"""The logger of this project; modules log to its children, `logging.getLogger(__name__)`."""
+"""The project's root logger; modules log to its children, `logging.getLogger(__name__)`."""
 
 _PREFIXES = {logging.DEBUG: "debug: ", logging.WARNING: "warning: ", logging.ERROR: "error: "}
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
@@ -33,7 +33,7 @@ _NAMES = (
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], str | None], argv: Sequence[str] | None) -> int:
-    """Parse, run, print the text that `main` returns on stdout, and turn this project's errors into one line on stderr.
+    """Parse the arguments, run `main` and print the text it returns on stdout; report expected errors as one line on stderr.
 
     Returns:
         The exit code.
@@ -58,9 +58,9 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], st
         except OSError as error:
             if args.debug or not (error.errno in _DISK or (error.errno in _NAMES and error.filename)):
                 raise
-            where = f"{error.filename}: " if error.filename else ""
+            location = f"{error.filename}: " if error.filename else ""
             what = "written (%s); what was written so far is readable" if error.errno in _DISK else "used (%s)"
-            LOG.error(f"%scannot be {what}", where, error.strerror)
+            LOG.error(f"%scannot be {what}", location, error.strerror)
             return 1
         except (MemoryError, RuntimeError) as error:
             if args.debug or not _is_out_of_memory(error):
@@ -95,33 +95,33 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every command."""
+    """Add the flags that every command has."""
     group = parser.add_argument_group("messages")
-    amount = group.add_mutually_exclusive_group()
-    amount.add_argument("--quiet", action="store_true", help="only warnings and errors on stderr: no notes, no progress bar")
-    amount.add_argument("--verbose", action="store_true", help="more notes on stderr")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error; every other bug shows its own")
+    verbosity = group.add_mutually_exclusive_group()
+    verbosity.add_argument("--quiet", action="store_true", help="print only warnings and errors on stderr, no progress bar")
+    verbosity.add_argument("--verbose", action="store_true", help="print more notes on stderr")
+    group.add_argument("--debug", action="store_true", help="show the traceback of expected errors too")
 
 
 def limit_spinning() -> None:
-    """Bound how long OpenMP's threads spin while they wait; call it before torch is imported.
+    """Limit how long OpenMP's threads spin while they wait. Call this before torch is imported.
 
-    torch and numba bring a thread pool each. GNU OpenMP's threads wait by spinning and so take the cores from the other pool:
-    beside one busy process on 2 cores, windows took seconds instead of 0.05 s. A short spin costs nothing on an idle machine
-    and bounds that. The library reads it when it is loaded.
+    torch and numba each have a thread pool. GNU OpenMP's threads wait by spinning, which takes the cores from the other pool:
+    next to one busy process on 2 cores, a window took seconds instead of 0.05 s. A short spin costs nothing on an idle
+    machine and prevents this. The library reads the variable when it is loaded.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def show_progress() -> bool:
-    """Whether to show progress bars: stderr is a terminal, and notes are wanted."""
+    """Whether to show progress bars: stderr is a terminal and `--quiet` was not given."""
     return sys.stderr.isatty() and LOG.isEnabledFor(logging.INFO)
 
 
 @contextmanager
 def messages(level: int) -> Iterator[None]:
-    """Print what is logged from `level` on, as plain lines on stderr."""
-    handler, before = _LineHandler(), (LOG.level, LOG.propagate)
+    """Print log records of `level` and above as plain lines on stderr."""
+    handler, previous = _LineHandler(), (LOG.level, LOG.propagate)
     LOG.addHandler(handler)
     LOG.setLevel(level)
     LOG.propagate = False
@@ -129,11 +129,11 @@ def messages(level: int) -> Iterator[None]:
         yield
     finally:
         LOG.removeHandler(handler)
-        LOG.level, LOG.propagate = before
+        LOG.level, LOG.propagate = previous
 
 
 class _LineHandler(logging.Handler):
-    """Lines such as "warning: TEXT" on today's stderr, above a progress bar if there is one."""
+    """Writes lines such as "warning: TEXT" to the current `sys.stderr`, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
@@ -145,18 +145,18 @@ class _LineHandler(logging.Handler):
             else:
                 tqdm.tqdm.write(line, file=sys.stderr)
         except OSError:
-            return  # nobody reads stderr any more: a message must not end the run
+            return  # stderr was closed; a lost message must not end the run
 
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, by KeyboardInterrupt in the main thread.
+    """Handle SIGTERM and SIGHUP like Ctrl-C: raise KeyboardInterrupt in the main thread.
 
-    A signal that is ignored stays ignored (nohup), and another one while the run ends changes nothing. Processes forked from
-    this one die of them as usual.
+    Signals that were ignored (nohup) stay ignored, and further signals during shutdown have no effect. In forked processes
+    the signals keep their default action.
 
     Yields:
-        The signals received so far.
+        The numbers of the signals received so far.
     """
     received, owner = list[int](), os.getpid()
 
@@ -181,7 +181,7 @@ def signals() -> Iterator[list[int]]:
 
 
 def _check_folder() -> None:
-    """Raises ConfigError where the current folder was deleted: torch's libraries then abort without a readable message."""
+    """Raise ConfigError if the current folder was deleted; torch's libraries would abort without a readable message."""
     try:
         os.getcwd()
     except OSError:
@@ -189,13 +189,13 @@ def _check_folder() -> None:
 
 
 def _print_result(text: str) -> int:
-    """Print on stdout at once, so that an error belongs to stdout and is not met at exit; returns the exit code."""
+    """Print on stdout and flush, so that a write error is reported here and not at exit; return the exit code."""
     try:
         print(text, flush=True)
     except OSError as error:
-        with suppress(OSError):  # what is left in the buffer is dropped at exit instead of raising once more
+        with suppress(OSError):  # the rest of the buffer goes to /dev/null at exit instead of raising again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader had enough, as `head` has
+        if isinstance(error, BrokenPipeError):  # the reader closed the pipe, as `head` does
             return 1
         LOG.error("standard output cannot be written (%s)", error.strerror)
         return 1

@@ -209,7 +209,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
 
 
 def _learned(bundle: DetectorBundle, learning: Distillation) -> DetectorBundle:
-    spiking, parameters = integer_form(*learning.network())
+    spiking, parameters = learning.network()
     return replace(bundle, spiking=spiking, parameters=parameters)
 
 

@@ -1,8 +1,8 @@
-"""Advanced calibration as convert.py runs it: fresh windows all the way, checks on the split "select", a state to resume from.
+"""The driver of distillation in convert: fresh windows, checks on the split "select", and a state to resume from.
 
-Every window is another showing of a random training picture; blocks of them are simulated ahead while the network learns from the one
-before. Beside the weights file lie NAME_descent.csv, divergence, energy and lost AP against minutes, and, until it is finished,
-NAME_descent.safetensors, from which the same command resumes.
+Every training window shows a random training picture in a new way. Windows are simulated in blocks, one block ahead of the
+one that the network learns from. Two files lie beside the weights file: NAME_descent.csv has divergence, energy and lost AP
+against minutes; NAME_descent.safetensors exists until the descent is finished, and the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from evburst.models.spiking.convert.distil import Distillation, Progress
 
 _LOG = logging.getLogger(__name__)
 BATCH = 2
-"""Windows of a step."""
+"""Windows per step."""
 BLOCK = 512
-"""Windows that are simulated at a time."""
+"""Windows per simulated block."""
 FIRST_SHOWING = 1000
-"""Showings of the pictures that nothing else has seen begin here."""
+"""First number of a showing that nothing else uses."""
 KIND = "descent"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a network does on windows it does not learn from.
+    """Measurements on windows that the network does not learn from.
 
     Attributes:
-        lost_ap: points of AP below the ANN's.
+        lost_ap: AP of the ANN minus AP of the network, in points.
         operations: synaptic operations per window.
-        burst: mean spikes of a burst, weighted by fan-out.
+        burst: mean spikes per burst, weighted by fan-out.
     """
 
     lost_ap: float
@@ -53,11 +53,11 @@ class Checked:
 
 @dataclass
 class Course:
-    """How far the descent has come.
+    """History of a descent.
 
     Attributes:
-        seconds: spent so far, over all runs.
-        rows: of NAME_descent.csv.
+        seconds: time spent so far, over all runs.
+        rows: lines of NAME_descent.csv.
     """
 
     seconds: float = 0.0
@@ -71,14 +71,14 @@ def fresh_batches(
     done: int,
     block: int = BLOCK,
 ) -> Iterator[Tensor]:
-    """Batches of windows, each seen once, from number `done` on.
+    """Yield batches of windows, each used once, beginning after the first `done` windows.
 
     Args:
-        opened: a dataset by the number of windows and of the showing.
-        grids: some windows of a dataset as grids.
-        windows: how many in all; a dataset that is smaller than a block is seen again, in another order.
-        done: how many of them have been learned from.
-        block: windows of one showing.
+        opened: opens a dataset, given the number of windows and the number of the showing.
+        grids: makes grids of the windows with the given indices.
+        windows: number of windows in total; a dataset smaller than a block is used again in another order.
+        done: number of windows that were learned from before.
+        block: windows per showing.
     """
     with ThreadPoolExecutor(1) as ahead:
 
@@ -106,15 +106,16 @@ def descend(
     identity: str,
     every: int,
 ) -> Course:
-    """Learn to the end; resume an interrupted descent of the same identity, and remove its state at the end.
+    """Run a distillation to its end, resuming an interrupted one with the same identity.
 
     Args:
-        learning: at its start.
-        batches: those from a number of windows on.
-        check: measures the network as it is now on the split "select".
-        beside: where files of the descent lie, without suffix.
-        identity: of the network, data and settings.
-        every: steps between checks. The state is saved then, and limits are moved so that they hold for what `check` measures.
+        learning: the distillation at its start.
+        batches: yields batches, beginning after a number of windows.
+        check: measures the present network on the split "select".
+        beside: path of the files of the descent, without suffix.
+        identity: digest of network, data and settings.
+        every: steps between checks. At a check the state is saved, and the limits are adjusted so that they hold for its
+            measurements.
     """
     state, log = beside.with_suffix(".safetensors"), beside.with_suffix(".csv")
     wanted, steps = learning.descent, learning.descent.steps
@@ -145,13 +146,13 @@ def descend(
 
 
 def _mean(recent: list[Progress], name: str) -> float:
-    """Over the last quarter: the network that was checked, or nearly."""
+    """Mean over the last quarter of the steps, whose network is close to the one that was checked."""
     return float(np.mean([getattr(progress, name) for progress in recent[-(len(recent) // 4 or 1) :]]))
 
 
 def _row(seconds: float, learning: Distillation, recent: list[Progress]) -> dict[str, float]:
-    means = np.mean([(p.divergence, p.operations, p.burst, *p.prices) for p in recent], 0)
-    names = "divergence", "train_operations", "train_burst", "price", "burst_price"
+    means = np.mean([(p.divergence, p.operations, p.burst, *p.multipliers) for p in recent], 0)
+    names = "divergence", "train_operations", "train_burst", "multiplier", "burst_multiplier"
     return {"minutes": seconds / 60, "windows": learning.step * BATCH, **dict(zip(names, means.tolist(), strict=True))}
 
 
@@ -160,7 +161,7 @@ def _selected(checked: Checked) -> dict[str, float]:
 
 
 def write_course(path: Path, rows: list[dict[str, float]]) -> None:
-    """NAME_descent.csv."""
+    """Write the history as NAME_descent.csv."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[-1])
         writer.writeheader()

@@ -1,4 +1,7 @@
-"""Which engines run here, and how fast: `evburst engines`. What is measured is remembered, and `auto` takes the fastest."""
+"""`evburst engines`: list the engines that run on this machine and measure their speed.
+
+The measurements are stored, and `--engine auto` chooses the fastest engine by them.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,17 @@ from typing import Any
 from evburst.app.console import LOG, run
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
-_WEIGHTS, _ROUNDS, _LEFT_OUT = "street", 7, ("reference", "cuda")
+_WEIGHTS, _ROUNDS, _NOT_MEASURED = "street", 7, ("reference", "cuda")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> int:
-    """The command line of `evburst engines`."""
+    """Run `evburst engines`."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show which engines can run a spiking network on this machine, and how fast they are.",
         epilog="example: %(prog)s --measure",
     )
-    parser.add_argument("--measure", action="store_true", help="measure again (after a change of machine it happens by itself)")
+    parser.add_argument("--measure", action="store_true", help="measure again; after a change of machine this is automatic")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
     def show(args: argparse.Namespace) -> str:
@@ -35,10 +38,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> in
 
 
 def ensure_measured(again: bool = False) -> None:
-    """Measure the engines once on this machine, where two or more of them can run; a few seconds, said on stderr."""
+    """Measure the engines once per machine if at least two are available; takes a few seconds and is announced on stderr."""
     from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, measured, remember
 
-    names = [name for name, engine in ENGINES.items() if name not in _LEFT_OUT and not engine.available("cpu")]
+    names = [name for name, engine in ENGINES.items() if name not in _NOT_MEASURED and not engine.available("cpu")]
     if len(names) < 2 or (measured() and not again):
         return
     LOG.info("measuring engines once on this machine: %s", ", ".join(names))
@@ -46,7 +49,10 @@ def ensure_measured(again: bool = False) -> None:
 
 
 def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict[str, float]:
-    """Median milliseconds per window of each engine, in turn: the bundled network on a window of the bundled recording."""
+    """Measure the median time per window (ms) of each engine, with the bundled network and recording.
+
+    The engines take turns, so that a change in the machine's load affects all of them.
+    """
     import numpy as np
     import torch
 
@@ -68,25 +74,25 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
         for name, network in built.items():
             started = time.perf_counter()
             network(grid)
-            if count > 1:  # the first two plan and compile
+            if count > 1:  # the first two runs plan and compile
                 times[name].append(1000 * (time.perf_counter() - started))
-    return {name: round(float(np.median(found)), 2) for name, found in times.items()}
+    return {name: round(float(np.median(times_ms)), 2) for name, times_ms in times.items()}
 
 
 def engine_rows() -> list[dict[str, Any]]:
-    """Of each engine: name, whether it runs on the CPU here, ms per window by timesteps, and where `auto` takes it."""
+    """Return a row per engine: name, reason why it cannot run on this CPU, ms per window by T, and where `auto` chooses it."""
     from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, choose, measured
 
     times, rows = measured(), []
     for name, engine in ENGINES.items():
-        found = {t: times.get(str(t), {}).get(name) for t in MEASURED_TIMESTEPS}
+        times_ms = {t: times.get(str(t), {}).get(name) for t in MEASURED_TIMESTEPS}
         auto = [t for t in MEASURED_TIMESTEPS if choose("auto", "cpu", t) == name]
-        rows.append({"engine": name, "reason": engine.available("cpu"), "ms": found, "auto": auto})
+        rows.append({"engine": name, "reason": engine.available("cpu"), "ms": times_ms, "auto": auto})
     return rows
 
 
 def engines_table() -> str:
-    """The rows for a person."""
+    """Return the rows of `engine_rows` as a table for the terminal."""
     rows = engine_rows()
     columns = list(rows[0]["ms"])
     lines = ["engine     " + "".join(f"{f'T={t}, ms':>10}" for t in columns) + "  "]
@@ -94,5 +100,7 @@ def engines_table() -> str:
         times = "".join(f"{'-' if ms is None else f'{ms:.2f}':>10}" for ms in row["ms"].values())
         auto = f"auto for {' and '.join(f'T={t}' for t in row['auto'])}" if row["auto"] else ""
         lines.append(f"{row['engine']:<11}{times}  {row['reason'] or auto}".rstrip())
-    lines.append("measured with the bundled network street on one window of the bundled recording; T > 1 as T=4")
+    lines.append(
+        "measured with the bundled network street on one window of the bundled recording; every T > 1 uses the T=4 column"
+    )
     return "\n".join(line.rstrip() for line in lines)

@@ -1,4 +1,4 @@
-"""Look at recordings, convert and cut them: `python -m evburst.app.events info|convert|cut FILE ...`."""
+"""`evburst events info|convert|cut`: describe, convert and cut recordings."""
 
 from __future__ import annotations
 
@@ -31,24 +31,26 @@ _CUT_WINDOW_US = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
-    """The command line of `evburst events`."""
-    parser = argparse.ArgumentParser(prog=prog, description="Look at event recordings, convert and cut them.")
+    """Run `evburst events`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Describe, convert and cut event recordings.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    info_parser = _command(commands, "info", "say what is in recordings: format, sensor, duration, rates, faults", True)
-    info_parser.add_argument("--json", action="store_true", help="print it as JSON")
+    info_parser = _command(commands, "info", "describe recordings: format, sensor, duration, rates, faults", True)
+    info_parser.add_argument("--json", action="store_true", help="print the description as JSON")
     info_parser.set_defaults(action=_info)
     convert_parser = _command(commands, "convert", "write a recording in another format (.dat, .npz, .csv)")
     convert_parser.set_defaults(action=_convert)
-    cut_parser = _command(commands, "cut", "write a part of a recording; its times stay as they are")
+    cut_parser = _command(commands, "cut", "write a part of a recording; timestamps are kept")
     cut_parser.add_argument(
-        "--from", dest="start_s", type=float, default=0.0, metavar="S", help="seconds after the first event"
+        "--from", dest="start_s", type=float, default=0.0, metavar="S", help="start, in seconds after the first event"
     )
-    cut_parser.add_argument("--to", dest="stop_s", type=float, metavar="S", help="the same; an event at S is left out")
+    cut_parser.add_argument(
+        "--to", dest="stop_s", type=float, metavar="S", help="end, in seconds after the first event (exclusive)"
+    )
     cut_parser.set_defaults(action=_cut)
     for command in (convert_parser, cut_parser):
-        command.add_argument("out", type=Path, metavar="OUT", help="the file to write; its ending says the format")
+        command.add_argument("out", type=Path, metavar="OUT", help="the file to write; its suffix selects the format")
         command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-        command.add_argument("--from-zero", action="store_true", help="let the first event written have the time 0")
+        command.add_argument("--from-zero", action="store_true", help="shift timestamps so that the first event is at 0")
     return run(parser, lambda args: args.action(args), argv)
 
 
@@ -59,15 +61,15 @@ def _command(commands: Any, name: str, text: str, several: bool = False) -> argp
     else:
         parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
     parser.add_argument(
-        "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not say it, e.g. 304x240"
+        "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not state it, e.g. 304x240"
     )
-    parser.add_argument("--format", metavar="NAME", help=f"do not recognise the format, it is: {', '.join(sorted(READERS))}")
+    parser.add_argument("--format", metavar="NAME", help=f"format, instead of recognising it: {', '.join(sorted(READERS))}")
     add_read_options(parser)
     return parser
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
-    """Flags for what text, NumPy and HDF5 files do not say themselves; `read_options` reads them."""
+    """Add flags for what text, NumPy and HDF5 files leave open; `read_options` reads them."""
     parser.add_argument(
         "--time-unit",
         choices=TIME_UNITS,
@@ -75,15 +77,15 @@ def add_read_options(parser: argparse.ArgumentParser) -> None:
         help="unit of the times in text, NumPy and HDF5 files (default: auto)",
     )
     parser.add_argument(
-        "--columns", metavar="ORDER", default="", help="order of columns without names, e.g. x,y,p,t; '-' passes over one"
+        "--columns", metavar="ORDER", default="", help="order of unnamed columns, e.g. x,y,p,t; '-' skips a column"
     )
     parser.add_argument(
-        "--allow-external", action="store_true", help="follow links of HDF5 files into other files; for files that you trust"
+        "--allow-external", action="store_true", help="follow links from HDF5 files to other files; only for trusted files"
     )
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
-    """The flags of `add_read_options`; raises ConfigError for columns that are none."""
+    """Return the values of `add_read_options`'s flags; raise ConfigError for invalid columns."""
     return ReadOptions(args.time_unit, args.columns, args.allow_external)
 
 
@@ -93,7 +95,7 @@ def _open(args: argparse.Namespace, path: Path | None = None) -> EventStream:
 
 
 def _info(args: argparse.Namespace) -> str:
-    """Describe each file; those that cannot be read are warnings, or the error if there is no other."""
+    """Describe each file. Unreadable files are reported after the descriptions of the others, and the command then fails."""
     summaries, errors = [], []
     for path in args.files:
         try:
@@ -135,7 +137,7 @@ def _cut(args: argparse.Namespace) -> str:
 
 
 def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> str:
-    """Write the file; returns the line for stdout. Repairs are logged."""
+    """Write the file, log repairs, and return the line for stdout."""
     writer_for(args.out)
     refuse_overwriting(args.out, [args.file], args.overwrite)
     packets = _from_zero(packets) if args.from_zero else packets
@@ -147,19 +149,19 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
 
 
 def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:
-    """The same packets; at their end an error, which keeps the writer from completing its file, if that would be no use."""
+    """Yield the packets unchanged; raise at the end if none had a usable event, so that the writer discards its file."""
     total, outside = 0, 0
     for packet in packets:
         total += len(packet)
         outside += int(np.count_nonzero((packet["x"] >= sensor_size.width) | (packet["y"] >= sensor_size.height)))
         yield packet
     if not total:
-        raise EventFileError(f"{path}: no event in this part; nothing was written")
+        raise EventFileError(f"{path}: no events in this part; nothing was written")
     check_sensor_size(str(path), sensor_size, total - outside, outside)
 
 
 def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:
-    """Events of [start, stop) on the recording's clock, repaired second by second: one older than its second is left out."""
+    """Yield the events of [start, stop) on the recording's clock, sorted within each second; later stragglers are dropped."""
     for window in stream.windows(_CUT_WINDOW_US, start_us):
         if window.t0_us >= stop_us:
             return
@@ -170,7 +172,7 @@ def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Eve
 
 
 def _from_zero(packets: Iterator[Events]) -> Iterator[Events]:
-    """The same events with the first one's time taken off; those before it in spite of the order become 0."""
+    """Yield the events with the first timestamp subtracted; out-of-order events before the first are clamped to 0."""
     t0_us = None
     for packet in packets:
         t0_us = int(packet["t"][0]) if t0_us is None else t0_us
@@ -181,7 +183,7 @@ def _from_zero(packets: Iterator[Events]) -> Iterator[Events]:
 
 @dataclass
 class _Totals:
-    """Running totals of a recording; memory is that of two pictures of the sensor's size."""
+    """Running totals of a recording; memory is one event count per pixel, independent of the length."""
 
     sensor_size: SensorSize
     events: int = 0
@@ -198,11 +200,11 @@ class _Totals:
         self.per_pixel = np.zeros(self.sensor_size.width * self.sensor_size.height, np.int64)
 
     def add(self, events: Events) -> None:
-        """Add the events of some whole windows; disorder inside them does no harm."""
+        """Add the events of whole windows; they need not be sorted."""
         width, height = self.sensor_size
         t = np.sort(events["t"])
-        before = t[0] if self.first_us is None else self.last_us
-        gaps = np.diff(t, prepend=before)
+        previous_us = t[0] if self.first_us is None else self.last_us
+        gaps = np.diff(t, prepend=previous_us)
         if gaps.max() > self.gap_us:
             widest = int(gaps.argmax())
             self.gap_us, self.gap_at_us = int(gaps[widest]), int(t[widest] - gaps[widest])
@@ -215,7 +217,10 @@ class _Totals:
         self.per_pixel += np.bincount(pixels, minlength=width * height)
 
     def hot_pixels(self) -> tuple[int, list[dict[str, int]]]:
-        """How many pixels stand HOT_DEVIATIONS standard deviations above the mean of the active ones; the worst of them."""
+        """Return the number of hot pixels and the HOT_LISTED hottest.
+
+        A pixel is hot if its event count exceeds the mean of the active pixels by HOT_DEVIATIONS standard deviations.
+        """
         active = self.per_pixel[self.per_pixel > 0]
         if not len(active):
             return 0, []
@@ -227,20 +232,20 @@ class _Totals:
 
 
 def describe(stream: EventStream, path: Path) -> dict[str, Any]:
-    """What is in a recording, as `info --json` prints it.
+    """Describe a recording in the form that `info --json` prints.
 
-    The peak rate is that of windows of 10 ms on the recording's clock. Rates are in events per second. Events older than
-    their window are left out and counted among the faults, as a detector would leave them out.
+    Rates are in events per second; the peak rate is taken over windows of 10 ms on the recording's clock. Events that arrive
+    after their window are dropped and counted as faults, as in detection.
 
     Raises:
-        EventFileError: there is no event in it.
+        EventFileError: the recording contains no usable events.
     """
     totals = _Totals(stream.sensor_size)
     for events in _batches(stream, totals):
         totals.add(events)
     if totals.first_us is None:
         faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
-        raise EventFileError(f"{path}: no event in it that can be used{faults}")
+        raise EventFileError(f"{path}: contains no usable events{faults}")
     stream.faults.outside_sensor += totals.outside
     duration_s = (totals.last_us - totals.first_us) * 1e-6
     hot, worst = totals.hot_pixels()
@@ -262,23 +267,23 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
 
 
 def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
-    """The windows' events, put together until they are worth a pass over the picture; notes the fullest window."""
-    waiting: list[Events] = []
+    """Yield the events of several windows at a time, to amortise the pass over all pixels; update the peak window count."""
+    pending: list[Events] = []
     count = 0
     for window in stream.windows(RATE_WINDOW_US):
         totals.peak = max(totals.peak, len(window))
         if len(window):
-            waiting.append(unpack(window))
+            pending.append(unpack(window))
             count += len(window)
         if count >= PACKET_EVENTS:
-            yield np.concatenate(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield np.concatenate(waiting)
+            yield np.concatenate(pending)
+            pending, count = [], 0
+    if pending:
+        yield np.concatenate(pending)
 
 
 def human_description(info: dict[str, Any]) -> str:
-    """`describe`'s result as lines for a terminal."""
+    """Format `describe`'s result as lines for the terminal."""
     hottest = "; ".join(f"({pixel['x']}, {pixel['y']}) {pixel['events']}" for pixel in info["hottest"])
     gap = "none" if info["longest_gap_after_s"] is None else f"{info['longest_gap_us'] / 1000:.3f} ms"
     lines = {

@@ -1,4 +1,4 @@
-"""Take a weights file elsewhere: `evburst export --weights street --onnx FILE`, `--onnx-snn FILE` or `--nir FILE`."""
+"""`evburst export`: write a weights file as ONNX (`--onnx`, `--onnx-snn`) or NIR (`--nir`)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from evburst.data.events import SensorSize
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.export") -> int:
-    """The command line of `evburst export`."""
+    """Run `evburst export`."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Write the ordinary network of a weights file as ONNX, or its spiking network as ONNX or NIR.",
+        description="Write the ANN of a weights file as ONNX, or its spiking network as ONNX or NIR.",
         epilog="example: %(prog)s --weights street --onnx-snn street_snn.onnx --with-boxes",
     )
-    parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="bundled weights by name, or a file made by "
-                        "convert.py (default: street)")  # fmt: skip
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--onnx", type=Path, metavar="FILE", help="the ANN: any batch, any size; outputs are the head's raw maps")
-    what.add_argument("--onnx-snn", type=Path, metavar="FILE", help="the spiking network: any batch, any size; input uint8 counts, "
-                      "outputs are the head's raw maps")  # fmt: skip
-    what.add_argument("--nir", type=Path, metavar="FILE", help="the spiking network, for grids of one size")
-    parser.add_argument("--sensor-size", default="304x240", metavar="WxH", help="for NIR, boxes and totals: sensor size in pixels; "
-                        "the grid is padded to the network's stride (default: 304x240)")  # fmt: skip
-    parser.add_argument("--with-boxes", action="store_true", help="ONNX of the spiking network: boxes, scores and labels instead of "
-                        "raw maps, for one grid at a time")  # fmt: skip
-    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="with boxes: lowest score (default: 0.3)")
-    parser.add_argument("--totals", action="store_true", help="ONNX of the spiking network: spikes and synaptic operations of every "
-                        "layer as further outputs")  # fmt: skip
+    parser.add_argument("--weights", default="street", metavar="NAME|FILE",
+                        help="name of bundled weights, or a file made by convert.py (default: street)")  # fmt: skip
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--onnx", type=Path, metavar="FILE",
+                        help="write the ANN, for any batch and grid size; outputs are the head's raw maps")  # fmt: skip
+    target.add_argument("--onnx-snn", type=Path, metavar="FILE", help="write the spiking network, for any batch and grid size; "
+                        "input is uint8 counts, outputs are the head's raw maps")  # fmt: skip
+    target.add_argument("--nir", type=Path, metavar="FILE", help="write the spiking network, for one grid size")
+    parser.add_argument("--sensor-size", default="304x240", metavar="WxH", help="sensor size in pixels, for NIR, --with-boxes "
+                        "and --totals; the grid is padded to the network's stride (default: 304x240)")  # fmt: skip
+    parser.add_argument("--with-boxes", action="store_true",
+                        help="with --onnx-snn: output boxes, scores and labels instead of raw maps, batch size 1")  # fmt: skip
+    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="with --with-boxes: minimum score (default: 0.3)")
+    parser.add_argument("--totals", action="store_true",
+                        help="with --onnx-snn: also output the spikes and synaptic operations of every layer")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    parser.add_argument("--part", action="store_true", help="NIR: only what it can express, up to the first max-pools and "
-                        "upsamplings, whose inputs become outputs")  # fmt: skip
+    parser.add_argument("--part", action="store_true", help="with --nir: write only the part that NIR can express, up to the "
+                        "first max-pools and upsamplings, whose inputs become outputs")  # fmt: skip
     return run(parser, _export, argv)
 
 
@@ -61,7 +62,7 @@ def _export(args: argparse.Namespace) -> str:
             spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
             bundle = replace(bundle, spiking=spiking, parameters=parameters)
             LOG.info(
-                "note: thresholds and biases are rounded to integers, which these weights are not yet; boxes may differ a little"
+                "note: these weights were not in integer form: thresholds and biases were rounded; boxes may differ slightly"
             )
         size = (height, width) if args.with_boxes or args.totals else None
         boxes = BoxOptions(sensor, PostConfig(score=args.score)) if args.with_boxes else None
@@ -70,11 +71,11 @@ def _export(args: argparse.Namespace) -> str:
         return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)
-    left = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
+    omitted = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
     largest = max(layer.phi for layer in bundle.parameters.neurons.values())
     if largest > 1:
-        LOG.info("note: up to %d spikes per timestep here, one in NIR; each layer's limit is in its metadata", largest)
-    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{left}"
+        LOG.info("note: up to %d spikes per timestep here, but only one in NIR; the limits are in its metadata", largest)
+    return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{omitted}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Flags made from the frozen dataclasses that hold the settings.
+"""Command-line flags generated from the frozen dataclasses that hold the settings.
 
-A setting is written once, in its dataclass: name, type, default, and a line under `Attributes:`. The flags, their help and the
-names that `--set` and YAML accept follow from it. The dataclasses stand beside the code that uses them, in modules that import
-torch and numba; so that `--help` and a mistyped flag answer at once, they are read from the source text (`ast`), not imported.
-The values are checked against the imported class, in `evburst.app.config`.
+A setting is defined once, in its dataclass: name, type, default and a line under `Attributes:`. Its flag, its help text and
+its name in `--set` and YAML files are derived from that. The dataclasses are in modules that import torch and numba. To keep
+`--help` and usage errors fast, this module reads them from the source text (`ast`) instead of importing them.
+`evburst.app.config` checks the values against the imported class.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _DESTINATION = "setting "
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a dataclass of settings.
+    """One field of a settings dataclass.
 
     Attributes:
-        name: its path from the command's own dataclass, e.g. "post.nms_iou".
-        annotation: its type, as in the source without "None".
-        default: its default value as in the source; None: it has to be given.
-        help: its line in the class's docstring.
+        name: path from the command's own dataclass, e.g. "post.nms_iou".
+        annotation: type as written in the source, without "None".
+        default: default value as written in the source; None for a required setting.
+        help: text from the class's docstring.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Section:
-    """A dataclass of settings: its path ("" for the command's own), the first sentence of its docstring, and its fields."""
+    """A settings dataclass: its path ("" for the command's own), the first paragraph of its docstring, and its fields."""
 
     name: str
     help: str
@@ -54,12 +54,12 @@ class Section:
 
 
 def read_settings(config: str, prefix: str = "", defaults: Mapping[str, str] | None = None) -> list[Section]:
-    """The settings of a dataclass and, after it, of those nested in it.
+    """Read the settings of a dataclass, followed by those of the dataclasses nested in it.
 
     Args:
-        config: "module:Class"; the class is looked for in the module and in what it imports from this project.
-        prefix: of the names, e.g. "post.".
-        defaults: of fields for which the enclosing class has its own, as source text.
+        config: "module:Class"; the module may define the class or import it from this project.
+        prefix: prefix of the names, e.g. "post.".
+        defaults: defaults that the enclosing class overrides, by field, as source text.
     """
     module, node = _find_class(*config.split(":"))
     text = ast.get_docstring(node) or ""
@@ -77,7 +77,7 @@ def read_settings(config: str, prefix: str = "", defaults: Mapping[str, str] | N
 
 
 def attribute_texts(docstring: str) -> dict[str, str]:
-    """The lines under `Attributes:` of a docstring, by name; names that share a line share the text."""
+    """Return the texts under `Attributes:` in a docstring, by name; names that share an entry share its text."""
     block = re.search(r"^Attributes:\n((?:    .*\n?|\n)*)", docstring + "\n", re.MULTILINE)
     entries = re.findall(r"^    ((?:\w+, )*\w+): (.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE)
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
@@ -98,7 +98,7 @@ def _parse(module: str) -> ast.Module:
 
 
 def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef]:
-    """The module that defines a class, and its definition."""
+    """Find a class by name; return the module that defines it and its definition."""
     for node in _parse(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, node
@@ -116,7 +116,7 @@ def _default(module: str, value: ast.expr | None) -> str | None:
 
 
 def _constant(module: str, name: str) -> str:
-    """The value of a constant of a module, or of the one of this project that it is imported from, as source text."""
+    """Return a constant's value as source text, following imports within this project."""
     for node in _parse(module).body:
         if isinstance(node, ast.Assign) and name in (target.id for target in node.targets if isinstance(target, ast.Name)):
             return ast.unparse(node.value)
@@ -126,7 +126,7 @@ def _constant(module: str, name: str) -> str:
 
 
 def _factory_arguments(value: ast.expr | None) -> dict[str, str]:
-    """Arguments of `Class(...)` in `field(default_factory=lambda: Class(...))`."""
+    """Return the keyword arguments of `Class(...)` in `field(default_factory=lambda: Class(...))`."""
     factory = value.keywords[0].value if isinstance(value, ast.Call) and value.keywords else None
     call = factory.body if isinstance(factory, ast.Lambda) else None
     keywords = call.keywords if isinstance(call, ast.Call) else []
@@ -135,13 +135,13 @@ def _factory_arguments(value: ast.expr | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag that is listed first, or that differs from what follows from its setting.
+    """A flag that is listed first or overrides the form derived from its setting.
 
     Attributes:
         setting: name of the setting.
-        name: a shorter flag than the one named after the setting; both work.
-        metavar: placeholder of the value in the help.
-        extra: further arguments of `add_argument`.
+        name: shorter alternative to the flag named after the setting; both work.
+        metavar: placeholder for the value in the help text.
+        extra: further arguments for `add_argument`.
     """
 
     setting: str
@@ -151,11 +151,11 @@ class Flag:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A command's parser: its own flags, the common settings, then every other setting in groups.
+    """Parser of a command: its own flags, the common settings, then all other settings in groups.
 
     Args:
-        prog: how the command was started, e.g. "evburst detect" or "detect.py".
-        description: one sentence.
+        prog: program name shown in messages, e.g. "evburst detect" or "detect.py".
+        description: one sentence for the help text.
         example: arguments of a typical call.
     """
 
@@ -170,39 +170,39 @@ class CommandParser(argparse.ArgumentParser):
         exclusive: Sequence[str] = (),
         hidden: Sequence[str] = (),
     ) -> None:
-        """Add `--config`, `--set` and a flag for every setting; call it after the command's own flags were added.
+        """Add `--config`, `--set` and a flag for every setting. Call this after adding the command's own flags.
 
         Args:
             config: "module:Class" of the settings.
             common: settings listed first, in this order.
-            example: of `--set`.
+            example: example value for `--set`.
             exclusive: settings of which at most one may be given.
-            hidden: settings without a flag of their own, since other flags set them.
+            hidden: settings without a flag of their own because other flags set them.
         """
         sections = read_settings(config)
         known = {setting.name: setting for section in sections for setting in section.settings}
-        one_of = self.add_mutually_exclusive_group() if exclusive else self
+        exclusive_group = self.add_mutually_exclusive_group() if exclusive else self
         for flag in common:
-            _add(one_of if flag.setting in exclusive else self, known[flag.setting], flag)
-        self.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+            _add(exclusive_group if flag.setting in exclusive else self, known[flag.setting], flag)
+        self.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
         self.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                          help=f"one setting, e.g. --set {example}; repeatable")  # fmt: skip
+                          help=f"change one setting, e.g. --set {example}; repeatable")  # fmt: skip
         self.shorten_usage()
-        shown = {*hidden, *(flag.setting for flag in common)}
+        handled = {*hidden, *(flag.setting for flag in common)}
         for section in sections:
-            rest = [setting for setting in section.settings if setting.name not in shown]
+            remaining = [setting for setting in section.settings if setting.name not in handled]
             group = self.add_argument_group(section.name or "more settings", section.help if section.name else None)
-            for setting in rest:
+            for setting in remaining:
                 _add(group, setting, Flag(setting.name))
 
     def shorten_usage(self) -> None:
-        """Keep flags that are added from here on out of the usage line."""
+        """Freeze the usage line: flags added after this call do not appear in it."""
         self.usage = self.format_usage().removeprefix("usage: ").rstrip() + " [--SETTING VALUE ...]"
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
-        """See argparse; an unknown flag is a usage error that names the nearest known one."""
+        """Parse as argparse does; the error for an unknown flag suggests the nearest known one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = next((text for text in unknown if text.startswith("--")), "")
@@ -212,18 +212,18 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def given(args: argparse.Namespace) -> list[str]:
-    """Settings that were given by flags, as assignments of `--set`."""
+    """Return the settings given by flags, as `--set` assignments."""
     values = {name.removeprefix(_DESTINATION): value for name, value in vars(args).items() if name.startswith(_DESTINATION)}
     return as_assignments(values)
 
 
 def as_assignments(values: Mapping[str, object]) -> list[str]:
-    """Values other than None, as assignments of `--set`."""
+    """Return the values that are not None, as `--set` assignments."""
     return [f"{name}={json.dumps(value)}" for name, value in values.items() if value is not None]
 
 
 def _add(parser: Any, setting: Setting, flag: Flag) -> None:
-    """Add the flag of a setting to a parser or a group."""
+    """Add a setting's flag to a parser or an argument group."""
     long = "--" + setting.name.replace("_", "-")
     names = [flag.name, long] if flag.name and flag.name != long else [long]
     options: dict[str, Any] = {"dest": _DESTINATION + setting.name, "default": argparse.SUPPRESS}
@@ -233,7 +233,7 @@ def _add(parser: Any, setting: Setting, flag: Flag) -> None:
         names, options["action"] = names[:1], argparse.BooleanOptionalAction
     else:
         options["metavar"] = flag.metavar or _metavar(setting.name, kind)
-        options["type"] = _reader(kind, inner.rstrip("]"))
+        options["type"] = _value_parser(kind, inner.rstrip("]"))
     if kind == "Literal":
         options["choices"] = list(ast.literal_eval(f"[{inner}"))
         del options["metavar"]
@@ -252,8 +252,8 @@ def _metavar(name: str, kind: str) -> str:
     return unit.upper() if unit in _UNITS and kind in ("int", "float") else _METAVARS.get(kind, "TEXT")
 
 
-def _reader(kind: str, inner: str) -> Callable[[str], Any]:
-    """What turns a flag's text into a value; argparse names the function in its errors."""
+def _value_parser(kind: str, inner: str) -> Callable[[str], Any]:
+    """Return the function that converts a flag's text into a value; its `__name__` appears in argparse's errors."""
     if kind == "tuple":
         element = _SCALARS.get(inner.partition(",")[0].strip(), str)
 

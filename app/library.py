@@ -1,4 +1,4 @@
-"""`evburst.Detector`: detection from Python, in recordings, streams and arrays. Nothing is written to disk."""
+"""`evburst.Detector`: detection in recordings, streams and arrays from Python. Writes nothing to disk."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ log = logging.getLogger("evburst")
 
 
 class Detector:
-    """A detector of bundled weights or of a weights file.
+    """A detector with bundled weights or a weights file.
 
         for result in Detector("street").stream("recording.dat"):
             print(result.detections.boxes_xyxy, result.energy_pj)
 
     Args:
-        weights: bundled weights by name, or a file.
-        sensor_size: (W, H) px, or "WxH", for arrays and for files that do not state it.
-        score: lowest score of a box.
-        maps: keep the read-outs that boxes are decoded from in `result.maps`, by name.
+        weights: name of bundled weights, or a file.
+        sensor_size: (W, H) px, or "WxH"; required for arrays and for files that do not state it.
+        score: minimum score of a box.
+        maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
             window_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
 
     Attributes:
-        classes: class names, in the order of `Detections.labels`.
+        classes: class names, indexed by `Detections.labels`.
         config: the settings.
 
     Raises:
@@ -66,14 +66,16 @@ class Detector:
         self._inferences: dict[SensorSize, Inference] = {}
 
     def stream(self, source: Any) -> Iterator[WindowResult]:
-        """Results of a recording, window by window, as they are computed.
+        """Detect in a recording and yield the result of each window as soon as it is computed.
+
+        Windows start at multiples of their length on the recording's clock.
 
         Args:
-            source: path of a recording of any known format, an EventStream (`evburst.open_events`), or events in memory as
-                `as_events` takes them. Windows lie on multiples of their length on the recording's clock.
+            source: path of a recording in any supported format, an EventStream (`evburst.open_events`), or events in memory
+                in any form that `as_events` accepts.
 
         Raises:
-            EvburstError: the recording cannot be used, or its sensor's size is not known.
+            EvburstError: the recording cannot be used, or its sensor size is unknown.
         """
         stream: EventStream
         if isinstance(source, str | Path):
@@ -91,10 +93,12 @@ class Detector:
         return self._results(inference, filtered, filtered.windows(inference.voxel.window_us, start_us), name)
 
     def __call__(self, events: Any) -> list[WindowResult]:
-        """Results of events in memory, as `as_events` takes them: one if they span no more than a window, else one per window.
+        """Detect in events in memory, in any form that `as_events` accepts.
+
+        Events that span at most one window's length give one result; longer recordings give one result per window.
 
         Raises:
-            EvburstError: the events cannot be used, or the sensor's size is not known.
+            EvburstError: the events cannot be used, or the sensor size is unknown.
         """
         array = self._array(events)
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
@@ -104,8 +108,8 @@ class Detector:
             return list(self.stream(array))
         filtered = FilteredStream(array, self.config.filters)
         kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
-        one = EventWindow(int(t[0]), int(t[0]) + window_us, kept)
-        return list(self._results(self._inference(array.sensor_size), filtered, iter([one]), "events"))
+        window = EventWindow(int(t[0]), int(t[0]) + window_us, kept)
+        return list(self._results(self._inference(array.sensor_size), filtered, iter([window]), "events"))
 
     def _results(
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
@@ -124,11 +128,11 @@ class Detector:
         if isinstance(events, EventArray):
             return events
         if self._size is None:
-            raise ConfigError("events in memory do not state their sensor's size: Detector(..., sensor_size=(304, 240))")
+            raise ConfigError("events in memory do not state their sensor size: pass it, Detector(..., sensor_size=(304, 240))")
         return EventArray(as_events(events), self._size)
 
     def _inference(self, size: SensorSize) -> Inference:
-        """The network for a sensor, planned once for each size."""
+        """Return the network planned for a sensor size, from a cache."""
         if size not in self._inferences:
             self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps)
         return self._inferences[size]

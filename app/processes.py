@@ -1,4 +1,4 @@
-"""Several processes on one job, started by torchrun: which of them this is."""
+"""The process group of a job that torchrun started: rank, number of processes and barrier."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 @contextmanager
 def process_group() -> Iterator[tuple[int, int]]:
-    """(rank, number of processes), with a process group where torchrun started this one.
+    """Yield (rank, number of processes), with a process group if torchrun started this process; (0, 1) otherwise.
 
-    What is exchanged are boxes and counts in main memory: gloo, also between processes that compute on GPUs.
+    The backend is gloo, also for processes that compute on GPUs, because only boxes and counts in main memory are exchanged.
     """
     if "RANK" not in os.environ:
         yield 0, 1
@@ -26,6 +26,6 @@ def process_group() -> Iterator[tuple[int, int]]:
 
 
 def barrier(world: int) -> None:
-    """Wait for the other processes."""
+    """Wait until all processes have reached this point."""
     if world > 1:
         dist.barrier()

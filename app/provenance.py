@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, machine."""
+"""Provenance of results: commit, package versions and processor."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
-    """Commit (with "+changes" if the tree differs from it), package versions, processor."""
+    """Return the commit (with "+changes" if the working tree differs from it), package versions and processor."""
     packages = ("evburst", "torch", "ultralytics", "numpy", "numba", "opencv-python", "opencv-python-headless")
-    found = {name: version_of(name) for name in packages}
+    versions = {name: version_of(name) for name in packages}
     return {
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: v for name, v in found.items() if v is not None}},
+        "versions": {"python": platform.python_version(), **{name: v for name, v in versions.items() if v is not None}},
         "machine": _processor(),
     }
 
 
 def installed_version() -> str:
-    """Version of this project: of the installed package, or of the checkout's pyproject.toml."""
+    """Return this project's version, from the checkout's pyproject.toml or else from the installed package."""
     with suppress(OSError, KeyError, ValueError):
         return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
     return version_of("evburst") or "unknown"
 
 
 def version_of(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
+    """Return the version of an installed package, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -40,7 +40,7 @@ def version_of(package: str) -> str | None:
 
 
 def _commit() -> str:
-    if not (ROOT / "pyproject.toml").is_file():  # installed: the folder above is not a checkout of this project
+    if not (ROOT / "pyproject.toml").is_file():  # installed as a package: ROOT is not a checkout of this project
         return "unknown"
 
     def git(*args: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables of many evaluations: the command behind `evburst results` and bench/results.py."""
+"""`evburst results` and bench/results.py: tables of many evaluations."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ log = logging.getLogger(__name__)
 
 
 def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") -> int:
-    """The command line of results: tables on stdout (or into a file), what is missing on stderr."""
+    """Run `evburst results`: write tables to stdout or a file, and list missing results on stderr."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Every table of docs/results.md from the results.json files that evaluate.py writes; no figure is typed by hand.",
+        description="Make every table of docs/results.md from the results.json files that evaluate.py writes.",
         epilog=f"example: {prog} runs/evaluate --out tables.md",
     )
-    parser.add_argument("places", type=Path, nargs="*", metavar="FOLDER|FILE", help="where to look for results.json, below too")
+    parser.add_argument("places", type=Path, nargs="*", metavar="FOLDER|FILE",
+                        help="results.json files, or folders to search recursively")  # fmt: skip
     parser.add_argument(
-        "--format", choices=("markdown", "csv", "latex"), default="markdown", help="of the tables (default: markdown)"
+        "--format", choices=("markdown", "csv", "latex"), default="markdown", help="format of the tables (default: markdown)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables into a file")
-    parser.add_argument("--weights", metavar="A,B", help="weights that should be there (default: the bundled ones)")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables to a file instead of stdout")
+    parser.add_argument("--weights", metavar="A,B", help="weights whose results are expected (default: the bundled ones)")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead of tables")
 
     def main(args: argparse.Namespace) -> str | None:
         from evburst.eval.results import json_schema
@@ -49,28 +50,28 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
 
 
 def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[str] | None = None) -> str:
-    """All tables of the results below these places; what is missing is logged, too.
+    """Make all tables of the results found in these places, and log which results are missing.
 
     Args:
-        places: folders or files.
+        places: results.json files, or folders that are searched recursively.
         form: markdown, csv or latex.
-        expected: weights that should have results; None: the bundled ones.
+        expected: weights whose results are expected; None for the bundled ones.
 
     Raises:
-        DataError: there is no results.json that can be read.
+        DataError: no readable results.json was found.
     """
     from evburst.eval.report.collect import find, gaps, render, summary_tables
 
-    found = find(places)
-    for problem in found.problems:
+    collected = find(places)
+    for problem in collected.problems:
         log.warning("left out: %s", problem)
-    if not found.files:
-        raise DataError(f"{', '.join(map(str, places))}: no results.json that can be read; evaluate.py writes them")
+    if not collected.files:
+        raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evaluate.py writes them")
     if expected is None:
         expected = sorted(
             path.stem for path in (Path(__file__).resolve().parents[1] / "models" / "weights").glob("*.safetensors")
         )
-    missing = [f"left out: {problem}" for problem in found.problems] + gaps(found.files, expected)
-    for line in missing[len(found.problems) :]:
+    missing = [f"left out: {problem}" for problem in collected.problems] + gaps(collected.files, expected)
+    for line in missing[len(collected.problems) :]:
         log.info("missing: %s", line)
-    return render(summary_tables(found.files), missing, form)
+    return render(summary_tables(collected.files), missing, form)

@@ -1,4 +1,4 @@
-"""Networks as conversion takes them: a training run's checkpoint, or a file that was converted before."""
+"""Reading of the networks that conversion starts from: training checkpoints and converted files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from evburst.models.graph import Graph
 
 
 def read_converted(weights: str) -> DetectorBundle:
-    """A file that was converted before, to go on from."""
+    """Read a converted file, to continue converting it.
+
+    Raises:
+        CheckpointError: the file has not been converted.
+    """
     path = find_weights(weights)
     if read_kind(path) != "detector":
         raise CheckpointError(f"{path}: has not been converted yet; --continue starts from a converted file")
@@ -21,23 +25,26 @@ def read_converted(weights: str) -> DetectorBundle:
 
 
 def read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
-    """The folded ANN as it will be stored, its head, and the record of its training.
+    """Read the folded ANN in the precision in which it will be stored, its head, and its training record.
 
     Args:
-        weights: best.safetensors of a training run; or a file that was converted before, whose ANN is converted anew.
+        weights: best.safetensors of a training run, or a converted file, whose ANN is then converted again.
+
+    Raises:
+        CheckpointError: a converted file has no training record.
     """
     path = find_weights(weights)
     if read_kind(path) == "detector":
         bundle = DetectorBundle.load(path)
         if "training" not in bundle.record:
-            raise CheckpointError(f"{path}: no record of how it was trained; give the training run's best.safetensors instead")
+            raise CheckpointError(f"{path}: has no training record; pass the training run's best.safetensors instead")
         return bundle.graph, bundle.head, bundle.record["training"]
     return load_trained(path)
 
 
 def blended(graph: Graph, other: Graph, share: float) -> Graph:
-    """The weighted mean of two networks' folded weights; raises CheckpointError if they are not the same network."""
+    """Return the weighted mean of two networks' folded weights; raise CheckpointError if their graphs differ."""
     if graph.to_json() != other.to_json():
-        raise CheckpointError("blend_with: not the same network as the weights it is to be blended with")
+        raise CheckpointError("blend_with: the two weights files hold different networks; both must have the same graph")
     mean = {name: share * tensor + (1 - share) * other.tensors[name] for name, tensor in graph.tensors.items()}
     return Graph(graph.nodes, graph.outputs, mean).in_float16()

@@ -1,11 +1,12 @@
-"""Our conversion beside SpikingJelly's and sinabs's: the same ANN, calibration windows, validation windows and timesteps.
+"""Compare our conversion with those of SpikingJelly and sinabs on the same ANN, windows and timesteps.
 
     python bench/conversion.py --root PICTURES --limit 32 --json conversion.json
 
-AP (COCO), spikes per neuron, energy and latency per window for each T. Every converter gets the folded ANN of a weights file, and
-sees the same grid at every timestep. SpikingJelly's and sinabs's networks do not depend on T: they run once, up to the largest T,
-and their running mean is read at each; ours is calibrated for each T. Spikes are counted in all of them alike: for each, with
-multiplicity, the weights it reaches; the input's events once (models/spiking/cost.py).
+Reports COCO AP, spikes per neuron, and energy and latency per window for each T. Every converter gets the folded ANN of a
+weights file and sees the same grid at every timestep. The networks of SpikingJelly and sinabs do not depend on T: they run once
+up to the largest T, and the mean of their outputs is taken at each T. Ours is calibrated for each T. Synaptic operations are
+counted in the same way for all: each spike, with its multiplicity, times its fan-out; input events once
+(models/spiking/cost.py).
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ QUANTILE = 0.999
 
 @dataclass(frozen=True)
 class Result:
-    """One network at one T.
+    """Result of one network at one T.
 
     Attributes:
         name: the converter and its settings.
         timesteps: T; 0 for the ANN.
-        ap, ap50: COCO, over the validation windows.
-        spikes_per_neuron: in one window, over all timesteps.
-        energy: per window, as a share of the ANN's (FP32, 45 nm, per spike).
-        latency_ms: median of single windows.
-        seconds: that the conversion took; ours is made anew for each T: the mean of them.
+        ap, ap50: COCO AP over the validation windows, in percent.
+        spikes_per_neuron: per window, over all timesteps.
+        energy: energy per window as a share of the ANN's (FP32, 45 nm, every spike counted).
+        latency_ms: median over single windows.
+        seconds: duration of the conversion; for ours, which is repeated for each T, the mean.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all converters share: the ANN, what calibrates it, what it is tried on."""
+    """Inputs shared by all converters: the ANN, its calibration grids, and the validation windows."""
 
     bundle: DetectorBundle
     calibration: Tensor
@@ -92,24 +93,24 @@ class Setting:
 
 
 class Contender(ABC):
-    """A converted network: `run` yields, for each T asked for, its outputs, and counts spikes on the way."""
+    """A converter and its network."""
 
     name: str
-    most_timesteps = 1 << 30
+    max_timesteps = 1 << 30
 
     @abstractmethod
     def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
-        """Make the network; T is what it will be asked for."""
+        """Convert the ANN to a network that will be run for these T."""
 
     @abstractmethod
     def run(self, x: Tensor) -> Iterator[tuple[int, list[Tensor], float, float]]:
-        """(T, outputs, synaptic operations, spikes of neurons) for `(N, 2 * bins, H, W)`, T rising."""
+        """Run `(N, 2 * bins, H, W)`; yield (T, outputs, synaptic operations, neuron spikes) for each T in ascending order."""
 
 
 class Ours(Contender):
-    """This project: burst neurons, calibrated for each T, on the fastest engine; without a search over layers, and up to T = 8."""
+    """This project: burst neurons calibrated for each T <= 8, without a search over layers, on the fastest engine."""
 
-    most_timesteps = 8
+    max_timesteps = 8
 
     def __init__(self, phi: int) -> None:
         self.name, self._phi = f"evburst, phi = {phi}", phi
@@ -118,8 +119,8 @@ class Ours(Contender):
         graph, grids = setting.graph, setting.calibration
         targets = record_targets(graph, grids, confidence(Runner(graph)(grids), setting.bundle.head))
         made = ((t, calibrate(graph, targets, t, Choice(self._phi), "light")) for t in timesteps)
-        count = setting.bundle.voxel.max_count
-        self._networks = {t: open_engine("auto", *network, count) for t, network in made}
+        max_count = setting.bundle.voxel.max_count
+        self._networks = {t: open_engine("auto", *network, max_count) for t, network in made}
 
     def run(self, x: Tensor) -> Iterator[tuple[int, list[Tensor], float, float]]:
         for t, network in self._networks.items():
@@ -129,18 +130,18 @@ class Ours(Contender):
 
 
 class Stepped(Contender):
-    """A network of another library, run one timestep at a time; forward hooks count its spikes."""
+    """A network of another library that runs one timestep at a time; forward hooks count its spikes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @abstractmethod
     def network(self, setting: Setting) -> tuple[nn.Module, type | tuple[type, ...], dict[str, Tensor | None]]:
-        """(the network, its neurons' classes, thresholds of the signals of each node, {} if spikes are never more than one)."""
+        """Return the network, the classes of its neurons, and the signal thresholds by node, {} if neurons never burst."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget the membrane potentials."""
+        """Reset the membrane potentials."""
 
     def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
         self._timesteps = timesteps
@@ -152,7 +153,7 @@ class Stepped(Contender):
             self._count_spikes([node for node in self._graph.nodes if node.op == op], kinds)
 
     def _count_spikes(self, nodes: list[Node], kinds: type | tuple[type, ...]) -> None:
-        """Modules are called in the order of the nodes they were made of."""
+        """Register hooks that count spikes; relies on the modules being called in the order of the nodes."""
         modules = [module for module in self._model.modules() if isinstance(module, kinds)]
         if len(modules) != len(nodes):
             raise RuntimeError(f"{self.name}: {len(modules)} modules for {len(nodes)} nodes")
@@ -188,11 +189,11 @@ class Stepped(Contender):
 
 
 class SpikingJelly(Stepped):
-    """`RateCodingRecipe` of SpikingJelly 2.x: neurons that fire once per timestep.
+    """`RateCodingRecipe` of SpikingJelly 2.x: neurons that fire at most once per timestep.
 
     Args:
-        name: of the row.
-        settings: the recipe's.
+        name: name in the table.
+        settings: settings of the recipe.
     """
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -214,9 +215,10 @@ class SpikingJelly(Stepped):
 
 
 class Sinabs(Stepped):
-    """`from_model` of sinabs: neurons of threshold 1 that fire as often as they can (`MultiSpike`, its default).
+    """`from_model` of sinabs: neurons with threshold 1 and unlimited spikes per timestep (`MultiSpike`, the default).
 
-    It leaves thresholds to its user: activations are normalised to their 99.9th percentile, channel by channel, before.
+    sinabs leaves the choice of thresholds to the user; here each channel's activation is first normalised to its 99.9th
+    percentile.
     """
 
     def __init__(self) -> None:
@@ -239,18 +241,18 @@ class Sinabs(Stepped):
 
 
 def quantiles(graph: Graph, grids: Tensor) -> dict[str, Tensor]:
-    """The 99.9th percentile of every channel of every relu `(C,)`; of the layer, where a channel is silent."""
-    found: dict[str, Tensor] = {}
+    """Return the 99.9th percentile of every channel of every relu, `(C,)`; a silent channel gets the layer's maximum."""
+    scales: dict[str, Tensor] = {}
 
     class Recorder(Runner):
         def observe(self, node: Node, value: Tensor) -> None:
             if node.op == "relu":
                 values = value.transpose(0, 1).flatten(1).numpy()
                 scale = torch.from_numpy(np.quantile(values, QUANTILE, axis=1).astype(np.float32))
-                found[node.name] = torch.where(scale > 0, scale, scale.max().clamp_min(1e-6))
+                scales[node.name] = torch.where(scale > 0, scale, scale.max().clamp_min(1e-6))
 
     Recorder(graph)(grids)
-    return found
+    return scales
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {
@@ -269,33 +271,33 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 
 
 def measure(contender: Contender, setting: Setting) -> list[Result]:
-    """Convert, score and time; one result for each T."""
-    setting = replace(setting, timesteps=tuple(t for t in setting.timesteps if t <= contender.most_timesteps))
+    """Convert, score and time a contender; return one result for each T."""
+    setting = replace(setting, timesteps=tuple(t for t in setting.timesteps if t <= contender.max_timesteps))
     started = time.perf_counter()
     contender.convert(setting, setting.timesteps)
-    made = len(setting.timesteps) if isinstance(contender, Ours) else 1
-    seconds = (time.perf_counter() - started) / made
-    found: dict[int, list[Detections]] = {t: [] for t in setting.timesteps}
+    conversions = len(setting.timesteps) if isinstance(contender, Ours) else 1
+    seconds = (time.perf_counter() - started) / conversions
+    detections: dict[int, list[Detections]] = {t: [] for t in setting.timesteps}
     operations, spikes = dict.fromkeys(setting.timesteps, 0.0), dict.fromkeys(setting.timesteps, 0.0)
     for x in setting.grids:
-        for t, outputs, ops, fired in contender.run(x):
-            found[t] += decoded(setting, outputs, len(x))
-            operations[t] += ops / len(setting.windows)
-            spikes[t] += fired / len(setting.windows)
+        for t, outputs, batch_operations, batch_spikes in contender.run(x):
+            detections[t] += decoded(setting, outputs, len(x))
+            operations[t] += batch_operations / len(setting.windows)
+            spikes[t] += batch_spikes / len(setting.windows)
     latency = {t: float(np.median(times)) for t, times in timed(contender, setting).items()}
     size = tuple(setting.calibration.shape[1:])
     table, macs = COST_TABLES["fp32"], sum(dense_macs(setting.graph, *size).values())  # type: ignore[arg-type]
     neurons = sum(fan.numel() for name, fan in fan_out_maps(setting.graph, *size).items() if name in relus(setting.graph))  # type: ignore[arg-type]
     results = []
     for t in setting.timesteps:
-        ap = scored(setting, found[t])
+        ap = scored(setting, detections[t])
         share = operations[t] * table.ac_pj / (macs * table.mac_pj)
         results.append(Result(contender.name, t, *ap, spikes[t] / neurons, share, latency[t], seconds))
     return results
 
 
 def timed(contender: Contender, setting: Setting) -> dict[int, list[float]]:
-    """Milliseconds from a grid to the outputs after T timesteps, of single windows; the first one is not counted."""
+    """Return the latency in ms from a grid to the outputs after T timesteps, of single windows without the first."""
     times: dict[int, list[float]] = {t: [] for t in setting.timesteps}
     singles = [x[:1] for x in setting.grids][: setting.timed + 1]
     for x in singles:
@@ -303,21 +305,21 @@ def timed(contender: Contender, setting: Setting) -> dict[int, list[float]]:
         for t, *_ in contender.run(x):
             now = time.perf_counter()
             times[t].append((now - started) * 1000)
-            if isinstance(contender, Ours):  # each T is a run of its own
+            if isinstance(contender, Ours):  # each T is a separate run
                 started = now
     return {t: values[1:] or values for t, values in times.items()}
 
 
 def ann(setting: Setting) -> Result:
-    """The ordinary network."""
+    """Score and time the ANN."""
     runner = Runner(setting.graph)
-    found = [d for x in setting.grids for d in decoded(setting, runner(x), len(x))]
+    detections = [d for x in setting.grids for d in decoded(setting, runner(x), len(x))]
     times = []
     for x in [x[:1] for x in setting.grids][: setting.timed + 1]:
         started = time.perf_counter()
         runner(x)
         times.append((time.perf_counter() - started) * 1000)
-    return Result("ANN", 0, *scored(setting, found), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
+    return Result("ANN", 0, *scored(setting, detections), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
 
 
 def relus(graph: Graph) -> set[str]:
@@ -326,20 +328,20 @@ def relus(graph: Graph) -> set[str]:
 
 
 def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Detections]:
-    """Boxes of n windows."""
+    """Decode the boxes of n windows."""
     size = setting.windows.spec.sensor_size
     return decode(list(outputs), setting.bundle.head, PostConfig(score=0.001), size, [0] * n)
 
 
-def scored(setting: Setting, found: list[Detections]) -> tuple[float, float]:
-    """(AP, AP50) over the validation windows."""
+def scored(setting: Setting, detections: list[Detections]) -> tuple[float, float]:
+    """Return (AP, AP50) over the validation windows, in percent."""
     labels = [setting.windows[i].boxes for i in range(len(setting.windows))]
-    result = average_precision(labels, found, setting.windows.spec.classes)
+    result = average_precision(labels, detections, setting.windows.spec.classes)
     return result.ap, result.ap50
 
 
 def prepare(args: argparse.Namespace) -> Setting:
-    """Read weights and windows."""
+    """Read the weights and open the datasets."""
     bundle = DetectorBundle.load(args.weights)
     settings = build(TrainConfig, bundle.record["training"]["config"])
     data = replace(settings.data, root=args.root)
@@ -359,7 +361,7 @@ def prepare(args: argparse.Namespace) -> Setting:
 
 
 def table(results: list[Result]) -> str:
-    """One line for each network and T."""
+    """Return a table with a line for each network and T."""
     head = f"{'':46}{'T':>4}{'AP':>7}{'AP50':>7}{'lost':>7}{'spikes':>8}{'energy':>8}{'ms':>9}{'convert s':>11}"
     best = results[0].ap
     return "\n".join(
@@ -373,7 +375,7 @@ def table(results: list[Result]) -> str:
 
 
 def first_within(results: list[Result], points: float = 1.0) -> dict[str, Result | None]:
-    """Each converter's smallest T that loses at most so many points of the ANN's AP."""
+    """Return each converter's result at the smallest T whose AP is within the given points of the ANN's, or None."""
     names = dict.fromkeys(r.name for r in results[1:])
     return {name: next((r for r in results[1:] if r.name == name and r.ap >= results[0].ap - points), None) for name in names}
 
@@ -387,9 +389,9 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=64, help="calibration windows (default: 64)")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="T")
     parser.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
-    parser.add_argument("--timed", type=int, default=8, help="windows that latency is measured on (default: 8)")
+    parser.add_argument("--timed", type=int, default=8, help="windows used to measure latency (default: 8)")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of simulated windows")
-    parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     args = parser.parse_args()
     setting = prepare(args)
     results = [ann(setting)]
@@ -400,7 +402,7 @@ def main() -> None:
             results += measure(contender, setting)
         except ImportError as error:
             print(f"{name}: not installed ({error}); pip install -e '.[bench]'", file=sys.stderr)
-        except ValueError as error:  # SpikingJelly, where a layer is silent
+        except ValueError as error:  # raised by SpikingJelly if a layer is silent in calibration
             if isinstance(contender, Ours):
                 raise
             print(f"{name}: cannot convert this network ({error})", file=sys.stderr)
@@ -408,8 +410,8 @@ def main() -> None:
     for name, first in first_within(results).items():
         print(f"{name}: " + (f"within 1.0 point at T = {first.timesteps}" if first else "never within 1.0 point"))
     if args.json:
-        what = {"windows": len(setting.windows), "threads": torch.get_num_threads(), **provenance()}
-        args.json.write_text(json.dumps({**what, "results": [asdict(r) for r in results]}, indent=1))
+        conditions = {"windows": len(setting.windows), "threads": torch.get_num_threads(), **provenance()}
+        args.json.write_text(json.dumps({**conditions, "results": [asdict(r) for r in results]}, indent=1))
 
 
 if __name__ == "__main__":

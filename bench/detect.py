@@ -1,8 +1,8 @@
-"""detect.py end to end: python bench/detect.py [--seconds 60] [--windows-ms 50 10] [--events RECORDING.dat ...]
+"""Measure detect.py end to end: python bench/detect.py [--seconds 60] [--windows-ms 50 10] [--events RECORDING.dat ...]
 
-Real-time factor and peak memory of whole runs (`--no-video`), each a process of its own: on a Gen1-like recording of 1.5 million
-events/s (bench/recording.py), on the same with long still moments (its middle two thirds hold noise only), on that with the
-background-activity filter and windows of at most 100 events taken for idle, and on recordings of yours; engines in turn.
+Reports the real-time factor and peak memory of complete runs with `--no-video`, each in its own process, for every engine. The
+recordings are: a Gen1-like one with 1.5 million events/s (bench/recording.py); the same with only noise in its middle two
+thirds; the latter with the background-activity filter and windows of at most 100 events treated as idle; and those given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUIET = ["--set", "filters.background_us=5000", "--set", "idle_events=100"]
 
 
 def write_still(source: Path, out: Path) -> None:
-    """The recording with all but a few of the events of its middle two thirds left out."""
+    """Write the recording with only a share of NOISE_KEPT of the events in its middle two thirds."""
     words = np.fromfile(source, "<u4", offset=len(HEADER)).reshape(-1, 2)
     sixth = (words[-1, 0] - words[0, 0]) // 6
     still = (words[:, 0] > words[0, 0] + sixth) & (words[:, 0] < words[-1, 0] - sixth)
@@ -35,7 +35,7 @@ def write_still(source: Path, out: Path) -> None:
 
 
 def run(events: Path, window_ms: float, engine: str, flags: list[str]) -> dict[str, object]:
-    """The summary of one run of detect.py."""
+    """Run detect.py and return its summary."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "detect.py"), "--events", str(events), "--out", out, "--no-video", "--json"]
         command += ["--window-ms", str(window_ms), *flags]
@@ -44,14 +44,14 @@ def run(events: Path, window_ms: float, engine: str, flags: list[str]) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="detect.py end to end.")
+    parser = argparse.ArgumentParser(description="Measure detect.py end to end.")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the Gen1-like recording")
     parser.add_argument("--windows-ms", type=float, nargs="+", default=[50.0, 10.0])
     parser.add_argument("--engines", nargs="+", default=["ann", "reference", "int8"])
     parser.add_argument("--batches", nargs="+", default=["1", "auto"])
-    parser.add_argument("--timesteps", type=int, default=1, help="of the spiking network (default: 1)")
-    parser.add_argument("--max-windows", type=int, help="of each run")
-    parser.add_argument("--events", type=Path, nargs="*", default=[], help="more recordings")
+    parser.add_argument("--timesteps", type=int, default=1, help="T of the spiking network (default: 1)")
+    parser.add_argument("--max-windows", type=int, help="maximum number of windows of each run")
+    parser.add_argument("--events", type=Path, nargs="*", default=[], help="further recordings")
     args = parser.parse_args()
     print("| recording | window ms | network | batch | x real time | p50 ms | p99 ms | start-up s | peak MB |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -62,7 +62,7 @@ def main() -> None:
         cases: list[tuple[str, Path, list[str]]] = [
             ("moving", moving, []),
             ("still", still, []),
-            ("still, filtered, idle windows left out", still, QUIET),
+            ("still, filtered, idle windows skipped", still, QUIET),
         ]
         for name, events, flags in [*cases, *((path.stem, path, []) for path in args.events)]:
             for window_ms in args.windows_ms:

@@ -1,8 +1,10 @@
-"""How fast recordings become events, and grids, beside other libraries and the machine's limits: python bench/events.py
+"""Measure the speed of reading and gridding recordings, compared with other libraries and the machine's limits.
 
-Each contender runs in a process of its own, pinned to its cores. First each is checked: do its events, or the counts of its
-first 40 windows, equal ours? Then all take turns, several rounds of them, so that a busy machine is busy for all; the table
-has the median of all runs. A library that is not installed is listed as such.
+    python bench/events.py
+
+Each contender runs in its own process, pinned to its cores. First its events, or the counts of its first 40 windows, are
+compared with ours. Then the contenders take turns for several rounds, so that other load on the machine affects all of them.
+The table gives the median of all runs. Libraries that are not installed are listed as such.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ PEER, PEER_2 = "expelliarmus + tonic ToVoxelGrid", "expelliarmus + tonic ToVoxel
 CACHE = "limit: page cache to array"
 QUICK_GRIDS = (OURS, OURS_2, PEER, CACHE)
 QUICK_READING = ("dat", "evt2", "evt3")
-QUICK_EVENTS, MOST_EVENTS = 2_000_000, 5_000_000
-"""For reading: in a quick run, and at most."""
+QUICK_EVENTS, MAX_EVENTS = 2_000_000, 5_000_000
+"""Number of events for reading, in a quick run and at most."""
 
 LIBRARIES = ("numpy", "numba", "expelliarmus", "tonic", "faery", "evlib", "aedat", "dv-processing")
 ROUNDS, TURN_S = 3, 0.3
@@ -51,15 +53,15 @@ _spawn = multiprocessing.get_context("spawn")
 
 @dataclass
 class Result:
-    """What a contender did: seconds of each run, or why there are none.
+    """Result of a contender: the duration of each run, or the reason why there are none.
 
     Attributes:
-        cores: how many it was given.
+        cores: number of cores the contender may use.
         note: empty, or "not installed: ..." or "failed: ...".
-        items: events or windows it handed out when it was checked.
-        digests: SHA-256 by field ("t", "x", "y", "p", or "counts"), of what it handed out then.
-        seconds: of every run.
-        peak_mb: its process's peak resident memory, libraries and pages of mapped files included.
+        items: number of events or windows in the check.
+        digests: SHA-256 of the checked output, by field ("t", "x", "y", "p", or "counts").
+        seconds: duration of every run.
+        peak_mb: peak resident memory of the process, including libraries and pages of mapped files.
     """
 
     cores: int
@@ -71,15 +73,15 @@ class Result:
 
     @property
     def median_s(self) -> float:
-        """Median of all runs; NaN without any."""
+        """Median of all runs; NaN without runs."""
         return statistics.median(self.seconds) if self.seconds else float("nan")
 
     def differs_from(self, ours: Result) -> str:
-        """The fields in which it differs from ours: "" for none; limits have no fields."""
+        """Return the fields that differ from ours, separated by spaces; limits have no fields."""
         return " ".join(name for name, digest in self.digests.items() if digest != ours.digests.get(name))
 
     def report(self, ours: Result, events: int) -> dict[str, Any]:
-        """The figures for `--json`."""
+        """Return the figures for `--json`."""
         if self.note:
             return {"note": self.note}
         figures: dict[str, Any] = {"median_s": self.median_s, "min_s": min(self.seconds), "runs": len(self.seconds)}
@@ -92,7 +94,7 @@ class Result:
 
 
 def serve(pipe: Connection, run: peers.Run, path: Path, check: Any) -> None:
-    """Check once, then run for a turn whenever asked; at None say the peak memory and end."""
+    """Send the check's result, then run for a turn per true message; after None send the peak memory in MB and end."""
     try:
         pipe.send(check(run(path)))
     except ImportError as error:
@@ -113,7 +115,7 @@ def serve(pipe: Connection, run: peers.Run, path: Path, check: Any) -> None:
 
 
 def status_mb(name: str) -> float:
-    """A figure of /proc/self/status in MB (VmHWM: peak memory; RssAnon, RssFile); NaN where there is none."""
+    """Return a value of /proc/self/status in MB (VmHWM: peak memory; RssAnon, RssFile), or NaN if it is missing."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -125,13 +127,13 @@ def status_mb(name: str) -> float:
 
 
 def compare(path: Path, contenders: dict[str, tuple[peers.Run, int]], check: Any, rounds: int) -> dict[str, Result]:
-    """Check every contender, then let those that can take turns; (run, cores) by name."""
+    """Check every contender (run, cores), then let the working ones take turns; return the results by name."""
     results, pipes, processes = {}, {}, []
     for name, (run, cores) in contenders.items():
         result = results[name] = Result(cores)
         ours, theirs = _spawn.Pipe()
-        with pinned(cores) as enough:
-            if not enough:
+        with pinned(cores) as available:
+            if not available:
                 result.note = f"{FAILED}: needs {cores} cores"
                 continue
             process = _spawn.Process(target=serve, args=(theirs, run, path, check))
@@ -161,7 +163,7 @@ def compare(path: Path, contenders: dict[str, tuple[peers.Run, int]], check: Any
 
 @contextmanager
 def pinned(cores: int) -> Iterator[bool]:
-    """Within it this process, and those it starts, run on `cores` cores; yields whether there are as many."""
+    """Pin this process and those started in the context to `cores` cores; yield whether there are enough."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[-cores:])
     yield len(allowed) >= cores
@@ -169,23 +171,23 @@ def pinned(cores: int) -> Iterator[bool]:
 
 
 def _ask(pipe: Connection, *message: bool | None) -> Any:
-    """Send the message, if any, and wait for the answer."""
+    """Send the message if there is one, and wait for the answer."""
     try:
         for part in message:
             pipe.send(part)
         return pipe.recv()
     except (EOFError, BrokenPipeError):
-        return f"{FAILED}: its process died"
+        return f"{FAILED}: its process ended unexpectedly"
 
 
 def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any], dict[str, Result]]:
-    """Figures of one size, for `--json`, and the results they are of."""
+    """Measure file to grid for one recording length; return the figures for `--json` and the results by contender."""
     path = folder / "grids.dat"
     write_recording(path, events)
     contenders = {name: value for name, value in peers.GRIDS.items() if name in QUICK_GRIDS or not quick}
     results = compare(path, contenders, peers.check_counts, ROUNDS)
     one, two, peer, cache = (results[name].median_s for name in (OURS, OURS_2, PEER, CACHE))
-    # The peer has no threads; a quick run leaves out the row that shows that a second core is of no use to it.
+    # The peer is single-threaded, so a quick run omits its row with two cores.
     peer_on_two = min(peer, results[PEER_2].median_s) if PEER_2 in results else peer
     figures = {
         "events": events,
@@ -204,7 +206,7 @@ def file_to_grid(folder: Path, events: int, quick: bool) -> tuple[dict[str, Any]
 
 
 def reading(folder: Path, events: int, quick: bool) -> Iterator[tuple[str, int, dict[str, Result]]]:
-    """(format, events, results) for each format; AEDAT4 only where the developers' sample is."""
+    """Yield (format, events, results) for each format; AEDAT4 only if the developers' sample file is available."""
     from evburst.data.readers import open_events
 
     dat = folder / "reading.dat"
@@ -215,12 +217,13 @@ def reading(folder: Path, events: int, quick: bool) -> Iterator[tuple[str, int, 
         path = {"dat": dat, "aedat4": AEDAT4_SAMPLE}.get(name, folder / f"reading.{'bin' if name == 'bin' else 'raw'}")
         if path not in (dat, AEDAT4_SAMPLE):
             write_as(name, path, open_events(dat).packets())
-        results = compare(path, {who: (run, 1) for who, run in contenders.items()}, peers.check_columns, 1 if quick else ROUNDS)
+        single_core = {library: (run, 1) for library, run in contenders.items()}
+        results = compare(path, single_core, peers.check_columns, 1 if quick else ROUNDS)
         yield name, results["evburst"].items, results
 
 
 def first_window_s(path: Path) -> float:
-    """Seconds from the start of Python to the first grid: median of three processes; the kernels are in their caches already."""
+    """Return the median time in s from the start of Python to the first grid, of three processes with cached kernels."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from bench.peers import evburst_grids; "
         f"next(evburst_grids(Path({str(path)!r}), 1)); print('grid', flush=True)"
@@ -239,7 +242,7 @@ def first_window_s(path: Path) -> float:
 
 
 def memory(folder: Path, size_bytes: int) -> list[dict[str, Any]]:
-    """Stream a DAT file of `size_bytes` into grids, by one and by two workers in processes of their own; what that needed."""
+    """Stream a DAT file of `size_bytes` into grids with one and two workers, each in its own process; return the figures."""
     part, path = folder / "part.dat", folder / "large.dat"
     write_recording(part, 20_000_000)
     repeat(part, path, size_bytes)
@@ -269,7 +272,7 @@ def _stream(pipe: Connection, path: Path, workers: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Where and of what this was measured."""
+    """Return the machine and the versions that were measured."""
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     git = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
@@ -295,7 +298,7 @@ def _version(name: str) -> str:
 
 
 def table(title: str, results: dict[str, Result], ours: str, events: int) -> str:
-    """One row for every contender."""
+    """Return a table with a row for every contender."""
     lines = [f"\n{title}", f"{'':42}{'median ms':>10}{'min ms':>9}{'Mev/s':>8}{'x ours':>8}{'peak MB':>9}  as ours"]
     for name, result in results.items():
         if result.note:
@@ -312,44 +315,49 @@ def table(title: str, results: dict[str, Result], ours: str, events: int) -> str
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=float, nargs="+", default=[20e6], metavar="N", help="sizes (default: 20e6)")
+    parser.add_argument(
+        "--events", type=float, nargs="+", default=[20e6], metavar="N", help="numbers of events (default: 20e6)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer contenders and rounds: under a minute")
-    parser.add_argument("--memory", type=float, metavar="BYTES", help="instead: memory that a DAT file of this size needs, 4e9")
+    parser.add_argument(
+        "--memory", type=float, metavar="BYTES", help="measure only the memory needed for a DAT file of this size, e.g. 4e9"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     args = parser.parse_args()
-    say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    log = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     report: dict[str, Any] = {"machine": machine()}
-    say(" ".join(f"{name} {value}" for name, value in report["machine"].items() if name != "versions"))
+    log(" ".join(f"{name} {value}" for name, value in report["machine"].items() if name != "versions"))
     with tempfile.TemporaryDirectory(prefix="evburst-bench-") as name:
         folder = Path(name)
         if args.memory:
             report["memory"] = memory(folder, int(args.memory))
             for figures in report["memory"]:
-                say(" ".join(f"{key} {value:,.0f}" for key, value in figures.items()))
+                log(" ".join(f"{key} {value:,.0f}" for key, value in figures.items()))
         else:
-            _measure(report, folder, [int(events) for events in args.events], args.quick, say)
+            _measure(report, folder, [int(events) for events in args.events], args.quick, log)
     if args.json:
-        # NaN, of a peer that is missing, is no JSON.
+        # Missing peers give NaN, which JSON does not allow.
         print(json.dumps(report, indent=1).replace(": NaN", ": null"))
 
 
-def _measure(report: dict[str, Any], folder: Path, sizes: list[int], quick: bool, say: Callable[[str], None]) -> None:
+def _measure(report: dict[str, Any], folder: Path, sizes: list[int], quick: bool, log: Callable[[str], None]) -> None:
     report["sizes"], report["reading"] = [], {}
     for events in sizes:
         figures, results = file_to_grid(folder, events, quick)
-        say(table(f"File to grid: {events:,} events, windows of 50 ms, 5 bins x 2 polarities", results, OURS, events))
-        say(
+        log(table(f"File to grid: {events:,} events, windows of 50 ms, 5 bins x 2 polarities", results, OURS, events))
+        log(
             f"{figures['ratio_vs_expelliarmus_tonic']:.1f} times as fast as {PEER} on one core, "
-            f"{figures['ratio_vs_expelliarmus_tonic_2']:.1f} times on two; {figures['share_of_page_cache_rate']:.2f} of the page "
-            f"cache's rate on one core; first grid {figures['first_window_s']:.2f} s after the start of Python"
+            f"{figures['ratio_vs_expelliarmus_tonic_2']:.1f} times on two; "
+            f"{figures['share_of_page_cache_rate']:.2f} of the page cache's rate on one core; "
+            f"first grid {figures['first_window_s']:.2f} s after the start of Python"
         )
         report["sizes"].append(figures)
     report["file_to_grid"] = report["sizes"][-1]
     report["first_window_s"] = report["file_to_grid"]["first_window_s"]
-    for name, events, results in reading(folder, QUICK_EVENTS if quick else min(sizes[-1], MOST_EVENTS), quick):
-        contenders = {who: result.report(results["evburst"], events) for who, result in results.items()}
+    for name, events, results in reading(folder, QUICK_EVENTS if quick else min(sizes[-1], MAX_EVENTS), quick):
+        contenders = {library: result.report(results["evburst"], events) for library, result in results.items()}
         report["reading"][name] = {"events": events, "contenders": contenders}
-        say(table(f"Reading {name}: {events:,} events", results, "evburst", events))
+        log(table(f"Reading {name}: {events:,} events", results, "evburst", events))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What must add up when a file was read without an error: "no silent garbage", per format.
+"""Sums that must hold, per format, when a file was read without an error, so that no loss of events is silent.
 
 dat      header + 8 x (events + late + glitches) + truncated bytes = the file's size
-evt      per word type: events + untimed + unplaced = pixels of the CD words; the rest is a time word, known, or counted
+evt      per word type: events + untimed + unplaced = pixels of the CD words; all other words are times, known, or counted
 bin      5 x (events + overflow events + glitches) + truncated bytes = the file's size
 csv      events + outside the sensor = lines after the header, less the truncated bytes
 npy      header + item size x (events + outside) + truncated bytes = the file's size
-npz      events + outside = length said, and the checksum of every array that was read holds
-hdf5     events + outside = length said (HDF5 has no checksums unless the writer asked for them: wrong values go unseen)
+npz      events + outside = stated length, and the checksum of every array that was read is correct
+hdf5     events + outside = stated length (wrong values are not detected, because HDF5 has no checksums by default)
 aedat2   header + 8 x (events + special events) + truncated bytes = the file's size
-aedat3   header + 8 x (events + invalid ones) + truncated bytes <= the file's size (packets of other types are passed over)
-aedat4   16 x events + truncated bytes <= the file's size (its library decodes; a packet is whole or an error)
+aedat3   header + 8 x (events + invalid ones) + truncated bytes <= the file's size (packets of other types are skipped)
+aedat4   16 x events + truncated bytes <= the file's size (decoded by its library; an incomplete packet is an error)
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from evburst.data.readers.dat import read_header
 
 
 class BrokenPromiseError(Exception):
-    """A file that does not pass; says which promise is broken."""
+    """An invariant does not hold for a file; the message names it."""
 
 
 def require(holds: bool, promise: str) -> None:
-    """Raise BrokenPromiseError unless it holds."""
+    """Raise BrokenPromiseError unless the invariant holds."""
     if not holds:
         raise BrokenPromiseError(promise)
 
 
-# Each gets the file, its stream after all packets were read, and how many events those held.
+# The arguments are the file, its stream after all packets were read, and the number of events in the packets.
 
 
 def _account_dat(path: Path, stream: Any, events: int) -> None:
@@ -104,8 +104,8 @@ def _account_aedat3(path: Path, stream: Any, events: int) -> None:
     require(stream.offset + read <= path.stat().st_size, "more events than bytes")
 
 
-def _equal(counted: int, there: int) -> None:
-    require(counted == there, f"{counted} are accounted for, {there} are there")
+def _equal(counted: int, actual: int) -> None:
+    require(counted == actual, f"{counted} are accounted for, but the file has {actual}")
 
 
 ACCOUNTS: dict[str, Callable[[Path, Any, int], None]] = {

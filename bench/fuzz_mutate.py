@@ -1,6 +1,6 @@
-"""Damage to a file: flipped bits, overwritten, cut, inserted, repeated, dropped bytes, wrong lengths, wrong digits.
+"""Damage files: flip bits; overwrite, truncate, insert, repeat and drop bytes; write wrong lengths and digits.
 
-The same `random.Random` does the same damage to the same bytes.
+The damage is determined by the state of the `random.Random` that is passed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HEAD_SHARE = 0.35
 
 
 def mutate(content: bytes, rng: Random) -> bytes:
-    """One to four kinds of damage; more than a third of the places lie in the file's first bytes, where headers are."""
+    """Apply one to four kinds of damage; more than a third of the positions are in the first bytes, where headers are."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
         rng.choice(DAMAGE)(data, _place(data, rng), rng)
@@ -23,26 +23,26 @@ def mutate(content: bytes, rng: Random) -> bytes:
 
 
 def mutate_archive(content: bytes, rng: Random) -> bytes:
-    """Half of the time the archive's bytes; else the bytes of one member, under a checksum that holds."""
+    """Damage the archive's bytes in half of the cases, else one member's bytes with a correct checksum."""
     if rng.random() < 0.5:
         return mutate(content, rng)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    hit = rng.choice(sorted(members))
+    damaged = rng.choice(sorted(members))
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, member in members.items():
-            archive.writestr(name, mutate(member, rng) if name == hit else member)
+            archive.writestr(name, mutate(member, rng) if name == damaged else member)
     return out.getvalue()
 
 
 def _place(data: bytearray, rng: Random) -> int:
-    reach = min(len(data), HEAD_BYTES) if rng.random() < HEAD_SHARE else len(data)
-    return rng.randrange(reach) if reach else 0
+    end = min(len(data), HEAD_BYTES) if rng.random() < HEAD_SHARE else len(data)
+    return rng.randrange(end) if end else 0
 
 
 def _length(data: bytearray, rng: Random) -> int:
-    """Mostly some bytes, now and then up to the whole file."""
+    """Return the length of a damage: usually a few bytes, sometimes up to the whole file."""
     return rng.randint(1, 16) if rng.random() < 0.7 else rng.randint(1, max(len(data), 1))
 
 
@@ -86,7 +86,7 @@ def _move(data: bytearray, place: int, rng: Random) -> None:
 
 
 def _number(data: bytearray, place: int, rng: Random) -> None:
-    """A length, offset or time field: an integer of 1, 2, 4 or 8 aligned bytes at a border of its range."""
+    """Overwrite a possible length, offset or time field: 1, 2, 4 or 8 aligned bytes get a boundary value."""
     width = rng.choice((1, 2, 4, 8))
     bits = 8 * width
     value = rng.choice(
@@ -98,7 +98,7 @@ def _number(data: bytearray, place: int, rng: Random) -> None:
 
 
 def _digit(data: bytearray, place: int, rng: Random) -> None:
-    """A character of a number in a text, header or description becomes another."""
+    """Replace one digit of a number in a text, header or description."""
     digits = [i for i, byte in enumerate(data[place : place + 60], place) if 0x30 <= byte <= 0x39]
     if digits:
         data[rng.choice(digits)] = rng.choice(b"0123456789-+.,eE x;\n")

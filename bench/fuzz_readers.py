@@ -11,9 +11,9 @@ content and, where that names another format, by `--format` too. All packets and
 - nothing is lost in silence: what is in the file, what was delivered and what `Faults` counts add up (`fuzz_accounts` has
   the sum of each format), and events of all windows + late + glitches = events of all packets.
 
-Files are read in a process of their own, which is started anew where a library crashes or hangs. Everything follows from
-(reader, seed, index): `--index N` damages and reads one file again, here, with a traceback. Files that fail are kept in
-`--keep`. The exit code is 1 if any did; crashes and hangs inside h5py and aedat are counted, not failed: see `NATIVE`.
+Files are read in a separate process, which is restarted if a library crashes or hangs. Everything is determined by (reader,
+seed, index): `--index N` damages and reads one file again in this process, with a traceback. Files that fail are kept in
+`--keep`, and the exit code is then 1. Crashes and hangs inside h5py and aedat are counted but are not failures: see `NATIVE`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from evburst.data.readers import READERS, open_events, recognise_format
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
 NATIVE = {"aedat4": "aedat", "hdf5": "h5py"}
-"""Readers on top of a compiled library, whose crash on a corrupt file no Python code can prevent."""
+"""Readers based on a compiled library, whose crashes on corrupt files Python code cannot prevent."""
 
 WINDOW_US = 50_000
 LONG_US = 1 << 32
@@ -70,11 +70,11 @@ FIELDS = ("current", "files", "refused", "faulty", "failures", "crashes", "hangs
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one file.
+    """Outcome of one file.
 
     Attributes:
-        refused: the project's error, or None.
-        faults: counted faults of a file that was read.
+        refused: text of the project's error, or None.
+        faults: fault counters of a file that was read.
     """
 
     refused: str | None
@@ -90,7 +90,7 @@ class GuardedGrid:
         self._bytes = np.full(MAX_GRID_BYTES + 2 * GUARD_BYTES, GUARD, np.uint8)
 
     def bin(self, window: EventWindow, stream: EventStream) -> None:
-        """Bin a window and look at the bands; a sensor too large for the buffer is passed over."""
+        """Bin a window and check the guard bands; a sensor too large for the buffer is skipped."""
         width, height = stream.sensor_size
         shape = (self.config.channels, height, width)
         stop = GUARD_BYTES + int(np.prod(shape))
@@ -102,21 +102,21 @@ class GuardedGrid:
         require(binned + outside == len(window), "binned + outside is not the window's length")
         require(int(grid.sum()) <= binned, "more counts than events")
         for band in (self._bytes[:GUARD_BYTES], self._bytes[stop : stop + GUARD_BYTES]):
-            require(bool((band == GUARD).all()), "voxel_histogram wrote beside its buffer")
+            require(bool((band == GUARD).all()), "voxel_histogram wrote outside its buffer")
 
 
 def damaged(reader: str, seed: int, index: int) -> bytes:
-    """The file `index` of a reader."""
+    """Return the content of a reader's damaged file number `index`."""
     rng = Random(f"{reader}/{seed}/{index}")
     return (mutate_archive if reader == "npz" else mutate)(rng.choice(_seeds(reader)), rng)
 
 
 def examine(path: Path, reader: str, grid: GuardedGrid) -> Verdict:
-    """Read a file in all the ways there are; the verdict of the reader meant.
+    """Read a file by the recognised format and by `reader`, and return the verdict for `reader`.
 
     Raises:
-        BrokenPromiseError: a promise is broken.
-        Exception: whatever else comes out of a reader, which is a failure too.
+        BrokenPromiseError: an invariant does not hold.
+        Exception: any other exception of a reader, which is a failure as well.
     """
     try:
         recognised = recognise_format(path)
@@ -158,7 +158,7 @@ def _checked_packets(stream: EventStream) -> Iterator[int]:
 
 
 def _check_grids(stream: EventStream, grid: GuardedGrid) -> None:
-    """Windows of 50 ms as a detector reads them."""
+    """Check windows of 50 ms, as a detector reads them."""
     t0 = None
     for window in islice(stream.windows(WINDOW_US), MAX_WINDOWS):
         t0 = _check_window(window, WINDOW_US, t0)
@@ -167,7 +167,7 @@ def _check_grids(stream: EventStream, grid: GuardedGrid) -> None:
 
 
 def _check_windows(opened: Callable[[], EventStream], refused: str | None, events: int) -> None:
-    """All windows, long ones; whether they hold or count what the packets did, and are refused if those were."""
+    """Check that long windows contain or count the same events as the packets, and are refused if the packets were."""
     delivered, t0 = 0, None
     try:
         stream = opened()
@@ -261,7 +261,7 @@ def _keep(reader: str, seed: int, index: int, keep: Path, why: str) -> None:
 
 
 def fuzz(reader: str, seed: int, indices: range, keep: Path, progress: bool = False) -> dict[str, float]:
-    """Examine files in a process of its own, started anew behind each file that ends it; the tally by name."""
+    """Examine files in a separate process, restarted after each file that ends it; return the tally by name."""
     context = multiprocessing.get_context("spawn")
     tally = context.Array("d", len(FIELDS))
     while len(indices):
@@ -281,7 +281,7 @@ def fuzz(reader: str, seed: int, indices: range, keep: Path, progress: bool = Fa
 
 
 def fuzz_sharded(reader: str, seed: int, files: int, jobs: int, keep: Path) -> dict[str, float]:
-    """`fuzz` in some processes side by side; counts added, the slowest file of all."""
+    """Run `fuzz` in several processes in parallel; return the summed counts and the slowest file of all."""
     shards = [range(k, files, jobs) for k in range(jobs)]
     with ThreadPoolExecutor(jobs) as pool:
         tallies = list(pool.map(lambda shard: fuzz(reader, seed, shard, keep, progress=not shard.start), shards))
@@ -291,7 +291,7 @@ def fuzz_sharded(reader: str, seed: int, files: int, jobs: int, keep: Path) -> d
 
 
 def _watch(process: Any, tally: SynchronizedArray, shown: str) -> bool:
-    """Wait for a process; True if it had to be killed because one file took too long."""
+    """Wait for a process; return True if it was killed because one file took too long."""
     current, since, used = -1.0, time.monotonic(), 0.0
     while process.is_alive():
         process.join(0.5)
@@ -316,7 +316,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def failed(reader: str, tally: dict[str, float]) -> bool:
-    """Whether a tally holds what must not be."""
+    """Return whether a tally contains failures, or crashes and hangs outside compiled libraries."""
     return bool(tally["failures"] or (reader not in NATIVE and tally["crashes"] + tally["hangs"]))
 
 
@@ -325,8 +325,8 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=100_000, help="damaged files per reader (default: 100000)")
     parser.add_argument("--reader", choices=sorted(READERS), action="append", help="only this reader; repeatable")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side (default: 1)")
-    parser.add_argument("--index", type=int, help="only this file, in this process, with a traceback")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel processes (default: 1)")
+    parser.add_argument("--index", type=int, help="examine only this file, in this process, with a traceback")
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for files that fail (default: runs/fuzz)")
     args = parser.parse_args()
     readers = args.reader or sorted(READERS)

@@ -1,4 +1,4 @@
-"""Sound recordings of some tens of events, in every format with all it can hold: what `fuzz_readers` mutates."""
+"""Valid recordings of a few dozen events in every format and its variants, which `fuzz_readers` damages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVT3_EXTRAS = (0x0E016, 0x7001, 0xF123, 0xA001, 0xE014)
 
 
 def make_events(n: int, t0_us: int = 1000, step_us: int = 4000) -> Events:
-    """Sorted events, some in runs along a row (as vectors code them), `step_us` apart on average; the same every time."""
+    """Return deterministic, sorted events, some in runs along a row (which EVT3 encodes as vectors)."""
     rng = np.random.default_rng(n)
     events = np.zeros(n, EVENT_DTYPE)
     together = rng.random(n) < 0.5
@@ -182,4 +182,4 @@ SEEDS: dict[str, tuple[str, Callable[[], list[bytes]]]] = {
     "npy": (".npy", npy_seeds),
     "npz": (".npz", npz_seeds),
 }
-"""Per reader the name's ending and what makes the seeds."""
+"""File suffix and seed function of each reader."""

@@ -1,16 +1,19 @@
-"""How long a network takes per window: python bench/inference.py --events RECORDING.dat [--weights street] [--root DIR]
+"""Measure the time per window of each network and engine.
 
-One run, contenders in turn on the same window, round after round, so that what disturbs the machine disturbs them alike; medians,
-and ratios to the fastest float32 runtime of the ANN of the same weights. Threads are pinned to --threads (2). `cpu` is processor time of all threads: where
-other programs run beside it, it says more than the clock. Peak memory is of a process of its own. With --root, AP on the
-validation windows of the data the weights were trained on.
+    python bench/inference.py --events RECORDING.dat [--weights street] [--root DIR]
 
-    ann                float32, as detect.py --ann runs it
-    ann channels-last  the same, in the layout that is fastest here
-    onnxruntime, openvino    the same ANN, exported, float32 and (onnxruntime's static quantisation, calibrated on the window) 8 bits
-    snn ...            the spiking network in the engines of models/runtime, every spike counted
-    spikingjelly       the peer's own converter and neurons, if it is installed (extra `bench`); a network that it refuses is in the
-                       table with its reason
+The contenders take turns on the same window, round after round, so that other load on the machine affects all of them. Reports
+medians, and ratios to the fastest float32 runtime of the ANN of the same weights. The process is pinned to --threads cores (2).
+`cpu` is the processor time of all threads, which other programs disturb less than the clock. Peak memory is measured in a
+separate process. With --root, AP is measured on the validation windows of the weights' training data.
+
+    ann                      float32, as detect.py --ann runs it
+    ann channels-last        the same in channels-last layout, the fastest on this machine
+    onnxruntime, openvino    the same ANN, exported, in float32 and in 8 bits (onnxruntime's static quantisation, calibrated on
+                             the window)
+    snn ...                  the spiking network in the engines of models/runtime, every spike counted
+    spikingjelly             SpikingJelly's converter and neurons, if installed (extra `bench`); if it rejects the network, the
+                             table gives the reason
 """
 
 from __future__ import annotations
@@ -36,18 +39,18 @@ if TYPE_CHECKING:
 
 PEER = "spikingjelly"
 FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino")
-"""Contenders in float32; the fastest of them is what the others are compared with."""
+"""Contenders in float32; the fastest is the reference for the ratios."""
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 2, 4, 16, 32)
 _REST_S = 0.05
-"""Before a turn: some libraries' threads go on spinning for a while, at the cost of whoever is next."""
+"""Pause before a turn, because some libraries' threads keep spinning for a while and would slow down the next contender."""
 _RUNS = 3
-"""Measured in a turn, after one that is not: a processor that wakes up is slow at first, and a stream of windows keeps it awake."""
+"""Measured runs per turn, after an unmeasured one, because a processor is slow while it wakes up."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A network that takes a grid `(1, C, H, W)` uint8; `bundle` and `options` say how evburst.eval.scoring would run it, for AP."""
+    """A network that takes a grid `(1, C, H, W)` uint8; for AP, `bundle` and `options` are passed to evburst.app.checks."""
 
     run: Callable[[torch.Tensor], Any]
     bundle: DetectorBundle | None = None
@@ -55,8 +58,8 @@ class Contender:
 
 
 def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable[[], Contender]]:
-    """By name, built when asked for."""
-    found: dict[str, Callable[[], Contender]] = {
+    """Return functions that build the contenders, by name."""
+    builders: dict[str, Callable[[], Contender]] = {
         "ann": lambda: _ann(bundle),
         "ann channels-last": lambda: _ann(bundle, channels_last=True),
         "onnxruntime": lambda: _onnxruntime(bundle),
@@ -66,10 +69,10 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
     }
     for name in ("reference", "int8", "onnx", "openvino"):
         for timesteps in TIMESTEPS:
-            found[f"snn {name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
+            builders[f"snn {name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
     for timesteps in PEER_TIMESTEPS:
-        found[f"{PEER} T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
-    return found
+        builders[f"{PEER} T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
+    return builders
 
 
 def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
@@ -83,7 +86,7 @@ def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
 
 
 def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | None) -> Path:
-    """The ANN as an ONNX file, quantised if there is a grid to calibrate on."""
+    """Write the ANN as an ONNX file, quantised if a calibration grid is given; return its path."""
     from evburst.models.export.onnx import write_onnx
 
     path = Path(folder) / "ann.onnx"
@@ -141,7 +144,7 @@ def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
 
 
 def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:
-    """Its converter on the same ANN (largest activation as threshold), run step by step with its state reset before."""
+    """SpikingJelly's conversion of the ANN, with the largest activations as thresholds; the state is reset before each run."""
     import torch
     from spikingjelly.activation_based import ann2snn, functional
 
@@ -161,7 +164,7 @@ def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) ->
 
 
 def _as_module(bundle: DetectorBundle) -> torch.nn.Module:
-    """The folded ANN as a module that torch.fx can trace, a layer for every node that its libraries know as one."""
+    """Return the folded ANN as a module that torch.fx can trace, with torch layers for convolutions, relus and pools."""
     from torch import nn
 
     from evburst.models.graph import Node, Runner
@@ -183,8 +186,8 @@ def _as_module(bundle: DetectorBundle) -> torch.nn.Module:
     class Module(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            made = {node.name.replace(".", "_"): makers[node.op](node) for node in bundle.graph.nodes if node.op in makers}
-            self.layers = nn.ModuleDict(made)
+            layers = {node.name.replace(".", "_"): makers[node.op](node) for node in bundle.graph.nodes if node.op in makers}
+            self.layers = nn.ModuleDict(layers)
 
         def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
             values: dict[str, torch.Tensor] = {}
@@ -201,7 +204,7 @@ def _as_module(bundle: DetectorBundle) -> torch.nn.Module:
 
 
 def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tensor:
-    """The grid of one window of a recording."""
+    """Return the grid `(1, C, H, W)` of one window of a recording."""
     from itertools import islice
 
     import torch
@@ -215,7 +218,7 @@ def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tenso
 
 
 def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: torch.Tensor, rounds: int) -> dict[str, Any]:
-    """Milliseconds by the clock and of processor time, medians over rounds in which every contender has its turn."""
+    """Return the median wall-clock and processor times in ms, over rounds in which every contender takes a turn."""
     import numpy as np
 
     built: dict[str, Contender] = {}
@@ -227,11 +230,11 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
             built[name].run(grid)
         except ImportError as error:
             built.pop(name, None)
-            print(f"left out: {name} ({error})", file=sys.stderr)
+            print(f"skipped: {name} ({error})", file=sys.stderr)
         except Exception as error:
             if not name.startswith(PEER):
                 raise
-            built.pop(name, None)  # the peer refuses some networks: a layer that is silent in calibration, for one
+            built.pop(name, None)  # the peer rejects some networks, for example with a layer that is silent in calibration
             refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     clock: dict[str, list[float]] = {name: [] for name in built}
     processor: dict[str, list[float]] = {name: [] for name in built}
@@ -254,12 +257,12 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
 
 
 def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
-    """AP on the validation windows of the data the weights were trained on; not of the peer, whose maps we do not decode."""
+    """Return the AP by contender, on the validation windows of the training data; the peer's outputs are not decoded."""
     from evburst.app.checks import score
     from evburst.app.config import build as build_config
     from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 
-    found: dict[str, float] = {}
+    precisions: dict[str, float] = {}
     windows = None
     for name in names:
         contender = build[name]() if not name.startswith(PEER) else None
@@ -270,51 +273,51 @@ def average_precisions(names: list[str], build: dict[str, Callable[[], Contender
             config = build_config(DatasetConfig, {**trained["data"], "root": root})
             request = Request("val", contender.bundle.voxel.window_us, n, Path("runs/cache"), trained["schedule"]["seed"])
             windows = open_dataset(config, request)
-        found[name] = round(score(contender.bundle, windows, **(contender.options or {}))[0].ap, 2)
-    return found
+        precisions[name] = round(score(contender.bundle, windows, **(contender.options or {}))[0].ap, 2)
+    return precisions
 
 
 def peak_memory_mb(name: str, args: argparse.Namespace) -> float:
-    """Of a process that runs this contender only."""
+    """Return the peak memory of a process that runs only this contender."""
     command = [sys.executable, __file__, "--events", str(args.events), "--weights", args.weights, "--memory-of", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else float("nan")
 
 
 def table(results: dict[str, Any]) -> str:
-    """For a README; ratios are to the fastest float32 network."""
+    """Return the results as a Markdown table; ratios are to the fastest float32 network."""
     base = min((name for name in FLOAT if name in results), key=lambda name: results[name]["ms"])
-    floats = results[base]
+    reference = results[base]
     lines = [
-        f"Ratios are to {base}, the fastest float32 network here.",
+        f"Ratios are to {base}, the fastest float32 network on this machine.",
         "",
         "| network | ms | ratio | cpu ms | ratio | windows/s | peak MB | AP |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
         if "refused" in r:
-            lines.append(f"| {name} | refused: {r['refused']} | | | | | | |")
+            lines.append(f"| {name} | rejected: {r['refused']} | | | | | | |")
             continue
         lines.append(
-            f"| {name} | {r['ms']} | {r['ms'] / floats['ms']:.2f} | {r['cpu_ms']} | {r['cpu_ms'] / floats['cpu_ms']:.2f} "
+            f"| {name} | {r['ms']} | {r['ms'] / reference['ms']:.2f} | {r['cpu_ms']} | {r['cpu_ms'] / reference['cpu_ms']:.2f} "
             f"| {1000 / r['ms']:.1f} | {r.get('peak_mb', '')} | {r.get('ap', '')} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How long a network takes per window.")
+    parser = argparse.ArgumentParser(description="Measure the time per window of each network and engine.")
     parser.add_argument("--events", type=Path, required=True, help="a recording to take a window from")
-    parser.add_argument("--window", type=int, default=1, help="which window of it")
+    parser.add_argument("--window", type=int, default=1, help="index of the window")
     parser.add_argument("--weights", default="street")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default="", help="contenders whose names begin with one of these, separated by commas")
-    parser.add_argument("--root", default="", help="data the weights were trained on: measure AP, too")
-    parser.add_argument("--limit", type=int, default=0, help="windows for AP (0: all)")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory, too")
+    parser.add_argument("--only", default="", help="comma-separated prefixes of the contenders' names")
+    parser.add_argument("--root", default="", help="training data of the weights: also measure AP")
+    parser.add_argument("--limit", type=int, default=0, help="number of windows for AP (0: all)")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory")
     parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
 
@@ -339,7 +342,7 @@ def main() -> None:
         for name, ap in average_precisions(list(results), build, args.root, args.limit).items():
             results[name]["ap"] = ap
     if args.memory:
-        for name in (name for name, found in results.items() if "refused" not in found):
+        for name in (name for name, result in results.items() if "refused" not in result):
             results[name]["peak_mb"] = round(peak_memory_mb(name, args), 1)
     print(table(results))
     if args.json:

@@ -1,12 +1,12 @@
-"""Measured energy of the ANN and of the spiking network on this machine, beside the modelled one: joules per window.
+"""Measure the energy per window of the ANN and the spiking network on this machine, and report the modelled energy with it.
 
-    python bench/joules.py                                   the bundled recording, processor counters (RAPL)
-    python bench/joules.py --events rec_td.dat --device cuda  a GPU's own counter (NVML)
+    python bench/joules.py                                    the bundled recording, processor counters (RAPL)
+    python bench/joules.py --events rec_td.dat --device cuda  a GPU's energy counter (NVML)
 
-Counters: Linux' powercap files (Intel and AMD processors: package, and memory where there is a counter for it), and NVML's total
-energy of a GPU (Volta and later). They cover the whole package or card, whoever uses it, so an idle machine is needed; what the
-machine draws anyway is measured before and after, and taken off for the figure "above idle". Both networks run on ordinary
-multiply hardware here: this says what software on this machine costs, not what the modelled accelerator would.
+The counters are Linux's powercap files (Intel and AMD processors: package, and memory if it has a counter) and NVML's total
+energy of a GPU (Volta and later). They cover the whole package or card and all its users, so the machine must be idle. Idle
+power is measured in every round and subtracted for the figure "above idle". Both networks run on conventional multiply
+hardware here, so the figures are the cost of this software on this machine, not of the modelled accelerator.
 """
 
 from __future__ import annotations
@@ -43,27 +43,25 @@ SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.d
 
 @dataclass(frozen=True)
 class Counter:
-    """An energy counter: `read` gives joules since some moment; it starts again at 0 after `wraps_j` (0: never)."""
+    """An energy counter: `read` returns joules since an arbitrary time and wraps to 0 after `wraps_j` (0: never)."""
 
     name: str
     read: Callable[[], float]
     wraps_j: float = 0.0
 
-    def since(self, before: float) -> float:
-        """Joules since an earlier reading."""
-        spent = self.read() - before
+    def since(self, earlier_j: float) -> float:
+        """Return the joules since an earlier reading."""
+        spent = self.read() - earlier_j
         return spent + self.wraps_j if spent < 0 else spent
 
 
 def powercap_counters(root: Path = POWERCAP) -> tuple[list[Counter], str]:
-    """Processor packages and their memory; or none, and why."""
+    """Return the counters of the processor packages and their memory, or [] and the reason why there are none."""
     zones = sorted(root.glob("*/energy_uj")) if root.is_dir() else []
     if not zones:
-        return (
-            [],
-            f"{root} has no energy counters (virtual machines usually hide them; modprobe intel_rapl_msr where it is hardware)",
-        )
-    found = []
+        hint = "virtual machines usually hide them; on hardware, try modprobe intel_rapl_msr"
+        return [], f"{root} has no energy counters ({hint})"
+    available = []
     for path in zones:
         zone = path.parent
         try:
@@ -73,21 +71,21 @@ def powercap_counters(root: Path = POWERCAP) -> tuple[list[Counter], str]:
         except OSError as error:
             return [], f"{path}: cannot be read ({error.strerror}): run as root, or chmod o+r {root}/*/energy_uj"
         if name.startswith(("package", "dram", "psys")):
-            found.append(Counter(name, lambda path=path: int(path.read_text()) * 1e-6, wraps))  # type: ignore[misc]
-    return [c for c in found if not c.name.startswith("psys")] or found, ""
+            available.append(Counter(name, lambda path=path: int(path.read_text()) * 1e-6, wraps))  # type: ignore[misc]
+    return [c for c in available if not c.name.startswith("psys")] or available, ""
 
 
 def nvml_counters(library: str = "libnvidia-ml.so.1") -> tuple[list[Counter], str]:
-    """The first GPU; or none, and why."""
+    """Return the counter of the first GPU, or [] and the reason why there is none."""
     try:
         nvml = ctypes.CDLL(library)
     except OSError:
         return [], "NVML: the NVIDIA driver's library is not installed"
     handle, energy = ctypes.c_void_p(), ctypes.c_ulonglong()
     if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
-        return [], "NVML: no NVIDIA GPU answers"
+        return [], "NVML: no NVIDIA GPU found"
     if nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(energy)):
-        return [], "NVML: this GPU does not count energy (Volta and later do)"
+        return [], "NVML: this GPU has no energy counter (Volta and later have one)"
 
     def read() -> float:
         nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(energy))
@@ -97,34 +95,37 @@ def nvml_counters(library: str = "libnvidia-ml.so.1") -> tuple[list[Counter], st
 
 
 def counters(device: str) -> list[Counter]:
-    """What can be read of the device.
+    """Return the energy counters of a device.
 
     Raises:
-        ConfigError: nothing; says why.
+        ConfigError: there are none; the message gives the reason.
     """
-    found, why = nvml_counters() if device == "cuda" else powercap_counters()
-    if not found:
-        raise ConfigError(f"no measured energy here: {why}")
-    return found
+    available, reason = nvml_counters() if device == "cuda" else powercap_counters()
+    if not available:
+        raise ConfigError(f"energy cannot be measured: {reason}")
+    return available
 
 
 def measure(meters: Sequence[Counter], work: Callable[[], int], seconds: float) -> tuple[dict[str, float], int, float]:
-    """(joules by counter, windows, seconds) of `work` repeated for at least so long; `work` returns the windows it did."""
-    windows, started, before = 0, time.perf_counter(), [meter.read() for meter in meters]
+    """Repeat `work` for at least `seconds` and return (joules by counter, windows, seconds).
+
+    `work` returns the number of windows it processed.
+    """
+    windows, started, first_readings = 0, time.perf_counter(), [meter.read() for meter in meters]
     while time.perf_counter() - started < seconds:
         windows += work()
-    spent = {meter.name: meter.since(value) for meter, value in zip(meters, before, strict=True)}
+    spent = {meter.name: meter.since(value) for meter, value in zip(meters, first_readings, strict=True)}
     return spent, windows, time.perf_counter() - started
 
 
 def idle() -> int:
-    """No work, for a while."""
+    """Sleep briefly and return 0 windows."""
     time.sleep(0.05)
     return 0
 
 
-def load_grids(bundle: DetectorBundle, path: Path, most: int) -> tuple[NDArray[np.uint8], Any]:
-    """Windows of a recording that hold events, `(N, 2 * bins, H, W)` uint8, and the sensor's size."""
+def load_grids(bundle: DetectorBundle, path: Path, limit: int) -> tuple[NDArray[np.uint8], Any]:
+    """Return the grids of a recording's first non-empty windows, `(N, 2 * bins, H, W)` uint8, and the sensor size."""
     stream = open_events(path, None, None)
     size, grids = stream.sensor_size, []
     width, height = padded_size(size, bundle.stride)
@@ -132,15 +133,15 @@ def load_grids(bundle: DetectorBundle, path: Path, most: int) -> tuple[NDArray[n
         grid = np.zeros((bundle.voxel.channels, height, width), np.uint8)
         if voxel_histogram(window, bundle.voxel, size, grid)[0]:
             grids.append(grid)
-        if len(grids) == most:
+        if len(grids) == limit:
             break
     if not grids:
-        raise ConfigError(f"{path}: holds no event")
+        raise ConfigError(f"{path}: contains no events")
     return np.stack(grids), size
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Rounds of idling, ANN and SNN in turn; joules per window of each, and the modelled energies of the same windows."""
+    """Measure rounds of idling, ANN and SNN in turn; return joules per window and the modelled energies of the same windows."""
     device = pick_device(args.device)
     meters = counters(device)
     bundle = DetectorBundle.load(args.weights)
@@ -184,53 +185,52 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summed(rows: Sequence[dict[str, float]], idle_watts: float) -> dict[str, float]:
-    """Per window over all rounds, and between which figures single rounds lie."""
+    """Return the energy per window over all rounds, with the lowest and highest round."""
     windows, seconds = (sum(row[key] for row in rows) for key in ("windows", "seconds"))
     joules = sum(row["joules"] for row in rows)
-    each = [row["joules"] / row["windows"] for row in rows]
+    by_round = [row["joules"] / row["windows"] for row in rows]
     return {
         "mj_per_window": 1e3 * joules / windows,
         "mj_per_window_above_idle": 1e3 * (joules - idle_watts * seconds) / windows,
-        "mj_lowest_round": 1e3 * min(each),
-        "mj_highest_round": 1e3 * max(each),
+        "mj_lowest_round": 1e3 * min(by_round),
+        "mj_highest_round": 1e3 * max(by_round),
         "ms_per_window": 1e3 * seconds / windows,
         "watts": joules / seconds,
     }
 
 
-def human(found: dict[str, Any]) -> str:
-    """A table, and the modelled energies below it."""
+def human(report: dict[str, Any]) -> str:
+    """Format the report as a table followed by the modelled energies."""
     head = f"{'':6}{'mJ/window':>12}{'above idle':>12}{'rounds':>18}{'ms':>8}{'W':>8}"
-    lines = [f"counters {', '.join(found['counters'])}; idle {found['idle_watts']:.1f} W; {found['windows']} windows", head]
-    for name, row in found["measured"].items():
+    lines = [f"counters {', '.join(report['counters'])}; idle {report['idle_watts']:.1f} W; {report['windows']} windows", head]
+    for name, row in report["measured"].items():
         span = f"{row['mj_lowest_round']:.2f} to {row['mj_highest_round']:.2f}"
         figures = f"{row['mj_per_window']:12.2f}{row['mj_per_window_above_idle']:12.2f}{span:>18}"
         lines.append(f"{name:6}{figures}{row['ms_per_window']:8.1f}{row['watts']:8.1f}")
-    e = found["modelled"]
-    lines.append(
-        f"modelled (45 nm, {e['table']}): dense ANN {e['ann_pj'] / 1e9:.3f} mJ, QNN {e['qnn_pj'] / 1e9:.3f} mJ, SNN {e['snn_pj'] / 1e9:.3f} mJ"
-    )
+    energy = report["modelled"]
+    ann_mj, qnn_mj, snn_mj = (energy[f"{name}_pj"] / 1e9 for name in ("ann", "qnn", "snn"))
+    lines.append(f"modelled (45 nm, {energy['table']}): dense ANN {ann_mj:.3f} mJ, QNN {qnn_mj:.3f} mJ, SNN {snn_mj:.3f} mJ")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=Path, default=SAMPLE, metavar="FILE", help="a recording (default: the bundled one)")
     parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="default: street")
-    parser.add_argument("--engine", default="auto", metavar="NAME", help="of the spiking network (default: auto)")
+    parser.add_argument("--engine", default="auto", metavar="NAME", help="engine of the spiking network (default: auto)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    parser.add_argument("--windows", type=int, default=20, metavar="N", help="first windows of the recording (default: 20)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of idling, ANN, SNN (default: 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of each in a round (default: 4)")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--windows", type=int, default=20, metavar="N", help="number of non-empty windows to use (default: 20)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of idling, ANN and SNN (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="duration of each in a round (default: 4)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     try:
-        found = compare(args)
+        report = compare(args)
     except EvburstError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(found, indent=1) if args.json else human(found))
+    print(json.dumps(report, indent=1) if args.json else human(report))
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Take the README's picture of the page: python bench/live_picture.py --out docs/live.png
+"""Take the documentation's screenshot of the live page: python bench/live_picture.py --out docs/live.png
 
-Serves the fake camera and looks at it with Chromium (extra dev; chromium and chromedriver on the path), and waits for a moment with
-boxes and a plot that is filled. To be run on an idle machine: the picture shows the latency. With --phone as a phone shows it.
+Serves the fake camera and opens the page in Chromium (extra dev; chromium and chromedriver must be on the path), then waits
+until the plots are filled and there are boxes. Run it on an idle machine, because the picture shows the latency. --phone takes
+a screenshot of the mobile layout.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/live.png"), help="the picture (default: docs/live.png)")
-    parser.add_argument("--phone", action="store_true", help="as a phone shows it")
+    parser.add_argument("--phone", action="store_true", help="use the screen size of a phone")
     parser.add_argument("--timesteps", type=int, default=1, help="T (default: 1)")
-    parser.add_argument("--seconds", type=float, default=50.0, help="before the picture is taken (default: 50)")
+    parser.add_argument("--seconds", type=float, default=50.0, help="time before the picture is taken (default: 50)")
     args = parser.parse_args()
     source = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000)
     pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=args.timesteps)))

@@ -1,7 +1,7 @@
-"""Live detection under twice the load it can bear: python bench/live_soak.py --minutes 10
+"""Soak test of live detection under twice its maximum load: python bench/live_soak.py --minutes 10
 
-The time of one window is measured first; then windows come twice as fast as that. The source dies and returns five times. The page is
-served; one client watches, one never reads, one after another vanishes in mid-message. At the end it says, and exits 1 unless:
+The time per window is measured first; then windows arrive twice as fast. The source fails and returns five times. The page is
+served to one client that reads, one that never reads, and others that disconnect in mid-message. Exits with 1 unless:
 
 - memory: the last third of the run needs no more than 5 % above the middle third;
 - latency: the last third's 99th percentile is at most twice the middle third's, and lies below the bound (the queue's
@@ -124,7 +124,8 @@ class Clients:
         client = socket.create_connection(self._address)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(
-            f"GET /live HTTP/1.1\r\nHost: {self._address[0]}:{self._address[1]}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET /live HTTP/1.1\r\nHost: {self._address[0]}:{self._address[1]}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         return client

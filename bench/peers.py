@@ -1,7 +1,7 @@
-"""What is compared: how each library reads a file, and how each makes it into grids. `tests/test_data_peers.py` uses it too.
+"""The contenders of bench/events.py: how each library reads a file and makes grids. Also used by tests/test_data_peers.py.
 
-A contender is a generator function of a path. Its libraries are imported when it first runs, so that one which is missing
-is found out then. Each is used in the way that was fastest here: in packets or windows where the library has them.
+A contender is a generator function of a path. It imports its library on its first run, so that a missing library is reported
+then. Each library is used in the way that was fastest in our measurements: in packets or windows if it supports them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Run = Callable[[Path], Iterator[Any]]
 
 
 def evburst(path: Path) -> Iterator[Columns]:
-    """Ours, in packets; the size of a sensor that the file does not say is of no matter here."""
+    """Ours, in packets; if the file does not state a sensor size, an arbitrary large one is used."""
     from evburst.data.errors import SensorSizeError
     from evburst.data.events import SensorSize
     from evburst.data.readers import open_events
@@ -47,7 +47,7 @@ def evburst(path: Path) -> Iterator[Columns]:
 
 
 def expelliarmus(path: Path, encoding: str) -> Iterator[Columns]:
-    """In chunks: `read` of a whole file takes up to eight times as long, as all its memory is new."""
+    """In chunks: `read` of a whole file takes up to eight times as long, because it allocates fresh memory for everything."""
     from expelliarmus import Wizard
 
     for chunk in Wizard(encoding=encoding, fpath=path, chunk_size=CHUNK_EVENTS).read_chunk():
@@ -55,7 +55,7 @@ def expelliarmus(path: Path, encoding: str) -> Iterator[Columns]:
 
 
 def faery(path: Path) -> Iterator[Columns]:
-    """In packets, as its streams come."""
+    """In packets, as the library streams them."""
     import faery as library
 
     for packet in library.events_stream_from_file(path):
@@ -63,9 +63,9 @@ def faery(path: Path) -> Iterator[Columns]:
 
 
 def evlib(path: Path) -> Iterator[Columns]:
-    """The whole file as a Polars frame: it has no packets."""
-    # It imports torchvision for networks that are of no use here. One made for another torch is an error that evlib does not
-    # expect; a missing one it does.
+    """The whole file as a Polars frame, because the library has no packets."""
+    # evlib imports torchvision for networks that are not needed here. It tolerates a missing torchvision, but not one built for
+    # another torch, so torchvision is hidden.
     hidden = sys.modules.setdefault("torchvision", None) is None  # type: ignore[arg-type]
     try:
         import evlib as library
@@ -77,7 +77,7 @@ def evlib(path: Path) -> Iterator[Columns]:
 
 
 def aedat(path: Path) -> Iterator[Columns]:
-    """The library that our AEDAT4 reader stands on, alone."""
+    """The library on which our AEDAT4 reader is built, on its own."""
     from aedat import Decoder
 
     for packet in Decoder(path):
@@ -97,7 +97,7 @@ def dv_processing(path: Path) -> Iterator[Columns]:
 
 
 def tonic(path: Path) -> Iterator[Columns]:
-    """The reader of N-Caltech101 and N-MNIST."""
+    """tonic's reader of N-Caltech101 and N-MNIST."""
     from tonic.io import read_mnist_file
 
     yield _columns(read_mnist_file(str(path), np.dtype([("x", "u2"), ("y", "u2"), ("t", "i8"), ("p", "u1")])), "txyp")
@@ -115,13 +115,13 @@ READING: dict[str, dict[str, Run]] = {
     "bin": {"evburst": evburst, "tonic": tonic},
     "aedat4": {"evburst": evburst, "aedat": aedat, "dv-processing": dv_processing, "faery": faery, "evlib": evlib},
 }
-"""Contenders by format. No other format is read by two of these libraries."""
+"""Contenders by format; no other format is supported by two of these libraries."""
 
 # ---------------------------------------------------------------- file to grid: one array per window of 50 ms
 
 
 def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
-    """Ours: `(10, H, W)` uint8, straight from the file's words; with several workers, windows are binned side by side."""
+    """Ours: `(10, H, W)` uint8, binned directly from the file's words; several workers bin windows in parallel."""
     from evburst.data.readers import open_events
     from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
@@ -134,21 +134,24 @@ def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
             voxel_histogram(window, config, stream.sensor_size, grid)
             yield grid
         return
-    waiting = deque[tuple[NDArray[np.uint8], Future[tuple[int, int]]]]()
+    pending = deque[tuple[NDArray[np.uint8], Future[tuple[int, int]]]]()
     with ThreadPoolExecutor(workers) as pool:
         for window, grid in zip(windows, grids, strict=False):
-            waiting.append((grid, pool.submit(voxel_histogram, window, config, stream.sensor_size, grid)))
-            if len(waiting) == 2 * workers - 1:
-                grid, binned = waiting.popleft()
-                binned.result()
+            pending.append((grid, pool.submit(voxel_histogram, window, config, stream.sensor_size, grid)))
+            if len(pending) == 2 * workers - 1:
+                grid, future = pending.popleft()
+                future.result()
                 yield grid
-        for grid, binned in waiting:
-            binned.result()
+        for grid, future in pending:
+            future.result()
             yield grid
 
 
 def tonic_voxel_grids(path: Path) -> Iterator[NDArray[np.float64]]:
-    """Not the same grid: `(5, 1, H, W)` float64, signed, bilinear in time; expelliarmus's windows end with an event of the next."""
+    """A different grid: `(5, 1, H, W)` float64, signed, bilinear in time.
+
+    Each of expelliarmus's windows also contains the first event of the next one.
+    """
     from expelliarmus import Wizard
     from tonic.transforms import ToVoxelGrid
 
@@ -183,16 +186,16 @@ def numpy_bincount(path: Path) -> Iterator[NDArray[np.intp]]:
 
 
 def page_cache(path: Path) -> Iterator[None]:
-    """The file's bytes into one array that is there already."""
+    """Read the file's bytes into one preallocated array."""
     with path.open("rb", buffering=0) as file:
-        into, done = _array(path.stat().st_size).data, 0
-        while done < len(into):
-            done += file.readinto(into[done:])
+        target, done = _array(path.stat().st_size).data, 0
+        while done < len(target):
+            done += file.readinto(target[done:])
     yield None
 
 
 def page_cache_1mb(path: Path) -> Iterator[None]:
-    """The file's bytes into the same 1 MB again and again, which stays in the CPU's cache."""
+    """Read the file's bytes repeatedly into the same 1 MB, which stays in the CPU's cache."""
     with path.open("rb", buffering=0) as file:
         while file.readinto(_array(1 << 20).data):
             pass
@@ -200,7 +203,7 @@ def page_cache_1mb(path: Path) -> Iterator[None]:
 
 
 def memcpy(path: Path) -> Iterator[None]:
-    """As many bytes from one array to another."""
+    """Copy the same number of bytes from one array to another."""
     size = path.stat().st_size
     np.copyto(_array(size, 1), _array(size))
     yield None
@@ -218,14 +221,14 @@ GRIDS: dict[str, tuple[Run, int]] = {
     "limit: page cache to 1 MB": (page_cache_1mb, 1),
     "limit: memcpy": (memcpy, 1),
 }
-"""Contenders, each with the number of cores it is given."""
+"""Contenders and the number of cores each may use."""
 
 
-# ---------------------------------------------------------------- is it the same?
+# ---------------------------------------------------------------- equality checks
 
 
 def check_columns(packets: Iterator[Columns]) -> tuple[int, dict[str, str]]:
-    """(events, SHA-256 of each column, whatever its type): t as int64, x and y as uint16, p as 0 and 1."""
+    """Return the number of events and the SHA-256 of each column, converted to t int64, x and y uint16, p 0 or 1."""
     hashes = {name: hashlib.sha256() for name in "txyp"}
     count = 0
     for t, x, y, p in packets:
@@ -236,7 +239,10 @@ def check_columns(packets: Iterator[Columns]) -> tuple[int, dict[str, str]]:
 
 
 def check_counts(grids: Iterator[NDArray[Any] | None]) -> tuple[int, dict[str, str]]:
-    """(windows, SHA-256 of the first 40 windows as our grids are: `(2 * bins, H, W)` uint8, saturated). Limits have none."""
+    """Return the number of windows, at most 40, and the SHA-256 of their grids in our format; (0, {}) for limits.
+
+    Our format is `(2 * bins, H, W)` uint8, saturated at MAX_COUNT.
+    """
     counts = hashlib.sha256()
     windows = 0
     for grid in islice(grids, CHECKED_WINDOWS):
@@ -252,7 +258,7 @@ def check_counts(grids: Iterator[NDArray[Any] | None]) -> tuple[int, dict[str, s
 
 
 def _windows(events: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(t0, events) of the windows [t0, t0 + 50 ms) on multiples of 50 ms."""
+    """Yield (t0, events) of the windows [t0, t0 + 50 ms), where t0 is a multiple of 50 ms."""
     t = events["t"]
     edges = np.arange(t[0] // WINDOW_US * WINDOW_US, t[-1] + WINDOW_US, WINDOW_US)
     for t0, (first, last) in zip(edges, np.lib.stride_tricks.sliding_window_view(np.searchsorted(t, edges), 2), strict=False):
@@ -264,7 +270,7 @@ def _channels(events: NDArray[Any], t0: int) -> NDArray[np.int64]:
 
 
 def _read_with_numpy(path: Path) -> NDArray[Any]:
-    """A DAT version 2 file's events, by masks and shifts of all words at once."""
+    """Read the events of a DAT version 2 file with masks and shifts on all words at once."""
     from evburst.data.readers.dat import read_header
 
     words = np.fromfile(path, "<u4", offset=read_header(path)[1]).reshape(-1, 2)
@@ -275,7 +281,7 @@ def _read_with_numpy(path: Path) -> NDArray[Any]:
 
 
 def _signed(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The same layout with p as int8: tonic writes -1 into it, which NumPy 2 refuses for uint8."""
+    """Return the same layout with p as int8, because tonic writes -1 into it and NumPy 2 rejects that for uint8."""
     fields: Any = dtype.fields
     formats = ["i1" if name == "p" else fields[name][0] for name in fields]
     offsets = [fields[name][1] for name in fields]
@@ -284,5 +290,5 @@ def _signed(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @cache
 def _array(size: int, number: int = 0) -> NDArray[np.uint8]:
-    """An array whose memory is there already; the same one for the same arguments."""
+    """Return an array whose memory is already mapped; cached by its arguments."""
     return np.ones(size, np.uint8)

@@ -1,8 +1,8 @@
-"""Gen1-like recordings for the benchmarks: the same bytes on every machine, written in pieces, of any length, as DAT or RAW.
+"""Generate Gen1-like recordings for the benchmarks, of any length, as DAT or RAW, with identical bytes on every machine.
 
-304x240 px, 1.5 Mev/s on average, swinging by half. Most events lie on or right behind twelve drifting edges, one polarity in
-front and the other behind; 8 % lie anywhere (noise). So neighbouring events share cache lines and counters, as they do in a
-recording of traffic, which uniformly random ones would not.
+The sensor is 304x240 px; the rate is 1.5 million events/s on average and varies by half of that. Most events lie on or just
+behind twelve drifting edges, one polarity at the front and the other behind; 8 % are uniform noise. Neighbouring events thus
+share cache lines and counters, as in a recording of traffic, which uniformly random events would not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width
 
 
 def write_recording(path: Path, n_events: int, seed: int = 7) -> None:
-    """Write `n_events` as DAT version 2; memory holds one piece of 2**20 events."""
+    """Write `n_events` as DAT version 2, in pieces of 2**20 events to bound memory."""
     rng = np.random.default_rng(seed)
     edges = _Edges(rng)
     t_us = 0.0
@@ -38,7 +38,7 @@ def write_recording(path: Path, n_events: int, seed: int = 7) -> None:
 
 
 class _Edges:
-    """Vertical-ish line segments that drift across the sensor; each with length, slope and speed of its own."""
+    """Nearly vertical line segments that drift across the sensor, each with its own length, slope and speed."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.x0 = rng.uniform(0, WIDTH, EDGES)
@@ -49,9 +49,9 @@ class _Edges:
 
 
 def _piece(rng: np.random.Generator, edges: _Edges, n: int, t_us: float) -> tuple[NDArray[np.uint32], float]:
-    """`(n, 2)` DAT words from t_us on, and the time of the end."""
-    swing = 1 + 0.5 * np.sin(t_us / 1e6 * 2.1)
-    t = t_us + np.cumsum(rng.exponential(1e6 / (RATE_PER_S * swing), n))
+    """Return `(n, 2)` DAT words of events after `t_us`, and the time of the last event."""
+    rate_factor = 1 + 0.5 * np.sin(t_us / 1e6 * 2.1)
+    t = t_us + np.cumsum(rng.exponential(1e6 / (RATE_PER_S * rate_factor), n))
     edge = rng.integers(0, EDGES, n)
     along = rng.uniform(0, 1, n) * edges.length[edge]
     behind = rng.exponential(1.5, n)
@@ -72,7 +72,7 @@ ATIS_CLOCK_US = 1 << 23
 
 
 def write_as(encoding: str, path: Path, packets: Iterable[Events]) -> None:
-    """Write packets as "evt2", "evt3" or "bin"; a packet's first word repeats all that the one before has left."""
+    """Write packets as "evt2", "evt3" or "bin"; every packet starts with a full time and position, independent of the last."""
     encoders: dict[str, Callable[[Events], NDArray[Any]]] = {"evt2": evt2_words, "evt3": evt3_words, "bin": atis_bytes}
     header = f"% evt {encoding[3:]}.0\n% format {encoding.upper()};height={HEIGHT};width={WIDTH}\n"
     with path.open("wb") as file:
@@ -82,15 +82,15 @@ def write_as(encoding: str, path: Path, packets: Iterable[Events]) -> None:
 
 
 def evt2_words(events: Events) -> NDArray[np.uint32]:
-    """An EVT2 word per event, and a TIME_HIGH word before each whose bits from 6 on are new."""
+    """Encode EVT2: one word per event, preceded by a TIME_HIGH word whenever the time's bits from 6 up change."""
     t, x, y, p = (events[name].astype(np.int64) for name in "txyp")
     high = t >> 6 & 0xFFFFFFF
-    new = _changes(high)
-    return np.insert(p << 28 | (t & 63) << 22 | x << 11 | y, new, 8 << 28 | high[new]).astype("<u4")
+    changed = _changes(high)
+    return np.insert(p << 28 | (t & 63) << 22 | x << 11 | y, changed, 8 << 28 | high[changed]).astype("<u4")
 
 
 def evt3_words(events: Events) -> NDArray[np.uint16]:
-    """Of TIME_HIGH, TIME_LOW, ADDR_Y those that are new, and ADDR_X: EVT3 without vectors, up to four words per event."""
+    """Encode EVT3 without vectors: per event those of TIME_HIGH, TIME_LOW and ADDR_Y that changed, and ADDR_X."""
     t, x, y, p = (events[name].astype(np.uint32) for name in "txyp")
     words = np.stack([8 << 12 | t >> 12 & 0xFFF, 6 << 12 | t & 0xFFF, y, 2 << 12 | p << 11 | x], 1).astype("<u2")
     needed = np.zeros(words.shape, bool)
@@ -101,7 +101,7 @@ def evt3_words(events: Events) -> NDArray[np.uint16]:
 
 
 def atis_bytes(events: Events) -> NDArray[np.uint8]:
-    """The 5 bytes of an ATIS event for each on its 240x180 pixels, up to the first wrap of its 23-bit clock."""
+    """Encode 5 bytes per event of an ATIS, for events on its 240x180 pixels and before the first wrap of its 23-bit clock."""
     width, height = ATIS_SIZE
     events = events[(events["x"] < width) & (events["y"] < height) & (events["t"] < ATIS_CLOCK_US)]
     t, p = events["t"], events["p"]
@@ -109,5 +109,5 @@ def atis_bytes(events: Events) -> NDArray[np.uint8]:
 
 
 def _changes(values: NDArray[Any]) -> NDArray[np.intp]:
-    """Indices of the first value and of those that differ from the one before."""
+    """Return the indices of the first value and of all values that differ from their predecessor."""
     return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))

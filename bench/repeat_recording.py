@@ -1,6 +1,7 @@
-"""Repeat a DAT recording, its clock going on, until it has a given size: python bench/repeat_recording.py FILE OUT --gigabytes 2
+"""Repeat a DAT recording until it has a given size: python bench/repeat_recording.py FILE OUT --gigabytes 2
 
-Streams: memory does not grow with the size. For measuring that detection does not either.
+The timestamps keep increasing. The file is streamed, so memory does not grow with its size. It serves to check that the memory
+of detection does not grow either.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from evburst.data.readers.dat import DatFile, read_header
 
 
 def repeat(source: Path, target: Path, size_bytes: int) -> None:
-    """Write `source` again and again; each copy begins 1 ms after the end of the one before (32-bit times wrap as a camera's)."""
+    """Write copies of `source`, each starting 1 ms after the last one's end; 32-bit times wrap as in camera recordings."""
     recording = DatFile(source)
     _, offset = read_header(source)
     words = np.array(recording.words)

@@ -1,4 +1,4 @@
-"""Every table of docs/results.md from results.json files: python bench/results.py runs/evaluate --out tables.md"""
+"""Make every table of docs/results.md from results.json files: python bench/results.py runs/evaluate --out tables.md"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How far conversions differ that differ only in the windows they are calibrated on: mean and spread of lost AP and energy.
+"""Measure the mean and spread of AP loss and energy over conversions that differ only in their calibration windows.
 
     python bench/seeds.py --weights caltech6 --root PICTURES --seeds 7 --json seeds.json --set timesteps=1
 
-Each seed shows other training pictures, moving otherwise, to calibration (and advanced calibration, where `--set level=advanced`); all are
-scored (COCO AP) on the same validation windows. Energy is per spike, as a share of the dense ANN's (FP32).
+Each seed calibrates on other training pictures with other motion; `--set level=advanced` adds advanced calibration. All results
+are scored (COCO AP) on the same validation windows. Energy counts every spike, as a share of the dense ANN's (FP32).
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ FIGURES = ("lost_ap", "energy_fp32")
 
 
 def converted(config: ConvertConfig, windows: Any, ann: float) -> dict[str, float]:
-    """One conversion: points of AP lost, and energy as a share of the dense ANN's."""
+    """Convert once; return the points of AP lost and the energy as a share of the dense ANN's."""
     convert(config)
-    scored, operations = score(DetectorBundle.load(config.out), windows)
-    return {"lost_ap": ann - scored.ap, "energy_fp32": operations * Conversion(config).share_per_operation()}
+    precision, operations = score(DetectorBundle.load(config.out), windows)
+    return {"lost_ap": ann - precision.ap, "energy_fp32": operations * Conversion(config).share_per_operation()}
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation, and extremes of every figure."""
-    found = {}
+    """Return the mean, standard deviation and extremes of every figure."""
+    statistics_by_figure = {}
     for name in FIGURES:
         values = [row[name] for row in rows]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        found[name] = {"mean": statistics.fmean(values), "sd": spread, "least": min(values), "most": max(values)}
-    return found
+        mean = statistics.fmean(values)
+        statistics_by_figure[name] = {"mean": mean, "sd": spread, "least": min(values), "most": max(values)}
+    return statistics_by_figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="caltech6", help="bundled weights by name, or a file")
     parser.add_argument("--root", required=True, help="folder of the pictures")
-    parser.add_argument("--seeds", type=int, default=7, help="how many conversions")
-    parser.add_argument("--limit", type=int, default=0, help="validation windows; 0: every picture once")
+    parser.add_argument("--seeds", type=int, default=7, help="number of conversions (default: 7)")
+    parser.add_argument("--limit", type=int, default=0, help="number of validation windows; 0: every picture once")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="settings of convert")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
-    parser.add_argument("--json", type=Path, help="write the rows here, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         fixed = {
@@ -69,11 +70,11 @@ def main() -> None:
         for seed in range(args.seeds):
             rows.append({"seed": seed} | converted(config(seed), windows, ann))
             print(f"seed {seed}: {rows[-1]['lost_ap']:5.2f} points lost, {100 * rows[-1]['energy_fp32']:5.2f} %", flush=True)
-    found = summary(rows)
-    for name, figures in found.items():
+    spread = summary(rows)
+    for name, figures in spread.items():
         print(name, *(f"{key} {value:.4g}" for key, value in figures.items()))
     if args.json:
-        record = {"settings": args.set, "windows": len(windows), "ann_ap": ann, "rows": rows, "summary": found, **provenance()}
+        record = {"settings": args.set, "windows": len(windows), "ann_ap": ann, "rows": rows, "summary": spread, **provenance()}
         args.json.write_text(json.dumps(record, indent=1))
 
 

@@ -1,10 +1,10 @@
-"""Simulated windows beside a real recording, and how fast they are made.
+"""Compare the statistics of simulated windows with those of a real recording, and measure the speed of simulation.
 
     python bench/simulator.py --root PICTURES --spec street --real recording_td.dat --picture out.png
 
-Prints, for the windows of the real file and for as many simulated ones, the median and the 10th to 90th percentile of: events
-per pixel and second, share of ON events, share of pixels that fire, events per firing pixel, and the median time between two
-events of one pixel; then windows simulated per second, and windows read and augmented per second (one process each).
+Prints the median and the 10th to 90th percentile, over real and simulated windows, of: events per pixel and second, share of ON
+events, share of pixels that fire, events per firing pixel, and median time between two events of a pixel. Then prints how many
+windows per second are simulated, and how many are read and augmented (one process each).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ NAMES = ("events / pixel / s", "ON share", "pixels firing", "events / firing pix
 
 
 def statistics(window: EventWindow, size: SensorSize) -> list[float]:
-    """The figures of NAMES for one window; NaN where there are too few events."""
+    """Return the statistics listed in NAMES for one window; NaN if there are too few events."""
     events = unpack(window)
     if not len(events):
         return [0.0, np.nan, 0.0, np.nan, np.nan]
     pixel = events["y"].astype(np.int64) * size.width + events["x"]
     firing = len(np.unique(pixel))
     order = np.lexsort((events["t"], pixel))
-    same = np.diff(pixel[order]) == 0
-    intervals = np.diff(events["t"][order])[same]
+    same_pixel = np.diff(pixel[order]) == 0
+    intervals = np.diff(events["t"][order])[same_pixel]
     seconds = (window.t1_us - window.t0_us) * 1e-6
     area = size.width * size.height
     return [
@@ -55,7 +55,7 @@ def statistics(window: EventWindow, size: SensorSize) -> list[float]:
 
 
 def draw(window: EventWindow, size: SensorSize) -> NDArray[np.uint8]:
-    """ON bright, OFF dark."""
+    """Draw a window as `(H, W)` uint8, ON events bright and OFF events dark."""
     events = unpack(window)
     image = np.full((size.height, size.width), 128.0)
     np.add.at(image, (events["y"], events["x"]), np.where(events["p"] == 1, 35.0, -35.0))
@@ -63,7 +63,7 @@ def draw(window: EventWindow, size: SensorSize) -> NDArray[np.uint8]:
 
 
 def table(columns: dict[str, Sequence[list[float]]]) -> str:
-    """Median (10th to 90th percentile) of each figure, a column per source."""
+    """Return a table of the medians (10th to 90th percentile) with a column per source."""
     lines = [f"{'':26}" + "".join(f"{name:>30}" for name in columns)]
     for k, name in enumerate(NAMES):
         cells = [np.nanpercentile([row[k] for row in rows], [50, 10, 90]) for rows in columns.values()]
@@ -87,17 +87,17 @@ def main() -> None:
         start = time.perf_counter()
         request = Request("train", window_us, args.windows, Path(cache), seed=1, workers=1)
         data = open_dataset(DatasetConfig("simulated", args.root, args.spec), request)
-        simulating = time.perf_counter() - start
+        simulation_s = time.perf_counter() - start
         items = [data[i] for i in range(len(data))]
         rng = np.random.default_rng(0)
         augment(items[:4], size, AugmentConfig(), rng)
         start = time.perf_counter()
         for i in range(len(items)):
             augment([data[int(k)] for k in (i, *rng.integers(0, len(items), 3))], size, AugmentConfig(), rng)
-        reading = time.perf_counter() - start
+        reading_s = time.perf_counter() - start
         simulated = [statistics(item.window, size) for item in items]
         print(table({f"real ({len(real)})": [statistics(w, size) for w in real], f"simulated ({len(items)})": simulated}))
-        print(f"simulated {len(items) / simulating:.1f} windows/s, read and augmented {len(items) / reading:.0f} windows/s")
+        print(f"simulated {len(items) / simulation_s:.1f} windows/s, read and augmented {len(items) / reading_s:.0f} windows/s")
         if args.picture:
             shown = min(4, len(real), len(items))
             parts = (real[:shown], [item.window for item in items[:shown]])

@@ -1,10 +1,9 @@
-"""How much faster than real time the simulator is: python bench/simulator_speed.py
+"""Measure the simulator's speed relative to real time: python bench/simulator_speed.py
 
-The drawn street at 346x260 and 60 frames/s, rendered beforehand. Every way of simulating it is run in turn, several rounds, and
-the best round counts; beside the clock's figure stands what processor time alone gives, which other work on the machine disturbs
-less. "kernel" is `EventSimulator.step` alone; "from grey"
-begins with 8-bit pictures; "along motion" also puts frames between them (evburst.data.simulation.upsample), from 30 pictures a second as webcams
-give them.
+Simulates the drawn street scene at 346x260 px and 60 frames/s, rendered beforehand. The variants take turns for several rounds,
+and the best round counts. Processor time is reported as well, because other load on the machine disturbs it less. "kernel" is
+`EventSimulator.step` alone; "from grey" starts from 8-bit pictures; "along motion" also interpolates frames
+(evburst.data.simulation.upsample), from 30 pictures per second as webcams deliver.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SIZE, RATE, SECONDS, ROUNDS = SensorSize(346, 260), 60, 2, 5
 
 
 class Pictures:
-    """A grabber of pictures in memory."""
+    """A grabber that returns pictures from memory."""
 
     name, finite, ahead = "pictures", True, False
 
@@ -56,19 +55,19 @@ class Pictures:
 
 
 def from_logs(logs: list[np.ndarray], parallel: bool) -> int:
-    """Simulate frames of log intensity; returns the events."""
+    """Simulate frames of log intensity; return the number of events."""
     sensor = EventSimulator(SIZE, SimulatorConfig(), parallel=parallel)
     return sum(len(sensor.step(log, round(k * 1e6 / RATE))) for k, log in enumerate(logs))
 
 
 def from_greys(greys: list[np.ndarray]) -> int:
-    """Simulate 8-bit pictures; returns the events."""
+    """Simulate 8-bit pictures; return the number of events."""
     sensor = EventSimulator(SIZE, SimulatorConfig(), parallel=False)
     return sum(len(sensor.step(log_intensity(grey), round(k * 1e6 / RATE))) for k, grey in enumerate(greys))
 
 
 def along_motion(greys: list[np.ndarray]) -> int:
-    """Simulate every other picture, with frames put between; returns the events."""
+    """Simulate every other picture with interpolated frames; return the number of events."""
     source = FrameSource(Pictures(greys[::2], RATE / 2), SIZE, SimulatorConfig(), 50_000)
     source.open()
     events = 0
@@ -86,16 +85,16 @@ def main() -> None:
     scene = StreetScene(SIZE, 3)
     logs = [scene.render(round(k * 1e6 / RATE)) for k in range(RATE * SECONDS)]
     greys = [grey_of(log).round().astype(np.uint8) for log in logs]
-    ways: dict[str, Callable[[], int]] = {
+    variants: dict[str, Callable[[], int]] = {
         f"kernel, {numba.get_num_threads()} threads": lambda: from_logs(logs, True),
         "kernel, 1 thread": lambda: from_logs(logs, False),
         "from grey, 1 thread": lambda: from_greys(greys),
         "along motion, 1 thread": lambda: along_motion(greys),
     }
-    events = {name: run() for name, run in ways.items()}
-    best, processor = dict.fromkeys(ways, float("inf")), dict.fromkeys(ways, float("inf"))
+    events = {name: run() for name, run in variants.items()}
+    best, processor = dict.fromkeys(variants, float("inf")), dict.fromkeys(variants, float("inf"))
     for _ in range(ROUNDS):
-        for name, run in ways.items():
+        for name, run in variants.items():
             started, used = time.perf_counter(), time.process_time()
             run()
             best[name] = min(best[name], time.perf_counter() - started)
@@ -106,14 +105,15 @@ def main() -> None:
             "processor_ms_per_frame": round(1000 * processor[name] / (RATE * SECONDS), 2),
             "events_per_s": round(events[name] / SECONDS),
         }
-        for name in ways
+        for name in variants
     }
     if args.json:
         print(json.dumps({"sensor_size": list(SIZE), "frames_per_s": RATE, "ways": figures}, indent=1))
         return
     for name, row in figures.items():
         print(
-            f"{name:24} {row['times_real_time']:6.1f} x real time   {row['events_per_s'] / 1e6:.2f} million events/s of scene time"
+            f"{name:24} {row['times_real_time']:6.1f} x real time   "
+            f"{row['events_per_s'] / 1e6:.2f} million events per second of scene time"
         )
 
 

@@ -1,7 +1,8 @@
-"""Take the README's picture of the bundled recording: python bench/street_picture.py --out docs/street_sample.png
+"""Make the README's picture of the bundled recording: python bench/street_picture.py --out docs/street_sample.png
 
-Detects in the recording, compares the boxes of every window with its labels, and writes the frame of the annotated video that has no
-false box and the most right ones. To be run on an idle machine: the picture shows the latency.
+Detects in the recording, compares the boxes of every window with its labels, and writes the frame of the annotated video with
+the fewest false positives and, among those, the most true positives. Run it on an idle machine, because the picture shows the
+latency.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ IOU = 0.5
 
 
 def intersection_over_union(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`(n, m)` IoU of `(n, 4)` and `(m, 4)` boxes, xyxy."""
+    """Return the `(n, m)` IoU of `(n, 4)` and `(m, 4)` xyxy boxes."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=2)
     area_a, area_b = np.prod(a[:, 2:] - a[:, :2], axis=1), np.prod(b[:, 2:] - b[:, :2], axis=1)
@@ -33,16 +34,16 @@ def intersection_over_union(a: NDArray[np.float64], b: NDArray[np.float64]) -> N
 
 
 def count(line: dict[str, list[float]], labels: NDArray[np.void]) -> tuple[int, int]:
-    """Boxes of a window that match a label of their class one to one, and boxes that match none."""
+    """Return the numbers of true and false positives of a window; boxes are matched one to one to labels of their class."""
     boxes = np.stack([labels["x"], labels["y"], labels["x"] + labels["w"], labels["y"] + labels["h"]], axis=1).astype(float)
     iou = intersection_over_union(np.array(line["boxes_xyxy"], float).reshape(-1, 4), boxes)
     iou[np.array(line["labels"], int)[:, None] != labels["class_id"][None]] = 0
-    right = 0
+    true_positives = 0
     for row in iou:
         if row.size and row.max() >= IOU:
-            right += 1
+            true_positives += 1
             iou[:, row.argmax()] = 0
-    return right, len(iou) - right
+    return true_positives, len(iou) - true_positives
 
 
 def main() -> None:
@@ -57,14 +58,14 @@ def main() -> None:
         lines = [json.loads(line) for line in (Path(folder) / "detections.jsonl").read_text().splitlines()]
         counts = [count(line, labels[labels["t"] == line["t_us"]]) for line in lines]
         best = max(range(len(lines)), key=lambda k: (-counts[k][1], counts[k][0], sum(lines[k]["scores"])))
-        right, wrong = counts[best]
-        missed = int((labels["t"] == lines[best]["t_us"]).sum()) - right
+        true_positives, false_positives = counts[best]
+        missed = int((labels["t"] == lines[best]["t_us"]).sum()) - true_positives
         video = cv2.VideoCapture(str(Path(folder) / "annotated.mp4"))
         for _ in range(best + 1):
             _, picture = video.read()
         video.release()
     cv2.imwrite(str(args.out), picture)
-    print(f"{args.out}: window {best}, {right} right, {wrong} wrong, {missed} missed", file=sys.stderr)
+    print(f"{args.out}: window {best}, {true_positives} right, {false_positives} wrong, {missed} missed", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Graph as an ordinary torch module, which other libraries can trace and convert: a submodule for each operation."""
+"""A Graph as a torch module with a submodule for each operation, for libraries that trace and convert modules."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from evburst.models.graph import Graph, Node
 
 
 class TorchGraph(nn.Module):
-    """The ANN of a weights file; traceable by torch.fx, so that every ReLU is a module of its own.
+    """The ANN of a weights file as a module that torch.fx can trace; every ReLU is a separate module.
 
     Args:
-        graph: the network; its relus have neither ceiling nor slope.
-        scales: for every relu node `(C,)`: the activation runs in units of it, and is scaled back behind it. The function
-            stays the same; a converter that replaces nn.ReLU by neurons of threshold 1 gets neurons of these thresholds.
+        graph: the network; its relus must be plain, without ceiling or slope.
+        scales: `(C,)` for every relu node. The activation is divided by it before the ReLU and multiplied after it, which does
+            not change the function; neurons with threshold 1 that replace nn.ReLU then have these effective thresholds.
     """
 
     def __init__(self, graph: Graph, scales: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self._nodes, self._outputs = graph.nodes, graph.outputs
-        made = {node.name: _module(node, graph, (scales or {}).get(node.name)) for node in graph.nodes}
-        self._key = {name: name.replace(".", "_") for name, module in made.items() if module is not None}
-        self.layers = nn.ModuleDict({self._key[name]: module for name, module in made.items() if module is not None})
+        modules = {node.name: _module(node, graph, (scales or {}).get(node.name)) for node in graph.nodes}
+        self._key = {name: name.replace(".", "_") for name, module in modules.items() if module is not None}
+        self.layers = nn.ModuleDict({self._key[name]: module for name, module in modules.items() if module is not None})
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The outputs for `(N, 2 * bins, H, W)` float32."""
+        """Return the outputs for `(N, 2 * bins, H, W)` float32."""
         values: dict[str, Tensor] = {}
         for node in self._nodes:
             arguments = [values[name] for name in node.inputs]
@@ -43,19 +43,19 @@ class TorchGraph(nn.Module):
 
 
 class Scale(nn.Module):
-    """Multiplication of channels by constants."""
+    """Multiplies each channel by a constant."""
 
     def __init__(self, factors: Tensor) -> None:
         super().__init__()
         self.register_buffer("factors", factors[:, None, None].clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W)`, scaled."""
+        """Return `(N, C, H, W)`, scaled."""
         return x * self.factors
 
 
 def _module(node: Node, graph: Graph, scale: Tensor | None) -> nn.Module | None:
-    """What computes a node; None where that is no module."""
+    """Return the module that computes a node; None for operations that need no module."""
     a = node.attrs
     if node.op == "conv":
         weight, bias = graph.tensors[f"{node.name}.weight"], graph.tensors[f"{node.name}.bias"]
@@ -66,7 +66,7 @@ def _module(node: Node, graph: Graph, scale: Tensor | None) -> nn.Module | None:
         return conv
     if node.op == "relu":
         if a:
-            raise ValueError(f"{node.name!r}: only plain ReLUs are compared")
+            raise ValueError(f"{node.name!r}: only plain ReLUs are supported, without ceiling or slope")
         return nn.ReLU() if scale is None else nn.Sequential(Scale(1 / scale), nn.ReLU(), Scale(scale))
     if node.op == "max_pool":
         return nn.MaxPool2d(a["kernel"], a["stride"], a["padding"])

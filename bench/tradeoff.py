@@ -1,11 +1,12 @@
-"""What bursts, allocation, compression and adaptive timesteps save, and what they cost: AP against energy, as a table and a picture.
+"""Measure AP against energy for bursts, allocation, compression and adaptive timesteps, as a table and a plot.
 
     python bench/tradeoff.py --weights street --root PICTURES --picture tradeoff.png --json tradeoff.json
 
-The ANN of a weights file is converted anew for every row and scored (COCO AP) on the validation windows of the data it was trained on:
-light calibration, the same windows for all; advanced where a row says so. With --showings 3, every validation picture is shown three times, with other motion
-and noise: AP of few pictures jumps when arithmetic is rounded differently. Energy is per window, as a share of the dense ANN's in the same number format, every
-spike counted with its multiplicity; `QNN%` is the share of the same network as a zero-skipping quantised one (a burst is one MAC).
+For every row, the ANN of a weights file is converted and scored (COCO AP) on the validation windows of its training data. All
+rows use light calibration on the same windows, except those marked as advanced. With --showings 3, every validation picture is
+simulated three times with different motion and noise, because the AP of few pictures is sensitive to rounding. Energy is per
+window, as a share of the dense ANN's in the same number format; every spike is counted with its multiplicity. `QNN%` is the
+share of the energy of the same network as a zero-skipping quantised one, in which a burst is one MAC.
 """
 
 from __future__ import annotations
@@ -45,14 +46,16 @@ ALONE, ADVANCED = (0.095,), (0.05, 0.06, 0.08)
 
 @dataclass(frozen=True)
 class Row:
-    """One network.
+    """Result of one network.
 
     Attributes:
-        kind: group in the picture.
-        name: what it is.
-        timesteps: T, the mean where it is adaptive; 0 for the ANN.
-        ap, ap50: COCO, in percent.
-        energy, of_qnn, int8: share of the dense ANN's in FP32, of the zero-skipping QNN's in INT8, of the dense ANN's in INT8.
+        kind: group in the plot.
+        name: description of the network.
+        timesteps: T, or its mean if it is adaptive; 0 for the ANN.
+        ap, ap50: COCO AP in percent.
+        energy: share of the dense ANN's energy in FP32.
+        of_qnn: share of the zero-skipping QNN's energy in INT8.
+        int8: share of the dense ANN's energy in INT8.
         spikes_per_neuron: per window, over all timesteps.
     """
 
@@ -68,7 +71,7 @@ class Row:
 
 
 class _Showings(ConcatDataset):
-    """Datasets of the same pictures, one after the other."""
+    """Concatenated datasets of the same pictures."""
 
     @property
     def spec(self) -> DatasetSpec:
@@ -76,10 +79,11 @@ class _Showings(ConcatDataset):
 
 
 class Bench:
-    """One ANN, its calibration and validation windows, at one T after the other.
+    """Conversions of one ANN at several T, with shared calibration and validation windows.
 
     Args:
-        args: of the command line.
+        args: arguments of the command line.
+        folder: temporary folder for sensitivity tables.
     """
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
@@ -88,17 +92,17 @@ class Bench:
         self.windows = _Showings([self.at(1).windows("val", args.limit, k) for k in range(args.showings)])
 
     def at(self, timesteps: int) -> Conversion:
-        """The conversion for T timesteps, light calibration."""
+        """Return the conversion for T timesteps with light calibration."""
         if timesteps not in self._conversions:
             self._conversions[timesteps] = Conversion(self._config(timesteps))
         return self._conversions[timesteps]
 
     def _config(self, timesteps: int, **settings: Any) -> ConvertConfig:
-        out = str(self._folder / f"T{timesteps}.safetensors")  # the table of sensitivities beside it is measured once
+        out = str(self._folder / f"T{timesteps}.safetensors")  # its sensitivity table is measured once and reused
         return ConvertConfig(self._args.weights, out, self._args.root, timesteps=timesteps, cache=self._args.cache, **settings)
 
     def rows(self) -> Iterator[Row]:
-        """All of them, the ANN first; an iterator, so that each can be shown when it is there."""
+        """Yield all rows as they are computed, the ANN first."""
         yield self._row("ANN", "ANN", 0, self.at(1).calibrated(Choice(8)), ann=True)
         for timesteps in (1, 2, 4, 8):
             yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
@@ -118,7 +122,7 @@ class Bench:
         yield self._adaptive(4)
 
     def _searched(self) -> Iterator[Row]:
-        """T = 1: burst limits alone, thresholds alone, and both."""
+        """Yield rows at T = 1 that choose per layer burst limits only, thresholds only, and both."""
         conversion = self.at(1)
         table, share = conversion.table(), conversion.share_per_operation()
         kinds = {
@@ -138,28 +142,28 @@ class Bench:
 
     def _row(self, kind: str, name: str, timesteps: int, bundle: DetectorBundle, ann: bool = False) -> Row:
         detector = Detector(bundle, PostConfig(score=0.001), ann=ann, engine=self._args.engine)
-        return _filled(kind, name, timesteps, *detect_all(detector, self.windows))
+        return _make_row(kind, name, timesteps, *detect_all(detector, self.windows))
 
     def _adaptive(self, timesteps: int) -> Row:
-        """The windows' timesteps stopped once the boxes agree, by a threshold chosen on the split "select"."""
+        """Return the row in which each window stops once its boxes agree; the threshold is chosen on the split "select"."""
         bundle = self.at(timesteps).calibrated(Choice(8))
         tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
-        scored, stats = detect_all(detector, self.windows, 1)
-        used = float(np.mean([energy_report(spent).timesteps or 0 for spent in stats]))
-        return _filled("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", used, scored, stats)
+        precision, stats = detect_all(detector, self.windows, 1)
+        mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
+        return _make_row("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", mean_timesteps, precision, stats)
 
 
-def _filled(kind: str, name: str, timesteps: float, scored: AveragePrecision, stats: list[SpikeStats]) -> Row:
+def _make_row(kind: str, name: str, timesteps: float, precision: AveragePrecision, stats: list[SpikeStats]) -> Row:
     if not stats:
-        return Row(kind, name, timesteps, scored.ap, scored.ap50)
-    figures, images = [], [len(spent.layers[0].spikes) for spent in stats]
-    for spent in stats:
-        report = energy_report(spent)
+        return Row(kind, name, timesteps, precision.ap, precision.ap50)
+    figures, images = [], [len(batch.layers[0].spikes) for batch in stats]
+    for batch in stats:
+        report = energy_report(batch)
         fp32, int8 = report.energies("fp32"), report.energies("int8")
         figures.append((fp32.ratio or 0, int8.as_dict()["of_qnn"] or 0, int8.ratio or 0, report.spikes_per_neuron or 0))
     means = np.average(figures, axis=0, weights=images).tolist()
-    return Row(kind, name, timesteps, scored.ap, scored.ap50, *means)
+    return Row(kind, name, timesteps, precision.ap, precision.ap50, *means)
 
 
 STYLES = {
@@ -174,7 +178,7 @@ STYLES = {
 
 
 def draw(rows: list[Row], title: str, path: Path) -> None:
-    """AP against energy."""
+    """Plot AP against energy."""
     figure = new_figure(9, 5.4)
     axes = figure.subplots()
     ann = rows[0].ap
@@ -184,11 +188,13 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
         "the ANN, 100 % (band: one point of AP below)", (2.2, ann), xytext=(0, 4), textcoords="offset points", fontsize=9
     )
     for kind, (colour, style, label) in STYLES.items():
-        mine = sorted((row for row in rows if row.kind == kind), key=lambda row: row.energy)
-        if not mine:
+        points = sorted((row for row in rows if row.kind == kind), key=lambda row: row.energy)
+        if not points:
             continue
-        axes.plot([100 * row.energy for row in mine], [row.ap for row in mine], style, color=colour, label=label, markersize=7)
-        for row in mine if kind in ("bursts", "without bursts") else ():
+        axes.plot(
+            [100 * row.energy for row in points], [row.ap for row in points], style, color=colour, label=label, markersize=7
+        )
+        for row in points if kind in ("bursts", "without bursts") else ():
             axes.annotate(
                 f"T={row.timesteps:g}", (100 * row.energy, row.ap), xytext=(5, -11), textcoords="offset points", fontsize=8
             )
@@ -204,7 +210,7 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
 
 
 def line(row: Row, ann: float) -> str:
-    """One row of the table."""
+    """Format a row of the table."""
     return (
         f"{row.name:52}{row.timesteps:5.2f}{row.ap:7.2f}{row.ap50:7.2f}{ann - row.ap:7.2f}"
         f"{100 * row.energy:8.1f}{100 * row.of_qnn:8.1f}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
@@ -217,11 +223,11 @@ def main() -> None:
     parser.add_argument("--weights", default="caltech6", help="bundled weights or a file (default: caltech6)")
     parser.add_argument("--root", required=True, help="folder of the data that the weights were trained on")
     parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
-    parser.add_argument("--showings", type=int, default=1, help="of every validation picture")
+    parser.add_argument("--showings", type=int, default=1, help="simulated windows per validation picture (default: 1)")
     parser.add_argument("--engine", default="auto", help="see models/runtime (adaptive timesteps: always reference)")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
     parser.add_argument("--picture", type=Path, metavar="PNG")
-    parser.add_argument("--json", type=Path, help="write the rows to this file, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args()
     rows: list[Row] = []
     print(f"{'':52}{'T':>5}{'AP':>7}{'AP50':>7}{'lost':>7}{'energy%':>8}{'QNN%':>8}{'int8%':>8}{'spikes':>8}")
@@ -235,11 +241,7 @@ def main() -> None:
                 record = {"windows": windows, **provenance(), "rows": [asdict(row) for row in rows]}
                 args.json.write_text(json.dumps(record, indent=1))
             if args.picture:
-                draw(
-                    rows,
-                    f"{args.weights}: what spiking costs and saves ({windows} validation windows)",
-                    args.picture,
-                )
+                draw(rows, f"{args.weights}: AP against energy ({windows} validation windows)", args.picture)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Events, boxes, recordings, scenes, datasets. Imports none of the other packages."""
+"""Event data: types, readers, writers, representations, simulation and datasets. Imports none of the other packages."""

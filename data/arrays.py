@@ -1,4 +1,4 @@
-"""Events in memory, in the shapes people hold them, as EVENT_DTYPE."""
+"""Conversion of events in memory, in the layouts that are in common use, to EVENT_DTYPE."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _NAMES = ("t", "x", "y", "p")
 
 
 def as_events(events: Any) -> Events:
-    """Events as an EVENT_DTYPE array, sorted by time.
+    """Convert events to an EVENT_DTYPE array, sorted by time.
 
     Args:
-        events: a structured array with fields t, x, y, p; an `(n, 4)` array with columns t, x, y, p; a mapping of these names to
-            columns (a dict, a data frame); or a sequence of the four columns in this order. Times are whole microseconds,
-            polarities 0 and 1, -1 and 1, or booleans.
+        events: a structured array with fields t, x, y, p; an `(n, 4)` array with columns t, x, y, p; a mapping from these
+            names to columns (a dict, a data frame); or a sequence of the four columns in this order. Times are whole
+            microseconds; polarities are 0 and 1, -1 and 1, or booleans.
 
     Returns:
-        A new array, or the same one if it has this dtype and is sorted.
+        A new array, or `events` itself if it already has this dtype and is sorted.
 
     Raises:
-        DataError: another shape, columns of different lengths, fractions, negative coordinates, or other polarities.
+        DataError: another shape, columns of different lengths, fractional values, negative coordinates, or other polarities.
     """
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
         return events if _is_sorted(events["t"]) else events[np.argsort(events["t"], kind="stable")]
@@ -41,7 +41,7 @@ def as_events(events: Any) -> Events:
 
 
 def _columns(events: Any) -> Sequence[Any]:
-    """The four columns of whatever holds them."""
+    """Return the columns t, x, y, p of any supported layout."""
     if isinstance(events, np.ndarray) and events.dtype.names:
         missing = [name for name in _NAMES if name not in events.dtype.names]
         if missing:
@@ -63,13 +63,13 @@ def _columns(events: Any) -> Sequence[Any]:
 
 
 def _column(name: str, column: Any) -> NDArray[Any]:
-    """A column as integers in its range."""
+    """Return a column as integers, after checking its range."""
     values = np.asarray(column)
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
     if values.dtype.kind == "f":
         if not (np.isfinite(values) & (values == np.floor(values))).all():
-            raise DataError(f"events: column {name} holds fractions or NaN; times are whole microseconds, x and y whole pixels")
+            raise DataError(f"events: column {name} has fractions or NaN; expected whole microseconds and whole pixels")
         values = values.astype(np.int64)
     if not len(values):
         return values

@@ -1,4 +1,4 @@
-"""Boxes with classes: one type for labels and for every model's predictions, and Prophesee's box files."""
+"""Bounding boxes with classes, for labels and for the predictions of every model, and Prophesee's box files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BBOX_DTYPE = np.dtype(
     ],
     align=True,
 )
-"""Prophesee's `*_bbox.npy` item, 40 bytes: t µs, top-left corner, size in pixels, class, track, score."""
+"""One item of Prophesee's `*_bbox.npy`, 40 bytes: t in µs, top-left corner and size in pixels, class, track, score."""
 
 _LARGEST = {"t": 1 << 62, "class_id": (1 << 32) - 1}
 """Fields of whole numbers from 0 on."""
@@ -40,7 +40,7 @@ class Detections:
         boxes_xyxy: `(n, 4)` float32, x0 y0 x1 y1 in sensor pixels; x1, y1 exclusive.
         scores: `(n,)` float32 in [0, 1].
         labels: `(n,)` int64 class indices.
-        t_us: the instant they hold for, on the recording's clock.
+        t_us: the time for which they are valid, on the recording's clock.
 
     Raises:
         ValueError: an array has the wrong shape.
@@ -62,16 +62,16 @@ class Detections:
 
     @classmethod
     def empty(cls, t_us: int = 0) -> Detections:
-        """No boxes."""
+        """Return a Detections without boxes."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), t_us)
 
     def above(self, score: float) -> Detections:
-        """Those that score at least `score`."""
+        """Return the boxes that score at least `score`."""
         keep = self.scores >= score
         return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.t_us)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, object]]:
-        """As entries of COCO's results list: image_id, category_id, bbox [x, y, w, h] and score."""
+        """Convert to entries of COCO's results list: image_id, category_id, bbox [x, y, w, h] and score."""
         xywh = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], 1)
         return [
             {
@@ -84,7 +84,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """As `supervision.Detections`; needs the package supervision."""
+        """Convert to `supervision.Detections`; needs the package supervision."""
         try:
             from supervision import Detections as SupervisionDetections
         except ImportError:
@@ -92,7 +92,7 @@ class Detections:
         return SupervisionDetections(xyxy=self.boxes_xyxy, confidence=self.scores, class_id=self.labels.astype(int))
 
     def to_prophesee(self) -> NDArray[np.void]:
-        """As an `(n,)` BBOX_DTYPE array; track_id is 0 (we do not track)."""
+        """Convert to an `(n,)` BBOX_DTYPE array; track_id is 0."""
         out = np.zeros(len(self), BBOX_DTYPE)
         x0, y0, x1, y1 = self.boxes_xyxy.T
         out["t"], out["x"], out["y"], out["w"], out["h"] = self.t_us, x0, y0, x1 - x0, y1 - y0
@@ -101,7 +101,7 @@ class Detections:
 
 
 def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of `(n, 4)` and `(m, 4)` xyxy boxes: `(n, m)` float32; 0 where both are empty."""
+    """Return the intersection over union of `(n, 4)` and `(m, 4)` xyxy boxes: `(n, m)` float32; 0 if both are empty."""
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
     inter = np.clip(bottom_right - top_left, 0, None).prod(2)
@@ -111,13 +111,14 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
-    """Read a `*_bbox.npy` file as it is: `(n,)` BBOX_DTYPE.
+    """Read a `*_bbox.npy` file unchanged, as an `(n,)` BBOX_DTYPE array.
 
-    Old files' names `ts` and `confidence` are understood; without a confidence it is 1. Boxes may reach outside the frame.
+    The field names `ts` and `confidence` of older files are accepted; a missing confidence is set to 1. Boxes may extend
+    beyond the frame.
 
     Raises:
-        LabelError: no such file, not an .npy file, a field is missing, a number is NaN or infinite, or a time or class
-            is not whole or negative.
+        LabelError: the file is missing or is not an .npy file, a field is missing, a value is NaN or infinite, or a time or a
+            class is negative or not whole.
     """
     if path.exists() and not path.is_file():
         raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")
@@ -129,11 +130,11 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
         why = "it does not begin like one" if "pickle" in str(error) else error  # NumPy advises to load pickles
         raise LabelError(f"{path}: not a NumPy box file ({why})") from None
     if not isinstance(raw, np.ndarray) or raw.dtype.names is None or raw.ndim != 1:
-        raise LabelError(f"{path}: holds no list of boxes; expected one array with Prophesee's fields {BBOX_DTYPE.names}")
+        raise LabelError(f"{path}: expected one array of boxes with Prophesee's fields {BBOX_DTYPE.names}")
     fields = {_OLD_NAMES.get(name, name): name for name in raw.dtype.names}
     missing = [name for name in ("t", "x", "y", "w", "h", "class_id") if name not in fields]
     if missing:
-        raise LabelError(f"{path}: fields {missing} are missing; it has {raw.dtype.names}")
+        raise LabelError(f"{path}: fields {missing} are missing; the file has {raw.dtype.names}")
     _check_numbers(path, raw, fields)
     out = np.zeros(len(raw), BBOX_DTYPE)
     out["class_confidence"] = 1
@@ -144,29 +145,29 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
 
 
 def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) -> None:
-    """Raise LabelError for a field that does not hold one number per box, or holds NaN, infinity or a negative class."""
-    for name, own in fields.items():
+    """Raise LabelError if a field does not hold one number per box, or contains NaN, infinity or a negative class."""
+    for name, field in fields.items():
         if name not in (BBOX_DTYPE.names or ()):
             continue
-        values = raw[own]
+        values = raw[field]
         if values.ndim != 1 or values.dtype.kind not in "iufb":
-            raise LabelError(f"{path}: field {own} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
+            raise LabelError(f"{path}: field {field} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
         wrong = ~np.isfinite(values)
         if name in _LARGEST:
             wrong |= (values < 0) | (values > _LARGEST[name]) | (np.rint(values) != values)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             unit = " µs; expected whole microseconds, not negative" if name == "t" else ""
-            raise LabelError(f"{path}: box {row}: {own} is {values[row]}{unit}")
+            raise LabelError(f"{path}: box {row}: {field} is {values[row]}{unit}")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:
-    """Read a `*_bbox.npy` file: one Detections per distinct time, in order of time; see `load_prophesee_boxes`."""
+    """Read a `*_bbox.npy` file as one Detections per distinct time, in time order; see `load_prophesee_boxes`."""
     raw = load_prophesee_boxes(path)
     xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
     boxes, labels = np.concatenate([xy, xy + wh], 1), raw["class_id"].astype(np.int64)
     return [
-        Detections(boxes[same], raw["class_confidence"][same], labels[same], int(instant))
+        Detections(boxes[at_instant], raw["class_confidence"][at_instant], labels[at_instant], int(instant))
         for instant in np.unique(raw["t"])
-        for same in [raw["t"] == instant]
+        for at_instant in [raw["t"] == instant]
     ]

@@ -1,35 +1,35 @@
 """Exceptions of the project.
 
-EvburstError                 anything a user can mend; the command line prints it as one line and exits 1
-├── ConfigError              a setting that does not exist, or has the wrong type or value
-├── MissingPackageError      a package that an extra brings is not installed
-├── DataError                a file or folder that was given as data
-│   ├── EventFileError       an event recording: missing, empty, corrupt, of an unknown format
+EvburstError                 any error that the user can correct; the command line prints it as one line and exits with 1
+├── ConfigError              a setting is unknown, or has the wrong type or value
+├── MissingPackageError      an optional package is not installed
+├── DataError                a file or folder given as input data is unusable
+│   ├── EventFileError       an event recording is missing, empty, corrupt or of an unknown format
 │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
-│   ├── SourceError          a camera or a stream is not there, or has gone
-│   └── LabelError           box files
-└── ModelError               anything about a network
-    ├── CheckpointError      a weights file: missing, corrupt, NaN, of another kind
-    └── ConversionError      a module without a spiking equivalent
+│   ├── SourceError          a camera or network stream is unavailable or was disconnected
+│   └── LabelError           a box file is missing or invalid
+└── ModelError               a network cannot be used
+    ├── CheckpointError      a weights file is missing, corrupt, of the wrong kind, or contains NaN
+    └── ConversionError      a module has no spiking equivalent
 """
 
 from __future__ import annotations
 
 
 class EvburstError(Exception):
-    """Base of every error this project raises on purpose: says what, where and how to mend it, on one printable line."""
+    """Base of every error that this project raises on purpose; the message is one line: what, where, how to fix it."""
 
     def __init__(self, message: str) -> None:
-        # A message may quote a corrupt file, whose control characters are not the terminal's business.
+        # A message may quote a corrupt file, whose control characters must not reach the terminal.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class ConfigError(EvburstError):
-    """A setting is unknown, or its type or value is wrong."""
+    """A setting is unknown, or has the wrong type or value."""
 
 
 class MissingPackageError(EvburstError):
-    """A package that an extra of pyproject.toml brings is not installed."""
+    """A package that belongs to an extra of pyproject.toml is not installed."""
 
 
 class DataError(EvburstError):
@@ -45,11 +45,11 @@ class SensorSizeError(DataError):
 
 
 class SourceError(DataError):
-    """A camera or a network stream is not there, or has gone; it may come back."""
+    """A camera or a network stream is unavailable or was disconnected; it may come back."""
 
 
 class LabelError(DataError):
-    """A box file is missing, corrupt or of another layout."""
+    """A box file is missing, corrupt or has an unexpected layout."""
 
 
 class ModelError(EvburstError):
@@ -57,8 +57,8 @@ class ModelError(EvburstError):
 
 
 class CheckpointError(ModelError):
-    """A weights file is missing, corrupt, holds NaN, or is of another kind."""
+    """A weights file is missing, corrupt, of the wrong kind, or contains NaN."""
 
 
 class ConversionError(ModelError):
-    """A network holds a module that has no spiking equivalent."""
+    """A network contains a module that has no spiking equivalent."""

@@ -23,14 +23,14 @@ Events = NDArray[np.void]
 """Structured array of EVENT_DTYPE, sorted by t."""
 
 PACKET_EVENTS = 1 << 20
-"""Most events of one packet: 13.6 MB, the memory a reader of files needs whatever the file's size."""
+"""Maximum number of events per packet: 13.6 MB, which bounds the memory of a reader whatever the file's size."""
 
 MAX_SENSOR_SIDE = 1 << 14
 MAX_SENSOR_PIXELS = 1 << 24
-"""Beyond both there is no sensor, but a damaged header: buffers of a whole sensor would take gigabytes."""
+"""Larger sizes come from damaged headers, and buffers of that size would take gigabytes."""
 
 OUTSIDE_LIMIT = 0.1
-"""Share of events outside the sensor from which on its size must be wrong."""
+"""Fraction of events outside the sensor above which its size must be wrong."""
 
 
 class SensorSize(NamedTuple):
@@ -57,27 +57,28 @@ class SensorSize(NamedTuple):
 
 
 def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, things: str = "events") -> None:
-    """Raise SensorSizeError where more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""
+    """Raise SensorSizeError if more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""
     if outside > OUTSIDE_LIMIT * (inside + outside):
         raise SensorSizeError(
-            f"{what}: {outside} of {inside + outside} {things} lie outside {size}: pass the sensor's true size with --sensor-size"
+            f"{what}: {outside} of {inside + outside} {things} lie outside {size}: "
+            "pass the sensor's true size with --sensor-size"
         )
 
 
 @dataclass
 class Faults:
-    """What a reader repaired, counted. All zero for a sound recording.
+    """Counts of what a reader repaired. All are zero for an intact recording.
 
     Attributes:
-        truncated_bytes: bytes after the last whole event, left out.
-        late_events: events older than the window being read (time ran backwards), left out.
-        time_glitches: single events whose time leaps ahead of both neighbours, left out.
-        long_silences: times of ten minutes or more without an event, whose empty windows are left out.
-        outside_sensor: events whose x or y lies outside the sensor, left out.
-        time_wraps: how often the recording's clock wrapped; repaired, nothing is lost.
-        untimed_events: events before the first time word (RAW), whose time is unknown, left out.
-        unplaced_events: events before the first row or base column (RAW EVT3), whose place is unknown, left out.
-        contradicted_times: time words (RAW) that the next one contradicts, ignored; their events keep the time before.
+        truncated_bytes: bytes after the last complete event, dropped.
+        late_events: events older than the current window (time ran backwards), dropped.
+        time_glitches: single events whose time jumps ahead of both neighbours, dropped.
+        long_silences: gaps of ten minutes or more without an event, whose empty windows are skipped.
+        outside_sensor: events whose x or y lies outside the sensor, dropped.
+        time_wraps: wrap-arounds of the recording's clock; repaired without loss.
+        untimed_events: events before the first time word (RAW), whose time is unknown, dropped.
+        unplaced_events: events before the first row or base column (RAW EVT3), whose position is unknown, dropped.
+        contradicted_times: time words (RAW) that the next one contradicts, ignored; their events keep the previous time.
         undefined_words: words of a type that the encoding (RAW) does not define, ignored.
     """
 
@@ -93,16 +94,16 @@ class Faults:
     undefined_words: int = 0
 
     def found(self) -> dict[str, int]:
-        """The counters that are not zero, by name."""
+        """Return the nonzero counters by name."""
         return {name: count for name, count in vars(self).items() if count}
 
     def __str__(self) -> str:
-        """Those counters as text: `truncated bytes 3, late events 2`."""
+        """Return the nonzero counters as text: `truncated bytes 3, late events 2`."""
         return list_counts(self.found())
 
 
 def list_counts(counts: dict[str, int]) -> str:
-    """Counts by name as text: `truncated bytes 3, late events 2`."""
+    """Format counts by name as text: `truncated bytes 3, late events 2`."""
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
 
 
@@ -111,11 +112,11 @@ class EventWindow:
     """The events of one half-open window [t0_us, t1_us), still in the recording's own encoding.
 
     Attributes:
-        t0_us, t1_us: the window on the recording's clock.
-        words: packed events `(n, 2)` uint32 (evburst.data.encoding; a view of the file where nothing had to be repaired), or an `(n,)`
-            EVENT_DTYPE array; what a representation's kernel reads.
-        epoch_us: to be added to the 32-bit times in `words` (a multiple of 2**32); 0 for EVENT_DTYPE.
-        version: of packed events (1: 9+8 bit coordinates; 2: 14+14 bit).
+        t0_us, t1_us: the window's bounds on the recording's clock.
+        words: the events, as input to a representation's kernel: packed `(n, 2)` uint32 (see evburst.data.encoding; a view
+            of the file if nothing was repaired), or an `(n,)` EVENT_DTYPE array.
+        epoch_us: offset to add to the 32-bit times in `words`; 0 for EVENT_DTYPE.
+        version: version of the packed encoding (1: 9 + 8 bit coordinates; 2: 14 + 14 bit).
     """
 
     t0_us: int
@@ -129,34 +130,34 @@ class EventWindow:
 
 
 class EventStream(Protocol):
-    """A source of events: a file is finite; a camera is not and cannot be collected."""
+    """A source of events. A file is finite; a camera is not, and cannot be collected into one array."""
 
     sensor_size: SensorSize
     finite: bool
     faults: Faults
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """Consecutive windows of `window_us`, starting on a multiple of it; empty windows are included (see evburst.data.slicing).
+        """Yield consecutive windows of `window_us` that start on its multiples, empty ones included (see evburst.data.slicing).
 
-        With `start_us`, a time of the recording's clock, those that end before or at it are left out. They need not have
-        been read: `faults` counts what was met in reading.
+        With `start_us`, a time on the recording's clock, windows that end at or before it are skipped. A reader need not read
+        them: `faults` counts only what was found in the part that was read.
         """
         ...
 
     def packets(self) -> Iterator[Events]:
-        """The events in the order of the file: arrays of at most PACKET_EVENTS, none of them empty."""
+        """Yield the events in file order, as non-empty arrays of at most PACKET_EVENTS."""
         ...
 
 
 def first_us(stream: EventStream) -> int | None:
-    """Time of a stream's first event, which `faults` then counts the reading of; None where there is no event."""
+    """Return the time of a stream's first event, or None if it has none. This reads from the stream, so `faults` may change."""
     packet = next(stream.packets(), None)
     return None if packet is None else int(packet["t"][0])
 
 
 @dataclass
 class EventArray:
-    """An EventStream over events in memory, as the simulator and the tests make them."""
+    """An EventStream over an array of events in memory."""
 
     events: Events
     sensor_size: SensorSize

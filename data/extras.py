@@ -1,4 +1,4 @@
-"""Packages that only some commands and formats need; they come with the extras of pyproject.toml."""
+"""Optional packages that only some commands and formats need; the extras of pyproject.toml install them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from evburst.data.errors import MissingPackageError
 
 
 def require(module: str, extra: str, wanted_by: str) -> ModuleType:
-    """Import a package that an extra brings.
+    """Import an optional package.
 
     Args:
-        module: its name, or that of a module in it.
-        extra: of pyproject.toml.
-        wanted_by: what needs it, the subject of the error's sentence.
+        module: name of the package, or of a module in it.
+        extra: the extra of pyproject.toml that installs it.
+        wanted_by: what needs the package; becomes the subject of the error message.
 
     Raises:
-        MissingPackageError: it is not installed, or does not load.
+        MissingPackageError: the package is not installed, or fails to import.
     """
     try:
         return import_module(module)

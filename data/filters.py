@@ -1,18 +1,18 @@
-"""Event filters: hot pixels, refractory period, background activity. All off by default; state is carried on.
+"""Event filters: hot pixels, refractory period, background activity. All are off by default, and keep state between windows.
 
-In this order, each seeing only what the one before let through, and polarities alike:
+They run in this order, each on the events that the previous one kept, and treat both polarities the same:
 
-- hot pixel: an event is removed if its pixel fired faster than `hot_pixel_hz` in the 100 ms of the clock before its own
-  100 ms, [k * 100 ms, (k + 1) * 100 ms). So nothing is removed in the first 100 ms or after a silence of 100 ms, and a
-  pixel that calms down comes back;
-- refractory: an event is removed if its pixel's last kept one is less than `refractory_us` away, as in a sensor's pixel: a
-  pixel that fires on and on is thinned out, not silenced. (tonic's counts from the last event, kept or not);
+- hot pixel: an event is removed if its pixel fired faster than `hot_pixel_hz` in the preceding 100 ms period of the clock,
+  where periods are [k * 100 ms, (k + 1) * 100 ms). So nothing is removed in the first 100 ms or after a silence of 100 ms,
+  and a pixel that calms down is used again;
+- refractory: an event is removed if the last kept event of its pixel is less than `refractory_us` away, as in the pixel of a
+  sensor: a pixel that fires continuously is thinned out, not silenced. (tonic measures from the last event, kept or not);
 - background activity (Delbruck 2008, "Frame-free dynamic digital vision"; jAER, libcaer): an event is kept if one of the 8
-  pixels around its own has fired at most `background_us` away. A pixel does not support itself, and events that are removed
-  support others.
+  neighbouring pixels fired at most `background_us` away. A pixel does not support itself, and events that this filter
+  removes still support others.
 
-"Away" is meant in both directions, among the events that came before: some disorder does no harm, and a corrupt time does not
-block its pixel until the clock gets there. Events outside the sensor pass: a representation leaves them out and counts them.
+"Away" means the absolute time difference to events that came before in the stream: some disorder is harmless, and a corrupt
+time does not block its pixel until the clock gets there. Events outside the sensor pass; representations drop and count them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NEVER = np.iinfo(np.int64).min // 2
 
 @dataclass(frozen=True)
 class FiltersConfig:
-    """Which events are removed; 0 switches a filter off.
+    """Thresholds of the event filters; 0 switches a filter off.
 
     Attributes:
-        hot_pixel_hz: highest rate of a pixel, in events per second.
-        refractory_us: shortest time between two events of a pixel.
-        background_us: longest time to an event of one of the 8 pixels around.
+        hot_pixel_hz: maximum rate of a pixel, in events per second.
+        refractory_us: minimum time between two events of a pixel.
+        background_us: maximum time to an event of one of the 8 neighbouring pixels.
     """
 
     hot_pixel_hz: float = 0.0
@@ -55,13 +55,13 @@ class FiltersConfig:
 
     @property
     def any_on(self) -> bool:
-        """Whether there is a filter at all."""
+        """Whether at least one filter is on."""
         return any(vars(self).values())
 
 
 @dataclass
 class Removed:
-    """Events removed so far, by filter."""
+    """Numbers of events removed so far, by filter."""
 
     hot_pixel: int = 0
     refractory: int = 0
@@ -69,14 +69,14 @@ class Removed:
 
 
 class EventFilter:
-    """The filters of one pass over a recording: it remembers every pixel's last events.
+    """Applies the filters in one pass over a recording; keeps the last event times of every pixel.
 
     Args:
-        config: which filters.
+        config: thresholds of the filters.
         sensor_size: (W, H) px.
 
     Attributes:
-        removed: what was removed so far, counted.
+        removed: numbers of events removed so far.
     """
 
     def __init__(self, config: FiltersConfig, sensor_size: SensorSize) -> None:
@@ -88,7 +88,7 @@ class EventFilter:
         self._kept, self._fired = np.full(shape, _NEVER), np.full(shape, _NEVER)
 
     def keep(self, t: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which of the next events, `(n,)` each, to keep."""
+        """Return which of the next events, `(n,)` each, to keep."""
         keep = np.ones(len(t), np.bool_)
         removed = _filter(t, x, y, *self._limits, self._period, self._counts, self._kept, self._fired, keep)
         self.removed.hot_pixel += removed[0]
@@ -98,15 +98,15 @@ class EventFilter:
 
 
 class FilteredStream:
-    """An EventStream without the events that filters remove.
+    """An EventStream that applies the filters to another one.
 
     Args:
-        stream: where the events come from.
-        config: which filters; with none, all passes untouched.
+        stream: source of the events.
+        config: thresholds of the filters; if all are off, events pass unchanged.
 
     Attributes:
         sensor_size, finite, faults: those of `stream`.
-        removed: what the latest pass has removed so far, counted.
+        removed: numbers of events that the latest pass has removed so far.
     """
 
     def __init__(self, stream: EventStream, config: FiltersConfig) -> None:
@@ -115,13 +115,13 @@ class FilteredStream:
         self._stream, self._config = stream, config
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """See EventStream.windows; the filters know nothing of what lies before `start_us`'s window."""
+        """See EventStream.windows; the filters do not see events before the window of `start_us`."""
         if not self._config.any_on:
             yield from self._stream.windows(window_us, start_us)
             return
-        events = self._new_filter()
+        event_filter = self._new_filter()
         for window in self._stream.windows(window_us, start_us):
-            keep = events.keep(*columns(window)[:3])
+            keep = event_filter.keep(*columns(window)[:3])
             yield replace(window, words=window.words.compress(keep, 0))
 
     def packets(self) -> Iterator[Events]:
@@ -129,30 +129,30 @@ class FilteredStream:
         if not self._config.any_on:
             yield from self._stream.packets()
             return
-        events = self._new_filter()
+        event_filter = self._new_filter()
         for packet in self._stream.packets():
-            kept = packet.compress(events.keep(packet["t"], packet["x"], packet["y"]), 0)
+            kept = packet.compress(event_filter.keep(packet["t"], packet["x"], packet["y"]), 0)
             if len(kept):
                 yield kept
 
     def _new_filter(self) -> EventFilter:
-        events = EventFilter(self._config, self.sensor_size)
-        self.removed = events.removed
-        return events
+        event_filter = EventFilter(self._config, self.sensor_size)
+        self.removed = event_filter.removed
+        return event_filter
 
 
-def keep_reference(events: Events, config: FiltersConfig, sensor_size: SensorSize) -> tuple[NDArray[np.bool_], Removed]:
-    """The specification of `EventFilter`, event by event, for a recording from its beginning."""
+def keep_reference(event_filter: Events, config: FiltersConfig, sensor_size: SensorSize) -> tuple[NDArray[np.bool_], Removed]:
+    """Reference implementation of `EventFilter`, event by event, for a recording from its beginning."""
     hot_events = config.hot_pixel_hz * HOT_PERIOD_US * 1e-6
     period, before, now = None, dict[tuple[int, int], int](), dict[tuple[int, int], int]()
     kept, fired = dict[tuple[int, int], int](), dict[tuple[int, int], int]()
-    keep, removed = np.ones(len(events), np.bool_), Removed()
-    for i, (t, x, y, _) in enumerate(events.tolist()):
+    keep, removed = np.ones(len(event_filter), np.bool_), Removed()
+    for i, (t, x, y, _) in enumerate(event_filter.tolist()):
         pixel = x, y
         if x >= sensor_size.width or y >= sensor_size.height:
             continue
         if config.hot_pixel_hz:
-            # An event of the period before, which came too late, is counted to this one.
+            # A late event of the previous period counts towards the current one.
             if period is None or t // HOT_PERIOD_US - period not in (0, -1):
                 before, now = (now if period == t // HOT_PERIOD_US - 1 else {}), {}
                 period = t // HOT_PERIOD_US
@@ -166,18 +166,18 @@ def keep_reference(events: Events, config: FiltersConfig, sensor_size: SensorSiz
                 continue
             kept[pixel] = t
         if config.background_us:
-            around = [(x + dx, y + dy) for dx, dy in product((-1, 0, 1), repeat=2) if dx or dy]
+            neighbours = [(x + dx, y + dy) for dx, dy in product((-1, 0, 1), repeat=2) if dx or dy]
             fired[pixel] = t
-            if not any(abs(t - fired[other]) <= config.background_us for other in around if other in fired):
+            if not any(abs(t - fired[other]) <= config.background_us for other in neighbours if other in fired):
                 keep[i], removed.background = False, removed.background + 1
     return keep, removed
 
 
 @njit(cache=True, nogil=True)
 def _filter(ts, xs, ys, hot_events, refractory, background, period, counts, kept, fired, keep):  # type: ignore[no-untyped-def]
-    """Clear `keep` for events to remove; returns how many the three filters removed. The arrays between carry the state."""
+    """Clear `keep` for events to remove; returns the numbers removed per filter. The arrays before `keep` hold the state."""
     height, width = kept.shape
-    hot, early, lonely = 0, 0, 0
+    hot, too_soon, unsupported = 0, 0, 0
     for i in range(len(ts)):
         t, x, y = ts[i], np.int64(xs[i]), np.int64(ys[i])
         if x >= width or y >= height:
@@ -192,20 +192,20 @@ def _filter(ts, xs, ys, hot_events, refractory, background, period, counts, kept
         if refractory > 0:
             if abs(t - kept[y, x]) < refractory:
                 keep[i] = False
-                early += 1
+                too_soon += 1
                 continue
             kept[y, x] = t
         if background > 0:
             fired[y, x] = t
             if not _supported(t, x, y, background, fired):
                 keep[i] = False
-                lonely += 1
-    return hot, early, lonely
+                unsupported += 1
+    return hot, too_soon, unsupported
 
 
 @njit(cache=True, nogil=True)
 def _turn_period(now, period, counts):  # type: ignore[no-untyped-def]
-    """Begin a new period of hot-pixel counts (before, now) if the event's is another one; the one before it counts as it."""
+    """Start a new period of hot-pixel counts if the event is in another one; late events of the previous period do not."""
     if now == period[0] or now == period[0] - 1:
         return
     if now == period[0] + 1:
@@ -218,7 +218,7 @@ def _turn_period(now, period, counts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _supported(t, x, y, background, fired):  # type: ignore[no-untyped-def]
-    """Whether one of the 8 pixels around fired at most `background` µs away."""
+    """Return whether one of the 8 neighbouring pixels fired at most `background` µs away."""
     height, width = fired.shape
     for row in range(max(y - 1, 0), min(y + 2, height)):
         for column in range(max(x - 1, 0), min(x + 2, width)):

@@ -1,18 +1,18 @@
-"""Windows of a finite recording at random, with all that a pass over it repairs.
+"""Random access to the windows of a finite recording, with the same repairs as a pass over it.
 
-The window [t - w, t) of a label at time t holds what the stream's own `windows(w)` would hold if its windows lay on t + k * w
-instead of k * w: the same late events and glitches are left out, the same clock wraps undone. With w = 50 ms:
+The window [t - w, t) of a label at time t holds what the stream's `windows(w)` would hold if its windows started at t + k * w
+instead of k * w: the same late events and glitches are dropped, the same clock wraps are undone. With w = 50 ms:
 
     index_events(open_events("a.raw"), 50_000).window(1_234_567)    [1184567, 1234567)
 
-Where a window begins depends on nothing that was read before it: its first event is the first one at or after t - w whose time
-is sound (evburst.data.slicing). So it can be read from any *mark* before it, a sound event that no sound event before is as late
-as. An index is made by one pass, which also counts the recording's faults, once:
+The start of a window does not depend on what was read before: its first event is the first one at or after t - w whose time
+is sound (evburst.data.slicing). So it can be read from any *mark* before it, a sound event that is later than all sound
+events before it. One pass over the recording creates the index, and counts its faults once:
 
-- a stream that can be read from a mark (DAT) stays on disk; its index is a list of marks, kept in a file;
-- the events of others are held in memory, at most MOST_EVENTS of them;
-- of a filtered stream the events that pass the filters are held: what a filter does depends on all that came before, so it sees
-  the recording in the windows [k * w, (k + 1) * w), and windows elsewhere are cut from what it keeps.
+- a stream that can be read from a mark (DAT) stays on disk; its index is a list of marks, which is cached in a file;
+- the events of other streams are held in memory, at most MAX_HELD_EVENTS of them;
+- of a filtered stream, the events that pass the filters are held in memory. The output of a filter depends on all earlier
+  events, so the filter sees the recording in windows [k * w, (k + 1) * w), and other windows are cut from what it keeps.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, F
 from evburst.data.filters import FilteredStream
 from evburst.data.slicing import GLITCH_EVENTS, Mark, find_marks, windows_by_duration
 
-MOST_EVENTS = 100_000_000
-"""Events of a recording that are held in memory, 1.3 GB; a longer one has to be a .dat, which is not."""
+MAX_HELD_EVENTS = 100_000_000
+"""Maximum number of events of a recording held in memory, 1.3 GB; longer recordings must be .dat files, which stay on disk."""
 
 MARK_EVENTS, MARK_WINDOWS = 1 << 14, 100
-"""Two marks are at least this many events, or this many windows, apart."""
+"""Minimum distance of two marks, in events or in windows; one of the two suffices."""
 
 _VERSION = 1
-_PLAIN = np.dtype((np.void, EVENT_DTYPE.itemsize))
+_EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
 
 @runtime_checkable
 class Markable(Protocol):
-    """What a stream offers that can be read from any place."""
+    """A stream that can be read from any mark."""
 
     def marked_windows(self, window_us: int) -> Iterator[tuple[Mark, EventWindow]]:
-        """The windows of `EventStream.windows`, and where each was read from; faults are counted."""
+        """Yield the windows of `EventStream.windows`, each with the mark that it was read from; faults are counted."""
         ...
 
     def windows_after(self, mark: Mark, window_us: int, phase_us: int) -> Iterator[EventWindow]:
-        """Windows on phase_us + k * window_us from the one with the mark's event on; no faults are counted."""
+        """Yield windows on phase_us + k * window_us, starting with the one of the mark's event; faults are not counted."""
         ...
 
 
 class EventIndex(Protocol):
-    """The windows of one recording, of one length, at random.
+    """Random access to the windows of one recording, all of the same length.
 
     Attributes:
-        faults: what one pass over the recording met, in windows on multiples of their length.
-        first_us, end_us: time of the first sound event, and the microsecond after the last one.
-        held_events: how many are held in memory.
+        faults: faults found by one pass over the recording, in windows on multiples of their length.
+        first_us, end_us: time of the first sound event, and one microsecond after the last.
+        held_events: number of events held in memory.
     """
 
     faults: Faults
@@ -81,12 +81,12 @@ def index_events(stream: EventStream, window_us: int, file: Path | None = None) 
     Args:
         stream: the recording.
         window_us: length of all windows.
-        file: where the index of a stream that stays on disk is kept; None: nowhere. Its name must say which recording, in
-            which state, and which length of windows it is of.
+        file: cache file for the index of a stream that stays on disk; None disables the cache. Its name must identify the
+            recording, its state on disk, and the length of the windows.
 
     Raises:
         EventFileError: the recording cannot be read.
-        DataError: it holds no event, or more than MOST_EVENTS that would have to be held in memory.
+        DataError: it contains no event, or more than MAX_HELD_EVENTS that would have to be held in memory.
     """
     if isinstance(stream, Markable):
         return MarkedRecording(stream, window_us, file)
@@ -99,33 +99,33 @@ class MarkedRecording:
     held_events = 0
 
     def __init__(self, stream: EventStream, window_us: int, file: Path | None) -> None:
-        assert isinstance(stream, Markable)  # said by index_events
+        assert isinstance(stream, Markable)  # checked by index_events
         self._stream, self._window_us = stream, window_us
-        found = _load(file) if file else None
-        if found is None:
+        cached = _load(file) if file else None
+        if cached is None:
             marks, self.end_us = _marks_of(stream, window_us)
             self._marks, self.faults = marks, stream.faults
             if file:
                 _save(file, marks, self.end_us, self.faults)
         else:
-            self._marks, self.end_us, self.faults = found
+            self._marks, self.end_us, self.faults = cached
         self._times = [mark.t_us for mark in self._marks]
         self.first_us = self._times[0]
 
     def window(self, end_us: int) -> EventWindow:
         """See EventIndex."""
-        mark = self._marks[_before(self._times, end_us - self._window_us)]
-        found = self._stream.windows_after(mark, self._window_us, end_us % self._window_us)
-        return _pick(found, end_us - self._window_us, end_us)
+        mark = self._marks[_mark_before(self._times, end_us - self._window_us)]
+        windows = self._stream.windows_after(mark, self._window_us, end_us % self._window_us)
+        return _pick(windows, end_us - self._window_us, end_us)
 
 
 class HeldRecording:
-    """An EventIndex of events in memory, in file order and with all that windows leave out; see `index_events`."""
+    """An EventIndex of events held in memory, in file order, faulty ones included; see `index_events`."""
 
     def __init__(self, stream: EventStream, window_us: int) -> None:
-        parts = _kept_events(stream, window_us)
+        parts = _read_events(stream, window_us)
         self.faults, self._window_us = stream.faults, window_us
-        self._events = np.concatenate([part.view(_PLAIN) for part in parts]).view(EVENT_DTYPE)
+        self._events = np.concatenate([part.view(_EVENT_BYTES) for part in parts]).view(EVENT_DTYPE)
         self.held_events = len(self._events)
         self._marks, latest = find_marks(self._events["t"], MARK_EVENTS, MARK_WINDOWS * window_us)
         self._times = [mark.t_us for mark in self._marks]
@@ -134,29 +134,29 @@ class HeldRecording:
     def window(self, end_us: int) -> EventWindow:
         """See EventIndex."""
         t0 = end_us - self._window_us
-        first = self._marks[_before(self._times, t0)].number
+        first = self._marks[_mark_before(self._times, t0)].number
         after = bisect_left(self._times, end_us)
-        # Whether the event that ends the window is sound depends on those that follow it.
+        # Whether the event that ends the window is sound depends on the events that follow it.
         stop = self._marks[after].number + 1 + GLITCH_EVENTS if after < len(self._marks) else len(self._events)
-        found = windows_by_duration([self._events[first:stop]], self._window_us, Faults(), end_us % self._window_us)
-        return _pick(found, t0, end_us)
+        windows = windows_by_duration([self._events[first:stop]], self._window_us, Faults(), end_us % self._window_us)
+        return _pick(windows, t0, end_us)
 
 
-def _before(times: list[int], t_us: int) -> int:
-    """The last mark before `t_us`, or the first one."""
+def _mark_before(times: list[int], t_us: int) -> int:
+    """Return the index of the last mark before `t_us`, or 0."""
     return max(bisect_left(times, t_us) - 1, 0)
 
 
 def _pick(windows: Iterable[EventWindow], t0_us: int, t1_us: int) -> EventWindow:
-    """The window that begins at `t0_us`; an empty one if there is none."""
+    """Return the window that starts at `t0_us`, or an empty one if it does not occur."""
     for window in windows:
         if window.t0_us >= t0_us:
             return window if window.t0_us == t0_us else EventWindow(t0_us, t1_us, np.empty(0, EVENT_DTYPE))
     return EventWindow(t0_us, t1_us, np.empty(0, EVENT_DTYPE))
 
 
-def _kept_events(stream: EventStream, window_us: int) -> list[Events]:
-    """The events to hold, in parts; counts the stream's faults as `stream.windows` does."""
+def _read_events(stream: EventStream, window_us: int) -> list[Events]:
+    """Read the events to hold in memory, in parts; counts the stream's faults as `stream.windows` does."""
     parts: list[Events] = []
     total = 0
 
@@ -165,10 +165,10 @@ def _kept_events(stream: EventStream, window_us: int) -> list[Events]:
         for packet in packets:
             parts.append(packet)
             total += len(packet)
-            if total > MOST_EVENTS:
+            if total > MAX_HELD_EVENTS:
                 raise DataError(
-                    f"more than {MOST_EVENTS:,} events, too many to be held in memory; make it a .dat, which is read from "
-                    "disk: evburst events convert"
+                    f"more than {MAX_HELD_EVENTS:,} events, too many to hold in memory; convert it to .dat, which is "
+                    "read from disk: evburst events convert"
                 )
             yield packet
 
@@ -184,14 +184,16 @@ def _kept_events(stream: EventStream, window_us: int) -> list[Events]:
 
 
 def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
-    """Marks spread over the recording, and the microsecond after its last sound event."""
+    """Return marks spread over the recording, and the time one microsecond after its last sound event."""
     marks: list[Mark] = []
     last: EventWindow | None = None
     for mark, window in stream.marked_windows(window_us):
-        far = (
-            not marks or mark.number - marks[-1].number >= MARK_EVENTS or mark.t_us - marks[-1].t_us >= MARK_WINDOWS * window_us
-        )
-        if far:
+        previous = marks[-1] if marks else None
+        if (
+            previous is None
+            or mark.number - previous.number >= MARK_EVENTS
+            or mark.t_us - previous.t_us >= MARK_WINDOWS * window_us
+        ):
             marks.append(mark)
         last = window if len(window) else last
     if last is None:
@@ -200,7 +202,7 @@ def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
 
 
 def _save(file: Path, marks: list[Mark], end_us: int, faults: Faults) -> None:
-    """Keep an index; readers see a whole file or none."""
+    """Write an index to its cache file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.write_text(json.dumps({"version": _VERSION, "end_us": end_us, "faults": asdict(faults), "marks": marks}))
@@ -208,11 +210,11 @@ def _save(file: Path, marks: list[Mark], end_us: int, faults: Faults) -> None:
 
 
 def _load(file: Path) -> tuple[list[Mark], int, Faults] | None:
-    """A kept index; None where there is none, or none that this version can use."""
+    """Read a cached index; returns None if there is none, or none that this version can read."""
     try:
-        kept = json.loads(file.read_text())
-        if kept["version"] != _VERSION:
+        cached = json.loads(file.read_text())
+        if cached["version"] != _VERSION:
             return None
-        return [Mark(*mark) for mark in kept["marks"]], int(kept["end_us"]), Faults(**kept["faults"])
+        return [Mark(*mark) for mark in cached["marks"]], int(cached["end_us"]), Faults(**cached["faults"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

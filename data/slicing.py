@@ -1,22 +1,22 @@
 """Windows of events, by duration or by count, from packets of any length.
 
-Windows by duration are half-open and lie on multiples of their length: [k * window_us, (k + 1) * window_us); a data set whose
-labels lie elsewhere shifts them by a phase (evburst.data.random_access). They run from
-the one with the first sound event to the last one's, empty windows included; of a silence of ten minutes or more they are
-left out (`Faults.long_silences`), because a corrupt 64-bit time may lie a million years ahead. With window_us = 1000:
+Windows by duration are half-open and start on multiples of their length: [k * window_us, (k + 1) * window_us). A dataset
+whose labels lie elsewhere shifts them by a phase (evburst.data.random_access). They run from the window of the first sound
+event to that of the last one, empty windows included. The empty windows of a silence of ten minutes or more are skipped
+(`Faults.long_silences`), because a corrupt 64-bit time may lie a million years ahead. With window_us = 1000:
 
     packets    t = 1500 1900 | 1700 2000 | 4100
     windows    [1000, 2000): 1500 1900 1700    [2000, 3000): 2000    [3000, 4000): none    [4000, 5000): 4100
 
-The rules for faulty times are those of `evburst.data.readers.dat`, so that every format behaves alike:
+Faulty times are handled as in `evburst.data.readers.dat`, so that all formats behave the same:
 
-- disorder inside a window does no harm, and events keep the order they came in;
-- an event older than the window being read is left out (`Faults.late_events`);
-- an event beyond the window being read, or beyond its first second, is a corrupt time if it is more than a second ahead of
-  one of its next eight, and left out (`Faults.time_glitches`).
+- events may be out of order inside a window, and keep their order;
+- an event older than the current window is dropped (`Faults.late_events`);
+- an event beyond the current window, or beyond its first second, has a corrupt time if it is more than a second ahead of one
+  of the next eight events; it is dropped (`Faults.time_glitches`).
 
-An event is decided on once the eight after it are there, whichever packets they lie in. Memory holds one packet and the
-events of one window.
+An event is classified once the eight events after it are available, possibly from later packets. Memory holds one packet
+and the events of one window.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8
 LONG_SILENCE_US = 600_000_000
 
-_PLAIN = np.dtype((np.void, EVENT_DTYPE.itemsize))
+_EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
 
 class Mark(NamedTuple):
-    """A sound event at or after the start of some window, before which no sound event is as late: windows can be read from it.
+    """A sound event from which windows can be read: it lies at or after the start of a window, and no earlier one is as late.
 
     Attributes:
-        number: its place in the recording, from 0.
-        epoch_us: what its recorded time has to be added to.
-        t_us: its time.
+        number: its index in the recording, from 0.
+        epoch_us: offset to add to its recorded time.
+        t_us: its time, offset included.
     """
 
     number: int
@@ -53,13 +53,13 @@ class Mark(NamedTuple):
 
 
 def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Faults, phase_us: int = 0) -> Iterator[EventWindow]:
-    """Consecutive windows of `window_us`, see above.
+    """Yield consecutive windows of `window_us`; see the module's docstring.
 
     Args:
-        packets: EVENT_DTYPE arrays in file order, empty ones allowed; they must not be written to afterwards.
+        packets: EVENT_DTYPE arrays in file order, possibly empty; they must not be modified afterwards.
         window_us: length of a window in microseconds.
-        faults: `late_events`, `time_glitches` and `long_silences` are added to.
-        phase_us: windows lie on phase_us + k * window_us.
+        faults: counters; `late_events`, `time_glitches` and `long_silences` are incremented.
+        phase_us: windows start at phase_us + k * window_us.
 
     Raises:
         ValueError: window_us is not positive.
@@ -91,15 +91,15 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
 
 
 def windows_from(windows: Iterator[EventWindow], start_us: int | None) -> Iterator[EventWindow]:
-    """The windows that end after `start_us`; None for all."""
+    """Yield the windows that end after `start_us`; all of them for None."""
     return windows if start_us is None else dropwhile(lambda window: window.t1_us <= start_us, windows)
 
 
 def windows_by_count(stream: EventStream, n_events: int) -> Iterator[EventWindow]:
-    """Consecutive windows of `n_events` events of a stream, in the order of its packets; the last one holds what is left, and is never empty.
+    """Yield consecutive windows of `n_events` events in stream order; the last one may hold fewer, but is never empty.
 
-    A window spans [its earliest t, its latest t + 1), which for sorted events is the first and the last one's; two
-    windows overlap where events with one timestamp are split between them.
+    A window spans [its earliest t, its latest t + 1), in sorted events the times of the first and the last one. Two windows
+    overlap if events with the same timestamp are split between them.
 
     Raises:
         ValueError: n_events is not positive.
@@ -107,28 +107,28 @@ def windows_by_count(stream: EventStream, n_events: int) -> Iterator[EventWindow
     if n_events <= 0:
         raise ValueError(f"n_events must be positive, received {n_events}")
     parts: list[Events] = []
-    missing = n_events
+    n_missing = n_events
     for packet in stream.packets():
         start = 0
         while start < len(packet):
-            part = packet[start : start + missing]
+            part = packet[start : start + n_missing]
             parts.append(part)
             start += len(part)
-            missing -= len(part)
-            if missing == 0:
+            n_missing -= len(part)
+            if n_missing == 0:
                 yield _spanning(_joined(parts))
-                parts, missing = [], n_events
+                parts, n_missing = [], n_events
     if parts:
         yield _spanning(_joined(parts))
 
 
 def window_start(t_us: int, window_us: int, phase_us: int = 0) -> int:
-    """Start of the window on phase_us + k * window_us that holds t_us."""
+    """Return the start of the window that contains t_us, where windows start at phase_us + k * window_us."""
     return (t_us - phase_us) // window_us * window_us + phase_us
 
 
 def next_start(t1_us: int, next_us: int, window_us: int, phase_us: int, faults: Faults) -> int:
-    """Start of the window after one that ends at t1_us, the next sound event being at next_us: t1_us, or after a long silence."""
+    """Return the start of the window after one ending at t1_us: t1_us, or that of the event at next_us after a long silence."""
     after = window_start(next_us, window_us, phase_us)
     if after - t1_us < LONG_SILENCE_US:
         return t1_us
@@ -136,19 +136,19 @@ def next_start(t1_us: int, next_us: int, window_us: int, phase_us: int, faults: 
     return after
 
 
-def find_marks(t: NDArray[np.int64], least_events: int, least_us: int) -> tuple[list[Mark], int]:
-    """Marks of a recording whose times `(n,)` are held in memory, and the latest sound time.
+def find_marks(t: NDArray[np.int64], min_events: int, min_us: int) -> tuple[list[Mark], int]:
+    """Find the marks of a recording whose times `(n,)` are in memory, and its latest sound time.
 
     Args:
         t: times in file order, n > 0.
-        least_events, least_us: two marks are at least this many events, or this much time, apart.
+        min_events, min_us: minimum distance of two marks; one of the two suffices.
     """
-    found, latest = _find_marks(t, least_events, least_us)
+    found, latest = _find_marks(t, min_events, min_us)
     return [Mark(int(i), 0, int(t[i])) for i in found], int(latest)
 
 
 def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
-    """(events, how many of them can be decided on): the last eight wait for the packet after, unless there is none."""
+    """Yield (events, number of them that can be classified); the last eight are carried over to the next packet, if any."""
     held = np.empty(0, EVENT_DTYPE)
     for packet in packets:
         events = _joined([held, packet])
@@ -161,12 +161,12 @@ def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
 
 
 def _joined(parts: list[Events]) -> Events:
-    """The parts as one array: a part itself where the others are empty, else a copy."""
+    """Concatenate the parts; a single non-empty part is returned without a copy."""
     parts = [part for part in parts if len(part)]
     if len(parts) < 2:
         return parts[0] if parts else np.empty(0, EVENT_DTYPE)
-    # NumPy copies structured arrays field by field; as plain bytes the same copy takes a thirtieth of the time.
-    return np.concatenate([part.view(_PLAIN) for part in parts]).view(EVENT_DTYPE)
+    # NumPy copies structured arrays field by field; the same copy as plain bytes is 30 times faster.
+    return np.concatenate([part.view(_EVENT_BYTES) for part in parts]).view(EVENT_DTYPE)
 
 
 def _spanning(events: Events) -> EventWindow:
@@ -175,7 +175,7 @@ def _spanning(events: Events) -> EventWindow:
 
 @njit(cache=True, nogil=True)
 def _is_glitch(t, i):  # type: ignore[no-untyped-def]
-    """Whether event i is more than GLITCH_US ahead of one of its next GLITCH_EVENTS."""
+    """Return whether event i is more than GLITCH_US ahead of one of the next GLITCH_EVENTS events."""
     for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, len(t))):  # noqa: SIM110  (numba has no any() of a generator)
         if t[i] - t[k] > GLITCH_US:
             return True
@@ -184,7 +184,7 @@ def _is_glitch(t, i):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _first_sound(t, decided):  # type: ignore[no-untyped-def]
-    """Index of the first event whose time can be trusted; `decided` where there is none."""
+    """Return the index of the first event with a sound time, or `decided` if there is none."""
     for i in range(decided):
         if not _is_glitch(t, i):
             return i
@@ -192,28 +192,28 @@ def _first_sound(t, decided):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _find_marks(t, least_events, least_us):  # type: ignore[no-untyped-def]
-    """(indices of marks, latest sound time)."""
+def _find_marks(t, min_events, min_us):  # type: ignore[no-untyped-def]
+    """Return (indices of marks, latest sound time)."""
     found = [_first_sound(t, len(t))]
     latest = t[found[0]]
     for i in range(found[0] + 1, len(t)):
         if t[i] > latest and not _is_glitch(t, i):
             latest = t[i]
-            if i - found[-1] >= least_events or latest - t[found[-1]] >= least_us:
+            if i - found[-1] >= min_events or latest - t[found[-1]] >= min_us:
                 found.append(i)
     return np.array(found), latest
 
 
 @njit(cache=True, nogil=True)
 def _find_window_end(t, start, decided, t0, t1, keep):  # type: ignore[no-untyped-def]
-    """(index of the first sound event at or after t1, late events, glitches); clears `keep` for the last two."""
+    """Return (index of the first sound event at or after t1, late events, glitches); clears `keep` for the latter two."""
     late, glitches = 0, 0
-    sure = min(t1, t0 + GLITCH_US)
+    trusted_until = min(t1, t0 + GLITCH_US)
     for i in range(start, decided):
         if t[i] < t0:
             late += 1
             keep[i] = False
-        elif t[i] >= sure and _is_glitch(t, i):
+        elif t[i] >= trusted_until and _is_glitch(t, i):
             glitches += 1
             keep[i] = False
         elif t[i] >= t1:

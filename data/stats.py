@@ -1,4 +1,4 @@
-"""What a spiking network did, in plain numbers: the seam between networks (models) and energy accounts (eval)."""
+"""Spike and operation counts of a network run; the interface between networks (models) and energy estimates (eval)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _COUNTS = ("spikes", "synaptic_ops", "graded_ops")
 
 @dataclass(frozen=True)
 class LayerStats:
-    """One source of spikes, over N images and all timesteps.
+    """Counts of one source of spikes, for N images, summed over the timesteps.
 
     Attributes:
         name: the layer.
-        kind: "input" (events), "neuron" (burst neurons) or "pool" (a max-pool passing spikes on).
-        neurons: neurons of the layer; 0 unless kind is "neuron".
+        kind: "input" (events), "neuron" (burst neurons) or "pool" (a max-pool that forwards spikes).
+        neurons: number of neurons; 0 unless kind is "neuron".
         timesteps: T.
-        spikes: `(N,)` float64; a burst of 3 counts 3.
-        synaptic_ops: `(N,)` float64; weights reached by those spikes, borders taken into account.
-        graded_ops: `(N,)` float64; the same with a burst counted once.
-        active: `(N,)` float64; neuron-timesteps with at least one spike, of "neuron" layers; None where they were not counted.
+        spikes: `(N,)` float64; a burst of 3 counts as 3.
+        synaptic_ops: `(N,)` float64; synaptic operations that these spikes cause, borders taken into account.
+        graded_ops: `(N,)` float64; the same, but a burst counts once.
+        active: `(N,)` float64; neuron-timesteps with at least one spike, for "neuron" layers; None if not counted.
     """
 
     name: str
@@ -39,11 +39,11 @@ class LayerStats:
 
 @dataclass(frozen=True)
 class SpikeStats:
-    """All layers of one run, and what the ordinary network of the same weights would compute.
+    """Counts of all layers of a run, and the operations of the ANN with the same weights.
 
     Attributes:
-        layers: every source of spikes.
-        dense_macs: multiply-accumulates of the ANN for one image, convolution by convolution.
+        layers: all sources of spikes.
+        dense_macs: multiply-accumulates of the ANN for one image, by convolution.
     """
 
     layers: tuple[LayerStats, ...]
@@ -51,12 +51,12 @@ class SpikeStats:
 
     @property
     def spikes_per_neuron(self) -> NDArray[np.float64]:
-        """`(N,)`: mean spikes of a neuron over all timesteps of one image (bursts with multiplicity)."""
+        """Mean spikes per neuron over all timesteps of an image, `(N,)`; a burst of 3 counts as 3."""
         neurons = [layer for layer in self.layers if layer.kind == "neuron"]
         return np.sum([layer.spikes for layer in neurons], 0) / sum(layer.neurons for layer in neurons)  # type: ignore[no-any-return]
 
     def of_image(self, index: int) -> SpikeStats:
-        """Those of one image of the batch."""
+        """Return the counts of one image of the batch."""
         layers = []
         for layer in self.layers:
             counts = {name: getattr(layer, name)[index : index + 1] for name in _COUNTS}
@@ -66,25 +66,25 @@ class SpikeStats:
 
     @staticmethod
     def concatenate(parts: Sequence[SpikeStats]) -> SpikeStats:
-        """The runs of one network on several batches as one run."""
+        """Concatenate the counts of several batches of one network along N."""
         layers = []
-        for same in zip(*(part.layers for part in parts), strict=True):
-            counts = {name: np.concatenate([getattr(layer, name) for layer in same]) for name in _COUNTS}
-            counted = [layer.active for layer in same if layer.active is not None]
-            active = np.concatenate(counted) if len(counted) == len(same) else None
-            layers.append(replace(same[0], **counts, active=active))
+        for of_one_layer in zip(*(part.layers for part in parts), strict=True):
+            counts = {name: np.concatenate([getattr(layer, name) for layer in of_one_layer]) for name in _COUNTS}
+            active_counts = [layer.active for layer in of_one_layer if layer.active is not None]
+            active = np.concatenate(active_counts) if len(active_counts) == len(of_one_layer) else None
+            layers.append(replace(of_one_layer[0], **counts, active=active))
         return SpikeStats(tuple(layers), parts[0].dense_macs)
 
 
 @dataclass(frozen=True)
 class ActivityStats:
-    """What the ordinary network computed, over N images, convolution by convolution.
+    """Operations and activations of the ANN, for N images, by convolution.
 
     Attributes:
-        dense_macs: multiply-accumulates for one image, products with padding left out.
-        effective_macs: `(N,)` float64 for every convolution; those whose input is not zero.
-        active: `(N,)` float64; activations after a ReLU that are not zero.
-        units: activations after a ReLU, of one image.
+        dense_macs: multiply-accumulates for one image, without products with padding.
+        effective_macs: multiply-accumulates whose input is not zero; `(N,)` float64 for every convolution.
+        active: `(N,)` float64; nonzero activations after a ReLU.
+        units: number of activations after a ReLU in one image.
     """
 
     dense_macs: dict[str, int]
@@ -93,13 +93,13 @@ class ActivityStats:
     units: int
 
     def of_image(self, index: int) -> ActivityStats:
-        """Those of one image of the batch."""
+        """Return the counts of one image of the batch."""
         effective = {name: counts[index : index + 1] for name, counts in self.effective_macs.items()}
         return replace(self, effective_macs=effective, active=self.active[index : index + 1])
 
     @staticmethod
     def concatenate(parts: Sequence[ActivityStats]) -> ActivityStats:
-        """The runs of one network on several batches as one run."""
+        """Concatenate the counts of several batches of one network along N."""
         first = parts[0]
         effective = {name: np.concatenate([part.effective_macs[name] for part in parts]) for name in first.effective_macs}
         return replace(first, effective_macs=effective, active=np.concatenate([part.active for part in parts]))
@@ -107,12 +107,12 @@ class ActivityStats:
 
 @dataclass(frozen=True)
 class ConvMemory:
-    """One convolution's memories, in words.
+    """Memory sizes of one convolution, in words.
 
     Attributes:
         name: the convolution.
         macs: its dense multiply-accumulates.
-        inputs, weights, outputs, biases: words.
+        inputs, weights, outputs, biases: number of words of each.
     """
 
     name: str
@@ -125,12 +125,13 @@ class ConvMemory:
 
 @dataclass(frozen=True)
 class MemoryGeometry:
-    """What is kept where.
+    """Memory sizes and fan-out of a network.
 
     Attributes:
-        convs: every convolution.
-        reach: for every source of spikes, by convolution: the weights that one spike of each of its positions reaches there.
+        convs: all convolutions.
+        fan_out: for every source of spikes, by target convolution: the number of
+            weights that are reached there if each of its positions spikes once.
     """
 
     convs: tuple[ConvMemory, ...]
-    reach: dict[str, dict[str, float]]
+    fan_out: dict[str, dict[str, float]]

@@ -1,10 +1,10 @@
-"""Writers of recordings, packet by packet: the name's ending says the format. A new one is a class and its decorator.
+"""Writers of recordings, packet by packet; the file name's suffix selects the format. A new one is a decorated class:
 
 @writer(".csv")
 class CsvWriter: ...
 
-A file is written beside its place as `NAME.part` and moved there when whole, so that an error leaves nothing behind that
-looks like a recording. Ctrl-C keeps what was written until then.
+A file is first written as `NAME.part` in the same folder and renamed when complete, so that an error leaves nothing behind
+that looks like a recording. After Ctrl-C the events written so far are kept.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ DAT_MAX_SIZE = 1 << 14
 
 
 class Written(NamedTuple):
-    """What `write_events` did.
+    """Result of `write_events`.
 
     Attributes:
-        events: how many were written.
-        outside_sensor: how many were left out because their x or y lies outside the sensor.
+        events: number of events written.
+        outside_sensor: number of events dropped because their x or y lies outside the sensor.
     """
 
     events: int
@@ -42,7 +42,7 @@ class Written(NamedTuple):
 
 
 class PacketWriter(Protocol):
-    """An open output file; made with (path, sensor_size). Its errors leave the path out."""
+    """An open output file; constructed with (path, sensor_size). Its errors leave out the path."""
 
     def write(self, events: Events) -> None:
         """Append one packet."""
@@ -53,7 +53,7 @@ class PacketWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the file as it is; does nothing after `finish`."""
+        """Close the file as it is; has no effect after `finish`."""
         ...
 
 
@@ -63,7 +63,7 @@ WRITERS: dict[str, Callable[[Path, SensorSize], PacketWriter]] = {}
 
 
 def writer(suffix: str) -> Callable[[WriterClass], WriterClass]:
-    """Register a PacketWriter for names that end in `suffix`."""
+    """Register a PacketWriter for file names that end in `suffix`."""
 
     def register(kind: WriterClass) -> WriterClass:
         WRITERS[suffix] = kind
@@ -73,22 +73,22 @@ def writer(suffix: str) -> Callable[[WriterClass], WriterClass]:
 
 
 def write_events(path: Path, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize) -> Written:
-    """Write events in their order; those outside the sensor are left out and counted.
+    """Write events in their order; those outside the sensor are dropped and counted.
 
     Args:
-        path: the file; .dat, .npz or .csv.
+        path: the output file; .dat, .npz or .csv.
         source: one EVENT_DTYPE array, a stream, or packets.
         sensor_size: (W, H) px.
 
     Raises:
-        ConfigError: the name's ending is of no format that can be written.
-        DataError: the file cannot be written, or its format cannot hold these times.
+        ConfigError: the suffix is not that of a format that can be written.
+        DataError: the file cannot be written, or its format cannot represent these times.
     """
-    make = writer_for(path)
+    writer_class = writer_for(path)
     part = part_of(path)
     try:
         with _named(path):
-            out = make(part, sensor_size)
+            out = writer_class(part, sensor_size)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
     try:
@@ -109,12 +109,12 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
 
 
 def writer_for(path: Path) -> Callable[[Path, SensorSize], PacketWriter]:
-    """The writer that the name's ending stands for; ConfigError if none."""
-    make = WRITERS.get(path.suffix.lower())
-    if make is None:
+    """Return the writer for a file name's suffix; raises ConfigError if there is none."""
+    writer_class = WRITERS.get(path.suffix.lower())
+    if writer_class is None:
         known = ", ".join(sorted(WRITERS))
         raise ConfigError(f"{path}: events cannot be written as {path.suffix!r} (known: {known})")
-    return make
+    return writer_class
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _write_all(
 
 @writer(".dat")
 class DatWriter:
-    """Prophesee DAT version 2; times must lie in [0, 2**32) µs."""
+    """Writes Prophesee DAT version 2; times must lie in [0, 2**32) µs."""
 
     def __init__(self, path: Path, sensor_size: SensorSize) -> None:
         if max(sensor_size) > DAT_MAX_SIZE:
@@ -173,9 +173,9 @@ class DatWriter:
 
 @writer(".npz")
 class NpzWriter:
-    """An .npz archive of `events` (EVENT_DTYPE, `(n,)`, deflated) and `sensor_size` (W, H).
+    """Writes an .npz archive of `events` (EVENT_DTYPE, `(n,)`, deflated) and `sensor_size` (W, H).
 
-    The array's header, which comes first, says the number of events; so they wait in a second file until it is known.
+    The header of an array comes first and states the number of events, so events are kept in a second file until it is known.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize) -> None:
@@ -191,8 +191,8 @@ class NpzWriter:
     def finish(self) -> None:
         """See PacketWriter.finish."""
         header = io.BytesIO()
-        described = {"descr": np.lib.format.dtype_to_descr(EVENT_DTYPE), "fortran_order": False, "shape": (self._count,)}
-        np.lib.format.write_array_header_1_0(header, described)
+        array_header = {"descr": np.lib.format.dtype_to_descr(EVENT_DTYPE), "fortran_order": False, "shape": (self._count,)}
+        np.lib.format.write_array_header_1_0(header, array_header)
         size = io.BytesIO()
         np.save(size, np.array(self._size, np.int32))
         self._spool.seek(0)
@@ -211,7 +211,7 @@ class NpzWriter:
 
 @writer(".csv")
 class CsvWriter:
-    """Lines `t,x,y,p` under a comment with the sensor's size and a line of these names."""
+    """Writes lines `t,x,y,p` after a comment with the sensor's size and a line with the column names."""
 
     def __init__(self, path: Path, sensor_size: SensorSize) -> None:
         self._file = path.open("wb")

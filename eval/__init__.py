@@ -1,1 +1,1 @@
-"""Average precision and energy. Imports data only; never meets models."""
+"""Evaluation: average precision, energy, latency, and reports. Imports data only, never models."""

@@ -1,4 +1,4 @@
-"""Average precision by pycocotools: COCO AP and its relatives, over named classes."""
+"""COCO average precision of named classes, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from evburst.data.extras import require
 from evburst.eval.protocol import Frame
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""Names of COCO's twelve numbers, in pycocotools' order."""
+"""Names of COCO's twelve summary values, in pycocotools' order."""
 
 IOUS = tuple(f"0.{50 + 5 * k}" for k in range(10))
-"""IoUs at which COCO matches, as results name them."""
+"""IoU thresholds of COCO, as named in results."""
 
 RECALLS = np.linspace(0, 1, 101)
-"""Recalls at which COCO reads a precision curve."""
+"""Recalls at which COCO samples a precision curve."""
 
 _CHUNK = 256
 _AREAS = 4
@@ -30,12 +30,14 @@ _AREAS = 4
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO AP in percent; NaN where there is no label of that kind.
+    """COCO AP in percent; NaN if there is no label of that kind.
 
     Attributes:
-        ap: AP@[.50:.95]. ap50, ap75: at one IoU. ap_small, ap_medium, ap_large: by label area (32, 96 px squared).
+        ap: AP@[.50:.95].
+        ap50, ap75: AP at one IoU.
+        ap_small, ap_medium, ap_large: AP by label area (limits 32 and 96 px squared).
         per_class: class name -> {"ap", "ap50"}.
-        frames: images scored.
+        frames: number of images scored.
     """
 
     ap: float
@@ -50,12 +52,12 @@ class AveragePrecision:
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """What AP of one class is computed from (boxes of all areas): every prediction that counts, best score first.
+    """The matches from which the AP of one class is computed (boxes of all areas); predictions are sorted by descending score.
 
     Attributes:
-        frame: `(d,)` int64; the frame it was made in.
-        correct: `(d,)` uint16; bit k is set where it is right at IOUS[k].
-        labels: `(frames,)` int64; labels of the class in each frame.
+        frame: `(d,)` int64; index of the prediction's frame.
+        correct: `(d,)` uint16; bit k is set if the prediction is correct at IOUS[k].
+        labels: `(frames,)` int64; number of labels of the class in each frame.
     """
 
     frame: NDArray[np.int64]
@@ -65,15 +67,15 @@ class ClassMatches:
 
 @dataclass(frozen=True)
 class CocoResult:
-    """Everything COCO's evaluation says.
+    """Complete result of COCO's evaluation.
 
     Attributes:
-        summary: the AP figures, in percent.
-        stats: `(12,)` float64 as pycocotools prints them, see STATS: fractions, -1 where there is no label of that kind.
+        summary: the AP values, in percent.
+        stats: `(12,)` float64 as printed by pycocotools, see STATS: fractions, -1 if there is no label of that kind.
         precision: `(10 IoU, 101 recalls, classes, 4 areas)` float64, at most 100 boxes per image and class; -1 without labels.
-        scores: the same shape; lowest score that reaches the recall.
+        scores: the same shape; lowest score that attains the recall.
         recall: `(10 IoU, classes, 4 areas)` float64.
-        matches: of every class.
+        matches: one ClassMatches per class.
     """
 
     summary: AveragePrecision
@@ -92,22 +94,22 @@ class CocoResult:
 def average_precision(
     labels: Sequence[Detections], predictions: Sequence[Detections], classes: Sequence[str]
 ) -> AveragePrecision:
-    """Score predictions against labels, image by image (same order; at most 100 predictions each count).
+    """Score predictions against labels, image by image (in the same order; at most 100 predictions per image count).
 
     Raises:
         ValueError: the two sequences differ in length.
     """
     if len(labels) != len(predictions):
-        raise ValueError(f"{len(labels)} labelled images, {len(predictions)} predicted ones")
+        raise ValueError(f"{len(labels)} labelled images, but {len(predictions)} with predictions")
     pairs = zip(labels, predictions, strict=True)
     return coco_result([Frame(a.t_us, a.to_prophesee(), b.to_prophesee()) for a, b in pairs], classes).summary
 
 
 def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
-    """Score frames; boxes of classes that are not among `classes` do not count.
+    """Score frames; boxes of classes that are not among `classes` are ignored.
 
-    pycocotools compares a few hundred frames at a time, so that its rows for all boxes never exist at once; it accumulates over
-    what remains of every frame: which boxes are right, and their scores.
+    pycocotools compares a few hundred frames at a time, so that its rows for all boxes never exist at once. It then accumulates
+    over what is kept of every frame: which boxes are correct, and their scores.
     """
     require("pycocotools", "eval", "average precision")
     from pycocotools.cocoeval import COCOeval
@@ -117,7 +119,7 @@ def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
         scoring = COCOeval(iouType="bbox")
         scoring.params.imgIds, scoring.params.catIds = list(range(len(frames))), list(range(len(classes)))
         scoring._paramsEval = scoring.params
-        # Class by class, area by area, image by image: the order that accumulate reads.
+        # Order expected by accumulate: by class, then area, then image.
         groups = len(classes) * len(scoring.params.areaRng)
         scoring.evalImgs = [image for group in range(groups) for chunk in compared for image in chunk[group]]
         scoring.accumulate()
@@ -129,26 +131,26 @@ def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:
         found["precision"][..., 2],
         found["scores"][..., 2],
         found["recall"][..., 2],
-        tuple(_matches([image for chunk in compared for image in chunk[c * _AREAS]]) for c in range(len(classes))),
+        tuple(_class_matches([image for chunk in compared for image in chunk[c * _AREAS]]) for c in range(len(classes))),
     )
 
 
-def _matches(images: Sequence[dict[str, Any] | None]) -> ClassMatches:
-    """Of one class, from what is kept of every frame (None: neither a label nor a prediction)."""
+def _class_matches(images: Sequence[dict[str, Any] | None]) -> ClassMatches:
+    """Collect the matches of one class from what is kept of every frame (None: neither a label nor a prediction)."""
     found = [(k, image) for k, image in enumerate(images) if image is not None]
     labels = np.zeros(len(images), np.int64)
     for k, image in found:
         labels[k] = np.count_nonzero(image["gtIgnore"] == 0)
     scores = np.concatenate([np.zeros(0), *(image["dtScores"] for _, image in found)])
     frame = np.repeat([k for k, _ in found], [len(image["dtScores"]) for _, image in found]).astype(np.int64)
-    right = np.concatenate([np.zeros((len(IOUS), 0), bool), *(image["dtMatches"] for _, image in found)], 1)
-    bits = (right * (1 << np.arange(len(IOUS)))[:, None]).sum(0).astype(np.uint16)
-    order = np.argsort(-scores, kind="mergesort")  # as pycocotools sorts
+    is_correct = np.concatenate([np.zeros((len(IOUS), 0), bool), *(image["dtMatches"] for _, image in found)], 1)
+    bits = (is_correct * (1 << np.arange(len(IOUS)))[:, None]).sum(0).astype(np.uint16)
+    order = np.argsort(-scores, kind="mergesort")  # the sort of pycocotools
     return ClassMatches(frame[order], bits[order], labels)
 
 
 def _compare(frames: Sequence[Frame], classes: Sequence[str]) -> list[list[dict[str, Any] | None]]:
-    """For every class and area, what pycocotools says of each frame, cut down to what it accumulates."""
+    """Return pycocotools' result of each frame, for every class and area, reduced to what it accumulates."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -173,7 +175,7 @@ def _compare(frames: Sequence[Frame], classes: Sequence[str]) -> list[list[dict[
 
 
 def _summary(precision: NDArray[np.float64], classes: Sequence[str], frames: int) -> AveragePrecision:
-    """From precisions `(IoU 10, recall 101, class, area 4)`."""
+    """Summarise precisions `(IoU 10, recall 101, class, area 4)`."""
     per_class = {
         name: {"ap": _mean(precision[:, :, c, 0]), "ap50": _mean(precision[0, :, c, 0])} for c, name in enumerate(classes)
     }
@@ -190,7 +192,7 @@ def _summary(precision: NDArray[np.float64], classes: Sequence[str], frames: int
 
 
 def _annotations(images: Sequence[NDArray[np.void]]) -> list[dict[str, Any]]:
-    """COCO's rows. Sizes are multiplied in float32, as they are when a box file's own numbers are handed to pycocotools."""
+    """Return COCO's rows. Areas are multiplied in float32, as when pycocotools gets the numbers of a box file directly."""
     rows: list[dict[str, Any]] = []
     for i, boxes in enumerate(images):
         xywh = np.stack([boxes[side] for side in "xywh"], 1).tolist()

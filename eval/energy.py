@@ -1,17 +1,17 @@
-"""Energy of a spiking network beside its three rivals: arithmetic on counts, nothing else.
+"""Energy of a spiking network and of the three networks it is compared with, computed from operation counts only.
 
     dense ANN           every multiply-accumulate of the network x MAC          (products with padding left out)
-    zero-skipping ANN   those whose input is not zero x MAC
-    zero-skipping QNN   the spiking network's own activations sent as numbers: every burst x every weight it reaches x MAC
-    SNN                 every spike x every weight it reaches x AC               (a burst of 3 is 3 accumulates: "per spike")
+    zero-skipping ANN   multiply-accumulates whose input is not zero x MAC
+    zero-skipping QNN   the spiking network's own activations sent as numbers: every burst x its fan-out x MAC
+    SNN                 every spike x its fan-out x AC                           (a burst of 3 is 3 accumulates: "per spike")
 
-The QNN is what the same network is on hardware with small multipliers: at one timestep a burst is a quantised activation, and a
-burst whose count is sent along with one event ("graded" spike) is multiplied by the weight, so both cost one MAC. SNN / QNN is
-therefore (accumulates per burst) x AC / MAC: fewer spikes per burst is all that adding, rather than multiplying, can win.
+The QNN is the same network on hardware with small multipliers. At one timestep a burst is a quantised activation, and a burst
+whose count is sent with one event (a "graded" spike) is multiplied by the weight, so both cost one MAC. SNN / QNN is therefore
+(accumulates per burst) x AC / MAC: adding instead of multiplying saves energy only if bursts have few spikes.
 
-All figures are means over the same windows: those that were run. An idle window, which is not run, costs neither network anything
-here and is counted apart. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have 8 bits,
-so INT8 is the headline; memory traffic is another model (evburst.eval.memory).
+All values are means over the same windows, those that were run. Idle windows, which are not run, have no energy in any network
+here and are counted separately. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have
+8 bits, so INT8 is the headline format. Memory traffic is modelled separately (evburst.eval.memory).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class CostTable:
 
     Attributes:
         name: number format.
-        mac_pj: multiply-accumulate.
-        ac_pj: accumulate.
+        mac_pj: energy of a multiply-accumulate.
+        ac_pj: energy of an accumulate.
     """
 
     name: str
@@ -45,10 +45,10 @@ COST_TABLES = {
     "fp16": CostTable("fp16", 1.5, 0.4),
     "fp32": CostTable("fp32", 4.6, 0.9),
 }
-"""INT8: an 8-bit product (0.2 pJ) added into 32 bits (0.1 pJ)."""
+"""INT8: an 8-bit product (0.2 pJ) and a 32-bit addition (0.1 pJ)."""
 
 HEADLINE = "int8"
-"""The number format of single figures."""
+"""The number format used where a single figure is shown."""
 
 ACCOUNT = "per spike: a burst of 3 counts 3; means over the windows that were run, idle ones left out of both sides"
 
@@ -65,9 +65,9 @@ class Energies:
     """Energy per window in pJ in one number format; None: not measured.
 
     Attributes:
-        table: energies per operation used.
+        table: energies per operation.
         snn_pj: SNN, per spike.
-        qnn_pj: the same network as a zero-skipping QNN, which is also the SNN with graded spikes.
+        qnn_pj: the same network as a zero-skipping QNN, which equals the SNN with graded spikes.
         ann_zero_skipping_pj: ANN without products with 0.
         ann_pj: dense ANN.
     """
@@ -81,38 +81,38 @@ class Energies:
     @property
     def ratio(self) -> float | None:
         """SNN / dense ANN."""
-        return _share(self.snn_pj, self.ann_pj)
+        return _ratio(self.snn_pj, self.ann_pj)
 
     def as_dict(self) -> dict[str, Any]:
-        """As results show it; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's share of each."""
+        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each."""
         energies = {name: getattr(self, name) for name in ("snn_pj", "qnn_pj", "ann_zero_skipping_pj", "ann_pj")}
         shares = {
             "of_ann": self.ratio,
-            "of_ann_zero_skipping": _share(self.snn_pj, self.ann_zero_skipping_pj),
-            "of_qnn": _share(self.snn_pj, self.qnn_pj),
+            "of_ann_zero_skipping": _ratio(self.snn_pj, self.ann_zero_skipping_pj),
+            "of_qnn": _ratio(self.snn_pj, self.qnn_pj),
         }
         return {**energies, "ratio": self.ratio, **shares}
 
 
 @dataclass(frozen=True)
 class EnergyReport:
-    """What was counted, per window, mean over the windows that were run; None: not measured.
+    """Operation counts per window, mean over the windows that were run; None: not measured.
 
     Attributes:
-        windows: windows that were run.
-        idle_windows: windows that were not; no figure here counts them.
-        dense_macs: of the ANN.
+        windows: number of windows that were run.
+        idle_windows: number of windows that were not; no other value here includes them.
+        dense_macs: multiply-accumulates of the ANN.
         synaptic_ops: accumulates of the SNN; every spike of a burst counts.
-        graded_ops: the same with a burst counted once: MACs of the QNN.
-        spikes: of neurons, bursts with multiplicity.
+        graded_ops: the same with a burst counted once, which gives the MACs of the QNN.
+        spikes: spikes of neurons; a burst of 3 counts as 3.
         spikes_per_neuron: the same per neuron, over all timesteps.
-        spikes_per_active_neuron: spikes of a neuron in a timestep in which it fires; engines that do not count bursts: None.
+        spikes_per_active_neuron: spikes of a neuron in a timestep in which it fires; None for engines that do not count bursts.
         neuron_updates: neurons x timesteps.
-        timesteps: mean T that was used.
+        timesteps: mean T.
         effective_macs: MACs of the ANN whose input is not zero.
-        active_share: share of the ANN's activations after a ReLU that are not zero.
-        activity_windows: windows on which the last two were measured.
-        excluded: what is not in these figures.
+        active_share: fraction of the ANN's activations after a ReLU that are not zero.
+        activity_windows: number of windows on which the last two were measured.
+        excluded: operations that these counts do not include.
     """
 
     windows: int
@@ -132,11 +132,11 @@ class EnergyReport:
 
     @property
     def mean_burst(self) -> float | None:
-        """Accumulates per burst, events and max-pools included: spikes of a burst, weighted by fan-out."""
-        return _share(self.synaptic_ops, self.graded_ops)
+        """Accumulates per burst, events and max-pools included: mean spikes per burst, weighted by fan-out."""
+        return _ratio(self.synaptic_ops, self.graded_ops)
 
     def energies(self, table: str = HEADLINE) -> Energies:
-        """In a number format of COST_TABLES."""
+        """Return the energies in a number format of COST_TABLES."""
         costs = COST_TABLES[table]
         return Energies(
             costs,
@@ -148,10 +148,10 @@ class EnergyReport:
 
 
 class EnergyTotals:
-    """Counts of a run whose windows come one after the other, in memory that does not grow.
+    """Accumulates the counts of a run window by window, in constant memory.
 
     Args:
-        dense_macs: of the ANN, for one window.
+        dense_macs: multiply-accumulates of the ANN for one window.
     """
 
     def __init__(self, dense_macs: int) -> None:
@@ -162,7 +162,7 @@ class EnergyTotals:
         self._activity = np.zeros(2)  # effective MACs, active share
 
     def add(self, stats: SpikeStats) -> None:
-        """Count windows that the spiking network has run."""
+        """Count windows that the spiking network ran."""
         layers = stats.layers
         n, neurons = len(layers[0].spikes), [layer for layer in layers if layer.kind == "neuron"]
         ops, graded = (sum(float(getattr(layer, name).sum()) for layer in layers) for name in ("synaptic_ops", "graded_ops"))
@@ -170,13 +170,13 @@ class EnergyTotals:
         units, updates = sum(layer.neurons for layer in neurons), sum(layer.neurons * layer.timesteps for layer in neurons)
         steps = max(layer.timesteps for layer in layers)
         self._sums += (ops, graded, spikes, spikes / max(units, 1), n * updates, n * steps)
-        counted = [float(layer.active.sum()) for layer in neurons if layer.active is not None]
-        self._bursts = None if self._bursts is None or len(counted) < len(neurons) else self._bursts + sum(counted)
+        active_counts = [float(layer.active.sum()) for layer in neurons if layer.active is not None]
+        self._bursts = None if self._bursts is None or len(active_counts) < len(neurons) else self._bursts + sum(active_counts)
         self._windows += n
         self._spiking += n
 
     def add_dense(self, windows: int) -> None:
-        """Count windows that only the ANN has run."""
+        """Count windows that only the ANN ran."""
         self._windows += windows
 
     def add_idle(self, windows: int = 1) -> None:
@@ -184,13 +184,13 @@ class EnergyTotals:
         self._idle += windows
 
     def add_activity(self, activity: ActivityStats) -> None:
-        """Count what the ANN's convolutions read, in windows that are counted otherwise, or in a sample of them."""
+        """Count the ANN's effective operations, in windows already counted by another method, or in a sample of them."""
         effective = sum(float(counts.sum()) for counts in activity.effective_macs.values())
         self._activity += (effective, float(activity.active.sum()) / activity.units)
         self._active += len(activity.active)
 
     def report(self) -> EnergyReport:
-        """The means so far."""
+        """Return the means so far."""
         report = EnergyReport(self._windows, self._idle, self._dense_macs)
         if self._spiking:
             ops, graded, spikes, per_neuron, updates, steps = (self._sums / self._spiking).tolist()
@@ -214,12 +214,12 @@ class EnergyTotals:
 def energy_report(
     stats: SpikeStats | None = None, activity: ActivityStats | None = None, idle_windows: int = 0
 ) -> EnergyReport:
-    """The account of one run.
+    """Return the counts of one run.
 
     Args:
-        stats: what the spiking network did; None: only the ANN ran.
-        activity: what the ANN did, in the same windows or a sample of them; None: the zero-skipping ANN is not known.
-        idle_windows: windows of the recording that were not run.
+        stats: counts of the spiking network; None: only the ANN ran.
+        activity: counts of the ANN, in the same windows or a sample of them; None: the zero-skipping ANN is not measured.
+        idle_windows: number of windows of the recording that were not run.
 
     Raises:
         ValueError: neither network ran.
@@ -239,7 +239,7 @@ def energy_report(
 
 
 def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any]:
-    """A report in JSON types: the headline table's energies (pJ per window), every table's, and the counts behind them."""
+    """Return a report in JSON types: energies in the headline format (pJ per window) and in every format, and the counts."""
     return {
         **report.energies(table).as_dict(),
         "table": table,
@@ -253,15 +253,15 @@ def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any
 
 @dataclass(frozen=True)
 class LayerEnergy:
-    """One source of spikes, or one convolution of the ANN; means over the windows.
+    """Energy of one source of spikes, or of one convolution of the ANN; mean over the windows.
 
     Attributes:
         name, kind: the layer; kind is "input", "neuron", "pool" or "conv".
-        spikes: bursts with multiplicity; 0 for "conv".
-        operations: accumulates (or multiply-accumulates).
-        graded_operations: the same with a burst counted once (or with zeros skipped).
+        spikes: number of spikes, a burst of 3 counted as 3; 0 for "conv".
+        operations: accumulates (for "conv", multiply-accumulates).
+        graded_operations: the same with a burst counted once (for "conv", with zeros skipped).
         neuron_updates: neurons x timesteps.
-        pj: operations x energy.
+        pj: energy of the operations.
     """
 
     name: str
@@ -274,17 +274,17 @@ class LayerEnergy:
 
 
 def snn_layers(stats: SpikeStats, table: CostTable = COST_TABLES[HEADLINE]) -> tuple[LayerEnergy, ...]:
-    """Where the energy of a spiking run is spent: source by source of spikes; sums to `snn_pj`."""
-    found = []
+    """Return the energy of a spiking run by source of spikes; the sum is `snn_pj`."""
+    energies = []
     for layer in stats.layers:
         spikes, operations, graded = (float(c.mean()) for c in (layer.spikes, layer.synaptic_ops, layer.graded_ops))
         updates = layer.neurons * layer.timesteps
-        found.append(LayerEnergy(layer.name, layer.kind, spikes, operations, graded, updates, operations * table.ac_pj))
-    return tuple(found)
+        energies.append(LayerEnergy(layer.name, layer.kind, spikes, operations, graded, updates, operations * table.ac_pj))
+    return tuple(energies)
 
 
 def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES[HEADLINE]) -> tuple[LayerEnergy, ...]:
-    """Where the energy of the dense ANN is spent: convolution by convolution; sums to `ann_pj`."""
+    """Return the energy of the dense ANN by convolution; the sum is `ann_pj`."""
     return tuple(
         LayerEnergy(name, "conv", 0.0, float(macs), float(stats.effective_macs[name].mean()), 0, macs * table.mac_pj)
         for name, macs in stats.dense_macs.items()
@@ -292,7 +292,7 @@ def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES[HEADLINE]) -
 
 
 def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:
-    """`(N,)`: weights reached by all spikes of each image, bursts with multiplicity."""
+    """Synaptic operations of each image, `(N,)`: fan-outs of all spikes; a burst of 3 counts as 3."""
     return np.sum([layer.synaptic_ops for layer in stats.layers], 0)  # type: ignore[no-any-return]
 
 
@@ -300,5 +300,5 @@ def _times(count: float | None, pj: float) -> float | None:
     return None if count is None else count * pj
 
 
-def _share(part: float | None, whole: float | None) -> float | None:
+def _ratio(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None

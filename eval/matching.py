@@ -1,6 +1,7 @@
-"""Predictions one by one: which of them are right, what they are mistaken for, and whether their scores can be believed.
+"""Matching of single predictions to labels: correct ones, confusions between classes, and calibration of the scores.
 
-At one IoU and by COCO's rule: best score first, each prediction takes the free label of its class that it overlaps most.
+Predictions are matched at one IoU by COCO's rule: in order of descending score, each takes the free label of its class with
+the largest overlap.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Matches:
-    """Every prediction of all frames.
+    """Matches of the predictions of all frames.
 
     Attributes:
         scores: `(m,)` float32.
-        correct: `(m,)` bool; it is the best prediction of a label of its class.
-        confusion: `(classes + 1, classes + 1)` int64 of predictions with `score` and above: rows are what there is, columns what
-            was predicted; the last row is "nothing there", the last column "not found".
-        frame_f1: `(frames,)` float64 F1 of the same predictions; 1 where there is nothing and nothing was predicted.
-        frame_iou: `(frames,)` float64 mean IoU of the right ones among them; 0 where there is none.
+        correct: `(m,)` bool; whether the prediction is the best one of a label of its class.
+        confusion: `(classes + 1, classes + 1)` int64, for predictions with `score` and above: rows are true classes, columns
+            predicted ones; the last row is background, the last column missed labels.
+        frame_f1: `(frames,)` float64 F1 of the same predictions; 1 in a frame with neither labels nor predictions.
+        frame_iou: `(frames,)` float64 mean IoU of the correct ones among them; 0 if there is none.
     """
 
     scores: NDArray[np.float32]
@@ -39,13 +40,14 @@ class Matches:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores against precision, in BINS bins of equal width.
+    """Scores compared with precision, in BINS bins of equal width.
 
     Attributes:
-        count, confidence, precision: of each bin: predictions, their mean score, the share that is right (NaN: none).
+        count, confidence, precision: of each bin: number of predictions, their mean score, the fraction that is correct (NaN
+            in an empty bin).
         error: expected calibration error of the predictions with `from_score` and above (D-ECE without position; Kueppers et
             al., CVPR workshops 2020); NaN without any.
-        from_score: see above.
+        from_score: minimum score for `error`.
     """
 
     count: NDArray[np.int64]
@@ -56,25 +58,25 @@ class Calibration:
 
 
 def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3, iou: float = 0.5) -> Matches:
-    """Match the predictions of every frame; `score` is where confusion and F1 begin to count."""
+    """Match the predictions of every frame; `score` is the minimum score for confusion and F1."""
     scores, correct = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
     f1, mean_iou = np.zeros(len(frames)), np.zeros(len(frames))
     for k, frame in enumerate(frames):
         labels = frame.labels[frame.labels["class_id"] < classes]
-        found = frame.predictions[frame.predictions["class_id"] < classes]
-        found = found[np.argsort(-found["class_confidence"], kind="stable")]
-        overlap = iou_matrix(_xyxy(found), _xyxy(labels))
-        taken = _greedy(np.where(found["class_id"][:, None] == labels["class_id"], overlap, 0), iou)
-        scores.append(found["class_confidence"])
-        correct.append(taken >= 0)
-        shown = found["class_confidence"] >= score
-        right = taken[shown] >= 0
-        f1[k] = 2 * right.sum() / (shown.sum() + len(labels)) if shown.sum() + len(labels) else 1.0
-        if right.any():
-            mean_iou[k] = overlap[np.flatnonzero(shown)[right], taken[shown][right]].mean()
-        any_class = _greedy(overlap[shown], iou, prefer=taken[shown])
-        for label, column in zip(found["class_id"][shown], any_class, strict=True):
+        predictions = frame.predictions[frame.predictions["class_id"] < classes]
+        predictions = predictions[np.argsort(-predictions["class_confidence"], kind="stable")]
+        overlap = iou_matrix(_xyxy(predictions), _xyxy(labels))
+        matched = _greedy(np.where(predictions["class_id"][:, None] == labels["class_id"], overlap, 0), iou)
+        scores.append(predictions["class_confidence"])
+        correct.append(matched >= 0)
+        is_shown = predictions["class_confidence"] >= score
+        is_correct = matched[is_shown] >= 0
+        f1[k] = 2 * is_correct.sum() / (is_shown.sum() + len(labels)) if is_shown.sum() + len(labels) else 1.0
+        if is_correct.any():
+            mean_iou[k] = overlap[np.flatnonzero(is_shown)[is_correct], matched[is_shown][is_correct]].mean()
+        any_class = _greedy(overlap[is_shown], iou, prefer=matched[is_shown])
+        for label, column in zip(predictions["class_id"][is_shown], any_class, strict=True):
             confusion[labels["class_id"][column] if column >= 0 else classes, label] += 1
         missed = np.setdiff1d(np.arange(len(labels)), any_class)
         confusion[:classes, classes] += np.bincount(labels["class_id"][missed], minlength=classes)
@@ -82,11 +84,11 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3,
 
 
 def calibration(matches: Matches, from_score: float = 0.3) -> Calibration:
-    """How far scores are from the share of predictions that are right."""
+    """Compare scores with the fraction of predictions that are correct."""
     bins = np.minimum((matches.scores * BINS).astype(int), BINS - 1)
-    count, right, total = _binned(bins, matches.scores, matches.correct)
+    count, is_correct, total = _binned(bins, matches.scores, matches.correct)
     with np.errstate(invalid="ignore"):
-        confidence, precision = total / count, right / count
+        confidence, precision = total / count, is_correct / count
     kept = matches.scores >= from_score
     n, hits, sums = _binned(bins[kept], matches.scores[kept], matches.correct[kept])
     error = float(np.abs(sums - hits).sum() / n.sum()) if n.sum() else float("nan")
@@ -97,23 +99,23 @@ def _binned(
     bins: NDArray[np.int64], scores: NDArray[np.float32], correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     count = np.bincount(bins, minlength=BINS).astype(np.int64)
-    right, total = (np.bincount(bins, of, BINS).astype(np.float64) for of in (correct, scores))
-    return count, right, total
+    is_correct, total = (np.bincount(bins, weights, BINS).astype(np.float64) for weights in (correct, scores))
+    return count, is_correct, total
 
 
 def _greedy(overlap: NDArray[np.float32], iou: float, prefer: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """For each row in order, the free column it overlaps most, from `iou` on; -1: none. `prefer`: columns fixed beforehand."""
-    taken = np.full(len(overlap), -1, np.int64)
+    """Return, for each row in order, the free column of largest overlap >= iou, or -1. Columns in `prefer` are fixed."""
+    matched = np.full(len(overlap), -1, np.int64)
     free = np.ones(overlap.shape[1], bool)
     if prefer is not None:
-        taken[:] = prefer
+        matched[:] = prefer
         free[prefer[prefer >= 0]] = False
-    for row in np.flatnonzero(taken < 0):
+    for row in np.flatnonzero(matched < 0):
         if free.any():
             best = int(np.argmax(np.where(free, overlap[row], -1)))
             if overlap[row, best] >= iou:
-                taken[row], free[best] = best, False
-    return taken
+                matched[row], free[best] = best, False
+    return matched
 
 
 def _xyxy(boxes: NDArray[np.void]) -> NDArray[np.float32]:

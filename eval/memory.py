@@ -1,14 +1,16 @@
 """Energy with memory traffic, an analytical model: Lemaire et al., "An Analytical Estimation of Spiking Neural Networks Energy
-Efficiency", ICONIP 2022 (arXiv 2210.13107). Apart from `evburst.eval.energy`, whose figures leave memory out.
+Efficiency", ICONIP 2022 (arXiv 2210.13107). Independent of `evburst.eval.energy`, which excludes memory.
 
-Every convolution has memories of its own for inputs, weights, biases, and potentials or outputs; nothing is reused between
-accesses. An access to an SRAM that holds b bits costs 1.09e-5 b + 13.2 pJ (45 nm; their fit to Horowitz's 8 kB, 32 kB, 1 MB).
+Every convolution has its own memories for inputs, weights, biases, and potentials or outputs; nothing is reused between
+accesses. An access to an SRAM of b bits costs 1.09e-5 b + 13.2 pJ (45 nm; their fit to Horowitz's values for 8 kB, 32 kB
+and 1 MB).
 
     ANN: each MAC reads an input and a weight; each output reads a bias and is written.
-    SNN: each spike is written once and read by every convolution it goes to, through a queue; each weight it reaches is read,
-         and the potential there read and written; each timestep reads a bias and reads and writes every potential.
+    SNN: each spike is written once and read by every convolution it goes to, through a queue; for each weight it reaches, that
+         weight is read and the potential is read and written; each timestep reads a bias and reads and writes every potential.
 
-Addresses are not counted. A spike's weights are exact (borders); how they spread over several convolutions is a layer's mean.
+Addressing is not counted. The fan-out of a spike is exact (borders included); its distribution over several convolutions is the
+layer's mean.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from evburst.data.stats import MemoryGeometry, SpikeStats
 from evburst.eval.energy import CostTable
 
 MODEL = (
-    "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no reuse "
-    "between accesses; addressing left out. An upper estimate for both networks; not comparable with the table above."
+    "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no "
+    "reuse between accesses; addressing left out. An upper estimate for both networks; not comparable with the table above."
 )
 WORD_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 QUEUE_WORDS = 2048
-"""Spikes that a layer's queue holds (8 kB of 32-bit words)."""
+"""Capacity of a layer's queue in spikes (8 kB of 32-bit words)."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class MemoryReport:
 
 
 def access_pj(words: int, bits: int) -> float:
-    """One access to a memory of so many words."""
+    """Return the energy of one access to a memory of `words` words."""
     return 1.09e-5 * words * bits + 13.2
 
 
 def ann_memory(geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
-    """The dense ANN."""
+    """Estimate the energy of the dense ANN."""
     bits = WORD_BITS[table.name]
     operations = weights = signals = 0.0
     for conv in geometry.convs:
@@ -63,16 +65,16 @@ def ann_memory(geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
 
 
 def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
-    """The spiking network, every spike of a burst by itself."""
+    """Estimate the energy of the spiking network, with every spike of a burst counted separately."""
     bits, timesteps = WORD_BITS[table.name], max(layer.timesteps for layer in stats.layers)
     convs = {conv.name: conv for conv in geometry.convs}
     operations = weights = potentials = signals = 0.0
     for layer in stats.layers:
-        reach = geometry.reach.get(layer.name, {})
-        reached, spikes, total = float(layer.synaptic_ops.mean()), float(layer.spikes.mean()), sum(reach.values())
+        fan_out = geometry.fan_out.get(layer.name, {})
+        reached, spikes, total = float(layer.synaptic_ops.mean()), float(layer.spikes.mean()), sum(fan_out.values())
         operations += (reached + spikes * (layer.kind == "neuron")) * table.ac_pj
-        signals += spikes * (1 + len(reach)) * access_pj(QUEUE_WORDS, bits)
-        for name, part in reach.items():
+        signals += spikes * (1 + len(fan_out)) * access_pj(QUEUE_WORDS, bits)
+        for name, part in fan_out.items():
             weights += reached * part / total * access_pj(convs[name].weights, bits)
             potentials += 2 * reached * part / total * access_pj(convs[name].outputs, bits)
     for conv in geometry.convs:

@@ -1,8 +1,8 @@
-"""NeuroBench's complexity metrics (Yik et al., Nature Communications 2025) of either network, from plain counts.
+"""NeuroBench's complexity metrics (Yik et al., Nature Communications 2025) of the ANN and the SNN, from operation counts.
 
-NeuroBench counts a layer's operations as accumulates only where all its inputs are -1, 0 or 1. A layer in which a burst was
-seen, and the first layer where a pixel's count was above 1, are multiply-accumulates there; each burst is one operation. Where
-signals are added before a convolution, spikes of both that meet are counted one by one here, and as one input there.
+NeuroBench counts a layer's operations as accumulates only if all its inputs are -1, 0 or 1. So a layer with bursts, and
+the first layer if a pixel's count exceeds 1, count as multiply-accumulates, where each burst is one operation. If signals
+are added before a convolution, coinciding spikes of both are counted separately here, but as one input by NeuroBench.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from evburst.data.stats import ActivityStats, SpikeStats
 
 @dataclass(frozen=True)
 class NeuroBenchMetrics:
-    """Means over the windows.
+    """Complexity metrics, means over the windows.
 
     Attributes:
-        footprint_bytes: of parameters and buffers, as they are when the network runs.
-        connection_sparsity: share of the weights that are zero.
-        activation_sparsity: share of activations (of neuron-timesteps) that are zero; None where they were not counted.
-        dense_synops: operations if nothing were zero.
-        effective_macs, effective_acs: those whose input is not zero.
+        footprint_bytes: size of parameters and buffers at run time.
+        connection_sparsity: fraction of weights that are zero.
+        activation_sparsity: fraction of activations (or neuron-timesteps) that are zero; None if not counted.
+        dense_synops: number of operations without sparsity.
+        effective_macs, effective_acs: operations whose input is not zero.
     """
 
     footprint_bytes: int
@@ -33,7 +33,7 @@ class NeuroBenchMetrics:
 
 
 def ann_metrics(stats: ActivityStats, footprint_bytes: int, connection_sparsity: float) -> NeuroBenchMetrics:
-    """Of the ordinary network."""
+    """Return the metrics of the ANN."""
     effective = sum(float(counts.mean()) for counts in stats.effective_macs.values())
     sparsity = 1 - float(stats.active.mean()) / stats.units
     return NeuroBenchMetrics(
@@ -44,9 +44,9 @@ def ann_metrics(stats: ActivityStats, footprint_bytes: int, connection_sparsity:
 def snn_metrics(
     stats: SpikeStats, footprint_bytes: int, connection_sparsity: float, sample: SpikeStats | None = None
 ) -> NeuroBenchMetrics:
-    """Of the spiking network; dense operations are those of all timesteps.
+    """Return the metrics of the spiking network; dense operations are those of all timesteps.
 
-    `sample`: a run in which active neurons were counted, if they were not in `stats`.
+    `sample`: counts of a run that includes active neurons, if `stats` does not.
     """
     timesteps = max(layer.timesteps for layer in stats.layers)
     macs = acs = 0.0
@@ -61,7 +61,7 @@ def snn_metrics(
 
 
 def activation_sparsity(stats: SpikeStats) -> float | None:
-    """Share of neuron-timesteps without a spike; None where they were not counted."""
+    """Return the fraction of neuron-timesteps without a spike; None if active neurons were not counted."""
     neurons = [layer for layer in stats.layers if layer.kind == "neuron"]
     active = [float(layer.active.mean()) for layer in neurons if layer.active is not None]
     return 1 - sum(active) / sum(layer.neurons * layer.timesteps for layer in neurons) if len(active) == len(neurons) else None

@@ -1,8 +1,7 @@
-"""Evaluation protocols, frozen by name: which boxes are scored, and which predictions belong to which labels.
+"""Evaluation protocols, fixed by name: which boxes are scored, and which predictions belong to which labels.
 
-AP figures of different protocols do not compare, not even on the same recordings: the table below is what a figure has to be
-quoted with. The filter is applied to labels and predictions alike. One pair of label and prediction sets (a Frame) is made for
-every labelled time.
+AP values of different protocols are not comparable, not even on the same recordings; always quote the protocol with the value.
+The filter applies to labels and predictions equally. Every labelled time gives one Frame, a pair of label and prediction sets.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MEGAPIXEL_WIDTH = 640
 
 
 class SizeRule(NamedTuple):
-    """Smallest box that is scored: w^2 + h^2 >= min_diagonal_px^2, w >= min_side_px and h >= min_side_px."""
+    """Minimum size of boxes that are scored: w^2 + h^2 >= min_diagonal_px^2, w >= min_side_px and h >= min_side_px."""
 
     min_diagonal_px: float
     min_side_px: float
@@ -29,19 +28,19 @@ class SizeRule(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """One row of the table.
+    """An evaluation protocol.
 
     Attributes:
-        name: what a figure is quoted with.
-        source: where the rule is from.
-        skip_us: boxes at or before this time from the recording's start are left out; None: no box is.
-        small: smallest box on sensors up to 640 pixels wide (Gen1; 1 Mpx at half resolution).
-        large: smallest box on wider ones (1 Mpx).
-        tolerance_us: predictions up to this far from a labelled time belong to it, each to every labelled time it is near; 0:
-            those made exactly at the labelled time.
-        clip: boxes are cut at the sensor's edges before they are filtered.
-        empty_frames: a labelled time at which nothing is left to find is scored, too: predictions there are false.
-        window_us: length of the window before a label that a detector is given; None: its own.
+        name: name to quote with AP values.
+        source: publication of the rules.
+        skip_us: boxes at or before this time after the recording's start are ignored; None: no box is.
+        small: minimum box size on sensors up to 640 pixels wide (Gen1; 1 Mpx at half resolution).
+        large: minimum box size on wider sensors (1 Mpx).
+        tolerance_us: maximum distance in time of a prediction from a labelled time; a prediction counts for every labelled time
+            within it. 0: only predictions at exactly the labelled time.
+        clip: whether boxes are clipped to the sensor before they are filtered.
+        empty_frames: whether labelled times without remaining labels are scored; predictions there are false positives.
+        window_us: length of the window before a label that a detector is given; None: the detector's own.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Protocol:
     window_us: int | None = None
 
     def size_rule(self, sensor_size: SensorSize) -> SizeRule:
-        """The smallest box of this sensor."""
+        """Return the minimum box size for a sensor."""
         return self.large if sensor_size.width > _MEGAPIXEL_WIDTH else self.small
 
 
@@ -111,12 +110,12 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class RecordingBoxes:
-    """What is known of one recording: labels, predictions, and nothing of its events.
+    """Labels and predictions of one recording.
 
     Attributes:
         labels: `(n,)` BBOX_DTYPE, in any order.
         predictions: `(m,)` BBOX_DTYPE, in any order.
-        times_us: `(k,)` int64 labelled times, those with nothing to find included; None: the times of the labels.
+        times_us: `(k,)` int64 labelled times, including those without objects; None: the times of the labels.
         start_us: the recording's start on its clock; None: no time is skipped.
     """
 
@@ -127,7 +126,7 @@ class RecordingBoxes:
 
 
 class Frame(NamedTuple):
-    """What is scored at one labelled time: `(n,)` and `(m,)` BBOX_DTYPE."""
+    """Labels and predictions at one labelled time: `(n,)` and `(m,)` BBOX_DTYPE."""
 
     t_us: int
     labels: NDArray[np.void]
@@ -136,13 +135,13 @@ class Frame(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """What a protocol did not score.
+    """Counts of what a protocol did not score.
 
     Attributes:
-        labels: too small, too early or outside the sensor.
-        predictions: the same.
+        labels: labels that are too small, too early or outside the sensor.
+        predictions: predictions of that kind.
         unmatched: predictions that passed the filter but belong to no scored time.
-        frames: labelled times at which nothing is left.
+        frames: labelled times without remaining labels.
     """
 
     labels: int = 0
@@ -152,23 +151,23 @@ class LeftOut:
 
 
 def match(recordings: Iterable[RecordingBoxes], protocol: Protocol, sensor_size: SensorSize) -> tuple[list[Frame], LeftOut]:
-    """The frames of all recordings, in order, and what was left out."""
+    """Return the frames of all recordings, in order, and counts of what was not scored."""
     frames: list[Frame] = []
-    out = LeftOut()
+    left_out = LeftOut()
     for recording in recordings:
-        frames += _match_one(recording, protocol, sensor_size, out)
-    return frames, out
+        frames += _match_one(recording, protocol, sensor_size, left_out)
+    return frames, left_out
 
 
 def keep(boxes: NDArray[np.void], protocol: Protocol, sensor_size: SensorSize, start_us: int | None = 0) -> NDArray[np.void]:
-    """The boxes that the protocol scores, sorted by time (those of one time stay in order)."""
+    """Return the boxes that the protocol scores, sorted by time (stable)."""
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]
     if protocol.clip:
         boxes = clip_to_sensor(boxes, sensor_size)
     diagonal, side = protocol.size_rule(sensor_size)
     w, h = boxes["w"], boxes["h"]
     kept = (w**2 + h**2 >= diagonal**2) & (w >= side) & (h >= side)
-    kept &= _late_enough(boxes["t"], protocol, start_us)
+    kept &= _is_after_skip(boxes["t"], protocol, start_us)
     if protocol.clip:
         kept &= (w > 0) & (h > 0)
     scored: NDArray[np.void] = boxes[kept]
@@ -176,41 +175,42 @@ def keep(boxes: NDArray[np.void], protocol: Protocol, sensor_size: SensorSize, s
 
 
 def clip_to_sensor(boxes: NDArray[np.void], sensor_size: SensorSize) -> NDArray[np.void]:
-    """Boxes cut at the sensor's edges; one that lies outside keeps a side of 0."""
-    out = boxes.copy()
+    """Clip boxes to the sensor; one that lies outside gets a side of 0."""
+    left_out = boxes.copy()
     for low, extent, size in (("x", "w", sensor_size.width), ("y", "h", sensor_size.height)):
         first, last = np.clip(boxes[low], 0, size), np.clip(boxes[low] + boxes[extent], 0, size)
-        inside = (boxes[low] >= 0) & (boxes[low] + boxes[extent] <= size)  # these stay as they are, to the last bit
-        out[low], out[extent] = np.where(inside, boxes[low], first), np.where(inside, boxes[extent], last - first)
-    return out
+        inside = (boxes[low] >= 0) & (boxes[low] + boxes[extent] <= size)  # these stay bit-identical
+        left_out[low], left_out[extent] = np.where(inside, boxes[low], first), np.where(inside, boxes[extent], last - first)
+    return left_out
 
 
-def _late_enough(t_us: NDArray[np.int64], protocol: Protocol, start_us: int | None) -> NDArray[np.bool_]:
+def _is_after_skip(t_us: NDArray[np.int64], protocol: Protocol, start_us: int | None) -> NDArray[np.bool_]:
     if start_us is None or protocol.skip_us is None:
         return np.ones(len(t_us), bool)
     return t_us > start_us + protocol.skip_us
 
 
-def _match_one(recording: RecordingBoxes, protocol: Protocol, sensor_size: SensorSize, out: LeftOut) -> list[Frame]:
+def _match_one(recording: RecordingBoxes, protocol: Protocol, sensor_size: SensorSize, left_out: LeftOut) -> list[Frame]:
     labels, predictions = (
         keep(boxes, protocol, sensor_size, recording.start_us) for boxes in (recording.labels, recording.predictions)
     )
-    out.labels += len(recording.labels) - len(labels)
-    out.predictions += len(recording.predictions) - len(predictions)
+    left_out.labels += len(recording.labels) - len(labels)
+    left_out.predictions += len(recording.predictions) - len(predictions)
     all_times = np.unique(recording.labels["t"] if recording.times_us is None else recording.times_us)
     times = np.unique(labels["t"])
     if protocol.empty_frames:
-        times = np.unique(np.concatenate([times, all_times[_late_enough(all_times, protocol, recording.start_us)]]))
-    out.frames += len(all_times) - len(times)
+        times = np.unique(np.concatenate([times, all_times[_is_after_skip(all_times, protocol, recording.start_us)]]))
+    left_out.frames += len(all_times) - len(times)
     first, last = (np.searchsorted(labels["t"], times, side) for side in ("left", "right"))
-    lowest = np.searchsorted(predictions["t"], times - protocol.tolerance_us, "left")
-    highest = np.searchsorted(predictions["t"], times + protocol.tolerance_us, "right")
+    prediction_first = np.searchsorted(predictions["t"], times - protocol.tolerance_us, "left")
+    prediction_last = np.searchsorted(predictions["t"], times + protocol.tolerance_us, "right")
     used = np.zeros(len(predictions) + 1, np.int64)
-    np.add.at(used, lowest, 1)
-    np.add.at(used, highest, -1)
-    out.unmatched += int((np.cumsum(used)[:-1] == 0).sum())
+    np.add.at(used, prediction_first, 1)
+    np.add.at(used, prediction_last, -1)
+    left_out.unmatched += int((np.cumsum(used)[:-1] == 0).sum())
     return [
-        Frame(int(t), labels[a:b], predictions[c:d]) for t, a, b, c, d in zip(times, first, last, lowest, highest, strict=True)
+        Frame(int(t), labels[a:b], predictions[c:d])
+        for t, a, b, c, d in zip(times, first, last, prediction_first, prediction_last, strict=True)
     ]
 
 

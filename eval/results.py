@@ -1,8 +1,8 @@
-"""What results.json holds: typed, with a version. Every table and page is made from it.
+"""The content of results.json: typed and versioned. All tables and pages are generated from it.
 
-`parse` checks a dictionary against these classes and refuses unknown, missing and misshapen fields by name; `json_schema` is the
-same for other programs. AP is in percent, None where there is no label of that kind; energies are pJ per window, times
-milliseconds. A field that changes its meaning, or goes, raises VERSION.
+`parse` checks a dictionary against these classes and rejects unknown, missing and invalid fields by name; `json_schema` is the
+equivalent for other programs. AP is in percent, None if there is no label of that kind; energies are pJ per window, times
+milliseconds. A change in the meaning of a field, or its removal, increments VERSION.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
 @dataclass(frozen=True)
 class Provenance:
-    """Commit of this project ("+changes": with uncommitted ones), versions of packages, processor."""
+    """Commit of this project ("+changes": with uncommitted changes), package versions, processor."""
 
     __pydantic_config__ = _STRICT
     commit: str
@@ -34,7 +34,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class SmallestBox:
-    """w^2 + h^2 >= min_diagonal_px^2, w and h >= min_side_px."""
+    """Minimum size of scored boxes: w^2 + h^2 >= min_diagonal_px^2, w and h >= min_side_px."""
 
     __pydantic_config__ = _STRICT
     min_diagonal_px: float
@@ -43,7 +43,7 @@ class SmallestBox:
 
 @dataclass(frozen=True)
 class ProtocolRule:
-    """What the protocol did on this sensor, see `evburst.eval.protocol.Protocol`."""
+    """Rules of the protocol on this sensor, see `evburst.eval.protocol.Protocol`."""
 
     __pydantic_config__ = _STRICT
     name: str
@@ -67,7 +67,7 @@ class ClassAp:
 
 @dataclass(frozen=True)
 class LossInterval:
-    """ANN minus SNN in points of AP, see `evburst.eval.uncertainty.Interval`; `unit`: "picture" or "recording"."""
+    """ANN minus SNN in percentage points of AP, see `evburst.eval.uncertainty.Interval`; `unit`: "picture" or "recording"."""
 
     __pydantic_config__ = _STRICT
     mean: float
@@ -80,7 +80,7 @@ class LossInterval:
 
 @dataclass(frozen=True)
 class TableEnergies:
-    """Four energies per window in one number format and the SNN's share of each, see `evburst.eval.energy.Energies`."""
+    """Four energies per window in one number format and the SNN's ratio to each, see `evburst.eval.energy.Energies`."""
 
     __pydantic_config__ = _STRICT
     snn_pj: float | None
@@ -95,7 +95,7 @@ class TableEnergies:
 
 @dataclass(frozen=True)
 class Energy(TableEnergies):
-    """The headline's energies, those of every table, and the counts behind them, see `evburst.eval.energy.EnergyReport`."""
+    """Energies in the headline format and in every format, and the counts, see `evburst.eval.energy.EnergyReport`."""
 
     table: str
     account: str
@@ -120,7 +120,7 @@ class Energy(TableEnergies):
 
 @dataclass(frozen=True)
 class Memory:
-    """Energy by a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
+    """Energy according to a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
 
     __pydantic_config__ = _STRICT
     model: str
@@ -134,7 +134,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class NeuroBench:
-    """See `evburst.eval.neurobench.NeuroBenchMetrics`."""
+    """Complexity metrics, see `evburst.eval.neurobench.NeuroBenchMetrics`."""
 
     __pydantic_config__ = _STRICT
     footprint_bytes: int
@@ -147,7 +147,7 @@ class NeuroBench:
 
 @dataclass(frozen=True)
 class LeftOutBoxes:
-    """What the protocol did not score, see `evburst.eval.protocol.LeftOut`."""
+    """Counts of what the protocol did not score, see `evburst.eval.protocol.LeftOut`."""
 
     __pydantic_config__ = _STRICT
     labels: int
@@ -158,7 +158,7 @@ class LeftOutBoxes:
 
 @dataclass(frozen=True)
 class Streaming:
-    """AP with the results that are ready at each label's time, and with those of windows that end there."""
+    """AP of the results that are available at each label's time, and of windows that end at the label's time ("offline")."""
 
     __pydantic_config__ = _STRICT
     latency_ms: float
@@ -172,7 +172,7 @@ class Streaming:
 
 @dataclass(frozen=True)
 class NetworkTiming:
-    """Windows per second in batches, latency-aware AP, and the latency of every window that was timed."""
+    """Windows per second in batches, latency-aware AP, and the latency of every timed window."""
 
     __pydantic_config__ = _STRICT
     windows_per_s: float
@@ -182,7 +182,7 @@ class NetworkTiming:
 
 @dataclass(frozen=True)
 class Layer:
-    """See `evburst.eval.energy.LayerEnergy`."""
+    """Energy of one layer, see `evburst.eval.energy.LayerEnergy`."""
 
     __pydantic_config__ = _STRICT
     name: str
@@ -196,7 +196,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Predictions of `score` and above at one IoU: rows are labels, columns predictions; one more each for "none"."""
+    """Confusion matrix of predictions with `score` and above at one IoU: rows are labels, columns predictions."""
 
     __pydantic_config__ = _STRICT
     score: float
@@ -208,7 +208,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """Scores against precision in bins; `error`: expected calibration error from `from_score` on."""
+    """Scores compared with precision, in bins; `error`: expected calibration error of scores >= `from_score`."""
 
     __pydantic_config__ = _STRICT
     from_score: float
@@ -220,7 +220,7 @@ class ScoreCalibration:
 
 @dataclass(frozen=True)
 class Details:
-    """What a page draws: AP by class and size, recall and precision curves by class and IoU, confusion, calibration, layers."""
+    """Data for the report: AP by class and size, recall, precision curves by class and IoU, confusion, calibration, layers."""
 
     __pydantic_config__ = _STRICT
     ap_by_size: dict[str, dict[str, float | None]]
@@ -234,21 +234,21 @@ class Details:
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """One network, or one set of box files.
+    """Results of one network, or of one set of box files.
 
     Attributes:
         model: "ann", "snn" or "predictions".
         timesteps: T of a spiking network.
-        engine: that ran it.
-        frames: scored frames.
-        ap, ap50, ap75, ap_small, ap_medium, ap_large: COCO's, in percent.
+        engine: the engine that ran it.
+        frames: number of scored frames.
+        ap, ap50, ap75, ap_small, ap_medium, ap_large: COCO's AP values, in percent.
         ap_by_iou: AP at each IoU, "0.50" to "0.95".
-        per_class: by name.
-        coco_stats: pycocotools' twelve numbers: fractions, -1 where there is no label of that kind.
-        left_out: by the protocol.
-        ap_loss, ap50_loss, ap_loss_by_iou: the ANN's AP minus this network's; None where the ANN was not evaluated.
-        energy, memory, neurobench, latency_ms, timing: of networks that were run here.
-        details: what a page draws; left out where results are printed.
+        per_class: AP by class name.
+        coco_stats: pycocotools' twelve values: fractions, -1 if there is no label of that kind.
+        left_out: counts of what the protocol did not score.
+        ap_loss, ap50_loss, ap_loss_by_iou: the ANN's AP minus this network's; None if the ANN was not evaluated.
+        energy, memory, neurobench, latency_ms, timing: of networks that were run by this evaluation.
+        details: data for the report; omitted where results are printed.
     """
 
     __pydantic_config__ = _STRICT
@@ -278,13 +278,13 @@ class NetworkResult:
 
     @property
     def label(self) -> str:
-        """As tables name it."""
+        """Name of the network in tables."""
         return {"ann": "ANN", "snn": f"SNN, T = {self.timesteps}"}.get(self.model, self.model)
 
 
 @dataclass(frozen=True)
 class RunTiming:
-    """Of the whole evaluation: seconds, processes, threads of each, and the date (ISO 8601, UTC)."""
+    """Timing of the whole evaluation: seconds, number of processes, threads of each, and the date (ISO 8601, UTC)."""
 
     __pydantic_config__ = _STRICT
     wall_s: float
@@ -308,26 +308,26 @@ class Results:
 
     Attributes:
         version: see VERSION.
-        results: one for each network, in the order asked for.
-        protocol, protocol_rule: what a figure has to be quoted with.
+        results: one entry per network, in the requested order.
+        protocol, protocol_rule: the evaluation protocol; quote its name with AP values.
         sensor_size: (W, H) px.
-        classes: in the order of their indices.
-        coco_stats_names: of `coco_stats`.
+        classes: class names in the order of their indices.
+        coco_stats_names: names of the values in `coco_stats`.
         dataset: kind of the data, or "files".
         split: None for box files.
-        provenance: where the figures come from.
+        provenance: commit, package versions and processor.
         config: settings.
-        coco_stats: of box files.
-        ap_loss, ap50_loss: of the first spiking network.
-        windows, recordings: how many were evaluated.
-        idle_windows: windows among them with too few events, which were not run: no boxes, no energy.
-        unlabelled_files: event files left out because they have no labels.
-        faults: what was repaired or left out while events were read, by kind.
+        coco_stats: values for box files.
+        ap_loss, ap50_loss: those of the first spiking network.
+        windows, recordings: numbers evaluated.
+        idle_windows: number of these windows with too few events, which were not run: no boxes, no energy.
+        unlabelled_files: number of event files skipped because they have no labels.
+        faults: counts of events that were repaired or dropped while reading, by kind.
         window_ms: length of a window.
-        weights, weights_record: their name, and what their file says of them.
+        weights, weights_record: name of the weights, and the record in their file.
         files: the pairs of box files.
         clock: what each time measures.
-        timing: of the evaluation.
+        timing: timing of the evaluation.
     """
 
     __pydantic_config__ = _STRICT
@@ -365,21 +365,21 @@ class Results:
 
     @property
     def main(self) -> NetworkResult:
-        """The network that single figures are of: the first spiking one, or else the first."""
+        """The network shown where there is room for one: the first spiking one, or else the first."""
         return next((row for row in self.results if row.model == "snn"), self.results[0])
 
     @property
     def title(self) -> str:
-        """Weights, data and split."""
+        """Title of the results: weights, data and split."""
         split = f", {self.split} split" if self.split else ""
         return f"{self.weights or 'predictions'} on {self.dataset}{split}"
 
 
 def parse(content: dict[str, Any]) -> Results:
-    """Check a dictionary in JSON types.
+    """Check a dictionary in JSON types and convert it.
 
     Raises:
-        DataError: a field is missing, unknown or of another type; names it.
+        DataError: a field is missing, unknown or of the wrong type; the message names it.
     """
     adapter = _adapter()
     from pydantic import ValidationError
@@ -397,7 +397,7 @@ def read_results(path: Path) -> Results:
     """Read a results.json.
 
     Raises:
-        DataError: it cannot be read, is not JSON, or is not such a file; names the field.
+        DataError: the file cannot be read, is not JSON, or is not a results file; the message names the field.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -414,12 +414,12 @@ def read_results(path: Path) -> Results:
 
 
 def to_json(results: Results) -> str:
-    """As the file holds it."""
+    """Serialise results as written to the file."""
     return json.dumps(finite(asdict(results)), indent=1, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """JSON types with NaN and infinity, which JSON does not have (records of older weights hold some), as null."""
+    """Replace NaN and infinity, which JSON lacks (records of older weights contain some), by None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -428,7 +428,7 @@ def finite(value: Any) -> Any:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of results.json."""
+    """Return the JSON Schema (2020-12) of results.json."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
 
 

@@ -1,7 +1,7 @@
-"""Predictions against labels: the figures of one detector under one protocol. Needs no network and no torch.
+"""Scores of a detector's predictions against labels, under one protocol. Needs neither a network nor torch.
 
-`score_files` is `evaluate.py --predictions A_bbox.npy ... --labels B_bbox.npy ...`: anybody's detector, in Prophesee's format.
-Rows and results are dictionaries in the JSON types of `evburst.eval.results`.
+`score_files` implements `evaluate.py --predictions A_bbox.npy ... --labels B_bbox.npy ...`, for any detector that writes
+Prophesee's format. Rows and results are dictionaries in the JSON types of `evburst.eval.results`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, Recording
 from evburst.eval.results import VERSION
 
 _LOG = logging.getLogger(__name__)
-_RECORDINGS = ("_td.dat", ".dat", "_td.raw", ".raw", ".aedat4", ".h5", ".hdf5")
+_RECORDING_SUFFIXES = ("_td.dat", ".dat", "_td.raw", ".raw", ".aedat4", ".h5", ".hdf5")
 _ROWS = (
     "AP",
     "AP50",
@@ -42,18 +42,18 @@ _ROWS = (
     "AR medium",
     "AR large",
 )
-_ENDINGS = ("_bbox", "_boxes", "_predictions", "_labels", "_pred", "_gt", "_td")
+_NAME_SUFFIXES = ("_bbox", "_boxes", "_predictions", "_labels", "_pred", "_gt", "_td")
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Settings of scoring box files.
+    """Settings for scoring box files.
 
     Attributes:
         protocol: name in evburst.eval.protocol.PROTOCOLS.
-        sensor_size: WIDTHxHEIGHT; decides which smallest box is scored, and where boxes are cut if the protocol cuts them. None: as
-            the recordings beside the label files state it (NAME_td.dat beside NAME_bbox.npy).
-        classes: names of the classes, in the order of their numbers; boxes of other classes are left out.
+        sensor_size: WIDTHxHEIGHT; determines the minimum box size, and where boxes are clipped if the protocol clips them.
+            None: as stated by the recordings next to the label files (NAME_td.dat next to NAME_bbox.npy).
+        classes: class names, in the order of their numbers; boxes of other classes are ignored.
     """
 
     protocol: str = "prophesee"
@@ -62,7 +62,7 @@ class ScoreConfig:
 
 
 def find_protocol(name: str) -> Protocol:
-    """A protocol by name; raises ConfigError that lists them."""
+    """Return a protocol by name; raises a ConfigError that lists all if it is unknown."""
     if name not in PROTOCOLS:
         raise ConfigError(f"protocol {name!r} is unknown (known: {', '.join(PROTOCOLS)})")
     return PROTOCOLS[name]
@@ -72,18 +72,21 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
     """Score pairs of box files (or of folders of them).
 
     Raises:
-        EvburstError: a file cannot be used, the files do not pair, or nothing is left to score.
+        EvburstError: a file cannot be used, the files cannot be paired, or nothing is left to score.
     """
     protocol, pairs = find_protocol(config.protocol), pair_files(predictions, labels)
-    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([truth for _, truth in pairs])
-    recordings = [RecordingBoxes(load_prophesee_boxes(truth), load_prophesee_boxes(found)) for found, truth in pairs]
+    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])
+    recordings = [
+        RecordingBoxes(load_prophesee_boxes(label_file), load_prophesee_boxes(prediction_file))
+        for prediction_file, label_file in pairs
+    ]
     _check_sensor(recordings, size)
     _check_clock(recordings, protocol)
-    foreign = sum(
+    n_other_classes = sum(
         int((boxes["class_id"] >= len(config.classes)).sum()) for r in recordings for boxes in (r.labels, r.predictions)
     )
-    if foreign:
-        _LOG.info("note: %d boxes of classes other than %s do not count (--classes)", foreign, ", ".join(config.classes))
+    if n_other_classes:
+        _LOG.info("note: %d boxes of classes other than %s are ignored (--classes)", n_other_classes, ", ".join(config.classes))
     result, left_out, frames = score(recordings, protocol, size, config.classes)
     row = {"model": "predictions", "timesteps": None, **ap_figures(result), "left_out": asdict(left_out)}
     return {
@@ -94,30 +97,32 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         "dataset": "files",
         "split": None,
         "recordings": len(pairs),
-        "files": [{"predictions": found.name, "labels": truth.name} for found, truth in pairs],
+        "files": [{"predictions": prediction_file.name, "labels": label_file.name} for prediction_file, label_file in pairs],
     }
 
 
 def score(
     recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorSize, classes: Sequence[str]
 ) -> tuple[CocoResult, LeftOut, list[Frame]]:
-    """COCO's figures over all recordings, what the protocol left out, and what it scored.
+    """Return COCO's result over all recordings, counts of what the protocol did not score, and the scored frames.
 
     Raises:
         DataError: the protocol leaves nothing to score.
     """
     frames, left_out = match(recordings, protocol, size)
     if not any(len(frame.labels) for frame in frames):
-        raise DataError(f"protocol {protocol.name}: no label is left to score ({_why(recordings, protocol, size)})")
+        raise DataError(
+            f"protocol {protocol.name}: no label is left to score ({_explain_no_labels(recordings, protocol, size)})"
+        )
     if left_out.unmatched:
         within = f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one"
-        text = "note: %d predictions belong to no labelled time: protocol %s takes those %s"
+        text = "note: %d predictions belong to no labelled time: protocol %s uses those %s"
         _LOG.info(text, left_out.unmatched, protocol.name, within)
     return coco_result(frames, classes), left_out, frames
 
 
 def ap_figures(result: CocoResult) -> dict[str, Any]:
-    """The AP part of a result, in percent; `coco_stats` is pycocotools' own list of twelve (fractions, -1: no such label)."""
+    """Return the AP part of a result, in percent; `coco_stats` are pycocotools' values (fractions, -1: no such label)."""
     summary = asdict(result.summary)
     figures = {name: _percent(summary[name]) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
     per_class = {name: {k: _percent(v) for k, v in row.items()} for name, row in result.summary.per_class.items()}
@@ -127,7 +132,7 @@ def ap_figures(result: CocoResult) -> dict[str, Any]:
 
 
 def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequence[str]) -> dict[str, Any]:
-    """Sizes and recalls per class, precision curves, confusion and calibration; numbers that do not exist are null."""
+    """Return AP by size and recall per class, precision curves, confusion and calibration; undefined values are None."""
     areas = ("all", "small", "medium", "large")
     sizes = {
         name: {area: _mean_percent(result.precision[:, :, c, a]) for a, area in enumerate(areas)}
@@ -147,8 +152,8 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
         "confusion": {
             "score": 0.3,
             "iou": 0.5,
-            "rows": [*classes, "nothing there"],
-            "columns": [*classes, "not found"],
+            "rows": [*classes, "background"],
+            "columns": [*classes, "missed"],
             "counts": matches.confusion.tolist(),
         },
         "calibration": {
@@ -162,7 +167,7 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
 
 
 def describe(protocol: Protocol, size: SensorSize, classes: Sequence[str]) -> dict[str, Any]:
-    """What a figure has to be quoted with."""
+    """Describe the protocol, sensor and classes, which must be quoted with AP values."""
     rule = {**asdict(protocol), "smallest_box": protocol.size_rule(size)._asdict()}
     del rule["small"], rule["large"]
     names = {"coco_stats_names": list(STATS)}
@@ -170,18 +175,20 @@ def describe(protocol: Protocol, size: SensorSize, classes: Sequence[str]) -> di
 
 
 def pair_files(predictions: Sequence[Path], labels: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs (predictions, labels): by name where the names say it (without _bbox and the like), else in order."""
-    found, truth = _expand(predictions), _expand(labels)
-    if len(found) != len(truth):
-        raise ConfigError(f"{len(found)} files of predictions, {len(truth)} of labels: give one for each")
-    by_name = {_stem(path): path for path in found}
-    if len(by_name) == len(found) and {_stem(path) for path in truth} == by_name.keys():
-        found = [by_name[_stem(path)] for path in truth]
-    return list(zip(found, truth, strict=True))
+    """Pair files (predictions, labels): by name if the names match (without _bbox and the like), else in order."""
+    prediction_paths, label_paths = _list_files(predictions), _list_files(labels)
+    if len(prediction_paths) != len(label_paths):
+        raise ConfigError(
+            f"{len(prediction_paths)} files of predictions but {len(label_paths)} of labels: pass one of each per recording"
+        )
+    by_name = {_stem(path): path for path in prediction_paths}
+    if len(by_name) == len(prediction_paths) and {_stem(path) for path in label_paths} == by_name.keys():
+        prediction_paths = [by_name[_stem(path)] for path in label_paths]
+    return list(zip(prediction_paths, label_paths, strict=True))
 
 
-def _expand(paths: Sequence[Path]) -> list[Path]:
-    """Files as given; a folder stands for its .npy files, sorted, without hidden ones (macOS puts a `._NAME` beside NAME)."""
+def _list_files(paths: Sequence[Path]) -> list[Path]:
+    """Replace folders by their .npy files, sorted, without hidden ones (macOS puts a `._NAME` beside NAME)."""
     out: list[Path] = []
     for path in paths:
         inside = sorted(p for p in path.glob("*.npy") if not p.name.startswith(".")) if path.is_dir() else [path]
@@ -193,46 +200,46 @@ def _expand(paths: Sequence[Path]) -> list[Path]:
 
 def _stem(path: Path) -> str:
     stem = path.stem
-    while ending := next((e for e in _ENDINGS if stem.endswith(e)), None):
+    while ending := next((e for e in _NAME_SUFFIXES if stem.endswith(e)), None):
         stem = stem.removesuffix(ending)
     return stem
 
 
 def _stated_size(labels: Sequence[Path]) -> SensorSize:
-    """The sensor size that recordings beside the label files state in their headers; SensorSizeError without one, or with two."""
+    """Return the sensor size stated by recordings next to the label files; SensorSizeError if none or several are found."""
     sizes: dict[SensorSize, Path] = {}
     for path in labels:
         name = path.stem.removesuffix("_bbox")
-        for beside in (path.with_name(name + ending) for ending in _RECORDINGS):
+        for beside in (path.with_name(name + ending) for ending in _RECORDING_SUFFIXES):
             if beside.is_file():
-                with suppress(EvburstError):  # one that needs the size to be given, or cannot be read
+                with suppress(EvburstError):  # a recording that does not state its size, or cannot be read
                     sizes.setdefault(open_events(beside).sensor_size, beside)
     if len(sizes) == 1:
         return next(iter(sizes))
     if sizes:
-        told = ", ".join(f"{path.name} {size}" for size, path in sizes.items())
-        raise SensorSizeError(f"the recordings beside the labels are of several sensors ({told}): score each by itself")
+        stated = ", ".join(f"{path.name} {size}" for size, path in sizes.items())
+        raise SensorSizeError(f"the recordings beside the labels are of several sensors ({stated}): score each by itself")
     raise SensorSizeError(
-        "box files do not say how large the sensor is, which decides the boxes that are scored: "
+        "box files do not state the sensor's size, which determines the boxes that are scored: "
         "pass --sensor-size WIDTHxHEIGHT, e.g. 304x240 for Gen1, 1280x720 for 1 Mpx"
     )
 
 
 def _check_clock(recordings: Sequence[RecordingBoxes], protocol: Protocol) -> None:
-    """Stop where no prediction is made at a label's time, the protocol's tolerance included: the clocks must differ."""
+    """Raise DataError if no prediction is close enough to a label's time, because the clocks must differ."""
     predicted = [r for r in recordings if len(r.predictions) and len(r.labels)]
     if not predicted:
         return
     for r in predicted:
         labelled = np.unique(r.labels["t"])
         times = np.unique(r.predictions["t"])
-        near = np.searchsorted(labelled, times + protocol.tolerance_us, "right")
-        if (near > np.searchsorted(labelled, times - protocol.tolerance_us, "left")).any():
+        last = np.searchsorted(labelled, times + protocol.tolerance_us, "right")
+        if (last > np.searchsorted(labelled, times - protocol.tolerance_us, "left")).any():
             return
     labels, found = (np.concatenate([getattr(r, side)["t"] for r in predicted]) for side in ("labels", "predictions"))
     raise DataError(
         f"no prediction is made at a labelled time: labels are at {_range(labels)}, predictions at {_range(found)}; protocol "
-        f"{protocol.name} takes those "
+        f"{protocol.name} uses those "
         + (f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one")
     )
 
@@ -242,19 +249,19 @@ def _range(t_us: NDArray[np.int64]) -> str:
 
 
 def _check_sensor(recordings: Sequence[RecordingBoxes], size: SensorSize) -> None:
-    """Stop where many labels begin outside the sensor: its size must be wrong."""
+    """Raise SensorSizeError if many labels start outside the sensor, because its size must be wrong."""
     outside = sum(int(((r.labels["x"] >= size.width) | (r.labels["y"] >= size.height)).sum()) for r in recordings)
     total = sum(len(r.labels) for r in recordings)
     check_sensor_size("labels", size, total - outside, outside, "labels")
 
 
-def _why(recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorSize) -> str:
+def _explain_no_labels(recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorSize) -> str:
     total = sum(len(r.labels) for r in recordings)
     if not total:
-        return "there is none"
+        return "there are no labels"
     diagonal, side = protocol.size_rule(size)
     skip = f" and those at or before {protocol.skip_us / 1e6:g} s" if protocol.skip_us else ""
-    return f"all {total} are left out: sides below {side:g}, diagonals below {diagonal:g}{skip}; --protocol coco takes all"
+    return f"all {total} are filtered out: sides below {side:g}, diagonals below {diagonal:g}{skip}; --protocol coco keeps all"
 
 
 def _mean_percent(precision: NDArray[np.float64]) -> float | None:
@@ -275,22 +282,23 @@ def _percent(value: float) -> float | None:
 
 
 def without_details(results: dict[str, Any]) -> dict[str, Any]:
-    """Results as they are printed: curves and tables stay in results.json."""
+    """Return the results to print; curves and tables are only written to results.json."""
     return {**results, "results": [{k: v for k, v in row.items() if k != "details"} for row in results["results"]]}
 
 
 def human_scores(results: dict[str, Any]) -> str:
-    """The figures for a person, AP in percent; a dash where there is no label of that kind."""
+    """Format the results as text, AP in percent; a dash means that there is no label of that kind."""
     row, size = results["results"][0], "x".join(str(side) for side in results["sensor_size"])
     lines = [
-        f"protocol  {results['protocol']}, sensor {size}: {row['frames']} labelled times, {len(results['files'])} recordings; percent"
+        f"protocol  {results['protocol']}, sensor {size}: {row['frames']} labelled times, "
+        f"{len(results['files'])} recordings; percent"
     ]
-    lines += [f"{name:<12}{_show(None if v < 0 else 100 * v):>7}" for name, v in zip(_ROWS, row["coco_stats"], strict=True)]
+    lines += [f"{name:<12}{_format(None if v < 0 else 100 * v):>7}" for name, v in zip(_ROWS, row["coco_stats"], strict=True)]
     width = max(12, *(len(name) + 2 for name in row["per_class"]))
     lines.append(f"{'class':<{width}}{'AP':>7}{'AP50':>7}")
-    lines += [f"{name:<{width}}{_show(v['ap']):>7}{_show(v['ap50']):>7}" for name, v in row["per_class"].items()]
+    lines += [f"{name:<{width}}{_format(v['ap']):>7}{_format(v['ap50']):>7}" for name, v in row["per_class"].items()]
     return "\n".join(lines)
 
 
-def _show(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

@@ -1,11 +1,12 @@
-"""How far a difference of two APs can be trusted: paired bootstrap over pictures or recordings.
+"""Confidence intervals for the difference of two APs: paired bootstrap over pictures or recordings.
 
-A resample draws as many units as there are, with replacement, and takes all frames of each with the predictions of both
-networks; its AP is COCO's. Windows of one recording, or several showings of one picture, are one unit: they are not independent.
-(Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; percentile intervals.)
+A resample draws as many units as there are, with replacement, and uses all frames of each with the predictions of both
+networks; its AP is COCO's. Windows of one recording, or several windows of one picture, are one unit, because they are
+not independent. (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; percentile intervals.)
 
-What pycocotools has matched is kept (evburst.eval.coco.ClassMatches), so that a resample is a pass over the sorted predictions,
-each counting as often as its unit was drawn. `resampled_ap_reference` repeats rows instead and follows pycocotools line by line.
+The matches of pycocotools are computed once (evburst.eval.coco.ClassMatches). A resample is then one pass over the sorted
+predictions, each weighted by how often its unit was drawn. `resampled_ap_reference` repeats rows instead, exactly as
+pycocotools would.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from evburst.eval.coco import IOUS, RECALLS, ClassMatches
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-_FEWEST_UNITS = 2
+_MIN_UNITS = 2
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of AP in points.
+    """A difference of AP in percentage points.
 
     Attributes:
         mean: the difference on the whole set.
-        low, high: between which CONFIDENCE of the resamples lie; None with fewer than two units.
-        resamples: how many were drawn.
-        units: pictures or recordings that were drawn from.
+        low, high: bounds that contain CONFIDENCE of the resamples; None with fewer than two units.
+        resamples: number of resamples drawn.
+        units: number of pictures or recordings drawn from.
     """
 
     mean: float
@@ -44,7 +45,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Losses:
-    """AP of one network minus that of another, in points.
+    """AP of one network minus that of another, in percentage points.
 
     Attributes:
         ap, ap50: COCO's AP and AP at IoU 0.50.
@@ -57,7 +58,7 @@ class Losses:
 
 
 def number_units(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    """`(frames,)`: frames of the same name share a number, counted from 0 in order of appearance."""
+    """Return unit indices `(frames,)`: frames of the same name share an index, from 0 in order of appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
@@ -69,13 +70,13 @@ def ap_losses(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Losses:
-    """AP of the first network minus AP of the second, with intervals.
+    """Return the AP of the first network minus that of the second, with intervals.
 
     Args:
-        first, second: matches of the same frames, class by class.
-        units: `(frames,)` numbers from 0, see `number_units`.
-        resamples: how many; deterministic for a seed.
-        seed: of the draws.
+        first, second: matches of the same frames, by class.
+        units: `(frames,)` unit indices, see `number_units`.
+        resamples: number of resamples; the result is deterministic for a seed.
+        seed: seed of the draws.
 
     Raises:
         ValueError: the two networks were not scored on the same labels.
@@ -86,7 +87,7 @@ def ap_losses(
     whole = np.ones((1, len(units)), np.int64)
     (measured,) = resampled_ap(first, whole) - resampled_ap(second, whole)
     drawn = np.zeros((0, len(IOUS)))
-    if count >= _FEWEST_UNITS and resamples > 0:
+    if count >= _MIN_UNITS and resamples > 0:
         draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
         repeats = draws[:, units]
         drawn = resampled_ap(first, repeats) - resampled_ap(second, repeats)
@@ -95,27 +96,27 @@ def ap_losses(
 
 
 def resampled_ap(classes: Sequence[ClassMatches], repeats: NDArray[np.int64]) -> NDArray[np.float64]:
-    """AP in percent at each of IOUS, `(R, 10)`, of every resample; NaN without a label.
+    """Return the AP in percent of every resample at each of IOUS, `(R, 10)`; NaN without a label.
 
     Args:
         classes: the matches.
-        repeats: `(R, frames)`; how often each frame counts.
+        repeats: `(R, frames)`; weight of each frame.
     """
     out = np.full((len(repeats), len(classes), len(IOUS)), np.nan)
-    for c, own in enumerate(classes):
-        _resample(np.ascontiguousarray(repeats), own.frame, own.correct, own.labels, RECALLS, out[:, c])
+    for c, matches in enumerate(classes):
+        _resample(np.ascontiguousarray(repeats), matches.frame, matches.correct, matches.labels, RECALLS, out[:, c])
     return _over_classes(out)
 
 
 def resampled_ap_reference(classes: Sequence[ClassMatches], repeats: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The same in NumPy: rows repeated, then pycocotools' `accumulate`."""
+    """NumPy reference of `resampled_ap`: repeats rows, then follows pycocotools' `accumulate`."""
     out = np.full((len(repeats), len(classes), len(IOUS)), np.nan)
     for r, times in enumerate(repeats):
-        for c, own in enumerate(classes):
-            labels = int((own.labels * times).sum())
+        for c, matches in enumerate(classes):
+            labels = int((matches.labels * times).sum())
             if not labels:
                 continue
-            correct = np.repeat(own.correct, times[own.frame])
+            correct = np.repeat(matches.correct, times[matches.frame])
             for k in range(len(IOUS)):
                 right = (correct >> k & 1).astype(bool)
                 tp, fp = np.cumsum(right).astype(float), np.cumsum(~right).astype(float)
@@ -126,7 +127,7 @@ def resampled_ap_reference(classes: Sequence[ClassMatches], repeats: NDArray[np.
 
 
 def _over_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In percent, the mean over the classes that have labels: `(R, classes, 10)` to `(R, 10)`."""
+    """Average over the classes that have labels, in percent: `(R, classes, 10)` to `(R, 10)`."""
     known = ~np.isnan(ap)
     total, count = np.where(known, ap, 0).sum(1), known.sum(1)
     mean: NDArray[np.float64] = np.divide(100 * total, count, out=np.full(total.shape, np.nan), where=count > 0)
@@ -137,16 +138,16 @@ def _interval(measured: float, drawn: NDArray[np.float64], units: int) -> Interv
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return Interval(float(measured), None, None, 0, units)
-    edge = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(drawn, [edge, 100 - edge]).tolist()
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(drawn, [tail, 100 - tail]).tolist()
     return Interval(float(measured), low, high, len(drawn), units)
 
 
 @njit(cache=True, nogil=True)
 def _resample(repeats, frame, correct, labels, recalls, out):  # type: ignore[no-untyped-def]
-    """Fill `out` (R, 10) for one class; rows of resamples without a label stay as they are.
+    """Fill `out` (R, 10) for one class; rows of resamples without a label are not changed.
 
-    Precision rises only at a right prediction, so these are all that interpolation has to look at.
+    Precision increases only at a correct prediction, so interpolation only needs to consider those.
     """
     ious = out.shape[1]
     tp, rows = np.zeros(ious, np.int64), np.zeros(ious, np.int64)

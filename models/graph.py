@@ -276,11 +276,11 @@ class Runner:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
-        self._free_after: dict[int, list[str]] = {}
-        for name, i in last_use.items():
+        last_reader = {name: node.name for node in graph.nodes for name in node.inputs}
+        self._free_after: dict[str, list[str]] = {}
+        for name, reader in last_reader.items():
             if name not in graph.outputs:
-                self._free_after.setdefault(i, []).append(name)
+                self._free_after.setdefault(reader, []).append(name)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> list[Tensor]:
@@ -290,12 +290,26 @@ class Runner:
     def compute(self, x: Tensor) -> list[Tensor]:
         """The same, for those who want gradients."""
         values: dict[str, Tensor] = {}
-        for i, node in enumerate(self.graph.nodes):
-            arguments = [values[name] for name in node.inputs]
-            values[node.name] = self.input(node, x) if node.op == "input" else getattr(self, node.op)(node, *arguments)
-            self.observe(node, values[node.name])
-            for name in self._free_after.get(i, ()):
-                del values[name]
+        for node in self.graph.nodes:
+            self.advance(node, values, x)
+        return self.read_outs(values)
+
+    def advance(self, node: Node, values: dict[str, Tensor], x: Tensor) -> None:
+        """Compute one node, add its value to those of earlier nodes, and drop those that no later node reads.
+
+        Args:
+            node: the next one, in the graph's order.
+            values: by node.
+            x: the batch of grids.
+        """
+        arguments = [values[name] for name in node.inputs]
+        values[node.name] = self.input(node, x) if node.op == "input" else getattr(self, node.op)(node, *arguments)
+        self.observe(node, values[node.name])
+        for name in self._free_after.get(node.name, ()):
+            del values[name]
+
+    def read_outs(self, values: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs, once every node has been computed."""
         return [self.read_out(name, values[name]) for name in self.graph.outputs]
 
     def observe(self, node: Node, value: Tensor) -> None:

@@ -170,7 +170,7 @@ def test_any_sensor_size(tmp_path: Path, capsys: pytest.CaptureFixture[str], siz
     [
         (None, "no such file"),
         (b"", "the file is empty"),
-        (HEADER, "header is all there is"),
+        (HEADER, "no event after the header, which ends at byte"),
         (b"some text\n", "not a Prophesee DAT file"),
         (HEADER + b"\x0c\x08abc", "no event after byte"),
     ],

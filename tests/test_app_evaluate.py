@@ -109,7 +109,7 @@ def test_gen1_s_own_protocol_skips_half_a_second(tmp_path: Path, capsys: pytest.
     root = gen1_tree(tmp_path, ("val",))
     run = ["--dataset", "gen1", "--root", str(root), "--ann", "--out", str(tmp_path / "out"), *FAST]
     assert evaluate_main(run) == 1
-    assert "protocol prophesee: no label is left to score (all 6 are left out" in capsys.readouterr().err
+    assert "protocol prophesee: no label is left to score (all 6 are filtered out" in capsys.readouterr().err
     found = evaluated(capsys, *run, "--protocol", "prophesee-toolbox")
     assert (found["results"][0]["frames"], found["results"][0]["left_out"]["labels"]) == (4, 0)
 
@@ -228,7 +228,7 @@ def test_files_without_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     run = ["--dataset", "folder", "--root", str(voc_folder(tmp_path / "v")), "--ann", "--out", str(tmp_path / "o"), *FAST]
     assert evaluate_main(run) == 0
     out, err = capsys.readouterr()
-    assert "1 event files without labels are left out" in err
+    assert "1 event files without labels were skipped" in err
     assert out.startswith("folder val: 1 windows of 50 ms; protocol coco")
 
 
@@ -368,7 +368,7 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
 def test_predictions_need_labels(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         evaluate_main(["--predictions", "a.npy"])
-    assert "belong together" in capsys.readouterr().err
+    assert "must be given together" in capsys.readouterr().err
 
 
 def test_unknown_protocols_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,7 @@ def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
         time.sleep(0.02)
     pipeline.stop()
     assert [line.split(":")[0] for line in lines] == ["waiting for fake camera", "fake camera is back"] * 2
-    assert "has been unplugged" in lines[0]
+    assert "was unplugged" in lines[0]
     assert len(watcher.seen) >= shown + 3
     starts = [t0 for t0, _ in watcher.seen]
     assert starts == sorted(set(starts))
@@ -229,19 +229,19 @@ def test_of_many_wishes_the_newest_is_built() -> None:
 
     builder = Builder[int, int](build, failed.append, quiet_s=0.0)
     assert builder.take() is None
-    builder.want(1)
+    builder.request(1)
     assert started.wait(60)
     for wish in range(2, 1000):
-        builder.want(wish)
+        builder.request(wish)
     gate.set()
     wait_until(lambda: built == [1, 999])
     wait_until(lambda: builder.take() == 999)
     assert not builder.busy
-    builder.want(-1)
+    builder.request(-1)
     wait_until(lambda: bool(failed))
     assert isinstance(failed[0], ConfigError)
     builder.close()
-    builder.want(5)
+    builder.request(5)
     assert built == [1, 999]
 
 
@@ -249,7 +249,7 @@ def test_wishes_that_do_not_rest_are_not_built_one_by_one() -> None:
     built: list[int] = []
     builder = Builder[int, None](built.append, lambda error: None, quiet_s=3600.0, longest_s=3600.0)
     for wish in range(1000):
-        builder.want(wish)
+        builder.request(wish)
     assert built == []
     builder.close()
 
@@ -281,7 +281,7 @@ def test_a_recording_is_readable_without_having_been_closed(tmp_path: Path, cut:
 
 
 def test_a_recording_goes_on_past_71_minutes_and_stops_at_its_limit(tmp_path: Path) -> None:
-    recorder = LiveRecorder(tmp_path / "a.dat", SIZE, most_bytes=80)
+    recorder = LiveRecorder(tmp_path / "a.dat", SIZE, max_bytes=80)
     recorder.write(make_events([2**32 - 2, 2**32 + 5]))
     recorder.write(make_events([2**32 + 6]))
     recorder.close()
@@ -396,7 +396,7 @@ def test_a_source_that_ends_before_the_first_window_is_an_error(tmp_path: Path, 
     write_video(tmp_path / "a.avi", 2, 25.0)
     code, out, err = live(capsys, "--video", tmp_path / "a.avi", "--sensor-size", "64x48", "--ann")
     assert (code, out) == (1, "")
-    assert err == "error: a.avi: ended before its first window of 50 ms: nothing was detected\n"
+    assert err == "error: a.avi: ended before its first window of 50 ms was complete; nothing was detected\n"
 
 
 def test_a_recording_is_played_slowly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -432,7 +432,7 @@ def test_no_password_is_printed() -> None:
         (["--camera", "fake", "--preset", "dvs"], "known: dvs346"),
         (["--camera", "fake", "--seconds", "0"], "seconds must be"),
         (["--camera", "fake", "--weights", "strete"], "bundled: caltech6"),
-        (["--camera", "fake", "--headless", "--serve"], "--headless shows nothing"),
+        (["--camera", "fake", "--headless", "--serve"], "--headless contradicts --serve"),
         (["--camera", "fake", "--set", "queue_window=1"], "did you mean 'queue_windows'"),
         (["--camera", "fake", "--record", "gone/o.dat"], "cannot be written"),
         (["--camera", "fake", "--record", "."], "is a folder"),

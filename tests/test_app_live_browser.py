@@ -269,10 +269,10 @@ def test_a_server_that_is_gone_covers_the_picture(browser: Any) -> None:
 
 
 def test_a_page_that_waits_points_at_the_button(browser: Any) -> None:
-    waiting = """told({ status: "waiting for the page's camera" });
+    waiting = """receiveState({ status: "waiting for the page's camera" });
         return ["camera", "curtain"].map((id) => [document.getElementById(id).className, document.getElementById(id).textContent]);"""
     (button, _), (_, words) = browser.execute_script(waiting)
-    assert button == "wanted"
+    assert button == "suggested"
     assert words.startswith("Press “Use this device's camera” below")
     wait_until(lambda: browser.find_element(By.ID, "camera").get_attribute("class") == "")
 

@@ -239,17 +239,17 @@ def test_a_client_that_stops_reading_holds_up_nobody(served: tuple[LivePipeline,
         stalled.sendall(request.encode())
         time.sleep(0.5)
         began, times = pipeline.figures.windows, []
-        show = server.hub.show
+        show = server.broadcaster.show
 
         def timed(*args: Any) -> None:
             started = time.perf_counter()
             show(*args)
             times.append(time.perf_counter() - started)
 
-        server.hub.show = timed  # type: ignore[method-assign]
+        server.broadcaster.show = timed  # type: ignore[method-assign]
         with open_socket(server) as client:
             received = sum(isinstance(client.recv(timeout=20), bytes) for _ in range(15))
-        server.hub.show = show  # type: ignore[method-assign]
+        server.broadcaster.show = show  # type: ignore[method-assign]
         assert received >= 5
         assert pipeline.figures.windows > began
 
@@ -285,7 +285,7 @@ def test_connections_that_ask_for_nothing_are_ended(
 
 def test_many_idle_connections_keep_nobody_out(served: tuple[LivePipeline, PageServer]) -> None:
     with ExitStack() as stack:
-        idle = [stack.enter_context(raw_socket(served[1])) for _ in range(3 * connections.MOST_IDLE)]
+        idle = [stack.enter_context(raw_socket(served[1])) for _ in range(3 * connections.MAX_IDLE)]
         assert get(served[1], "/")[0] == 200
         with open_socket(served[1]) as client:
             assert "sensor_size" in json.loads(client.recv(timeout=20))
@@ -300,7 +300,7 @@ def test_viewers_that_never_read_lose_their_place(
     monkeypatch.setattr(server_module, "_STALLED_S", 0.5)
     monkeypatch.setattr(connections, "STALLED_S", 0.5)
     monkeypatch.setattr(connections, "IDLE_S", 1.0)
-    monkeypatch.setattr(server_module, "_MOST_CLIENTS", 3)
+    monkeypatch.setattr(server_module, "_MAX_CLIENTS", 3)
     monkeypatch.setattr(broadcast, "encode", lambda *_: bytes(1 << 20))  # they fill what the system holds for them
     request = (
         "GET /live HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -309,14 +309,14 @@ def test_viewers_that_never_read_lose_their_place(
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(raw_socket(server, request))
-        wait(lambda: server.hub.clients == 3)
-        wait(lambda: server.hub.clients == 0)
+        wait(lambda: server.broadcaster.clients == 3)
+        wait(lambda: server.broadcaster.clients == 0)
         wait(lambda: not server._server.server_state.connections)
     assert pipeline.figures.windows > 0
 
 
 def test_complaints_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
-    loop, complaints = asyncio.new_event_loop(), server_module._Complaints()
+    loop, complaints = asyncio.new_event_loop(), server_module._ErrorLog()
     full = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
     with messages(logging.INFO):
         for _ in range(1000):
@@ -583,7 +583,7 @@ def test_beyond_loopback_there_is_a_warning_and_a_token(
         server = PageServer(pipeline, Site("127.0.0.1:0"))
     try:
         said = capsys.readouterr().err
-        assert "can be reached from other machines" in said
+        assert "reachable from other machines" in said
         token = server.url.partition("token=")[2]
         assert len(token) >= 20
         assert token in said

@@ -57,7 +57,7 @@ def test_a_write_beside_the_buffer_is_noticed(tmp_path: Path, monkeypatch: pytes
         return len(window), 0
 
     monkeypatch.setattr(fuzz_readers, "voxel_histogram", careless)
-    with pytest.raises(BrokenPromiseError, match="wrote beside its buffer"):
+    with pytest.raises(BrokenPromiseError, match="wrote outside its buffer"):
         examine(sound(tmp_path), "dat", GuardedGrid())
 
 

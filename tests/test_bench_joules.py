@@ -48,7 +48,7 @@ def test_what_cannot_be_read_is_explained(
     assert nvml_counters("libnothing.so") == ([], "NVML: the NVIDIA driver's library is not installed")
     monkeypatch.setattr(joules, "powercap_counters", lambda: powercap_counters(tmp_path / "none"))
     assert main(["--device", "cpu"]) == 1
-    assert capsys.readouterr().err.startswith("error: no measured energy here: ")
+    assert capsys.readouterr().err.startswith("error: energy cannot be measured: ")
 
 
 def test_rounds_are_summed_and_idle_is_taken_off() -> None:

@@ -104,7 +104,7 @@ def test_nothing_to_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert results_main([str(tmp_path / "none")]) == 1
     assert "none: no such file or folder" in capsys.readouterr().err
     assert results_main([str(tmp_path)]) == 1
-    assert "no results.json that can be read" in capsys.readouterr().err
+    assert "no readable results.json" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         results_main([])
 

@@ -44,7 +44,7 @@ def test_corners_are_clipped_to_the_sensor(tmp_path: Path) -> None:
         ([3, 5, *BOX[2:]], "rows and columns at byte 0 are [3, 5], expected [2, n]: not an annotation"),
         ([2, -5, *BOX[2:]], "rows and columns at byte 0 are [2, -5], expected [2, n]: not an annotation"),
         ([2, 2, 1, 2, 3, 4, 2, 0], "the box has 2 corners, expected at least 4"),
-        ([2, 4, -9, 1, -2, 1, -2, 5, -9, 5, 2, 0], "the box [-9, 1, -2, 5] holds no pixel of the 240x180 sensor"),
+        ([2, 4, -9, 1, -2, 1, -2, 5, -9, 5, 2, 0], "the box [-9, 1, -2, 5] covers no pixel of the 240x180 sensor"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, values: list[int], message: str) -> None:

@@ -142,7 +142,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     shutil.copy(folder / "image_0001.bin", folder / "._image_0001.bin")
     assert len(open_classes("ncaltech101", tmp_path, "train").recordings) == 24
     (record,) = caplog.records
-    assert "2 files are left out" in record.message
+    assert "2 files were skipped" in record.message
 
 
 def test_class_folders_may_be_split_already(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_excerpt_of_an_array() -> None:
 def test_tonics_data_sets_come_through_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("tonic.datasets")
     nmnist_tree(tmp_path / "NMNIST")
-    with pytest.raises(DataError, match="tonic does not find its data set NMNIST there; download it with tonic first"):
+    with pytest.raises(DataError, match="tonic does not find its dataset NMNIST there; download it with tonic first"):
         open_classes("tonic:NMNIST", tmp_path, "train")
     monkeypatch.setattr(datasets.NMNIST, "_check_exists", lambda self: True)
     splits = {split: open_classes("tonic:NMNIST", tmp_path, split) for split in ("train", "select", "test")}
@@ -188,7 +188,7 @@ def test_tonics_data_sets_come_through_its_own_classes(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("Nothing", "tonic has no data set"), ("NCALTECH101", "no sensor size of its own")]
+    ("name", "message"), [("Nothing", "tonic has no dataset"), ("NCALTECH101", "does not define a sensor size")]
 )
 def test_data_sets_of_tonics_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> None:
     pytest.importorskip("tonic.datasets")

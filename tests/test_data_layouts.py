@@ -102,8 +102,8 @@ def test_files_of_macos_and_files_without_labels_are_left_out_and_told(
     data = opened(kind, root, spec)
     assert (len(data), data.unlabelled) == (before, 1)
     told = " ".join(record.message for record in caplog.records)
-    assert f"1 event files without labels are left out, the first one: {other}" in told
-    assert "made by macOS" in told
+    assert f"1 event files without labels were skipped, the first one: {other}" in told
+    assert "created by macOS" in told
 
 
 def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,11 +114,11 @@ def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplo
     data = opened("ncaltech101", root, "caltech6")
     assert len(data) == 3
     (record,) = caplog.records
-    assert "2 files are left out, the first one:" in record.message
+    assert "2 files were skipped, the first one:" in record.message
     assert "image_0005 (1).bin: its name is not image_NUMBER.bin" in record.message
     other = root / "Caltech101_annotations/airplanes/annotation_0005.bin"
     other.write_bytes(b"")
-    with pytest.raises(DataError, match=r"no recording found.*; left out: .*annotation_0005\.bin: .*not an annotation"):
+    with pytest.raises(DataError, match=r"no recording found.*; skipped: .*annotation_0005\.bin: .*not an annotation"):
         opened("ncaltech101", root, "caltech6")
 
 
@@ -138,7 +138,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
     for kind in ("1mpx", "folder"):
         data = opened(kind, root, "street")
         assert data.labels(0).labels.tolist() == [1, 0]
-        assert "2 boxes of other classes are left out: 'two wheeler' (1), 'bus' (1)" in caplog.text
+        assert "2 boxes of other classes were ignored: 'two wheeler' (1), 'bus' (1)" in caplog.text
         caplog.clear()
     mapped = opened("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
     assert mapped.labels(0).labels.tolist() == [1, 1, 0, 0]
@@ -147,7 +147,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
 
 def test_one_megapixel_recordings_are_no_gen1(tmp_path: Path) -> None:
     root = prophesee_tree(tmp_path, SensorSize(1280, 720), [0])
-    with pytest.raises(SensorSizeError, match=r"a_td\.dat: a 304x240 sensor by its labels or its layout, but: .*1280x720"):
+    with pytest.raises(SensorSizeError, match=r"a_td\.dat: its labels or its layout state a 304x240 sensor, but: .*1280x720"):
         opened("gen1", root, "street")
 
 
@@ -189,7 +189,7 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path: Path) -> None:
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     }  # fmt: skip
     (tmp_path / "data" / "a.json").write_text(json.dumps(coco))
-    with pytest.raises(SensorSizeError, match=r"a\.dat: a 99x99 sensor by its labels or its layout, but: .*64x48"):
+    with pytest.raises(SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, but: .*64x48"):
         opened("folder", tmp_path / "data", "street")
 
 
@@ -226,7 +226,7 @@ def test_labels_on_another_clock_are_an_error(tmp_path: Path) -> None:
         labels = np.load(path)
         labels["t"] += 1_674_050_002_090_794
         np.save(path, labels)
-    message = r"no labelled time lies within its recording; are labels and events on the same clock\? .*labels from 16740500"
+    message = r"no labelled time lies within its recording; do labels and events use the same clock\? .*labels from 16740500"
     with pytest.raises(LabelError, match=message):
         opened("gen1", tmp_path, "street")
     # One recording with sound labels is enough.

@@ -168,8 +168,8 @@ def test_a_kept_index_is_used_and_a_broken_one_is_made_anew(tmp_path: Path, monk
 def test_recordings_too_long_for_memory_and_without_events_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="holds no event"):
         index_events(EventArray(recording()[:0], SIZE), W)
-    monkeypatch.setattr("evburst.data.random_access.MOST_EVENTS", 10)
-    with pytest.raises(DataError, match=r"too many to be held in memory; make it a \.dat"):
+    monkeypatch.setattr("evburst.data.random_access.MAX_HELD_EVENTS", 10)
+    with pytest.raises(DataError, match=r"too many to hold in memory; convert it to \.dat"):
         index_events(EventArray(recording(), SIZE), W)
 
 

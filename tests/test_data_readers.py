@@ -104,7 +104,7 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     [
         (None, "no such file"),
         (b"", "the file is empty (0 bytes)"),
-        (b"\x00\x01\x02", f"not an event recording of a known format (known: {KNOWN}); --format names one"),
+        (b"\x00\x01\x02", f"not an event recording of a known format (known: {KNOWN}); select one with --format"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, content: bytes | None, message: str) -> None:

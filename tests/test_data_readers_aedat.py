@@ -77,7 +77,7 @@ def test_a_davis_without_its_name_is_asked_for(tmp_path: Path) -> None:
 
 def test_unknown_chips_and_wrong_sizes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.aedat", aedat2_bytes(SAMPLE, "x.CochleaAMS1c", DVS128))
-    with pytest.raises(EventFileError, match="the chip 'CochleaAMS1c' is not known"):
+    with pytest.raises(EventFileError, match="the chip 'CochleaAMS1c' is unknown"):
         open_events(path)
     write(path, aedat2_bytes(SAMPLE, JAER, DVS128))
     with pytest.raises(SensorSizeError, match="the file says 128x128, --sensor-size says 346x260"):
@@ -153,9 +153,9 @@ def test_a_large_packet_is_bounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (4, 9, "1, 9 bytes an event"),
-        (20, 99, "1, 8 bytes an event, 5 valid of 99 events of 5"),
-        (24, 99, "1, 8 bytes an event, 99 valid of 5 events of 5"),
+        (4, 9, "1, 9 bytes per event"),
+        (20, 99, "1, 8 bytes per event, capacity 5, 99 events, 5 of them valid"),
+        (24, 99, "1, 8 bytes per event, capacity 5, 5 events, 99 of them valid"),
     ],
 )
 def test_a_corrupt_packet_is_named(tmp_path: Path, place: int, value: int, message: str) -> None:
@@ -169,13 +169,13 @@ def test_a_corrupt_packet_is_named(tmp_path: Path, place: int, value: int, messa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"#!AER-DAT2.0\r\n", "the header is all there is: no event after byte 14"),
-        (b"#!AER-DAT2.0\r\n1234567", "the header is all there is"),
-        (b"#!AER-DAT3.1\r\n#!END-HEADER\r\n", "the header is all there is: no packet after byte 28"),
-        (b"#!AER-DAT3.1\r\n# no end", "no header of AEDAT 3.1 that ends with #!END-HEADER"),
+        (b"#!AER-DAT2.0\r\n", "no event after the header, which ends at byte 14"),
+        (b"#!AER-DAT2.0\r\n1234567", "no event after the header"),
+        (b"#!AER-DAT3.1\r\n#!END-HEADER\r\n", "no packet after the header, which ends at byte 28"),
+        (b"#!AER-DAT3.1\r\n# no end", "no AEDAT 3.1 header that ends with #!END-HEADER"),
         (b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + bytes(9), "no event in the whole file"),
-        (b"#!AER-DAT1.0\r\n" + bytes(60), "#!AER-DAT1.0; AEDAT 2.0, 3.1 and 4 are read"),
-        (b"something else", "no AEDAT header; AEDAT 2.0, 3.1 and 4 are read"),
+        (b"#!AER-DAT1.0\r\n" + bytes(60), "#!AER-DAT1.0; supported are AEDAT 2.0, 3.1 and 4"),
+        (b"something else", "no AEDAT header; supported are AEDAT 2.0, 3.1 and 4"),
     ],
 )
 def test_files_without_events(tmp_path: Path, content: bytes, message: str) -> None:

@@ -91,7 +91,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 def test_less_than_an_event(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"1234")
-    with pytest.raises(EventFileError, match="4 bytes; an event has 5"):
+    with pytest.raises(EventFileError, match="holds only 4 bytes; an event has 5"):
         open_events(tmp_path / "a.bin", format="bin")
 
 

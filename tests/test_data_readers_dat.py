@@ -123,10 +123,10 @@ def test_truncated_in_the_middle_of_an_event(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "empty"),
-        (HEADER, "header is all there is"),
-        (HEADER + b"\x0c", "header is all there is"),
-        (HEADER + b"\x0c\x08", "no event after byte"),
-        (HEADER + b"\x0c\x08\x01\x02", "no event after byte"),  # less than one event
+        (HEADER, "the file ends after the header"),
+        (HEADER + b"\x0c", "the file ends after the header"),
+        (HEADER + b"\x0c\x08", "no event after the header, which ends at byte"),
+        (HEADER + b"\x0c\x08\x01\x02", "no event after the header, which ends at byte"),  # less than one event
         (b"hello, this is a text file\n", "no .%. header: not a Prophesee DAT file"),
         (b"% a LaTeX comment\n\\documentclass{article}\n", "event type 0x5C"),
         (HEADER + b"\x0c\x10" + bytes(16), "event type 0x0C of 16 bytes"),
@@ -162,13 +162,13 @@ def test_sensor_size_is_asked_for_never_guessed(tmp_path: Path) -> None:
 )
 def test_a_size_that_is_none_is_not_believed(tmp_path: Path, width: str, shown: str) -> None:
     path = dat(tmp_path / "a.dat", [1], header=f"% Version 2\n% Height 240\n% Width {width}\n".encode())
-    with pytest.raises(SensorSizeError, match=f"{shown}' for the sensor's size, which is none; pass --sensor-size"):
+    with pytest.raises(SensorSizeError, match=f"{shown}' is invalid; pass --sensor-size"):
         open_events(path)
     assert open_events(path, SensorSize(304, 240)).sensor_size == (304, 240)
 
 
 def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path) -> None:
-    with pytest.raises(SensorSizeError, match="its events reach x = 1, y = 2: pass --sensor-size 2x3"):
+    with pytest.raises(SensorSizeError, match="its largest coordinates are x = 1, y = 2: pass --sensor-size 2x3"):
         open_events(dat(tmp_path / "a.dat", [1], header=b"% Version 2\n"))
 
 

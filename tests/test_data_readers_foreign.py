@@ -36,13 +36,13 @@ FOREIGN = {
     "bzip2": (bz2.compress(dat_bytes(SAMPLE)), "compressed with bzip2: bunzip2 it first"),
     "xz": (lzma.compress(dat_bytes(SAMPLE)), "compressed with xz: unxz it first"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(50), "compressed with zstd: unzstd it first"),
-    "zip": (zipped("a.dat", dat_bytes(SAMPLE)), "a zip archive without arrays in it: unzip it first"),
-    "PyTorch": (zipped("best/data.pkl", b"\x80\x02."), "a PyTorch file, no event recording"),
+    "zip": (zipped("a.dat", dat_bytes(SAMPLE)), "a zip archive without arrays: unzip it first"),
+    "PyTorch": (zipped("best/data.pkl", b"\x80\x02."), "a PyTorch file without events"),
     "mp4": (b"\x00\x00\x00\x20ftypisom" + bytes(99), "evburst live --video FILE"),
     "avi": (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(99), "evburst live --video FILE"),
     "mkv": (b"\x1a\x45\xdf\xa3" + bytes(99), "evburst live --video FILE"),
-    "png": (b"\x89PNG\r\n\x1a\n" + bytes(99), "a picture, no event recording"),
-    "pickle": (pickle.dumps({"t": [1]}), "a Python pickle, which can run any code when it is loaded and is not read"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(99), "a picture, not an event recording"),
+    "pickle": (pickle.dumps({"t": [1]}), "a Python pickle, which can execute arbitrary code when loaded and is not supported"),
     "AppleDouble": (b"\x00\x05\x16\x07" + bytes(60), "a side file of macOS"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "HTML": (b"<!DOCTYPE html><html>", "did the download fail?"),
@@ -80,13 +80,13 @@ def test_pickled_arrays_are_refused_without_advice_to_load_them(tmp_path: Path) 
     np.save(tmp_path / "a.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "a.npz", events=objects)
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(EventFileError, match=r"an array of Python objects .* is not read") as error:
+        with pytest.raises(EventFileError, match=r"an array of Python objects .* is not supported") as error:
             open_events(tmp_path / name, SIZE)
         assert "allow_pickle" not in str(error.value)
 
 
 def test_a_folder_is_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(EventFileError, match="a folder, not a regular file; name the recordings in it"):
+    with pytest.raises(EventFileError, match="a folder, not a regular file; name a recording in it"):
         open_events(tmp_path)
 
 
@@ -123,14 +123,14 @@ def test_text_is_read_from_a_pipe_once(tmp_path: Path, header: bytes) -> None:
     assert stream_format(stream) == "csv"
     assert len(collect(stream)) == 5 * 20_000
     writer.join()
-    with pytest.raises(EventFileError, match="a pipe, which can be read once: save it to a file first"):
+    with pytest.raises(EventFileError, match="a pipe can be read only once: save it to a file first"):
         collect(stream)
 
 
 def test_other_formats_are_not_read_from_a_pipe(tmp_path: Path) -> None:
     writer = fed(tmp_path / "a", dat_bytes(SAMPLE))
     with pytest.raises(
-        EventFileError, match="a pipe, not a regular file, as dat recordings have to be: save it to a file first"
+        EventFileError, match="a pipe; dat recordings can only be read from regular files: save it to a file first"
     ):
         open_events(tmp_path / "a")
     writer.join()
@@ -156,7 +156,7 @@ def test_items_beyond_memory(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", events=padded)
     np.save(tmp_path / "a.npy", padded)
     for name in ("a.npz", "a.npy"):
-        with pytest.raises(EventFileError, match="an event of 1000013 bytes; at most 256 are read: save t, x, y, p only"):
+        with pytest.raises(EventFileError, match="an event of 1000013 bytes; at most 256 are supported: save t, x, y, p only"):
             open_events(tmp_path / name, SIZE)
 
 
@@ -172,7 +172,7 @@ def test_more_events_in_a_window_than_memory(tmp_path: Path, name: str, monkeypa
     else:
         (tmp_path / name).write_bytes(dat_bytes(events))
     with pytest.raises(
-        EventFileError, match=r"more than 1048576 events in the 0.05 s from 0 µs on: are the times right \(--time-unit\)"
+        EventFileError, match=r"more than 1048576 events within 0.05 s from 0 µs: check the unit of time \(--time-unit\)"
     ):
         list(open_events(tmp_path / name, SIZE).windows(50_000))
 

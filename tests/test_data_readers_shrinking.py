@@ -55,7 +55,7 @@ def test_windows(tmp_path: Path, name: str, size: int) -> None:
     windows = open_events(path, SIZE).windows(20_000)
     handed_out = [next(windows), next(windows)]
     os.truncate(path, size)
-    with pytest.raises(EventFileError, match=rf"{name}: was shortened while it was read: {size} bytes of the [0-9]+ at"):
+    with pytest.raises(EventFileError, match=rf"{name}: was shortened while it was read: {size} of its [0-9]+ bytes"):
         list(windows)
     for window in handed_out:
         window.words.view(np.uint8).sum()

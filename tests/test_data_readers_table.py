@@ -94,7 +94,7 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path, name: str) -> N
     with pytest.raises(SensorSizeError) as error:
         open_events(tmp_path / name)
     assert str(error.value) == (
-        f"{tmp_path / name}: the file does not say the sensor's size; its events reach x = 31, y = 23: "
+        f"{tmp_path / name}: the file does not say the sensor's size; its largest coordinates are x = 31, y = 23: "
         f"pass --sensor-size 32x24, or the sensor's true size if that is larger"
     )
 
@@ -102,18 +102,18 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.empty((0, 4), np.int64), "an array of (0, 4): no event"),
-        (SAMPLE[:0], "an array of (0,): no event"),
+        (np.empty((0, 4), np.int64), "an array of shape (0, 4): no event"),
+        (SAMPLE[:0], "an array of shape (0,): no event"),
         (np.zeros((5, 3), np.int64), "int64 (5, 3); expected fields t, x, y, p, or numbers (n, 4) in columns t x y p"),
         (
             np.zeros((4, 5)),
             "float64 (4, 5); expected fields t, x, y, p, or numbers (n, 4) in columns t x y p, or --columns; transpose it",
         ),
-        (np.full((5, 4), 1.5), "x is 1.5 at number 0 of these: pixels are whole numbers; round undistorted coordinates"),
+        (np.full((5, 4), 1.5), "x is 1.5 at index 0 of these: pixels are whole numbers; round undistorted coordinates"),
         (np.zeros(4, np.int64), "int64 (4,); expected fields"),
         (np.array(5), "int64 (); expected fields"),
-        (np.zeros(3, [("t", "<i8"), ("x", "<u2")]), "no column y, p; it has t, x"),
-        (PLAIN[:, [1, 2, 0, 3]] * [1, 1, 1, 2], "polarity 2 at number 0 of these; expected 0 and 1, or -1 and 1"),
+        (np.zeros(3, [("t", "<i8"), ("x", "<u2")]), "no column y, p; found t, x"),
+        (PLAIN[:, [1, 2, 0, 3]] * [1, 1, 1, 2], "polarity 2 at index 0 of these; expected 0 and 1, or -1 and 1"),
         (PLAIN + np.array([2**62, 0, 0, 0]), "µs: is t the first column?"),
         (
             np.zeros(3, [("t", "<i8", (2,)), ("x", "u1"), ("y", "u1"), ("p", "u1")]),
@@ -145,7 +145,7 @@ def test_truncated(tmp_path: Path, name: str, cut: int) -> None:
     (np.save if name == "a.npy" else np.savez)(tmp_path / name, SAMPLE)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:-cut])
-    with pytest.raises(EventFileError, match="not a whole"):
+    with pytest.raises(EventFileError, match="not a complete"):
         open_events(tmp_path / name, SIZE)
 
 
@@ -190,7 +190,7 @@ def test_a_header_that_is_no_dictionary(tmp_path: Path, name: str, broken: bytes
     (tmp_path / "a.npy").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("events.npy", content)
-    with pytest.raises(EventFileError, match="not a whole") as error:
+    with pytest.raises(EventFileError, match="not a complete") as error:
         open_events(tmp_path / name, SIZE)
     assert str(error.value).isprintable()
 

@@ -97,7 +97,7 @@ def test_two_lines_run_together_are_no_event(tmp_path: Path, line: str) -> None:
 def test_errors_do_not_hand_control_characters_to_the_terminal(tmp_path: Path) -> None:
     with pytest.raises(EventFileError) as error:
         read(tmp_path / "a.csv", b"t,x,y,\x1b[2J\x07\n1,2,3,1\n")
-    assert str(error.value).endswith("line 1: no column p; it has t, x, y, \\x1b[2J\\x07")
+    assert str(error.value).endswith("line 1: no column p; found t, x, y, \\x1b[2J\\x07")
 
 
 @pytest.mark.parametrize("line", ["1800.5 1 2 1", "1800 1.5 2 1", "nan 1 2 1", "1800 1e300 2 1", "99999999999999999999 1 2 1"])
@@ -111,11 +111,11 @@ def test_numbers_that_are_not_whole(tmp_path: Path, line: str) -> None:
     [
         ("t,x,y,p\n", "no line of numbers 't x y p' within its first 8 bytes"),
         ("# only words\n", "no line of numbers 't x y p' within its first 13 bytes"),
-        ("t,x,y\n1,2,3\n", "line 1: no column p; it has t, x, y"),
+        ("t,x,y\n1,2,3\n", "line 1: no column p; found t, x, y"),
         (",t,x,y,p\n5,1,2,1\n", "the header names 5 columns, the first event has 4"),
         ("1 2 3\n", "the first event has 3 columns, expected t x y p"),
         ("x,y,p,t\n1,2,0\n", "the header names 4 columns, the first event has 3"),
-        ("1 2 3 7\n", "events 0 to 0, from line 1: polarity 7 at number 0 of these; expected 0 and 1, or -1 and 1"),
+        ("1 2 3 7\n", "events 0 to 0, from line 1: polarity 7 at index 0 of these; expected 0 and 1, or -1 and 1"),
     ],
 )
 def test_text_that_is_no_events(tmp_path: Path, content: str, message: str) -> None:

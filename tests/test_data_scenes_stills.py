@@ -46,7 +46,7 @@ def test_a_box_follows_its_object_through_camera_and_own_motion(seed: int) -> No
 def test_displacing_only_what_an_object_reaches_is_displacing_everywhere(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = StillSceneConfig(mosaic=0.0, still=0.0, object_px=20.0)
     fast = scene(config, seed).render(40_000)
-    monkeypatch.setattr(stills, "_reached", lambda *_: (slice(None), slice(None)))
+    monkeypatch.setattr(stills, "_displaced_region", lambda *_: (slice(None), slice(None)))
     assert np.array_equal(fast, scene(config, seed).render(40_000))
 
 

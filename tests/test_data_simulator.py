@@ -20,7 +20,7 @@ IDEAL = SimulatorConfig(threshold_on=0.1, threshold_off=0.1, mismatch=0, refract
 def ramp(config: SimulatorConfig, change: float, dt_us: int = 10_000, seed: int = 0) -> np.ndarray:
     """Events while every pixel's log intensity changes linearly by `change`."""
     sensor = EventSimulator(SIZE, config, seed)
-    sensor._phase[:] = 0
+    sensor._initial_offset[:] = 0
     sensor.step(np.full((4, 6), 3.0, np.float32), 0)
     return sensor.step(np.full((4, 6), 3.0 + change, np.float32), dt_us)
 

@@ -58,7 +58,7 @@ def test_the_reader_is_found_by_content(reader: ModuleType, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "size", "error", "message"),
     [
-        (b"EVREC 32x24\n", None, EventFileError, "holds no event"),
+        (b"EVREC 32x24\n", None, EventFileError, "contains no events"),
         (b"EVREC 32x24", None, EventFileError, "does not begin with a line"),
         (b"EVREC here\n" + bytes(13), None, SensorSizeError, "sensor"),
         (b"EVREC 32x24\n" + bytes(13), SensorSize(64, 48), SensorSizeError, "32x24"),

@@ -58,7 +58,7 @@ def test_a_better_scored_false_box_halves_precision() -> None:
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="1 labelled images, 0 predicted"):
+    with pytest.raises(ValueError, match="1 labelled images, but 0 with predictions"):
         average_precision([Detections.empty()], [], CLASSES)
 
 

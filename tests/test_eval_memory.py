@@ -56,7 +56,7 @@ def test_geometry_of_every_operation(kind: type[nn.Module], grid: Tensor) -> Non
     size = tuple(grid.shape[1:])
     geometry, shapes = memory_geometry(graph, *size), node_shapes(graph, *size)
     for source, reached in fan_out_maps(graph, *size).items():
-        by_convolution, total = sum(geometry.reach[source].values()), float(reached.sum())
+        by_convolution, total = sum(geometry.fan_out[source].values()), float(reached.sum())
         assert by_convolution <= total * (1 + 1e-6)
         if kind is EveryOperation:
             assert by_convolution == pytest.approx(total)

@@ -18,8 +18,9 @@ from evburst.data.stats import SpikeStats
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime import ENGINES, choose, measured, measurements_file, open_engine, remember
 from evburst.models.runtime.int8.network import IntegerNetwork
-from evburst.models.runtime.int8.plan import Part, Plan, Read, Source, reads
+from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.quantise import integer_weights, pack
+from evburst.models.runtime.int8.signals import Part, Read, Source, reads
 from evburst.models.runtime.int8.simd import AVAILABLE, LANES
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
@@ -95,7 +96,7 @@ def test_bit_for_bit_where_weights_are_integers(graph: Graph, timesteps: int, ph
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     assert sum(layer.spikes.sum() for layer in stats.layers if layer.kind == "neuron") > 100
     assert isinstance(fast, IntegerNetwork)
-    plan, _ = next(iter(fast._programs.values()))
+    plan = next(iter(fast._programs.values())).plan
     assert plan.on_integers
     assert plan.summed == takes_back
 
@@ -143,10 +144,11 @@ def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, phi: 
             layer.theta.mul_(1 + 0.1 * k)
     network = IntegerNetwork(graph, parameters, 10)
     network.run(grid)
-    plan, program = next(iter(network._programs.values()))
+    program = next(iter(network._programs.values()))
+    plan = program.plan
     slow = SlowIntegers(graph, parameters, plan)
     for source in plan.sources:
-        view = torch.from_numpy(source.view(program.arena, 2, 2).copy()).permute(0, 1, 4, 2, 3)
+        view = torch.from_numpy(program.counts(source).copy()).permute(0, 1, 4, 2, 3)
         slow.counts[source.name] = view
         step = next(s for s in plan.steps if s.out is source)
         if step.conv is not None:
@@ -174,7 +176,7 @@ def test_the_integers_are_those_that_conversion_rounded_to(graph: Graph) -> None
     converted, parameters = calibrate(graph, record_targets(graph, grid.float()), 1, Choice(8))
     network, theta = IntegerNetwork(converted, parameters, 10), signal_thresholds(graph, parameters.neurons)
     network.run(grid)
-    plan, _ = next(iter(network._programs.values()))
+    plan = next(iter(network._programs.values())).plan
     rounded_before = 0
     for step in plan.steps:
         values = spike_values(converted, step.conv, theta) if step.conv is not None else None
@@ -229,7 +231,7 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph, takes_b
     same_counts(stats, reference)
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    plan, _ = next(iter(network._programs.values()))
+    plan = next(iter(network._programs.values())).plan
     left = {step.node.name for step in plan.steps if step.kind is None}
     assert left == {"x", "grouped", "a", "one", "two", "sum", "b"}
 
@@ -250,7 +252,7 @@ def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, rate: flo
         for a, b in zip(outputs, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     assert isinstance(fast, IntegerNetwork)
-    _, program = next(iter(fast._programs.values()))
+    program = next(iter(fast._programs.values()))
     assert rate == 0 or program.changed.mean() <= 60 * rate
 
 
@@ -272,7 +274,7 @@ def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: boo
     same_counts(stats, reference)
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    plan, _ = next(iter(fast._programs.values()))
+    plan = next(iter(fast._programs.values())).plan
     assert plan.on_integers == (slope == 0)
 
 

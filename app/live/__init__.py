@@ -1,15 +1,15 @@
-"""Live detection: a camera, a stream, or a replay in; boxes within a bounded time out. The pipeline behind live.py.
+"""Live detection from a camera, a stream or a replay with bounded latency: the pipeline behind live.py.
 
     source ──► capture ──► packets ──► binning ──► grids ──► inference ──► viewers
     device     thread      queue       thread      queue     thread        page, window, totals
-                           (waits)                 (drops the oldest)
+                           (blocks)                (drops the oldest)
 
-Capture waits for the device and nothing else. Binning cuts packets into windows, records them and bins them. Where inference
-is late, whole windows are dropped, the oldest first, and counted, so that what is shown is never older than the queue is long.
-A viewer is handed a result and must return at once; who is slow misses windows and holds up nobody.
+Capture waits only for the device. Binning cuts packets into windows, records and bins them. If inference cannot keep up, whole
+windows are dropped, oldest first, and counted, so that the age of a result is bounded by the length of the queue. A viewer
+receives a result and must return at once; a slow client misses windows but does not delay the pipeline.
 
-Settings that need another network are given to a builder thread; the present network runs until the new one is warm, and every
-window is run by the network it was binned for.
+A change of settings that needs another network is passed to a builder thread. The current network runs until the new one is
+warmed up, and every window is run by the network for which it was binned.
 
-Threads suffice: the kernels, the network, OpenCV and the drivers release Python's lock while they compute or wait.
+Threads suffice because the kernels, the network, OpenCV and the drivers release the GIL while they compute or wait.
 """

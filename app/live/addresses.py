@@ -1,4 +1,4 @@
-"""Addresses of cameras and streams: which ones OpenCV opens as a stream, and how they are shown without their passwords."""
+"""Addresses of cameras and streams: recognise those that OpenCV can open, and mask passwords for display."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ _STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "http", "http
 
 
 def is_address(text: str) -> bool:
-    """Whether it begins with `scheme://`, so is no file name."""
+    """Return whether the text begins with `scheme://` and so is not a file name."""
     return _SCHEME.match(text) is not None
 
 
 def is_stream(text: str) -> bool:
-    """Whether it is the address of a video stream, e.g. rtsp://camera/1."""
+    """Return whether the text is the address of a video stream, e.g. rtsp://camera/1."""
     scheme = _SCHEME.match(text)
     return scheme is not None and scheme[1].lower() in _STREAMS
 
 
 def masked(address: str) -> str:
-    """An address as it may be shown: without user, password and parameters.
+    """Return an address without user, password and query parameters, for display.
 
-    A password may hold any character, also `/`, `?` or `@` that should have been written as %2F, %3F or %40, so all up to the last
-    `@` is left out. A text without `scheme://` is returned as it is.
+    A password may contain `/`, `?` or `@` that should have been written as %2F, %3F or %40; therefore everything up to the
+    last `@` is masked. A text without `scheme://` is returned unchanged.
     """
     scheme = _SCHEME.match(address)
     if scheme is None:
@@ -31,5 +31,5 @@ def masked(address: str) -> str:
     rest = address[scheme.end() :]
     if "@" in rest:
         rest = "***@" + rest.rpartition("@")[2]
-    place, question, _ = re.sub(r"#.*", "", rest).partition("?")
-    return scheme[0] + place + ("?***" if question else "")
+    location, question_mark, _ = re.sub(r"#.*", "", rest).partition("?")
+    return scheme[0] + location + ("?***" if question_mark else "")

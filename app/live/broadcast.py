@@ -1,4 +1,4 @@
-"""Results on their way to the page: the newest one only, made into bytes once for all clients."""
+"""Broadcast of results to the page's clients: keep the newest result and encode it once for all of them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from evburst.app.outputs.render import palette
 from evburst.data.events import EventWindow, SensorSize
 from evburst.models.bundle import WEIGHTS
 
-_LOOK_S = 0.01
+_POLL_S = 0.01
 
 
-class Hub:
-    """A viewer that keeps the newest result for whoever asks.
+class Broadcaster:
+    """A viewer that keeps the newest result for the page's clients.
 
     Args:
-        pipeline: whose results they are.
+        pipeline: the pipeline whose results are shown.
 
     Attributes:
-        clients: how many watch.
+        clients: number of connected clients.
     """
 
     def __init__(self, pipeline: LivePipeline) -> None:
@@ -45,7 +45,7 @@ class Hub:
 
     @contextmanager
     def client(self) -> Iterator[None]:
-        """While somebody watches."""
+        """Count a client while the context is open."""
         self.clients += 1
         try:
             yield
@@ -53,7 +53,7 @@ class Hub:
             self.clients -= 1
 
     def show(self, result: WindowResult, window: EventWindow) -> None:
-        """See Viewer: stores the result; clients poll, because a notification would make this thread give up Python's lock."""
+        """Store a result. Clients poll for it, because notifying them would make the inference thread release the GIL."""
         pipeline = self._pipeline
         source = pipeline.source
         picture = source.picture if isinstance(source, FrameSource) else None
@@ -61,12 +61,12 @@ class Hub:
         self._newest = self._newest[0] + 1, shown
 
     async def next(self, seen: int, timeout_s: float, with_picture: bool = False) -> tuple[int, bytes | None]:
-        """(number, message) of a result newer than number `seen`; (seen, None) where none comes in time."""
+        """Wait for a result newer than number `seen`; return its (number, message), or (seen, None) after the timeout."""
         deadline_s = time.perf_counter() + timeout_s
         while self._newest[0] == seen:
             if time.perf_counter() > deadline_s:
                 return seen, None
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         number, shown = self._newest
         encoded = self._encoded.get(with_picture)
         if encoded is None or encoded[0] != number:
@@ -76,7 +76,7 @@ class Hub:
         return encoded
 
     def about(self) -> dict[str, Any]:
-        """What a client must know before the first result, and when another network runs."""
+        """Return what a client needs before the first result and after a change of network, in JSON types."""
         pipeline, network = self._pipeline, self._pipeline.network
         return {
             "sensor_size": list(pipeline.source.sensor_size),
@@ -100,18 +100,19 @@ class _Shown(NamedTuple):
 
 
 def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
-    """A result as the page reads it: the header's length (4 bytes, little-endian), a JSON header, the events, the source's picture.
+    """Encode a result for the page.
 
-    Boxes are [x0, y0, x1, y1, score, label, class name]; events as of `pack_picture`; the picture is JPEG and may be missing.
+    The message is the header's length (4 bytes, little-endian), a JSON header, the event picture of `pack_picture`, and the
+    source's picture as JPEG, which may be absent. Boxes are [x0, y0, x1, y1, score, label, class name] in px.
     """
     result, network = shown.result, shown.network
-    found = result.detections
-    boxes = np.round(found.boxes_xyxy.astype(float), 1).tolist()
+    detections = result.detections
+    boxes = np.round(detections.boxes_xyxy.astype(float), 1).tolist()
     header = {
-        "t_us": found.t_us,
+        "t_us": detections.t_us,
         "boxes": [
             [*box, round(float(score), 3), int(label), network.classes[label]]
-            for box, score, label in zip(boxes, found.scores, found.labels, strict=True)
+            for box, score, label in zip(boxes, detections.scores, detections.labels, strict=True)
         ],
         "events_per_s": round(result.events_per_s),
         "latency_ms": round(result.latency_ms, 2),
@@ -129,14 +130,14 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
     return struct.pack("<I", len(text)) + text + pack_picture(result.grid, size).tobytes() + picture
 
 
-def weights_choices(given: str) -> dict[str, str]:
-    """Weights that a page may choose: the bundled ones and those the run was started with, by the name that is shown."""
+def weights_choices(initial: str) -> dict[str, str]:
+    """Return the weights that the page offers, by displayed name: the bundled ones and those the run was started with."""
     bundled = {path.stem: path.stem for path in sorted(WEIGHTS.glob("*.safetensors"))}
-    return bundled | {Path(given).stem: given}
+    return bundled | {Path(initial).stem: initial}
 
 
 def pack_picture(grid: NDArray[np.uint8], size: SensorSize) -> NDArray[np.uint8]:
-    """Pixels in 2 bits, four to a byte, row by row, the first in the lowest bits: 0 nothing, 1 OFF, 2 ON.
+    """Pack a grid's pixels into 2 bits each (0 no event, 1 OFF, 2 ON), row by row, four per byte, lowest bits first.
 
     Args:
         grid: `(2 * bins, >= H, >= W)` uint8 counts, OFF channels first.

@@ -1,4 +1,4 @@
-"""Networks prepared while another one runs: loading and warming up takes seconds, and inference must not wait for it."""
+"""Build networks on a background thread: loading and warm-up take seconds, and inference must not wait for them."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ from collections.abc import Callable
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
-Wish = TypeVar("Wish")
+Request = TypeVar("Request")
 Built = TypeVar("Built")
 
 QUIET_S = 0.2
-"""How long wishes must rest before one is built: a slider that is being moved builds once."""
+"""Debounce time: a request is built after this time without a newer one, so that dragging a slider builds once."""
 
 LONGEST_S = 5.0
-"""Wishes that never rest are built this often."""
+"""Longest delay of a build while newer requests keep arriving."""
 
 
-class Builder(Generic[Wish, Built]):
-    """Builds what is wished for, on a thread of its own; of several wishes the newest counts.
+class Builder(Generic[Request, Built]):
+    """Builds the newest request on a background thread.
 
     Args:
-        build: makes one; called on the builder's thread.
-        fail: is told what the building of the newest wish ended with, on that thread.
+        build: builds a request; called on the builder's thread.
+        fail: called on that thread with the exception if building fails and there is no newer request.
         quiet_s, longest_s: see QUIET_S and LONGEST_S.
     """
 
     def __init__(
         self,
-        build: Callable[[Wish], Built],
+        build: Callable[[Request], Built],
         fail: Callable[[Exception], None],
         quiet_s: float = QUIET_S,
         longest_s: float = LONGEST_S,
     ) -> None:
         self._build, self._fail, self._quiet_s, self._longest_s = build, fail, quiet_s, longest_s
         self._changed = Condition()
-        self._wishes: list[Wish] = []
-        self._wished_s, self._first_s = 0.0, 0.0
+        self._requests: list[Request] = []
+        self._newest_s, self._first_s = 0.0, 0.0
         self._built: list[Built] = []
         self._building, self._closed = False, False
         self._thread: Thread | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether something is being built, or waits to be built or taken."""
+        """Whether a build is pending, running, or finished but not yet taken."""
         with self._changed:
-            return self._building or bool(self._wishes or self._built)
+            return self._building or bool(self._requests or self._built)
 
-    def want(self, wish: Wish) -> None:
-        """Have this built, instead of what was wished for before; returns at once."""
+    def request(self, request: Request) -> None:
+        """Schedule a build, replacing earlier requests; return at once."""
         with self._changed:
-            self._wished_s = time.perf_counter()
-            if not self._wishes:
-                self._first_s = self._wished_s
-            self._wishes = [wish]
+            self._newest_s = time.perf_counter()
+            if not self._requests:
+                self._first_s = self._newest_s
+            self._requests = [request]
             if self._thread is None:
                 self._thread = Thread(target=self._work, name="builder", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def take(self) -> Built | None:
-        """What has been built since the last time, the newest; None where nothing has."""
+        """Return the newest result built since the last call, or None."""
         if not self._built:
             return None
         with self._changed:
@@ -68,33 +68,33 @@ class Builder(Generic[Wish, Built]):
         return built[-1]
 
     def close(self) -> None:
-        """Build nothing more; what is being built is not waited for."""
+        """Drop pending requests and stop the thread; a running build is not waited for."""
         with self._changed:
             self._closed = True
-            self._wishes = []
+            self._requests = []
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while (wish := self._next()) is not None:
+        while (request := self._next()) is not None:
             try:
-                built = self._build(wish[0])
+                built = self._build(request[0])
             except Exception as error:
                 self._done([])
-                if not self._wishes:
+                if not self._requests:
                     self._fail(error)
             else:
                 self._done([built])
 
-    def _next(self) -> list[Wish] | None:
-        """The newest wish, once it has rested; None at the end."""
+    def _next(self) -> list[Request] | None:
+        """Wait until a request is due and return it as a list of one; None after `close`."""
         with self._changed:
             while not self._closed:
-                due_s = min(self._wished_s + self._quiet_s, self._first_s + self._longest_s)
+                due_s = min(self._newest_s + self._quiet_s, self._first_s + self._longest_s)
                 wait_s = due_s - time.perf_counter()
-                if self._wishes and wait_s <= 0:
-                    wish, self._wishes, self._building = self._wishes, [], True
-                    return wish
-                self._changed.wait(wait_s if self._wishes else None)
+                if self._requests and wait_s <= 0:
+                    request, self._requests, self._building = self._requests, [], True
+                    return request
+                self._changed.wait(wait_s if self._requests else None)
         return None
 
     def _done(self, built: list[Built]) -> None:

@@ -1,4 +1,4 @@
-"""What the page can ask for: settings, pause, a recording, its own camera as the source."""
+"""Commands of the page's clients: change settings, pause, record, and use the page's camera as the source."""
 
 from __future__ import annotations
 
@@ -23,45 +23,46 @@ from evburst.data.errors import DataError
 T = TypeVar("T")
 
 PAGE_CAMERA = "the page's camera"
-MOST_RECORDED_BYTES = 1 << 30
+MAX_RECORDING_BYTES = 1 << 30
 
 _LIMITS = {"score": (0.01, 0.99), "timesteps": (1, 16), "contrast": (0.05, 1.0)}
 _PICTURE = struct.Struct("<4sHH")
 
 
 class RefusedError(Exception):
-    """A message that makes no sense, or cannot be obeyed now; its text is for the client."""
+    """A client's message is malformed or cannot be executed now; the text is sent to the client."""
 
 
 class Commands:
-    """Carries out what clients send; from any thread.
+    """Executes the clients' commands. Thread-safe.
 
     Args:
-        pipeline: what is steered.
+        pipeline: the pipeline to control.
         folder: where recordings are kept until they are downloaded.
 
     Attributes:
-        finished: the latest whole recording.
+        finished: path of the latest complete recording, or None.
     """
 
     def __init__(self, pipeline: LivePipeline, folder: Path) -> None:
         self._pipeline, self._folder = pipeline, folder
-        self._own_source: LiveSource = pipeline.source
+        self._initial_source: LiveSource = pipeline.source
         self._weights = weights_choices(pipeline.config.detect.weights)
         self._lock = Lock()
         self._recorder: LiveRecorder | None = None
         self._recordings: list[Path] = []
-        self._camera_of: object | None = None
+        self._camera_client: object | None = None
         self._pushed: PushedFrames | None = None
         self.finished: Path | None = None
 
     def state(self, client: object = None) -> dict[str, Any]:
-        """What a client is told twice a second, and after every command."""
+        """Return the state that a client receives twice a second and after every command, in JSON types."""
         pipeline, wanted = self._pipeline, self._pipeline.wanted
         source, recorder = pipeline.source, self._recorder
-        waits = self._camera_of is None and isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)
+        uses_page_camera = isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)
+        waits_for_page = uses_page_camera and self._camera_client is None
         return {
-            "status": f"waiting for {PAGE_CAMERA}" if waits else pipeline.status,
+            "status": f"waiting for {PAGE_CAMERA}" if waits_for_page else pipeline.status,
             "source": source.name,
             "kind": source.kind,
             "simulated": source.simulated,
@@ -73,19 +74,19 @@ class Commands:
             "preparing": pipeline.preparing,
             "problem": pipeline.problem,
             "contrast": round(source.contrast, 3) if isinstance(source, FrameSource) else None,
-            "page_camera": self._camera_of is not None,
-            "own_camera": client is not None and self._camera_of is client,
+            "page_camera": self._camera_client is not None,
+            "own_camera": client is not None and self._camera_client is client,
             "recording": None if recorder is None else recorder.events,
             "recorded": self.finished is not None,
             "windows": pipeline.figures.windows,
             "dropped": pipeline.dropped,
         }
 
-    def obey(self, client: object, command: object) -> dict[str, Any]:
-        """Carry out one command, and return the state after it.
+    def execute(self, client: object, command: object) -> dict[str, Any]:
+        """Execute one command and return the state after it.
 
         Raises:
-            RefusedError: it is none, or cannot be obeyed.
+            RefusedError: the command is malformed or cannot be executed now.
         """
         if not isinstance(command, dict) or len(command) != 1:
             raise RefusedError('expected {"set": {name: value}} or {"do": name}')
@@ -99,14 +100,14 @@ class Commands:
                 raise RefusedError('expected {"set": {name: value}} or {"do": name}')
             return self.state(client)
 
-    def picture(self, client: object, data: bytes) -> None:
-        """Take a picture of a client's camera: `EVB1`, width and height (16 bits each, little-endian), then W x H grey bytes.
+    def accept_picture(self, client: object, data: bytes) -> None:
+        """Accept a picture of a client's camera: `EVB1`, W and H (16 bits each, little-endian), then W * H grey bytes.
 
         Raises:
-            RefusedError: malformed, of another size than the sensor, or that client's camera is not in use.
+            RefusedError: the picture is malformed or not of the sensor's size, or the client's camera is not in use.
         """
         pushed = self._pushed
-        if pushed is None or self._camera_of is not client:
+        if pushed is None or self._camera_client is not client:
             raise RefusedError("this page's camera is not in use")
         width, height = self._pipeline.source.sensor_size
         if len(data) != _PICTURE.size + width * height or _PICTURE.unpack_from(data) != (b"EVB1", width, height):
@@ -114,20 +115,20 @@ class Commands:
         pushed.push(np.frombuffer(data, np.uint8, offset=_PICTURE.size).reshape(height, width))
 
     def open_finished(self) -> tuple[IO[bytes], int] | None:
-        """The latest whole recording, opened, and its size; None where there is none."""
+        """Open the latest complete recording; return the file and its size in bytes, or None if there is none."""
         with self._lock:
             if self.finished is None:
                 return None
             return self.finished.open("rb"), self.finished.stat().st_size
 
     def leave(self, client: object) -> None:
-        """A client has gone; so has its camera."""
+        """Handle a client's disconnection: stop using its camera."""
         with self._lock:
-            if self._camera_of is client:
+            if self._camera_client is client:
                 self._camera_off()
 
     def close(self) -> None:
-        """End the recording, if there is one."""
+        """End the recording if there is one."""
         with self._lock:
             self._stop_recording()
 
@@ -144,7 +145,7 @@ class Commands:
         if name not in _LIMITS or isinstance(value, bool) or not is_number:
             raise RefusedError(f"settings are {', '.join(_LIMITS)}, each a number; network and weights")
         low, high = _LIMITS[str(name)]
-        number = min(max(typing.cast(float, value), low), high)  # also of integers that no float can hold
+        number = min(max(typing.cast(float, value), low), high)  # clamps integers too large for a float as well
         if name == "score":
             self._pipeline.set_score(float(number))
         elif name == "timesteps":
@@ -154,7 +155,7 @@ class Commands:
         elif isinstance(self._pipeline.source, FrameSource):
             self._pipeline.source.set_contrast(float(number))
         else:
-            raise RefusedError("contrast is a setting of simulated events; these come from a sensor")
+            raise RefusedError("contrast applies to simulated events only; these come from a sensor")
 
     def _do(self, client: object, name: str) -> None:
         actions: dict[str, Callable[[], None]] = {
@@ -163,7 +164,7 @@ class Commands:
             "record": self._record,
             "stop": self._stop_recording,
             "camera_on": lambda: self._camera_on(client),
-            "camera_off": lambda: self._camera_returned(client),
+            "camera_off": lambda: self._release_camera(client),
         }
         if name not in actions:
             raise RefusedError(f"commands are {', '.join(actions)}")
@@ -177,7 +178,7 @@ class Commands:
             return
         path = self._folder / f"{time.time_ns()}.dat"
         try:
-            self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MOST_RECORDED_BYTES)
+            self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MAX_RECORDING_BYTES)
         except DataError as error:
             raise RefusedError(str(error)) from None
         self._pipeline.record(self._recorder)
@@ -187,31 +188,31 @@ class Commands:
             self._pipeline.stop_recording(self._recorder)
             self.finished, self._recorder = self._recorder.path, None
             self._recordings.append(self.finished)
-            # A download that is under way keeps its file open, and its content.
+            # A running download keeps its file open, so its content survives the deletion.
             while len(self._recordings) > 1:
                 self._recordings.pop(0).unlink(missing_ok=True)
 
     def _camera_on(self, client: object) -> None:
-        if self._camera_of not in (None, client):
+        if self._camera_client not in (None, client):
             raise RefusedError("another page's camera is in use")
-        own = self._own_source
-        if isinstance(own, FrameSource) and isinstance(own.grabber, PushedFrames):
-            self._pushed = own.grabber
+        initial = self._initial_source
+        if isinstance(initial, FrameSource) and isinstance(initial.grabber, PushedFrames):
+            self._pushed = initial.grabber
         else:
             self._pushed = PushedFrames(PAGE_CAMERA)
             config, window_us = self._pipeline.config, self._pipeline.inference.voxel.window_us
-            source = FrameSource(self._pushed, own.sensor_size, config.simulator, window_us, config.upsample)
+            source = FrameSource(self._pushed, initial.sensor_size, config.simulator, window_us, config.upsample)
             self._pipeline.use(source)
-        self._camera_of = client
+        self._camera_client = client
 
-    def _camera_returned(self, client: object) -> None:
-        if self._camera_of is not client:
+    def _release_camera(self, client: object) -> None:
+        if self._camera_client is not client:
             raise RefusedError("this page's camera is not in use")
         self._camera_off()
 
     def _camera_off(self) -> None:
-        self._camera_of = self._pushed = None
-        self._pipeline.use(self._own_source)
+        self._camera_client = self._pushed = None
+        self._pipeline.use(self._initial_source)
 
 
 def _chosen(name: str, value: object, choices: Mapping[str, T]) -> T:

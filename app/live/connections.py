@@ -1,8 +1,8 @@
-"""Connections that cost nothing when a client is silent: who asks for nothing, or takes nothing, is disconnected.
+"""HTTP and websocket protocols that disconnect idle and stalled clients.
 
-uvicorn waits without end for the first request of a connection, and for a peer that has stopped reading. These two protocols are
-uvicorn's own with a check every few seconds; and of many connections that ask for nothing, the oldest makes room for a new one,
-so that strangers cannot keep out those who are let in.
+uvicorn waits indefinitely for the first request of a connection and for a peer that has stopped reading. These two protocols
+extend uvicorn's with a periodic check. If there are too many idle connections, a new one replaces the oldest, so that
+unauthorised clients cannot exhaust the connections.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-MOST_IDLE = 32
-"""Connections without a request, of one server."""
+MAX_IDLE = 32
+"""Maximum number of idle connections per server."""
 
 IDLE_S, STALLED_S = 10.0, 20.0
-"""How long a connection may ask for nothing, and how long it may take nothing of what it is sent."""
+"""Longest time without a request, and longest time in which the peer reads nothing of the data sent, in seconds."""
 
 _CHECKS = 4
 
 
-class Patience:
-    """Watches one connection, and ends it.
+class Watchdog:
+    """Closes a connection that is idle or stalled for too long.
 
     Args:
-        transport: of the connection.
-        loop: whose clock counts.
+        transport: the connection's transport.
+        loop: the event loop whose clock is used.
 
     Attributes:
-        idle_since: since when it has asked for nothing; None during a request.
+        idle_since: time of the loop's clock since which there has been no request, in seconds; None during a request.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -40,19 +40,19 @@ class Patience:
         self._timer = loop.call_later(IDLE_S / _CHECKS, self._check)
 
     def busy(self) -> None:
-        """A request has come."""
+        """Note that a request has begun."""
         self.idle_since = None
 
     def idle(self) -> None:
-        """The request has been answered."""
+        """Note that the request has been answered."""
         self.idle_since = self._loop.time()
 
     def end(self) -> None:
-        """The connection is watched no longer."""
+        """Stop watching the connection."""
         self._timer.cancel()
 
     def disconnect(self) -> None:
-        """Close at once, without sending what is left."""
+        """Close the connection at once and discard unsent data."""
         self._timer.cancel()
         self._transport.abort()
 
@@ -68,49 +68,49 @@ class Patience:
 
 
 class HttpProtocol(H11Protocol):
-    """HTTP/1.1 of uvicorn, watched."""
+    """uvicorn's HTTP/1.1 protocol with a watchdog."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._patience = Patience(transport, self.loop)
-        peers = [peer._patience for peer in self.connections if isinstance(peer, HttpProtocol)]
-        idle = [(peer.idle_since, peer) for peer in peers if peer.idle_since is not None]
-        if len(idle) > MOST_IDLE:
+        self._watchdog = Watchdog(transport, self.loop)
+        watchdogs = [peer._watchdog for peer in self.connections if isinstance(peer, HttpProtocol)]
+        idle = [(watchdog.idle_since, watchdog) for watchdog in watchdogs if watchdog.idle_since is not None]
+        if len(idle) > MAX_IDLE:
             min(idle, key=lambda entry: entry[0])[1].disconnect()
 
     def handle_events(self) -> None:
         """See H11Protocol."""
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
-            self._patience.busy()
+            self._watchdog.busy()
 
     def on_response_complete(self) -> None:
         """See H11Protocol."""
-        self._patience.idle()
+        self._watchdog.idle()
         super().on_response_complete()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        """See H11Protocol: another protocol takes over."""
-        self._patience.end()
+        """See H11Protocol; the websocket protocol takes over the connection."""
+        self._watchdog.end()
         super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._patience.end()
+        self._watchdog.end()
         super().connection_lost(exc)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Websockets of uvicorn, watched."""
+    """uvicorn's websocket protocol with a watchdog."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._patience = Patience(self.transport, self.loop)
-        self._patience.busy()  # its pings tell whether the peer is alive
+        self._watchdog = Watchdog(self.transport, self.loop)
+        self._watchdog.busy()  # never idle: uvicorn's pings detect dead peers
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._patience.end()
+        self._watchdog.end()
         super().connection_lost(exc)

@@ -1,4 +1,4 @@
-"""The view in an OpenCV window, where there is a display."""
+"""Live view in an OpenCV window; requires a display."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _TITLE = "evburst live: Space pauses, s saves a picture, q ends"
 
 
 class LiveWindow:
-    """A viewer with a window; `turn` is called by the main thread, as OpenCV wants it.
+    """A viewer with a desktop window. Call `turn` on the main thread, as OpenCV requires.
 
     Args:
-        pipeline: what is shown.
+        pipeline: the pipeline whose results are shown.
 
     Raises:
-        ConfigError: there is no display.
+        ConfigError: there is no display, or OpenCV was built without window support.
     """
 
     def __init__(self, pipeline: LivePipeline) -> None:
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise ConfigError("--window: there is no display here (DISPLAY is not set); --serve shows the same in a browser")
+            raise ConfigError("--window: there is no display here (DISPLAY is not set); use --serve and a browser instead")
         self._pipeline = pipeline
         self._renderer = Renderer(pipeline.source.sensor_size, pipeline.network.classes, pipeline.network.name)
         self._lock = Lock()
@@ -44,7 +44,7 @@ class LiveWindow:
             cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE)
         except cv2.error:
             raise ConfigError(
-                '--window needs OpenCV with windows: pip install "evburst[window]"; --serve shows the same in a browser'
+                '--window needs OpenCV with window support: pip install "evburst[window]"; or use --serve and a browser'
             ) from None
         pipeline.viewers.append(self)
 
@@ -54,7 +54,7 @@ class LiveWindow:
             self._newest = result, self._pipeline.shown
 
     def turn(self) -> bool:
-        """Draw what is new, obey the keys; False once the window is closed."""
+        """Draw the newest result and handle keys; return False once the window is closed."""
         with self._lock:
             newest, self._newest = self._newest, None
         if newest is not None:

@@ -1,4 +1,4 @@
-"""Event cameras and network streams, through the packages that know them: optional, each behind the same LiveSource."""
+"""Event cameras and network streams as live sources, through optional packages."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ SENSORS = {
     "dvxplorer": "inivation_dvxplorer",
     "davis346": "inivation_davis346",
 }
-"""Names that `--sensor` takes, and their modules in neuromorphic-drivers."""
+"""Names accepted by `--sensor`, and their modules in neuromorphic-drivers."""
 
 _TRANSPORT_US = 20_000
-_ANSWER_S = 5.0
+_HEADER_TIMEOUT_S = 5.0
 _SMALLEST_HEADER, _LARGEST_HEADER = 16, 1 << 20
 
 
 class DeviceClock:
-    """Until which time a device has delivered: its last event; in a silence, that and what this computer's clock adds to it.
+    """Estimates the device time up to which all events have been delivered.
 
-    20 ms are left for events on their way. The two clocks are compared over one silence only, so that their drift does not add up.
+    That time is the timestamp of the last event. While no events arrive, it is advanced by this computer's clock, minus 20 ms
+    for events in transit. The two clocks are compared only within one pause, so that their drift does not accumulate.
     """
 
     def __init__(self) -> None:
@@ -38,19 +39,19 @@ class DeviceClock:
         self._arrived_s = 0.0
 
     def packet(self, events: Events) -> Packet:
-        """A packet of what has just arrived: nothing, in a silence."""
+        """Make a packet of the events that have just arrived, which may be none."""
         now_s = time.perf_counter()
         if len(events):
             last_us = int(events["t"].max()) + 1
             self._last_us, self._arrived_s = max(last_us, self._last_us or 0), now_s
         elif self._last_us is not None:
-            silent_us = round(1e6 * (now_s - self._arrived_s)) - _TRANSPORT_US
-            return Packet(events, self._last_us + max(silent_us, 0), now_s)
+            pause_us = round(1e6 * (now_s - self._arrived_s)) - _TRANSPORT_US
+            return Packet(events, self._last_us + max(pause_us, 0), now_s)
         return Packet(events, self._last_us, now_s)
 
 
 class NetworkSource:
-    """A stream of iniVation's network protocol (DV, dv-processing): `--stream tcp://HOST:PORT`."""
+    """A stream in iniVation's network protocol (DV, dv-processing): `--stream tcp://HOST:PORT`."""
 
     simulated, finite, behind_s, kind = False, False, 0.0, "measured"
 
@@ -67,10 +68,10 @@ class NetworkSource:
         try:
             self._reader = self._dv.io.NetworkReader(self._host, self._port)
         except RuntimeError as error:
-            raise SourceError(f"{self.name}: nobody answers there ({_first_line(error)})") from None
+            raise SourceError(f"{self.name}: cannot connect ({_first_line(error)}); is the server running?") from None
         size = self._reader.getEventResolution()
         if size is None:
-            raise SourceError(f"{self.name}: the stream carries no events")
+            raise SourceError(f"{self.name}: the stream has no events; is it an event stream?")
         self.sensor_size, self._clock = SensorSize(int(size[0]), int(size[1])), DeviceClock()
 
     def read(self) -> Packet | None:
@@ -81,7 +82,7 @@ class NetworkSource:
                 batch = self._reader.getNextEventBatch()
                 alive = batch is not None or self._reader.isRunning()
             except RuntimeError as error:
-                raise SourceError(f"{self.name}: the stream broke off ({_first_line(error)})") from None
+                raise SourceError(f"{self.name}: the stream was interrupted ({_first_line(error)})") from None
             if not alive:
                 raise SourceError(f"{self.name}: the stream has ended")
             if batch is not None and batch.size():
@@ -113,7 +114,7 @@ class SensorSource:
         try:
             self._device = self._drivers.open(configuration=self._module.Configuration(), iterator_timeout=POLL_S)
         except RuntimeError as error:
-            raise SourceError(f"{self.name}: no such camera can be opened ({_first_line(error)}); is it plugged in?") from None
+            raise SourceError(f"{self.name}: the camera cannot be opened ({_first_line(error)}); is it plugged in?") from None
         self._clock = DeviceClock()
 
     def read(self) -> Packet | None:
@@ -121,7 +122,7 @@ class SensorSource:
         try:
             _, packet = next(self._device)
         except (RuntimeError, StopIteration) as error:
-            raise SourceError(f"{self.name}: the camera has gone ({_first_line(error)})") from None
+            raise SourceError(f"{self.name}: the camera was disconnected ({_first_line(error)})") from None
         raw = None if packet is None else packet.polarity_events
         if raw is None or not len(raw):
             return self._clock.packet(NO_EVENTS)
@@ -135,30 +136,30 @@ class SensorSource:
 
 
 def await_header(host: str, port: int, name: str) -> None:
-    """Check that a peer sends the header of DV's protocol: its length (4 bytes, little-endian), then that.
+    """Wait until a peer sends the header of DV's protocol: a length (4 bytes, little-endian) and that number of bytes.
 
-    dv-processing waits for it without end and holds Python's lock meanwhile: nothing else would run, not even Ctrl-C.
+    dv-processing would wait for the header indefinitely while holding the GIL, which blocks all threads and Ctrl-C.
 
     Raises:
-        SourceError: nobody answers, or not in time.
+        SourceError: the connection fails, times out, or does not follow the protocol.
     """
     try:
-        with socket.create_connection((host, port), _ANSWER_S) as peer:
-            stop_s, held, wanted = time.perf_counter() + _ANSWER_S, b"", 4
-            while len(held) < wanted:
+        with socket.create_connection((host, port), _HEADER_TIMEOUT_S) as peer:
+            stop_s, received, expected = time.perf_counter() + _HEADER_TIMEOUT_S, b"", 4
+            while len(received) < expected:
                 peer.settimeout(max(stop_s - time.perf_counter(), 0.001))
-                part = peer.recv(wanted - len(held))
+                part = peer.recv(expected - len(received))
                 if not part:
-                    raise SourceError(f"{name}: whoever listens there ends the connection; is it a stream of DV?")
-                held += part
-                if len(held) == 4:
-                    wanted = 4 + int.from_bytes(held, "little")
-                    if not _SMALLEST_HEADER <= wanted <= _LARGEST_HEADER:
-                        raise SourceError(f"{name}: whoever listens there does not speak DV's network protocol")
+                    raise SourceError(f"{name}: the server closed the connection; is it a DV stream?")
+                received += part
+                if len(received) == 4:
+                    expected = 4 + int.from_bytes(received, "little")
+                    if not _SMALLEST_HEADER <= expected <= _LARGEST_HEADER:
+                        raise SourceError(f"{name}: the server does not use DV's network protocol")
     except TimeoutError:
-        raise SourceError(f"{name}: connected, but no stream within {_ANSWER_S:g} s") from None
+        raise SourceError(f"{name}: connected, but no stream within {_HEADER_TIMEOUT_S:g} s; is it a DV stream?") from None
     except OSError as error:
-        raise SourceError(f"{name}: nobody answers there ({error.strerror or error})") from None
+        raise SourceError(f"{name}: cannot connect ({error.strerror or error}); is the server running?") from None
 
 
 def _host_port(address: str) -> tuple[str, int]:

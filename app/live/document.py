@@ -1,4 +1,4 @@
-"""The page as one document: its style and script put into its HTML, and the policy that allows these two and nothing else."""
+"""The live page as one HTML document with inlined style and script, and its content security policy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _FOLDER = Path(__file__).resolve().parent / "page"
 
 
 def page(root_path: str = "") -> str:
-    """The whole page; `root_path` is the folder of a proxy that it is shown in, if there is one."""
-    whole = _read("page.html").replace("/* style */", _read("page.css")).replace("/* script */", _read("page.js"))
-    return whole.replace('data-root=""', f'data-root="{html.escape(root_path)}"')
+    """Return the page's HTML; `root_path` is its path prefix behind a reverse proxy, or empty."""
+    document = _read("page.html").replace("/* style */", _read("page.css")).replace("/* script */", _read("page.js"))
+    return document.replace('data-root=""', f'data-root="{html.escape(root_path)}"')
 
 
 def content_security_policy() -> str:
-    """No scripts, styles or connections but the page's own; its pictures and downloads are made in the browser."""
+    """Return the policy that allows only the page's own script, style and connections, and media created in the browser."""
     style, script = (_hash(_read(name)) for name in ("page.css", "page.js"))
     return (
         f"default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data: blob:; "

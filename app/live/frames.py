@@ -1,4 +1,4 @@
-"""Video as a source: frames from a grabber, made into events by the simulator."""
+"""Live source that simulates events from the frames of a camera or a video."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, grey
 from evburst.data.simulation.upsample import MotionUpsampler
 
 LONGEST_GAP_US = 1_000_000
-"""Pictures further apart than this make no events."""
+"""Longest time between two frames from which events are simulated."""
 
 _SHORTEST_STEP_US = 10_000
 
 
 class Frame(NamedTuple):
-    """One picture.
+    """A grey frame with its times.
 
     Attributes:
         grey: `(h, w)` uint8, of any size.
-        t_us: when it was taken.
-        due_s: when it could be had, on time.perf_counter's clock.
+        t_us: time of exposure, on the grabber's clock.
+        due_s: earliest time at which the frame was available, on time.perf_counter's clock.
     """
 
     grey: NDArray[np.uint8]
@@ -40,13 +40,13 @@ class Frame(NamedTuple):
 
 
 class Grabber(Protocol):
-    """Where frames come from.
+    """A source of frames.
 
     Attributes:
-        name: for people.
-        kind: of the events, as in LiveSource.
+        name: name shown to the user.
+        kind: kind of the events, as in LiveSource.
         finite: whether it ends by itself.
-        ahead: frames are known before their time (a file), so that events can be handed out when they would have happened.
+        ahead: whether frames are available before their time (a file), so that their events can be paced by the clock.
     """
 
     name: str
@@ -55,26 +55,26 @@ class Grabber(Protocol):
     ahead: bool
 
     def open(self) -> None:
-        """Get hold of the device; SourceError where there is none."""
+        """Open the device; raise SourceError if that fails."""
         ...
 
     def read(self) -> Frame | None:
-        """The next frame; None where none came within POLL_S. EOFError: the end. SourceError: the device has gone."""
+        """Return the next frame, or None after POLL_S without one; raise EOFError at the end, SourceError on a failure."""
         ...
 
     def close(self) -> None:
-        """Let go of the device; may be called twice."""
+        """Close the device; may be called twice."""
         ...
 
 
 class FakeCamera:
-    """The shipped camera without a camera: drives through this project's drawn street, lap after lap.
+    """A simulated camera for tests and demonstrations, which drives through the drawn street scene in a loop.
 
     Args:
-        size: (W, H) px of its pictures.
-        frames_per_s: its rate.
-        dies_after: how many seconds it lives each time it has been opened; without end once the list is used up.
-        lap_s: length of one drive.
+        size: (W, H) px of its frames.
+        frames_per_s: frame rate, Hz.
+        dies_after: seconds until the camera fails, for each time it is opened; it does not fail once the list is used up.
+        lap_s: duration of one loop, s.
     """
 
     finite, ahead, name, kind = False, False, "fake camera", "drawn"
@@ -98,17 +98,17 @@ class FakeCamera:
             self._opened_s, self._frames = time.perf_counter(), 0
             self._dies_s = self._opened_s + self._lives.pop(0) if self._lives else float("inf")
         t_us = round(self._frames * self._step_us)
-        grey = self._picture(self._frames % self._lap)
+        grey = self._draw(self._frames % self._lap)
         due_s = self._opened_s + t_us * 1e-6
         time.sleep(max(due_s - time.perf_counter(), 0))
         if time.perf_counter() >= self._dies_s:
-            raise SourceError(f"{self.name}: has been unplugged")
-        # Pictures that this machine was too slow to draw are not made up for, as with a camera.
+            raise SourceError(f"{self.name}: was unplugged")
+        # As with a real camera, frames that this machine was too slow to draw are skipped.
         self._frames = max(self._frames + 1, int((time.perf_counter() - self._opened_s) * 1e6 / self._step_us))
         return Frame(grey, t_us, due_s)
 
-    def _picture(self, number: int) -> NDArray[np.uint8]:
-        """Of a lap, drawn in the first one and kept: drawing takes longer than a camera's picture."""
+    def _draw(self, number: int) -> NDArray[np.uint8]:
+        """Return a frame of the loop; it is cached after the first loop because drawing is slower than the frame rate."""
         if number not in self._drawn:
             self._drawn[number] = grey_of(self._scene.render(round(number * self._step_us))).round().astype(np.uint8)
         return self._drawn[number]
@@ -118,7 +118,7 @@ class FakeCamera:
 
 
 class PushedFrames:
-    """Frames that somebody else brings (the page's own camera); the newest two wait, older ones are dropped."""
+    """A grabber whose frames are pushed by another thread (the page's camera); it buffers the newest two."""
 
     finite, ahead, kind = False, False, "simulated"
 
@@ -131,7 +131,7 @@ class PushedFrames:
         """See Grabber."""
 
     def push(self, grey: NDArray[np.uint8]) -> None:
-        """Take a picture of now; returns at once, and may be called from any thread."""
+        """Add a frame taken now; return at once. May be called from any thread."""
         now_s = time.perf_counter()
         with self._arrived:
             self._frames.append(Frame(grey, round(1e6 * now_s), now_s))
@@ -151,19 +151,19 @@ class PushedFrames:
 
 
 class FrameSource:
-    """A LiveSource whose events are simulated from frames, scaled to cover the sensor and cut to its size.
+    """A LiveSource whose events are simulated from frames that are scaled and cropped to the sensor.
 
     Args:
-        grabber: where the frames come from.
+        grabber: source of the frames.
         sensor_size: (W, H) px of the simulated sensor.
-        config: its properties.
-        window_us: length of the windows that are wanted.
-        upsample: put frames between frames, along the motion.
-        seed: of the simulation.
-        speed: of a file's clock; 0.1 plays it ten times slower.
+        config: properties of the simulated sensor.
+        window_us: window length, by which a file is paced.
+        upsample: interpolate frames along the motion.
+        seed: random seed of the simulation.
+        speed: playback speed of a file; 0.1 plays it ten times slower.
 
     Attributes:
-        picture: the newest frame as the sensor sees it, `(H, W)` uint8; None before the first.
+        picture: newest frame at the sensor's size, `(H, W)` uint8; None before the first.
     """
 
     simulated = True
@@ -195,11 +195,11 @@ class FrameSource:
 
     @property
     def contrast(self) -> float:
-        """The present threshold of ON events."""
+        """Contrast threshold of ON events."""
         return self._config.threshold_on
 
     def set_contrast(self, threshold: float) -> None:
-        """Another contrast threshold from the next frame on, ON and OFF in their present proportion; from any thread."""
+        """Set the ON threshold from the next frame on and scale the OFF threshold with it. May be called from any thread."""
         scale = threshold / self._config.threshold_on
         off, mismatch = self._config.threshold_off * scale, self._config.mismatch * scale
         self._config = replace(self._config, threshold_on=threshold, threshold_off=off, mismatch=mismatch)
@@ -232,35 +232,35 @@ class FrameSource:
         self.grabber.close()
 
     def _simulate(self, grey: NDArray[np.uint8], t_us: int) -> Events:
-        """Events since the frame before; none for the first frame, or after a gap, after which the sensor starts again."""
-        before, before_us = self._last or (grey, t_us - 2 * LONGEST_GAP_US)
-        if t_us <= before_us:
+        """Simulate the events since the previous frame. The first frame, or one after a gap, restarts the sensor instead."""
+        previous, previous_us = self._last or (grey, t_us - 2 * LONGEST_GAP_US)
+        if t_us <= previous_us:
             return NO_EVENTS
         self._last = grey, t_us
-        if t_us - before_us > LONGEST_GAP_US:
+        if t_us - previous_us > LONGEST_GAP_US:
             self._sensor = self._new_sensor()
             return self._sensor.step(log_intensity(grey), t_us)
         if self._sensor.config is not self._config:
             self._sensor = self._new_sensor()
-            self._sensor.step(log_intensity(before), before_us)
-        most = (t_us - before_us) // _SHORTEST_STEP_US - 1
-        between = self._upsampler.between(before, grey, most) if self._upsampler else []
-        steps: list[NDArray[np.float32] | NDArray[np.uint8]] = [*between, grey]
-        times = [before_us + (t_us - before_us) * (k + 1) // len(steps) for k in range(len(steps))]
+            self._sensor.step(log_intensity(previous), previous_us)
+        max_inserted = (t_us - previous_us) // _SHORTEST_STEP_US - 1
+        inserted = self._upsampler.between(previous, grey, max_inserted) if self._upsampler else []
+        steps: list[NDArray[np.float32] | NDArray[np.uint8]] = [*inserted, grey]
+        times = [previous_us + (t_us - previous_us) * (k + 1) // len(steps) for k in range(len(steps))]
         return np.concatenate([self._sensor.step(log_intensity(f), t) for f, t in zip(steps, times, strict=True)])
 
     def _new_sensor(self) -> EventSimulator:
         return EventSimulator(self.sensor_size, self._config, self._seed, parallel=False)
 
     def _warm_up(self) -> None:
-        """Compile the kernels before the clock runs."""
+        """Compile the simulator's kernels before the run starts."""
         sensor = self._new_sensor()
         for t_us in (0, 1000):
             sensor.step(np.zeros((self.sensor_size.height, self.sensor_size.width), np.float32), t_us)
 
 
 def fit(grey: NDArray[np.uint8], size: SensorSize) -> NDArray[np.uint8]:
-    """A picture scaled so that it covers the sensor, and its middle cut out: `(H, W)` uint8."""
+    """Scale a picture to cover the sensor and crop its centre; returns `(H, W)` uint8."""
     height, width = grey.shape
     scale = max(size.width / width, size.height / height)
     if scale != 1:

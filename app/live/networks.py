@@ -1,4 +1,4 @@
-"""A network of a live run, loaded and warmed up."""
+"""Networks of a live run, loaded and warmed up."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 
-_TURN = Lock()
+_KERNEL_LOCK = Lock()
 
 
 class Prepared(NamedTuple):
-    """A network that is ready.
+    """A loaded and warmed-up network.
 
     Attributes:
-        detect: the settings it was made with; its score may have been set since.
+        detect: the settings, with the current score threshold.
         bundle: the weights.
-        inference: what runs it.
+        inference: the inference that runs the network.
     """
 
     detect: DetectConfig
@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of its classes."""
+        """Class names."""
         return self.bundle.head.classes
 
     @property
@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What runs, as pictures name it."""
+        """Name of the network as shown in pictures."""
         return network_name(self.bundle, self.detect)
 
     @property
@@ -56,32 +56,43 @@ class Prepared(NamedTuple):
         return network
 
     def with_score(self, score: float) -> Prepared:
-        """The same network, which from now on leaves out boxes below this score."""
+        """Set the minimum score of a box; the returned value shares this network."""
         post = replace(self.detect.post, score=score)
         self.detector.post = post
         return self._replace(detect=replace(self.detect, post=post))
 
 
-def prepare(detect: DetectConfig, sensor_size: SensorSize, faults: Faults, before: Prepared | None = None) -> Prepared:
-    """Load and warm up the network of some settings; `before` lends its weights, or is returned where it is that network."""
-    if before is not None and same_network(before.detect, detect):
-        return before
-    is_loaded = before is not None and before.detect.weights == detect.weights
-    bundle = before.bundle if before is not None and is_loaded else DetectorBundle.load(detect.weights)
+def prepare(detect: DetectConfig, sensor_size: SensorSize, faults: Faults, current: Prepared | None = None) -> Prepared:
+    """Load and warm up a network.
+
+    Args:
+        detect: the settings.
+        sensor_size: (W, H) px.
+        faults: counters of the source's faults.
+        current: the current network; returned if only the post-processing differs, and its weights are reused if possible.
+    """
+    if current is not None and same_network(current.detect, detect):
+        return current
+    is_loaded = current is not None and current.detect.weights == detect.weights
+    bundle = current.bundle if current is not None and is_loaded else DetectorBundle.load(detect.weights)
     inference = open_inference(bundle, detect, sensor_size, faults)
-    with kernels_turn():
+    with kernel_lock():
         inference.warm_up(EventWindow(0, inference.voxel.window_us, NO_EVENTS))
     return Prepared(detect, bundle, inference)
 
 
 def same_network(one: DetectConfig, other: DetectConfig) -> bool:
-    """Whether two settings differ in nothing but the score of boxes."""
+    """Return whether two settings differ at most in the post-processing."""
     return replace(one, post=other.post) == other
 
 
-def kernels_turn() -> AbstractContextManager[object]:
-    """Held while parallel kernels run: numba's own thread pool ends the process where two threads use it; OpenMP and TBB do not."""
+def kernel_lock() -> AbstractContextManager[object]:
+    """Return the lock to hold while parallel kernels run.
+
+    numba's own thread pool ("workqueue") ends the process if two threads use it at once. OpenMP and TBB do not, so with them
+    nothing is locked.
+    """
     try:
-        return _TURN if numba.threading_layer() == "workqueue" else nullcontext()
-    except ValueError:  # no kernel has run yet
-        return _TURN
+        return _KERNEL_LOCK if numba.threading_layer() == "workqueue" else nullcontext()
+    except ValueError:  # no kernel has run yet, so the threading layer is not known
+        return _KERNEL_LOCK

@@ -1,4 +1,4 @@
-"""A recording written as it happens: a DAT file that is readable whenever the writing stops."""
+"""Recorder of live events: a DAT file that is readable whenever writing stops."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ DAT_TIMES_US = 1 << 32
 
 
 class LiveRecorder:
-    """Prophesee DAT version 2. Whole events go to the system with every `write`, nothing is held back.
+    """Writes events to a file in Prophesee DAT version 2, unbuffered and in whole events.
 
-    Times beyond 2**32 µs (71.6 minutes) wrap, as sensors' own recordings do; readers count the wraps and continue in 64 bits.
+    Timestamps wrap at 2**32 µs (71.6 minutes), as in the sensors' own recordings; readers count the wraps and continue in 64
+    bits.
 
     Args:
         path: the file.
         sensor_size: (W, H) px.
-        most_bytes: the file grows no larger than this; None for no limit.
-        overwrite: an existing file is replaced.
+        max_bytes: file size at which recording stops; None for no limit.
+        overwrite: replace an existing file.
 
     Raises:
-        DataError: the file cannot be written, or exists.
+        DataError: the file exists or cannot be written.
     """
 
-    def __init__(self, path: Path, sensor_size: SensorSize, most_bytes: int | None = None, overwrite: bool = False) -> None:
-        self.path, self.events, self._most_bytes = path, 0, most_bytes
+    def __init__(self, path: Path, sensor_size: SensorSize, max_bytes: int | None = None, overwrite: bool = False) -> None:
+        self.path, self.events, self._max_bytes = path, 0, max_bytes
         try:
-            # A device or a pipe exists and is none the worse for it.
+            # Writing to an existing device or pipe overwrites nothing.
             self._file = path.open("wb" if overwrite or (path.exists() and not path.is_file()) else "xb")
             self._file.write(dat_header(sensor_size))
             self._file.flush()
@@ -39,14 +40,14 @@ class LiveRecorder:
 
     @property
     def full(self) -> bool:
-        """Whether the limit is reached."""
-        return self._most_bytes is not None and self._file.tell() >= self._most_bytes
+        """Whether the file has reached its maximum size."""
+        return self._max_bytes is not None and self._file.tell() >= self._max_bytes
 
     def write(self, events: Events) -> None:
         """Append events.
 
         Raises:
-            DataError: the disk is full, or gone.
+            DataError: the file cannot be written, for example because the disk is full.
         """
         if not len(events) or self.full:
             return

@@ -1,4 +1,4 @@
-"""What live.py does: open the source, run the pipeline, show it, and sum it up."""
+"""`evburst live`: open the source, run the pipeline with its viewers, and summarise the run."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LiveRequest:
-    """Where the events come from, and who watches.
+    """Source and outputs of a live run.
 
     Attributes:
-        source: (kind, value): ("camera", "0" or "fake"), ("video", file, device or address), ("events", file), ("stream", address),
-            ("sensor", name) or ("browser", "").
-        record: a DAT file to write; never one that the run reads.
-        overwrite: `record` may replace an existing file.
-        serve: HOST:PORT of the page.
+        source: (kind, value): ("camera", "0" or "fake"), ("video", file, device or address), ("events", file),
+            ("stream", address), ("sensor", name) or ("browser", "").
+        record: DAT file to write, or None.
+        overwrite: let `record` replace an existing file.
+        serve: HOST:PORT of the page, or None.
         window: show an OpenCV window.
-        root_path, allow_hosts: of the page behind a reverse proxy (see Site).
-        speed: of the clock of a recording or a video file.
+        root_path, allow_hosts: settings of the page behind a reverse proxy (see Site).
+        speed: playback speed of a recording or a video file.
     """
 
     source: tuple[str, str]
@@ -68,15 +68,15 @@ class LiveRequest:
 
 
 def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
-    """Run until the source ends, `config.seconds` are over, the window is closed, or Ctrl-C; returns the summary.
+    """Run until the source ends, `config.seconds` have passed, the window is closed, or Ctrl-C; return the summary.
 
     Raises:
-        EvburstError: the source, the weights, or an output cannot be used.
+        EvburstError: the source, the weights or an output cannot be used.
     """
     cv2.setNumThreads(1)
     if request.record:
-        read = request.source[1] if _is_file(request.source) else None
-        refuse_overwriting(request.record, [read, find_weights(config.detect.weights)], request.overwrite, streams=True)
+        source_file = request.source[1] if _is_file(request.source) else None
+        refuse_overwriting(request.record, [source_file, find_weights(config.detect.weights)], request.overwrite, streams=True)
     with ExitStack() as stack:
         source = open_source(request, config)
         pipeline = LivePipeline(source, config)
@@ -99,7 +99,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             turn = window.turn
         pipeline.start()
         try:
-            while not _over(pipeline) and turn():
+            while not _is_over(pipeline) and turn():
                 pass
         except KeyboardInterrupt:
             _LOG.info("stopped")
@@ -107,12 +107,14 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         pipeline.stop()
         if source.finite and pipeline.status == "ended" and not pipeline.figures.windows + pipeline.dropped:
             window_ms = pipeline.inference.voxel.window_us / 1000
-            raise DataError(f"{source.name}: ended before its first window of {window_ms:g} ms: nothing was detected")
+            raise DataError(
+                f"{source.name}: ended before its first window of {window_ms:g} ms was complete; nothing was detected"
+            )
         return summary(pipeline, wall_s)
 
 
 def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
-    """The source that is asked for, tried once, so that what is wrong with it is said at once."""
+    """Return the requested source after opening and closing it once, so that errors are reported at the start."""
     kind, value = request.source
     bundle = DetectorBundle.load(config.detect.weights)
     size = SensorSize.parse(config.detect.sensor_size) if config.detect.sensor_size else None
@@ -132,7 +134,7 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     source.open()
     source.close()
     if size is not None and source.sensor_size != size:
-        raise ConfigError(f"{source.name}: its sensor is {source.sensor_size}, --sensor-size says {size}; leave the flag out")
+        raise ConfigError(f"{source.name}: the sensor is {source.sensor_size}, not {size}; leave out --sensor-size")
     return source
 
 
@@ -156,33 +158,33 @@ def _grabber(kind: str, value: str, size: SensorSize, loop: bool) -> Grabber:
 
 
 def _is_file(source: tuple[str, str]) -> bool:
-    """Whether a source is a file, that is played; not a camera's device, an address or a sensor."""
+    """Return whether a source is a file to be played, not a camera device, an address or a sensor."""
     kind, value = source
     return kind == "events" or (kind == "video" and not is_address(value) and not Path(value).is_char_device())
 
 
 def preset_settings(name: str) -> dict[str, object]:
-    """A sensor of PRESETS as settings of LiveConfig; ConfigError names the known ones."""
+    """Return a sensor of PRESETS as settings of LiveConfig; raise ConfigError if it is unknown."""
     if name not in PRESETS:
         raise ConfigError(f"--preset {name}: unknown sensor (known: {', '.join(PRESETS)})")
     return {f"simulator.{key}": value for key, value in vars(PRESETS[name].config).items()}
 
 
 def trained_size(bundle: DetectorBundle) -> SensorSize:
-    """Size of the sensor that the weights were trained for; ConfigError where they do not say it."""
+    """Return the sensor size of the weights' training dataset; raise ConfigError if that is unknown."""
     spec = SPECS.get(str(bundle.record.get("dataset")))
     if spec is None:
-        raise ConfigError("these weights do not say what sensor they are for: pass --sensor-size WIDTHxHEIGHT")
+        raise ConfigError("these weights do not state their sensor size: pass --sensor-size WIDTHxHEIGHT")
     return spec.sensor_size
 
 
 def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
-    """What a run did, in JSON types."""
-    figures, detect = pipeline.figures, pipeline.config.detect
-    network, n = pipeline.network, figures.windows
-    windows = network.inference
-    latency = {f"p{q}": figures.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": figures.latency.highest_ms}
-    energy = figures.energy.report()
+    """Return the summary of a run, in JSON types."""
+    totals, detect = pipeline.figures, pipeline.config.detect
+    network, n = pipeline.network, totals.windows
+    window_us = network.inference.voxel.window_us
+    latency = {f"p{q}": totals.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": totals.latency.highest_ms}
+    energy = totals.energy.report()
     return {
         "source": pipeline.source.name,
         "kind": pipeline.source.kind,
@@ -191,16 +193,16 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         "network": "ann" if detect.ann else "snn",
         "engine": None if detect.ann else network.detector.engine,
         "weights": detect.weights,
-        "window_ms": windows.voxel.window_us / 1000,
+        "window_ms": window_us / 1000,
         "seconds": round(wall_s, 3),
         "windows": n,
         "idle_windows": energy.idle_windows,
         "dropped": pipeline.dropped,
         "latency_ms": {name: None if value is None else round(value, 2) for name, value in latency.items()},
-        "events": figures.events,
-        "events_per_s": round(figures.events / (n * windows.voxel.window_us * 1e-6)) if n else 0,
-        "detections": sum(figures.per_class.values()),
-        "per_class": dict(figures.per_class),
+        "events": totals.events,
+        "events_per_s": round(totals.events / (n * window_us * 1e-6)) if n else 0,
+        "detections": sum(totals.per_class.values()),
+        "per_class": dict(totals.per_class),
         "energy": energy_figures(energy, detect.energy_table),
         "timesteps": network.timesteps,
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
@@ -213,7 +215,7 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
 
 
 def human_summary(summary: dict[str, Any]) -> str:
-    """The summary for a person: a few lines."""
+    """Format the summary as lines for the terminal."""
     energy, latency = summary["energy"], summary["latency_ms"]
     kind = "simulated events" if summary["simulated"] else "events"
     lines = [
@@ -234,32 +236,31 @@ def human_summary(summary: dict[str, Any]) -> str:
     if summary["source_lost"]:
         lines.append(f"source    lost {summary['source_lost']} times")
     if summary["source_behind_s"]:
-        lines.append(
-            f"warning   this machine was too slow for the source, which was held up for {summary['source_behind_s']} s"
-        )
+        lines.append(f"warning   this machine was too slow for the source, which was delayed by {summary['source_behind_s']} s")
     return "\n".join(lines)
 
 
-def _over(pipeline: LivePipeline) -> bool:
+def _is_over(pipeline: LivePipeline) -> bool:
     seconds = pipeline.config.seconds
     return pipeline.wait(0) or (seconds is not None and time.perf_counter() - pipeline.started_s >= seconds)
 
 
 class _Ticker:
-    """A line on the terminal every second."""
+    """Updates a status line on the terminal every second."""
 
     def __init__(self, pipeline: LivePipeline) -> None:
         self._pipeline, self._shown_s = pipeline, 0.0
 
     def turn(self) -> bool:
-        """Wait a moment; True."""
+        """Update the line if it is due, wait briefly, and return True."""
         pipeline, now_s = self._pipeline, time.perf_counter()
         if show_progress() and now_s - self._shown_s >= 1:
             self._shown_s = now_s
-            recent = sorted(pipeline.figures.recent_ms) or [0.0]
+            totals = pipeline.figures
+            recent_ms = sorted(totals.recent_ms) or [0.0]
             line = (
-                f"{now_s - pipeline.started_s:6.0f} s  windows {pipeline.figures.windows}  dropped {pipeline.dropped}  "
-                f"latency {recent[len(recent) // 2]:.0f} ms  boxes {sum(pipeline.figures.per_class.values())}  {pipeline.status}"
+                f"{now_s - pipeline.started_s:6.0f} s  windows {totals.windows}  dropped {pipeline.dropped}  "
+                f"latency {recent_ms[len(recent_ms) // 2]:.0f} ms  boxes {sum(totals.per_class.values())}  {pipeline.status}"
             )
             print(f"\r{line[:110]:110}", end="", file=sys.stderr, flush=True)
         pipeline.wait(0.05)

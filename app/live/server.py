@@ -1,12 +1,12 @@
-"""The page: one HTML file and a websocket, on loopback by default.
+"""Web server of the live page: one HTML file and a websocket, on loopback by default.
 
-The server runs on a thread of its own and never holds up detection: `Hub.show` leaves the newest result and returns. Every
-client has one task that sends the newest result, as often as the client takes it, and one that listens. What clients send
-is bounded in size and rate, parsed strictly, and answered with an error where it makes no sense; nothing they send ends the server.
+The server runs on its own thread and never delays detection: `Broadcaster.show` stores the newest result and returns. Each
+client has a task that sends the newest result as fast as the client reads, and a task that receives. Messages from clients
+are limited in size and rate, validated strictly, and answered with an error if invalid; no message can stop the server.
 
-Who may connect: on loopback, pages of this server only (Host and Origin are compared, so that no other website can reach it
-through the visitor's browser); on other addresses, who knows the token. Behind a reverse proxy the names under which it is
-visited are given as `allow_hosts`, and the folder it is shown in as `root_path`.
+On loopback only this server's own pages may connect: Host and Origin are checked, so that other websites cannot reach the
+server through the visitor's browser. On other addresses clients need the token. Behind a reverse proxy, `allow_hosts` lists
+the host names that visitors use, and `root_path` is the path prefix.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from evburst.app.live.broadcast import Hub
+from evburst.app.live.broadcast import Broadcaster
 from evburst.app.live.commands import Commands, RefusedError
 from evburst.app.live.connections import HttpProtocol, WebSocketProtocol
 from evburst.app.live.document import content_security_policy, page
@@ -42,8 +42,8 @@ from evburst.app.live.pipeline import LivePipeline
 from evburst.data.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
-_MOST_CLIENTS = 8
-_MOST_TEXT = 1000
+_MAX_CLIENTS = 8
+_MAX_TEXT = 1000
 _FRAME_HEADER = 8
 _HEARTBEAT_S = 0.5
 _STALLED_S = 20.0
@@ -55,12 +55,12 @@ _REPEAT_S = 60.0
 
 @dataclass(frozen=True)
 class Site:
-    """Where the page is served.
+    """Address of the page.
 
     Attributes:
-        address: HOST:PORT to listen at.
-        root_path: folder of a reverse proxy that the page is shown in, e.g. /evburst.
-        allow_hosts: names that visitors' browsers may know it by, besides the address itself.
+        address: HOST:PORT to listen on.
+        root_path: path prefix of the page behind a reverse proxy, e.g. /evburst.
+        allow_hosts: host names by which browsers may reach the page, in addition to the address itself.
     """
 
     address: str
@@ -81,17 +81,18 @@ class Site:
 
 
 class PageServer:
-    """The page of one run, until `stop`.
+    """Serves the page of one run until `stop`.
 
     Args:
-        pipeline: what is shown and steered.
-        site: where.
+        pipeline: the pipeline to show and control.
+        site: address of the page.
 
     Attributes:
-        url: where the page is, with the token where one is needed.
+        broadcaster: viewer that passes results to the clients.
+        url: URL of the page, including the token if one is required.
 
     Raises:
-        ConfigError: the address is malformed, or taken.
+        ConfigError: the address is malformed or in use.
     """
 
     def __init__(self, pipeline: LivePipeline, site: Site) -> None:
@@ -100,20 +101,20 @@ class PageServer:
         port = self._listener.getsockname()[1]
         loopback = _is_loopback(host)
         token = None if loopback else secrets.token_urlsafe(16)
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{port}{site.root_path.rstrip('/')}/" + (f"?token={token}" if token else "")
+        url_host = f"[{host}]" if ":" in host else host
+        self.url = f"http://{url_host}:{port}{site.root_path.rstrip('/')}/" + (f"?token={token}" if token else "")
         self._folder = tempfile.TemporaryDirectory(prefix="evburst_live_")
         self._commands = Commands(pipeline, Path(self._folder.name))
-        self.hub = Hub(pipeline)
-        pipeline.viewers.append(self.hub)
+        self.broadcaster = Broadcaster(pipeline)
+        pipeline.viewers.append(self.broadcaster)
         width, height = pipeline.source.sensor_size
         config = uvicorn.Config(
-            guarded(_application(self.hub, self._commands, site.root_path), site, loopback, token),
+            guarded(_application(self.broadcaster, self._commands, site.root_path), site, loopback, token),
             log_level="critical",
             http=HttpProtocol,
             ws=WebSocketProtocol,
             backlog=16,
-            ws_max_size=max(width * height + _FRAME_HEADER, _MOST_TEXT),
+            ws_max_size=max(width * height + _FRAME_HEADER, _MAX_TEXT),
             ws_max_queue=4,
             ws_ping_interval=10.0,
             ws_ping_timeout=_STALLED_S,
@@ -125,16 +126,15 @@ class PageServer:
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._thread.start()
         if not loopback:
-            text = "%s can be reached from other machines, without encryption: whoever has the token can watch and steer"
+            text = "%s is reachable from other machines without encryption: anyone with the token can watch and control it"
             _LOG.warning(text, site.address)
         elif site.allow_hosts:
-            _LOG.warning(
-                "whoever reaches %s can watch and steer: let the proxy ask for a password", ", ".join(site.allow_hosts)
-            )
+            text = "anyone who can reach %s can watch and control it: require a password in the proxy"
+            _LOG.warning(text, ", ".join(site.allow_hosts))
         _LOG.info("page: %s", self.url)
 
     def stop(self) -> None:
-        """Close every connection and remove the page's recordings."""
+        """Close all connections and delete the page's recordings."""
         self._server.should_exit = True
         self._thread.join(5.0)
         self._commands.close()
@@ -144,15 +144,15 @@ class PageServer:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        asyncio.get_running_loop().set_exception_handler(_Complaints().handle)
+        asyncio.get_running_loop().set_exception_handler(_ErrorLog().handle)
         await self._server.serve(sockets=[self._listener])
 
 
-class _Complaints:
-    """Reports errors of connections once a minute each: where descriptors run out, asyncio repeats one for every attempt."""
+class _ErrorLog:
+    """Logs each connection error at most once a minute; asyncio repeats one per attempt when file descriptors run out."""
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}
+        self._logged_s: dict[str, float] = {}
 
     def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """See asyncio's set_exception_handler."""
@@ -160,49 +160,49 @@ class _Complaints:
         text = f"{type(error).__name__}: {error}" if error else str(context.get("message"))
         if isinstance(error, OSError):
             text = str(error.strerror)
-        if loop.time() - self._said.get(text, float("-inf")) >= _REPEAT_S:
-            self._said[text] = loop.time()
+        if loop.time() - self._logged_s.get(text, float("-inf")) >= _REPEAT_S:
+            self._logged_s[text] = loop.time()
             _LOG.warning("page: %s", text)
 
 
 def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None) -> ASGIApp:
-    """An application that lets in whom the module's rules let in.
+    """Wrap an application in the access checks that the module's docstring describes.
 
     Args:
-        application: what is guarded.
-        site: where it is served.
-        loopback: bound to a loopback address.
-        token: what a visitor must know; None on loopback.
+        application: the application to protect.
+        site: address of the page.
+        loopback: whether the server is bound to a loopback address.
+        token: token that clients must send; None on loopback.
     """
 
     async def in_folder(scope: Scope, receive: Receive, send: Send) -> None:
-        # Not uvicorn's root_path, which expects that the proxy has taken it off the path; here it may have or not.
+        # uvicorn's root_path assumes that the proxy strips the prefix; here both kinds of proxy must work.
         await application({**scope, "root_path": site.root_path.rstrip("/")}, receive, send)
 
     guard: ASGIApp = Guard(in_folder, site.allow_hosts, token)
     if loopback or site.allow_hosts:
         host = _host_port(site.address)[0]
-        own = f"[{host}]" if ":" in host else host
-        names = ["localhost", "127.0.0.1", "[::1]", own, *site.allow_hosts]
+        own_host = f"[{host}]" if ":" in host else host
+        names = ["localhost", "127.0.0.1", "[::1]", own_host, *site.allow_hosts]
         guard = TrustedHostMiddleware(guard, names, www_redirect=False)
     return guard
 
 
 class Guard:
-    """Refuses other websites' scripts, and who does not know the token: with 403, or a websocket that is not accepted.
+    """Rejects requests from other websites or without the token, with status 403 or a refused websocket.
 
     Args:
-        application: what is guarded.
-        allow_hosts: names of pages that may connect though the Host header is another (a proxy may have replaced it).
-        token: what a visitor must know; None: nothing.
+        application: the application to protect.
+        allow_hosts: origins that may connect even if the Host header differs, because a proxy may have replaced it.
+        token: required token, or None.
     """
 
     def __init__(self, application: ASGIApp, allow_hosts: tuple[str, ...], token: str | None) -> None:
         self._application, self._allow_hosts, self._token = application, allow_hosts, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or refuse it."""
-        if self._admitted(scope):
+        """Serve one connection, or reject it."""
+        if self._is_admitted(scope):
             await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -210,7 +210,7 @@ class Guard:
         else:
             await PlainTextResponse("not allowed: open the address that live.py printed\n", 403)(scope, receive, send)
 
-    def _admitted(self, scope: Scope) -> bool:
+    def _is_admitted(self, scope: Scope) -> bool:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         with suppress(ValueError):
             origin = headers.get(b"origin")
@@ -228,7 +228,7 @@ class Guard:
         return origin.netloc == host or any(p in ("*", name) or (p.startswith("*.") and name.endswith(p[1:])) for p in allowed)
 
 
-def _application(hub: Hub, commands: Commands, root_path: str) -> FastAPI:
+def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -> FastAPI:
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     markup, policy = page(root_path.rstrip("/")), content_security_policy()
     headers = {
@@ -250,16 +250,16 @@ def _application(hub: Hub, commands: Commands, root_path: str) -> FastAPI:
         file, size = opened
         name = time.strftime("live_%Y%m%d_%H%M%S.dat")
         attachment = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
-        whole = {"Cache-Control": "no-store", **attachment}
-        return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=whole)
+        download_headers = {"Cache-Control": "no-store", **attachment}
+        return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=download_headers)
 
     @application.websocket("/live")
     async def live(socket: WebSocket) -> None:
-        if hub.clients >= _MOST_CLIENTS:
+        if broadcaster.clients >= _MAX_CLIENTS:
             await socket.close(1013)
             return
         await socket.accept()
-        await _Client(socket, hub, commands).run()
+        await _Client(socket, broadcaster, commands).run()
 
     return application
 
@@ -271,74 +271,74 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 class Allowance:
-    """How many commands a client may send: 25 at once, 50 a second. What is above that waits in its own connection."""
+    """Rate limit of a client's commands: bursts of 25, 50 per second; further commands wait in the client's connection."""
 
     def __init__(self, now_s: float) -> None:
         self._left, self._counted_s = float(_COMMANDS_AT_ONCE), now_s
 
     def wait_s(self, now_s: float) -> float:
-        """Count a command, and return how long it has to wait."""
+        """Count a command and return the time in s that it has to wait."""
         self._left = min(self._left + (now_s - self._counted_s) * _COMMANDS_PER_S, _COMMANDS_AT_ONCE) - 1
         self._counted_s = now_s
         return max(-self._left / _COMMANDS_PER_S, 0.0)
 
 
 class _Client:
-    """One websocket: the newest results out, commands and pictures in."""
+    """One websocket: sends the newest results, receives commands and pictures."""
 
-    def __init__(self, socket: WebSocket, hub: Hub, commands: Commands) -> None:
-        self._socket, self._hub, self._commands = socket, hub, commands
-        self._turn = asyncio.Lock()
+    def __init__(self, socket: WebSocket, broadcaster: Broadcaster, commands: Commands) -> None:
+        self._socket, self._broadcaster, self._commands = socket, broadcaster, commands
+        self._send_lock = asyncio.Lock()
         self._allowance = Allowance(time.perf_counter())
         self._wants_picture = False
 
     async def run(self) -> None:
-        """Until the client leaves, or takes nothing for 20 s."""
-        with self._hub.client():
-            tasks = [asyncio.create_task(work) for work in (self._send(), self._listen())]
+        """Serve the client until it leaves or reads nothing for 20 s."""
+        with self._broadcaster.client():
+            tasks = [asyncio.create_task(work) for work in (self._send(), self._receive())]
             _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self._commands.leave, self)
-        # Its place is free already: who does not read does not take part in closing either.
+        # The client's slot is already free: one that does not read does not answer the closing handshake either.
         with suppress(RuntimeError, TimeoutError):
             await asyncio.wait_for(self._socket.close(), _HEARTBEAT_S)
 
     async def _send(self) -> None:
-        seen, about = 0, self._hub.about()
-        await self._text(about | self._commands.state(self))
-        told_s = time.perf_counter()
+        seen, about = 0, self._broadcaster.about()
+        await self._send_text(about | self._commands.state(self))
+        state_sent_s = time.perf_counter()
         while True:
-            seen, message = await self._hub.next(seen, _HEARTBEAT_S, self._wants_picture)
+            seen, message = await self._broadcaster.next(seen, _HEARTBEAT_S, self._wants_picture)
             if message is not None:
-                async with self._turn:
+                async with self._send_lock:
                     await asyncio.wait_for(self._socket.send_bytes(message), _STALLED_S)
-            if time.perf_counter() - told_s >= _HEARTBEAT_S:
-                before, about = about, self._hub.about()
-                await self._text((about if about != before else {}) | self._commands.state(self))
-                told_s = time.perf_counter()
+            if time.perf_counter() - state_sent_s >= _HEARTBEAT_S:
+                previous, about = about, self._broadcaster.about()
+                await self._send_text((about if about != previous else {}) | self._commands.state(self))
+                state_sent_s = time.perf_counter()
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         with suppress(WebSocketDisconnect):
             while True:
                 message = await self._socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
                 try:
-                    answer = await self._take(message.get("text"), message.get("bytes"))
+                    answer = await self._handle(message.get("text"), message.get("bytes"))
                 except RefusedError as error:
-                    answer = {"error": str(error), **_named(message.get("text"))}
+                    answer = {"error": str(error), **_refused_action(message.get("text"))}
                 if answer is not None:
-                    await self._text(answer | {"answer": True})
+                    await self._send_text(answer | {"answer": True})
 
-    async def _take(self, text: str | None, data: bytes | None) -> dict[str, Any] | None:
+    async def _handle(self, text: str | None, data: bytes | None) -> dict[str, Any] | None:
         if data is not None:
-            self._commands.picture(self, data)
+            self._commands.accept_picture(self, data)
             return None
-        if text is None or len(text) > _MOST_TEXT:
-            raise RefusedError(f"a message has at most {_MOST_TEXT} characters")
+        if text is None or len(text) > _MAX_TEXT:
+            raise RefusedError(f"a message has at most {_MAX_TEXT} characters")
         try:
             command = json.loads(text)
         except (ValueError, RecursionError):
@@ -347,15 +347,15 @@ class _Client:
         if isinstance(command, dict) and list(command) == ["inset"]:
             self._wants_picture = command["inset"] is True
             return {}
-        return await asyncio.to_thread(self._commands.obey, self, command)
+        return await asyncio.to_thread(self._commands.execute, self, command)
 
-    async def _text(self, content: dict[str, Any]) -> None:
-        async with self._turn:
+    async def _send_text(self, content: dict[str, Any]) -> None:
+        async with self._send_lock:
             await asyncio.wait_for(self._socket.send_text(json.dumps(content)), _STALLED_S)
 
 
-def _named(text: str | None) -> dict[str, str]:
-    """Which action an error is the answer to, where it was one."""
+def _refused_action(text: str | None) -> dict[str, str]:
+    """Return {"to": action} for a message that asked for an action, else {}."""
     with suppress(ValueError, RecursionError, TypeError, KeyError):
         return {"to": str(json.loads(text or "")["do"])[:50]}
     return {}
@@ -374,8 +374,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(f"--serve {host}:{port}: cannot listen there ({error.strerror}); another port may be free") from None
-    # What waits to be sent is out of date when it is read: a slow viewer should not be megabytes behind.
+        raise ConfigError(f"--serve {host}:{port}: cannot listen there ({error.strerror}); try another port") from None
+    # Buffered results are out of date when they are read, so a slow client must not have megabytes of them.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listener
 

@@ -1,8 +1,8 @@
-"""Live sources: events as they happen. A relative of `evburst.data.events.EventStream` that can fail and be opened again.
+"""Live sources of events. Unlike `evburst.data.events.EventStream`, a source can fail and be reopened.
 
-A source is opened, read packet by packet, and closed, all on one thread. It says of every packet until which time of its own
-clock all events have been delivered, so that a window without events is a window, too, and when these events could be had
-at the earliest: latency counts from there. A source that dies raises SourceError and is opened again later.
+A source is opened, read packet by packet and closed, all on one thread. Each packet states the time on the source's clock up
+to which all events have been delivered, so that windows without events can be completed, and the earliest time at which its
+events were available, from which latency is measured. A source that fails raises SourceError and is reopened later.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import open_events
 
 POLL_S = 0.1
-"""Longest time that `read` waits for its device."""
+"""Longest time that `read` waits for the device."""
 
 NO_EVENTS: Events = np.zeros(0, EVENT_DTYPE)
 
 _SLICES = 5
-_FALLEN_BEHIND_S = 0.5
+_MAX_LAG_S = 0.5
 
 
 class Packet(NamedTuple):
-    """Some events of a source.
+    """A packet of events from a live source.
 
     Attributes:
         events: sorted by time; may be empty.
-        until_us: every event before this time of the source's clock has been delivered; None before the first event of a
-            device whose clock is not known yet.
-        due_s: when, on time.perf_counter's clock, these events could be had.
+        until_us: time on the source's clock before which all events have been delivered; None if the clock is not known yet,
+            before a device's first event.
+        due_s: earliest time at which these events were available, on time.perf_counter's clock.
     """
 
     events: Events
@@ -44,16 +44,16 @@ class Packet(NamedTuple):
 
 
 class LiveSource(Protocol):
-    """Where live events come from.
+    """A source of live events.
 
     Attributes:
-        name: for people; holds no password.
-        kind: "measured" by a sensor, "recorded" (the file does not say whether measured or simulated), "simulated" from video, or
-            "drawn": simulated from this project's drawn street.
-        simulated: whether the events are made from video.
-        sensor_size: (W, H) px; known once opened.
-        finite: whether it ends by itself.
-        faults: what was repaired, counted.
+        name: name shown to the user, without passwords.
+        kind: "measured" by a sensor, "recorded" (a file does not state whether it was measured or simulated), "simulated" from
+            video, or "drawn": simulated from the drawn street scene.
+        simulated: whether the events are simulated.
+        sensor_size: (W, H) px; known after `open`.
+        finite: whether the source ends by itself.
+        faults: counters of repaired faults.
     """
 
     name: str
@@ -65,28 +65,28 @@ class LiveSource(Protocol):
 
     @property
     def behind_s(self) -> float:
-        """By how much a replay had to be held up because this machine could not keep up, s."""
+        """Total time in s by which a replay was delayed because this machine could not keep up."""
         ...
 
     def open(self) -> None:
-        """Get hold of the device; SourceError where that fails now and may succeed later."""
+        """Open the device; raise SourceError if that fails but may succeed later."""
         ...
 
     def read(self) -> Packet | None:
-        """The next packet, after POLL_S at the latest; None where the source has ended. SourceError: it has died."""
+        """Return the next packet within about POLL_S, or None if the source has ended; raise SourceError if it fails."""
         ...
 
     def close(self) -> None:
-        """Let go of the device; may be called twice."""
+        """Close the device; may be called twice."""
         ...
 
 
 class Pacer:
-    """Hands out events, known ahead, at the pace of the clock: in slices of a fifth of a window.
+    """Paces events that are available ahead of time by the clock, in slices of a fifth of a window.
 
     Args:
-        window_us: length of a window.
-        speed: seconds of events in a second.
+        window_us: window length.
+        speed: playback speed; 0.1 is ten times slower than real time.
     """
 
     def __init__(self, window_us: int, speed: float = 1.0) -> None:
@@ -98,15 +98,15 @@ class Pacer:
 
     @property
     def empty(self) -> bool:
-        """Whether all that was given has been handed out."""
+        """Whether all events have been returned."""
         return self._at_us >= self._until_us
 
     def give(self, events: Events, until_us: int) -> None:
-        """Add what happens until a time; the clock's zero is when the first of it is asked for."""
+        """Set the next events and the time up to which they are complete; the clock starts at the first call of `next`."""
         self._events, self._until_us = events, until_us
 
     def next(self) -> Packet:
-        """Wait until the next slice's end, and hand it out. Who falls behind by half a second is given that time back."""
+        """Wait until the end of the next slice and return it; a lag above 0.5 s delays the clock and adds to `behind_s`."""
         k = self._at_us * _SLICES // self._window_us + 1
         self._at_us = min(-(-k * self._window_us // _SLICES), self._until_us)
         if self._zero_s is None:
@@ -115,7 +115,7 @@ class Pacer:
         wait_s = due_s - time.perf_counter()
         if wait_s > 0:
             time.sleep(wait_s)
-        elif -wait_s > _FALLEN_BEHIND_S:
+        elif -wait_s > _MAX_LAG_S:
             self._zero_s -= wait_s
             self.behind_s -= wait_s
             due_s -= wait_s
@@ -125,14 +125,14 @@ class Pacer:
 
 
 class RecordingSource:
-    """A recording, played at its own pace: `--events FILE --realtime`.
+    """A recording played in real time: `--events FILE --realtime`.
 
     Args:
         path: the file.
-        window_us: length of the windows that are wanted.
+        window_us: window length, by which the recording is paced.
         sensor_size, format: as in `open_events`.
-        loop: begin again at its end.
-        speed: of its clock; 0.1 plays it ten times slower.
+        loop: start again at the end.
+        speed: playback speed; 0.1 plays it ten times slower.
     """
 
     simulated, kind = False, "recorded"

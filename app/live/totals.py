@@ -1,4 +1,4 @@
-"""Totals of a live run in memory that does not grow."""
+"""Totals of a live run in constant memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _LOWEST_MS, _STEP, _BINS = 0.01, 1.005, 3600
 
 
 class LatencyHistogram:
-    """Quantiles of latencies to half a percent: counts in 3600 bins, each 0.5 % wider than the one before, from 0.01 ms."""
+    """Latency histogram with 3600 geometric bins from 0.01 ms, each 0.5 % wider than the last, for quantiles to 0.5 %."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(_BINS, np.int64)
         self.total, self.highest_ms = 0, 0.0
 
     def add(self, latency_ms: float) -> None:
-        """Count one."""
+        """Count a latency in ms."""
         index = int(math.log(max(latency_ms, _LOWEST_MS) / _LOWEST_MS) / math.log(_STEP))
         self._counts[min(index, _BINS - 1)] += 1
         self.total += 1
         self.highest_ms = max(self.highest_ms, latency_ms)
 
     def quantile_ms(self, share: float) -> float | None:
-        """The value that `share` of all do not exceed; None where there are none."""
+        """Return the latency that the given share of all values does not exceed; None without values."""
         if not self.total:
             return None
         rank = max(math.ceil(share * self.total), 1)
@@ -37,14 +37,14 @@ class LatencyHistogram:
         return min(float(_LOWEST_MS * _STEP ** (index + 0.5)), self.highest_ms)
 
 
-class Figures:
-    """What a run has done so far.
+class RunTotals:
+    """Totals of a run so far.
 
     Args:
-        network: the first that runs.
+        network: the network that the run starts with.
 
     Attributes:
-        energy: of the network that ran last: another one begins a new account.
+        energy: energy totals of the current network; a change of weights or of ANN/SNN resets them.
     """
 
     def __init__(self, network: Prepared) -> None:
@@ -55,7 +55,7 @@ class Figures:
         self.recent_ms: deque[float] = deque(maxlen=100)
 
     def add(self, result: WindowResult, network: Prepared) -> None:
-        """Count one window and the network that saw it."""
+        """Count the result of one window and the network that made it."""
         self.windows += 1
         self.events += result.events
         self.latency.add(result.latency_ms)

@@ -1,4 +1,4 @@
-"""Frames through OpenCV: of a webcam, a video stream, or a video file."""
+"""Frame grabbers for webcams, video streams and video files, through OpenCV."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from evburst.app.live.addresses import is_address, masked
 from evburst.app.live.frames import LONGEST_GAP_US, Frame
 from evburst.data.errors import SourceError
 
-_HIGHEST_RATE, _ASSUMED_RATE = 1000, 25
+_MAX_FPS, _DEFAULT_FPS = 1000, 25
 _STREAM_TIMEOUTS = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
 
 
 class CameraGrabber:
-    """A webcam or a video stream, through OpenCV.
+    """A webcam or a video stream, read through OpenCV.
 
     Args:
-        place: number of a webcam, its device file (/dev/video1), or the address of a stream (rtsp://...), which is shown masked.
+        device: number of a webcam, its device file (/dev/video1), or the address of a stream (rtsp://...).
     """
 
     finite, ahead, kind = False, False, "simulated"
 
-    def __init__(self, place: int | str) -> None:
-        self.name = f"camera {place}" if isinstance(place, int) else masked(place)
-        self._place = place
+    def __init__(self, device: int | str) -> None:
+        self.name = f"camera {device}" if isinstance(device, int) else masked(device)
+        self._device = device
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
         """See Grabber."""
         _silence_opencv()
-        if isinstance(self._place, str) and is_address(self._place):
-            capture = cv2.VideoCapture(self._place, cv2.CAP_FFMPEG, _STREAM_TIMEOUTS)
-            hint = "does not answer, or OpenCV cannot read it; are address, user and password right?"
+        if isinstance(self._device, str) and is_address(self._device):
+            capture = cv2.VideoCapture(self._device, cv2.CAP_FFMPEG, _STREAM_TIMEOUTS)
+            hint = "the server does not answer or OpenCV cannot read the stream; check address, user and password"
         else:
-            capture = cv2.VideoCapture(self._place)
-            hint = "is it plugged in, and free? (--camera 0 is the first)"
+            capture = cv2.VideoCapture(self._device)
+            hint = "is it plugged in and not in use by another program? (--camera 0 is the first camera)"
         if not capture.isOpened():
             capture.release()
             raise SourceError(f"{self.name}: cannot be opened; {hint}")
@@ -50,9 +50,9 @@ class CameraGrabber:
         """See Grabber."""
         if self._capture is None:
             raise SourceError(f"{self.name}: is not open")
-        good, picture = self._capture.read()
-        if not good:
-            raise SourceError(f"{self.name}: gives no more pictures")
+        succeeded, picture = self._capture.read()
+        if not succeeded:
+            raise SourceError(f"{self.name}: delivers no more pictures")
         now_s = time.perf_counter()
         return Frame(_grey(picture), round(1e6 * now_s), now_s)
 
@@ -63,17 +63,18 @@ class CameraGrabber:
 
 
 class VideoGrabber:
-    """A video file at its own pace.
+    """A video file, played in real time.
 
     Args:
         path: the file.
-        loop: begin again at its end.
+        loop: start again at the end.
 
     Attributes:
-        note: what was assumed of the file, to be said; None: nothing.
+        note: a warning about an assumption made for this file, or None.
 
     Raises:
-        SourceError: no such file, not a video, or one whose pictures make no events: one picture, or more than a second apart.
+        SourceError: the file does not exist, is not a video, or cannot give events because it has only one picture or its
+            pictures are more than a second apart.
     """
 
     ahead, kind = True, "simulated"
@@ -95,21 +96,21 @@ class VideoGrabber:
         if not self._capture.open(str(self._path)):
             raise SourceError(f"{self._path}: not a video that OpenCV can read")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        if not 0 < rate <= _HIGHEST_RATE:  # also NaN
+        if not 0 < rate <= _MAX_FPS:  # also true of NaN
             self.note = (
-                f"{self.name}: says {rate:g} frames per second; its frames' own times are used, or {_ASSUMED_RATE} a second"
+                f"{self.name}: implausible frame rate {rate:g} fps; using its frames' timestamps, or else {_DEFAULT_FPS} fps"
             )
-        self._step_us = 1e6 / (rate if 0 < rate <= _HIGHEST_RATE else _ASSUMED_RATE)
+        self._step_us = 1e6 / (rate if 0 < rate <= _MAX_FPS else _DEFAULT_FPS)
         self._frames, self._t_us, self._lap_us = 0, 0, 0
 
     def read(self) -> Frame | None:
         """See Grabber."""
-        good, picture = self._capture.read()
-        if not good and not self.finite and self._frames:
+        succeeded, picture = self._capture.read()
+        if not succeeded and not self.finite and self._frames:
             self._lap_us, self._frames = round(self._t_us + self._step_us), 0
             self._capture.open(str(self._path))
-            good, picture = self._capture.read()
-        if not good:
+            succeeded, picture = self._capture.read()
+        if not succeeded:
             raise EOFError
         self._t_us = self._lap_us + self._time_us()
         self._frames += 1
@@ -120,39 +121,43 @@ class VideoGrabber:
         self._capture.release()
 
     def _time_us(self) -> int:
-        """Of the frame just read, since the first: the file's own, where it has one that moves on (its rate may vary)."""
+        """Return the time of the frame just read, since the first frame.
+
+        It is the file's timestamp if that increases, because the frame rate may vary, and otherwise follows from the rate.
+        """
         if not self._frames:
             return 0
-        before_us, own_us = self._t_us - self._lap_us, 1000 * self._capture.get(cv2.CAP_PROP_POS_MSEC)
-        return round(own_us if before_us < own_us < float("inf") else before_us + self._step_us)
+        previous_us, stamp_us = self._t_us - self._lap_us, 1000 * self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        return round(stamp_us if previous_us < stamp_us < float("inf") else previous_us + self._step_us)
 
     def _check(self) -> None:
         self.open()
         try:
-            first, second = self.read(), self._second()
+            first, second = self.read(), self._read_second()
             if first is None or second is None:
-                raise SourceError(f"{self._path}: holds one picture; events come of what changes between pictures")
-            apart_s = (second.t_us - first.t_us) * 1e-6
-            if apart_s > LONGEST_GAP_US * 1e-6:
+                raise SourceError(f"{self._path}: contains only one picture; simulating events requires at least two")
+            step_s = (second.t_us - first.t_us) * 1e-6
+            if step_s > LONGEST_GAP_US * 1e-6:
                 raise SourceError(
-                    f"{self._path}: its pictures are {apart_s:.3g} s apart, too far to simulate events between them "
-                    f"(at most {LONGEST_GAP_US * 1e-6:g} s); play it faster, e.g. ffmpeg -i {self.name} -vf setpts=PTS/{apart_s * 25:.0f}"
+                    f"{self._path}: its pictures are {step_s:.3g} s apart, too far to simulate events between them "
+                    f"(at most {LONGEST_GAP_US * 1e-6:g} s); "
+                    f"speed it up, e.g. ffmpeg -i {self.name} -vf setpts=PTS/{step_s * 25:.0f}"
                 )
         except EOFError:
-            raise SourceError(f"{self._path}: holds no picture that OpenCV can read") from None
+            raise SourceError(f"{self._path}: contains no picture that OpenCV can read") from None
         finally:
             self.close()
 
-    def _second(self) -> Frame | None:
+    def _read_second(self) -> Frame | None:
         try:
-            good, picture = self._capture.read()
-            return Frame(_grey(picture), self._time_us(), 0.0) if good else None
+            succeeded, picture = self._capture.read()
+            return Frame(_grey(picture), self._time_us(), 0.0) if succeeded else None
         finally:
             self._frames = 0
 
 
 def _silence_opencv() -> None:
-    """What it prints where a device or file cannot be opened, our errors say in one line."""
+    """Turn off OpenCV's messages about devices and files that cannot be opened; our errors replace them."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 

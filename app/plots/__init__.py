@@ -1,1 +1,1 @@
-"""Pictures that commands leave beside their results, all drawn by matplotlib."""
+"""Plots that commands save with their results, drawn by matplotlib."""

@@ -1,4 +1,4 @@
-"""What a conversion leaves beside its weights: the sensitivity table, the frontier as CSV and picture, the report's picture."""
+"""Files that a conversion saves with its weights: sensitivity table, frontier as CSV and plot, and plots of the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evburst.models.spiking.convert.sensitivity import SensitivityTable
 
 
 def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int) -> None:
-    """Write a table, with what it was measured on."""
+    """Write a sensitivity table with a hash of the network, T and candidates that it was measured on."""
     with replacing(path) as part, part.open("wb") as file:
         np.savez(
             file,
@@ -32,7 +32,7 @@ def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int
 
 
 def load_table(path: Path, graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> SensitivityTable | None:
-    """Read a table; None if there is none, or if it is of another network, T or set of candidates."""
+    """Read a sensitivity table; None if there is none, or if it belongs to another network, T or set of candidates."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["identity"]) != _identity(graph, timesteps, choices):
@@ -51,7 +51,7 @@ def _identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> str:
 
 
 def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
-    """One row per point: its number, cost, share of the ANN's energy, sensitivity, and every layer's choice as phi or phi x rho."""
+    """Write a CSV row per point: index, cost, share of the ANN's energy, sensitivity, and each layer's phi or phi x rho."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["point", "synaptic_ops", "energy_share", "sensitivity", *frontier.table.layers])
@@ -61,7 +61,7 @@ def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
 
 
 def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list[dict[str, float]], path: Path) -> None:
-    """The frontier, the point taken, and every point whose AP was measured."""
+    """Plot the frontier, the chosen point, and all points whose AP was measured."""
     figure = new_figure(8, 5)
     axes = figure.subplots()
     axes.plot(
@@ -70,45 +70,47 @@ def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list
     for k, choice in enumerate(frontier.table.choices):
         if choice.phi == max(c.phi for c in frontier.table.choices):
             name = "one threshold factor for all layers" if choice.rho == 1 else None
-            cost, moved = frontier.table.cost[:, k].sum(), frontier.table.sensitivity[:, k].sum()
-            axes.plot(100 * share[-1] * cost / frontier.cost[-1], moved, "s", color="#999999", markersize=5, label=name)
-    axes.plot(100 * share[index], frontier.sensitivity[index], "o", color="#cc0000", label=f"taken: point {index}")
+            cost, divergence = frontier.table.cost[:, k].sum(), frontier.table.sensitivity[:, k].sum()
+            axes.plot(100 * share[-1] * cost / frontier.cost[-1], divergence, "s", color="#999999", markersize=5, label=name)
+    axes.plot(100 * share[index], frontier.sensitivity[index], "o", color="#cc0000", label=f"chosen: point {index}")
     for point in tried:
         k = int(point["point"])
         axes.annotate(f"{point['lost_ap']:+.1f} AP lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
     axes.set(xlabel="energy, % of the ANN's (FP32, every spike counted)", ylabel="divergence from the ANN (sum over layers)")
-    axes.set(xscale="log", yscale="log", title="What is saved, and what it costs")
+    axes.set(xscale="log", yscale="log", title="Energy against divergence")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def draw_course(rows: list[dict[str, float]], share_per_operation: float, path: Path) -> None:
-    """Lost AP and energy on the split "select", and divergence in training, against minutes of advanced calibration."""
+    """Plot AP loss and energy on the split "select", and the training divergence, against minutes of advanced calibration."""
     figure = new_figure(8, 7)
-    lost, energy, apart = figure.subplots(3, 1, sharex=True)
+    lost, energy, divergence = figure.subplots(3, 1, sharex=True)
     minutes = [row["minutes"] for row in rows]
     lost.plot(minutes, [row["select_lost_ap"] for row in rows], "o-", color="#cc0000")
     lost.axhline(0, color="#999999", linewidth=0.8)
-    lost.set(ylabel="AP lost", title="Advanced calibration, on pictures that it does not learn from")
+    lost.set(ylabel="AP lost", title="Advanced calibration, on held-out pictures")
     energy.plot(minutes, [100 * row["select_operations"] * share_per_operation for row in rows], "o-", color="#3465a4")
     energy.set(ylabel="energy, % of the ANN's (FP32)")
-    learned = [row for row in rows if "divergence" in row]
-    apart.plot([row["minutes"] for row in learned], [row["divergence"] for row in learned], "o-", color="#4e9a06")
-    apart.set(xlabel="minutes", ylabel="divergence, training")
-    for axes in (lost, energy, apart):
+    training_rows = [row for row in rows if "divergence" in row]
+    divergence.plot(
+        [row["minutes"] for row in training_rows], [row["divergence"] for row in training_rows], "o-", color="#4e9a06"
+    )
+    divergence.set(xlabel="minutes", ylabel="divergence, training")
+    for axes in (lost, energy, divergence):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 
 def draw_report(report: ConversionReport, path: Path) -> None:
-    """SQNR and cost of every layer, in order."""
+    """Plot the SQNR and the cost of every layer, in network order."""
     figure = new_figure(11, 5)
     top, bottom = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(report.layers))
     neurons = np.array([layer.phi > 0 for layer in report.layers])
     top.bar(x, [layer.sqnr_db for layer in report.layers], color=np.where(neurons, "#3465a4", "#4e9a06"))
-    top.set(ylabel="SQNR, dB", title=f"T = {report.timesteps}; green: read-outs; loses most: {report.worst.name}")
+    top.set(ylabel="SQNR, dB", title=f"T = {report.timesteps}; green: read-outs; largest loss: {report.worst.name}")
     bottom.bar(x, [100 * layer.share for layer in report.layers], color="#f57900")
     bottom.set(ylabel="share of cost, %", xlabel="layer")
     for axes in (top, bottom):
@@ -117,7 +119,7 @@ def draw_report(report: ConversionReport, path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches, drawn without a display."""
+    """Return a matplotlib figure of the given size in inches that needs no display."""
     require("matplotlib", "train", "drawing a conversion")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The log of a training run: log.csv, curves.png, and TensorBoard's events where it is installed."""
+"""Log of a training run: log.csv, curves.png, and TensorBoard events if TensorBoard is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Curves:
-    """Writes one row per epoch, appending to what an earlier part of the same run has written.
+    """Logs one row per epoch and plots the curves; a resumed run appends to its log.
 
     Args:
         out: folder of the run.

@@ -1,7 +1,7 @@
-"""Datasets: labelled windows to train, calibrate and evaluate on. Each has a DatasetSpec.
+"""Datasets of labelled windows for training, calibration and evaluation. Each has a DatasetSpec.
 
-Item i is a LabelledWindow: the events of one window and the boxes at its end. Items are read at random and hold nothing but
-their own events; what a whole dataset keeps in memory is its list of labels.
+Item i is a LabelledWindow: the events of one window and the boxes at its end. Items can be read in any order and hold only
+their own events; what a dataset keeps in memory as a whole is its list of labels.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from evburst.data.events import EventWindow, SensorSize
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a detector of this dataset sees and tells apart.
+    """Classes and sensor of a dataset.
 
     Attributes:
         name: the dataset.
         classes: class names in the order of their indices.
         sensor_size: (W, H) px of its sensor.
-        scene: how labelled pictures of it are moved: "drive" or "saccades" (evburst.data.simulation.scenes).
-        source_names: class names of the labelled pictures, to class index.
+        scene: how labelled pictures are moved to simulate it: "drive" or "saccades" (evburst.data.simulation.scenes).
+        source_names: class names in labels of pictures, to class index.
         ignored_names: classes that are neither object nor background; their region is blanked.
     """
 
@@ -66,7 +66,7 @@ class LabelledWindow(NamedTuple):
 
     Attributes:
         window: its events.
-        boxes: what there is to find at the window's end, in sensor pixels.
+        boxes: the objects at the window's end, in sensor pixels.
         name: the recording or picture it comes from.
     """
 
@@ -79,9 +79,9 @@ class Part(NamedTuple):
     """Items that are evaluated together: those of one recording, or a block of simulated windows.
 
     Attributes:
-        name: of the recording or block; not unique.
-        items: their numbers.
-        identity: changes if their events or labels do.
+        name: name of the recording or block; not unique.
+        items: indices of the items.
+        identity: a digest that changes if their events or labels change.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Part(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Labelled windows, read at random."""
+    """Labelled windows with random access."""
 
     spec: DatasetSpec
 
@@ -99,17 +99,17 @@ class Dataset(Protocol):
     def __getitem__(self, i: int) -> LabelledWindow: ...
 
     def labels(self, i: int) -> Detections:
-        """The boxes of item i as they were labelled, which may reach outside the sensor."""
+        """Return the boxes of item i as labelled; they may extend beyond the sensor."""
         ...
 
     def start_us(self, i: int) -> int | None:
-        """When the recording of item i began, on its own clock; None if the item is a window of its own."""
+        """Return when the recording of item i began, on its own clock; None if the item is not part of a recording."""
         ...
 
     def faults_of(self, i: int) -> dict[str, int]:
-        """What was repaired in the recording of item i, counted once; empty for simulated windows."""
+        """Return the counts of repairs in the recording of item i, each counted once; empty for simulated windows."""
         ...
 
     def parts(self) -> list[Part]:
-        """All items, in order, by recording."""
+        """Return all items, in order, grouped by recording."""
         ...

@@ -1,7 +1,7 @@
-"""Augmentation in event space: what turns a labelled window into another possible one, before it is binned.
+"""Augmentation of labelled windows in event space, before they are binned.
 
-One kernel moves every event: mirrored, its polarity swapped, scaled and shifted, its time stretched about the window's end
-(where the boxes are valid), or dropped. Erasing, background noise and mosaics of four windows are made of the same pieces.
+One kernel transforms every event: it mirrors, swaps the polarity, scales and shifts, stretches time about the window's end
+(where the boxes are valid), or drops the event. Erasing, background noise and mosaics of four windows build on it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from evburst.data.simulation.sensor import uniform_hash
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How windows are changed; every share is a probability.
+    """Settings of the augmentation; fractions of windows are probabilities.
 
     Attributes:
-        mirror: share mirrored left to right.
-        swap: share whose polarities are swapped.
-        zoom, zoom_range: share scaled and shifted, and by how much.
-        stretch, stretch_range: share whose time runs slower (above 1) or faster, and by how much.
-        thin, thin_to: share that loses events, and the least share of events kept.
-        repeat, repeat_to: share whose events come in bursts, as some sensors' do, and their largest mean length.
-        noise_hz: most background events per pixel and second; drawn from 0 up.
-        erase: share in which a patch is blanked.
-        mosaic: share put together from four windows.
-        min_visible: share of a box that must stay in view.
-        min_side_px: smaller boxes are dropped.
+        mirror: fraction of windows mirrored left to right.
+        swap: fraction with swapped polarities.
+        zoom, zoom_range: fraction that is scaled and shifted, and range of the scale.
+        stretch, stretch_range: fraction whose time is stretched (above 1) or compressed, and range of the factor.
+        thin, thin_to: fraction from which events are dropped, and the minimum fraction of events kept.
+        repeat, repeat_to: fraction whose events come in bursts, as from some sensors, and maximum mean length of a burst.
+        noise_hz: maximum rate of background events per pixel; drawn from 0 upwards.
+        erase: fraction in which a patch is blanked.
+        mosaic: fraction composed of four windows.
+        min_visible: minimum fraction of a box that must stay in view.
+        min_side_px: minimum width and height of a box.
     """
 
     mirror: float = 0.5
@@ -69,13 +69,13 @@ class AugmentConfig:
 def augment(
     items: list[LabelledWindow], size: SensorSize, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[EventWindow, Detections]:
-    """One augmented window; `items[0]` alone, or a mosaic of the four.
+    """Augment one window: `items[0]` alone, or a mosaic of the four.
 
     Args:
         items: one window, or four of equal length to allow a mosaic.
         size: (W, H) px.
-        config: what may happen.
-        rng: decides what does.
+        config: probabilities and ranges.
+        rng: random generator.
 
     Returns:
         Packed events with times relative to 0, and the boxes in view.
@@ -88,7 +88,9 @@ def augment(
     else:
         parts = [_place(items[0], size, (0, width, 0, height), config, rng, 0.0)]
     words = np.concatenate([words for words, _ in parts])
-    boxes, labels = (np.concatenate([getattr(found, name) for _, found in parts]) for name in ("boxes_xyxy", "labels"))
+    boxes, labels = (
+        np.concatenate([getattr(detections, name) for _, detections in parts]) for name in ("boxes_xyxy", "labels")
+    )
     window_us = items[0].window.t1_us - items[0].window.t0_us
     if rng.random() < config.erase:
         words, boxes, labels = _erase(words, boxes, labels, size, rng)
@@ -106,7 +108,7 @@ def _place(
     rng: np.random.Generator,
     mosaic_zoom: float,
 ) -> tuple[Packed, Detections]:
-    """The events of one window that fall into `place` (x0, x1, y0, y1), changed, and the boxes in view there."""
+    """Transform the events of one window, and return those inside `place` (x0, x1, y0, y1) with the boxes in view there."""
     x0, x1, y0, y1 = place
     scale, shift = 1.0, np.zeros(2)
     if mosaic_zoom or rng.random() < config.zoom:
@@ -121,7 +123,8 @@ def _place(
     out = np.empty_like(words)
     seed = np.uint64(rng.integers(1 << 62))
     n = _move(
-        words_64(words), words_64(out), size.width, mirror, swap, scale, *shift, x0, x1, y0, y1, stretch, window_us, keep, seed
+        words_64(words), words_64(out), size.width, mirror, swap, scale, *shift, x0, x1, y0, y1,
+        stretch, window_us, keep, seed,
     )  # fmt: skip
     boxes = item.boxes.boxes_xyxy.astype(np.float32).copy()
     if mirror:
@@ -130,13 +133,18 @@ def _place(
     clipped = np.clip(boxes, [x0, y0, x0, y0], [x1, y1, x1, y1]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]
     share = sides.prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-6)
-    seen = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
-    return out[:n], Detections(clipped[seen], item.boxes.scores[seen], item.boxes.labels[seen], window_us)
+    is_visible = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
+    return out[:n], Detections(clipped[is_visible], item.boxes.scores[is_visible], item.boxes.labels[is_visible], window_us)
 
 
 @njit(cache=True, nogil=True)
-def _move(words, out, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed):  # type: ignore[no-untyped-def]
-    """Write the events that stay in place and window to `out`; returns how many. Sub-pixel places are drawn per event."""
+def _move(  # type: ignore[no-untyped-def]
+    words, out, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretch, window_us, keep, seed
+):
+    """Write the transformed events inside the place and the window to `out`; returns their number.
+
+    When the scale changes, the sub-pixel position of every event is drawn at random.
+    """
     fields = word_fields(2)
     n = 0
     for i in range(len(words)):
@@ -168,7 +176,7 @@ def _move(words, out, width, mirror, swap, scale, dx, dy, x0, x1, y0, y1, stretc
 def _erase(
     words: Packed, boxes: NDArray[np.float32], labels: NDArray[np.int64], size: SensorSize, rng: np.random.Generator
 ) -> tuple[Packed, NDArray[np.float32], NDArray[np.int64]]:
-    """Blank a rectangle; boxes that lose more than half of their area to it are dropped."""
+    """Blank a rectangle, and drop boxes that lose more than half of their area to it."""
     w, h = rng.uniform(0.08, 0.35, 2) * size
     x, y = rng.uniform(0, 1, 2) * (np.array(size) - [w, h])
     _, ex, ey, _ = columns(EventWindow(0, 1, words))

@@ -1,7 +1,8 @@
-"""N-Caltech101's `annotation_XXXX.bin`: the box and the outline of the object of one recording.
+"""N-Caltech101's `annotation_XXXX.bin`: the box and the outline of the object in one recording.
 
-Two matrices of int16, each led by its rows (2: x and y) and columns, column after column: the box's corners, closed by the
-first, then the outline. In `Faces_easy` the box is unusable, `BACKGROUND_Google` has no class (docs/method.md#label-files).
+The file holds two int16 matrices, column by column, each preceded by its number of rows (2: x and y) and of columns: the
+corners of the box, with the first repeated at the end, then the outline. In `Faces_easy` the box is unusable, and
+`BACKGROUND_Google` has no class (docs/method.md#label-files).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class CaltechAnnotation:
 
     Attributes:
         box_xyxy: `(4,)` float32, x0 y0 x1 y1 px, clipped to the sensor (corners can be negative in the file).
-        contour: `(n, 2)` int16, the outline's x and y px as in the file.
+        contour: `(n, 2)` int16, x and y of the outline in px, as in the file.
     """
 
     box_xyxy: NDArray[np.float32]
@@ -36,29 +37,29 @@ def read_caltech_annotation(path: Path, sensor_size: SensorSize = N_CALTECH101) 
     """Read an `annotation_XXXX.bin` file.
 
     Raises:
-        LabelError: missing, truncated, of another layout, or its box lies outside the sensor or is empty.
+        LabelError: the file is missing, truncated or of another layout, or its box lies outside the sensor or is empty.
     """
     try:
         values = np.frombuffer(path.read_bytes()[: path.stat().st_size // 2 * 2], "<i2")
     except FileNotFoundError:
         raise LabelError(f"{path}: no such annotation") from None
-    corners, rest = _matrix(path, values, 0)
-    contour, _ = _matrix(path, values, rest)
+    corners, contour_start = _matrix(path, values, 0)
+    contour, _ = _matrix(path, values, contour_start)
     if len(corners) < _MIN_CORNERS:
         raise LabelError(f"{path}: the box has {len(corners)} corners, expected at least {_MIN_CORNERS}")
     ends = np.stack([corners.min(0), corners.max(0)])
     box = np.clip(ends, 0, np.array(sensor_size)).astype(np.float32).reshape(4)
     if not (box[0] < box[2] and box[1] < box[3]):
-        raise LabelError(f"{path}: the box {ends.reshape(4).tolist()} holds no pixel of the {sensor_size} sensor")
+        raise LabelError(f"{path}: the box {ends.reshape(4).tolist()} covers no pixel of the {sensor_size} sensor")
     return CaltechAnnotation(box, contour)
 
 
 def _matrix(path: Path, values: NDArray[np.int16], start: int) -> tuple[NDArray[np.int16], int]:
-    """The `(columns, 2)` matrix that starts at int16 number `start`, and the number after it."""
-    head = values[start : start + 2].tolist()
-    if len(head) < 2 or head[0] != 2 or head[1] < 0:
-        raise LabelError(f"{path}: rows and columns at byte {2 * start} are {head}, expected [2, n]: not an annotation")
-    stop = start + 2 + 2 * head[1]
+    """Return the `(columns, 2)` matrix that starts at int16 index `start`, and the index after it."""
+    shape = values[start : start + 2].tolist()
+    if len(shape) < 2 or shape[0] != 2 or shape[1] < 0:
+        raise LabelError(f"{path}: rows and columns at byte {2 * start} are {shape}, expected [2, n]: not an annotation")
+    stop = start + 2 + 2 * shape[1]
     if stop > len(values):
-        raise LabelError(f"{path}: truncated: {head[1]} points need {2 * stop} bytes, the file has {2 * len(values)}")
+        raise LabelError(f"{path}: truncated: {shape[1]} points need {2 * stop} bytes, the file has {2 * len(values)}")
     return values[start + 2 : stop].reshape(-1, 2), stop

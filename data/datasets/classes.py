@@ -1,7 +1,7 @@
-"""Classification data sets: event recordings, each of one class. A new layout is one function here.
+"""Classification datasets: event recordings, each of one class. A new layout is one registered function here:
 
 @class_layout("ncars", expected="...", sensor_size=SensorSize(120, 100))
-def ncars(place): ...
+def ncars(dataset_folder): ...
 
     nmnist       ROOT/{Train,Test}/DIGIT/NNNNN.bin
     ncaltech101  ROOT/Caltech101/CLASS/image_0001.bin
@@ -9,12 +9,13 @@ def ncars(place): ...
     cifar10dvs   ROOT/CLASS/*.aedat, *.aedat4
     dvsgesture   ROOT/*.aedat, each with NAME_labels.csv (class, startTime_usec, endTime_usec)
     folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format
-    tonic:NAME   data set NAME of tonic's, which must be in ROOT/NAME already: nothing is downloaded
+    tonic:NAME   dataset NAME of tonic, which must already be in ROOT/NAME: nothing is downloaded
 
-Splits are "train", "select" and "test". A published test split stays the test split. "select" is what models and settings may be
-chosen on: a tenth of the training recordings, by a digest of their names (of the person in dvsgesture), so that it stays the same
-wherever the files lie. Where no test split is published (ncaltech101, cifar10dvs, folder without train/, some of tonic's), another
-tenth is the test split, of ncaltech101 and cifar10dvs the recordings whose number ends in 0; then "select" is those that end in 5.
+Splits are "train", "select" and "test". A published test split stays the test split. "select" is for choosing models and
+settings: a tenth of the training recordings, selected by a digest of their names (in dvsgesture, of the person), and
+hence independent of where the files are. If no test split is published (ncaltech101, cifar10dvs, folder without train/,
+some of tonic's), another tenth is the test split. In ncaltech101 and cifar10dvs, recordings whose number ends in 0 are
+"test" and those that end in 5 are "select".
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ GESTURES = (
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
     "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
 )  # fmt: skip
-"""DVS128 Gesture's classes, whose numbers begin at 1 (Amir et al. 2017)."""
+"""Classes of DVS128 Gesture, whose numbers start at 1 (Amir et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class LabelledRecording:
     """A recording, or a part of one, and its class.
 
     Attributes:
-        name: below the root.
+        name: path below the root.
         label: class index.
-        open: returns its events anew, as a finite EventStream.
+        open: opens the recording again on each call, as a finite EventStream.
     """
 
     name: str
@@ -68,10 +69,10 @@ class ClassDataset(NamedTuple):
     """Labelled recordings of one split.
 
     Attributes:
-        name: of the layout.
-        classes: names, in the order of their indices.
-        sensor_size: (W, H) px if the data set has one sensor.
-        recordings: in order.
+        name: name of the layout.
+        classes: class names, in the order of their indices.
+        sensor_size: (W, H) px if the dataset has one sensor.
+        recordings: the recordings, in order.
     """
 
     name: str
@@ -81,46 +82,46 @@ class ClassDataset(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What a layout function yields.
+    """A recording found by a layout function.
 
     Attributes:
         path: event file.
-        class_name: of its class.
-        split: published or stated; "training" is divided into "train" and "select" here.
-        held_by: what is held out together.
+        class_name: name of its class.
+        split: "training" (divided into "train" and "select" later), "unknown" (also into "test"), or the final split.
+        group: recordings with the same value are put into the same split.
         span_us: (first, one past the last) µs of the part that belongs to the class; None: all.
     """
 
     path: Path
     class_name: str
     split: str
-    held_by: str
+    group: str
     span_us: tuple[int, int] | None = None
 
 
 @dataclass
-class ClassPlace:
-    """The folder that a layout looks into, and the files that it leaves out there, with the reason."""
+class ClassFolder:
+    """The folder that a layout function searches, and the files that it skips, with the reason."""
 
     root: Path
-    odd: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def files(self, folder: Path, *patterns: str) -> list[Path]:
-        """Sorted files of a folder, without those that macOS adds."""
+        """Return the sorted files of a folder, without those that macOS adds."""
         found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        self.odd += [f"{path}: made by macOS" for path in found if path.name.startswith("._")]
+        self.skipped += [f"{path}: created by macOS" for path in found if path.name.startswith("._")]
         return [path for path in found if not path.name.startswith(".")]
 
     def folders(self, folder: Path) -> list[Path]:
-        """Sorted folders in a folder."""
+        """Return the sorted subfolders of a folder."""
         return sorted(path for path in folder.glob("*/") if path.is_dir() and not path.name.startswith("."))
 
 
-Finder = Callable[[ClassPlace], Iterator[Sample]]
+Finder = Callable[[ClassFolder], Iterator[Sample]]
 
 
 class ClassLayout(NamedTuple):
-    """One entry of the registry: the function, what it expects, its sensor and its classes (None: the folder's, sorted)."""
+    """One entry of the registry: the function, its expected files, its sensor, and its classes (None: the folders, sorted)."""
 
     find: Finder
     expected: str
@@ -144,16 +145,16 @@ def class_layout(
 
 
 def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSize | None = None) -> ClassDataset:
-    """The labelled recordings of one split; what is left out is logged.
+    """Return the labelled recordings of one split; logs what is skipped.
 
     Args:
-        name: in CLASS_LAYOUTS, or "tonic:NAME".
-        root: its folder.
-        split: in SPLITS.
-        sensor_size: (W, H) px of files that do not say it, if it is not the layout's.
+        name: name in CLASS_LAYOUTS, or "tonic:NAME".
+        root: folder of the dataset.
+        split: name in SPLITS.
+        sensor_size: (W, H) px of files that do not state it, if it differs from the layout's.
 
     Raises:
-        ConfigError: the layout or the split is not known.
+        ConfigError: the layout or the split is unknown.
         DataError: there is no recording of the split.
         LabelError: a label file is malformed.
     """
@@ -164,10 +165,12 @@ def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSiz
         return _open_tonic(name.removeprefix("tonic:"), root, split)
     if name not in CLASS_LAYOUTS:
         raise ConfigError(f"data set {name!r} is unknown (known: {', '.join(sorted(CLASS_LAYOUTS))}, tonic:NAME)")
-    kind, place = CLASS_LAYOUTS[name], ClassPlace(root)
-    samples = list(kind.find(place))
-    if place.odd:
-        _LOG.warning("%s: %d files are left out, the first one: %s", root, len(place.odd), place.odd[0])
+    kind, dataset_folder = CLASS_LAYOUTS[name], ClassFolder(root)
+    samples = list(kind.find(dataset_folder))
+    if dataset_folder.skipped:
+        _LOG.warning(
+            "%s: %d files were skipped, the first one: %s", root, len(dataset_folder.skipped), dataset_folder.skipped[0]
+        )
     classes = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
     size = sensor_size or kind.sensor_size
     chosen = [sample for sample in samples if _split_of(sample) == split]
@@ -178,14 +181,14 @@ def open_classes(name: str, root: Path | str, split: str, sensor_size: SensorSiz
 
 def _split_of(sample: Sample) -> str:
     if sample.split == "training":
-        return "select" if _tenth(sample.held_by) == 0 else "train"
+        return "select" if _tenth(sample.group) == 0 else "train"
     if sample.split == "unknown":
-        return {0: "select", 1: "test"}.get(_tenth(sample.held_by), "train")
+        return {0: "select", 1: "test"}.get(_tenth(sample.group), "train")
     return sample.split
 
 
 def _tenth(text: str) -> int:
-    """A number from 0 to 9 that depends on the text alone."""
+    """Return a number from 0 to 9 that depends on the text only."""
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4]) % 10
 
 
@@ -199,7 +202,7 @@ def _recording(root: Path, sample: Sample, classes: tuple[str, ...], size: Senso
 
 
 class Excerpt:
-    """An EventStream of the events in [start_us, end_us) of another one; its faults are those of what is read for it."""
+    """An EventStream of the events in [start_us, end_us) of another one; `faults` covers what is read for it."""
 
     finite = True
 
@@ -226,55 +229,57 @@ class Excerpt:
 
 
 @class_layout("nmnist", "{Train,Test}/DIGIT/NNNNN.bin", SensorSize(34, 34), tuple("0123456789"))
-def nmnist(place: ClassPlace) -> Iterator[Sample]:
+def nmnist(dataset_folder: ClassFolder) -> Iterator[Sample]:
     """N-MNIST (Orchard et al. 2015)."""
     for split, folder in (("training", "Train"), ("test", "Test")):
         for digit in "0123456789":
-            for path in place.files(place.root / folder / digit, "*.bin"):
+            for path in dataset_folder.files(dataset_folder.root / folder / digit, "*.bin"):
                 yield Sample(path, digit, split, path.name)
 
 
 @class_layout("ncaltech101", "Caltech101/CLASS/image_*.bin", SensorSize(240, 180))
-def ncaltech101(place: ClassPlace) -> Iterator[Sample]:
-    """N-Caltech101 (Orchard et al. 2015), with all of its folders, which are 101."""
-    for folder in place.folders(place.root / "Caltech101"):
-        yield from _numbered(place, folder, r"image_(\d+)\.bin", "*.bin")
+def ncaltech101(dataset_folder: ClassFolder) -> Iterator[Sample]:
+    """N-Caltech101 (Orchard et al. 2015), with all of its 101 folders."""
+    for folder in dataset_folder.folders(dataset_folder.root / "Caltech101"):
+        yield from _numbered(dataset_folder, folder, r"image_(\d+)\.bin", "*.bin")
 
 
 @class_layout("cifar10dvs", "CLASS/*.aedat or *.aedat4", SensorSize(128, 128))
-def cifar10dvs(place: ClassPlace) -> Iterator[Sample]:
+def cifar10dvs(dataset_folder: ClassFolder) -> Iterator[Sample]:
     """CIFAR10-DVS (Li et al. 2017)."""
-    for folder in place.folders(place.root):
-        yield from _numbered(place, folder, r".*?(\d+)\.aedat4?", "*.aedat", "*.aedat4")
+    for folder in dataset_folder.folders(dataset_folder.root):
+        yield from _numbered(dataset_folder, folder, r".*?(\d+)\.aedat4?", "*.aedat", "*.aedat4")
 
 
-def _numbered(place: ClassPlace, folder: Path, name: str, *patterns: str) -> Iterator[Sample]:
-    """Files whose number decides the split."""
-    for path in place.files(folder, *patterns):
+def _numbered(dataset_folder: ClassFolder, folder: Path, name: str, *patterns: str) -> Iterator[Sample]:
+    """Yield files whose number decides the split."""
+    for path in dataset_folder.files(folder, *patterns):
         number = re.fullmatch(name, path.name)
         if number is None:
-            place.odd.append(f"{path}: its name holds no number")
+            dataset_folder.skipped.append(f"{path}: its name contains no number")
         else:
             yield Sample(path, folder.name, {0: "test", 5: "select"}.get(int(number[1]) % 10, "train"), path.name)
 
 
 @class_layout("ncars", "{train,test}/{cars,background}/*.dat", SensorSize(120, 100), ("background", "cars"))
-def ncars(place: ClassPlace) -> Iterator[Sample]:
+def ncars(dataset_folder: ClassFolder) -> Iterator[Sample]:
     """N-CARS (Sironi et al. 2018)."""
     for split, folders in (("training", ("train", "n-cars_train")), ("test", ("test", "n-cars_test"))):
         for folder in folders:
             for name in ("background", "cars"):
-                for path in place.files(place.root / folder / name, "*.dat"):
+                for path in dataset_folder.files(dataset_folder.root / folder / name, "*.dat"):
                     yield Sample(path, name, split, path.name)
 
 
 @class_layout("dvsgesture", "*.aedat with *_labels.csv", SensorSize(128, 128), GESTURES)
-def dvsgesture(place: ClassPlace) -> Iterator[Sample]:
-    """DVS128 Gesture: persons 24 to 29 are the test split; people, not gestures, are held out."""
-    for path in place.files(place.root, "*.aedat", "*.aedat4"):
+def dvsgesture(dataset_folder: ClassFolder) -> Iterator[Sample]:
+    """DVS128 Gesture: persons 24 to 29 are the test split; the other splits hold out persons as well, not single gestures."""
+    for path in dataset_folder.files(dataset_folder.root, "*.aedat", "*.aedat4"):
         table, person = path.with_name(f"{path.stem}_labels.csv"), re.match(r"user(\d+)", path.name)
         if person is None or not table.is_file():
-            place.odd.append(f"{path}: " + ("its name is not userNN_*" if person is None else f"{table.name} is missing"))
+            dataset_folder.skipped.append(
+                f"{path}: " + ("its name is not userNN_*" if person is None else f"{table.name} is missing")
+            )
             continue
         split = "test" if int(person[1]) >= 24 else "training"
         for number, span in _gestures(table):
@@ -282,7 +287,7 @@ def dvsgesture(place: ClassPlace) -> Iterator[Sample]:
 
 
 def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
-    """(class from 1, span µs) of each row."""
+    """Yield (class from 1, span in µs) of each row."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         for row in rows:
@@ -296,41 +301,41 @@ def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 @class_layout("folder", "{train,test}/CLASS/* or CLASS/*")
-def folder(place: ClassPlace) -> Iterator[Sample]:
+def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
     """Class folders of event files of any known format."""
-    published = (place.root / "train").is_dir()
+    published = (dataset_folder.root / "train").is_dir()
     for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
-        for kind in place.folders(place.root / parent):
-            for path in place.files(kind, "*"):
+        for kind in dataset_folder.folders(dataset_folder.root / parent):
+            for path in dataset_folder.files(kind, "*"):
                 yield Sample(path, kind.name, split, f"{kind.name}/{path.name}")
 
 
 def _open_tonic(name: str, root: Path, split: str) -> ClassDataset:
-    """A data set of tonic's, through its own class, which only has to know `data`, `targets` and `sensor_size`."""
+    """Open a dataset of tonic through tonic's own class, which must have `data`, `targets` and `sensor_size`."""
     try:
         known = importlib.import_module("tonic.datasets")
     except ImportError:
-        raise DataError("data sets of tonic need it: pip install 'evburst[tonic]'") from None
+        raise DataError("tonic's datasets need the package tonic: pip install 'evburst[tonic]'") from None
     kind: Any = getattr(known, name, None)
     if not inspect.isclass(kind):
-        raise ConfigError(f"tonic has no data set {name!r}")
+        raise ConfigError(f"tonic has no dataset {name!r}")
 
     def refuse(self: object) -> None:
-        raise DataError(f"{root / name}: tonic does not find its data set {name} there; download it with tonic first")
+        raise DataError(f"{root / name}: tonic does not find its dataset {name} there; download it with tonic first")
 
-    # tonic looks into ROOT/NAME, NAME being the class's own.
-    local: Any = type(name, (kind,), {"download": refuse})
-    if not local.sensor_size:
-        raise ConfigError(f"tonic's {name} has no sensor size of its own; a layout of evburst may read it")
-    size = SensorSize(*local.sensor_size[:2])
+    # tonic looks into ROOT/NAME, where NAME is the name of the class.
+    dataset_class: Any = type(name, (kind,), {"download": refuse})
+    if not dataset_class.sensor_size:
+        raise ConfigError(f"tonic's {name} does not define a sensor size; use another layout to read it")
+    size = SensorSize(*dataset_class.sensor_size[:2])
     has_split = "train" in inspect.signature(kind.__init__).parameters
-    source = local(str(root), train=split != "test") if has_split else local(str(root))
-    chosen = [k for k in range(len(source)) if _split_of(_tonic_sample(k, split, has_split)) == split]
-    names = _tonic_classes(source)
+    dataset = dataset_class(str(root), train=split != "test") if has_split else dataset_class(str(root))
+    chosen = [k for k in range(len(dataset)) if _split_of(_tonic_sample(k, split, has_split)) == split]
+    names = _tonic_classes(dataset)
     if not chosen:
         raise DataError(f"{root / name}: no recording of split {split!r}")
     recordings = [
-        LabelledRecording(f"{name}/{k}", names.index(str(source.targets[k])), partial(_tonic_stream, source, k, size))
+        LabelledRecording(f"{name}/{k}", names.index(str(dataset.targets[k])), partial(_tonic_stream, dataset, k, size))
         for k in chosen
     ]
     return ClassDataset(f"tonic:{name}", tuple(names), size, recordings)
@@ -341,12 +346,12 @@ def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:
     return Sample(Path(), "", kind, str(number))
 
 
-def _tonic_classes(source: Any) -> list[str]:
-    """Targets as text, numbers in the order of numbers."""
-    targets = set(source.targets)
+def _tonic_classes(dataset: Any) -> list[str]:
+    """Return the targets as text, with numbers in numeric order."""
+    targets = set(dataset.targets)
     return [str(target) for target in sorted(targets, key=lambda t: (not isinstance(t, int | np.integer), t))]
 
 
-def _tonic_stream(source: Any, number: int, size: SensorSize) -> EventArray:
-    events = from_tonic(source[number][0])
+def _tonic_stream(dataset: Any, number: int, size: SensorSize) -> EventArray:
+    events = from_tonic(dataset[number][0])
     return EventArray(events[np.argsort(events["t"], kind="stable")], size)

@@ -1,14 +1,14 @@
-"""Label files: boxes by time, with the names of their classes as the file has them. A new format is one function here.
+"""Label files: boxes by time, with class names as written in the file. A new format is one registered function here:
 
 @label_file("_bbox.npy")
 def prophesee(path): ...
 
-    NAME_bbox.npy   Prophesee: structured array, class ids; several times
-    NAME_bbox.csv   columns t_us, class (a name, or a number) and x, y, w, h or x0, y0, x1, y1 in pixels; several times
-    NAME.json       COCO; an image's `t_us` is the time of its boxes, without it the recording's end; `width` and `height` the sensor
-    NAME.xml        Pascal VOC, at the recording's end; `size` is the sensor
+    NAME_bbox.npy   Prophesee: structured array with class ids; several times
+    NAME_bbox.csv   columns t_us, class (a name or a number) and x, y, w, h or x0, y0, x1, y1 in pixels; several times
+    NAME.json       COCO; `t_us` of an image: time of its boxes (default: the recording's end); `width`, `height`: the sensor
+    NAME.xml        Pascal VOC, boxes at the recording's end; `size` is the sensor
 
-Which class of a data set a name means is decided by `ClassMatcher`: by name, never by the order of another data set's classes.
+`ClassMatcher` maps these names to the classes of a dataset: by name, never by the order of another dataset's classes.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
 _LOG = logging.getLogger("evburst")
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 _LONG_NUMBER = 20
-LEFT_OUT = "ignore"
-"""What a name is mapped to whose boxes are left out on purpose."""
+IGNORED_CLASS = "ignore"
+"""Mapping target of classes whose boxes are dropped on purpose."""
 
 
 class NamedBoxes(NamedTuple):
-    """The boxes of one instant.
+    """The boxes of one instant, with class names.
 
     Attributes:
-        t_us: when, on the recording's clock; None: at the recording's end.
+        t_us: time on the recording's clock; None: the recording's end.
         boxes_xyxy: `(n, 4)` float32 px, unclipped.
-        names: of their classes; a whole number is a class id of a format that keeps no names.
+        names: their class names; an integer is a class id of a format without names.
     """
 
     t_us: int | None
@@ -54,11 +54,11 @@ class NamedBoxes(NamedTuple):
 
 
 class LabelFile(NamedTuple):
-    """What a label file holds.
+    """Contents of a label file.
 
     Attributes:
-        instants: its boxes, one entry for each labelled time.
-        sensor_size: (W, H) px if the file says it.
+        instants: its boxes, one entry per labelled time.
+        sensor_size: (W, H) px, or None if the file does not state it.
     """
 
     instants: tuple[NamedBoxes, ...]
@@ -67,7 +67,7 @@ class LabelFile(NamedTuple):
 
 Reader = Callable[[Path], LabelFile]
 LABEL_FILES: dict[str, Reader] = {}
-"""Readers by what follows a recording's name; the first one found is read."""
+"""Readers by the text that follows a recording's name; the first file that exists is read."""
 
 
 def label_file(ending: str) -> Callable[[Reader], Reader]:
@@ -82,7 +82,7 @@ def label_file(ending: str) -> Callable[[Reader], Reader]:
 
 @label_file("_bbox.npy")
 def prophesee(path: Path) -> LabelFile:
-    """Prophesee's box file.
+    """Read Prophesee's box file.
 
     Raises:
         LabelError: see `load_prophesee_boxes`; or a width or height is negative.
@@ -91,7 +91,7 @@ def prophesee(path: Path) -> LabelFile:
     for name in ("w", "h"):
         if (raw[name] < 0).any():
             row = int(np.argmax(raw[name] < 0))
-            raise LabelError(f"{path}: box {row}: {name} is {raw[name][row]}: negative")
+            raise LabelError(f"{path}: box {row}: {name} is negative ({raw[name][row]})")
     xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
     boxes = np.concatenate([xy, xy + wh], 1)
     order = np.argsort(raw["t"], kind="stable")
@@ -102,7 +102,7 @@ def prophesee(path: Path) -> LabelFile:
 
 @label_file("_bbox.csv")
 def csv_boxes(path: Path) -> LabelFile:
-    """A table with a header line; see above.
+    """Read a table with a header line; see above.
 
     Raises:
         LabelError: a column is missing, or a row's time or box is not a finite number or is negative.
@@ -125,128 +125,131 @@ def csv_boxes(path: Path) -> LabelFile:
                 by_time.setdefault(t, []).append((box, int(name) if name.isdecimal() and len(name) < _LONG_NUMBER else name))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path}: cannot be read as a table of boxes ({error})") from None
-    return LabelFile(tuple(_named(t, *zip(*rows, strict=True)) for t, rows in sorted(by_time.items())))
+    return LabelFile(tuple(_named_boxes(t, *zip(*rows, strict=True)) for t, rows in sorted(by_time.items())))
 
 
 @label_file(".json")
 def coco(path: Path) -> LabelFile:
-    """COCO boxes.
+    """Read COCO boxes.
 
     Raises:
-        LabelError: not such a file, an annotation of no image or category of the file, or a bad time or box.
+        LabelError: not a COCO file, an annotation refers to an unknown image or category, or a time or box is invalid.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
         categories = {category["id"]: str(category["name"]) for category in raw["categories"]}
         images = {image["id"]: image for image in raw["images"]}
         rows: dict[Any, list[tuple[list[float], str | int]]] = {number: [] for number in images}
-        for k, thing in enumerate(raw["annotations"]):
+        for k, annotation in enumerate(raw["annotations"]):
             where = f"{path}: annotation {k}"
-            for what, value, known in (("image", thing["image_id"], images), ("category", thing["category_id"], categories)):
+            for what, value, known in (
+                ("image", annotation["image_id"], images),
+                ("category", annotation["category_id"], categories),
+            ):
                 if value not in known:
-                    raise LabelError(f"{where}: {what} {value!r} is none of the file's ({_listed(known)})")
-            name: str | int = categories[thing["category_id"]]
-            rows[thing["image_id"]].append((_box(where, thing["bbox"], True), name))
+                    raise LabelError(f"{where}: {what} {value!r} is not in the file (known: {_join(known)})")
+            name: str | int = categories[annotation["category_id"]]
+            rows[annotation["image_id"]].append((_box(where, annotation["bbox"], True), name))
         found = []
         for number, image in images.items():
             t = None if image.get("t_us") is None else _whole_time(f"{path}: image {number}", image["t_us"])
-            found.append(_named(t, *zip(*rows[number], strict=True)) if rows[number] else _named(t, (), ()))
+            found.append(_named_boxes(t, *zip(*rows[number], strict=True)) if rows[number] else _named_boxes(t, (), ()))
         sizes = {(image.get("width"), image.get("height")) for image in images.values()} - {(None, None)}
-        return LabelFile(tuple(found), _one_size(path, sizes))
+        return LabelFile(tuple(found), _sensor_size(path, sizes))
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise LabelError(
-            f"{path}: not COCO boxes ({str(error)[:200] if isinstance(error, ValueError) else repr(error)})"
+            f"{path}: not a COCO file of boxes ({str(error)[:200] if isinstance(error, ValueError) else repr(error)})"
         ) from None
 
 
 @label_file(".xml")
 def pascal_voc(path: Path) -> LabelFile:
-    """Pascal VOC boxes.
+    """Read Pascal VOC boxes.
 
     Raises:
-        LabelError: not such a file, or a bad box.
+        LabelError: not a Pascal VOC file, or a box is invalid.
     """
     boxes, names = [], []
     try:
         tree = ElementTree.parse(path)
-        for k, thing in enumerate(tree.iter("object")):
-            corners = [thing.findtext(f"bndbox/{name}", "") for name in ("xmin", "ymin", "xmax", "ymax")]
+        for k, annotation in enumerate(tree.iter("object")):
+            corners = [annotation.findtext(f"bndbox/{name}", "") for name in ("xmin", "ymin", "xmax", "ymax")]
             boxes.append(_box(f"{path}: object {k}", corners, False))
-            names.append(thing.findtext("name", "").strip())
+            names.append(annotation.findtext("name", "").strip())
         size = tuple(int(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise LabelError(f"{path}: not a Pascal VOC label ({error})") from None
-    return LabelFile((_named(None, boxes, names),), _one_size(path, {size} - {(0, 0)}))
+    return LabelFile((_named_boxes(None, boxes, names),), _sensor_size(path, {size} - {(0, 0)}))
 
 
 class ClassMatcher:
-    """Which class of a data set a label file's classes are, by name; what matches none is counted, never dropped in silence.
+    """Maps the classes of label files to those of a dataset, by name; boxes without a match are counted and logged.
 
-    Capitals, blanks, `_` and `-` make no difference. Class ids are looked up in `ids` first.
+    Case, blanks, `_` and `-` make no difference. Class ids are first converted to names with `ids`.
 
     Args:
-        spec: the data set's classes.
-        mapping: names (or class ids) of label files to classes of the spec, or to "ignore".
+        spec: the dataset's classes.
+        mapping: names (or class ids) in label files to classes of the spec, or to "ignore".
         ids: names of class ids 0, 1, 2 ...; None: the spec's classes.
 
     Attributes:
-        matched: boxes by class of the spec.
-        unmatched: boxes left out, by name.
+        matched: number of boxes by class of the spec.
+        unmatched: number of dropped boxes by name.
 
     Raises:
-        ConfigError: the mapping names a class that the spec does not have.
+        ConfigError: the mapping refers to a class that the spec does not have.
     """
 
     def __init__(self, spec: DatasetSpec, mapping: Mapping[str, str] | None = None, ids: Sequence[str] | None = None) -> None:
         self._spec, self._ids = spec, spec.classes if ids is None else ids
         self.matched, self.unmatched = Counter[str](), Counter[str]()
-        known = {_plain(name): k for names in (spec.source_names, _numbered(spec.classes)) for name, k in names.items()}
+        known = {_normalise(name): k for names in (spec.source_names, _numbered(spec.classes)) for name, k in names.items()}
         self._index: dict[str, int | None] = dict(known)
         for name, target in (mapping or {}).items():
-            if _plain(target) not in known and target != LEFT_OUT:
+            if _normalise(target) not in known and target != IGNORED_CLASS:
                 raise ConfigError(
-                    f"data.classes: {name}={target}: {target!r} is no class of {spec.name} "
-                    f"(its classes: {', '.join(spec.classes)}; or {LEFT_OUT})"
+                    f"data.classes: {name}={target}: {target!r} is not a class of {spec.name} "
+                    f"(its classes: {', '.join(spec.classes)}; or {IGNORED_CLASS})"
                 )
-            self._index[_plain(name)] = known.get(_plain(target))
-        self._mapped = {_plain(name) for name in mapping or {}}
+            self._index[_normalise(name)] = known.get(_normalise(target))
+        self._mapped = {_normalise(name) for name in mapping or {}}
 
     def with_ids(self, ids: Sequence[str]) -> ClassMatcher:
-        """The same matcher, counting into the same counters, for label files whose class ids have these names."""
+        """Return a matcher with the same counters, for label files whose class ids have these names."""
         other = ClassMatcher(self._spec, None, ids)
         other.matched, other.unmatched, other._index, other._mapped = self.matched, self.unmatched, self._index, self._mapped
         return other
 
     def indices(self, names: Sequence[str | int]) -> NDArray[np.int64]:
-        """Class index of each box; -1 for those that are left out."""
+        """Return the class index of each box; -1 for boxes that are dropped."""
         found = [self._find(name) for name in names]
         return np.array(found, np.int64).reshape(len(names))
 
     def _find(self, name: str | int) -> int:
         text = str(name)
-        if isinstance(name, int) and _plain(text) not in self._mapped:
+        if isinstance(name, int) and _normalise(text) not in self._mapped:
             text = self._ids[name] if 0 <= name < len(self._ids) else f"class id {name}"
-        index = self._index.get(_plain(text))
+        index = self._index.get(_normalise(text))
         if index is not None:
             self.matched[self._spec.classes[index]] += 1
-        elif _plain(text) not in self._mapped:
+        elif _normalise(text) not in self._mapped:
             self.unmatched[text] += 1
         return -1 if index is None else index
 
-    def tell(self, place: Path) -> None:
-        """Log what was left out; LabelError if that is every box."""
+    def log_unmatched(self, place: Path) -> None:
+        """Log the dropped boxes; raises LabelError if all were dropped."""
         if not self.unmatched:
             return
         names = ", ".join(f"{name[:40]!r} ({count})" for name, count in self.unmatched.most_common(12))
         classes = ", ".join(self._spec.classes) or "none"
-        how = f"the classes are {classes}; --classes 'NAME=CLASS,...' maps names to them, or to {LEFT_OUT}"
+        advice = f"the classes are {classes}; --classes 'NAME=CLASS,...' maps names to them, or to {IGNORED_CLASS}"
         if not self.matched:
-            raise LabelError(f"{place}: no labelled box is of a known class: {names}; {how}")
-        _LOG.warning("%s: %d boxes of other classes are left out: %s; %s", place, self.unmatched.total(), names, how)
+            raise LabelError(f"{place}: no labelled box is of a known class: {names}; {advice}")
+        _LOG.warning("%s: %d boxes of other classes were ignored: %s; %s", place, self.unmatched.total(), names, advice)
 
 
 def parse_classes(text: str) -> dict[str, str]:
-    """Read "Car=car,Person=pedestrian"; raises ConfigError on anything else."""
+    """Parse "Car=car,Person=pedestrian"; raises ConfigError on anything else."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(name.strip() and target.strip() for name, _, target in pairs):
         raise ConfigError(f"classes {text!r}: write them as NAME=CLASS,NAME=CLASS, e.g. Car=car,Person=pedestrian")
@@ -257,7 +260,7 @@ def parse_classes(text: str) -> dict[str, str]:
     return found
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
@@ -265,12 +268,12 @@ def _numbered(names: Sequence[str]) -> dict[str, int]:
     return {name: k for k, name in enumerate(names)}
 
 
-def _named(t_us: int | None, boxes: Sequence[Any], names: Sequence[str | int]) -> NamedBoxes:
+def _named_boxes(t_us: int | None, boxes: Sequence[Any], names: Sequence[str | int]) -> NamedBoxes:
     return NamedBoxes(t_us, np.array(boxes, np.float32).reshape(-1, 4), names)
 
 
 def _box(where: str, values: Sequence[Any], sides: bool) -> list[float]:
-    """x0 y0 x1 y1 of a box that is given so, or with `sides` as x y w h."""
+    """Convert a box given as x0 y0 x1 y1, or with `sides` as x y w h, to x0 y0 x1 y1."""
     try:
         a, b, c, d = (float(value) for value in values)
     except (TypeError, ValueError):
@@ -284,7 +287,7 @@ def _box(where: str, values: Sequence[Any], sides: bool) -> list[float]:
 
 
 def _whole_time(where: str, value: Any) -> int:
-    """A time in whole microseconds, not negative."""
+    """Parse a time in whole, non-negative microseconds."""
     try:
         number = float(value)
         whole = int(value) if isinstance(value, int | str) and str(value).strip().isdecimal() else int(number)
@@ -295,17 +298,17 @@ def _whole_time(where: str, value: Any) -> int:
     return whole
 
 
-def _one_size(path: Path, sizes: set[Any]) -> SensorSize | None:
-    """The sensor's size if the file says exactly one."""
+def _sensor_size(path: Path, sizes: set[Any]) -> SensorSize | None:
+    """Return the sensor's size if the file states exactly one."""
     if not sizes:
         return None
     if len(sizes) > 1:
-        raise LabelError(f"{path}: pictures of several sizes ({_listed(sizes)}); a recording has one sensor")
+        raise LabelError(f"{path}: pictures of several sizes ({_join(sizes)}); a recording has one sensor")
     width, height = sizes.pop()
     if not all(isinstance(side, int) and 0 < side <= MAX_SENSOR_SIDE for side in (width, height)):
-        raise LabelError(f"{path}: the picture's size is {width!r} x {height!r}")
+        raise LabelError(f"{path}: the picture's size is {width!r} x {height!r}; expected 1 to {MAX_SENSOR_SIDE} pixels each")
     return SensorSize(width, height)
 
 
-def _listed(values: Any) -> str:
+def _join(values: Any) -> str:
     return ", ".join(sorted(map(str, values))[:12]) or "none"

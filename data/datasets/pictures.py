@@ -1,11 +1,12 @@
 """Folders of labelled pictures: `boxes.csv` and `images/`.
 
-Two layouts: with a column `set` the picture is images/<set>/<file>; without one it is images/<class>/<file>, and folders
-that boxes.csv never names hold pictures with nothing to find, which only the split "train" draws. Columns: file, split, class,
-x0, y0, x1, y1 in pixels of the picture; optional: set, flag (`ok`, `small`; `difficult` and `ignore`: neither object nor background),
-frame (number of a picture in a sequence).
+There are two layouts. With a column `set`, a picture is images/<set>/<file>. Without it, a picture is
+images/<class>/<file>, and folders that boxes.csv does not name contain pictures without objects, which only the split
+"train" uses. Columns: file, split, class, x0, y0, x1, y1 in pixels of the picture; optional: set, flag (`ok`, `small`;
+`difficult` and `ignore`: neither object nor background), frame (number of a picture in a sequence).
 
-Where boxes.csv names no split "select" it is taken out of "train" (see selection.py); of sequences, which have frame numbers, whole stretches.
+If boxes.csv has no split "select", it is taken out of "train" (see selection.py); sequences, which have frame numbers, are
+divided into contiguous stretches.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from evburst.data.errors import DataError
 IGNORE = -1
 """Label of a box that is neither object nor background."""
 _STRETCH = 32
-"""Consecutive frames of a sequence, which look much the same and stay together."""
+"""Length of a stretch of a sequence; consecutive frames are similar and must be in the same split."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Picture:
     Attributes:
         name: `<set>/<file>`.
         grey: `(H, W)` uint8.
-        boxes_xyxy: `(n, 4)` float32 in its pixels.
-        labels: `(n,)` int64; IGNORE for what is neither object nor background.
+        boxes_xyxy: `(n, 4)` float32 in pixels of the picture.
+        labels: `(n,)` int64; IGNORE for regions that are neither object nor background.
     """
 
     name: str
@@ -51,7 +52,7 @@ Files = dict[str, list[Row]]
 
 
 def _read_table(table: Path) -> tuple[dict[str, dict[str, Files]], bool]:
-    """Rows of boxes.csv by split, set and file, and whether sets are classes, so that there may be unlisted ones."""
+    """Return the rows of boxes.csv by split, set and file, and whether sets are classes, so that there may be unlisted ones."""
     found: dict[str, dict[str, Files]] = {}
     unlisted = False
     try:
@@ -61,34 +62,34 @@ def _read_table(table: Path) -> tuple[dict[str, dict[str, Files]], bool]:
                 sets = found.setdefault(row["split"], {})
                 sets.setdefault(row.get("set") or row["class"], {}).setdefault(row["file"], []).append(row)
     except FileNotFoundError:
-        raise DataError(f"{table}: no such file; the root of a simulated dataset holds boxes.csv and images/") from None
+        raise DataError(f"{table}: no such file; the root of a simulated dataset must contain boxes.csv and images/") from None
     except KeyError as column:
         raise DataError(f"{table}: column {column} is missing") from None
     return found, unlisted
 
 
-def _share(set_name: str, files: Files, chosen: bool) -> Files:
-    """The training pictures of a set that belong to the split "select" (`chosen`), or those that do not."""
+def _select_files(set_name: str, files: Files, chosen: bool) -> Files:
+    """Return the training pictures of a set that belong to the split "select" (`chosen`), or those that do not."""
     groups: dict[str, list[str]] = {}
     for file, rows in files.items():
         frame = rows[0].get("frame") or ""
         groups.setdefault(f"stretch {int(frame) // _STRETCH}" if frame.isdigit() else file, []).append(file)
-    groups_held = held_out(set_name, {name: len(members) for name, members in groups.items()})
-    held = {file for name in groups_held for file in groups[name]}
+    held_groups = held_out(set_name, {name: len(members) for name, members in groups.items()})
+    held = {file for name in held_groups for file in groups[name]}
     return {file: rows for file, rows in files.items() if (file in held) == chosen}
 
 
 class PictureFolder:
-    """The labelled pictures of one split, by set; a picture is read when asked for.
+    """The labelled pictures of one split, by set; a picture is read when it is requested.
 
     Args:
         root: the folder.
         split: as in boxes.csv, or "select".
-        spec: what is looked for.
+        spec: the dataset's classes.
 
     Attributes:
-        spec: what is looked for.
-        sets: for every set its files, sorted, each with its rows of boxes.csv.
+        spec: the dataset's classes.
+        sets: the sorted files of every set, each with its rows of boxes.csv.
 
     Raises:
         DataError: boxes.csv is missing, lacks a column, or has no picture of the split.
@@ -99,7 +100,7 @@ class PictureFolder:
         found, unlisted = _read_table(root / "boxes.csv")
         rows = found.get(split, {})
         if split in ("train", SELECT) and SELECT not in found:
-            rows = {name: _share(name, files, split == SELECT) for name, files in found.get("train", {}).items()}
+            rows = {name: _select_files(name, files, split == SELECT) for name, files in found.get("train", {}).items()}
             rows = {name: files for name, files in rows.items() if files}
         if not rows:
             raise DataError(f"{root / 'boxes.csv'}: no picture of split {split!r}")
@@ -111,24 +112,24 @@ class PictureFolder:
         self.sets = {name: sorted(files.items()) for name, files in rows.items()}
 
     def draw(self, set_name: str, rng: np.random.Generator) -> Picture:
-        """A picture of the set, at random."""
+        """Return a random picture of the set."""
         file, rows = self.sets[set_name][rng.integers(len(self.sets[set_name]))]
         return self._read(set_name, file, rows)
 
     def names(self, sets: list[str] | None = None) -> list[tuple[str, int]]:
-        """(set, number) of every picture, in order: of the given sets that there are, or of all."""
+        """Return (set, index) of every picture, in order: of those given sets that exist, or of all sets."""
         chosen = [name for name in sets or [] if name in self.sets] or self.sets
         return [(name, k) for name in sorted(chosen) for k in range(len(self.sets[name]))]
 
     def get(self, set_name: str, number: int) -> Picture:
-        """A picture by its place in its set."""
+        """Return a picture by its index in its set."""
         return self._read(set_name, *self.sets[set_name][number])
 
     def _read(self, set_name: str, file: str, rows: list[Row]) -> Picture:
         path = self._root / "images" / set_name / file
         grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if grey is None:
-            raise DataError(f"{path}: no such picture, or not a picture")
+            raise DataError(f"{path}: the picture is missing or unreadable")
         labelled = [(row, self._label(row)) for row in rows]
         kept = [(row, label) for row, label in labelled if label is not None]
         boxes = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row, _ in kept]

@@ -1,8 +1,8 @@
-"""Windows of labelled recordings: the events of [t - window_us, t) for every labelled time t, read at random.
+"""Windows of labelled recordings: the events of [t - window_us, t) for every labelled time t, with random access.
 
-Events come from `open_events` and `evburst.data.random_access` alone: a window holds what a pass over the recording would, its
-repairs and filters included, and every recording's faults are counted once. A recording in .dat stays on disk, with an index in
-the cache; one of another format is held in memory while it is used.
+Events are read only through `open_events` and `evburst.data.random_access`. A window therefore holds what a pass over the
+recording would return, repairs and filters included, and the faults of every recording are counted once. A .dat recording stays
+on disk, with an index in the cache; recordings of other formats are held in memory while they are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.errors import DataError, LabelError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import MOST_EVENTS, EventIndex, index_events
+from evburst.data.random_access import MAX_HELD_EVENTS, EventIndex, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
 
 _LOG = logging.getLogger("evburst")
@@ -32,18 +32,18 @@ _OPEN_FILES = 64
 _FROM_ZERO_US = 100_000
 _IDENTITY_VERSION = 2
 _SIZELESS_FORMATS = {"bin"}
-"""Formats whose reader takes one data set's sensor for every file."""
+"""Formats whose reader assumes the sensor of one dataset for every file."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the recordings of a data set are read.
+    """How the recordings of a dataset are read.
 
     Attributes:
         window_us: length of a window.
-        sensor_size: (W, H) px as the user says it; None: as files, labels or the layout say it.
-        filters: which events are removed.
-        cache: folder for indices of recordings; None: they are made anew each time.
+        sensor_size: (W, H) px as given by the user; None: as stated by files, labels or the layout.
+        filters: event filters.
+        cache: folder for the indices of recordings; None: they are computed again each time.
         options: unit of time and order of columns, for files that do not state them.
     """
 
@@ -53,26 +53,26 @@ class Reading:
     cache: Path | None = None
     options: ReadOptions = DEFAULT_OPTIONS
 
-    def open(self, path: Path, said: SensorSize | None) -> EventStream:
-        """A recording, filtered.
+    def open(self, path: Path, stated: SensorSize | None) -> EventStream:
+        """Open a recording, with filters.
 
         Args:
             path: the file.
-            said: the sensor as labels or a layout say it.
+            stated: the sensor size stated by labels or a layout.
 
         Raises:
             EventFileError: see `open_events`.
-            SensorSizeError: nobody says the sensor's size, or two contradict each other.
+            SensorSizeError: the sensor's size is unknown, or two sources contradict each other.
         """
-        given = self.sensor_size or said
+        given = self.sensor_size or stated
         if given is None and recognise_format(path) in _SIZELESS_FORMATS:
             raise SensorSizeError(f"{path}: the file does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
         try:
             stream = open_events(path, given, options=self.options)
         except SensorSizeError as error:
-            if self.sensor_size or said is None:
+            if self.sensor_size or stated is None:
                 raise
-            raise SensorSizeError(f"{path}: a {said} sensor by its labels or its layout, but: {error}") from None
+            raise SensorSizeError(f"{path}: its labels or its layout state a {stated} sensor, but: {error}") from None
         return FilteredStream(stream, self.filters) if self.filters.any_on else stream
 
 
@@ -82,11 +82,11 @@ class RecordedWindows:
     Args:
         layout: the files and their labels.
         reading: how they are read.
-        n_windows: at most so many, spread evenly; 0 for all.
+        n_windows: maximum number of windows, spread evenly; 0 for all.
 
     Attributes:
-        spec: classes, and the sensor that the recordings have.
-        unlabelled: event files that were left out because they have no labels.
+        spec: classes, and the sensor of the recordings.
+        unlabelled: number of event files skipped because they have no labels.
 
     Raises:
         EventFileError, SensorSizeError: the first recording cannot be opened.
@@ -103,7 +103,7 @@ class RecordedWindows:
         self._faults: dict[str, dict[str, int]] = {}
         first = layout.recordings[0]
         self.spec = replace(layout.spec, sensor_size=reading.open(first.events, first.sensor_size).sensor_size)
-        self._check_clocks([next(same)[0] for _, same in groupby(items, key=_path)])
+        self._check_clocks([next(items_of_file)[0] for _, items_of_file in groupby(items, key=_path)])
         self._check_places()
 
     def __len__(self) -> int:
@@ -119,19 +119,19 @@ class RecordedWindows:
 
     @property
     def faults(self) -> dict[str, dict[str, int]]:
-        """What was repaired in the recordings read so far, each counted once: by path below the root, then by kind of fault."""
+        """Counts of repairs in the recordings read so far, each counted once: by path below the root, then by kind of fault."""
         return {name: dict(counts) for name, counts in sorted(self._faults.items()) if counts}
 
     @property
     def fault_totals(self) -> dict[str, int]:
-        """The sums of `faults` over recordings."""
+        """Sums of `faults` over the recordings."""
         total: Counter[str] = Counter()
         for counts in self._faults.values():
             total.update(counts)
         return dict(total)
 
     def faults_of(self, i: int) -> dict[str, int]:
-        """The faults of item i's recording, which is read for it if it was not before."""
+        """Return the faults of item i's recording, which is read for this purpose if necessary."""
         self._index(self._items[i][0])
         return dict(self._faults[self._name(self._items[i][0])])
 
@@ -142,11 +142,11 @@ class RecordedWindows:
         return replace(boxes, t_us=self._index(recording).end_us if t is None else t)
 
     def window_before(self, i: int, t_us: int) -> EventWindow:
-        """The window of item i's recording that ends at another time than its label."""
+        """Return the window of item i's recording that ends at `t_us` instead of its label's time."""
         return self._index(self._items[i][0]).window(t_us)
 
     def start_us(self, i: int) -> int:
-        """See Dataset. A clock that shows less than 0.1 s at the first event counts from the recording's start."""
+        """See Dataset. A clock that shows less than 0.1 s at the first event is taken to start with the recording."""
         first = self._index(self._items[i][0]).first_us
         return 0 if 0 <= first < _FROM_ZERO_US else first
 
@@ -165,7 +165,7 @@ class RecordedWindows:
         return (path.relative_to(self._root) if path.is_relative_to(self._root) else path).as_posix()
 
     def _index(self, recording: Recording) -> EventIndex:
-        """The recording's index, among the last used ones or made now."""
+        """Return the recording's index, from the recently used ones or computed now."""
         path = recording.events
         if path in self._open:
             self._open.move_to_end(path)
@@ -173,7 +173,7 @@ class RecordedWindows:
         stream = self._reading.open(path, recording.sensor_size)
         if stream.sensor_size != self.spec.sensor_size:
             raise SensorSizeError(
-                f"{path}: a {stream.sensor_size} sensor among recordings of {self.spec.sensor_size}; one folder for each, please"
+                f"{path}: a {stream.sensor_size} sensor among recordings of {self.spec.sensor_size}: use one folder per sensor"
             )
         file = (
             self._reading.cache / "recordings" / f"{_identity(path, self._reading, [])}.json" if self._reading.cache else None
@@ -184,22 +184,22 @@ class RecordedWindows:
             raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
         if self._name(recording) not in self._faults:
             self._faults[self._name(recording)] = index.faults.found()
-            self._note_outside(recording, index)
+            self._warn_outside(recording, index)
         self._open[path] = index
-        while len(self._open) > 1 and (len(self._open) > _OPEN_FILES or self._held() > MOST_EVENTS):
+        while len(self._open) > 1 and (len(self._open) > _OPEN_FILES or self._count_held_events() > MAX_HELD_EVENTS):
             self._open.popitem(last=False)
         return index
 
-    def _held(self) -> int:
+    def _count_held_events(self) -> int:
         return sum(index.held_events for index in self._open.values())
 
-    def _outside(self, recording: Recording, index: EventIndex) -> list[int]:
-        """Labelled times whose windows share no microsecond with the recording."""
+    def _times_outside(self, recording: Recording, index: EventIndex) -> list[int]:
+        """Return the labelled times whose windows do not overlap the recording."""
         times = [t for t, _ in recording.labels if t is not None]
         return [t for t in times if t <= index.first_us or t - self._reading.window_us >= index.end_us]
 
-    def _note_outside(self, recording: Recording, index: EventIndex) -> None:
-        outside = self._outside(recording, index)
+    def _warn_outside(self, recording: Recording, index: EventIndex) -> None:
+        outside = self._times_outside(recording, index)
         if outside:
             _LOG.warning(
                 "%s: %d of %d labelled times lie outside the recording: %s",
@@ -207,17 +207,17 @@ class RecordedWindows:
             )  # fmt: skip
 
     def _check_clocks(self, recordings: Sequence[Recording]) -> None:
-        """Stop if no label lies within its recording; looks only as far as the first one that does."""
+        """Raise LabelError if no label lies within its recording; stops at the first one that does."""
         message = ""
         for recording in recordings:
             index = self._index(recording)
-            outside = self._outside(recording, index)
+            outside = self._times_outside(recording, index)
             if len(outside) < len(recording.labels):
                 return
             if outside and not message:
                 message = f"{recording.events}: {_ranges(outside, index)}"
         if message:
-            raise LabelError(f"no labelled time lies within its recording; are labels and events on the same clock? {message}")
+            raise LabelError(f"no labelled time lies within its recording; do labels and events use the same clock? {message}")
 
     def _check_places(self) -> None:
         """Tell how many boxes lie outside the sensor; stop if most of them do."""
@@ -233,7 +233,7 @@ class RecordedWindows:
 def _clipped(boxes: NDArray[np.float32], size: SensorSize) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Boxes `(n, 4)` as far as they lie on the sensor, and which of them do at all, `(n,)`."""
     clipped = np.clip(boxes, 0, [*size, *size]).astype(np.float32)
-    inside: NDArray[np.bool_] = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(1)
+    inside = np.logical_and(*(clipped[:, 2:] > clipped[:, :2]).T)
     return clipped, inside
 
 
@@ -246,19 +246,21 @@ def _ranges(times: Sequence[int], index: EventIndex) -> str:
 
 
 def _identity(events: Path, reading: Reading, labels: Sequence[tuple[int | None, Detections]]) -> str:
-    """A digest of the file's size and age, of how it is read, and of these labels."""
+    """Return a digest of the file's size and modification time, of how it is read, and of these labels."""
     try:
         status = events.stat()
     except OSError as error:
         raise DataError(f"{events}: cannot be read ({error.strerror})") from None
-    how = [
+    settings = [
         _IDENTITY_VERSION,
         reading.window_us,
         astuple(reading.filters),
         astuple(reading.options),
         reading.sensor_size and tuple(reading.sensor_size),
     ]
-    digest = hashlib.sha256(f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {how}".encode(errors="surrogatepass"))
+    digest = hashlib.sha256(
+        f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {settings}".encode(errors="surrogatepass")
+    )
     for t, boxes in labels:
         digest.update(f"{t}".encode() + boxes.boxes_xyxy.tobytes() + boxes.labels.tobytes())
     return digest.hexdigest()

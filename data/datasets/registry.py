@@ -1,4 +1,4 @@
-"""Every dataset by name: `open_dataset` is where training, conversion and evaluation get their windows."""
+"""Datasets by name: `open_dataset` returns the windows for training, conversion and evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evburst.data.datasets import SPECS, Dataset
-from evburst.data.datasets.layouts import LAYOUTS, Found, read_layout
+from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
 from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import ConfigError
@@ -18,17 +18,17 @@ from evburst.data.readers import ReadOptions
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Which data.
+    """Which dataset to use, and how to read it.
 
     Attributes:
-        kind: gen1, ncaltech101, simulated, pedro, folder or another of the registry.
+        kind: gen1, ncaltech101, simulated, pedro, folder or another kind in the registry.
         root: folder of the data.
         spec: classes and sensor, by a name in evburst.data.datasets.SPECS.
-        sensor_size: WIDTHxHEIGHT; simulated: if it is not the spec's; recorded: of files that do not say it themselves.
-        classes: names (or class ids) of label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}.
+        sensor_size: WIDTHxHEIGHT; for simulated data, if it differs from the spec's; for recordings, if files do not state it.
+        classes: names (or class ids) in label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore}.
         reading: unit of time and order of columns, for recordings that do not state them.
-        filters: which events of recordings are removed.
-        simulated: how recordings are made of pictures.
+        filters: event filters for recordings.
+        simulated: how recordings are simulated from pictures.
     """
 
     kind: str = "simulated"
@@ -43,17 +43,17 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a dataset.
+    """Which windows of a dataset to open.
 
     Attributes:
         split: e.g. "train".
         window_us: length of a window.
-        n_windows: how many; 0: all there are.
-        cache: folder for what is made once.
-        seed: of everything random.
-        workers: processes that simulate (0: as many as cores).
-        progress: called with the number of windows made so far.
-        spread: take `n_windows` evenly from all there are; recordings always are, simulated windows are otherwise the first ones.
+        n_windows: number of windows; 0 for all.
+        cache: folder for data that are computed once.
+        seed: seed of all randomness.
+        workers: number of processes that simulate (0: one per core).
+        progress: called with the number of windows created so far.
+        spread: choose `n_windows` evenly from all, not the first ones; always so for recordings.
     """
 
     split: str
@@ -71,7 +71,7 @@ OPENERS: dict[str, Opener] = {}
 
 
 def opener(*kinds: str) -> Callable[[Opener], Opener]:
-    """Register how one or several kinds of dataset are opened."""
+    """Register a function that opens one or several kinds of dataset."""
 
     def register(function: Opener) -> Opener:
         OPENERS.update(dict.fromkeys(kinds, function))
@@ -81,17 +81,17 @@ def opener(*kinds: str) -> Callable[[Opener], Opener]:
 
 
 def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
-    """The windows asked for.
+    """Open a dataset and return the requested windows.
 
     Raises:
-        ConfigError: the kind or the spec is not known, or no root is given.
+        ConfigError: the kind or the spec is unknown, or root is not set.
         DataError: the data are missing or malformed.
     """
-    for what, name, known in (("data.kind", config.kind, OPENERS), ("data.spec", config.spec, SPECS)):
+    for setting, name, known in (("data.kind", config.kind, OPENERS), ("data.spec", config.spec, SPECS)):
         if name not in known:
-            raise ConfigError(f"{what} {name!r} is unknown (known: {', '.join(sorted(known))})")
+            raise ConfigError(f"{setting} {name!r} is unknown (known: {', '.join(sorted(known))})")
     if not config.root:
-        raise ConfigError("data.root: say where the data are, e.g. --root FOLDER")
+        raise ConfigError("data.root is not set: pass the folder of the data, e.g. --root FOLDER")
     return OPENERS[config.kind](config, request)
 
 
@@ -108,8 +108,8 @@ def _simulated(config: DatasetConfig, request: Request) -> Dataset:
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
     reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache, config.reading)
 
-    def size_of(found: Found) -> SensorSize:
-        return reading.open(found.events, found.labels.sensor_size).sensor_size
+    def size_of(file: LabelledFile) -> SensorSize:
+        return reading.open(file.events, file.labels.sensor_size).sensor_size
 
     layout = read_layout(config.kind, Path(config.root), request.split, SPECS[config.spec], config.classes, size_of)
     return RecordedWindows(layout, reading, request.n_windows)

@@ -1,7 +1,8 @@
-"""The split "select": a share of the training data that nothing learns from, on which every choice is made, so that "val" is only reported.
+"""The split "select": a part of the training data on which choices are made, so that "val" is used for reporting only.
 
-Data that have such a split themselves keep it; of the others an eighth of "train" is held out: whole pictures, whole recordings, of a
-sequence of pictures whole stretches, the same share of every class or set, chosen by a hash of the name.
+Nothing is trained on it. Datasets that come with such a split keep it; of the others an eighth of "train" is held out, the
+same fraction of every class or set, chosen by a hash of the name: whole pictures, whole recordings, or contiguous stretches of
+picture sequences.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from collections.abc import Mapping
 SELECT = "select"
 """Name of the split."""
 SHARE = 8
-"""One in this number of training pictures, or recordings, belongs to it."""
+"""The split gets one in this number of training pictures or recordings."""
 
 
 def held_out(kind: str, sizes: Mapping[str, int]) -> set[str]:
-    """Names of what is held out of one class or set; of two or more at least one, and never all.
+    """Return the names to hold out of one class or set: at least one if it has two or more, and never all.
 
     Args:
         kind: the class or set.
-        sizes: of everything in it that has to stay together, how much it holds.
+        sizes: number of items in each group that must not be split, by the group's name.
     """
-    wanted, found, held = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
+    target, names, count = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
     for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())[
         : len(sizes) - 1
     ]:
-        if held < wanted:
-            found.add(name)
-            held += sizes[name]
-    return found
+        if count < target:
+            names.add(name)
+            count += sizes[name]
+    return names

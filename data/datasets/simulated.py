@@ -1,8 +1,8 @@
-"""Windows simulated from labelled pictures: made once in parallel, kept as events in a cache, read at random.
+"""Windows simulated from labelled pictures: computed once in parallel, cached as events, with random access.
 
-The root is a PictureFolder. Window i of a split is a pure function of (root's pictures, configuration, length, seed, i): the
-cache can be thrown away at any time. To train, pictures are drawn at random, some four at a time; to validate and evaluate,
-every picture is shown once, alone.
+The root is a PictureFolder. Window i of a split is a pure function of (root's pictures, configuration, length, seed, i), so the
+cache can be deleted at any time. For training, pictures are drawn at random, up to four per window; for validation and
+evaluation, every picture is shown once, alone.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _VERSION = 4
 
 @dataclass(frozen=True)
 class SimulatedConfig:
-    """What is simulated.
+    """Settings of simulated datasets.
 
     Attributes:
-        sets: how often each set of pictures is drawn in training (relative); a set that is not named is left out. Empty: every
+        sets: relative frequency of each set of pictures in training; sets that are not named are not used. Empty: every
             picture equally often.
-        val_sets: the sets that are validated on; empty: all.
+        val_sets: the sets used for validation; empty: all.
         step_ms: time between rendered frames.
-        min_side_px: smaller boxes are not labelled.
-        min_visible: share of a box that must be in view to be labelled.
-        min_events: events per pixel, beyond noise, that a labelled object has made (and never fewer than 20).
+        min_side_px: minimum width and height of a labelled box.
+        min_visible: minimum visible fraction of a labelled box.
+        min_events: minimum number of events per pixel, beyond noise, of a labelled object (and never fewer than 20).
         uneven: see `draw_sensor`, in training.
-        drive: how pictures move in training for a spec with the scene "drive"; elsewhere always by StillSceneConfig's defaults.
+        drive: motion of pictures in training for specs with the scene "drive"; outside training, StillSceneConfig's defaults.
         saccades: the same for "saccades".
     """
 
@@ -66,11 +66,11 @@ class SimulatedConfig:
 
 
 def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfig:
-    """A sensor with properties drawn over what real ones and their bias settings show.
+    """Draw the properties of a sensor from the range of real sensors and their bias settings.
 
     Args:
-        rng: draws.
-        uneven: how far ON and OFF thresholds may lie apart beyond the usual (natural log).
+        rng: random generator.
+        uneven: maximum additional ratio of OFF to ON threshold, beyond the usual spread (natural log).
     """
     threshold = float(np.exp(rng.uniform(np.log(0.12), np.log(0.5))))
     off = threshold * rng.uniform(0.65, 1.15)
@@ -88,18 +88,18 @@ def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfi
 def simulate_window(
     folder: PictureFolder, config: SimulatedConfig, window_us: int, rng: np.random.Generator, number: int | None
 ) -> LabelledWindow:
-    """One labelled window [0, window_us), as DAT words.
+    """Simulate one labelled window [0, window_us), as packed events.
 
     Args:
         folder: the pictures.
         config: how they are shown.
         window_us: length of the window.
-        rng: draws the motion, the sensor and (to train) the pictures.
-        number: which picture to show, alone; None draws for training.
+        rng: draws the motion, the sensor and (in training) the pictures.
+        number: index of the picture to show, alone; None draws pictures for training.
     """
     spec = folder.spec
-    alone = number is not None
-    if number is not None:  # beyond the last picture the first ones are shown again, moving otherwise
+    single = number is not None
+    if number is not None:  # Beyond the last picture the first ones are shown again, with other motion.
         names = folder.names(list(config.val_sets) or None)
         pictures = [folder.get(*names[number % len(names)])]
     else:
@@ -110,17 +110,17 @@ def simulate_window(
     scene: Scene
     start_us = 0
     if spec.scene == "saccades":
-        shown = SaccadeConfig(vary=False) if alone else config.saccades
+        shown = SaccadeConfig(vary=False) if single else config.saccades
         scene = SaccadeScene(pictures[0], spec.sensor_size, shown, rng)
         start_us = int(rng.integers(3)) * SACCADE_US
-        if not alone and rng.random() < 0.5:
+        if not single and rng.random() < 0.5:
             start_us += int(rng.integers(SACCADE_US))
     else:
-        shown_drive = StillSceneConfig(mosaic=0.0) if alone else config.drive
+        shown_drive = StillSceneConfig(mosaic=0.0) if single else config.drive
         scene = StillScene(pictures, spec.sensor_size, shown_drive, rng, spec.source_names.get("person", 0))
     seed = int(rng.integers(1 << 31))
     stop_us = start_us + window_us
-    sensor = draw_sensor(rng, 0.0 if alone else config.uneven)
+    sensor = draw_sensor(rng, 0.0 if single else config.uneven)
     events = record(scene, sensor, start_us, stop_us, round(config.step_ms * 1000), seed)
     events["t"] -= start_us
     noise = (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6
@@ -131,46 +131,46 @@ def simulate_window(
 def _label(
     events: Events, boxes: Detections, size: SensorSize, config: SimulatedConfig, noise: float
 ) -> tuple[Events, Detections]:
-    """Clip the boxes to the sensor, leave out what cannot be seen, and take the events of ignored regions out.
+    """Clip the boxes to the sensor, drop objects that cannot be seen, and remove the events of ignored regions.
 
-    An object is seen if it has `config.min_events` more events than the sensor's `noise` per pixel makes there.
+    An object can be seen if it has `config.min_events` more events per pixel than the sensor's `noise`.
     """
     clipped = np.clip(boxes.boxes_xyxy, 0, [*size, *size]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]
     share = sides.prod(1) / np.maximum((boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]).prod(1), 1)
-    seen = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
+    is_visible = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
     pixels = events["y"].astype(np.int64) * size.width + events["x"]
     activity = np.bincount(pixels, minlength=size.width * size.height).reshape(size.height, size.width)
-    for index in np.flatnonzero(seen & (boxes.labels != IGNORE)):
+    for index in np.flatnonzero(is_visible & (boxes.labels != IGNORE)):
         x0, y0, x1, y1 = clipped[index].astype(int)
         area = (x1 - x0) * (y1 - y0)
-        seen[index] = activity[y0:y1, x0:x1].sum() - noise * area >= max(20, config.min_events * area)
+        is_visible[index] = activity[y0:y1, x0:x1].sum() - noise * area >= max(20, config.min_events * area)
     blank = np.zeros(activity.shape, bool)
     for index in np.flatnonzero(boxes.labels == IGNORE):
         x0, y0, x1, y1 = clipped[index].astype(int)
         blank[y0:y1, x0:x1] = True
-    keep = seen & (boxes.labels != IGNORE)
+    keep = is_visible & (boxes.labels != IGNORE)
     for x0, y0, x1, y1 in clipped[keep].astype(int):
         blank[y0:y1, x0:x1] = False
-    found = Detections(clipped[keep], boxes.scores[keep], boxes.labels[keep], boxes.t_us)
-    return events[~blank[events["y"], events["x"]]], found
+    visible_boxes = Detections(clipped[keep], boxes.scores[keep], boxes.labels[keep], boxes.t_us)
+    return events[~blank[events["y"], events["x"]]], visible_boxes
 
 
 class SimulatedWindows:
-    """Labelled windows of one split, from the cache: a Dataset.
+    """A Dataset of simulated windows of one split, read from the cache.
 
     Args:
         root: folder with boxes.csv and images/.
-        spec: what is looked for, and how the pictures move.
-        config: what is simulated.
+        spec: classes, and how the pictures move.
+        config: settings of the simulation.
         window_us: length of a window.
-        split: as in boxes.csv, or "select" (see PictureFolder). "train" draws pictures; any other split shows each one alone.
-        n_windows: how many; 0 for one of every picture of a split that is not "train".
-        cache: folder for the events; 8 bytes each, about 300 kB a window.
-        seed: of everything random.
-        workers: processes that simulate (0: as many as cores).
-        progress: called with the number of windows made so far.
-        spread: `n_windows` pictures taken evenly from the split, instead of the first ones.
+        split: as in boxes.csv, or "select" (see PictureFolder). "train" draws pictures; other splits show each one alone.
+        n_windows: number of windows; 0 for one per picture, in splits other than "train".
+        cache: folder for the events; 8 bytes each, about 300 kB per window.
+        seed: seed of all randomness.
+        workers: number of processes that simulate (0: one per core).
+        progress: called with the number of windows created so far.
+        spread: use `n_windows` pictures chosen evenly from the split, instead of the first ones.
 
     Attributes:
         left_out: sets of pictures of this split that are not shown, because the configuration does not name them.
@@ -212,9 +212,9 @@ class SimulatedWindows:
         n_blocks = -(-n_windows // _BLOCK)
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
-            make = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
+            make_block = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
             with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), end_with_parent) as pool:
-                for done, _ in enumerate(pool.map(make, missing)):
+                for done, _ in enumerate(pool.map(make_block, missing)):
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
         self._n = n_windows
         self._words = [np.load(self._path(block), mmap_mode="r") for block in range(n_blocks)]
@@ -251,13 +251,13 @@ class SimulatedWindows:
         return {}
 
     def parts(self) -> list[Part]:
-        """See Dataset: the blocks."""
+        """See Dataset. Each block is one Part."""
         firsts = range(0, self._n, _BLOCK)
         return [Part(f"windows_{first:06d}", range(first, min(first + _BLOCK, self._n)), self._folder.name) for first in firsts]
 
 
 def end_with_parent() -> None:
-    """Initialiser of a worker process: it ends at once when its parent has been killed, instead of waiting for work for ever."""
+    """Make a worker process exit when its parent is killed, instead of waiting for work forever; used as its initialiser."""
 
     def wait_for_parent() -> None:
         parent = parent_process()
@@ -279,9 +279,9 @@ def _make_block(
     numbers: list[int] | None,
     block: int,
 ) -> None:
-    """Simulate one block of windows and write it; `words` last, so that its presence means the block is whole.
+    """Simulate one block of windows and write it; `words` is written last, so its presence means that the block is complete.
 
-    A block is always whole, so that a larger dataset can go on from it, unless its windows are the given `numbers`.
+    A block is always simulated as a whole, so that a larger dataset can extend it, unless `numbers` selects the windows.
     """
     cv2.setNumThreads(1)
     numba.set_num_threads(1)
@@ -289,8 +289,10 @@ def _make_block(
     words: list[NDArray[np.uint32]] = []
     rows: list[list[float]] = []
     names, offsets = [], [0]
-    chosen = range(block * _BLOCK, (block + 1) * _BLOCK) if numbers is None else numbers[block * _BLOCK : (block + 1) * _BLOCK]
-    for k, number in enumerate(chosen):
+    window_numbers = (
+        range(block * _BLOCK, (block + 1) * _BLOCK) if numbers is None else numbers[block * _BLOCK : (block + 1) * _BLOCK]
+    )
+    for k, number in enumerate(window_numbers):
         item = simulate_window(
             pictures, config, window_us, np.random.default_rng([seed, number]), None if split == "train" else number
         )

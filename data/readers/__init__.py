@@ -1,11 +1,11 @@
-"""Readers: a path becomes an EventStream. A new format is one module here and one line of registration.
+"""Readers of event recordings: a path becomes an EventStream. A new format is one module here with a registered function:
 
 @reader("dat", recognise=lambda head, path: head.startswith(b"%"), suffixes=(".dat",))
 def open_dat(path, sensor_size, options): ...
 
-A file is recognised by its content; formats without a signature (`bin`, `csv`) also look at its name. Where nothing is
-recognised, the format its name stands for opens it, because that reader's error says what is wrong with the content; unless
-it is one of the files that are often taken for recordings (`foreign`), which are named.
+A file's format is recognised by its content; formats without a signature (`bin`, `csv`) also check its name. If the content
+is not recognised, the reader for the file's suffix opens it, because its error describes what is wrong with the content. Other
+file types that are often mistaken for recordings (see `foreign`) are named in the error instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, SensorSize
-from evburst.data.readers.foreign import is_pipe, name_foreign
+from evburst.data.readers.foreign import describe_foreign, is_pipe
 from evburst.data.readers.header import MAX_HEADER_BYTES
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.pipes import Pipe
@@ -32,8 +32,8 @@ READERS: dict[str, Opener] = {}
 PIPE_READERS: dict[str, PipeOpener] = {}
 _RECOGNISE: dict[str, Recogniser] = {}
 SUFFIXES: dict[str, str] = {}
-_UNSIGNED: set[str] = set()
-_UNDEFINED: set[str] = set()
+_WITHOUT_SIGNATURE: set[str] = set()
+_WITHOUT_UNITS: set[str] = set()
 _FORMATS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _HEAD_BYTES = MAX_HEADER_BYTES
 
@@ -46,23 +46,23 @@ def reader(
     defined: bool = True,
     pipe: PipeOpener | None = None,
 ) -> Callable[[Opener], Opener]:
-    """Register an opener under `name`.
+    """Register a function that opens recordings of format `name`.
 
     Args:
-        name: the format's name, as `--format` takes it.
-        recognise: looks at the file's first 65536 bytes and its path.
-        suffixes: names' endings (lower case) that mean this format where no content is recognised.
-        signature: whether the content begins with a mark of its own; formats without one are asked after all the others.
-        defined: whether the format defines the unit of time and the order of columns; else ReadOptions say them.
-        pipe: opens a pipe of this format; without it, only files are read.
+        name: the format's name, as in `--format`.
+        recognise: predicate on the file's first 65536 bytes and its path.
+        suffixes: file name suffixes (lower case) that select this format if no content is recognised.
+        signature: whether files start with a signature; formats without one are tried after all the others.
+        defined: whether the format defines the unit of time and the order of columns; otherwise ReadOptions specify them.
+        pipe: function that opens a pipe of this format; None if only files can be read.
     """
 
     def register(opener: Opener) -> Opener:
         READERS[name], _RECOGNISE[name] = opener, recognise
         if not signature:
-            _UNSIGNED.add(name)
+            _WITHOUT_SIGNATURE.add(name)
         if not defined:
-            _UNDEFINED.add(name)
+            _WITHOUT_UNITS.add(name)
         if pipe is not None:
             PIPE_READERS[name] = pipe
         SUFFIXES.update(dict.fromkeys(suffixes, name))
@@ -82,64 +82,64 @@ def open_events(
 
     Args:
         path: the file; text can also be read from a pipe, once.
-        sensor_size: (W, H) px for files that do not say it themselves; must agree with those that do.
-        format: name of the format; None recognises it.
+        sensor_size: (W, H) px, for files that do not state it; must agree with those that do.
+        format: name of the format; None detects it.
         options: unit of time, order of columns and the like, for formats that do not define them.
 
     Raises:
-        ConfigError: `format` is not the name of a known one, or `options` contradict the format.
-        EventFileError: missing, empty, corrupt, or of no known format.
-        SensorSizeError: neither the file nor the caller knows the sensor's size, or they contradict each other.
+        ConfigError: `format` is unknown, or `options` contradict the format.
+        EventFileError: the file is missing, empty, corrupt, or of an unknown format.
+        SensorSizeError: neither the file nor the caller states the sensor's size, or they contradict each other.
     """
     path = Path(path)
     _check_format(format)
     pipe = Pipe(path, _HEAD_BYTES) if is_pipe(path) else None
     name = _recognise(path, _read_head(path) if pipe is None else pipe.head, format)
-    if name not in _UNDEFINED:
-        _check_defined(path, name, options)
+    if name not in _WITHOUT_UNITS:
+        _check_options(path, name, options)
     if pipe is None:
         stream = READERS[name](path, sensor_size, options)
     elif name in PIPE_READERS:
         stream = PIPE_READERS[name](pipe, sensor_size, options)
     else:
         pipe.close()
-        raise EventFileError(f"{path}: a pipe, not a regular file, as {name} recordings have to be: save it to a file first")
+        raise EventFileError(f"{path}: a pipe; {name} recordings can only be read from regular files: save it to a file first")
     _FORMATS[stream] = name
     return stream
 
 
 def stream_format(stream: EventStream) -> str:
-    """Name of the format of a stream that `open_events` made."""
+    """Return the format's name of a stream that `open_events` returned."""
     return _FORMATS[stream]
 
 
 def recognise_format(path: Path, format: str | None = None) -> str:
-    """The name of a file's format: `format` if given, else by content, else by name; raises as `open_events` does."""
+    """Return the name of a file's format: `format` if given, else by content, else by name; raises as `open_events` does."""
     _check_format(format)
     if is_pipe(path):
-        raise EventFileError(f"{path}: a pipe, not a regular file: what is read of it is gone")
+        raise EventFileError(f"{path}: a pipe, not a regular file: its format cannot be determined without consuming it")
     return _recognise(path, _read_head(path), format)
 
 
 def _recognise(path: Path, head: bytes, format: str | None) -> str:
-    if format is not None and (format in _UNSIGNED or _RECOGNISE[format](head, path)):
+    if format is not None and (format in _WITHOUT_SIGNATURE or _RECOGNISE[format](head, path)):
         return format
     if format is None and (signed := _recognised(head, path, signed=True)):
         return signed
-    if (foreign := name_foreign(head)) is not None:
+    if (foreign := describe_foreign(head)) is not None:
         raise EventFileError(f"{path}: {foreign}")
     if format is None and (unsigned := _recognised(head, path, signed=False)):
         return unsigned
     by_name = format or SUFFIXES.get(path.suffix.lower())
     if by_name is None:
         known = ", ".join(sorted(READERS))
-        raise EventFileError(f"{path}: not an event recording of a known format (known: {known}); --format names one")
+        raise EventFileError(f"{path}: not an event recording of a known format (known: {known}); select one with --format")
     return by_name
 
 
 def _recognised(head: bytes, path: Path, signed: bool) -> str | None:
-    """The first format, of those with or without a signature, that takes the content for its own."""
-    names = (name for name in _RECOGNISE if (name in _UNSIGNED) != signed)
+    """Return the first format, among those with or without a signature, that recognises the content."""
+    names = (name for name in _RECOGNISE if (name in _WITHOUT_SIGNATURE) != signed)
     return next((name for name in names if _RECOGNISE[name](head, path)), None)
 
 
@@ -148,8 +148,8 @@ def _check_format(format: str | None) -> None:
         raise ConfigError(f"format {format!r} is unknown (known: {', '.join(sorted(READERS))})")
 
 
-def _check_defined(path: Path, name: str, options: ReadOptions) -> None:
-    """ConfigError where options contradict a format that defines its units and columns."""
+def _check_options(path: Path, name: str, options: ReadOptions) -> None:
+    """Raise ConfigError if options contradict a format that defines its units and columns."""
     if options.time_unit not in ("auto", "us"):
         raise ConfigError(f"{path}: the times of {name} recordings are microseconds; leave --time-unit {options.time_unit} out")
     if options.columns:
@@ -167,7 +167,7 @@ def _read_head(path: Path) -> bytes:
     return head
 
 
-# Each registers itself.
+# Importing these modules registers them.
 from evburst.data.readers import aedat2 as _aedat2  # noqa: E402, F401
 from evburst.data.readers import aedat3 as _aedat3  # noqa: E402, F401
 from evburst.data.readers import aedat4 as _aedat4  # noqa: E402, F401

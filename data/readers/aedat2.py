@@ -1,17 +1,17 @@
 """AEDAT 2.0 (jAER): lines of text that begin with '#', then pairs of big-endian uint32: address and time in microseconds.
 
-What the bits of an address mean depends on the camera's chip, which newer headers name (`# AEChip: ...DVS128`):
+The meaning of the address bits depends on the camera's chip, which newer headers name (`# AEChip: ...DVS128`):
 
     DVS128      x bits 1-7, y bits 8-14, bit 0 is 0 for ON; higher bits mark special events
     DAVIS       x bits 12-21, y bits 22-30, bit 11 is 1 for ON; bit 10 marks special events, bit 31 frames and IMU
 
-Both count x from the right and y from the bottom, as jAER's own decoders say (`DVS128.Extractor`, `DavisEventExtractor`):
-here x and y are counted from the top-left corner, as everywhere. Older headers, such as CIFAR10-DVS's, name no chip: then
-the sensor's size that the caller passes says which it is, or that no address has more than the DVS128's 15 bits. CIFAR10-DVS
-was recorded by a camera on its side, and stays so.
+Both count x from the right and y from the bottom, as jAER's own decoders document (`DVS128.Extractor`,
+`DavisEventExtractor`); this reader converts them to the top-left corner. Older headers, such as those of CIFAR10-DVS, name no
+chip. Then it follows from the sensor size that the caller passes, or from the addresses: if none exceeds 15 bits, it is a
+DVS128. CIFAR10-DVS was recorded by a camera on its side; its events are not rotated.
 
-Repairs, counted in `faults`: bytes after the last whole event are left out (`truncated_bytes`); a fall of more than 2**31 µs
-that the next event confirms is a wrap of the clock, and 2**32 µs are added from there on (`time_wraps`).
+Repairs, counted in `faults`: bytes after the last complete event are dropped (`truncated_bytes`); a fall of more than 2**31 µs
+that the next event confirms is a clock wrap, and 2**32 µs are added from there on (`time_wraps`).
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class AddressLayout:
-    """Where the parts of an address are.
+    """Bit positions in an address.
 
     Attributes:
         x_shift, y_shift: lowest bits of x and of y.
-        x_mask, y_mask: of them, behind the shift.
+        x_mask, y_mask: masks of x and y after shifting.
         p_shift: bit of the polarity.
-        on: its value for ON.
-        special: bits that mark what is no event.
+        on: value of that bit for ON.
+        special: mask of the bits that mark addresses which are not events.
     """
 
     x_shift: int
@@ -77,13 +77,13 @@ CHIPS = {
 
 
 class Aedat2File(PacketFile):
-    """An AEDAT 2.0 recording, memory-mapped: an EventStream.
+    """A memory-mapped AEDAT 2.0 recording; an EventStream.
 
     Attributes:
-        chip: the beginning of its name, a key of CHIPS.
-        offset: bytes before the first event.
+        chip: beginning of the chip's name, a key of CHIPS.
+        offset: number of bytes before the first event.
         words: `(n, 2)` big-endian uint32: address and time.
-        skipped_events: special events, frames and IMU samples so far.
+        skipped_events: number of special events, frames and IMU samples so far.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
@@ -92,7 +92,7 @@ class Aedat2File(PacketFile):
         self.offset = len(header)
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - self.offset, EVENT_BYTES)
         if n_events <= 0:
-            raise EventFileError(f"{path}: the header is all there is: no event after byte {self.offset}")
+            raise EventFileError(f"{path}: no event after the header, which ends at byte {self.offset}")
         self._mapped = MappedWords(path, ">u4", self.offset, (n_events, 2))
         self.words: NDArray[np.uint32] = self._mapped.array
         self.skipped_events = 0
@@ -109,7 +109,7 @@ class Aedat2File(PacketFile):
         self._mapped.rewind()
         clock = np.array([0, -1], np.int64)
         for start in range(0, len(self.words), PACKET_EVENTS):
-            # One more, which confirms or contradicts the last one's time.
+            # One more time, which confirms or contradicts that of the last event.
             words = self.words[start : start + PACKET_EVENTS + 1].astype(np.uint32)
             count = min(PACKET_EVENTS, len(self.words) - start)
             times = np.empty(count, np.int64)
@@ -132,10 +132,10 @@ def open_aedat2(path: Path, sensor_size: SensorSize | None = None, options: Read
 
 
 def read_header(path: Path) -> bytes:
-    """The lines of text before the first event.
+    """Return the lines of text before the first event.
 
     Raises:
-        EventFileError: they are not those of AEDAT 2.0, or do not end.
+        EventFileError: they are not those of AEDAT 2.0, or the header does not end.
     """
     with path.open("rb") as file:
         head = file.read(_MAX_HEADER_BYTES)
@@ -143,11 +143,11 @@ def read_header(path: Path) -> bytes:
         version = (
             head[:14].split(b"\r")[0].split(b"\n")[0].decode("latin-1") if head.startswith(b"#!AER-DAT") else "no AEDAT header"
         )
-        raise EventFileError(f"{path}: {version}; AEDAT 2.0, 3.1 and 4 are read")
+        raise EventFileError(f"{path}: {version}; supported are AEDAT 2.0, 3.1 and 4")
     ending = b"\r\n" if b"\r\n" in head[:64] else b"\n"
     offset = 0
     while head[offset : offset + 1] == b"#" and (end := head.find(ending, offset)) >= 0:
-        # The first address may have the byte of '#' too, but is followed by no line of text.
+        # The first address may begin with the byte of '#' as well, but is not a line of text.
         if offset and _CONTROL.search(head, offset, end):
             break
         offset = end + len(ending)
@@ -155,12 +155,12 @@ def read_header(path: Path) -> bytes:
 
 
 def decode_addresses(addresses: NDArray[np.uint32], t: NDArray[np.int64], layout: AddressLayout, size: SensorSize) -> Events:
-    """The events among addresses `(n,)` with their times, as EVENT_DTYPE; x or y outside the sensor become 65535."""
+    """Return the events among addresses `(n,)` with their times, as EVENT_DTYPE; x or y outside the sensor become 65535."""
     is_event = (addresses & np.uint32(layout.special)) == 0
     addresses = addresses[is_event]
     events = np.empty(len(addresses), EVENT_DTYPE)
     events["t"] = t[is_event]
-    # Counted from the other side; what lies beyond it wraps around to the largest values, which are outside of any sensor.
+    # Counted from the other side; coordinates outside become negative and wrap to the largest values, outside of any sensor.
     events["x"] = (size.width - 1 - (addresses >> layout.x_shift & layout.x_mask).astype(np.int64)) & 0xFFFF
     events["y"] = (size.height - 1 - (addresses >> layout.y_shift & layout.y_mask).astype(np.int64)) & 0xFFFF
     events["p"] = (addresses >> layout.p_shift & 1) == layout.on
@@ -168,14 +168,14 @@ def decode_addresses(addresses: NDArray[np.uint32], t: NDArray[np.int64], layout
 
 
 def _chip(path: Path, header: bytes, addresses: NDArray[np.uint32], given: SensorSize | None) -> str:
-    """The chip that the header names, or else the one of the given size, or else the one that the addresses show."""
+    """Determine the chip from the header, else from the addresses, else from the given size."""
     named = _CHIP.search(header)
     if named:
         name = named[1].decode("latin-1").rpartition(".")[2]
         for chip in CHIPS:
             if name.lower().startswith(chip):
                 return chip
-        raise EventFileError(f"{path}: the chip {name[:60]!r} is not known (known: {', '.join(CHIPS)})")
+        raise EventFileError(f"{path}: the chip {name[:60]!r} is unknown (known: {', '.join(CHIPS)})")
     if not (addresses & np.uint32(DVS128.special)).any():
         return "dvs128"
     for chip, (size, layout) in CHIPS.items():
@@ -187,9 +187,9 @@ def _chip(path: Path, header: bytes, addresses: NDArray[np.uint32], given: Senso
 
 @njit(cache=True, nogil=True)
 def _unwrap(raw, clock, out):  # type: ignore[no-untyped-def]
-    """Write times without wraps to `out`; `clock` carries (epoch, last sound raw time). Returns the wraps.
+    """Write times without wraps to `out` and return the number of wraps; `clock` holds (epoch, last sound raw time).
 
-    `raw` may have one time more than `out`, which is looked at only.
+    `raw` may have one more time than `out`, used only to confirm the last one.
     """
     wraps = 0
     half = np.int64(1) << 31

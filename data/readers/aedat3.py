@@ -1,12 +1,12 @@
 """AEDAT 3.1 (cAER; DVS128 Gesture): lines of text that begin with '#', then packets of little-endian events.
 
-A packet has a header of 28 bytes: type and source (uint16), then uint32: bytes of an event, place of the time in it, overflow
-of the 31-bit clock, capacity, number of events, number of valid ones. Of the types only polarity (1) holds events, of 8
-bytes: bit 0 valid, bit 1 ON, y bits 2-16, x bits 17-31, from the top-left corner; then the time in microseconds, int32.
-The header names the camera (`#Source 1: DVS128`), from which the sensor's size follows.
+A packet has a header of 28 bytes: type and source (uint16), then six uint32: bytes per event, offset of the time in it,
+overflow count of the 31-bit clock, capacity, number of events, number of valid ones. Only packets of type polarity (1) hold
+events, of 8 bytes each: bit 0 valid, bit 1 ON, y bits 2-16, x bits 17-31, from the top-left corner; then the time in µs, int32.
+The header names the camera (`#Source 1: DVS128`), which determines the sensor's size.
 
-Left out and counted: bytes after the last whole event of a file that was cut short (`faults.truncated_bytes`), events that
-are marked invalid (`invalid_events`) and packets of other types.
+Dropped and counted: bytes after the last complete event of a truncated file (`faults.truncated_bytes`), events that are marked
+invalid (`invalid_events`), and packets of other types.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _SOURCE = re.compile(rb"^#\s*Source\s+\d+:\s*(\S+)", re.MULTILINE | re.IGNORECAS
 
 
 class Aedat3File(PacketFile):
-    """An AEDAT 3.1 recording: an EventStream of its polarity events.
+    """The polarity events of an AEDAT 3.1 recording; an EventStream.
 
     Attributes:
-        offset: bytes before the first packet.
-        invalid_events: events marked invalid so far.
+        offset: number of bytes before the first packet.
+        invalid_events: number of events marked invalid so far.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
@@ -51,17 +51,17 @@ class Aedat3File(PacketFile):
             head = file.read(_MAX_HEADER_BYTES)
         end = END.search(head)
         if not head.startswith(MAGIC) or end is None:
-            raise EventFileError(f"{path}: no header of AEDAT 3.1 that ends with #!END-HEADER")
+            raise EventFileError(f"{path}: no AEDAT 3.1 header that ends with #!END-HEADER")
         self.offset, self.invalid_events = end.end(), 0
         if path.stat().st_size <= self.offset:
-            raise EventFileError(f"{path}: the header is all there is: no packet after byte {self.offset}")
-        self.sensor_size = settle_size(path, _size_said(head[: self.offset]), sensor_size, self.packets)
+            raise EventFileError(f"{path}: no packet after the header, which ends at byte {self.offset}")
+        self.sensor_size = settle_size(path, _stated_size(head[: self.offset]), sensor_size, self.packets)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets.
 
         Raises:
-            EventFileError: a packet is corrupt; says at which byte.
+            EventFileError: a packet is corrupt; the message states its byte offset.
         """
         waiting: list[Events] = []
         total = count = 0
@@ -78,7 +78,7 @@ class Aedat3File(PacketFile):
             raise EventFileError(f"{self.path}: no event in the whole file")
 
     def _decoded(self) -> Iterator[Events]:
-        """The events of each packet, at most _JOINED_EVENTS at once."""
+        """Yield the events of each packet, at most _JOINED_EVENTS at a time."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             position = self.offset
@@ -86,16 +86,16 @@ class Aedat3File(PacketFile):
                 if len(header) < PACKET_HEADER.size:
                     self.faults.truncated_bytes = len(header)
                     return
-                kind, size, overflow, capacity, number = self._checked(header, position)
+                kind, size, overflow, capacity, number = self._check_packet(header, position)
                 position += PACKET_HEADER.size
                 left = capacity * size
                 for start in range(0, number, _JOINED_EVENTS) if kind == POLARITY else ():
-                    wanted = min(_JOINED_EVENTS, number - start) * size
-                    data = file.read(wanted)
+                    expected = min(_JOINED_EVENTS, number - start) * size
+                    data = file.read(expected)
                     left -= len(data)
                     whole = len(data) // size * size
                     yield self._events(np.frombuffer(data[:whole], "<u4").reshape(-1, 2), overflow)
-                    if len(data) < wanted:
+                    if len(data) < expected:
                         self.faults.truncated_bytes = len(data) - whole
                         return
                 position += capacity * size
@@ -104,14 +104,14 @@ class Aedat3File(PacketFile):
                     return
                 file.seek(position)
 
-    def _checked(self, header: bytes, position: int) -> tuple[int, int, int, int, int]:
-        """(type, bytes of an event, overflow, capacity, number of events) of a packet's header."""
+    def _check_packet(self, header: bytes, position: int) -> tuple[int, int, int, int, int]:
+        """Check a packet's header and return (type, bytes per event, overflow, capacity, number of events)."""
         kind, _, size, t_place, overflow, capacity, number, valid = PACKET_HEADER.unpack(header)
         is_polarity = size == EVENT_BYTES and t_place == 4 if kind == POLARITY else 0 < size <= _MAX_EVENT_BYTES
         if not is_polarity or not valid <= number <= capacity:
             raise EventFileError(
-                f"{self.path}: the packet at byte {position} is corrupt: type {kind}, {size} bytes an event, "
-                f"{valid} valid of {number} events of {capacity}"
+                f"{self.path}: the packet at byte {position} is corrupt: type {kind}, {size} bytes per event, "
+                f"capacity {capacity}, {number} events, {valid} of them valid"
             )
         return kind, size, overflow, capacity, number
 
@@ -136,8 +136,8 @@ def open_aedat3(path: Path, sensor_size: SensorSize | None = None, options: Read
     return Aedat3File(path, sensor_size)
 
 
-def _size_said(header: bytes) -> str | None:
-    """The size of the camera that the header names, if it is a known one."""
+def _stated_size(header: bytes) -> str | None:
+    """Return the size of the camera that the header names, or None if it is unknown."""
     for source in _SOURCE.finditer(header):
         for chip, (size, _) in CHIPS.items():
             if source[1].decode("latin-1").lower().startswith(chip):

@@ -1,11 +1,11 @@
 """AEDAT4 (iniVation), decoded by the `aedat` library, packet by packet.
 
-`aedat` was chosen over iniVation's own `dv-processing`: it reads a recording that was cut short up to the cut, where the
-other refuses it; it is 1 MB instead of 56; and it hands out NumPy arrays without a conversion. Both decode the sample
-recording to the same events.
+`aedat` was chosen over iniVation's own `dv-processing`: it reads a truncated recording up to the cut, where the other rejects
+it; it has 1 MB instead of 56; and it returns NumPy arrays without a conversion. Both decode the sample recording to the same
+events.
 
-Times are absolute (epoch µs). Bytes after the last whole packet are left out and counted (`truncated_bytes`). Where the
-library panics, it also prints lines of its own on stderr.
+Times are absolute (µs since the epoch). Bytes after the last complete packet are dropped and counted (`truncated_bytes`). If
+the library panics, it also prints its own messages on stderr.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TRUNCATED = "fill whole buffer"
 
 
 class Aedat4File(PacketFile):
-    """An AEDAT4 recording: an EventStream of its only event stream; frames, IMU and triggers are passed over."""
+    """The single event stream of an AEDAT4 recording; an EventStream. Frames, IMU samples and triggers are skipped."""
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
         super().__init__(path)
@@ -42,7 +42,7 @@ class Aedat4File(PacketFile):
         streams = {number: stream for number, stream in described.items() if stream["type"] == "events"}
         if len(streams) != 1:
             ids = ", ".join(str(number) for number in sorted(streams))
-            raise EventFileError(f"{path}: {len(streams)} event streams ({ids or 'none'}); expected one: export one to a file")
+            raise EventFileError(f"{path}: {len(streams)} event streams ({ids or 'none'}); expected one: export one")
         self._stream_id, stream = streams.popitem()
         self.sensor_size = settle_size(path, f"{stream['width']}x{stream['height']}", sensor_size, self.packets)
 
@@ -50,7 +50,7 @@ class Aedat4File(PacketFile):
         """See EventStream.packets.
 
         Raises:
-            EventFileError: a packet is corrupt; says after how many events.
+            EventFileError: a packet is corrupt; the message states the number of events before it.
         """
         count = 0
         for packet in self._decoded():
@@ -65,7 +65,7 @@ class Aedat4File(PacketFile):
             raise EventFileError(f"{self.path}: no event in the whole file")
 
     def _decoded(self) -> Iterator[dict[str, Any]]:
-        """The library's packets, its errors made into ours; the end of a file that was cut short ends them."""
+        """Yield the library's packets and convert its errors to ours; ends early if the file is truncated."""
         decoder = self._aedat.Decoder(self.path)
         for count in itertools.count():
             try:
@@ -92,15 +92,15 @@ def open_aedat4(path: Path, sensor_size: SensorSize | None = None, options: Read
 
 
 def _check_header(path: Path) -> None:
-    """Raise EventFileError unless version and header are AEDAT4's.
+    """Raise EventFileError unless version and header are those of AEDAT4.
 
-    The library panics on some that are not, and aborts the process where it would quote a byte of them that is no UTF-8.
+    The library panics on some invalid headers, and aborts the process if it has to quote a byte of them that is not UTF-8.
     """
     with path.open("rb") as file:
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             version = magic.decode("latin-1").strip() if magic.startswith(b"#!AER-DAT") else "no AEDAT header"
-            raise EventFileError(f"{path}: {version}; no AEDAT 4")
+            raise EventFileError(f"{path}: {version}; not an AEDAT4 file")
         with library_errors(f"{path}: the header at byte {len(MAGIC)} is corrupt or cut short"):
             header = file.read(*struct.unpack("<I", file.read(4)))
             if header[4:8] != HEADER_IDENTIFIER:
@@ -109,17 +109,17 @@ def _check_header(path: Path) -> None:
 
 
 def _description(header: bytes) -> bytes:
-    """The XML in the header: a flatbuffer whose third field is a string. struct.error where it leads outside."""
+    """Return the XML in the header, a flatbuffer whose third field is a string; raises struct.error for invalid offsets."""
     (table,) = struct.unpack_from("<I", header)
     fields = table - struct.unpack_from("<i", header, table)[0]
-    at = table + struct.unpack_from("<H", header, fields + _DESCRIPTION_FIELD)[0]
-    start = at + struct.unpack_from("<I", header, at)[0]
+    string_offset = table + struct.unpack_from("<H", header, fields + _DESCRIPTION_FIELD)[0]
+    start = string_offset + struct.unpack_from("<I", header, string_offset)[0]
     (length,) = struct.unpack_from("<I", header, start)
     return header[start + 4 : start + 4 + length]
 
 
 def _bytes_after_last_packet(path: Path) -> int:
-    """Walk the packets' sizes to where the file was cut."""
+    """Walk over the packets' sizes and return the number of bytes after the last complete packet."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(len(MAGIC))

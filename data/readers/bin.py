@@ -1,15 +1,15 @@
 """N-Caltech101 and N-MNIST .bin (ATIS): 5-byte events without a header. Memory-mapped, decoded in packets.
 
-An event is 40 bits, big-endian: x 8, y 8, p 1, t 23 bits µs. x and y are the sensor's own and stay as they are, because
-boxes refer to them. An event of y = 240 is no event but an overflow of the sensor's 13-bit clock (as in the data sets'
-own reader): 2**13 µs are added from there on.
+An event is 40 bits, big-endian: x 8, y 8, p 1, t 23 bits in µs. x and y are kept as recorded, because labels refer to them. An
+item with y = 240 is not an event but an overflow of the sensor's 13-bit clock (as in the datasets' own reader): 2**13 µs are
+added from there on.
 
 Repairs, counted in `BinFile.faults`:
 
-- bytes after the last whole event are left out (`truncated_bytes`);
+- bytes after the last complete event are dropped (`truncated_bytes`);
 - a fall of more than 2**22 µs that the next event confirms is a wrap of the 23-bit clock (8.39 s): 2**23 µs are added
-  from there on (`time_wraps`, which also counts overflow events). A fall that it does not confirm is one late event;
-- an event more than 2**22 µs ahead of the one before and of the next is a corrupt time and left out (`time_glitches`).
+  from there on (`time_wraps`, which also counts overflow items). A fall that it does not confirm is one late event;
+- an event more than 2**22 µs ahead of both the previous and the next one has a corrupt time and is dropped (`time_glitches`).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _PLAUSIBLE_SHARE = 0.9
 
 
 class BinFile(PacketFile):
-    """An ATIS .bin recording, memory-mapped: an EventStream.
+    """A memory-mapped ATIS .bin recording; an EventStream.
 
-    The file does not say the sensor's size: it is N-Caltech101's 240x180 unless given (N-MNIST: 34x34).
+    The file does not state the sensor's size: it is 240x180 (N-Caltech101) unless given (N-MNIST: 34x34).
 
     Attributes:
-        raw: `(n, 5)` uint8: the file's whole events, mapped into memory.
+        raw: `(n, 5)` uint8: the file's complete events, mapped into memory.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
@@ -54,7 +54,7 @@ class BinFile(PacketFile):
         self.sensor_size = sensor_size or N_CALTECH101
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size, EVENT_BYTES)
         if n_events == 0:
-            raise EventFileError(f"{path}: {self.faults.truncated_bytes} bytes; an event has {EVENT_BYTES}")
+            raise EventFileError(f"{path}: holds only {self.faults.truncated_bytes} bytes; an event has {EVENT_BYTES}")
         self._mapped = MappedWords(path, np.uint8, 0, (n_events, EVENT_BYTES))
         self.raw: NDArray[np.uint8] = self._mapped.array
 
@@ -77,7 +77,7 @@ class BinFile(PacketFile):
 
 
 def _is_bin(head: bytes, path: Path) -> bool:
-    """By name, and because the first events' times rise in small steps and their y lie on the sensor."""
+    """Recognise a file by its suffix, and by event times that rise in small steps and y coordinates on the sensor."""
     if path.suffix.lower() != ".bin" or len(head) < EVENT_BYTES:
         return False
     raw = np.frombuffer(head, np.uint8, len(head) // EVENT_BYTES * EVENT_BYTES).reshape(-1, EVENT_BYTES)
@@ -93,7 +93,7 @@ def open_bin(path: Path, sensor_size: SensorSize | None = None, options: ReadOpt
 
 
 def decode_reference(raw: NDArray[np.uint8]) -> tuple[Events, int, int]:
-    """The specification of the decoder, event by event: `(n, 5)` uint8 to (events, wraps and overflows, glitches)."""
+    """Reference implementation of the decoder, event by event: `(n, 5)` uint8 to (events, wraps and overflows, glitches)."""
     times = _times(raw).tolist()
     epoch, last, wraps, glitches = 0, -1, 0, 0
     kept: list[int] = []
@@ -130,9 +130,9 @@ def _time(raw, i):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _decode(raw, start, stop, clock, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
-    """Decode events [start, stop) into the columns; `clock` carries (epoch, last sound time) from call to call.
+    """Decode events [start, stop) into the columns and return (events kept, wraps and overflows, glitches).
 
-    Returns (events kept, wraps and overflows, glitches).
+    `clock` holds (epoch, last sound time) between calls.
     """
     kept, wraps, glitches = 0, 0, 0
     last_index = len(raw) - 1

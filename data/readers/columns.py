@@ -1,12 +1,12 @@
-"""Columns t, x, y, p of text, NumPy and HDF5 files: which is which, what unit the times have, and whether that can be.
+"""Columns t, x, y, p of text, NumPy and HDF5 files: identification, unit of time, and plausibility.
 
-Such files say little of themselves, so that a wrong guess reads as a recording, only a thousand times longer. What is not
-said is taken from the first events (`judge_times`, `judge_order`): what no sensor can have recorded is an error that names
-the option to mend it; what is only odd is a warning of the logger "evburst".
+Such files state little about themselves, and a wrong guess looks like a valid recording, only a thousand times longer. What is
+not stated is inferred from the first events (`judge_times`, `judge_order`). If no sensor can have recorded the result, an error
+names the option that corrects it; if it is merely unusual, the logger "evburst" emits a warning.
 
-    unit said by               --time-unit (only warned of), or the time's name: t_ns, "timestamp [us]", time_s
+    unit is stated             by --time-unit (doubted only in a warning), or in the time's name: t_ns, "timestamp [us]", time_s
     times with fractions       seconds, if that makes at least 10 events/s
-    whole numbers              microseconds, also if they are written as floats (0.0, 281.0)
+    whole numbers              microseconds, even if they are written as floats (0.0, 281.0)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, Faults
-from evburst.data.readers.options import COLUMNS, PASSED_OVER, ReadOptions
+from evburst.data.readers.options import COLUMNS, IGNORED, ReadOptions
 
 LOG = logging.getLogger("evburst")
 
@@ -32,7 +32,7 @@ COLUMN_NAMES = {
     "y": ("y", "ys", "y_pos", "y_px", "row"),
     "p": ("p", "ps", "pol", "polarity", "polarities", "on", "on/off", "on_off", "sign"),
 }
-"""Names under which files keep the four columns, in lower case; the time's may have a unit behind it."""
+"""Names of the four columns in files, in lower case; a unit may follow the name of the time."""
 
 UNIT_NAMES = {
     "s": "s", "sec": "s", "secs": "s", "second": "s", "seconds": "s",
@@ -41,22 +41,22 @@ UNIT_NAMES = {
     "ns": "ns", "nsec": "ns", "nanosecond": "ns", "nanoseconds": "ns",
 }  # fmt: skip
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
-"""Microseconds of one unit."""
+"""Length of each unit in microseconds."""
 
 UNIT_SYMBOLS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns"}
 
 SAMPLE_EVENTS = 1 << 16
-"""How many of the first events are judged."""
+"""Number of events at the beginning that are used for inference."""
 
 _MAX_TIME_US = 1 << 62
 _MAX_COORDINATE = np.iinfo(np.uint16).max
 _NAME_AND_UNIT = re.compile(r"(.*?)[\s_.\[(]+([a-zµμ]+)[\])]?")
-_JUDGED_EVENTS = 1000
-_JUDGED_FRACTIONS = 100
-_MOST_PER_S, _LEAST_PER_S = 1e9, 1.0
+_MIN_EVENTS = 1000
+_MIN_FRACTIONAL_EVENTS = 100
+_MAX_PER_S, _MIN_PER_S = 1e9, 1.0
 _MANY_PER_S, _FEW_PER_S = 1e8, 1e3
 _MANY_PER_PIXEL_S, _FEW_PER_PIXEL_S = 1e3, 1e-2
-_LEAST_AS_SECONDS_PER_S = 10.0
+_MIN_PER_S_FOR_SECONDS = 10.0
 _LATEST_US = 1e17
 _ASK_UNIT = "if the times are not {unit}, pass --time-unit s, ms, us or ns"
 
@@ -68,18 +68,18 @@ class Unit(NamedTuple):
 
     Attributes:
         name: "s", "ms", "us" or "ns".
-        said: by the caller or the column's name; else it was concluded from the first events.
+        stated: whether the caller or the column's name states the unit; otherwise it was inferred from the first events.
     """
 
     name: str
-    said: bool = True
+    stated: bool = True
 
 
 MICRO = Unit("us")
 
 
 def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
-    """Which of `names` is t, which x, y and p, e.g. {"t": "timestamp_us", ...}.
+    """Map t, x, y and p to the matching `names`, e.g. {"t": "timestamp_us", ...}.
 
     Raises:
         EventFileError: one of them is missing.
@@ -93,27 +93,27 @@ def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
     if twice:
         raise EventFileError(f"{place}: two columns are called {twice[0]}; rename one of them")
     if missing:
-        raise EventFileError(f"{place}: no column {', '.join(missing)}; it has {', '.join(names)[:200] or 'none'}")
+        raise EventFileError(f"{place}: no column {', '.join(missing)}; found {', '.join(names)[:200] or 'none'}")
     return found
 
 
 def unit_in_name(name: str) -> str | None:
-    """The unit that a time column's name says ("t_ns", "timestamp [us]", "Time (s)"), or None."""
+    """Return the unit in the name of a time column ("t_ns", "timestamp [us]", "Time (s)"), or None."""
     match = _NAME_AND_UNIT.fullmatch(name.strip().lower())
     return UNIT_NAMES.get(match[2]) if match and match[1] in COLUMN_NAMES["t"] else None
 
 
 def column_places(options: ReadOptions, n_columns: int, place: str) -> dict[str, int]:
-    """Numbers of the columns t, x, y, p among `n_columns` without names.
+    """Return the indices of the columns t, x, y, p among `n_columns` unnamed ones.
 
     Raises:
-        EventFileError: there are fewer than four, or --columns names another number of them.
+        EventFileError: there are fewer than four, or --columns names a different number of columns.
     """
     order = options.column_order or list(COLUMNS)
     if options.columns and len(order) != n_columns:
         raise EventFileError(
             f"{place} has {n_columns} columns, --columns {options.columns} names {len(order)}; "
-            f"'{PASSED_OVER}' stands for a column to pass over"
+            f"'{IGNORED}' stands for a column to ignore"
         )
     if n_columns < len(COLUMNS):
         raise EventFileError(f"{place} has {n_columns} columns, expected t x y p")
@@ -121,26 +121,26 @@ def column_places(options: ReadOptions, n_columns: int, place: str) -> dict[str,
 
 
 def refuse_columns(options: ReadOptions, place: str) -> None:
-    """ConfigError if --columns was given for columns that have names."""
+    """Raise ConfigError if --columns was given although the columns have names."""
     if options.columns:
         raise ConfigError(f"{place}: the columns have names; leave --columns {options.columns} out")
 
 
 def columns_to_events(columns: Mapping[str, NDArray[Any]], place: str, faults: Faults, unit: Unit = MICRO) -> Events:
-    """Columns t, x, y, p as EVENT_DTYPE (a copy).
+    """Convert columns t, x, y, p to EVENT_DTYPE (a copy).
 
-    Times are converted to microseconds. Coordinates and polarity may be of any whole-number type, or floats that are whole;
-    p may be bool, {0, 1} or {-1, 1}. Pixels that 16 bits cannot hold are left out and counted in `faults.outside_sensor`;
-    others outside the sensor stay, as in every format: who places the events counts them.
+    Times are converted to microseconds. Coordinates and polarity may have any integer type, or be floats that are whole
+    numbers; p may be bool, {0, 1} or {-1, 1}. Coordinates that do not fit into 16 bits are dropped and counted in
+    `faults.outside_sensor`; other events outside the sensor are kept, as in every format, and counted by the representation.
 
     Args:
         columns: four `(n,)` arrays.
-        place: file and events meant, for the errors, e.g. "a.npy: events 0 to 99".
-        faults: where events left out are counted.
-        unit: of the times.
+        place: the file and the range of events, for error messages, e.g. "a.npy: events 0 to 99".
+        faults: counts the dropped events.
+        unit: unit of the times.
 
     Raises:
-        EventFileError: a column is not of numbers, a coordinate is not whole, a time is not in [0, 2**62] µs, or a polarity
+        EventFileError: a column is not numeric, a coordinate is not whole, a time is not in [0, 2**62] µs, or a polarity
             is none of -1, 0, 1.
     """
     for name, column in columns.items():
@@ -153,7 +153,7 @@ def columns_to_events(columns: Mapping[str, NDArray[Any]], place: str, faults: F
     wrong = (p != 1) & (p != 0) & (p != -1) if p.dtype.kind == "i" else p > 1
     if wrong.any():
         index = int(np.argmax(wrong))
-        raise EventFileError(f"{place}: polarity {p[index]} at number {index} of these; expected 0 and 1, or -1 and 1")
+        raise EventFileError(f"{place}: polarity {p[index]} at index {index} of these; expected 0 and 1, or -1 and 1")
     events = np.empty(len(t), EVENT_DTYPE)
     events["t"], events["x"], events["y"], events["p"] = t, x.astype(np.uint16), y.astype(np.uint16), p > 0
     fits = (x >= 0) & (x <= _MAX_COORDINATE) & (y >= 0) & (y <= _MAX_COORDINATE)
@@ -164,10 +164,10 @@ def columns_to_events(columns: Mapping[str, NDArray[Any]], place: str, faults: F
 
 
 def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
-    """Times of a unit in whole microseconds, rounded (whole nanoseconds: rounded down); the array itself where it is in µs.
+    """Convert times to whole microseconds, rounded (integer nanoseconds: rounded down); returns µs integers unchanged.
 
     Raises:
-        EventFileError: a time is no number, negative, or beyond 2**62 µs.
+        EventFileError: a time is NaN, negative, or beyond 2**62 µs.
     """
     if not len(t):
         return t.astype(np.int64)
@@ -182,8 +182,8 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
             )
         raise EventFileError(f"{place}: times from {low} to {high} {symbol}: is t the first column? expected t x y p")
     if t.dtype.kind == "f":
-        if unit == Unit("us", said=False) and (np.rint(t) != t).any():
-            raise EventFileError(f"{place}: times have fractions, those before had none; {_ASK_UNIT.format(unit='µs')}")
+        if unit == Unit("us", stated=False) and (np.rint(t) != t).any():
+            raise EventFileError(f"{place}: times have fractions, unlike the preceding ones; {_ASK_UNIT.format(unit='µs')}")
         return np.rint(t.astype(np.float64) * factor).astype(np.int64)
     if unit.name == "ns":
         return t // 1000
@@ -191,26 +191,27 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
 
 
 def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None = None) -> Unit:
-    """The unit of a recording's times, from its first events; warns or raises where it cannot be that.
+    """Determine the unit of a recording's times from its first events; warns or raises if the result is implausible.
 
-    The caller's unit is only warned of, that of the column's name can be wrong: a name outlives a conversion of the times.
+    An implausible unit is an error, even if the column's name states it, since names survive conversions; if the caller states
+    it, a warning.
 
     Args:
         path: the file.
         columns: t, x, y, p of the first events, `(n,)`.
-        options: where `time_unit` is not "auto", it is the answer.
-        named: the unit said by the column's name.
+        options: if `time_unit` is not "auto", it is returned.
+        named: the unit in the column's name, or None.
 
     Raises:
-        EventFileError: the caller did not say the unit, and the one that would be taken makes a rate that no sensor has.
+        EventFileError: the caller does not state the unit, and the one assumed gives an event rate that no sensor reaches.
     """
-    said = named if options.time_unit == "auto" else options.time_unit
+    stated = named if options.time_unit == "auto" else options.time_unit
     t = columns["t"]
     if any(column.ndim != 1 or column.dtype.kind not in "iufb" for column in columns.values()):
-        return Unit(said) if said else MICRO  # No numbers, as `columns_to_events` will say.
+        return Unit(stated) if stated else MICRO  # Not numbers; `columns_to_events` will raise.
     finite = t[np.isfinite(t)] if t.dtype.kind == "f" else t
     fractions = t.dtype.kind == "f" and bool((np.rint(finite) != finite).any())
-    unit = Unit(said) if said else Unit("s" if fractions else "us", said=False)
+    unit = Unit(stated) if stated else Unit("s" if fractions else "us", stated=False)
     try:
         _judge_rate(path, finite, columns, unit)
     except EventFileError as error:
@@ -222,20 +223,20 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
 
 def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]], taken: Unit) -> None:
     n, unit = len(t), taken.name
-    if n < _JUDGED_FRACTIONS:
+    if n < _MIN_FRACTIONAL_EVENTS:
         return
     ask = _ASK_UNIT.format(unit=UNIT_SYMBOLS[unit])
-    # Without the outermost times: a clock that is reset, or one corrupt time, says nothing of the unit.
+    # The extremes are ignored, because a clock reset or a single corrupt time says nothing about the unit.
     ordered = np.sort(t)
     low, high = ordered[n // 50], ordered[-1 - n // 50]
     latest_us = float(high) * MICROSECONDS[unit]
     if latest_us > _LATEST_US:
-        raise EventFileError(f"{path}: times reach {high}, which in {unit} is {latest_us / 3.15e13:.0f} years; {ask}")
+        raise EventFileError(f"{path}: times up to {high}, which in {unit} is {latest_us / 3.15e13:.0f} years; {ask}")
     span_s = (float(high) - float(low)) * MICROSECONDS[unit] * 1e-6
-    if (n < _JUDGED_EVENTS and unit == "us") or span_s == 0:
+    if (n < _MIN_EVENTS and unit == "us") or span_s == 0:
         return
     rate = 0.96 * n / span_s
-    least = _LEAST_PER_S if taken.said or unit != "s" else _LEAST_AS_SECONDS_PER_S
+    least = _MIN_PER_S if taken.stated or unit != "s" else _MIN_PER_S_FOR_SECONDS
     found = f"{path}: {n} events in {span_s:g} s, {rate:.3g} per second"
     fall = int(np.argmax(t[:-1].astype(float) - t[1:].astype(float)))
     if rate < least and (float(t[fall]) - float(t[fall + 1])) * MICROSECONDS[unit] * 1e-6 > span_s / 2:
@@ -243,25 +244,25 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
             f"{path}: the times fall from {t[fall]} to {t[fall + 1]} at event {fall + 1}: were recordings put one behind the "
             "other, or was the clock reset? cut the file there"
         )
-    if not least <= rate <= _MOST_PER_S:
+    if not least <= rate <= _MAX_PER_S:
         raise EventFileError(f"{found}, which no sensor records; {ask}")
     per_pixel = rate / _pixels(columns)
     if rate > _MANY_PER_S or per_pixel > _MANY_PER_PIXEL_S:
         _warn(f"{found}, are unusually many; {ask}")
     elif rate < _FEW_PER_S or per_pixel < _FEW_PER_PIXEL_S:
         _warn(f"{found}, are unusually few; {ask}")
-    elif taken == Unit("us", said=False) and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
+    elif taken == Unit("us", stated=False) and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
         _warn(f"{path}: every time is a multiple of 1000; {ask}")
 
 
 def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str, int], options: ReadOptions) -> None:
-    """Raise EventFileError where unnamed columns are in another order than t x y p, as far as the first events show it.
+    """Raise EventFileError if the first events show that unnamed columns are not in the order t x y p.
 
     Args:
         path: the file.
         columns: all columns of the first events, `(n,)` each.
-        places: which of them are taken for t, x, y and p.
-        options: where `columns` was given, it is believed.
+        places: index of the columns used as t, x, y and p.
+        options: if `columns` was given, it is not questioned.
     """
     if options.columns or len(columns[0]) < 2:
         return
@@ -270,14 +271,14 @@ def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str
         if not _is_polarity(p):
             raise EventFileError(
                 f"{path}: {len(columns)} columns without names, the fourth of which is no polarity: pass --columns, "
-                f"'{PASSED_OVER}' for a column to pass over, e.g. {','.join([PASSED_OVER] * (len(columns) - 4))},t,x,y,p"
+                f"'{IGNORED}' for a column to pass over, e.g. {','.join([IGNORED] * (len(columns) - 4))},t,x,y,p"
             )
         return
-    # Few events may be in disorder; many are not, while another column has no fall at all.
-    if _is_polarity(p) and (len(t) < _JUDGED_FRACTIONS or not _falls(t).any()):
+    # A few events may be out of order; in many, that is only plausible if no other column is sorted.
+    if _is_polarity(p) and (len(t) < _MIN_FRACTIONAL_EVENTS or not _falls(t).any()):
         return
     polarities = [k for k, column in enumerate(columns) if _is_polarity(column)]
-    # Times rise; of several columns that do, they are the one that reaches farthest.
+    # Times rise; if several columns do, the time is the one with the largest value.
     candidates = [k for k, column in enumerate(columns) if k not in polarities and column.max() > column.min()]
     rising = [k for k in candidates if not _falls(columns[k]).any()]
     if len(polarities) != 1 or not rising:
@@ -288,12 +289,12 @@ def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str
     order[order.index("")] = "y"
     if order != list(COLUMNS):
         raise EventFileError(
-            f"{path}: the columns are not t,x,y,p; they look like {','.join(order)}: pass --columns {','.join(order)}"
+            f"{path}: the columns are not t,x,y,p but look like {','.join(order)}: pass --columns {','.join(order)}"
         )
 
 
 def _falls(column: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a column is smaller than before."""
+    """Return where a column is smaller than in the row before."""
     falls: NDArray[np.bool_] = column[1:] < column[:-1]
     return falls
 
@@ -303,26 +304,26 @@ def _is_polarity(column: NDArray[Any]) -> bool:
 
 
 def _pixels(columns: Mapping[str, NDArray[Any]]) -> float:
-    """Pixels of the box around the events, at least 1."""
+    """Return the area of the events' bounding box in pixels, at least 1."""
     sides = [float(columns[axis].max()) - float(columns[axis].min()) + 1 for axis in "xy"]
     return max(sides[0] * sides[1], 1.0)
 
 
 def _warn(message: str) -> None:
-    """Log a warning once, however often a file is opened."""
+    """Log a warning once, even if a file is opened several times."""
     if message not in _warned:
         _warned.add(message)
         LOG.warning("%s", message)
 
 
 def _whole(values: NDArray[Any], name: str, place: str) -> NDArray[Any]:
-    """A column of whole numbers as an integer (or bool) array."""
+    """Convert a column of whole numbers to an integer (or bool) array."""
     if values.dtype.kind != "f":
         return values
     whole = np.rint(values) == values
     if not whole.all():
         index = int(np.argmin(whole))
         hint = "" if name == "p" else ": pixels are whole numbers; round undistorted coordinates"
-        raise EventFileError(f"{place}: {name} is {values[index]} at number {index} of these{hint}")
+        raise EventFileError(f"{place}: {name} is {values[index]} at index {index} of these{hint}")
     integers: NDArray[np.int64] = np.clip(values, -(1 << 31), 1 << 31).astype(np.int64)
     return integers

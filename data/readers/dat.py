@@ -1,23 +1,24 @@
-"""Prophesee DAT: `%` header, event type and size bytes, then 8-byte events. Memory-mapped, windows in one pass.
+"""Prophesee DAT: `%` header, event type and size bytes, then 8-byte events. Memory-mapped; windows are read in one pass.
 
-An event is two little-endian uint32: t µs; and x, y, p packed (version 2: 14 + 14 + 1 bits from bit 0; version 1, of old
-sensors: 9 + 8 + 1). The event type byte is 0x00 (2D, Gen1) or 0x0C (CD). The 32-bit clock wraps after 71.6 minutes.
+An event consists of two little-endian uint32: t in µs; and x, y, p packed (version 2: 14 + 14 + 1 bits from bit 0 upwards;
+version 1, of old sensors: 9 + 8 + 1). The event type byte is 0x00 (2D, Gen1) or 0x0C (CD). The 32-bit clock wraps after 71.6
+minutes.
 
 Repairs, all counted in `DatFile.faults`:
 
-- bytes after the last whole event are left out (`truncated_bytes`);
-- a fall of more than 2**31 µs that the next event confirms is a wrap: 2**32 µs are added from there on (`time_wraps`);
-- an event older than the window being read is left out (`late_events`); disorder inside a window does no harm;
-- an event beyond the window being read, or beyond its first second, is a corrupt time if it is more than a second ahead of
-  one of its next eight, and left out (`time_glitches`), so that a flipped bit cannot end the recording; unless the clock
-  wraps in between, and the eight do not go on where it came from;
-- of a silence of ten minutes or more the empty windows are left out (`long_silences`).
+- bytes after the last complete event are dropped (`truncated_bytes`);
+- a fall of more than 2**31 µs that the next event confirms is a clock wrap: 2**32 µs are added from there on (`time_wraps`);
+- an event older than the current window is dropped (`late_events`); events may be out of order inside a window;
+- an event beyond the current window, or beyond its first second, has a corrupt time if it is more than a second ahead of one
+  of the next eight events. It is dropped (`time_glitches`), so that a flipped bit cannot end the recording; except if the
+  clock wraps in between, and the next eight do not continue from the time before;
+- the empty windows of a silence of ten minutes or more are skipped (`long_silences`).
 
-`windows(..., start_us)` does not read what lies before. How often the clock wrapped until some place cannot be seen there, so
-that a binary search would be lost; instead the times of 4096 events spread evenly over the file are walked through. From one
-to the next less than 2^30 µs (18 minutes) must pass, perhaps over a wrap; where it looks otherwise, or a time is not sound,
-each event in between is read. What is found is what reading from the beginning finds, if time does not run backwards by more
-than a second, and if no 4096th part of the file spans more than 71 minutes.
+`windows(..., start_us)` skips the preceding part without reading it. An event alone does not reveal how often the clock has
+wrapped before it, so a binary search would fail. Instead, the times of 4096 events spread evenly over the file are scanned.
+Less than 2^30 µs (18 minutes) must pass from one to the next, possibly over a wrap; if this does not hold, or a time is not
+sound, every event in between is read. The result equals that of reading from the beginning, provided that time does not run
+backwards by more than a second and no 4096th part of the file spans more than 71 minutes.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ _GOOD, _LATE, _GLITCH = 0, 1, 2
 
 
 class DatFile:
-    """A DAT recording, memory-mapped: an EventStream.
+    """A memory-mapped DAT recording; an EventStream.
 
     Attributes:
         path: the file.
         sensor_size: (W, H) px.
         version: 1 or 2, the packing of coordinates.
-        words: `(n, 2)` uint32 memory map of the events as they are in the file.
-        faults: what was repaired so far, counted.
+        words: `(n, 2)` uint32 memory map of the events as stored in the file.
+        faults: counts of what was repaired so far.
     """
 
     finite = True
@@ -70,19 +71,19 @@ class DatFile:
         self.faults = Faults()
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, EVENT_BYTES)
         if n_events == 0:
-            raise EventFileError(f"{path}: the header is all there is: no event after byte {offset}")
+            raise EventFileError(f"{path}: no event after the header, which ends at byte {offset}")
         self._mapped = MappedWords(path, "<u4", offset, (n_events, 2))
         self.words: NDArray[np.uint32] = self._mapped.array
-        said = f"{header['width']}x{header['height']}" if {"width", "height"} <= header.keys() else None
-        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
+        stated_size = f"{header['width']}x{header['height']}" if {"width", "height"} <= header.keys() else None
+        self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return len(self.words)
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """Consecutive windows [k*window_us, (k+1)*window_us), from the one with the first event to the last one's.
+        """Yield consecutive windows [k*window_us, (k+1)*window_us), from that of the first event to that of the last.
 
-        Each event is read once and nothing is copied, except the events of a window in which some were left out. With
+        Each event is read once and nothing is copied, except the events of windows from which some were dropped. With
         `start_us`, reading begins a little more than a second before it.
 
         Raises:
@@ -91,18 +92,18 @@ class DatFile:
         return windows_from(map(itemgetter(1), self._pass(window_us, start_us)), start_us)
 
     def marked_windows(self, window_us: int) -> Iterator[tuple[Mark, EventWindow]]:
-        """All windows, each with the place from which it was read; see `windows_after`."""
+        """Yield all windows, each with the mark from which it was read; see `windows_after`."""
         return self._pass(window_us, None)
 
     def windows_after(self, mark: Mark, window_us: int, phase_us: int) -> Iterator[EventWindow]:
-        """Windows on phase_us + k * window_us from the one with the mark's event on, which lacks what lies before the mark.
+        """Yield windows on phase_us + k * window_us, from the one with the mark's event on; it lacks events before the mark.
 
-        Nothing is added to `faults`: whoever made the marks has counted what is met here.
+        `faults` is not changed, because the pass that created the marks has already counted the faults found here.
         """
         return (window for _, window in self._read(mark, window_us, phase_us, Faults()))
 
     def _pass(self, window_us: int, start_us: int | None) -> Iterator[tuple[Mark, EventWindow]]:
-        """The windows from `start_us` on, and some before; pages that have been read are given back."""
+        """Yield the windows from `start_us` on, and some before; releases the pages that have been read."""
         if not 0 < window_us <= WRAP_US:
             raise ValueError(f"window_us must be positive and at most 2**32, received {window_us}")
         self._mapped.rewind()
@@ -120,7 +121,7 @@ class DatFile:
         self._mapped.check()
 
     def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults) -> Iterator[tuple[Mark, EventWindow]]:
-        """Windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
+        """Yield windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
         t0 = window_start(mark.t_us, window_us, phase_us)
         while mark.number < len(self.words):
             start, epoch, t1 = mark.number, mark.epoch_us, t0 + window_us
@@ -137,14 +138,14 @@ class DatFile:
             mark, t0 = Mark(stop, next_epoch, next_us), next_start(t1, next_us, window_us, phase_us, faults)
 
     def packets(self) -> Iterator[Events]:
-        """See EventStream.packets. Repaired second by second: an event older than its second is left out."""
+        """See EventStream.packets. Repairs are made second by second: an event older than the current second is dropped."""
         for window in self.windows(_PACKET_WINDOW_US):
             for start in range(0, len(window), PACKET_EVENTS):
                 words = window.words[start : start + PACKET_EVENTS]
                 yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
 
     def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int, faults: Faults) -> EventWindow:
-        """The window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
+        """Return the window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
         words = np.empty((stop - start, 2), np.uint32)
         kept, late, glitches = _copy_sound(self.words, start, stop, epoch, t0, t1, words)
         faults.late_events += late
@@ -159,21 +160,21 @@ def open_dat(path: Path, sensor_size: SensorSize | None = None, options: ReadOpt
 
 
 def read_header(path: Path) -> tuple[dict[str, str], int]:
-    """The header's `% key value` lines (keys in lower case) and the byte offset of the first event.
+    """Return the header's `% key value` lines (keys in lower case) and the byte offset of the first event.
 
     Raises:
-        EventFileError: no `%` line, or the event type and size bytes are not those of a DAT file.
+        EventFileError: there is no `%` line, or the event type and size bytes are not those of a DAT file.
     """
     with path.open("rb") as file:
         head = file.read(MAX_HEADER_BYTES)
-    # The event type after the header is never that of '%', so that every such line is header, whatever its bytes.
+    # The event type after the header never equals '%', so every line that begins with it is header, whatever its bytes.
     lines, offset = split_lines(head)
     if head[offset : offset + 1] == b"%":
         raise EventFileError(f"{path}: the header does not end within {len(head)} bytes: not a DAT file")
     if offset == 0:
         raise EventFileError(f"{path}: no '%' header: not a Prophesee DAT file")
     if len(head) < offset + 2:
-        raise EventFileError(f"{path}: the header is all there is: event type and size are missing at byte {offset}")
+        raise EventFileError(f"{path}: the file ends after the header: event type and size are missing at byte {offset}")
     event_type, event_bytes = head[offset], head[offset + 1]
     if event_type not in EVENT_TYPES or event_bytes != EVENT_BYTES:
         raise EventFileError(
@@ -184,7 +185,7 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def dat_header(sensor_size: SensorSize) -> bytes:
-    """All that stands before the first event of a DAT version 2 file of type 0x0C (CD)."""
+    """Return the header of a DAT version 2 file of type 0x0C (CD): everything before the first event."""
     text = f"% Data file containing CD events.\n% Version 2\n% Height {sensor_size.height}\n% Width {sensor_size.width}\n"
     return text.encode() + bytes([0x0C, EVENT_BYTES])
 
@@ -195,10 +196,10 @@ def _version(header: dict[str, str]) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _classify(words, i, epoch, t0, sure, previous):  # type: ignore[no-untyped-def]
-    """(kind, epoch, t) of event i, given the epoch before it and the start of the window being read.
+def _classify(words, i, epoch, t0, trusted_until, previous):  # type: ignore[no-untyped-def]
+    """Return (kind, epoch, t) of event i, given the epoch before it and the start of the current window.
 
-    `sure` is where times of this window begin to need proof, `previous` the raw time of the sound event before (-1: none).
+    Times from `trusted_until` on are checked against later events. `previous` is the last sound raw time (-1: none).
     """
     n = len(words)
     raw = np.int64(words[i, 0])
@@ -210,7 +211,7 @@ def _classify(words, i, epoch, t0, sure, previous):  # type: ignore[no-untyped-d
         return _LATE, epoch, t
     if t < t0:
         return _LATE, epoch, t
-    if t < sure:
+    if t < trusted_until:
         return _GOOD, epoch, t
     wrapped = False
     for k in range(i + 1, min(i + 1 + GLITCH_EVENTS, n)):
@@ -225,7 +226,7 @@ def _classify(words, i, epoch, t0, sure, previous):  # type: ignore[no-untyped-d
 
 @njit(cache=True, nogil=True)
 def _first_sound(words):  # type: ignore[no-untyped-def]
-    """Index of the first event whose time can be trusted."""
+    """Return the index of the first event with a sound time."""
     for i in range(len(words)):
         if _classify(words, i, 0, 0, 0, -1)[0] == _GOOD:
             return i
@@ -234,13 +235,13 @@ def _first_sound(words):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
-    """(index, epoch) of a sound event, `first` or one before all at or after t_us; looks into every `stride` events."""
+    """Return (index, epoch) of `first` or of a sound event before all events at or after t_us. Probes every `stride` events."""
     found, epoch, last = first, 0, np.int64(words[first, 0])
     if last >= t_us:
         return found, epoch
     for probe in range(first + stride, len(words), stride):
-        here, here_epoch = found, epoch
-        # Nine in a row, so that one corrupt time among them, which may look sound from afar, misleads nobody.
+        candidate, candidate_epoch = found, epoch
+        # Nine in a row, because one corrupt time among them may look sound if examined alone.
         begin = probe - min(GLITCH_EVENTS, stride - 1)
         kind, _, t = _classify(words, begin, epoch, last, last, last - epoch)
         if kind != _GOOD or t - last > SEEK_STEP_US:
@@ -249,31 +250,31 @@ def _seek(words, first, t_us, stride):  # type: ignore[no-untyped-def]
             kind, next_epoch, t = _classify(words, i, epoch, last, last, last - epoch)
             if kind == _GOOD:
                 if t >= t_us:
-                    return here, here_epoch
+                    return candidate, candidate_epoch
                 found, epoch, last = i, next_epoch, t
     return found, epoch
 
 
 @njit(cache=True, nogil=True)
 def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-def]
-    """(index, epoch, t) of the first sound event at or after t1, and whether all before it are sound and of one epoch.
+    """Return (index, epoch, t) of the first sound event at or after t1, and whether all before it are sound and of one epoch.
 
-    Event `start` is sound and of `epoch`. Behind the last event t is t1.
+    Event `start` must be sound and of `epoch`. If there is no such event, the result is (n, epoch, t1).
     """
     is_sound = True
     n = len(words)
     previous = np.int64(words[start, 0])
     if previous + epoch >= t1:
         return start, epoch, previous + epoch, is_sound
-    sure = min(t1, t0 + GLITCH_US)
+    trusted_until = min(t1, t0 + GLITCH_US)
     i = start + 1
     while i < n:
         raw = np.int64(words[i, 0])
-        if raw >= previous and raw + epoch < sure:
+        if raw >= previous and raw + epoch < trusted_until:
             previous = raw
             i += 1
             continue
-        kind, next_epoch, t = _classify(words, i, epoch, t0, sure, previous)
+        kind, next_epoch, t = _classify(words, i, epoch, t0, trusted_until, previous)
         if kind == _GOOD and t >= t1:
             return i, next_epoch, t, is_sound
         is_sound &= kind == _GOOD and next_epoch == epoch
@@ -285,14 +286,14 @@ def _find_window_end(words, start, epoch, t0, t1):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _copy_sound(words, start, stop, epoch, t0, t1, out):  # type: ignore[no-untyped-def]
-    """Copy the sound events of [start, stop) to `out`, times relative to t0; returns (kept, late, glitches)."""
+    """Copy the sound events of [start, stop) to `out`, with times relative to t0; returns (kept, late, glitches)."""
     late, glitches = 0, 0
-    sure = min(t1, t0 + GLITCH_US)
+    trusted_until = min(t1, t0 + GLITCH_US)
     previous = np.int64(words[start, 0])
     out[0, 0], out[0, 1] = np.uint32(previous + epoch - t0), words[start, 1]
     kept = 1
     for i in range(start + 1, stop):
-        kind, next_epoch, t = _classify(words, i, epoch, t0, sure, previous)
+        kind, next_epoch, t = _classify(words, i, epoch, t0, trusted_until, previous)
         if kind == _GOOD:
             epoch, previous = next_epoch, np.int64(words[i, 0])
             out[kept, 0], out[kept, 1] = np.uint32(t - t0), words[i, 1]

@@ -1,25 +1,25 @@
-"""Prophesee RAW: `%` header, then EVT2, EVT2.1 or EVT3 words. Memory-mapped, decoded packet by packet by own kernels.
+"""Prophesee RAW: `%` header, then EVT2, EVT2.1 or EVT3 words. Memory-mapped and decoded packet by packet by our own kernels.
 
 Source: docs.prophesee.ai, "Data encoding formats" and "RAW file format". The words are described in `evt_kernels`.
 
-The header names the encoding (`% evt 3.0`, or `% format EVT3;height=720;width=1280`, which goes first) and in newer files
-the sensor's size (in `% format`, or `% geometry 1280x720`). Older files do not say the size, and it is asked for.
+The header states the encoding (`% evt 3.0`, or `% format EVT3;height=720;width=1280`, which takes precedence) and in newer
+files the sensor's size (in `% format`, or `% geometry 1280x720`). Older files do not state it, so the caller must pass it.
 
 EVT2.1 words of 64 bits come in two orders: "little" (GenX320: one little-endian word) and "legacy" (IMX636, Gen4.1: two
-little-endian halves, the high one first). The header may say `endianness`; if not, the order is the one in which the first
-words read as TIME_HIGH (type 8 in the high half, zero in the low one). Big-endian files are refused.
+little-endian halves, the high one first). The header may state the `endianness`; otherwise the order is the one in which the
+first words read as TIME_HIGH (type 8 in the high half, zero in the low one). Big-endian files are rejected.
 
-Left out and counted:
+Dropped and counted:
 
-- bytes after the last whole word (`faults.truncated_bytes`);
+- bytes after the last complete word (`faults.truncated_bytes`);
 - events before the first TIME_HIGH (`faults.untimed_events`), and EVT3 events before the first row or base column
-  (`faults.unplaced_events`). EVT3 events between TIME_HIGH and the next TIME_LOW take 0 for the low bits;
+  (`faults.unplaced_events`). EVT3 events between TIME_HIGH and the next TIME_LOW use 0 for the low bits;
 - time words that the next one contradicts (`faults.contradicted_times`), words of undefined type
-  (`faults.undefined_words`), and words that are sound but no events (`skipped_words`, by name).
+  (`faults.undefined_words`), and valid words that are not events (`skipped_words`, by name).
 
-Kept: events outside the sensor (a representation counts them), and times as the file has them. EVT3 does not order events
-of different readout sources, so that TIME_LOW, and t, may fall by some microseconds (no new period: decoders that take it
-for one are 4096 µs off from there on); `windows` does with them as with any disorder.
+Kept: events outside the sensor (a representation counts them), and times as stored in the file. EVT3 does not order events
+of different readout sources, so TIME_LOW, and hence t, may fall by some microseconds. This is no new period of the low bits;
+decoders that treat it as one are 4096 µs off from there on. `windows` handles it as any other disorder.
 A file with words but without a single usable event has no packets and no windows.
 """
 
@@ -53,7 +53,7 @@ ORDER_WORDS = 1 << 16
 
 
 class RawFile(PacketFile):
-    """A RAW recording, memory-mapped: an EventStream.
+    """A memory-mapped RAW recording; an EventStream.
 
     Attributes:
         path: the file.
@@ -61,8 +61,8 @@ class RawFile(PacketFile):
         sensor_size: (W, H) px.
         word_order: "little" or, for EVT2.1 only, "legacy".
         words: memory map of the words: `(n, 1)` uint32 for EVT2, `(n, 2)` uint32 for EVT2.1, `(n,)` uint16 for EVT3.
-        faults: what was left out or repaired so far, counted.
-        skipped_words: sound words that are no events (triggers, extensions) so far, counted by name.
+        faults: counts of what was dropped or repaired so far.
+        skipped_words: counts of valid words that are not events (triggers, extensions) so far, by name.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
@@ -72,7 +72,7 @@ class RawFile(PacketFile):
         word_bytes = WORD_BYTES[self.encoding]
         n_words, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, word_bytes)
         if n_words == 0:
-            raise EventFileError(f"{path}: the header is all there is: no whole word after byte {offset}")
+            raise EventFileError(f"{path}: no complete word after the header, which ends at byte {offset}")
         self.words: NDArray[np.uint16] | NDArray[np.uint32]
         if self.encoding == "EVT3":
             self._mapped = MappedWords(path, "<u2", offset, (n_words,))
@@ -81,10 +81,10 @@ class RawFile(PacketFile):
         self.words = self._mapped.array
         self.word_order = _word_order(path, header, options, self._mapped.array) if self.encoding == "EVT2.1" else "little"
         self.skipped_words = dict.fromkeys(SKIPPED_WORDS[self.encoding].values(), 0)
-        self.sensor_size = settle_size(path, _size_said(header, options), sensor_size, self.packets)
+        self.sensor_size = settle_size(path, _stated_size(header, options), sensor_size, self.packets)
 
     def packets(self, max_events: int = PACKET_EVENTS) -> Iterator[Events]:
-        """The events in file order, as EVENT_DTYPE arrays of 1 to `max_events` (at least 32, the most one word holds).
+        """Yield the events in file order, as EVENT_DTYPE arrays of 1 to `max_events` (at least 32, the maximum per word).
 
         Raises:
             ValueError: max_events is below 32.
@@ -104,7 +104,7 @@ class RawFile(PacketFile):
                 yield events[:n_events]
 
     def _decode(self, start: int, state: NDArray[np.int64], counts: NDArray[np.int64], out: Events) -> tuple[int, int]:
-        """Decode from word `start` until `out` is full; returns the next word and the number of events."""
+        """Decode from word `start` until `out` is full; returns the index of the next word and the number of events."""
         columns = out["t"], out["x"], out["y"], out["p"]
         if self.encoding == "EVT3":
             stop, n_events = kernels.decode_evt3(self.words, start, state, counts, *columns)
@@ -129,8 +129,8 @@ def open_evt(path: Path, sensor_size: SensorSize | None = None, options: ReadOpt
     """Open a Prophesee RAW file; see RawFile.
 
     Raises:
-        EventFileError: no words, or an encoding other than EVT2, EVT2.1 and EVT3.
-        SensorSizeError: neither the header nor the caller knows the sensor's size, or they contradict each other.
+        EventFileError: the file has no words, or an encoding other than EVT2, EVT2.1 and EVT3.
+        SensorSizeError: neither the header nor the caller states the sensor's size, or they contradict each other.
     """
     return RawFile(path, sensor_size)
 
@@ -145,29 +145,29 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _encoding(path: Path, header: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """The encoding's name, and the options of the format line."""
+    """Return the encoding's name, and the options in the format line."""
     name, *pairs = header.get("format", "").split(";")
     options = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
-    said = name.strip() or header.get("evt", "")
-    if said not in ENCODINGS:
-        raise EventFileError(f"{path}: encoding {said[:40]!r} is not supported (known: EVT2, EVT2.1, EVT3)")
-    return ENCODINGS[said], options
+    stated = name.strip() or header.get("evt", "")
+    if stated not in ENCODINGS:
+        raise EventFileError(f"{path}: encoding {stated[:40]!r} is not supported (known: EVT2, EVT2.1, EVT3)")
+    return ENCODINGS[stated], options
 
 
-def _size_said(header: dict[str, str], options: dict[str, str]) -> str | None:
-    """The sensor's size from the format line or else the geometry line."""
+def _stated_size(header: dict[str, str], options: dict[str, str]) -> str | None:
+    """Return the sensor's size from the format line, or else from the geometry line."""
     if {"width", "height"} <= options.keys():
         return f"{options['width']}x{options['height']}"
     return header.get("geometry")
 
 
 def _word_order(path: Path, header: dict[str, str], options: dict[str, str], words: NDArray[np.uint32]) -> str:
-    """Order of the halves of EVT2.1 words: what the header says, or else what makes the first words TIME_HIGH words."""
-    said = options.get("endianness") or header.get("endianness", "")
-    if said in ("little", "legacy"):
-        return said
-    if said:
-        raise EventFileError(f"{path}: EVT2.1 words of endianness {said[:40]!r} are not supported (known: little, legacy)")
+    """Return the order of halves in EVT2.1 words: from the header, else the one in which the first words are TIME_HIGH."""
+    stated = options.get("endianness") or header.get("endianness", "")
+    if stated in ("little", "legacy"):
+        return stated
+    if stated:
+        raise EventFileError(f"{path}: EVT2.1 words of endianness {stated[:40]!r} are not supported (known: little, legacy)")
     first, second = words[:ORDER_WORDS, 0], words[:ORDER_WORDS, 1]
     legacy = np.count_nonzero((first >> 28 == 8) & (second == 0))
     little = np.count_nonzero((second >> 28 == 8) & (first == 0))

@@ -1,22 +1,22 @@
 """Decoders for the words of Prophesee RAW files: EVT2 and EVT2.1 (one kernel) and EVT3.
 
-A kernel reads whole words from `start` on until they end or the columns might overflow, and returns the index of the next
-word and the number of events. What it has to remember lies in `state`, so that a file can be decoded in pieces of any
-size; what it left out is added to `counts`.
+A kernel reads complete words from `start` on until they end or the columns might overflow, and returns the index of the next
+word and the number of events. The decoder's memory is in `state`, so that a file can be decoded in pieces of any size; what it
+drops is added to `counts`.
 
 Word types, from bit 28 of an EVT2 word and of the control half of an EVT2.1 word, and from bit 12 of an EVT3 word:
 
     EVT2, EVT2.1    0 OFF, 1 ON: t bits 0-5, x, y (6 + 11 + 11 bits)    8 TIME_HIGH: t bits 6-33
-                    EVT2.1 adds 32 bits of which bit k set is an event at (x + k, y)
+                    EVT2.1 adds 32 bits, in which a set bit k is an event at (x + k, y)
     EVT3            0 ADDR_Y    2 ADDR_X: polarity, x: an event    3 VECT_BASE_X: polarity, x
-                    4 VECT_12, 5 VECT_8: bit k set is an event at base x + k; base x then grows by 12 or 8
+                    4 VECT_12, 5 VECT_8: a set bit k is an event at base x + k; base x then increases by 12 or 8
                     6 TIME_LOW: t bits 0-11    8 TIME_HIGH: t bits 12-23
 
-Time: `high` is the time without its low bits, extended over wraps. One flipped bit in a time word would displace the events
-up to the next one or, taken for a wrap, all that follow. So a time word is ignored if the next one lies no more than a
-second after the time before and this one not between the two; the very first, if both that follow lie behind it. A step
-of one is believed unseen. A fall of more than half the range is a wrap; a smaller one that the next time word does not
-contradict is believed too, and time runs backwards.
+Time: `high` is the time without its low bits, extended over wraps. One flipped bit in a time word would displace all events
+up to the next time word or, taken for a wrap, all that follow. So a time word is ignored if the next one lies at most a
+second after the previous time and this one is not between the two; the very first is ignored if it is later than the two
+that follow. A step of one is accepted without this check. A fall of more than half the range is a wrap; a smaller fall that
+the next time word does not contradict is accepted too, and time runs backwards.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from numpy.typing import NDArray
 from evburst.data._numba import njit
 
 HIGH, TIME, ROW, BASE, POLARITY = range(5)
-"""Places in `state`: time without the low bits (-1: unknown), and for EVT3 t µs, y, base x (-1: unknown), p."""
+"""Indices into `state`: time without the low bits (-1: unknown), and for EVT3 t in µs, y, base x (-1: unknown), p."""
 
 UNTIMED, UNPLACED, CONTRADICTED, WRAPS = range(16, 20)
-"""Places in `counts`; those below 16 count the words of each type that hold neither events nor time."""
+"""Indices into `counts`; those below 16 count the words of each type that hold neither events nor time."""
 
 EVT2_LOW_BITS, EVT2_HIGH_BITS = 6, 28
 EVT3_LOW_BITS, EVT3_HIGH_BITS = 12, 12
 FOLLOWS_US = 1_000_000
 MAX_EVENTS_PER_WORD = 32
 FAR_X = 1 << 15
-"""Where base x stops growing in a run of vectors without a new base: outside of any sensor, far from where uint16 ends."""
+"""Limit of base x in a run of vectors without a new base: outside of any sensor, and far from the uint16 limit."""
 
 
 def new_state() -> NDArray[np.int64]:
-    """State before the first word: nothing is known."""
+    """Return the state before the first word, with nothing known."""
     return np.array([-1, -1, -1, -1, 0], np.int64)
 
 
 def new_counts() -> NDArray[np.int64]:
-    """Counters at zero."""
+    """Return counters at zero."""
     return np.zeros(20, np.int64)
 
 
 @njit(cache=True, nogil=True, inline="always")
 def _extended(high, new, high_bits):  # type: ignore[no-untyped-def]
-    """The time word `new` on the clock of `high`, which does not wrap."""
+    """Return the time word `new` on the clock of `high`, which does not wrap."""
     if high < 0:
         return new
     half = np.int64(1) << (high_bits - 1)
@@ -62,7 +62,7 @@ def _extended(high, new, high_bits):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, inline="always")
 def _is_corrupt(high, new, second, third, high_bits, low_bits):  # type: ignore[no-untyped-def]
-    """Whether the two time words after `new` (-1: none) show it to be corrupt."""
+    """Return whether the two time words after `new` (-1: none) show that it is corrupt."""
     mask = (np.int64(1) << high_bits) - 1
     if high < 0:
         behind = ((second - new) & mask) > mask >> 1 and ((third - new) & mask) > mask >> 1
@@ -73,7 +73,7 @@ def _is_corrupt(high, new, second, third, high_bits, low_bits):  # type: ignore[
 
 @njit(cache=True, nogil=True)
 def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
-    """Index and value of the first time word at or after i; the value is -1 if there is none."""
+    """Return index and value of the first time word at or after i; the value is -1 if there is none."""
     for k in range(i, len(words)):
         if words[k, control] >> np.uint32(28) == 8:
             return k, np.int64(words[k, control] & np.uint32(0xFFFFFFF))
@@ -82,7 +82,7 @@ def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _next_time_evt3(words, i):  # type: ignore[no-untyped-def]
-    """Index and value of the first time word at or after i; the value is -1 if there is none."""
+    """Return index and value of the first time word at or after i; the value is -1 if there is none."""
     for k in range(i, len(words)):
         if words[k] >> 12 == 8:
             return k, np.int64(words[k] & 0xFFF)
@@ -93,18 +93,18 @@ def _next_time_evt3(words, i):  # type: ignore[no-untyped-def]
 def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
     """Decode EVT2 `(n, 1)` or EVT2.1 `(n, 2)` uint32 words; column `control` holds type, t, x and y."""
     n_words, halves = words.shape
-    room = len(ts) - (1 if halves == 1 else 32)
+    last_start = len(ts) - (1 if halves == 1 else 32)
     high = state[HIGH]
     valid = np.uint32(1)
     n, i = 0, start
-    while i < n_words and n <= room:
+    while i < n_words and n <= last_start:
         word = words[i, control]
         kind = word >> np.uint32(28)
         if kind <= 1:
             if halves == 2:
                 valid = words[i, 1 - control]
             if high < 0:
-                counts[UNTIMED] += _bits(valid)
+                counts[UNTIMED] += _count_bits(valid)
                 i += 1
                 continue
             t = (high << EVT2_LOW_BITS) | np.int64((word >> np.uint32(22)) & np.uint32(63))
@@ -139,10 +139,10 @@ def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: 
 @njit(cache=True, nogil=True)
 def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
     """Decode EVT3 `(n,)` uint16 words."""
-    room = len(ts) - 12
+    last_start = len(ts) - 12
     high, t, y, base, p = state[HIGH], state[TIME], state[ROW], state[BASE], state[POLARITY]
     n, i = 0, start
-    while i < len(words) and n <= room:
+    while i < len(words) and n <= last_start:
         word = np.int64(words[i])
         kind, value = word >> 12, word & 0xFFF
         if kind == 2:
@@ -167,7 +167,7 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
                     valid >>= 1
                     x += 1
             else:
-                counts[UNTIMED if t < 0 else UNPLACED] += _bits(np.uint32(valid))
+                counts[UNTIMED if t < 0 else UNPLACED] += _count_bits(np.uint32(valid))
             base = min(base + width, FAR_X) if base >= 0 else base
         elif kind == 6:
             if high >= 0:
@@ -183,7 +183,7 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
             else:
                 extended = _extended(high, value, EVT3_HIGH_BITS)
                 counts[WRAPS] += high >= 0 and extended >> EVT3_HIGH_BITS > high >> EVT3_HIGH_BITS
-                # The low bits that came before belong to the period before; the next TIME_LOW brings the new ones.
+                # The current low bits belong to the previous period; the next TIME_LOW brings new ones.
                 t = extended << EVT3_LOW_BITS if extended != high else t
                 high = extended
         else:
@@ -194,8 +194,8 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def _bits(valid):  # type: ignore[no-untyped-def]
-    """How many bits are set."""
+def _count_bits(valid):  # type: ignore[no-untyped-def]
+    """Return the number of set bits."""
     count = np.int64(0)
     while valid:
         count += np.int64(valid & np.uint32(1))

@@ -1,4 +1,4 @@
-"""Files that are no event recordings but are often given as one, and what to do with them."""
+"""Files that are often mistaken for event recordings, and advice on what to do with them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _DEVICES = {
     stat.S_IFBLK: "a disk",
     stat.S_IFSOCK: "a socket",
 }
-_PICTURE = "a picture, no event recording"
-_VIDEO = "a video, no event recording: evburst live --video FILE makes events of it"
-_PICKLE = "a Python pickle, which can run any code when it is loaded and is not read: save the events as .npz or .csv"
+_PICTURE = "a picture, not an event recording"
+_VIDEO = "a video, not an event recording: evburst live --video FILE converts it to events"
+_PICKLE = "a Python pickle, which can execute arbitrary code when loaded and is not supported: save the events as .npz or .csv"
 _UTF16 = "text in UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
 _UTF32 = "text in UTF-32: save it as UTF-8 (iconv -f UTF-32 -t UTF-8)"
 
@@ -29,8 +29,8 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     (rb"Rar!\x1a\x07", "a rar archive: unpack it first"),
     (rb".{257}ustar", "a tar archive: unpack it first"),
-    (rb"PK\x03\x04.{26}[^/]{0,200}/(data\.pkl|\.data|byteorder|version)", "a PyTorch file, no event recording: is it a network's weights?"),
-    (rb"PK[\x03\x05]", "a zip archive without arrays in it: unzip it first"),
+    (rb"PK\x03\x04.{26}[^/]{0,200}/(data\.pkl|\.data|byteorder|version)", "a PyTorch file without events: is it weights?"),
+    (rb"PK[\x03\x05]", "a zip archive without arrays: unzip it first"),
     (rb"....ftyp", _VIDEO),
     (rb"RIFF....AVI ", _VIDEO),
     (rb"\x1a\x45\xdf\xa3", _VIDEO),
@@ -38,13 +38,13 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"\x89PNG\r\n\x1a\n", _PICTURE),
     (rb"\xff\xd8\xff", _PICTURE),
     (rb"RIFF....WEBP", _PICTURE),
-    (re.escape(APPLE_DOUBLE), "a side file of macOS (AppleDouble), which holds no events: take the file without '._' in its name"),
+    (re.escape(APPLE_DOUBLE), "a side file of macOS (AppleDouble) without events: use the file without '._' in its name"),
     (rb"\x80[\x02-\x05][\x95}\](c]", _PICKLE),
     (rb"version https://git-lfs", "a Git LFS pointer, not the recording itself: git lfs pull"),
-    (rb"\s*<(!DOCTYPE|html|HTML|\?xml)", "a web page or XML, no event recording: did the download fail?"),
-    (rb"#ROSBAG V", "a ROS bag, which is not read: export its events as .csv or .h5"),
-    (rb"\x89MCAP0\r\n", "an MCAP file, which is not read: export its events as .csv or .h5"),
-    (rb"%PDF-", "a PDF, no event recording"),
+    (rb"\s*<(!DOCTYPE|html|HTML|\?xml)", "a web page or XML, not an event recording: did the download fail?"),
+    (rb"#ROSBAG V", "a ROS bag, which is not supported: export its events as .csv or .h5"),
+    (rb"\x89MCAP0\r\n", "an MCAP file, which is not supported: export its events as .csv or .h5"),
+    (rb"%PDF-", "a PDF, not an event recording"),
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|(\x00{3}[\t\r\n -~]){4}|([\t\r\n -~]\x00{3}){4}", _UTF32),
     (rb"\xff\xfe|\xfe\xff", _UTF16),
     (rb"([\t\r\n -~]\x00){8}|(\x00[\t\r\n -~]){8}", _UTF16),
@@ -52,16 +52,16 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), meaning) for pattern, meaning in _SIGNATURES)
 
 
-def name_foreign(head: bytes) -> str | None:
-    """What a file with these first bytes is, and what to do with it; None if that is not known."""
+def describe_foreign(head: bytes) -> str | None:
+    """Describe a file with these first bytes and what to do with it; returns None if its type is unknown."""
     return next((meaning for pattern, meaning in _COMPILED if pattern.match(head)), None)
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether `path` is a pipe rather than a regular file.
+    """Return whether `path` is a pipe rather than a regular file.
 
     Raises:
-        EventFileError: there is nothing at `path`, or neither of the two.
+        EventFileError: `path` does not exist, or is neither of the two.
     """
     try:
         mode = path.stat().st_mode
@@ -71,7 +71,7 @@ def is_pipe(path: Path) -> bool:
         reason = error.strerror if isinstance(error, OSError) else error
         raise EventFileError(f"{path}: cannot be read ({reason})") from None
     if stat.S_ISDIR(mode):
-        raise EventFileError(f"{path}: cannot be read: a folder, not a regular file; name the recordings in it")
+        raise EventFileError(f"{path}: cannot be read: a folder, not a regular file; name a recording in it")
     if (kind := _DEVICES.get(stat.S_IFMT(mode))) is not None:
         raise EventFileError(f"{path}: cannot be read: {kind}, not a regular file")
     return stat.S_ISFIFO(mode)

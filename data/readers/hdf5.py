@@ -1,17 +1,17 @@
-"""HDF5 as RVT, DSEC, event_utils and v2e lay it out, read in slices.
+"""HDF5 in the layouts of RVT, DSEC, event_utils and v2e, read in slices.
 
 - `events/{t,x,y,p}`, or `ts`, `xs`, `ys`, `ps`: four columns; `events` as one table: fields t, x, y, p, or `(n, 4)` in the
   order t x y p (v2e) or that of `ReadOptions.columns`.
-- `t_offset` (DSEC), where present, is added to every time. `events/width` and `events/height` (RVT) say the sensor's size;
-  DSEC does not say it (its sensors are 640x480). `ms_to_idx` (DSEC) finds an event by its time; reading in order needs none.
-- In RVT's files times fall back now and then: such events are kept here, and left out and counted by the windows.
+- `t_offset` (DSEC), if present, is added to every time. `events/width` and `events/height` (RVT) state the sensor's size;
+  DSEC does not state it (its sensors are 640x480). `ms_to_idx` (DSEC) locates events by time and is not needed here.
+- In RVT's files times occasionally fall back: such events are kept here, and dropped and counted by the windows.
 
-An HDF5 file can name other files: external links, external storage, virtual data sets. Unless `ReadOptions.allow_external`
-is set they are refused, before anything of them is opened. So are data sets that declare more than the file holds (HDF5
-would make up zeros), and chunks too large to be unpacked.
+An HDF5 file can refer to other files: external links, external storage, virtual data sets. Unless `ReadOptions.allow_external`
+is set they are rejected, before any of these files is opened. So are data sets that declare more than the file holds (HDF5
+would return zeros), and chunks that are too large to decompress.
 
-HDF5 keeps no checksums unless the writer asked for them, so that a wrong value in a whole file goes unseen. And the HDF5
-library itself can crash on a corrupt file, which no Python code can prevent (about 1 in 20,000 of `bench/fuzz_readers.py`'s).
+HDF5 keeps no checksums unless the writer asked for them, so a wrong value in an otherwise intact file goes unnoticed. The HDF5
+library itself can crash on a corrupt file, which Python code cannot prevent (about 1 in 20,000 of `bench/fuzz_readers.py`).
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_OFFSET = 1 << 60
 _Place = tuple[str, str | int | None]
-"""Where a column is: a data set, and the field or column of it (None: all of it)."""
+"""Location of a column: a data set, and a field or column of it (None: the whole data set)."""
 
 
 class Hdf5File(PacketFile):
-    """An HDF5 recording: an EventStream. The file is open only while it is being read.
+    """An HDF5 recording; an EventStream. The file is open only while it is being read.
 
     Attributes:
         time_unit: unit of the times in the file.
-        t_offset_us: added to the times.
+        t_offset_us: offset added to the times.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> None:
@@ -65,13 +65,13 @@ class Hdf5File(PacketFile):
         self._h5py = require("h5py", "hdf5", f"{path}: this format")
         if find_spec("hdf5plugin"):
             require("hdf5plugin", "hdf5", f"{path}: this format")  # Registers the blosc filter with the HDF5 library.
-        with library_errors(f"{path}: not a whole HDF5 file"), opened(self._h5py, path) as file:
-            self._places = self._find(file)
-            self._n_events = self._checked_length(file)
+        with library_errors(f"{path}: not a complete HDF5 file"), opened(self._h5py, path) as file:
+            self._places = self._locate_columns(file)
+            self._n_events = self._count_events(file)
             self._unit, self.t_offset_us = self._clock(file)
-            said = self._size_in(file, "events") or self._size_in(file, "/")
+            stated_size = self._read_size(file, "events") or self._read_size(file, "/")
         self.time_unit = self._unit.name
-        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
+        self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return self._n_events
@@ -80,10 +80,10 @@ class Hdf5File(PacketFile):
         """See EventStream.packets.
 
         Raises:
-            EventFileError: a chunk is corrupt, or compressed by a filter that is not installed.
+            EventFileError: a chunk is corrupt, or compressed with a filter that is not installed.
         """
         with ExitStack() as stack:
-            with library_errors(f"{self.path}: not a whole HDF5 file"):
+            with library_errors(f"{self.path}: not a complete HDF5 file"):
                 file = stack.enter_context(opened(self._h5py, self.path))
             for start in range(0, self._n_events, PACKET_EVENTS):
                 stop = min(start + PACKET_EVENTS, self._n_events)
@@ -93,8 +93,8 @@ class Hdf5File(PacketFile):
                 if len(events):
                     yield events
 
-    def _find(self, file: Any) -> dict[str, _Place]:
-        """Where t, x, y and p are."""
+    def _locate_columns(self, file: Any) -> dict[str, _Place]:
+        """Locate the columns t, x, y and p."""
         events = self._item(file, "events")
         place = f"{self.path}: group 'events'"
         if isinstance(events, self._h5py.Group):
@@ -115,9 +115,9 @@ class Hdf5File(PacketFile):
             return EventFileError(f"{self.path}: Prophesee's own HDF5 layout, which needs their codec; export RAW or DAT")
         data = self._item(file, "data")
         if isinstance(data, self._h5py.Dataset) and data.ndim > 2:
-            frames = f"frames made of events, {data.shape}"
-            return EventFileError(f"{self.path}: {frames}: take the recording that they were made of")
-        return EventFileError(f"{self.path}: no group 'events'; it has {', '.join(names)[:200] or 'nothing'}")
+            frames = f"frames computed from events, {data.shape}"
+            return EventFileError(f"{self.path}: {frames}: use the recording they were computed from")
+        return EventFileError(f"{self.path}: no group 'events'; found {', '.join(names)[:200] or 'nothing'}")
 
     def _item(self, group: Any, name: str) -> Any:
         return find_item(self._h5py, group, name, self._options.allow_external)
@@ -125,11 +125,11 @@ class Hdf5File(PacketFile):
     def _dataset(self, file: Any, name: str) -> Any:
         dataset = self._item(file, name)
         if not isinstance(dataset, self._h5py.Dataset):
-            raise EventFileError(f"{self.path}: {name} is no data set")
+            raise EventFileError(f"{self.path}: {name} is not a data set")
         return dataset
 
-    def _checked_length(self, file: Any) -> int:
-        """The number of events; raises EventFileError unless all columns are whole and have as many."""
+    def _count_events(self, file: Any) -> int:
+        """Return the number of events; raises EventFileError unless all columns are complete and of equal length."""
         lengths = {}
         for column, (name, key) in self._places.items():
             dataset = self._dataset(file, name)
@@ -144,7 +144,7 @@ class Hdf5File(PacketFile):
         return lengths["t"]
 
     def _clock(self, file: Any) -> tuple[Unit, int]:
-        """The unit of the times, and what is added to them in microseconds."""
+        """Return the unit of the times, and the offset to add to them in microseconds."""
         sample = self._read(file, 0, min(SAMPLE_EVENTS, self._n_events))
         name, key = self._places["t"]
         if isinstance(key, int):
@@ -157,11 +157,11 @@ class Hdf5File(PacketFile):
         place = f"{self.path}: t_offset"
         offset = scalar(item[()], place)
         if not 0 <= offset < _MAX_OFFSET:
-            raise EventFileError(f"{place} is {offset}, which is no time")
+            raise EventFileError(f"{place} is {offset}, which is not a valid time")
         return unit, int(to_microseconds(np.array([offset]), Unit(unit.name), place)[0])
 
     def _read(self, file: Any, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """The columns of events [start, stop)."""
+        """Return the columns of events [start, stop)."""
         filters = "" if find_spec("hdf5plugin") else '; if it is blosc-compressed: pip install "evburst[hdf5]"'
         rows: dict[str, NDArray[Any]] = {}
         for name in {name for name, _ in self._places.values()}:
@@ -169,8 +169,8 @@ class Hdf5File(PacketFile):
                 rows[name] = self._dataset(file, name)[start:stop]
         return {column: _pick(rows[name], key) for column, (name, key) in self._places.items()}
 
-    def _size_in(self, file: Any, name: str) -> str | None:
-        """Data sets or attributes `width` and `height` of an item."""
+    def _read_size(self, file: Any, name: str) -> str | None:
+        """Return the sensor size in data sets or attributes `width` and `height` of an item, or None."""
         item = self._item(file, name)
         sides = []
         for side in ("width", "height"):

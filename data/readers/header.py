@@ -1,8 +1,8 @@
-"""The text header that Prophesee's DAT and RAW files share: `% keyword value` lines, then binary data.
+"""The text header that Prophesee's DAT and RAW files share: `% keyword value` lines, followed by binary data.
 
-Where `% end` stands on a line of its own, everything before it is header, whatever bytes it has. Older RAW files have no
-such line, and their binary data may begin with the byte of `%`. There, a line is header if it is text (no control
-characters, in UTF-8 or any 8-bit encoding), if it begins with an ASCII keyword, or if a later line of the same chain is one.
+If `% end` is on a line of its own, everything before it is header, whatever its bytes. Older RAW files have no such line, and
+their binary data may start with the byte of `%`. There, a line belongs to the header if it is text (no control characters, in
+UTF-8 or any 8-bit encoding), if it starts with an ASCII keyword, or if a later line in the same sequence does so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 MAX_HEADER_BYTES = 1 << 16
 RAW_KEYWORDS = frozenset({"evt", "format"})
-"""A RAW file names its encoding in one of these; a DAT file has neither."""
+"""A RAW file states its encoding under one of these keywords; a DAT file has neither."""
 
 _END = re.compile(rb"^%[ \t]*end[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
@@ -22,9 +22,9 @@ _KEYWORD = re.compile(rb"%[ \t]*[A-Za-z][A-Za-z0-9_.-]+[ \t:=]")
 
 
 def parse_header(head: bytes) -> tuple[dict[str, str], int]:
-    """The header's fields (keywords in lower case) and the offset of the first byte after it; see above.
+    """Return the header's fields (keywords in lower case) and the offset of the first byte after it; see above.
 
-    A value is UTF-8 where it can be, else Latin-1.
+    Values are decoded as UTF-8 if possible, otherwise as Latin-1.
     """
     end = _find_end(head) if head.startswith(b"%") else None
     lines = head[: end.end()].splitlines(keepends=True) if end else _header_lines(head)
@@ -34,12 +34,12 @@ def parse_header(head: bytes) -> tuple[dict[str, str], int]:
 
 @lru_cache(maxsize=2)
 def _find_end(head: bytes) -> re.Match[bytes] | None:
-    """The line `% end`; remembered, because several recognisers look at the same bytes."""
+    """Find the line `% end`; cached, because several recognisers examine the same bytes."""
     return _END.search(head)
 
 
 def split_lines(head: bytes) -> tuple[list[bytes], int]:
-    """All whole lines that begin with `%`, with their ends, and the offset of the first byte after them."""
+    """Return all complete lines that begin with `%`, including line ends, and the offset of the first byte after them."""
     lines, offset = [], 0
     while head[offset : offset + 1] == b"%" and (end := head.find(b"\n", offset)) >= 0:
         lines.append(head[offset : end + 1])
@@ -48,7 +48,7 @@ def split_lines(head: bytes) -> tuple[list[bytes], int]:
 
 
 def decode_text(text: bytes) -> str:
-    """Bytes of an unknown encoding as text: UTF-8 where they are, else Latin-1."""
+    """Decode bytes of unknown encoding as UTF-8 if possible, otherwise as Latin-1."""
     try:
         return text.decode()
     except UnicodeDecodeError:
@@ -56,22 +56,22 @@ def decode_text(text: bytes) -> str:
 
 
 def is_raw(head: bytes, path: Path | None = None) -> bool:
-    """Whether a file's first bytes are the header of a RAW recording (EVT2, EVT2.1, EVT3, ...)."""
+    """Return whether a file's first bytes are the header of a RAW recording (EVT2, EVT2.1, EVT3, ...)."""
     return not RAW_KEYWORDS.isdisjoint(parse_header(head)[0])
 
 
 def is_dat(head: bytes, path: Path | None = None) -> bool:
-    """Whether a file's first bytes are a `%` header, but not that of a RAW recording.
+    """Return whether a file's first bytes are a `%` header other than that of a RAW recording.
 
-    A file that begins with the byte of `%` by chance (an N-Caltech101 event at x = 37) has no whole line of text; events
-    written as text may follow a comment that begins so.
+    A file that begins with the byte of `%` by chance (an N-Caltech101 event at x = 37) has no complete line of text. Events
+    in text form may follow a comment that begins with `%`, and are excluded.
     """
     _, offset = parse_header(head)
     return offset > 0 and not is_raw(head, path) and not _TEXT_EVENT.match(head, offset)
 
 
 def header_fields(lines: list[bytes]) -> dict[str, str]:
-    """Values of `% keyword value` lines by keyword in lower case; of a repeated one the last."""
+    """Return the values of `% keyword value` lines by keyword in lower case; the last one wins if a keyword is repeated."""
     return _fields(lines)
 
 
@@ -85,7 +85,7 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
 
 
 def _header_lines(head: bytes) -> list[bytes]:
-    """The chain's lines up to the last one that is header beyond doubt."""
+    """Return the sequence's lines up to the last one that certainly belongs to the header."""
     lines, _ = split_lines(head)
     while lines and not _is_header(lines[-1]):
         lines.pop()
@@ -93,7 +93,7 @@ def _header_lines(head: bytes) -> list[bytes]:
 
 
 def _is_header(line: bytes) -> bool:
-    """Whether a line that begins with `%` is text, and no binary data that looks like it."""
+    """Return whether a line that begins with `%` is text, and not binary data that resembles it."""
     if _KEYWORD.match(line):
         return True
     if _CONTROL.search(line.rstrip(b"\r\n")):

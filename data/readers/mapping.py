@@ -1,10 +1,10 @@
-"""Files mapped into memory, whose pages are given back once read: a 10 GB recording needs no more memory than a short one.
+"""Memory-mapped files whose pages are released after reading, so that a 10 GB recording needs no more memory than a short one.
 
-Pages of a mapped file count as the process's own memory until the system takes them away, which it does only when memory
-is short. So a reader that passes over a file says how far it has come; a page that is needed again is read again. The last
-megabytes stay, because threads may not have binned them yet: a page read again after it was given back is given back no more.
+Pages of a mapped file count as memory of the process until the system takes them away, which it does only when memory is
+short. So a reader reports its progress through the file, and earlier pages are released; they are read again if needed. The
+last few megabytes are kept, because other threads may not have binned them yet and a page is released only once.
 
-Small files are read whole instead. A mapped file that becomes shorter is an error, not the process's end: see `shrinking`.
+Small files are read completely instead. If a mapped file is shortened, an error is raised instead of a crash: see `shrinking`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class MappedWords:
 
     Args:
         path: the file.
-        dtype: of a word.
+        dtype: data type of a word.
         offset: bytes before the first word.
-        shape: of the array of words.
-        order: "C" or "F", how the array lies in the file.
+        shape: shape of the array of words.
+        order: "C" or "F", the memory order in the file.
 
     Attributes:
-        array: the words; a view of the map.
+        array: the words, as a view of the map.
 
     Raises:
-        EventFileError: the file cannot be read or mapped, or has become shorter.
+        EventFileError: the file cannot be read or mapped, or was shortened.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, offset: int, shape: tuple[int, ...], order: str = "C") -> None:
@@ -66,21 +66,21 @@ class MappedWords:
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         address = np.frombuffer(self._map, np.uint8, 1).ctypes.data
         self._guard = MapGuard(address, len(self._map))
-        # Views of the map may outlive this object: the guard goes with the map itself.
+        # Views of the map may outlive this object, so the guard lives as long as the map itself.
         weakref.finalize(self._map, self._guard.release)
         return self._map
 
     def rewind(self) -> None:
-        """A new pass over the file begins."""
+        """Begin a new pass over the file."""
         self._released, self._next_row = 0, self._row_of(_RELEASE_BYTES)
 
     def check(self) -> None:
-        """Raise EventFileError if the file has become shorter since it was opened: what was read of it may be zeros."""
+        """Raise EventFileError if the file was shortened since it was opened, so that the data read may be zeros."""
         if self._map is not None and self._guard is not None and (self._guard.hit or self._map.size() < self._end):
             raise self._shortened(self._map.size())
 
     def read_until(self, row: int) -> None:
-        """What lies before this row of `array` has been read; its pages are given back, some megabytes at a time."""
+        """Release the pages before this row of `array`, some megabytes at a time."""
         self.check()
         self.release_until(row)
 
@@ -97,4 +97,4 @@ class MappedWords:
         return -(-(end + _KEPT_BYTES - self._offset) // self._row_bytes)
 
     def _shortened(self, size: int) -> EventFileError:
-        return EventFileError(f"{self._path}: was shortened while it was read: {size} bytes of the {self._end} at its opening")
+        return EventFileError(f"{self._path}: was shortened while it was read: {size} of its {self._end} bytes are left")

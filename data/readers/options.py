@@ -1,4 +1,4 @@
-"""What a caller may state about a recording that the file itself does not state."""
+"""Options for reading recordings whose format leaves the unit of time or the order of columns open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evburst.data.errors import ConfigError
 
 TIME_UNITS = ("auto", "s", "ms", "us", "ns")
 COLUMNS = ("t", "x", "y", "p")
-PASSED_OVER = "-"
+IGNORED = "-"
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class ReadOptions:
     """How to read a recording.
 
     Attributes:
-        time_unit: unit of the times of text, NumPy and HDF5 files. "auto" takes the one that a column's name says
-            ("t_ns"), else seconds where times have fractions, else microseconds, and refuses rates no sensor has.
-            The other formats define their unit: there "us" and "auto" are the same and anything else is an error.
-        columns: order of unnamed columns, e.g. "x,y,p,t"; "-" stands for a column to pass over. Empty: as the file's
-            header says, else t,x,y,p.
+        time_unit: unit of the times in text, NumPy and HDF5 files. "auto" uses the unit in a column's name ("t_ns"), else
+            seconds if times have fractions, else microseconds, and rejects event rates that no sensor reaches.
+            The other formats define their unit: for them "us" and "auto" mean the same and anything else is an error.
+        columns: order of unnamed columns, e.g. "x,y,p,t"; "-" stands for a column to ignore. Empty: as in the file's
+            header, else t,x,y,p.
         allow_external: follow HDF5 external links, external storage and virtual data sets, which read other files.
 
     Raises:
-        ConfigError: a unit that is none, or columns that are not t, x, y and p, each once.
+        ConfigError: the unit is unknown, or the columns are not t, x, y and p, each once.
     """
 
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
@@ -35,16 +35,16 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.time_unit not in TIME_UNITS:
             raise ConfigError(f"--time-unit {self.time_unit!r} is unknown (known: {', '.join(TIME_UNITS)})")
-        named = [name for name in self.column_order if name != PASSED_OVER]
-        if self.columns and sorted(named) != sorted(COLUMNS):
+        names = [name for name in self.column_order if name != IGNORED]
+        if self.columns and sorted(names) != sorted(COLUMNS):
             raise ConfigError(
                 f"--columns {self.columns!r}: name t, x, y and p once each in the order of the file, e.g. x,y,p,t; "
-                f"'{PASSED_OVER}' for a column to pass over"
+                f"'{IGNORED}' for a column to ignore"
             )
 
     @property
     def column_order(self) -> list[str]:
-        """`columns` as a list of names; empty where nothing was said."""
+        """Return `columns` as a list of names; empty if not set."""
         return [name.strip().lower() for name in self.columns.split(",")] if self.columns else []
 
 

@@ -1,4 +1,4 @@
-"""What readers of packets share: the stream's skeleton, bounded windows, errors of libraries, the unknown sensor size."""
+"""Shared parts of the readers: the base class of recordings, bounded windows, errors of libraries, the sensor size."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, Sens
 from evburst.data.slicing import windows_by_duration, windows_from
 
 MAX_WINDOW_EVENTS = 1 << 25
-"""Most events of one window: 436 MB, ten times what the busiest sensor sends in 50 ms. More have a broken clock."""
+"""Maximum number of events per window: 436 MB, ten times what the busiest sensor sends in 50 ms. More means a broken clock."""
 
 _SIZE_PACKETS = 10
-_ASK = "pass --sensor-size WIDTHxHEIGHT"
+_PASS_SIZE = "pass --sensor-size WIDTHxHEIGHT"
 
 
 class PacketFile:
-    """A recording read packet by packet: an EventStream. A format implements `packets`.
+    """A recording that is read packet by packet; an EventStream. A subclass implements `packets`.
 
     Attributes:
         path: the file.
         sensor_size: (W, H) px.
-        faults: what was repaired so far, counted.
+        faults: counts of what was repaired so far.
     """
 
     finite = True
@@ -39,18 +39,18 @@ class PacketFile:
         raise NotImplementedError
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """See EventStream.windows. What lies before `start_us` is read, too."""
+        """See EventStream.windows. Events before `start_us` are read as well."""
         packets = bounded_packets(self.path, self.packets(), window_us)
         return windows_from(windows_by_duration(packets, window_us, self.faults), start_us)
 
 
 def bounded_packets(path: Path, packets: Iterable[Events], window_us: int) -> Iterator[Events]:
-    """The same packets; an error before a window would hold many more than MAX_WINDOW_EVENTS.
+    """Pass packets on, and raise before a window could hold many more than MAX_WINDOW_EVENTS.
 
     Raises:
-        EventFileError: packet after packet lies in one window: a file of one time, say.
+        EventFileError: too many consecutive packets lie in one window, for example because all times are equal.
     """
-    # By the event in the middle of a packet: a single corrupt time is no reason to count on.
+    # Judged by the event in the middle of a packet, because a single time may be corrupt.
     current, count = -1, 0
     for packet in packets:
         if len(packet) and (index := int(packet["t"][len(packet) // 2]) // window_us) != current:
@@ -62,15 +62,15 @@ def bounded_packets(path: Path, packets: Iterable[Events], window_us: int) -> It
 
 
 def too_many_in_window(path: Path, t0_us: int, window_us: int) -> EventFileError:
-    """The error for a window of more than MAX_WINDOW_EVENTS."""
+    """Create the error for a window of more than MAX_WINDOW_EVENTS."""
     return EventFileError(
-        f"{path}: more than {MAX_WINDOW_EVENTS} events in the {window_us * 1e-6:g} s from {t0_us} µs on: are the times right "
-        "(--time-unit)? else take shorter windows"
+        f"{path}: more than {MAX_WINDOW_EVENTS} events within {window_us * 1e-6:g} s from {t0_us} µs: check the unit of time "
+        "(--time-unit), or use shorter windows"
     )
 
 
 def split_packets(packets: Iterable[Events]) -> Iterator[Events]:
-    """The same events in packets of 1 to PACKET_EVENTS."""
+    """Split packets into packets of 1 to PACKET_EVENTS events."""
     for packet in packets:
         for start in range(0, len(packet), PACKET_EVENTS):
             yield packet[start : start + PACKET_EVENTS]
@@ -78,9 +78,9 @@ def split_packets(packets: Iterable[Events]) -> Iterator[Events]:
 
 @contextmanager
 def library_errors(meaning: str) -> Iterator[None]:
-    """Make whatever a library raises on corrupt content into an EventFileError: `meaning` and the first line it says.
+    """Convert any exception that a library raises on corrupt content to an EventFileError: `meaning` and its first line.
 
-    Parsers that trust their input raise nearly anything; a panic of Rust's is not even an Exception, and has only a name.
+    Parsers that trust their input raise almost anything. A Rust panic is not even an Exception, and is recognised by name.
     """
     try:
         yield
@@ -93,21 +93,24 @@ def library_errors(meaning: str) -> Iterator[None]:
         raise EventFileError(f"{meaning} ({first_line[:200]})") from None
 
 
-def settle_size(path: Path, said: str | None, given: SensorSize | None, packets: Callable[[], Iterator[Events]]) -> SensorSize:
-    """The sensor's size as the file says it ("WxH"), else as the caller does.
+def settle_size(
+    path: Path, stated: str | None, given: SensorSize | None, packets: Callable[[], Iterator[Events]]
+) -> SensorSize:
+    """Return the sensor's size as stated in the file ("WxH"), or else as given by the caller.
 
     Raises:
-        SensorSizeError: both do and disagree; or neither does, then with the smallest size that holds the events.
+        SensorSizeError: both are known and disagree, or neither is known. In the latter case the error suggests the smallest
+            size that contains the events.
     """
-    if said is None:
+    if stated is None:
         if given is None:
             raise _size_unknown(path, packets())
         return given
     try:
-        size = SensorSize.parse(said)
+        size = SensorSize.parse(stated)
     except ConfigError:
         if given is None:
-            raise SensorSizeError(f"{path}: the file says {said[:40]!r} for the sensor's size, which is none; {_ASK}") from None
+            raise SensorSizeError(f"{path}: the file's sensor size {stated[:40]!r} is invalid; {_PASS_SIZE}") from None
         return given
     if given is not None and given != size:
         raise SensorSizeError(f"{path}: the file says {size}, --sensor-size says {given}; leave the flag out")
@@ -115,12 +118,12 @@ def settle_size(path: Path, said: str | None, given: SensorSize | None, packets:
 
 
 def _size_unknown(path: Path, packets: Iterator[Events]) -> SensorSizeError:
-    """The error that asks for the size, suggesting one from the first ten packets."""
-    reach = [(int(packet["x"].max()), int(packet["y"].max())) for packet in islice(packets, _SIZE_PACKETS)]
-    if not reach:
-        return SensorSizeError(f"{path}: the file does not say the sensor's size; {_ASK}")
-    x, y = (max(axis) for axis in zip(*reach, strict=True))
+    """Create the error that asks for the size and suggests one, based on the first ten packets."""
+    largest = [(int(packet["x"].max()), int(packet["y"].max())) for packet in islice(packets, _SIZE_PACKETS)]
+    if not largest:
+        return SensorSizeError(f"{path}: the file does not say the sensor's size; {_PASS_SIZE}")
+    x, y = (max(axis) for axis in zip(*largest, strict=True))
     return SensorSizeError(
-        f"{path}: the file does not say the sensor's size; its events reach x = {x}, y = {y}: "
+        f"{path}: the file does not say the sensor's size; its largest coordinates are x = {x}, y = {y}: "
         f"pass --sensor-size {SensorSize(x + 1, y + 1)}, or the sensor's true size if that is larger"
     )

@@ -1,6 +1,6 @@
-"""Pipes, which can be read forward once: `evburst events info <(zcat events.csv.gz)`, `... | evburst detect --events /dev/stdin`.
+"""Reading from pipes: `evburst events info <(zcat events.csv.gz)`, `... | evburst detect --events /dev/stdin`.
 
-A pipe's first bytes say its format; they stay in `Pipe` for the reader. One process opens a pipe once, and reads it once.
+A pipe can be read only once and only forwards. Its first bytes determine the format, so `Pipe` keeps them for the reader.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from evburst.data.errors import EventFileError
 
 WAIT_S = 3.0
-"""How long a pipe may have no writer before it is given up."""
+"""Time after which a pipe without a writer is given up."""
 
 _POLL_S = 0.05
 _READ_BYTES = 1 << 16
@@ -24,21 +24,21 @@ class Pipe:
 
     Args:
         path: the pipe.
-        head_bytes: read at once into `head`, or less if there is no more.
+        head_bytes: number of bytes to read into `head` at once; fewer if the pipe ends before.
 
     Attributes:
-        head: the first bytes; `read` begins with them.
+        head: the first bytes; `read` returns them again.
 
     Raises:
-        EventFileError: it cannot be opened, nobody writes into it, or nothing was written.
+        EventFileError: the pipe cannot be opened, has no writer, or nothing was written.
     """
 
     def __init__(self, path: Path, head_bytes: int) -> None:
         self.path = path
-        self.head = self._waiting = b""
+        self.head = self._buffered = b""
         self._descriptor = -1
         try:
-            # Without O_NONBLOCK, opening waits for a writer, which may never come.
+            # Without O_NONBLOCK, opening would block until there is a writer, which may never come.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise EventFileError(f"{path}: cannot be read ({error.strerror})") from None
@@ -46,16 +46,16 @@ class Pipe:
         while data and len(self.head) < head_bytes:
             self.head += data
             data = self._read()
-        self.head = self._waiting = self.head + data
+        self.head = self._buffered = self.head + data
         if not self.head:
             self.close()
             raise EventFileError(f"{path}: a pipe, not a regular file, and nothing was written into it for {WAIT_S:g} s")
 
     def read(self, size: int) -> bytes:
-        """The next bytes, `size` unless the pipe ends before."""
+        """Return the next `size` bytes, or fewer if the pipe ends before."""
         parts, missing = [], size
         while missing:
-            data, self._waiting = self._waiting[:missing], self._waiting[missing:]
+            data, self._buffered = self._buffered[:missing], self._buffered[missing:]
             data = data or self._read(missing)
             if not data:
                 break
@@ -64,7 +64,7 @@ class Pipe:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Close it; does nothing the second time."""
+        """Close the pipe; has no effect the second time."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -73,7 +73,7 @@ class Pipe:
         self.close()
 
     def _first(self) -> bytes:
-        """The first bytes; none if there is no writer for `WAIT_S`. One that is there may take its time."""
+        """Wait for the first bytes; returns none if there is no writer for `WAIT_S`. A writer that exists may take longer."""
         deadline = time.monotonic() + WAIT_S
         while True:
             try:
@@ -86,7 +86,7 @@ class Pipe:
             time.sleep(_POLL_S)
 
     def _read(self, size: int = _READ_BYTES) -> bytes:
-        """Some bytes as soon as there are any; none at the end."""
+        """Wait for data and return some bytes; none at the end."""
         while True:
             select.select([self._descriptor], [], [])
             try:

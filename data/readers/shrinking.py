@@ -1,18 +1,18 @@
-"""Mapped files that become shorter while they are read: zeros and an error instead of the process's death.
+"""Protection against mapped files that are shortened while they are read: zeros and an error instead of a crash.
 
-Problem: a page of a mapped file that lies behind the file's new end cannot be read. The system sends SIGBUS, which ends the
-process, wherever the words happen to be touched: in a numba kernel, in a worker thread, in the caller's own code.
+Problem: a page of a mapped file that lies beyond the file's new end cannot be read. The system sends SIGBUS, which ends the
+process, wherever the words happen to be accessed: in a numba kernel, in a worker thread, in the caller's own code.
 
-Choice: a native SIGBUS handler. It knows the maps in `_table`; where the address lies in one of them, it lays pages of zeros
-over the rest of the map, notes that in the table and returns, so that the read continues. Readers ask `MapGuard.hit` before
-they hand anything out and raise. Faults elsewhere go to the handler that was there before. Python's own handlers cannot do
-this, because they run only after the faulting instruction, which never completes.
+Choice: a native SIGBUS handler. `_table` lists the maps; if the faulting address lies in one of them, the handler maps pages
+of zeros over the rest of that map, records this in the table and returns, so that the read continues. Readers check
+`MapGuard.hit` before they return data, and raise. Faults elsewhere are passed to the previous handler. Python's own signal
+handlers cannot do this, because they run only after the faulting instruction, which never completes.
 
-Rejected: reading with pread into buffers costs twice the time of a map that is in the page cache (128 MB: 17 ms instead
-of 8 ms); comparing sizes before each read leaves a race; copying on the way hands out no views.
+Rejected: reading with pread into buffers takes twice as long as a map in the page cache (128 MB: 17 ms instead of 8 ms);
+comparing sizes before each read leaves a race; copying all data returns no views.
 
-The handler is machine code from a few lines of LLVM, which numba needs anyway. It is installed with the first map, on 64-bit
-Linux; elsewhere `available` is False, and readers only compare sizes before each read.
+The handler is machine code, compiled from a few lines of LLVM, which numba needs anyway. It is installed with the first map,
+on 64-bit Linux; elsewhere `available` returns False, and readers only compare sizes before each read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAP_FIXED_PRIVATE_ANONYMOUS = 0x10 | 0x02 | 0x20
 _PROT_READ = 1
 
 _table = np.zeros((MAX_MAPS, 3), np.int64)
-"""Per map: address of its first byte, of the byte after its last (0: unused), and whether zeros were laid into it."""
+"""Per map: address of its first byte, address after its last byte (0: unused entry), and whether zeros were mapped into it."""
 _free = list(range(MAX_MAPS - 1, -1, -1))
 _lock = threading.Lock()
 _kept_alive: list[object] = []
@@ -51,16 +51,16 @@ class _SigAction(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether maps can be guarded on this system."""
+    """Return whether maps can be guarded on this system."""
     return sys.platform == "linux" and sys.maxsize > 1 << 32
 
 
 class MapGuard:
-    """Guards one map until `release`.
+    """Guards a map until `release` is called.
 
     Args:
-        address: of the map's first byte.
-        size: bytes of the map.
+        address: address of the map's first byte.
+        size: size of the map in bytes.
     """
 
     def __init__(self, address: int, size: int) -> None:
@@ -74,18 +74,18 @@ class MapGuard:
                 return
             self._slot = _free.pop()
             pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-            # The end last: until it is set, the handler does not see the entry.
+            # The end is written last: until it is set, the handler ignores the entry.
             _table[self._slot] = address, 0, 0
             self._hit = ctypes.c_int64.from_address(_table[self._slot, 2:].ctypes.data)
             _table[self._slot, 1] = address + pages
 
     @property
     def hit(self) -> bool:
-        """Whether zeros were laid into the map because the file had become shorter."""
+        """Whether zeros were mapped in because the file was shortened."""
         return self._slot >= 0 and bool(self._hit.value)
 
     def release(self) -> None:
-        """The map is about to go; does nothing the second time."""
+        """Stop guarding, before the map is closed; has no effect the second time."""
         with _lock:
             if self._slot >= 0:
                 _table[self._slot, 1] = 0
@@ -94,7 +94,7 @@ class MapGuard:
 
 
 def _install() -> None:
-    """Compile the handler and give it SIGBUS."""
+    """Compile the handler and register it for SIGBUS."""
     previous = _SigAction()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -114,7 +114,7 @@ def _handler_module(previous_address: int) -> ir.Module:
     for (entry = table; entry < end; entry += 3)
         if (entry[0] <= address && address < entry[1])
             { mmap(page of address, up to entry[1], zeros); entry[2] = 1; return; }
-    sigaction(signal, previous, NULL)      // The fault repeats, under the handler before.
+    sigaction(signal, previous, NULL)      // The fault repeats and reaches the previous handler.
     """
     word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
     integer = ir.IntType(32)

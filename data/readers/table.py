@@ -1,16 +1,15 @@
-"""NumPy files: .npy (memory-mapped) and .npz (streamed out of the archive), never unpickled.
+"""NumPy files: .npy (memory-mapped) and .npz (streamed from the archive), never unpickled.
 
-Understood are
+Supported are
 
-- structured arrays with the fields t (ts, timestamp, t_ns), x, y, p (polarity, on) in any order, of any type of numbers;
-- plain `(n, 4)` arrays whose columns are t x y p, such as PEDRo's .npy, or as `ReadOptions.columns` says;
-- in .npz, also four arrays of those names; `sensor_size` (W, H), which our own writer adds, is used.
+- structured arrays with the fields t (ts, timestamp, t_ns), x, y, p (polarity, on) in any order and of any numeric type;
+- plain `(n, 4)` arrays with columns t x y p, such as PEDRo's .npy, or in the order of `ReadOptions.columns`;
+- in .npz, also four arrays with these names; `sensor_size` (W, H), which our own writer adds, is used.
 
-p may be bool, {0, 1} or {-1, 1}; floats are understood where they are whole numbers. Times stay 64 bits wide: PEDRo's are
-absolute, 1.67e15 µs; see `columns` for their unit. A cut-short .npy is refused: its columns may lie one after the other, so
-that the cut can take all times of half of the events. Bytes behind a .npy's last event are left out and counted
-(`truncated_bytes`); in .npz, lengths and checksums must hold. An item may have `MAX_ITEM_BYTES`, so that a packet fits into
-memory.
+p may be bool, {0, 1} or {-1, 1}; floats are accepted if they are whole numbers. Times keep their 64 bits: PEDRo's are
+absolute, 1.67e15 µs; see `columns` for their unit. A truncated .npy is rejected: in column-major order, the cut can remove all
+times of half of the events. Bytes after a .npy's last event are ignored and counted (`truncated_bytes`); in .npz, lengths and
+checksums must match. One event may have at most `MAX_ITEM_BYTES`, so that a packet fits into memory.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 NPY_MAGIC = b"\x93NUMPY"
 SIZE_MEMBER = "sensor_size"
 MAX_ITEM_BYTES = 1 << 8
-"""Most bytes of one event with all its fields: 256 MB a packet."""
+"""Maximum size of one event with all its fields: 256 MB per packet."""
 
-_SKIP_BYTES = 1 << 20  # A ZipFile would seek by reading all at once.
+_SKIP_BYTES = 1 << 20  # ZipFile.seek would read everything at once.
 _MAX_ARCHIVE_MEMBERS = 1 << 10
 
 
 class NpyFile(PacketFile):
-    """A .npy recording, memory-mapped: an EventStream.
+    """A memory-mapped .npy recording; an EventStream.
 
     Attributes:
         array: the memory map, `(n,)` structured or `(n, 4)`.
-        offset: bytes before it in the file.
+        offset: number of bytes before it in the file.
         time_unit: unit of the times in the file.
     """
 
@@ -66,18 +65,18 @@ class NpyFile(PacketFile):
         super().__init__(path)
         with path.open("rb") as file:
             if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
-                raise EventFileError(f"{path}: does not begin like a .npy file")
+                raise EventFileError(f"{path}: does not start with the signature of a .npy file")
             file.seek(0)
-            with library_errors(f"{path}: not a whole NumPy file of numbers"):
+            with library_errors(f"{path}: not a complete NumPy file of numbers"):
                 dtype, shape, self.offset, fortran = _read_npy_header(file)
                 _refuse_objects(dtype, str(path))
-                beyond = path.stat().st_size - self.offset - math.prod(shape) * dtype.itemsize
-                if beyond < 0:
-                    raise ValueError(f"{-beyond} bytes are missing")
+                extra_bytes = path.stat().st_size - self.offset - math.prod(shape) * dtype.itemsize
+                if extra_bytes < 0:
+                    raise ValueError(f"{-extra_bytes} bytes are missing")
         self._keys = _layout(dtype, shape, str(path), options)
         self._mapped = MappedWords(path, dtype, self.offset, shape, "F" if fortran else "C")
         self.array: NDArray[Any] = self._mapped.array
-        self.faults.truncated_bytes = beyond
+        self.faults.truncated_bytes = extra_bytes
         rows = self.array[:SAMPLE_EVENTS]
         if not dtype.names:
             judge_order(path, list(rows.T), self._keys, options)
@@ -98,7 +97,7 @@ class NpyFile(PacketFile):
             place = f"{self.path}: events {start} to {start + len(rows) - 1}"
             self._mapped.check()
             events = columns_to_events(_columns(rows, self._keys), place, self.faults, self._unit)
-            # Columns that lie one after the other are read at four places at once.
+            # In column-major order, four places of the file are read at once, so no page can be released.
             if self.array.flags.c_contiguous:
                 self._mapped.read_until(start + len(rows))
             else:
@@ -113,9 +112,9 @@ class _Member:
 
     Attributes:
         name: its file name in the archive.
-        dtype: of an item; `shape`: of the array.
-        offset: bytes before the first item.
-        fortran: whether columns lie one after the other.
+        dtype, shape: those of the array.
+        offset: number of bytes before the first item.
+        fortran: whether the array is in column-major order.
     """
 
     name: str
@@ -126,11 +125,11 @@ class _Member:
 
 
 _Source = tuple[_Member, str | int | None]
-"""Where a column is: a member, and the field or column of it (None: all of it)."""
+"""Location of a column: a member, and a field or column of it (None: the whole member)."""
 
 
 class NpzFile(PacketFile):
-    """A .npz recording, streamed out of the archive, compressed or not: an EventStream.
+    """A .npz recording, streamed from the archive, compressed or not; an EventStream.
 
     Attributes:
         time_unit: unit of the times in the file.
@@ -138,13 +137,13 @@ class NpzFile(PacketFile):
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path)
-        with library_errors(f"{path}: not a whole .npz archive of numbers"), zipfile.ZipFile(path) as archive:
+        with library_errors(f"{path}: not a complete .npz archive of numbers"), zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             if len(infos) > _MAX_ARCHIVE_MEMBERS:
-                raise ValueError(f"{len(infos)} arrays in it")
+                raise ValueError(f"{len(infos)} arrays in it; at most {_MAX_ARCHIVE_MEMBERS} are supported")
             found = [_member(archive, info) for info in infos]
             members = {member.name.removesuffix(".npy"): member for member in found if not member.dtype.hasobject}
-            said = _said_size(archive, members.pop(SIZE_MEMBER, None))
+            stated_size = _read_size(archive, members.pop(SIZE_MEMBER, None))
         if found and not members:
             _refuse_objects(found[0].dtype, str(path))
         self._sources = _sources(members, str(path), options)
@@ -156,7 +155,7 @@ class NpzFile(PacketFile):
         time_name = key if isinstance(key, str) else member.name.removesuffix(".npy")
         self._unit = judge_times(path, sample, options, unit_in_name(time_name))
         self.time_unit = self._unit.name
-        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
+        self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
 
     def __len__(self) -> int:
         return self._n_events
@@ -165,7 +164,7 @@ class NpzFile(PacketFile):
         """See EventStream.packets.
 
         Raises:
-            EventFileError: the archive's checksum does not hold, or it ends early.
+            EventFileError: the archive's checksum does not match, or it ends early.
         """
         for place, columns in self._read_columns(PACKET_EVENTS):
             events = columns_to_events(columns, place, self.faults, self._unit)
@@ -173,9 +172,9 @@ class NpzFile(PacketFile):
                 yield events
 
     def _read_columns(self, n_rows: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-        """The columns, `n_rows` at a time, and what to call the place in errors."""
+        """Yield the columns, `n_rows` at a time, and the range of events, for error messages."""
         with ExitStack() as stack:
-            with library_errors(f"{self.path}: not a whole .npz archive"):
+            with library_errors(f"{self.path}: not a complete .npz archive"):
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
             streams = {}
             for member, _ in self._sources.values():
@@ -193,7 +192,7 @@ def _is_npy(head: bytes, path: Path) -> bool:
 
 
 def _is_npz(head: bytes, path: Path) -> bool:
-    """A zip archive whose first member is an array (its name stands at byte 30)."""
+    """Recognise a zip archive whose first member is an array (its name is at byte 30)."""
     return head.startswith(b"PK\x03\x04") and b".npy" in head[30:286]
 
 
@@ -210,14 +209,14 @@ def open_npz(path: Path, sensor_size: SensorSize | None = None, options: ReadOpt
 
 
 def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], place: str, options: ReadOptions) -> dict[str, Any]:
-    """Where t, x, y, p are: the name of a field, or the number of a column.
+    """Locate t, x, y, p: the name of a field, or the index of a column.
 
     Raises:
-        EventFileError: the array is of neither layout, has no event, or items that are too large.
-        ConfigError: --columns was given for fields.
+        EventFileError: the array has neither layout, has no event, or its items are too large.
+        ConfigError: --columns was given although the array has named fields.
     """
     if shape[:1] == (0,):
-        raise EventFileError(f"{place}: an array of {shape}: no event")
+        raise EventFileError(f"{place}: an array of shape {shape}: no event")
     _check_item(dtype, shape, place)
     if dtype.names and len(shape) == 1:
         refuse_columns(options, place)
@@ -234,7 +233,9 @@ def _check_item(dtype: np.dtype[Any], shape: tuple[int, ...], place: str) -> Non
     """Raise EventFileError if events are so large that a packet of them would fill the memory."""
     n_bytes = dtype.itemsize * math.prod(shape[1:])
     if n_bytes > MAX_ITEM_BYTES:
-        raise EventFileError(f"{place}: an event of {n_bytes} bytes; at most {MAX_ITEM_BYTES} are read: save t, x, y, p only")
+        raise EventFileError(
+            f"{place}: an event of {n_bytes} bytes; at most {MAX_ITEM_BYTES} are supported: save t, x, y, p only"
+        )
 
 
 def _columns(rows: NDArray[Any], keys: dict[str, Any]) -> dict[str, NDArray[Any]]:
@@ -245,22 +246,22 @@ def _refuse_objects(dtype: np.dtype[Any], place: str) -> None:
     """Raise EventFileError for arrays of Python objects, which are pickles."""
     if dtype.hasobject:
         raise EventFileError(
-            f"{place}: an array of Python objects (a pickle, which can run any code when it is loaded) is not read: "
+            f"{place}: an array of Python objects (a pickle, which can execute arbitrary code when loaded) is not supported: "
             "save t, x, y and p as arrays of numbers"
         )
 
 
 def _read_npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int, bool]:
-    """(type of an item, shape, bytes before the first item, whether columns lie one after the other).
+    """Read the header and return (dtype of an item, shape, bytes before the first item, whether in column-major order).
 
     Raises:
-        ValueError: it is no header, or its shape is none.
+        ValueError: the header or its shape is invalid.
     """
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
     if min(shape, default=1) < 0:
-        raise ValueError(f"an array of {shape}")
+        raise ValueError(f"an array of shape {shape}")
     return dtype, shape, stream.tell(), fortran
 
 
@@ -270,15 +271,17 @@ def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
 
 
 def _sources(members: dict[str, _Member], place: str, options: ReadOptions) -> dict[str, _Source]:
-    """Where each column is: in a table ("events", or the only one there is), or in an array of its own."""
+    """Locate each column: in a table ("events", or the only one), or in an array of its own."""
     tables = {name: m for name, m in members.items() if m.dtype.names or len(m.shape) == 2}
     if len(tables) == 1 or "events" in tables:
         table = tables["events"] if "events" in tables else next(iter(tables.values()))
         keys = _layout(table.dtype, table.shape, f"{place}: {table.name}", options)
         if table.fortran and len(table.shape) == 2:
             n_events = table.shape[0]
-            apart = n_events * table.dtype.itemsize
-            return {c: (replace(table, shape=(n_events,), offset=table.offset + k * apart), None) for c, k in keys.items()}
+            column_bytes = n_events * table.dtype.itemsize
+            return {
+                c: (replace(table, shape=(n_events,), offset=table.offset + k * column_bytes), None) for c, k in keys.items()
+            }
         return {column: (table, key) for column, key in keys.items()}
     if len(tables) == len(members) > 1 and all(m.dtype.names for m in tables.values()):
         raise EventFileError(f"{place}: several tables ({', '.join(tables)[:200]}); call the one with the events 'events'")
@@ -291,21 +294,21 @@ def _sources(members: dict[str, _Member], place: str, options: ReadOptions) -> d
         _check_item(member.dtype, member.shape, f"{place}: {member.name}")
     lengths = {column: m.shape[0] for column, m in found.items()}
     if len(set(lengths.values())) != 1 or not lengths["t"]:
-        raise EventFileError(f"{place}: the arrays' lengths are {lengths}, expected four alike and above 0")
+        raise EventFileError(f"{place}: the arrays' lengths are {lengths}, expected four equal lengths above 0")
     return {column: (m, None) for column, m in found.items()}
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    """Read the header of one array; ValueError if it does not fit the member's length."""
+    """Read the header of one array; raises ValueError if it does not match the member's length."""
     with archive.open(info) as stream:
         dtype, shape, offset, fortran = _read_npy_header(stream)
-        wanted = offset + math.prod(shape) * dtype.itemsize
-        if wanted != info.file_size and not dtype.hasobject:
-            raise ValueError(f"{info.filename} has {info.file_size} bytes, {dtype} {shape} needs {wanted}")
+        n_bytes = offset + math.prod(shape) * dtype.itemsize
+        if n_bytes != info.file_size and not dtype.hasobject:
+            raise ValueError(f"{info.filename} has {info.file_size} bytes, but {dtype} {shape} needs {n_bytes}")
         return _Member(info.filename, dtype, shape, offset, fortran)
 
 
-def _said_size(archive: zipfile.ZipFile, member: _Member | None) -> str | None:
+def _read_size(archive: zipfile.ZipFile, member: _Member | None) -> str | None:
     if member is None:
         return None
     with archive.open(member.name) as stream:
@@ -316,21 +319,21 @@ def _said_size(archive: zipfile.ZipFile, member: _Member | None) -> str | None:
 
 
 def _open_at(path: Path, archive: zipfile.ZipFile, member: _Member) -> IO[bytes]:
-    """The member's bytes from its first item on."""
+    """Open a member at its first item."""
     with library_errors(f"{path}: {member.name} is corrupt"):
         stream = archive.open(member.name)
-        ahead = member.offset
-        while ahead > 0:
-            ahead -= len(stream.read(min(ahead, _SKIP_BYTES))) or ahead
+        remaining = member.offset
+        while remaining > 0:
+            remaining -= len(stream.read(min(remaining, _SKIP_BYTES))) or remaining
     return stream
 
 
 def _read(stream: IO[bytes], member: _Member, count: int, place: str) -> NDArray[Any]:
-    """The next `count` rows of a member."""
+    """Read the next `count` rows of a member."""
     shape = (count, *member.shape[1:])
-    wanted = math.prod(shape) * member.dtype.itemsize
+    n_bytes = math.prod(shape) * member.dtype.itemsize
     with library_errors(f"{place}: {member.name} is corrupt"):
-        data = stream.read(wanted)
-        if len(data) < wanted:
-            raise EventFileError(f"{place}: {member.name} ends early: {len(data)} of {wanted} bytes")
+        data = stream.read(n_bytes)
+        if len(data) < n_bytes:
+            raise EventFileError(f"{place}: {member.name} ends early: {len(data)} of {n_bytes} bytes")
         return np.frombuffer(data, member.dtype).reshape(shape)

@@ -1,14 +1,15 @@
 """Text: one event per line, `t x y p` separated by commas, semicolons, tabs or spaces, streamed in blocks.
 
-- A first line of names ("timestamp,x,y,polarity", also after a '#') says the order of the columns; without one it is t x y p,
-  or what `ReadOptions.columns` says, or x y p t in CSVs of Prophesee's tools, which begin with `%geometry:W,H`.
-  Further columns are passed over, but every line has as many as the first: one that has not is two lines run together.
-  Lines that begin with '#' or '%' are comments before the first event only; blank lines are passed over.
-- The sensor's size may stand in a comment (`# sensor_size 304x240`, `%geometry:304,240`) or, as E2VID has it, alone in the
+- A first line of names ("timestamp,x,y,polarity", also after a '#') gives the order of the columns. Without one it is t x y p,
+  or that of `ReadOptions.columns`, or x y p t in CSVs of Prophesee's tools, which begin with `%geometry:W,H`.
+  Further columns are ignored, but every line must have as many as the first: any other number means two merged lines.
+  Lines that begin with '#' or '%' are comments before the first event only; blank lines are skipped.
+- The sensor's size may be in a comment (`# sensor_size 304x240`, `%geometry:304,240`) or, as in E2VID's files, alone in the
   first line (`240 180`).
-- Times are microseconds, or seconds where they have fractions, as in `events.txt` of the DAVIS recordings; see `columns`.
-- p may be 0 and 1, -1 and 1, True and False, on and off. Numbers may have decimal commas where ',' separates no columns.
-- A last line that lacks its end and cannot be read is a cut, counted in `truncated_bytes`; any other such line is an error.
+- Times are microseconds, or seconds if they have fractions, as in `events.txt` of the DAVIS recordings; see `columns`.
+- p may be 0 and 1, -1 and 1, True and False, on and off. Numbers may have decimal commas if ',' is not the separator.
+- An unreadable last line without a line end is treated as truncated and counted in `truncated_bytes`; any other unreadable line
+  is an error.
 
 Text can be read from a pipe, once.
 """
@@ -44,13 +45,13 @@ _WORDS = re.compile(rb"\b(true|on|false|off)\b", re.IGNORECASE)
 
 
 class TextFile(PacketFile):
-    """A recording written as text: an EventStream.
+    """A recording in text form; an EventStream.
 
     Args:
         path: the file.
-        sensor_size: (W, H) px, if the text does not say it.
+        sensor_size: (W, H) px, if the text does not state it.
         options: unit of time and order of columns.
-        pipe: read instead of the file at `path`, whose packets can then be had once.
+        pipe: read instead of the file at `path`; its packets can be read only once.
 
     Attributes:
         time_unit: unit of the times in the file.
@@ -81,11 +82,11 @@ class TextFile(PacketFile):
         self._has_commas = self._separator != "," and b"," in header.first
         self._has_words = header.fields[self._places["p"]].lower() in POLARITY_WORDS
         whole_lines = head.rfind(self._newline) + 1 if len(head) == _HEAD_BYTES else len(head)
-        lines = self._repaired(head[header.start : whole_lines]).splitlines()
+        lines = self._normalise(head[header.start : whole_lines]).splitlines()
         times = [fields[self._places["t"]] for fields in self._split(lines)]
-        # One with a point among whole ones is a corrupt line, unless the caller says that it is not.
+        # A decimal point among whole times is a corrupt line, unless the caller states the unit.
         self._has_float_times = any(_MARKS.search(t) for t in (times[:1] if options.time_unit == "auto" else times))
-        self._unit = self._judged(lines, options, header)
+        self._unit = self._infer_unit(lines, options, header)
         self.time_unit = self._unit.name
         self.sensor_size = settle_size(path, header.size, sensor_size, self.packets)
 
@@ -93,11 +94,11 @@ class TextFile(PacketFile):
         """See EventStream.packets.
 
         Raises:
-            EventFileError: a line cannot be read; says which. Or a pipe is to be read again.
+            EventFileError: a line cannot be read (the message states which), or a pipe is read again.
         """
         line, count = self._header_lines + 1, 0
         for block, is_last in self._blocks():
-            columns = self._parse(self._repaired(block), line, is_last)
+            columns = self._parse(self._normalise(block), line, is_last)
             n_events = len(columns["t"])
             if n_events:
                 place = f"{self.path}: events {count} to {count + n_events - 1}, from line {line}"
@@ -108,13 +109,13 @@ class TextFile(PacketFile):
             raise EventFileError(f"{self.path}: no event in the whole file")
 
     def _blocks(self) -> Iterator[tuple[bytes, bool]]:
-        """Whole lines, a few MB at a time; the last block may lack the end of its last line."""
+        """Yield complete lines, a few MB at a time; the last block may lack its last line end."""
         if self._is_read and self._pipe is not None:
-            raise EventFileError(f"{self.path}: a pipe, which can be read once: save it to a file first")
+            raise EventFileError(f"{self.path}: a pipe can be read only once: save it to a file first")
         self._is_read = True
         with self.path.open("rb") if self._pipe is None else nullcontext(self._pipe) as file:
-            for ahead in range(0, self._start, BLOCK_BYTES):
-                file.read(min(BLOCK_BYTES, self._start - ahead))
+            for position in range(0, self._start, BLOCK_BYTES):
+                file.read(min(BLOCK_BYTES, self._start - position))
             rest, line = b"", self._header_lines + 1
             while data := file.read(BLOCK_BYTES):
                 data = rest + data
@@ -129,24 +130,24 @@ class TextFile(PacketFile):
                 yield rest, True
 
     def _too_long(self, line: int) -> EventFileError:
-        return EventFileError(f"{self.path}: line {line} is longer than {MAX_LINE_BYTES} bytes: not a text of events")
+        return EventFileError(f"{self.path}: line {line} is longer than {MAX_LINE_BYTES} bytes: not a text file of events")
 
     def _split(self, lines: list[bytes]) -> Iterator[list[bytes]]:
-        """Fields of the lines that have as many as the first."""
-        mark = self._separator.encode() if self._separator else None
-        for fields in (line.split(mark) for line in lines):
+        """Yield the fields of those lines that have as many as the first."""
+        separator = self._separator.encode() if self._separator else None
+        for fields in (line.split(separator) for line in lines):
             if len(fields) == self._n_columns:
                 yield fields
 
-    def _judged(self, lines: list[bytes], options: ReadOptions, header: TextHeader) -> Unit:
-        """The unit of time that the first events show; raises EventFileError where they cannot be read so."""
+    def _infer_unit(self, lines: list[bytes], options: ReadOptions, header: TextHeader) -> Unit:
+        """Infer the unit of time from the first events; raises EventFileError if they are implausible."""
         fields = list(self._split(lines))[:SAMPLE_EVENTS]
         try:
             sample = np.array(fields, "S32").reshape(len(fields), -1).astype(np.float64)
         except ValueError:
-            # A column of words, or a corrupt line, which `packets` will name.
+            # A column of words, or a corrupt line, which `packets` will report.
             if options.time_unit == "auto" and not header.unit:
-                return Unit("s" if self._has_float_times else "us", said=False)
+                return Unit("s" if self._has_float_times else "us", stated=False)
             sample = np.empty((0, self._n_columns))
         columns = list(sample.T)
         if not header.names and not header.metavision:
@@ -154,8 +155,8 @@ class TextFile(PacketFile):
         taken = {name: columns[place] for name, place in self._places.items()}
         return judge_times(self.path, taken, options, header.unit)
 
-    def _repaired(self, block: bytes) -> bytes:
-        """The same lines in numbers that NumPy reads, without quotes, decimal commas and words for the polarity."""
+    def _normalise(self, block: bytes) -> bytes:
+        """Rewrite quotes, decimal commas and words for the polarity so that NumPy can read the lines."""
         if self._has_quotes:
             block = block.replace(b'"', b"")
         if self._has_commas:
@@ -163,7 +164,7 @@ class TextFile(PacketFile):
         return _WORDS.sub(lambda word: POLARITY_WORDS[word[0].lower()], block) if self._has_words else block
 
     def _parse(self, block: bytes, first_line: int, is_last: bool) -> dict[str, NDArray[Any]]:
-        lines = self._repaired(block).splitlines()
+        lines = self._normalise(block).splitlines()
         try:
             return self._columns(lines)
         except ValueError as error:
@@ -178,12 +179,12 @@ class TextFile(PacketFile):
             ) from None
 
     def _columns(self, lines: list[bytes]) -> dict[str, NDArray[Any]]:
-        """Raises ValueError where a line is not of numbers."""
+        """Parse lines into columns; raises ValueError if a line is not numeric."""
         order = [self._places[column] for column in COLUMN_NAMES]
         if not any(line.strip() for line in lines):
             return {column: np.empty(0, np.int64) for column in COLUMN_NAMES}
-        mark = self._separator.encode() if self._separator else None
-        if not {len(line.split(mark)) for line in lines} <= {0, 1, self._n_columns}:  # 0 or 1: a blank line
+        separator = self._separator.encode() if self._separator else None
+        if not {len(line.split(separator)) for line in lines} <= {0, 1, self._n_columns}:  # 0 or 1: a blank line
             raise ValueError(f"{self._n_columns} columns as in the first line")
         types = np.dtype([("t", np.float64 if self._has_float_times else np.int64), ("x", "f8"), ("y", "f8"), ("p", "f8")])
         with warnings.catch_warnings():
@@ -191,13 +192,13 @@ class TextFile(PacketFile):
             try:
                 rows = np.loadtxt(lines, types, None, self._separator, usecols=order, ndmin=1, encoding="latin-1")
             except DeprecationWarning:
-                raise ValueError("a time is no whole number; pass --time-unit if it is not in µs") from None
+                raise ValueError("a time is not a whole number; pass --time-unit if it is not in µs") from None
         if self._has_float_times and not (np.abs(rows["t"]) < _MAX_TIME).all():
-            raise ValueError("a time is no number")
+            raise ValueError("a time is not a number")
         return {column: rows[column] if column == "t" else _whole(rows[column], column) for column in COLUMN_NAMES}
 
     def _first_bad(self, lines: list[bytes]) -> int:
-        """Index of the first line that cannot be read, found by halves."""
+        """Return the index of the first line that cannot be read, by bisection."""
         low, high = 0, len(lines)
         while high - low > 1:
             middle = (low + high) // 2
@@ -222,5 +223,5 @@ def open_text(path: Path, sensor_size: SensorSize | None = None, options: ReadOp
 
 def _whole(values: NDArray[np.float64], name: str) -> NDArray[np.int64]:
     if not ((np.abs(values) < _MAX_COORDINATE) & (np.rint(values) == values)).all():
-        raise ValueError(f"{name} is no whole number")
+        raise ValueError(f"{name} is not a whole number")
     return values.astype(np.int64)

@@ -1,13 +1,13 @@
-"""Representations: a window of events becomes an array. A new one is one module here and one line of registration.
+"""Representations convert a window of events to an array. A new one is one module here with a registered function:
 
 @representation("time_surface", TimeSurfaceConfig, time_surface_reference, dtypes=("float32",))
 def time_surface(window, config, sensor_size, out): ...
 
-Each is a numba kernel beside the NumPy reference that specifies it. All of them
+Each is a numba kernel, specified by a NumPy reference in the same module. All of them
 
-- fill a caller's `out`, `(channels, >= H, >= W)` and C-contiguous, whose margin to the right and the bottom stays 0;
-- take DAT words and EVENT_DTYPE alike, in any order inside the window;
-- leave events outside the sensor out, and return (events placed, events outside), which add up to the window's events.
+- write to the caller's `out`, `(channels, >= H, >= W)` and C-contiguous, whose right and bottom margins stay 0;
+- accept packed events and EVENT_DTYPE, in any order inside the window;
+- drop events outside the sensor, and return (events placed, events outside), which add up to the window's events.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from evburst.data.events import EventWindow, SensorSize
 
 
 class RepresentationConfig(Protocol):
-    """The frozen dataclass of a representation; all of its fields have defaults."""
+    """Settings of a representation: a frozen dataclass whose fields all have defaults."""
 
     @property
     def channels(self) -> int:
-        """Channels of the array."""
+        """Number of channels of the array."""
         ...
 
 
@@ -42,7 +42,7 @@ class Representation(NamedTuple):
         config: class of its settings.
         fill: the kernel, `(window, config, sensor_size, out) -> (placed, outside)`.
         reference: its specification, `(window, config, sensor_size) -> (channels, H, W)`.
-        dtypes: what `out` may be, the usual one first.
+        dtypes: permitted dtypes of `out`, the default one first.
     """
 
     config: type[RepresentationConfig]
@@ -69,28 +69,28 @@ def representation(
 def represent(
     window: EventWindow, name: str, sensor_size: SensorSize, config: RepresentationConfig | None = None
 ) -> NDArray[Any]:
-    """A window's array in the representation of that name, `(channels, H, W)`, newly made.
+    """Compute a representation of a window, as a new array `(channels, H, W)`.
 
     Args:
         window: the events.
-        name: of a registered representation.
-        sensor_size: (W, H) px; events outside it are left out.
-        config: its settings; None for the defaults.
+        name: name of a registered representation.
+        sensor_size: (W, H) px; events outside it are dropped.
+        config: settings of the representation; None for the defaults.
 
     Raises:
-        ConfigError: no representation has that name.
+        ConfigError: the name is unknown.
     """
     if name not in REPRESENTATIONS:
         raise ConfigError(f"representation {name!r} is unknown (known: {', '.join(sorted(REPRESENTATIONS))})")
-    found = REPRESENTATIONS[name]
-    config = found.config() if config is None else config
-    out = np.empty((config.channels, sensor_size.height, sensor_size.width), found.dtypes[0])
-    found.fill(window, config, sensor_size, out)
+    entry = REPRESENTATIONS[name]
+    config = entry.config() if config is None else config
+    out = np.empty((config.channels, sensor_size.height, sensor_size.width), entry.dtypes[0])
+    entry.fill(window, config, sensor_size, out)
     return out
 
 
 def clear(out: NDArray[Any], channels: int, sensor_size: SensorSize, dtypes: tuple[str, ...]) -> None:
-    """Fill a caller's buffer with 0; ValueError if it is none that a representation of so many channels can use."""
+    """Fill a caller's buffer with 0; raises ValueError unless its shape, dtype and memory order fit the representation."""
     width, height = sensor_size
     fits = out.ndim == 3 and out.shape[0] == channels and out.shape[1] >= height and out.shape[2] >= width
     if not fits or out.dtype.name not in dtypes or not out.flags.c_contiguous:
@@ -99,7 +99,7 @@ def clear(out: NDArray[Any], channels: int, sensor_size: SensorSize, dtypes: tup
     out.fill(0)
 
 
-# Each registers itself.
+# Importing these modules registers them.
 from evburst.data.representations import time_surface as _time_surface  # noqa: E402, F401
 from evburst.data.representations import voxel_bilinear as _voxel_bilinear  # noqa: E402, F401
 from evburst.data.representations import voxel_grid as _voxel_grid  # noqa: E402, F401

@@ -1,8 +1,8 @@
-"""Time surfaces: how long ago each pixel last fired, per polarity, as an exponential decay (Lagorce et al. 2017, HOTS, eq. 2).
+"""Time surfaces: exponential decay of the time since each pixel's last event, per polarity (HOTS, Lagorce et al. 2017, eq. 2).
 
-S(p, y, x) = exp(-(t1 - t) / tau), t the latest event of that polarity and pixel in the window [t0, t1): close to 1 for an
-event just now, and 0, its limit for an event long ago, where there was none. Nothing is carried from window to window, so
-that an array depends on its window alone.
+S(p, y, x) = exp(-(t1 - t) / tau), where t is the latest event of that polarity and pixel in the window [t0, t1). It is close
+to 1 for a recent event, decays to 0 with its age, and is 0 without an event. No state is carried between windows, so an
+array depends on its window only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DTYPES = ("float32",)
 
 @dataclass(frozen=True)
 class TimeSurfaceConfig:
-    """How a window becomes a time surface.
+    """Settings of a time surface.
 
     Attributes:
         tau_ms: time constant of the decay in milliseconds, positive.
@@ -36,12 +36,12 @@ class TimeSurfaceConfig:
 
     @property
     def channels(self) -> int:
-        """Channels of the surface: OFF, ON."""
+        """Number of channels of the surface: OFF, ON."""
         return 2
 
 
 def time_surface_reference(window: EventWindow, config: TimeSurfaceConfig, sensor_size: SensorSize) -> NDArray[np.float32]:
-    """The specification of `time_surface`, in NumPy, without padding: `(2, H, W)` float32."""
+    """NumPy reference of `time_surface`, without padding: `(2, H, W)` float32."""
     events = unpack(window)
     width, height = sensor_size
     events = events[(events["x"] < width) & (events["y"] < height)]
@@ -60,11 +60,11 @@ def time_surface(
     Args:
         window: the events.
         config: time constant.
-        sensor_size: (W, H) px; events outside it are left out.
+        sensor_size: (W, H) px; events outside it are dropped.
         out: `(2, >= H, >= W)` float32, C-contiguous, overwritten; its margin stays 0.
 
     Returns:
-        Events seen (all but the latest of a pixel leave no trace), and events outside the sensor.
+        Number of events inside the sensor (only the latest of each pixel has an effect), and of events outside it.
     """
     clear(out, config.channels, sensor_size, DTYPES)
     outside = _decay(*columns(window), window.t1_us, 1000 * config.tau_ms, *sensor_size, out)

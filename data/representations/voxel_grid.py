@@ -1,7 +1,7 @@
-"""Voxel grids with polarity kept apart: events per polarity, time bin and pixel (docs/method.md#events-and-grids; RVT).
+"""Voxel grids with separate polarities: event counts per polarity, time bin and pixel (docs/method.md#events-and-grids; RVT).
 
 Channel = p * bins + bin, shape (2 * bins, H, W). An event at t falls into bin floor((t - t0) * bins / (t1 - t0)).
-Counts stop at `max_count`: they saturate and never wrap around.
+Counts saturate at `max_count`, so they cannot overflow.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from evburst.data.representations import clear, representation
 
 DTYPES = ("uint8", "float32")
 BLOCK = 64
-"""Events that `_bin_words` looks at together."""
+"""Number of events that `_bin_words` tests together."""
 
 
 @dataclass(frozen=True)
 class VoxelConfig:
-    """How a window becomes a grid.
+    """Settings of a voxel grid.
 
     Attributes:
         bins: time bins B per window; the grid has 2 * B channels.
@@ -37,7 +37,7 @@ class VoxelConfig:
 
     @property
     def channels(self) -> int:
-        """Channels of the grid, 2 * bins."""
+        """Number of channels of the grid, 2 * bins."""
         return 2 * self.bins
 
     @property
@@ -47,12 +47,12 @@ class VoxelConfig:
 
 
 def padded_size(sensor_size: SensorSize, stride: int) -> SensorSize:
-    """The sensor's size rounded up to multiples of `stride`; padding goes to the right and the bottom."""
+    """Return the sensor's size rounded up to multiples of `stride`; padding is on the right and at the bottom."""
     return SensorSize(-(-sensor_size.width // stride) * stride, -(-sensor_size.height // stride) * stride)
 
 
 def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_size: SensorSize) -> NDArray[np.uint8]:
-    """The specification of `voxel_histogram`, in NumPy, without padding: `(2 * bins, H, W)` uint8."""
+    """NumPy reference of `voxel_histogram`, without padding: `(2 * bins, H, W)` uint8."""
     events = unpack(window)
     width, height = sensor_size
     events = events[(events["x"] < width) & (events["y"] < height)]
@@ -66,16 +66,16 @@ def voxel_histogram_reference(window: EventWindow, config: VoxelConfig, sensor_s
 def voxel_histogram(
     window: EventWindow, config: VoxelConfig, sensor_size: SensorSize, out: NDArray[np.uint8] | NDArray[np.float32]
 ) -> tuple[int, int]:
-    """Count a window's events into `out`, straight from the file's words.
+    """Count a window's events into `out`, without unpacking packed events.
 
     Args:
         window: the events.
         config: bins and saturation.
-        sensor_size: (W, H) px; events outside it are left out.
+        sensor_size: (W, H) px; events outside it are dropped.
         out: `(2 * bins, >= H, >= W)` uint8 or float32, C-contiguous, overwritten; its margin stays 0.
 
     Returns:
-        Events binned (saturated ones included), and events outside the sensor.
+        Number of events counted (saturated ones included), and of events outside the sensor.
     """
     width, height = sensor_size
     clear(out, config.channels, sensor_size, DTYPES)
@@ -89,7 +89,7 @@ def voxel_histogram(
 
 
 def voxel_batch(windows: list[EventWindow], config: VoxelConfig, sensor_size: SensorSize, stride: int) -> NDArray[np.uint8]:
-    """The grids of several windows, `(N, 2 * bins, H, W)` uint8, padded to the stride (see `padded_size`)."""
+    """Return the grids of several windows, `(N, 2 * bins, H, W)` uint8, padded to the stride (see `padded_size`)."""
     width, height = padded_size(sensor_size, stride)
     out = np.empty((len(windows), config.channels, height, width), np.uint8)
     for grid, window in zip(out, windows, strict=True):
@@ -98,38 +98,38 @@ def voxel_batch(windows: list[EventWindow], config: VoxelConfig, sensor_size: Se
 
 
 def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:
-    """First microsecond of every bin, and the window's end: `(bins + 1,)`."""
+    """Return the first microsecond of every bin, and the window's end: `(bins + 1,)`."""
     index = np.arange(bins + 1, dtype=np.int64)
     return t0_us + -(-index * (t1_us - t0_us) // bins)
 
 
 @njit(cache=True, nogil=True)
 def _bin_words(words, edges, version, width, height, max_count, out):  # type: ignore[no-untyped-def]
-    """Count the packed events of words `(n,)` uint64 into `out`; returns how many lie outside the sensor."""
+    """Count the packed events of words `(n,)` uint64 into `out`; returns the number of events outside the sensor."""
     fields = word_fields(version)
     bins = len(edges) - 1
     rows, columns = out.shape[1], out.shape[2]
     plane, row = np.uint64(bins * rows * columns), np.uint64(columns)
     counts = out.reshape(-1)
     limit = np.uint8(max_count)
-    places = np.empty(BLOCK, np.uint32)
+    offsets = np.empty(BLOCK, np.uint32)
     outside = 0
     b = 0
     for first in range(0, len(words), BLOCK):
         block = words[first : first + BLOCK]
-        # Whether the whole block falls into the bin of the last event and onto the sensor is found out in SIMD.
+        # SIMD test whether the whole block falls into the bin of the last event and onto the sensor.
         low, high = edges[b], edges[b + 1]
         strays = 0
         for i in range(len(block)):
             t, x, y = time_of(block[i]), x_of(block[i], fields), y_of(block[i], fields)
             strays += (t < low) | (t >= high) | (x >= width) | (y >= height)
-            places[i] = np.uint32(p_of(block[i], fields) * plane + y * row + x)
-        offset = np.uint32(b * rows * columns)
+            offsets[i] = np.uint32(p_of(block[i], fields) * plane + y * row + x)
+        bin_offset = np.uint32(b * rows * columns)
         if strays == 0:
             for i in range(len(block)):
-                place = places[i] + offset
-                # No branch: where counts saturate now and then, one would be mispredicted.
-                counts[place] += np.uint8(counts[place] < limit)
+                offset = offsets[i] + bin_offset
+                # Branch-free, because a branch on saturation would be mispredicted.
+                counts[offset] += np.uint8(counts[offset] < limit)
             continue
         for i in range(len(block)):
             x, y = x_of(block[i], fields), y_of(block[i], fields)
@@ -141,8 +141,8 @@ def _bin_words(words, edges, version, width, height, max_count, out):  # type: i
                 b = 0
                 while b < bins - 1 and t >= edges[b + 1]:
                     b += 1
-            place = places[i] + np.uint32(b * rows * columns)
-            counts[place] += np.uint8(counts[place] < limit)
+            offset = offsets[i] + np.uint32(b * rows * columns)
+            counts[offset] += np.uint8(counts[offset] < limit)
     return outside
 
 

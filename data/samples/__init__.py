@@ -1,1 +1,1 @@
-"""The bundled recording and its labels: simulated from a street this project draws itself."""
+"""The bundled recording and its labels, simulated from the synthetic street scene."""

@@ -1,4 +1,4 @@
-"""Make the bundled sample again: python -m evburst.data.samples.make_street
+"""Generate the bundled sample: python -m evburst.data.samples.make_street
 
 Writes street_td.dat (304x240, 3 s, DAT version 2) and street_bbox.npy (boxes of cars and pedestrians every 50 ms).
 """
@@ -22,7 +22,7 @@ CAMERA = SimulatorConfig(threshold_on=0.36, threshold_off=0.32, mismatch=0.03, s
 
 
 def make(folder: Path) -> None:
-    """Write the recording and its labels into `folder`."""
+    """Write the recording and its labels to `folder`."""
     scene = StreetScene(SENSOR, SEED)
     write_events(folder / "street_td.dat", record(scene, CAMERA, 0, DURATION_US, STEP_US, SEED), SENSOR)
     labels = [scene.boxes(t).to_prophesee() for t in range(LABEL_US, DURATION_US + 1, LABEL_US)]

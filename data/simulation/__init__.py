@@ -1,1 +1,1 @@
-"""From pictures to events: scenes, the sensor that looks at them, frames put between frames."""
+"""Simulation of event cameras: scenes, the sensor model, and frame interpolation."""

@@ -1,19 +1,20 @@
-"""Frames to events: a model of an event camera's pixels. Pure arithmetic: no camera, no window, no files.
+"""A model of the pixels of an event camera, which converts frames to events. Pure arithmetic, without camera or file access.
 
 Per pixel, after the published behaviour of v2e (Hu, Liu, Delbruck, CVPRW 2021) and ESIM (Rebecq et al., CoRL 2018):
 
 - log intensity, linear below 20 digital numbers so that dark noise stays finite (v2e's lin-log);
-- a first-order low pass whose bandwidth falls with intensity (v2e), from `cutoff_hz` in full light;
-- between two frames the (filtered) log intensity moves along a straight line; every crossing of reference +- threshold is
-  an event at its interpolated time, and moves the reference by one threshold (ESIM);
+- a first-order low pass whose bandwidth decreases with intensity (v2e), `cutoff_hz` in full light;
+- between two frames the (filtered) log intensity changes linearly; every crossing of reference +- threshold is an event at
+  its interpolated time, and moves the reference by one threshold (ESIM);
 - thresholds differ from pixel to pixel (Gaussian mismatch); a pixel is dead for `refractory_us` after an event;
-- leak events (ON, the reference drifts down) and shot noise (Poisson, up to 4 times more in the dark), as in v2e.
+- leak events (ON, the reference drifts down) and shot noise (Poisson, up to 4 times higher in the dark), as in v2e.
 
-Where it differs from v2e: v2e puts all events of a crossing at times spread evenly over the interval, here each has the time at
-which the straight line crosses; v2e interpolates frames with a trained network, `evburst.data.simulation.upsample` along optical flow; v2e's low
-pass is stepped with dt / tau, here it is exact for a constant input, so that it cannot overshoot in long steps.
+Differences from v2e: v2e spreads all events of a pixel evenly over the interval, whereas here each has the time at which
+the straight line crosses the threshold. v2e interpolates frames with a trained network,
+`evburst.data.simulation.upsample` with optical flow. v2e's low pass is stepped with dt / tau; here it is exact for a
+constant input, so it cannot overshoot in long steps.
 
-Not modelled: motion during the exposure of the source frames, and the readout's own time stamps (arbiter delays).
+Not modelled: motion during the exposure of the source frames, and time stamping by the readout (arbiter delays).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SimulatorConfig:
 
 
 class SensorPreset(NamedTuple):
-    """A common sensor, roughly: its size and settings near its usual biases."""
+    """Size of a common sensor, and approximate settings near its usual biases."""
 
     sensor_size: SensorSize
     config: SimulatorConfig
@@ -93,32 +94,32 @@ PRESETS = {
         ),
     ),
 }
-"""DAVIS346 (v2e's default thresholds, mismatch and bandwidth), Prophesee EVK4 (IMX636: 25 % contrast, low noise), Prophesee Gen1
-(ATIS, Posch et al. 2011: contrast from 13 % on), iniVation DVXplorer (Samsung Gen3). A camera's biases move every one of these by
-a factor of two and more: a starting point, not a measurement."""
+"""DAVIS346 (v2e's default thresholds, mismatch and bandwidth), Prophesee EVK4 (IMX636: 25 % contrast, low noise), Prophesee
+Gen1 (ATIS, Posch et al. 2011: contrast from 13 %), iniVation DVXplorer (Samsung Gen3). The biases of a camera change each of
+these values by a factor of two or more, so the presets are starting points, not measurements."""
 
 
 def log_intensity(frame: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Lin-log intensity of a grey frame in digital numbers 0 to 255: `(H, W)` float32, continuous at 20."""
+    """Return the lin-log intensity of a grey frame in digital numbers 0 to 255: `(H, W)` float32, continuous at 20."""
     grey = np.asarray(frame, np.float32)
     dark = grey * np.float32(np.log(_LINEAR_BELOW) / _LINEAR_BELOW)
     return np.where(grey < _LINEAR_BELOW, dark, np.log(np.maximum(grey, _LINEAR_BELOW))).astype(np.float32)
 
 
 def grey_of(log_frame: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inverse of `log_intensity`: digital numbers `(H, W)` float32."""
+    """Invert `log_intensity`: digital numbers `(H, W)` float32."""
     dark = log_frame * np.float32(_LINEAR_BELOW / np.log(_LINEAR_BELOW))
     return np.where(dark < _LINEAR_BELOW, dark, np.exp(log_frame)).astype(np.float32)
 
 
 class EventSimulator:
-    """One simulated sensor; frames go in at increasing times, events come out. Same seed, same events.
+    """Simulates one sensor: takes frames at increasing times and returns events. The result depends only on input and seed.
 
     Args:
         sensor_size: (W, H) px.
         config: the sensor's properties.
-        seed: of the mismatch and of all noise.
-        parallel: use all of numba's threads; the events are the same without.
+        seed: seed of the mismatch and of all noise.
+        parallel: use all of numba's threads; the events do not depend on it.
     """
 
     def __init__(self, sensor_size: SensorSize, config: SimulatorConfig, seed: int = 0, parallel: bool = True) -> None:
@@ -131,7 +132,7 @@ class EventSimulator:
                 for mean in (config.threshold_on, config.threshold_off)
             ]
         )
-        self._phase = rng.uniform(-1, 1, shape).astype(np.float32)
+        self._initial_offset = rng.uniform(-1, 1, shape).astype(np.float32)
         self._level = np.zeros(shape, np.float32)
         self._reference = np.zeros(shape, np.float32)
         self._last_event = np.full(shape, -1e18, np.float64)
@@ -142,11 +143,11 @@ class EventSimulator:
         self._steps = 0
 
     def step(self, log_frame: NDArray[np.float32], t_us: int) -> Events:
-        """Move on to the next frame.
+        """Process the next frame.
 
         Args:
             log_frame: `(H, W)` float32 from `log_intensity`.
-            t_us: its time; must lie after the previous frame's.
+            t_us: its time; must be later than the previous frame's.
 
         Returns:
             The events of [previous time, t_us), sorted; none for the first frame.
@@ -155,7 +156,7 @@ class EventSimulator:
             raise ValueError(f"log_frame: expected shape {self._level.shape}, received {log_frame.shape}")
         if self._time_us is None:
             self._level[:] = log_frame
-            self._reference[:] = log_frame + self._phase * self._thresholds.mean(0)
+            self._reference[:] = log_frame + self._initial_offset * self._thresholds.mean(0)
             self._time_us = t_us
             return np.zeros(0, EVENT_DTYPE)
         dt = t_us - self._time_us
@@ -172,18 +173,18 @@ class EventSimulator:
         return events[np.argsort(key, kind="stable")]
 
     def _walk_sensor(self, log_frame: NDArray[np.float32], dt: int) -> NDArray[np.int64]:
-        """Fill the row buffers with the events of the interval, move the state, and return `(H,)` counts.
+        """Fill the row buffers with the events of the interval, update the state, and return `(H,)` counts.
 
-        One pass over the pixels: where a row has more events than its buffer holds, which is rare, the pass is repeated with
-        larger ones. That is why the new state is written beside the old.
+        One pass over the pixels normally suffices. If a row has more events than its buffer holds, the pass is repeated with
+        larger buffers; for this reason the new state is written next to the old one.
         """
         arguments = self._kernel_arguments(log_frame, dt)
         while True:
             counts: NDArray[np.int64] = self._walk(*self._rows, *self._next, *arguments)
-            most = int(counts.max())
-            if most <= self._rows.times.shape[1]:
+            largest = int(counts.max())
+            if largest <= self._rows.times.shape[1]:
                 break
-            self._rows = _RowBuffers.of(len(counts), 2 * most)
+            self._rows = _RowBuffers.of(len(counts), 2 * largest)
         (self._level, self._reference, self._last_event), self._next = (
             self._next,
             (self._level, self._reference, self._last_event),
@@ -209,7 +210,7 @@ class EventSimulator:
 
 
 class _RowBuffers(NamedTuple):
-    """Events of one interval, row by row: `(H, capacity)` offsets in µs, columns, polarities."""
+    """Events of one interval, row by row: `(H, capacity)` time offsets in µs, columns, polarities."""
 
     times: NDArray[np.uint32]
     xs: NDArray[np.uint16]
@@ -222,7 +223,7 @@ class _RowBuffers(NamedTuple):
 
 @njit(cache=True, nogil=True, inline="always")
 def uniform_hash(key):  # type: ignore[no-untyped-def]
-    """Splitmix64 hash of a 64-bit key as a float64 in [0, 1)."""
+    """Return the Splitmix64 hash of a 64-bit key as a float64 in [0, 1)."""
     z = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -234,8 +235,8 @@ def _row(  # type: ignore[no-untyped-def]
     y, times, xs, ps, next_level, next_reference, next_last,
     frame, level, reference, last_event, thresholds, t0, dt, refractory, cutoff, leak, shot, seed,
 ):  # fmt: skip
-    """Walk one row through the interval: write its events as far as there is room, and its new state; returns their number."""
-    width, room = frame.shape[1], times.shape[1]
+    """Process one row: write as many events as the buffers hold, and its new state; returns the total number of events."""
+    width, capacity = frame.shape[1], times.shape[1]
     full_light = np.log(255.0)
     n = 0
     for x in range(width):
@@ -254,17 +255,17 @@ def _row(  # type: ignore[no-untyped-def]
             offset = min(max(part, 0.0), 0.999999) * dt
             if t0 + offset - last >= refractory:
                 last = t0 + offset
-                if n < room:
+                if n < capacity:
                     times[y, n], xs[y, n], ps[y, n] = np.uint32(offset), x, p
                 n += 1
-        chance = shot * (_DARK_RATE + (1.0 - _DARK_RATE) * (1.0 - light))
-        if chance > 0.0:
+        probability = shot * (_DARK_RATE + (1.0 - _DARK_RATE) * (1.0 - light))
+        if probability > 0.0:
             key = (seed << np.uint64(26)) ^ np.uint64(y * width + x)
             draw = uniform_hash(key)
-            if draw < chance:
-                if n < room:
+            if draw < probability:
+                if n < capacity:
                     times[y, n] = np.uint32(uniform_hash(key ^ np.uint64(1 << 60)) * 0.999999 * dt)
-                    xs[y, n], ps[y, n] = x, draw < 0.5 * chance
+                    xs[y, n], ps[y, n] = x, draw < 0.5 * probability
                 n += 1
         next_level[y, x], next_reference[y, x], next_last[y, x] = b, ref, last
     return n

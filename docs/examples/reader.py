@@ -1,6 +1,6 @@
 """A reader for an invented format, .evrec: a line `EVREC WIDTHxHEIGHT`, then events of 13 bytes each (t, x, y, p).
 
-Import this module, and `open_events`, and everything that calls it, opens such files.
+Importing this module registers the format, so that `open_events` and all commands can read it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_LINE_BYTES = 64
 
 
 class EvrecFile(PacketFile):
-    """An .evrec recording, memory-mapped: an EventStream."""
+    """An EventStream of a memory-mapped .evrec recording."""
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None) -> None:
         super().__init__(path)
@@ -31,18 +31,18 @@ class EvrecFile(PacketFile):
         # Bytes after the last whole event are a fault, counted and reported, not an error.
         count, self.faults.truncated_bytes = divmod(path.stat().st_size - len(line), EVENT_DTYPE.itemsize)
         if not count:
-            raise EventFileError(f"{path}: holds no event")
+            raise EventFileError(f"{path}: contains no events")
         self._events = np.memmap(path, EVENT_DTYPE, "r", len(line), (count,))
-        said = line.removeprefix(MAGIC).decode("ascii", "replace").strip()
-        self.sensor_size = settle_size(path, said, sensor_size, self.packets)
+        stated_size = line.removeprefix(MAGIC).decode("ascii", "replace").strip()
+        self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
 
     def packets(self) -> Iterator[Events]:
-        """The events in the order of the file, at most PACKET_EVENTS at a time."""
+        """Yield the events in file order, at most PACKET_EVENTS at a time."""
         for start in range(0, len(self._events), PACKET_EVENTS):
             yield np.array(self._events[start : start + PACKET_EVENTS])
 
 
 @reader("evrec", recognise=lambda head, path: head.startswith(MAGIC), suffixes=(".evrec",))
 def open_evrec(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> EvrecFile:
-    """Open an .evrec file; see EvrecFile. The format defines unit and columns, so `options` have nothing to say."""
+    """Open an .evrec file (see EvrecFile); `options` are not used because the format defines units and columns."""
     return EvrecFile(path, sensor_size)

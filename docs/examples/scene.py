@@ -1,4 +1,4 @@
-"""A scene: a bright square that crosses a dark sensor from left to right. A simulated sensor turns it into events.
+"""A scene in which a bright square crosses a dark background from left to right, recorded by a simulated sensor.
 
 python docs/examples/scene.py square_td.dat
 """
@@ -23,7 +23,7 @@ DARK, BRIGHT = 40, 200
 
 
 class SquareScene:
-    """The square's left edge is at x = 10 px at t = 0; it moves at 100 px/s."""
+    """A square whose left edge starts at x = 10 px and moves at 100 px/s."""
 
     def __init__(self, sensor_size: SensorSize) -> None:
         self.sensor_size = sensor_size
@@ -32,7 +32,7 @@ class SquareScene:
         return 10 + SPEED_PX_PER_S * t_us * 1e-6
 
     def render(self, t_us: int) -> NDArray[np.float32]:
-        """The `(H, W)` float32 log-intensity frame at t_us."""
+        """Render the frame at t_us as `(H, W)` float32 log intensity."""
         width, height = self.sensor_size
         frame = np.full((height, width), DARK, np.uint8)
         left, top = round(self._left_px(t_us)), (height - SIDE_PX) // 2
@@ -40,14 +40,14 @@ class SquareScene:
         return log_intensity(frame)
 
     def boxes(self, t_us: int) -> Detections:
-        """The square's box at t_us, class 0."""
+        """Return the square's box at t_us, with class 0."""
         left, top = self._left_px(t_us), (self.sensor_size.height - SIDE_PX) // 2
         box = np.array([[left, top, left + SIDE_PX, top + SIDE_PX]], np.float32)
         return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64), t_us)
 
 
 def square_events(sensor_size: SensorSize, seconds: float = 0.2) -> Events:
-    """What a simulated sensor sees of the square, as an EVENT_DTYPE array."""
+    """Simulate a sensor that sees the square; return an EVENT_DTYPE array."""
     return record(SquareScene(sensor_size), SimulatorConfig(), 0, round(1e6 * seconds), step_us=1000)
 
 

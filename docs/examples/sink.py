@@ -1,6 +1,6 @@
-"""A sink that counts the boxes of every window by class: counts.csv.
+"""A sink that writes the number of boxes per window and class to counts.csv.
 
-Import this module, and `--sinks jsonl,counts` writes it.
+Importing this module registers the sink, so that `--sinks jsonl,counts` writes the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from evburst.app.outputs.sinks import RunInfo, sink, writing
 
 @sink("counts", "counts.csv")
 class CountSink:
-    """A line per window: the time of its end, and the number of boxes of each class."""
+    """Writes a row per window: the time of its end and the number of boxes of each class."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._classes = path, run.classes
@@ -26,12 +26,12 @@ class CountSink:
             self._rows.writerow(["t_us", *run.classes])
 
     def write(self, result: WindowResult) -> None:
-        """Add one window's line."""
+        """Write the row of one window."""
         counts = np.bincount(result.detections.labels, minlength=len(self._classes))
         with writing(self._path):
             self._rows.writerow([result.t1_us, *counts])
 
     def close(self) -> None:
-        """Finish the file; called once, also after an error."""
+        """Close the file; called once, even after an error."""
         with writing(self._path):
             self._file.close()

@@ -1,1 +1,1 @@
-"""The report of an evaluation: one HTML page and the tables as Markdown, from results alone."""
+"""The report of an evaluation: an HTML page and Markdown tables, generated from results only."""

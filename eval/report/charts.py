@@ -1,4 +1,4 @@
-"""Charts of a report: matplotlib figures as SVG text for a page that needs nothing from anywhere else."""
+"""Charts of a report: matplotlib figures as SVG text for a self-contained page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line, points or bars: `xs` and `ys` of equal length; `low` and `high` bound a band or error bars."""
+    """A line, points or bars: `xs` and `ys` of equal length; `low` and `high` bound a band."""
 
     name: str
     xs: Sequence[float]
@@ -57,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Labels:
-    """Titles of the axes, and their limits where they are fixed."""
+    """Titles of the axes, and their fixed limits, if any."""
 
     x: str
     y: str
@@ -66,32 +66,34 @@ class Labels:
 
 
 def lines(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 250) -> str:
-    """Lines through all points, with a band where `low` and `high` are given."""
+    """Draw lines through all points, with a band if `low` and `high` are given."""
     figure, axes = _axes(labels, width, height)
-    for one in series:
-        axes.plot(one.xs, one.ys, one.dash, color=one.colour, linewidth=1.6)
-        if one.low:
-            axes.fill_between(one.xs, one.low, one.high, color=one.colour, alpha=0.18, linewidth=0)
+    for series_item in series:
+        axes.plot(series_item.xs, series_item.ys, series_item.dash, color=series_item.colour, linewidth=1.6)
+        if series_item.low:
+            axes.fill_between(
+                series_item.xs, series_item.low, series_item.high, color=series_item.colour, alpha=0.18, linewidth=0
+            )
     return _svg(figure, axes, labels)
 
 
 def points(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 250) -> str:
-    """A named dot for each point."""
+    """Draw a named dot for each point."""
     figure, axes = _axes(labels, width, height)
     axes.margins(x=0.25)
-    for one in series:
-        axes.plot(one.xs, one.ys, "o", color=one.colour, markersize=8)
-        for x, y in zip(one.xs, one.ys, strict=True):
-            axes.annotate(one.name, (x, y), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=10)
+    for series_item in series:
+        axes.plot(series_item.xs, series_item.ys, "o", color=series_item.colour, markersize=8)
+        for x, y in zip(series_item.xs, series_item.ys, strict=True):
+            axes.annotate(series_item.name, (x, y), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=10)
     return _svg(figure, axes, labels)
 
 
-def bars(one: Series, titles: Sequence[str], labels: Labels, width: int = 420, height: int = 190) -> str:
-    """A bar at each x; `titles` are shown on hover."""
+def bars(series_item: Series, titles: Sequence[str], labels: Labels, width: int = 420, height: int = 190) -> str:
+    """Draw a bar at each x; `titles` are shown on hover."""
     figure, axes = _axes(labels, width, height)
     axes.grid(False, axis="x")
     axes.set_xticks([])
-    for k, bar in enumerate(axes.bar(one.xs, one.ys, 0.85, color=one.colour)):
+    for k, bar in enumerate(axes.bar(series_item.xs, series_item.ys, 0.85, color=series_item.colour)):
         bar.set_gid(f"bar{k}")
     svg = _svg(figure, axes, labels)
     for k, title in enumerate(titles):
@@ -102,7 +104,7 @@ def bars(one: Series, titles: Sequence[str], labels: Labels, width: int = 420, h
 def ranked(
     names: Sequence[str], values: Sequence[float], colours: Sequence[str], label: str, width: int = 420, height: int = 250
 ) -> str:
-    """Horizontal bars, first at the top, each with its figure."""
+    """Draw horizontal bars, the first at the top, each with its value."""
     figure, axes = _axes(Labels(label, ""), width, height)
     axes.grid(False, axis="y")
     drawn = axes.barh(range(len(names)), values, 0.7, color=colours)
@@ -113,20 +115,20 @@ def ranked(
 
 
 def steps(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 220) -> str:
-    """Outlines of histograms: `xs` are the bins' edges, one more than `ys`."""
+    """Draw outlines of histograms: `xs` are the bin edges, one more than `ys`."""
     figure, axes = _axes(labels, width, height)
-    for one in series:
-        axes.stairs(one.ys, one.xs, color=one.colour, linewidth=1.6)
+    for series_item in series:
+        axes.stairs(series_item.ys, series_item.xs, color=series_item.colour, linewidth=1.6)
     return _svg(figure, axes, labels)
 
 
 def nice_top(values: Sequence[float]) -> float:
-    """A round number that is not below any of the values, for an axis from 0."""
-    most = max(values, default=0.0)
-    if most <= 0:
+    """Return a round number that is not below any of the values, as upper limit of an axis from 0."""
+    largest = max(values, default=0.0)
+    if largest <= 0:
         return 1.0
-    step = 10.0 ** np.floor(np.log10(most))
-    return float(next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= most))
+    step = 10.0 ** np.floor(np.log10(largest))
+    return float(next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= largest))
 
 
 def _axes(labels: Labels, width: int, height: int) -> tuple[Figure, Axes]:
@@ -142,7 +144,7 @@ def _axes(labels: Labels, width: int, height: int) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, axes: Axes, labels: Labels) -> str:
-    """The `<svg>` element, as wide as its box allows."""
+    """Return the `<svg>` element, scaled to the width of its container."""
     import matplotlib as mpl
 
     if labels.x_range is not None:

@@ -1,8 +1,8 @@
-"""Tables of many evaluations: every figure is read from results.json files, and what is missing is named.
+"""Tables over many evaluations: all values are read from results.json files, and missing ones are listed.
 
-find(folders) -> Found          the files, those of each set of weights newest last
+find(folders) -> Found          the files, ordered by weights and data
 summary_tables(files) -> tables AP, loss, energy, latency, spread over seeds, provenance
-gaps(files, expected) -> lines  what a table would need and does not have
+gaps(files, expected) -> lines  what is missing for complete tables
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from evburst.data.errors import DataError
-from evburst.eval.report.tables import Table, interval, micro, number, percent, spent_pj
+from evburst.eval.report.tables import Table, headline_pj, interval, micro, number, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
@@ -26,7 +26,7 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "µ": r"$\mu$", "+": "
 
 @dataclass(frozen=True)
 class Found:
-    """Files that could be read, by path, and a line for each that could not."""
+    """Results files by path, and one line for each file that could not be read."""
 
     files: list[tuple[Path, Results]]
     problems: list[str]
@@ -34,7 +34,7 @@ class Found:
 
 @dataclass(frozen=True)
 class TitledTable:
-    """A table with its heading, and what its figures mean."""
+    """A table with its title, and a note that explains its values."""
 
     title: str
     table: Table
@@ -42,10 +42,10 @@ class TitledTable:
 
 
 def find(places: Sequence[Path]) -> Found:
-    """Every results.json in folders and below (or files themselves), in order of weights, data and name.
+    """Find every results.json in and below folders (or the given files), ordered by weights, data and name.
 
     Raises:
-        DataError: a place does not exist.
+        DataError: a path does not exist.
     """
     paths: list[Path] = []
     for place in places:
@@ -62,13 +62,13 @@ def find(places: Sequence[Path]) -> Found:
 
 
 def summary_tables(files: Sequence[tuple[Path, Results]]) -> list[TitledTable]:
-    """All tables that these files have figures for."""
+    """Return all tables for which these files have values."""
     found = [
         TitledTable(
             "Average precision",
             _accuracy(files),
-            "COCO AP in percent by the named protocol. Lost: the ANN's AP minus the network's, in points, with the 95 % interval of a "
-            "paired bootstrap over pictures or recordings (units).",
+            "COCO AP in percent by the named protocol. Lost: the ANN's AP minus the network's, in points, with the 95 % "
+            "interval of a paired bootstrap over pictures or recordings (units).",
         ),
         TitledTable(
             "AP by IoU",
@@ -78,8 +78,8 @@ def summary_tables(files: Sequence[tuple[Path, Results]]) -> list[TitledTable]:
         TitledTable(
             "Energy per window",
             _energy(files),
-            "µJ, mean over the same windows for every column. Per spike: every spike of a burst is an accumulate. QNN: the same network, every "
-            "burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
+            "µJ, mean over the same windows for every column. Per spike: every spike of a burst is an accumulate. QNN: the "
+            "same network, every burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
         ),
         TitledTable("Latency", _latency(files), "One window at a time: binning, network, decoding and NMS."),
         TitledTable(
@@ -93,7 +93,7 @@ def summary_tables(files: Sequence[tuple[Path, Results]]) -> list[TitledTable]:
 
 
 def gaps(files: Sequence[tuple[Path, Results]], expected: Iterable[str] = ()) -> list[str]:
-    """What is missing: weights without any file, networks without a partner, figures that were not measured."""
+    """List what is missing: weights without results, networks without a partner, values that were not measured."""
     lines = []
     known = {results.weights for _, results in files}
     lines += [f"weights {name}: no {NAME}" for name in expected if name not in known]
@@ -101,7 +101,7 @@ def gaps(files: Sequence[tuple[Path, Results]], expected: Iterable[str] = ()) ->
         models = {row.model for row in results.results}
         where = f"{results.title} ({path})"
         if results.weights and models == {"snn"}:
-            lines.append(f"{where}: the ANN was not evaluated, so that no loss is known: evaluate with --both")
+            lines.append(f"{where}: the ANN was not evaluated, so the loss is unknown: evaluate with --both")
         if results.weights and models == {"ann"}:
             lines.append(f"{where}: no spiking network was evaluated: evaluate with --both")
         if results.ap_loss and results.ap_loss.low is None:
@@ -118,7 +118,7 @@ def gaps(files: Sequence[tuple[Path, Results]], expected: Iterable[str] = ()) ->
 
 
 def render(tables: Sequence[TitledTable], missing: Sequence[str], form: str) -> str:
-    """All tables as "markdown", "csv" (each below a line with its title) or "latex"."""
+    """Format all tables as "markdown", "csv" (each below a line with its title) or "latex"."""
     if form == "csv":
         return "\n".join(f"# {one.title}\n{_csv(one.table)}" for one in tables)
     if form == "latex":
@@ -130,75 +130,78 @@ def render(tables: Sequence[TitledTable], missing: Sequence[str], form: str) -> 
 
 
 def _rows(files: Sequence[tuple[Path, Results]]) -> Iterable[tuple[Results, NetworkResult, list[str]]]:
-    """Every network with the cells that say what it is."""
+    """Yield every network with the cells that identify it."""
     for _, results in files:
         data = f"{results.dataset} {results.split}" if results.split else results.dataset
         for row in results.results:
             yield results, row, [results.weights or "box files", data, row.label]
 
 
-_WHAT = ["weights", "data, split", "network"]
+_KEY_COLUMNS = ["weights", "data, split", "network"]
 
 
 def _accuracy(files: Sequence[tuple[Path, Results]]) -> Table:
-    head = [*_WHAT, "protocol", "frames", "AP", "AP50", "AP75", "AP lost", "AP50 lost", "units"]
+    head = [*_KEY_COLUMNS, "protocol", "frames", "AP", "AP50", "AP75", "AP lost", "AP50 lost", "units"]
     table = []
-    for results, row, what in _rows(files):
+    for results, row, key_cells in _rows(files):
         units = f"{row.ap_loss.units:,} {row.ap_loss.unit}s" if row.ap_loss else "-"
         figures = [number(v) for v in (row.ap, row.ap50, row.ap75)]
         losses = [interval(row.ap_loss), interval(row.ap50_loss)]
-        table.append([*what, results.protocol, f"{row.frames:,}", *figures, *losses, units])
+        table.append([*key_cells, results.protocol, f"{row.frames:,}", *figures, *losses, units])
     return Table(head, table)
 
 
 def _by_iou(files: Sequence[tuple[Path, Results]]) -> Table:
     ious = list(files[0][1].results[0].ap_by_iou) if files else []
-    return Table([*_WHAT, *ious], [[*what, *(number(row.ap_by_iou[iou], 1) for iou in ious)] for _, row, what in _rows(files)])
+    return Table(
+        [*_KEY_COLUMNS, *ious],
+        [[*key_cells, *(number(row.ap_by_iou[iou], 1) for iou in ious)] for _, row, key_cells in _rows(files)],
+    )
 
 
 def _energy(files: Sequence[tuple[Path, Results]]) -> Table:
-    head = [*_WHAT, "windows", "format", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
+    head = [*_KEY_COLUMNS, "windows", "format", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
     head += ["of dense ANN", "of zero-skipping ANN", "of QNN", "spikes per burst"]
     table = []
-    for _, row, what in _rows(files):
+    for _, row, key_cells in _rows(files):
         if row.energy is None or row.model != "snn":
             continue
         for name in ("int8", "fp32"):
             e = row.energy.tables[name]
             cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
             shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
-            table.append([*what, f"{row.energy.windows:,}", name.upper(), *cells, *shares, number(row.energy.mean_burst)])
+            table.append([*key_cells, f"{row.energy.windows:,}", name.upper(), *cells, *shares, number(row.energy.mean_burst)])
     return Table(head, table)
 
 
 def _latency(files: Sequence[tuple[Path, Results]]) -> Table:
-    head = [*_WHAT, "engine", "p50, ms", "p99, ms", "windows/s", "machine, threads"]
+    head = [*_KEY_COLUMNS, "engine", "p50, ms", "p99, ms", "windows/s", "machine, threads"]
     table = []
-    for results, row, what in _rows(files):
+    for results, row, key_cells in _rows(files):
         if row.latency_ms and row.timing:
             threads = f", {results.timing.threads}" if results.timing else ""
             figures = [number(row.latency_ms[q], 1) for q in ("p50", "p99")]
             engine = row.engine or "torch"
-            table.append([*what, engine, *figures, number(row.timing.windows_per_s, 1), f"{_machine(results)}{threads}"])
+            table.append([*key_cells, engine, *figures, number(row.timing.windows_per_s, 1), f"{_machine(results)}{threads}"])
     return Table(head, table)
 
 
 def _spread(files: Sequence[tuple[Path, Results]]) -> Table:
-    """Losses and energies of weights that differ in their seed."""
+    """Tabulate losses and energies of weights that differ only in their seed."""
     groups: dict[tuple[str, ...], list[NetworkResult]] = {}
     for results, row, (weights, data, network) in _rows(files):
         if row.model == "snn" and row.ap_loss and row.energy and _SEED.search(weights):
             groups.setdefault((_SEED.sub("", weights), data, results.protocol, network), []).append(row)
     table = []
-    for what, rows in groups.items():
+    for key_cells, rows in groups.items():
         if len(rows) < 2:
             continue
         columns = (
             ([row.ap_loss.mean for row in rows if row.ap_loss], 2),
             ([100 * (row.energy.ratio or 0) for row in rows if row.energy], 2),
-            ([(spent_pj(row) or 0) / 1e6 for row in rows], 1),
+            ([(headline_pj(row) or 0) / 1e6 for row in rows], 1),
         )
-        table.append([*what, str(len(rows)), *(f"{mean(v):.{d}f} ± {stdev(v):.{d}f}" for v, d in columns)])
+        table.append([*key_cells, str(len(rows)), *(f"{mean(v):.{d}f} ± {stdev(v):.{d}f}" for v, d in columns)])
     return Table(["weights", "data, split", "protocol", "network", "seeds", "AP lost", "% of dense ANN", "µJ"], table)
 
 
@@ -210,8 +213,8 @@ def _origin(files: Sequence[tuple[Path, Results]]) -> Table:
         faults = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in results.faults.items()) or "none"
         windows = "-" if results.windows is None else f"{results.windows:,}"
         date = results.timing.date[:10] if results.timing else "-"
-        what = [results.weights or "box files", data, results.protocol, windows, f"{results.idle_windows:,}", faults]
-        table.append([*what, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
+        key_cells = [results.weights or "box files", data, results.protocol, windows, f"{results.idle_windows:,}", faults]
+        table.append([*key_cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
     return Table(head, table)
 
 
@@ -226,12 +229,12 @@ def _csv(table: Table) -> str:
 
 
 def _latex(one: TitledTable) -> str:
-    """A booktabs table."""
+    """Format a booktabs table."""
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    columns = "l" * len(_WHAT) + "r" * (len(one.table.head) - len(_WHAT))
+    columns = "l" * len(_KEY_COLUMNS) + "r" * (len(one.table.head) - len(_KEY_COLUMNS))
     body = "\n".join(line(row) for row in one.table.rows)
     caption = line([f"{one.title}. {one.note}"]).removesuffix(r" \\")
     return (

@@ -1,4 +1,4 @@
-"""Tables of a report: heads and rows of text, shared by the page and the Markdown file."""
+"""Tables of a report: column heads and rows of text, shared by the HTML page and the Markdown file."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """`head` and `rows` of equal length; the first column is text, the others are figures."""
+    """`head` and `rows` of equal length; the first column is text, the others are numbers."""
 
     head: list[str]
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """As Markdown."""
+        """Format as Markdown."""
         lines = ["| " + " | ".join(row) + " |" for row in (self.head, *self.rows)]
         return "\n".join([lines[0], "|---" + "|---:" * (len(self.head) - 1) + "|", *lines[1:]])
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure, or a dash where there is none."""
+    """Format a number, or a dash for None."""
     return NONE if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share in percent."""
+    """Format a fraction in percent."""
     return NONE if share is None else f"{100 * share:.{digits}f} %"
 
 
 def interval(loss: LossInterval | None, digits: int = 2) -> str:
-    """A loss with its interval: `0.85 [0.31, 1.40]`."""
+    """Format a loss with its interval: `0.85 [0.31, 1.40]`."""
     return NONE if loss is None else f"{number(loss.mean, digits)} {bounds(loss, digits)}".rstrip()
 
 
 def bounds(loss: LossInterval, digits: int = 2) -> str:
-    """The interval alone; nothing where there is none."""
+    """Format the interval alone; empty if there is none."""
     return "" if loss.low is None or loss.high is None else f"[{number(loss.low, digits)}, {number(loss.high, digits)}]"
 
 
 def main_table(results: Results) -> Table:
-    """AP, energy and latency of every network."""
+    """Tabulate AP, energy and latency of every network."""
     rows = results.results
     head = ["network", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large"]
     table = [[r.label, *(number(v) for v in (r.ap, r.ap50, r.ap75, r.ap_small, r.ap_medium, r.ap_large))] for r in rows]
@@ -54,14 +54,14 @@ def main_table(results: Results) -> Table:
         head += ["µJ per window", "of dense ANN", "of QNN", "p50, ms", "p99, ms"]
         for cells, r in zip(table, rows, strict=True):
             e, ms = r.energy, r.latency_ms or {}
-            energies = (spent_pj(r), e.ratio, e.of_qnn) if e else (None, None, None)
+            energies = (headline_pj(r), e.ratio, e.of_qnn) if e else (None, None, None)
             cells += [micro(energies[0]), percent(energies[1]), percent(energies[2])]
             cells += [number(ms.get("p50"), 1), number(ms.get("p99"), 1)]
     return Table(head, table)
 
 
 def loss_table(results: Results) -> Table | None:
-    """What every spiking network loses against the ANN; None where there is no pair."""
+    """Tabulate the AP that every spiking network loses against the ANN; None if there is no pair."""
     rows = [r for r in results.results if r.ap_loss]
     if not rows:
         return None
@@ -70,7 +70,7 @@ def loss_table(results: Results) -> Table | None:
 
 
 def iou_table(results: Results) -> Table:
-    """AP by IoU of every network, and what is lost at each."""
+    """Tabulate AP by IoU of every network, and the loss at each IoU."""
     rows = [[r.label, *(number(r.ap_by_iou[iou], 1) for iou in IOUS)] for r in results.results]
     for r in results.results:
         if r.ap_loss_by_iou:
@@ -79,7 +79,7 @@ def iou_table(results: Results) -> Table:
 
 
 def class_table(rows: Sequence[NetworkResult]) -> Table:
-    """AP and AP50 of every class and network."""
+    """Tabulate AP and AP50 of every class and network."""
     head = ["class", *(f"{key}, {r.label}" for key in ("AP", "AP50") for r in rows)]
     values = [
         [name, *(number(getattr(r.per_class[name], key), 1) for key in ("ap", "ap50") for r in rows)]
@@ -89,7 +89,7 @@ def class_table(rows: Sequence[NetworkResult]) -> Table:
 
 
 def size_table(row: NetworkResult) -> Table | None:
-    """AP by object size, and recall."""
+    """Tabulate AP by object size, and recall."""
     if row.details is None:
         return None
     sizes, recalls = row.details.ap_by_size, row.details.recall_50
@@ -105,7 +105,7 @@ def size_table(row: NetworkResult) -> Table | None:
 
 
 def energy_table(rows: Iterable[NetworkResult]) -> Table:
-    """The four accounts in every number format, INT8 first."""
+    """Tabulate the four energies in every number format, INT8 first."""
     head = ["µJ per window", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
     head += ["SNN / dense ANN", "/ zero-skipping ANN", "/ zero-skipping QNN"]
     table = []
@@ -119,7 +119,7 @@ def energy_table(rows: Iterable[NetworkResult]) -> Table:
 
 
 def count_table(rows: Iterable[NetworkResult]) -> Table:
-    """The counts behind the energies of spiking networks."""
+    """Tabulate the counts behind the energies of spiking networks."""
     head = [
         "per window",
         "accumulates, M",
@@ -140,7 +140,7 @@ def count_table(rows: Iterable[NetworkResult]) -> Table:
 
 
 def memory_table(rows: Iterable[NetworkResult]) -> Table:
-    """Energy by the model with memory traffic."""
+    """Tabulate energies according to the model with memory traffic."""
     head = ["µJ per window", "operations", "weights and biases", "potentials", "inputs and outputs", "total", "of the ANN's"]
     table = []
     for row in rows:
@@ -151,7 +151,7 @@ def memory_table(rows: Iterable[NetworkResult]) -> Table:
 
 
 def latency_table(rows: Iterable[NetworkResult]) -> Table:
-    """Latencies, throughput, and AP of results that are on time."""
+    """Tabulate latencies, throughput, and AP of the results that are available in time."""
     head = ["network", "p50, ms", "p90, ms", "p99, ms", "windows/s", "streaming AP", "offline AP", "age of a result, ms"]
     table = []
     for row in rows:
@@ -164,8 +164,9 @@ def latency_table(rows: Iterable[NetworkResult]) -> Table:
 
 
 def neurobench_table(rows: Iterable[NetworkResult]) -> Table:
-    """NeuroBench's complexity metrics."""
-    head = ["network", "footprint, MB", "connection sparsity", "activation sparsity", "dense, M", "effective MACs, M", "effective ACs, M"]  # fmt: skip
+    """Tabulate NeuroBench's complexity metrics."""
+    head = ["network", "footprint, MB", "connection sparsity", "activation sparsity"]
+    head += ["dense, M", "effective MACs, M", "effective ACs, M"]
     table = []
     for row in rows:
         if m := row.neurobench:
@@ -175,13 +176,13 @@ def neurobench_table(rows: Iterable[NetworkResult]) -> Table:
     return Table(head, table)
 
 
-def spent_pj(row: NetworkResult) -> float | None:
-    """Energy per window of the network itself, in the headline's number format."""
+def headline_pj(row: NetworkResult) -> float | None:
+    """Return a network's energy per window in the headline format."""
     if row.energy is None:
         return None
     return row.energy.ann_pj if row.energy.snn_pj is None else row.energy.snn_pj
 
 
 def micro(pj: float | None) -> str:
-    """pJ as µJ."""
+    """Format pJ as µJ."""
     return NONE if pj is None else number(pj / 1e6, 0 if pj >= 100e6 else 1)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: results.json, one HTML page that needs nothing from anywhere else, and the tables as Markdown."""
+"""The report of an evaluation: results.json, a self-contained HTML page, and the tables as Markdown."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from evburst.eval.report import charts, tables
 from evburst.eval.report.charts import COLOURS, Labels, Series
 from evburst.eval.results import NetworkResult, Results, parse, to_json
 
-_MOST_CURVES = 12
-_MOST_CONFUSED = 13
+_MAX_CURVES = 12
+_MAX_CONFUSION_ROWS = 13
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for a page: `data` is a data URL."""
+    """A picture for the page; `data` is a data URL."""
 
     title: str
     data: str
@@ -34,11 +34,11 @@ class Picture:
 
 
 def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = (), maps: Sequence[Picture] = ()) -> None:
-    """results.json, results.md and report.html.
+    """Write results.json, results.md and report.html.
 
     Raises:
         ConfigError: the folder cannot be written.
-        DataError: the results are not as `evburst.eval.results` describes them.
+        DataError: the results do not match `evburst.eval.results`.
     """
     checked = parse(results)
     writable(out)
@@ -53,11 +53,11 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
 
 
 def writable(out: Path) -> Path:
-    """The folder, made if it is missing, for a report to be written later.
+    """Create the folder of a report that is written later, if it is missing, and check the required packages.
 
     Raises:
-        ConfigError: it cannot be made.
-        MissingPackageError: a package that writes reports is not installed.
+        ConfigError: the folder cannot be created.
+        MissingPackageError: a package that is needed to write reports is not installed.
     """
     for package in ("jinja2", "matplotlib", "pydantic"):
         require(package, "eval", "a report")
@@ -69,12 +69,12 @@ def writable(out: Path) -> Path:
 
 
 def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[Picture] = ()) -> str:
-    """The page.
+    """Return the HTML page.
 
     Args:
-        results: details included.
-        shots: best and worst windows.
-        maps: spike rates.
+        results: results, with details.
+        shots: pictures of the best and worst windows.
+        maps: pictures of spike rates.
     """
     rows = results.results
     curves = _curves(rows, results.classes)
@@ -85,12 +85,12 @@ def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[
         ann=next((r for r in rows if r.model == "ann"), None),
         networks=[(r.label, _colour(k)) for k, r in enumerate(rows)],
         curves=curves,
-        iou_chart=_ious(rows),
+        iou_chart=_iou_chart(rows),
         energy_charts=_energy_charts(results),
-        layer_charts=_layers(rows),
-        trust_chart=_trust(rows),
+        layer_charts=_layer_charts(rows),
+        reliability_chart=_reliability_chart(rows),
         confusion=_confusion(results.main),
-        latency_chart=_latencies(rows),
+        latency_chart=_latency_chart(rows),
         shots=[("Best", [s for s in shots if s.best]), ("Worst", [s for s in shots if not s.best])],
         maps=maps,
         record=_record(results),
@@ -98,7 +98,7 @@ def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[
 
 
 def markdown_report(results: Results) -> str:
-    """The tables, to be pasted where figures are discussed."""
+    """Return the tables as Markdown, for pasting into documents and discussions."""
     return _render("results.md.j2", results=results)
 
 
@@ -118,14 +118,14 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _colour(k: int) -> str:
-    """The colour of the k-th network."""
+    """Return the colour of the k-th network."""
     return COLOURS[k % len(COLOURS)]
 
 
 def _curves(rows: Sequence[NetworkResult], classes: Sequence[str]) -> list[tuple[str, str]]:
-    """A chart of precision against recall for every class that has labels."""
+    """Return a precision-recall chart for every class that has labels."""
     found = []
-    for name in list(classes)[:_MOST_CURVES]:
+    for name in list(classes)[:_MAX_CURVES]:
         series = []
         for k, row in enumerate(rows):
             for iou, dash in (("0.50", "-"), ("0.75", "--")):
@@ -138,8 +138,8 @@ def _curves(rows: Sequence[NetworkResult], classes: Sequence[str]) -> list[tuple
     return found
 
 
-def _ious(rows: Sequence[NetworkResult]) -> str:
-    """What is lost at each IoU, with intervals; without a pair of networks, AP at each."""
+def _iou_chart(rows: Sequence[NetworkResult]) -> str:
+    """Return a chart of the loss at each IoU, with intervals; without a pair of networks, of the AP."""
     xs = [float(iou) for iou in IOUS]
     series = []
     for k, row in enumerate(rows):
@@ -155,7 +155,7 @@ def _ious(rows: Sequence[NetworkResult]) -> str:
 
 
 def _energy_charts(results: Results) -> list[tuple[str, str]]:
-    """The four accounts of the main network, and AP against energy of all."""
+    """Return charts of the four energies of the main network, and of AP against energy of all networks."""
     energy = results.main.energy
     if energy is None:
         return []
@@ -169,11 +169,11 @@ def _energy_charts(results: Results) -> list[tuple[str, str]]:
     names, values = [name for name, _ in known], [value for _, value in known]
     colours = [COLOURS[0], COLOURS[0], COLOURS[4], COLOURS[1]][: len(known)]
     bars = charts.ranked(names, values, colours, f"energy per window, µJ ({energy.table.upper()})")
-    return [("Four accounts of the same windows", bars), ("Accuracy against energy", _accuracy_against_energy(results.results))]
+    return [("Four energies of the same windows", bars), ("Accuracy against energy", _accuracy_against_energy(results.results))]
 
 
 def _accuracy_against_energy(rows: Sequence[NetworkResult]) -> str:
-    spent = [(k, row, tables.spent_pj(row)) for k, row in enumerate(rows)]
+    spent = [(k, row, tables.headline_pj(row)) for k, row in enumerate(rows)]
     series = [Series(row.label, [pj / 1e6], [row.ap or 0], _colour(k)) for k, row, pj in spent if pj is not None]
     table = next(row.energy.table.upper() for row in rows if row.energy)
     top = charts.nice_top([1.25 * x for one in series for x in one.xs])
@@ -183,8 +183,8 @@ def _accuracy_against_energy(rows: Sequence[NetworkResult]) -> str:
     return charts.points(series, labels)
 
 
-def _layers(rows: Sequence[NetworkResult]) -> list[tuple[str, str]]:
-    """Energy of every network, layer by layer."""
+def _layer_charts(rows: Sequence[NetworkResult]) -> list[tuple[str, str]]:
+    """Return a chart of the energy by layer for every network."""
     found = []
     for k, row in enumerate(rows):
         layers = row.details.layers if row.details else ()
@@ -198,20 +198,20 @@ def _layers(rows: Sequence[NetworkResult]) -> list[tuple[str, str]]:
     return found
 
 
-def _trust(rows: Sequence[NetworkResult]) -> str:
-    """Share of right predictions against their score."""
+def _reliability_chart(rows: Sequence[NetworkResult]) -> str:
+    """Return a reliability diagram: the fraction of correct predictions against their score."""
     series = [Series("ideal", [0, 1], [0, 1], "#afb8c1", ":")]
     for k, row in enumerate(rows):
         if row.details:
             found = row.details.calibration
             pairs = [(c, p) for c, p in zip(found.confidence, found.precision, strict=True) if c is not None and p is not None]
             series.append(Series(row.label, [c for c, _ in pairs], [p for _, p in pairs], _colour(k), "o-"))
-    return charts.lines(series, Labels("score", "share that is right", (0, 1), (0, 1.02)))
+    return charts.lines(series, Labels("score", "fraction that is correct", (0, 1), (0, 1.02)))
 
 
 def _confusion(row: NetworkResult) -> list[tuple[str, list[tuple[int, str]]]] | None:
-    """Rows of (label, [(count, colour)]); None where there are too many classes for a table."""
-    if row.details is None or len(row.details.confusion.rows) > _MOST_CONFUSED:
+    """Return the rows of the confusion matrix, (label, [(count, colour)]); None if there are too many classes for a table."""
+    if row.details is None or len(row.details.confusion.rows) > _MAX_CONFUSION_ROWS:
         return None
     confusion, found = row.details.confusion, []
     for k, (name, counts) in enumerate(zip(confusion.rows, confusion.counts, strict=True)):
@@ -224,11 +224,11 @@ def _confusion(row: NetworkResult) -> list[tuple[str, list[tuple[int, str]]]] | 
     return found
 
 
-def _latencies(rows: Sequence[NetworkResult]) -> str | None:
-    everything = [ms for row in rows if row.timing for ms in row.timing.latencies_ms]
-    if not everything:
+def _latency_chart(rows: Sequence[NetworkResult]) -> str | None:
+    all_ms = [ms for row in rows if row.timing for ms in row.timing.latencies_ms]
+    if not all_ms:
         return None
-    top = charts.nice_top([float(np.percentile(everything, 99.5))])
+    top = charts.nice_top([float(np.percentile(all_ms, 99.5))])
     edges = np.linspace(0, top, 61)
     series = [
         Series(row.label, edges.tolist(), np.histogram(row.timing.latencies_ms, edges)[0].tolist(), _colour(k))
@@ -239,7 +239,7 @@ def _latencies(rows: Sequence[NetworkResult]) -> str | None:
 
 
 def _record(results: Results) -> str:
-    """Settings and the weights' record, as text."""
+    """Return the settings and the weights' record as text."""
     found = asdict(results)
     keys = ("provenance", "timing", "faults", "config", "protocol_rule", "files", "weights_record")
     return json.dumps({key: found[key] for key in keys if found[key]}, indent=1)

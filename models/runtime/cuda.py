@@ -49,7 +49,7 @@ class CudaNetwork(SpikingNetwork):
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
         self._timesteps, self._state = self.parameters.timesteps, None
-        macs = self._begin(grid)
+        macs = self.begin(grid)
         captured = self._capture(grid)
         captured.grid.copy_(grid)
         captured.graph.replay()

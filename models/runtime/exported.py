@@ -56,7 +56,7 @@ class ExportedNetwork(SpikingNetwork):
         if state is not None or timesteps not in (None, self.parameters.timesteps) or not same:
             return super().run(grid, timesteps, state)
         self._timesteps = self.parameters.timesteps
-        macs = self._begin(grid)
+        macs = self.begin(grid)
         found = self._session(counts.contiguous().numpy())
         key = tuple(grid.shape[1:])
         if key not in self._counters:

@@ -13,7 +13,7 @@ worth its share of the window.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,6 +82,7 @@ class SpikingNetwork(Runner):
         self._constant = _constant_nodes(graph)
         self._counted: list[Counted] = []
         self._images, self._timesteps = 0, parameters.timesteps
+        self._fan_out: dict[str, Tensor] = {}
         self._state: SpikingState | None = None
 
     def run(
@@ -95,12 +96,19 @@ class SpikingNetwork(Runner):
             state: to go on from, and updated: the same grid's earlier timesteps.
         """
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
-        macs = self._begin(grid)
+        macs = self.begin(grid)
         outputs = self(grid.float())
         return outputs, SpikeStats(tuple(self._layer_stats()), macs)
 
-    def _begin(self, grid: Tensor) -> dict[str, int]:
-        """Make ready for a batch; returns the ANN's multiply-accumulates."""
+    def with_layers(self, tensors: dict[str, Tensor], neurons: dict[str, NeuronLayer]) -> SpikingNetwork:
+        """The same network, begun with the same batch, with other weights and neurons."""
+        graph = Graph(self.graph.nodes, self.graph.outputs, tensors)
+        other = SpikingNetwork(graph, replace(self.parameters, neurons=neurons))
+        other._costs, other._images, other._fan_out = self._costs, self._images, self._fan_out
+        return other
+
+    def begin(self, grid: Tensor) -> dict[str, int]:
+        """Prepare for a batch `(N, 2 * bins, H, W)`; returns the ANN's multiply-accumulates by node."""
         self._counted, self._images = [], len(grid)
         channels, height, width = grid.shape[1:]
         key = channels, height, width, grid.device
@@ -111,7 +119,7 @@ class SpikingNetwork(Runner):
         return macs
 
     def _layer_stats(self) -> list[LayerStats]:
-        """What has been counted since `_begin`, fetched from the device at once."""
+        """What has been counted since `begin`, fetched from the device at once."""
         if not self._counted:
             return []
         totals, found = torch.stack([counted.totals for counted in self._counted]).cpu().numpy(), []

@@ -1,14 +1,16 @@
-"""Weights of 8 bits: a part of conversion, so that every engine runs the same network and calibration makes up for the rounding.
+"""Rounding of weights to 8 bits, as a part of conversion: every engine runs the same network, and calibration compensates
+the error.
 
-What a convolution multiplies a spike count by is a weight times what a count is worth, the threshold of its channel. Of these
-products the largest of every output channel becomes 127, the others are rounded to whole numbers: the integers that the integer engine
-multiplies (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
-2018, symmetric and per channel).
+A convolution multiplies a spike count by a weight times the scale of the count, which is the threshold of its channel. The
+largest of these products becomes 127 in every output channel, and the others are rounded to whole numbers: the integers of
+the int8 engine (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", CVPR 2018, symmetric and per channel).
 
-`integer_form` then makes whole layers integers, so that every engine fires the same spikes. Measured in steps s of an output
-channel, a neuron compares A + t B with (k - 1/2) Theta: A is a sum of counts times 8-bit weights, B its bias and Theta its threshold.
-With B a whole number and Theta an odd one, every comparison is between a whole number and a half: nothing ever lies on a threshold,
-the two ways of rounding a half agree, and arithmetic in float32 gives the right side unless it errs by half a step.
+`integer_form` then turns whole layers into integers, so that every engine fires the same spikes. In steps s of its output
+channel, a neuron compares A + t B with (k - 1/2) Theta, where A is a sum of counts times 8-bit weights, B its bias and
+Theta its threshold. If B is whole and Theta odd, every comparison is between a whole number and a half: no value ever
+equals a threshold, both conventions of rounding a half agree, and float32 arithmetic is on the right side unless it errs by
+half a step.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 
 LARGEST = 127
 MANTISSA = 16
-"""Bits of a scale: its products with 8-bit integers are exact in float32, so that rounding what is rounded changes nothing."""
+"""Bits of a scale: its products with 8-bit integers are exact in float32, so that rounding is idempotent."""
 
 
 def spike_values(graph: Graph, conv: Node, theta: Mapping[str, Tensor | None]) -> Tensor | None:
-    """What a count of each channel that a convolution reads is worth, `(C,)`; None if its weights are not rounded: those of one channel
-    for each output (groups), and those that read currents, averages, or sums without a common unit.
+    """Scale of a count in each channel that a convolution reads, `(C,)`.
+
+    None if the convolution's weights are not rounded: grouped convolutions, and those that read currents, averages, or sums
+    without a common unit.
 
     Args:
         graph: the network.
@@ -53,8 +57,8 @@ def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple
 
     Args:
         weight: float32.
-        values: of `spike_values`.
-        step: the scale, where it is known (`threshold_steps`); None: the largest product of a channel becomes 127.
+        values: from `spike_values`.
+        step: the scale, from `threshold_steps`; None makes the largest product of a channel 127.
     """
     products = (weight * values[:, None, None]).double()
     if step is not None:
@@ -66,51 +70,60 @@ def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple
 
 
 def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
-    """The float32 weights that are exactly those integers."""
+    """The float32 weights that equal these integers exactly; inverse of `to_int8`."""
     return integers.float() * scale[:, None, None, None] / values[:, None, None]
 
 
-def rounded(weight: Tensor, values: Tensor) -> Tensor:
-    """Weights as they are after `to_int8` and `from_int8`, bit by bit, in one pass; on the CPU."""
+def rounded(weight: Tensor, values: Tensor, step: Tensor | None = None) -> Tensor:
+    """Round weights as `to_int8` followed by `from_int8` does, bit for bit, in one pass on the CPU.
+
+    Args:
+        weight, values, step: as for `to_int8`.
+    """
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     shape = len(weight), len(values), -1
-    _round(weight.detach().contiguous().view(shape).numpy(), values.detach().numpy(), out.view(shape).numpy())
+    steps = torch.zeros(len(weight)) if step is None else step
+    arrays = (x.detach().contiguous().numpy() for x in (weight.reshape(shape), values, steps))
+    _round(*arrays, out.view(shape).numpy())
     return out
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _round(weight, values, out):  # type: ignore[no-untyped-def]
-    """`rounded` of `(O, C, kh * kw)` float32."""
+def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
+    """`rounded` for `(O, C, kh * kw)` float32; a step of 0 stands for the one that makes the largest product 127."""
     outputs, channels, taps = weight.shape
     for o in numba.prange(outputs):
-        largest = np.float32(0)
-        for c in range(channels):
-            for k in range(taps):
-                largest = max(largest, abs(weight[o, c, k] * values[c]))
-        mantissa, exponent = math.frexp(max(np.float64(largest), 1e-30) / LARGEST)
-        scale = math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent)
+        scale = np.float64(steps[o])
+        if scale == 0:
+            largest = np.float32(0)
+            for c in range(channels):
+                for k in range(taps):
+                    largest = max(largest, abs(weight[o, c, k] * values[c]))
+            mantissa, exponent = math.frexp(max(np.float64(largest), 1e-30) / LARGEST)
+            scale = np.float64(math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent))
         for c in range(channels):
             for k in range(taps):
                 integer = np.rint(np.float64(weight[o, c, k] * values[c]) / scale)
+                integer = min(max(integer, -LARGEST), LARGEST)
                 out[o, c, k] = np.float32(integer) * np.float32(scale) / values[c]
 
 
 EXACT = 2**20
-"""Thresholds, and biases, of at most this many steps: the neuron's own arithmetic in float32 errs by less than a quarter of a step."""
+"""Largest threshold and bias in steps: up to here, a neuron's float32 arithmetic errs by less than a quarter of a step."""
 
 
 def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor, most: int) -> Tensor:
-    """The step of each output channel, `(O,)` float32: its threshold is an odd number of them.
+    """Choose the step of each output channel, `(O,)` float32, so that its threshold is an odd number of steps.
 
-    The nearest odd one to the threshold in steps of `to_int8`, so that weights which are whole numbers already stay what they are;
-    where a threshold is only a few steps, the one below, so that no weight exceeds 127.
+    The odd number is the nearest to the threshold in steps of `to_int8`, so that weights that are whole already stay the
+    same; if the threshold is only a few steps, it is the next lower one, so that no weight exceeds 127.
 
     Args:
         weight: `(O, C, kh, kw)` float32.
-        values: of `spike_values`.
+        values: from `spike_values`.
         theta: `(O,)` thresholds of the neurons that the convolution drives.
-        bias: `(O,)` their constant current in one timestep.
-        most: most spikes of a neuron in all timesteps.
+        bias: `(O,)` constant current per timestep.
+        most: largest number of spikes of a neuron over all timesteps.
     """
     largest = (weight * values[:, None, None]).abs().flatten(1).amax(1).double().clamp_min(1e-30)
     theta64, offset = theta.double(), bias.double().abs().clamp_min(1e-30)
@@ -121,14 +134,14 @@ def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor,
 
 
 def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, SpikingParameters]:
-    """The last step of conversion: every layer of neurons that one convolution drives compares whole numbers with halves (see above).
+    """Turn every layer of neurons driven by one convolution into integers (see above): the last step of conversion.
 
-    Weights are rounded to their channel's step, `<conv>.step` `(O,)` among the tensors; the bias and the neurons' shift become one
-    whole number of steps. Left as they are: convolutions in groups, of averages or of sums without a common unit, those that are
-    read out or read by anything but neurons, and those behind which LeakyReLU's neurons stand.
+    Weights are rounded to their channel's step, stored as tensor `<conv>.step` `(O,)`; bias and the neurons' shift together
+    become one whole number of steps. Unchanged are grouped convolutions, convolutions of averages or of sums without a
+    common unit, those that are read out or read by anything but neurons, and those that drive neurons of a LeakyReLU.
 
     Args:
-        graph: the network that spikes.
+        graph: the spiking network.
         parameters: its neurons.
     """
     tensors, neurons = dict(graph.tensors), dict(parameters.neurons)
@@ -150,7 +163,7 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
 
 
 def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
-    """Whether a network is as `integer_form` leaves it."""
+    """Whether a network is in `integer_form`."""
     tensors, worth = graph.tensors, signal_thresholds(graph, parameters.neurons)
     for conv, relu in driven(graph, parameters):
         if spike_values(graph, conv, worth) is None:
@@ -169,7 +182,7 @@ def _odd(theta: Tensor, step: Tensor) -> bool:
 
 
 def driven(graph: Graph, parameters: SpikingParameters) -> list[tuple[Node, Node]]:
-    """Convolutions and the layers of neurons that they alone drive, without those of `integer_form` that cannot be integers."""
+    """Pairs of a convolution and the relu that it alone drives, where `integer_form` applies."""
     readers, found = graph.consumers(), []
     for node in graph.nodes:
         behind = readers[node.name]

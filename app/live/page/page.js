@@ -1,19 +1,19 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const SECONDS = 30;
-const PLOT_MS = 250; // plots are drawn less often than the picture: they cost the more
+const PLOT_MS = 250; // plots are drawn less often than the events because they take longer
 const ROOT = document.body.dataset.root ? `${document.body.dataset.root}/` : location.pathname.replace(/[^/]*$/, "");
 const KINDS = {
-  measured: ["Measured events", "An event camera measures them now."],
-  recorded: ["Recorded events", "Read from a file, which does not say whether they were measured or simulated."],
-  simulated: ["Simulated events", "A model of an event camera computes them from ordinary video."],
-  drawn: ["Drawn and simulated", "A model of an event camera computes them from a street that is drawn: no camera of any kind."],
+  measured: ["Measured events", "Measured live by an event camera."],
+  recorded: ["Recorded events", "Read from a file, which does not state whether they were measured or simulated."],
+  simulated: ["Simulated events", "Computed from ordinary video by a model of an event camera."],
+  drawn: ["Drawn and simulated", "Computed from a drawn street scene by a model of an event camera; no camera is involved."],
 };
 const PLOTS = { rate: "events_per_s", latency: "latency_ms", spikes: "spikes", energy: "energy_uj" };
-let socket = null, about = null, state = {}, shown = null, dirty = false, plotted = 0, camera = null, inset = false, lost = 0;
-let pixelsOf = new Uint32Array(4); // ABGR: nothing, OFF, ON
+let socket = null, about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null, inset = false, lostAt = 0;
+let pixelColours = new Uint32Array(4); // ABGR of: no event, OFF, ON, ON
 const history = [];
-const small = document.createElement("canvas");
+const sensorCanvas = document.createElement("canvas"); // one canvas pixel per sensor pixel
 
 function send(command) {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(command));
@@ -24,40 +24,40 @@ function connect() {
   socket = new WebSocket(`${scheme}//${location.host}${ROOT}live${location.search}`);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => send({ inset });
-  socket.onmessage = (event) => (typeof event.data === "string" ? told(JSON.parse(event.data)) : arrived(event.data));
+  socket.onmessage = (event) => (typeof event.data === "string" ? receiveState(JSON.parse(event.data)) : receiveResult(event.data));
   socket.onclose = () => {
     stopCamera(false);
-    if (!lost) lost = Date.now();
-    setStatus("connection lost, trying again", "");
-    curtain(`The server does not answer. The picture is of ${new Date(lost).toLocaleTimeString()}.`, true);
+    if (!lostAt) lostAt = Date.now();
+    setStatus("connection lost, reconnecting", "");
+    showCurtain(`The server does not answer. The picture is from ${new Date(lostAt).toLocaleTimeString()}.`, true);
     setTimeout(connect, 1000);
   };
 }
 
-function told(content) {
+function receiveState(content) {
   if (content.error) {
     if (content.to === "camera_on") stopCamera(false);
-    return complain(content.error);
+    return showMessage(content.error);
   }
-  lost = 0;
-  if (content.sensor_size) introduce(content);
+  lostAt = 0;
+  if (content.sensor_size) applyAbout(content);
   state = { ...state, ...content };
   showState();
   dirty = true;
 }
 
-function introduce(content) {
+function applyAbout(content) {
   about = content;
-  [small.width, small.height] = about.sensor_size;
-  $("events").style.aspectRatio = `${small.width} / ${small.height}`;
+  [sensorCanvas.width, sensorCanvas.height] = about.sensor_size;
+  $("events").style.aspectRatio = `${sensorCanvas.width} / ${sensorCanvas.height}`;
   const { ground, off, on } = about.palette;
-  pixelsOf = new Uint32Array([ground, off, on, on].map(abgr));
+  pixelColours = new Uint32Array([ground, off, on, on].map(abgr));
   $("on").style.background = on;
   $("off").style.background = off;
   $("stage").style.background = ground;
   $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
-  $("footnote").textContent = `Energy: ${about.energy_table} table, 45 nm, one accumulate per spike and weight it reaches; the ANN's (dashed) `
-    + "counts one multiply-accumulate per weight and position. Memory traffic is in neither.";
+  $("footnote").textContent = `Energy: ${about.energy_table} table, 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
+    + "the ANN's (dashed) one multiply-accumulate per weight and position. Neither includes memory traffic.";
 }
 
 function abgr(colour) {
@@ -70,11 +70,11 @@ function setStatus(text, kind) {
   $("status").className = `status ${kind}`;
 }
 
-function curtain(text, gone = false) {
+function showCurtain(text, offline = false) {
   $("curtain").hidden = !text;
   $("curtain").textContent = text;
-  $("curtain").classList.toggle("gone", gone);
-  document.body.classList.toggle("gone", gone);
+  $("curtain").classList.toggle("offline", offline);
+  document.body.classList.toggle("offline", offline);
 }
 
 function showState() {
@@ -83,55 +83,60 @@ function showState() {
   Object.assign($("kind"), { hidden: false, textContent: kind, className: `badge ${state.kind}` });
   $("kind").dataset.help = help;
   $("simulated").hidden = !state.simulated;
-  $("made-of").textContent = state.kind === "drawn" ? "a drawn street" : "ordinary video";
+  $("video-kind").textContent = state.kind === "drawn" ? "a drawn street scene" : "ordinary video";
   const waiting = state.status.startsWith("waiting"), forCamera = waiting && state.status.endsWith("the page's camera");
   setStatus(state.paused ? "paused" : state.status, state.paused ? "paused" : waiting ? "waiting" : state.status === "running" ? "running" : "");
-  curtain(state.paused ? "Paused" : forCamera ? "Press “Use this device's camera” below: its picture is made into events." : waiting ? state.status : state.status === "ended" ? "The source has ended" : "");
-  $("camera").classList.toggle("wanted", forCamera && camera === null);
-  label("pause", state.paused ? "Resume" : "Pause");
-  label("record", state.recording === null ? "Record" : `Stop recording (${compact(state.recording)} events)`);
+  showCurtain(
+    state.paused ? "Paused"
+      : forCamera ? "Press “Use this device's camera” below to simulate events from its picture."
+        : waiting ? state.status
+          : state.status === "ended" ? "The source has ended" : "",
+  );
+  $("camera").classList.toggle("suggested", forCamera && camera === null);
+  setLabel("pause", state.paused ? "Resume" : "Pause");
+  setLabel("record", state.recording === null ? "Record" : `Stop recording (${compact(state.recording)} events)`);
   $("record").setAttribute("aria-pressed", String(state.recording !== null));
   $("download").hidden = !state.recorded;
-  const mine = camera !== null;
-  label("camera", mine ? "Stop this device's camera" : "Use this device's camera");
-  $("camera").setAttribute("aria-pressed", String(mine));
+  const usesCamera = camera !== null;
+  setLabel("camera", usesCamera ? "Stop this device's camera" : "Use this device's camera");
+  $("camera").setAttribute("aria-pressed", String(usesCamera));
   $("picture").hidden = !state.has_picture;
   $("inset").hidden = !(inset && state.has_picture);
   for (const [id, value] of Object.entries({ "network-choice": state.wanted.network, "weights-choice": state.wanted.weights })) {
     if (document.activeElement !== $(id) || !state.preparing) $(id).value = value;
   }
   $("preparing").hidden = !(state.preparing || state.problem);
-  $("preparing").textContent = state.problem || "The other network is being prepared; this one runs on.";
-  slider("score", state.score, 2);
-  slider("timesteps", state.timesteps, 0);
-  slider("contrast", state.contrast, 2);
+  $("preparing").textContent = state.problem || "Preparing the new network; the current one keeps running.";
+  showSlider("score", state.score, 2);
+  showSlider("timesteps", state.timesteps, 0);
+  showSlider("contrast", state.contrast, 2);
   if (about) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
-  totals(state);
+  showTotals(state);
 }
 
-function label(id, text) {
+function setLabel(id, text) {
   const node = $(id).firstChild;
   if (node.textContent.trim() !== text) node.textContent = `${text} `;
 }
 
-function slider(id, value, digits) {
+function showSlider(id, value, digits) {
   const input = $(id);
   input.disabled = value === null;
   if (document.activeElement !== input || !input.dataset.moving) input.value = value ?? input.min;
   $(`${id}-value`).textContent = value === null ? (id === "timesteps" ? "the ANN has none" : "not for this source") : Number(input.value).toFixed(digits);
 }
 
-function totals(content) {
+function showTotals(content) {
   $("windows").textContent = content.windows.toLocaleString("en");
   $("dropped").textContent = content.dropped.toLocaleString("en");
 }
 
-function arrived(buffer) {
-  const length = new DataView(buffer).getUint32(0, true);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const events = Math.ceil((about.sensor_size[0] * about.sensor_size[1]) / 4);
-  shown = { header, packed: new Uint8Array(buffer, 4 + length, events) };
-  if (buffer.byteLength > 4 + length + events) drawInset(new Blob([new Uint8Array(buffer, 4 + length + events)], { type: "image/jpeg" }));
+function receiveResult(buffer) {
+  const headerBytes = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, headerBytes)));
+  const eventBytes = Math.ceil((about.sensor_size[0] * about.sensor_size[1]) / 4), pictureAt = 4 + headerBytes + eventBytes;
+  shown = { header, packed: new Uint8Array(buffer, 4 + headerBytes, eventBytes) };
+  if (buffer.byteLength > pictureAt) drawInset(new Blob([new Uint8Array(buffer, pictureAt)], { type: "image/jpeg" }));
   history.push({ at: performance.now(), ...header });
   dirty = true;
 }
@@ -152,8 +157,8 @@ function draw() {
     drawEvents(shown);
     figures(shown.header);
   }
-  if (performance.now() - plotted < PLOT_MS) return;
-  plotted = performance.now();
+  if (performance.now() - plottedAt < PLOT_MS) return;
+  plottedAt = performance.now();
   for (const [id, name] of Object.entries(PLOTS)) plot($(`plot-${id}`), name);
 }
 
@@ -165,31 +170,33 @@ function fitCanvas(canvas) {
 
 function drawEvents({ header, packed }) {
   const [width, height] = about.sensor_size, image = new ImageData(width, height), pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = pixelsOf[(packed[i >> 2] >> ((i & 3) * 2)) & 3];
-  small.getContext("2d").putImageData(image, 0, 0);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = pixelColours[(packed[i >> 2] >> ((i & 3) * 2)) & 3];
+  sensorCanvas.getContext("2d").putImageData(image, 0, 0);
   const canvas = $("events"), ratio = fitCanvas(canvas), context = canvas.getContext("2d");
   const scale = Math.min(canvas.width / width, canvas.height / height), left = (canvas.width - width * scale) / 2, top = (canvas.height - height * scale) / 2;
   context.fillStyle = about.palette.ground;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = false;
-  context.drawImage(small, left, top, width * scale, height * scale);
+  context.drawImage(sensorCanvas, left, top, width * scale, height * scale);
   context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
   context.textBaseline = "middle";
-  const place = ([x0, y0, x1, y1]) => [left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale];
-  for (const [colour, width] of [["#000", 4], [null, 2]]) { // a dark edge, readable over white and blue
+  const onCanvas = ([x0, y0, x1, y1]) => [left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale];
+  for (const [colour, width] of [["#000", 4], [null, 2]]) { // a dark edge keeps the box visible over white and blue
     for (const box of header.boxes) {
       context.strokeStyle = colour || colourOf(box[5]);
       context.lineWidth = width * ratio;
-      context.strokeRect(...place(box));
+      context.strokeRect(...onCanvas(box));
     }
   }
-  const taken = [];
+  const placed = []; // [left, top, width] of the labels drawn so far
   for (const box of header.boxes) {
-    const [x, y, , h] = place(box), text = `${box[6]} ${box[4].toFixed(2)}`, high = 20 * ratio, wide = context.measureText(text).width + 10 * ratio;
+    const [x, y, , h] = onCanvas(box), text = `${box[6]} ${box[4].toFixed(2)}`;
+    const high = 20 * ratio, wide = context.measureText(text).width + 10 * ratio;
     const at = Math.max(0, Math.min(x - ratio, canvas.width - wide));
-    const free = (row) => row >= 0 && row + high <= canvas.height && !taken.some(([x0, y0, w0]) => at < x0 + w0 && x0 < at + wide && row < y0 + high && y0 < row + high);
-    const row = [y - high, y + h, y, y + high, y - 2 * high, y + h + high].find(free) ?? Math.max(0, y - high);
-    taken.push([at, row, wide]);
+    const overlaps = ([x0, y0, w0], row) => at < x0 + w0 && x0 < at + wide && row < y0 + high && y0 < row + high;
+    const isFree = (row) => row >= 0 && row + high <= canvas.height && !placed.some((other) => overlaps(other, row));
+    const row = [y - high, y + h, y, y + high, y - 2 * high, y + h + high].find(isFree) ?? Math.max(0, y - high);
+    placed.push([at, row, wide]);
     context.fillStyle = colourOf(box[5]);
     context.fillRect(at, row, wide, high);
     context.fillStyle = "#05080c";
@@ -212,12 +219,12 @@ function figures(header) {
   const over = header.energy_uj > header.ann_uj;
   $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN`;
   for (const id of ["energy", "share"]) $(id).classList.toggle("over", over);
-  $("pace").textContent = pace();
+  $("pace").textContent = windowRate();
   $("clock").textContent = `${(header.t_us / 1e6).toFixed(1)} s`;
-  totals(header);
+  showTotals(header);
 }
 
-function pace() {
+function windowRate() {
   const recent = history.filter((point) => point.at > performance.now() - 5000);
   if (recent.length < 2) return "–";
   const first = recent[0], last = recent[recent.length - 1];
@@ -254,12 +261,12 @@ function plot(canvas, name) {
   context.strokeStyle = ann && history[history.length - 1].energy_uj > ann ? "#ff8a80" : "#58c4f6";
   context.lineWidth = 1.6 * ratio;
   context.beginPath();
-  let before = -Infinity;
+  let previousAt = -Infinity;
   for (const point of history) {
     if (point[name] === null) continue;
-    if (point.at - before > 3000) context.moveTo(x(point.at), y(point[name]));
+    if (point.at - previousAt > 3000) context.moveTo(x(point.at), y(point[name]));
     else context.lineTo(x(point.at), y(point[name]));
-    before = point.at;
+    previousAt = point.at;
   }
   context.stroke();
   if (!ann) {
@@ -268,12 +275,12 @@ function plot(canvas, name) {
   }
 }
 
-let complaint = 0;
-function complain(text, stays = false) {
+let messageTimer = 0;
+function showMessage(text, stays = false) {
   $("message").textContent = text;
   $("message").hidden = false;
-  clearTimeout(complaint);
-  if (!stays) complaint = setTimeout(() => ($("message").hidden = true), 8000);
+  clearTimeout(messageTimer);
+  if (!stays) messageTimer = setTimeout(() => ($("message").hidden = true), 8000);
 }
 
 function snapshot() {
@@ -288,9 +295,9 @@ function snapshot() {
 
 async function startCamera() {
   if (!navigator.mediaDevices) {
-    return complain("This browser gives its camera to pages of https or localhost only: open this page through a tunnel, e.g. ssh -L 8000:127.0.0.1:8000 HOST");
+    return showMessage("Browsers allow camera access only on https or localhost: open this page through a tunnel, e.g. ssh -L 8000:127.0.0.1:8000 HOST");
   }
-  if (state.page_camera) return complain("another page's camera is in use");
+  if (state.page_camera) return showMessage("another page's camera is in use");
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false });
     const video = document.createElement("video");
@@ -298,24 +305,24 @@ async function startCamera() {
     await video.play();
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = about.sensor_size;
-    camera = { stream, video, canvas, last: -1, timer: setInterval(push, 15) };
+    camera = { stream, video, canvas, last: -1, timer: setInterval(sendPicture, 15) };
     send({ do: "camera_on" });
   } catch (error) {
     stopCamera(false);
-    complain(`The camera cannot be used: ${error.message}. Allow it beside the address bar, and press the button again.`, true);
+    showMessage(`The camera cannot be used: ${error.message}. Allow it next to the address bar and press the button again.`, true);
   }
 }
 
-function stopCamera(tell) {
+function stopCamera(notifyServer) {
   if (!camera) return;
   clearInterval(camera.timer);
   camera.stream.getTracks().forEach((track) => track.stop());
   camera = null;
-  if (tell) send({ do: "camera_off" });
+  if (notifyServer) send({ do: "camera_off" });
   showState();
 }
 
-function push() {
+function sendPicture() {
   const { video, canvas } = camera, { width, height } = canvas, now = video.currentTime;
   if (now === camera.last || !state.own_camera || socket.bufferedAmount > 2 * width * height) return;
   camera.last = now;
@@ -339,7 +346,7 @@ const ACTIONS = {
     $("inset").hidden = !(inset && state.has_picture);
     send({ inset });
   },
-  fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen().catch((error) => complain(`Fullscreen: ${error.message}`))),
+  fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen().catch((error) => showMessage(`Fullscreen: ${error.message}`))),
 };
 for (const [id, action] of Object.entries(ACTIONS)) $(id).addEventListener("click", action);
 for (const id of ["network", "weights"]) $(`${id}-choice`).addEventListener("change", (event) => send({ set: { [id]: event.target.value } }));

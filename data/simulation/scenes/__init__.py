@@ -1,4 +1,4 @@
-"""Scenes: what a simulated sensor looks at. A scene renders log-intensity frames and knows its boxes at any time."""
+"""Scenes for the simulated sensor. A scene renders log-intensity frames and provides its boxes at any time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig
 
 
 class Scene(Protocol):
-    """A world with a virtual camera in it."""
+    """A world seen by a virtual camera."""
 
     sensor_size: SensorSize
 
     def render(self, t_us: int) -> NDArray[np.float32]:
-        """The `(H, W)` float32 log-intensity frame at t_us."""
+        """Return the `(H, W)` float32 log-intensity frame at t_us."""
         ...
 
     def boxes(self, t_us: int) -> Detections:
-        """What is visible at t_us."""
+        """Return the boxes of visible objects at t_us."""
         ...
 
 
@@ -35,9 +35,9 @@ def record(
     seed: int = 0,
     warm_up_steps: int = 3,
 ) -> Events:
-    """Events of [t0_us, t1_us) that a simulated sensor sees in a scene.
+    """Simulate the events of [t0_us, t1_us) that a sensor records of a scene.
 
-    The sensor watches for `warm_up_steps` before t0_us, so that its pixels are not all at rest when the recording begins.
+    The sensor starts `warm_up_steps` before t0_us, so that its pixels are not in their initial state when the recording begins.
     """
     sensor = EventSimulator(scene.sensor_size, config, seed)
     times = range(t0_us - warm_up_steps * step_us, t1_us + step_us, step_us)

@@ -1,7 +1,7 @@
-"""A photograph shown to a sensor that moves in three saccades of 100 ms, as N-Caltech101 was recorded (Orchard et al. 2015).
+"""A photograph in front of a sensor that moves in three saccades of 100 ms, as N-Caltech101 was recorded (Orchard et al. 2015).
 
-The picture is fitted into the sensor's upper left corner; the sensor's gaze goes round a triangle, down and up and back,
-faster in the middle of a saccade and at rest at its end. Nothing is seen beside the picture.
+The picture is fitted into the sensor's upper left corner. The direction of gaze follows a triangle: down, up and back,
+fastest in the middle of a saccade and at rest at its end. Everything outside the picture is dark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evburst.data.simulation.scenes.tone import random_tone
 
 SACCADE_US = 100_000
 _MOVING_US = 88_000.0
-_BESIDE = 4.0
+_OUTSIDE_LOG_INTENSITY = 4.0
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,11 @@ class SaccadeConfig:
     """How the sensor moves and how the picture is shown.
 
     Attributes:
-        amplitude_px: least and largest side of the triangle.
-        vary: change the picture before it is shown (below); False: as N-Caltech101 shows it, which is how it is evaluated.
-        zoom: least and largest size of the picture against the one that fits the sensor; it lies anywhere then.
-        rotate_deg, stretch: largest rotation, and largest share by which it gets wider or narrower; it is mirrored at random.
+        amplitude_px: minimum and maximum side of the triangle.
+        vary: transform the picture before it is shown (see below); False: as in N-Caltech101, for evaluation.
+        zoom: minimum and maximum size of the picture relative to the one that fits the sensor; its position is then random.
+        rotate_deg: maximum rotation.
+        stretch: maximum fraction by which the picture is widened or narrowed; it is also mirrored at random.
     """
 
     amplitude_px: tuple[float, float] = (4.0, 9.0)
@@ -41,31 +42,31 @@ class SaccadeConfig:
 
 
 class SaccadeScene:
-    """See the module's docstring. All is drawn from `rng` at construction; rendering is then a pure function of t."""
+    """See the module's docstring. All randomness is drawn from `rng` at construction; rendering is a pure function of t."""
 
     def __init__(self, picture: Picture, sensor_size: SensorSize, config: SaccadeConfig, rng: np.random.Generator) -> None:
         self.sensor_size, self.labels = sensor_size, picture.labels
-        grey, boxes = _varied(picture, config, rng) if config.vary else (picture.grey, picture.boxes_xyxy)
+        grey, boxes = _transform(picture, config, rng) if config.vary else (picture.grey, picture.boxes_xyxy)
         height, width = grey.shape
         zoom = rng.uniform(*config.zoom) if config.vary else 1.0
         scale = zoom * min(sensor_size.width / width, sensor_size.height / height)
-        shown = np.maximum(np.round(np.array([width, height]) * scale), 8).astype(int)
-        self._corner = np.round(rng.uniform(0, 1, 2) * (np.array(sensor_size) - shown)) if config.vary else np.zeros(2)
+        shown_size = np.maximum(np.round(np.array([width, height]) * scale), 8).astype(int)
+        self._corner = np.round(rng.uniform(0, 1, 2) * (np.array(sensor_size) - shown_size)) if config.vary else np.zeros(2)
         self._boxes = (boxes * scale + np.tile(self._corner, 2)).astype(np.float32)
-        small = cv2.resize(grey, (int(shown[0]), int(shown[1])), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(grey, (int(shown_size[0]), int(shown_size[1])), interpolation=cv2.INTER_AREA)
         self._picture = random_tone(np.asarray(small, np.uint8), rng)
         side = rng.uniform(*config.amplitude_px)
         depth = rng.uniform(0.5, 1.0) * side
-        self._stations = np.array([[0, 0], [side / 2, depth], [side, 0], [0, 0]]) - [side / 2, depth / 2]
+        self._corners = np.array([[0, 0], [side / 2, depth], [side, 0], [0, 0]]) - [side / 2, depth / 2]
         grid_x, grid_y = np.meshgrid(np.arange(sensor_size.width), np.arange(sensor_size.height))
         self._grid = (np.stack([grid_x, grid_y]) - self._corner[:, None, None]).astype(np.float32)
-        self._beside = ((self._grid < 0) | (self._grid >= shown[:, None, None])).any(0)
+        self._outside = ((self._grid < 0) | (self._grid >= shown_size[:, None, None])).any(0)
 
     def render(self, t_us: int) -> NDArray[np.float32]:
         """See Scene.render."""
         grid = self._grid + self._gaze(t_us)[:, None, None].astype(np.float32)
         frame = cv2.remap(self._picture, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        frame[self._beside] = _BESIDE
+        frame[self._outside] = _OUTSIDE_LOG_INTENSITY
         return np.asarray(frame, np.float32)
 
     def boxes(self, t_us: int) -> Detections:
@@ -74,26 +75,28 @@ class SaccadeScene:
         return Detections(moved, np.ones(len(moved), np.float32), self.labels, t_us)
 
     def _gaze(self, t_us: int) -> NDArray[np.float64]:
-        saccade, since = divmod(t_us, SACCADE_US)
-        start, end = self._stations[saccade % 3], self._stations[saccade % 3 + 1]
-        done = 0.5 - 0.5 * np.cos(np.pi * min(since / _MOVING_US, 1.0))
-        return np.asarray(start + (end - start) * done)
+        saccade, elapsed = divmod(t_us, SACCADE_US)
+        start, end = self._corners[saccade % 3], self._corners[saccade % 3 + 1]
+        progress = 0.5 - 0.5 * np.cos(np.pi * min(elapsed / _MOVING_US, 1.0))
+        return np.asarray(start + (end - start) * progress)
 
 
-def _varied(picture: Picture, config: SaccadeConfig, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The picture mirrored, turned and stretched about its middle, and its boxes: those of the ellipses inside the old ones."""
+def _transform(
+    picture: Picture, config: SaccadeConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Mirror, rotate and stretch the picture about its centre; boxes become those of the ellipses inscribed in the old ones."""
     height, width = picture.grey.shape
     angle = np.deg2rad(rng.uniform(-1, 1) * config.rotate_deg)
-    wider = 1 + rng.uniform(-1, 1) * config.stretch
+    widening = 1 + rng.uniform(-1, 1) * config.stretch
     mirror = -1 if rng.random() < 0.5 else 1
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.diag([mirror * wider, 1.0])
-    size = np.array([round(width * wider), height])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = rotation @ np.diag([mirror * widening, 1.0])
+    size = np.array([round(width * widening), height])
     middle = np.array([width, height]) / 2
     affine = np.concatenate([matrix, (size / 2 - matrix @ middle)[:, None]], 1)
     grey = cv2.warpAffine(picture.grey, affine, size.tolist(), borderMode=cv2.BORDER_REPLICATE)
     centre = (picture.boxes_xyxy[:, :2] + picture.boxes_xyxy[:, 2:]) / 2
     half = (picture.boxes_xyxy[:, 2:] - picture.boxes_xyxy[:, :2]) / 2
     moved = centre @ affine[:, :2].T + affine[:, 2]
-    reach = np.sqrt(half**2 @ (matrix**2).T)
-    return np.asarray(grey, np.uint8), np.concatenate([moved - reach, moved + reach], 1).astype(np.float32)
+    extent = np.sqrt(half**2 @ (matrix**2).T)
+    return np.asarray(grey, np.uint8), np.concatenate([moved - extent, moved + extent], 1).astype(np.float32)

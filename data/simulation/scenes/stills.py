@@ -1,8 +1,8 @@
-"""A scene made of photographs: a virtual camera moves over a canvas of one or four pictures, and objects move in it.
+"""A scene composed of photographs: a virtual camera moves over a canvas of one or four pictures, in which objects move.
 
-The camera zooms (as in driving), pans, rolls and shakes. An object moves against its background by a smooth local
-displacement that fades out beyond its box, so there is no cut-out edge a network could learn instead of the object. People
-may be drawn over the picture, who walk as photographed ones cannot (walkers.py).
+The camera zooms (as in driving), pans, rolls and shakes. An object moves relative to its background by a smooth local
+displacement that fades out beyond its box, so there is no cut-out edge that a network could learn instead of the object. People
+may be drawn over the picture, with gaits that photographs cannot show (walkers.py).
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from evburst.data.simulation.scenes.tone import random_tone
 from evburst.data.simulation.scenes.walkers import Walker
 
 _WINDOW_US = 50_000.0
-_HIDDEN = 0.6
-_REACH = 1.6
+_HIDDEN_FRACTION = 0.6
+_FADE_END = 1.6
 
 
 @dataclass(frozen=True)
 class StillSceneConfig:
-    """How pictures are put together and moved; amounts are per 50 ms at the strongest.
+    """How pictures are composed and moved; amounts are maxima per 50 ms.
 
     Attributes:
-        mosaic: share of scenes that are four pictures side by side.
-        still: share of scenes that hardly move.
-        zoom, pan_px, roll_rad, shake_px: largest camera motion.
-        object_px: largest motion of an object against its background.
-        sway: how much faster or slower than the whole an object's ends may move, as limbs and turning bodies do.
-        closest: how much closer than the whole picture the camera may come.
-        walkers, most_walkers: share of scenes with people drawn over them, and the most people in one.
-        walker_px: their least and largest height on the sensor.
-        brighten, brighten_by: share of scenes that get brighter or darker as a whole, and by how much at most (natural log).
+        mosaic: fraction of scenes composed of four pictures.
+        still: fraction of scenes with almost no motion.
+        zoom, pan_px, roll_rad, shake_px: maximum camera motion.
+        object_px: maximum motion of an object relative to its background.
+        sway: maximum relative difference in speed of an object's ends to its centre, as of limbs and turning bodies.
+        closest: maximum zoom of the camera relative to the whole picture.
+        walkers: fraction of scenes over which people are drawn.
+        most_walkers: maximum number of people in such a scene.
+        walker_px: their minimum and maximum height on the sensor.
+        brighten: fraction of scenes whose overall brightness changes.
+        brighten_by: maximum change in brightness (natural log).
     """
 
     mosaic: float = 0.25
@@ -57,14 +59,14 @@ class StillSceneConfig:
 
 
 class StillScene:
-    """See the module's docstring. All motion is drawn from `rng` at construction; rendering is then a pure function of t.
+    """See the module's docstring. All motion is drawn from `rng` at construction; rendering is a pure function of t.
 
     Args:
-        pictures: one, or four to allow a mosaic.
+        pictures: one picture, or four to allow a mosaic.
         sensor_size: (W, H) px.
         config: how they move.
-        rng: draws everything.
-        walker_label: class index of a drawn person.
+        rng: random generator.
+        walker_label: class index of drawn people.
     """
 
     def __init__(
@@ -89,39 +91,39 @@ class StillScene:
         matrix, offset = self._camera(t_us)
         x, y = np.arange(self.sensor_size.width), np.arange(self.sensor_size.height)[:, None]
         grid = np.stack([row[0] * x + (row[1] * y + b) for row, b in zip(matrix, offset, strict=True)]).astype(np.float32)
-        t_s, back = t_us * 1e-6, np.asarray(np.linalg.inv(matrix), np.float64)
+        t_s, inverse = t_us * 1e-6, np.asarray(np.linalg.inv(matrix), np.float64)
         for index in self._moving:
             box, motion = self._boxes[index], self._object_motion[index] * self._progress(t_us)
-            rows, columns = _reached(box, motion, back, offset)
+            rows, columns = _displaced_region(box, motion, inverse, offset)
             _displace(grid[:, rows, columns], box, motion, self._sway[index])
         frame = cv2.remap(self._canvas, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         frame = np.asarray(frame, np.float32)
         for walker in self._walkers:
-            foot = back @ ([walker.foot[0] + walker.speed * t_s, walker.foot[1]] - offset)
-            walker.paint(frame, foot, walker.height * float(np.sqrt(np.linalg.det(back))), t_s)
+            foot = inverse @ ([walker.foot[0] + walker.speed * t_s, walker.foot[1]] - offset)
+            walker.paint(frame, foot, walker.height * float(np.sqrt(np.linalg.det(inverse))), t_s)
         return frame + np.float32(self._brighten * self._progress(t_us))
 
     def boxes(self, t_us: int) -> Detections:
-        """All boxes in sensor pixels, unclipped, IGNORE ones included, scores 1; those that walkers hide are left out."""
+        """Return all boxes in sensor pixels, unclipped, IGNORE ones included, scores 1; those hidden by walkers are omitted."""
         matrix, offset = self._camera(t_us)
         moved = self._boxes + np.tile(self._object_motion * self._progress(t_us), 2)
         walking = np.array([walker.box(t_us * 1e-6) for walker in self._walkers], float).reshape(-1, 4)
-        every = np.concatenate([moved, walking])
-        corners = every[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
-        seen = (corners - offset) @ np.linalg.inv(matrix).T
-        boxes = np.concatenate([seen.min(1), seen.max(1)], 1).astype(np.float32).reshape(-1, 4)
+        all_boxes = np.concatenate([moved, walking])
+        corners = all_boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+        projected = (corners - offset) @ np.linalg.inv(matrix).T
+        boxes = np.concatenate([projected.min(1), projected.max(1)], 1).astype(np.float32).reshape(-1, 4)
         labels = np.concatenate([self.labels, np.full(len(walking), self._walker_label)])
         kept = [k for k in range(len(boxes)) if not _hidden(boxes[k], boxes[max(k + 1, len(moved)) :])]
         return Detections(boxes[kept], np.ones(len(kept), np.float32), labels[kept], t_us)
 
     def _draw_walkers(self, config: StillSceneConfig, rng: np.random.Generator) -> list[Walker]:
-        """People about as tall as each other, the nearest (lowest) last."""
+        """Draw people of similar height, sorted so that the nearest (lowest) is last."""
         width, height = self.sensor_size
         matrix, offset = self._camera(0)
-        tall = np.exp(rng.uniform(*np.log(config.walker_px)))
+        typical_height = np.exp(rng.uniform(*np.log(config.walker_px)))
         walkers = []
         for _ in range(rng.integers(1, config.most_walkers + 1)):
-            size = tall * rng.uniform(0.7, 1.3)
+            size = typical_height * rng.uniform(0.7, 1.3)
             foot = rng.uniform([0, 0.35 * height], [width, height + 0.25 * size])
             foot[1] = max(foot[1], 0.6 * size)
             place = matrix @ foot + offset
@@ -156,7 +158,7 @@ class StillScene:
         return t_us / _WINDOW_US
 
     def _camera(self, t_us: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(A, b): sensor pixel q looks at canvas point A q + b."""
+        """Return (A, b): sensor pixel q shows canvas point A q + b."""
         s = self._progress(t_us)
         scale = self._scale * np.exp(-self._zoom * s)
         cos, sin = np.cos(self._roll * s), np.sin(self._roll * s)
@@ -168,29 +170,29 @@ class StillScene:
         return matrix, looked_at - matrix @ focus
 
 
-def _reached(
-    box: NDArray[np.float32], motion: NDArray[np.float64], back: NDArray[np.float64], offset: NDArray[np.float64]
+def _displaced_region(
+    box: NDArray[np.float32], motion: NDArray[np.float64], inverse: NDArray[np.float64], offset: NDArray[np.float64]
 ) -> tuple[slice, slice]:
-    """Rows and columns of the frame that a moving object displaces, and a little more: what others displaced is still in it."""
+    """Return the rows and columns that a moving object displaces, with a margin for the displacements of other objects."""
     centre = (box[:2] + box[2:]) / 2 + motion
-    reach = _REACH * np.maximum(box[2:] - box[:2], 2) / 2 + 2 * np.abs(motion).max()
-    corners = centre + reach * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
-    seen = (corners - offset) @ back.T
-    x0, y0 = np.maximum(np.floor(seen.min(0)).astype(int) - 8, 0)
-    x1, y1 = np.maximum(np.ceil(seen.max(0)).astype(int) + 8, 0)
+    extent = _FADE_END * np.maximum(box[2:] - box[:2], 2) / 2 + 2 * np.abs(motion).max()
+    corners = centre + extent * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+    projected = (corners - offset) @ inverse.T
+    x0, y0 = np.maximum(np.floor(projected.min(0)).astype(int) - 8, 0)
+    x1, y1 = np.maximum(np.ceil(projected.max(0)).astype(int) + 8, 0)
     return slice(y0, y1), slice(x0, x1)
 
 
 def _displace(grid: NDArray[np.float32], box: NDArray[np.float32], motion: NDArray[np.float64], sway: float) -> None:
-    """Look `motion` canvas pixels back inside the (moved) box, fading to none at _REACH times its half size; in place.
+    """Shift the grid by `motion` canvas pixels inside the (moved) box, fading to 0 at _FADE_END times its half size; in place.
 
-    The motion grows by `sway` towards the box's lower end and shrinks by as much towards its upper end.
+    The shift increases by the fraction `sway` towards the box's lower end, and decreases by as much towards its upper end.
     """
     centre = (box[:2] + box[2:]) / 2 + motion
     half = np.maximum(box[2:] - box[:2], 2) / 2
     down = (grid[1] - centre[1]) / half[1]
-    reach = np.maximum(np.abs(grid[0] - centre[0]) / half[0], np.abs(down))
-    weight = np.clip((_REACH - reach) / 0.6, 0, 1) * (1 + sway * np.clip(down, -1, 1))
+    extent = np.maximum(np.abs(grid[0] - centre[0]) / half[0], np.abs(down))
+    weight = np.clip((_FADE_END - extent) / 0.6, 0, 1) * (1 + sway * np.clip(down, -1, 1))
     grid[0] -= np.float32(motion[0]) * weight.astype(np.float32)
     grid[1] -= np.float32(motion[1]) * weight.astype(np.float32)
 
@@ -198,7 +200,7 @@ def _displace(grid: NDArray[np.float32], box: NDArray[np.float32], motion: NDArr
 def _compose(
     pictures: list[Picture], sensor_size: SensorSize, config: StillSceneConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
-    """One picture, or the first four fitted into the quarters of a canvas; mirrored at random."""
+    """Return one picture, or the first four fitted into the quarters of a canvas; mirrored at random."""
     pictures = [_mirror(picture) if rng.random() < 0.5 else picture for picture in pictures]
     if len(pictures) < 4 or rng.random() >= config.mosaic:
         first = pictures[0]
@@ -231,9 +233,9 @@ def _mirror(picture: Picture) -> Picture:
 
 
 def _hidden(box: NDArray[np.float32], nearer: NDArray[np.float32]) -> bool:
-    """Whether one of the nearer boxes covers most of this one."""
+    """Return whether one of the nearer boxes covers most of this one."""
     sides = np.minimum(box[2:], nearer[:, 2:]) - np.maximum(box[:2], nearer[:, :2])
-    return bool((np.clip(sides, 0, None).prod(1) > _HIDDEN * max((box[2:] - box[:2]).prod(), 1e-6)).any())
+    return bool((np.clip(sides, 0, None).prod(1) > _HIDDEN_FRACTION * max((box[2:] - box[:2]).prod(), 1e-6)).any())
 
 
 def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""A street this project draws itself: a camera drives past houses, cars and walking people. Makes the bundled sample.
+"""A synthetic street scene: a camera drives past houses, cars and pedestrians. Used for the bundled sample.
 
-World coordinates are metres: x right, y up (road at 0), z forward; the camera stands `CAMERA_HEIGHT` above the road. Every
-thing is a set of flat polygons, drawn far to near, three times finer than the sensor and then averaged, so that motion of a
-fraction of a pixel shows as it would in a lens.
+World coordinates are metres: x right, y up (road at 0), z forward; the camera is `CAMERA_HEIGHT` above the road. Every object
+is a set of flat polygons, drawn from far to near at three times the sensor's resolution and then averaged, so that sub-pixel
+motion appears as it would through a lens.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from evburst.data.events import SensorSize
 from evburst.data.simulation.sensor import log_intensity
 
 CAMERA_HEIGHT = 1.35
-_FINER = 3
+_OVERSAMPLING = 3
 _SUBPIXEL_BITS = 4
-_NEAREST = 1.0
+_MIN_DEPTH = 1.0
 
 Shape = list[tuple[list[tuple[float, float]], int]]
-"""Polygons of a thing seen from where the camera is: [(x, y) metres from its foot], grey level."""
+"""Polygons of an object as seen by the camera: [(x, y) in metres from its foot], grey level."""
 
 
 @dataclass(frozen=True)
-class Thing:
-    """Something that stands on the road and can move.
+class StreetObject:
+    """An object on the road, which may move.
 
     Attributes:
         label: class index (0 car, 1 pedestrian).
-        x, z: where its foot is at t = 0, metres.
-        vx, vz: its speed, m/s.
+        x, z: position of its foot at t = 0, metres.
+        vx, vz: its velocity, m/s.
         size: (width, height) of its box, metres.
-        shape: its polygons at a time in seconds.
+        shape: returns its polygons at a time in seconds.
     """
 
     label: int
@@ -48,17 +48,17 @@ class Thing:
     shape: Callable[[float], Shape]
 
     def at(self, t_s: float) -> tuple[float, float]:
-        """(x, z) at a time."""
+        """Return its position (x, z) at a time."""
         return self.x + self.vx * t_s, self.z + self.vz * t_s
 
 
 class StreetScene:
-    """The drive. All that is random is drawn from `seed` at construction.
+    """The street scene. All randomness is drawn from `seed` at construction.
 
     Args:
         sensor_size: (W, H) px.
-        seed: of textures, speeds and positions.
-        speed: of the camera, m/s.
+        seed: seed of textures, speeds and positions.
+        speed: speed of the camera, m/s.
     """
 
     def __init__(self, sensor_size: SensorSize, seed: int = 0, speed: float = 7.0) -> None:
@@ -67,43 +67,43 @@ class StreetScene:
         self._focal = 0.95 * sensor_size.width
         self._walls = [_facade(rng, side, z) for side in (-1, 1) for z in range(-10, 90, 10)]
         self._patches = [_patch(rng) for _ in range(160)]
-        self._things = _traffic(rng, speed)
+        self._objects = _traffic(rng, speed)
         self._shake = rng.uniform(0.5, 1.5, (2, 3)), rng.uniform(2, 9, (2, 3)), rng.uniform(0, 6.28, (2, 3))
 
     def render(self, t_us: int) -> NDArray[np.float32]:
         """See Scene.render."""
         width, height = self.sensor_size
-        canvas = np.full((height * _FINER, width * _FINER), 205, np.uint8)
+        canvas = np.full((height * _OVERSAMPLING, width * _OVERSAMPLING), 205, np.uint8)
         t = t_us * 1e-6
         horizon = self._project(np.array([[0.0, 0.0, 500.0]]), t)[0, 1]
-        cv2.rectangle(canvas, (0, int(horizon * _FINER)), (canvas.shape[1], canvas.shape[0]), 92, -1)
+        cv2.rectangle(canvas, (0, int(horizon * _OVERSAMPLING)), (canvas.shape[1], canvas.shape[0]), 92, -1)
         for corners, grey in self._patches:
             self._polygon(canvas, corners, grey, t)
         for z in range(int(self._speed * t) - 2, int(self._speed * t) + 60):
             if z % 6 < 3:
                 self._polygon(canvas, _ground(-0.08, 0.08, z, z + 1), 215, t)
         for side in (-1, 1):
-            z0 = self._speed * t + _NEAREST
+            z0 = self._speed * t + _MIN_DEPTH
             self._polygon(canvas, _ground(side * 4.2, side * 4.5, z0, z0 + 80), 150, t)
             self._polygon(canvas, _ground(side * 4.5, side * 7.0, z0, z0 + 80), 118, t)
         for wall in self._walls:
             for corners, grey in wall:
                 self._polygon(canvas, corners, grey, t)
-        for thing in sorted(self._things, key=lambda thing: -thing.at(t)[1]):
-            self._thing(canvas, thing, t)
+        for item in sorted(self._objects, key=lambda item: -item.at(t)[1]):
+            self._draw_object(canvas, item, t)
         small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
         return log_intensity(cv2.GaussianBlur(small.astype(np.float32), (0, 0), 0.5))
 
     def boxes(self, t_us: int) -> Detections:
-        """Boxes of what is ahead, mostly in view and not mostly hidden, at least 8 px wide and high, clipped to the sensor."""
+        """Return the clipped boxes of objects that are mostly in view, mostly unoccluded, and at least 8 px wide and high."""
         t = t_us * 1e-6
         found, labels = [], []
         hidden = np.zeros((self.sensor_size.height, self.sensor_size.width), bool)
-        for thing in sorted(self._things, key=lambda thing: thing.at(t)[1]):
-            x, z = thing.at(t)
-            if z - self._speed * t < _NEAREST:
+        for item in sorted(self._objects, key=lambda item: item.at(t)[1]):
+            x, z = item.at(t)
+            if z - self._speed * t < _MIN_DEPTH:
                 continue
-            half, top = thing.size[0] / 2, thing.size[1]
+            half, top = item.size[0] / 2, item.size[1]
             corners = self._project(np.array([[x - half, top, z], [x + half, 0.0, z]]), t)
             box = np.clip(corners.reshape(-1), 0, [*self.sensor_size, *self.sensor_size])
             share = (box[2:] - box[:2]).prod() / (corners[1] - corners[0]).prod()
@@ -112,32 +112,32 @@ class StreetScene:
             hidden[y0:y1, x0:x1] = True
             if share > 0.35 and covered < 0.6 and (box[2:] - box[:2]).min() >= 8:
                 found.append(box)
-                labels.append(thing.label)
+                labels.append(item.label)
         boxes = np.array(found, np.float32).reshape(-1, 4)
         return Detections(boxes, np.ones(len(boxes), np.float32), np.array(labels, np.int64), t_us)
 
     def _project(self, points: NDArray[np.float64], t: float) -> NDArray[np.float64]:
-        """Metres `(n, 3)` to sensor pixels `(n, 2)`."""
+        """Project points `(n, 3)` in metres to sensor pixels `(n, 2)`."""
         amplitude, hertz, phase = self._shake
         sway = (amplitude * np.sin(2 * np.pi * hertz * t + phase)).sum(1) * [0.35, 0.5]
-        depth = np.maximum(points[:, 2] - self._speed * t, _NEAREST)
+        depth = np.maximum(points[:, 2] - self._speed * t, _MIN_DEPTH)
         width, height = self.sensor_size
         u = width / 2 + self._focal * points[:, 0] / depth + sway[0]
         v = 0.46 * height + self._focal * (CAMERA_HEIGHT - points[:, 1]) / depth + sway[1]
         return np.stack([u, v], 1)
 
     def _polygon(self, canvas: NDArray[np.uint8], corners: NDArray[np.float64], grey: int, t: float) -> None:
-        if corners[:, 2].max() - self._speed * t <= _NEAREST:
+        if corners[:, 2].max() - self._speed * t <= _MIN_DEPTH:
             return
-        points = self._project(corners, t) * _FINER * (1 << _SUBPIXEL_BITS)
+        points = self._project(corners, t) * _OVERSAMPLING * (1 << _SUBPIXEL_BITS)
         points = np.clip(points, -(1 << 24), 1 << 24).round().astype(np.int32)
         cv2.fillPoly(canvas, [points], grey, cv2.LINE_AA, _SUBPIXEL_BITS)
 
-    def _thing(self, canvas: NDArray[np.uint8], thing: Thing, t: float) -> None:
-        x, z = thing.at(t)
-        if z - self._speed * t <= _NEAREST:
+    def _draw_object(self, canvas: NDArray[np.uint8], item: StreetObject, t: float) -> None:
+        x, z = item.at(t)
+        if z - self._speed * t <= _MIN_DEPTH:
             return
-        for outline, grey in thing.shape(t):
+        for outline, grey in item.shape(t):
             corners = np.array([[x + dx, dy, z] for dx, dy in outline])
             self._polygon(canvas, corners, grey, t)
 
@@ -147,13 +147,13 @@ def _ground(x0: float, x1: float, z0: float, z1: float) -> NDArray[np.float64]:
 
 
 def _patch(rng: np.random.Generator) -> tuple[NDArray[np.float64], int]:
-    """A worn spot on the road."""
+    """Return a worn spot on the road."""
     x, z, w, d = rng.uniform(-4, 4), rng.uniform(0, 70), rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.9)
     return _ground(x, x + w, z, z + d), int(92 + rng.integers(-10, 11))
 
 
 def _facade(rng: np.random.Generator, side: int, z: float) -> list[tuple[NDArray[np.float64], int]]:
-    """A house beside the road, 10 m long: wall, windows, a door."""
+    """Return a house beside the road, 10 m long: wall, windows, door."""
     x, top, wall = side * 7.0, rng.uniform(5, 11), int(rng.integers(120, 190))
 
     def upright(z0: float, z1: float, y0: float, y1: float) -> NDArray[np.float64]:
@@ -170,7 +170,7 @@ def _facade(rng: np.random.Generator, side: int, z: float) -> list[tuple[NDArray
 
 
 def _car(body: int) -> Callable[[float], Shape]:
-    """A car from behind or ahead: 1.75 m wide, 1.45 m high."""
+    """Return a car seen from behind or from the front: 1.75 m wide, 1.45 m high."""
     dark, glass, lamp = max(body - 70, 15), 45, 235
     shape: Shape = [
         ([(-0.95, 0.0), (0.95, 0.0), (0.85, 0.1), (-0.85, 0.1)], 50),
@@ -188,7 +188,7 @@ def _car(body: int) -> Callable[[float], Shape]:
 
 
 def _person(coat: int, trousers: int, pace: float, phase: float) -> Callable[[float], Shape]:
-    """Somebody walking across the view, 1.75 m tall: legs and arms swing."""
+    """Return a person who walks across the view, 1.75 m tall, with swinging legs and arms."""
 
     def shape(t: float) -> Shape:
         swing = np.sin(2 * np.pi * pace * t + phase)
@@ -211,21 +211,21 @@ def _person(coat: int, trousers: int, pace: float, phase: float) -> Callable[[fl
     return shape
 
 
-def _traffic(rng: np.random.Generator, speed: float) -> list[Thing]:
-    """Cars ahead, coming, and parked; people on both pavements and one crossing."""
+def _traffic(rng: np.random.Generator, speed: float) -> list[StreetObject]:
+    """Return cars ahead, oncoming and parked; people on both pavements and one crossing."""
     car, person = (1.8, 1.47), (0.7, 1.78)
-    things = [
-        Thing(0, 1.9, 13, 0.0, speed - 1.6, car, _car(60)),
-        Thing(0, -2.0, 45, 0.0, -6.0, car, _car(175)),
-        Thing(0, -2.0, 75, 0.0, -7.0, car, _car(40)),
-        Thing(1, -5.6, 16, 1.35, 1.0, person, _person(60, 35, 0.95, 1.0)),
+    objects = [
+        StreetObject(0, 1.9, 13, 0.0, speed - 1.6, car, _car(60)),
+        StreetObject(0, -2.0, 45, 0.0, -6.0, car, _car(175)),
+        StreetObject(0, -2.0, 75, 0.0, -7.0, car, _car(40)),
+        StreetObject(1, -5.6, 16, 1.35, 1.0, person, _person(60, 35, 0.95, 1.0)),
     ]
     for z in (9, 19, 30, 42, 55):
         grey = int(rng.integers(25, 200))
-        things.append(Thing(0, 3.6 + rng.uniform(0, 0.3), z + rng.uniform(-1, 1) + 6, 0.0, 0.0, car, _car(grey)))
+        objects.append(StreetObject(0, 3.6 + rng.uniform(0, 0.3), z + rng.uniform(-1, 1) + 6, 0.0, 0.0, car, _car(grey)))
     for side in (-1, 1):
         for z in (13, 22, 34):
             walk = rng.choice([-1.2, 1.2])
             look = _person(int(rng.integers(20, 90)), int(rng.integers(15, 60)), rng.uniform(0.8, 1.1), rng.uniform(0, 6))
-            things.append(Thing(1, side * rng.uniform(5.0, 6.2), z + rng.uniform(-2, 2), 0.0, walk, person, look))
-    return things
+            objects.append(StreetObject(1, side * rng.uniform(5.0, 6.2), z + rng.uniform(-2, 2), 0.0, walk, person, look))
+    return objects

@@ -1,4 +1,4 @@
-"""What a lens and an exposure make of a picture."""
+"""Random blur and exposure of pictures, which model lens and camera settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from evburst.data.simulation.sensor import log_intensity
 
 
 def random_tone(grey: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Log intensity `(H, W)` of a grey picture after a random blur and a random exposure."""
+    """Return the log intensity `(H, W)` of a grey picture after a random blur and a random exposure."""
     blurred = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.3, 1.3)).astype(np.float32)
     return log_intensity(np.clip(blurred * rng.uniform(0.6, 1.4), 0, 255))

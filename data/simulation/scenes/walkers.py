@@ -1,7 +1,7 @@
-"""People drawn over a picture: they walk, so that what moves in them is legs and arms, which a photograph cannot give.
+"""People drawn over a picture. They walk, so the events include moving legs and arms, which a photograph cannot provide.
 
-A walker is a set of flat polygons in units of its height, foot at the origin, drawn three times finer than the sensor and
-then averaged into a share of coverage and a log intensity, which are laid over the frame.
+A walker is a set of flat polygons in units of its height, with the foot at the origin. It is drawn at three times the sensor's
+resolution, averaged to coverage and log intensity, and blended into the frame.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 
 from evburst.data.simulation.sensor import log_intensity
 
-_FINER = 3
+_OVERSAMPLING = 3
 _HALF_WIDTH = 0.4
-"""Of the patch a walker is drawn into, in heights; no limb reaches further."""
+"""Half width of the patch a walker is drawn into, in heights; no limb extends further."""
 _STRIDES_HZ = (0.7, 1.3)
 _HEIGHTS_PER_S = 0.8
-"""1.4 m/s at 1.75 m."""
+"""Walking speed in body heights per second: 1.4 m/s at 1.75 m."""
 
 Polygon = tuple[list[tuple[float, float]], int]
 
 
 @dataclass(frozen=True)
 class Walker:
-    """One person; places and speeds in pixels of the picture it walks in.
+    """One person; positions and speeds are in pixels of the picture.
 
     Attributes:
-        foot: (x, y) where it stands at t = 0.
-        height: of its body.
-        speed: along x, per second; its sign is where it looks.
-        pace_hz, phase: of its steps; pace 0 stands.
-        stride: how far a foot swings, in heights.
-        girth: how much wider than a slim person.
-        greys: of coat, trousers, skin, hair and shoes.
-        pattern: `(h, w)` float32, added to the log intensity of what it wears.
+        foot: (x, y) of its position at t = 0.
+        height: body height.
+        speed: speed along x, per second; its sign is the viewing direction.
+        pace_hz, phase: frequency and phase of its steps; pace 0 stands still.
+        stride: amplitude of a foot's swing, in heights.
+        girth: width relative to a slim person.
+        greys: grey levels of coat, trousers, skin, hair and shoes.
+        pattern: `(h, w)` float32, texture of the clothes, added to the log intensity.
     """
 
     foot: tuple[float, float]
@@ -51,12 +51,12 @@ class Walker:
 
     @classmethod
     def draw(cls, foot: tuple[float, float], height: float, rng: np.random.Generator) -> Walker:
-        """Somebody at random; one in five stands."""
+        """Draw a random person; one in five stands still."""
         walks = rng.random() < 0.8
         facing = rng.choice([-1.0, 1.0])
-        across = rng.uniform(0.1, 1.0)  # 1: seen from the side; towards 0: coming or going
+        across = rng.uniform(0.1, 1.0)  # 1: seen from the side; towards 0: walking towards or away from the camera
         low, high = rng.integers(10, 200, 2), rng.integers(10, 230, 2)
-        coarse = rng.normal(0, rng.uniform(0, 0.35), (rng.integers(3, 14), rng.integers(2, 6))).astype(np.float32)
+        texture = rng.normal(0, rng.uniform(0, 0.35), (rng.integers(3, 14), rng.integers(2, 6))).astype(np.float32)
         return cls(
             foot,
             height,
@@ -66,23 +66,23 @@ class Walker:
             across * rng.uniform(0.1, 0.2),
             rng.uniform(0.85, 1.5),
             (int(low[0]), int(low[1]), int(max(high[0], 60)), int(high[1] // 2), int(rng.integers(5, 80))),
-            coarse,
+            texture,
         )
 
     def box(self, t_s: float) -> NDArray[np.float64]:
-        """Its box, x0 y0 x1 y1, at a time: feet and hands as far out as they are then."""
+        """Return its box x0 y0 x1 y1 at a time, including feet and hands in their current positions."""
         outline = np.array([point for corners, _ in self._body(t_s) for point in corners])
         x = self.foot[0] + self.speed * t_s + self.height * outline[:, 0]
         y = self.foot[1] - self.height * outline[:, 1]
         return np.array([x.min(), y.min(), x.max(), y.max()])
 
     def paint(self, frame: NDArray[np.float32], foot: NDArray[np.float64], height: float, t_s: float) -> None:
-        """Lay it over a log-intensity frame, in place.
+        """Draw the person over a log-intensity frame, in place.
 
         Args:
             frame: `(H, W)` float32.
-            foot, height: where it stands then and how tall it is, in pixels of the frame.
-            t_s: decides how its limbs stand.
+            foot, height: its position and height at that time, in pixels of the frame.
+            t_s: time, which determines the position of its limbs.
         """
         rows, columns = frame.shape
         x0, x1 = int(np.floor(foot[0] - _HALF_WIDTH * height)), int(np.ceil(foot[0] + _HALF_WIDTH * height)) + 1
@@ -90,24 +90,24 @@ class Walker:
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, columns), min(y1, rows)
         if left >= right or top >= bottom:
             return
-        shape = ((bottom - top) * _FINER, (right - left) * _FINER)
-        light, covered = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        shape = ((bottom - top) * _OVERSAMPLING, (right - left) * _OVERSAMPLING)
+        light, coverage = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
         for corners, grey in self._body(t_s):
-            points = (np.array(corners) * [height, -height] + foot - [left, top]) * _FINER * 16
+            points = (np.array(corners) * [height, -height] + foot - [left, top]) * _OVERSAMPLING * 16
             polygon = [np.round(points).astype(np.int32)]
             cv2.fillPoly(light, polygon, max(grey, 1), cv2.LINE_8, 4)
-            cv2.fillPoly(covered, polygon, 255, cv2.LINE_8, 4)
+            cv2.fillPoly(coverage, polygon, 255, cv2.LINE_8, 4)
         size = (right - left, bottom - top)
-        share = cv2.resize(covered, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        opacity = cv2.resize(coverage, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         grey_sum = cv2.resize(light.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        worn = cv2.resize(self.pattern, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
-        worn = worn[top - y0 : bottom - y0, left - x0 : right - x0]
-        body = log_intensity(grey_sum / np.maximum(share, 1e-3)) + worn
+        clothes = cv2.resize(self.pattern, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
+        clothes = clothes[top - y0 : bottom - y0, left - x0 : right - x0]
+        body = log_intensity(grey_sum / np.maximum(opacity, 1e-3)) + clothes
         patch = frame[top:bottom, left:right]
-        patch += share * (body - patch)
+        patch += opacity * (body - patch)
 
     def _body(self, t_s: float) -> list[Polygon]:
-        """Polygons, far limbs first: [(x, y) heights from the foot], grey level."""
+        """Return its polygons, far limbs first: [(x, y) in heights from the foot], grey level."""
         coat, trousers, skin, hair, shoes = self.greys
         swing = np.sin(2 * np.pi * self.pace_hz * t_s + self.phase) * self.stride
         toe = 0.04 if self.speed >= 0 else -0.04
@@ -133,7 +133,7 @@ class Walker:
 
 
 def _limb(start: tuple[float, float], end: tuple[float, float], wide: float, narrow: float, grey: int) -> Polygon:
-    """A tapered bar between two joints."""
+    """Return a tapered bar between two joints."""
     along = np.array(end) - start
     across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9)
     corners = [start + across * wide, start - across * wide, end - across * narrow, end + across * narrow]

@@ -1,7 +1,11 @@
-"""The integer engine: spike counts are uint8, weights 8 or 15 bits, sums exact, neurons fused behind their convolution.
+"""The integer engine: uint8 spike counts, weights of 8 or 15 bits, exact sums, and neurons fused with their convolution.
 
-Conversion has rounded the weights already (models/spiking/rounding.py): spikes equal the reference engine's, but for neurons that lie within
-float32 rounding of a threshold. Weights that were not rounded before are rounded here.
+The first run at an input size goes through four phases: plan (which operations, plan.py), layout (where buffers lie,
+layout.py), tables (what the kernel reads, tables.py) and program (the buffers themselves, program.py). Later runs reuse the
+program.
+
+Conversion has rounded the weights already (models/spiking/rounding.py), so spikes equal the reference engine's, except for
+neurons within float32 rounding of a threshold. Weights that were not rounded before are rounded here.
 """
 
 from __future__ import annotations
@@ -15,9 +19,12 @@ from torch import Tensor
 
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Node
-from evburst.models.runtime.int8.plan import Plan, Signal, Step, reads
+from evburst.models.runtime.int8.layout import lay_out
+from evburst.models.runtime.int8.plan import Step, make_plan
 from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import PackedWeights, pack
+from evburst.models.runtime.int8.signals import Signal, reads
+from evburst.models.runtime.int8.tables import tabulate
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
@@ -36,8 +43,7 @@ class IntegerNetwork(SpikingNetwork):
         super().__init__(graph, parameters)
         self._max_count = max_count
         self._order = {node.name: i for i, node in enumerate(graph.nodes)}
-        self._packed: dict[str, PackedWeights | None] = {}
-        self._programs: dict[tuple[int, ...], tuple[Plan, Program]] = {}
+        self._programs: dict[tuple[int, ...], Program] = {}
 
     @torch.inference_mode()
     def run(
@@ -50,28 +56,28 @@ class IntegerNetwork(SpikingNetwork):
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
         self._timesteps, self._state = self.parameters.timesteps, None
-        macs = self._begin(grid)
+        macs = self.begin(grid)
         counts = self._as_counts(grid)
-        plan, program = self._program(tuple(grid.shape))
-        totals = None if counts is None else program.pack(counts, plan.sources[0])
+        program = self._program(tuple(grid.shape))
+        totals = None if counts is None else program.pack(counts)
         if totals is None or totals[:, 3].max() > self._max_count:
             return super().run(grid.float())
         values: dict[str, Tensor] = {}
-        if totals[:, 0].any() or not plan.on_integers:
-            values = self._compute(plan, program)
+        if totals[:, 0].any() or not program.plan.on_integers:
+            values = self._compute(program)
         else:
             program.recall_silence()
-        outputs = [self._output(name, plan, program, values) for name in self.graph.outputs]
+        outputs = [self._output(name, program, values) for name in self.graph.outputs]
         return outputs, SpikeStats(self._all_stats(totals, program), macs)
 
-    def _compute(self, plan: Plan, program: Program, skip: bool = True) -> dict[str, Tensor]:
-        """Everything behind the input; returns what the reference engine computed."""
+    def _compute(self, program: Program, skip: bool = True) -> dict[str, Tensor]:
+        """Run everything after the input; returns the values that the reference engine computed."""
         values: dict[str, Tensor] = {}
-        for item in program.runs:
+        for item in program.tables.runs:
             if isinstance(item, slice):
                 program.run(item, skip)
             else:
-                self._by_reference(item, plan, program, values)
+                self._by_reference(item, program, values)
         return values
 
     def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
@@ -81,62 +87,58 @@ class IntegerNetwork(SpikingNetwork):
         counts = grid.clamp(0, 255).to(torch.uint8)
         return counts.contiguous().numpy() if torch.equal(counts.to(grid.dtype), grid) else None
 
-    def _program(self, shape: tuple[int, ...]) -> tuple[Plan, Program]:
+    def _program(self, shape: tuple[int, ...]) -> Program:
+        """The program for grids of a shape `(N, C, H, W)`, made at its first use."""
         if shape not in self._programs:
-            shapes, timesteps = node_shapes(self.graph, *shape[1:]), self.parameters.timesteps
-            plan = Plan(self.graph, self.parameters.neurons, shapes, timesteps, self._max_count, self._fits)
-            biases = {
-                name.removesuffix(".bias"): tensor for name, tensor in self.graph.tensors.items() if name.endswith(".bias")
-            }
-            packed = {name: weights for name, weights in self._packed.items() if weights is not None}
-            program = Program(plan, packed, self.parameters, biases, self._fan_out, shape[0])
-            self._compute(plan, program, skip=False)
+            shapes, parameters = node_shapes(self.graph, *shape[1:]), self.parameters
+            plan = make_plan(self.graph, parameters.neurons, shapes, parameters.timesteps, self._max_count, self._packed)
+            layout = lay_out(plan, parameters.timesteps, shape[0])
+            biases = {name.removesuffix(".bias"): bias for name, bias in self.graph.tensors.items() if name.endswith(".bias")}
+            tables = tabulate(plan, layout, parameters, biases, self._fan_out)
+            program = Program(plan, layout, tables, self._fan_out[plan.sources[0].name])
+            self._compute(program, skip=False)
             self._counted.clear()
             program.remember_silence()
-            self._programs[shape] = plan, program
+            self._programs[shape] = program
         return self._programs[shape]
 
-    def _fits(self, conv: Node, signal: Signal) -> bool:
-        """Pack a convolution's weights; False if sums could leave 32 bits."""
-        if conv.name not in self._packed:
-            weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self._theta)
-            self._packed[conv.name] = pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
-        return self._packed[conv.name] is not None
+    def _packed(self, conv: Node, signal: Signal) -> PackedWeights | None:
+        """See plan.Pack."""
+        weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self._theta)
+        return pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
 
-    def _by_reference(self, step: Step, plan: Plan, program: Program, values: dict[str, Tensor]) -> None:
-        """A node as the reference engine computes it, from spikes as it has them; emitted spikes come back as counts."""
+    def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:
+        """Compute a node as the reference engine does; spikes that it emits come back as counts."""
         if step.node.op == "input":
             return
-        arguments = [values[name] if name in values else self._spikes(name, plan, program) for name in step.node.inputs]
+        arguments = [values[name] if name in values else self._spikes(name, program) for name in step.node.inputs]
         values[step.node.name] = value = getattr(self, step.node.op)(step.node, *arguments)
         if step.out is not None:
             theta = torch.from_numpy(step.out.theta)[:, None, None]
             counts = torch.round(value / theta).reshape(-1, self._images, *value.shape[1:])
-            counts = (counts.cumsum(0) if plan.summed else counts).to(torch.uint8)
-            timesteps = self.parameters.timesteps
-            step.out.view(program.arena, timesteps, self._images)[:] = counts.permute(0, 1, 3, 4, 2).numpy()
-            step.out.mark(program.changed, self._images)
+            counts = (counts.cumsum(0) if program.plan.summed else counts).to(torch.uint8)
+            program.counts(step.out)[:] = counts.permute(0, 1, 3, 4, 2).numpy()
+            program.mark(step.out)
 
-    def _spikes(self, name: str, plan: Plan, program: Program) -> Tensor:
-        """A node's spikes as the reference engine has them: counts times theta, `(T * N or N, C, H, W)` float32."""
-        signal = plan.signals[name]
+    def _spikes(self, name: str, program: Program) -> Tensor:
+        """A node's spikes as in the reference engine: counts times theta, `(T * N or N, C, H, W)` float32."""
+        signal = program.plan.signals[name]
         length = 1 if all(part.source.constant for part in signal) else self.parameters.timesteps
         channels = max(part.at + part.channels for part in signal)
         total = torch.zeros((length, self._images, channels, *signal[0].source.shape[1:]))
         for part in signal:
-            counts = part.source.view(program.arena, self.parameters.timesteps, self._images)
             taken = slice(part.first, part.first + part.channels)
-            counts = counts[..., taken].astype(np.float32)
-            if plan.summed and not part.source.constant:
+            counts = program.counts(part.source)[..., taken].astype(np.float32)
+            if program.plan.summed and not part.source.constant:
                 counts = np.diff(counts, axis=0, prepend=0)
             spikes = torch.from_numpy(counts * part.source.theta[taken]).permute(0, 1, 4, 2, 3)
             total[:, :, part.at : part.at + part.channels] += spikes
         return total.flatten(0, 1)
 
-    def _output(self, name: str, plan: Plan, program: Program, values: dict[str, Tensor]) -> Tensor:
+    def _output(self, name: str, program: Program, values: dict[str, Tensor]) -> Tensor:
         if name in program.maps:
             return torch.from_numpy(program.maps[name])
-        return self.read_out(name, values[name] if name in values else self._spikes(name, plan, program))
+        return self.read_out(name, values[name] if name in values else self._spikes(name, program))
 
     def _all_stats(self, events: NDArray[np.int64], program: Program) -> tuple[LayerStats, ...]:
         """The spikes of every layer, in the graph's order."""
@@ -144,9 +146,9 @@ class IntegerNetwork(SpikingNetwork):
         name = self.graph.nodes[0].name
         found = [LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)), *self._layer_stats()]
         totals = program.totals.astype(np.float64)
-        for node, neurons, operations in program.layers.values():
-            spikes, reached, active, graded = (totals[operations[0]] if len(operations) == 1 else totals[operations].sum(0)).T
-            kind: Literal["neuron", "pool"] = "neuron" if neurons else "pool"
-            fired = active if neurons else None
-            found.append(LayerStats(node.name, kind, neurons, timesteps, spikes, reached, graded, fired))
+        for layer in program.tables.layers:
+            spikes, reached, active, graded = totals[layer.operations].sum(0).T
+            kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
+            fired = active if layer.neurons else None
+            found.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, spikes, reached, graded, fired))
         return tuple(sorted(found, key=lambda layer: self._order[layer.name]))

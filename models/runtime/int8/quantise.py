@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.models.runtime.int8.plan import Read
+from evburst.models.runtime.int8.signals import Read
 from evburst.models.runtime.int8.simd import LANES
 from evburst.models.spiking.rounding import LARGEST, to_int8
 

@@ -1,19 +1,22 @@
-"""Training-free calibration, layer by layer, in order, against what the ANN's layer does with the same grids.
+"""Training-free calibration: thresholds, current shifts and 8-bit weights, one layer after another.
 
-Three levels, each with what the one before does:
+`calibrate` walks the graph once. At every convolution it rounds the weights, because the thresholds of the spikes they are
+multiplied by are known by then; at every layer of neurons it chooses thresholds and a shift for the current that really
+arrives, so that each layer makes up for the errors of those before it. The reference at every layer is the ANN's activation
+for the same grids (`record_targets`). There are three levels:
 
-none       thresholds: per channel, the theta of a grid (1 ... 0.01, geometric) x the largest activation that minimises the weighted
-           squared error between the activation a and what a neuron driven by a constant current emits,
-           clip(floor(i T / theta + 1/2), 0, T phi) theta / T  (Wang et al., arXiv 2311.14265, threshold search; the paper's
-           formula has no 1/2: our neurons start at half a threshold, and this is their exact response; where there are negative
-           spikes, the lower end of the clip is -T phi);
-light      a constant per channel is added to the current so that the mean output is the ANN's (the same paper);
-advanced   gradient descent of the whole network goes on from there (distil.py); here it is the same as light.
+none       Thresholds only, fitted to the ANN's own currents. Per channel, the threshold is the one of a grid (1 ... 0.01 of the
+           largest activation, geometric) with the least weighted squared error between the activation a and the output of a
+           neuron driven by a constant current, clip(floor(a T / theta + 1/2), 0, T phi) theta / T (Wang et al., arXiv
+           2311.14265, threshold search; the paper's formula lacks the 1/2, which comes from starting at half a threshold;
+           with negative spikes the lower bound of the clip is -T phi).
+light      Thresholds fitted to the currents that arrive, and a constant per channel added to the current, so that the
+           mean output equals the ANN's (same paper).
+advanced   The same as light here; gradient descent through the whole network follows (distil.py).
 
-At every level weights are rounded to 8 bits as soon as the thresholds they meet are known (models/spiking/rounding.py): what follows is
-calibrated to the currents that arrive. Positions are weighted by the ANN's own confidence (importance.py). Thresholds are searched for the currents that arrive,
-with `none` for the ANN's own. Networks that were trained with rounding may have the thresholds they were trained with instead, without
-search (`typical_thresholds`), and all positions count alike, as they did then.
+Positions are weighted by the confidence of the ANN's output (importance.py). Networks trained with rounding can use the
+thresholds they were trained with instead of a search (`typical_thresholds`); all positions then have equal weight, as in
+training.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -36,25 +40,42 @@ from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, si
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import rounded, spike_values
 
-LEVELS = ("none", "light", "advanced")
+
+class Level(NamedTuple):
+    """What calibration does.
+
+    Attributes:
+        as_it_arrives: whether thresholds are fitted to the spiking network's currents instead of the ANN's.
+        shifts: whether currents are shifted so that mean outputs equal the ANN's.
+    """
+
+    as_it_arrives: bool
+    shifts: bool
+
+
+LEVELS = {"none": Level(False, False), "light": Level(True, True), "advanced": Level(True, True)}
 RATIOS = np.geomspace(1.0, 0.01, 48)
-"""Of a threshold to its channel's largest activation. The paper's grid ends at 0.05: too coarse for long tails and T phi >= 16."""
+"""Candidate thresholds as shares of a channel's largest activation. The paper's grid ends at 0.05: too coarse for long
+tails and T phi >= 16."""
 LIGHT_ROUNDS = 4
+"""Fixed-point iterations for a shift."""
 TYPICAL = 0.35
-"""Threshold in units of a channel's typical activation, for as many levels as training rounds to; it draws from 0.25 to 0.65."""
+"""Threshold as a share of a channel's typical activation, for the number of levels that training rounds to; training draws
+0.25 to 0.65."""
 MOST_DOUBLINGS = 5
-"""Between thresholds whose spikes are added: integer weights grow by as many bits."""
+"""Largest power of two between thresholds whose spikes are added: integer weights grow by as many bits."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a layer of neurons is allowed and told.
+    """Burst limit and threshold rule of one layer of neurons.
 
     Attributes:
-        phi: most spikes in one timestep.
-        rho: factor on the threshold found for it: fewer spikes, coarser steps.
-        signed: whether spikes that were fired too early may be taken back by negative ones.
-        typical: whether thresholds follow each channel's typical activation instead of the least error; positions then count alike.
+        phi: maximum number of spikes per timestep.
+        rho: factor on the fitted threshold; above 1, fewer spikes and coarser steps.
+        signed: whether negative spikes may take back spikes fired too early.
+        typical: whether thresholds follow each channel's typical activation instead of the least error, with equal
+            position weights.
     """
 
     phi: int
@@ -65,28 +86,32 @@ class Choice:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the ANN does with the calibration grids.
+    """The ANN's currents for the calibration grids.
 
     Attributes:
         grids: `(N, 2 * bins, H, W)` float32.
-        currents: output of every convolution, and what every relu reads where that is something else (a residual sum);
-            float16 (half the memory; the error is far below a threshold's).
-        sure: see importance.confidence; None weighs all positions alike.
+        currents: by node, the output of every convolution and the input of every relu that reads something else (a residual
+            sum); float16, whose error is far below a threshold and which halves the memory.
+        confidence: see importance.confidence; None weights all positions equally.
     """
 
     grids: Tensor
     currents: dict[str, Tensor]
-    sure: Tensor | None
+    confidence: Tensor | None
 
     def weights(self, height: int, width: int) -> Tensor:
-        """`(N, 1, height, width)`, 1 in the mean."""
-        if self.sure is None:
+        """Position weights `(N, 1, height, width)` float32 with mean 1."""
+        if self.confidence is None:
             return torch.ones(len(self.grids), 1, height, width)
-        return position_weights(self.sure, height, width)
+        return position_weights(self.confidence, height, width)
 
 
-def record_targets(graph: Graph, grids: Tensor, sure: Tensor | None = None) -> Targets:
-    """Run the ANN over the calibration grids; raises ConversionError if one of its activations is not finite."""
+def record_targets(graph: Graph, grids: Tensor, confidence: Tensor | None = None) -> Targets:
+    """Run the ANN on the calibration grids and record its currents.
+
+    Raises:
+        ConversionError: an activation of the ANN is not finite.
+    """
     currents: dict[str, Tensor] = {}
     needed = {node.inputs[0] for node in graph.nodes if node.op == "relu"}
     needed |= {node.name for node in graph.nodes if node.op == "conv"}
@@ -94,38 +119,125 @@ def record_targets(graph: Graph, grids: Tensor, sure: Tensor | None = None) -> T
     class Recorder(Runner):
         def observe(self, node: Node, value: Tensor) -> None:
             if not torch.isfinite(value).all():
-                raise ConversionError(f"{node.name!r}: the ANN's own output is not finite; its weights are of no use")
+                raise ConversionError(
+                    f"{node.name!r}: the ANN's own output is not finite: train it again, or check its weights"
+                )
             if node.name in needed:
                 currents[node.name] = value.half()
 
     Recorder(graph)(grids)
-    return Targets(grids, currents, sure)
+    return Targets(grids, currents, confidence)
 
 
+@torch.inference_mode()
 def calibrate(
     graph: Graph, targets: Targets, timesteps: int, choices: Mapping[str, Choice] | Choice, level: str = "light"
 ) -> tuple[Graph, SpikingParameters]:
-    """Neurons for a folded graph.
+    """Give a folded graph neurons and 8-bit weights.
 
     Args:
-        graph: the network.
-        targets: what `record_targets` found; all its grids are run at once.
+        graph: the ANN; not modified.
+        targets: from `record_targets`; all its grids are run as one batch.
         timesteps: T.
-        choices: burst limit and threshold factor of every relu node, or one for all.
-        level: one of LEVELS.
+        choices: one per relu node, by name, or one for all.
+        level: a name in LEVELS.
 
     Returns:
-        The graph that spikes (weights rounded), and its neurons.
+        The graph with rounded weights, and its neurons.
     """
     if isinstance(choices, Choice):
         choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
-    network = _Calibration(graph, targets, timesteps, choices, level)
-    network.run(targets.grids)
-    return network.graph, SpikingParameters(timesteps, network.neurons, network.shifts)
+    if any(choice.typical for choice in choices.values()):
+        targets = replace(targets, confidence=None)
+    tensors, neurons, values = dict(graph.tensors), dict[str, NeuronLayer](), dict[str, Tensor]()
+    network = SpikingNetwork(graph, SpikingParameters(timesteps, {}, {}))
+    network.begin(targets.grids)
+    for node in graph.nodes:
+        theta = signal_thresholds(graph, neurons)
+        if node.op == "conv":
+            read = spike_values(graph, node, theta)
+            if read is not None:
+                tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], read)
+        elif node.op == "relu":
+            layer = _Layer(node, targets, timesteps, choices[node.name], LEVELS[level])
+            neurons[node.name] = layer.fitted(values[node.inputs[0]], _units_added_to(graph, node, theta))
+        network = network.with_layers(tensors, neurons)
+        network.advance(node, values, targets.grids)
+    calibrated = Graph(graph.nodes, graph.outputs, tensors)
+    shifts = {name: _readout_shift(targets, name, values[name], LEVELS[level]) for name in graph.outputs}
+    return calibrated, SpikingParameters(timesteps, neurons, shifts)
+
+
+def _readout_shift(targets: Targets, name: str, value: Tensor, level: Level) -> Tensor:
+    """`(C,)` what the averaged read-out `(T * N, C, h, w)` lacks, or zeros."""
+    expected = targets.currents[name].float()
+    mean = value.reshape(-1, *expected.shape).mean(0)
+    gap = ((expected - mean) * targets.weights(*expected.shape[-2:])).mean((0, 2, 3))
+    return gap if level.shifts else torch.zeros_like(gap)
+
+
+def _units_added_to(graph: Graph, node: Node, theta: Mapping[str, Tensor | None]) -> list[Tensor]:
+    """Thresholds, `(C,)` each, of the spikes that a relu's spikes are added to, where they are known already."""
+    names = [name for add in graph.nodes if add.op == "add" and node.name in add.inputs for name in add.inputs]
+    return [unit for name in names if name != node.name and (unit := theta[name]) is not None]
+
+
+class _Layer:
+    """Fits one layer of neurons to the current that arrives.
+
+    Args:
+        node: the relu.
+        targets, timesteps: as for `calibrate`.
+        choice, level: of this layer.
+    """
+
+    def __init__(self, node: Node, targets: Targets, timesteps: int, choice: Choice, level: Level) -> None:
+        self._node, self._timesteps, self._choice, self._level = node, timesteps, choice, level
+        self._expected = activation(targets.currents[node.inputs[0]].float(), **node.attrs)
+        self._weights = targets.weights(*self._expected.shape[-2:])
+
+    def fitted(self, current: Tensor, units: list[Tensor]) -> NeuronLayer:
+        """The neurons.
+
+        Args:
+            current: `(T * N, C, h, w)`, or `(N, C, h, w)` if it is the same at every timestep.
+            units: of `_units_added_to`.
+        """
+        current = current.reshape(-1, *self._expected.shape).contiguous()
+        slope = self._node.attrs.get("negative_slope", 0.0)
+        driving = activation(over_time(current), negative_slope=slope) if self._level.as_it_arrives else self._expected
+        theta = thresholds_for(self._node, self._choice, driving, self._expected, self._weights, self._timesteps)
+        layer = _with_common_unit(raised(self._node, theta, self._choice), units)
+        return self._with_equal_mean(current, layer) if self._level.shifts else layer
+
+    def _with_equal_mean(self, current: Tensor, layer: NeuronLayer) -> NeuronLayer:
+        """The layer with the shift that brings its weighted mean output closest to the expected one."""
+        target, best_gap = (self._expected * self._weights).mean((0, 2, 3)), torch.full_like(layer.theta, torch.inf)
+        best, uncounted = layer, torch.zeros(current.shape[2:])
+        for _ in range(LIGHT_ROUNDS):
+            out, _ = burst_scan_fused(current, layer, self._timesteps, uncounted)
+            missing = target - (over_time(out) * self._weights).mean((0, 2, 3))
+            better = missing.abs() < best_gap
+            best_gap = torch.where(better, missing.abs(), best_gap)
+            best = replace(layer, shift=torch.where(better, layer.shift, best.shift))
+            layer = replace(layer, shift=layer.shift + missing)
+        return best
+
+
+def _with_common_unit(layer: NeuronLayer, units: list[Tensor]) -> NeuronLayer:
+    """The layer with thresholds moved to the nearest power of two of those its spikes are added to.
+
+    The sum then has a unit of its own (see `signal_thresholds`), and one 8-bit weight fits all of its summands.
+    """
+    for unit in units:
+        power = torch.round(torch.log2(layer.theta / unit)).clamp(-MOST_DOUBLINGS, MOST_DOUBLINGS)
+        power -= (unit * 2.0**power > layer.ceiling).float()
+        layer = replace(layer, theta=unit * 2.0**power)
+    return layer
 
 
 def raised(node: Node, theta: Tensor, choice: Choice) -> NeuronLayer:
-    """A relu's neurons, their thresholds raised by the choice's factor, but none above the activation's ceiling."""
+    """Neurons of a relu with thresholds raised by the choice's factor, but not above the activation's ceiling."""
     theta = (theta * choice.rho).clamp(max=node.attrs.get("ceiling", math.inf))
     return NeuronLayer(theta, torch.zeros_like(theta), choice.phi, **node.attrs, takes_back=choice.signed)
 
@@ -133,7 +245,7 @@ def raised(node: Node, theta: Tensor, choice: Choice) -> NeuronLayer:
 def thresholds_for(
     node: Node, choice: Choice, currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int
 ) -> Tensor:
-    """`(C,)` float32 thresholds of a relu's neurons, before the choice's factor; for arguments see `best_thresholds`."""
+    """`(C,)` float32 thresholds of a relu's neurons before the choice's factor; for the arguments see `best_thresholds`."""
     if choice.typical:
         return typical_thresholds(activations, timesteps, choice.phi)
     return best_thresholds(currents, activations, weights, timesteps, choice.phi, node.attrs.get("ceiling", math.inf))[0]
@@ -142,15 +254,19 @@ def thresholds_for(
 def best_thresholds(
     currents: Tensor, activations: Tensor, weights: Tensor, timesteps: int, phi: int, ceiling: float = math.inf
 ) -> tuple[Tensor, np.ndarray]:
-    """`(C,)` float32 thresholds of least weighted squared error, and the error of each of RATIOS, `(C, len(RATIOS))`.
+    """Search the thresholds of least weighted squared error.
 
-    A dead channel gets the layer's largest threshold, and never fires for nothing.
+    A dead channel gets the layer's largest threshold, so that it does not fire on noise.
 
     Args:
-        currents, activations: `(N, C, h, w)`, what arrives, after the activation's slopes, and what should come out.
+        currents: `(N, C, h, w)` arriving currents, after the activation's slope.
+        activations: `(N, C, h, w)` expected outputs.
         weights: `(N, 1, h, w)`.
         timesteps, phi: T and the burst limit.
         ceiling: of the activation, see NeuronLayer.
+
+    Returns:
+        Thresholds `(C,)` float32, and the error of every candidate, `(C, len(RATIOS))`.
     """
     flat = [x.transpose(0, 1).flatten(1).float().contiguous().numpy() for x in (currents, activations)]
     largest = np.abs(flat[1]).max(1).astype(np.float64)
@@ -160,13 +276,13 @@ def best_thresholds(
 
 
 def typical_thresholds(activations: Tensor, timesteps: int, phi: int) -> Tensor:
-    """`(C,)` float32 thresholds in units of mean a^2 / mean |a|, as training rounds activations (models/burst_aware.py).
+    """Thresholds `(C,)` float32 in units of mean a^2 / mean |a|, as training rounds activations (models/burst_aware.py).
 
-    A network that was trained so has learned to live with the clipping of just these. Of levels beyond training's, two thirds (in
-    logarithms) go into finer steps and one into range, as with the least error.
+    A network trained that way is used to the clipping of these thresholds. Where there are more levels than in training,
+    two thirds of them (in logarithms) make steps finer and one third extends the range, as the least error does.
 
     Args:
-        activations: `(N, C, h, w)`, what should come out.
+        activations: `(N, C, h, w)` expected outputs.
         timesteps, phi: T and the burst limit.
     """
     square, mean = activations.square().mean((0, 2, 3)), activations.abs().mean((0, 2, 3))
@@ -175,90 +291,15 @@ def typical_thresholds(activations: Tensor, timesteps: int, phi: int) -> Tensor:
 
 
 def _with_dead(theta: Tensor) -> Tensor:
-    """Thresholds, dead channels' being the largest of all: they never fire for nothing."""
+    """Thresholds in which a dead channel (0) has the layer's largest."""
     return torch.where(theta > 0, theta, theta.max() if bool((theta > 0).any()) else 1.0)
 
 
-class _Calibration(SpikingNetwork):
-    """Runs the network once; every layer is set before its output is passed on."""
-
-    def __init__(self, graph: Graph, targets: Targets, timesteps: int, choices: Mapping[str, Choice], level: str) -> None:
-        provisional = {name: NeuronLayer(torch.ones(1), torch.zeros(1), choice.phi) for name, choice in choices.items()}
-        super().__init__(Graph(graph.nodes, graph.outputs, dict(graph.tensors)), SpikingParameters(timesteps, provisional, {}))
-        self._theta = signal_thresholds(graph, {})  # none is known yet
-        alike = any(choice.typical for choice in choices.values())
-        self._targets = replace(targets, sure=None) if alike else targets
-        self._choices, self._level = choices, level
-        self.neurons: dict[str, NeuronLayer] = {}
-        self.shifts: dict[str, Tensor] = {}
-
-    def input(self, node: Node, x: Tensor) -> Tensor:
-        return x  # its events need not be counted here
-
-    def conv(self, node: Node, x: Tensor) -> Tensor:
-        values, weight = spike_values(self.graph, node, self._theta), f"{node.name}.weight"
-        if values is not None:
-            self.graph.tensors[weight] = rounded(self.graph.tensors[weight], values)
-        return super().conv(node, x)
-
-    def relu(self, node: Node, x: Tensor) -> Tensor:
-        current = x.reshape(-1, self._images, *x.shape[1:]).contiguous()
-        choice, timesteps = self._choices[node.name], self.parameters.timesteps
-        wanted = activation(self._targets.currents[node.inputs[0]].float(), **node.attrs)
-        weights = self._targets.weights(*wanted.shape[-2:])
-        slope = node.attrs.get("negative_slope", 0.0)
-        arriving = wanted if self._level == "none" else activation(over_time(current), negative_slope=slope)
-        theta = thresholds_for(node, choice, arriving, wanted, weights, timesteps)
-        layer = self._joined(node, raised(node, theta, choice))
-        if self._level != "none":
-            layer = self._with_equal_mean(current, layer, wanted, weights, self._fan_out[node.name])
-        self.neurons[node.name] = self.parameters.neurons[node.name] = layer
-        self._theta = signal_thresholds(self.graph, self.neurons)
-        out, _ = burst_scan_fused(current, layer, timesteps, self._fan_out[node.name])
-        return out.flatten(0, 1)
-
-    def read_out(self, name: str, value: Tensor) -> Tensor:
-        mean = value.reshape(-1, self._images, *value.shape[1:]).mean(0)
-        wanted = self._targets.currents[name].float()
-        weights = self._targets.weights(*wanted.shape[-2:])
-        gap = ((wanted - mean) * weights).mean((0, 2, 3))
-        self.shifts[name] = gap if self._level != "none" else torch.zeros_like(gap)
-        return mean
-
-    def _joined(self, node: Node, layer: NeuronLayer) -> NeuronLayer:
-        """The layer with its thresholds at the nearest powers of two of those that its spikes are added to.
-
-        The sum then has a unit of its own (see `signal_thresholds`), and one weight fits all that it consists of.
-        """
-        for add in self.graph.nodes:
-            if add.op != "add" or node.name not in add.inputs:
-                continue
-            for unit in (self._theta[name] for name in add.inputs if name != node.name):
-                if unit is not None:
-                    power = torch.round(torch.log2(layer.theta / unit)).clamp(-MOST_DOUBLINGS, MOST_DOUBLINGS)
-                    power -= (unit * 2.0**power > layer.ceiling).float()
-                    layer = replace(layer, theta=unit * 2.0**power)
-        return layer
-
-    def _with_equal_mean(
-        self, current: Tensor, layer: NeuronLayer, wanted: Tensor, weights: Tensor, fan_out: Tensor
-    ) -> NeuronLayer:
-        """The layer with the shift that brings its weighted mean output nearest to what is wanted."""
-        target, best, best_gap = (wanted * weights).mean((0, 2, 3)), layer, torch.full_like(layer.theta, torch.inf)
-        for _ in range(LIGHT_ROUNDS):
-            out, _ = burst_scan_fused(current, layer, self.parameters.timesteps, fan_out)
-            missing = target - (over_time(out) * weights).mean((0, 2, 3))
-            better = missing.abs() < best_gap
-            best_gap = torch.where(better, missing.abs(), best_gap)
-            best = replace(layer, shift=torch.where(better, layer.shift, best.shift))
-            layer = replace(layer, shift=layer.shift + missing)
-        return best
-
-
 @njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
-def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, ceiling, errors):  # type: ignore[no-untyped-def]
-    """errors[c, r] = weighted sum of (wanted - response of a neuron with threshold ratios[r] * largest[c] to the current)**2."""
-    channels, size = wanted.shape
+def _squared_errors(currents, expected, weights, largest, ratios, timesteps, phi, ceiling, errors):  # type: ignore[no-untyped-def]
+    """errors[c, r] = weighted sum of (expected - response to the current of a neuron with threshold ratios[r] *
+    largest[c])**2."""
+    channels, size = expected.shape
     half, one = np.float32(0.5), np.float32(1)
     for c in numba.prange(channels):
         if largest[c] <= 0:
@@ -270,6 +311,6 @@ def _squared_errors(currents, wanted, weights, largest, ratios, timesteps, phi, 
             total = 0.0
             for k in range(size):
                 emitted = min(max(np.floor(currents[c, k] * inverse + half), -levels), levels) * step
-                difference = wanted[c, k] - emitted
+                difference = expected[c, k] - emitted
                 total += weights[k] * difference * difference
             errors[c, r] = total

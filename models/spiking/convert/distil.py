@@ -1,11 +1,14 @@
-"""The end of advanced calibration: weights, thresholds and shifts follow the gradient of the detector's divergence from its ANN.
+"""Distillation, the second half of advanced calibration: gradient descent on the spiking network's divergence from its ANN.
 
-No labels: the ANN teaches (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015; for spiking networks
-Li et al., "A Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, layer by layer; here through the
-whole network, so that a layer can make up for what those before it did). Scores count alike everywhere, as in training: boxes
-found with low scores make as much of an AP as others. The network runs as it will, spikes and rounded
-weights; gradients pass through both as if nothing were rounded (Bengio, Leonard, Courville, "Estimating or Propagating Gradients
-Through Stochastic Neurons", 2013), and reach thresholds as step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+Weights, thresholds and shifts learn without labels; the ANN is the teacher (Hinton, Vinyals, Dean, "Distilling the
+Knowledge in a Neural Network", 2015; for spiking networks, layer by layer, Li et al., "A Free Lunch From ANN: Towards
+Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021; here through the whole network, so that later layers
+can correct earlier ones). Scores have the same weight at all positions, as in training, because boxes with low scores
+contribute to AP as well.
+
+The forward pass is the network that will run: spikes, and weights and biases in integer form. Gradients pass through the
+rounding unchanged (Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons", 2013), and
+thresholds learn as step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020).
 """
 
 from __future__ import annotations
@@ -27,39 +30,39 @@ from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.sensitivity import divergence
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values, threshold_steps
 
 RATE = 1e-3
-"""Of Adam: what a weight may move in one step, against its layer's root mean square; shifts against thresholds."""
+"""Adam's learning rate for weights, relative to the root mean square of their layer, and for shifts, relative to thresholds."""
 THRESHOLD_RATE = 4e-3
-"""The same for the logarithm of thresholds."""
+"""Adam's learning rate for the logarithm of thresholds."""
 WARM_UP = 10
-"""Steps until the full rate, from which it falls as a cosine."""
+"""Steps of linear warm-up; the rate then falls as a cosine."""
 RAMP = 0.5
-"""Share of the steps over which limits tighten from what the network does at first to what is asked for: a multiplier that meets a large
-excess at once grows beyond what the limit needs, and the limit is overshot."""
+"""Share of the steps over which a limit tightens from the network's initial value to the requested one. A multiplier that
+meets a large excess at once grows too far and overshoots the limit."""
 PRICE_RATES = 0.05, 100.0
-"""By how much of the excess, as a share of the limit, its multiplier grows in every step (Arrow, Hurwicz, Uzawa, 1958), and in all steps
-together beyond that: short descents have to hurry."""
+"""Integral gain of a limit's multiplier per unit of relative excess: per step (Arrow, Hurwicz, Uzawa, 1958), and in
+addition over all steps together, because short descents must converge faster."""
 PRICE_GAIN = 4.0
-"""By how much of the excess, averaged over steps, it stands above that: without it the multiplier swings about what the limit needs
+"""Proportional gain of the multiplier; without it the multiplier oscillates
 (Stooke, Achiam, Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", ICML 2020)."""
 MEMORY = 0.98
-"""Of averages over steps."""
+"""Decay of the running mean of the excess."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How far and within which limits a network learns.
+    """Length and limits of a distillation.
 
     Attributes:
-        steps: how many batches; the rate anneals over all of them.
-        operations: synaptic operations per image that it shall learn to do with; None: as many as it likes.
-        burst: mean spikes of a burst, weighted by fan-out, that it shall learn to do with: what a spike costs against one
-            multiplication of a quantised network that skips zeros. None: as many as it likes.
-        rate: factor on the rate.
-        weights: whether weights learn, too, besides thresholds and shifts; those that do not follow from the ANN's, and take no
-            room in a weights file.
+        steps: number of batches; the rate anneals over all of them.
+        operations: limit on synaptic operations per image; None for no limit.
+        burst: limit on the mean number of spikes per burst, weighted by fan-out. It determines the energy relative to a
+            quantised network that skips zeros, which multiplies once per burst. None for no limit.
+        rate: factor on the learning rate.
+        weights: whether weights learn too, besides thresholds and shifts. Weights that do not learn follow from the ANN's
+            and take no space in a weights file.
     """
 
     steps: int
@@ -69,37 +72,37 @@ class Descent:
     weights: bool = True
 
     def rate_at(self, step: int) -> float:
-        """Factor on every rate: a short warm-up, then a cosine."""
+        """Factor on every learning rate at a step: a short warm-up, then a cosine."""
         return self.rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
 
 
 @dataclass
 class Limit:
-    """The multiplier, in shares of the divergence, that keeps a quantity to its limit: proportional and integral.
+    """A PI controller of the Lagrange multiplier that keeps a quantity within its limit; in units of the divergence.
 
     Attributes:
-        first: what the quantity was in the first steps, on average.
+        first: mean of the quantity during the warm-up.
         held: the integral part.
-        excess: above the limit in the last steps, as a share of it, on average.
+        excess: running mean of the relative excess over the limit.
     """
 
     first: float = 0.0
     held: float = 0.0
     excess: float = 0.0
 
-    def price(self, found: float, wanted: float, step: int, steps: int) -> float:
-        """The multiplier after another step.
+    def multiplier(self, found: float, limit: float, step: int, steps: int) -> float:
+        """Update with one step and return the multiplier.
 
         Args:
             found: the quantity in this step.
-            wanted: the limit in the end.
-            step, steps: number of this one, and how many there are.
+            limit: its final limit.
+            step, steps: index of this step, and their number.
         """
         if step < WARM_UP:
             self.first += (found - self.first) / (step + 1)
             return 0.0
         tight = min(1.0, step / (RAMP * steps))
-        excess = found / (tight * wanted + (1 - tight) * max(self.first, wanted)) - 1
+        excess = found / (tight * limit + (1 - tight) * max(self.first, limit)) - 1
         self.excess = MEMORY * self.excess + (1 - MEMORY) * excess
         self.held = max(0.0, self.held + (PRICE_RATES[0] + PRICE_RATES[1] / steps) * excess)
         return max(0.0, self.held + PRICE_GAIN * self.excess)
@@ -107,19 +110,19 @@ class Limit:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step has seen, per image.
+    """Measurements of one step, per image.
 
     Attributes:
-        divergence: of its batch.
+        divergence: of the batch.
         operations: synaptic operations.
-        burst: mean spikes of a burst, weighted by fan-out.
-        prices: of the two limits.
+        burst: mean spikes per burst, weighted by fan-out.
+        multipliers: of the limits on operations and on bursts.
     """
 
     divergence: float
     operations: float
     burst: float
-    prices: tuple[float, float]
+    multipliers: tuple[float, float]
 
 
 def distil(
@@ -131,19 +134,19 @@ def distil(
     descent: Descent,
     progress: Callable[[Progress], object] = lambda _: None,
 ) -> tuple[Graph, SpikingParameters]:
-    """A calibrated network, brought nearer to its ANN.
+    """Reduce a calibrated network's divergence from its ANN.
 
     Args:
         ann: the folded ANN.
-        spiking, parameters: what `calibrate` has made of it, or an earlier call.
-        spec: what its outputs mean.
-        batches: grids, `(N, 2 * bins, H, W)` float32 each; read one at a time, seen once.
-        descent: how far, and within which limits.
+        spiking, parameters: the result of `calibrate` or of an earlier distillation.
+        spec: of the outputs.
+        batches: grids, `(N, 2 * bins, H, W)` float32 each; read one at a time, used once.
+        descent: length and limits.
         progress: called after every step.
 
     Returns:
-        Weights of 8 bits, and neurons; timesteps, burst limits, thresholds of spikes that are added (see calibrate.py), and of
-        layers with a ceiling, are what they were.
+        A graph with 8-bit weights in integer form, and its neurons. Timesteps, burst limits, and the thresholds of layers
+        with a ceiling or whose spikes are added to others (see calibrate.py) do not change.
     """
     learning = Distillation(ann, spiking, parameters, spec, descent)
     for grids in batches:
@@ -152,22 +155,27 @@ def distil(
 
 
 class Distillation:
-    """`distil` step by step, to be interrupted and resumed.
+    """`distil` step by step; can be interrupted and resumed.
 
     Args:
         ann, spiking, parameters, spec, descent: as in `distil`.
 
     Attributes:
         descent: as given.
-        step: how many have been made.
-        operations, burst: the limits now; may be moved on the way, as when they hold for other images than those learned from.
+        step: number of steps done.
+        operations, burst: the present limits. The caller may adjust them, for instance to meet a budget on other images
+            than the training ones.
     """
 
     def __init__(self, ann: Graph, spiking: Graph, parameters: SpikingParameters, spec: HeadSpec, descent: Descent) -> None:
-        folds = descent.operations is None and _folds(parameters)  # spikes that are taken back cost, too
+        folds = descent.operations is None and _folds(parameters)  # folding would hide the cost of negative spikes
         self._before = parameters if folds else None
+        tensors = spiking.tensors | ({} if descent.weights else _weights_of(ann))
         self._student = _Student(
-            spiking if descent.weights else ann, _folded(parameters) if folds else parameters, descent.weights
+            Graph(spiking.nodes, spiking.outputs, tensors),
+            _folded(parameters) if folds else parameters,
+            descent.weights,
+            not folds,
         )
         self._teacher = Runner(ann)
         self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)
@@ -178,35 +186,34 @@ class Distillation:
         self.step = 0
 
     def learn(self, grids: Tensor) -> Progress:
-        """One step."""
+        """Take one step on a batch of grids."""
         student, descent = self._student, self.descent
         expected = [output.clone() for output in self._teacher(grids)]
-        moved = divergence(expected, student.outputs(grids), self._spec, everywhere=True)
+        diverged = divergence(expected, student.outputs(grids), self._spec, everywhere=True)
         factor = descent.rate_at(self.step)
-        loss, scale, prices = moved, moved.detach(), [0.0, 0.0]
+        loss, scale, multipliers = diverged, diverged.detach(), [0.0, 0.0]
         spent, burst = float(student.operations.detach()), student.burst
         if self.operations is not None:
-            prices[0] = self._limits[0].price(spent, self.operations, self.step, descent.steps)
-            loss = loss + scale * prices[0] * student.operations / self.operations
+            multipliers[0] = self._limits[0].multiplier(spent, self.operations, self.step, descent.steps)
+            loss = loss + scale * multipliers[0] * student.operations / self.operations
         if self.burst is not None:
-            prices[1] = self._limits[1].price(burst, self.burst, self.step, descent.steps)
-            loss = loss + scale * prices[1] * student.surplus / (self.operations or spent)
+            multipliers[1] = self._limits[1].multiplier(burst, self.burst, self.step, descent.steps)
+            loss = loss + scale * multipliers[1] * student.surplus / (self.operations or spent)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.step += 1
-        return Progress(float(scale), spent, burst, (prices[0], prices[1]))
+        return Progress(float(scale), spent, burst, (multipliers[0], multipliers[1]))
 
     def network(self) -> tuple[Graph, SpikingParameters]:
-        """What has been learned so far, as it will run; learning may go on."""
+        """The network as it is now, ready to run; learning can continue."""
         learned = self._student.parameters_now()
-        found = _unfolded(learned, self._before) if self._before else learned
-        return _rounded(self._student.graph, found), found
+        return _rounded(self._student.graph, _unfolded(learned, self._before) if self._before else learned)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that `resume` needs: tensors, and numbers."""
+        """The state that `resume` takes: tensors and JSON-compatible numbers."""
         tensors = {}
         for k, (name, tensor) in enumerate(self._student.learned()):
             tensors[f"value/{name}"] = tensor.detach().clone()
@@ -216,7 +223,7 @@ class Distillation:
         return tensors, {"step": self.step, "operations": self.operations, "burst": self.burst, "limits": limits}
 
     def resume(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Go on from a `state` of the same network; raises CheckpointError if it is of another one."""
+        """Continue from a `state`; raises CheckpointError if it belongs to another network."""
         learned = self._student.learned()
         if any(tensors.get(f"value/{name}", torch.empty(0)).shape != tensor.shape for name, tensor in learned):
             raise CheckpointError("the interrupted conversion is of another network: delete it, or name another output file")
@@ -231,13 +238,18 @@ class Distillation:
         self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
 
 
+def _weights_of(graph: Graph) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in graph.tensors.items() if name.endswith(".weight")}
+
+
 def _folds(parameters: SpikingParameters) -> bool:
-    """Whether one timestep says it all: signed neurons have said at the end what they would have said of the summed current at once."""
+    """Whether T timesteps can be folded into one: signed neurons emit in total what they would emit for the summed current
+    at once."""
     return all(layer.signed and layer.ceiling == math.inf for layer in parameters.neurons.values())
 
 
 def _folded(parameters: SpikingParameters) -> SpikingParameters:
-    """In one timestep, in steps of theta / T and T * phi of them."""
+    """The same neurons in one timestep, with thresholds theta / T and burst limits T * phi."""
     timesteps = parameters.timesteps
     layers = {
         name: replace(layer, theta=layer.theta / timesteps, phi=layer.phi * timesteps)
@@ -255,26 +267,30 @@ def _unfolded(folded: SpikingParameters, before: SpikingParameters) -> SpikingPa
 
 
 @torch.no_grad()
-def _rounded(graph: Graph, parameters: SpikingParameters) -> Graph:
-    """Weights of 8 bits, or as they are stored where they are not rounded."""
+def _rounded(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, SpikingParameters]:
+    """Round weights to 8 bits, or to half precision where they are not integers, and bring layers into `integer_form`."""
     theta = signal_thresholds(graph, parameters.neurons)
     tensors = {name: tensor.detach() for name, tensor in graph.tensors.items()}
+    integer = {conv.name for conv, _ in driven(graph, parameters)}
     for node in (node for node in graph.nodes if node.op == "conv"):
         weight, values = f"{node.name}.weight", spike_values(graph, node, theta)
-        tensors[weight] = tensors[weight].half().float() if values is None else rounded(tensors[weight], values)
-    return Graph(graph.nodes, graph.outputs, tensors)
+        if values is None:
+            tensors[weight] = tensors[weight].half().float()
+        elif node.name not in integer:  # the others are rounded once, by `integer_form`
+            tensors[weight] = rounded(tensors[weight], values)
+    return integer_form(Graph(graph.nodes, graph.outputs, tensors), parameters)
 
 
 class _Student(SpikingNetwork):
-    """The spiking network, to be run with gradients.
+    """The spiking network with gradients.
 
     Attributes:
-        operations: synaptic operations per image in the last run; with gradients, as the next one has.
-        surplus: for every burst of n spikes n (n - 1) / 2 times its fan-out; its gradient makes the n-th spike cost n - 1.
+        operations: synaptic operations per image in the last run, with gradient.
+        surplus: sum over bursts of n spikes of n (n - 1) / 2 times the fan-out, with gradient: the n-th spike costs n - 1.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, learns_weights: bool = True) -> None:
-        # clones, since calibration leaves inference tensors; steps of `integer_form` hold for weights that do not learn
+    def __init__(self, graph: Graph, parameters: SpikingParameters, learns_weights: bool = True, integer: bool = True) -> None:
+        # clones, since calibration leaves inference tensors; steps of `integer_form` are chosen anew for weights that learn
         layers = {name: replace(layer, theta=layer.theta.clone()) for name, layer in parameters.neurons.items()}
         readout = {name: shift.clone() for name, shift in parameters.readout_shift.items()}
         weights = {name: tensor.clone() for name, tensor in graph.tensors.items() if not name.endswith(".step")}
@@ -292,21 +308,23 @@ class _Student(SpikingNetwork):
         self._layers = dict(parameters.neurons)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._values: dict[str, Tensor | None] = {}
+        self._driven = driven(self.graph, self.parameters) if integer else []
+        self._steps: dict[str, Tensor] = {}
 
     @property
     def burst(self) -> float:
-        """Mean spikes of a burst in the last run, weighted by fan-out."""
+        """Mean spikes per burst in the last run, weighted by fan-out."""
         return float(self.operations.detach() / self._bursts.clamp_min(1.0))
 
     def learned(self) -> list[tuple[str, Tensor]]:
-        """What learns, by name, in the order of `groups`."""
+        """The learned tensors by name, in the order of `groups`."""
         named = [(f"weight/{name}", tensor) for name, tensor in self._weights.items()]
         named += [(f"shift/{name}", tensor) for name, tensor in self._shift.items()]
         named += [(f"readout/{name}", tensor) for name, tensor in self.parameters.readout_shift.items()]
         return named + [(f"theta/{name}", tensor) for name, tensor in self._theta_log.items()]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Every tensor with its own rate, for the optimizer."""
+        """Optimizer groups: every learned tensor with its own rate."""
         scaled = [(weight, float(weight.detach().square().mean().sqrt())) for weight in self._weights.values()]
         scaled += [(shift, float(self.parameters.neurons[name].theta.mean())) for name, shift in self._shift.items()]
         scaled += [(shift, 1.0) for shift in self.parameters.readout_shift.values()]
@@ -314,18 +332,33 @@ class _Student(SpikingNetwork):
         return [{"params": [tensor], "lr": RATE * scale} for tensor, scale in scaled]
 
     def outputs(self, grids: Tensor) -> list[Tensor]:
-        """Of a batch of grids."""
-        self._begin(grids)
+        """Read-outs for a batch of grids."""
+        self.begin(grids)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._layers = self.parameters_now().neurons
         self._theta = signal_thresholds(self.graph, self._layers)
         self._values = {
             node.name: spike_values(self.graph, node, self._theta) for node in self.graph.nodes if node.op == "conv"
         }
+        self._steps = {}
+        for conv, relu in self._driven:
+            self._to_steps(conv, relu)
         return self.compute(grids)
 
+    @torch.no_grad()
+    def _to_steps(self, conv: Node, relu: Node) -> None:
+        """Choose the steps of a layer as `integer_form` does, and round its constant current to them."""
+        values, layer = self._values[conv.name], self._layers[relu.name]
+        if values is None:
+            return
+        weight, bias = (self.graph.tensors[f"{conv.name}.{name}"] for name in ("weight", "bias"))
+        constant, most = bias + layer.shift, layer.phi * self._timesteps
+        step = threshold_steps(weight, values, layer.theta, constant, most)
+        whole = (torch.round(constant.double() / step) * step).float()
+        self._steps[conv.name], self._layers[relu.name] = step, replace(layer, shift=whole - bias)
+
     def parameters_now(self) -> SpikingParameters:
-        """What has been learned, without gradients."""
+        """The present neurons and read-out shifts, detached."""
         layers = {
             name: replace(layer, theta=self._theta_of(name).detach(), shift=self._shift[name].detach().clone())
             for name, layer in self.parameters.neurons.items()
@@ -349,7 +382,7 @@ class _Student(SpikingNetwork):
         weight, values = super().weight(node), self._values[node.name]
         if values is None:
             return weight
-        instead: Tensor = _Rounded.apply(weight, values)  # type: ignore[no-untyped-call]
+        instead: Tensor = _Rounded.apply(weight, values, self._steps.get(node.name))  # type: ignore[no-untyped-call]
         return instead
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
@@ -375,21 +408,23 @@ class _Student(SpikingNetwork):
 
 
 class _Rounded(torch.autograd.Function):
-    """`rounded`; the gradient passes through."""
+    """`rounded` with a straight-through gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: Tensor) -> Tensor:
-        return rounded(weight, values)
+    def forward(ctx: Any, weight: Tensor, values: Tensor, step: Tensor | None) -> Tensor:
+        return rounded(weight, values, step)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 class _Fire(torch.autograd.Function):
-    """`burst_scan_fused`, with scalars per image: its synaptic operations, `_Student.surplus`, and operations with a burst counted
-    once (without gradient). The gradient is that of clipping, for theta of the step size as well.
-    tests/test_models_spiking_convert_distil.py has the same in single operations."""
+    """`burst_scan_fused` and three scalars per image: synaptic operations, `_Student.surplus`, and (without gradient)
+    operations that count a burst once.
+
+    The gradient of the output is that of clipping; theta learns as a step size. tests/test_models_spiking_convert_distil.py
+    computes the same with elementary operations."""
 
     @staticmethod
     def forward(
@@ -438,7 +473,8 @@ class _Fire(torch.autograd.Function):
 
 @njit(cache=True, nogil=True)
 def _level(current, shift, theta, most):  # type: ignore[no-untyped-def]
-    """Spikes of `burst_step` at rest, in the order of its operations: apart from the loops, which may add in any order."""
+    """Spikes of `burst_step` from rest, with its exact order of operations; a function of its own because the loops may
+    reorder sums."""
     n = np.floor((theta / np.float32(2) + (current + shift)) / theta)
     n = n if n > np.float32(0) else np.float32(0)
     return n if n < most else most
@@ -446,7 +482,7 @@ def _level(current, shift, theta, most):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _fire_at_once(current, shift, limits, out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
-    """`burst_scan_fused` of one timestep and neurons that take nothing back, and `_tally`."""
+    """`burst_scan_fused` for one timestep of unsigned neurons, fused with `_tally`."""
     images, channels, size = current.shape
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
     for plane in numba.prange(images * channels):
@@ -465,7 +501,7 @@ def _fire_at_once(current, shift, limits, out, theta, fan_out, totals):  # type:
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _tally(out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
-    """Adds to `(N, C, 3)`: operations, surplus, and operations with a burst counted once, of `(T, N, C, H * W)`."""
+    """Add to totals `(N, C, 3)` the operations, surplus, and operations with a burst counted once of out `(T, N, C, H * W)`."""
     timesteps, images, channels, size = out.shape
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
     for plane in numba.prange(images * channels):
@@ -486,8 +522,11 @@ def _tally(out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
 def _fire_backward(  # type: ignore[no-untyped-def]
     gradient, price, extra, mean, out, theta, shift, limits, negative_slope, fan_out, passed, to_theta, to_shift
 ):
-    """One pass over memory; price: of an operation; extra: of `_Student.surplus`. Adds to passed, as `current`; fills `(N, C)` of
-    thresholds and shifts."""
+    """Backward pass of `_Fire` in one pass over memory.
+
+    price and extra are the gradients of an operation and of `_Student.surplus`. Adds to passed (as `current`), and fills
+    to_theta and to_shift `(N, C)`.
+    """
     timesteps, images, channels, size = out.shape
     zero, one = np.float32(0), np.float32(1)
     for plane in numba.prange(images * channels):
@@ -514,7 +553,7 @@ def _fire_backward(  # type: ignore[no-untyped-def]
 
 
 def _added(graph: Graph) -> set[str]:
-    """Layers whose spikes are added to others."""
+    """Names of relu nodes whose spikes are added to others."""
     reached: dict[str, set[str]] = {}
     found: set[str] = set()
     for node in graph.nodes:

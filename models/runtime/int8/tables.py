@@ -1,0 +1,306 @@
+"""The third phase of the integer engine: the tables that `run_operations` reads, from a plan and its layout.
+
+`tabulate` is a pure function; nothing here holds spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evburst.models.graph import Node
+from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, OPERATION, TERM
+from evburst.models.runtime.int8.layout import Layout
+from evburst.models.runtime.int8.plan import Plan, Step
+from evburst.models.runtime.int8.quantise import PackedWeights
+from evburst.models.runtime.int8.signals import Part, Read, Source, reads
+from evburst.models.runtime.int8.simd import LANES
+from evburst.models.spiking.network import SpikingParameters
+
+
+@dataclass(frozen=True)
+class CountedLayer:
+    """A node whose spikes are counted.
+
+    Attributes:
+        node: the node.
+        neurons: how many it has; 0 for a max-pool.
+        operations: indices of its operations.
+    """
+
+    node: Node
+    neurons: int
+    operations: list[int]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A read-out: `(N, rows, columns, pixel)` float32 at `start` of the maps, of which the first `channels` are valid."""
+
+    start: int
+    shape: tuple[int, int, int, int]
+    channels: int
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything that `run_operations` needs besides buffers.
+
+    Attributes:
+        runs: in order: operations to carry out together, and single steps left to the reference engine.
+        layers: in order.
+        operations, terms: of OPERATION and TERM.
+        constants: offsets int32, weights int8, scale, bias and limits float32, fan-out int32; see `run_operations`.
+        maps: of each read-out.
+        map_size: elements of all maps.
+    """
+
+    runs: list[Step | slice]
+    layers: list[CountedLayer]
+    operations: NDArray[np.void]
+    terms: NDArray[np.void]
+    constants: tuple[NDArray[Any], ...]
+    maps: dict[str, Map]
+    map_size: int
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """Fields of an operation: its kind and terms."""
+
+    kind: int
+    first_term: int
+    terms: int
+
+
+@dataclass(frozen=True)
+class _Writes:
+    """Fields of an operation: its output's size and place."""
+
+    channels: int
+    rows: int
+    columns: int
+    blocks: int
+    out: int
+    out_step: int
+    out_image: int
+    out_row: int
+    out_pixel: int
+
+
+@dataclass(frozen=True)
+class _Convolves:
+    """Fields of FIRE and READ_OUT."""
+
+    constant: int
+    planes: int
+    steps: int
+    flush: int
+    weights: int
+    channel: int
+
+
+@dataclass(frozen=True)
+class _FanOut:
+    """Fields of operations whose spikes are counted."""
+
+    uniform: int
+    fan_out: int
+    by_channel: int
+
+
+@dataclass(frozen=True)
+class _Resamples:
+    """Field of an upsampling."""
+
+    factor: int
+
+
+_Fields = _Reads | _Writes | _Convolves | _FanOut | _Resamples
+
+
+def tabulate(
+    plan: Plan, layout: Layout, parameters: SpikingParameters, biases: Mapping[str, Tensor], fan_out: Mapping[str, Tensor]
+) -> Tables:
+    """Tables of a plan.
+
+    Args:
+        plan, layout: of the network.
+        parameters: its neurons and read-out shifts.
+        biases: `(C,)` of each convolution.
+        fan_out: weights reached by a spike of each node that emits some, `(C, H, W)`.
+    """
+    return _Tabulator(plan, layout, parameters, biases, fan_out).tables()
+
+
+class _Tabulator:
+    """Collects the tables, step by step; see `tabulate`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        layout: Layout,
+        parameters: SpikingParameters,
+        biases: Mapping[str, Tensor],
+        fan_out: Mapping[str, Tensor],
+    ) -> None:
+        self._plan, self._layout, self._parameters, self._biases, self._fan_out = plan, layout, parameters, biases, fan_out
+        self._operations: list[tuple[_Fields, ...]] = []
+        self._terms: list[tuple[int, ...]] = []
+        self._offsets, self._weights = _Array(np.int32), _Array(np.int8)
+        self._scale, self._bias, self._limits = (_Array(np.float32) for _ in range(3))
+        self._fan = _Array(np.int32)
+        self._maps: dict[str, Map] = {}
+        self._map_size = 0
+        self._layers: dict[str, CountedLayer] = {}
+
+    def tables(self) -> Tables:
+        """The tables."""
+        runs: list[Step | slice] = []
+        for integer, steps in groupby(self._plan.steps, lambda step: step.kind is not None):
+            if integer:
+                first = len(self._operations)
+                for step in steps:
+                    self._add(step)
+                runs.append(slice(first, len(self._operations)))
+            else:
+                runs += steps
+        operations = np.zeros(len(self._operations), OPERATION)
+        for record, groups in zip(operations, self._operations, strict=True):
+            for name, value in (pair for group in groups for pair in asdict(group).items()):
+                record[name] = value
+        terms = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
+        arrays = self._offsets, self._weights, self._scale, self._bias, self._limits, self._fan
+        constants = tuple(array.joined() for array in arrays)
+        return Tables(runs, list(self._layers.values()), operations, terms, constants, self._maps, self._map_size)
+
+    def _add(self, step: Step) -> None:
+        groups: list[_Fields] = [_Reads(int(step.kind or 0), len(self._terms), len(reads(step.signal)))]
+        if step.conv is not None:
+            groups += self._convolution(step)
+        else:
+            groups += self._resampling(step, step.signal[0])
+        if step.out is not None:
+            place = self._layout.places[step.out]
+            groups.append(_writes(step.out.shape, place.start, place.step, place.image, place.row, place.pixel))
+            groups += self._counted(step, step.out)
+        self._operations.append(tuple(groups))
+
+    def _convolution(self, step: Step) -> list[_Fields]:
+        assert step.conv is not None
+        assert step.weights is not None
+        packed, bias, scale = step.weights, self._biases[step.conv.name].numpy(), step.weights.scale
+        constant = all(part.source.constant for part in step.signal)
+        limits, output = np.zeros(0, np.float32), list[_Fields]()
+        if step.out is None:
+            scale = scale / np.float32(1 if constant else self._parameters.timesteps)
+            bias = bias + self._parameters.readout_shift[step.node.name].numpy()
+            output = [self._map_of(step)]
+        else:
+            layer = self._parameters.neurons[step.node.name]
+            theta = layer.theta.numpy()
+            scale = scale / _padded(theta, len(scale), 1.0)
+            bias = (bias + layer.shift.numpy()) / theta
+            limits = layer.burst_limits.numpy()
+        weights, channel = self._weights.add(packed.data), self._scale.add(scale)
+        self._bias.add(_padded(bias, len(scale), 0.0))
+        self._limits.add(_padded(limits, len(scale), 0.0))
+        self._terms_of(step, packed)
+        _, planes, steps = packed.data.shape[:3]
+        return [*output, _Convolves(int(constant), planes, steps, packed.flush, weights, channel)]
+
+    def _terms_of(self, step: Step, packed: PackedWeights) -> None:
+        """Add what a convolution reads of every source."""
+        assert step.conv is not None
+        attrs, first = step.conv.attrs, 0
+        dilation_y, dilation_x = attrs["dilation"]
+        y, x = np.arange(packed.kernel[0])[:, None, None], np.arange(packed.kernel[1])[:, None]
+        extent = (packed.kernel[0] - 1) * dilation_y + 1, (packed.kernel[1] - 1) * dilation_x + 1
+        for item, steps in zip(reads(step.signal), packed.steps_of_part, strict=True):
+            place, quads = self._layout.places[item.source], np.arange(-(-item.channels // 4))
+            offsets = self._offsets.add(y * dilation_y * place.row + x * dilation_x * place.pixel + 4 * quads)
+            self._terms.append((*self._window(item, attrs), offsets, steps, first, *extent, *self._buffer(item)))
+            first += steps
+
+    def _map_of(self, step: Step) -> _Writes:
+        """Make room for a map, its channels padded to whole blocks."""
+        channels, rows, columns = step.shape
+        pixel, start = -(-channels // LANES) * LANES, self._map_size
+        self._maps[step.node.name] = Map(start, (self._layout.images, rows, columns, pixel), channels)
+        self._map_size += self._layout.images * rows * columns * pixel
+        return _writes(step.shape, start, 0, rows * columns * pixel, columns * pixel, pixel)
+
+    def _resampling(self, step: Step, part: Part) -> list[_Fields]:
+        attrs = step.node.attrs
+        if step.kind == MAX_POOL:
+            self._terms.append((*self._window(part, attrs), 0, 0, 0, *attrs["kernel"], *self._buffer(part)))
+            return []
+        window = self._window(part, {"stride": (1, 1), "padding": (0, 0)})
+        self._terms.append((*window, 0, 0, 0, 1, 1, *self._buffer(part)))
+        return [_Resamples(attrs["factor"])]
+
+    def _window(self, item: Part | Read, attrs: dict[str, Any]) -> tuple[int, int, int, int, int]:
+        """Start, step, image, row and pixel of a TERM."""
+        place, stride, padding = self._layout.places[item.source], attrs["stride"], attrs["padding"]
+        start = place.start - padding[0] * place.row - padding[1] * place.pixel + item.first
+        return start, place.step, place.image, stride[0] * place.row, stride[1] * place.pixel
+
+    def _buffer(self, item: Part | Read) -> tuple[int, int, int, int, int]:
+        """The fields of a TERM from source_row on."""
+        place = self._layout.places[item.source]
+        blocks = -(-(item.first % LANES + item.channels) // LANES)
+        return place.row, place.pixel, blocks, place.buffer // LANES, self._layout.images * place.image // LANES
+
+    def _counted(self, step: Step, source: Source) -> list[_Fields]:
+        """Register an operation whose spikes are counted.
+
+        Its fan-out is `(H, W, blocks)`, and by channel where the channels of a block differ.
+        """
+        if step.kind not in (FIRE, MAX_POOL):
+            return []
+        neurons = int(np.prod(step.shape)) if step.kind == FIRE else 0
+        layer = self._layers.setdefault(step.node.name, CountedLayer(step.node, neurons, []))
+        layer.operations.append(len(self._operations))
+        maps = self._fan_out[step.node.name][step.first_channel : step.first_channel + source.shape[0]].numpy()
+        pixel = self._layout.places[source].pixel
+        channels = np.zeros((*source.shape[1:], pixel), np.int32)
+        channels[..., : source.shape[0]] = maps.transpose(1, 2, 0)
+        blocks = channels.reshape(*source.shape[1:], -1, LANES)
+        # Padded channels never fire, so their fan-out is free to equal their block's.
+        blocks[..., -1, source.shape[0] - pixel + LANES :] = blocks[..., -1, :1]
+        uniform = bool((blocks == blocks[..., :1]).all())
+        return [_FanOut(int(uniform), self._fan.add(blocks[..., 0]), 0 if uniform else self._fan.add(blocks))]
+
+
+class _Array:
+    """An array that grows by appending."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype, self._parts, self._size = dtype, [np.zeros(0, dtype)], 0
+
+    def add(self, values: NDArray[Any]) -> int:
+        """Append; returns where it begins."""
+        start = self._size
+        self._parts.append(np.ascontiguousarray(values, self._dtype).reshape(-1))
+        self._size += values.size
+        return start
+
+    def joined(self) -> NDArray[Any]:
+        return np.concatenate(self._parts)
+
+
+def _writes(shape: tuple[int, int, int], start: int, step: int, image: int, row: int, pixel: int) -> _Writes:
+    channels, rows, columns = shape
+    return _Writes(channels, rows, columns, -(-channels // LANES), start, step, image, row, pixel)
+
+
+def _padded(values: NDArray[np.float32], length: int, value: float) -> NDArray[np.float32]:
+    out = np.full(length, value, np.float32)
+    out[: len(values)] = values
+    return out
