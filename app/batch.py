@@ -55,6 +55,8 @@ def find_recordings(patterns: Sequence[str | Path], more: tuple[str, ...] = ()) 
     recordings: dict[Path, None] = {}
     suffixes = {*SUFFIXES, *more}
     for pattern in patterns:
+        if not str(pattern):
+            raise ConfigError("--events: an empty name; is a variable of the shell empty?")
         path = Path(pattern)
         if path.is_dir():
             matches = sorted(file for file in path.rglob("*") if _is_recording(file, suffixes))
@@ -89,6 +91,8 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
 def one_file(patterns: Sequence[str | Path]) -> bool:
     """Return whether the patterns name a single file rather than a folder or a glob pattern."""
     path = Path(patterns[0])
+    if not str(patterns[0]):
+        return False
     is_pattern = glob.has_magic(str(path)) and not os.path.lexists(path)
     return len(patterns) == 1 and not path.is_dir() and not is_pattern
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from contextlib import suppress
@@ -21,6 +22,8 @@ import yaml
 from evburst.data.errors import ConfigError
 
 T = TypeVar("T")
+_MOST_BYTES = 1 << 20
+"""Of a file of settings."""
 
 
 def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
@@ -35,14 +38,14 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment!r}: write it as name=value")
+            raise ConfigError(f"--set {assignment[:100]!r}: write it as name=value")
         *parents, leaf = key.strip().split(".")
         target = settings
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {assignment!r}: {parent!r} is not a section")
-        target[leaf] = _parse_yaml(value, f"--set {assignment!r}")
+                raise ConfigError(f"--set {assignment[:100]!r}: {parent!r} is not a section")
+        target[leaf] = _parse_yaml(value, f"--set {assignment[:100]!r}")
     return build(kind, settings)
 
 
@@ -107,13 +110,13 @@ def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ConfigError(f"setting {where!r}: expected a section, received {value!r}")
+            raise ConfigError(f"setting {where!r}: expected a section, received {_shown(value)}")
         return build(hint, value, where + ".")  # type: ignore[arg-type]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value in args:
             return value
-        raise ConfigError(f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {value!r}")
+        raise ConfigError(f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {_shown(value)}")
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -121,23 +124,35 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         hints = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(value) != len(hints):
-            raise ConfigError(f"setting {where!r}: expected {len(hints)} values, received {value!r}")
+            raise ConfigError(f"setting {where!r}: expected {len(hints)} values, received {_shown(value)}")
         return tuple(_convert(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, where) for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        with suppress(ValueError):  # YAML 1.1 reads 1e-3 as text; only 1.0e-3 is a number there
-            return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if hint is float:
+        # 1e-3 is a number, but YAML asks for 1.0e-3.
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, int | float | str) and not isinstance(value, bool) and math.isfinite(number := float(value)):
+                return number
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"setting {where!r}: expected {getattr(hint, '__name__', hint)}, received {value!r}")
+    raise ConfigError(f"setting {where!r}: expected {getattr(hint, '__name__', hint)}, received {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value for an error: Python writes no numbers of more than 4300 digits."""
+    try:
+        return repr(value)[:100]
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = _parse_yaml(file.read_text(), str(file))
+        with file.open("rb") as opened:
+            text = opened.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ConfigError(f"{file}: more than {_MOST_BYTES} bytes: not a file of settings")
+        content = _parse_yaml(text.decode("utf-8-sig"), str(file))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -150,5 +165,5 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML ({str(error).splitlines()[0]})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not YAML ({(str(error).splitlines() or [''])[0][:200]})") from None

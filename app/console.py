@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
@@ -23,7 +24,12 @@ LOG = logging.getLogger("evburst")
 """The project's root logger; modules log to its children, `logging.getLogger(__name__)`."""
 
 _PREFIXES = {logging.DEBUG: "debug: ", logging.WARNING: "warning: ", logging.ERROR: "error: "}
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+_NAMES = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.ENXIO, errno.EMFILE, errno.ENFILE),
+)
+"""Errors of the operating system that say something of the surroundings, whichever line met them."""
 
 
 Printed = str | Iterator[str] | None
@@ -37,8 +43,10 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
         The exit code.
     """
     add_common_flags(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
     limit_spinning()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be any bytes
     with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
         try:
             _check_folder()
@@ -55,12 +63,42 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
             LOG.warning("interrupted: what was written so far is complete and readable")
             return 128 + (received[0] if received else signal.SIGINT)
         except OSError as error:
-            if args.debug or error.errno not in _DISK_ERRORS:
+            if args.debug or not (error.errno in _DISK or (error.errno in _NAMES and error.filename)):
                 raise
             location = f"{error.filename}: " if error.filename else ""
-            LOG.error("%scannot be written (%s); what was written so far is readable", location, error.strerror)
+            what = "written (%s); what was written so far is readable" if error.errno in _DISK else "used (%s)"
+            LOG.error(f"%scannot be {what}", location, error.strerror)
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if args.debug or not _is_out_of_memory(error):
+                raise
+            LOG.error(
+                "there is not enough memory for this (%s): a smaller sensor, batch or number of workers needs less",
+                _first_line(error),
+            )
             return 1
         return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so with a RuntimeError."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--columns -,t,x,y,p` as one, because argparse takes what begins with '-' for a flag."""
+    joined: list[str] = []
+    for text in argv:
+        if text.startswith("-,") and joined and joined[-1].startswith("--") and joined[-1].endswith("columns"):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:

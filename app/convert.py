@@ -27,6 +27,7 @@ from evburst.app.checks import check, detect_all, score
 from evburst.app.config import build
 from evburst.app.console import show_progress
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
+from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
 from evburst.app.scoring import scoring_of
@@ -36,9 +37,10 @@ from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
+from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Runner
@@ -167,6 +169,9 @@ class ConvertConfig:
 def convert(config: ConvertConfig) -> dict[str, Any]:
     """Fold, choose, calibrate, measure, save; returns the record that is saved with the weights."""
     started = time.perf_counter()
+    inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
+    refuse_overwriting(Path(config.out), inputs, overwrite=True)
+    make_folder(Path(config.out).parent)
     run = Conversion(config)
     reported = (
         None if config.check_windows < 0 else run.windows("val", config.check_windows)
@@ -273,7 +278,7 @@ class Conversion:
     def beside(self, what: str) -> Path:
         """A file beside the weights file."""
         out = Path(self.config.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         return out.with_name(f"{out.stem}_{what}")
 
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:

@@ -244,7 +244,8 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     for events in _batches(stream, totals):
         totals.add(events)
     if totals.first_us is None:
-        raise EventFileError(f"{path}: contains no usable events")
+        faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
+        raise EventFileError(f"{path}: contains no usable events{faults}")
     stream.faults.outside_sensor += totals.outside
     duration_s = (totals.last_us - totals.first_us) * 1e-6
     hot, worst = totals.hot_pixels()

@@ -267,7 +267,10 @@ def _value_parser(kind: str, inner: str) -> Callable[[str], Any]:
         def mapping(text: str) -> Any:
             import yaml
 
-            return yaml.safe_load(text)
+            try:
+                return yaml.safe_load(text)
+            except (yaml.YAMLError, RecursionError):
+                raise ValueError(text) from None
 
         mapping.__name__ = "YAML"
         return mapping

@@ -35,6 +35,7 @@ from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.burst_aware import burst_aware
@@ -144,6 +145,8 @@ class Trainer:
         s = config.schedule
         self.task = task_of_architecture(config.architecture)
         self.scoring: Scoring = SCORINGS[self.task]
+        if self.rank == 0:
+            make_folder(self.out)
         self.val, self.train = self._datasets()
         torch.manual_seed(s.seed)
         size = self.train.spec.sensor_size
@@ -172,7 +175,6 @@ class Trainer:
         self.epoch, self.best = 0, -1.0
         self._resume()
         if self.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
         self._curves = Curves(self.out, self._loss.names, self.scoring.figures) if self.rank == 0 else None
 

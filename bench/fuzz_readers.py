@@ -4,7 +4,7 @@ Sound recordings of all formats (`fuzz_seeds`) are damaged (`fuzz_mutate`) and o
 content and, where that names another format, by `--format` too. All packets and all windows are read. A file passes if
 
 - nothing comes out but events, or one error of the project on one printable line;
-- it takes less than `LIMIT_S` seconds and no more than `MEMORY_BYTES`;
+- it takes less than `LIMIT_S` seconds and no more than `MEMORY_BYTES` beyond what the process held before;
 - windows are aligned and follow each other, times lie in their window, p is 0 or 1, packets keep to their length;
 - `voxel_histogram` writes nothing beside its buffer (guard bands of `GUARD_BYTES` on both sides), and the numba kernels
   index no array outside (every fiftieth file is read again in a process with NUMBA_BOUNDSCHECK=1);
@@ -55,9 +55,11 @@ NATIVE = {"aedat4": "aedat", "hdf5": "h5py"}
 WINDOW_US = 50_000
 LONG_US = 1 << 32
 MAX_WINDOWS = 200
-LIMIT_S = 10.0
-START_S = 300.0
-MEMORY_BYTES = 8 << 30
+LIMIT_S = 5.0
+WAIT_S = 600.0
+"""Time of the processor that a file may take, and time that may pass until a process goes on: on a busy machine, minutes."""
+
+MEMORY_BYTES = 1 << 30
 GUARD_BYTES = 1 << 13
 GUARD = 0xA5
 MAX_GRID_BYTES = 1 << 21
@@ -210,7 +212,6 @@ def _seeds(reader: str) -> list[bytes]:
 
 def work(reader: str, seed: int, indices: range, tally: SynchronizedArray, keep: Path) -> None:
     """Examine some files in this process; results go to the shared `tally`, failures to `keep`."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     warnings.simplefilter("error")
     grid = GuardedGrid()
     memory = Path("/dev/shm")
@@ -220,6 +221,10 @@ def work(reader: str, seed: int, indices: range, tally: SynchronizedArray, keep:
             path.write_bytes(content)
             verdict = examine(path, reader, grid)
             require(verdict.refused is None and not verdict.faults.keys() - {"time_wraps"}, f"a seed is not sound: {verdict}")
+        # Behind the seeds, which have brought in the libraries.
+        if (held := Path("/proc/self/statm")).exists():
+            most = int(held.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Rust tells of its panics there, before they become exceptions.
         for index in indices:
             path.write_bytes(damaged(reader, seed, index))
@@ -287,18 +292,27 @@ def fuzz_sharded(reader: str, seed: int, files: int, jobs: int, keep: Path) -> d
 
 def _watch(process: Any, tally: SynchronizedArray, shown: str) -> bool:
     """Wait for a process; return True if it was killed because one file took too long."""
-    current, since = -1.0, time.monotonic()
+    current, since, used = -1.0, time.monotonic(), 0.0
     while process.is_alive():
         process.join(0.5)
         if tally[0] != current:
-            current, since = tally[0], time.monotonic()
+            current, since, used = tally[0], time.monotonic(), _cpu_s(process.pid)
         if shown and sys.stderr.isatty():
             print(f"\r{shown}: {int(tally[1])} files, {int(tally[4])} failures ", end="", file=sys.stderr, flush=True)
-        if time.monotonic() - since > (LIMIT_S if current >= 0 else START_S):
+        if time.monotonic() - since > WAIT_S or (current >= 0 and _cpu_s(process.pid) - used > LIMIT_S):
             process.kill()
             process.join()
             return True
     return False
+
+
+def _cpu_s(pid: int) -> float:
+    """Seconds that a process has had a processor for; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def failed(reader: str, tally: dict[str, float]) -> bool:

@@ -127,7 +127,7 @@ def evburst_grids(path: Path, workers: int) -> Iterator[NDArray[np.uint8]]:
 
     stream, config = open_events(path), VoxelConfig(BINS, MAX_COUNT, WINDOW_US / 1000)
     width, height = stream.sensor_size
-    grids = cycle(np.empty((2 * workers, config.channels, height, width), np.uint8))
+    grids = cycle(np.empty((1 if workers == 1 else 2 * workers, config.channels, height, width), np.uint8))
     windows = stream.windows(WINDOW_US)
     if workers == 1:
         for window, grid in zip(windows, grids, strict=False):

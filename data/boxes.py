@@ -26,6 +26,9 @@ BBOX_DTYPE = np.dtype(
 )
 """One item of Prophesee's `*_bbox.npy`, 40 bytes: t in µs, top-left corner and size in pixels, class, track, score."""
 
+_LARGEST = {"t": 1 << 62, "class_id": (1 << 32) - 1}
+"""Fields of whole numbers from 0 on."""
+
 _OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
 
 
@@ -114,14 +117,18 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     beyond the frame.
 
     Raises:
-        LabelError: the file is missing or is not an .npy file, a field is missing, or a value (also a time) is NaN or infinite.
+        LabelError: the file is missing or is not an .npy file, a field is missing, a value is NaN or infinite, or a time or a
+            class is negative or not whole.
     """
+    if path.exists() and not path.is_file():
+        raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")
     try:
         raw = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise LabelError(f"{path}: no such box file") from None
     except (ValueError, EOFError, OSError) as error:
-        raise LabelError(f"{path}: not a NumPy box file ({error})") from None
+        why = "it does not begin like one" if "pickle" in str(error) else error  # NumPy advises to load pickles
+        raise LabelError(f"{path}: not a NumPy box file ({why})") from None
     if not isinstance(raw, np.ndarray) or raw.dtype.names is None or raw.ndim != 1:
         raise LabelError(f"{path}: expected one array of boxes with Prophesee's fields {BBOX_DTYPE.names}")
     fields = {_OLD_NAMES.get(name, name): name for name in raw.dtype.names}
@@ -146,11 +153,12 @@ def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) ->
         if values.ndim != 1 or values.dtype.kind not in "iufb":
             raise LabelError(f"{path}: field {field} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
         wrong = ~np.isfinite(values)
-        if name == "class_id":
-            wrong |= values < 0
+        if name in _LARGEST:
+            wrong |= (values < 0) | (values > _LARGEST[name]) | (np.rint(values) != values)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise LabelError(f"{path}: box {row}: {field} is {values[row]}")
+            unit = " µs; expected whole microseconds, not negative" if name == "t" else ""
+            raise LabelError(f"{path}: box {row}: {field} is {values[row]}{unit}")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import io
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ import numpy as np
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from evburst.data.files import part_of
 from evburst.data.readers.dat import dat_header
 
 DAT_TIMES_US = 1 << 32
@@ -40,7 +42,7 @@ class Written(NamedTuple):
 
 
 class PacketWriter(Protocol):
-    """An open output file; constructed with (path, sensor_size)."""
+    """An open output file; constructed with (path, sensor_size). Its errors leave out the path."""
 
     def write(self, events: Events) -> None:
         """Append one packet."""
@@ -83,13 +85,14 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
         DataError: the file cannot be written, or its format cannot represent these times.
     """
     writer_class = writer_for(path)
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
-        out = writer_class(part, sensor_size)
+        with _named(path):
+            out = writer_class(part, sensor_size)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
     try:
-        written = _write_all(out, source, sensor_size)
+        written = _write_all(out, source, sensor_size, path)
     except KeyboardInterrupt:
         out.finish()
         part.replace(path)
@@ -100,7 +103,8 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
         part.replace(path)
     finally:
         out.close()
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return written
 
 
@@ -113,13 +117,25 @@ def writer_for(path: Path) -> Callable[[Path, SensorSize], PacketWriter]:
     return writer_class
 
 
-def _write_all(out: PacketWriter, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize) -> Written:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file's name before what a writer says, which knows that of the part only."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _write_all(
+    out: PacketWriter, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize, path: Path
+) -> Written:
     packets = [source] if isinstance(source, np.ndarray) else source if isinstance(source, Iterable) else source.packets()
     events, outside = 0, 0
     for packet in packets:
         inside = (packet["x"] < sensor_size.width) & (packet["y"] < sensor_size.height)
         kept = packet if inside.all() else packet[inside]
-        out.write(kept)
+        with _named(path):
+            out.write(kept)
         events += len(kept)
         outside += len(packet) - len(kept)
     out.finish()
@@ -132,8 +148,7 @@ class DatWriter:
 
     def __init__(self, path: Path, sensor_size: SensorSize) -> None:
         if max(sensor_size) > DAT_MAX_SIZE:
-            raise DataError(f"{path}: a DAT file holds coordinates below {DAT_MAX_SIZE}, the sensor is {sensor_size}")
-        self._path = path
+            raise DataError(f"a DAT file holds coordinates below {DAT_MAX_SIZE}, the sensor is {sensor_size}")
         self._file = path.open("wb")
         self._file.write(dat_header(sensor_size))
 
@@ -142,7 +157,7 @@ class DatWriter:
         for t in (int(events["t"].min()), int(events["t"].max())) if len(events) else ():
             if not 0 <= t < DAT_TIMES_US:
                 raise DataError(
-                    f"{self._path.with_suffix('')}: a DAT file holds times from 0 to {DAT_TIMES_US - 1} µs, this recording "
+                    f"a DAT file holds times from 0 to {DAT_TIMES_US - 1} µs, this recording "
                     f"has {t}: let it begin at 0 (--from-zero), or write .npz or .csv"
                 )
         self._file.write(pack(events).tobytes())

@@ -22,10 +22,11 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
+from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
@@ -53,13 +54,16 @@ _METADATA_BYTES = 2**24
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and JSON-able metadata; an existing file is replaced only when the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    """Write tensors and JSON-able metadata; an existing file is replaced only when the new one is whole.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, part, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
-    part.chmod(0o644)
-    part.rename(path)
+    content = save(plain, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
+    with replacing(path) as part:
+        part.write_bytes(content)
+        part.chmod(0o644)
 
 
 def read_kind(path: Path) -> str:
@@ -86,6 +90,15 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, metadata
 
 
+def _is_utf8(path: Path) -> bool:
+    """Whether the name is UTF-8: safetensors opens no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """The open file and its header."""
@@ -93,11 +106,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         raise CheckpointError(f"{path}: no such weights file")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a regular file; a weights file is expected")
+    first = b""
     try:
         with path.open("rb") as raw:
             first = raw.read(32)
-        with safe_open(path, "pt") as file:
-            yield file, file.metadata() or {}
+            with safe_open(path if _is_utf8(path) else f"/dev/fd/{raw.fileno()}", "pt") as file:
+                yield file, file.metadata() or {}
     except (SafetensorError, OSError, UnicodeError) as error:
         known = next((what for signature, what in _SIGNATURES.items() if first.startswith(signature)), "") if first else ""
         reason = f"{known}; only safetensors files of this project are read (evburst train writes best.safetensors)"
@@ -125,7 +139,7 @@ def find_weights(weights: str | Path) -> Path:
     named = WEIGHTS / f"{weights}.safetensors"
     if named.is_file():
         return named
-    if Path(weights).suffix:
+    if Path(weights).suffix or Path(weights).is_file():
         return Path(weights)
     known = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
     raise CheckpointError(f"weights {str(weights)!r}: no such bundled weights (bundled: {known}) and not a file name")

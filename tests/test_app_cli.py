@@ -261,8 +261,23 @@ def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.endswith(
         "error: runs/x.npy: cannot be written (No space left on device); what was written so far is readable\n"
     )
-    with pytest.raises(PermissionError):
-        run_with(fails(PermissionError(13, "x", "y")))
+    for error, message in [
+        (PermissionError(13, "Permission denied", "y.npy"), "y.npy: cannot be used (Permission denied)"),
+        (OSError(36, "File name too long", "y" * 300), f"{'y' * 300}: cannot be used (File name too long)"),
+        (
+            MemoryError(),
+            "there is not enough memory for this (MemoryError): a smaller sensor, batch or number of workers needs less",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nat"),
+            "there is not enough memory for this (DefaultCPU",
+        ),
+    ]:
+        assert run_with(fails(error)) == 1
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+    for bug in (PermissionError(13, "x"), RuntimeError("x"), OSError(22, "Invalid argument", "y")):
+        with pytest.raises(type(bug)):
+            run_with(fails(bug))
     assert run_with(fails(KeyboardInterrupt())) == 130
     assert "interrupted" in capsys.readouterr().err
 

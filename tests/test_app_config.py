@@ -11,6 +11,7 @@ import yaml
 
 from evburst.app.config import load_config, to_dict
 from evburst.app.convert import ConvertConfig
+from evburst.app.detect import DetectConfig
 from evburst.app.train import TrainConfig
 from evburst.data.errors import ConfigError
 from tests.conftest import ROOT
@@ -86,3 +87,30 @@ def test_shipped_training_configs_load_and_open_with_their_command(path: Path) -
     load_config(TrainConfig, path, [])
     assert path.read_text().startswith("# python train.py --config configs/" + path.name)
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "post.nms_iou=.nan",
+        "post.nms_iou=inf",
+        "start_s=-inf",
+        "window_ms=" + "9" * 400,
+        "timesteps=0x" + "9" * 5000,
+        "timesteps=" + "9" * 5000,
+        "timesteps=" + "[" * 100_000,
+        "post.nms_iou=1.5",
+        "post.max_detections=0",
+        "sinks=[jsonl,jsonl]",
+    ],
+)
+def test_numbers_that_are_none_are_one_short_error(assignment: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(DetectConfig, None, [assignment])
+    assert len(str(caught.value)) < 500
+
+
+def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("# " + "x" * (2 << 20))
+    with pytest.raises(ConfigError, match=r"a.yaml: more than 1048576 bytes: not a file of settings"):
+        load_config(DetectConfig, tmp_path / "a.yaml", [])

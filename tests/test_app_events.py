@@ -290,3 +290,10 @@ def test_info_of_a_real_recording(capsys: pytest.CaptureFixture[str]) -> None:
         "faults       none\n",
         "",
     )
+
+
+def test_a_column_to_pass_over_may_be_the_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """argparse takes "-,t,x,y,p" for a flag."""
+    (tmp_path / "a.csv").write_text("0,100,5,6,1\n1,110,7,8,0\n")
+    assert main(["info", str(tmp_path / "a.csv"), "--columns", "-,t,x,y,p", "--sensor-size", "304x240"]) == 0
+    assert "from 100 to 110 µs" in capsys.readouterr().out

@@ -51,7 +51,11 @@ def test_an_existing_file_is_overwritten_only_where_asked(source: Path) -> None:
         refuse_overwriting(path, [source], overwrite=True)
 
 
-def test_folders_are_refused_and_devices_are_not(tmp_path: Path) -> None:
+def test_folders_and_devices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a folder"):
         refuse_overwriting(tmp_path, [], overwrite=True)
-    refuse_overwriting(Path(os.devnull), [])
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path(os.devnull), tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="is a device or a pipe, which would be replaced"):
+            refuse_overwriting(path, [], overwrite=True)
+        refuse_overwriting(path, [], streams=True)

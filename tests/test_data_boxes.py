@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
+from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, load_prophesee_boxes, read_prophesee_boxes
 from evburst.data.errors import LabelError
 
 
@@ -76,3 +78,26 @@ def test_bad_files_say_why(tmp_path: Path, case: str) -> None:
 )
 def test_iou(a: list[float], b: list[float], iou: float) -> None:
     assert iou_matrix(np.array([a], np.float32), np.array([b], np.float32))[0, 0] == pytest.approx(iou)
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "value"),
+    [("t", "<f8", 0.2), ("t", "<f8", 1e300), ("t", "<u8", 2**63 + 5), ("class_id", "<f8", 0.5), ("class_id", "<i8", 1 << 32)],
+)
+def test_times_and_classes_that_are_no_whole_numbers(tmp_path: Path, field: str, kind: str, value: float) -> None:
+    """In seconds, say; they were cut down to whole ones."""
+    dtype = [(name, kind if name == field else BBOX_DTYPE[name]) for name in BBOX_DTYPE.names or ()]
+    raw = np.ones(3, dtype)
+    raw[field][1] = value
+    np.save(tmp_path / "a_bbox.npy", raw)
+    with pytest.raises(LabelError, match="box 1: " + re.escape(f"{field} is {raw[field][1]}")):
+        load_prophesee_boxes(tmp_path / "a_bbox.npy")
+
+
+def test_what_is_no_box_file_is_named_without_advice(tmp_path: Path) -> None:
+    (tmp_path / "a_bbox.npy").write_bytes(bytes(100))
+    with pytest.raises(LabelError, match=r"a_bbox.npy: not a NumPy box file \(it does not begin like one\)"):
+        load_prophesee_boxes(tmp_path / "a_bbox.npy")
+    os.mkfifo(tmp_path / "b_bbox.npy")
+    with pytest.raises(LabelError, match="not a regular file"):
+        load_prophesee_boxes(tmp_path / "b_bbox.npy")

@@ -65,7 +65,8 @@ def test_structured_events_are_copied_or_viewed() -> None:
 
 
 @numba.njit
-def _by_helpers(words, fields, out):  # type: ignore[no-untyped-def]
+def _by_helpers(words, version, out):  # type: ignore[no-untyped-def]
+    fields = word_fields(version)
     for i, word in enumerate(words):
         out[i] = word_of(time_of(word), x_of(word, fields), y_of(word, fields), p_of(word, fields))
 
@@ -75,7 +76,7 @@ def test_the_kernels_helpers_see_the_same_fields(version: int) -> None:
     rng = np.random.default_rng(1)
     words: NDArray[np.uint32] = rng.integers(0, 1 << 32, (500, 2), np.uint64).astype(np.uint32)
     out = np.empty(500, np.uint64)
-    _by_helpers(words_64(words), word_fields(version), out)
+    _by_helpers(words_64(words), version, out)
     t, x, y, p = columns(EventWindow(0, 1, words, 0, version))
     assert np.array_equal(out, words_64(pack_columns(t, x, y, p)))
 

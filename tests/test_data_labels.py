@@ -168,7 +168,7 @@ def test_voc_corners_that_are_none(tmp_path: Path, corner: str) -> None:
         LABEL_FILES[".xml"](tmp_path / "a.xml")
 
 
-@pytest.mark.parametrize(("field", "value"), [("t", -1), ("w", -3), ("h", -0.5)])
+@pytest.mark.parametrize(("field", "value"), [("w", -3), ("h", -0.5)])
 def test_prophesee_numbers_that_are_negative(tmp_path: Path, field: str, value: float) -> None:
     boxes = np.zeros(3, BBOX_DTYPE)
     boxes[field][1] = value
@@ -230,3 +230,27 @@ def test_mappings_that_are_none(text: str) -> None:
 def test_a_mapping_to_no_class_names_the_classes() -> None:
     with pytest.raises(ConfigError, match=r"'lorry' is not a class of street \(its classes: car, pedestrian; or ignore\)"):
         ClassMatcher(STREET, {"Truck": "lorry"})
+
+
+def test_a_class_of_thousands_of_digits_is_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Python converts at most 4300 digits to a number."""
+    (tmp_path / "a_bbox.csv").write_text(f"t_us,class,x,y,w,h\n10,{'9' * 5000},1,2,3,4\n11,car,1,2,3,4\n")
+    found = LABEL_FILES["_bbox.csv"](tmp_path / "a_bbox.csv")
+    matcher = ClassMatcher(SPECS["street"])
+    for instant in found.instants:
+        matcher.indices(instant.names)
+    matcher.log_unmatched(tmp_path)
+    assert f"1 boxes of other classes were ignored: '{'9' * 40}' (1)" in caplog.text
+
+
+def test_labels_in_utf_16_are_named_in_few_words(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": []}' * 1000, encoding="utf-16")
+    with pytest.raises(LabelError, match=r"not a COCO file of boxes .*'utf-8' codec") as caught:
+        LABEL_FILES[".json"](tmp_path / "a.json")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 300
+
+
+def test_a_name_is_mapped_once() -> None:
+    assert parse_classes("Car=car, Car=car") == {"Car": "car"}
+    with pytest.raises(ConfigError, match="Car is mapped to two classes"):
+        parse_classes("Car=car,Car=pedestrian")

@@ -236,6 +236,28 @@ def test_labels_on_another_clock_are_an_error(tmp_path: Path) -> None:
     assert len(opened("gen1", tmp_path, "street")) == 4
 
 
+def test_boxes_outside_the_sensor_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Labels of another sensor, which a box file does not name."""
+    root = prophesee_tree(tmp_path, SensorSize(304, 240), [0] * 20)
+    path = next(root.rglob("*_bbox.npy"))
+    labels = np.load(path)
+    labels["x"][0] = 700
+    np.save(path, labels)
+    opened("gen1", root, "street")
+    assert f"1 of {len(labels)} labelled boxes lie outside the 304x240 sensor and are left out" in caplog.text
+    labels["x"] += 700
+    np.save(path, labels)
+    with pytest.raises(SensorSizeError, match=f"{len(labels)} of {len(labels)} labelled boxes lie outside 304x240"):
+        opened("gen1", root, "street")
+
+
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "no such folder; expected"), ("file", "a file, not a folder")])
+def test_a_root_that_is_no_folder(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=message):
+        opened("gen1", tmp_path / name, "street")
+
+
 def test_faults_are_counted_by_recording(tmp_path: Path) -> None:
     gen1_tree(tmp_path)
     first, second = sorted((tmp_path / "val").glob("*_td.dat"))

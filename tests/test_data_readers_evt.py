@@ -543,6 +543,11 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
         (EVT21.encode() + bytes(7), EventFileError, "no complete word after the header"),
         (b"% evt 4.0\n" + bytes(8), EventFileError, r"encoding '4.0' is not supported \(known: EVT2, EVT2.1, EVT3\)"),
         (b"% format HISTO3D;height=320;width=320\n" + bytes(8), EventFileError, "encoding 'HISTO3D' is not supported"),
+        (
+            b"% format " + bytes(range(32, 127)) * 20 + b"\n" + bytes(8),
+            EventFileError,
+            r"encoding '[^~]{1,44}' is not supported",
+        ),
         (b"% format EVT21;height=2;width=2;endianness=big\n" + bytes(8), EventFileError, "endianness 'big' are not supported"),
         (b"% evt 3.0\n% geometry 0x720\n" + bytes(8), SensorSizeError, "file's sensor size '0x720' is invalid"),
         (b"% evt 3.0\n% geometry wide\n" + bytes(8), SensorSizeError, "file's sensor size 'wide' is invalid"),

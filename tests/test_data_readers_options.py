@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import ReadOptions, columns, open_events
 from evburst.data.readers.columns import unit_in_name
@@ -177,6 +177,47 @@ def test_a_unit_in_the_name_is_believed(tmp_path: Path) -> None:
     assert read(tmp_path / "a.npy") == read(tmp_path / "a.csv") == BUSY.tolist()
 
 
+def test_a_unit_in_the_name_that_cannot_be_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A name outlives a conversion of the times; the caller's own word is believed, with a warning."""
+    lines = [f"{1000 * t},{x},{y},{p}" for t, x, y, p in BUSY.tolist()]
+    (tmp_path / "a.csv").write_text("\n".join(["Time (s),x,y,p", *lines]))
+    with pytest.raises(
+        EventFileError, match=r"0.0001 per second, which no sensor records; if the times are not s, pass --time-unit"
+    ):
+        read(tmp_path / "a.csv")
+    assert read(tmp_path / "a.csv", time_unit="ns") == BUSY.tolist()
+    assert not caplog.messages
+    assert len(read(tmp_path / "a.csv", time_unit="s")) == len(BUSY)
+    assert "which no sensor records" in caplog.text
+
+
+@FILES
+def test_recordings_one_behind_the_other_are_named(tmp_path: Path, name: str) -> None:
+    """A clock that falls by hours is no other unit."""
+    part = BUSY[:1500]
+    later = np.concatenate([part["t"].astype(np.int64) + 80_000_000_000, part["t"].astype(np.int64)])
+    SAVE[name](tmp_path / name, table(np.concatenate([part, part]), later))
+    with pytest.raises(
+        EventFileError, match=r"the times fall from 80000014993(\.0)? to 3(\.0)? at event 1500: were recordings put"
+    ):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("names", ["t,x,y,p,t", "t,x,X,y,p", "t,x,y,p, Y"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, names: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join([names, *["100,5,6,1,1"] * 3]))
+    with pytest.raises(EventFileError, match=r"line 1: two columns are called \w; rename one of them"):
+        read(tmp_path / "a.csv")
+
+
+def test_five_columns_without_names(tmp_path: Path) -> None:
+    """pandas writes its index first."""
+    save_csv(tmp_path / "a.csv", np.insert(table(BUSY, BUSY["t"]), 0, np.arange(len(BUSY)), axis=1))
+    with pytest.raises(EventFileError, match="5 columns without names, the fourth of which is no polarity: pass --columns"):
+        read(tmp_path / "a.csv")
+    assert read(tmp_path / "a.csv", columns="-,t,x,y,p") == BUSY.tolist()
+
+
 @FILES
 @pytest.mark.parametrize("order", ["xypt", "xytp", "ptxy", "pxyt"])
 def test_other_orders_are_refused_with_the_right_one(tmp_path: Path, name: str, order: str) -> None:
@@ -281,6 +322,28 @@ def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.csv").write_bytes("t,x,y,p\n100,5,6,1\n".encode(encoding))
     with pytest.raises(EventFileError, match="text in UTF-16: save it as UTF-8"):
         open_events(tmp_path / "a.csv", SIZE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-le", "utf-32-be"])
+def test_utf_32_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("t,x,y,p\n100,5,6,1\n".encode(encoding))
+    with pytest.raises(EventFileError, match="text in UTF-32: save it as UTF-8"):
+        open_events(tmp_path / "a.csv", SIZE)
+
+
+@pytest.mark.parametrize("content", [bytes(5000), b"t,x\0,y,p\n100,5,6,1\n"])
+def test_zero_bytes_are_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(EventFileError, match="not text: its first line holds zero bytes; was the file written to its end"):
+        open_events(tmp_path / "a.csv", SIZE)
+
+
+@pytest.mark.parametrize("line", ["%geometry:{},240", "# sensor_size 304x{}", "{} 240"])
+def test_a_size_of_thousands_of_digits(tmp_path: Path, line: str) -> None:
+    """Python converts at most 4300 digits to a number."""
+    (tmp_path / "a.csv").write_text(line.format("9" * 5000) + "\n100,5,6,1\n")
+    with pytest.raises(SensorSizeError, match=r"sensor size '[0-9x]{1,40}' is invalid"):
+        open_events(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("start", [0, 100])

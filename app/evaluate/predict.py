@@ -24,6 +24,7 @@ from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concate
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
+from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
@@ -198,7 +199,7 @@ class Predictor:
         return inference.bin(window, inference.new_grid()).grid
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
-        key = hashlib.sha256(f"{self._settings} {run} {part}".encode()).hexdigest()[:12]
+        key = hashlib.sha256(f"{self._settings} {run} {part}".encode(errors="surrogatepass")).hexdigest()[:12]
         return self._folder / f"{number:06d}_{part.name}_{run.model}{run.timesteps or ''}_{key}.npz"
 
     def _compute(self, part: Part, networks: Sequence[Network], progress: Callable[[int], object]) -> list[PartResult]:
@@ -249,10 +250,8 @@ def _scores_of(result: WindowResult, n_classes: int) -> NDArray[np.float32]:
 
 
 def _save(path: Path, result: PartResult) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_bytes(result.to_bytes())
-    part.rename(path)
+    with replacing(path) as part:
+        part.write_bytes(result.to_bytes())
 
 
 def _load(path: Path) -> PartResult | None:

@@ -27,7 +27,7 @@ from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.events import SensorSize
+from evburst.data.events import SensorSize, list_counts
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.eval.energy import energy_figures
@@ -76,7 +76,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
     cv2.setNumThreads(1)
     if request.record:
         source_file = request.source[1] if _is_file(request.source) else None
-        refuse_overwriting(request.record, [source_file, find_weights(config.detect.weights)], request.overwrite)
+        refuse_overwriting(request.record, [source_file, find_weights(config.detect.weights)], request.overwrite, streams=True)
     with ExitStack() as stack:
         source = open_source(request, config)
         pipeline = LivePipeline(source, config)
@@ -231,6 +231,8 @@ def human_summary(summary: dict[str, Any]) -> str:
             text
             + (f", {100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})" if energy["of_ann"] else " (ANN)")
         )
+    if summary["faults"]:
+        lines.append(f"repaired  {list_counts(summary['faults'])}")
     if summary["source_lost"]:
         lines.append(f"source    lost {summary['source_lost']} times")
     if summary["source_behind_s"]:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.files import replacing
 
 SUMMARY = "summary.json"
 _LOCK = ".evburst.lock"
@@ -82,7 +83,9 @@ class RunFolder:
         for file in found:
             if same_file(file, self._source):
                 raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")
-            if file.is_dir() or (before is None and not self._overwrite):
+            if file.is_dir():
+                raise ConfigError(f"{file}: is a folder; use another --out")
+            if before is None and not self._overwrite:
                 raise ConfigError(f"{file}: is already there and no run of evburst wrote it; use another --out, or --overwrite")
         try:
             for file in found:
@@ -119,11 +122,5 @@ def write_json(path: Path, content: object) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write a small file, all of it or nothing; raises DataError if it cannot be written."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(content)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    with replacing(path) as part:
+        part.write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -90,6 +90,8 @@ def check_sinks(names: tuple[str, ...]) -> None:
     unknown = [name for name in names if name not in SINKS]
     if unknown:
         raise ValueError(f"sinks: {unknown[0]!r} is unknown (known: {', '.join(SINKS)})")
+    if len(set(names)) < len(names):
+        raise ValueError(f"sinks: {', '.join(names)}: each at most once")
 
 
 @contextmanager

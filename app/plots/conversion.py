@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from evburst.data.extras import require
+from evburst.data.files import replacing
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.allocate import Frontier
 from evburst.models.spiking.convert.calibrate import Choice
@@ -19,16 +20,15 @@ from evburst.models.spiking.convert.sensitivity import SensitivityTable
 
 def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int) -> None:
     """Write a sensitivity table with a hash of the network, T and candidates that it was measured on."""
-    part = path.with_suffix(".part.npz")
-    np.savez(
-        part,
-        identity=_identity(graph, timesteps, table.choices),
-        layers=np.array(table.layers),
-        cost=table.cost,
-        sensitivity=table.sensitivity,
-        batches=table.batches,
-    )
-    part.rename(path)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            identity=_identity(graph, timesteps, table.choices),
+            layers=np.array(table.layers),
+            cost=table.cost,
+            sensitivity=table.sensitivity,
+            batches=table.batches,
+        )
 
 
 def load_table(path: Path, graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> SensitivityTable | None:

@@ -137,9 +137,8 @@ def _place(
     words, window_us = pack_relative(item.window), item.window.t1_us - item.window.t0_us
     out = np.empty_like(words)
     seed = np.uint64(rng.integers(1 << 62))
-    fields = word_fields(2)
     n = _move(
-        words_64(words), words_64(out), fields, size.width, size.height, mirror, swap, scale, *shift, angle, shake,
+        words_64(words), words_64(out), size.width, size.height, mirror, swap, scale, *shift, angle, shake,
         x0, x1, y0, y1, stretch, window_us, keep, seed,
     )  # fmt: skip
     boxes = item.boxes.boxes_xyxy.astype(np.float32).copy()
@@ -157,12 +156,13 @@ def _place(
 
 @njit(cache=True, nogil=True)
 def _move(  # type: ignore[no-untyped-def]
-    words, out, fields, width, height, mirror, swap, scale, dx, dy, angle, shake, x0, x1, y0, y1, stretch, window_us, keep, seed
+    words, out, width, height, mirror, swap, scale, dx, dy, angle, shake, x0, x1, y0, y1, stretch, window_us, keep, seed
 ):
     """Write the transformed events inside the place and the window to `out`; returns their number.
 
     If events move by more than mirroring, the sub-pixel position of every event is drawn at random.
     """
+    fields = word_fields(2)
     n = 0
     cos, sin = np.cos(angle), np.sin(angle)
     shaken = shake[0] != 0.0 or shake[1] != 0.0

@@ -224,7 +224,7 @@ def _split_of(sample: Sample) -> str:
 
 def _tenth(text: str) -> int:
     """Return a number from 0 to 9 that depends on the text only."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 10
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4]) % 10
 
 
 def _recording(

@@ -34,6 +34,7 @@ from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
 
 _LOG = logging.getLogger("evburst")
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
+_LONG_NUMBER = 20
 IGNORED_CLASS = "ignore"
 """Mapping target of classes whose boxes are dropped on purpose."""
 
@@ -84,10 +85,10 @@ def prophesee(path: Path) -> LabelFile:
     """Read Prophesee's box file.
 
     Raises:
-        LabelError: see `load_prophesee_boxes`; or a time, width or height is negative.
+        LabelError: see `load_prophesee_boxes`; or a width or height is negative.
     """
     raw = load_prophesee_boxes(path)
-    for name in ("t", "w", "h"):
+    for name in ("w", "h"):
         if (raw[name] < 0).any():
             row = int(np.argmax(raw[name] < 0))
             raise LabelError(f"{path}: box {row}: {name} is negative ({raw[name][row]})")
@@ -121,7 +122,7 @@ def csv_boxes(path: Path) -> LabelFile:
                 t = _whole_time(where, row[time])
                 box = _box(where, [row[side] for side in sides], sides is _SIDES)
                 name = (row["class"] or "").strip()
-                by_time.setdefault(t, []).append((box, int(name) if name.isdecimal() else name))
+                by_time.setdefault(t, []).append((box, int(name) if name.isdecimal() and len(name) < _LONG_NUMBER else name))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path}: cannot be read as a table of boxes ({error})") from None
     return LabelFile(tuple(_named_boxes(t, *zip(*rows, strict=True)) for t, rows in sorted(by_time.items())))
@@ -156,7 +157,9 @@ def coco(path: Path) -> LabelFile:
         sizes = {(image.get("width"), image.get("height")) for image in images.values()} - {(None, None)}
         return LabelFile(tuple(found), _sensor_size(path, sizes))
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise LabelError(f"{path}: not a COCO file of boxes ({error!r})") from None
+        raise LabelError(
+            f"{path}: not a COCO file of boxes ({str(error)[:200] if isinstance(error, ValueError) else repr(error)})"
+        ) from None
 
 
 @label_file(".xml")
@@ -237,7 +240,7 @@ class ClassMatcher:
         """Log the dropped boxes; raises LabelError if all were dropped."""
         if not self.unmatched:
             return
-        names = ", ".join(f"{name!r} ({count})" for name, count in self.unmatched.most_common(12))
+        names = ", ".join(f"{name[:40]!r} ({count})" for name, count in self.unmatched.most_common(12))
         classes = ", ".join(self._spec.classes) or "none"
         advice = f"the classes are {classes}; --classes 'NAME=CLASS,...' maps names to them, or to {IGNORED_CLASS}"
         if not self.matched:
@@ -250,7 +253,11 @@ def parse_classes(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(name.strip() and target.strip() for name, _, target in pairs):
         raise ConfigError(f"classes {text!r}: write them as NAME=CLASS,NAME=CLASS, e.g. Car=car,Person=pedestrian")
-    return {name.strip(): target.strip() for name, _, target in pairs}
+    found: dict[str, str] = {}
+    for name, _, target in pairs:
+        if found.setdefault(name.strip(), target.strip()) != target.strip():
+            raise ConfigError(f"classes {text!r}: {name.strip()} is mapped to two classes")
+    return found
 
 
 def _normalise(name: str) -> str:

@@ -178,6 +178,10 @@ def read_layout(
         LabelError: a label file is malformed, or no box is of a known class.
     """
     kind = LAYOUTS[name]
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}; expected {kind.expected} in it"
+        )
     source, found = _find(kind, root, split, spec)
     _log_skipped(source)
     if not found:

@@ -16,12 +16,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.errors import DataError, LabelError, SensorSizeError
-from evburst.data.events import EventStream, EventWindow, SensorSize
+from evburst.data.events import EventStream, EventWindow, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import MAX_HELD_EVENTS, EventIndex, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
@@ -103,6 +104,7 @@ class RecordedWindows:
         first = layout.recordings[0]
         self.spec = replace(layout.spec, sensor_size=reading.open(first.events, first.sensor_size).sensor_size)
         self._check_clocks([next(items_of_file)[0] for _, items_of_file in groupby(items, key=_path)])
+        self._check_places()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -111,8 +113,7 @@ class RecordedWindows:
         boxes, size = self.labels(i), self.spec.sensor_size
         recording = self._items[i][0]
         window = self._index(recording).window(boxes.t_us)
-        clipped = np.clip(boxes.boxes_xyxy, 0, [*size, *size]).astype(np.float32)
-        inside = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(1)
+        clipped, inside = _clipped(boxes.boxes_xyxy, size)
         found = Detections(clipped[inside], boxes.scores[inside], boxes.labels[inside], boxes.t_us)
         return LabelledWindow(window, found, recording.events.name)
 
@@ -218,6 +219,23 @@ class RecordedWindows:
         if message:
             raise LabelError(f"no labelled time lies within its recording; do labels and events use the same clock? {message}")
 
+    def _check_places(self) -> None:
+        """Tell how many boxes lie outside the sensor; stop if most of them do."""
+        boxes = [recording.labels[k][1].boxes_xyxy for recording, k in self._items]
+        inside = _clipped(np.concatenate(boxes), self.spec.sensor_size)[1] if boxes else np.ones(0, np.bool_)
+        outside = int((~inside).sum())
+        check_sensor_size(str(self._root), self.spec.sensor_size, len(inside) - outside, outside, "labelled boxes")
+        if outside:
+            _LOG.warning("%s: %d of %d labelled boxes lie outside the %s sensor and are left out",
+                         self._root, outside, len(inside), self.spec.sensor_size)  # fmt: skip
+
+
+def _clipped(boxes: NDArray[np.float32], size: SensorSize) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Boxes `(n, 4)` as far as they lie on the sensor, and which of them do at all, `(n,)`."""
+    clipped = np.clip(boxes, 0, [*size, *size]).astype(np.float32)
+    inside = np.logical_and(*(clipped[:, 2:] > clipped[:, :2]).T)
+    return clipped, inside
+
 
 def _path(item: tuple[Recording, int]) -> Path:
     return item[0].events
@@ -240,7 +258,9 @@ def _identity(events: Path, reading: Reading, labels: Sequence[tuple[int | None,
         astuple(reading.options),
         reading.sensor_size and tuple(reading.sensor_size),
     ]
-    digest = hashlib.sha256(f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {settings}".encode())
+    digest = hashlib.sha256(
+        f"{events.resolve()} {status.st_size} {status.st_mtime_ns} {settings}".encode(errors="surrogatepass")
+    )
     for t, boxes in labels:
         digest.update(f"{t}".encode() + boxes.boxes_xyxy.tobytes() + boxes.labels.tobytes())
     return digest.hexdigest()

@@ -24,7 +24,9 @@ def held_out(kind: str, sizes: Mapping[str, int]) -> set[str]:
         sizes: number of items in each group that must not be split, by the group's name.
     """
     target, names, count = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
-    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).digest())[: len(sizes) - 1]:
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())[
+        : len(sizes) - 1
+    ]:
         if count < target:
             names.add(name)
             count += sizes[name]

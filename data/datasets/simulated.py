@@ -210,9 +210,9 @@ class SimulatedWindows:
         n_windows = n_windows or pictures
         key = [_VERSION, _BLOCK, str(root.resolve()), spec.name, asdict(config), window_us, split, seed]
         identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
-        self._folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._folder = cache / hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "config.json").write_text(identity)
+        (self._folder / "config.json").write_text(identity, errors="backslashreplace")
         n_blocks = -(-n_windows // _BLOCK)
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
@@ -306,7 +306,7 @@ def _make_block(
         rows += [[k, *box, label] for box, label in zip(item.boxes.boxes_xyxy, item.boxes.labels, strict=True)]
     np.save(folder / f"{block:05d}_index.npy", np.array(offsets))
     np.save(folder / f"{block:05d}_boxes.npy", np.array(rows, np.float32).reshape(-1, 6))
-    (folder / f"{block:05d}_names.txt").write_text("\n".join(names))
+    (folder / f"{block:05d}_names.txt").write_text("\n".join(names), errors="surrogatepass")
     part = folder / f"{block:05d}_words.part.npy"
     np.save(part, np.concatenate(words))
     part.rename(folder / f"{block:05d}_words.npy")

@@ -4,7 +4,7 @@ Such files state little about themselves, and a wrong guess looks like a valid r
 not stated is inferred from the first events (`judge_times`, `judge_order`). If no sensor can have recorded the result, an error
 names the option that corrects it; if it is merely unusual, the logger "evburst" emits a warning.
 
-    unit is stated             by --time-unit, or in the time's name: t_ns, "timestamp [us]", time_s
+    unit is stated             by --time-unit (doubted only in a warning), or in the time's name: t_ns, "timestamp [us]", time_s
     times with fractions       seconds, if that makes at least 10 events/s
     whole numbers              microseconds, even if they are written as floats (0.0, 281.0)
 """
@@ -89,6 +89,9 @@ def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
     if "t" not in found:
         found.update(("t", name) for text, name in lower.items() if unit_in_name(text))
     missing = [column for column in COLUMN_NAMES if column not in found]
+    twice = [name for name in found.values() if sum(other.strip().lower() == name.strip().lower() for other in names) > 1]
+    if twice:
+        raise EventFileError(f"{place}: two columns are called {twice[0]}; rename one of them")
     if missing:
         raise EventFileError(f"{place}: no column {', '.join(missing)}; found {', '.join(names)[:200] or 'none'}")
     return found
@@ -172,6 +175,11 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
     factor = MICROSECONDS[unit.name]
     if not (low >= 0 and float(high) * factor <= _MAX_TIME_US):
         symbol = UNIT_SYMBOLS[unit.name]
+        if low < 0:
+            raise EventFileError(
+                f"{place}: a time of {low} {symbol}: negative; add an offset to all times, or name the columns (--columns) if "
+                "another one is t"
+            )
         raise EventFileError(f"{place}: times from {low} to {high} {symbol}: is t the first column? expected t x y p")
     if t.dtype.kind == "f":
         if unit == Unit("us", stated=False) and (np.rint(t) != t).any():
@@ -185,6 +193,9 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
 def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None = None) -> Unit:
     """Determine the unit of a recording's times from its first events; warns or raises if the result is implausible.
 
+    An implausible unit is an error, even if the column's name states it, since names survive conversions; if the caller states
+    it, a warning.
+
     Args:
         path: the file.
         columns: t, x, y, p of the first events, `(n,)`.
@@ -192,25 +203,26 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
         named: the unit in the column's name, or None.
 
     Raises:
-        EventFileError: the unit is not stated, and the inferred one gives an event rate that no sensor reaches.
+        EventFileError: the caller does not state the unit, and the one assumed gives an event rate that no sensor reaches.
     """
-    if options.time_unit != "auto":
-        return Unit(options.time_unit)
-    if named:
-        return Unit(named)
+    stated = named if options.time_unit == "auto" else options.time_unit
     t = columns["t"]
     if any(column.ndim != 1 or column.dtype.kind not in "iufb" for column in columns.values()):
-        return MICRO  # Not numbers; `columns_to_events` will raise.
+        return Unit(stated) if stated else MICRO  # Not numbers; `columns_to_events` will raise.
     finite = t[np.isfinite(t)] if t.dtype.kind == "f" else t
     fractions = t.dtype.kind == "f" and bool((np.rint(finite) != finite).any())
-    unit = "s" if fractions else "us"
-    if len(finite):
+    unit = Unit(stated) if stated else Unit("s" if fractions else "us", stated=False)
+    try:
         _judge_rate(path, finite, columns, unit)
-    return Unit(unit, stated=False)
+    except EventFileError as error:
+        if options.time_unit == "auto":
+            raise
+        _warn(str(error))
+    return unit
 
 
-def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]], unit: str) -> None:
-    n = len(t)
+def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]], taken: Unit) -> None:
+    n, unit = len(t), taken.name
     if n < _MIN_FRACTIONAL_EVENTS:
         return
     ask = _ASK_UNIT.format(unit=UNIT_SYMBOLS[unit])
@@ -224,15 +236,22 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
     if (n < _MIN_EVENTS and unit == "us") or span_s == 0:
         return
     rate = 0.96 * n / span_s
+    least = _MIN_PER_S if taken.stated or unit != "s" else _MIN_PER_S_FOR_SECONDS
     found = f"{path}: {n} events in {span_s:g} s, {rate:.3g} per second"
-    if not (_MIN_PER_S_FOR_SECONDS if unit == "s" else _MIN_PER_S) <= rate <= _MAX_PER_S:
+    fall = int(np.argmax(t[:-1].astype(float) - t[1:].astype(float)))
+    if rate < least and (float(t[fall]) - float(t[fall + 1])) * MICROSECONDS[unit] * 1e-6 > span_s / 2:
+        raise EventFileError(
+            f"{path}: the times fall from {t[fall]} to {t[fall + 1]} at event {fall + 1}: were recordings put one behind the "
+            "other, or was the clock reset? cut the file there"
+        )
+    if not least <= rate <= _MAX_PER_S:
         raise EventFileError(f"{found}, which no sensor records; {ask}")
     per_pixel = rate / _pixels(columns)
     if rate > _MANY_PER_S or per_pixel > _MANY_PER_PIXEL_S:
         _warn(f"{found}, are unusually many; {ask}")
     elif rate < _FEW_PER_S or per_pixel < _FEW_PER_PIXEL_S:
         _warn(f"{found}, are unusually few; {ask}")
-    elif unit == "us" and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
+    elif taken == Unit("us", stated=False) and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
         _warn(f"{path}: every time is a multiple of 1000; {ask}")
 
 
@@ -245,9 +264,16 @@ def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str
         places: index of the columns used as t, x, y and p.
         options: if `columns` was given, it is not questioned.
     """
-    if options.columns or len(columns) != len(COLUMNS) or len(columns[0]) < 2:
+    if options.columns or len(columns[0]) < 2:
         return
     t, p = columns[places["t"]], columns[places["p"]]
+    if len(columns) > len(COLUMNS):
+        if not _is_polarity(p):
+            raise EventFileError(
+                f"{path}: {len(columns)} columns without names, the fourth of which is no polarity: pass --columns, "
+                f"'{IGNORED}' for a column to pass over, e.g. {','.join([IGNORED] * (len(columns) - 4))},t,x,y,p"
+            )
+        return
     # A few events may be out of order; in many, that is only plausible if no other column is sorted.
     if _is_polarity(p) and (len(t) < _MIN_FRACTIONAL_EVENTS or not _falls(t).any()):
         return

@@ -24,6 +24,7 @@ backwards by more than a second and no 4096th part of the file spans more than 7
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ class DatFile:
         Raises:
             ValueError: window_us is not positive, or longer than the clock's 2**32 µs.
         """
-        return windows_from((window for _, window in self._pass(window_us, start_us)), start_us)
+        return windows_from(map(itemgetter(1), self._pass(window_us, start_us)), start_us)
 
     def marked_windows(self, window_us: int) -> Iterator[tuple[Mark, EventWindow]]:
         """Yield all windows, each with the mark from which it was read; see `windows_after`."""
@@ -115,8 +116,7 @@ class DatFile:
         self._mapped.check()
         begin = Mark(int(start), int(epoch), int(self.words[start, 0]) + int(epoch))
         for mark, window in self._read(begin, window_us, 0, self.faults):
-            if mark.number > start:
-                self._mapped.read_until(mark.number)
+            self._mapped.release_until(mark.number)
             yield mark, window
         self._mapped.check()
 

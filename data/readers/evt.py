@@ -150,7 +150,7 @@ def _encoding(path: Path, header: dict[str, str]) -> tuple[str, dict[str, str]]:
     options = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
     stated = name.strip() or header.get("evt", "")
     if stated not in ENCODINGS:
-        raise EventFileError(f"{path}: encoding {stated!r} is not supported (known: EVT2, EVT2.1, EVT3)")
+        raise EventFileError(f"{path}: encoding {stated[:40]!r} is not supported (known: EVT2, EVT2.1, EVT3)")
     return ENCODINGS[stated], options
 
 
@@ -167,7 +167,7 @@ def _word_order(path: Path, header: dict[str, str], options: dict[str, str], wor
     if stated in ("little", "legacy"):
         return stated
     if stated:
-        raise EventFileError(f"{path}: EVT2.1 words of endianness {stated!r} are not supported (known: little, legacy)")
+        raise EventFileError(f"{path}: EVT2.1 words of endianness {stated[:40]!r} are not supported (known: little, legacy)")
     first, second = words[:ORDER_WORDS, 0], words[:ORDER_WORDS, 1]
     legacy = np.count_nonzero((first >> 28 == 8) & (second == 0))
     little = np.count_nonzero((second >> 28 == 8) & (first == 0))

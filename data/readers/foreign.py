@@ -18,6 +18,7 @@ _PICTURE = "a picture, not an event recording"
 _VIDEO = "a video, not an event recording: evburst live --video FILE converts it to events"
 _PICKLE = "a Python pickle, which can execute arbitrary code when loaded and is not supported: save the events as .npz or .csv"
 _UTF16 = "text in UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
+_UTF32 = "text in UTF-32: save it as UTF-8 (iconv -f UTF-32 -t UTF-8)"
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"\x1f\x8b\x08[\x00-\x1f]", "compressed with gzip: gunzip it first"),
@@ -44,6 +45,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"#ROSBAG V", "a ROS bag, which is not supported: export its events as .csv or .h5"),
     (rb"\x89MCAP0\r\n", "an MCAP file, which is not supported: export its events as .csv or .h5"),
     (rb"%PDF-", "a PDF, not an event recording"),
+    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|(\x00{3}[\t\r\n -~]){4}|([\t\r\n -~]\x00{3}){4}", _UTF32),
     (rb"\xff\xfe|\xfe\xff", _UTF16),
     (rb"([\t\r\n -~]\x00){8}|(\x00[\t\r\n -~]){8}", _UTF16),
 )  # fmt: skip

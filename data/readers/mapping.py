@@ -60,7 +60,7 @@ class MappedWords:
         words = np.frombuffer(memory, dtype, count, offset)
         self.array: NDArray[Any] = words.reshape(shape, order="F" if order == "F" else "C")
         self._row_bytes = max(self.array.nbytes // len(self.array), 1)
-        self._released = 0
+        self.rewind()
 
     def _mapped(self, descriptor: int) -> mmap.mmap:
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -72,23 +72,29 @@ class MappedWords:
 
     def rewind(self) -> None:
         """Begin a new pass over the file."""
-        self._released = 0
+        self._released, self._next_row = 0, self._row_of(_RELEASE_BYTES)
 
     def check(self) -> None:
         """Raise EventFileError if the file was shortened since it was opened, so that the data read may be zeros."""
-        if self._map is None or self._guard is None:
-            return
-        size = self._map.size()
-        if self._guard.hit or size < self._end:
-            raise self._shortened(size)
+        if self._map is not None and self._guard is not None and (self._guard.hit or self._map.size() < self._end):
+            raise self._shortened(self._map.size())
 
     def read_until(self, row: int) -> None:
         """Release the pages before this row of `array`, some megabytes at a time."""
         self.check()
+        self.release_until(row)
+
+    def release_until(self, row: int) -> None:
+        """`read_until` where `check` was just called."""
+        if row < self._next_row or self._map is None or not hasattr(self._map, "madvise"):
+            return
         end = (self._offset + row * self._row_bytes - _KEPT_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
-        if self._map is not None and end - self._released >= _RELEASE_BYTES and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
-            self._released = end
+        self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
+        self._released, self._next_row = end, self._row_of(end + _RELEASE_BYTES)
+
+    def _row_of(self, end: int) -> int:
+        """The first row at which pages up to byte `end` can be given back."""
+        return -(-(end + _KEPT_BYTES - self._offset) // self._row_bytes)
 
     def _shortened(self, size: int) -> EventFileError:
         return EventFileError(f"{self._path}: was shortened while it was read: {size} of its {self._end} bytes are left")

@@ -76,12 +76,13 @@ class MapGuard:
             pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
             # The end is written last: until it is set, the handler ignores the entry.
             _table[self._slot] = address, 0, 0
+            self._hit = ctypes.c_int64.from_address(_table[self._slot, 2:].ctypes.data)
             _table[self._slot, 1] = address + pages
 
     @property
     def hit(self) -> bool:
         """Whether zeros were mapped in because the file was shortened."""
-        return self._slot >= 0 and bool(_table[self._slot, 2])
+        return self._slot >= 0 and bool(self._hit.value)
 
     def release(self) -> None:
         """Stop guarding, before the map is closed; has no effect the second time."""

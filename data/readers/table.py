@@ -283,10 +283,14 @@ def _sources(members: dict[str, _Member], place: str, options: ReadOptions) -> d
                 c: (replace(table, shape=(n_events,), offset=table.offset + k * column_bytes), None) for c, k in keys.items()
             }
         return {column: (table, key) for column, key in keys.items()}
-    names = find_columns([name for name, m in members.items() if len(m.shape) == 1], f"{place}: arrays")
+    if len(tables) == len(members) > 1 and all(m.dtype.names for m in tables.values()):
+        raise EventFileError(f"{place}: several tables ({', '.join(tables)[:200]}); call the one with the events 'events'")
+    names = find_columns(list(members), f"{place}: arrays")
     refuse_columns(options, place)
     found = {column: members[name] for column, name in names.items()}
     for member in found.values():
+        if len(member.shape) != 1:
+            raise EventFileError(f"{place}: {member.name} is {member.shape}, expected one number per event")
         _check_item(member.dtype, member.shape, f"{place}: {member.name}")
     lengths = {column: m.shape[0] for column, m in found.items()}
     if len(set(lengths.values())) != 1 or not lengths["t"]:

@@ -76,6 +76,8 @@ def parse_text_header(path: Path, head: bytes) -> TextHeader:
     Raises:
         EventFileError: there is no line of numbers, or the line before it does not contain column names.
     """
+    if b"\0" in head.partition(b"\n")[0]:
+        raise EventFileError(f"{path}: not text: its first line holds zero bytes; was the file written to its end?")
     header = TextHeader(len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0)
     for line in head[header.start :].splitlines(keepends=True):
         is_comment = line.startswith(_COMMENT_MARKS)
@@ -142,7 +144,7 @@ def _read_line(path: Path, header: TextHeader, line: bytes, fields: list[bytes],
     words = [field.decode("utf-8", "replace") for field in fields]
     size_match = _SIZE.search(line.decode("utf-8", "replace")) if is_comment else None
     if size_match:
-        header.size = f"{int(size_match[2])}x{int(size_match[3])}"
+        header.size = "x".join(side.lstrip("0") or "0" for side in size_match.groups()[1:])
         header.metavision |= line.startswith(b"%geometry:")
     elif is_comment:
         if _names_columns(words):

@@ -81,8 +81,8 @@ def voxel_histogram(
     clear(out, config.channels, sensor_size, DTYPES)
     edges = _bin_edges(window.t0_us, window.t1_us, config.bins)
     if is_packed(window):
-        words, fields = words_64(window.words), word_fields(window.version)
-        outside = _bin_words(words, edges - window.epoch_us, fields, width, height, config.max_count, out)
+        words = words_64(window.words)
+        outside = _bin_words(words, edges - window.epoch_us, window.version, width, height, config.max_count, out)
     else:
         outside = _bin_events(*columns(window), edges, width, height, config.max_count, out)
     return len(window) - outside, outside
@@ -104,8 +104,9 @@ def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
-def _bin_words(words, edges, fields, width, height, max_count, out):  # type: ignore[no-untyped-def]
+def _bin_words(words, edges, version, width, height, max_count, out):  # type: ignore[no-untyped-def]
     """Count the packed events of words `(n,)` uint64 into `out`; returns the number of events outside the sensor."""
+    fields = word_fields(version)
     bins = len(edges) - 1
     rows, columns = out.shape[1], out.shape[2]
     plane, row = np.uint64(bins * rows * columns), np.uint64(columns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -14,6 +13,7 @@ import numpy as np
 
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
+from evburst.data.files import replacing
 from evburst.eval.coco import IOUS
 from evburst.eval.matching import BINS
 from evburst.eval.report import charts, tables
@@ -54,12 +54,8 @@ def write_files(out: Path, content: dict[str, str]) -> None:
     """Write text files into a folder, each replaced when the new one is whole; raises ConfigError if that fails."""
     writable(out)
     for name, text in content.items():
-        part = out / f"{name}.part"
-        try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, out / name)
-        except OSError as error:
-            raise ConfigError(f"{out / name}: cannot be written ({error.strerror})") from None
+        with replacing(out / name) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def writable(out: Path) -> Path:

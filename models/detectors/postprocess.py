@@ -49,6 +49,12 @@ class PostConfig:
     nms_iou: float = 0.45
     max_detections: int = 100
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"nms_iou must be 0 to 1, received {self.nms_iou}")
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections must be positive, received {self.max_detections}")
+
 
 def decode(
     maps: list[Tensor], spec: HeadSpec, config: PostConfig, sensor_size: SensorSize, t_us: list[int]

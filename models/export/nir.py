@@ -14,6 +14,7 @@ max-pool, upsampling, negative spikes and padded average pools.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from evburst.data.errors import ModelError
 from evburst.data.extras import require
+from evburst.data.files import replacing
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingParameters
@@ -81,11 +83,13 @@ def to_nir(graph: Graph, parameters: SpikingParameters, size: tuple[int, int, in
 
 
 def write_nir(path: Path, translated: NirGraph) -> None:
-    """Write a translated network to an HDF5 file."""
+    """Write a translated network to an HDF5 file; raises DataError if the file cannot be written."""
     nir = require("nir", "export", "writing NIR")
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nir.write(path, translated.graph)
+    content = io.BytesIO()  # on a full disk the HDF5 library ends the process
+    nir.write(content, translated.graph)
+    with replacing(path) as part:
+        part.write_bytes(content.getvalue())
 
 
 def _unsupported(graph: Graph, parameters: SpikingParameters) -> dict[str, str]:

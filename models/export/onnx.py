@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from evburst.data.errors import ModelError
 from evburst.data.extras import require
+from evburst.data.files import replacing
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Node
 
@@ -38,19 +38,13 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
 
 
 def save_onnx(model: Any, path: Path, metadata: dict[str, Any]) -> None:
-    """Check a model and write it with JSON metadata; raises ModelError if the file cannot be written."""
+    """Check a model and write it, with metadata as JSON; raises DataError if the file cannot be written."""
     import onnx
 
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         onnx.save(model, part)
-        part.rename(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ModelError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 class _Writer:

@@ -1,0 +1,46 @@
+"""How files are written: all of them or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from evburst.data.errors import DataError
+
+_NAME = 60
+"""Characters of the file's name in that of its part: file systems end names at 255 bytes."""
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it takes its name: beside it, hidden, and of this process only."""
+    return path.with_name(f".{path.name[:_NAME]}.{os.getpid()}.part{path.suffix[:_NAME]}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The file to write instead of `path`, whose place it takes at the end; it is deleted after an error.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    part = part_of(path)
+    try:
+        make_folder(path.parent)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if it is missing; raises DataError if it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written into ({error.strerror})") from None
+    return path
