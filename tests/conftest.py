@@ -39,7 +39,7 @@ _TOGETHER = {
     "test_models_export": "export",
     "test_models_spiking": "spiking",
 }
-"""Files whose tests run in one process, by the beginning of their name: they share a trained network, or the machine's clock."""
+"""Files whose tests run in one process, by the beginning of their name: they share a trained network or the machine's clock."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -118,7 +118,7 @@ class EveryOperation(nn.Module):
 
 
 class FurtherOperations(nn.Module):
-    """What EveryOperation has not: other activations, a ReLU behind a residual sum, parallel convolutions, average pools, linear."""
+    """What EveryOperation lacks: other activations, ReLU after a residual sum, parallel convolutions, average pools, linear."""
 
     def __init__(self) -> None:
         super().__init__()

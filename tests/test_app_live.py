@@ -88,7 +88,7 @@ def test_windows_come_in_order_without_gaps_and_are_counted() -> None:
 
 
 def test_when_late_the_oldest_windows_are_dropped_and_latency_stays_bounded() -> None:
-    """A network four times too slow: without dropping, the 25th window would be 1.5 s late; so it is as late as the first ones."""
+    """A network four times too slow: without dropping, the 25th window would be 1.5 s late; with it, no later than the first."""
     watcher = Watcher()
     pipeline = LivePipeline(camera(), CONFIG)
     quick, slowest_s = pipeline.inference.run, [0.0]

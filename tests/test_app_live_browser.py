@@ -212,9 +212,10 @@ def test_network_and_weights_are_switched_while_windows_go_on(browser: Any, pipe
 
 
 def test_energy_above_the_anns_is_red(browser: Any) -> None:
-    header = {"energy_uj": 300, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events_per_s": 1, "latency_ms": 1, "t_us": 0,
-              "windows": 1, "dropped": 0}  # fmt: skip
-    over = "return (figures(arguments[0]), ['energy', 'share'].map((id) => document.getElementById(id).classList.contains('over')))"
+    header = {"energy_uj": 300, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events_per_s": 1, "latency_ms": 1,
+              "t_us": 0, "windows": 1, "dropped": 0}  # fmt: skip
+    over = """figures(arguments[0]);
+        return ["energy", "share"].map((id) => document.getElementById(id).classList.contains("over"));"""
     assert browser.execute_script(over, header) == [True, True]
     assert browser.execute_script(over, {**header, "energy_uj": 100}) == [False, False]
 
@@ -270,7 +271,7 @@ def test_a_server_that_is_gone_covers_the_picture(browser: Any) -> None:
 
 def test_a_page_that_waits_points_at_the_button(browser: Any) -> None:
     waiting = """receiveState({ status: "waiting for the page's camera" });
-        return ["camera", "curtain"].map((id) => [document.getElementById(id).className, document.getElementById(id).textContent]);"""
+        return ["camera", "curtain"].map((id) => document.getElementById(id)).map((e) => [e.className, e.textContent]);"""
     (button, _), (_, words) = browser.execute_script(waiting)
     assert button == "suggested"
     assert words.startswith("Press “Use this device's camera” below")

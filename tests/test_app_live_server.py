@@ -64,8 +64,8 @@ def served() -> Iterator[tuple[LivePipeline, PageServer]]:
 
 def open_socket(server: PageServer, **options: Any) -> ClientConnection:
     """A websocket to the page's server."""
-    return connect(server.url.replace("http", "ws").replace("/?", "/live?").removesuffix("/") + ("" if "?" in server.url else "/live"),
-                   proxy=None, **options)  # fmt: skip
+    address = server.url.replace("http", "ws").replace("/?", "/live?").removesuffix("/")
+    return connect(address + ("" if "?" in server.url else "/live"), proxy=None, **options)
 
 
 def ask(client: ClientConnection, command: object) -> dict[str, Any]:
@@ -156,9 +156,9 @@ def test_settings_are_obeyed_and_kept_in_bounds(served: tuple[LivePipeline, Page
 
 @pytest.mark.parametrize(
     "message",
-    ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}', '{"set": {"score": NaN}}',
-     '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}', '{"do": "pause", "set": {}}', "[" * 900,
-     "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
+    ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}',
+     '{"set": {"score": NaN}}', '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}',
+     '{"do": "pause", "set": {}}', "[" * 900, "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
 )  # fmt: skip
 def test_what_makes_no_sense_is_answered_with_an_error(served: tuple[LivePipeline, PageServer], message: str | bytes) -> None:
     with open_socket(served[1]) as client:

@@ -142,8 +142,8 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_readable(tmp_path: Path
     code = (
         "import resource, sys\nfrom evburst.app.cli import detect_main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"
-        f"sys.exit(detect_main(['--events', r'{ROOT}/data/samples/street_td.dat', '--out', r'{tmp_path}/out', '--max-windows', '30',"
-        f" '--set', 'sinks=[{sink}]']))"
+        f"sys.exit(detect_main(['--events', r'{ROOT}/data/samples/street_td.dat', '--out', r'{tmp_path}/out',"
+        f" '--max-windows', '30', '--set', 'sinks=[{sink}]']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr

@@ -33,7 +33,7 @@ SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "s
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures, of which one is held out to choose on, with a bright car-sized block each, in the layout of boxes.csv and images/<set>/."""
+    """Five pictures with a bright car-sized block each, as boxes.csv and images/<set>/; one of them is held out for selection."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     rows = []

@@ -122,7 +122,8 @@ def test_a_plain_folder_takes_prophesee_and_coco_boxes(tmp_path: Path) -> None:
     coco = {
         "images": [{"id": 1, "width": 304, "height": 240}, {"id": 2, "t_us": 60_000, "width": 304, "height": 240}],
         "categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "tree"}],
-        "annotations": [{"image_id": 2, "category_id": 3, "bbox": [1, 2, 30, 40]}, {"image_id": 2, "category_id": 4, "bbox": [0, 0, 9, 9]}],
+        "annotations": [{"image_id": 2, "category_id": 3, "bbox": [1, 2, 30, 40]},
+                        {"image_id": 2, "category_id": 4, "bbox": [0, 0, 9, 9]}],
     }  # fmt: skip
     (tmp_path / "val" / "other.json").write_text(json.dumps(coco))
     data = open_dataset(DatasetConfig("folder", str(tmp_path), "street"), Request("val", W50))

@@ -1,4 +1,4 @@
-"""Recordings that become shorter while they are read: an error that says so, never a bus error, wherever the words are touched."""
+"""Recordings that become shorter while they are read: an error that says so, never a bus error, wherever words are accessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of README and docs: each does what the page says."""
+"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of the pages do what the pages say."""
 
 from __future__ import annotations
 

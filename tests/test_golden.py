@@ -1,4 +1,4 @@
-"""What the bundled weights do with the bundled recording: figures that change only if weights, binning, engine, decoding or account do."""
+"""Figures of the bundled weights on the bundled recording: only weights, binning, engine, decoding or account change them."""
 
 from __future__ import annotations
 

@@ -80,8 +80,9 @@ def damaged_tensors(tensors: dict[str, Tensor], metadata: Any) -> Iterator[Damag
         kind = tensor.dtype
         changes: dict[str, Tensor] = {
             "short": tensor[:-1], "long": torch.cat([tensor, tensor]), "flat": tensor.flatten()[None], "empty": tensor[:0],
-            "scalar": tensor.flatten()[0].clone(), "huge axis": torch.zeros((0, 2**40)), "int64": torch.ones_like(tensor).long(),
-            "int8": torch.ones_like(tensor).to(torch.int8), "float64": tensor.double(), "bool": tensor.bool(),
+            "scalar": tensor.flatten()[0].clone(), "huge axis": torch.zeros((0, 2**40)),
+            "int64": torch.ones_like(tensor).long(), "int8": torch.ones_like(tensor).to(torch.int8),
+            "float64": tensor.double(), "bool": tensor.bool(),
             "complex": tensor.to(torch.complex64), "zero": torch.zeros_like(tensor), "negative": -tensor.abs() - 1,
         }  # fmt: skip
         if kind.is_floating_point:
@@ -180,7 +181,10 @@ STRUCTURES: dict[str, tuple[Callable[[Any], Any], str]] = {
         structure(lambda g, n: n["pool.pool"].update(inputs=["down.conv"])),
         "max-pool of something other than spikes",
     ),
-    "relu with an evil attribute": (structure(lambda g, n: next(x for x in g["nodes"] if x["op"] == "relu").update(attrs={"evil": 1})), "'evil' is unknown"),
+    "relu with an evil attribute": (
+        structure(lambda g, n: next(x for x in g["nodes"] if x["op"] == "relu").update(attrs={"evil": 1})),
+        "'evil' is unknown",
+    ),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The CUDA engine: its kernel beside the specification (interpreted, without a GPU) and compiled; the whole, where there is a GPU."""
+"""The CUDA engine: its kernel against the specification, interpreted without a GPU; compiled, and as a whole, with one."""
 
 from __future__ import annotations
 

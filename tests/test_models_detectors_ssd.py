@@ -139,7 +139,8 @@ def test_loss_falls_when_trained_on_one_image(architecture: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "activation", "message"),
     [("ssd-vgg99", "relu", "backbone"), ("ssd-vgg11", "silu", "ReLU only"), ("frcnn", "relu", "no known family"),
-     ("yolov8z", "relu", "scale"), ("yolov99n", "relu", "definition"), ("yolov9n", "relu", "definition"), ("yolov8n", "gelu", "activation")],
+     ("yolov8z", "relu", "scale"), ("yolov99n", "relu", "definition"), ("yolov9n", "relu", "definition"),
+     ("yolov8n", "gelu", "activation")],
 )  # fmt: skip
 def test_unknown_networks_are_named(architecture: str, activation: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -67,7 +67,7 @@ def test_the_whole_network_spikes_and_approaches_the_ann(architecture: str, acti
 
 
 def test_yolov9_by_force() -> None:
-    """Spikes one timestep at a time, and their operations: ELAN blocks, merged RepConv, AConv's average pools, SPP's max-pools."""
+    """Spikes and operations, one timestep at a time: ELAN blocks, merged RepConv, AConv's average pools, SPP's max-pools."""
     net, x = measured(network("yolov9t"))
     graph = trace(net, x[:1])
     assert not [

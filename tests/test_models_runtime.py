@@ -44,8 +44,10 @@ def grids(n: int, size: tuple[int, int], seed: int = 1, rate: float = 0.7) -> Te
 
 
 def exact(graph: Graph, parameters: SpikingParameters, takes_back: bool = False) -> tuple[Graph, SpikingParameters]:
-    """Thresholds of 1, 2 or 4, and weights whose products with them are multiples of 1/64, the largest of every channel 127 of them:
-    sums in float32 and rounding to integers are both exact, so spikes must be equal bit for bit."""
+    """Parameters with which float32 sums and rounding to integers are both exact, so that spikes must be equal bit for bit.
+
+    Thresholds are 1, 2 or 4; products of weights and thresholds are multiples of 1/64, the largest of each channel 127/64.
+    """
     generator = torch.Generator().manual_seed(5)
     neurons = {}
     for name, layer in parameters.neurons.items():

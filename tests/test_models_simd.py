@@ -1,4 +1,4 @@
-"""Both forms of the inner loop, wherever the tests run: the VNNI one with its one instruction spelled out, and compiled for a CPU that has it."""
+"""Both forms of the inner loop, on every CPU: the VNNI form with its instruction emulated, and compiled for a CPU that has it."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_it_comes_nearer_on_grids_it_has_not_seen(
 def test_what_learns_is_the_network_that_runs(
     graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters]
 ) -> None:
-    """Its first divergence is that of the reference engine; in one timestep for all, nearly: there a burst is never cut short."""
+    """The first divergence is the reference engine's; with one timestep for all only nearly, as bursts are never cut short there."""
     first: list[Progress] = []
     distil(graph, *calibrated, SPEC, batches[:1], Descent(1), first.append)
     folds = all(layer.signed for layer in calibrated[1].neurons.values())
