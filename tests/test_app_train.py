@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,17 @@ from evburst.data.errors import CheckpointError, DataError
 from evburst.models.bundle import DetectorBundle, load_tensors
 from tests.conftest import ROOT
 from tests.helpers import tiny  # noqa: F401  (registers the family)
+from tests.helpers.simulation import simulated_here
 
 COLUMNS = ["set", "file", "width", "height", "split", "frame", "class", "x0", "y0", "x1", "y1", "flag"]
 SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2", "schedule.workers=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_processes() -> Iterator[None]:
+    """Windows are simulated here."""
+    with simulated_here():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +252,11 @@ def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Pa
         flags = sets(*SMALL, f"cache={cache}", "schedule.amp=false", "schedule.epochs=2", "schedule.warmup_steps=1")
         flags += sets("schedule.batch=8", "schedule.windows=16")
         flags += ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(tmp_path / out)]
-        command = [sys.executable, *launcher, str(ROOT / "tests" / "helpers" / "tiny.py"), "train", *flags]
-        subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if launcher:
+            command = [sys.executable, *launcher, str(ROOT / "tests" / "helpers" / "tiny.py"), "train", *flags]
+            subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        else:
+            assert train_main(flags) == 0
         rows = list(csv.DictReader((tmp_path / out / "log.csv").read_text().splitlines()))
         return [sum(float(row[name]) for name in ("box", "cls", "dfl")) for row in rows]
 

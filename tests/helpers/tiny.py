@@ -78,5 +78,7 @@ def tiny(config: NetworkConfig, variant: str) -> TinyNetwork:
 
 if __name__ == "__main__":
     from evburst.app.cli import main
+    from tests.helpers.simulation import simulated_here
 
-    sys.exit(main(sys.argv[1:]))
+    with simulated_here():
+        sys.exit(main(sys.argv[1:]))
