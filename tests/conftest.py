@@ -54,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations write an empty report.html: its charts, which take seconds, are the subject of test_app_report.py."""
+    monkeypatch.setattr("evburst.eval.report.write.html_report", lambda *_: "")
+
+
 def in_new_process(code: str, **environment: str) -> str:
     """What Python code prints, run in the project's folder."""
     command, variables = [sys.executable, "-c", code], {**os.environ, **environment}
