@@ -34,12 +34,20 @@ settings.register_profile("thorough", max_examples=400, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _TOGETHER = {
+    "test_app_descent": "descent",
+    "test_app_library": "library",
     "test_app_live": "live",
+    "test_app_report": "report",
     "test_app_train": "train",
+    "test_models_bundle_damaged": "damaged",
     "test_models_export": "export",
-    "test_models_spiking": "spiking",
+    "test_models_spiking_convert_distil": "distil",
+    "test_packaging": "packaging",
 }
-"""Files whose tests run in one process, by the beginning of their name: they share a trained network or the machine's clock."""
+"""Files whose tests run in one process, by the beginning of their name: they share what is made once, or the machine's clock.
+
+pytest-xdist starts with the largest groups; single tests come last, so that both processes end at the same time.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
