@@ -88,7 +88,7 @@ def test_windows_come_in_order_without_gaps_and_are_counted() -> None:
 
 
 def test_when_late_the_oldest_windows_are_dropped_and_latency_stays_bounded() -> None:
-    """A network four times too slow: without dropping, the 25th window would be 1.5 s late; with it, no later than the first."""
+    """A network four times too slow: without dropping, the 25th window would be 1.5 s late, not as late as the first."""
     watcher = Watcher()
     pipeline = LivePipeline(camera(), CONFIG)
     quick, slowest_s = pipeline.inference.run, [0.0]
@@ -141,7 +141,7 @@ def test_what_a_thread_dies_of_ends_the_run() -> None:
     with pytest.raises(RuntimeError, match="unforeseen"):
         pipeline.wait(5)
     pipeline.stop()
-    assert not any(thread.is_alive() for thread in pipeline._threads)
+    assert not any(thread.is_alive() for thread in pipeline._threads)  # private: of all threads, those of this pipeline
 
 
 def test_settings_act_while_it_runs() -> None:

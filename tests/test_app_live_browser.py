@@ -55,6 +55,7 @@ def film(path: Path) -> Path:
     """Twenty pictures of the street as motion JPEG."""
     camera = FakeCamera(SIZE, 1000.0)
     camera.open()
+    # Private: the camera itself hands out its pictures at the pace of the clock.
     frames = [camera._scene.render(40_000 * k) for k in range(20)]
     pictures = [np.exp(frame).clip(0, 255).astype(np.uint8) for frame in frames]
     path.write_bytes(b"".join(cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures))

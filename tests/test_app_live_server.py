@@ -297,6 +297,7 @@ def test_viewers_that_never_read_lose_their_place(
     monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]
 ) -> None:
     pipeline, server = served
+    # Private limits, which nobody sets: here seconds and clients are few.
     monkeypatch.setattr(server_module, "_STALLED_S", 0.5)
     monkeypatch.setattr(connections, "STALLED_S", 0.5)
     monkeypatch.setattr(connections, "IDLE_S", 1.0)
@@ -311,11 +312,12 @@ def test_viewers_that_never_read_lose_their_place(
             stack.enter_context(raw_socket(server, request))
         wait(lambda: server.broadcaster.clients == 3)
         wait(lambda: server.broadcaster.clients == 0)
-        wait(lambda: not server._server.server_state.connections)
+        wait(lambda: not server._server.server_state.connections)  # private: uvicorn's own count
     assert pipeline.figures.windows > 0
 
 
 def test_complaints_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    # Private: a process that runs out of files would take the tests with it.
     loop, complaints = asyncio.new_event_loop(), server_module._ErrorLog()
     full = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
     with messages(logging.INFO):
@@ -348,7 +350,7 @@ def wait(holds: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePipeline, PageServer]) -> None:
     _, server = served
-    commands = server._commands
+    commands = server._commands  # private: files held open as a slow download holds them
     with open_socket(server) as client:
         files = []
         for _ in range(4):
@@ -577,7 +579,7 @@ def test_root_paths_are_checked(path: str) -> None:
 def test_beyond_loopback_there_is_a_warning_and_a_token(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)  # private: tests open no port to the network
     pipeline = make_pipeline()
     with messages(logging.INFO):
         server = PageServer(pipeline, Site("127.0.0.1:0"))

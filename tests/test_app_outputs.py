@@ -226,6 +226,7 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
     taken: list[tuple[int, int, int, int]] = []
     width, height = SIZE.width * renderer.scale, SIZE.height * renderer.scale
     for x0 in (0, 4, 8, width - 6):
+        # Private: in a picture labels are only pixels.
         left, top, right, bottom = renderer._place((90, 20), x0, 10, 200, taken)
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height

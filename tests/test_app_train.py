@@ -42,7 +42,7 @@ def few_processes() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures with a bright car-sized block each, as boxes.csv and images/<set>/; one of them is held out for selection."""
+    """Five pictures with a bright car-sized block each, as boxes.csv and images/<set>/; one is held out for selection."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     rows = []

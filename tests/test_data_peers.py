@@ -140,7 +140,7 @@ def test_evlib_takes_dat_for_text() -> None:
     [("evburst", 2**34 + 200), ("faery", 2**34 + 200), ("expelliarmus", 200), ("evlib", 2 * 2**34 + 200)],
 )
 def test_the_second_event_after_a_wrap_of_evt2(tmp_path: Path, peer: str, after_us: int) -> None:
-    """The clock wraps after 2**34 µs (4.8 hours). expelliarmus restarts at 0; evlib adds the period twice after the next event."""
+    """The clock wraps after 2**34 µs (4.8 hours). expelliarmus restarts at 0; evlib adds it twice after the next event."""
     events = rows((2**34 - 50, 3, 4, 1), (2**34 + 10, 5, 6, 0), (2**34 + 200, 7, 8, 1))
     write_as("evt2", tmp_path / "a.raw", [events])
     assert int(columns(peers.READING["evt2"][peer], tmp_path / "a.raw")[0][-1]) == after_us

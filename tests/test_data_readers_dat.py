@@ -306,7 +306,7 @@ def test_seeking_over_two_wraps_reads_little(tmp_path: Path, start_s: int, monke
     ]
     stream = DatFile(dat(tmp_path / "a.dat", times.tolist()))
     read: list[int] = []
-    monkeypatch.setattr(stream._mapped, "read_until", read.append)
+    monkeypatch.setattr(stream._mapped, "read_until", read.append)  # private: how much of the file was read
     found = [(w.t0_us, unpack(w)["t"].tolist()) for w in stream.windows(10_000_000, start_s * 1_000_000)]
     everything = [(w.t0_us, unpack(w)["t"].tolist()) for w in DatFile(tmp_path / "a.dat").windows(10_000_000)]
     assert found == [(t0, ts) for t0, ts in everything if t0 + 10_000_000 > start_s * 1_000_000]

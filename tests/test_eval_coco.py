@@ -76,7 +76,7 @@ def test_frames_compared_a_few_at_a_time_give_the_same(monkeypatch: pytest.Monke
     rng = np.random.default_rng(4)
     frames, _ = match([RecordingBoxes(*random_recording(rng)) for _ in range(4)], PROTOCOLS["coco"], GEN1)
     whole = coco_result(frames, CLASSES)
-    monkeypatch.setattr("evburst.eval.coco._CHUNK", 3)
+    monkeypatch.setattr("evburst.eval.coco._CHUNK", 3)  # private: it must make no difference
     parts = coco_result(frames, CLASSES)
     for name in ("stats", "precision", "scores", "recall"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -161,7 +161,8 @@ def test_a_two_layer_network_counted_spike_by_spike() -> None:
     outputs, counted = SpikingNetwork(graph, SpikingParameters(1, neurons, {"b": torch.zeros(5)})).run(grid)
     report = energy_report(counted)
     events = 3 * 4 * 2 + 1 * 9 * 2
-    # The current is 3 near the corner, 1 around the other event, and 4 where they overlap. Each unit is a spike, each spike 5 weights.
+    # The current is 3 near the corner, 1 around the other event, and 4 where they overlap.
+    # Each unit of it is a spike, which reaches 5 weights.
     spikes = 2 * (3 * 4 + 1 * 9)
     assert (counted.layers[0].synaptic_ops[0], counted.layers[1].spikes[0]) == (events, spikes)
     assert report.synaptic_ops == events + 5 * spikes

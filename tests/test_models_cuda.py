@@ -51,7 +51,7 @@ def test_the_kernel_compiles_and_rounds_as_the_specification_does(signed: bool, 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from evburst.models.runtime.cuda import _scan_kernel
+    from evburst.models.runtime.cuda import _scan_kernel  # private: its machine code is the subject
 
     pointers = dict.fromkeys(("current", "theta", "shift", "limits", "fan_out", "out"), "*fp32") | {"totals": "*fp64"}
     numbers = dict.fromkeys(("channels", "size", "step"), "i32") | {"slope": "fp32"}

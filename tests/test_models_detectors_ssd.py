@@ -100,7 +100,7 @@ def test_decoded_boxes_are_those_of_torchvision() -> None:
     net = network().eval()
     x = torch.randint(0, 5, (1, 10, 64, 128)).float()
     with torch.no_grad():
-        maps, features = net(x), net._features(x)
+        maps, features = net(x), net._features(x)  # private, and `_ssd`: what torchvision's own decoding starts from
         outputs = net.head(features)
     ssd = net._ssd[0]
     from torchvision.models.detection.image_list import ImageList
