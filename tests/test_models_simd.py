@@ -1,4 +1,4 @@
-"""Both forms of the inner loop on every CPU: the VNNI form with its instruction emulated, and compiled for CPUs that have it."""
+"""Both forms of the inner loop on every CPU: the VNNI form with its instruction emulated, and compiled for CPUs with it."""
 
 from __future__ import annotations
 
