@@ -41,6 +41,12 @@ def test_only_app_reads_yaml_and_argv(package: str) -> None:
         assert not imported(str(path.relative_to(ROOT))) & {"yaml", "argparse"}, path
 
 
+def test_nothing_but_its_own_tests_imports_bench() -> None:
+    for folder in (*ALLOWED, "evburst", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert path.name.startswith("test_bench_") or "bench" not in imported(str(path.relative_to(ROOT))), path
+
+
 def test_importing_the_command_line_is_light() -> None:
     """`detect.py --help` must not wait for torch, numba or OpenCV."""
     code = (
