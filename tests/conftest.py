@@ -40,6 +40,8 @@ _TOGETHER = {
     "test_app_report": "report",
     "test_app_train": "train",
     "test_models_bundle_damaged": "damaged",
+    "test_models_detectors_ssd": "ssd",
+    "test_models_detectors_yolo": "yolo",
     "test_models_export": "export",
     "test_models_spiking_convert_distil": "distil",
     "test_packaging": "packaging",

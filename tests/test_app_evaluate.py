@@ -22,7 +22,7 @@ from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
 from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
-from evburst.eval.results import parse, read_results
+from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
 from tests.conftest import ROOT, SHARED, in_new_process, random_events
 from tests.helpers.simulation import simulated_here
@@ -96,6 +96,7 @@ def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pyt
     assert (found["ap_loss"], found["ap50_loss"]) == (found["results"][1]["ap_loss"], found["results"][1]["ap50_loss"])
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     read_results(tmp_path / "out" / "results.json")
+    assert list(pytest.importorskip("jsonschema").Draft202012Validator(json_schema()).iter_errors(written)) == []
     assert without_details(written)["results"] == found["results"]
     for row in written["results"]:
         assert sum(layer["pj"] for layer in row["details"]["layers"]) == pytest.approx(
