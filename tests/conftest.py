@@ -70,6 +70,9 @@ def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evburst.eval.report.write.html_report", lambda *_: "")
 
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="tests/helpers/two.py forks")
+
+
 def in_new_process(code: str, **environment: str) -> str:
     """What Python code prints, run in the project's folder."""
     command, variables = [sys.executable, "-c", code], {**os.environ, **environment}

@@ -24,7 +24,7 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
-from tests.conftest import ROOT, SHARED, in_new_process, random_events
+from tests.conftest import ROOT, SHARED, in_new_process, needs_fork, random_events
 from tests.helpers.simulation import simulated_here
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
@@ -157,19 +157,20 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
     assert computed == ["one", "one"]  # new labels are seen
 
 
+@needs_fork
 def test_two_processes_give_the_same_results_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the spiking network, whose sums are of whole numbers: the ANN's may round otherwise in another process."""
     root = gen1_tree(tmp_path / "gen1", ("val",))
     run = ["--dataset", "gen1", "--root", str(root), "--protocol", "coco", *FAST]
     evaluated(capsys, *run, "--out", str(tmp_path / "one"))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(ROOT / "evaluate.py"), *run, "--out", str(tmp_path / "two"), "--json"]
+    two = str(ROOT / "tests" / "helpers" / "two.py")
+    command = [sys.executable, two, "evaluate", *run, "--out", str(tmp_path / "two"), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.stdout.count('"results"') == 1  # the first process prints
-    one, two = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("one", "two"))
-    assert (one["timing"]["processes"], two["timing"]["processes"]) == (1, 2)
+    one, both = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("one", "two"))
+    assert (one["timing"]["processes"], both["timing"]["processes"]) == (1, 2)
     active: tuple[list[float], list[float]] = [], []
-    assert without_activity(lasting(one), active[0]) == without_activity(lasting(two), active[1])
+    assert without_activity(lasting(one), active[0]) == without_activity(lasting(both), active[1])
     assert active[0]
     assert active[0] == pytest.approx(active[1], rel=1e-5)
 

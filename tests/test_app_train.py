@@ -25,7 +25,7 @@ from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, DataError
 from evburst.models.bundle import DetectorBundle, load_tensors
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_fork
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.simulation import simulated_here
 
@@ -248,21 +248,21 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert best.read_bytes() == before
 
 
+@needs_fork
 def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Path) -> None:
-    def losses(out: str, *launcher: str) -> list[float]:
+    def losses(out: str) -> list[float]:
         flags = sets(*SMALL, f"cache={cache}", "schedule.amp=false", "schedule.epochs=2", "schedule.warmup_steps=1")
         flags += sets("schedule.batch=8", "schedule.windows=16")
         flags += ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(tmp_path / out)]
-        if launcher:
-            command = [sys.executable, *launcher, str(ROOT / "tests" / "helpers" / "tiny.py"), "train", *flags]
+        if out == "two":
+            command = [sys.executable, str(ROOT / "tests" / "helpers" / "two.py"), "train", *flags]
             subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
         else:
             assert train_main(flags) == 0
         rows = list(csv.DictReader((tmp_path / out / "log.csv").read_text().splitlines()))
         return [sum(float(row[name]) for name in ("box", "cls", "dfl")) for row in rows]
 
-    one = losses("one")
-    two = losses("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    one, two = losses("one"), losses("two")
     assert len(one) == len(two) == 2
     np.testing.assert_allclose(two, one, rtol=0.15)  # batch norm sees half of each batch
 

@@ -1,15 +1,6 @@
-"""A network family that trains, converts and detects in seconds: `architecture: tiny`. It is also the seam's contract test.
-
-A script, too: `python tests/helpers/tiny.py COMMAND ...` is `evburst COMMAND ...` in a process that knows the family.
-"""
+"""A network family that trains, converts and detects in seconds: `architecture: tiny`. It is also the seam's contract test."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +65,3 @@ class TinyNetwork(nn.Module):
 def tiny(config: NetworkConfig, variant: str) -> TinyNetwork:
     """The family's builder."""
     return TinyNetwork(config)
-
-
-if __name__ == "__main__":
-    from evburst.app.cli import main
-    from tests.helpers.simulation import simulated_here
-
-    with simulated_here():
-        sys.exit(main(sys.argv[1:]))
