@@ -18,6 +18,7 @@ from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes
+from tests.helpers import tiny  # noqa: F401  (registers the family)
 
 W50 = 50_000
 
@@ -149,7 +150,7 @@ def test_bad_requests_and_labels_are_named(tmp_path: Path) -> None:
 def test_published_layouts_train_with_the_shipped_configs(tmp_path: Path, config: str, make) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path / "data")
     run = ["--config", str(ROOT / "configs" / f"train_{config}.yaml"), "--root", str(tmp_path / "data")]
-    small = ["schedule.epochs=1", "schedule.windows=4", "schedule.batch=2", "schedule.val_windows=2", "architecture=yolov8p"]
+    small = ["schedule.epochs=1", "schedule.windows=4", "schedule.batch=2", "schedule.val_windows=2", "architecture=tiny"]
     sets = [part for setting in small for part in ("--set", setting)]
     assert train_main([*run, "--out", str(tmp_path / "run"), *sets]) == 0
     assert (tmp_path / "run" / "best.safetensors").exists()
