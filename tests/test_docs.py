@@ -157,7 +157,7 @@ def test_flags_in_the_text_exist(page: Path) -> None:
     known = {flag for command in COMMANDS if command != "events" for flag in _FLAG.findall(_help((command,)))} | OTHER_FLAGS
     known |= {flag for command in ("info", "convert", "cut") for flag in _FLAG.findall(_help(("events", command)))}
     for code in _CODE.findall(_FENCE.sub("", page.read_text())):
-        if not code.startswith(("python bench/", "pip", ".venv/bin/pip")):
+        if not code.startswith(("python bench/", "pip", ".venv/bin/pip", ".venv/bin/python -m pytest")):
             for flag in _FLAG.findall(code):
                 assert flag in known, f"{_name(page)}: `{code}`: no command has {flag}"
 
