@@ -292,7 +292,7 @@ def test_box_files_pair_in_order_where_names_do_not(tmp_path: Path, capsys: pyte
     results = evaluated(capsys, *run)
     assert (results["protocol"], results["results"][0]["ap"], results["results"][0]["frames"]) == ("prophesee", 100, 10)
     assert evaluate_main([*run, str(tmp_path / "mine.npy")]) == 1
-    assert "1 files of predictions, 2 of labels" in capsys.readouterr().err
+    assert "1 files of predictions but 2 of labels" in capsys.readouterr().err
 
 
 def test_the_sensor_size_of_box_files_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

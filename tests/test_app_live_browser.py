@@ -178,7 +178,7 @@ def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipe
 def test_colours_are_those_of_pictures(browser: Any) -> None:
     """Legend and boxes: taken from the same definition as the video's, red and blue in their places."""
     shown = browser.execute_script(
-        "return [colourOf(0), colourOf(1), [...pixelsOf], getComputedStyle(document.getElementById('off')).backgroundColor]"
+        "return [colourOf(0), colourOf(1), [...pixelColours], getComputedStyle(document.getElementById('off')).backgroundColor]"
     )
     colours = palette()
     assert shown[:2] == colours["classes"][:2]
@@ -227,7 +227,7 @@ def test_every_figure_explains_itself(browser: Any) -> None:
     assert all(len(figure.get_attribute("data-help")) > 20 for figure in figures)
     ActionChains(browser).move_to_element(figures[-1]).perform()
     shown = "return getComputedStyle(arguments[0], '::after').content"
-    assert "its weights file" in browser.execute_script(shown, figures[-1])
+    assert "its timesteps T, and its weights" in browser.execute_script(shown, figures[-1])
 
 
 def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePipeline) -> None:
