@@ -1,4 +1,4 @@
-"""Pictures seen in saccades: boxes lie where the picture shows the object, whatever was done to it; evaluation changes nothing."""
+"""Pictures seen in saccades: boxes lie where the object is shown, whatever was done to it; evaluation changes nothing."""
 
 from __future__ import annotations
 
