@@ -29,7 +29,8 @@ def score(
 
 
 def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[Score, list[SpikeStats]]:
-    """AP (COCO) or top-1 over labelled windows, and the spikes of every window that went through the network (none for the ANN)."""
+    """AP (COCO) or top-1 over labelled windows, and the spikes of every window that went through the network (none for the
+    ANN)."""
     inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
     with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
         all_ = answers(inference, windows, bar.update, batch)

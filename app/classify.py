@@ -83,9 +83,9 @@ def classify_file(
         bundle: the weights, if they are loaded already.
 
     Returns:
-        In JSON types: events_file, class, score, top5 (class and score of the best five), windows (t0_us, t1_us, events, class, score,
-        energy_pj, timesteps of each), timesteps (the mean that was used), energy (as `evburst detect` reports it), faults. Class and
-        score are None where every window was idle.
+        In JSON types: events_file, class, score, top5 (class and score of the best five), windows (t0_us, t1_us, events,
+        class, score, energy_pj, timesteps of each), timesteps (the mean that was used), energy (as `evburst detect` reports
+        it), faults. Class and score are None where every window was idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.

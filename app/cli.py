@@ -121,7 +121,9 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         "--events", nargs="+", required=True, metavar="FILE", help="recordings, folders of them, or quoted patterns"
     )
     parser.add_argument("--windows", action="store_true", help="a line for each window, too")
-    parser.add_argument("--json", action="store_true", help="print class, score, top5, energy and windows as JSON; of several recordings "
+    parser.add_argument("--json", action="store_true",
+                        help="print class, score, top5, energy and windows as JSON; of several recordings "
+        ""
                         "a list")  # fmt: skip
     parser.add_settings(
         "evburst.app.classify:ClassifyConfig",
@@ -240,7 +242,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     """Run `evburst evaluate`."""
     parser = CommandParser(
         prog,
-        "Measure average precision under a named protocol (of a classifier: top-1, confusion and calibration), energy and latency "
+        "Measure average precision under a named protocol (of a classifier: top-1, confusion and calibration), energy "
+        "and latency "
         "of a network on a dataset, or score the box files of any detector.",
         "--dataset gen1 --root GEN1 --split test --weights street --both",
     )
@@ -271,7 +274,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
                                       "Of the flags above, only --protocol and --sensor-size apply.")  # fmt: skip
     files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
     files.add_argument("--labels", type=Path, nargs="+", metavar="NPY",
-                       help="one label file per prediction file, matched by name or else by order; without --predictions: a CSV "
+                       help="one label file per prediction file, matched by name or else by order; "
+                       "without --predictions: a CSV "
                        "file with columns file and class, for recordings of a classifier")  # fmt: skip
     parser.add_argument(
         "--classes",

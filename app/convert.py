@@ -1,9 +1,10 @@
 """From a trained network to a weights file of burst neurons: the steps behind convert.py.
 
-Fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier, calibrate, learn, check, save. What is
-learned comes from the split "train", what is chosen from "select" (data/datasets/selection.py), what is reported from "val".
-Beside the weights file lie NAME_sensitivity.npz (resumes, and lets another point be picked), NAME_frontier.csv and .png,
-NAME_report.json and .png, and of advanced calibration NAME_descent.csv and .png (see descent.py).
+Fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier, calibrate, learn, check,
+save. What is learned comes from the split "train", what is chosen from "select" (data/datasets/selection.py), what is
+reported from "val". Beside the weights file lie NAME_sensitivity.npz (resumes, and lets another point be picked),
+NAME_frontier.csv and .png, NAME_report.json and .png, and of advanced calibration NAME_descent.csv and .png (see
+descent.py).
 """
 
 from __future__ import annotations
@@ -71,23 +72,24 @@ class ConvertConfig:
     Attributes:
         weights: best.safetensors of a training run, a file that was converted before, or bundled weights by name.
         blend_with: another such file, of the network that this one was fine-tuned from, to average with.
-        blend: share of `weights` in the mean of both, which is often better than either (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+        blend: share of `weights` in the mean of both, which is often better than either (Wortsman et al., "Robust
+            fine-tuning of zero-shot models", CVPR 2022).
         out: the weights file to write.
         root: folder of the data to calibrate on; "" for the one the network was trained with.
         timesteps: timesteps T.
         phi_max: most spikes of a neuron in one timestep.
-        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to the budget,
-            or after another choice to the energy that this was expected to cost.
+        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to
+            the budget, or after another choice to the energy that this was expected to cost.
         continues: go on with advanced calibration from `weights` as they are, a file that was converted before: its timesteps,
             burst limits and thresholds, and its energy unless there is a budget.
-        thresholds: "error", of the least squared error, or "typical", in units of each channel's typical activation, as training
-            with `schedule.rounding` rounds to: for networks that were trained so.
+        thresholds: "error", of the least squared error, or "typical", in units of each channel's typical activation, as
+            training with `schedule.rounding` rounds to: for networks that were trained so.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
         budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
         burst: mean spikes of a burst, weighted by fan-out, that advanced calibration shall come down to: a third of it is the
             energy against the same network as a quantised one that skips zeros (INT8). None: as many as it likes.
-        max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on windows of the split "select", by light calibration:
-            the gradient descent of the advanced one comes after the choice.
+        max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on windows of the split
+            "select", by light calibration: the gradient descent of the advanced one comes after the choice.
         compress: instead: divergence from the ANN, summed over layers, that the cheapest choice may have.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
@@ -95,11 +97,13 @@ class ConvertConfig:
         advanced_windows: windows of the training split that advanced calibration goes on with, each once, without labels
             (models/spiking/convert/distil.py); 0: not at all. Simulated ones are fresh showings, however many.
         advanced_rate: factor on the rate of that.
-        advanced_weights: whether weights learn, too, besides thresholds and shifts; without, the weights file is a third smaller.
+        advanced_weights: whether weights learn, too, besides thresholds and shifts; without, the weights file is a third
+            smaller.
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
             0: every picture once.
         tuning_every: windows of advanced calibration after which that is done, and its state saved.
-        check_windows: windows of the validation split (of recordings with a class: the test split) to measure on; 0: all, -1: none.
+        check_windows: windows of the validation split (of recordings with a class: the test split) to measure on; 0: all,
+            -1: none.
         seed: of which windows are shown; added to that of the training.
         cache: folder of simulated windows.
         note: free text for the record, e.g. where the pictures come from.
@@ -298,7 +302,8 @@ class Conversion:
 
         Args:
             bundle: to start from.
-            share: of the ANN's energy, that it shall learn to do with; None: as much as it likes, or if it continues, as it does now.
+            share: of the ANN's energy, that it shall learn to do with; None: as much as it likes, or if it continues, as it
+                does now.
         """
         c, steps = self.config, -(-self.config.advanced_windows // BATCH)
         operations = None if share is None else share / self.share_per_operation()

@@ -60,8 +60,8 @@ class DetectConfig:
         max_windows: stop after this many windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
-        idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and count
-            for neither network's energy.
+        idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and
+            count for neither network's energy.
         reading: unit of time, order of columns and the like, for files that do not state them.
         filters: events to remove before anything else; none by default.
         post: thresholds of the boxes.
@@ -118,7 +118,8 @@ def open_inference(
     """The network of loaded weights, ready for windows of a sensor.
 
     Raises:
-        ConfigError: the engine or the device is not available, T does not suit the other settings, or the weights are for another task.
+        ConfigError: the engine or the device is not available, T does not suit the other settings, or the weights are for
+            another task.
     """
     own = task_of(bundle.head).name
     if own != task:
@@ -315,7 +316,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     lines = [
-        f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {summary['window_ms']:g} ms{idle}",
+        f"{summary['events_file']}: {summary['events']:,} events, "
+        f"{summary['windows']} windows of {summary['window_ms']:g} ms{idle}",
         f"boxes     {summary['detections']} ({boxes})",
     ]
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
@@ -325,7 +327,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     elif energy["snn_pj"] is not None:
         lines.append(
             f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ per window: {100 * energy['of_ann']:.1f} % of the dense ANN's "
-            f"{energy['ann_pj'] / 1e6:,.0f} uJ, {100 * energy['of_qnn']:.0f} % of the same network quantised ({energy['table']})"
+            f"{energy['ann_pj'] / 1e6:,.0f} uJ, "
+            f"{100 * energy['of_qnn']:.0f} % of the same network quantised ({energy['table']})"
         )
         lines.append(f"spikes    {summary['spikes_per_neuron']:.2f} per neuron and window; T = {summary['timesteps_mean']:g}")
     else:

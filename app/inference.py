@@ -92,8 +92,8 @@ class WindowResult:
         events: events of the window that lie on the sensor.
         idle: the window had too few events and did not go through the network: no boxes, no energy.
         stats: spikes and operations layer by layer (of the ANN: activity, where it was counted); None if idle or not counted.
-        energy: the spiking network's account of this window, beside the dense ANN's and the quantised network's; None if idle or
-            the ANN ran.
+        energy: the spiking network's account of this window, beside the dense ANN's and the quantised network's; None if
+            idle or the ANN ran.
         spikes: spikes of all neurons, bursts with multiplicity; None for the ANN.
         spikes_per_neuron: their mean over neurons; None for the ANN.
         timesteps: timesteps used; None for the ANN, 0 if idle.
@@ -183,8 +183,8 @@ class Inference:
     def bin(self, window: EventWindow, grid: NDArray[np.uint8], started: float | None = None) -> BinnedWindow:
         """Count a window's events into a grid from `new_grid`.
 
-        `started` (time.perf_counter) is when its latency began, now if None. Events outside the sensor are counted as a fault by
-        `run`, so that a thread may bin ahead of what has been reported.
+        `started` (time.perf_counter) is when its latency began, now if None. Events outside the sensor are counted as a
+        fault by `run`, so that a thread may bin ahead of what has been reported.
         """
         started = time.perf_counter() if started is None else started
         events, outside = voxel_histogram(window, self.voxel, self.sensor_size, grid)

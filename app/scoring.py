@@ -1,6 +1,8 @@
-"""How good a network's answers on labelled windows are, whatever its task: what training, conversion and their reports choose by.
+"""How good a network's answers on labelled windows are, whatever its task: what training, conversion and their reports
+choose by.
 
-A task's entry scores lists of what was found (models/tasks) against the labels of a data set. The first figure is the one that is chosen by.
+A task's entry scores lists of what was found (models/tasks) against the labels of a data set. The first figure is the one
+that is chosen by.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Training a detector or a classifier: plain torch, EMA, cosine, resume after a kill, several processes, best checkpoint by validation."""
+"""Training a detector or a classifier: plain torch, EMA, cosine, resume after a kill, several processes, best checkpoint by
+validation."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class ScheduleConfig:
         optimizer: "adamw" or "sgd" (momentum 0.9).
         learning_rate, weight_decay: warm-up over `warmup_steps`, then cosine to 2 %; no decay on biases and norms.
         warmup_steps: steps over which the learning rate rises linearly.
-        plain_epochs: last epochs without mosaics, zoom, turning, shaking, stretched time and erased patches, on windows as they are.
+        plain_epochs: last epochs without mosaics, zoom, turning, shaking, stretched time and erased patches, on windows as
+            they are.
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
         amp: convolutions in bfloat16 where the device has matrix instructions for it.
@@ -300,7 +302,8 @@ class Trainer:
         save_tensors(self.out / "last.safetensors", "training", tensors, record)
 
     def _refuse_other_settings(self) -> None:
-        """Raise ConfigError if the unfinished run in the output folder was begun with other settings; more epochs are allowed."""
+        """Raise ConfigError if the unfinished run in the output folder was begun with other settings; more epochs are
+        allowed."""
         try:
             before = _flat(json.loads((self.out / "config.json").read_text()))
         except (OSError, ValueError):
@@ -346,7 +349,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class _Loss(nn.Module):
-    """The network's loss as a forward pass, which is what DistributedDataParallel wraps; with what the schedule asks of activations."""
+    """The network's loss as a forward pass, which is what DistributedDataParallel wraps; with what the schedule asks of
+    activations."""
 
     def __init__(self, network: Any, schedule: ScheduleConfig, amp: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The contenders of bench/events.py: how each library reads a file and makes grids. Also used by tests/test_data_peers.py.
+"""The contenders of bench/events.py: how each library reads a file and makes grids. `tests/test_bench_peers.py` uses them too.
 
 A contender is a generator function of a path. It imports its library on its first run, so that a missing library is reported
 then. Each library is used in the way that was fastest in our measurements: in packets or windows if it supports them.

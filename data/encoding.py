@@ -101,7 +101,8 @@ def is_packed(window: EventWindow) -> bool:
 
 @njit(inline="always")
 def word_fields(version):  # type: ignore[no-untyped-def]
-    """The places of x, y and p in the words of a version: WordFields. For kernels: made outside, it takes longer to hand over."""
+    """The places of x, y and p in the words of a version: WordFields. For kernels: made outside, it takes longer to hand
+    over."""
     x_bits, y_bits = (9, 8) if version == 1 else (14, 14)
     x_mask, y_mask = np.uint64((1 << x_bits) - 1), np.uint64((1 << y_bits) - 1)
     return WordFields(x_mask, y_mask, np.uint64(32 + x_bits), np.uint64(32 + x_bits + y_bits))

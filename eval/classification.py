@@ -1,7 +1,7 @@
 """How good class scores are: top-1, top-5, per class, confusion, calibration, and what one network loses against another.
 
-A recording's scores are the mean of those of its windows; a window that was not run (idle) has no say in it. A recording none of whose
-windows was run counts as wrong. Figures are in percent.
+A recording's scores are the mean of those of its windows; a window that was not run (idle) has no say in it. A recording
+none of whose windows was run counts as wrong. Figures are in percent.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def calibration(found: ClassScores, bins: int = BINS) -> tuple[float | None, lis
     """Whether scores mean what they say (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Returns:
-        The expected calibration error: mean |share that is right - score| over bins of the best class's score, weighted by their counts,
-        in [0, 1]; and of every bin its count, mean score and share that is right.
+        The expected calibration error: mean |share that is right - score| over bins of the best class's score, weighted by
+        their counts, in [0, 1]; and of every bin its count, mean score and share that is right.
     """
     ran = ~np.isnan(found.scores[:, 0])
     best, right = found.scores[ran].max(1), found.rank[ran] < 1

@@ -288,7 +288,8 @@ class DetectorBundle:
 
 
 class TrainedBundle(DetectorBundle):
-    """A network of `evburst train` that was not converted: its ANN runs and can be exported; what would spike raises an error."""
+    """A network of `evburst train` that was not converted: its ANN runs and can be exported; what would spike raises an
+    error."""
 
     def __init__(self, graph: Graph, head: HeadSpec, voxel: VoxelConfig, record: dict[str, Any], path: Path) -> None:
         for name, value in {"graph": graph, "head": head, "voxel": voxel, "record": record, "_path": path}.items():

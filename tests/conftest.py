@@ -34,12 +34,22 @@ settings.register_profile("thorough", max_examples=400, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _TOGETHER = {
+    "test_app_descent": "descent",
+    "test_app_library": "library",
     "test_app_live": "live",
+    "test_app_report": "report",
     "test_app_train": "train",
+    "test_models_bundle_damaged": "damaged",
+    "test_models_detectors_ssd": "ssd",
+    "test_models_detectors_yolo": "yolo",
     "test_models_export": "export",
-    "test_models_spiking": "spiking",
+    "test_models_spiking_convert_distil": "distil",
+    "test_packaging": "packaging",
 }
-"""Files whose tests run in one process, by the beginning of their name: they share a trained network, or the machine's clock."""
+"""Files whose tests run in one process, by the beginning of their name: they share what is made once, or the machine's clock.
+
+pytest-xdist starts with the largest groups; single tests come last, so that both processes end at the same time.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +62,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="../shared is not here"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations write an empty report.html: its charts, which take seconds, are the subject of test_app_report.py."""
+    monkeypatch.setattr("evburst.eval.report.write.html_report", lambda *_: "")
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="tests/helpers/two.py forks")
 
 
 def in_new_process(code: str, **environment: str) -> str:
@@ -118,7 +137,7 @@ class EveryOperation(nn.Module):
 
 
 class FurtherOperations(nn.Module):
-    """What EveryOperation has not: other activations, a ReLU behind a residual sum, parallel convolutions, average pools, linear."""
+    """What EveryOperation lacks: other activations, ReLU after a residual sum, parallel convolutions, average pools, linear."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Classification end to end on tiny trees of the published layouts: train, convert, evaluate, classify, and the path a user would type."""
+"""Classification end to end on tiny trees of the published layouts: train, convert, evaluate, classify, and the path a user
+would type."""
 
 from __future__ import annotations
 
@@ -61,8 +62,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with N-MNIST's tree `digits`, a trained network `run/best.safetensors` and its conversion `digits.safetensors`."""
     root = tmp_path_factory.mktemp("classes")
     digit_tree(root / "digits")
-    steps = settings(cache=root / "cache", architecture="little", schedule__epochs=6, schedule__batch=8, schedule__warmup_steps=2,
-                     schedule__ema=0.9, schedule__learning_rate=0.01, voxel__bins=2, voxel__window_ms=100, augment__mirror=0)  # fmt: skip
+    steps = settings(cache=root / "cache", architecture="little", schedule__epochs=6, schedule__batch=8,
+                     schedule__warmup_steps=2,
+                     schedule__ema=0.9, schedule__learning_rate=0.01, voxel__bins=2, voxel__window_ms=100,
+                     augment__mirror=0)  # fmt: skip
     assert train_main(["--dataset", "nmnist", "--root", str(root / "digits"), "--out", str(root / "run"), *steps]) == 0
     weights = ["--weights", str(root / "run" / "best.safetensors"), "--out", str(root / "digits.safetensors")]
     assert convert_main([*weights, "--timesteps", "2", *settings(cache=root / "cache", calibration_windows=16)]) == 0
@@ -208,7 +211,8 @@ def test_published_layouts_train_convert_and_evaluate(kind: str, tmp_path: Path)
     make: Callable[[Path], None] = {"folder": folder_of_bars, "simulated": pictures}.get(kind) or TREES[kind][0]
     root = tmp_path / "data"
     make(root)
-    short = settings(cache=tmp_path / "cache", architecture="little", schedule__epochs=1, schedule__batch=4, schedule__windows=8,
+    short = settings(cache=tmp_path / "cache", architecture="little", schedule__epochs=1, schedule__batch=4,
+                     schedule__windows=8,
                      schedule__val_windows=4, schedule__workers=1, voxel__bins=1, voxel__window_ms=100)  # fmt: skip
     sensor = settings(data__sensor_size="80x60") if kind == "simulated" else []
     assert train_main(["--dataset", kind, "--root", str(root), "--out", str(tmp_path / "run"), *short, *sensor]) == 0

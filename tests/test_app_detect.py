@@ -170,9 +170,9 @@ def test_any_sensor_size(tmp_path: Path, capsys: pytest.CaptureFixture[str], siz
     [
         (None, "no such file"),
         (b"", "the file is empty"),
-        (HEADER, "no event after the header, which ends at byte"),
+        (HEADER, "the file ends after the header: event type and size are missing at byte"),
         (b"some text\n", "not a Prophesee DAT file"),
-        (HEADER + b"\x0c\x08abc", "no event after byte"),
+        (HEADER + b"\x0c\x08abc", "no event after the header, which ends at byte"),
     ],
     ids=["missing", "empty", "header only", "text", "half an event"],
 )

@@ -84,7 +84,7 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (np.zeros((5, 3)), r"shape \(5, 3\)"),
         ({"t": [1], "x": [1], "y": [1]}, "no column 'p'"),
         (([1, 2], [1], [1], [1]), "different lengths"),
-        (([0.5], [1], [1], [1]), "column t holds fractions"),
+        (([0.5], [1], [1], [1]), "column t has fractions"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
         (([1], [-1], [1], [1]), "x = -1"),
         (([1], [1], [70_000], [1]), "y = 70000"),

@@ -55,6 +55,7 @@ def film(path: Path) -> Path:
     """Twenty pictures of the street as motion JPEG."""
     camera = FakeCamera(SIZE, 1000.0)
     camera.open()
+    # Private: the camera itself hands out its pictures at the pace of the clock.
     frames = [camera._scene.render(40_000 * k) for k in range(20)]
     pictures = [np.exp(frame).clip(0, 255).astype(np.uint8) for frame in frames]
     path.write_bytes(b"".join(cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures))
@@ -177,7 +178,7 @@ def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipe
 def test_colours_are_those_of_pictures(browser: Any) -> None:
     """Legend and boxes: taken from the same definition as the video's, red and blue in their places."""
     shown = browser.execute_script(
-        "return [colourOf(0), colourOf(1), [...pixelsOf], getComputedStyle(document.getElementById('off')).backgroundColor]"
+        "return [colourOf(0), colourOf(1), [...pixelColours], getComputedStyle(document.getElementById('off')).backgroundColor]"
     )
     colours = palette()
     assert shown[:2] == colours["classes"][:2]
@@ -212,9 +213,10 @@ def test_network_and_weights_are_switched_while_windows_go_on(browser: Any, pipe
 
 
 def test_energy_above_the_anns_is_red(browser: Any) -> None:
-    header = {"energy_uj": 300, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events_per_s": 1, "latency_ms": 1, "t_us": 0,
-              "windows": 1, "dropped": 0}  # fmt: skip
-    over = "return (figures(arguments[0]), ['energy', 'share'].map((id) => document.getElementById(id).classList.contains('over')))"
+    header = {"energy_uj": 300, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events_per_s": 1, "latency_ms": 1,
+              "t_us": 0, "windows": 1, "dropped": 0}  # fmt: skip
+    over = """figures(arguments[0]);
+        return ["energy", "share"].map((id) => document.getElementById(id).classList.contains("over"));"""
     assert browser.execute_script(over, header) == [True, True]
     assert browser.execute_script(over, {**header, "energy_uj": 100}) == [False, False]
 
@@ -225,7 +227,7 @@ def test_every_figure_explains_itself(browser: Any) -> None:
     assert all(len(figure.get_attribute("data-help")) > 20 for figure in figures)
     ActionChains(browser).move_to_element(figures[-1]).perform()
     shown = "return getComputedStyle(arguments[0], '::after').content"
-    assert "its weights file" in browser.execute_script(shown, figures[-1])
+    assert "its timesteps T, and its weights" in browser.execute_script(shown, figures[-1])
 
 
 def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePipeline) -> None:
@@ -270,7 +272,7 @@ def test_a_server_that_is_gone_covers_the_picture(browser: Any) -> None:
 
 def test_a_page_that_waits_points_at_the_button(browser: Any) -> None:
     waiting = """receiveState({ status: "waiting for the page's camera" });
-        return ["camera", "curtain"].map((id) => [document.getElementById(id).className, document.getElementById(id).textContent]);"""
+        return ["camera", "curtain"].map((id) => document.getElementById(id)).map((e) => [e.className, e.textContent]);"""
     (button, _), (_, words) = browser.execute_script(waiting)
     assert button == "suggested"
     assert words.startswith("Press “Use this device's camera” below")

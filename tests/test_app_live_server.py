@@ -64,8 +64,9 @@ def served() -> Iterator[tuple[LivePipeline, PageServer]]:
 
 def open_socket(server: PageServer, **options: Any) -> ClientConnection:
     """A websocket to the page's server."""
-    return connect(server.url.replace("http", "ws").replace("/?", "/live?").removesuffix("/") + ("" if "?" in server.url else "/live"),
-                   proxy=None, **options)  # fmt: skip
+    address = server.url.replace("http", "ws").replace("/?", "/live?").removesuffix("/")
+    options.setdefault("max_queue", None)  # a client that stops reading would wait ten seconds for the end of its connection
+    return connect(address + ("" if "?" in server.url else "/live"), proxy=None, **options)
 
 
 def ask(client: ClientConnection, command: object) -> dict[str, Any]:
@@ -156,9 +157,9 @@ def test_settings_are_obeyed_and_kept_in_bounds(served: tuple[LivePipeline, Page
 
 @pytest.mark.parametrize(
     "message",
-    ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}', '{"set": {"score": NaN}}',
-     '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}', '{"do": "pause", "set": {}}', "[" * 900,
-     "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
+    ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}',
+     '{"set": {"score": NaN}}', '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}',
+     '{"do": "pause", "set": {}}', "[" * 900, "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
 )  # fmt: skip
 def test_what_makes_no_sense_is_answered_with_an_error(served: tuple[LivePipeline, PageServer], message: str | bytes) -> None:
     with open_socket(served[1]) as client:
@@ -213,7 +214,7 @@ def test_ten_thousand_random_messages_do_not_end_the_server(served: tuple[LivePi
     before = pipeline.figures.windows
     sent = 0
     while sent < 10_000:
-        with suppress(ConnectionClosed), open_socket(server, max_queue=None) as client:
+        with suppress(ConnectionClosed), open_socket(server) as client:
             for _ in range(500):
                 client.send(random_message(rng))
                 sent += 1
@@ -297,6 +298,7 @@ def test_viewers_that_never_read_lose_their_place(
     monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]
 ) -> None:
     pipeline, server = served
+    # Private limits, which nobody sets: here seconds and clients are few.
     monkeypatch.setattr(server_module, "_STALLED_S", 0.5)
     monkeypatch.setattr(connections, "STALLED_S", 0.5)
     monkeypatch.setattr(connections, "IDLE_S", 1.0)
@@ -311,11 +313,12 @@ def test_viewers_that_never_read_lose_their_place(
             stack.enter_context(raw_socket(server, request))
         wait(lambda: server.broadcaster.clients == 3)
         wait(lambda: server.broadcaster.clients == 0)
-        wait(lambda: not server._server.server_state.connections)
+        wait(lambda: not server._server.server_state.connections)  # private: uvicorn's own count
     assert pipeline.figures.windows > 0
 
 
 def test_complaints_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    # Private: a process that runs out of files would take the tests with it.
     loop, complaints = asyncio.new_event_loop(), server_module._ErrorLog()
     full = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
     with messages(logging.INFO):
@@ -348,7 +351,7 @@ def wait(holds: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePipeline, PageServer]) -> None:
     _, server = served
-    commands = server._commands
+    commands = server._commands  # private: files held open as a slow download holds them
     with open_socket(server) as client:
         files = []
         for _ in range(4):
@@ -577,7 +580,7 @@ def test_root_paths_are_checked(path: str) -> None:
 def test_beyond_loopback_there_is_a_warning_and_a_token(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)  # private: tests open no port to the network
     pipeline = make_pipeline()
     with messages(logging.INFO):
         server = PageServer(pipeline, Site("127.0.0.1:0"))

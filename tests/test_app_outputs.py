@@ -142,8 +142,8 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_readable(tmp_path: Path
     code = (
         "import resource, sys\nfrom evburst.app.cli import detect_main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"
-        f"sys.exit(detect_main(['--events', r'{ROOT}/data/samples/street_td.dat', '--out', r'{tmp_path}/out', '--max-windows', '30',"
-        f" '--set', 'sinks=[{sink}]']))"
+        f"sys.exit(detect_main(['--events', r'{ROOT}/data/samples/street_td.dat', '--out', r'{tmp_path}/out',"
+        f" '--max-windows', '30', '--set', 'sinks=[{sink}]']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
@@ -226,6 +226,7 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
     taken: list[tuple[int, int, int, int]] = []
     width, height = SIZE.width * renderer.scale, SIZE.height * renderer.scale
     for x0 in (0, 4, 8, width - 6):
+        # Private: in a picture labels are only pixels.
         left, top, right, bottom = renderer._place((90, 20), x0, 10, 200, taken)
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height

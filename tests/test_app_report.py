@@ -41,7 +41,8 @@ def test_the_page_needs_nothing_from_anywhere(written: Path) -> None:
     assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
     assert "<script" not in page
     for heading in ("Results", "AP by IoU", "Classes and sizes", "Precision and recall", "Energy", "Energy by layer",
-                    "Spike maps", "Scores and confusion", "Latency", "NeuroBench", "Best and worst windows", "Provenance"):  # fmt: skip
+                    "Spike maps", "Scores and confusion", "Latency", "NeuroBench", "Best and worst windows",
+                    "Provenance"):  # fmt: skip
         assert f"<h2>{heading}</h2>" in page
     assert page.count("SNN, T = 1") > 5
 

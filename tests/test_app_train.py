@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,24 @@ from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, DataError
 from evburst.models.bundle import DetectorBundle, load_tensors
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_fork
 from tests.helpers import tiny  # noqa: F401  (registers the family)
+from tests.helpers.simulation import simulated_here
 
 COLUMNS = ["set", "file", "width", "height", "split", "frame", "class", "x0", "y0", "x1", "y1", "flag"]
 SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2", "schedule.workers=1"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_processes() -> Iterator[None]:
+    """Windows are simulated here."""
+    with simulated_here():
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures, of which one is held out to choose on, with a bright car-sized block each, in the layout of boxes.csv and images/<set>/."""
+    """Five pictures with a bright car-sized block each, as boxes.csv and images/<set>/; one is held out for selection."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     rows = []
@@ -222,7 +231,8 @@ def test_resumed_run_equals_an_uninterrupted_one(folder: Path, cache: Path, tmp_
     object.__setattr__(first.config.schedule, "epochs", 1)  # killed after the first epoch
     first.run()
     second = Trainer(config("parts", 2), False)
-    assert second.epoch == 1
+    assert (second.epoch, second.best_ap) == (1, first.best_ap)
+    assert first.best_ap >= 0
     second.run()
     for (name, a), b in zip(whole.ema.state_dict().items(), second.ema.state_dict().values(), strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
@@ -238,18 +248,21 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert best.read_bytes() == before
 
 
+@needs_fork
 def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Path) -> None:
-    def losses(out: str, *launcher: str) -> list[float]:
+    def losses(out: str) -> list[float]:
         flags = sets(*SMALL, f"cache={cache}", "schedule.amp=false", "schedule.epochs=2", "schedule.warmup_steps=1")
         flags += sets("schedule.batch=8", "schedule.windows=16")
         flags += ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(tmp_path / out)]
-        command = [sys.executable, *launcher, str(ROOT / "tests" / "helpers" / "tiny.py"), "train", *flags]
-        subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if out == "two":
+            command = [sys.executable, str(ROOT / "tests" / "helpers" / "two.py"), "train", *flags]
+            subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        else:
+            assert train_main(flags) == 0
         rows = list(csv.DictReader((tmp_path / out / "log.csv").read_text().splitlines()))
         return [sum(float(row[name]) for name in ("box", "cls", "dfl")) for row in rows]
 
-    one = losses("one")
-    two = losses("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    one, two = losses("one"), losses("two")
     assert len(one) == len(two) == 2
     np.testing.assert_allclose(two, one, rtol=0.15)  # batch norm sees half of each batch
 

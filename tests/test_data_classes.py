@@ -178,7 +178,9 @@ def test_tonics_data_sets_come_through_its_own_classes(tmp_path: Path, monkeypat
     nmnist_tree(tmp_path / "NMNIST")
     with pytest.raises(DataError, match="tonic does not find its dataset NMNIST there; download it with tonic first"):
         open_classes("tonic:NMNIST", tmp_path, "train")
-    monkeypatch.setattr(datasets.NMNIST, "_check_exists", lambda self: True)
+    monkeypatch.setattr(
+        datasets.NMNIST, "_check_exists", lambda self: True
+    )  # tonic's own: the files here are not the real ones
     splits = {split: open_classes("tonic:NMNIST", tmp_path, split) for split in ("train", "select", "test")}
     assert (splits["test"].sensor_size, splits["test"].classes) == ((34, 34), ("0", "7"))
     assert len(splits["test"].recordings) == 8

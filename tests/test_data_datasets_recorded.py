@@ -18,6 +18,7 @@ from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes
+from tests.helpers import tiny  # noqa: F401  (registers the family)
 
 W50 = 50_000
 
@@ -122,7 +123,8 @@ def test_a_plain_folder_takes_prophesee_and_coco_boxes(tmp_path: Path) -> None:
     coco = {
         "images": [{"id": 1, "width": 304, "height": 240}, {"id": 2, "t_us": 60_000, "width": 304, "height": 240}],
         "categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "tree"}],
-        "annotations": [{"image_id": 2, "category_id": 3, "bbox": [1, 2, 30, 40]}, {"image_id": 2, "category_id": 4, "bbox": [0, 0, 9, 9]}],
+        "annotations": [{"image_id": 2, "category_id": 3, "bbox": [1, 2, 30, 40]},
+                        {"image_id": 2, "category_id": 4, "bbox": [0, 0, 9, 9]}],
     }  # fmt: skip
     (tmp_path / "val" / "other.json").write_text(json.dumps(coco))
     data = open_dataset(DatasetConfig("folder", str(tmp_path), "street"), Request("val", W50))
@@ -148,7 +150,7 @@ def test_bad_requests_and_labels_are_named(tmp_path: Path) -> None:
 def test_published_layouts_train_with_the_shipped_configs(tmp_path: Path, config: str, make) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path / "data")
     run = ["--config", str(ROOT / "configs" / f"train_{config}.yaml"), "--root", str(tmp_path / "data")]
-    small = ["schedule.epochs=1", "schedule.windows=4", "schedule.batch=2", "schedule.val_windows=2", "architecture=yolov8p"]
+    small = ["schedule.epochs=1", "schedule.windows=4", "schedule.batch=2", "schedule.val_windows=2", "architecture=tiny"]
     sets = [part for setting in small for part in ("--set", setting)]
     assert train_main([*run, "--out", str(tmp_path / "run"), *sets]) == 0
     assert (tmp_path / "run" / "best.safetensors").exists()

@@ -118,22 +118,24 @@ def test_csv(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def annotation(**changes: object) -> dict[str, object]:
+    return {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], **changes}
+
+
 def coco(**changes: object) -> dict[str, object]:
-    return {
-        "images": [{"id": 1, "t_us": 10}], "categories": [{"id": 3, "name": "car"}],
-        "annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}], **changes,
-    }  # fmt: skip
+    pictures, categories = [{"id": 1, "t_us": 10}], [{"id": 3, "name": "car"}]
+    return {"images": pictures, "categories": categories, "annotations": [annotation()], **changes}
 
 
 COCO = [
-    ({"annotations": [{"image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}]}, "annotation 0: category 9 is not in the file (known: 3)"),
-    ({"annotations": [{"image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4]}]}, "annotation 0: image 5 is not in the file (known: 1)"),
-    ({"annotations": [{"image_id": 1, "category_id": [3], "bbox": [1, 2, 3, 4]}]}, "not a COCO file of boxes"),
+    ({"annotations": [annotation(category_id=9)]}, "annotation 0: category 9 is not in the file (known: 3)"),
+    ({"annotations": [annotation(image_id=5)]}, "annotation 0: image 5 is not in the file (known: 1)"),
+    ({"annotations": [annotation(category_id=[3])]}, "not a COCO file of boxes"),
     ({"categories": [{"id": {}, "name": "car"}]}, "not a COCO file of boxes"),
     ({"categories": None}, "not a COCO file of boxes"),
-    ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, float("nan"), 4]}]}, "annotation 0: the box is [1, 2, nan, 4]"),
-    ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, -3, 4]}]}, "annotation 0: the box is -3 px wide"),
-    ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": None}]}, "annotation 0: the box is None"),
+    ({"annotations": [annotation(bbox=[1, 2, float("nan"), 4])]}, "annotation 0: the box is [1, 2, nan, 4]"),
+    ({"annotations": [annotation(bbox=[1, 2, -3, 4])]}, "annotation 0: the box is -3 px wide"),
+    ({"annotations": [annotation(bbox=None)]}, "annotation 0: the box is None"),
     ({"images": [{"id": 1, "t_us": -4}]}, "image 1: the time is -4"),
     ({"images": [{"id": 1, "t_us": float("inf")}]}, "image 1: the time is inf"),
     ({"images": [{"id": 1, "t_us": "soon"}]}, "image 1: the time is 'soon'"),

@@ -21,7 +21,8 @@ from evburst.data.writers import write_events
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
 
 W = 50_000
-VOC = "<annotation>{size}<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>"
+BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+VOC = f"<annotation>{{size}}<object><name>{{name}}</name>{BOX}</object></annotation>"
 
 
 def boxes(path: Path, times: list[int], classes: list[int]) -> None:

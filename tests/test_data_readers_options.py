@@ -28,6 +28,7 @@ BUSY_SIZE = SensorSize(304, 240)
 
 @pytest.fixture(autouse=True)
 def forget_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each warning is given once in a process; the private set holds those that were."""
     monkeypatch.setattr(columns, "_warned", set())
 
 

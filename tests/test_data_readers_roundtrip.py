@@ -26,7 +26,8 @@ class Format:
     Attributes:
         suffix: the name's ending.
         write: makes a file.
-        start_us: latest first time, before any wrap; `step_us`: longest time between events of which the clock's wraps can be told.
+        start_us: latest first time, before any wrap.
+        step_us: longest time between events at which wraps of the clock are still recognized.
         columns, rows: pixels.
         wraps: whether its clock may wrap on the way.
     """

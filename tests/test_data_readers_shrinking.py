@@ -1,4 +1,4 @@
-"""Recordings that become shorter while they are read: an error that says so, never a bus error, wherever the words are touched."""
+"""Recordings that become shorter while they are read: an error that says so, never a bus error, wherever words are accessed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_grown_file_is_no_error(tmp_path: Path) -> None:
 @guarded
 def test_places_in_the_table_are_given_back(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npy")
-    before = len(shrinking._free)
+    before = len(shrinking._free)  # private: no reader shows how many places are left
     for _ in range(3):
         collect(open_events(path, SIZE))
     assert len(shrinking._free) == before

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evburst.data.events import EventArray, EventWindow, SensorSize
-from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram, voxel_histogram_reference
+from evburst.data.representations.voxel_grid import (
+    BLOCK,
+    VoxelConfig,
+    padded_size,
+    voxel_histogram,
+    voxel_histogram_reference,
+)
 from tests.conftest import make_events
 
 SIZE = SensorSize(13, 7)
@@ -57,6 +63,13 @@ def test_channel_is_polarity_times_bins_plus_bin() -> None:
     grid = both(window, VoxelConfig(bins=5))
     assert {tuple(map(int, where)) for where in np.argwhere(grid)} == {(0, 4, 3), (6, 4, 3), (9, 4, 3)}
     assert grid[0, 4, 3] == 2
+
+
+@pytest.mark.parametrize("before", [0, 1, BLOCK - 1, BLOCK])
+def test_the_first_microsecond_of_a_bin_belongs_to_it(before: int) -> None:
+    """Also where all events before it, in its block, are of the bin before."""
+    grid = both(EventWindow(0, 100, make_events([19] * before + [20], 3, 4, 0)), VoxelConfig(bins=5, max_count=255))
+    assert grid[:2, 4, 3].tolist() == [before, 1]
 
 
 def test_empty_window_and_single_timestamp() -> None:

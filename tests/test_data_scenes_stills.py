@@ -46,6 +46,7 @@ def test_a_box_follows_its_object_through_camera_and_own_motion(seed: int) -> No
 def test_displacing_only_what_an_object_reaches_is_displacing_everywhere(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = StillSceneConfig(mosaic=0.0, still=0.0, object_px=20.0)
     fast = scene(config, seed).render(40_000)
+    # Private: a shortcut, which must not show.
     monkeypatch.setattr(stills, "_displaced_region", lambda *_: (slice(None), slice(None)))
     assert np.array_equal(fast, scene(config, seed).render(40_000))
 
@@ -58,7 +59,7 @@ def test_walkers_stand_in_their_boxes_and_nowhere_else(seed: int) -> None:
     assert (people.labels == 1).any()
     changed = np.abs(with_people.render(20_000) - without.render(20_000)) > 0.05
     inside = np.zeros_like(changed)
-    for walker in with_people._walkers:
+    for walker in with_people._walkers:  # private, and `_camera`: `boxes` leaves out those that are too small or hidden
         matrix, offset = with_people._camera(20_000)
         corners = (walker.box(0.02).reshape(2, 2) - offset) @ np.linalg.inv(matrix).T
         x0, y0, x1, y1 = np.clip(np.round(corners.reshape(-1)).astype(int) + np.array([-1, -1, 2, 2]), 0, 1000)
@@ -79,6 +80,7 @@ def test_a_walker_walks_and_its_legs_swing() -> None:
 
 def test_an_object_behind_a_person_is_left_out() -> None:
     boxes = np.array([[10, 10, 20, 30]], np.float32)
+    # Private: scenes in which a person hides an object by a given share are hard to draw.
     assert stills._hidden(boxes[0], np.array([[8, 8, 21, 26]], np.float32))
     assert not stills._hidden(boxes[0], np.array([[8, 8, 21, 18]], np.float32))
     assert not stills._hidden(boxes[0], np.zeros((0, 4), np.float32))

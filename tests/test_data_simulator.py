@@ -20,7 +20,7 @@ IDEAL = SimulatorConfig(threshold_on=0.1, threshold_off=0.1, mismatch=0, refract
 def ramp(config: SimulatorConfig, change: float, dt_us: int = 10_000, seed: int = 0) -> np.ndarray:
     """Events while every pixel's log intensity changes linearly by `change`."""
     sensor = EventSimulator(SIZE, config, seed)
-    sensor._initial_offset[:] = 0
+    sensor._initial_offset[:] = 0  # private: pixels begin at random distances from their thresholds, here at none
     sensor.step(np.full((4, 6), 3.0, np.float32), 0)
     return sensor.step(np.full((4, 6), 3.0 + change, np.float32), dt_us)
 
@@ -42,7 +42,7 @@ def test_events_are_what_the_reference_level_moved_by(
     sensor = EventSimulator(SIZE, config, seed)
     rng = np.random.default_rng(seed)
     sensor.step(rng.uniform(0, 5.5, (4, 6)).astype(np.float32), 0)
-    before = sensor._reference.copy()
+    before = sensor._reference.copy()  # private, and `_thresholds`: what events are measured against
     events = []
     for k in range(steps):
         frame = rng.uniform(0, 5.5, (4, 6)).astype(np.float32)
@@ -118,7 +118,7 @@ def test_misuse_is_refused() -> None:
 
 
 def step_reference(sensor: EventSimulator, log_frame: np.ndarray, t_us: int) -> Events:
-    """The specification of `EventSimulator.step`, pixel by pixel, from the sensor's present state, which stays as it is.
+    """The specification of `EventSimulator.step`, pixel by pixel, from the sensor's private state, which stays as it is.
 
     Levels and thresholds are float32, times float64, as in the kernel.
     """

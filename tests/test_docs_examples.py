@@ -1,9 +1,12 @@
-"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of README and docs: each does what the page says."""
+"""The files of docs/examples/, which docs/extending.md shows, and the Python blocks of the pages do what the pages say."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, random_events
 
-from evburst.app.cli import detect_main
+from evburst.app.cli import detect_main, main
 from evburst.app.outputs import sinks
 from evburst.data import readers
 from evburst.data.boxes import Detections
@@ -19,6 +22,7 @@ from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
 from evburst.models.runtime.int8.simd import AVAILABLE
+from tests.test_docs import PAGES
 
 SIZE = SensorSize(32, 24)
 
@@ -34,11 +38,24 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def registries() -> Iterator[None]:
+    """Readers and sinks that register themselves do so for one test."""
+    found = [
+        value
+        for module in (readers, sinks)
+        for name, value in vars(module).items()
+        if isinstance(value, dict | set) and name[:2] != "__"
+    ]
+    before = [registry.copy() for registry in found]
+    yield
+    for registry, content in zip(found, before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+@pytest.fixture
+def reader(registries: None) -> ModuleType:
     """The example's reader, registered for one test."""
-    registries = {name: value for name, value in vars(readers).items() if isinstance(value, dict | set) and name[:2] != "__"}
-    for name, registry in registries.items():
-        monkeypatch.setattr(readers, name, registry.copy())
     return load("reader")
 
 
@@ -89,8 +106,8 @@ def test_the_scene_has_its_events_where_its_boxes_are() -> None:
         assert now["p"][inside & (now["x"] < (x0 + x1) / 2)].mean() < 0.1
 
 
-def test_the_sink_counts_boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sinks, "SINKS", dict(sinks.SINKS))
+@pytest.mark.usefixtures("registries")
+def test_the_sink_counts_boxes(tmp_path: Path) -> None:
     example = load("sink")
     assert sinks.SINKS["counts"].file == "counts.csv"
     run = example.RunInfo(classes=("car", "pedestrian"), sensor_size=SIZE, window_us=50_000, start_us=0, network="SNN T=1")
@@ -104,20 +121,58 @@ def test_the_sink_counts_boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (tmp_path / "counts.csv").read_text().splitlines() == ["t_us,car,pedestrian", "50000,2,1", "100000,0,0"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/detect.md"])
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def named_commands(page: str, start: str) -> list[list[str]]:
+    """The commands of a page that begin like this, split into words."""
+    return [line.split() for line in re.findall(rf"^    ({start}.*)$", (ROOT / page).read_text(), re.MULTILINE)]
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name)
 def test_python_blocks_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the first two windows of the bundled recording, in the order of the page."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
+    for example in ("reader", "sink"):  # imported anew, so that they register themselves
+        monkeypatch.setitem(sys.modules, example, None)
+        del sys.modules[example]
     sample = readers.open_events(ROOT / "data" / "samples" / "street_td.dat")
     events = next(sample.packets())
-    write_events(tmp_path / "recording.dat", events[events["t"] < 100_000], sample.sensor_size)
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec"), {})
+    events = events[events["t"] < 100_000]
+    write_events(tmp_path / "recording.dat", events, sample.sensor_size)
+    (tmp_path / "recording.evrec").write_bytes(b"EVREC %dx%d\n" % sample.sensor_size + events.tobytes())
+    for block in python_blocks(page):
+        exec(compile(block, str(page), "exec"), {})
         assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
+
+
+def test_the_commands_on_recordings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/formats.md, in the order of the page."""
+    monkeypatch.chdir(tmp_path)
+    write_events(tmp_path / "a.dat", random_events(2000, SIZE, 20_000_000), SIZE)
+    commands = named_commands("docs/formats.md", "evburst events")
+    assert [words[2] for words in commands] == ["info", "convert", "cut"]
+    for words in commands:
+        assert main(["a.dat" if word == "FILE" else word for word in words[1:]]) == 0
+    cut = np.concatenate(list(readers.open_events("out.dat").packets()))
+    assert len(cut) > 300
+    assert cut["t"].min() >= 10_000_000
+    assert cut["t"].max() < 15_000_000
+
+
+def test_the_commands_of_the_scene_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((_, script, file),) = named_commands("docs/extending.md", "python")
+    ((_, *words),) = named_commands("docs/extending.md", "evburst detect")
+    monkeypatch.setattr(sys, "argv", [script, file])
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert main([*words, "--no-video"]) == 0
+    assert next((tmp_path / "runs").rglob("bbox.npy")).is_file()
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="the README shows the output of the int8 engine")

@@ -57,6 +57,16 @@ def test_a_better_scored_false_box_halves_precision() -> None:
     assert average_precision([boxes((0, 0, 40, 40))], [found], CLASSES).ap50 == pytest.approx(50)
 
 
+@pytest.mark.parametrize("sides", [(100.0, 10.0), (50.0, 50.0), (120.0, 100.0)], ids=["small", "medium", "large"])
+def test_boxes_count_as_small_medium_or_large_by_their_area(sides: tuple[float, float]) -> None:
+    """Below 32 x 32 px and from 96 x 96 px on; a long and low box of 1000 px is small. Only one of three labels is found."""
+    labels = [boxes((0, 0, 100, 10), (0, 20, 50, 70), (0, 80, 120, 180))]
+    y = {10.0: 0, 50.0: 20, 100.0: 80}[sides[1]]
+    scored = average_precision(labels, [boxes((0, y, sides[0], y + sides[1]))], CLASSES)
+    expected = [100.0 * (area == sides[0] * sides[1]) for area in (1000, 2500, 12_000)]
+    assert [scored.ap_small, scored.ap_medium, scored.ap_large] == pytest.approx(expected)
+
+
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="1 labelled images, but 0 with predictions"):
         average_precision([Detections.empty()], [], CLASSES)
@@ -66,7 +76,7 @@ def test_frames_compared_a_few_at_a_time_give_the_same(monkeypatch: pytest.Monke
     rng = np.random.default_rng(4)
     frames, _ = match([RecordingBoxes(*random_recording(rng)) for _ in range(4)], PROTOCOLS["coco"], GEN1)
     whole = coco_result(frames, CLASSES)
-    monkeypatch.setattr("evburst.eval.coco._CHUNK", 3)
+    monkeypatch.setattr("evburst.eval.coco._CHUNK", 3)  # private: it must make no difference
     parts = coco_result(frames, CLASSES)
     for name in ("stats", "precision", "scores", "recall"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

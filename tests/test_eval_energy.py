@@ -152,7 +152,8 @@ def test_a_two_layer_network_counted_spike_by_spike() -> None:
             Node("b", "conv", ("relu",), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
         ],
         ["b"],
-        {"a.weight": torch.ones(2, 1, 3, 3), "a.bias": torch.zeros(2), "b.weight": torch.ones(5, 2, 1, 1), "b.bias": torch.zeros(5)},
+        {"a.weight": torch.ones(2, 1, 3, 3), "a.bias": torch.zeros(2),
+         "b.weight": torch.ones(5, 2, 1, 1), "b.bias": torch.zeros(5)},
     )  # fmt: skip
     neurons = {"relu": NeuronLayer(torch.ones(2), torch.zeros(2), 4)}
     grid = torch.zeros(1, 1, 4, 4)
@@ -160,7 +161,8 @@ def test_a_two_layer_network_counted_spike_by_spike() -> None:
     outputs, counted = SpikingNetwork(graph, SpikingParameters(1, neurons, {"b": torch.zeros(5)})).run(grid)
     report = energy_report(counted)
     events = 3 * 4 * 2 + 1 * 9 * 2
-    # The current is 3 near the corner, 1 around the other event, 4 where both reach: a spike for each unit, 5 weights for each spike.
+    # The current is 3 near the corner, 1 around the other event, and 4 where they overlap.
+    # Each unit of it is a spike, which reaches 5 weights.
     spikes = 2 * (3 * 4 + 1 * 9)
     assert (counted.layers[0].synaptic_ops[0], counted.layers[1].spikes[0]) == (events, spikes)
     assert report.synaptic_ops == events + 5 * spikes

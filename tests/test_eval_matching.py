@@ -21,7 +21,8 @@ def test_confusion_by_hand() -> None:
     """A car found; a person taken for a car; a car missed; a person where there is nothing; a duplicate; a low score."""
     one = frame(
         [(0, 0, 40, 40, 0), (100, 0, 40, 40, 1), (200, 0, 40, 40, 0)],
-        [(0, 0, 40, 40, 0, 0.9), (100, 0, 40, 40, 0, 0.8), (0, 100, 40, 40, 1, 0.7), (1, 0, 40, 40, 0, 0.5), (200, 0, 40, 40, 0, 0.1)],
+        [(0, 0, 40, 40, 0, 0.9), (100, 0, 40, 40, 0, 0.8), (0, 100, 40, 40, 1, 0.7),
+         (1, 0, 40, 40, 0, 0.5), (200, 0, 40, 40, 0, 0.1)],
     )  # fmt: skip
     matches = match_predictions([one], 2)
     assert matches.confusion.tolist() == [[1, 0, 1], [1, 0, 0], [1, 1, 0]]

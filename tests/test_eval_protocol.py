@@ -35,7 +35,10 @@ def ap(labels: np.ndarray, predictions: np.ndarray, protocol: str = "prophesee",
 
 
 def toolbox_filter(array: np.ndarray, camera: str) -> list[np.void]:
-    """psee_evaluator.py and box_filtering.py, box by box: strictly later than 0.1 s; diagonal 60 for GEN4, else 30; side 20 for GEN1, else 10."""
+    """psee_evaluator.py and box_filtering.py, box by box.
+
+    Kept: strictly later than 0.1 s; diagonal of 60 px at least for GEN4, else 30; sides of 20 px at least for GEN1, else 10.
+    """
     diagonal, side = (60 if camera == "GEN4" else 30), (20 if camera == "GEN1" else 10)
     kept = []
     for box in array:

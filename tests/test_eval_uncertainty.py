@@ -1,4 +1,4 @@
-"""Bootstrap of AP differences: every resample is what pycocotools says of those frames, and intervals are paired and repeatable."""
+"""Bootstrap of AP differences: every resample has the AP of pycocotools on its frames; intervals are paired and repeatable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bundled weights do with the bundled recording: figures that change only if weights, binning, engine, decoding or account do."""
+"""Figures of the bundled weights on the bundled recording: only weights, binning, engine, decoding or account change them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def test_spikes_boxes_and_energy_of_bundled_weights(weights: str) -> None:
     assert [energy.ratio for energy in energies] == pytest.approx(shares, rel=2e-4)
 
 
+@pytest.mark.usefixtures("without_page")
 def test_ap_of_street_on_the_bundled_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["--dataset", "folder", "--root", str(SAMPLES), "--weights", "street", "--both", "--out", str(tmp_path), "--json"]
     assert evaluate_main([*run, "--set", "latency_windows=2", "--set", "streaming_windows=1"]) == 0

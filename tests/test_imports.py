@@ -41,6 +41,12 @@ def test_only_app_reads_yaml_and_argv(package: str) -> None:
         assert not imported(str(path.relative_to(ROOT))) & {"yaml", "argparse"}, path
 
 
+def test_nothing_but_its_own_tests_imports_bench() -> None:
+    for folder in (*ALLOWED, "evburst", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert path.name.startswith("test_bench_") or "bench" not in imported(str(path.relative_to(ROOT))), path
+
+
 def test_importing_the_command_line_is_light() -> None:
     """`detect.py --help` must not wait for torch, numba or OpenCV."""
     code = (
@@ -51,7 +57,8 @@ def test_importing_the_command_line_is_light() -> None:
 
 def test_detection_does_not_import_the_training_libraries() -> None:
     """Weights files hold the network's structure: running one needs neither ultralytics nor torchvision."""
-    code = "import sys, evburst.app.detect; print([m for m in ('ultralytics', 'torchvision', 'tonic', 'pycocotools') if m in sys.modules])"
+    extras = ("ultralytics", "torchvision", "tonic", "pycocotools")
+    code = f"import sys, evburst.app.detect; print([m for m in {extras} if m in sys.modules])"
     assert in_new_process(code).strip() == "[]"
 
 
@@ -67,7 +74,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
                 graph[name] |= inner or {str(node.module)}
             elif isinstance(node, ast.Import):
                 graph[name] |= {alias.name for alias in node.names} & files.keys()
-    # Packages that import their members so that these register themselves, which then import the registry, are no circle to break.
+    # No circle to break: a package imports its members so that they register themselves, and they import its registry.
     for name, needed in graph.items():
         graph[name] = {other for other in needed if not other.startswith(f"{name}.")}
     assert tuple(TopologicalSorter(graph).static_order())

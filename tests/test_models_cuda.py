@@ -1,4 +1,4 @@
-"""The CUDA engine: its kernel beside the specification (interpreted, without a GPU) and compiled; the whole, where there is a GPU."""
+"""The CUDA engine: its kernel against the specification, interpreted without a GPU; compiled, and as a whole, with one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_kernel_compiles_and_rounds_as_the_specification_does(signed: bool, 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from evburst.models.runtime.cuda import _scan_kernel
+    from evburst.models.runtime.cuda import _scan_kernel  # private: its machine code is the subject
 
     pointers = dict.fromkeys(("current", "theta", "shift", "limits", "fan_out", "out"), "*fp32") | {"totals": "*fp64"}
     numbers = dict.fromkeys(("channels", "size", "step"), "i32") | {"slope": "fp32"}

@@ -177,7 +177,7 @@ def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -
 def test_what_is_loaded_is_what_was_calibrated(
     bundle: DetectorBundle, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
 ) -> None:
-    """The weights that spike, to the last bit; those that follow from the ANN's take no room in the file. Saved again, all stays."""
+    """The spiking weights, to the last bit. Those derived from the ANN's are not stored. Saving again changes nothing."""
     ann, path = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     spiking, parameters = calibrate(ann, record_targets(ann, grid), timesteps, Choice(3))
     if learned:  # as distil.py leaves weights: of 8 bits, but not the ANN's

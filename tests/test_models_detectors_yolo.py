@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.graph import Runner
+from evburst.models.graph import Graph, Runner
 from evburst.models.initialise import start_from
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
@@ -27,11 +29,13 @@ def network(architecture: str, activation: str = "relu") -> nn.Module:
     return build_network(NetworkConfig(architecture, activation, 10, ("a", "b"), (96, 64)))  # type: ignore[return-value]
 
 
-def measured(net: nn.Module) -> tuple[nn.Module, Tensor]:
-    """The network with the batch-norm statistics of some grids, and two of these grids.
+@cache
+def measured(architecture: str, activation: str = "relu") -> tuple[nn.Module, Tensor, Graph]:
+    """The network with the batch-norm statistics of some grids, two of these grids, and its graph: shared, not to be changed.
 
     A gain of a half and a bias of one: with 1 and 0 random layers amplify every error on its way, also that of float32.
     """
+    net = network(architecture, activation)
     x = torch.poisson(torch.full((8, 10, 64, 96), 0.3), generator=torch.Generator().manual_seed(1))
     for layer in net.train().modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -40,7 +44,7 @@ def measured(net: nn.Module) -> tuple[nn.Module, Tensor]:
             nn.init.constant_(layer.bias, 1.0)
     with torch.no_grad():
         net(x)
-    return net.eval(), x[:2]
+    return net.eval(), x[:2], trace(net, x[:1])
 
 
 def apart(maps: list[Tensor], others: list[Tensor]) -> float:
@@ -50,15 +54,14 @@ def apart(maps: list[Tensor], others: list[Tensor]) -> float:
 
 @pytest.mark.parametrize(("architecture", "activation"), [("yolov9t", "relu"), ("yolov8p", "leaky_relu"), ("yolov8p", "relu6")])
 def test_the_whole_network_spikes_and_approaches_the_ann(architecture: str, activation: str) -> None:
-    net, x = measured(network(architecture, activation))
-    graph = trace(net, x[:1])
-    ann, targets = Runner(graph)(x), record_targets(graph, x)
+    net, x, graph = measured(architecture, activation)
+    ann, targets = Runner(graph)(x[:1]), record_targets(graph, x)
     with torch.no_grad():
-        assert apart(ann, net(x)) < 1e-3
+        assert apart(ann, net(x[:1])) < 1e-3
     errors = []
     for timesteps in (2, 16):
         corrected, parameters = calibrate(graph, targets, timesteps, Choice(8), "none")
-        snn, stats = SpikingNetwork(corrected, parameters).run(x)
+        snn, stats = SpikingNetwork(corrected, parameters).run(x[:1])
         errors.append(apart(ann, snn))
         relus = {node.name for node in graph.nodes if node.op == "relu"}
         assert {layer.name for layer in stats.layers if layer.kind == "neuron" and layer.spikes.sum() > 0} == relus
@@ -67,12 +70,9 @@ def test_the_whole_network_spikes_and_approaches_the_ann(architecture: str, acti
 
 
 def test_yolov9_by_force() -> None:
-    """Spikes one timestep at a time, and their operations: ELAN blocks, merged RepConv, AConv's average pools, SPP's max-pools."""
-    net, x = measured(network("yolov9t"))
-    graph = trace(net, x[:1])
-    assert not [
-        node for node in graph.nodes if node.op == "add" and node.name.endswith("cv1.add")
-    ]  # RepConv is one convolution
+    """Spikes and operations, one timestep at a time: ELAN blocks, merged RepConv, AConv's average pools, SPP's max-pools."""
+    _, x, graph = measured("yolov9t")
+    assert not [node for node in graph.nodes if node.op == "add" and node.name.endswith("cv1.add")]  # RepConv is one conv
     parameters = spiking(graph, x, 2, 4)
     slow = StepByStep(graph, parameters)
     expected = slow.run(x)
@@ -84,8 +84,8 @@ def test_yolov9_by_force() -> None:
 
 
 def test_weights_of_yolov9_are_stored_detect_and_can_be_fine_tuned(tmp_path: object) -> None:
-    net, x = measured(network("yolov9t"))
-    graph = trace(net, x[:1]).in_float16()
+    net, x, graph = measured("yolov9t")
+    graph = graph.in_float16()
     bundle = DetectorBundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
     bundle.save(tmp_path / "nine.safetensors")  # type: ignore[operator]
     detector = Detector(DetectorBundle.load(tmp_path / "nine.safetensors"), PostConfig(score=0.001))  # type: ignore[operator]
@@ -100,8 +100,7 @@ def test_weights_of_yolov9_are_stored_detect_and_can_be_fine_tuned(tmp_path: obj
 
 
 def test_stored_neurons_keep_their_activation(tmp_path: object) -> None:
-    net, x = measured(network("yolov8p", "leaky_relu"))
-    graph = trace(net, x[:1])
+    net, x, graph = measured("yolov8p", "leaky_relu")
     bundle = DetectorBundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
     bundle.save(tmp_path / "leaky.safetensors")  # type: ignore[operator]
     neurons = DetectorBundle.load(tmp_path / "leaky.safetensors").parameters.neurons  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +44,16 @@ def grids(n: int, size: tuple[int, int], seed: int = 1, rate: float = 0.7) -> Te
     return counts.clamp(max=10).to(torch.uint8)
 
 
+def compiled(network: IntegerNetwork) -> Any:
+    """The program of the first grid size that was run; private, because results do not show what was planned."""
+    return next(iter(network._programs.values()))
+
+
 def exact(graph: Graph, parameters: SpikingParameters, takes_back: bool = False) -> tuple[Graph, SpikingParameters]:
-    """Thresholds of 1, 2 or 4, and weights whose products with them are multiples of 1/64, the largest of every channel 127 of them:
-    sums in float32 and rounding to integers are both exact, so spikes must be equal bit for bit."""
+    """Parameters with which float32 sums and rounding to integers are both exact, so that spikes must be equal bit for bit.
+
+    Thresholds are 1, 2 or 4; products of weights and thresholds are multiples of 1/64, the largest of each channel 127/64.
+    """
     generator = torch.Generator().manual_seed(5)
     neurons = {}
     for name, layer in parameters.neurons.items():
@@ -96,7 +104,7 @@ def test_bit_for_bit_where_weights_are_integers(graph: Graph, timesteps: int, ph
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     assert sum(layer.spikes.sum() for layer in stats.layers if layer.kind == "neuron") > 100
     assert isinstance(fast, IntegerNetwork)
-    plan = next(iter(fast._programs.values())).plan
+    plan = compiled(fast).plan
     assert plan.on_integers
     assert plan.summed == takes_back
 
@@ -144,7 +152,7 @@ def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, phi: 
             layer.theta.mul_(1 + 0.1 * k)
     network = IntegerNetwork(graph, parameters, 10)
     network.run(grid)
-    program = next(iter(network._programs.values()))
+    program = compiled(network)
     plan = program.plan
     slow = SlowIntegers(graph, parameters, plan)
     for source in plan.sources:
@@ -176,7 +184,7 @@ def test_the_integers_are_those_that_conversion_rounded_to(graph: Graph) -> None
     converted, parameters = calibrate(graph, record_targets(graph, grid.float()), 1, Choice(8))
     network, theta = IntegerNetwork(converted, parameters, 10), signal_thresholds(graph, parameters.neurons)
     network.run(grid)
-    plan = next(iter(network._programs.values())).plan
+    plan = compiled(network).plan
     rounded_before = 0
     for step in plan.steps:
         values = spike_values(converted, step.conv, theta) if step.conv is not None else None
@@ -231,7 +239,7 @@ def test_what_has_no_integer_form_is_left_to_the_reference(graph: Graph, takes_b
     same_counts(stats, reference)
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    plan = next(iter(network._programs.values())).plan
+    plan = compiled(network).plan
     left = {step.node.name for step in plan.steps if step.kind is None}
     assert left == {"x", "grouped", "a", "one", "two", "sum", "b"}
 
@@ -252,7 +260,7 @@ def test_what_is_as_in_silence_is_not_computed_and_right(graph: Graph, rate: flo
         for a, b in zip(outputs, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     assert isinstance(fast, IntegerNetwork)
-    program = next(iter(fast._programs.values()))
+    program = compiled(fast)
     assert rate == 0 or program.changed.mean() <= 60 * rate
 
 
@@ -274,7 +282,7 @@ def test_ceilings_and_signed_neurons(graph: Graph, slope: float, takes_back: boo
     same_counts(stats, reference)
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    plan = next(iter(fast._programs.values())).plan
+    plan = compiled(fast).plan
     assert plan.on_integers == (slope == 0)
 
 

@@ -1,4 +1,4 @@
-"""Both forms of the inner loop, wherever the tests run: the VNNI one with its one instruction spelled out, and compiled for a CPU that has it."""
+"""Both forms of the inner loop on every CPU: the VNNI form with its instruction emulated, and compiled for CPUs with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dot() -> Any:
 
 
 def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = simd._call) -> Any:
-    """vpdpbusd in instructions that every CPU has."""
+    """vpdpbusd in instructions that every CPU has; in place of the private `_call`, which is where instructions are named."""
     if "vpdpbusd" not in name:
         return real(builder, name, result, *args)
     total, counts, weights = args
@@ -79,7 +79,7 @@ def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, v
 def test_neurons_of_either_width_are_the_specified_ones(
     monkeypatch: pytest.MonkeyPatch, width: int, signed: bool, constant: bool
 ) -> None:
-    monkeypatch.setattr(simd, "_WIDTH", width)
+    monkeypatch.setattr(simd, "_WIDTH", width)  # private: it follows from the CPU
     rng = np.random.default_rng(0)
     timesteps, pixels, lanes, phi = 4, 7, simd.LANES, 3
     size = simd.PIXELS * lanes

@@ -60,7 +60,7 @@ def test_thresholds_minimise_the_neuron_s_own_error(
 
 
 def test_typical_thresholds_are_those_of_training() -> None:
-    """Rounded to the same values at one timestep and as many levels; otherwise in proportion to the thresholds of least error."""
+    """Rounded to the same values at one timestep and equal levels; otherwise in proportion to the thresholds of least error."""
     a = torch.randn(6, 5, 32, 32, generator=torch.Generator().manual_seed(1)).relu()
     a *= torch.tensor([0.1, 1.0, 3.0, 0.0, 20.0])[:, None, None]
     theta = typical_thresholds(a, 1, LEVELS)

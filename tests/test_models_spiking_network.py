@@ -81,6 +81,7 @@ def test_max_pool_is_exact_over_the_window() -> None:
     from evburst.models.spiking.neurons import NeuronLayer
 
     network = SpikingNetwork(graph, SpikingParameters(2, {"relu": NeuronLayer(theta, theta * 0, 4)}, {}))
+    # Private, what `run` sets first: the pool alone, given spikes that no grid of this size would bring about.
     network._images, network._fan_out = 1, {"pool": torch.ones(1, 1, 1)}
     out = network.max_pool(node, (counts * 0.3).flatten(0, 1))
     torch.testing.assert_close(out.flatten(), torch.tensor([0.6, 0.0]))

@@ -52,7 +52,7 @@ def test_negative_counts_by_hand(currents: list[float], counts: list[int]) -> No
 
 
 def test_a_relu_takes_back_what_it_fired_too_early() -> None:
-    """Whatever the order in which current arrives, the sum is that of a steady current; a neuron that cannot take back keeps its error."""
+    """In whatever order current arrives, the sum is that of a steady current; neurons that cannot take back keep an error."""
     uneven = torch.tensor([6.0, -4.0, 3.0, -3.0]).reshape(4, 1, 1, 1, 1)
     out = burst_scan(uneven, layer([1.0], 8, takes_back=True), 4).flatten().tolist()
     assert out == [6, -4, 3, -3]

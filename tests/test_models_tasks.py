@@ -1,4 +1,5 @@
-"""Tasks: what a classifier's map means, its divergence and its timesteps; detection's own is in the tests of conversion and decoding."""
+"""Tasks: what a classifier's map means, its divergence and its timesteps; detection's own is in the tests of conversion and
+decoding."""
 
 from __future__ import annotations
 

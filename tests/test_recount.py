@@ -1,7 +1,7 @@
 """Spikes and operations counted a second time, by a program that shares no code with the networks.
 
-It reads the weights file with safetensors and json alone, computes every convolution tap by tap in whole numbers, and follows every
-spike to the weights it reaches. At one timestep and without signed neurons, which is how the bundled YOLO weights are.
+It reads the weights file with safetensors and json alone, computes every convolution tap by tap in whole numbers, and
+follows every spike to the weights it reaches. It covers one timestep without signed neurons, as in the bundled YOLO weights.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Recount:
 
 @pytest.mark.parametrize("name", ["street", "caltech6"])
 def test_the_same_spikes_and_operations_are_found(name: str) -> None:
-    """Neurons within float32 rounding of a threshold may differ, and what they make differ: one in a hundred thousand at most."""
+    """Neurons within float32 rounding of a threshold may differ, and those behind them: one in a hundred thousand at most."""
     from torch import from_numpy
 
     from evburst.models.bundle import DetectorBundle

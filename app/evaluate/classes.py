@@ -1,4 +1,5 @@
-"""Classifiers on labelled recordings: top-1 and top-5, confusion, calibration, and what the spiking network loses; see run.py for the rest."""
+"""Classifiers on labelled recordings: top-1 and top-5, confusion, calibration, and what the spiking network loses; see
+run.py for the rest."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from evburst.eval.scoring import ap_figures
 from evburst.eval.streaming import NOTHING_YET, newest_results
 
 CLOCK = {
-    "latency_ms": "one window at a time, warmed up; from its events being at hand to its boxes: binning, network, decoding and NMS",
+    "latency_ms": "one window at a time, warmed up; from its events being at hand to its boxes: binning, network, "
+    "decoding and NMS",
     "windows_per_s": f"batches of {BATCH} windows that are binned already, the faster of two: network, decoding and NMS",
     "streaming": "windows follow each other without a gap; the result in force at a label's time is the newest one finished by "
     "then, each taking the median latency; offline is the same labels with the windows that end at them",

@@ -1,5 +1,5 @@
-"""Networks on labelled data: average precision by a named protocol, energy, latency. The pipeline behind evaluate.py; a classifier's
-own part is in classes.py."""
+"""Networks on labelled data: average precision by a named protocol, energy, latency. The pipeline behind evaluate.py; a
+classifier's own part is in classes.py."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
 
 
 def _class_data(own: dict[str, Any], file: Path | None, assignments: list[str]) -> dict[str, Any]:
-    """Defaults of the data that a classifier is evaluated on: those that it was trained on, unless another kind is asked for."""
+    """Defaults of the data that a classifier is evaluated on: those that it was trained on, unless another kind is asked
+    for."""
     trained_on = {"kind": own["kind"]} if "kind" in own else {}
     kind = load_config(EvaluateConfig, file, assignments, {"data": trained_on}).data.kind
     names = ("kind", "classes", "held", "simulated") if kind == own.get("kind") else ("simulated",)
@@ -328,7 +329,8 @@ class Evaluation:
             row["ap_loss_by_iou"] = {iou: rounded(loss, unit) for iou, loss in losses.by_iou.items()}
 
     def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
-        """What each scored frame was recorded from, `(frames,)`, and what that is: a recording, or a picture shown to a sensor."""
+        """What each scored frame was recorded from, `(frames,)`, and what that is: a recording, or a picture shown to a
+        sensor."""
         names: list[tuple[int, str]] = []
         recorded = False
         for number, (part, result) in enumerate(zip(self.dataset.parts(), results, strict=True)):
@@ -412,7 +414,8 @@ def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
 
 def human_table(results: dict[str, Any], out: Path) -> str:
     """The results for a person: a table."""
-    head = f"{results['dataset']} {results['split']}: {results['windows']} windows of {results['window_ms']:g} ms; protocol {results['protocol']}"
+    windows = f"{results['windows']} windows of {results['window_ms']:g} ms"
+    head = f"{results['dataset']} {results['split']}: {windows}; protocol {results['protocol']}"
     lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}{'p99 ms':>9}"]
     for row in results["results"]:
         energy, latency = row["energy"], row["latency_ms"]

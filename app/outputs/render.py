@@ -21,7 +21,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def events_picture(grid: NDArray[np.uint8], sensor_size: SensorSize, scale: int) -> NDArray[np.uint8]:
-    """A window's events as `(scale * H, scale * W, 3)` uint8 BGR; `grid` is `(2 * bins, >= H, >= W)` uint8, OFF channels first."""
+    """A window's events as `(scale * H, scale * W, 3)` uint8 BGR; `grid` is `(2 * bins, >= H, >= W)` uint8, OFF channels
+    first."""
     width, height = sensor_size
     bins = len(grid) // 2
     off, on = grid[:bins, :height, :width].sum(0, np.int32), grid[bins:, :height, :width].sum(0, np.int32)

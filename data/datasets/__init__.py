@@ -68,8 +68,8 @@ class LabelledWindow(NamedTuple):
 
     Attributes:
         window: its events.
-        boxes: the objects at the window's end, in sensor pixels; in a classification dataset one box, the area of the sensor, with the
-            label of the recording.
+        boxes: the objects at the window's end, in sensor pixels; in a classification dataset one box, the area of the
+            sensor, with the label of the recording.
         name: the recording or picture it comes from.
     """
 

@@ -1,7 +1,8 @@
 """Windows of recordings that are of one class each: what a classifier learns from and is evaluated on.
 
-A recording is cut into the windows that a pass over it yields, on multiples of their length. A first or last window that the recording
-fills by less than half is left out where there is another one. The class of a recording is decided by the mean of its windows' scores.
+A recording is cut into the windows that a pass over it yields, on multiples of their length. A first or last window that
+the recording fills by less than half is left out where there is another one. The class of a recording is decided by the
+mean of its windows' scores.
 
 Whole recordings are held out (classes.py); where there are few, long ones, a part of the time of each is (HeldTime).
 """
@@ -69,7 +70,8 @@ class HeldTime:
 
 
 def filled(first_us: int, end_us: int, window_us: int) -> range:
-    """Numbers k of the windows [k w, (k + 1) w) of a recording [first_us, end_us), without ends that are less than half filled."""
+    """Numbers k of the windows [k w, (k + 1) w) of a recording [first_us, end_us), without ends that are less than half
+    filled."""
     first, last = first_us // window_us, (end_us - 1) // window_us
     if last > first and 2 * ((first + 1) * window_us - first_us) < window_us:
         first += 1
@@ -240,7 +242,8 @@ class ClassWindows:
         stream = self._stream(own)
         if stream.sensor_size != self.spec.sensor_size:
             raise SensorSizeError(
-                f"{own.name}: a {stream.sensor_size} sensor among recordings of {self.spec.sensor_size}; one data set for each, please"
+                f"{own.name}: a {stream.sensor_size} sensor among recordings of "
+                f"{self.spec.sensor_size}; use one folder per sensor"
             )
         try:
             index = index_events(stream, self._window_us)

@@ -107,7 +107,8 @@ class Sample(NamedTuple):
 
 @dataclass
 class ClassFolder:
-    """The folder that a layout function searches, a table of labels if one was given, and the skipped files, with the reason."""
+    """The folder that a layout function searches, a table of labels if one was given, and the skipped files, with the
+    reason."""
 
     root: Path
     table: Path | None = None
@@ -170,8 +171,8 @@ def open_classes(
         root: folder of the dataset.
         split: name in SPLITS.
         sensor_size: (W, H) px of files that do not state it, if it differs from the layout's.
-        in_time: "train" and "select" are parts of the same recordings (class_windows.py), so both get all recordings but those of a
-            published split "test".
+        in_time: "train" and "select" are parts of the same recordings (class_windows.py), so both get all recordings but
+            those of a published split "test".
         table: CSV file of labels, for the layout "folder".
         ignored: classes whose recordings are skipped.
         classes: classes of a network in the order of its outputs, others are skipped; empty: all classes.

@@ -5,8 +5,9 @@ images/<class>/<file>, and folders that boxes.csv does not name contain pictures
 "train" uses. Columns: file, split, class, x0, y0, x1, y1 in pixels of the picture; optional: set, flag (`ok`, `small`;
 `difficult` and `ignore`: neither object nor background), frame (number of a picture in a sequence).
 
-For classification (DatasetSpec.whole) the label is the class of the whole picture: either labels.csv with columns file, class and split
-lists images/<class>/<file>, or there are class folders, ROOT/{train,test}/CLASS/* or ROOT/CLASS/*; of the latter a tenth is the split "test".
+For classification (DatasetSpec.whole) the label is the class of the whole picture: either labels.csv with columns file,
+class and split lists images/<class>/<file>, or there are class folders, ROOT/{train,test}/CLASS/* or ROOT/CLASS/*; of the
+latter a tenth is the split "test".
 
 If boxes.csv has no split "select", it is taken out of "train" (see selection.py); sequences, which have frame numbers, are
 divided into contiguous stretches.
@@ -80,7 +81,8 @@ _TEST_SHARE = 10
 
 
 def _read_classes(root: Path) -> dict[str, dict[str, Files]]:
-    """The pictures of labels.csv, or of class folders, by split, class and file; a row holds the class and where the picture is."""
+    """The pictures of labels.csv, or of class folders, by split, class and file; a row holds the class and where the
+    picture is."""
     found: dict[str, dict[str, Files]] = {}
 
     def add(split: str, name: str, path: Path) -> None:

@@ -73,7 +73,8 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
         TitledTable(
             "Classification",
             _classification(classes),
-            "Percent of recordings, each by the mean of its windows' scores. Lost: the ANN's top-1 minus the network's, in points, with the "
+            "Percent of recordings, each by the mean of its windows' scores. Lost: the ANN's top-1 minus the network's, "
+            "in points, with the "
             "95 % interval of a paired bootstrap over recordings.",
         ),
         TitledTable(

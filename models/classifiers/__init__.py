@@ -1,7 +1,9 @@
-"""Classifiers: networks that end in a map of class logits, of which the decoder takes the mean (models/tasks/classification.py).
+"""Classifiers: networks that end in a map of class logits, of which the decoder takes the mean
+(models/tasks/classification.py).
 
-Each family registers itself as those of detectors do (models/detectors). A name may end in a width: `resnet18x0.25` has a quarter of the
-channels. Sensors of up to 64 pixels get a stem that keeps their resolution; on larger ones it divides it by four.
+Each family registers itself as those of detectors do (models/detectors). A name may end in a width: `resnet18x0.25` has a
+quarter of the channels. Sensors of up to 64 pixels get a stem that keeps their resolution; on larger ones it divides it by
+four.
 """
 
 from __future__ import annotations

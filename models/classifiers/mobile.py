@@ -1,6 +1,6 @@
-"""A MobileNet-like network that can spike: "mobile". Its blocks are EfficientNetV2's fused ones (Tan and Le, ICML 2021), whose expansion is a
-plain 3x3 convolution instead of a pointwise and a depthwise one. There is no squeeze-and-excitation, and a ReLU follows every sum, so that
-convolutions read spikes only.
+"""A MobileNet-like network that can spike: "mobile". Its blocks are EfficientNetV2's fused ones (Tan and Le, ICML 2021),
+whose expansion is a plain 3x3 convolution instead of a pointwise and a depthwise one. There is no squeeze-and-excitation,
+and a ReLU follows every sum, so that convolutions read spikes only.
 """
 
 from __future__ import annotations

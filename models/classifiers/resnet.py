@@ -1,4 +1,5 @@
-"""ResNet (He et al., CVPR 2016) for event grids: "resnet18", "resnet34" and the narrower "resnet20" of its CIFAR experiments."""
+"""ResNet (He et al., CVPR 2016) for event grids: "resnet18", "resnet34" and the narrower "resnet20" of its CIFAR
+experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""VGG (Simonyan and Zisserman, ICLR 2015) with batch norm, for event grids: "vgg11", "vgg16"; without its fully connected layers."""
+"""VGG (Simonyan and Zisserman, ICLR 2015) with batch norm, for event grids: "vgg11", "vgg16"; without its fully connected
+layers."""
 
 from __future__ import annotations
 

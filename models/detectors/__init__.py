@@ -1,7 +1,7 @@
 """Detectors and classifiers that can be trained, converted and decoded, built by the name of their architecture.
 
-A family is one module with a builder under `@family(name)`; a network's architecture is "<family><variant>", e.g. "yolov8n". Classifiers
-are in models/classifiers.
+A family is one module with a builder under `@family(name)`; a network's architecture is "<family><variant>", e.g.
+"yolov8n". Classifiers are in models/classifiers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class NetworkConfig:
         architecture: family and variant: detectors "yolov8n", "yolov8p" (half of nano's channels), "yolov9t", "ssd-resnet18",
             "ssd-vgg11"; classifiers "resnet18", "resnet20", "resnet34", "vgg11", "vgg16", "mobile", each with a width, e.g.
             "resnet18x0.25".
-        activation: "relu", and for YOLO "relu6" or "leaky_relu" (slope 0.1); "silu" makes a network that cannot be converted, to
-            be fine-tuned to ReLU later.
+        activation: "relu", and for YOLO "relu6" or "leaky_relu" (slope 0.1); "silu" makes a network that cannot be
+            converted, to be fine-tuned to ReLU later.
         channels: input channels, 2 * bins.
         classes: class names in the order of their indices.
         input_size: (W, H) px of the padded grids in training; the default boxes of SSD are relative to it, and classifiers

@@ -30,7 +30,7 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
 
     Raises:
         MissingPackageError: the package onnx is missing.
-        ModelError: the file cannot be written.
+        DataError: the file cannot be written.
     """
     onnx = require("onnx", "export", "writing ONNX")
     model = _Writer(onnx, bundle.graph).model()

@@ -1,9 +1,10 @@
 """Input-aware adaptive timesteps (docs/method.md#adaptive-timesteps): stop as soon as one more timestep changes nothing.
 
-After every timestep the running mean of the outputs is decoded, and the network's task (models/tasks) decides whether it has settled:
-a classifier by the entropy of its scores (Wang et al., arXiv 2412.16219, input-aware adaptive timesteps), a detector once it finds no
-box of at least CONFIDENT, or such boxes agree with those of the timestep before. Neurons keep their membrane potentials between
-timesteps, so that nothing is computed twice. The threshold `tau` is set on calibration data (`least_tau`).
+After every timestep the running mean of the outputs is decoded, and the network's task (models/tasks) decides whether it
+has settled: a classifier by the entropy of its scores (Wang et al., arXiv 2412.16219, input-aware adaptive timesteps), a
+detector once it finds no box of at least CONFIDENT, or such boxes agree with those of the timestep before. Neurons keep
+their membrane potentials between timesteps, so that nothing is computed twice. The threshold `tau` is set on calibration
+data (`least_tau`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Tasks: what a network's outputs mean, and what follows from that for conversion and for stopping early.
 
-A head's kind (HeadSpec.kind) names its task. Decoding, divergence, confidence and settling differ between kinds here and nowhere else:
+A head's kind (HeadSpec.kind) names its task. Decoding, divergence, confidence and settling differ between kinds here and
+nowhere else:
 
     found = task_of(bundle.head).decode(maps, bundle.head, post, sensor_size, t_us)
 

@@ -19,7 +19,8 @@ TEMPERATURE = 2.0
 
 
 def class_logits(maps: list[Tensor]) -> Tensor:
-    """`(N, K)` of a class map `(N, K, h, w)`: a global average pool, after the last convolution instead of before it, which is the same."""
+    """`(N, K)` of a class map `(N, K, h, w)`: a global average pool, after the last convolution instead of before it, which
+    is the same."""
     return maps[0].float().mean((2, 3))
 
 
@@ -37,7 +38,8 @@ class ClassificationTask:
         return [Scores(own, t) for own, t in zip(scores, t_us, strict=True)]
 
     def divergence(self, ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere: bool = False) -> Tensor:
-        """See Task: symmetric Kullback-Leibler of both softmaxes at TEMPERATURE, times its square, so that gradients keep their size."""
+        """See Task: symmetric Kullback-Leibler of both softmaxes at TEMPERATURE, times its square, so that gradients keep
+        their size."""
         p, q = ((class_logits(maps) / TEMPERATURE).log_softmax(1) for maps in (ann, snn))
         return TEMPERATURE**2 * ((p.exp() - q.exp()) * (p - q)).sum(1).mean()
 
@@ -47,5 +49,6 @@ class ClassificationTask:
         return torch.ones(n, 1, h, w, device=maps[0].device)
 
     def settled(self, found: Sequence[Scores], tau: float) -> bool:
-        """See Task: once 1 - H(p) / ln K of the mean so far exceeds tau (Wang et al., arXiv 2412.16219, input-aware timesteps)."""
+        """See Task: once 1 - H(p) / ln K of the mean so far exceeds tau (Wang et al., arXiv 2412.16219, input-aware
+        timesteps)."""
         return found[-1].certainty > tau

@@ -1,7 +1,7 @@
 """Detection: boxes of every stride, then class scores of every stride, of two kinds of head.
 
-YOLO's class scores are independent, and the distance to each side of a box is a distribution; SSD's classes, background among them,
-are one distribution for each default box, and boxes are offsets.
+YOLO's class scores are independent, and the distance to each side of a box is a distribution; SSD's classes, background
+among them, are one distribution for each default box, and boxes are offsets.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from evburst.models.spiking.adaptive import boxes_settled
 from evburst.models.tasks import DETECTION, task
 
 BOXES = 8.0
-"""Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15 for YOLO's two
-losses of boxes, against scores); of 1, 8 and 20, 8 lost least on `street`."""
+"""Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15
+for YOLO's two losses of boxes, against scores); of 1, 8 and 20, 8 lost least on `street`."""
 OVERLAP = 2.0
-"""Weight of what decoded boxes fail to overlap, likewise. Distributions can come nearer while their means, which are the edges, do not. Of 8 it
-was the largest part on `street`, whose scores then suffered (AP50)."""
+"""Weight of what decoded boxes fail to overlap, likewise. Distributions can come nearer while their means, which are the
+edges, do not. Of 8 it was the largest part on `street`, whose scores then suffered (AP50)."""
 
 
 class LevelDivergence(NamedTuple):
@@ -70,14 +70,14 @@ class Detection:
     ) -> Tensor:
         """See Task: symmetric Kullback-Leibler on scores and on the distributions of boxes.
 
-        Each position counts by its confidence: for scores by the higher one of the two networks, so that a false alarm counts as much
-        as a miss, and for boxes by the ANN's. SSD's boxes, which are no distributions, count by their absolute difference. Gradients do
-        not go through confidences.
+        Each position counts by its confidence: for scores by the higher one of the two networks, so that a false alarm
+        counts as much as a miss, and for boxes by the ANN's. SSD's boxes, which are no distributions, count by their
+        absolute difference. Gradients do not go through confidences.
 
         Args:
             ann, snn, spec: see Task.
-            everywhere: whether scores count the same at every position instead, boxes `BOXES` times, and 1 minus the overlap (IoU) of the
-                boxes that a position decodes to `overlap` times.
+            everywhere: whether scores count the same at every position instead, boxes `BOXES` times, and 1 minus the
+                overlap (IoU) of the boxes that a position decodes to `overlap` times.
             overlap: see there.
         """
         n = len(spec.strides)

@@ -1,16 +1,9 @@
-"""Network families that train, convert and run in seconds: `architecture: tiny` detects, `little` classifies. They are also the seam's
-contract test.
+"""Network families that train, convert and run in seconds: `architecture: tiny` detects, `little` classifies.
 
-A script, too: `python tests/helpers/tiny.py COMMAND ...` is `evburst COMMAND ...` in a process that knows them.
+They are also the seam's contract test.
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +78,3 @@ def little(config: NetworkConfig, variant: str) -> Classifier:
     """Four convolutions and a shortcut, then a map of classes."""
     features = nn.Sequential(block(config.channels, 8, 2, nn.ReLU), block(8, 16, 2, nn.ReLU), nn.MaxPool2d(2), Block(16, 16, 1))
     return Classifier(config, features, 16, 8)
-
-
-if __name__ == "__main__":
-    from evburst.app.cli import main
-
-    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,8 @@
 """What a layer's burst limit and threshold cost and save, one layer at a time: the table that allocation chooses from.
 
 For every layer and every Choice, only that layer spikes and all others stay analogue (docs/method.md#allocation). Its
-sensitivity is the divergence of the network's output from the ANN's (models/tasks), its cost the synaptic operations of its spikes,
-both per image.
+sensitivity is the divergence of the network's output from the ANN's (models/tasks), its cost the synaptic operations of its
+spikes, both per image.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from evburst.models.tasks import task_of
 
 
 def default_choices(phi_max: int, signed: bool = False, typical: bool = False) -> tuple[Choice, ...]:
-    """Thresholds raised at the largest burst limit, up to phi_max / 2 times and at least 4, and smaller limits at their own thresholds.
+    """Thresholds raised at the largest burst limit, up to phi_max / 2 times and at least 4, and smaller limits at their own
+    thresholds.
 
-    Where bursts are long, limits below 8 and the factor 1.75 would be chosen here and there, but the frontier is the same without them,
-    to 0.3 % of the divergence (`street`, phi_max 32).
+    Where bursts are long, limits below 8 and the factor 1.75 would be chosen here and there, but the frontier is the same
+    without them, to 0.3 % of the divergence (`street`, phi_max 32).
     """
     long = phi_max > 8
     factors = (1.0, 1.25, 1.5, *(() if long else (1.75,)), 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)

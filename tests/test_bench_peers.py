@@ -104,7 +104,7 @@ def test_expelliarmus_takes_every_fall_of_an_evt3_time_for_a_new_period() -> Non
 
 @pytest.mark.shared
 def test_faery_never_lets_evt3_times_fall() -> None:
-    """Where TIME_LOW falls by 3 or 11 µs (see above) it keeps the later time for the events that follow, until time is past it."""
+    """Where TIME_LOW falls by 3 or 11 µs (see above), events keep the later time until the clock has passed it."""
     path = real("evt3_1280x720.raw")
     theirs, ours = columns(peers.faery, path), columns(peers.evburst, path)
     late = theirs[0].astype(np.int64) - ours[0]
@@ -140,7 +140,7 @@ def test_evlib_takes_dat_for_text() -> None:
     [("evburst", 2**34 + 200), ("faery", 2**34 + 200), ("expelliarmus", 200), ("evlib", 2 * 2**34 + 200)],
 )
 def test_the_second_event_after_a_wrap_of_evt2(tmp_path: Path, peer: str, after_us: int) -> None:
-    """The clock wraps after 2**34 µs (4.8 hours). expelliarmus begins anew; evlib adds the period twice from the next event on."""
+    """The clock wraps after 2**34 µs (4.8 hours). expelliarmus restarts at 0; evlib adds it twice after the next event."""
     events = rows((2**34 - 50, 3, 4, 1), (2**34 + 10, 5, 6, 0), (2**34 + 200, 7, 8, 1))
     write_as("evt2", tmp_path / "a.raw", [events])
     assert int(columns(peers.READING["evt2"][peer], tmp_path / "a.raw")[0][-1]) == after_us
