@@ -121,10 +121,11 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         "--events", nargs="+", required=True, metavar="FILE", help="recordings, folders of them, or quoted patterns"
     )
     parser.add_argument("--windows", action="store_true", help="a line for each window, too")
-    parser.add_argument("--json", action="store_true",
-                        help="print class, score, top5, energy and windows as JSON; of several recordings "
-        ""
-                        "a list")  # fmt: skip
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print class, score, top5, energy and windows as JSON; a list if there are several recordings",
+    )
     parser.add_settings(
         "evburst.app.classify:ClassifyConfig",
         [

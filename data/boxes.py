@@ -26,7 +26,7 @@ BBOX_DTYPE = np.dtype(
 )
 """One item of Prophesee's `*_bbox.npy`, 40 bytes: t in µs, top-left corner and size in pixels, class, track, score."""
 
-_LARGEST = {"t": 1 << 62, "class_id": (1 << 32) - 1}
+_RANGES = {"t": (-(1 << 62), 1 << 62), "class_id": (0, (1 << 32) - 1)}
 """Fields of whole numbers from 0 on."""
 
 _OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
@@ -153,11 +153,12 @@ def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) ->
         if values.ndim != 1 or values.dtype.kind not in "iufb":
             raise LabelError(f"{path}: field {field} is {values.dtype} {values.shape[1:] or ''}; expected one number per box")
         wrong = ~np.isfinite(values)
-        if name in _LARGEST:
-            wrong |= (values < 0) | (values > _LARGEST[name]) | (np.rint(values) != values)
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            wrong |= (values < low) | (values > high) | (np.rint(values) != values)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            unit = " µs; expected whole microseconds, not negative" if name == "t" else ""
+            unit = " µs; expected whole microseconds" if name == "t" else ""
             raise LabelError(f"{path}: box {row}: {field} is {values[row]}{unit}")
 
 

@@ -97,7 +97,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 4
     assert r"100\% \& co\_1 & simulated val & ANN & coco" in latex
     assert results_main(["--schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["title"] == "Results"
+    assert json.loads(capsys.readouterr().out).keys() >= {"$schema", "$defs"}
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

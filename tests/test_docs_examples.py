@@ -145,6 +145,7 @@ def test_python_blocks_run(
     events = next(sample.packets())
     events = events[events["t"] < 100_000]
     write_events(tmp_path / "recording.dat", events, sample.sensor_size)
+    write_events(tmp_path / "00001.bin", random_events(2000, SensorSize(34, 34), 300_000), SensorSize(34, 34))
     (tmp_path / "recording.evrec").write_bytes(b"EVREC %dx%d\n" % sample.sensor_size + events.tobytes())
     for block in python_blocks(page):
         exec(compile(block, str(page), "exec"), {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evburst import Detector
+from evburst import Classifier, Detector, open_events
 from evburst.app.cli import evaluate_main
 from tests.conftest import ROOT
 
@@ -20,9 +20,15 @@ GOLDEN = {
     "caltech6-ssd": ([3_191_553, 3_188_127, 3_179_341], [1, 1, 2], [0.46485, 0.46338, 0.46128]),
 }
 
+# Likewise of the bundled recording folded into a sensor of that many pixels: spikes, the best class, share of the energy.
+CLASSIFIERS = {
+    "nmnist": (34, [311_256, 283_647, 292_200], [4, 4, 4], [0.83321, 0.77854, 0.80412]),
+    "dvs128-objects": (128, [127_320, 136_378, 129_985], [1, 1, 1], [0.29896, 0.32062, 0.30646]),
+}
+
 
 def test_every_bundled_file_has_its_figures() -> None:
-    assert {path.stem for path in (ROOT / "models" / "weights").glob("*.safetensors")} == set(GOLDEN)
+    assert {path.stem for path in (ROOT / "models" / "weights").glob("*.safetensors")} == {*GOLDEN, *CLASSIFIERS}
 
 
 @pytest.mark.parametrize("weights", GOLDEN)
@@ -32,6 +38,20 @@ def test_spikes_boxes_and_energy_of_bundled_weights(weights: str) -> None:
     results = list(Detector(weights, engine="reference", max_windows=3).stream(SAMPLES / "street_td.dat"))
     assert [result.spikes for result in results] == pytest.approx(spikes, rel=1e-4)
     assert [len(result.detections) for result in results] == boxes
+    energies = [result.energy.energies("int8") for result in results if result.energy is not None]
+    assert [energy.ratio for energy in energies] == pytest.approx(shares, rel=2e-4)
+
+
+@pytest.mark.parametrize("weights", CLASSIFIERS)
+def test_spikes_class_and_energy_of_bundled_classifiers(weights: str) -> None:
+    side, spikes, labels, shares = CLASSIFIERS[weights]
+    events = next(open_events(SAMPLES / "street_td.dat").packets())
+    events = events[events["t"] < 300_000].copy()
+    events["x"] %= side
+    events["y"] %= side
+    results = list(Classifier(weights, sensor_size=(side, side), engine="reference").stream(events))[:3]
+    assert [result.spikes for result in results] == pytest.approx(spikes, rel=1e-4)
+    assert [result.classification.label for result in results if result.classification is not None] == labels
     energies = [result.energy.energies("int8") for result in results if result.energy is not None]
     assert [energy.ratio for energy in energies] == pytest.approx(shares, rel=2e-4)
 
