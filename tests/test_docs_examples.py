@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, random_events
+from event_files import bin_bytes
 
 from evburst.app.cli import detect_main, main
 from evburst.app.outputs import sinks
@@ -145,7 +146,7 @@ def test_python_blocks_run(
     events = next(sample.packets())
     events = events[events["t"] < 100_000]
     write_events(tmp_path / "recording.dat", events, sample.sensor_size)
-    write_events(tmp_path / "00001.bin", random_events(2000, SensorSize(34, 34), 300_000), SensorSize(34, 34))
+    (tmp_path / "00001.bin").write_bytes(bin_bytes(random_events(2000, SensorSize(34, 34), 300_000).tolist()))
     (tmp_path / "recording.evrec").write_bytes(b"EVREC %dx%d\n" % sample.sensor_size + events.tobytes())
     for block in python_blocks(page):
         exec(compile(block, str(page), "exec"), {})
