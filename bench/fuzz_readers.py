@@ -57,7 +57,7 @@ LONG_US = 1 << 32
 MAX_WINDOWS = 200
 LIMIT_S = 5.0
 WAIT_S = 600.0
-"""Time of the processor that a file may take, and time that may pass until a process goes on: on a busy machine, minutes."""
+"""Limits of processor time per file, and of wall time per file, which on a busy machine may be minutes."""
 
 MEMORY_BYTES = 1 << 30
 GUARD_BYTES = 1 << 13

@@ -18,7 +18,6 @@ events before it. One pass over the recording creates the index, and counts its 
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -30,6 +29,7 @@ import numpy as np
 from evburst.data.encoding import columns, unpack
 from evburst.data.errors import DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
+from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream
 from evburst.data.slicing import GLITCH_EVENTS, Mark, find_marks, windows_by_duration
 
@@ -203,10 +203,8 @@ def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
 
 def _save(file: Path, marks: list[Mark], end_us: int, faults: Faults) -> None:
     """Write an index to its cache file atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"version": _VERSION, "end_us": end_us, "faults": asdict(faults), "marks": marks}))
-    part.replace(file)
+    with replacing(file) as part:
+        part.write_text(json.dumps({"version": _VERSION, "end_us": end_us, "faults": asdict(faults), "marks": marks}))
 
 
 def _load(file: Path) -> tuple[list[Mark], int, Faults] | None:

@@ -3,8 +3,8 @@
 @writer(".csv")
 class CsvWriter: ...
 
-A file is first written as `NAME.part` in the same folder and renamed when complete, so that an error leaves nothing behind
-that looks like a recording. After Ctrl-C the events written so far are kept.
+A file is written beside its place and renamed when complete (data/files.py), so that an error leaves nothing behind that
+looks like a recording. After Ctrl-C the events written so far are kept.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def test_unwrap_in_pieces_equals_the_reference(raw: list[int], piece: int) -> No
     times, clock, found = np.array(raw, np.uint32), np.array([0, -1], np.int64), []
     for start in range(0, len(raw), piece):
         out = np.empty(min(piece, len(raw) - start), np.int64)
-        # Private: files of so many wraps, cut at every place, would have to be gigabytes long.
+        # Private: a file with this number of wraps, cut at every place, would have to be gigabytes long.
         _unwrap(times[start : start + piece + 1], clock, out)
         found += out.tolist()
     assert found == expected

@@ -1,8 +1,8 @@
 """Networks run over a dataset, part by part: predictions and counts, kept on disk, shared out among processes.
 
 A part is the labelled windows of one recording (evburst.data.datasets.Part). Its result is one file, named after everything
-it depends on; what is there already is not computed again, so an interrupted evaluation goes on where it was. Nothing but
-boxes and counts outlives a batch. Batches do not cross parts, so that results do not depend on which process computes which
+it depends on. A part that has a file is not computed again, so an interrupted evaluation resumes. Only boxes and counts
+outlive a batch. Batches do not cross parts, so that results do not depend on which process computes which
 part.
 """
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize
+from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import EventIndex, index_events
 
@@ -227,10 +227,8 @@ class ClassWindows:
                 _LOG.info("%s: repaired: %s", own.name, index.faults)
             found.append((index.first_us, index.end_us, faults))
         if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f"{file.name}.{os.getpid()}.part")
-            part.write_text(json.dumps([_VERSION, found]))
-            part.replace(file)
+            with replacing(file) as part:
+                part.write_text(json.dumps([_VERSION, found]))
         return found
 
     def _index(self, number: int) -> EventIndex:

@@ -29,6 +29,7 @@ from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
 from evburst.data.encoding import pack
 from evburst.data.events import Events, EventWindow, SensorSize
+from evburst.data.files import replacing
 from evburst.data.simulation.scenes import Scene, record
 from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
 from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
@@ -307,6 +308,5 @@ def _make_block(
     np.save(folder / f"{block:05d}_index.npy", np.array(offsets))
     np.save(folder / f"{block:05d}_boxes.npy", np.array(rows, np.float32).reshape(-1, 6))
     (folder / f"{block:05d}_names.txt").write_text("\n".join(names), errors="surrogatepass")
-    part = folder / f"{block:05d}_words.part.npy"
-    np.save(part, np.concatenate(words))
-    part.rename(folder / f"{block:05d}_words.npy")
+    with replacing(folder / f"{block:05d}_words.npy") as part:
+        np.save(part, np.concatenate(words))

@@ -29,7 +29,8 @@ from pathlib import Path
 
 import torch
 
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.files import replacing
 from evburst.models.graph import Graph
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.rounding import is_integer
@@ -157,13 +158,10 @@ def measured() -> dict[str, dict[str, float]]:
 
 def remember(times: Mapping[str, Mapping[str, float]]) -> bool:
     """Save measured times (see `measured`); returns False if the file cannot be written."""
-    path = measurements_file()
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"machine": machine(), "ms": times}, indent=1))
-        part.replace(path)
-    except OSError:
+        with replacing(measurements_file()) as part:
+            part.write_text(json.dumps({"machine": machine(), "ms": times}, indent=1))
+    except DataError:
         return False
     return True
 
