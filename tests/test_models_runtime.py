@@ -124,7 +124,7 @@ class SlowIntegers(SpikingNetwork):
         """Counts `(T, N, C, H, W)` of the neurons behind a convolution, from those it reads."""
         step = next(s for s in self.plan.steps if s.node.name == name)
         found = reads(step.signal)
-        values = spike_values(self.graph, conv, self._theta)
+        values = spike_values(self.graph, conv, self.theta)
         integers, scale = integer_weights(self.graph.tensors[f"{conv.name}.weight"], found, values)
         total = 0.0
         for item, whole in zip(found, integers, strict=True):

@@ -78,12 +78,16 @@ class SpikingNetwork(Runner):
     Args:
         graph: the network.
         parameters: thresholds, burst limits and shifts.
+
+    Attributes:
+        parameters: as given.
+        theta: by node, see `signal_thresholds`.
     """
 
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
         super().__init__(graph)
         self.parameters = parameters
-        self._theta = signal_thresholds(graph, parameters.neurons)
+        self.theta = signal_thresholds(graph, parameters.neurons)
         self._costs: dict[tuple[object, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
         self._constant = _constant_nodes(graph)
         self._counted: list[Counted] = []
@@ -173,7 +177,7 @@ class SpikingNetwork(Runner):
         return counts * layer.theta[:, None, None], _count(counts, fan_out)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
-        theta = self._theta[node.inputs[0]]
+        theta = self.theta[node.inputs[0]]
         assert theta is not None  # the tracer accepts a max-pool on spikes only
         scale = theta.to(x.device)[:, None, None]
         summed = torch.round(x / scale).reshape(-1, self._images, *x.shape[1:]).cumsum(0)

@@ -20,11 +20,11 @@ from torch import Tensor
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime.int8.layout import lay_out
-from evburst.models.runtime.int8.plan import Step, make_plan
+from evburst.models.runtime.int8.plan import Planner, Step
 from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import PackedWeights, pack
 from evburst.models.runtime.int8.signals import Signal, reads
-from evburst.models.runtime.int8.tables import tabulate
+from evburst.models.runtime.int8.tables import Tabulator
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
@@ -91,10 +91,10 @@ class IntegerNetwork(SpikingNetwork):
         """The program for grids of a shape `(N, C, H, W)`, made at its first use."""
         if shape not in self._programs:
             shapes, parameters = node_shapes(self.graph, *shape[1:]), self.parameters
-            plan = make_plan(self.graph, parameters.neurons, shapes, parameters.timesteps, self._max_count, self._packed)
+            plan = Planner(self.graph, parameters.neurons, shapes, parameters.timesteps, self._max_count, self._packed).plan()
             layout = lay_out(plan, parameters.timesteps, shape[0])
             biases = {name.removesuffix(".bias"): bias for name, bias in self.graph.tensors.items() if name.endswith(".bias")}
-            tables = tabulate(plan, layout, parameters, biases, self._fan_out)
+            tables = Tabulator(plan, layout, parameters, biases, self._fan_out).tables()
             program = Program(plan, layout, tables, self._fan_out[plan.sources[0].name])
             self._compute(program, skip=False)
             self._counted.clear()
@@ -104,7 +104,7 @@ class IntegerNetwork(SpikingNetwork):
 
     def _packed(self, conv: Node, signal: Signal) -> PackedWeights | None:
         """Pack the weights of a convolution; see plan.Pack."""
-        weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self._theta)
+        weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self.theta)
         return pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
 
     def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:

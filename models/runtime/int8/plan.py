@@ -1,6 +1,6 @@
 """The first phase of the integer engine: which nodes run on integers, in which order, and which signals they read.
 
-`make_plan` is a pure function of the network and the input size. Nodes that do not fit (another operation, or a convolution
+A plan is a function of the network and the input size alone. Nodes that do not fit (another operation, or a convolution
 whose current is used by anything but neurons) are left to the reference engine, node by node.
 """
 
@@ -83,15 +83,8 @@ class Plan:
         return all(step.kind is not None for step in self.steps[1:])
 
 
-def make_plan(
-    graph: Graph,
-    neurons: Mapping[str, NeuronLayer],
-    shapes: dict[str, tuple[int, int, int]],
-    timesteps: int,
-    max_count: int,
-    pack: Pack,
-) -> Plan:
-    """Plan a network.
+class Planner:
+    """Makes the plan of a network, node by node, in the graph's order.
 
     Args:
         graph: the network.
@@ -101,11 +94,6 @@ def make_plan(
         max_count: largest count of the input.
         pack: see `Pack`.
     """
-    return _Planner(graph, neurons, shapes, timesteps, max_count, pack).plan()
-
-
-class _Planner:
-    """Visits the nodes in order; see `make_plan`."""
 
     def __init__(
         self,

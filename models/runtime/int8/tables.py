@@ -1,6 +1,6 @@
 """The third phase of the integer engine: the tables that `run_operations` reads, from a plan and its layout.
 
-`tabulate` is a pure function; nothing here holds spikes.
+They are a function of plan, layout and parameters alone; nothing here holds spikes.
 """
 
 from __future__ import annotations
@@ -125,10 +125,8 @@ class _Resamples:
 _Fields = _Reads | _Writes | _Convolves | _FanOut | _Resamples
 
 
-def tabulate(
-    plan: Plan, layout: Layout, parameters: SpikingParameters, biases: Mapping[str, Tensor], fan_out: Mapping[str, Tensor]
-) -> Tables:
-    """Tables of a plan.
+class Tabulator:
+    """Makes the tables of a plan, step by step.
 
     Args:
         plan, layout: of the network.
@@ -136,11 +134,6 @@ def tabulate(
         biases: `(C,)` of each convolution.
         fan_out: weights reached by a spike of each node that emits some, `(C, H, W)`.
     """
-    return _Tabulator(plan, layout, parameters, biases, fan_out).tables()
-
-
-class _Tabulator:
-    """Collects the tables, step by step; see `tabulate`."""
 
     def __init__(
         self,

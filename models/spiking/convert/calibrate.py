@@ -36,7 +36,7 @@ from evburst.data.errors import ConversionError
 from evburst.models.burst_aware import LEVELS as ROUNDING_LEVELS
 from evburst.models.graph import Graph, Node, Runner, activation
 from evburst.models.spiking.convert.importance import position_weights
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import rounded, spike_values
 
@@ -153,15 +153,15 @@ def calibrate(
     network = SpikingNetwork(graph, SpikingParameters(timesteps, {}, {}))
     network.begin(targets.grids)
     for node in graph.nodes:
-        theta = signal_thresholds(graph, neurons)
         if node.op == "conv":
-            read = spike_values(graph, node, theta)
+            read = spike_values(graph, node, network.theta)
             if read is not None:
                 tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], read)
+            network = network.with_layers(tensors, neurons)
         elif node.op == "relu":
             layer = _Layer(node, targets, timesteps, choices[node.name], LEVELS[level])
-            neurons[node.name] = layer.fitted(values[node.inputs[0]], _units_added_to(graph, node, theta))
-        network = network.with_layers(tensors, neurons)
+            neurons[node.name] = layer.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta))
+            network = network.with_layers(tensors, neurons)
         network.advance(node, values, targets.grids)
     calibrated = Graph(graph.nodes, graph.outputs, tensors)
     shifts = {name: _readout_shift(targets, name, values[name], LEVELS[level]) for name in graph.outputs}

@@ -336,10 +336,8 @@ class _Student(SpikingNetwork):
         self.begin(grids)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._layers = self.parameters_now().neurons
-        self._theta = signal_thresholds(self.graph, self._layers)
-        self._values = {
-            node.name: spike_values(self.graph, node, self._theta) for node in self.graph.nodes if node.op == "conv"
-        }
+        self.theta = signal_thresholds(self.graph, self._layers)
+        self._values = {node.name: spike_values(self.graph, node, self.theta) for node in self.graph.nodes if node.op == "conv"}
         self._steps = {}
         for conv, relu in self._driven:
             self._to_steps(conv, relu)
@@ -401,7 +399,7 @@ class _Student(SpikingNetwork):
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         summed = x.reshape(-1, self._images, *x.shape[1:]).cumsum(0)
         out = self._growth(node, torch.cat([torch.zeros_like(summed[:1]), summed]))
-        theta = self._theta[node.inputs[0]]
+        theta = self.theta[node.inputs[0]]
         assert theta is not None  # see SpikingNetwork.max_pool
         self._count(node, out / theta[:, None, None])
         return out.flatten(0, 1)
