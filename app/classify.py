@@ -3,73 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from evburst.app.detect import DetectConfig, open_inference
-from evburst.app.inference import BATCH, Inference, WindowResult
+from evburst.app.detect import RunConfig, open_inference, run_windows, start_of
+from evburst.app.inference import Inference, WindowResult
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS
 from evburst.data.errors import DataError, EvburstError, EventFileError, SensorSizeError
-from evburst.data.events import EventStream, EventWindow, SensorSize, check_sensor_size, first_us
-from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.readers import ReadOptions, open_events, recognise_format
-from evburst.eval.energy import HEADLINE, EnergyTotals, energy_figures
+from evburst.data.events import EventStream, SensorSize
+from evburst.data.filters import FilteredStream
+from evburst.data.readers import open_events, recognise_format
+from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
 
 @dataclass(frozen=True)
-class ClassifyConfig:
+class ClassifyConfig(RunConfig):
     """Settings of classification.
 
     Attributes:
-        format: format of the recordings; None: recognised by content, then by name.
-        weights: bundled weights by name, or a file that convert wrote.
-        window_ms: length of a window; None: as the weights were trained.
-        timesteps: timesteps T of the spiking network; None: as the weights were calibrated.
-        ann: run the ordinary network instead of the spiking one.
-        device: where to run.
-        engine: how the spiking network is run: reference, int8, cuda; auto is the fastest available.
         adaptive: stop a window's timesteps once its scores are this certain, 0 to 1; None: never.
-        batch: windows that go through the network together; 0 chooses for the most windows per second.
-        start_s: begin this many seconds after the first event.
-        max_windows: stop after this many windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels; None: as the file states it, or else as the weights were trained.
-        energy_table: energies per operation: int8, fp16 or fp32.
-        idle_events: windows with at most this many events are idle: they do not go through the network and have no say.
-        reading: unit of time, order of columns and the like, for files that do not state them.
-        filters: events to remove before anything else; none by default.
+        idle_events: windows with at most this many events are idle: they do not go through the network and have no class.
     """
 
-    format: str | None = None
     weights: str = "nmnist"
-    window_ms: float | None = None
-    timesteps: int | None = None
-    ann: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    engine: str = "auto"
-    adaptive: float | None = None
-    batch: int = 1
-    start_s: float = 0.0
-    max_windows: int | None = None
-    sensor_size: str | None = None
-    energy_table: str = HEADLINE
-    idle_events: int = 0
-    reading: ReadOptions = field(default_factory=ReadOptions)
-    filters: FiltersConfig = field(default_factory=FiltersConfig)
-
-    def __post_init__(self) -> None:
-        self.network()
-
-    def network(self) -> DetectConfig:
-        """The settings that detection has, too; raises ValueError where one is out of range."""
-        return DetectConfig(**{own.name: getattr(self, own.name) for own in fields(self)}, sinks=())
 
 
 def classify_file(
@@ -92,12 +56,12 @@ def classify_file(
     """
     path, c = Path(path), config or ClassifyConfig()
     bundle = bundle or DetectorBundle.load(c.weights)
-    stream = FilteredStream(open_recording(path, c, bundle), c.filters)
-    start_us = None
-    if c.start_s:
-        start_us = (first_us(open_recording(path, c, bundle)) or 0) + round(1e6 * c.start_s)
-    inference = open_inference(bundle, c.network(), stream.sensor_size, stream.faults, task=CLASSIFICATION)
-    results = list(_results(path, stream, inference, c, start_us))
+    opened: Callable[[], EventStream] = lambda: open_recording(path, c, bundle)  # noqa: E731
+    stream = FilteredStream(opened(), c.filters)
+    start_us = start_of(path, c.start_s, opened)
+    inference = open_inference(bundle, c, stream.sensor_size, stream.faults, task=CLASSIFICATION)
+    windows = filled_windows(stream.windows(inference.voxel.window_us, start_us))
+    results = list(run_windows(inference, stream, windows, c, str(path)))
     if not results:
         raise EventFileError(f"{path}: holds no event that can be used")
     if stream.faults.found():
@@ -105,18 +69,7 @@ def classify_file(
     return _summary(path, results, inference, c, bundle.head.classes, stream)
 
 
-def _results(
-    path: Path, stream: FilteredStream, inference: Inference, config: ClassifyConfig, start_us: int | None
-) -> Iterator[WindowResult]:
-    windows: Iterator[EventWindow] = filled_windows(stream.windows(inference.voxel.window_us, start_us))
-    inside = 0
-    for result in inference.stream(islice(windows, config.max_windows), config.batch or BATCH):
-        inside += result.events
-        check_sensor_size(str(path), stream.sensor_size, inside, stream.faults.outside_sensor)
-        yield result
-
-
-def open_recording(path: Path, config: ClassifyConfig | DetectConfig, bundle: DetectorBundle) -> EventStream:
+def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> EventStream:
     """A recording; its sensor is the one that the user names, or the file, or else the one that the network was trained on."""
     own = sensor_of(bundle)
     if config.sensor_size:

@@ -52,6 +52,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 _WEIGHTS = "NAME|FILE"
 
 
+def _batch(text: str) -> int:
+    """Parse a batch size in windows; "auto" is 0."""
+    return 0 if text == "auto" else int(text)
+
+
+_NETWORK_FLAGS = (
+    Flag("weights", metavar=_WEIGHTS),
+    Flag("format", metavar="NAME"),
+    Flag("window_ms"),
+    Flag("timesteps", metavar="T"),
+    Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
+)
+_RUN_FLAGS = (
+    Flag("ann"),
+    Flag("start_s"),
+    Flag("max_windows"),
+    Flag("device"),
+    Flag("engine", metavar="NAME"),
+    Flag("batch", metavar="auto|N", extra={"type": _batch}),
+    Flag("sensor_size", metavar="WxH"),
+    Flag("reading.time_unit", "--time-unit"),
+    Flag("reading.columns", "--columns", "ORDER"),
+    Flag("reading.allow_external", "--allow-external"),
+)
+"""Of detect and classify; further flags of detect stand between and after them."""
+
+
 def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> int:
     """Run `evburst detect`."""
     parser = CommandParser(
@@ -69,22 +96,9 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     parser.add_settings(
         "evburst.app.detect:DetectConfig",
         [
-            Flag("weights", metavar=_WEIGHTS),
-            Flag("format", metavar="NAME"),
-            Flag("window_ms"),
-            Flag("timesteps", metavar="T"),
-            Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
+            *_NETWORK_FLAGS,
             Flag("post.score", "--score", "S"),
-            Flag("ann"),
-            Flag("start_s"),
-            Flag("max_windows"),
-            Flag("device"),
-            Flag("engine", metavar="NAME"),
-            Flag("batch", metavar="auto|N", extra={"type": _batch}),
-            Flag("sensor_size", metavar="WxH"),
-            Flag("reading.time_unit", "--time-unit"),
-            Flag("reading.columns", "--columns", "ORDER"),
-            Flag("reading.allow_external", "--allow-external"),
+            *_RUN_FLAGS,
             Flag("sinks"),
             Flag("overwrite"),
         ],
@@ -128,23 +142,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
     )
     parser.add_settings(
         "evburst.app.classify:ClassifyConfig",
-        [
-            Flag("weights", metavar=_WEIGHTS),
-            Flag("format", metavar="NAME"),
-            Flag("window_ms"),
-            Flag("timesteps", metavar="T"),
-            Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
-            Flag("ann"),
-            Flag("start_s"),
-            Flag("max_windows"),
-            Flag("device"),
-            Flag("engine", metavar="NAME"),
-            Flag("batch", metavar="auto|N", extra={"type": _batch}),
-            Flag("sensor_size", metavar="WxH"),
-            Flag("reading.time_unit", "--time-unit"),
-            Flag("reading.columns", "--columns", "ORDER"),
-            Flag("reading.allow_external", "--allow-external"),
-        ],
+        [*_NETWORK_FLAGS, *_RUN_FLAGS],
         example="idle_events=100",
     )
 
@@ -161,11 +159,6 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         return (human_line(summary, args.windows) for summary in found)
 
     return run(parser, main, argv)
-
-
-def _batch(text: str) -> int:
-    """Parse a batch size in windows; "auto" is 0."""
-    return 0 if text == "auto" else int(text)
 
 
 def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -244,8 +237,7 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     parser = CommandParser(
         prog,
         "Measure average precision under a named protocol (of a classifier: top-1, confusion and calibration), energy "
-        "and latency "
-        "of a network on a dataset, or score the box files of any detector.",
+        "and latency of a network on a dataset, or score the box files of any detector.",
         "--dataset gen1 --root GEN1 --split test --weights street --both",
     )
     network = parser.add_mutually_exclusive_group()

@@ -8,8 +8,8 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_si
 from evburst.app.provenance import provenance
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_size, first_us
+from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
@@ -40,8 +40,8 @@ log = logging.getLogger("evburst")
 
 
 @dataclass(frozen=True)
-class DetectConfig:
-    """Settings of detection in a recording.
+class RunConfig:
+    """Settings of a run through a recording, whatever the task.
 
     Attributes:
         format: format of the recording; None: recognised by content, then by name.
@@ -51,24 +51,21 @@ class DetectConfig:
         ann: run the ordinary network instead of the spiking one.
         device: where to run.
         engine: how the spiking network is run: reference, int8, cuda; auto is the fastest available.
-        adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
+        adaptive: stop a window's timesteps once its answer is this settled, 0 to 1; None: never.
         batch: windows that go through the network together, each waiting for the last of its batch; 0 chooses for the most
             windows per second.
-        sinks: what is written (names in app/outputs/sinks.py).
-        overwrite: replace files in the output folder that no run of evburst wrote.
         start_s: begin this many seconds after the first event.
         max_windows: stop after this many windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
-        idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and
+        idle_events: windows with at most this many events are idle: they do not go through the network, have no answer, and
             count for neither network's energy.
         reading: unit of time, order of columns and the like, for files that do not state them.
         filters: events to remove before anything else; none by default.
-        post: thresholds of the boxes.
     """
 
     format: str | None = None
-    weights: str = "street"
+    weights: str = ""
     window_ms: float | None = None
     timesteps: int | None = None
     ann: bool = False
@@ -76,8 +73,6 @@ class DetectConfig:
     engine: str = "auto"
     adaptive: float | None = None
     batch: int = 1
-    sinks: tuple[str, ...] = ("jsonl", "bbox", "video")
-    overwrite: bool = False
     start_s: float = 0.0
     max_windows: int | None = None
     sensor_size: str | None = None
@@ -85,7 +80,6 @@ class DetectConfig:
     idle_events: int = 0
     reading: ReadOptions = field(default_factory=ReadOptions)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
-    post: PostConfig = field(default_factory=PostConfig)
 
     def __post_init__(self) -> None:
         checks = {
@@ -99,23 +93,54 @@ class DetectConfig:
             "adaptive stops each window by itself: batch must be 1": self.batch == 1 or self.adaptive is None,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
-            "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
         }
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class DetectConfig(RunConfig):
+    """Settings of detection in a recording.
+
+    Attributes:
+        adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
+        idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and
+            count for neither network's energy.
+        sinks: what is written (names in app/outputs/sinks.py).
+        overwrite: replace files in the output folder that no run of evburst wrote.
+        post: thresholds of the boxes.
+    """
+
+    weights: str = "street"
+    sinks: tuple[str, ...] = ("jsonl", "bbox", "video")
+    overwrite: bool = False
+    post: PostConfig = field(default_factory=PostConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.post.score <= 1:
+            raise ValueError("post.score must lie in (0, 1]")
         check_sinks(self.sinks)
 
 
 def open_inference(
     bundle: DetectorBundle,
-    config: DetectConfig,
+    config: RunConfig,
     sensor_size: SensorSize,
     faults: Faults | None = None,
     maps: bool = False,
     task: str = DETECTION,
 ) -> Inference:
     """The network of loaded weights, ready for windows of a sensor.
+
+    Args:
+        bundle: the weights.
+        config: of the task: DetectConfig or ClassifyConfig.
+        sensor_size: (W, H) px.
+        faults: of the recording, to which events outside the sensor are added.
+        maps: keep the read-outs.
+        task: that the weights must be for.
 
     Raises:
         ConfigError: the engine or the device is not available, T does not suit the other settings, or the weights are for
@@ -132,7 +157,7 @@ def open_inference(
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     detector = Detector(
         bundle,
-        config.post,
+        config.post if isinstance(config, DetectConfig) else PostConfig(),
         config.ann,
         config.timesteps,
         pick_device(config.device),
@@ -150,6 +175,35 @@ def open_inference(
         idle_events=config.idle_events,
         maps=maps,
     )
+
+
+def start_of(path: Path, start_s: float, opened: Callable[[], EventStream]) -> int | None:
+    """Where to begin on a recording's clock, in µs; None for its first event.
+
+    Raises:
+        ConfigError: the recording is a pipe, which cannot be opened a second time.
+    """
+    if not start_s:
+        return None
+    if is_pipe(path):
+        raise ConfigError(f"{path}: a pipe can be read once only: leave out --start-s, or save it to a file first")
+    return (first_us(opened()) or 0) + round(1e6 * start_s)
+
+
+def run_windows(
+    inference: Inference, stream: EventStream, windows: Iterator[EventWindow], config: RunConfig, name: str
+) -> Generator[WindowResult, None, None]:
+    """The results of a recording's windows, at most `config.max_windows`.
+
+    Raises:
+        SensorSizeError: too many of the events lie outside the sensor.
+    """
+    inside = 0
+    with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
+        for result in results:
+            inside += result.events
+            check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+            yield result
 
 
 def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
@@ -177,12 +231,9 @@ def detect_file(
     started = time.perf_counter()
     path, c = Path(events), config or DetectConfig()
     size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
-    stream = FilteredStream(open_events(path, size, c.format, options=c.reading), c.filters)
-    start_us = None
-    if c.start_s:
-        if is_pipe(path):
-            raise ConfigError(f"{path}: a pipe can be read once only: leave out --start-s, or save it to a file first")
-        start_us = (first_us(open_events(path, size, c.format, options=c.reading)) or 0) + round(1e6 * c.start_s)
+    opened: Callable[[], EventStream] = lambda: open_events(path, size, c.format, options=c.reading)  # noqa: E731
+    stream = FilteredStream(opened(), c.filters)
+    start_us = start_of(path, c.start_s, opened)
     bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = stream.windows(inference.voxel.window_us, start_us)
@@ -200,11 +251,9 @@ def detect_file(
         with ExitStack() as stack:
             sinks = [_opened(stack, name, folder, about) for name in c.sinks]
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
-            results = inference.stream(islice(chain([first], windows), c.max_windows), c.batch or BATCH)
-            stack.callback(results.close)
+            results = stack.enter_context(closing(run_windows(inference, stream, chain([first], windows), c, str(path))))
             for result in results:
                 run.add(result)
-                check_sensor_size(str(path), stream.sensor_size, run.events, stream.faults.outside_sensor)
                 for sink in sinks:
                     sink.write(result)
                 bar.update()

@@ -62,18 +62,28 @@ def read_settings(config: str, prefix: str = "", defaults: Mapping[str, str] | N
         defaults: defaults that the enclosing class overrides, by field, as source text.
     """
     module, node = _find_class(*config.split(":"))
-    text = ast.get_docstring(node) or ""
-    helps, settings, nested = attribute_texts(text), list[Setting](), list[Section]()
-    for statement in node.body:
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        name, annotation = statement.target.id, ast.unparse(statement.annotation).removesuffix(" | None")
+    fields, helps = _fields(module, node)
+    settings, nested = list[Setting](), list[Section]()
+    for name, (module, statement) in fields.items():
+        annotation = ast.unparse(statement.annotation).removesuffix(" | None")
         if isinstance(statement.annotation, ast.Name) and annotation not in (*_SCALARS, "bool"):
             nested += read_settings(f"{module}:{annotation}", f"{prefix}{name}.", _factory_arguments(statement.value))
             continue
         default = (defaults or {}).get(name, _default(module, statement.value))
         settings.append(Setting(prefix + name, annotation, default, helps.get(name, "")))
-    return [Section(prefix.rstrip("."), _first_sentence(text), tuple(settings)), *nested]
+    return [Section(prefix.rstrip("."), _first_sentence(ast.get_docstring(node) or ""), tuple(settings)), *nested]
+
+
+def _fields(module: str, node: ast.ClassDef) -> tuple[dict[str, tuple[str, ast.AnnAssign]], dict[str, str]]:
+    """Return the fields of a dataclass, inherited ones first, each with the module that defines it, and their help texts."""
+    fields, helps = dict[str, tuple[str, ast.AnnAssign]](), dict[str, str]()
+    for base in node.bases:
+        inherited, texts = _fields(*_find_class(module, ast.unparse(base)))
+        fields, helps = fields | inherited, helps | texts
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            fields[statement.target.id] = module, statement
+    return fields, helps | attribute_texts(ast.get_docstring(node) or "")
 
 
 def attribute_texts(docstring: str) -> dict[str, str]:

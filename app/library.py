@@ -12,13 +12,13 @@ import numpy as np
 
 from evburst.app.classify import mean_of, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import DetectConfig, open_inference
-from evburst.app.inference import BATCH, Inference, WindowResult
+from evburst.app.detect import DetectConfig, open_inference, run_windows
+from evburst.app.inference import Inference, WindowResult
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, check_sensor_size, first_us
+from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, first_us
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.models.bundle import DetectorBundle
@@ -119,12 +119,8 @@ class Detector:
     def _results(
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
     ) -> Iterator[WindowResult]:
-        inference.faults, inside = stream.faults, 0
-        if self.config.max_windows is not None:
-            windows = (window for _, window in zip(range(self.config.max_windows), windows, strict=False))
-        for result in inference.stream(windows, self.config.batch or BATCH):
-            inside += result.events
-            check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+        inference.faults = stream.faults
+        for result in run_windows(inference, stream, windows, self.config, name):
             yield replace(result, grid=result.grid.copy())
         if stream.faults.found():
             log.warning("%s: repaired: %s", name, stream.faults)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.evaluate.run import Evaluation, Measured, rounded
+from evburst.app.evaluate.run import Evaluation, Measured, loss_line, rounded, spent_columns
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.eval.classification import ClassScores, calibration, confusion, per_class, top, top1_loss
 from evburst.eval.report.classes import write_class_report
+from evburst.eval.results import network_label
 
 
 class ClassEvaluation(Evaluation):
@@ -85,21 +86,14 @@ def human_table(results: dict[str, Any], out: Path) -> str:
     )
     lines = [head, f"{'':14}{'top-1':>7}{'top-5':>7}{'window':>8}{'ECE':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}"]
     for row in results["results"]:
-        energy, error = row["energy"], row["calibration"]["error"]
-        pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
-        name = "ANN" if row["model"] == "ann" else f"SNN, T = {row['timesteps']}"
+        error, name = row["calibration"]["error"], network_label(row["model"], row["timesteps"])
         figures = (
             f"{row['top1']:7.2f}{row['top5']:7.2f}{row['window_top1']:8.2f}{'-' if error is None else format(error, '.3f'):>7}"
         )
-        of_qnn = "-" if energy["of_qnn"] is None else f"{100 * energy['of_qnn']:.1f}"
-        spent = f"{pj / 1e6:9,.2f}{100 * pj / energy['ann_pj']:8.1f}{of_qnn:>8}"
-        lines.append(f"{name:14}{figures}{spent}{row['latency_ms']['p50']:9.1f}")
+        lines.append(f"{name:14}{figures}{spent_columns(row['energy'], 2)}{row['latency_ms']['p50']:9.1f}")
     for row in results["results"]:
         if loss := row["top1_loss"]:
-            bounds = (
-                "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}], 95 % of {loss['units']} recordings"
-            )
-            lines.append(f"loses     {loss['mean']:.2f} points of top-1 against the ANN{bounds} (T = {row['timesteps']})")
+            lines.append(loss_line(loss, "points of top-1", row["timesteps"]))
     energy = results["results"][-1]["energy"]
     lines.append(
         f"energy    {energy['table']}, per window and spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate"

@@ -39,7 +39,7 @@ from evburst.eval.coco import CocoResult
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.protocol import Protocol, match
 from evburst.eval.report.write import Picture, writable, write_report
-from evburst.eval.results import VERSION, finite
+from evburst.eval.results import VERSION, finite, network_label
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
 from evburst.eval.uncertainty import RESAMPLES, Interval, ap_losses, number_units
 from evburst.models.activity import ActivityRunner
@@ -412,27 +412,31 @@ def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
     return [Run("ann", 0)] * config.ann + [Run("snn", t) for t in timesteps] * config.snn
 
 
+def spent_columns(energy: dict[str, Any], decimals: int) -> str:
+    """A network's columns uJ, % ANN and % QNN in a table for a person."""
+    pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
+    of_qnn = "-" if energy["of_qnn"] is None else f"{100 * energy['of_qnn']:.1f}"
+    return f"{pj / 1e6:9,.{decimals}f}{100 * pj / energy['ann_pj']:8.1f}{of_qnn:>8}"
+
+
+def loss_line(loss: dict[str, Any], what: str, timesteps: int) -> str:
+    """A network's loss against the ANN for a person; `what`: what it counts."""
+    bounds = ""
+    if loss["low"] is not None:
+        bounds = f" [{loss['low']:.2f}, {loss['high']:.2f}], 95 % of {loss['units']} {loss['unit']}s"
+    return f"loses     {loss['mean']:.2f} {what} against the ANN{bounds} (T = {timesteps})"
+
+
 def human_table(results: dict[str, Any], out: Path) -> str:
     """The results for a person: a table."""
     windows = f"{results['windows']} windows of {results['window_ms']:g} ms"
     head = f"{results['dataset']} {results['split']}: {windows}; protocol {results['protocol']}"
     lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}{'p99 ms':>9}"]
     for row in results["results"]:
-        energy, latency = row["energy"], row["latency_ms"]
-        pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
-        name = "ANN" if row["model"] == "ann" else f"SNN, T = {row['timesteps']}"
+        latency, name = row["latency_ms"], network_label(row["model"], row["timesteps"])
         ap = "".join(f"{'-' if row[k] is None else format(row[k], '.2f'):>7}" for k in ("ap", "ap50", "ap75"))
-        of_qnn = "-" if energy["of_qnn"] is None else f"{100 * energy['of_qnn']:.1f}"
-        share = f"{100 * pj / energy['ann_pj']:8.1f}{of_qnn:>8}"
-        lines.append(f"{name:14}{ap}{pj / 1e6:9,.0f}{share}{latency['p50']:9.1f}{latency['p99']:9.1f}")
-    for row in results["results"]:
-        if loss := row["ap_loss"]:
-            bounds = (
-                ""
-                if loss["low"] is None
-                else f" [{loss['low']:.2f}, {loss['high']:.2f}], 95 % of {loss['units']} {loss['unit']}s"
-            )
-            lines.append(f"loses     {loss['mean']:.2f} AP against the ANN{bounds} (T = {row['timesteps']})")
+        lines.append(f"{name:14}{ap}{spent_columns(row['energy'], 0)}{latency['p50']:9.1f}{latency['p99']:9.1f}")
+    lines += [loss_line(row["ap_loss"], "AP", row["timesteps"]) for row in results["results"] if row["ap_loss"]]
     energy = results["results"][-1]["energy"]
     lines.append(f"energy    {energy['table']}, per spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate")
     return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html"])
