@@ -75,6 +75,7 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
             Flag("timesteps", metavar="T"),
             Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
             Flag("post.score", "--score", "S"),
+            Flag("track"),
             Flag("ann"),
             Flag("start_s"),
             Flag("max_windows"),

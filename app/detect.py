@@ -8,7 +8,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -24,6 +24,7 @@ from evburst.app.inference import BATCH, Inference, WindowResult, pick_device
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
+from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_size, first_us
@@ -63,6 +64,8 @@ class DetectConfig:
         idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and
             count for neither network's energy.
         reading: unit of time, order of columns and the like, for files that do not state them.
+        track: number objects over all windows, and hold those that stand still (app/tracking.py).
+        tracking: settings of that.
         filters: events to remove before anything else; none by default.
         post: thresholds of the boxes.
     """
@@ -84,6 +87,8 @@ class DetectConfig:
     energy_table: str = HEADLINE
     idle_events: int = 0
     reading: ReadOptions = field(default_factory=ReadOptions)
+    track: bool = False
+    tracking: TrackConfig = field(default_factory=TrackConfig)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     post: PostConfig = field(default_factory=PostConfig)
 
@@ -130,9 +135,11 @@ def open_inference(
             raise ConfigError("adaptive: there is nothing to stop at T = 1; pass --timesteps 2 or more")
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
+    # ByteTrack continues tracks with boxes of low scores; the tracker leaves the others out again.
+    low = min(config.post.score, config.tracking.low_score) if config.track else config.post.score
     detector = Detector(
         bundle,
-        config.post,
+        replace(config.post, score=low),
         config.ann,
         config.timesteps,
         pick_device(config.device),
@@ -150,6 +157,14 @@ def open_inference(
         idle_events=config.idle_events,
         maps=maps,
     )
+
+
+def refined(results: Iterator[WindowResult], inference: Inference, config: DetectConfig) -> Iterator[WindowResult]:
+    """The results of `Inference.stream` as the settings ask for them: with tracks."""
+    if not config.track:
+        return results
+    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, inference.voxel.window_us)
+    return map(tracker.update, results)
 
 
 def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
@@ -193,7 +208,7 @@ def detect_file(
         raise EventFileError(f"{path}: holds no event that can be used{part}{faults}")
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
-    about = RunInfo(bundle.head.classes, stream.sensor_size, inference.voxel.window_us, first.t0_us, name)
+    about = RunInfo(bundle.head.classes, stream.sensor_size, inference.voxel.window_us, first.t0_us, name, tracks=c.track)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
     run = _Totals(time.perf_counter(), about, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
@@ -202,7 +217,7 @@ def detect_file(
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
             results = inference.stream(islice(chain([first], windows), c.max_windows), c.batch or BATCH)
             stack.callback(results.close)
-            for result in results:
+            for result in refined(results, inference, c):
                 run.add(result)
                 check_sensor_size(str(path), stream.sensor_size, run.events, stream.faults.outside_sensor)
                 for sink in sinks:
@@ -228,12 +243,16 @@ class _Totals:
         self.started, self.wall_s, self._about = started, 0.0, about
         self.windows, self.events = 0, 0
         self.per_class: Counter[str] = Counter()
+        self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
 
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
         self.per_class.update(self._about.classes[label] for label in result.detections.labels)
+        if result.detections.track_ids is not None and result.detections.held is not None:
+            self.tracks.update(result.detections.track_ids[result.detections.track_ids > 0].tolist())
+            self.held += int(result.detections.held.sum())
         result.count_into(self.energy)
         if not result.idle:
             self.latencies.append(result.latency_ms)
@@ -265,6 +284,7 @@ def _summary(
         "events": run.events,
         "detections": sum(run.per_class.values()),
         "per_class": dict(run.per_class),
+        **({"tracks": len(run.tracks), "held": run.held} if config.track else {}),
         "startup_s": round(startup_s, 3),
         "wall_s": round(run.wall_s, 3),
         "recorded_s": round(recorded_s, 3),
@@ -320,6 +340,8 @@ def human_summary(summary: dict[str, Any]) -> str:
         f"{summary['windows']} windows of {summary['window_ms']:g} ms{idle}",
         f"boxes     {summary['detections']} ({boxes})",
     ]
+    if "tracks" in summary:
+        lines.append(f"tracks    {summary['tracks']} objects; {summary['held']} boxes of objects that stand still")
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
     lines.append(speed + (f"; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency["p50"] is not None else ""))
     if summary["network"] == "ann":

@@ -12,7 +12,7 @@ import numpy as np
 
 from evburst.app.classify import mean_of, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import DetectConfig, open_inference
+from evburst.app.detect import DetectConfig, open_inference, refined
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
@@ -122,7 +122,8 @@ class Detector:
         inference.faults, inside = stream.faults, 0
         if self.config.max_windows is not None:
             windows = (window for _, window in zip(range(self.config.max_windows), windows, strict=False))
-        for result in inference.stream(windows, self.config.batch or BATCH):
+        results = refined(inference.stream(windows, self.config.batch or BATCH), inference, self.config)
+        for result in results:
             inside += result.events
             check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
             yield replace(result, grid=result.grid.copy())

@@ -41,6 +41,7 @@ class RunInfo:
         start_us: start of the first window on the recording's clock.
         network: what runs, e.g. "SNN T=1".
         frames_per_s: pace of the video; None for the recording's own.
+        tracks: boxes are tracked.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +50,7 @@ class RunInfo:
     start_us: int
     network: str
     frames_per_s: float | None = None
+    tracks: bool = False
 
 
 class Sink(Protocol):
@@ -125,6 +127,8 @@ class JsonlSink:
             "spikes": result.spikes,
             "energy_pj": round(result.energy_pj),
         }
+        if found.track_ids is not None and found.held is not None:
+            line |= {"track_ids": found.track_ids.tolist(), "held": found.held.tolist()}
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -172,22 +176,24 @@ class BoxSink:
 
 @sink("csv", "boxes.csv")
 class CsvSink:
-    """A row per box: t_us, class, score, x0, y0, x1, y1."""
+    """A row per box: t_us, class, score, x0, y0, x1, y1, and its track_id and whether it is held (1) if boxes are tracked."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._classes = path, run.classes
         with writing(path):
             self._file = path.open("w", newline="")
             self._rows = csv.writer(self._file)
-            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1"])
+            tracks = ["track_id", "held"] if run.tracks else []
+            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1", *tracks])
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
         found = result.detections
         with writing(self._path):
-            for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True):
+            for i, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True)):
                 corners = [f"{side:.2f}" for side in box]
-                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners])
+                tracks = [] if found.track_ids is None or found.held is None else [found.track_ids[i], int(found.held[i])]
+                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners, *tracks])
             self._file.flush()
 
     def close(self) -> None:
