@@ -8,7 +8,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -27,10 +27,12 @@ from evburst.app.provenance import provenance
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventStream, Faults, SensorSize, check_sensor_size, first_us
+from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
+from evburst.data.readers.packets import MAX_WINDOW_EVENTS
+from evburst.data.slicing import windows_by_count
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -48,6 +50,7 @@ class DetectConfig:
         format: format of the recording; None: recognised by content, then by name.
         weights: bundled weights by name, or a file that convert wrote.
         window_ms: length of a window; None: as the weights were trained.
+        window_events: cut windows of this many events instead, each as long as it takes.
         timesteps: timesteps T of the spiking network; None: as the weights were calibrated.
         ann: run the ordinary network instead of the spiking one.
         device: where to run.
@@ -55,7 +58,10 @@ class DetectConfig:
         adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
         batch: windows that go through the network together, each waiting for the last of its batch; 0 chooses for the most
             windows per second.
+        classes: classes that are looked for, by name; none given: all.
         sinks: what is written (names in app/outputs/sinks.py).
+        slow: play the video this many times slower than the recording.
+        fps: windows per second of the video, instead.
         overwrite: replace files in the output folder that no run of evburst wrote.
         start_s: begin this many seconds after the first event.
         max_windows: stop after this many windows.
@@ -73,13 +79,17 @@ class DetectConfig:
     format: str | None = None
     weights: str = "street"
     window_ms: float | None = None
+    window_events: int | None = None
     timesteps: int | None = None
     ann: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: str = "auto"
     adaptive: float | None = None
     batch: int = 1
+    classes: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ("jsonl", "bbox", "video")
+    slow: float = 1.0
+    fps: float | None = None
     overwrite: bool = False
     start_s: float = 0.0
     max_windows: int | None = None
@@ -95,6 +105,11 @@ class DetectConfig:
     def __post_init__(self) -> None:
         checks = {
             "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
+            f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
+            "window_ms and window_events are two ways to cut windows: give one": None in (self.window_ms, self.window_events),
+            "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
+            "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
+            "slow and fps are two paces of the video: give one": self.slow == 1 or self.fps is None,
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
             "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
@@ -159,12 +174,41 @@ def open_inference(
     )
 
 
-def refined(results: Iterator[WindowResult], inference: Inference, config: DetectConfig) -> Iterator[WindowResult]:
-    """The results of `Inference.stream` as the settings ask for them: with tracks."""
-    if not config.track:
-        return results
-    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, inference.voxel.window_us)
-    return map(tracker.update, results)
+def cut_windows(
+    stream: EventStream, window_us: int, config: DetectConfig, start_us: int | None = None
+) -> Iterator[EventWindow]:
+    """Windows of a stream as the settings ask for them: by duration, or by count."""
+    if config.window_events is None:
+        return stream.windows(window_us, start_us)
+    return windows_by_count(stream, config.window_events, start_us)
+
+
+def refiner(inference: Inference, config: DetectConfig) -> Callable[[WindowResult], WindowResult]:
+    """What makes of each result of `inference`, in order, the one that the settings ask for: some classes only, tracks.
+
+    Raises:
+        ConfigError: a class is unknown.
+        MissingPackageError: boxes shall be tracked, and the package for that is not installed.
+    """
+    numbers = class_numbers(config.classes, inference.network.classes)
+    window_us = inference.voxel.window_us
+    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, window_us) if config.track else None
+
+    def refine(result: WindowResult) -> WindowResult:
+        if numbers:
+            found = result.detections
+            result = replace(result, detections=found.take(np.isin(found.labels, numbers)))
+        return result if tracker is None else tracker.update(result)
+
+    return refine
+
+
+def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Places of classes among those that a network knows; ConfigError names one that is not among them."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"class {name!r} is unknown to these weights (known: {', '.join(known)})")
+    return [known.index(name) for name in names]
 
 
 def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
@@ -200,15 +244,17 @@ def detect_file(
         start_us = (first_us(open_events(path, size, c.format, options=c.reading)) or 0) + round(1e6 * c.start_s)
     bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
-    windows = stream.windows(inference.voxel.window_us, start_us)
+    windows = cut_windows(stream, inference.voxel.window_us, c, start_us)
     first = next(windows, None)
     if first is None:
         part = f" from {c.start_s:g} s on" if c.start_s else ""
         faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
         raise EventFileError(f"{path}: holds no event that can be used{part}{faults}")
+    refine = refiner(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
-    about = RunInfo(bundle.head.classes, stream.sensor_size, inference.voxel.window_us, first.t0_us, name, tracks=c.track)
+    window_us = inference.voxel.window_us if c.window_events is None else None
+    about = RunInfo(bundle.head.classes, stream.sensor_size, window_us, first.t0_us, name, c.fps, c.slow, c.track)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
     run = _Totals(time.perf_counter(), about, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
@@ -217,7 +263,7 @@ def detect_file(
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
             results = inference.stream(islice(chain([first], windows), c.max_windows), c.batch or BATCH)
             stack.callback(results.close)
-            for result in refined(results, inference, c):
+            for result in map(refine, results):
                 run.add(result)
                 check_sensor_size(str(path), stream.sensor_size, run.events, stream.faults.outside_sensor)
                 for sink in sinks:
@@ -241,7 +287,8 @@ class _Totals:
 
     def __init__(self, started: float, about: RunInfo, dense_macs: int) -> None:
         self.started, self.wall_s, self._about = started, 0.0, about
-        self.windows, self.events = 0, 0
+        self.windows, self.events, self.recorded_us = 0, 0, 0
+        self.durations = array("d") if about.window_us is None else None
         self.per_class: Counter[str] = Counter()
         self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
@@ -249,6 +296,9 @@ class _Totals:
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
+        self.recorded_us += result.t1_us - result.t0_us
+        if self.durations is not None:
+            self.durations.append((result.t1_us - result.t0_us) / 1000)
         self.per_class.update(self._about.classes[label] for label in result.detections.labels)
         if result.detections.track_ids is not None and result.detections.held is not None:
             self.tracks.update(result.detections.track_ids[result.detections.track_ids > 0].tolist())
@@ -270,7 +320,7 @@ def _summary(
     config: DetectConfig,
     startup_s: float,
 ) -> dict[str, Any]:
-    recorded_s = run.windows * inference.voxel.window_us * 1e-6
+    recorded_s = run.recorded_us * 1e-6
     energy = run.energy.report()
     return {
         "status": "complete",
@@ -278,7 +328,7 @@ def _summary(
         "network": "ann" if config.ann else "snn",
         "weights": config.weights,
         "sensor_size": list(stream.sensor_size),
-        "window_ms": inference.voxel.window_us / 1000,
+        **_lengths(run, inference, config),
         "windows": run.windows,
         "idle_windows": energy.idle_windows,
         "events": run.events,
@@ -303,6 +353,14 @@ def _summary(
         "weights_record": bundle.record,
         "provenance": provenance(),
     }
+
+
+def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
+    """How long windows are: all of one length, or how lengths are spread."""
+    if run.durations is None:
+        return {"window_ms": inference.voxel.window_us / 1000}
+    spread = {f"p{q}": _percentile(run.durations, q) for q in (1, 50, 99)}
+    return {"window_events": config.window_events, "window_ms": spread}
 
 
 def _percentile(values: Sequence[float], q: int) -> float | None:
@@ -334,10 +392,14 @@ def human_summary(summary: dict[str, Any]) -> str:
     """The summary for a person: a few lines."""
     energy, latency = summary["energy"], summary["latency_ms"]
     idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
+    spread = summary["window_ms"]
+    if isinstance(spread, dict):
+        length = f"{summary['window_events']:,} events (1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms)"
+    else:
+        length = f"{spread:g} ms"
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     lines = [
-        f"{summary['events_file']}: {summary['events']:,} events, "
-        f"{summary['windows']} windows of {summary['window_ms']:g} ms{idle}",
+        f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {length}{idle}",
         f"boxes     {summary['detections']} ({boxes})",
     ]
     if "tracks" in summary:

@@ -12,7 +12,7 @@ import numpy as np
 
 from evburst.app.classify import mean_of, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import DetectConfig, open_inference, refined
+from evburst.app.detect import DetectConfig, class_numbers, cut_windows, open_inference, refiner
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
@@ -38,7 +38,7 @@ class Detector:
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            window_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
+            window_ms, window_events, classes, track, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
 
     Attributes:
         classes: class names, indexed by `Detections.labels`.
@@ -67,6 +67,7 @@ class Detector:
         self._size = SensorSize.parse(self.config.sensor_size) if self.config.sensor_size else None
         self._bundle = DetectorBundle.load(weights)
         self.classes = self._bundle.head.classes
+        class_numbers(self.config.classes, self.classes)
         self._maps = maps
         self._inferences: dict[SensorSize, Inference] = {}
 
@@ -109,7 +110,8 @@ class Detector:
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
         if not len(t):
             return []
-        if t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
+        by_count = self.config.window_events is not None
+        if by_count or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
         filtered = FilteredStream(array, self.config.filters)
         kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
@@ -119,11 +121,12 @@ class Detector:
     def _results(
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
     ) -> Iterator[WindowResult]:
+        """The results of the windows; made when the first one is asked for."""
+        refine = refiner(inference, self.config)
         inference.faults, inside = stream.faults, 0
         if self.config.max_windows is not None:
             windows = (window for _, window in zip(range(self.config.max_windows), windows, strict=False))
-        results = refined(inference.stream(windows, self.config.batch or BATCH), inference, self.config)
-        for result in results:
+        for result in map(refine, inference.stream(windows, self.config.batch or BATCH)):
             inside += result.events
             check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
             yield replace(result, grid=result.grid.copy())
@@ -134,7 +137,7 @@ class Detector:
         return open_events(path, self._size, self.config.format, options=self.config.reading)
 
     def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        return stream.windows(window_us, start_us)
+        return cut_windows(stream, window_us, self.config, start_us)
 
     def _array(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):

@@ -3,8 +3,8 @@
 Boxes are linked by ByteTrack (Zhang et al., ECCV 2022; the package `trackers`): the ones that score high first, then the low ones, each to
 the track whose predicted place it overlaps most. On top of it, silence counts as a measurement. Where nothing moves nothing fires, so an
 object that stops becomes invisible to the network. A place falls silent when far fewer of its pixels fire than
-while the object was seen moving; pixels in the boxes of others do not count. Then ByteTrack is given the object's last box again, and the
-box is in the output, marked as held:
+while the object was seen moving; pixels in the boxes of others do not count. Then ByteTrack is given the object's box again, the best
+of its last three, and the box is in the output, marked as held:
 
     seen, slow        place silent            -> held
     held              place silent            -> held, at most `hold_s` after the object was last seen
@@ -76,12 +76,12 @@ class _Object:
     """What is known of a track: its last sight, its places before that, and how many of its pixels fire when it moves."""
 
     box: NDArray[np.float32]
-    score: float
     label: int
     seen_us: int
     held: bool = False
     gone: bool = False
     places: deque[tuple[int, NDArray[np.float32]]] = field(default_factory=lambda: deque(maxlen=_SIGHTS))
+    scores: deque[float] = field(default_factory=lambda: deque(maxlen=_SIGHTS))
     firing: float = 0.0
     sights: int = 0
 
@@ -91,6 +91,12 @@ class _Object:
         seconds = max((last_us - first_us) * 1e-6, 1e-6)
         centre = (last[:2] + last[2:] - first[:2] - first[2:]) / 2
         return np.asarray(centre / seconds / np.maximum(self.box[2:] - self.box[:2], 1), np.float32)
+
+
+    def place(self) -> NDArray[np.float32]:
+        """Where the object comes to rest: the best of its last three boxes, since the last of all often shows a part of it only."""
+        recent = list(self.scores)[-_LEAST_SIGHTS:]
+        return self.places[int(np.argmax(recent)) - len(recent)][1]
 
 
 class Tracker:
@@ -135,7 +141,7 @@ class Tracker:
 
         Those that wait have the score 0, so that they come after every box that was found, and begin no track.
         """
-        boxes = np.concatenate([found.boxes_xyxy, *(self._objects[number].box[None] for number in waiting)])
+        boxes = np.concatenate([found.boxes_xyxy, *(self._objects[number].place()[None] for number in waiting)])
         scores = np.concatenate([found.scores, np.zeros(len(waiting), np.float32)])
         positions = {"position": np.arange(len(boxes))}
         given = self._supervision.Detections(xyxy=boxes.astype(float), confidence=scores, data=positions)
@@ -148,8 +154,9 @@ class Tracker:
     def _see(self, number: int, found: Detections, i: int, result: WindowResult) -> None:
         """Note where and how the object of a track was found."""
         box, label = found.boxes_xyxy[i], int(found.labels[i])
-        thing = self._objects.setdefault(number, _Object(box, 0.0, label, result.t1_us))
-        thing.box, thing.score, thing.label, thing.seen_us = box, float(found.scores[i]), label, result.t1_us
+        thing = self._objects.setdefault(number, _Object(box, label, result.t1_us))
+        thing.scores.append(float(found.scores[i]))
+        thing.box, thing.label, thing.seen_us = box, label, result.t1_us
         thing.held = thing.gone = False
         thing.places.append((result.t1_us, box))
         firing, _ = self._firing(box, result.grid, found.boxes_xyxy[:0])
@@ -208,8 +215,8 @@ class Tracker:
         """The boxes that were found, with their tracks, then those that are held."""
         things = [self._objects[number] for number in held]
         return Detections(
-            np.concatenate([found.boxes_xyxy, *(thing.box[None] for thing in things)]),
-            np.concatenate([found.scores, np.array([thing.score for thing in things], np.float32)]),
+            np.concatenate([found.boxes_xyxy, *(thing.place()[None] for thing in things)]),
+            np.concatenate([found.scores, np.array([thing.scores[-1] for thing in things], np.float32)]),
             np.concatenate([found.labels, np.array([thing.label for thing in things], np.int64)]),
             found.t_us,
             np.concatenate([ids, np.array(held, np.int64)]),

@@ -37,6 +37,11 @@ def events_picture(grid: NDArray[np.uint8], sensor_size: SensorSize, scale: int)
     return np.asarray(cv2.resize(small, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
+def picture_scale(sensor_size: SensorSize) -> int:
+    """Pixels of a picture for one of the sensor."""
+    return max(1, round(_TARGET_WIDTH / sensor_size.width))
+
+
 class Renderer:
     """Draws consecutive windows of one sensor; every picture has the same, even, size. Tracked objects draw a trail behind them.
 
@@ -53,7 +58,7 @@ class Renderer:
     def __init__(self, sensor_size: SensorSize, classes: tuple[str, ...], network: str, start_us: int = 0) -> None:
         self.sensor_size, self.classes = sensor_size, classes
         self.network, self._start_us = network, start_us
-        self.scale = max(1, round(_TARGET_WIDTH / sensor_size.width))
+        self.scale = picture_scale(sensor_size)
         width, height = sensor_size.width * self.scale, sensor_size.height * self.scale + _LINE_HEIGHT
         self.picture_size = (width + width % 2, height + height % 2)
         self._trails: dict[int, deque[tuple[int, list[int]]]] = {}
