@@ -105,7 +105,8 @@ class DetectConfig:
     def __post_init__(self) -> None:
         checks = {
             "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
-            f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
+            f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None
+            or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
             "window_ms and window_events are two ways to cut windows: give one": None in (self.window_ms, self.window_events),
             "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,

@@ -92,11 +92,10 @@ class _Object:
         centre = (last[:2] + last[2:] - first[:2] - first[2:]) / 2
         return np.asarray(centre / seconds / np.maximum(self.box[2:] - self.box[:2], 1), np.float32)
 
-
     def place(self) -> NDArray[np.float32]:
         """Where the object comes to rest: the best of its last three boxes, since the last of all often shows a part of it only."""
-        recent = list(self.scores)[-_LEAST_SIGHTS:]
-        return self.places[int(np.argmax(recent)) - len(recent)][1]
+        latest_first = list(self.scores)[: -_LEAST_SIGHTS - 1 : -1]
+        return self.places[-1 - int(np.argmax(latest_first))][1]
 
 
 class Tracker:
