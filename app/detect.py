@@ -395,7 +395,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
     spread = summary["window_ms"]
     if isinstance(spread, dict):
-        length = f"{summary['window_events']:,} events (1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms)"
+        lengths = f"1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms"
+        length = f"{summary['window_events']:,} events ({lengths})"
     else:
         length = f"{spread:g} ms"
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"

@@ -38,7 +38,8 @@ class Detector:
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            window_ms, window_events, classes, track, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
+            window_ms, window_events, classes, track, batch, idle_events, filters={"background_us": 5000},
+            post={"nms_iou": 0.5} ...
 
     Attributes:
         classes: class names, indexed by `Detections.labels`.

@@ -1,10 +1,10 @@
 """Tracks (`--track`): one number for an object over all windows, kept also while it stands still and sends no events.
 
-Boxes are linked by ByteTrack (Zhang et al., ECCV 2022; the package `trackers`): the ones that score high first, then the low ones, each to
-the track whose predicted place it overlaps most. On top of it, silence counts as a measurement. Where nothing moves nothing fires, so an
-object that stops becomes invisible to the network. A place falls silent when far fewer of its pixels fire than
-while the object was seen moving; pixels in the boxes of others do not count. Then ByteTrack is given the object's box again, the best
-of its last three, and the box is in the output, marked as held:
+Boxes are linked by ByteTrack (Zhang et al., ECCV 2022; the package `trackers`): first those with high scores, then the low
+ones, each to the track whose predicted box it overlaps most. On top of it, silence counts as a measurement. Nothing fires
+where nothing moves, so an object that stops becomes invisible to the network. A place is silent if far fewer of its pixels
+fire than while the object was seen moving; pixels in the boxes of other objects do not count. ByteTrack is then given the
+object's box again, the best of its last three, and the output contains it, marked as held:
 
     seen, slow        place silent            -> held
     held              place silent            -> held, at most `hold_s` after the object was last seen
@@ -93,7 +93,7 @@ class _Object:
         return np.asarray(centre / seconds / np.maximum(self.box[2:] - self.box[:2], 1), np.float32)
 
     def place(self) -> NDArray[np.float32]:
-        """Where the object comes to rest: the best of its last three boxes, since the last of all often shows a part of it only."""
+        """Where the object comes to rest: the best of its last three boxes, since the last one often shows only a part."""
         latest_first = list(self.scores)[: -_LEAST_SIGHTS - 1 : -1]
         return self.places[-1 - int(np.argmax(latest_first))][1]
 
@@ -170,7 +170,7 @@ class Tracker:
         if not thing.held and (self._leaves(thing) or since_s > _GRACE_S + (result.t1_us - result.t0_us) * 1e-6):
             return False
         found = result.detections
-        # A low box is likely to be the object itself, and must not be beaten by where it was; high ones are linked first anyway.
+        # A low box there is likely to be the object itself and comes first; high ones are linked before all others anyway.
         low = (found.scores < self._config.start_score) & (found.labels == thing.label)
         if (iou_matrix(thing.box[None], found.boxes_xyxy[low]) >= _SAME_IOU).any():
             return False
@@ -199,7 +199,7 @@ class Tracker:
             free[b:d, a:c] = False
         if not free.any():
             return 0.0, 0.0
-        fired = grid[:, y0:y1, x0:x1].any(0)
+        fired = grid[:, y0:y1, x0:x1].max(0) > 0
         return float(fired[free].mean()), float(free.mean())
 
     def _forget(self, held: list[int], t_us: int) -> None:

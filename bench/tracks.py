@@ -1,16 +1,18 @@
-"""HOTA, MOTA and IDF1 of `--track`: python bench/tracks.py [--seeds 0 1 2 3] [--adl /path/to/street/images/adl_rundle] [--json FILE]
+"""HOTA, MOTA and IDF1 of `--track`.
 
-Three trackers on the same boxes of one network: none (every box is an object of its own), ByteTrack alone (`tracking.hold_s` 0), and
-ours. Sequences, 50 ms windows:
+    python bench/tracks.py [--seeds 0 1 2 3] [--adl /path/to/street/images/adl_rundle] [--json FILE]
 
-- parked: the drawn street from a camera that stands; cars and people cross its view, stop for 1.5 to 4 s, and go on; 12 s a seed;
-- drive: the drawn street from a camera that drives 2.5 s, stands 3 s in traffic that stands, too, and drives on; 8.5 s a seed;
-- adl_rundle, where `--adl` names its frames: 350 frames at 30 fps, through the simulated sensor. boxes.csv beside `images/` has no
-  identities: boxes of consecutive frames are linked by overlap (IoU 0.5, best first). `street` was trained on frames 1 to 260; the
-  others are scored on their own, too.
+Three trackers on the same boxes of one network: none (every box is an object of its own), ByteTrack alone
+(`tracking.hold_s` 0), and ours. Sequences, 50 ms windows:
 
-A box and a label of different classes never match. The figures are those of trackeval, over all sequences of a kind. Constants were
-chosen on seeds 100 to 102.
+- parked: the drawn street from a camera that stands; cars and people cross its view, stop for 1.5 to 4 s, and go on; 12 s;
+- drive: the drawn street from a camera that drives 2.5 s, stands 3 s while everything stands, and drives on; 8.5 s;
+- adl_rundle, if `--adl` names its frames: 350 frames at 30 fps, through the simulated sensor. boxes.csv beside `images/` has
+  no identities: boxes of consecutive frames are linked by overlap (IoU 0.5, best first). `street` was trained on frames 1 to
+  260; the others are also scored separately.
+
+A box and a label of different classes never match. The figures are those of trackeval, over all sequences of a kind. The
+constants of app/tracking.py were chosen on seeds 100 and 101.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Clip:
 
 
 def clock(t: float, stops: Stops) -> float:
-    """Time as it passes for something that stands during each (from, to), slows down before and speeds up after it, RAMP_S long."""
+    """Time as it passes for an object that stands during each (from, to), and brakes before and starts after it for RAMP_S."""
     lost = 0.0
     for start, stop in stops:
         before, after = np.clip(t - start + RAMP_S, 0, RAMP_S), np.clip(stop + RAMP_S - t, 0, RAMP_S)
@@ -244,7 +246,8 @@ def main() -> None:
             found.setdefault(kind, {}).setdefault(how, []).append(pairs)
     table = {kind: {how: figures(pairs) for how, pairs in rows.items()} for kind, rows in found.items()}
     print(
-        "| sequences | tracker | HOTA | DetA | AssA | MOTA | IDF1 | switches | held boxes |\n|---|---|---|---|---|---|---|---|---|"
+        "| sequences | tracker | HOTA | DetA | AssA | MOTA | IDF1 | switches | held boxes |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
     for kind, rows in table.items():
         for how, row in rows.items():

@@ -81,7 +81,7 @@ class Detections:
         return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index], self.t_us, track_ids, held)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, object]]:
-        """Convert to entries of COCO's results list: image_id, category_id, bbox [x, y, w, h], score, and track_id if tracked."""
+        """Convert to entries of COCO's results list: image_id, category_id, bbox [x, y, w, h], score, and any track_id."""
         xywh = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], 1)
         entries: list[dict[str, object]] = [
             {

@@ -234,7 +234,7 @@ def _find_window_end(t, start, decided, t0, t1, keep):  # type: ignore[no-untype
 
 @njit(cache=True, nogil=True)
 def _find_count_end(t, start, decided, missing, floor, latest, keep):  # type: ignore[no-untyped-def]
-    """(index after the last event of `missing`, events taken, their latest time, late events, glitches); clears `keep` for the last two."""
+    """(end index, events taken, latest time, late events, glitches) of `missing` events; clears `keep` for the last two."""
     taken, late, glitches = 0, 0, 0
     for i in range(start, decided):
         if t[i] < floor:

@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 
 
 def window(number: int, boxes: list[tuple[Box, float]], firing: list[Box], label: int = 0) -> WindowResult:
-    """Window `number` with boxes and their scores; half of the pixels of the boxes `firing` have an event, 1 % of all others."""
+    """Window `number` with boxes and their scores; half of the pixels in the boxes `firing` have an event, else 1 %."""
     grid = np.zeros((2, 128, 224), np.uint8)
     rng = np.random.default_rng(number)
     grid[0, : SIZE.height, : SIZE.width] = rng.random((SIZE.height, SIZE.width)) < 0.01

@@ -43,7 +43,7 @@ def picture_scale(sensor_size: SensorSize) -> int:
 
 
 class Renderer:
-    """Draws consecutive windows of one sensor; every picture has the same, even, size. Tracked objects draw a trail behind them.
+    """Draws consecutive windows of one sensor; all pictures have the same, even, size. Tracked objects leave trails.
 
     Args:
         sensor_size: (W, H) px.

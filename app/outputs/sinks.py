@@ -1,4 +1,5 @@
-"""Sinks: where results of a run go, a file each, or the files of a pattern. A new one is a class here, or in a module of yours, under @sink.
+"""Sinks: where results of a run go, a file each, or the files of a pattern. A new one is a class under @sink,
+here or in a module of yours.
 
     @sink("boxes-per-class", "counts.csv")
     class CountSink:
@@ -256,9 +257,9 @@ class VideoSink:
 
 @sink("crops", "crops/*us_*.png")
 class CropSink:
-    """What is in each box, as it looks in the video, in a folder `crops`: NUMBER_TIMEus_CLASS.png, with the track's number if there is one.
+    """The contents of the boxes as pictures, `crops/NUMBER_TIMEus_CLASS.png`; the track's number follows if there is one.
 
-    At most MOST_CROPS pictures, and of a track at most one in CROP_EVERY_US.
+    Objects that are held are left out. At most MOST_CROPS pictures, and of a track at most one in CROP_EVERY_US.
     """
 
     def __init__(self, path: Path, run: RunInfo) -> None:
