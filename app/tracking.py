@@ -12,7 +12,7 @@ object's box again, the best of its last three, and the output contains it, mark
     held              place not silent        -> not held: it moves; held again only after it was seen again
     seen, leaving     place silent            -> not held: it has left the sensor's view, or gone behind something
 
-The camera's own motion makes every place fire, so nothing is held while it moves.
+The camera's own motion makes nearly every place fire, so little is held while it moves.
 """
 
 from __future__ import annotations
