@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence, Set
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
-from evburst.app.detect import DetectConfig, detect_file
+from evburst.app.detect import DetectConfig, class_numbers, detect_file
 from evburst.app.outputs.folder import RunFolder, read_summary, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import barrier, process_group
@@ -121,15 +122,17 @@ def detect_many(
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
     bundle = DetectorBundle.load(config.weights)
+    class_numbers(config.classes, bundle.head.classes)
     with process_group() as (rank, world):
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
-        for number, (path, folder) in enumerate(own_share, 1):
-            if skip_existing and _is_done(folder, path, config):
-                continue
+        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], config))]
+        left = _TimeLeft([path for path, _ in todo])
+        for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
             try:
                 summary = detect_file(path, folder, config, bundle)
                 boxes, windows = summary["detections"], summary["windows"]
-                log.info("%d of %d: %s: %d boxes in %d windows", number, len(own_share), path, boxes, windows)
+                progress = f"{number} of {len(own_share)}", path, boxes, windows, left.after(path)
+                log.info("%s: %s: %d boxes in %d windows%s", *progress)
             except EvburstError as error:
                 log.error("%s", error)
                 _write_failure(folder, path, error)
@@ -145,6 +148,27 @@ def detect_many(
     windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
     text = f"{len(summaries)} recordings: {windows:,} windows, {boxes:,} boxes"
     return summaries, f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
+
+
+class _TimeLeft:
+    """Estimates how long the rest of some recordings takes, from their sizes."""
+
+    def __init__(self, recordings: Sequence[Path]) -> None:
+        self._started = time.perf_counter()
+        self._bytes = {path: path.stat().st_size if path.is_file() else 0 for path in recordings}
+
+    def after(self, path: Path) -> str:
+        """What to say once a recording is done: bytes done and in all, and the time left; nothing after the last one.
+
+        Recordings before it count as done, also those that failed.
+        """
+        order = list(self._bytes)
+        done = sum(self._bytes[before] for before in order[: order.index(path) + 1])
+        total = sum(self._bytes.values())
+        if not 0 < done < total:
+            return ""
+        seconds = (time.perf_counter() - self._started) * (total - done) / done
+        return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
 
 
 def _is_done(folder: Path, path: Path, config: DetectConfig) -> bool:

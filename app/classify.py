@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evburst.app.detect import RunConfig, open_inference, run_windows, start_of
-from evburst.app.inference import Inference, WindowResult
+from evburst.app.detect import RunConfig, cut_windows, open_inference, run_windows, start_of
+from evburst.app.inference import WindowResult
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS
@@ -48,8 +48,8 @@ def classify_file(
 
     Returns:
         In JSON types: events_file, class, score, top5 (class and score of the best five), windows (t0_us, t1_us, events,
-        class, score, energy_pj, timesteps of each), timesteps (the mean that was used), energy (as `evburst detect` reports
-        it), faults. Class and score are None where every window was idle.
+        class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (the mean that was used), energy
+        (as `evburst detect` reports it), faults. Class and score are None where every window was idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.
@@ -60,13 +60,33 @@ def classify_file(
     stream = FilteredStream(opened(), c.filters)
     start_us = start_of(path, c.start_s, opened)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults, task=CLASSIFICATION)
-    windows = filled_windows(stream.windows(inference.voxel.window_us, start_us))
-    results = list(run_windows(inference, stream, windows, c, str(path)))
-    if not results:
+    windows = filled_windows(cut_windows(stream, inference.voxel.window_us, c, start_us))
+    totals, found = EnergyTotals(inference.dense_macs), list[dict[str, Any]]()
+
+    def counted(results: Iterator[WindowResult]) -> Iterator[Classification | None]:
+        for result in results:
+            result.count_into(totals)
+            found.append(_window(result, bundle.head.classes))
+            yield result.classification
+
+    whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
+    if not found:
         raise EventFileError(f"{path}: holds no event that can be used")
     if stream.faults.found():
         log.warning("%s: repaired: %s", path, stream.faults)
-    return _summary(path, results, inference, c, bundle.head.classes, stream)
+    return {
+        "events_file": path.name,
+        **_answer(whole, bundle.head.classes),
+        "network": "ann" if c.ann else "snn",
+        "timesteps": None if (t := totals.report().timesteps) is None else round(t, 3),
+        "window_ms": inference.voxel.window_us / 1000 if c.window_events is None else None,
+        "window_events": c.window_events,
+        "idle_windows": totals.report().idle_windows,
+        "energy": energy_figures(totals.report(), c.energy_table),
+        "windows": found,
+        "sensor_size": list(stream.sensor_size),
+        "faults": stream.faults.found(),
+    }
 
 
 def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> EventStream:
@@ -93,38 +113,11 @@ def sensor_of(bundle: DetectorBundle) -> SensorSize | None:
     return SensorSize(*found) if isinstance(found, list) and len(found) == 2 else None
 
 
-def mean_of(results: Sequence[WindowResult]) -> Classification | None:
-    """The class scores of a recording: the mean of its windows'; None if all of them were idle."""
-    found = [result.classification for result in results if result.classification is not None]
-    return Classification.mean(found) if found else None
-
-
-def _summary(
-    path: Path,
-    results: Sequence[WindowResult],
-    inference: Inference,
-    config: ClassifyConfig,
-    classes: tuple[str, ...],
-    stream: FilteredStream,
-) -> dict[str, Any]:
-    totals = EnergyTotals(inference.dense_macs)
-    for result in results:
-        result.count_into(totals)
-    report, whole = totals.report(), mean_of(results)
-    return {
-        "events_file": path.name,
-        "class": None if whole is None else classes[whole.label],
-        "score": None if whole is None else round(whole.score, 4),
-        "top5": [] if whole is None else [{"class": classes[k], "score": round(score, 4)} for k, score in whole.top5],
-        "network": "ann" if config.ann else "snn",
-        "timesteps": None if report.timesteps is None else round(report.timesteps, 3),
-        "window_ms": inference.voxel.window_us / 1000,
-        "idle_windows": report.idle_windows,
-        "energy": energy_figures(report, config.energy_table),
-        "windows": [_window(result, classes) for result in results],
-        "sensor_size": list(stream.sensor_size),
-        "faults": stream.faults.found(),
-    }
+def _answer(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:
+    if whole is None:
+        return {"class": None, "score": None, "top5": []}
+    top5 = [{"class": classes[k], "score": round(score, 4)} for k, score in whole.top5]
+    return {"class": classes[whole.label], "score": round(whole.score, 4), "top5": top5}
 
 
 def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:

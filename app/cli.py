@@ -61,6 +61,7 @@ _NETWORK_FLAGS = (
     Flag("weights", metavar=_WEIGHTS),
     Flag("format", metavar="NAME"),
     Flag("window_ms"),
+    Flag("window_events"),
     Flag("timesteps", metavar="T"),
     Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
 )
@@ -93,13 +94,18 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     parser.add_argument("--skip-existing", action="store_true", help="skip recordings that are already done")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
+    parser.add_argument("--crops", action="store_true", help="write what is in each box as a picture, crops/*.png")
     parser.add_settings(
         "evburst.app.detect:DetectConfig",
         [
             *_NETWORK_FLAGS,
             Flag("post.score", "--score", "S"),
+            Flag("classes", "--class", "NAME", {"action": "extend"}),
+            Flag("track"),
             *_RUN_FLAGS,
             Flag("sinks"),
+            Flag("slow", metavar="FACTOR"),
+            Flag("fps", metavar="N"),
             Flag("overwrite"),
         ],
         example="post.nms_iou=0.6",
@@ -113,6 +119,8 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         config = load_config(DetectConfig, args.config, args.set + given(args))
         if args.no_video:
             config = replace(config, sinks=tuple(name for name in config.sinks if name != "video"))
+        if args.crops and "crops" not in config.sinks:
+            config = replace(config, sinks=(*config.sinks, "crops"))
         summary: Any
         if one_file(args.events) and not args.skip_existing:
             summary = detect_file(args.events[0], args.out, config)

@@ -24,12 +24,15 @@ from evburst.app.inference import BATCH, Inference, WindowResult, pick_device
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
+from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
+from evburst.data.readers.packets import MAX_WINDOW_EVENTS
+from evburst.data.slicing import windows_by_count
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -47,6 +50,7 @@ class RunConfig:
         format: format of the recording; None: recognised by content, then by name.
         weights: bundled weights by name, or a file that convert wrote.
         window_ms: length of a window; None: as the weights were trained.
+        window_events: cut windows of this many events instead, each as long as it takes.
         timesteps: timesteps T of the spiking network; None: as the weights were calibrated.
         ann: run the ordinary network instead of the spiking one.
         device: where to run.
@@ -67,6 +71,7 @@ class RunConfig:
     format: str | None = None
     weights: str = ""
     window_ms: float | None = None
+    window_events: int | None = None
     timesteps: int | None = None
     ann: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -84,6 +89,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         checks = {
             "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
+            f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None
+            or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
+            "window_ms and window_events are two ways to cut windows: give one": None in (self.window_ms, self.window_events),
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
             "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
@@ -107,21 +115,43 @@ class DetectConfig(RunConfig):
         adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
         idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and
             count for neither network's energy.
+        classes: classes that are looked for, by name; none given: all.
+        track: number objects over all windows, and hold those that stand still (app/tracking.py).
+        tracking: settings of that.
         sinks: what is written (names in app/outputs/sinks.py).
+        slow: play the video this many times slower than the recording.
+        fps: windows per second of the video, instead.
         overwrite: replace files in the output folder that no run of evburst wrote.
         post: thresholds of the boxes.
     """
 
     weights: str = "street"
+    classes: tuple[str, ...] = ()
+    track: bool = False
+    tracking: TrackConfig = field(default_factory=TrackConfig)
     sinks: tuple[str, ...] = ("jsonl", "bbox", "video")
+    slow: float = 1.0
+    fps: float | None = None
     overwrite: bool = False
     post: PostConfig = field(default_factory=PostConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.post.score <= 1:
-            raise ValueError("post.score must lie in (0, 1]")
+        checks = {
+            "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
+            "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
+            "slow and fps are two paces of the video: give one": self.slow == 1 or self.fps is None,
+            "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
         check_sinks(self.sinks)
+
+    @property
+    def decoded(self) -> PostConfig:
+        """Thresholds of the boxes that the network hands on: with tracks also low ones, of which the tracker keeps some."""
+        return replace(self.post, score=min(self.post.score, self.tracking.low_score)) if self.track else self.post
 
 
 def open_inference(
@@ -157,7 +187,7 @@ def open_inference(
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     detector = Detector(
         bundle,
-        config.post if isinstance(config, DetectConfig) else PostConfig(),
+        config.decoded if isinstance(config, DetectConfig) else PostConfig(),
         config.ann,
         config.timesteps,
         pick_device(config.device),
@@ -206,6 +236,41 @@ def run_windows(
             yield result
 
 
+def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:
+    """Windows of a stream as the settings ask for them: by duration, or by count."""
+    if config.window_events is None:
+        return stream.windows(window_us, start_us)
+    return windows_by_count(stream, config.window_events, start_us)
+
+
+def refiner(inference: Inference, config: DetectConfig) -> Callable[[WindowResult], WindowResult]:
+    """What makes of each result of `inference`, in order, the one that the settings ask for: some classes only, tracks.
+
+    Raises:
+        ConfigError: a class is unknown.
+        MissingPackageError: boxes shall be tracked, and the package for that is not installed.
+    """
+    numbers = class_numbers(config.classes, inference.network.classes)
+    window_us = inference.voxel.window_us
+    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, window_us) if config.track else None
+
+    def refine(result: WindowResult) -> WindowResult:
+        if numbers:
+            found = result.detections
+            result = replace(result, detections=found.take(np.isin(found.labels, numbers)))
+        return result if tracker is None else tracker.update(result)
+
+    return refine
+
+
+def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Places of classes among those that a network knows; ConfigError names one that is not among them."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"class {name!r} is unknown to these weights (known: {', '.join(known)})")
+    return [known.index(name) for name in names]
+
+
 def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
     """What runs, as pictures name it."""
     return "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
@@ -236,15 +301,17 @@ def detect_file(
     start_us = start_of(path, c.start_s, opened)
     bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
-    windows = stream.windows(inference.voxel.window_us, start_us)
+    windows = cut_windows(stream, inference.voxel.window_us, c, start_us)
     first = next(windows, None)
     if first is None:
         part = f" from {c.start_s:g} s on" if c.start_s else ""
         faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
         raise EventFileError(f"{path}: holds no event that can be used{part}{faults}")
+    refine = refiner(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
-    about = RunInfo(bundle.head.classes, stream.sensor_size, inference.voxel.window_us, first.t0_us, name)
+    window_us = inference.voxel.window_us if c.window_events is None else None
+    about = RunInfo(bundle.head.classes, stream.sensor_size, window_us, first.t0_us, name, c.fps, c.slow, c.track)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
     run = _Totals(time.perf_counter(), about, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
@@ -252,7 +319,7 @@ def detect_file(
             sinks = [_opened(stack, name, folder, about) for name in c.sinks]
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
             results = stack.enter_context(closing(run_windows(inference, stream, chain([first], windows), c, str(path))))
-            for result in results:
+            for result in map(refine, results):
                 run.add(result)
                 for sink in sinks:
                     sink.write(result)
@@ -275,14 +342,22 @@ class _Totals:
 
     def __init__(self, started: float, about: RunInfo, dense_macs: int) -> None:
         self.started, self.wall_s, self._about = started, 0.0, about
-        self.windows, self.events = 0, 0
+        self.windows, self.events, self.recorded_us = 0, 0, 0
+        self.durations = array("d") if about.window_us is None else None
         self.per_class: Counter[str] = Counter()
+        self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
 
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
+        self.recorded_us += result.t1_us - result.t0_us
+        if self.durations is not None:
+            self.durations.append((result.t1_us - result.t0_us) / 1000)
         self.per_class.update(self._about.classes[label] for label in result.detections.labels)
+        if result.detections.track_ids is not None and result.detections.held is not None:
+            self.tracks.update(result.detections.track_ids[result.detections.track_ids > 0].tolist())
+            self.held += int(result.detections.held.sum())
         result.count_into(self.energy)
         if not result.idle:
             self.latencies.append(result.latency_ms)
@@ -300,7 +375,7 @@ def _summary(
     config: DetectConfig,
     startup_s: float,
 ) -> dict[str, Any]:
-    recorded_s = run.windows * inference.voxel.window_us * 1e-6
+    recorded_s = run.recorded_us * 1e-6
     energy = run.energy.report()
     return {
         "status": "complete",
@@ -308,12 +383,13 @@ def _summary(
         "network": "ann" if config.ann else "snn",
         "weights": config.weights,
         "sensor_size": list(stream.sensor_size),
-        "window_ms": inference.voxel.window_us / 1000,
+        **_lengths(run, inference, config),
         "windows": run.windows,
         "idle_windows": energy.idle_windows,
         "events": run.events,
         "detections": sum(run.per_class.values()),
         "per_class": dict(run.per_class),
+        **({"tracks": len(run.tracks), "held": run.held} if config.track else {}),
         "startup_s": round(startup_s, 3),
         "wall_s": round(run.wall_s, 3),
         "recorded_s": round(recorded_s, 3),
@@ -332,6 +408,14 @@ def _summary(
         "weights_record": bundle.record,
         "provenance": provenance(),
     }
+
+
+def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
+    """How long windows are: all of one length, or how lengths are spread."""
+    if run.durations is None:
+        return {"window_ms": inference.voxel.window_us / 1000}
+    spread = {f"p{q}": _percentile(run.durations, q) for q in (1, 50, 99)}
+    return {"window_events": config.window_events, "window_ms": spread}
 
 
 def _percentile(values: Sequence[float], q: int) -> float | None:
@@ -363,12 +447,19 @@ def human_summary(summary: dict[str, Any]) -> str:
     """The summary for a person: a few lines."""
     energy, latency = summary["energy"], summary["latency_ms"]
     idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
+    spread = summary["window_ms"]
+    if isinstance(spread, dict):
+        lengths = f"1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms"
+        length = f"{summary['window_events']:,} events ({lengths})"
+    else:
+        length = f"{spread:g} ms"
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     lines = [
-        f"{summary['events_file']}: {summary['events']:,} events, "
-        f"{summary['windows']} windows of {summary['window_ms']:g} ms{idle}",
+        f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {length}{idle}",
         f"boxes     {summary['detections']} ({boxes})",
     ]
+    if "tracks" in summary:
+        lines.append(f"tracks    {summary['tracks']} objects; {summary['held']} boxes of objects that stand still")
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
     lines.append(speed + (f"; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency["p50"] is not None else ""))
     if summary["network"] == "ann":

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evburst.app.classify import mean_of, open_recording, sensor_of
+from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import DetectConfig, open_inference, run_windows
+from evburst.app.detect import DetectConfig, RunConfig, class_numbers, cut_windows, open_inference, refiner, run_windows
 from evburst.app.inference import Inference, WindowResult
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
@@ -26,52 +26,26 @@ from evburst.models.bundle import DetectorBundle
 log = logging.getLogger("evburst")
 
 
-class Detector:
-    """A detector with bundled weights or a weights file.
-
-        for result in Detector("street").stream("recording.dat"):
-            print(result.detections.boxes_xyxy, result.energy_pj)
-
-    Args:
-        weights: name of bundled weights, or a file.
-        sensor_size: (W, H) px, or "WxH"; required for arrays and for files that do not state it.
-        score: minimum score of a box.
-        maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
-        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            window_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
+class _Network:
+    """What a Detector and a Classifier have in common: recordings, streams and arrays through a network.
 
     Attributes:
-        classes: class names, indexed by `Detections.labels`.
+        classes: class names, indexed by the labels of results.
         config: the settings.
-
-    Raises:
-        EvburstError: the weights or a setting cannot be used.
     """
 
-    _task = DETECTION
+    _task: str
 
-    def __init__(
-        self,
-        weights: str | Path = "street",
-        *,
-        sensor_size: tuple[int, int] | str | None = None,
-        score: float | None = None,
-        maps: bool = False,
-        **settings: Any,
-    ) -> None:
-        if score is not None:
-            settings["post"] = {**settings.get("post", {}), "score": score}
-        if sensor_size is not None:
-            settings["sensor_size"] = sensor_size if isinstance(sensor_size, str) else f"{sensor_size[0]}x{sensor_size[1]}"
-        self.config: DetectConfig = build(DetectConfig, {**settings, "weights": str(weights)})
-        self._size = SensorSize.parse(self.config.sensor_size) if self.config.sensor_size else None
-        self._bundle = DetectorBundle.load(weights)
+    def __init__(self, config: RunConfig, maps: bool) -> None:
+        self.config = config
+        self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
+        self._bundle = DetectorBundle.load(config.weights)
         self.classes = self._bundle.head.classes
         self._maps = maps
         self._inferences: dict[SensorSize, Inference] = {}
 
     def stream(self, source: Any) -> Iterator[WindowResult]:
-        """Detect in a recording and yield the result of each window as soon as it is computed.
+        """Run through a recording and yield the result of each window as soon as it is computed.
 
         Windows start at multiples of their length on the recording's clock.
 
@@ -98,7 +72,7 @@ class Detector:
         return self._results(inference, filtered, self._windows(filtered, inference.voxel.window_us, start_us), name)
 
     def __call__(self, events: Any) -> list[WindowResult]:
-        """Detect in events in memory, in any form that `as_events` accepts.
+        """Run through events in memory, in any form that `as_events` accepts.
 
         Events that span at most one window's length give one result; longer recordings give one result per window.
 
@@ -109,7 +83,8 @@ class Detector:
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
         if not len(t):
             return []
-        if t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
+        by_count = self.config.window_events is not None
+        if by_count or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
         filtered = FilteredStream(array, self.config.filters)
         kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
@@ -120,7 +95,7 @@ class Detector:
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
     ) -> Iterator[WindowResult]:
         inference.faults = stream.faults
-        for result in run_windows(inference, stream, windows, self.config, name):
+        for result in map(self._refiner(inference), run_windows(inference, stream, windows, self.config, name)):
             yield replace(result, grid=result.grid.copy())
         if stream.faults.found():
             log.warning("%s: repaired: %s", name, stream.faults)
@@ -128,8 +103,12 @@ class Detector:
     def _opened(self, path: Path) -> EventStream:
         return open_events(path, self._size, self.config.format, options=self.config.reading)
 
+    def _refiner(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
+        """What makes of each result the one that the settings ask for."""
+        return lambda result: result
+
     def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        return stream.windows(window_us, start_us)
+        return cut_windows(stream, window_us, self.config, start_us)
 
     def _array(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):
@@ -149,7 +128,51 @@ class Detector:
         return f"{type(self).__name__}({self.config.weights!r}, {t}, classes: {', '.join(self.classes)})"
 
 
-class Classifier(Detector):
+class Detector(_Network):
+    """A detector with bundled weights or a weights file.
+
+        for result in Detector("street").stream("recording.dat"):
+            print(result.detections.boxes_xyxy, result.energy_pj)
+
+    Args:
+        weights: name of bundled weights, or a file.
+        sensor_size: (W, H) px, or "WxH"; required for arrays and for files that do not state it.
+        score: minimum score of a box.
+        maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
+        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
+            window_ms, window_events, classes, track, batch, idle_events, filters={"background_us": 5000},
+            post={"nms_iou": 0.5} ...
+
+    Attributes:
+        classes: class names, indexed by `Detections.labels`.
+        config: the settings.
+
+    Raises:
+        EvburstError: the weights or a setting cannot be used.
+    """
+
+    _task = DETECTION
+    config: DetectConfig
+
+    def __init__(
+        self,
+        weights: str | Path = "street",
+        *,
+        sensor_size: tuple[int, int] | str | None = None,
+        score: float | None = None,
+        maps: bool = False,
+        **settings: Any,
+    ) -> None:
+        if score is not None:
+            settings["post"] = {**settings.get("post", {}), "score": score}
+        super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)
+        class_numbers(self.config.classes, self.classes)
+
+    def _refiner(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
+        return refiner(inference, self.config)
+
+
+class Classifier(_Network):
     """A classifier of bundled weights or of a weights file; used as a Detector.
 
         print(Classifier("nmnist").classify("00001.bin").label)
@@ -169,6 +192,7 @@ class Classifier(Detector):
     """
 
     _task = CLASSIFICATION
+    config: ClassifyConfig
 
     def __init__(
         self,
@@ -178,7 +202,7 @@ class Classifier(Detector):
         maps: bool = False,
         **settings: Any,
     ) -> None:
-        super().__init__(weights, sensor_size=sensor_size, maps=maps, **settings)
+        super().__init__(build(ClassifyConfig, _settings(weights, sensor_size, settings)), maps)
         self._size = self._size or sensor_of(self._bundle)
 
     def classify(self, source: Any) -> Classification | None:
@@ -187,10 +211,17 @@ class Classifier(Detector):
         Args:
             source: see `stream`.
         """
-        return mean_of(list(self.stream(source)))
+        return Classification.mean(result.classification for result in self.stream(source))
 
     def _opened(self, path: Path) -> EventStream:
         return open_recording(path, self.config, self._bundle)
 
     def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        return filled_windows(stream.windows(window_us, start_us))
+        return filled_windows(super()._windows(stream, window_us, start_us))
+
+
+def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the command line gives them."""
+    if sensor_size is not None and not isinstance(sensor_size, str):
+        sensor_size = f"{sensor_size[0]}x{sensor_size[1]}"
+    return {**settings, "weights": str(weights)} | ({} if sensor_size is None else {"sensor_size": sensor_size})

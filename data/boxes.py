@@ -41,6 +41,8 @@ class Detections:
         scores: `(n,)` float32 in [0, 1].
         labels: `(n,)` int64 class indices.
         t_us: the time for which they are valid, on the recording's clock.
+        track_ids: `(n,)` int64, one number per object over all instants, from 1; 0: not on a track. None: not tracked.
+        held: `(n,)` bool, objects that stand still where nothing fires, so that no network can see them. None: not tracked.
 
     Raises:
         ValueError: an array has the wrong shape.
@@ -50,12 +52,15 @@ class Detections:
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     t_us: int = 0
+    track_ids: NDArray[np.int64] | None = None
+    held: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        for name, shape in (("boxes_xyxy", (n, 4)), ("scores", (n,)), ("labels", (n,))):
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"Detections.{name}: expected shape {shape}, received {getattr(self, name).shape}")
+        for name in ("boxes_xyxy", "scores", "labels", "track_ids", "held"):
+            values, shape = getattr(self, name), (n, 4) if name == "boxes_xyxy" else (n,)
+            if values is not None and values.shape != shape:
+                raise ValueError(f"Detections.{name}: expected shape {shape}, received {values.shape}")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -67,13 +72,18 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Return the boxes that score at least `score`."""
-        keep = self.scores >= score
-        return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.t_us)
+        return self.take(self.scores >= score)
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
+        """Return the boxes that a mask or a list of positions selects."""
+        track_ids = None if self.track_ids is None else self.track_ids[index]
+        held = None if self.held is None else self.held[index]
+        return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index], self.t_us, track_ids, held)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, object]]:
-        """Convert to entries of COCO's results list: image_id, category_id, bbox [x, y, w, h] and score."""
+        """Convert to entries of COCO's results list: image_id, category_id, bbox [x, y, w, h], score, and any track_id."""
         xywh = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], 1)
-        return [
+        entries: list[dict[str, object]] = [
             {
                 "image_id": image_id,
                 "category_id": int(label),
@@ -82,21 +92,31 @@ class Detections:
             }
             for box, score, label in zip(xywh, self.scores, self.labels, strict=True)
         ]
+        if self.track_ids is None:
+            return entries
+        return [{**entry, "track_id": int(number)} for entry, number in zip(entries, self.track_ids, strict=True)]
 
     def to_supervision(self) -> Any:
-        """Convert to `supervision.Detections`; needs the package supervision."""
+        """Convert to `supervision.Detections`, with tracker_id -1 for boxes on no track; needs the package supervision."""
         try:
             from supervision import Detections as SupervisionDetections
         except ImportError:
             raise ConfigError("to_supervision needs the package supervision: pip install supervision") from None
-        return SupervisionDetections(xyxy=self.boxes_xyxy, confidence=self.scores, class_id=self.labels.astype(int))
+        return SupervisionDetections(
+            xyxy=self.boxes_xyxy,
+            confidence=self.scores,
+            class_id=self.labels.astype(int),
+            tracker_id=None if self.track_ids is None else np.where(self.track_ids > 0, self.track_ids, -1),
+        )
 
     def to_prophesee(self) -> NDArray[np.void]:
-        """Convert to an `(n,)` BBOX_DTYPE array; track_id is 0."""
+        """Convert to an `(n,)` BBOX_DTYPE array; track_id is 0 where a box is not on a track."""
         out = np.zeros(len(self), BBOX_DTYPE)
         x0, y0, x1, y1 = self.boxes_xyxy.T
         out["t"], out["x"], out["y"], out["w"], out["h"] = self.t_us, x0, y0, x1 - x0, y1 - y0
         out["class_id"], out["class_confidence"] = self.labels, self.scores
+        if self.track_ids is not None:
+            out["track_id"] = self.track_ids
         return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +33,18 @@ class Classification:
             raise ValueError(f"Classification.scores: expected shape (K,), received {self.scores.shape}")
 
     @classmethod
-    def mean(cls, found: Sequence[Classification]) -> Classification:
-        """Of several windows of one recording: the mean of their scores, at the time of the last one."""
-        mean: NDArray[np.float64] = np.array([one.scores for one in found], np.float64).mean(0)
-        return cls(mean.astype(np.float32), found[-1].t_us)
+    def mean(cls, found: Iterable[Classification | None]) -> Classification | None:
+        """Of several windows of one recording: the mean of their scores, at the time of the last one.
+
+        None stands for an idle window, which has no say; the result is None if there is no other.
+        """
+        total: NDArray[np.float64] | None = None
+        count = t_us = 0
+        for one in found:
+            if one is not None:
+                total = one.scores.astype(np.float64) if total is None else total + one.scores
+                count, t_us = count + 1, one.t_us
+        return None if total is None else cls((total / count).astype(np.float32), t_us)
 
     @property
     def label(self) -> int:

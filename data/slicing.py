@@ -36,6 +36,7 @@ GLITCH_EVENTS = 8
 LONG_SILENCE_US = 600_000_000
 
 _EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
+_BEFORE_ALL = np.iinfo(np.int64).min // 2
 
 
 class Mark(NamedTuple):
@@ -95,30 +96,40 @@ def windows_from(windows: Iterator[EventWindow], start_us: int | None) -> Iterat
     return windows if start_us is None else dropwhile(lambda window: window.t1_us <= start_us, windows)
 
 
-def windows_by_count(stream: EventStream, n_events: int) -> Iterator[EventWindow]:
+def windows_by_count(stream: EventStream, n_events: int, start_us: int | None = None) -> Iterator[EventWindow]:
     """Yield consecutive windows of `n_events` events in stream order; the last one may hold fewer, but is never empty.
 
     A window spans [its earliest t, its latest t + 1), in sorted events the times of the first and the last one. Two windows
-    overlap if events with the same timestamp are split between them.
+    overlap if events with the same timestamp are split between them. Faulty times follow the rules above, where an event is
+    late if it is older than the latest one of the window before.
+
+    Args:
+        stream: its `faults` are added to.
+        n_events: events of a window.
+        start_us: leave out the events before this time.
 
     Raises:
         ValueError: n_events is not positive.
     """
     if n_events <= 0:
         raise ValueError(f"n_events must be positive, received {n_events}")
+    packets = (packet if start_us is None else packet[packet["t"] >= start_us] for packet in stream.packets())
     parts: list[Events] = []
-    n_missing = n_events
-    for packet in stream.packets():
-        start = 0
-        while start < len(packet):
-            part = packet[start : start + n_missing]
-            parts.append(part)
-            start += len(part)
-            n_missing -= len(part)
-            if n_missing == 0:
+    floor = latest = _BEFORE_ALL
+    missing = n_events
+    for events, decided in _with_lookahead(packets):
+        t, start = events["t"], 0
+        keep = np.ones(decided, np.bool_)
+        while start < decided:
+            stop, taken, latest, late, glitches = _find_count_end(t, start, decided, missing, floor, latest, keep)
+            stream.faults.late_events += late
+            stream.faults.time_glitches += glitches
+            parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
+            start, missing = stop, missing - taken
+            if missing == 0:
                 yield _spanning(_joined(parts))
-                parts, n_missing = [], n_events
-    if parts:
+                parts, missing, floor = [], n_events, latest
+    if n_events > missing:
         yield _spanning(_joined(parts))
 
 
@@ -219,3 +230,22 @@ def _find_window_end(t, start, decided, t0, t1, keep):  # type: ignore[no-untype
         elif t[i] >= t1:
             return i, late, glitches
     return decided, late, glitches
+
+
+@njit(cache=True, nogil=True)
+def _find_count_end(t, start, decided, missing, floor, latest, keep):  # type: ignore[no-untyped-def]
+    """(end index, events taken, latest time, late events, glitches) of `missing` events; clears `keep` for the last two."""
+    taken, late, glitches = 0, 0, 0
+    for i in range(start, decided):
+        if t[i] < floor:
+            late += 1
+            keep[i] = False
+        elif t[i] > latest + GLITCH_US and _is_glitch(t, i):
+            glitches += 1
+            keep[i] = False
+        else:
+            latest = max(latest, t[i])
+            taken += 1
+            if taken == missing:
+                return i + 1, taken, latest, late, glitches
+    return decided, taken, latest, late, glitches

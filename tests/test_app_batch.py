@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from evburst.app import batch
 from evburst.app.batch import find_recordings, one_file, result_folders
 from evburst.app.cli import detect_main
 from evburst.data.errors import ConfigError
@@ -126,3 +127,16 @@ def test_two_processes_give_the_same_as_one(recordings: Path, tmp_path: Path) ->
     for folder in one:
         files = [(tmp_path / run / folder / "detections.jsonl").read_bytes() for run in ("one", "two")]
         assert files[0] == files[1]
+
+
+def test_time_left_goes_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording of a quarter of all bytes has taken ten seconds: thirty are left."""
+    now = [100.0]
+    monkeypatch.setattr("evburst.app.batch.time.perf_counter", lambda: now[0])
+    paths = [tmp_path / "a.dat", tmp_path / "b.dat"]
+    for path, size in zip(paths, (1_000_000, 3_000_000), strict=True):
+        path.write_bytes(bytes(size))
+    left = batch._TimeLeft(paths)
+    now[0] = 110.0
+    assert left.after(paths[0]) == "; 1.0 of 4.0 MB, about 30 s left"
+    assert left.after(paths[1]) == ""

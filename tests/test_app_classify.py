@@ -263,6 +263,10 @@ def test_from_python(place: Path) -> None:
     (again,) = network(bars(np.random.default_rng(5), True, DIGITS, 90_000))
     assert again.classification is not None
     assert network.classes[again.classification.label] == "1"
+    by_count = list(Classifier(weights, window_events=150).stream(path))
+    assert [result.events for result in by_count] == [150, 150, 100]
+    with pytest.raises(ConfigError, match="track"):
+        Classifier(weights, track=True)
     with pytest.raises(ConfigError, match="evburst classify"):
         list(Detector(weights).stream(place / "digits" / "Test" / "7" / "00004.bin"))
 

@@ -56,6 +56,54 @@ def test_the_sample_gives_boxes_energy_and_every_file(tmp_path: Path, capsys: py
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
+def test_windows_of_a_number_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their lengths are said in the summary and in every line; figures per second go by them."""
+    args = ["--events", SAMPLE, "--out", tmp_path, "--window-events", 20_000, "--max-windows", 8, "--track"]
+    code, out, _ = detect(capsys, *args, "--json")
+    summary = json.loads(out)
+    assert code == 0
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [line["events"] for line in lines] == [20_000] * 8
+    lengths = [(line["t_us"] - line["t0_us"]) / 1000 for line in lines]
+    assert len(set(lengths)) > 4
+    assert (summary["window_events"], summary["window_ms"]["p50"]) == (20_000, pytest.approx(np.median(lengths), abs=0.01))
+    assert summary["recorded_s"] == pytest.approx(sum(lengths) / 1000, abs=0.001)
+    assert summary["detections"] > 0
+    video = cv2.VideoCapture(str(tmp_path / "annotated.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    code, out, _ = detect(capsys, *args, "--no-video")
+    assert f"8 windows of 20,000 events (1 % within {summary['window_ms']['p1']} ms, half" in out
+
+
+def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--events", SAMPLE, "--no-video", "--max-windows", 8, "--json"]
+    both = json.loads(detect(capsys, *args, "--out", tmp_path / "both")[1])["per_class"]
+    assert both.keys() == {"car", "pedestrian"}
+    for names in (["car"], ["pedestrian"], ["car", "pedestrian"]):
+        flags = [word for name in names for word in ("--class", name)]
+        found = json.loads(detect(capsys, *args, "--out", tmp_path / "some", *flags)[1])["per_class"]
+        assert found == {name: both[name] for name in names}
+    code, out, err = detect(capsys, *args, "--out", tmp_path / "none", "--class", "cart")
+    assert (code, out) == (1, "")
+    assert err == "error: class 'cart' is unknown to these weights (known: car, pedestrian)\n"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--window-events", "0"], "window_events must be 1 to"),
+        (["--window-events", "5", "--window-ms", "5"], "give one"),
+        (["--slow", "2", "--fps", "2"], "give one"),
+        (["--slow", "0"], "slow must be"),
+    ],
+)
+def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
+    code, _, err = detect(capsys, "--events", SAMPLE, *flags)
+    assert code == 1
+    assert said in err
+
+
 def test_most_boxes_of_the_sample_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the drawn street, whose generator the network never saw: of the boxes scored over 0.5, most overlap a label."""
     detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--score", 0.5)

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -175,7 +177,7 @@ def test_every_sink_writes_its_file_and_closes_it_readable(tmp_path: Path, name:
         sink.write(result(n, 50_000 * k, idle=n == 0))
     sink.close()
     (path,) = tmp_path.iterdir()
-    assert path.name == SINKS[name].file
+    assert path.name == SINKS[name].file.partition("/")[0]
     assert READ[name](path) == EXPECTED[name]
 
 
@@ -191,6 +193,7 @@ READ = {
     "csv": lambda path: path.read_text().splitlines()[:2],
     "coco": lambda path: [len(json.loads(path.read_text())[key]) for key in ("images", "annotations", "categories")],
     "video": video_facts,
+    "crops": lambda path: {file.name: cv2.imread(str(file)).shape for file in path.iterdir()},
 }
 EXPECTED = {
     "jsonl": [2, 0, 1],
@@ -198,7 +201,70 @@ EXPECTED = {
     "csv": ["t_us,class,score,x0,y0,x1,y1", "50000,car,0.5000,0.00,5.00,8.00,20.00"],
     "coco": [3, 3, 2],
     "video": ("h264", 3, 20.0),
+    "crops": {
+        "0001_50000us_car.png": (210, 112, 3),
+        "0002_50000us_pedestrian.png": (210, 112, 3),
+        "0003_150000us_car.png": (210, 112, 3),
+    },
 }
+
+
+def played(path: Path) -> tuple[list[float], float]:
+    """When each frame is shown, and the video's length, in seconds."""
+    with av.open(str(path)) as video:
+        times = [round(frame.time, 4) for frame in video.decode(video=0)]
+        return times, round(video.duration / 1e6, 3)
+
+
+@pytest.mark.parametrize(
+    ("pace", "times", "length"),
+    [
+        ({}, [0.0, 0.05, 0.1], 0.15),
+        ({"slow": 10.0}, [0.0, 0.5, 1.0], 1.5),
+        ({"frames_per_s": 4.0}, [0.0, 0.25, 0.5], 0.75),
+        ({"frames_per_s": 4.0, "window_us": None}, [0.0, 0.25, 0.5], 0.75),
+    ],
+)
+def test_the_pace_of_the_video(tmp_path: Path, pace: dict[str, float], times: list[float], length: float) -> None:
+    sink = open_sink("video", tmp_path, replace(info(), **pace))
+    for k in range(3):
+        sink.write(result(1, 50_000 * k))
+    sink.close()
+    assert played(tmp_path / "annotated.mp4") == (times, length)
+
+
+@pytest.mark.parametrize("slow", [1.0, 3.0])
+def test_windows_of_uneven_length_are_shown_as_long_as_they_took(tmp_path: Path, slow: float) -> None:
+    ends, shown = [20_000, 300_000, 310_000, 900_000], 0
+    sink = open_sink("video", tmp_path, replace(info(), window_us=None, slow=slow))
+    for end in ends:
+        sink.write(replace(result(1), t0_us=shown, t1_us=end))
+        shown = end
+    sink.close()
+    assert played(tmp_path / "annotated.mp4") == ([0.0, *(round(slow * t * 1e-6, 4) for t in ends[:-1])], round(0.9 * slow, 3))
+
+
+def test_crops_of_an_earlier_run_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    detect_file(path, out, replace(FAST, sinks=("jsonl", "crops")))
+    (out / "crops" / "0001_5us_car.png").write_bytes(b"")
+    (out / "crops" / "mine.png").write_bytes(b"")
+    detect_file(path, out, FAST)
+    assert [file.name for file in (out / "crops").iterdir()] == ["mine.png"]
+
+
+def test_crops_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """In number, and to one of a track in half a second; objects that are held show nothing."""
+    monkeypatch.setattr("evburst.app.outputs.sinks.MOST_CROPS", 3)
+    sink = open_sink("crops", tmp_path, replace(info(), tracks=True))
+    for k in range(40):
+        one = result(2, 50_000 * k)
+        ids, held = np.array([7, 8]), np.array([False, True])
+        sink.write(replace(one, detections=replace(one.detections, track_ids=ids, held=held)))
+    sink.close()
+    names = sorted(file.name for file in (tmp_path / "crops").iterdir())
+    assert names == ["0001_50000us_car_7.png", "0002_550000us_car_7.png", "0003_1050000us_car_7.png"]
+    assert "3 crops were written, and no more" in caplog.text
 
 
 def test_an_unknown_sink_names_the_known_ones(tmp_path: Path) -> None:

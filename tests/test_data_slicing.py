@@ -209,3 +209,35 @@ def test_windows_by_count_span_disordered_events() -> None:
     """A representation bins by [t0, t1): every event of the window lies inside."""
     (window,) = windows_by_count(EventArray(events_at([20, 10, 30, 25]), SIZE), 4)
     assert (window.t0_us, window.t1_us) == (10, 31)
+
+
+def test_windows_by_count_begin_at_a_time() -> None:
+    events = events_at(list(range(100)))
+    windows = list(windows_by_count(EventArray(events, SIZE), 10, start_us=35))
+    assert [(w.t0_us, w.t1_us) for w in windows][:2] == [(35, 45), (45, 55)]
+    assert sum(len(w) for w in windows) == 65
+
+
+def test_windows_by_count_leave_out_faulty_times() -> None:
+    """A time that leaps years ahead, and an event older than all of the window before."""
+    t = list(range(0, 4000, 100))
+    t[7], t[25] = 10**15, 50
+    stream = EventArray(events_at(t), SIZE)
+    windows = list(windows_by_count(stream, 10))
+    assert [len(w) for w in windows] == [10, 10, 10, 8]
+    assert stream.faults.found() == {"time_glitches": 1, "late_events": 1}
+    assert windows[-1].t1_us == 3901
+
+
+@pytest.mark.parametrize("packet_events", [1, 9, 64, 1000])
+def test_windows_by_count_do_not_depend_on_packets(packet_events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    t = np.sort(rng.integers(0, 30_000_000, 500))
+    t[rng.integers(0, 500, 5)] += 10**12
+    t[rng.integers(0, 500, 5)] -= 5_000_000
+    whole = list(windows_by_count(EventArray(events_at(t), SIZE), 37))
+    monkeypatch.setattr("evburst.data.events.PACKET_EVENTS", packet_events)
+    parts = list(windows_by_count(EventArray(events_at(t), SIZE), 37))
+    assert [(w.t0_us, w.t1_us) for w in parts] == [(w.t0_us, w.t1_us) for w in whole]
+    for a, b in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(a.words, b.words)

@@ -82,7 +82,9 @@ def test_it_stops_when_the_last_scores_are_certain() -> None:
 
 def test_a_recording_is_the_mean_of_its_windows() -> None:
     windows = [Classification(np.array(scores, np.float32), t) for t, scores in enumerate(([0.5, 0.3, 0.2], [0.1, 0.6, 0.3]))]
-    whole = Classification.mean(windows)
+    whole = Classification.mean([windows[0], None, windows[1]])
+    assert whole is not None
+    assert Classification.mean([None]) is None
     assert (whole.label, whole.t_us, whole.top5[0][0]) == (1, 1, 1)
     np.testing.assert_allclose(whole.scores, [0.3, 0.45, 0.25], rtol=1e-6)
     assert [k for k, _ in whole.top5] == [1, 0, 2]

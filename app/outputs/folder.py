@@ -6,6 +6,7 @@ begins by deleting what an earlier run left in the folder. What no run of evburs
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class RunFolder:
     Args:
         path: the folder; made if it is not there.
         source: the recording, which no output may replace.
-        outputs: names of the files that this run may write, `summary.json` left out.
+        outputs: names of the files that this run may write, or patterns of them, `summary.json` left out.
         overwrite: replace files of these names even if no run of evburst has written them.
 
     Raises:
@@ -79,7 +80,10 @@ class RunFolder:
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one."""
         before = read_summary(self.path)
-        found = [self.path / name for name in (*self._outputs, SUMMARY) if os.path.lexists(self.path / name)]
+        patterns = [name for name in self._outputs if glob.has_magic(name)]
+        plain = [self.path / name for name in (*self._outputs, SUMMARY) if name not in patterns]
+        found = [file for file in plain if os.path.lexists(file)]
+        found += sorted(file for name in patterns for file in self.path.glob(name))
         for file in found:
             if same_file(file, self._source):
                 raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -16,6 +18,9 @@ _BACKGROUND, _ON, _OFF = (30, 37, 52)[::-1], (255, 255, 255), (201, 126, 64)
 _CLASS_COLOURS = ((80, 220, 100), (60, 160, 255), (255, 200, 60), (230, 110, 230), (90, 220, 230), (110, 110, 255))
 _TEXT, _QUIET = (225, 225, 225), (150, 150, 150)
 _TARGET_WIDTH = 912
+_TRAIL_US = 2_000_000
+_DASH_PX = 8
+_LEGEND_STEP = 18
 _LINE_HEIGHT = 34
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -32,8 +37,13 @@ def events_picture(grid: NDArray[np.uint8], sensor_size: SensorSize, scale: int)
     return np.asarray(cv2.resize(small, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
+def picture_scale(sensor_size: SensorSize) -> int:
+    """Pixels of a picture for one of the sensor."""
+    return max(1, round(_TARGET_WIDTH / sensor_size.width))
+
+
 class Renderer:
-    """Draws windows of one sensor; every picture has the same, even, size.
+    """Draws consecutive windows of one sensor; all pictures have the same, even, size. Tracked objects leave trails.
 
     Args:
         sensor_size: (W, H) px.
@@ -48,15 +58,17 @@ class Renderer:
     def __init__(self, sensor_size: SensorSize, classes: tuple[str, ...], network: str, start_us: int = 0) -> None:
         self.sensor_size, self.classes = sensor_size, classes
         self.network, self._start_us = network, start_us
-        self.scale = max(1, round(_TARGET_WIDTH / sensor_size.width))
+        self.scale = picture_scale(sensor_size)
         width, height = sensor_size.width * self.scale, sensor_size.height * self.scale + _LINE_HEIGHT
         self.picture_size = (width + width % 2, height + height % 2)
+        self._trails: dict[int, deque[tuple[int, list[int]]]] = {}
 
     def draw(self, result: WindowResult) -> NDArray[np.uint8]:
         """The window's events, its boxes and its figures: `(height, width, 3)` uint8 BGR."""
         big = events_picture(result.grid, self.sensor_size, self.scale)
         picture = np.zeros((self.picture_size[1], self.picture_size[0], 3), np.uint8)
         picture[: big.shape[0], : big.shape[1]] = big
+        self._draw_trails(picture, result.detections)
         self._boxes(picture, result.detections)
         self._legend(picture)
         self._figures(picture, result)
@@ -65,18 +77,38 @@ class Renderer:
     def _boxes(self, picture: NDArray[np.uint8], found: Detections) -> None:
         """Boxes first, then their labels, each where it covers no other label."""
         corners = (found.boxes_xyxy * self.scale).round().astype(int).tolist()
-        for (x0, y0, x1, y1), label in zip(corners, found.labels, strict=True):
-            cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 0), 4, cv2.LINE_AA)
-            cv2.rectangle(picture, (x0, y0), (x1, y1), _colour(label), 2, cv2.LINE_AA)
+        held = np.zeros(len(found), np.bool_) if found.held is None else found.held
+        for box, label, dashed in zip(corners, found.labels, held, strict=True):
+            _rectangle(picture, box, _colour(label), bool(dashed))
         taken: list[tuple[int, int, int, int]] = []
-        for (x0, y0, _, y1), score, label in zip(corners, found.scores, found.labels, strict=True):
-            text = f"{self.classes[label]} {score:.2f}"
+        for i, ((x0, y0, _, y1), score, label) in enumerate(zip(corners, found.scores, found.labels, strict=True)):
+            number = "" if found.track_ids is None or not found.track_ids[i] else f" {found.track_ids[i]}"
+            text = f"{self.classes[label]}{number} {'held' if held[i] else f'{score:.2f}'}"
             (width, height), _ = cv2.getTextSize(text, _FONT, 0.5, 1)
             place = self._place((width + 8, height + 8), x0, y0, y1, taken)
             taken.append(place)
             left, top, right, bottom = place
             cv2.rectangle(picture, (left, top), (right, bottom), _colour(label), -1)
             cv2.putText(picture, text, (left + 4, bottom - 4), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+
+    def _draw_trails(self, picture: NDArray[np.uint8], found: Detections) -> None:
+        """Where the centres of tracked boxes were in the last two seconds, thinner the longer ago."""
+        if found.track_ids is None:
+            return
+        for box, number in zip(found.boxes_xyxy, found.track_ids, strict=True):
+            if number:
+                centre = ((box[:2] + box[2:]) / 2 * self.scale).round().astype(int).tolist()
+                self._trails.setdefault(int(number), deque()).append((found.t_us, centre))
+        for number, trail in list(self._trails.items()):
+            while trail and trail[0][0] < found.t_us - _TRAIL_US:
+                trail.popleft()
+            if not trail:
+                del self._trails[number]
+        for box_number, label in zip(found.track_ids, found.labels, strict=True):
+            points = list(self._trails.get(int(box_number), ()))
+            for (_, start), (t_us, stop) in pairwise(points):
+                recent = found.t_us - t_us < _TRAIL_US // 2
+                cv2.line(picture, start, stop, _colour(label), 2 if recent else 1, cv2.LINE_AA)
 
     def _place(
         self, size: tuple[int, int], x0: int, y0: int, y1: int, taken: list[tuple[int, int, int, int]]
@@ -91,13 +123,17 @@ class Renderer:
         return next(free, places[0] if places else (left, 0, left + width, height))
 
     def _legend(self, picture: NDArray[np.uint8]) -> None:
-        """What the colours of events mean, in the upper right corner."""
-        right = self.sensor_size.width * self.scale - 10
-        for text, colour in (("OFF", _OFF), ("ON", _ON)):
-            (width, height), _ = cv2.getTextSize(text, _FONT, 0.45, 1)
-            cv2.putText(picture, text, (right - width, 8 + height), _FONT, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-            cv2.putText(picture, text, (right - width, 8 + height), _FONT, 0.45, colour, 1, cv2.LINE_AA)
-            right -= width + 10
+        """What the colours of events and boxes mean, in the upper right corner; as many classes as there is room for."""
+        entries = [[("ON", _ON), ("OFF", _OFF)], *([(name, _colour(label))] for label, name in enumerate(self.classes))]
+        room = self.sensor_size.height * self.scale // (3 * _LEGEND_STEP)
+        for row, texts in enumerate(entries[: max(room, 1)]):
+            right = self.sensor_size.width * self.scale - 10
+            for text, colour in reversed(texts):
+                (width, height), _ = cv2.getTextSize(text, _FONT, 0.45, 1)
+                place = (right - width, 8 + height + _LEGEND_STEP * row)
+                cv2.putText(picture, text, place, _FONT, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+                cv2.putText(picture, text, place, _FONT, 0.45, colour, 1, cv2.LINE_AA)
+                right -= width + 10
 
     def _figures(self, picture: NDArray[np.uint8], result: WindowResult) -> None:
         base = self.sensor_size.height * self.scale
@@ -110,6 +146,21 @@ class Renderer:
         room = picture.shape[1] - 24
         size = min(0.55, 0.55 * room / cv2.getTextSize(text, _FONT, 0.55, 1)[0][0])
         cv2.putText(picture, text, (12, base + 22), _FONT, size, _QUIET if result.idle else _TEXT, 1, cv2.LINE_AA)
+
+
+def _rectangle(picture: NDArray[np.uint8], box: list[int], colour: tuple[int, int, int], dashed: bool) -> None:
+    """A box with a dark rim; dashed where the object is held."""
+    x0, y0, x1, y1 = box
+    cv2.rectangle(picture, (x0, y0), (x1, y1), (0, 0, 0), 4, cv2.LINE_AA)
+    if not dashed:
+        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2, cv2.LINE_AA)
+        return
+    for x in range(x0, x1, 2 * _DASH_PX):
+        for y in (y0, y1):
+            cv2.line(picture, (x, y), (min(x + _DASH_PX, x1), y), colour, 2)
+    for y in range(y0, y1, 2 * _DASH_PX):
+        for x in (x0, x1):
+            cv2.line(picture, (x, y), (x, min(y + _DASH_PX, y1)), colour, 2)
 
 
 def _colour(label: int) -> tuple[int, int, int]:

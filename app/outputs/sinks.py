@@ -1,4 +1,5 @@
-"""Sinks: where results of a run go, a file each. A new one is a class here, or in a module of yours, under @sink.
+"""Sinks: where results of a run go, a file each, or the files of a pattern. A new one is a class under @sink,
+here or in a module of yours.
 
     @sink("boxes-per-class", "counts.csv")
     class CountSink:
@@ -13,21 +14,27 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import write_json
-from evburst.app.outputs.render import Renderer
+from evburst.app.outputs.render import Renderer, events_picture, picture_scale
 from evburst.app.outputs.video import VideoFile
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
+
+log = logging.getLogger("evburst")
+
+MOST_CROPS, CROP_EVERY_US = 500, 500_000
 
 
 @dataclass(frozen=True)
@@ -37,18 +44,22 @@ class RunInfo:
     Attributes:
         classes: class names.
         sensor_size: (W, H) px.
-        window_us: length of a window.
+        window_us: length of a window; None: each has its own.
         start_us: start of the first window on the recording's clock.
         network: what runs, e.g. "SNN T=1".
-        frames_per_s: pace of the video; None for the recording's own.
+        frames_per_s: windows per second of the video; None for the recording's own pace.
+        slow: how many times slower than the recording the video is, where there are no `frames_per_s`.
+        tracks: boxes are tracked.
     """
 
     classes: tuple[str, ...]
     sensor_size: SensorSize
-    window_us: int
+    window_us: int | None
     start_us: int
     network: str
     frames_per_s: float | None = None
+    slow: float = 1.0
+    tracks: bool = False
 
 
 class Sink(Protocol):
@@ -72,11 +83,11 @@ class _Entry(NamedTuple):
 
 
 SINKS: dict[str, _Entry] = {}
-"""By name: the file it writes in the run's folder, and how it is made."""
+"""By name: the file that it writes in the run's folder, or a pattern of files, and how it is made."""
 
 
 def sink(name: str, file: str) -> Callable[[Builder], Builder]:
-    """Register a sink under `name`; `file` is what it writes in the run's folder."""
+    """Register a sink under `name`; `file` is what it writes in the run's folder, possibly a pattern such as crops/*.png."""
 
     def register(build: Builder) -> Builder:
         SINKS[name] = _Entry(file, build)
@@ -108,7 +119,7 @@ class JsonlSink:
     """A line per window, flushed with it."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
-        self._path, self._classes = path, run.classes
+        self._path, self._classes, self._uneven = path, run.classes, run.window_us is None
         with writing(path):
             self._file = path.open("w")
 
@@ -125,6 +136,10 @@ class JsonlSink:
             "spikes": result.spikes,
             "energy_pj": round(result.energy_pj),
         }
+        if self._uneven:
+            line = {"t0_us": result.t0_us, **line}
+        if found.track_ids is not None and found.held is not None:
+            line |= {"track_ids": found.track_ids.tolist(), "held": found.held.tolist()}
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -172,22 +187,24 @@ class BoxSink:
 
 @sink("csv", "boxes.csv")
 class CsvSink:
-    """A row per box: t_us, class, score, x0, y0, x1, y1."""
+    """A row per box: t_us, class, score, x0, y0, x1, y1, and its track_id and whether it is held (1) if boxes are tracked."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._classes = path, run.classes
         with writing(path):
             self._file = path.open("w", newline="")
             self._rows = csv.writer(self._file)
-            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1"])
+            tracks = ["track_id", "held"] if run.tracks else []
+            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1", *tracks])
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
         found = result.detections
         with writing(self._path):
-            for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True):
+            for i, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True)):
                 corners = [f"{side:.2f}" for side in box]
-                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners])
+                tracks = [] if found.track_ids is None or found.held is None else [found.track_ids[i], int(found.held[i])]
+                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners, *tracks])
             self._file.flush()
 
     def close(self) -> None:
@@ -220,20 +237,64 @@ class CocoSink:
 
 @sink("video", "annotated.mp4")
 class VideoSink:
-    """Events and boxes as H.264 video, at the recording's own pace unless `frames_per_s` is given."""
+    """Events and boxes as H.264 video: at the recording's own pace, slower by a factor, or so many windows per second."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._renderer = Renderer(run.sensor_size, run.classes, run.network, run.start_us)
-        pace = run.frames_per_s or 1e6 / run.window_us
+        own = None if run.window_us is None else 1e6 / (run.slow * run.window_us)
+        pace = run.frames_per_s or own
+        self._slow = run.slow if pace is None else 0.0
         self._file = VideoFile(path, self._renderer.picture_size, pace)
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
-        self._file.write(self._renderer.draw(result))
+        self._file.write(self._renderer.draw(result), self._slow * (result.t1_us - result.t0_us) * 1e-6)
 
     def close(self) -> None:
         """See Sink."""
         self._file.close()
+
+
+@sink("crops", "crops/*us_*.png")
+class CropSink:
+    """The contents of the boxes as pictures, `crops/NUMBER_TIMEus_CLASS.png`; the track's number follows if there is one.
+
+    Objects that are held are left out. At most MOST_CROPS pictures, and of a track at most one in CROP_EVERY_US.
+    """
+
+    def __init__(self, path: Path, run: RunInfo) -> None:
+        self._folder, self._run, self._written = path.parent, run, 0
+        self._scale = picture_scale(run.sensor_size)
+        self._last = dict[int, int]()
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+
+    def write(self, result: WindowResult) -> None:
+        """See Sink."""
+        found = result.detections
+        if not len(found) or self._written == MOST_CROPS:
+            return
+        picture = events_picture(result.grid, self._run.sensor_size, self._scale)
+        for i, (box, label) in enumerate(zip(found.boxes_xyxy, found.labels, strict=True)):
+            number = 0 if found.track_ids is None else int(found.track_ids[i])
+            recent = number in self._last and found.t_us - self._last[number] < CROP_EVERY_US
+            x0, y0, x1, y1 = (box * self._scale).round().astype(int).clip(0)
+            crop = picture[y0:y1, x0:x1]
+            if recent or not crop.size or self._written == MOST_CROPS or (found.held is not None and found.held[i]):
+                continue
+            if number:
+                self._last[number] = found.t_us
+            self._written += 1
+            name = "".join(letter if letter.isalnum() else "-" for letter in self._run.classes[label])
+            track = f"_{number}" if number else ""
+            path = self._folder / f"{self._written:04}_{found.t_us}us_{name}{track}.png"
+            with writing(path):
+                path.write_bytes(cv2.imencode(".png", crop)[1].tobytes())
+
+    def close(self) -> None:
+        """See Sink."""
+        if self._written == MOST_CROPS:
+            log.warning("%s: %d crops were written, and no more", self._folder, MOST_CROPS)
 
 
 def open_sink(name: str, folder: Path, run: RunInfo) -> Sink:

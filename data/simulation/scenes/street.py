@@ -95,11 +95,14 @@ class StreetScene:
         return log_intensity(cv2.GaussianBlur(small.astype(np.float32), (0, 0), 0.5))
 
     def boxes(self, t_us: int) -> Detections:
-        """Return the clipped boxes of objects that are mostly in view, mostly unoccluded, and at least 8 px wide and high."""
+        """Return the clipped boxes of objects that are mostly in view, mostly unoccluded, and at least 8 px wide and high.
+
+        An object has the same number in `track_ids` at all times.
+        """
         t = t_us * 1e-6
-        found, labels = [], []
+        found, labels, numbers = [], [], []
         hidden = np.zeros((self.sensor_size.height, self.sensor_size.width), bool)
-        for item in sorted(self._objects, key=lambda item: item.at(t)[1]):
+        for number, item in sorted(enumerate(self._objects, 1), key=lambda entry: entry[1].at(t)[1]):
             x, z = item.at(t)
             if z - self._speed * t < _MIN_DEPTH:
                 continue
@@ -113,8 +116,9 @@ class StreetScene:
             if share > 0.35 and covered < 0.6 and (box[2:] - box[:2]).min() >= 8:
                 found.append(box)
                 labels.append(item.label)
-        boxes = np.array(found, np.float32).reshape(-1, 4)
-        return Detections(boxes, np.ones(len(boxes), np.float32), np.array(labels, np.int64), t_us)
+                numbers.append(number)
+        boxes, scores = np.array(found, np.float32).reshape(-1, 4), np.ones(len(found), np.float32)
+        return Detections(boxes, scores, np.array(labels, np.int64), t_us, np.array(numbers, np.int64))
 
     def _project(self, points: NDArray[np.float64], t: float) -> NDArray[np.float64]:
         """Project points `(n, 3)` in metres to sensor pixels `(n, 2)`."""
