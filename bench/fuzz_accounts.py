@@ -83,7 +83,9 @@ def _account_npz(path: Path, stream: Any, events: int) -> None:
     _equal(events + stream.faults.outside_sensor, len(stream))
     with zipfile.ZipFile(path) as archive:
         for member, _ in stream._sources.values():
-            archive.read(member.name)
+            with archive.open(member.name) as file:  # in pieces: a damaged entry may claim any length
+                while file.read(1 << 20):
+                    pass
 
 
 def _account_hdf5(path: Path, stream: Any, events: int) -> None:

@@ -67,8 +67,10 @@ def aedat3_bytes(packets: Iterable[Events], source: str, other: bool = False) ->
     return content
 
 
-def aedat4_bytes(packets: Iterable[Events], size: SensorSize = SIZE, streams: Sequence[str] = ("EVTS",)) -> bytes:
-    """An uncompressed AEDAT4 file: flatbuffers laid out by hand. Without a table at its end, as after a crash."""
+def aedat4_bytes(
+    packets: Iterable[Events], size: SensorSize = SIZE, streams: Sequence[str] = ("EVTS",), table: bytes = b""
+) -> bytes:
+    """An uncompressed AEDAT4 file: flatbuffers laid out by hand. Without a `table` at its end, as after a crash."""
     infos = "".join(
         f'<node name="{number}" path="/outInfo/{number}/"><attr key="compression" type="string">NONE</attr>'
         f'<attr key="typeIdentifier" type="string">{kind}</attr><node name="info" path="/outInfo/{number}/info/">'
@@ -76,11 +78,13 @@ def aedat4_bytes(packets: Iterable[Events], size: SensorSize = SIZE, streams: Se
         for number, kind in enumerate(streams)
     )
     xml = f'<dv version="2.0"><node name="outInfo" path="/outInfo/">{infos}</node></dv>'.encode()
-    # Root offset, identifier; vtable (compression and dataTablePosition by default, then infoNode); table; string.
-    vtable = struct.pack("<HHHHH2x", 10, 8, 0, 0, 4)
-    table = struct.pack("<iI", 12, 4)
-    header = struct.pack("<I4s", 20, b"IOHE") + vtable + table + struct.pack("<I", len(xml)) + xml + b"\0"
-    return b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header + b"".join(map(_aedat4_packet, packets))
+    body = b"".join(map(_aedat4_packet, packets))
+    text = struct.pack("<I", len(xml)) + xml + b"\0"
+    # Root offset, identifier; vtable (compression by default, dataTablePosition, infoNode); table; string.
+    start = struct.pack("<I4s", 20, b"IOHE") + struct.pack("<HHHHH2x", 10, 16, 0, 4 if table else 0, 12)
+    place = len(b"#!AER-DAT4.0\r\n") + 4 + len(start) + 16 + len(text) + len(body)
+    header = start + struct.pack("<iqI", 12, place, 4) + text
+    return b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header + body + table
 
 
 def _aedat4_packet(events: Events) -> bytes:

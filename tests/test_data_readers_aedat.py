@@ -167,6 +167,20 @@ def test_a_corrupt_packet_is_named(tmp_path: Path, place: int, value: int, messa
         collect(open_events(write(tmp_path / "a.aedat", bytes(content))))
 
 
+def test_a_clock_beyond_64_bits_is_named(tmp_path: Path) -> None:
+    content = bytearray(aedat3_bytes([SAMPLE], "DVS128"))
+    start = content.index(b"END-HEADER\r\n") + 12
+    content[start + 12 : start + 16] = b"\xff\xff\xff\xff"
+    with pytest.raises(
+        EventFileError, match=f"the packet at byte {start} is corrupt: its clock is said to have overflowed 42949"
+    ):
+        collect(open_events(write(tmp_path / "a.aedat", bytes(content))))
+    content[start + 15] = 0x7F
+    stream = open_events(write(tmp_path / "a.aedat", bytes(content)))
+    assert collect(stream)["t"][0] >> 31 == 0x7FFFFFFF
+    assert sum(len(window) for window in stream.windows(1 << 32)) == len(SAMPLE)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def test_truncated_in_the_last_packet(tmp_path: Path, cut: int) -> None:
     stream = open_events(written(tmp_path / "a.aedat4", whole[:-cut]))
     assert collect(stream).tolist() == SAMPLE.tolist()
     assert stream.faults.found() == {"truncated_bytes": lost}
+
+
+@pytest.mark.parametrize("length", [0x7FFFFFF0, 0x40000000, -1, 200])
+def test_a_packet_longer_than_the_file(tmp_path: Path, length: int) -> None:
+    """The library would allocate what the packet claims, and end the process where that fails."""
+    content = bytearray(aedat4_bytes([SAMPLE, LATER]))
+    start = len(aedat4_bytes([SAMPLE]))
+    content[start + 4 : start + 8] = struct.pack("<i", length)
+    stream = open_events(written(tmp_path / "a.aedat4", bytes(content)))
+    assert collect(stream).tolist() == SAMPLE.tolist()
+    assert stream.faults.found() == {"truncated_bytes": len(content) - start}
+
+
+def test_the_table_at_the_end_is_no_packet(tmp_path: Path) -> None:
+    stream = open_events(written(tmp_path / "a.aedat4", aedat4_bytes([SAMPLE, LATER], table=bytes(range(50)))))
+    assert collect(stream).tolist() == [*SAMPLE.tolist(), *LATER.tolist()]
+    assert not stream.faults.found()
 
 
 @pytest.mark.parametrize("length", [14, 18, 25, 60])

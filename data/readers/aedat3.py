@@ -31,6 +31,7 @@ END = re.compile(rb"^#!END-HEADER\r?\n", re.MULTILINE)
 PACKET_HEADER = struct.Struct("<HHIIIIII")
 POLARITY = 1
 EVENT_BYTES = 8
+_MAX_OVERFLOW = (1 << 31) - 1
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_EVENT_BYTES = 1 << 24
 _JOINED_EVENTS = 1 << 16
@@ -112,6 +113,10 @@ class Aedat3File(PacketFile):
             raise EventFileError(
                 f"{self.path}: the packet at byte {position} is corrupt: type {kind}, {size} bytes per event, "
                 f"capacity {capacity}, {number} events, {valid} of them valid"
+            )
+        if overflow > _MAX_OVERFLOW:
+            raise EventFileError(
+                f"{self.path}: the packet at byte {position} is corrupt: its clock is said to have overflowed {overflow} times"
             )
         return kind, size, overflow, capacity, number
 

@@ -10,7 +10,6 @@ the library panics, it also prints its own messages on stderr.
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"
-_DESCRIPTION_FIELD = 8
+_TABLE_FIELD, _DESCRIPTION_FIELD = 6, 8
 _TRUNCATED = "fill whole buffer"
 
 
@@ -65,20 +64,26 @@ class Aedat4File(PacketFile):
             raise EventFileError(f"{self.path}: no event in the whole file")
 
     def _decoded(self) -> Iterator[dict[str, Any]]:
-        """Yield the library's packets and convert its errors to ours; ends early if the file is truncated."""
+        """Yield the library's packets and convert its errors to ours; ends early if the file is truncated.
+
+        The library allocates what a packet says it needs, and ends the process if there is no such memory. So it is asked
+        for packets only while they are complete.
+        """
         decoder = self._aedat.Decoder(self.path)
-        for count in itertools.count():
+        with library_errors(f"{self.path}: the header at byte {len(MAGIC)} is corrupt or cut short"):
+            packets = _CompletePackets(self.path)
+        for count, _ in enumerate(packets):
             try:
                 with library_errors(f"{self.path}: packet {count} is corrupt"):
                     packet = next(decoder, None)
             except EventFileError as error:
                 if _TRUNCATED not in str(error):
                     raise
-                self.faults.truncated_bytes = _bytes_after_last_packet(self.path)
-                return
+                break
             if packet is None:
                 return
             yield packet
+        self.faults.truncated_bytes = packets.rest()
 
 
 def _is_aedat4(head: bytes, path: Path) -> bool:
@@ -108,26 +113,51 @@ def _check_header(path: Path) -> None:
             _description(header).decode()
 
 
-def _description(header: bytes) -> bytes:
-    """Return the XML in the header, a flatbuffer whose third field is a string; raises struct.error for invalid offsets."""
+def _field(header: bytes, field: int) -> int:
+    """Return the offset of a field in the header, a flatbuffer, 0 if it is not set; raises struct.error for invalid offsets."""
     (table,) = struct.unpack_from("<I", header)
     fields = table - struct.unpack_from("<i", header, table)[0]
-    string_offset = table + struct.unpack_from("<H", header, fields + _DESCRIPTION_FIELD)[0]
+    if field >= struct.unpack_from("<H", header, fields)[0]:
+        return 0
+    (offset,) = struct.unpack_from("<H", header, fields + field)
+    return int(table + offset) if offset else 0
+
+
+def _description(header: bytes) -> bytes:
+    """Return the XML in the header, its third field."""
+    string_offset = _field(header, _DESCRIPTION_FIELD)
     start = string_offset + struct.unpack_from("<I", header, string_offset)[0]
     (length,) = struct.unpack_from("<I", header, start)
     return header[start + 4 : start + 4 + length]
 
 
-def _bytes_after_last_packet(path: Path) -> int:
-    """Walk over the packets' sizes and return the number of bytes after the last complete packet."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(len(MAGIC))
-        position = len(MAGIC) + 4 + int(struct.unpack("<I", file.read(4))[0])
-        while position + 8 <= size:
-            file.seek(position + 4)
-            length = int(struct.unpack("<i", file.read(4))[0])
-            if length < 0 or position + 8 + length > size:
-                break
-            position += 8 + length
-    return size - position
+class _CompletePackets:
+    """Walks over the packets of a file by their stated lengths, up to the first one that the file does not hold as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._end = path, path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(len(MAGIC))
+            header = file.read(*struct.unpack("<I", file.read(4)))
+        self._position = len(MAGIC) + 4 + len(header)
+        # A recording that was closed properly ends with a table of its packets.
+        if offset := _field(header, _TABLE_FIELD):
+            (table,) = struct.unpack_from("<q", header, offset)
+            self._end = table if self._position <= table < self._end else self._end
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the length of each complete packet in bytes."""
+        with self._path.open("rb") as file:
+            while self._position + 8 <= self._end:
+                file.seek(self._position + 4)
+                length = int(struct.unpack("<i", file.read(4))[0])
+                if length < 0 or self._position + 8 + length > self._end:
+                    return
+                self._position += 8 + length
+                yield length
+
+    def rest(self) -> int:
+        """Number of bytes between the last complete packet and the table, or the end of the file."""
+        for _ in self:
+            pass
+        return self._end - self._position
