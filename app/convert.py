@@ -38,7 +38,7 @@ from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
-from evburst.data.files import make_folder
+from evburst.data.files import make_folder, only_writer
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES
 from evburst.models.bundle import DetectorBundle, find_weights
@@ -172,10 +172,15 @@ class ConvertConfig:
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
     """Fold, choose, calibrate, measure, save; returns the record that is saved with the weights."""
-    started = time.perf_counter()
     inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
-    refuse_overwriting(Path(config.out), inputs, overwrite=True)
-    make_folder(Path(config.out).parent)
+    out = Path(config.out)
+    refuse_overwriting(out, inputs, overwrite=True)
+    with only_writer(out.parent, out.name):
+        return _convert(config, out)
+
+
+def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
+    started = time.perf_counter()
     run = Conversion(config)
     reported = (
         None if config.check_windows < 0 else run.windows("val", config.check_windows)
@@ -189,7 +194,6 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     if (config.level == "advanced" or config.continues) and config.advanced_windows:
         bundle, found["descent"] = run.distilled(bundle, config.budget or found.get("expected_share"))
     seconds = time.perf_counter() - started
-    out = Path(config.out)
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, run.grids[: config.sensitivity_windows])
     run.beside("report.json").write_text(json.dumps(report.to_dict(), indent=1))
     draw_report(report, run.beside("report.png"))

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -36,7 +37,7 @@ from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
-from evburst.data.files import make_folder
+from evburst.data.files import make_folder, only_writer
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
 from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.burst_aware import burst_aware
@@ -121,9 +122,11 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
     distributed = "RANK" in os.environ and not dist.is_initialized()
     if distributed:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    first = not dist.is_initialized() or dist.get_rank() == 0
     try:
-        trainer = Trainer(config, console.show_progress() if show_progress is None else show_progress)
-        trainer.run()
+        with only_writer(Path(config.out)) if first else nullcontext():
+            trainer = Trainer(config, console.show_progress() if show_progress is None else show_progress)
+            trainer.run()
     finally:
         if distributed:
             dist.destroy_process_group()

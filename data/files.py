@@ -1,4 +1,4 @@
-"""How files are written: all of them or nothing."""
+"""How files are written: all of them or nothing, and by one process at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evburst.data.errors import DataError
+from filelock import FileLock, Timeout
+
+from evburst.data.errors import ConfigError, DataError
 
 _NAME = 60
 """Characters of the file's name in that of its part: file systems end names at 255 bytes."""
@@ -44,3 +46,27 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise DataError(f"{path}: cannot be written into ({error.strerror})") from None
     return path
+
+
+@contextmanager
+def only_writer(folder: Path, name: str = "") -> Iterator[None]:
+    """Hold the lock of an output folder, or of the outputs `name` in it; the folder is made if it is missing.
+
+    Raises:
+        ConfigError: another process holds it.
+        DataError: the folder cannot be written to.
+    """
+    path = make_folder(folder) / f".{name[:_NAME] or 'evburst'}.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{folder / name}: another process is writing its results there; use another --out") from None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            path.unlink()

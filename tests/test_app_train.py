@@ -24,6 +24,7 @@ from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, DataError
+from evburst.data.files import only_writer
 from evburst.models.bundle import DetectorBundle, load_tensors
 from tests.conftest import ROOT, needs_fork
 from tests.helpers import tiny  # noqa: F401  (registers the family)
@@ -70,10 +71,15 @@ def sets(*settings: str) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+def train_flags(folder: Path, cache: Path, out: Path) -> list[str]:
+    """Arguments of a small training."""
+    flags = ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(out)]
+    return [*flags, *sets(*SMALL, f"cache={cache}")]
+
+
 def trained_by_command(folder: Path, cache: Path, out: Path, *settings: str) -> Path:
     """best.safetensors of two epochs, the second one of a run that was resumed."""
-    flags = ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(out)]
-    flags += sets(*SMALL, *settings, f"cache={cache}")
+    flags = [*train_flags(folder, cache, out), *sets(*settings)]
     for epochs in (1, 2):
         assert train_main([*flags, "--set", f"schedule.epochs={epochs}"]) == 0
     return out / "best.safetensors"
@@ -123,6 +129,17 @@ def test_a_budget_searches_the_frontier_and_leaves_its_files(convert: Command, t
     costs = [float(row["synaptic_ops"]) for row in frontier]
     assert costs == sorted(costs)
     assert all((tmp_path / f"tiny_{name}").stat().st_size > 500 for name in ("frontier.png", "report.png", "report.json"))
+
+
+def test_two_runs_do_not_write_the_same_outputs(
+    convert: Command, best: Path, folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_writer(tmp_path, convert.weights.name):
+        assert convert() == 1
+    assert "tiny.safetensors: another process is writing" in capsys.readouterr().err
+    with only_writer(best.parent):
+        assert train_main(train_flags(folder, cache, best.parent)) == 1
+    assert f"{best.parent}: another process is writing" in capsys.readouterr().err
 
 
 def test_another_point_is_picked_without_measuring_again(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evburst.data.errors import DataError
-from evburst.data.files import make_folder, part_of, replacing
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.files import make_folder, only_writer, part_of, replacing
 
 
 def test_the_file_is_there_at_the_end_only(tmp_path: Path) -> None:
@@ -51,3 +51,20 @@ def test_parts_are_hidden_of_one_process_and_short_enough(tmp_path: Path, name: 
     assert str(os.getpid()) in part.name
     assert part.suffix == Path(name).suffix or not Path(name).suffix
     part.write_text("")
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with only_writer(tmp_path / "run"), only_writer(tmp_path / "run", "a.safetensors"):
+        with (
+            pytest.raises(ConfigError, match="run: another process is writing its results there"),
+            only_writer(tmp_path / "run"),
+        ):
+            pass
+        with (
+            pytest.raises(ConfigError, match=r"a.safetensors: another process"),
+            only_writer(tmp_path / "run", "a.safetensors"),
+        ):
+            pass
+    assert list((tmp_path / "run").iterdir()) == []
+    with only_writer(tmp_path / "run"):
+        pass

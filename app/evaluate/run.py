@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -33,6 +34,7 @@ from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.files import only_writer
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.coco import CocoResult
@@ -145,9 +147,9 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
     Under torchrun every process takes its share of the recordings; the first one gathers, measures latency and writes.
 
     Raises:
-        EvburstError: the data cannot be used, or do not go with the weights.
+        EvburstError: the data cannot be used, or do not go with the weights; another process writes into `out`.
     """
-    with process_group() as (rank, world):
+    with process_group() as (rank, world), only_writer(out) if rank == 0 else nullcontext():
         started = time.perf_counter()
         evaluation = evaluation_of(bundle)(config, bundle, out, rank, world)
         parts = gather(evaluation.predict(), world)

@@ -10,19 +10,16 @@ import glob
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import replacing
+from evburst.data.files import only_writer, replacing
 
 SUMMARY = "summary.json"
-_LOCK = ".evburst.lock"
 _MARK = "evburst_run"
 
 
@@ -42,23 +39,15 @@ class RunFolder:
 
     def __init__(self, path: Path, source: Path, outputs: Sequence[str], overwrite: bool = False) -> None:
         self.path, self._source, self._outputs, self._overwrite = path, source, tuple(outputs), overwrite
-        self._lock = FileLock(path / _LOCK, timeout=0)
+        self._stack = ExitStack()
         self._about = {_MARK: 1, "events_path": str(source.resolve()), "folder": str(path)}
 
     def __enter__(self) -> RunFolder:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout:
-            raise ConfigError(f"{self.path}: another process is writing its results there; use another --out") from None
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be written ({error.strerror})") from None
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(only_writer(self.path))
             self._clear()
             self.write_summary({"status": "running"})
-        except BaseException:
-            self._lock.release()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -67,9 +56,7 @@ class RunFolder:
             said = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
             with suppress(DataError):  # the disk may be full: the error that ended the run is the one to report
                 self.write_summary(said)
-        self._lock.release()
-        with suppress(OSError):
-            (self.path / _LOCK).unlink()
+        self._stack.close()
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Replace `summary.json`, all of it or nothing; returns what it now holds."""
