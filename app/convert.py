@@ -37,7 +37,7 @@ from evburst.app.trained import blended, read_ann, read_converted
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import make_folder, only_writer
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES
@@ -179,12 +179,18 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         return _convert(config, out)
 
 
+def _windows_to_check(run: Conversion, config: ConvertConfig) -> Dataset:
+    """Windows for the check after the conversion; DataError says how to do without."""
+    try:
+        return run.windows("val", config.check_windows)
+    except DataError as error:
+        raise DataError(f"{error}; the converted network is checked on it: --set check_windows=-1 leaves that out") from None
+
+
 def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     run = Conversion(config)
-    reported = (
-        None if config.check_windows < 0 else run.windows("val", config.check_windows)
-    )  # now, lest it is missing at the end
+    reported = None if config.check_windows < 0 else _windows_to_check(run, config)  # first, lest it is missing at the end
     if config.continues:
         bundle = read_converted(config.weights)
         found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
