@@ -1,8 +1,10 @@
 """Compare our conversion with those of SpikingJelly and sinabs on the same ANN, windows and timesteps.
 
     python bench/conversion.py --root PICTURES --limit 32 --json conversion.json
+    python bench/conversion.py --weights nmnist --root NMNIST --split select --contenders bundled evburst spikingjelly-channel
 
-Reports COCO AP, spikes per neuron, and energy and latency per window for each T. Every converter gets the folded ANN of a
+Reports COCO AP (of a classifier: top-1 over recordings), spikes per neuron, and energy and latency per window for each T.
+Energy is a share of the dense ANN's in the headline table (INT8). Every converter gets the folded ANN of a
 weights file and sees the same grid at every timestep. The networks of SpikingJelly and sinabs do not depend on T: they run once
 up to the largest T, and the mean of their outputs is taken at each T. Ours is calibrated for each T. Synaptic operations are
 counted in the same way for all: each spike, with its multiplicity, times its fan-out; input events once
@@ -16,7 +18,7 @@ import json
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,22 +32,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.torch_graph import TorchGraph
 from evburst.app.config import build
 from evburst.app.provenance import provenance
+from evburst.app.scoring import scoring_of
 from evburst.app.train import TrainConfig
 from evburst.data.boxes import Detections
-from evburst.data.datasets import Dataset
+from evburst.data.datasets import Dataset, LabelledWindow
 from evburst.data.datasets.registry import Request, open_dataset
+from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
-from evburst.eval.coco import average_precision
-from evburst.eval.energy import COST_TABLES
+from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.models.bundle import DetectorBundle
-from evburst.models.detectors.postprocess import PostConfig, decode
+from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.network import signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
-from evburst.models.tasks import task_of
+from evburst.models.tasks import Found, task_of
 
 BATCH = 4
 QUANTILE = 0.999
@@ -58,17 +61,18 @@ class Result:
     Attributes:
         name: the converter and its settings.
         timesteps: T; 0 for the ANN.
-        ap, ap50: COCO AP over the validation windows, in percent.
+        score: COCO AP, or top-1 over recordings, in percent.
+        second: AP50, or top-5.
         spikes_per_neuron: per window, over all timesteps.
-        energy: energy per window as a share of the ANN's (FP32, 45 nm, every spike counted).
+        energy: energy per window as a share of the dense ANN's (INT8, every spike counted).
         latency_ms: median over single windows.
         seconds: duration of the conversion; for ours, which is repeated for each T, the mean.
     """
 
     name: str
     timesteps: int
-    ap: float
-    ap50: float
+    score: float
+    second: float
     spikes_per_neuron: float
     energy: float
     latency_ms: float
@@ -77,11 +81,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Setting:
-    """Inputs shared by all converters: the ANN, its calibration grids, and the validation windows."""
+    """Inputs shared by all converters: the network as bundled, its calibration grids, and the windows that are scored."""
 
     bundle: DetectorBundle
     calibration: Tensor
-    windows: Dataset
+    size: SensorSize
+    classes: tuple[str, ...]
+    labels: list[Detections]
+    names: list[str]
     grids: list[Tensor]
     timesteps: tuple[int, ...]
     timed: int
@@ -96,7 +103,10 @@ class Contender(ABC):
     """A converter and its network."""
 
     name: str
-    max_timesteps = 1 << 30
+
+    def timesteps(self, setting: Setting) -> tuple[int, ...]:
+        """Those of the setting's T that it is run for."""
+        return setting.timesteps
 
     @abstractmethod
     def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
@@ -110,10 +120,11 @@ class Contender(ABC):
 class Ours(Contender):
     """This project: burst neurons calibrated for each T <= 8, without a search over layers, on the fastest engine."""
 
-    max_timesteps = 8
-
     def __init__(self, phi: int) -> None:
         self.name, self._phi = f"evburst, phi = {phi}", phi
+
+    def timesteps(self, setting: Setting) -> tuple[int, ...]:
+        return tuple(t for t in setting.timesteps if t <= 8)
 
     def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
         graph, grids = setting.graph, setting.calibration
@@ -129,6 +140,23 @@ class Ours(Contender):
             outputs, stats = network.run(x)
             spikes = sum(float(layer.spikes.sum()) for layer in stats.layers if layer.kind == "neuron")
             yield t, outputs, sum(float(layer.synaptic_ops.sum()) for layer in stats.layers), spikes
+
+
+class Bundled(Ours):
+    """This project: the network of the weights file, at the T it was converted for and below."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.name = "evburst, as bundled"
+
+    def timesteps(self, setting: Setting) -> tuple[int, ...]:
+        most = setting.bundle.parameters.timesteps
+        return (*(t for t in setting.timesteps if t < most), most)
+
+    def convert(self, setting: Setting, timesteps: tuple[int, ...]) -> None:
+        bundle = setting.bundle
+        made = {t: replace(bundle.parameters, timesteps=t) for t in timesteps}
+        self._networks = {t: open_engine("auto", bundle.spiking, own, bundle.voxel.max_count) for t, own in made.items()}
 
 
 class Stepped(Contender):
@@ -258,6 +286,7 @@ def quantiles(graph: Graph, grids: Tensor) -> dict[str, Tensor]:
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {
+    "bundled": Bundled,
     "evburst": lambda: Ours(8),
     "evburst-phi1": lambda: Ours(1),
     "spikingjelly-max": lambda: SpikingJelly("maximum (default)", mode="Max"),
@@ -274,27 +303,27 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 
 def measure(contender: Contender, setting: Setting) -> list[Result]:
     """Convert, score and time a contender; return one result for each T."""
-    setting = replace(setting, timesteps=tuple(t for t in setting.timesteps if t <= contender.max_timesteps))
+    setting = replace(setting, timesteps=contender.timesteps(setting))
     started = time.perf_counter()
     contender.convert(setting, setting.timesteps)
     conversions = len(setting.timesteps) if isinstance(contender, Ours) else 1
     seconds = (time.perf_counter() - started) / conversions
-    detections: dict[int, list[Detections]] = {t: [] for t in setting.timesteps}
+    found: dict[int, list[Found]] = {t: [] for t in setting.timesteps}
     operations, spikes = dict.fromkeys(setting.timesteps, 0.0), dict.fromkeys(setting.timesteps, 0.0)
     for x in setting.grids:
         for t, outputs, batch_operations, batch_spikes in contender.run(x):
-            detections[t] += decoded(setting, outputs, len(x))
-            operations[t] += batch_operations / len(setting.windows)
-            spikes[t] += batch_spikes / len(setting.windows)
+            found[t] += decoded(setting, outputs, len(x))
+            operations[t] += batch_operations / len(setting.labels)
+            spikes[t] += batch_spikes / len(setting.labels)
     latency = {t: float(np.median(times)) for t, times in timed(contender, setting).items()}
     size = tuple(setting.calibration.shape[1:])
-    table, macs = COST_TABLES["fp32"], sum(dense_macs(setting.graph, *size).values())  # type: ignore[arg-type]
+    table, macs = COST_TABLES[HEADLINE], sum(dense_macs(setting.graph, *size).values())  # type: ignore[arg-type]
     neurons = sum(fan.numel() for name, fan in fan_out_maps(setting.graph, *size).items() if name in relus(setting.graph))  # type: ignore[arg-type]
     results = []
     for t in setting.timesteps:
-        ap = scored(setting, detections[t])
+        scores = scored(setting, found[t])
         share = operations[t] * table.ac_pj / (macs * table.mac_pj)
-        results.append(Result(contender.name, t, *ap, spikes[t] / neurons, share, latency[t], seconds))
+        results.append(Result(contender.name, t, *scores, spikes[t] / neurons, share, latency[t], seconds))
     return results
 
 
@@ -315,13 +344,13 @@ def timed(contender: Contender, setting: Setting) -> dict[int, list[float]]:
 def ann(setting: Setting) -> Result:
     """Score and time the ANN."""
     runner = Runner(setting.graph)
-    detections = [d for x in setting.grids for d in decoded(setting, runner(x), len(x))]
+    found = [one for x in setting.grids for one in decoded(setting, runner(x), len(x))]
     times = []
     for x in [x[:1] for x in setting.grids][: setting.timed + 1]:
         started = time.perf_counter()
         runner(x)
         times.append((time.perf_counter() - started) * 1000)
-    return Result("ANN", 0, *scored(setting, detections), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
+    return Result("ANN", 0, *scored(setting, found), 0.0, 1.0, float(np.median(times[1:] or times)), 0.0)
 
 
 def relus(graph: Graph) -> set[str]:
@@ -329,17 +358,17 @@ def relus(graph: Graph) -> set[str]:
     return {node.name for node in graph.nodes if node.op == "relu"}
 
 
-def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Detections]:
-    """Decode the boxes of n windows."""
-    size = setting.windows.spec.sensor_size
-    return decode(list(outputs), setting.bundle.head, PostConfig(score=0.001), size, [0] * n)
+def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Found]:
+    """Boxes or classes of n windows."""
+    head = setting.bundle.head
+    return list(task_of(head).decode(list(outputs), head, PostConfig(score=0.001), setting.size, [0] * n))
 
 
-def scored(setting: Setting, detections: list[Detections]) -> tuple[float, float]:
-    """Return (AP, AP50) over the validation windows, in percent."""
-    labels = [setting.windows[i].boxes for i in range(len(setting.windows))]
-    result = average_precision(labels, detections, setting.windows.spec.classes)
-    return result.ap, result.ap50
+def scored(setting: Setting, found: list[Found]) -> tuple[float, float]:
+    """Return (AP, AP50), or (top-1, top-5), in percent."""
+    scores = scoring_of(setting.bundle.head).score(setting.labels, found, setting.names, setting.classes)
+    first, second = scores.figures.values()
+    return first, second
 
 
 def prepare(args: argparse.Namespace) -> Setting:
@@ -349,27 +378,35 @@ def prepare(args: argparse.Namespace) -> Setting:
     data = replace(settings.data, root=args.root)
 
     def windows(split: str, n: int) -> Dataset:
-        return open_dataset(
-            data, Request(split, settings.voxel.window_us, n, args.cache, settings.schedule.seed, spread=split == "val")
+        seed, task = settings.schedule.seed, task_of(bundle.head).name
+        request = Request(
+            split, settings.voxel.window_us, n, args.cache, seed, spread=split == "val", task=task, classes=bundle.head.classes
         )
+        return open_dataset(data, request)
 
-    def grids(items: Dataset, first: int, last: int) -> Tensor:
-        chosen = [items[i].window for i in range(first, min(last, len(items)))]
-        return torch.from_numpy(voxel_batch(chosen, bundle.voxel, items.spec.sensor_size, bundle.stride)).float()
+    size = windows("train", 1).spec.sensor_size
 
-    train, val = windows("train", args.calibration), windows("val", args.limit)
-    batches = [grids(val, first, first + BATCH) for first in range(0, len(val), BATCH)]
-    return Setting(bundle, grids(train, 0, len(train)), val, batches, tuple(sorted(args.timesteps)), args.timed)
+    def grids(items: Sequence[LabelledWindow]) -> Tensor:
+        return torch.from_numpy(voxel_batch([item.window for item in items], bundle.voxel, size, bundle.stride)).float()
+
+    train, reported = windows("train", args.calibration), windows(args.split, args.limit)
+    items = [reported[i] for i in range(len(reported))]
+    batches = [grids(items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
+    labels, names = [item.boxes for item in items], [item.name for item in items]
+    timesteps = tuple(sorted(args.timesteps))
+    calibration = grids([train[i] for i in range(len(train))])
+    return Setting(bundle, calibration, size, reported.spec.classes, labels, names, batches, timesteps, args.timed)
 
 
-def table(results: list[Result]) -> str:
-    """Return a table with a line for each network and T."""
-    head = f"{'':46}{'T':>4}{'AP':>7}{'AP50':>7}{'lost':>7}{'spikes':>8}{'energy':>8}{'ms':>9}{'convert s':>11}"
-    best = results[0].ap
+def table(results: list[Result], figures: tuple[str, ...] = ("ap", "ap50")) -> str:
+    """Return a table with a line for each network and T; `figures` are the names of both scores."""
+    first, second = figures
+    head = f"{'':46}{'T':>4}{first:>7}{second:>7}{'lost':>7}{'spikes':>8}{'energy':>8}{'ms':>9}{'convert s':>11}"
+    best = results[0].score
     return "\n".join(
         [head]
         + [
-            f"{r.name:46}{r.timesteps or '-':>4}{r.ap:7.1f}{r.ap50:7.1f}{best - r.ap:7.1f}{r.spikes_per_neuron:8.2f}"
+            f"{r.name:46}{r.timesteps or '-':>4}{r.score:7.1f}{r.second:7.1f}{best - r.score:7.1f}{r.spikes_per_neuron:8.2f}"
             f"{100 * r.energy:7.1f}%{r.latency_ms:9.0f}{r.seconds:11.1f}"
             for r in results
         ]
@@ -377,9 +414,10 @@ def table(results: list[Result]) -> str:
 
 
 def first_within(results: list[Result], points: float = 1.0) -> dict[str, Result | None]:
-    """Return each converter's result at the smallest T whose AP is within the given points of the ANN's, or None."""
+    """Return each converter's result at the smallest T whose score is within the given points of the ANN's, or None."""
     names = dict.fromkeys(r.name for r in results[1:])
-    return {name: next((r for r in results[1:] if r.name == name and r.ap >= results[0].ap - points), None) for name in names}
+    enough = results[0].score - points
+    return {name: next((r for r in results[1:] if r.name == name and r.score >= enough), None) for name in names}
 
 
 def main() -> None:
@@ -387,7 +425,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="caltech6", help="bundled weights or a file (default: caltech6)")
     parser.add_argument("--root", required=True, help="folder of the data that the weights were trained on")
-    parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
+    parser.add_argument("--split", default="val", help="split that is reported (default: val)")
+    parser.add_argument("--limit", type=int, default=0, help="windows of it (default: all)")
     parser.add_argument("--calibration", type=int, default=64, help="calibration windows (default: 64)")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="T")
     parser.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
@@ -408,11 +447,17 @@ def main() -> None:
             if isinstance(contender, Ours):
                 raise
             print(f"{name}: cannot convert this network ({error})", file=sys.stderr)
-    print(table(results))
+    print(table(results, scoring_of(setting.bundle.head).figures))
     for name, first in first_within(results).items():
         print(f"{name}: " + (f"within 1.0 point at T = {first.timesteps}" if first else "never within 1.0 point"))
     if args.json:
-        conditions = {"windows": len(setting.windows), "threads": torch.get_num_threads(), **provenance()}
+        conditions = {
+            "weights": args.weights,
+            "split": args.split,
+            "windows": len(setting.labels),
+            "threads": torch.get_num_threads(),
+            **provenance(),
+        }
         args.json.write_text(json.dumps({**conditions, "results": [asdict(r) for r in results]}, indent=1))
 
 
