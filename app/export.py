@@ -12,6 +12,8 @@ from evburst.app.console import LOG, run
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.events import SensorSize
 
+_SENSOR = SensorSize(304, 240)
+
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.export") -> int:
     """Run `evburst export`."""
@@ -28,10 +30,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     target.add_argument("--onnx-snn", type=Path, metavar="FILE", help="write the spiking network, for any batch and grid size; "
                         "input is uint8 counts, outputs are the head's raw maps")  # fmt: skip
     target.add_argument("--nir", type=Path, metavar="FILE", help="write the spiking network, for one grid size")
-    parser.add_argument("--sensor-size", default="304x240", metavar="WxH", help="sensor size in pixels, for NIR, --with-boxes "
-                        "and --totals; the grid is padded to the network's stride (default: 304x240)")  # fmt: skip
+    parser.add_argument("--sensor-size", metavar="WxH", help="sensor size in pixels, for NIR, --with-boxes and --totals; the "
+                        f"grid is padded to the network's stride (default: that of the training data, or {_SENSOR})")  # fmt: skip
     parser.add_argument("--with-boxes", action="store_true",
-                        help="with --onnx-snn: output boxes, scores and labels instead of raw maps, batch size 1")  # fmt: skip
+                        help="with --onnx-snn: output boxes, scores and labels (of a classifier: scores and label) instead "
+                        "of raw maps, batch size 1")  # fmt: skip
     parser.add_argument("--score", type=float, default=0.3, metavar="S", help="with --with-boxes: minimum score (default: 0.3)")
     parser.add_argument("--totals", action="store_true",
                         help="with --onnx-snn: also output the spikes and synaptic operations of every layer")  # fmt: skip
@@ -42,20 +45,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 
 
 def _export(args: argparse.Namespace) -> str:
+    from evburst.app.classify import sensor_of
     from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
-    from evburst.models.export.onnx_boxes import BoxOptions
+    from evburst.models.export.onnx_boxes import DECODED, BoxOptions
     from evburst.models.export.onnx_snn import SnnOptions, write_onnx_snn
     from evburst.models.spiking.rounding import integer_form, is_integer
+    from evburst.models.tasks import task_of
 
     refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
-    sensor = SensorSize.parse(args.sensor_size)
+    sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else sensor_of(bundle) or _SENSOR
     height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
     if args.onnx_snn:
         if not is_integer(bundle.spiking, bundle.parameters):
@@ -67,7 +72,7 @@ def _export(args: argparse.Namespace) -> str:
         size = (height, width) if args.with_boxes or args.totals else None
         boxes = BoxOptions(sensor, PostConfig(score=args.score)) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
-        outputs = "boxes, scores, labels" if boxes else ", ".join(bundle.graph.outputs)
+        outputs = ", ".join(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs)
         return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)

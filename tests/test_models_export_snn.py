@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evburst.app.export import main
+from evburst.data.classification import Classification
 from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -28,6 +29,7 @@ from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_t
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.rounding import driven, integer_form, rounded
+from evburst.models.tasks import task_of
 from tests.conftest import EveryOperation, FurtherOperations, drawn
 from tests.test_models_detector import TwoLevels
 from tests.test_models_runtime import same_counts
@@ -184,6 +186,22 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [output.name for output in session.get_outputs()][-3:] == ["boxes", "scores", "labels"]
     with pytest.raises(ModelError, match="size of the grids"):
         write_onnx_snn(DetectorBundle.load("street"), path, SnnOptions(totals=True))
+
+
+def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "nmnist.onnx"
+    assert main(["--weights", "nmnist", "--onnx-snn", str(path), "--with-boxes"]) == 0
+    assert "outputs scores, label" in capsys.readouterr().out
+    bundle = DetectorBundle.load("nmnist")
+    graph, parameters = integer_form(bundle.spiking, bundle.parameters)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    grid = torch.poisson(torch.full(session.get_inputs()[0].shape, 0.2), generator=torch.Generator().manual_seed(2))
+    maps, _ = SpikingNetwork(graph, parameters).run(grid)
+    (expected,) = task_of(bundle.head).decode(maps, bundle.head, PostConfig(), SensorSize(34, 34), [0])
+    scores, label = session.run(None, {"input": grid.numpy().astype(np.uint8)})
+    assert isinstance(expected, Classification)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+    assert label.tolist() == [expected.label]
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
-"""Decoding of boxes inside an ONNX file for one grid of fixed size, as `evburst.models.detectors.postprocess.decode` does it.
+"""Decoding inside an ONNX file for one grid of fixed size, as `evburst.models.tasks` does it.
 
-Outputs: `boxes` `(n, 4)` float32 xyxy px clipped to the sensor, `scores` `(n,)` float32 in descending order, `labels` `(n,)`
-int64. Non-maximum suppression is the standard operator, applied per class. `decode` only considers the best 1,000 candidates
-while this considers all of them, which makes no difference at practical score thresholds.
+Outputs of a detector: `boxes` `(n, 4)` float32 xyxy px clipped to the sensor, `scores` `(n,)` float32 in descending order,
+`labels` `(n,)` int64. Non-maximum suppression is the standard operator, applied per class. `decode` only considers the best
+1,000 candidates while this considers all of them, which makes no difference at practical score thresholds.
+
+Outputs of a classifier: `scores` `(K,)` float32, which sum to 1, `label` `(1,)` int64.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+
+DECODED = {DETECTION: ("boxes", "scores", "labels"), CLASSIFICATION: ("scores", "label")}
+"""Names of the decoded outputs, by task."""
 
 _SSD_GAINS = (0.1, 0.1, 0.2, 0.2)
 _SSD_LARGEST = 4.135  # as in postprocess
@@ -44,15 +50,18 @@ class BoxOptions:
 
 
 def write_boxes(writer: Writer, maps: list[str], head: HeadSpec, options: BoxOptions, size: tuple[int, int]) -> None:
-    """Add operators that decode boxes from the outputs of a network.
+    """Add operators that decode boxes, or a class, from the outputs of a network.
 
     Args:
         writer: adds operators to the graph of the network.
-        maps: names of the outputs: box maps of every stride, then class maps of every stride.
+        maps: names of the outputs: box maps of every stride, then class maps of every stride; of a classifier its class map.
         head: how the maps are decoded.
         options: thresholds and sensor size.
         size: (H, W) of the grid.
     """
+    if head.kind == "classes":
+        _class(writer, maps[0], len(head.classes))
+        return
     level = {"yolo": _yolo_level, "ssd": _ssd_level}[head.kind]
     levels = len(head.strides)
     parts = [level(writer, maps[k], maps[levels + k], k, head, size) for k in range(levels)]
@@ -66,6 +75,16 @@ def write_boxes(writer: Writer, maps: list[str], head: HeadSpec, options: BoxOpt
     valid = _has_area(writer, clipped)
     scores = writer.emit("Mul", [scores, valid], "decode.scores")
     _select(writer, clipped, scores, options.post)
+
+
+def _class(writer: Writer, logits: str, n_classes: int) -> None:
+    """Add the softmax of the mean over the map `(1, K, h, w)`, and its largest entry."""
+    mean = writer.emit("ReduceMean", [logits], "decode.mean", axes=[2, 3], keepdims=0)
+    shares = writer.emit("Softmax", [mean], "decode.shares", axis=1)
+    writer.emit("Reshape", [shares, _constant(writer, "last", -1)], "scores")
+    writer.emit("ArgMax", ["scores"], "label", axis=0)
+    writer.output("scores", "FLOAT", [n_classes])
+    writer.output("label", "INT64", [1])
 
 
 def _constant(writer: Writer, name: str, *values: int) -> str:
