@@ -49,7 +49,7 @@ def ensure_measured(again: bool = False) -> None:
 
 
 def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict[str, float]:
-    """Measure the median time per window (ms) of each engine, with the bundled network and recording.
+    """Measure the median time per window (ms) of each engine, with the bundled network, in integer form, and recording.
 
     The engines take turns, so that a change in the machine's load affects all of them.
     """
@@ -60,14 +60,15 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
     from evburst.data.representations.voxel_grid import voxel_batch
     from evburst.models.bundle import DetectorBundle
     from evburst.models.runtime import open_engine
+    from evburst.models.spiking.rounding import integer_form
 
     bundle = DetectorBundle.load(_WEIGHTS)
     stream = open_events(SAMPLE)
     window = next(islice(stream.windows(bundle.voxel.window_us), 1, None))
     grid = torch.from_numpy(voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride))
-    parameters = replace(bundle.parameters, timesteps=timesteps)
+    graph, parameters = integer_form(bundle.spiking, replace(bundle.parameters, timesteps=timesteps))
     built: dict[str, Callable[[torch.Tensor], Any]] = {
-        name: open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count).run for name in names
+        name: open_engine(name, graph, parameters, bundle.voxel.max_count).run for name in names
     }
     times: dict[str, list[float]] = {name: [] for name in built}
     for count in range(rounds + 2):

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
                         "input is uint8 counts, outputs are the head's raw maps")  # fmt: skip
     target.add_argument("--nir", type=Path, metavar="FILE", help="write the spiking network, for one grid size")
     parser.add_argument("--sensor-size", metavar="WxH", help="sensor size in pixels, for NIR, --with-boxes and --totals; the "
-                        f"grid is padded to the network's stride (default: that of the training data, or {_SENSOR})")  # fmt: skip
+                        f"grid is padded to the network's stride (default: of the training data, else {_SENSOR})")  # fmt: skip
     parser.add_argument("--with-boxes", action="store_true",
                         help="with --onnx-snn: output boxes, scores and labels (of a classifier: scores and label) instead "
                         "of raw maps, batch size 1")  # fmt: skip
