@@ -73,6 +73,7 @@ _RUN_FLAGS = (
     Flag("engine", metavar="NAME"),
     Flag("batch", metavar="auto|N", extra={"type": _batch}),
     Flag("sensor_size", metavar="WxH"),
+    Flag("downsample", metavar="N"),
     Flag("reading.time_unit", "--time-unit"),
     Flag("reading.columns", "--columns", "ORDER"),
     Flag("reading.allow_external", "--allow-external"),

@@ -41,6 +41,9 @@ from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
 
+_USUAL_SIDE = 640
+"""Length of a sensor's longer side, px, up to which `downsample` is not chosen by itself."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -60,6 +63,8 @@ class RunConfig:
             windows per second.
         start_s: begin this many seconds after the first event.
         max_windows: stop after this many windows.
+        downsample: the network sees blocks of this many pixels, squared, as one, which suits sensors that are much larger than
+            those it was trained on, and costs less; 0: 1, or on sensors from 1280 px on a side the multiples of 640 px in it.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
         idle_events: windows with at most this many events are idle: they do not go through the network, have no answer, and
@@ -80,6 +85,7 @@ class RunConfig:
     batch: int = 1
     start_s: float = 0.0
     max_windows: int | None = None
+    downsample: int = 0
     sensor_size: str | None = None
     energy_table: str = HEADLINE
     idle_events: int = 0
@@ -97,6 +103,7 @@ class RunConfig:
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
             "batch must be 0 to 256": 0 <= self.batch <= 256,
+            "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "idle_events must not be negative": self.idle_events >= 0,
             "adaptive stops each window by itself: batch must be 1": self.batch == 1 or self.adaptive is None,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
@@ -204,6 +211,7 @@ def open_inference(
         table=COST_TABLES[config.energy_table],
         idle_events=config.idle_events,
         maps=maps,
+        downsample=config.downsample or max(1, max(sensor_size) // _USUAL_SIDE),
     )
 
 
@@ -383,6 +391,7 @@ def _summary(
         "network": "ann" if config.ann else "snn",
         "weights": config.weights,
         "sensor_size": list(stream.sensor_size),
+        "downsample": inference.downsample,
         **_lengths(run, inference, config),
         "windows": run.windows,
         "idle_windows": energy.idle_windows,
@@ -458,6 +467,9 @@ def human_summary(summary: dict[str, Any]) -> str:
         f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {length}{idle}",
         f"boxes     {summary['detections']} ({boxes})",
     ]
+    if (block := summary["downsample"]) > 1:
+        width, height = summary["sensor_size"]
+        lines.insert(1, f"sensor    {width}x{height} px, in blocks of {block}x{block} (--downsample 1 for single pixels)")
     if "tracks" in summary:
         lines.append(f"tracks    {summary['tracks']} objects; {summary['held']} boxes of objects that stand still")
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"

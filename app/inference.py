@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from evburst.data.classification import Classification
 from evburst.data.datasets import Dataset
 from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
-from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_histogram
+from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals, energy_report
 from evburst.models.detector import Detector
@@ -153,6 +153,8 @@ class Inference:
         table: energies per operation.
         idle_events: windows with at most this many events are idle and do not go through the network; -1: all do.
         maps: keep the maps that boxes are decoded from in each result; only of a Detector, and not if it is adaptive.
+        downsample: the network sees blocks of this many pixels, squared, as one. Grids and boxes of results remain in pixels of
+            the sensor.
     """
 
     def __init__(
@@ -166,18 +168,21 @@ class Inference:
         table: CostTable = COST_TABLES[HEADLINE],
         idle_events: int = 0,
         maps: bool = False,
+        downsample: int = 1,
     ) -> None:
-        self._maps = maps
+        self._maps, self.downsample = maps, downsample
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
         self.faults = Faults() if faults is None else faults
         self.spiking, self.table, self.idle_events = spiking, table, idle_events
-        width, height = padded_size(sensor_size, network.stride)
-        self.shape = (voxel.channels, height, width)
+        self._seen = coarser(sensor_size, downsample)
+        width, height = padded_size(self._seen, network.stride)
+        self.shape = (voxel.channels, height * downsample, width * downsample)
+        self._binning = voxel if downsample == 1 else replace(voxel, max_count=255)
         self.dense_macs = network.dense_macs(height, width)
         self.ann_pj = self.dense_macs * table.mac_pj
 
     def new_grid(self) -> NDArray[np.uint8]:
-        """An empty grid: `(2 * bins, H, W)` uint8, padded."""
+        """An empty grid: `(2 * bins, H, W)` uint8 in pixels of the sensor, padded."""
         return np.zeros(self.shape, np.uint8)
 
     def bin(self, window: EventWindow, grid: NDArray[np.uint8], started: float | None = None) -> BinnedWindow:
@@ -187,15 +192,15 @@ class Inference:
         fault by `run`, so that a thread may bin ahead of what has been reported.
         """
         started = time.perf_counter() if started is None else started
-        events, outside = voxel_histogram(window, self.voxel, self.sensor_size, grid)
+        events, outside = voxel_histogram(window, self._binning, self.sensor_size, grid)
         return BinnedWindow(window.t0_us, window.t1_us, grid, events, outside, time.perf_counter() - started)
 
     def warm_up(self, window: EventWindow, batch: int = 1) -> None:
         """Compile the kernels for these events' encoding and let the network plan its memory; nothing is counted."""
         grid = self.new_grid()
         for _ in range(2):
-            voxel_histogram(window, self.voxel, self.sensor_size, grid)
-            self.network.detect(np.stack([grid] * batch), self.sensor_size, [0] * batch)
+            voxel_histogram(window, self._binning, self.sensor_size, grid)
+            self.network.detect(self._as_seen([grid] * batch, batch), self._seen, [0] * batch)
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Results of windows that go through the network together.
@@ -265,21 +270,32 @@ class Inference:
 
     def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[Answer]:
         """Boxes and counts of each window, from a batch of `size` grids."""
-        if size == 1:
-            grids = batch[0].grid[None]
-        else:
-            grids = np.zeros((size, *self.shape), np.uint8)
-            grids[: len(batch)] = [binned.grid for binned in batch]
+        grids = self._as_seen([binned.grid for binned in batch], size)
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
         readouts: Maps = {}
         stats: Stats | None
         if self._maps and isinstance(self.network, Detector):
-            found, stats = self.network.detect(grids, self.sensor_size, times, readouts)
+            found, stats = self.network.detect(grids, self._seen, times, readouts)
         else:
-            found, stats = self.network.detect(grids, self.sensor_size, times)
+            found, stats = self.network.detect(grids, self._seen, times)
+        if self.downsample > 1:
+            found = [one.scaled(self.downsample, *self.sensor_size) if isinstance(one, Detections) else one for one in found]
         each = [stats.of_image(i) if stats is not None and size > 1 else stats for i in range(len(batch))]
         maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
         return list(zip(found, each, maps, strict=False))
+
+    def _as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+        """A batch of `size` grids as the network sees them, filled up with empty ones."""
+        if size == 1 and self.downsample == 1:
+            return grids[0][None]
+        channels, height, width = self.shape
+        seen = np.zeros((size, channels, height // self.downsample, width // self.downsample), np.uint8)
+        for grid, own in zip(grids, seen, strict=False):
+            if self.downsample == 1:
+                own[:] = grid
+            else:
+                pooled(grid, self.downsample, self.voxel.max_count, own)
+        return seen
 
     def _result(self, binned: BinnedWindow, answer: Answer | None, seconds: float) -> WindowResult:
         """The result of what the network answered; None: it was idle."""
@@ -310,6 +326,11 @@ class Inference:
             maps=maps or None,
             classification=scores,
         )
+
+
+def coarser(size: SensorSize, factor: int) -> SensorSize:
+    """The size of a sensor with pixels that are `factor` times larger; those at its edges may be filled in part."""
+    return SensorSize(-(-size.width // factor), -(-size.height // factor))
 
 
 @dataclass(frozen=True)

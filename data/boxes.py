@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ class Detections:
     def empty(cls, t_us: int = 0) -> Detections:
         """Return a Detections without boxes."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), t_us)
+
+    def scaled(self, factor: float, width: int, height: int) -> Detections:
+        """Return the boxes in pixels that are `factor` times smaller, clipped to `width` x `height` of them."""
+        boxes = np.minimum(self.boxes_xyxy * np.float32(factor), np.array([width, height] * 2, np.float32))
+        return replace(self, boxes_xyxy=boxes)
 
     def above(self, score: float) -> Detections:
         """Return the boxes that score at least `score`."""

@@ -12,7 +12,7 @@ import pytest
 
 import evburst
 from evburst import Detections, Detector, EvburstError, open_events
-from evburst.app.detect import DetectConfig, detect_file
+from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.events import Events, SensorSize
 from tests.conftest import ROOT, in_new_process, random_events
@@ -122,6 +122,29 @@ def test_settings_and_errors() -> None:
         Detector()(random_events(10, SIZE, 1000))
     with pytest.raises(EvburstError, match="lie outside 32x32"):
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
+
+
+def test_a_larger_sensor_in_blocks(events: Events) -> None:
+    """Blocks of 2 x 2 px of a sensor twice as large are the pixels of the smaller one; boxes are in its own pixels."""
+    large = events.copy()
+    large["x"], large["y"] = 2 * large["x"] + 1, 2 * large["y"]
+    small = Detector("street", sensor_size=(304, 240))(events)
+    blocks = Detector("street", sensor_size=(608, 480), downsample=2)(large)
+    assert len(small[0].detections)
+    for own, expected in zip(blocks, small, strict=True):
+        np.testing.assert_array_equal(own.detections.boxes_xyxy, 2 * expected.detections.boxes_xyxy)
+        np.testing.assert_array_equal(own.detections.scores, expected.detections.scores)
+        assert (own.energy_pj, own.ann_energy_pj, own.events) == (expected.energy_pj, expected.ann_energy_pj, expected.events)
+        assert own.grid.shape[1:] == (512, 640)
+
+
+@pytest.mark.parametrize(("side", "block"), [(640, 1), (1280, 2), (1920, 3)])
+def test_blocks_are_chosen_by_the_sensor(side: int, block: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, random_events(300, SensorSize(side, 16), 40_000))
+    summary = detect_file(path, tmp_path / "out", DetectConfig(sensor_size=f"{side}x16", sinks=("jsonl",)))
+    assert summary["downsample"] == block
+    assert ("--downsample 1" in human_summary(summary)) == (block > 1)
 
 
 def test_maps_on_request() -> None:

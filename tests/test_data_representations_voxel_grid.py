@@ -12,6 +12,8 @@ from evburst.data.representations.voxel_grid import (
     BLOCK,
     VoxelConfig,
     padded_size,
+    pooled,
+    pooled_reference,
     voxel_histogram,
     voxel_histogram_reference,
 )
@@ -124,3 +126,29 @@ def test_event_array_windows_from_a_time_on(start_us: int) -> None:
     stream = EventArray(make_events(np.sort(np.random.default_rng(0).integers(130, 900, 200))), SIZE)
     expected = [w.t0_us for w in stream.windows(100) if w.t1_us > start_us]
     assert [w.t0_us for w in stream.windows(100, start_us)] == expected
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 255), st.integers(0, 2**32))
+def test_pooling_equals_the_reference(factor: int, max_count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid = rng.integers(0, rng.integers(1, 256), (3, 4 * factor, 6 * factor), np.uint8)
+    out = np.full((3, 4, 6), 99, np.uint8)
+    pooled(grid, factor, max_count, out)
+    np.testing.assert_array_equal(out, pooled_reference(grid, factor, max_count))
+
+
+def test_pooling_is_binning_on_a_coarser_sensor() -> None:
+    rng = np.random.default_rng(3)
+    events = make_events(
+        rng.integers(0, 100, 3000), rng.integers(0, 13, 3000), rng.integers(0, 7, 3000), rng.integers(0, 2, 3000)
+    )
+    fine, coarse, expected = (np.zeros((4, *shape), np.uint8) for shape in ((8, 16), (4, 8), (4, 8)))
+    voxel_histogram(EventWindow(0, 100, events), VoxelConfig(2, 255), SIZE, fine)
+    pooled(fine, 2, 40, coarse)
+    events["x"] //= 2
+    events["y"] //= 2
+    voxel_histogram(EventWindow(0, 100, events), VoxelConfig(2, 40), SensorSize(7, 4), expected)
+    np.testing.assert_array_equal(coarse, expected)
+    with pytest.raises(ValueError, match="blocks of 3 px"):
+        pooled(fine, 3, 40, coarse)

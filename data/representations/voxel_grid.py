@@ -97,6 +97,47 @@ def voxel_batch(windows: list[EventWindow], config: VoxelConfig, sensor_size: Se
     return out
 
 
+def pooled_reference(grid: NDArray[np.uint8], factor: int, max_count: int) -> NDArray[np.uint8]:
+    """NumPy reference of `pooled`."""
+    channels, height, width = grid.shape
+    blocks = grid.reshape(channels, height // factor, factor, width // factor, factor)
+    sums: NDArray[np.int64] = blocks.sum((2, 4), np.int64)
+    return np.minimum(sums, max_count).astype(np.uint8)
+
+
+def pooled(grid: NDArray[np.uint8], factor: int, max_count: int, out: NDArray[np.uint8]) -> None:
+    """Sum counts over blocks of `factor` x `factor` pixels: the grid of a sensor with that much larger pixels.
+
+    Equal to the grid that the events would have on the coarser sensor, as long as `grid` did not saturate below `max_count`.
+
+    Args:
+        grid: `(C, H, W)` uint8, C-contiguous; H and W are multiples of `factor`.
+        factor: length of a block's side, px.
+        max_count: sums saturate here.
+        out: `(C, H / factor, W / factor)` uint8, C-contiguous, overwritten.
+    """
+    channels, height, width = grid.shape
+    if height % factor or width % factor or out.shape != (channels, height // factor, width // factor):
+        raise ValueError(f"blocks of {factor} px of a grid {grid.shape} do not fill one of {out.shape}")
+    _pool(grid, factor, max_count, out)
+
+
+@njit(cache=True, nogil=True)
+def _pool(grid, factor, max_count, out):  # type: ignore[no-untyped-def]
+    channels, height, width = out.shape
+    sums = np.empty(width, np.uint32)
+    for c in range(channels):
+        for y in range(height):
+            sums[:] = 0
+            for dy in range(factor):
+                row = grid[c, y * factor + dy]
+                for x in range(width):
+                    for dx in range(factor):
+                        sums[x] += row[x * factor + dx]
+            for x in range(width):
+                out[c, y, x] = min(sums[x], max_count)
+
+
 def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:
     """Return the first microsecond of every bin, and the window's end: `(bins + 1,)`."""
     index = np.arange(bins + 1, dtype=np.int64)

@@ -1,0 +1,84 @@
+"""AP, energy and latency of a detector on a sensor that is larger than the one it was trained on, for each --downsample.
+
+    python bench/downsample.py [--sensor-size 1280x720] [--factors 1 2 3 4] [--seeds 11 12 13] [--json FILE]
+
+Recordings are drawn streets (data/simulation/scenes/street.py) of 0.6 s each, whose boxes are known; no network was trained or
+chosen on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.tracks import CAMERA
+from evburst import Detector
+from evburst.app.provenance import provenance
+from evburst.data.boxes import Detections
+from evburst.data.events import EventArray, SensorSize
+from evburst.data.simulation.scenes.street import StreetScene
+from evburst.data.simulation.sensor import EventSimulator
+from evburst.eval.coco import average_precision
+
+STEP_US, WINDOW_US, SPAN_US = 2_500, 50_000, 600_000
+
+
+def drive(size: SensorSize, seed: int) -> tuple[EventArray, list[Detections]]:
+    """Events of a drive through the drawn street, and the boxes at the end of every window."""
+    scene, sensor = StreetScene(size, seed), EventSimulator(size, CAMERA, seed)
+    sensor.step(scene.render(0), -1)
+    parts = [sensor.step(scene.render(t), t) for t in range(STEP_US, SPAN_US + 1, STEP_US)]
+    events = np.concatenate(parts)
+    events = events[(events["t"] >= 0) & (events["t"] < SPAN_US)]
+    return EventArray(events, size), [scene.boxes(t) for t in range(WINDOW_US, SPAN_US + 1, WINDOW_US)]
+
+
+def measured(weights: str, size: SensorSize, factor: int, drives: list[tuple[EventArray, list[Detections]]]) -> dict[str, Any]:
+    """Figures of one factor over all drives."""
+    detector = Detector(weights, sensor_size=size, score=0.001, downsample=factor)
+
+    def results() -> Iterator[tuple[Detections, Any]]:
+        for events, labels in drives:
+            yield from zip(labels, detector.stream(events), strict=True)
+
+    labels, found = zip(*results(), strict=True)
+    scored = average_precision(list(labels), [one.detections for one in found], detector.classes)
+    return {
+        "downsample": factor,
+        "ap": round(scored.ap, 2),
+        "ap50": round(scored.ap50, 2),
+        "energy_uj": round(float(np.mean([one.energy_pj for one in found])) / 1e6, 1),
+        "latency_ms": round(float(np.median([one.latency_ms for one in found])), 1),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", default="street")
+    parser.add_argument("--sensor-size", default="1280x720", metavar="WxH")
+    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 3, 4], metavar="N")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    args = parser.parse_args()
+    size = SensorSize.parse(args.sensor_size)
+    drives = [drive(size, seed) for seed in args.seeds]
+    rows = [measured(args.weights, size, factor, drives) for factor in args.factors]
+    print(f"{'downsample':>10}{'AP':>7}{'AP50':>7}{'uJ':>8}{'ms':>8}")
+    for row in rows:
+        print(f"{row['downsample']:>10}{row['ap']:7.1f}{row['ap50']:7.1f}{row['energy_uj']:8.1f}{row['latency_ms']:8.1f}")
+    if args.json:
+        conditions = {"weights": args.weights, "sensor_size": list(size), "seeds": args.seeds, **provenance()}
+        args.json.write_text(json.dumps({**conditions, "results": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
