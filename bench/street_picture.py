@@ -1,8 +1,8 @@
-"""Make the README's picture of the bundled recording: python bench/street_picture.py --out docs/street_sample.png
+"""Make the README's pictures of the bundled recording: python bench/street_picture.py --out docs/street_sample.png
 
-Detects in the recording, compares the boxes of every window with its labels, and writes the frame of the annotated video with
-the fewest false positives and, among those, the most true positives. Run it on an idle machine, because the picture shows the
-latency.
+Detects in the recording and compares the boxes of every window with its labels. Writes the frame of the annotated video with
+the fewest false positives and, among those, the most true positives; and the whole video as a moving picture beside it
+(`.gif`), slowed down. Run it on an idle machine, because the pictures show the latency.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from evburst.app.cli import detect_main  # noqa: E402
 
 IOU = 0.5
+GIF_WIDTH, GIF_MS, GIF_COLOURS = 400, 150, 16
 
 
 def intersection_over_union(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,6 +48,15 @@ def count(line: dict[str, list[float]], labels: NDArray[np.void]) -> tuple[int, 
     return true_positives, len(iou) - true_positives
 
 
+def write_gif(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
+    """Write `(H, W, 3)` uint8 BGR pictures as a GIF that repeats for ever."""
+    height = round(GIF_WIDTH * pictures[0].shape[0] / pictures[0].shape[1])
+    small = [cv2.resize(picture, (GIF_WIDTH, height), interpolation=cv2.INTER_AREA)[..., ::-1] for picture in pictures]
+    palette = Image.fromarray(np.concatenate(small[:: len(small) // 6])).quantize(GIF_COLOURS)
+    frames = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in small]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=GIF_MS, loop=0, optimize=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -61,11 +72,13 @@ def main() -> None:
         true_positives, false_positives = counts[best]
         missed = int((labels["t"] == lines[best]["t_us"]).sum()) - true_positives
         video = cv2.VideoCapture(str(Path(folder) / "annotated.mp4"))
-        for _ in range(best + 1):
-            _, picture = video.read()
+        pictures = [np.asarray(video.read()[1], np.uint8) for _ in lines]
         video.release()
-    cv2.imwrite(str(args.out), picture)
+    cv2.imwrite(str(args.out), pictures[best])
+    write_gif(args.out.with_suffix(".gif"), pictures)
     print(f"{args.out}: window {best}, {true_positives} right, {false_positives} wrong, {missed} missed", file=sys.stderr)
+    right, wrong = (sum(both[k] for both in counts) for k in (0, 1))
+    print(f"all windows: {right} right, {wrong} wrong, {len(labels) - right} missed", file=sys.stderr)
 
 
 if __name__ == "__main__":
