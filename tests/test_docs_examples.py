@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +150,12 @@ def test_python_blocks_run(
     write_events(tmp_path / "recording.dat", events, sample.sensor_size)
     (tmp_path / "00001.bin").write_bytes(bin_bytes(random_events(2000, SensorSize(34, 34), 300_000).tolist()))
     (tmp_path / "recording.evrec").write_bytes(b"EVREC %dx%d\n" % sample.sensor_size + events.tobytes())
+    if page.name == "export.md":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        ((_, *command),) = named_commands("docs/export.md", "evburst export --weights street --onnx-snn")
+        assert main(command) == 0
+        capsys.readouterr()
     for block in python_blocks(page):
         exec(compile(block, str(page), "exec"), {})
         assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
@@ -189,3 +197,18 @@ def test_the_readme_shows_the_output_of_its_command(
     readme = (ROOT / "README.md").read_text()
     for line in printed:
         assert f"    {line}\n" in readme
+
+
+def test_the_quickstart_runs_and_keeps_no_outputs() -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg", force=True)
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), "quickstart.ipynb", "exec"), names)
+    assert len(names["results"]) == len(names["pairs"]) == 60
+    assert names["scored"].ap50 > 40
+    assert 0 < names["microjoules"].mean() < 0.25 * names["ann"]
+    assert names["stats"].layers
