@@ -53,7 +53,6 @@ from evburst.models.spiking.convert.report import conversion_report
 from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
-from evburst.models.spiking.rounding import integer_form
 from evburst.models.tasks import CLASSIFICATION, task_of
 
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
@@ -297,9 +296,7 @@ class Conversion:
 
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
         """The detector with these choices, calibrated layer by layer."""
-        spiking, parameters = integer_form(
-            *calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
-        )
+        spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
         return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
 
     @cached_property

@@ -14,7 +14,6 @@ from evburst.models.runtime import open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork
-from evburst.models.spiking.rounding import integer_form
 
 NARROW = ["resnet18x0.06", "resnet20x0.25", "vgg11x0.06", "mobilex0.25"]
 
@@ -80,7 +79,7 @@ def test_the_int8_engine_runs_every_layer(architecture: str, timesteps: int) -> 
     model.train()(grids)
     graph = trace(model, torch.zeros(1, 4, 128, 128)).in_float16()
     targets = record_targets(graph, grids, None)
-    spiking, parameters = integer_form(*calibrate(graph, targets, timesteps, Choice(8), "light"))
+    spiking, parameters = calibrate(graph, targets, timesteps, Choice(8), "light")
     expected, counted = SpikingNetwork(spiking, parameters).run(grids)
     engine = open_engine("int8", spiking, parameters, 10, "cpu")
     found, stats = engine.run(grids.to(torch.uint8))

@@ -58,7 +58,7 @@ def run(model: Any, grid: Tensor) -> dict[str, NDArray[Any]]:
 
 def network(kind: type[nn.Module], grid: Tensor, timesteps: int, signed: bool = False) -> tuple[Graph, SpikingParameters]:
     graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16)).in_float16()
-    return integer_form(*calibrate(graph, record_targets(graph, grid), timesteps, Choice(4, signed=signed)))
+    return calibrate(graph, record_targets(graph, grid), timesteps, Choice(4, signed=signed))
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
@@ -98,7 +98,7 @@ def test_engines_count_as_the_reference_does(engine: str, timesteps: int, grid: 
 
 def test_integer_form_compares_whole_numbers_with_halves(grid: Tensor) -> None:
     graph, parameters = network(EveryOperation, grid, 2)
-    layers = driven(graph, parameters)
+    layers = driven(graph)
     assert len(layers) == 3
     for conv, relu in layers:
         step, layer = graph.tensors[f"{conv.name}.step"].double(), parameters.neurons[relu.name]
@@ -115,7 +115,7 @@ def test_integer_form_compares_whole_numbers_with_halves(grid: Tensor) -> None:
 
 def test_the_integer_form_survives_the_weights_file(grid: Tensor, tmp_path: Path) -> None:
     graph = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16()
-    spikes, parameters = integer_form(*calibrate(graph, record_targets(graph, grid), 1, Choice(4)))
+    spikes, parameters = calibrate(graph, record_targets(graph, grid), 1, Choice(4))
     bundle = DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", (4, 2), 2, ("car",)), VoxelConfig(bins=2), {})
     bundle.save(tmp_path / "a.safetensors")
     loaded = DetectorBundle.load(tmp_path / "a.safetensors")

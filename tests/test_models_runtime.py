@@ -191,8 +191,9 @@ def test_the_integers_are_those_that_conversion_rounded_to(graph: Graph) -> None
         if step.conv is None or values is None:
             continue
         weight = converted.tensors[f"{step.conv.name}.weight"]
-        integers, scale = integer_weights(weight, reads(step.signal), values)
-        expected, own_scale = to_int8(weight, values)
+        own = converted.tensors.get(f"{step.conv.name}.step")
+        integers, scale = integer_weights(weight, reads(step.signal), values, own)
+        expected, own_scale = to_int8(weight, values, own)
         assert np.array_equal(scale, own_scale.numpy())
         if len(step.signal) == 1:
             assert np.array_equal(integers[0], expected.numpy())

@@ -25,7 +25,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import BACKGROUND, position_weights
 from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
-from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from evburst.models.spiking.rounding import from_int8, is_integer, rounded, spike_values, to_int8
 from tests.conftest import activations, spiking
 
 
@@ -80,7 +80,7 @@ def test_typical_thresholds_go_with_positions_that_count_alike(graph: Graph, gri
     weighted, alike = record_targets(graph, batch, sure), record_targets(graph, batch)
     for typical in (True, False):
         one, other = (calibrate(graph, targets, 1, Choice(8, typical=typical))[1] for targets in (weighted, alike))
-        assert typical == all(torch.equal(one.neurons[name].shift, other.neurons[name].shift) for name in one.neurons)
+        assert typical == all(torch.equal(one.readout_shift[name], other.readout_shift[name]) for name in one.readout_shift)
 
 
 def test_light_calibration_restores_the_means(graph: Graph, grid: Tensor) -> None:
@@ -113,8 +113,9 @@ def test_each_level_leaves_less_than_the_one_before(graph: Graph) -> None:
 
 
 def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, grid: Tensor) -> None:
-    """To 8 bits of their products with the thresholds, of sums with the common unit; each by half a step at most."""
+    """To 8 bits of their products with the thresholds, of sums with the common unit, in integer form; each by half a step."""
     converted, parameters = calibrate(graph, record_targets(graph, grid), 2, Choice(4))
+    assert is_integer(converted, parameters)
     theta = signal_thresholds(graph, parameters.neurons)
     for node in graph.nodes:
         if node.op != "conv":
@@ -123,12 +124,29 @@ def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, gri
         values = spike_values(graph, node, theta)
         assert values is not None
         largest = (before * values[:, None, None]).abs().flatten(1).amax(1)
-        steps = after * values[:, None, None] / (largest / 127)[:, None, None, None]
+        step = converted.tensors.get(f"{node.name}.step", largest / 127)
+        steps = after * values[:, None, None] / step[:, None, None, None]
         assert torch.allclose(steps, steps.round(), atol=1e-3)
-        assert ((after - before).abs() * values[:, None, None] <= (largest / 253)[:, None, None, None]).all()
+        assert (step >= 0.995 * largest / 127).all()
+        assert ((after - before).abs() * values[:, None, None] <= 0.51 * step[:, None, None, None]).all()
         assert not torch.equal(before, after)
-        assert torch.equal(rounded(before, values), after)
-        assert torch.equal(graph.tensors[f"{node.name}.bias"], converted.tensors[f"{node.name}.bias"])
+        assert torch.equal(rounded(before, values, converted.tensors.get(f"{node.name}.step")), after)
+        assert torch.equal(graph.tensors[f"{node.name}.bias"], converted.tensors[f"{node.name}.bias"]) == (
+            node.name in graph.outputs
+        )
+
+
+def test_given_thresholds_stay(graph: Graph, grid: Tensor) -> None:
+    """And learned weights are rounded instead of the ANN's."""
+    targets = record_targets(graph, grid)
+    _, first = calibrate(graph, targets, 1, Choice(4))
+    thresholds = {name: 1.3 * layer.theta for name, layer in first.neurons.items()}
+    doubled = Graph(graph.nodes, graph.outputs, {name: 2 * tensor for name, tensor in graph.tensors.items()})
+    converted, again = calibrate(doubled, targets, 1, Choice(4), thresholds=thresholds)
+    assert is_integer(converted, again)
+    assert all(torch.equal(again.neurons[name].theta, theta) for name, theta in thresholds.items())
+    before, after = (one.tensors[f"{graph.outputs[0]}.weight"] for one in (doubled, converted))
+    assert float((after - before).norm()) < 0.1 * float(before.norm())
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 3, 3), (5, 33, 1, 1), (1, 1, 1, 1)])

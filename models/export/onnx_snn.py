@@ -123,7 +123,7 @@ class SpikingWriter:
         self._onnx, self._graph, self._parameters, self._options = onnx, graph, parameters, options
         self._channels, self._timesteps = channels, parameters.timesteps
         self._theta = signal_thresholds(graph, parameters.neurons)
-        self._drives = {conv.name: relu for conv, relu in driven(graph, parameters)}
+        self._drives = {conv.name: relu for conv, relu in driven(graph)}
         self._driven = {relu.name for relu in self._drives.values()}
         self.nodes: list[Any] = []
         self.outputs: list[Any] = []

@@ -112,7 +112,9 @@ EXACT = 2**20
 """Largest threshold and bias in steps: up to here, a neuron's float32 arithmetic errs by less than a quarter of a step."""
 
 
-def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor, most: int) -> Tensor:
+def threshold_steps(
+    weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor, most: int, kept: Tensor | None = None
+) -> Tensor:
     """Choose the step of each output channel, `(O,)` float32, so that its threshold is an odd number of steps.
 
     The odd number is the nearest to the threshold in steps of `to_int8`, so that weights that are whole already stay the
@@ -124,12 +126,16 @@ def threshold_steps(weight: Tensor, values: Tensor, theta: Tensor, bias: Tensor,
         theta: `(O,)` thresholds of the neurons that the convolution drives.
         bias: `(O,)` constant current per timestep.
         most: largest number of spikes of a neuron over all timesteps.
+        kept: `(O,)` odd numbers of steps that are chosen again where no weight exceeds 127 and the next larger odd number would
+            be the best at most. Weights that are whole may have lost their largest fraction, so that they alone do not tell.
     """
     largest = (weight * values[:, None, None]).abs().flatten(1).amax(1).double().clamp_min(1e-30)
     theta64, offset = theta.double(), bias.double().abs().clamp_min(1e-30)
     ratio = torch.minimum(LARGEST * theta64 / largest, (EXACT * theta64 / offset).clamp_max(EXACT / most))
     below = 2 * torch.floor((ratio - 1) / 2).clamp_min(0) + 1
     odd = torch.where((below > LARGEST) & (below + 1 < ratio), below + 2, below)
+    if kept is not None:
+        odd = torch.where((kept <= ratio * (1 + 0.5 / LARGEST)) & (kept >= odd - 2), kept.double(), odd)
     return (theta64 / odd).float()
 
 
@@ -146,7 +152,7 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
     """
     tensors, neurons = dict(graph.tensors), dict(parameters.neurons)
     worth = signal_thresholds(graph, neurons)
-    for conv, relu in driven(graph, parameters):
+    for conv, relu in driven(graph):
         values = spike_values(graph, conv, worth)
         if values is None:
             continue
@@ -155,17 +161,26 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
         step = tensors.get(f"{conv.name}.step")
         if step is None or not _odd(layer.theta, step):
             step = threshold_steps(weight, values, layer.theta, constant, most)
-        tensors[f"{conv.name}.weight"] = from_int8(*to_int8(weight, values, step), values)
-        tensors[f"{conv.name}.bias"] = (torch.round(constant.double() / step) * step).float()
-        tensors[f"{conv.name}.step"] = step
+        tensors |= whole_weights(conv, weight, values, step)
+        tensors[f"{conv.name}.bias"] = whole_steps(constant, step)
         neurons[relu.name] = replace(layer, shift=torch.zeros_like(layer.shift))
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
+
+
+def whole_weights(conv: Node, weight: Tensor, values: Tensor, step: Tensor) -> dict[str, Tensor]:
+    """The tensors of a convolution, but for its bias, in `integer_form`."""
+    return {f"{conv.name}.weight": from_int8(*to_int8(weight, values, step), values), f"{conv.name}.step": step}
+
+
+def whole_steps(constant: Tensor, step: Tensor) -> Tensor:
+    """A constant current `(O,)` as a whole number of steps."""
+    return (torch.round(constant.double() / step) * step).float()
 
 
 def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
     """Whether a network is in `integer_form`."""
     tensors, worth = graph.tensors, signal_thresholds(graph, parameters.neurons)
-    for conv, relu in driven(graph, parameters):
+    for conv, relu in driven(graph):
         if spike_values(graph, conv, worth) is None:
             continue
         layer, step = parameters.neurons[relu.name], tensors.get(f"{conv.name}.step")
@@ -181,13 +196,13 @@ def _odd(theta: Tensor, step: Tensor) -> bool:
     return bool(((whole % 2 == 1) & ((exact - whole).abs() <= 1e-6 * whole)).all())
 
 
-def driven(graph: Graph, parameters: SpikingParameters) -> list[tuple[Node, Node]]:
+def driven(graph: Graph) -> list[tuple[Node, Node]]:
     """Pairs of a convolution and the relu that it alone drives, where `integer_form` applies."""
     readers, found = graph.consumers(), []
     for node in graph.nodes:
         behind = readers[node.name]
         if node.op == "conv" and node.attrs["groups"] == 1 and node.name not in graph.outputs and len(behind) == 1:
             relu = behind[0]
-            if relu.op == "relu" and not parameters.neurons[relu.name].negative_slope:
+            if relu.op == "relu" and not relu.attrs.get("negative_slope", 0.0):
                 found.append((node, relu))
     return found

@@ -1,9 +1,10 @@
 """Training-free calibration: thresholds, current shifts and 8-bit weights, one layer after another.
 
 `calibrate` walks the graph once. At every convolution it rounds the weights, because the thresholds of the spikes they are
-multiplied by are known by then; at every layer of neurons it chooses thresholds and a shift for the current that really
-arrives, so that each layer makes up for the errors of those before it. The reference at every layer is the ANN's activation
-for the same grids (`record_targets`). There are three levels:
+multiplied by are known by then; at every layer of neurons it chooses thresholds for the current that really arrives, rounds
+the weights that drive them again, in whole steps of these thresholds (`integer_form` in rounding.py), and chooses a shift. So
+each layer makes up for the errors of those before it and for its own rounding. The reference at every layer is the ANN's
+activation for the same grids (`record_targets`). There are three levels:
 
 none       Thresholds only, fitted to the ANN's own currents. Per channel, the threshold is the one of a grid (1 ... 0.01 of the
            largest activation, geometric) with the least weighted squared error between the activation a and the output of a
@@ -38,7 +39,7 @@ from evburst.models.graph import Graph, Node, Runner, activation
 from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.rounding import driven, rounded, spike_values, threshold_steps, whole_steps, whole_weights
 
 
 class Level(NamedTuple):
@@ -131,16 +132,22 @@ def record_targets(graph: Graph, grids: Tensor, confidence: Tensor | None = None
 
 @torch.inference_mode()
 def calibrate(
-    graph: Graph, targets: Targets, timesteps: int, choices: Mapping[str, Choice] | Choice, level: str = "light"
+    graph: Graph,
+    targets: Targets,
+    timesteps: int,
+    choices: Mapping[str, Choice] | Choice,
+    level: str = "light",
+    thresholds: Mapping[str, Tensor] | None = None,
 ) -> tuple[Graph, SpikingParameters]:
-    """Give a folded graph neurons and 8-bit weights.
+    """Give a folded graph neurons and 8-bit weights, in integer form.
 
     Args:
-        graph: the ANN; not modified.
+        graph: the ANN, or a graph of the same nodes with weights that were learned since; not modified.
         targets: from `record_targets`; all its grids are run as one batch.
         timesteps: T.
         choices: one per relu node, by name, or one for all.
         level: a name in LEVELS.
+        thresholds: `(C,)` by relu node, to use instead of a search.
 
     Returns:
         The graph with rounded weights, and its neurons.
@@ -149,19 +156,37 @@ def calibrate(
         choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
     if any(choice.typical for choice in choices.values()):
         targets = replace(targets, confidence=None)
+    drives = {relu.name: conv for conv, relu in driven(graph)}
     tensors, neurons, values = dict(graph.tensors), dict[str, NeuronLayer](), dict[str, Tensor]()
+    read, sources = dict[str, Tensor | None](), dict[str, Tensor]()
     network = SpikingNetwork(graph, SpikingParameters(timesteps, {}, {}))
     network.begin(targets.grids)
     for node in graph.nodes:
         if node.op == "conv":
-            read = spike_values(graph, node, network.theta)
-            if read is not None:
-                tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], read)
+            read[node.name], sources[node.name] = spike_values(graph, node, network.theta), values[node.inputs[0]]
+            if (counts := read[node.name]) is not None:
+                tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], counts)
             network = network.with_layers(tensors, neurons)
         elif node.op == "relu":
-            layer = _Layer(node, targets, timesteps, choices[node.name], LEVELS[level])
-            neurons[node.name] = layer.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta))
+            fit = _Layer(node, targets, timesteps, choices[node.name], LEVELS[level])
+            given = thresholds[node.name] if thresholds else None
+            layer = fit.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta), given)
+            conv = drives.get(node.name)
+            counts = read[conv.name] if conv else None
+            if conv and counts is not None:
+                weight, bias = (graph.tensors[f"{conv.name}.{part}"] for part in ("weight", "bias"))
+                step = threshold_steps(weight, counts, layer.theta, bias, layer.phi * timesteps)
+                tensors |= whole_weights(conv, weight, counts, step)
+                values[conv.name] = network.with_layers(tensors, neurons).conv(conv, sources[conv.name])
+                layer = fit.shifted(values[conv.name], layer)
+                tensors[f"{conv.name}.bias"] = whole_steps(bias + layer.shift, step)
+                values[conv.name] += (tensors[f"{conv.name}.bias"] - bias)[:, None, None]
+                layer = replace(layer, shift=torch.zeros_like(layer.shift))
+            else:
+                layer = fit.shifted(values[node.inputs[0]], layer)
+            neurons[node.name] = layer
             network = network.with_layers(tensors, neurons)
+            sources.pop(node.inputs[0], None)
         network.advance(node, values, targets.grids)
     calibrated = Graph(graph.nodes, graph.outputs, tensors)
     shifts = {name: _readout_shift(targets, name, values[name], LEVELS[level]) for name in graph.outputs}
@@ -196,22 +221,28 @@ class _Layer:
         self._expected = activation(targets.currents[node.inputs[0]].float(), **node.attrs)
         self._weights = targets.weights(*self._expected.shape[-2:])
 
-    def fitted(self, current: Tensor, units: list[Tensor]) -> NeuronLayer:
-        """The neurons.
+    def fitted(self, current: Tensor, units: list[Tensor], theta: Tensor | None = None) -> NeuronLayer:
+        """The neurons, without a shift.
 
         Args:
             current: `(T * N, C, h, w)`, or `(N, C, h, w)` if it is the same at every timestep.
             units: of `_units_added_to`.
+            theta: `(C,)` thresholds that are known already.
         """
+        if theta is not None:
+            unshifted = torch.zeros_like(theta)
+            return NeuronLayer(theta, unshifted, self._choice.phi, **self._node.attrs, takes_back=self._choice.signed)
         current = current.reshape(-1, *self._expected.shape).contiguous()
         slope = self._node.attrs.get("negative_slope", 0.0)
         driving = activation(over_time(current), negative_slope=slope) if self._level.as_it_arrives else self._expected
         theta = thresholds_for(self._node, self._choice, driving, self._expected, self._weights, self._timesteps)
-        layer = _with_common_unit(raised(self._node, theta, self._choice), units)
-        return self._with_equal_mean(current, layer) if self._level.shifts else layer
+        return _with_common_unit(raised(self._node, theta, self._choice), units)
 
-    def _with_equal_mean(self, current: Tensor, layer: NeuronLayer) -> NeuronLayer:
-        """The layer with the shift that brings its weighted mean output closest to the expected one."""
+    def shifted(self, current: Tensor, layer: NeuronLayer) -> NeuronLayer:
+        """The layer with the shift that brings its weighted mean output closest to the expected one, if the level shifts."""
+        if not self._level.shifts:
+            return layer
+        current = current.reshape(-1, *self._expected.shape).contiguous()
         target, best_gap = (self._expected * self._weights).mean((0, 2, 3)), torch.full_like(layer.theta, torch.inf)
         best, uncounted = layer, torch.zeros(current.shape[2:])
         for _ in range(LIGHT_ROUNDS):

@@ -29,7 +29,7 @@ from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values, threshold_steps
+from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values, threshold_steps, whole_steps
 from evburst.models.tasks import divergence
 
 RATE = 1e-3
@@ -209,8 +209,9 @@ class Distillation:
 
     def network(self) -> tuple[Graph, SpikingParameters]:
         """The network as it is now, ready to run; learning can continue."""
-        learned = self._student.parameters_now()
-        return _rounded(self._student.graph, _unfolded(learned, self._before) if self._before else learned)
+        student, learned = self._student, self._student.parameters_now()
+        graph = Graph(student.graph.nodes, student.graph.outputs, student.graph.tensors | student.steps_now())
+        return _rounded(graph, _unfolded(learned, self._before) if self._before else learned)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state that `resume` takes: tensors and JSON-compatible numbers."""
@@ -219,6 +220,7 @@ class Distillation:
             tensors[f"value/{name}"] = tensor.detach().clone()
             for what, moment in self._optimizer.state.get(self._optimizer.param_groups[k]["params"][0], {}).items():
                 tensors[f"{what}/{name}"] = moment.clone()
+        tensors |= {f"odd/{name}": odd.float() for name, odd in self._student.odd.items()}
         limits = [asdict(limit) for limit in self._limits]
         return tensors, {"step": self.step, "operations": self.operations, "burst": self.burst, "limits": limits}
 
@@ -234,6 +236,8 @@ class Distillation:
             }
             if moments:
                 self._optimizer.state[tensor] = {what: moment.clone() for what, moment in moments.items()}
+        kept = {name.removeprefix("odd/"): odd.double() for name, odd in tensors.items() if name.startswith("odd/")}
+        self._student.odd.update(kept)
         self.step, self.operations, self.burst = int(numbers["step"]), numbers["operations"], numbers["burst"]
         self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
 
@@ -271,7 +275,7 @@ def _rounded(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Spikin
     """Round weights to 8 bits, or to half precision where they are not integers, and bring layers into `integer_form`."""
     theta = signal_thresholds(graph, parameters.neurons)
     tensors = {name: tensor.detach() for name, tensor in graph.tensors.items()}
-    integer = {conv.name for conv, _ in driven(graph, parameters)}
+    integer = {conv.name for conv, _ in driven(graph)}
     for node in (node for node in graph.nodes if node.op == "conv"):
         weight, values = f"{node.name}.weight", spike_values(graph, node, theta)
         if values is None:
@@ -286,11 +290,12 @@ class _Student(SpikingNetwork):
 
     Attributes:
         operations: synaptic operations per image in the last run, with gradient.
+        odd: by convolution, `(O,)` float64 thresholds in steps of the weights, see `threshold_steps`.
         surplus: sum over bursts of n spikes of n (n - 1) / 2 times the fan-out, with gradient: the n-th spike costs n - 1.
     """
 
     def __init__(self, graph: Graph, parameters: SpikingParameters, learns_weights: bool = True, integer: bool = True) -> None:
-        # clones, since calibration leaves inference tensors; steps of `integer_form` are chosen anew for weights that learn
+        # clones, since calibration leaves inference tensors; steps of `integer_form` follow thresholds and weights that learn
         layers = {name: replace(layer, theta=layer.theta.clone()) for name, layer in parameters.neurons.items()}
         readout = {name: shift.clone() for name, shift in parameters.readout_shift.items()}
         weights = {name: tensor.clone() for name, tensor in graph.tensors.items() if not name.endswith(".step")}
@@ -308,8 +313,13 @@ class _Student(SpikingNetwork):
         self._layers = dict(parameters.neurons)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self._values: dict[str, Tensor | None] = {}
-        self._driven = driven(self.graph, self.parameters) if integer else []
+        self._driven = driven(self.graph) if integer else []
         self._steps: dict[str, Tensor] = {}
+        self.odd = {  # thresholds in steps, which stay what they are as long as they can
+            conv.name: torch.round(parameters.neurons[relu.name].theta.double() / step.double())
+            for conv, relu in self._driven
+            if (step := graph.tensors.get(f"{conv.name}.step")) is not None
+        }
 
     @property
     def burst(self) -> float:
@@ -335,13 +345,18 @@ class _Student(SpikingNetwork):
         """Read-outs for a batch of grids."""
         self.begin(grids)
         self.operations, self.surplus, self._bursts = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        self.steps_now()
+        return self.compute(grids)
+
+    def steps_now(self) -> dict[str, Tensor]:
+        """Choose the steps that the present weights and thresholds are rounded to; returns them as tensors of the graph."""
         self._layers = self.parameters_now().neurons
         self.theta = signal_thresholds(self.graph, self._layers)
         self._values = {node.name: spike_values(self.graph, node, self.theta) for node in self.graph.nodes if node.op == "conv"}
         self._steps = {}
         for conv, relu in self._driven:
             self._to_steps(conv, relu)
-        return self.compute(grids)
+        return {f"{name}.step": step for name, step in self._steps.items()}
 
     @torch.no_grad()
     def _to_steps(self, conv: Node, relu: Node) -> None:
@@ -351,9 +366,9 @@ class _Student(SpikingNetwork):
             return
         weight, bias = (self.graph.tensors[f"{conv.name}.{name}"] for name in ("weight", "bias"))
         constant, most = bias + layer.shift, layer.phi * self._timesteps
-        step = threshold_steps(weight, values, layer.theta, constant, most)
-        whole = (torch.round(constant.double() / step) * step).float()
-        self._steps[conv.name], self._layers[relu.name] = step, replace(layer, shift=whole - bias)
+        step = threshold_steps(weight, values, layer.theta, constant, most, self.odd.get(conv.name))
+        self.odd[conv.name] = torch.round(layer.theta.double() / step.double())
+        self._steps[conv.name], self._layers[relu.name] = step, replace(layer, shift=whole_steps(constant, step) - bias)
 
     def parameters_now(self) -> SpikingParameters:
         """The present neurons and read-out shifts, detached."""
