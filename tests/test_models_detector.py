@@ -177,7 +177,8 @@ def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -
 def test_what_is_loaded_is_what_was_calibrated(
     bundle: DetectorBundle, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
 ) -> None:
-    """The spiking weights, to the last bit. Those derived from the ANN's are not stored. Saving again changes nothing."""
+    """The spiking weights and biases, to the last bit. Weights derived from the ANN's are not stored. Saving again changes
+    nothing."""
     ann, path = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     spiking, parameters = calibrate(ann, record_targets(ann, grid), timesteps, Choice(3))
     if learned:  # as distil.py leaves weights: of 8 bits, but not the ANN's
@@ -185,7 +186,7 @@ def test_what_is_loaded_is_what_was_calibrated(
         for node in (node for node in spiking.nodes if node.op == "conv"):
             values, weight = spike_values(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
             assert values is not None
-            spiking.tensors[f"{node.name}.weight"] = rounded(weight.roll(1, 0), values)
+            spiking.tensors[f"{node.name}.weight"] = rounded(0.8 * weight, values, spiking.tensors.get(f"{node.name}.step"))
     head = HeadSpec("yolo", (4, 2), 2, ("car",))
     replace(bundle, graph=ann, spiking=spiking, parameters=parameters, head=head).save(path)
     loaded = DetectorBundle.load(path)
@@ -193,7 +194,6 @@ def test_what_is_loaded_is_what_was_calibrated(
     assert all(torch.equal(loaded.graph.tensors[name], tensor) for name, tensor in ann.tensors.items())
     kinds = {name: tensor.dtype for name, tensor in load_file(path).items() if name.startswith("spiking/")}
     assert (torch.int8 in kinds.values()) == learned
-    assert bool(kinds) == learned
     loaded.save(tmp_path / "b.safetensors")
     first, again = load_file(path), load_file(tmp_path / "b.safetensors")
     assert first.keys() == again.keys()
