@@ -193,10 +193,10 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
 
     def main(args: argparse.Namespace) -> str:
         from evburst.app.config import load_config
-        from evburst.app.train import TrainConfig, train
+        from evburst.app.train import TrainConfig, human_line, train
 
         relu_settings = as_assignments({"init": args.relu_from, "activation": "relu"}) if args.relu_from else []
-        return str(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
+        return human_line(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
 
     return run(parser, main, argv)
 
@@ -208,6 +208,7 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
         "Convert a trained network into a burst-spiking network. Labels are not needed.",
         "--weights runs/train/street/best.safetensors --max-loss 1.0 --out street.safetensors",
     )
+    parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
     parser.add_settings(
         "evburst.app.convert:ConvertConfig",
         [
@@ -233,10 +234,11 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
 
     def main(args: argparse.Namespace) -> str:
         from evburst.app.config import load_config
-        from evburst.app.convert import ConvertConfig, convert
+        from evburst.app.convert import ConvertConfig, convert, human_line
 
-        record = convert(load_config(ConvertConfig, args.config, args.set + given(args)))
-        return json.dumps(record.get("check", {}), indent=1)
+        config = load_config(ConvertConfig, args.config, args.set + given(args))
+        record = convert(config)
+        return json.dumps(record.get("check", {}), indent=1) if args.json else human_line(config, record)
 
     return run(parser, main, argv)
 

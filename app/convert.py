@@ -31,7 +31,7 @@ from evburst.app.descent import BATCH, Checked, descend, fresh_batches
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
-from evburst.app.scoring import scoring_of
+from evburst.app.scoring import SCORINGS, scoring_of
 from evburst.app.train import TrainConfig
 from evburst.app.trained import blended, read_ann, read_converted
 from evburst.data.datasets import Dataset
@@ -40,7 +40,7 @@ from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import make_folder, only_writer
 from evburst.data.representations.voxel_grid import voxel_batch
-from evburst.eval.energy import COST_TABLES
+from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -84,7 +84,7 @@ class ConvertConfig:
         thresholds: "error", of the least squared error, or "typical", in units of each channel's typical activation, as
             training with `schedule.rounding` rounds to: for networks that were trained so.
         signed: neurons that take back, by negative spikes, what they fired too early: of use from T = 2 on.
-        budget: energy per window, as a share of the ANN's (FP32, per spike), that the choice may cost; None: no search.
+        budget: energy per window, as a share of the dense ANN's (INT8, per spike), that the choice may cost; None: no search.
         burst: mean spikes of a burst, weighted by fan-out, that advanced calibration shall come down to: a third of it is the
             energy against the same network as a quantised one that skips zeros (INT8). None: as many as it likes.
         max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on windows of the split
@@ -176,6 +176,20 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     refuse_overwriting(out, inputs, overwrite=True)
     with only_writer(out.parent, out.name):
         return _convert(config, out)
+
+
+def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:
+    """What a conversion came to, for a person: a line."""
+    line = f"written   {config.out}: T = {record['conversion']['timesteps']}"
+    if (check := record.get("check")) is None:
+        return f"{line}; not measured on labelled windows"
+    loss, share = check["loss"], 100 * check["snn"]["energy_of_ann"][HEADLINE]
+    bounds = "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}]"
+    unit = next(scoring.unit for scoring in SCORINGS.values() if scoring.figures[0] in check["ann"])
+    return (
+        f"{line}; loses {loss['mean']:.2f}{bounds} {unit} on {check['windows']} windows of the split {check['split']!r}, "
+        f"at {share:.1f} % of the dense ANN's energy ({HEADLINE})"
+    )
 
 
 def _windows_to_check(run: Conversion, config: ConvertConfig) -> Dataset:
@@ -325,7 +339,7 @@ class Conversion:
         batches: Callable[[int], Iterator[Tensor]] = lambda done: fresh_batches(opened, self._grids, BATCH * steps, done)  # noqa: E731
         check: Callable[[], Checked] = lambda: self._checked(now())  # noqa: E731
         course = descend(learning, batches, check, self.beside("descent"), self._identity(bundle, descent), every)
-        draw_course(course.rows, self.share_per_operation(), self.beside("descent.png"))
+        draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
         return now(), course.rows
 
     def _checked(self, bundle: DetectorBundle) -> Checked:
@@ -368,7 +382,7 @@ class Conversion:
         share = frontier.cost * self.share_per_operation()
         index, tried = self._point(frontier, share)
         write_frontier(frontier, share, self.beside("frontier.csv"))
-        draw_frontier(frontier, share, index, tried, self.beside("frontier.png"))
+        draw_frontier(frontier, share, index, tried, self.scoring.unit, self.beside("frontier.png"))
         return frontier.point(index), {"point": index, "expected_share": round(float(share[index]), 4), "tried": tried}
 
     def _point(self, frontier: Frontier, share: np.ndarray) -> tuple[int, list[dict[str, float]]]:
@@ -414,7 +428,7 @@ class Conversion:
 
     def share_per_operation(self) -> float:
         """Energy of one synaptic operation as a share of the ANN's energy per window."""
-        table = COST_TABLES["fp32"]
+        table = COST_TABLES[HEADLINE]
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
         return table.ac_pj / (macs * table.mac_pj)
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
-from evburst.data.datasets.selection import SELECT
-from evburst.eval.classification import ClassScores, per_class, top
-from evburst.eval.coco import average_precision
+from evburst.eval.classification import ClassScores, per_class, top, top1_loss
+from evburst.eval.coco import average_precision, coco_result, frames_of
+from evburst.eval.uncertainty import Interval, ap_losses, number_units
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.tasks import CLASSIFICATION, DETECTION, task_of
 
@@ -45,6 +45,7 @@ class Score:
 
 
 Scored = Callable[[Sequence[Detections], Sequence[Any], Sequence[str], tuple[str, ...]], Score]
+Lost = Callable[[Sequence[Detections], Sequence[Any], Sequence[Any], Sequence[str], tuple[str, ...]], Interval]
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ class Scoring:
 
     Attributes:
         score: (labels, what was found, names of the recordings, classes) to a Score.
-        validates_on: the split on which training chooses its best epoch.
+        loss: (labels, what one network found, what another did, names of the recordings, classes) to how much lower the second
+            one scores, with a paired bootstrap over pictures or recordings.
         unit: what `Score.value` counts, for people.
         protocol: named in records, where there are several.
         figures: names of `Score.figures`.
     """
 
     score: Scored
-    validates_on: str
+    loss: Lost
     unit: str
     figures: tuple[str, ...]
     protocol: dict[str, str]
@@ -74,19 +76,35 @@ def scoring_of(head: HeadSpec) -> Scoring:
     return SCORINGS[task_of(head).name]
 
 
-def scoring(
-    task: str, validates_on: str, unit: str, figures: tuple[str, ...], protocol: str = ""
-) -> Callable[[Scored], Scored]:
+def scoring(task: str, loss: Lost, unit: str, figures: tuple[str, ...], protocol: str = "") -> Callable[[Scored], Scored]:
     """Register how a task is scored; see Scoring."""
 
     def register(score: Scored) -> Scored:
-        SCORINGS[task] = Scoring(score, validates_on, unit, figures, {"protocol": protocol} if protocol else {})
+        SCORINGS[task] = Scoring(score, loss, unit, figures, {"protocol": protocol} if protocol else {})
         return score
 
     return register
 
 
-@scoring(DETECTION, "val", "AP", ("ap", "ap50"), "coco")
+def _ap_loss(
+    labels: Sequence[Detections],
+    first: Sequence[Detections],
+    second: Sequence[Detections],
+    names: Sequence[str],
+    classes: tuple[str, ...],
+) -> Interval:
+    one, other = (coco_result(frames_of(labels, found), classes).matches for found in (first, second))
+    return ap_losses(one, other, number_units(names)).ap
+
+
+def _top1_loss(
+    labels: Sequence[Detections], first: Sequence[Any], second: Sequence[Any], names: Sequence[str], classes: tuple[str, ...]
+) -> Interval:
+    one, other = (class_scores(labels, found, len(classes)).by_recording(names)[0] for found in (first, second))
+    return top1_loss(one, other)
+
+
+@scoring(DETECTION, _ap_loss, "AP", ("ap", "ap50"), "coco")
 def _detection(
     labels: Sequence[Detections], found: Sequence[Detections], names: Sequence[str], classes: tuple[str, ...]
 ) -> Score:
@@ -95,7 +113,7 @@ def _detection(
     return Score({"ap": scored.ap, "ap50": scored.ap50}, scored.per_class, asdict(scored), columns)
 
 
-@scoring(CLASSIFICATION, SELECT, "top-1", ("top1", "top5"))
+@scoring(CLASSIFICATION, _top1_loss, "top-1", ("top1", "top5"))
 def _classification(
     labels: Sequence[Detections], found: Sequence[Any], names: Sequence[str], classes: tuple[str, ...]
 ) -> Score:

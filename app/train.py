@@ -133,6 +133,16 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
     return trainer.out / "best.safetensors"
 
 
+def human_line(best: Path) -> str:
+    """What a training came to, and what to do next, for a person: two lines."""
+    _, record = load_tensors(best, "ann")
+    scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _SHOWN)
+    return (
+        f"written   {best}: {scored} on the split {record['chosen_on']!r}, epoch {record['epoch']} (the best)\n"
+        f"next      evburst convert --weights {best} --out {record['config']['name']}.safetensors"
+    )
+
+
 def network_config(config: TrainConfig, classes: tuple[str, ...], size: SensorSize) -> NetworkConfig:
     """The network a run trains on data of these classes and this sensor."""
     width, height = padded_size(size, training_stride(config.architecture, size))
@@ -205,7 +215,7 @@ class Trainer:
         if self.rank > 0:
             dist.barrier()
         found = []
-        for split, n in ((self.scoring.validates_on, s.val_windows), ("train", s.windows)):
+        for split, n in ((SELECT, s.val_windows), ("train", s.windows)):
             with tqdm(desc=f"simulate {split}", unit="win", disable=not self.show_progress) as bar:
                 progress = partial(_move_to, bar)
                 request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, progress, task=self.task)
@@ -291,7 +301,7 @@ class Trainer:
             "network": asdict(self.network_config),
             "epoch": self.epoch,
             "validation": scored.record,
-            **({"chosen_on": SELECT} if self.scoring.validates_on == SELECT else {}),
+            "chosen_on": SELECT,
             **self._provenance,
         }
         save_tensors(self.out / "best.safetensors", "ann", self.ema.state_dict(), record)
@@ -339,6 +349,7 @@ class Trainer:
             _LOG.info("resuming %s at epoch %d", path, self.epoch)
 
 
+_SHOWN = ("ap", "ap50", "top1", "top5")
 _MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers")
 """Settings that a resumed run may have otherwise."""
 

@@ -24,14 +24,14 @@ from evburst.app.convert import Conversion, ConvertConfig, convert
 from evburst.app.provenance import provenance
 from evburst.models.bundle import DetectorBundle
 
-FIGURES = ("lost_ap", "energy_fp32")
+FIGURES = ("lost_ap", "energy_int8")
 
 
 def converted(config: ConvertConfig, windows: Any, ann: float) -> dict[str, float]:
     """Convert once; return the points of AP lost and the energy as a share of the dense ANN's."""
     convert(config)
     precision, operations = score(DetectorBundle.load(config.out), windows)
-    return {"lost_ap": ann - precision.ap, "energy_fp32": operations * Conversion(config).share_per_operation()}
+    return {"lost_ap": ann - precision.ap, "energy_int8": operations * Conversion(config).share_per_operation()}
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -69,7 +69,7 @@ def main() -> None:
         ann, rows = score(first.unconverted, windows, ann=True)[0].ap, []
         for seed in range(args.seeds):
             rows.append({"seed": seed} | converted(config(seed), windows, ann))
-            print(f"seed {seed}: {rows[-1]['lost_ap']:5.2f} points lost, {100 * rows[-1]['energy_fp32']:5.2f} %", flush=True)
+            print(f"seed {seed}: {rows[-1]['lost_ap']:5.2f} points lost, {100 * rows[-1]['energy_int8']:5.2f} %", flush=True)
     spread = summary(rows)
     for name, figures in spread.items():
         print(name, *(f"{key} {value:.4g}" for key, value in figures.items()))

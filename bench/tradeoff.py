@@ -40,8 +40,8 @@ from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice
 
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
-BUDGETS = (0.05, 0.06, 0.07, 0.08, 0.095, 0.11, 0.14)
-ALONE, ADVANCED = (0.095,), (0.05, 0.06, 0.08)
+BUDGETS = (0.085, 0.102, 0.119, 0.136, 0.162, 0.187, 0.239)
+ALONE, ADVANCED = (0.162,), (0.085, 0.102, 0.136)
 
 
 @dataclass(frozen=True)

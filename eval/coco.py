@@ -99,10 +99,15 @@ def average_precision(
     Raises:
         ValueError: the two sequences differ in length.
     """
+    return coco_result(frames_of(labels, predictions), classes).summary
+
+
+def frames_of(labels: Sequence[Detections], predictions: Sequence[Detections]) -> list[Frame]:
+    """Pair labels and predictions, image by image; raises ValueError if the two sequences differ in length."""
     if len(labels) != len(predictions):
         raise ValueError(f"{len(labels)} labelled images, but {len(predictions)} with predictions")
     pairs = zip(labels, predictions, strict=True)
-    return coco_result([Frame(a.t_us, a.to_prophesee(), b.to_prophesee()) for a, b in pairs], classes).summary
+    return [Frame(a.t_us, a.to_prophesee(), b.to_prophesee()) for a, b in pairs]
 
 
 def coco_result(frames: Sequence[Frame], classes: Sequence[str]) -> CocoResult:

@@ -19,7 +19,7 @@ import torch
 
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
-from evburst.app.train import TrainConfig, Trainer
+from evburst.app.train import TrainConfig, Trainer, human_line
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
@@ -117,6 +117,13 @@ def convert(best: Path, cache: Path, tmp_path: Path) -> Command:
 ADVANCED = ["--level", "advanced", "--set", "advanced_windows=10"]
 
 
+def test_training_says_what_it_came_to_and_what_is_next(best: Path) -> None:
+    written, following = human_line(best).splitlines()
+    assert written.startswith(f"written   {best}: ap ")
+    assert written.endswith("on the split 'select', epoch 2 (the best)") or written.endswith("epoch 1 (the best)")
+    assert following == f"next      evburst convert --weights {best} --out street.safetensors"
+
+
 def test_training_resumes_and_logs_every_epoch(best: Path) -> None:
     rows = list(csv.DictReader((best.parent / "log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -180,7 +187,7 @@ def test_advanced_calibration_and_its_continuation(
     onward += sets("advanced_windows=4", "tuning_every=2")
     assert convert(*onward) == 0
     record = load_tensors(second, "detector")[1]["record"]["conversion"]
-    assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", True)
+    assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", False)
     assert [row["windows"] for row in record["descent"]] == [0, 2, 4]
     assert record["continued_from"]["budget"] == 0.5
     assert all((tmp_path / f"second_descent.{ending}").stat().st_size > 100 for ending in ("csv", "png"))
@@ -194,8 +201,18 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     convert: Command, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
+    assert convert("--json") == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert {"ann", "snn", "loss"} <= measured.keys()
+    assert measured["loss"]["mean"] == pytest.approx(measured["ann"]["ap"] - measured["snn"]["ap"], abs=0.011)
+    assert set(measured["snn"]["energy_of_ann"]) == {"int8", "fp16", "fp32"}
     assert convert() == 0
-    assert {"ann", "snn"} <= json.loads(capsys.readouterr().out).keys()
+    said = capsys.readouterr().out
+    share = 100 * measured["snn"]["energy_of_ann"]["int8"]
+    assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in said
+    assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (int8)" in said
+    assert convert("--set", "check_windows=-1") == 0
+    assert "T = 1; not measured on labelled windows" in capsys.readouterr().out
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(convert.weights), "--out", str(tmp_path / "o"), "--max-windows", "2"]
     assert detect_main([*run, "--json", "--no-video"]) == 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from evburst.data.extras import require
 from evburst.data.files import replacing
+from evburst.eval.energy import HEADLINE
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.allocate import Frontier
 from evburst.models.spiking.convert.calibrate import Choice
@@ -60,7 +61,9 @@ def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
             writer.writerow([k, round(frontier.cost[k]), f"{share[k]:.5f}", f"{frontier.sensitivity[k]:.6g}", *chosen])
 
 
-def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list[dict[str, float]], path: Path) -> None:
+def draw_frontier(
+    frontier: Frontier, share: np.ndarray, index: int, tried: list[dict[str, float]], unit: str, path: Path
+) -> None:
     """Plot the frontier, the chosen point, and all points whose AP was measured."""
     figure = new_figure(8, 5)
     axes = figure.subplots()
@@ -75,24 +78,30 @@ def draw_frontier(frontier: Frontier, share: np.ndarray, index: int, tried: list
     axes.plot(100 * share[index], frontier.sensitivity[index], "o", color="#cc0000", label=f"chosen: point {index}")
     for point in tried:
         k = int(point["point"])
-        axes.annotate(f"{point['lost_ap']:+.1f} AP lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
-    axes.set(xlabel="energy, % of the ANN's (FP32, every spike counted)", ylabel="divergence from the ANN (sum over layers)")
+        axes.annotate(f"{point['lost_ap']:+.1f} {unit} lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
+    axes.set(
+        xlabel=f"energy, % of the dense ANN's ({HEADLINE}, every spike counted)",
+        ylabel="divergence from the ANN (sum over layers)",
+    )
     axes.set(xscale="log", yscale="log", title="Energy against divergence")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def draw_course(rows: list[dict[str, float]], share_per_operation: float, path: Path) -> None:
-    """Plot AP loss and energy on the split "select", and the training divergence, against minutes of advanced calibration."""
+def draw_course(rows: list[dict[str, float]], share_per_operation: float, unit: str, path: Path) -> None:
+    """Plot the loss and the energy on the split "select", and the training divergence, against minutes of advanced calibration.
+
+    `unit` names what is lost: AP or top-1.
+    """
     figure = new_figure(8, 7)
     lost, energy, divergence = figure.subplots(3, 1, sharex=True)
     minutes = [row["minutes"] for row in rows]
     lost.plot(minutes, [row["select_lost_ap"] for row in rows], "o-", color="#cc0000")
     lost.axhline(0, color="#999999", linewidth=0.8)
-    lost.set(ylabel="AP lost", title="Advanced calibration, on held-out pictures")
+    lost.set(ylabel=f"{unit} lost", title="Advanced calibration, on held-out pictures")
     energy.plot(minutes, [100 * row["select_operations"] * share_per_operation for row in rows], "o-", color="#3465a4")
-    energy.set(ylabel="energy, % of the ANN's (FP32)")
+    energy.set(ylabel=f"energy, % of the dense ANN's ({HEADLINE})")
     training_rows = [row for row in rows if "divergence" in row]
     divergence.plot(
         [row["minutes"] for row in training_rows], [row["divergence"] for row in training_rows], "o-", color="#4e9a06"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ class LayerReport:
         spikes_per_neuron: mean number of spikes over all timesteps; a burst of n spikes counts n times.
         share: fraction of the synaptic operations of the whole network.
         sqnr_db: signal-to-quantisation-noise ratio: power of the ANN's activation over power of the error, in decibels.
-        added_db: SQNR of the worst layer that this one reads minus its own, in decibels: the loss added by this layer.
+        added_db: SQNR of the worst layer that this one reads minus its own, in decibels: the loss added by this layer. None if
+            it reads only the grid, which is exact.
     """
 
     name: str
@@ -32,7 +34,7 @@ class LayerReport:
     spikes_per_neuron: float
     share: float
     sqnr_db: float
-    added_db: float
+    added_db: float | None
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class ConversionReport:
 
     @property
     def worst(self) -> LayerReport:
-        """The layer that loses most compared with its inputs."""
-        return max(self.layers, key=lambda layer: layer.added_db)
+        """The layer that loses most compared with the layers that it reads."""
+        return max(self.layers, key=lambda layer: -math.inf if layer.added_db is None else layer.added_db)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON types."""
@@ -61,7 +63,9 @@ class ConversionReport:
         head = f"{'layer':34}{'theta':>9}{'phi':>5}{'rate':>8}{'cost %':>8}{'SQNR dB':>9}{'added':>8}"
         rows = [
             f"{x.name[-33:]:34}{x.theta:9.4f}{x.phi:5d}{x.spikes_per_neuron:8.3f}{100 * x.share:8.2f}"
-            f"{x.sqnr_db:9.1f}{x.added_db:8.1f}" + ("   <- loses most" if x is self.worst else "")
+            f"{x.sqnr_db:9.1f}"
+            + (f"{x.added_db:8.1f}" if x.added_db is not None else f"{'-':>8}")
+            + ("   <- loses most" if x is self.worst else "")
             for x in self.layers
         ]
         return "\n".join([head, *rows])
@@ -89,7 +93,8 @@ def conversion_report(ann: Graph, snn: Graph, parameters: SpikingParameters, gri
         if node.name not in network.sqnr:
             continue
         sqnr = network.sqnr[node.name]
-        added = min((network.sqnr[name] for name in sources[node.name]), default=60.0) - sqnr
+        read = [network.sqnr[name] for name in sources[node.name]]
+        added = min(read) - sqnr if read else None
         if node.op == "relu":
             layer, spikes = parameters.neurons[node.name], by_name[node.name]
             rate = float(spikes.spikes.mean()) / spikes.neurons
