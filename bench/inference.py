@@ -136,10 +136,14 @@ def _openvino(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -
 
 
 def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
-    from evburst.models.runtime import open_engine
+    from evburst.models.runtime import ENGINES, open_engine
+    from evburst.models.spiking.rounding import integer_form
 
     parameters = replace(bundle.parameters, timesteps=timesteps)
-    network = open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count)
+    graph = bundle.spiking
+    if ENGINES[name].exact_only:
+        graph, parameters = integer_form(graph, parameters)
+    network = open_engine(name, graph, parameters, bundle.voxel.max_count)
     return Contender(network.run, bundle, {"timesteps": timesteps, "engine": name})
 
 
