@@ -215,6 +215,8 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
             Flag("weights", metavar=_WEIGHTS),
             Flag("out", metavar="FILE"),
             Flag("root", "--calibration", "DIR"),
+            Flag("unlabelled"),
+            Flag("sensor_size", metavar="WxH"),
             Flag("timesteps", metavar="T"),
             Flag("phi_max"),
             Flag("budget", metavar="SHARE"),

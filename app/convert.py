@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from evburst.app.batch import find_recordings
 from evburst.app.checks import check, detect_all, score
 from evburst.app.config import build
 from evburst.app.console import show_progress
@@ -34,10 +35,12 @@ from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, scoring_of
 from evburst.app.train import TrainConfig
 from evburst.app.trained import blended, read_ann, read_converted
-from evburst.data.datasets import Dataset
+from evburst.data.datasets import Dataset, DatasetSpec
+from evburst.data.datasets.recorded import Reading, unlabelled_windows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import SensorSize
 from evburst.data.files import make_folder, only_writer
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE
@@ -56,6 +59,7 @@ from evburst.models.spiking.network import SpikingParameters
 from evburst.models.tasks import CLASSIFICATION, task_of
 
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
+UNLABELLED = "recordings without labels"
 _PATHS = ("root", "out", "weights", "blend_with", "init")
 _LOG = logging.getLogger(__name__)
 _SEEDS_APART = 1_000_000
@@ -75,6 +79,9 @@ class ConvertConfig:
             fine-tuning of zero-shot models", CVPR 2022).
         out: the weights file to write.
         root: folder of the data to calibrate on; "" for the one the network was trained with.
+        unlabelled: the folder holds recordings of any format, without labels. The network is fitted to them, but what it loses
+            cannot be measured.
+        sensor_size: WIDTHxHEIGHT of the sensor of such recordings, if they do not state it.
         timesteps: timesteps T.
         phi_max: most spikes of a neuron in one timestep.
         level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to
@@ -111,6 +118,8 @@ class ConvertConfig:
     weights: str
     out: str
     root: str = ""
+    unlabelled: bool = False
+    sensor_size: str | None = None
     blend_with: str = ""
     blend: float = 0.5
     timesteps: int = 1
@@ -151,6 +160,11 @@ class ConvertConfig:
             raise ValueError(
                 "continue leaves burst limits and thresholds as they are: of the choices only a budget goes with it"
             )
+        if self.unlabelled and (not self.root or self.max_loss is not None or self.continues or self.level == "advanced"):
+            raise ValueError(
+                "unlabelled recordings need their folder (--calibration), and do not go with max_loss, level advanced and "
+                "continue, which labels judge"
+            )
         if self.tuning_every < BATCH or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
             raise ValueError(f"tuning_every must be at least {BATCH}, advanced_rate positive and burst above 1")
 
@@ -182,7 +196,7 @@ def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:
     """What a conversion came to, for a person: a line."""
     line = f"written   {config.out}: T = {record['conversion']['timesteps']}"
     if (check := record.get("check")) is None:
-        return f"{line}; not measured on labelled windows"
+        return f"{line}; what it loses was not measured, which needs labels"
     loss, share = check["loss"], 100 * check["snn"]["energy_of_ann"][HEADLINE]
     bounds = "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}]"
     unit = next(scoring.unit for scoring in SCORINGS.values() if scoring.figures[0] in check["ann"])
@@ -203,7 +217,9 @@ def _windows_to_check(run: Conversion, config: ConvertConfig) -> Dataset:
 def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     run = Conversion(config)
-    reported = None if config.check_windows < 0 else _windows_to_check(run, config)  # first, lest it is missing at the end
+    reported = (
+        None if config.check_windows < 0 or config.unlabelled else _windows_to_check(run, config)
+    )  # first, lest it is missing at the end
     if config.continues:
         bundle = read_converted(config.weights)
         found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
@@ -218,13 +234,13 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
     draw_report(report, run.beside("report.png"))
     _LOG.info(report.table())
     record = {
-        "dataset": run.settings.name,
+        "dataset": UNLABELLED if config.unlabelled else run.settings.name,
         "sensor_size": list(run.sensor_size),
         "training": {k: _portable(run.trained[k]) for k in _TRAINING if k in run.trained},
         "conversion": {
             **_portable(asdict(config)),
             "timesteps": bundle.parameters.timesteps,
-            "chosen_on": SELECT,
+            "chosen_on": UNLABELLED if config.unlabelled else SELECT,
             "network_trained_on_select": run.trained.get("chosen_on") != SELECT,
             **found,
             **run.adaptive(bundle),
@@ -287,6 +303,8 @@ class Conversion:
             showing: of simulated data, another number shows the same pictures with other motion and noise.
         """
         c, s = self.config, self.settings
+        if c.unlabelled:
+            return self._own_recordings(n)
         data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
         with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
             progress = _absolute(bar)
@@ -301,6 +319,13 @@ class Conversion:
                 "split %r: pictures of %s are left out; data.simulated does not name these sets", split, ", ".join(left_out)
             )
         return opened
+
+    def _own_recordings(self, n: int) -> Dataset:
+        """Windows of recordings without labels, see `unlabelled`."""
+        size = SensorSize.parse(self.config.sensor_size) if self.config.sensor_size else None
+        reading = Reading(self.settings.voxel.window_us, size, cache=Path(self.config.cache))
+        spec = DatasetSpec(UNLABELLED, self.head.classes, size or SensorSize(1, 1), "", {})
+        return unlabelled_windows(find_recordings([self.config.root]), spec, reading, n)
 
     def beside(self, what: str) -> Path:
         """A file beside the weights file."""
@@ -362,7 +387,7 @@ class Conversion:
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
         """The threshold from which `--adaptive` may stop, and the mean timesteps it needs."""
-        if bundle.parameters.timesteps == 1:
+        if bundle.parameters.timesteps == 1 or self.config.unlabelled:
             return {}
         windows = self.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
         detector = Detector(bundle, PostConfig(score=0.001), engine="reference")

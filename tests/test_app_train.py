@@ -24,9 +24,11 @@ from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, DataError
+from evburst.data.events import SensorSize
 from evburst.data.files import only_writer
+from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle, load_tensors
-from tests.conftest import ROOT, needs_fork
+from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.simulation import simulated_here
 
@@ -149,6 +151,25 @@ def test_two_runs_do_not_write_the_same_outputs(
     assert f"{best.parent}: another process is writing" in capsys.readouterr().err
 
 
+def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    write_events(own / "a.dat", random_events(4000, SensorSize(96, 64), 300_000), SensorSize(96, 64))
+    np.save(own / "b.npy", random_events(3000, SensorSize(96, 64), 200_000, seed=1))
+    flags = ["--calibration", str(own), "--unlabelled", "--timesteps", "2"]
+    assert convert(*flags) == 1
+    assert "b.npy: the file does not say the sensor's size" in capsys.readouterr().err
+    assert convert(*flags, "--sensor-size", "96x64", "--budget", "0.6", "--set", "calibration_windows=5") == 0
+    assert "T = 2; what it loses was not measured" in capsys.readouterr().out
+    assert convert.record["chosen_on"] == "recordings without labels"
+    assert DetectorBundle.load(convert.weights).record["sensor_size"] == [96, 64]
+    assert convert(*flags, "--max-loss", "1") == 1
+    assert "which labels judge" in capsys.readouterr().err
+    (own / "c.csv").write_text("t,x,y,p\n")
+    assert convert(*flags, "--sensor-size", "96x64") == 1
+    assert "c.csv" in capsys.readouterr().err
+
+
 def test_another_point_is_picked_without_measuring_again(
     convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,7 +233,7 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in said
     assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (int8)" in said
     assert convert("--set", "check_windows=-1") == 0
-    assert "T = 1; not measured on labelled windows" in capsys.readouterr().out
+    assert "T = 1; what it loses was not measured" in capsys.readouterr().out
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(convert.weights), "--out", str(tmp_path / "o"), "--max-windows", "2"]
     assert detect_main([*run, "--json", "--no-video"]) == 0

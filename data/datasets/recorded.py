@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets import LabelledWindow, Part
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.errors import DataError, LabelError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize, check_sensor_size
@@ -74,6 +75,29 @@ class Reading:
                 raise
             raise SensorSizeError(f"{path}: its labels or its layout state a {stated} sensor, but: {error}") from None
         return FilteredStream(stream, self.filters) if self.filters.any_on else stream
+
+
+def unlabelled_windows(recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, n_windows: int = 0) -> RecordedWindows:
+    """The windows of recordings without labels, those without events left out, as a Dataset without boxes.
+
+    Args:
+        recordings: the files, of one sensor.
+        spec: classes; its sensor is replaced by that of the recordings.
+        reading: how they are read.
+        n_windows: maximum number of windows, spread evenly; 0 for all.
+
+    Raises:
+        DataError: a recording cannot be read, or none of them has an event.
+    """
+    found = []
+    for path in recordings:
+        ends = [window.t1_us for window in reading.open(path, None).windows(reading.window_us) if len(window)]
+        if ends:
+            found.append(Recording(path, tuple((t_us, Detections.empty(t_us)) for t_us in ends)))
+    if not found:
+        raise DataError(f"{', '.join(map(str, recordings[:3]))}: no event in these recordings")
+    root = Path(os.path.commonpath([path.parent for path in recordings]))
+    return RecordedWindows(Layout(root, spec, found), reading, n_windows)
 
 
 class RecordedWindows:
