@@ -81,6 +81,7 @@ def classify_file(
         "timesteps": None if (t := totals.report().timesteps) is None else round(t, 3),
         "window_ms": inference.voxel.window_us / 1000 if c.window_events is None else None,
         "window_events": c.window_events,
+        "stride_ms": c.stride_ms,
         "idle_windows": totals.report().idle_windows,
         "energy": energy_figures(totals.report(), c.energy_table),
         "windows": found,

@@ -62,6 +62,7 @@ _NETWORK_FLAGS = (
     Flag("format", metavar="NAME"),
     Flag("window_ms"),
     Flag("window_events"),
+    Flag("stride_ms"),
     Flag("timesteps", metavar="T"),
     Flag("adaptive", metavar="TAU", extra={"nargs": "?", "const": 0.8}),
 )

@@ -32,7 +32,7 @@ from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
-from evburst.data.slicing import windows_by_count
+from evburst.data.slicing import overlapping, windows_by_count
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -54,6 +54,7 @@ class RunConfig:
         weights: bundled weights by name, or a file that convert wrote.
         window_ms: length of a window; None: as the weights were trained.
         window_events: cut windows of this many events instead, each as long as it takes.
+        stride_ms: begin a window this often; windows then overlap. None: one after the other.
         timesteps: timesteps T of the spiking network; None: as the weights were calibrated.
         ann: run the ordinary network instead of the spiking one.
         device: where to run.
@@ -77,6 +78,7 @@ class RunConfig:
     weights: str = ""
     window_ms: float | None = None
     window_events: int | None = None
+    stride_ms: float | None = None
     timesteps: int | None = None
     ann: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -98,6 +100,8 @@ class RunConfig:
             f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None
             or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
             "window_ms and window_events are two ways to cut windows: give one": None in (self.window_ms, self.window_events),
+            "stride_ms must be 0.1 to 60000": self.stride_ms is None or 0.1 <= self.stride_ms <= 60_000,
+            "windows of a number of events do not overlap: leave out stride_ms": None in (self.stride_ms, self.window_events),
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
             "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
@@ -245,10 +249,24 @@ def run_windows(
 
 
 def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:
-    """Windows of a stream as the settings ask for them: by duration, or by count."""
-    if config.window_events is None:
-        return stream.windows(window_us, start_us)
-    return windows_by_count(stream, config.window_events, start_us)
+    """Windows of a stream as the settings ask for them: by duration, overlapping or not, or by count.
+
+    Raises:
+        ConfigError: the windows are not a whole number of strides.
+    """
+    if config.window_events is not None:
+        return windows_by_count(stream, config.window_events, start_us)
+    stride_us = step_of(config, window_us)
+    windows = stream.windows(stride_us, start_us)
+    return windows if stride_us == window_us else overlapping(windows, window_us)
+
+
+def step_of(config: RunConfig, window_us: int) -> int:
+    """Time from the end of one window to the end of the next, in µs; raises ConfigError like `cut_windows`."""
+    stride_us = window_us if config.stride_ms is None else round(1000 * config.stride_ms)
+    if window_us % stride_us:
+        raise ConfigError(f"stride_ms {stride_us / 1000:g}: windows of {window_us / 1000:g} ms are not a whole number of these")
+    return stride_us
 
 
 def refiner(inference: Inference, config: DetectConfig) -> Callable[[WindowResult], WindowResult]:
@@ -259,8 +277,8 @@ def refiner(inference: Inference, config: DetectConfig) -> Callable[[WindowResul
         MissingPackageError: boxes shall be tracked, and the package for that is not installed.
     """
     numbers = class_numbers(config.classes, inference.network.classes)
-    window_us = inference.voxel.window_us
-    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, window_us) if config.track else None
+    step_us = step_of(config, inference.voxel.window_us)
+    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, step_us) if config.track else None
 
     def refine(result: WindowResult) -> WindowResult:
         if numbers:
@@ -318,8 +336,8 @@ def detect_file(
     refine = refiner(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
-    window_us = inference.voxel.window_us if c.window_events is None else None
-    about = RunInfo(bundle.head.classes, stream.sensor_size, window_us, first.t0_us, name, c.fps, c.slow, c.track)
+    step_us = step_of(c, inference.voxel.window_us) if c.window_events is None else None
+    about = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
     run = _Totals(time.perf_counter(), about, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
@@ -350,8 +368,8 @@ class _Totals:
 
     def __init__(self, started: float, about: RunInfo, dense_macs: int) -> None:
         self.started, self.wall_s, self._about = started, 0.0, about
-        self.windows, self.events, self.recorded_us = 0, 0, 0
-        self.durations = array("d") if about.window_us is None else None
+        self.windows, self.events, self.recorded_us, self._end_us = 0, 0, 0, about.start_us
+        self.durations = array("d") if about.step_us is None else None
         self.per_class: Counter[str] = Counter()
         self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
@@ -359,7 +377,8 @@ class _Totals:
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
-        self.recorded_us += result.t1_us - result.t0_us
+        self.recorded_us += result.t1_us - max(result.t0_us, self._end_us)
+        self._end_us = result.t1_us
         if self.durations is not None:
             self.durations.append((result.t1_us - result.t0_us) / 1000)
         self.per_class.update(self._about.classes[label] for label in result.detections.labels)
@@ -422,7 +441,8 @@ def _summary(
 def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
     """How long windows are: all of one length, or how lengths are spread."""
     if run.durations is None:
-        return {"window_ms": inference.voxel.window_us / 1000}
+        stride = {} if config.stride_ms is None else {"stride_ms": config.stride_ms}
+        return {"window_ms": inference.voxel.window_us / 1000, **stride}
     spread = {f"p{q}": _percentile(run.durations, q) for q in (1, 50, 99)}
     return {"window_events": config.window_events, "window_ms": spread}
 
@@ -461,7 +481,7 @@ def human_summary(summary: dict[str, Any]) -> str:
         lengths = f"1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms"
         length = f"{summary['window_events']:,} events ({lengths})"
     else:
-        length = f"{spread:g} ms"
+        length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     lines = [
         f"{summary['events_file']}: {summary['events']:,} events, {summary['windows']} windows of {length}{idle}",

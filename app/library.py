@@ -83,8 +83,8 @@ class _Network:
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
         if not len(t):
             return []
-        by_count = self.config.window_events is not None
-        if by_count or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
+        cut_otherwise = (self.config.window_events, self.config.stride_ms) != (None, None)
+        if cut_otherwise or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
         filtered = FilteredStream(array, self.config.filters)
         kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
@@ -140,7 +140,7 @@ class Detector(_Network):
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            window_ms, window_events, classes, track, batch, idle_events, filters={"background_us": 5000},
+            window_ms, window_events, stride_ms, classes, track, batch, idle_events, filters={"background_us": 5000},
             post={"nms_iou": 0.5} ...
 
     Attributes:

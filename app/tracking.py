@@ -105,19 +105,19 @@ class Tracker:
         config: see TrackConfig.
         sensor_size: (W, H) px.
         score: lowest score of a box that is on no track.
-        window_us: usual length of a window.
+        step_us: usual time from one window to the next.
 
     Raises:
         MissingPackageError: the package `trackers` is not installed.
     """
 
-    def __init__(self, config: TrackConfig, sensor_size: SensorSize, score: float, window_us: int) -> None:
+    def __init__(self, config: TrackConfig, sensor_size: SensorSize, score: float, step_us: int) -> None:
         trackers, self._supervision = require("trackers", "track", "--track"), require("supervision", "track", "--track")
         self._config, self._size, self._score = config, sensor_size, score
         self._objects: dict[int, _Object] = {}
         self._links: Any = trackers.ByteTrackTracker(
             lost_track_buffer=round(30 * config.lost_s),
-            frame_rate=1e6 / window_us,
+            frame_rate=1e6 / step_us,
             track_activation_threshold=config.start_score,
             high_conf_det_threshold=config.start_score,
         )

@@ -21,6 +21,7 @@ and the events of one window.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile
 from typing import NamedTuple
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data._numba import njit
+from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
 
 GLITCH_US = 1_000_000
@@ -94,6 +96,22 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
 def windows_from(windows: Iterator[EventWindow], start_us: int | None) -> Iterator[EventWindow]:
     """Yield the windows that end after `start_us`; all of them for None."""
     return windows if start_us is None else dropwhile(lambda window: window.t1_us <= start_us, windows)
+
+
+def overlapping(windows: Iterator[EventWindow], length_us: int) -> Iterator[EventWindow]:
+    """Join consecutive short windows to long ones: the `length_us` up to the end of each, in EVENT_DTYPE.
+
+    Args:
+        windows: of one length, of which `length_us` is a multiple; at the beginning there is less to join.
+        length_us: length of the windows to yield.
+    """
+    parts = deque[tuple[int, Events]]()
+    for window in windows:
+        parts.append((window.t0_us, unpack(window)))
+        begin_us = window.t1_us - length_us
+        while parts[0][0] < begin_us:
+            parts.popleft()
+        yield EventWindow(begin_us, window.t1_us, np.concatenate([events for _, events in parts]))
 
 
 def windows_by_count(stream: EventStream, n_events: int, start_us: int | None = None) -> Iterator[EventWindow]:

@@ -93,6 +93,8 @@ def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ("flags", "said"),
     [
         (["--window-events", "0"], "window_events must be 1 to"),
+        (["--stride-ms", "20"], "not a whole number of these"),
+        (["--stride-ms", "10", "--window-events", "5"], "do not overlap"),
         (["--window-events", "5", "--window-ms", "5"], "give one"),
         (["--slow", "2", "--fps", "2"], "give one"),
         (["--slow", "0"], "slow must be"),

@@ -14,9 +14,10 @@ import evburst
 from evburst import Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
-from evburst.data.events import Events, SensorSize
+from evburst.data.events import EventArray, Events, SensorSize
 from tests.conftest import ROOT, in_new_process, random_events
 
+SIZE = SensorSize(304, 240)
 SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
 SIZE = SensorSize(304, 240)
 
@@ -145,6 +146,25 @@ def test_blocks_are_chosen_by_the_sensor(side: int, block: int, tmp_path: Path) 
     summary = detect_file(path, tmp_path / "out", DetectConfig(sensor_size=f"{side}x16", sinks=("jsonl",)))
     assert summary["downsample"] == block
     assert ("--downsample 1" in human_summary(summary)) == (block > 1)
+
+
+def test_overlapping_windows(events: Events) -> None:
+    """Every stride the events of a window's length before it; where a window begins on its own multiples, the same results."""
+    plain = {result.t1_us: result for result in Detector("street", sensor_size=(304, 240)).stream(EventArray(events, SIZE))}
+    found = list(Detector("street", sensor_size=(304, 240), stride_ms=12.5).stream(EventArray(events, SIZE)))
+    t = events["t"]
+    ends = [result.t1_us for result in found]
+    assert np.diff(ends).tolist() == [12_500] * (len(found) - 1)
+    assert [result.events for result in found] == [int(((t >= end - 50_000) & (t < end)).sum()) for end in ends]
+    assert all(result.t1_us - result.t0_us == 50_000 for result in found)
+    same = [result for result in found if result.t1_us in plain]
+    assert len(same) >= 3
+    for result in same:
+        expected = plain[result.t1_us].detections
+        np.testing.assert_array_equal(result.detections.boxes_xyxy, expected.boxes_xyxy)
+        np.testing.assert_array_equal(result.detections.scores, expected.scores)
+    with pytest.raises(EvburstError, match="windows of 50 ms are not a whole number of these"):
+        next(iter(Detector("street", sensor_size=(304, 240), stride_ms=15).stream(EventArray(events, SIZE))))
 
 
 def test_maps_on_request() -> None:

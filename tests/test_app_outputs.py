@@ -222,7 +222,7 @@ def played(path: Path) -> tuple[list[float], float]:
         ({}, [0.0, 0.05, 0.1], 0.15),
         ({"slow": 10.0}, [0.0, 0.5, 1.0], 1.5),
         ({"frames_per_s": 4.0}, [0.0, 0.25, 0.5], 0.75),
-        ({"frames_per_s": 4.0, "window_us": None}, [0.0, 0.25, 0.5], 0.75),
+        ({"frames_per_s": 4.0, "step_us": None}, [0.0, 0.25, 0.5], 0.75),
     ],
 )
 def test_the_pace_of_the_video(tmp_path: Path, pace: dict[str, float], times: list[float], length: float) -> None:
@@ -236,7 +236,7 @@ def test_the_pace_of_the_video(tmp_path: Path, pace: dict[str, float], times: li
 @pytest.mark.parametrize("slow", [1.0, 3.0])
 def test_windows_of_uneven_length_are_shown_as_long_as_they_took(tmp_path: Path, slow: float) -> None:
     ends, shown = [20_000, 300_000, 310_000, 900_000], 0
-    sink = open_sink("video", tmp_path, replace(info(), window_us=None, slow=slow))
+    sink = open_sink("video", tmp_path, replace(info(), step_us=None, slow=slow))
     for end in ends:
         sink.write(replace(result(1), t0_us=shown, t1_us=end))
         shown = end

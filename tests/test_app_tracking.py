@@ -218,7 +218,7 @@ def test_settings_are_checked(settings: dict[str, float]) -> None:
         TrackConfig(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"track": True}, {"classes": ("car",)}, {"window_events": 5}])
+@pytest.mark.parametrize("settings", [{"track": True}, {"classes": ("car",)}, {"window_events": 5}, {"stride_ms": 5.0}])
 def test_live_refuses_what_it_cannot_do_yet(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="settings of recordings, not of live"):
         LiveConfig(detect=DetectConfig(**settings))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers.dat import DatFile
-from evburst.data.slicing import windows_by_count, windows_by_duration
+from evburst.data.slicing import overlapping, windows_by_count, windows_by_duration
 from evburst.data.writers import write_events
 
 SIZE = SensorSize(64, 48)
@@ -241,3 +241,15 @@ def test_windows_by_count_do_not_depend_on_packets(packet_events: int, monkeypat
     assert [(w.t0_us, w.t1_us) for w in parts] == [(w.t0_us, w.t1_us) for w in whole]
     for a, b in zip(parts, whole, strict=True):
         np.testing.assert_array_equal(a.words, b.words)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4000), min_size=1, max_size=60), st.integers(1, 5))
+def test_overlapping_windows_hold_what_their_length_covers(times: list[int], parts: int) -> None:
+    events = events_at(sorted(times))
+    stream = EventArray(events, SIZE)
+    for window in overlapping(stream.windows(100), 100 * parts):
+        expected = events[(events["t"] >= window.t0_us) & (events["t"] < window.t1_us)]
+        assert window.t1_us - window.t0_us == 100 * parts
+        assert window.t1_us % 100 == 0
+        np.testing.assert_array_equal(window.words, expected)

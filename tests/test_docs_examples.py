@@ -113,7 +113,7 @@ def test_the_scene_has_its_events_where_its_boxes_are() -> None:
 def test_the_sink_counts_boxes(tmp_path: Path) -> None:
     example = load("sink")
     assert sinks.SINKS["counts"].file == "counts.csv"
-    run = example.RunInfo(classes=("car", "pedestrian"), sensor_size=SIZE, window_us=50_000, start_us=0, network="SNN T=1")
+    run = example.RunInfo(classes=("car", "pedestrian"), sensor_size=SIZE, step_us=50_000, start_us=0, network="SNN T=1")
     sink = example.CountSink(tmp_path / "counts.csv", run)
     for t_us, labels in ((50_000, [0, 1, 0]), (100_000, [])):
         found = Detections(

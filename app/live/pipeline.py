@@ -49,8 +49,12 @@ class LiveConfig:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.detect.track or self.detect.classes or self.detect.window_events is not None:
-            raise ValueError("detect.track, detect.classes and detect.window_events are settings of recordings, not of live")
+        own = self.detect.window_events, self.detect.stride_ms
+        if self.detect.track or self.detect.classes or own != (None, None):
+            raise ValueError(
+                "detect.track, detect.classes, detect.window_events and detect.stride_ms are settings of recordings, not of "
+                "live"
+            )
         if not 1 <= self.queue_windows <= 100:
             raise ValueError(f"queue_windows must be between 1 and 100, received {self.queue_windows}")
         if self.seconds is not None and not 0 < self.seconds <= 1e9:

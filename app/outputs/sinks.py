@@ -44,7 +44,7 @@ class RunInfo:
     Attributes:
         classes: class names.
         sensor_size: (W, H) px.
-        window_us: length of a window; None: each has its own.
+        step_us: time from one window's end to the next one's; None: each window has its own length.
         start_us: start of the first window on the recording's clock.
         network: what runs, e.g. "SNN T=1".
         frames_per_s: windows per second of the video; None for the recording's own pace.
@@ -54,7 +54,7 @@ class RunInfo:
 
     classes: tuple[str, ...]
     sensor_size: SensorSize
-    window_us: int | None
+    step_us: int | None
     start_us: int
     network: str
     frames_per_s: float | None = None
@@ -119,7 +119,7 @@ class JsonlSink:
     """A line per window, flushed with it."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
-        self._path, self._classes, self._uneven = path, run.classes, run.window_us is None
+        self._path, self._classes, self._uneven = path, run.classes, run.step_us is None
         with writing(path):
             self._file = path.open("w")
 
@@ -241,7 +241,7 @@ class VideoSink:
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._renderer = Renderer(run.sensor_size, run.classes, run.network, run.start_us)
-        own = None if run.window_us is None else 1e6 / (run.slow * run.window_us)
+        own = None if run.step_us is None else 1e6 / (run.slow * run.step_us)
         pace = run.frames_per_s or own
         self._slow = run.slow if pace is None else 0.0
         self._file = VideoFile(path, self._renderer.picture_size, pace)
