@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evburst.app.checks import check, detect_all, score
+from evburst.app.checkpoints import blended, read_ann, read_converted
 from evburst.app.config import build
 from evburst.app.console import show_progress
+from evburst.app.conversion_scores import check, detect_all, score
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, scoring_of
 from evburst.app.train import TrainConfig
-from evburst.app.trained import blended, read_ann, read_converted
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.selection import SELECT

@@ -15,9 +15,9 @@ import numpy as np
 
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
+from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.classification import ClassScores, per_class, top, top1_loss
 from evburst.eval.coco import average_precision, coco_result, frames_of
-from evburst.eval.uncertainty import Interval, ap_losses, number_units
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.tasks import CLASSIFICATION, DETECTION, task_of
 

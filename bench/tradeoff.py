@@ -25,7 +25,7 @@ from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.checks import detect_all
+from evburst.app.conversion_scores import detect_all
 from evburst.app.convert import Conversion, ConvertConfig
 from evburst.app.plots.conversion import new_figure
 from evburst.app.provenance import provenance

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.eval.bootstrap import RESAMPLES, Interval, interval_of
 from evburst.eval.matching import BINS
-from evburst.eval.uncertainty import RESAMPLES, Interval, interval_of
 
 TOP = 5
 

@@ -37,13 +37,13 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import only_writer
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, SpikeStats
+from evburst.eval.bootstrap import RESAMPLES, Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.protocol import Protocol, match
 from evburst.eval.report.write import Picture, writable, write_report
 from evburst.eval.results import VERSION, finite, network_label
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
-from evburst.eval.uncertainty import RESAMPLES, Interval, ap_losses, number_units
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
