@@ -27,7 +27,7 @@ from tqdm import tqdm
 from evburst.app.checkpoints import blended, read_ann, read_converted
 from evburst.app.config import build
 from evburst.app.console import show_progress
-from evburst.app.conversion_scores import check, detect_all, score
+from evburst.app.conversion_scores import compare_with_ann, score, score_detector
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
@@ -233,7 +233,7 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
         },
     }
     if reported is not None:
-        record["check"] = check(bundle, reported)
+        record["check"] = compare_with_ann(bundle, reported)
     replace(bundle, record=record).save(out)
     return record
 
@@ -344,7 +344,7 @@ class Conversion:
 
     def _checked(self, bundle: DetectorBundle) -> Checked:
         """What it does on the split "select"."""
-        scored, stats = detect_all(Detector(bundle, PostConfig(score=0.001)), self.tuning)
+        scored, stats = score_detector(Detector(bundle, PostConfig(score=0.001)), self.tuning)
         layers = [layer for batch in stats for layer in batch.layers]
         spent, graded = (sum(float(getattr(x, what).sum()) for x in layers) for what in ("synaptic_ops", "graded_ops"))
         return Checked(self.tuning_score - scored.value, spent / len(self.tuning), spent / max(graded, 1.0))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from evburst.app import console
 from evburst.app.config import to_dict
-from evburst.app.inference import Inference, answers
+from evburst.app.inference import Inference, run_dataset
 from evburst.app.plots.training import Curves
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, Score, Scoring, scoring_of
@@ -44,7 +44,7 @@ from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.detectors import NetworkConfig, build_network, task_of_architecture, training_stride
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.initialise import start_from
-from evburst.models.tasks import Found, task_of
+from evburst.models.tasks import Prediction, task_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -429,7 +429,9 @@ class _Validated:
         self._amp = amp and _has_bfloat16(self._device)
 
     @torch.no_grad()
-    def detect(self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]) -> tuple[Sequence[Found], None]:
+    def detect(
+        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
+    ) -> tuple[Sequence[Prediction], None]:
         """See GridNetwork: boxes scored from 0.001, at most 100."""
         x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
@@ -445,5 +447,5 @@ def validate(model: Any, windows: Dataset, config: TrainConfig) -> Score:
     """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows, or top-1 of a classifier."""
     network = _Validated(model, config.schedule.amp, training_stride(config.architecture, windows.spec.sensor_size))
     inference = Inference(network, config.voxel, windows.spec.sensor_size, spiking=False)
-    all_ = answers(inference, windows)
-    return scoring_of(model.head_spec).score(all_.labels, all_.found, all_.names, windows.spec.classes)
+    results = run_dataset(inference, windows)
+    return scoring_of(model.head_spec).score(results.labels, results.predictions, results.names, windows.spec.classes)

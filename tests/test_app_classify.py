@@ -165,7 +165,7 @@ def test_windows_that_are_idle_have_no_say(place: Path) -> None:
     path, weights = place / "digits" / "Test" / "7" / "00003.bin", str(place / "digits.safetensors")
     found = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000))
     assert (found["class"], found["score"], found["top5"], found["idle_windows"]) == (None, None, [], 1)
-    with pytest.raises(EventFileError, match="no event"):
+    with pytest.raises(EventFileError, match="no usable event"):
         classify_file(path, ClassifyConfig(weights=weights, start_s=10))
 
 

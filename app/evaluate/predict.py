@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concatenate, over_dataset
+from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concatenate, run_batches
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
@@ -36,7 +36,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
-from evburst.models.tasks import Found, task_of
+from evburst.models.tasks import Prediction, task_of
 
 _APART_US = 1_000_000
 _VERSION = 4
@@ -111,7 +111,7 @@ class _CountingAnn:
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> tuple[Sequence[Found], ActivityStats]:
+    ) -> tuple[Sequence[Prediction], ActivityStats]:
         """See GridNetwork."""
         maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float())
         head = self._bundle.head
@@ -215,7 +215,7 @@ class Predictor:
         scores: list[list[NDArray[np.float32]]] = [[] for _ in networks]
         names: list[str] = []
         inside = outside = idle = 0
-        for done in over_dataset([network.counted for network in networks], self.dataset, part.items):
+        for done in run_batches([network.counted for network in networks], self.dataset, part.items):
             for k, i in enumerate(done.items):
                 boxes = self.dataset.labels(i)
                 times.append(_APART_US * (len(times) + 1) if start_us is None else boxes.t_us)

@@ -20,9 +20,9 @@ from evburst.data.classification import CLASSIFICATION, DETECTION, Classificatio
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 
-Found = Detections | Classification
+Prediction = Detections | Classification
 """What a network has found in one window."""
-__all__ = ["CLASSIFICATION", "DETECTION", "Found", "TASKS", "Task", "divergence", "task", "task_of"]
+__all__ = ["CLASSIFICATION", "DETECTION", "Prediction", "TASKS", "Task", "divergence", "task", "task_of"]
 
 
 class Task(Protocol):
@@ -36,7 +36,7 @@ class Task(Protocol):
 
     def decode(
         self, maps: list[Tensor], spec: HeadSpec, post: PostConfig, sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> Sequence[Found]:
+    ) -> Sequence[Prediction]:
         """What is found in each of the N windows.
 
         Args:
