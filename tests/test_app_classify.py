@@ -121,7 +121,7 @@ def test_evaluate_reports_classes(place: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_protocol_is_of_boxes(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--weights", str(place / "digits.safetensors"), "--root", str(place / "digits"), "--protocol", "coco"]
     assert evaluate_main([*command, "--out", str(tmp_path)]) == 1
-    assert "protocol coco: of boxes" in capsys.readouterr().err
+    assert "protocol coco is for detectors" in capsys.readouterr().err
 
 
 def test_classify_prints_a_line_a_recording(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.evaluate.run import Evaluation, Measured, loss_line, rounded, spent_columns
+from evburst.app.evaluate.run import Evaluation, Measured, energy_columns, loss_line, rounded
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -89,7 +89,7 @@ def human_table(results: dict[str, Any], out: Path) -> str:
         figures = (
             f"{row['top1']:7.2f}{row['top5']:7.2f}{row['window_top1']:8.2f}{'-' if error is None else format(error, '.3f'):>7}"
         )
-        lines.append(f"{name:14}{figures}{spent_columns(row['energy'], 2)}{row['latency_ms']['p50']:9.1f}")
+        lines.append(f"{name:14}{figures}{energy_columns(row['energy'], 2)}{row['latency_ms']['p50']:9.1f}")
     for row in results["results"]:
         if loss := row["top1_loss"]:
             lines.append(loss_line(loss, "points of top-1", row["timesteps"]))

@@ -67,7 +67,7 @@ def best_and_worst(
 
 
 def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[Picture]:
-    """Draw the spikes per neuron of some layers on one window, averaged over channels: a picture for each layer and timestep."""
+    """Draw the spikes per neuron of some layers on one window, averaged over channels, for each layer and timestep."""
     recorder = _RateRecorder(bundle, timesteps)
     recorder.run(torch.from_numpy(predictor.grid(predictor.dataset[item].window)[None]).float())
     names = list(recorder.maps)

@@ -1,9 +1,9 @@
 """Predictions and operation counts of networks on a data set, computed part by part, cached, and divided among processes.
 
-A part consists of the labelled windows of one recording (evburst.data.datasets.Part). Its result is stored in a file, whose name
-contains a digest of everything the result depends on. A part with a file is not computed again, so an interrupted evaluation can
-be resumed. Only boxes and counts are kept after each batch. A batch never spans two parts, so results do not depend on how parts
-are divided among processes.
+A part consists of the labelled windows of one recording (evburst.data.datasets.Part). Its result is stored in a file whose name
+contains a digest of everything that determines it. A part with a file is not computed again, so an interrupted evaluation can
+be resumed. Only boxes and counts are kept after each batch. A batch never spans two parts, so results do not depend on how
+parts are divided among processes.
 """
 
 from __future__ import annotations
