@@ -47,8 +47,8 @@ def find_recordings(patterns: Sequence[str | Path], more: tuple[str, ...] = ()) 
     A folder is searched recursively for files with a recording's suffix; hidden files and box files are skipped.
 
     Args:
-        patterns: of the user.
-        more: further endings of recordings in folders.
+        patterns: files, folders and glob patterns.
+        more: further suffixes of recordings in folders.
 
     Raises:
         ConfigError: a pattern matches no file, or a folder contains no recording.
@@ -151,16 +151,16 @@ def detect_many(
 
 
 class _TimeLeft:
-    """Estimates how long the rest of some recordings takes, from their sizes."""
+    """Estimates the remaining time of a batch from the sizes of its recordings."""
 
     def __init__(self, recordings: Sequence[Path]) -> None:
         self._started = time.perf_counter()
         self._bytes = {path: path.stat().st_size if path.is_file() else 0 for path in recordings}
 
     def after(self, path: Path) -> str:
-        """What to say once a recording is done: bytes done and in all, and the time left; nothing after the last one.
+        """Return the progress after a recording: bytes done, total bytes and time left; empty after the last one.
 
-        Recordings before it count as done, also those that failed.
+        Recordings before it count as done, including those that failed.
         """
         order = list(self._bytes)
         done = sum(self._bytes[before] for before in order[: order.index(path) + 1])

@@ -1,14 +1,15 @@
-"""Classification of recordings: every window through the network, a recording's class by the mean of their scores."""
+"""Classification of recordings: the class of a recording has the highest mean score over its windows."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evburst.app.detect import RunConfig, cut_windows, open_inference, run_windows, start_of
+from evburst.app.detect import RunConfig, cut_windows, open_inference, run_windows, start_time
 from evburst.app.inference import WindowResult
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
@@ -28,9 +29,9 @@ class ClassifyConfig(RunConfig):
     """Settings of classification.
 
     Attributes:
-        adaptive: stop a window's timesteps once its scores are this certain, 0 to 1; None: never.
-        sensor_size: WIDTHxHEIGHT of the sensor in pixels; None: as the file states it, or else as the weights were trained.
-        idle_events: windows with at most this many events are idle: they do not go through the network and have no class.
+        adaptive: skip the remaining timesteps of a window once its certainty reaches this value, 0 to 1; None: never.
+        sensor_size: WIDTHxHEIGHT of the sensor in pixels; None: as stated in the file, or else the size used in training.
+        idle_events: windows with at most this many events are idle: they are not run through the network and have no class.
     """
 
     weights: str = "nmnist"
@@ -39,44 +40,44 @@ class ClassifyConfig(RunConfig):
 def classify_file(
     path: Path | str, config: ClassifyConfig | None = None, bundle: DetectorBundle | None = None
 ) -> dict[str, Any]:
-    """The class of a recording, window by window and as a whole; nothing is written.
+    """Classify a recording, each window and as a whole, without writing to disk.
 
     Args:
         path: the recording.
         config: see ClassifyConfig; None for the defaults.
-        bundle: the weights, if they are loaded already.
+        bundle: the weights, if they are already loaded.
 
     Returns:
         In JSON types: events_file, class, score, top5 (class and score of the best five), windows (t0_us, t1_us, events,
-        class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (the mean that was used), energy
-        (as `evburst detect` reports it), faults. Class and score are None where every window was idle.
+        class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean number used), energy (as
+        reported by `evburst detect`), faults. Class and score are None if every window was idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.
     """
     path, c = Path(path), config or ClassifyConfig()
     bundle = bundle or DetectorBundle.load(c.weights)
-    opened: Callable[[], EventStream] = lambda: open_recording(path, c, bundle)  # noqa: E731
-    stream = FilteredStream(opened(), c.filters)
-    start_us = start_of(path, c.start_s, opened)
+    open_stream = partial(open_recording, path, c, bundle)
+    stream = FilteredStream(open_stream(), c.filters)
+    start_us = start_time(path, c.start_s, open_stream)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults, task=CLASSIFICATION)
     windows = filled_windows(cut_windows(stream, inference.voxel.window_us, c, start_us))
-    totals, found = EnergyTotals(inference.dense_macs), list[dict[str, Any]]()
+    totals, window_rows = EnergyTotals(inference.dense_macs), list[dict[str, Any]]()
 
     def counted(results: Iterator[WindowResult]) -> Iterator[Classification | None]:
         for result in results:
             result.count_into(totals)
-            found.append(_window(result, bundle.head.classes))
+            window_rows.append(_window(result, bundle.head.classes))
             yield result.classification
 
     whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
-    if not found:
-        raise EventFileError(f"{path}: holds no event that can be used")
+    if not window_rows:
+        raise EventFileError(f"{path}: contains no usable event")
     if stream.faults.found():
         log.warning("%s: repaired: %s", path, stream.faults)
     return {
         "events_file": path.name,
-        **_answer(whole, bundle.head.classes),
+        **_best_classes(whole, bundle.head.classes),
         "network": "ann" if c.ann else "snn",
         "timesteps": None if (t := totals.report().timesteps) is None else round(t, 3),
         "window_ms": inference.voxel.window_us / 1000 if c.window_events is None else None,
@@ -84,37 +85,37 @@ def classify_file(
         "stride_ms": c.stride_ms,
         "idle_windows": totals.report().idle_windows,
         "energy": energy_figures(totals.report(), c.energy_table),
-        "windows": found,
+        "windows": window_rows,
         "sensor_size": list(stream.sensor_size),
         "faults": stream.faults.found(),
     }
 
 
 def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> EventStream:
-    """A recording; its sensor is the one that the user names, or the file, or else the one that the network was trained on."""
-    own = sensor_of(bundle)
+    """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
+    trained_size = sensor_of(bundle)
     if config.sensor_size:
         return open_events(path, SensorSize.parse(config.sensor_size), config.format, options=config.reading)
-    if own and (config.format or recognise_format(path)) in SIZELESS_FORMATS:
-        return open_events(path, own, config.format, options=config.reading)
+    if trained_size and (config.format or recognise_format(path)) in SIZELESS_FORMATS:
+        return open_events(path, trained_size, config.format, options=config.reading)
     try:
         stream = open_events(path, None, config.format, options=config.reading)
     except SensorSizeError:
-        if own is None:
+        if trained_size is None:
             raise
-        return open_events(path, own, config.format, options=config.reading)
-    if own and stream.sensor_size != own:
-        log.warning("%s: a %s sensor; the network was trained on %s", path, stream.sensor_size, own)
+        return open_events(path, trained_size, config.format, options=config.reading)
+    if trained_size and stream.sensor_size != trained_size:
+        log.warning("%s: a %s sensor; the network was trained on %s", path, stream.sensor_size, trained_size)
     return stream
 
 
 def sensor_of(bundle: DetectorBundle) -> SensorSize | None:
-    """The sensor that a network was trained on, if its weights file says it."""
-    found = bundle.record.get("sensor_size")
-    return SensorSize(*found) if isinstance(found, list) and len(found) == 2 else None
+    """Return the sensor size of a network's training data, if its weights file states it."""
+    size = bundle.record.get("sensor_size")
+    return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
 
 
-def _answer(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:
+def _best_classes(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:
     if whole is None:
         return {"class": None, "score": None, "top5": []}
     top5 = [{"class": classes[k], "score": round(score, 4)} for k, score in whole.top5]
@@ -122,13 +123,13 @@ def _answer(whole: Classification | None, classes: tuple[str, ...]) -> dict[str,
 
 
 def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:
-    own = result.classification
+    scores = result.classification
     return {
         "t0_us": result.t0_us,
         "t1_us": result.t1_us,
         "events": result.events,
-        "class": None if own is None else classes[own.label],
-        "score": None if own is None else round(own.score, 4),
+        "class": None if scores is None else classes[scores.label],
+        "score": None if scores is None else round(scores.score, 4),
         "energy_pj": round(result.energy_pj, 1),
         "timesteps": result.timesteps,
     }
@@ -137,11 +138,11 @@ def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:
 def classify_many(
     recordings: Sequence[Path], config: ClassifyConfig, bundle: DetectorBundle | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The summary of each recording, as soon as it is known; one that fails is logged, and does not stop the others.
+    """Yield the summary of each recording; a failure is logged and does not stop the others.
 
     Raises:
-        DataError: at the end, if some of several recordings failed.
-        EvburstError: what is wrong with the only one.
+        DataError: some of several recordings failed; raised after the last one.
+        EvburstError: the only recording failed.
     """
     bundle = bundle or DetectorBundle.load(config.weights)
     failed = 0
@@ -158,16 +159,22 @@ def classify_many(
 
 
 def human_line(summary: dict[str, Any], windows: bool = False) -> str:
-    """A recording for a person: a line, and with `windows` a line for each of them."""
+    """Return a line of text for a recording, and with `windows` a line for each window."""
     energy, t = summary["energy"], summary["timesteps"]
     lines = [
         _line(summary["events_file"], summary["class"], summary["score"], _spent(energy), "ANN" if t is None else f"T {t:g}")
     ]
-    for own in summary["windows"] if windows else []:
-        name = f"  {own['t0_us'] / 1e6:.3f} to {own['t1_us'] / 1e6:.3f} s"
-        t = own["timesteps"]
+    for window in summary["windows"] if windows else []:
+        name = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
+        t = window["timesteps"]
         lines.append(
-            _line(name, own["class"], own["score"], f"{own['energy_pj'] / 1e6:.2f} uJ", "ANN" if t is None else f"T {t:g}")
+            _line(
+                name,
+                window["class"],
+                window["score"],
+                f"{window['energy_pj'] / 1e6:.2f} uJ",
+                "ANN" if t is None else f"T {t:g}",
+            )
         )
     return "\n".join(lines)
 
@@ -179,5 +186,5 @@ def _spent(energy: dict[str, Any]) -> str:
 
 
 def _line(name: str, label: str | None, score: float | None, energy: str, timesteps: str) -> str:
-    said = f"{'idle':<16}" if label is None else f"{label:<10} {score:5.3f}"
-    return f"{name:<28} {said}  {energy}  {timesteps}"
+    answer = f"{'idle':<16}" if label is None else f"{label:<10} {score:5.3f}"
+    return f"{name:<28} {answer}  {energy}  {timesteps}"

@@ -25,16 +25,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evburst.app.batch import find_recordings
-from evburst.app.checks import check, detect_all, score
+from evburst.app.checkpoints import blended, read_ann, read_converted
 from evburst.app.config import build
 from evburst.app.console import show_progress
+from evburst.app.conversion_scores import compare_with_ann, score, score_detector
 from evburst.app.descent import BATCH, Checked, descend, fresh_batches
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report, load_table, save_table, write_frontier
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, scoring_of
 from evburst.app.train import TrainConfig
-from evburst.app.trained import blended, read_ann, read_converted
 from evburst.data.datasets import Dataset, DatasetSpec
 from evburst.data.datasets.recorded import Reading, unlabelled_windows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
@@ -249,7 +249,7 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
         },
     }
     if reported is not None:
-        record["check"] = check(bundle, reported)
+        record["check"] = compare_with_ann(bundle, reported)
     replace(bundle, record=record).save(out)
     return record
 
@@ -369,7 +369,7 @@ class Conversion:
 
     def _checked(self, bundle: DetectorBundle) -> Checked:
         """What it does on the split "select"."""
-        scored, stats = detect_all(Detector(bundle, PostConfig(score=0.001)), self.tuning)
+        scored, stats = score_detector(Detector(bundle, PostConfig(score=0.001)), self.tuning)
         layers = [layer for batch in stats for layer in batch.layers]
         spent, graded = (sum(float(getattr(x, what).sum()) for x in layers) for what in ("synaptic_ops", "graded_ops"))
         return Checked(self.tuning_score - scored.value, spent / len(self.tuning), spent / max(graded, 1.0))

@@ -1,4 +1,4 @@
-"""Detection in a recording: windows through the network, results into a folder, and the summary of a run."""
+"""Detection in a recording: runs its windows through the network, writes the results to a folder and summarises the run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -42,36 +43,37 @@ from evburst.models.tasks import task_of
 log = logging.getLogger("evburst")
 
 _USUAL_SIDE = 640
-"""Length of a sensor's longer side, px, up to which `downsample` is not chosen by itself."""
+"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings of a run through a recording, whatever the task.
+    """Settings of a run through a recording, common to all tasks.
 
     Attributes:
-        format: format of the recording; None: recognised by content, then by name.
+        format: format of the recording; None: recognised by its content, then by its name.
         weights: bundled weights by name, or a file that convert wrote.
-        window_ms: length of a window; None: as the weights were trained.
-        window_events: cut windows of this many events instead, each as long as it takes.
-        stride_ms: begin a window this often; windows then overlap. None: one after the other.
-        timesteps: timesteps T of the spiking network; None: as the weights were calibrated.
-        ann: run the ordinary network instead of the spiking one.
-        device: where to run.
-        engine: how the spiking network is run: reference, int8, cuda; auto is the fastest available.
-        adaptive: stop a window's timesteps once its answer is this settled, 0 to 1; None: never.
-        batch: windows that go through the network together, each waiting for the last of its batch; 0 chooses for the most
-            windows per second.
-        start_s: begin this many seconds after the first event.
+        window_ms: length of a window; None: the length with which the weights were trained.
+        window_events: number of events per window, instead of a fixed length.
+        stride_ms: time from the start of one window to the start of the next, so that windows overlap; None: their length.
+        timesteps: timesteps T of the spiking network; None: the number for which the weights were calibrated.
+        ann: run the ANN instead of the spiking network.
+        device: device to run on.
+        engine: engine that runs the spiking network: reference, int8, cuda; auto is the fastest available.
+        adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
+        batch: number of windows per batch; a result has to wait until its batch is full. 0: the size with the highest
+            throughput.
+        start_s: start this many seconds after the first event.
         max_windows: stop after this many windows.
-        downsample: the network sees blocks of this many pixels, squared, as one, which suits sensors that are much larger than
-            those it was trained on, and costs less; 0: 1, or on sensors from 1280 px on a side the multiples of 640 px in it.
+        downsample: side of the square blocks of pixels that the network sees as one pixel; suits sensors that are much larger
+            than in training, and saves energy. 0: automatic, which is 1, or for a side of at least 1280 px the number of times
+            that 640 px fit into it.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
-        idle_events: windows with at most this many events are idle: they do not go through the network, have no answer, and
-            count for neither network's energy.
-        reading: unit of time, order of columns and the like, for files that do not state them.
-        filters: events to remove before anything else; none by default.
+        idle_events: windows with at most this many events are idle: they are not run through the network, have no result, and
+            add to neither network's energy.
+        reading: unit of time, order of columns and similar options, for files that do not state them.
+        filters: filters that remove events before binning; none by default.
     """
 
     format: str | None = None
@@ -99,9 +101,9 @@ class RunConfig:
             "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
             f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None
             or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
-            "window_ms and window_events are two ways to cut windows: give one": None in (self.window_ms, self.window_events),
+            "window_ms and window_events exclude each other: give one of them": None in (self.window_ms, self.window_events),
             "stride_ms must be 0.1 to 60000": self.stride_ms is None or 0.1 <= self.stride_ms <= 60_000,
-            "windows of a number of events do not overlap: leave out stride_ms": None in (self.stride_ms, self.window_events),
+            "stride_ms and window_events exclude each other: give one of them": None in (self.stride_ms, self.window_events),
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
             "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
             "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
@@ -109,7 +111,7 @@ class RunConfig:
             "batch must be 0 to 256": 0 <= self.batch <= 256,
             "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "idle_events must not be negative": self.idle_events >= 0,
-            "adaptive stops each window by itself: batch must be 1": self.batch == 1 or self.adaptive is None,
+            "adaptive stops each window separately: batch must be 1": self.batch == 1 or self.adaptive is None,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
         }
@@ -123,16 +125,17 @@ class DetectConfig(RunConfig):
     """Settings of detection in a recording.
 
     Attributes:
-        adaptive: stop a window's timesteps once its boxes agree this much, 0 to 1; None: never.
-        idle_events: windows with at most this many events are idle: they do not go through the network, have no boxes, and
-            count for neither network's energy.
-        classes: classes that are looked for, by name; none given: all.
-        track: number objects over all windows, and hold those that stand still (app/tracking.py).
-        tracking: settings of that.
-        sinks: what is written (names in app/outputs/sinks.py).
-        slow: play the video this many times slower than the recording.
-        fps: windows per second of the video, instead.
-        overwrite: replace files in the output folder that no run of evburst wrote.
+        adaptive: skip the remaining timesteps of a window once its boxes agree this well, 0 to 1; None: never.
+        idle_events: windows with at most this many events are idle: they are not run through the network, have no boxes, and
+            add to neither network's energy.
+        classes: names of the classes to detect; empty: all.
+        track: give each object a number that it keeps in all windows, and hold the boxes of objects that stand still
+            (app/tracking.py).
+        tracking: settings of the tracks.
+        sinks: names of the outputs to write (app/outputs/sinks.py).
+        slow: factor by which the video is slower than the recording.
+        fps: windows per second of the video, instead of `slow`.
+        overwrite: whether to replace files in the output folder that were not written by evburst.
         post: thresholds of the boxes.
     """
 
@@ -151,7 +154,7 @@ class DetectConfig(RunConfig):
         checks = {
             "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
-            "slow and fps are two paces of the video: give one": self.slow == 1 or self.fps is None,
+            "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
             "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
         }
         for message, holds in checks.items():
@@ -160,8 +163,8 @@ class DetectConfig(RunConfig):
         check_sinks(self.sinks)
 
     @property
-    def decoded(self) -> PostConfig:
-        """Thresholds of the boxes that the network hands on: with tracks also low ones, of which the tracker keeps some."""
+    def decoding(self) -> PostConfig:
+        """Thresholds for decoding; with tracks, the score is lower, because the tracker also uses boxes with low scores."""
         return replace(self.post, score=min(self.post.score, self.tracking.low_score)) if self.track else self.post
 
 
@@ -173,24 +176,24 @@ def open_inference(
     maps: bool = False,
     task: str = DETECTION,
 ) -> Inference:
-    """The network of loaded weights, ready for windows of a sensor.
+    """Prepare the network of loaded weights for the windows of a sensor.
 
     Args:
         bundle: the weights.
-        config: of the task: DetectConfig or ClassifyConfig.
+        config: settings: DetectConfig or ClassifyConfig.
         sensor_size: (W, H) px.
-        faults: of the recording, to which events outside the sensor are added.
-        maps: keep the read-outs.
-        task: that the weights must be for.
+        faults: faults of the recording, to which events outside the sensor are added.
+        maps: keep the output maps in each result.
+        task: task that the weights must have.
 
     Raises:
-        ConfigError: the engine or the device is not available, T does not suit the other settings, or the weights are for
-            another task.
+        ConfigError: the engine or the device is not available, T contradicts the other settings, or the weights have another
+            task.
     """
-    own = task_of(bundle.head).name
-    if own != task:
-        other = "evburst classify" if own == CLASSIFICATION else "evburst detect"
-        raise ConfigError(f"weights {config.weights} are for {own}, not for {task}: use {other}")
+    weights_task = task_of(bundle.head).name
+    if weights_task != task:
+        other = "evburst classify" if weights_task == CLASSIFICATION else "evburst detect"
+        raise ConfigError(f"weights {config.weights} are for {weights_task}, not for {task}: use {other}")
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError("adaptive: there is nothing to stop at T = 1; pass --timesteps 2 or more")
@@ -198,7 +201,7 @@ def open_inference(
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     detector = Detector(
         bundle,
-        config.decoded if isinstance(config, DetectConfig) else PostConfig(),
+        config.decoding if isinstance(config, DetectConfig) else PostConfig(),
         config.ann,
         config.timesteps,
         pick_device(config.device),
@@ -219,8 +222,8 @@ def open_inference(
     )
 
 
-def start_of(path: Path, start_s: float, opened: Callable[[], EventStream]) -> int | None:
-    """Where to begin on a recording's clock, in µs; None for its first event.
+def start_time(path: Path, start_s: float, open_stream: Callable[[], EventStream]) -> int | None:
+    """Return the start time on a recording's clock, µs; None for its first event.
 
     Raises:
         ConfigError: the recording is a pipe, which cannot be opened a second time.
@@ -228,17 +231,17 @@ def start_of(path: Path, start_s: float, opened: Callable[[], EventStream]) -> i
     if not start_s:
         return None
     if is_pipe(path):
-        raise ConfigError(f"{path}: a pipe can be read once only: leave out --start-s, or save it to a file first")
-    return (first_us(opened()) or 0) + round(1e6 * start_s)
+        raise ConfigError(f"{path}: a pipe can only be read once: leave out --start-s, or save it to a file first")
+    return (first_us(open_stream()) or 0) + round(1e6 * start_s)
 
 
 def run_windows(
     inference: Inference, stream: EventStream, windows: Iterator[EventWindow], config: RunConfig, name: str
 ) -> Generator[WindowResult, None, None]:
-    """The results of a recording's windows, at most `config.max_windows`.
+    """Yield the results of a recording's windows, at most `config.max_windows`.
 
     Raises:
-        SensorSizeError: too many of the events lie outside the sensor.
+        SensorSizeError: too many events lie outside the sensor.
     """
     inside = 0
     with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
@@ -249,10 +252,10 @@ def run_windows(
 
 
 def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:
-    """Windows of a stream as the settings ask for them: by duration, overlapping or not, or by count.
+    """Cut a stream into windows as the settings specify: by duration, overlapping or not, or by number of events.
 
     Raises:
-        ConfigError: the windows are not a whole number of strides.
+        ConfigError: the length of a window is not a multiple of the stride.
     """
     if config.window_events is not None:
         return windows_by_count(stream, config.window_events, start_us)
@@ -262,35 +265,37 @@ def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us
 
 
 def step_of(config: RunConfig, window_us: int) -> int:
-    """Time from the end of one window to the end of the next, in µs; raises ConfigError like `cut_windows`."""
+    """Return the time from the end of one window to the end of the next, in µs; raises ConfigError like `cut_windows`."""
     stride_us = window_us if config.stride_ms is None else round(1000 * config.stride_ms)
     if window_us % stride_us:
-        raise ConfigError(f"stride_ms {stride_us / 1000:g}: windows of {window_us / 1000:g} ms are not a whole number of these")
+        raise ConfigError(f"stride_ms {stride_us / 1000:g}: must divide the length of the windows, {window_us / 1000:g} ms")
     return stride_us
 
 
-def refiner(inference: Inference, config: DetectConfig) -> Callable[[WindowResult], WindowResult]:
-    """What makes of each result of `inference`, in order, the one that the settings ask for: some classes only, tracks.
+def result_filter(inference: Inference, config: DetectConfig) -> Callable[[WindowResult], WindowResult]:
+    """Return a function that selects classes in a result and adds tracks, as the settings specify.
+
+    It has to be called with every result of `inference`, in order.
 
     Raises:
         ConfigError: a class is unknown.
-        MissingPackageError: boxes shall be tracked, and the package for that is not installed.
+        MissingPackageError: the settings require tracks, and the package for them is not installed.
     """
     numbers = class_numbers(config.classes, inference.network.classes)
     step_us = step_of(config, inference.voxel.window_us)
     tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, step_us) if config.track else None
 
-    def refine(result: WindowResult) -> WindowResult:
+    def filtered(result: WindowResult) -> WindowResult:
         if numbers:
-            found = result.detections
-            result = replace(result, detections=found.take(np.isin(found.labels, numbers)))
+            boxes = result.detections
+            result = replace(result, detections=boxes.take(np.isin(boxes.labels, numbers)))
         return result if tracker is None else tracker.update(result)
 
-    return refine
+    return filtered
 
 
 def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
-    """Places of classes among those that a network knows; ConfigError names one that is not among them."""
+    """Return the indices of classes among those of a network; raise ConfigError if it does not have one of them."""
     for name in names:
         if name not in known:
             raise ConfigError(f"class {name!r} is unknown to these weights (known: {', '.join(known)})")
@@ -298,7 +303,7 @@ def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
-    """What runs, as pictures name it."""
+    """Return the name of the network for the captions of pictures."""
     return "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
 
 
@@ -308,44 +313,44 @@ def detect_file(
     config: DetectConfig | None = None,
     bundle: DetectorBundle | None = None,
 ) -> dict[str, Any]:
-    """Detect in a recording, write the results into a folder, and return the summary.
+    """Detect objects in a recording, write the results to a folder, and return the summary.
 
     Args:
         events: the recording.
-        out: the folder; None for runs/detect/NAME, or NAME-2 ... where another recording's results are in it.
+        out: output folder; None for runs/detect/NAME, or NAME-2 ... if that folder contains the results of another recording.
         config: see DetectConfig; None for the defaults.
-        bundle: the weights, if they are loaded already.
+        bundle: the weights, if they are already loaded.
 
     Raises:
-        EvburstError: the recording, the weights or the folder cannot be used; what was written until then is readable.
+        EvburstError: the recording, the weights or the folder cannot be used; output written before the error is readable.
     """
     started = time.perf_counter()
     path, c = Path(events), config or DetectConfig()
     size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
-    opened: Callable[[], EventStream] = lambda: open_events(path, size, c.format, options=c.reading)  # noqa: E731
-    stream = FilteredStream(opened(), c.filters)
-    start_us = start_of(path, c.start_s, opened)
+    open_stream: Callable[[], EventStream] = partial(open_events, path, size, c.format, options=c.reading)
+    stream = FilteredStream(open_stream(), c.filters)
+    start_us = start_time(path, c.start_s, open_stream)
     bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = cut_windows(stream, inference.voxel.window_us, c, start_us)
     first = next(windows, None)
     if first is None:
-        part = f" from {c.start_s:g} s on" if c.start_s else ""
+        part = f" after {c.start_s:g} s" if c.start_s else ""
         faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
-        raise EventFileError(f"{path}: holds no event that can be used{part}{faults}")
-    refine = refiner(inference, c)
+        raise EventFileError(f"{path}: contains no usable event{part}{faults}")
+    filter_result = result_filter(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
     step_us = step_of(c, inference.voxel.window_us) if c.window_events is None else None
-    about = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track)
+    info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
-    run = _Totals(time.perf_counter(), about, inference.dense_macs)
+    run = _Totals(time.perf_counter(), info, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
         with ExitStack() as stack:
-            sinks = [_opened(stack, name, folder, about) for name in c.sinks]
+            sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
             results = stack.enter_context(closing(run_windows(inference, stream, chain([first], windows), c, str(path))))
-            for result in map(refine, results):
+            for result in map(filter_result, results):
                 run.add(result)
                 for sink in sinks:
                     sink.write(result)
@@ -356,20 +361,20 @@ def detect_file(
     return summary
 
 
-def _opened(stack: ExitStack, name: str, folder: Path, about: RunInfo) -> Sink:
-    """A sink that `stack` closes, however the run ends."""
-    sink = open_sink(name, folder, about)
+def _open_sink(stack: ExitStack, name: str, folder: Path, info: RunInfo) -> Sink:
+    """Open a sink that `stack` closes even if the run fails."""
+    sink = open_sink(name, folder, info)
     stack.callback(sink.close)
     return sink
 
 
 class _Totals:
-    """Running totals of one run; latencies are 8 bytes per window."""
+    """Totals of one run, which grow by 8 bytes per window for the latencies."""
 
-    def __init__(self, started: float, about: RunInfo, dense_macs: int) -> None:
-        self.started, self.wall_s, self._about = started, 0.0, about
-        self.windows, self.events, self.recorded_us, self._end_us = 0, 0, 0, about.start_us
-        self.durations = array("d") if about.step_us is None else None
+    def __init__(self, started: float, info: RunInfo, dense_macs: int) -> None:
+        self.started, self.wall_s, self._info = started, 0.0, info
+        self.windows, self.events, self.recorded_us, self._end_us = 0, 0, 0, info.start_us
+        self.durations = array("d") if info.step_us is None else None
         self.per_class: Counter[str] = Counter()
         self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
@@ -381,7 +386,7 @@ class _Totals:
         self._end_us = result.t1_us
         if self.durations is not None:
             self.durations.append((result.t1_us - result.t0_us) / 1000)
-        self.per_class.update(self._about.classes[label] for label in result.detections.labels)
+        self.per_class.update(self._info.classes[label] for label in result.detections.labels)
         if result.detections.track_ids is not None and result.detections.held is not None:
             self.tracks.update(result.detections.track_ids[result.detections.track_ids > 0].tolist())
             self.held += int(result.detections.held.sum())
@@ -439,7 +444,7 @@ def _summary(
 
 
 def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
-    """How long windows are: all of one length, or how lengths are spread."""
+    """Return the length of the windows, or percentiles of their lengths if they are cut by number of events."""
     if run.durations is None:
         stride = {} if config.stride_ms is None else {"stride_ms": config.stride_ms}
         return {"window_ms": inference.voxel.window_us / 1000, **stride}
@@ -457,9 +462,9 @@ def _warn(path: Path, stream: EventStream) -> None:
 
 
 def peak_memory_mb() -> float:
-    """Most memory that this process has had, MB; 0 where the system does not say.
+    """Return the peak memory of this process, MB; 0 if the system does not report it.
 
-    Linux counts what the process that started it had into ru_maxrss, so there its own figure is read.
+    On Linux, ru_maxrss includes the memory of the parent process at the start, so VmHWM is read instead.
     """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -473,7 +478,7 @@ def peak_memory_mb() -> float:
 
 
 def human_summary(summary: dict[str, Any]) -> str:
-    """The summary for a person: a few lines."""
+    """Return the summary as a few lines of text."""
     energy, latency = summary["energy"], summary["latency_ms"]
     idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
     spread = summary["window_ms"]

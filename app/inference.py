@@ -1,11 +1,11 @@
-"""From a window to its result: the one way events reach a network, whoever asks.
+"""Inference: the single path from a window of events to its result, shared by all commands.
 
     windows ──► binning ──► grids ──► network ──► boxes or a class ──► WindowResult
                 thread                batches     (Detector)           (energy, latency)
 
-`detect`, `live`, `evaluate`, the validation of `train` and the checks of `convert` all go through `Inference`: binning, windows
-left out as idle, events outside the sensor, boxes and energy are decided here and nowhere else. Callers differ in where windows
-come from: a recording (`Inference.stream`), a live source (`bin`, then `run`), or a data set (`over_dataset`).
+`detect`, `live`, `evaluate`, the validation in `train` and the checks in `convert` all use `Inference`. Binning, idle windows,
+events outside the sensor, boxes and energy are handled here and nowhere else. Callers differ only in where windows come from:
+a recording (`Inference.stream`), a live source (`bin`, then `run`), or a data set (`run_batches`).
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, po
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals, energy_report
 from evburst.models.detector import Detector
-from evburst.models.tasks import Found
+from evburst.models.tasks import Prediction
 
 Stats = SpikeStats | ActivityStats
 Maps = dict[str, NDArray[np.float32]]
-Answer = tuple[Found, Stats | None, Maps]
+Output = tuple[Prediction, Stats | None, Maps]
 
 BATCH = 8
-"""Windows computed together where latency does not matter."""
+"""Number of windows per batch where latency does not matter."""
 
 _AHEAD = 2
-"""Windows binned ahead, besides the next batch."""
+"""Number of windows binned in advance, in addition to the next batch."""
 
 
 class GridNetwork(Protocol):
-    """What turns grids into boxes or class scores: `models.detector.Detector`, or a network in training."""
+    """A network that turns grids into boxes or class scores: `models.detector.Detector`, or a network in training."""
 
     classes: tuple[str, ...]
     stride: int
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> tuple[Sequence[Found], Stats | None]:
-        """What is found in each grid `(N, 2 * bins, H, W)` uint8, and what was counted (None: nothing)."""
+    ) -> tuple[Sequence[Prediction], Stats | None]:
+        """Return the prediction for each grid `(N, 2 * bins, H, W)` uint8, and the operation counts (None: not counted)."""
         ...
 
     def dense_macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates of the ordinary network for one grid of this size."""
+        """Return the multiply-accumulates of the ANN for one grid of this size."""
         ...
 
 
@@ -68,9 +68,9 @@ class BinnedWindow:
     Attributes:
         t0_us, t1_us: the window on the recording's clock.
         grid: `(2 * bins, H, W)` uint8, padded.
-        events: how many lie on the sensor.
-        outside: how many do not, and were left out.
-        seconds: how long reading and binning took; live, since the window's last event could be had.
+        events: number of events on the sensor.
+        outside: number of events outside the sensor, which were ignored.
+        seconds: time spent on reading and binning; for a live source, time since the window's last event was available.
     """
 
     t0_us: int
@@ -83,25 +83,25 @@ class BinnedWindow:
 
 @dataclass(frozen=True)
 class WindowResult:
-    """What is known of one window.
+    """The result of one window.
 
     Attributes:
         t0_us, t1_us: the window on the recording's clock.
         grid: `(2 * bins, H, W)` uint8, padded to the network's stride; reused after the next result unless copied.
-        detections: boxes at the window's end, in sensor pixels; none of a classifier.
-        events: events of the window that lie on the sensor.
-        idle: the window had too few events and did not go through the network: no boxes, no energy.
-        stats: spikes and operations layer by layer (of the ANN: activity, where it was counted); None if idle or not counted.
-        energy: the spiking network's account of this window, beside the dense ANN's and the quantised network's; None if
-            idle or the ANN ran.
-        spikes: spikes of all neurons, bursts with multiplicity; None for the ANN.
-        spikes_per_neuron: their mean over neurons; None for the ANN.
+        detections: boxes at the window's end, in sensor pixels; empty for a classifier.
+        events: number of the window's events on the sensor.
+        idle: whether the window had too few events to be run through the network: no boxes, no energy.
+        stats: spikes and operations by layer (for the ANN: activity, if it was counted); None if idle or not counted.
+        energy: the spiking network's energy for this window, compared with the dense ANN's and the quantised network's; None
+            if the window was idle or the ANN ran.
+        spikes: spikes of all neurons, counting every spike of a burst; None for the ANN.
+        spikes_per_neuron: mean number of spikes per neuron; None for the ANN.
         timesteps: timesteps used; None for the ANN, 0 if idle.
-        energy_pj: energy of the network that ran, in the table that was asked for; 0 if idle.
-        ann_energy_pj: energy of the dense ANN for the same window; 0 if idle, so that both sides count the same windows.
-        latency_ms: binning, network, decoding and NMS of this window (of its whole batch, if there were several).
-        maps: the read-outs that the boxes are decoded from, `(C, h, w)` float32 each, by name; None unless asked for.
-        classification: class scores; None of a detector, or if the window was idle.
+        energy_pj: energy of the network that ran, by the selected energy table; 0 if idle.
+        ann_energy_pj: energy of the dense ANN for the same window; 0 if idle, so that both networks count the same windows.
+        latency_ms: time for binning, network, decoding and NMS of this window (or of its batch, if it has several).
+        maps: the output maps from which boxes are decoded, `(C, h, w)` float32 each, by name; None unless requested.
+        classification: class scores; None for a detector, or if the window was idle.
     """
 
     t0_us: int
@@ -122,12 +122,12 @@ class WindowResult:
     classification: Classification | None = None
 
     @property
-    def found(self) -> Found:
-        """The class scores, or of a detector the boxes; no boxes if the window was idle."""
+    def prediction(self) -> Prediction:
+        """The class scores, or for a detector the boxes; no boxes if the window was idle."""
         return self.classification or self.detections
 
     def count_into(self, totals: EnergyTotals) -> None:
-        """Add this window to the energy account of a run: as idle, by its spikes, or as one of the ANN."""
+        """Add this window to the energy totals of a run: as idle, by its spikes, or as a window of the ANN."""
         if self.idle:
             totals.add_idle()
         elif isinstance(self.stats, SpikeStats):
@@ -142,19 +142,19 @@ class WindowResult:
 
 
 class Inference:
-    """Windows of one sensor through one network.
+    """Runs the windows of one sensor through one network.
 
     Args:
-        network: what runs.
+        network: the network to run.
         voxel: how windows are binned.
         sensor_size: (W, H) px.
-        faults: where events outside the sensor are counted; None: nowhere.
-        spiking: the network counts spikes; False for an ANN.
+        faults: counter to which events outside the sensor are added; None: they are not reported.
+        spiking: whether the network counts spikes; False for an ANN.
         table: energies per operation.
-        idle_events: windows with at most this many events are idle and do not go through the network; -1: all do.
-        maps: keep the maps that boxes are decoded from in each result; only of a Detector, and not if it is adaptive.
-        downsample: the network sees blocks of this many pixels, squared, as one. Grids and boxes of results remain in pixels of
-            the sensor.
+        idle_events: windows with at most this many events are idle and are not run through the network; -1: none is idle.
+        maps: keep in each result the maps from which boxes are decoded; requires a Detector that is not adaptive.
+        downsample: side of the square blocks of pixels that the network sees as one pixel. Grids and boxes of results remain in
+            pixels of the sensor.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Inference:
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
         self.faults = Faults() if faults is None else faults
         self.spiking, self.table, self.idle_events = spiking, table, idle_events
-        self._seen = coarser(sensor_size, downsample)
+        self._seen = merged_size(sensor_size, downsample)
         width, height = padded_size(self._seen, network.stride)
         self.shape = (voxel.channels, height * downsample, width * downsample)
         self._binning = voxel if downsample == 1 else replace(voxel, max_count=255)
@@ -182,52 +182,52 @@ class Inference:
         self.ann_pj = self.dense_macs * table.mac_pj
 
     def new_grid(self) -> NDArray[np.uint8]:
-        """An empty grid: `(2 * bins, H, W)` uint8 in pixels of the sensor, padded."""
+        """Return an empty grid: `(2 * bins, H, W)` uint8 in pixels of the sensor, padded."""
         return np.zeros(self.shape, np.uint8)
 
     def bin(self, window: EventWindow, grid: NDArray[np.uint8], started: float | None = None) -> BinnedWindow:
         """Count a window's events into a grid from `new_grid`.
 
-        `started` (time.perf_counter) is when its latency began, now if None. Events outside the sensor are counted as a
-        fault by `run`, so that a thread may bin ahead of what has been reported.
+        `started` (time.perf_counter) is the time from which latency is measured; None: now. `run`, not this method, counts
+        events outside the sensor as a fault, because a thread may bin windows before their results are reported.
         """
         started = time.perf_counter() if started is None else started
         events, outside = voxel_histogram(window, self._binning, self.sensor_size, grid)
         return BinnedWindow(window.t0_us, window.t1_us, grid, events, outside, time.perf_counter() - started)
 
     def warm_up(self, window: EventWindow, batch: int = 1) -> None:
-        """Compile the kernels for these events' encoding and let the network plan its memory; nothing is counted."""
+        """Compile the kernels for the encoding of these events and let the network plan its memory; no fault is counted."""
         grid = self.new_grid()
         for _ in range(2):
             voxel_histogram(window, self._binning, self.sensor_size, grid)
             self.network.detect(self._as_seen([grid] * batch, batch), self._seen, [0] * batch)
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
-        """Results of windows that go through the network together.
+        """Return the results of windows that are run through the network as one batch.
 
         Args:
             batch: the windows.
-            size: fill the batch up to this size with empty grids, because an engine plans its memory for every size; 0: do not.
+            size: pad the batch to this size with empty grids, because an engine plans its memory for each size; 0: no padding.
         """
         started = time.perf_counter()
         busy = [binned for binned in batch if binned.events > self.idle_events]
-        answers = iter(self._detect(busy, max(size, len(busy))) if busy else [])
+        outputs = iter(self._detect(busy, max(size, len(busy))) if busy else [])
         seconds = time.perf_counter() - started
         results = []
         for binned in batch:
             self.faults.outside_sensor += binned.outside
-            answer = next(answers) if binned.events > self.idle_events else None
-            results.append(self._result(binned, answer, binned.seconds + seconds))
+            output = next(outputs) if binned.events > self.idle_events else None
+            results.append(self._result(binned, output, binned.seconds + seconds))
         return results
 
     def stream(self, windows: Iterator[EventWindow], batch: int = 1) -> Generator[WindowResult, None, None]:
-        """The results of all windows, in order; a result's grid holds until the next one is asked for.
+        """Yield the results of all windows, in order; a result's grid is valid until the next result is requested.
 
-        One thread reads and bins ahead while the network computes: kernels and network release Python's lock.
+        One thread reads and bins in advance while the network computes: both release Python's global lock.
 
         Args:
-            windows: read by the thread that bins, a few ahead.
-            batch: number of windows that go through the network together.
+            windows: read in advance by the binning thread.
+            batch: number of windows per batch.
 
         Raises:
             EvburstError: from `windows`, after the results of the windows before it.
@@ -268,40 +268,43 @@ class Inference:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[Answer]:
-        """Boxes and counts of each window, from a batch of `size` grids."""
+    def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[Output]:
+        """Return the prediction, counts and maps of each window, from a batch of `size` grids."""
         grids = self._as_seen([binned.grid for binned in batch], size)
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
         readouts: Maps = {}
         stats: Stats | None
         if self._maps and isinstance(self.network, Detector):
-            found, stats = self.network.detect(grids, self._seen, times, readouts)
+            predictions, stats = self.network.detect(grids, self._seen, times, readouts)
         else:
-            found, stats = self.network.detect(grids, self._seen, times)
+            predictions, stats = self.network.detect(grids, self._seen, times)
         if self.downsample > 1:
-            found = [one.scaled(self.downsample, *self.sensor_size) if isinstance(one, Detections) else one for one in found]
+            predictions = [
+                boxes.scaled(self.downsample, *self.sensor_size) if isinstance(boxes, Detections) else boxes
+                for boxes in predictions
+            ]
         each = [stats.of_image(i) if stats is not None and size > 1 else stats for i in range(len(batch))]
         maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
-        return list(zip(found, each, maps, strict=False))
+        return list(zip(predictions, each, maps, strict=False))
 
     def _as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-        """A batch of `size` grids as the network sees them, filled up with empty ones."""
+        """Return the grids downsampled for the network, padded with empty ones to a batch of `size`."""
         if size == 1 and self.downsample == 1:
             return grids[0][None]
         channels, height, width = self.shape
         seen = np.zeros((size, channels, height // self.downsample, width // self.downsample), np.uint8)
-        for grid, own in zip(grids, seen, strict=False):
+        for grid, target in zip(grids, seen, strict=False):
             if self.downsample == 1:
-                own[:] = grid
+                target[:] = grid
             else:
-                pooled(grid, self.downsample, self.voxel.max_count, own)
+                pooled(grid, self.downsample, self.voxel.max_count, target)
         return seen
 
-    def _result(self, binned: BinnedWindow, answer: Answer | None, seconds: float) -> WindowResult:
-        """The result of what the network answered; None: it was idle."""
-        found, stats, maps = answer or (Detections.empty(binned.t1_us), None, {})
-        scores = found if isinstance(found, Classification) else None
-        energy, idle = None, answer is None
+    def _result(self, binned: BinnedWindow, output: Output | None, seconds: float) -> WindowResult:
+        """Return the window's result from the network's output, which is None if the window was idle."""
+        prediction, stats, maps = output or (Detections.empty(binned.t1_us), None, {})
+        scores = prediction if isinstance(prediction, Classification) else None
+        energy, idle = None, output is None
         energy_pj = 0.0 if idle else self.ann_pj
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
         if isinstance(stats, SpikeStats):
@@ -312,7 +315,7 @@ class Inference:
             t0_us=binned.t0_us,
             t1_us=binned.t1_us,
             grid=binned.grid,
-            detections=found if isinstance(found, Detections) else Detections.empty(binned.t1_us),
+            detections=prediction if isinstance(prediction, Detections) else Detections.empty(binned.t1_us),
             events=binned.events,
             idle=idle,
             stats=stats,
@@ -328,21 +331,21 @@ class Inference:
         )
 
 
-def coarser(size: SensorSize, factor: int) -> SensorSize:
-    """The size of a sensor with pixels that are `factor` times larger; those at its edges may be filled in part."""
+def merged_size(size: SensorSize, factor: int) -> SensorSize:
+    """Return the sensor size after `factor` x `factor` pixels are merged; pixels at the right and lower edge may be partial."""
     return SensorSize(-(-size.width // factor), -(-size.height // factor))
 
 
 @dataclass(frozen=True)
 class DatasetBatch:
-    """Some items of a data set and what each of several networks made of them.
+    """A batch of items of a data set, and the results of one or more networks for them.
 
     Attributes:
-        items: their numbers.
-        labels: the boxes to be found, clipped to the sensor.
-        names: the recording or picture of each.
-        events, outside: events in these windows that lie on the sensor, and that do not.
-        results: of every network, for every item.
+        items: indices of the items.
+        labels: labelled boxes of each item, clipped to the sensor.
+        names: the recording or picture of each item.
+        events, outside: number of events in these windows that lie on the sensor, and outside it.
+        results: results of each network, for each item.
     """
 
     items: Sequence[int]
@@ -353,12 +356,12 @@ class DatasetBatch:
     results: list[list[WindowResult]]
 
 
-def over_dataset(
+def run_batches(
     networks: Sequence[Inference], dataset: Dataset, items: Iterable[int], batch: int = BATCH
 ) -> Iterator[DatasetBatch]:
-    """Run networks over items of a data set, each window read and binned once for all of them.
+    """Yield the results of networks on items of a data set, batch by batch; each window is read and binned only once.
 
-    The networks have one binning and one stride in common.
+    The networks must use the same binning and the same stride.
     """
     numbers = list(items)
     groups = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
@@ -385,44 +388,44 @@ def over_dataset(
 
 
 @dataclass
-class Answers:
-    """What a network made of a whole data set.
+class DatasetResults:
+    """The results of a network on a whole data set.
 
     Attributes:
-        found: in every item; of a window that was idle no boxes.
-        labels: the boxes to be found, or the class.
-        names: the recording or picture of each.
-        stats: counts of the windows that went through the network.
+        predictions: boxes or class scores of each item; no boxes if the window was idle.
+        labels: the labelled boxes, or the class, of each item.
+        names: the recording or picture of each item.
+        stats: operation counts of the windows that were not idle.
     """
 
-    found: list[Found] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
     labels: list[Detections] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     stats: list[Stats] = field(default_factory=list)
 
 
-def answers(
+def run_dataset(
     network: Inference, dataset: Dataset, progress: Callable[[int], object] = lambda windows: None, batch: int = 2 * BATCH
-) -> Answers:
-    """What a network finds in a whole data set, beside the labels."""
-    all_ = Answers()
-    for done in over_dataset([network], dataset, range(len(dataset)), batch):
-        all_.found += [result.found for result in done.results[0]]
-        all_.stats += [result.stats for result in done.results[0] if result.stats is not None]
-        all_.labels += done.labels
-        all_.names += done.names
+) -> DatasetResults:
+    """Return a network's results on a whole data set, with the labels."""
+    collected = DatasetResults()
+    for done in run_batches([network], dataset, range(len(dataset)), batch):
+        collected.predictions += [result.prediction for result in done.results[0]]
+        collected.stats += [result.stats for result in done.results[0] if result.stats is not None]
+        collected.labels += done.labels
+        collected.names += done.names
         progress(len(done.items))
-    return all_
+    return collected
 
 
 def concatenate(stats: Sequence[Stats]) -> Stats:
-    """The counts of one network on several batches as those of one run."""
-    one: Any = type(stats[0])
-    return one.concatenate(stats)  # type: ignore[no-any-return]
+    """Return the counts of one network on several batches as one object."""
+    kind: Any = type(stats[0])
+    return kind.concatenate(stats)  # type: ignore[no-any-return]
 
 
 def pick_device(name: str) -> str:
-    """`auto`, `cpu` or `cuda` as a device of this machine; raises ConfigError for a GPU that it does not have."""
+    """Resolve `auto`, `cpu` or `cuda` to a device of this machine; raise ConfigError for a GPU that it does not have."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

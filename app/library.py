@@ -1,4 +1,4 @@
-"""`evburst.Detector` and `evburst.Classifier`: recordings, streams and arrays from Python. Writes nothing to disk."""
+"""`evburst.Detector` and `evburst.Classifier`: the Python API for recordings, streams and arrays. Writes nothing to disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import DetectConfig, RunConfig, class_numbers, cut_windows, open_inference, refiner, run_windows
+from evburst.app.detect import DetectConfig, RunConfig, class_numbers, cut_windows, open_inference, result_filter, run_windows
 from evburst.app.inference import Inference, WindowResult
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
@@ -27,7 +27,7 @@ log = logging.getLogger("evburst")
 
 
 class _Network:
-    """What a Detector and a Classifier have in common: recordings, streams and arrays through a network.
+    """Base of Detector and Classifier: runs recordings, streams and arrays through a network.
 
     Attributes:
         classes: class names, indexed by the labels of results.
@@ -58,18 +58,18 @@ class _Network:
         """
         stream: EventStream
         if isinstance(source, str | Path):
-            stream, name = self._opened(Path(source)), str(source)
+            stream, name = self._open(Path(source)), str(source)
         elif hasattr(source, "windows") and hasattr(source, "sensor_size"):
             stream, name = source, "stream"
         else:
-            stream, name = self._array(source), "events"
+            stream, name = self._as_stream(source), "events"
         c = self.config
         filtered = FilteredStream(stream, c.filters)
         inference = self._inference(filtered.sensor_size)
         start_us = None
         if c.start_s and (first := first_us(stream)) is not None:
             start_us = first + round(1e6 * c.start_s)
-        return self._results(inference, filtered, self._windows(filtered, inference.voxel.window_us, start_us), name)
+        return self._results(inference, filtered, self._cut_windows(filtered, inference.voxel.window_us, start_us), name)
 
     def __call__(self, events: Any) -> list[WindowResult]:
         """Run through events in memory, in any form that `as_events` accepts.
@@ -79,7 +79,7 @@ class _Network:
         Raises:
             EvburstError: the events cannot be used, or the sensor size is unknown.
         """
-        array = self._array(events)
+        array = self._as_stream(events)
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
         if not len(t):
             return []
@@ -95,22 +95,22 @@ class _Network:
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
     ) -> Iterator[WindowResult]:
         inference.faults = stream.faults
-        for result in map(self._refiner(inference), run_windows(inference, stream, windows, self.config, name)):
+        for result in map(self._result_filter(inference), run_windows(inference, stream, windows, self.config, name)):
             yield replace(result, grid=result.grid.copy())
         if stream.faults.found():
             log.warning("%s: repaired: %s", name, stream.faults)
 
-    def _opened(self, path: Path) -> EventStream:
+    def _open(self, path: Path) -> EventStream:
         return open_events(path, self._size, self.config.format, options=self.config.reading)
 
-    def _refiner(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
-        """What makes of each result the one that the settings ask for."""
+    def _result_filter(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
+        """Return a function that is applied to each result in order; see `result_filter`."""
         return lambda result: result
 
-    def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
+    def _cut_windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
         return cut_windows(stream, window_us, self.config, start_us)
 
-    def _array(self, events: Any) -> EventArray:
+    def _as_stream(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):
             return events
         if self._size is None:
@@ -118,7 +118,7 @@ class _Network:
         return EventArray(as_events(events), self._size)
 
     def _inference(self, size: SensorSize) -> Inference:
-        """Return the network planned for a sensor size, from a cache."""
+        """Return the inference for a sensor size, from a cache."""
         if size not in self._inferences:
             self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps, task=self._task)
         return self._inferences[size]
@@ -168,20 +168,20 @@ class Detector(_Network):
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)
         class_numbers(self.config.classes, self.classes)
 
-    def _refiner(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
-        return refiner(inference, self.config)
+    def _result_filter(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
+        return result_filter(inference, self.config)
 
 
 class Classifier(_Network):
-    """A classifier of bundled weights or of a weights file; used as a Detector.
+    """A classifier with bundled weights or a weights file; it is used like a Detector.
 
         print(Classifier("nmnist").classify("00001.bin").label)
         for result in Classifier("dvs128-objects").stream("mug.aedat"):
             print(result.classification)
 
     Args:
-        weights: bundled weights by name, or a file.
-        sensor_size: (W, H) px, or "WxH"; None: as the file states it, or else as the weights were trained.
+        weights: name of bundled weights, or a file.
+        sensor_size: (W, H) px, or "WxH"; None: as stated in the file, or else the size used in training.
         settings: any other setting of `evburst classify` (evburst.app.classify.ClassifyConfig).
 
     Attributes:
@@ -206,22 +206,22 @@ class Classifier(_Network):
         self._size = self._size or sensor_of(self._bundle)
 
     def classify(self, source: Any) -> Classification | None:
-        """The class scores of a whole recording: the mean of its windows'; None if every window was idle.
+        """Return the mean class scores over a recording's windows; None if every window was idle.
 
         Args:
             source: see `stream`.
         """
         return Classification.mean(result.classification for result in self.stream(source))
 
-    def _opened(self, path: Path) -> EventStream:
+    def _open(self, path: Path) -> EventStream:
         return open_recording(path, self.config, self._bundle)
 
-    def _windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        return filled_windows(super()._windows(stream, window_us, start_us))
+    def _cut_windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
+        return filled_windows(super()._cut_windows(stream, window_us, start_us))
 
 
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as the command line gives them."""
+    """Return settings in the form that the command line produces."""
     if sensor_size is not None and not isinstance(sensor_size, str):
         sensor_size = f"{sensor_size[0]}x{sensor_size[1]}"
     return {**settings, "weights": str(weights)} | ({} if sensor_size is None else {"sensor_size": sensor_size})

@@ -1,8 +1,7 @@
-"""How good a network's answers on labelled windows are, whatever its task: what training, conversion and their reports
-choose by.
+"""Accuracy of a network on labelled windows, for every task: the figures by which training and conversion select.
 
-A task's entry scores lists of what was found (models/tasks) against the labels of a data set. The first figure is the one
-that is chosen by.
+Each task registers a function that scores predictions (models/tasks) against the labels of a data set. Selection uses the
+first figure.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ import numpy as np
 
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
+from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.classification import ClassScores, per_class, top, top1_loss
 from evburst.eval.coco import average_precision, coco_result, frames_of
-from evburst.eval.uncertainty import Interval, ap_losses, number_units
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.tasks import CLASSIFICATION, DETECTION, task_of
 
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one network, in percent.
+    """Accuracy figures of one network, in percent.
 
     Attributes:
-        figures: by name, the one to choose by first: ap, ap50; or top1, top5.
-        per_class: likewise, of every class.
-        record: as weights files keep it.
-        columns: of a training's log, beside the figures.
+        figures: ap and ap50, or top1 and top5; the first one is used for selection.
+        per_class: figures of each class.
+        record: the figures in the form in which weights files store them.
+        columns: further columns of the training log.
     """
 
     figures: dict[str, float]
@@ -40,29 +39,29 @@ class Score:
 
     @property
     def value(self) -> float:
-        """The figure to choose by."""
+        """The figure used for selection."""
         return next(iter(self.figures.values()))
 
 
-Scored = Callable[[Sequence[Detections], Sequence[Any], Sequence[str], tuple[str, ...]], Score]
-Lost = Callable[[Sequence[Detections], Sequence[Any], Sequence[Any], Sequence[str], tuple[str, ...]], Interval]
+ScoreFunction = Callable[[Sequence[Detections], Sequence[Any], Sequence[str], tuple[str, ...]], Score]
+LossFunction = Callable[[Sequence[Detections], Sequence[Any], Sequence[Any], Sequence[str], tuple[str, ...]], Interval]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """A task's entry.
+    """How a task is scored.
 
     Attributes:
-        score: (labels, what was found, names of the recordings, classes) to a Score.
-        loss: (labels, what one network found, what another did, names of the recordings, classes) to how much lower the second
-            one scores, with a paired bootstrap over pictures or recordings.
-        unit: what `Score.value` counts, for people.
-        protocol: named in records, where there are several.
+        score: function of (labels, predictions, names of the recordings, classes) that returns a Score.
+        loss: function of (labels, predictions of one network, predictions of another, names of the recordings, classes) that
+            returns how much lower the second network scores, with a paired bootstrap over pictures or recordings.
+        unit: name of the figure `Score.value`, as users see it.
+        protocol: name of the protocol, for records of tasks that have several.
         figures: names of `Score.figures`.
     """
 
-    score: Scored
-    loss: Lost
+    score: ScoreFunction
+    loss: LossFunction
     unit: str
     figures: tuple[str, ...]
     protocol: dict[str, str]
@@ -72,14 +71,16 @@ SCORINGS: dict[str, Scoring] = {}
 
 
 def scoring_of(head: HeadSpec) -> Scoring:
-    """How answers of a head are scored."""
+    """Return how predictions of a head are scored."""
     return SCORINGS[task_of(head).name]
 
 
-def scoring(task: str, loss: Lost, unit: str, figures: tuple[str, ...], protocol: str = "") -> Callable[[Scored], Scored]:
+def scoring(
+    task: str, loss: LossFunction, unit: str, figures: tuple[str, ...], protocol: str = ""
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register how a task is scored; see Scoring."""
 
-    def register(score: Scored) -> Scored:
+    def register(score: ScoreFunction) -> ScoreFunction:
         SCORINGS[task] = Scoring(score, loss, unit, figures, {"protocol": protocol} if protocol else {})
         return score
 
@@ -93,42 +94,44 @@ def _ap_loss(
     names: Sequence[str],
     classes: tuple[str, ...],
 ) -> Interval:
-    one, other = (coco_result(frames_of(labels, found), classes).matches for found in (first, second))
-    return ap_losses(one, other, number_units(names)).ap
+    reference, compared = (coco_result(frames_of(labels, boxes), classes).matches for boxes in (first, second))
+    return ap_losses(reference, compared, number_units(names)).ap
 
 
 def _top1_loss(
     labels: Sequence[Detections], first: Sequence[Any], second: Sequence[Any], names: Sequence[str], classes: tuple[str, ...]
 ) -> Interval:
-    one, other = (class_scores(labels, found, len(classes)).by_recording(names)[0] for found in (first, second))
-    return top1_loss(one, other)
+    reference, compared = (
+        class_scores(labels, predictions, len(classes)).by_recording(names)[0] for predictions in (first, second)
+    )
+    return top1_loss(reference, compared)
 
 
 @scoring(DETECTION, _ap_loss, "AP", ("ap", "ap50"), "coco")
 def _detection(
-    labels: Sequence[Detections], found: Sequence[Detections], names: Sequence[str], classes: tuple[str, ...]
+    labels: Sequence[Detections], predictions: Sequence[Detections], names: Sequence[str], classes: tuple[str, ...]
 ) -> Score:
-    scored = average_precision(list(labels), list(found), classes)
-    columns = {f"ap50_{name}": round(own["ap50"], 2) for name, own in scored.per_class.items()}
+    scored = average_precision(list(labels), list(predictions), classes)
+    columns = {f"ap50_{name}": round(figures["ap50"], 2) for name, figures in scored.per_class.items()}
     return Score({"ap": scored.ap, "ap50": scored.ap50}, scored.per_class, asdict(scored), columns)
 
 
 @scoring(CLASSIFICATION, _top1_loss, "top-1", ("top1", "top5"))
 def _classification(
-    labels: Sequence[Detections], found: Sequence[Any], names: Sequence[str], classes: tuple[str, ...]
+    labels: Sequence[Detections], predictions: Sequence[Any], names: Sequence[str], classes: tuple[str, ...]
 ) -> Score:
-    """Recordings; a window that was not run is among `found` without scores."""
-    windows = class_scores(labels, found, len(classes))
+    """Score recordings; the prediction of an idle window has no class scores."""
+    windows = class_scores(labels, predictions, len(classes))
     scored, _ = windows.by_recording(names)
     figures = {"top1": top(scored), "top5": top(scored, 5)}
-    own = per_class(scored, classes)
-    record = {**figures, "window_top1": top(windows), "recordings": len(scored.labels), "per_class": own}
-    return Score(figures, own, record, {"top1_windows": round(top(windows), 2)})
+    by_class = per_class(scored, classes)
+    record = {**figures, "window_top1": top(windows), "recordings": len(scored.labels), "per_class": by_class}
+    return Score(figures, by_class, record, {"top1_windows": round(top(windows), 2)})
 
 
-def class_scores(labels: Sequence[Detections], found: Sequence[Any], n_classes: int) -> ClassScores:
-    """Scores of windows as arrays; NaN where one has none."""
+def class_scores(labels: Sequence[Detections], predictions: Sequence[Any], n_classes: int) -> ClassScores:
+    """Return the class scores of windows as arrays; NaN for windows without scores."""
     empty = np.full(n_classes, np.nan)
-    rows = [one.scores if isinstance(one, Classification) else empty for one in found]
+    rows = [window.scores if isinstance(window, Classification) else empty for window in predictions]
     scores = np.array(rows, np.float64).reshape(-1, n_classes)
-    return ClassScores(scores, np.array([own.labels[0] for own in labels], np.int64))
+    return ClassScores(scores, np.array([boxes.labels[0] for boxes in labels], np.int64))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from evburst.app import console
 from evburst.app.config import to_dict
-from evburst.app.inference import Inference, answers
+from evburst.app.inference import Inference, run_dataset
 from evburst.app.plots.training import Curves
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, Score, Scoring, scoring_of
@@ -39,12 +39,12 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.files import make_folder, only_writer
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, voxel_batch
+from evburst.models.activation_regulariser import round_and_measure
 from evburst.models.bundle import load_tensors, save_tensors
-from evburst.models.burst_aware import burst_aware
 from evburst.models.detectors import NetworkConfig, build_network, task_of_architecture, training_stride
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.initialise import start_from
-from evburst.models.tasks import Found, task_of
+from evburst.models.tasks import Prediction, task_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class ScheduleConfig:
         ema: decay of the weights' moving average, which is what is validated and saved.
         clip: largest gradient norm.
         amp: convolutions in bfloat16 where the device has matrix instructions for it.
-        sparsity: weight of the activations' density in the loss (see `burst_aware`): fewer active units are fewer spikes.
-        rounding: share of steps in which activations are rounded to what burst neurons can say (see `burst_aware`), so that the
-            network learns to bear it; conversion itself stays free of training. Both grow evenly, from nothing at the first
-            step to this at the last.
+        sparsity: weight of the activations' density in the loss (see `round_and_measure`): fewer active units are fewer spikes.
+        rounding: share of steps in which activations are rounded to what burst neurons can emit (see `round_and_measure`), so
+            that the network becomes robust to it; conversion itself stays free of training. Both grow evenly, from nothing at
+            the first step to this at the last.
         seed: of weights, order and augmentation.
         workers: processes that simulate (0: as many as cores).
     """
@@ -398,7 +398,7 @@ class _Loss(nn.Module):
     def _activation(self, out: Tensor) -> Tensor:
         if not (self._schedule.sparsity or self._rounds):
             return out
-        out, density = burst_aware(out, self._rng.uniform(*_THRESHOLDS) if self._rounds else 0.0)
+        out, density = round_and_measure(out, self._rng.uniform(*_THRESHOLDS) if self._rounds else 0.0)
         self._density.append(density)  # a spike reaches about as many weights as the layer has channels, times its kernel
         self._cost.append(out.numel() * out.shape[1])
         return out
@@ -429,7 +429,9 @@ class _Validated:
         self._amp = amp and _has_bfloat16(self._device)
 
     @torch.no_grad()
-    def detect(self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]) -> tuple[Sequence[Found], None]:
+    def detect(
+        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
+    ) -> tuple[Sequence[Prediction], None]:
         """See GridNetwork: boxes scored from 0.001, at most 100."""
         x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
@@ -445,5 +447,5 @@ def validate(model: Any, windows: Dataset, config: TrainConfig) -> Score:
     """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows, or top-1 of a classifier."""
     network = _Validated(model, config.schedule.amp, training_stride(config.architecture, windows.spec.sensor_size))
     inference = Inference(network, config.voxel, windows.spec.sensor_size, spiking=False)
-    all_ = answers(inference, windows)
-    return scoring_of(model.head_spec).score(all_.labels, all_.found, all_.names, windows.spec.classes)
+    results = run_dataset(inference, windows)
+    return scoring_of(model.head_spec).score(results.labels, results.predictions, results.names, windows.spec.classes)

@@ -48,7 +48,7 @@ from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_t
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.network import signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
-from evburst.models.tasks import Found, task_of
+from evburst.models.tasks import Prediction, task_of
 
 BATCH = 4
 QUANTILE = 0.999
@@ -308,7 +308,7 @@ def measure(contender: Contender, setting: Setting) -> list[Result]:
     contender.convert(setting, setting.timesteps)
     conversions = len(setting.timesteps) if isinstance(contender, Ours) else 1
     seconds = (time.perf_counter() - started) / conversions
-    found: dict[int, list[Found]] = {t: [] for t in setting.timesteps}
+    found: dict[int, list[Prediction]] = {t: [] for t in setting.timesteps}
     operations, spikes = dict.fromkeys(setting.timesteps, 0.0), dict.fromkeys(setting.timesteps, 0.0)
     for x in setting.grids:
         for t, outputs, batch_operations, batch_spikes in contender.run(x):
@@ -358,13 +358,13 @@ def relus(graph: Graph) -> set[str]:
     return {node.name for node in graph.nodes if node.op == "relu"}
 
 
-def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Found]:
+def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Prediction]:
     """Boxes or classes of n windows."""
     head = setting.bundle.head
     return list(task_of(head).decode(list(outputs), head, PostConfig(score=0.001), setting.size, [0] * n))
 
 
-def scored(setting: Setting, found: list[Found]) -> tuple[float, float]:
+def scored(setting: Setting, found: list[Prediction]) -> tuple[float, float]:
     """Return (AP, AP50), or (top-1, top-5), in percent."""
     scores = scoring_of(setting.bundle.head).score(setting.labels, found, setting.names, setting.classes)
     first, second = scores.figures.values()

@@ -50,7 +50,7 @@ _RUNS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A network that takes a grid `(1, C, H, W)` uint8; for AP, `bundle` and `options` are passed to evburst.app.checks."""
+    """A network that takes a grid `(1, C, H, W)` uint8; for AP, `bundle` and `options` are passed to `score`."""
 
     run: Callable[[torch.Tensor], Any]
     bundle: DetectorBundle | None = None
@@ -262,8 +262,8 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
 
 def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
     """Return the AP by contender, on the validation windows of the training data; the peer's outputs are not decoded."""
-    from evburst.app.checks import score
     from evburst.app.config import build as build_config
+    from evburst.app.conversion_scores import score
     from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 
     precisions: dict[str, float] = {}

@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.checks import score
 from evburst.app.config import load_config
+from evburst.app.conversion_scores import score
 from evburst.app.convert import Conversion, ConvertConfig, convert
 from evburst.app.provenance import provenance
 from evburst.models.bundle import DetectorBundle

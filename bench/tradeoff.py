@@ -25,7 +25,7 @@ from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.checks import detect_all
+from evburst.app.conversion_scores import score_detector
 from evburst.app.convert import Conversion, ConvertConfig
 from evburst.app.plots.conversion import new_figure
 from evburst.app.provenance import provenance
@@ -142,14 +142,14 @@ class Bench:
 
     def _row(self, kind: str, name: str, timesteps: int, bundle: DetectorBundle, ann: bool = False) -> Row:
         detector = Detector(bundle, PostConfig(score=0.001), ann=ann, engine=self._args.engine)
-        return _make_row(kind, name, timesteps, *detect_all(detector, self.windows))
+        return _make_row(kind, name, timesteps, *score_detector(detector, self.windows))
 
     def _adaptive(self, timesteps: int) -> Row:
         """Return the row in which each window stops once its boxes agree; the threshold is chosen on the split "select"."""
         bundle = self.at(timesteps).calibrated(Choice(8))
         tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
-        precision, stats = detect_all(detector, self.windows, 1)
+        precision, stats = score_detector(detector, self.windows, 1)
         mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
         return _make_row("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", mean_timesteps, precision, stats)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 _TOP = 5
 DETECTION, CLASSIFICATION = "detection", "classification"
-"""Names of tasks: boxes in a window, or a class of it."""
+"""Names of the tasks: boxes in each window, or one class for it."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Classification:
 
     Attributes:
         scores: `(K,)` float32 in [0, 1]; they sum to 1.
-        t_us: the instant they hold for, on the recording's clock.
+        t_us: the time for which they hold, on the recording's clock.
 
     Raises:
         ValueError: `scores` is not a vector of at least one class.
@@ -33,38 +33,38 @@ class Classification:
             raise ValueError(f"Classification.scores: expected shape (K,), received {self.scores.shape}")
 
     @classmethod
-    def mean(cls, found: Iterable[Classification | None]) -> Classification | None:
-        """Of several windows of one recording: the mean of their scores, at the time of the last one.
+    def mean(cls, windows: Iterable[Classification | None]) -> Classification | None:
+        """Return the mean scores of the windows of one recording, at the time of the last one.
 
-        None stands for an idle window, which has no say; the result is None if there is no other.
+        None stands for an idle window, which is excluded; the result is None if all windows are idle.
         """
         total: NDArray[np.float64] | None = None
         count = t_us = 0
-        for one in found:
-            if one is not None:
-                total = one.scores.astype(np.float64) if total is None else total + one.scores
-                count, t_us = count + 1, one.t_us
+        for window in windows:
+            if window is not None:
+                total = window.scores.astype(np.float64) if total is None else total + window.scores
+                count, t_us = count + 1, window.t_us
         return None if total is None else cls((total / count).astype(np.float32), t_us)
 
     @property
     def label(self) -> int:
-        """Index of the class with the highest score; of equal ones the first."""
+        """Index of the class with the highest score; the first one if several are equal."""
         return int(self.scores.argmax())
 
     @property
     def score(self) -> float:
-        """Its score."""
+        """Score of the class `label`."""
         return float(self.scores.max())
 
     @property
     def top5(self) -> list[tuple[int, float]]:
-        """(class index, score) of up to five classes, best first."""
+        """(class index, score) of the five best classes, or of all if there are fewer, best first."""
         best = np.argsort(-self.scores, kind="stable")[:_TOP]
         return [(int(k), float(self.scores[k])) for k in best]
 
     @property
     def certainty(self) -> float:
-        """1 minus the entropy of the scores as a share of the largest possible one, in [0, 1]; 1 for a single class."""
+        """1 minus the entropy of the scores divided by its maximum, in [0, 1]; 1 for a single class."""
         if len(self.scores) == 1:
             return 1.0
         p = self.scores[self.scores > 0].astype(np.float64)

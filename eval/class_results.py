@@ -1,6 +1,6 @@
-"""What results.json holds of a classifier: like `evburst.eval.results`, whose version it shares, with `task` "classification".
+"""Schema of a classifier's results.json; it shares its version with `evburst.eval.results` and has `task` "classification".
 
-Figures are of recordings (or pictures), each by the mean of its windows' scores, in percent.
+Figures are percentages of recordings (or pictures), each classified by the mean of its windows' scores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
 @dataclass(frozen=True)
 class ClassTop1:
-    """Recordings of one class, and the share of them that is found, in percent."""
+    """Number of recordings of one class, and their top-1 in percent."""
 
     __pydantic_config__ = _STRICT
     count: int
@@ -36,7 +36,7 @@ class ClassTop1:
 
 @dataclass(frozen=True)
 class ClassCalibration:
-    """Scores against the share that is right, in bins; `error`: expected calibration error, in [0, 1]."""
+    """Mean score and accuracy by bins of the score; `error`: expected calibration error, in [0, 1]."""
 
     __pydantic_config__ = _STRICT
     error: float | None
@@ -47,7 +47,7 @@ class ClassCalibration:
 
 @dataclass(frozen=True)
 class ClassDetails:
-    """What a page draws: counts of classes (rows) and of what was said (columns), and energy by layer."""
+    """Data of the report's charts: confusion matrix (rows: labels, columns: predictions) and energy by layer."""
 
     __pydantic_config__ = _STRICT
     confusion: tuple[tuple[int, ...], ...]
@@ -56,20 +56,20 @@ class ClassDetails:
 
 @dataclass(frozen=True)
 class ClassNetworkResult:
-    """One network.
+    """Results of one network.
 
     Attributes:
         model: "ann" or "snn".
-        timesteps: T of a spiking network.
-        engine: that ran it.
-        recordings: how many were scored.
-        top1, top5: share of recordings whose class scores best, or is among the best five.
-        window_top1: the same of single windows.
-        per_class: by name.
-        calibration: of the recordings' scores.
-        top1_loss: the ANN's top-1 minus this network's; None where the ANN was not evaluated.
-        energy, memory, neurobench, latency_ms, timing: as of detectors.
-        details: what a page draws; left out where results are printed.
+        timesteps: T of a spiking network; None for the ANN.
+        engine: engine that ran the network.
+        recordings: number of recordings scored.
+        top1, top5: share of recordings whose class has the highest score, or one of the five highest.
+        window_top1: top-1 of single windows.
+        per_class: results by class name.
+        calibration: calibration of the recordings' scores.
+        top1_loss: the ANN's top-1 minus this network's; None if the ANN was not evaluated.
+        energy, memory, neurobench, latency_ms, timing: as for detectors.
+        details: data of the report's charts; omitted when results are printed.
     """
 
     __pydantic_config__ = _STRICT
@@ -92,7 +92,7 @@ class ClassNetworkResult:
 
     @property
     def label(self) -> str:
-        """As tables name it."""
+        """Name of the network in tables."""
         return network_label(self.model, self.timesteps)
 
 
@@ -103,17 +103,17 @@ class ClassResults:
     Attributes:
         version: see `evburst.eval.results.VERSION`.
         task: "classification".
-        results: one for each network, in the order asked for.
-        classes: in the order of their indices.
+        results: results of each network, in the requested order.
+        classes: class names, in the order of their indices.
         sensor_size: (W, H) px.
-        dataset: kind of the data.
-        split: of them.
-        windows, recordings: how many were evaluated.
-        idle_windows: windows among them with too few events, which were not run and have no say.
-        top1_loss: of the first spiking network.
+        dataset: kind of the data set.
+        split: split of the data set.
+        windows, recordings: number of windows and recordings evaluated.
+        idle_windows: number of windows with too few events, which were not run.
+        top1_loss: the loss of the first spiking network.
         window_ms: length of a window.
-        weights, weights_record: their name, and what their file says of them.
-        faults, clock, config, provenance, timing: as of detectors.
+        weights, weights_record: name of the weights, and the record in their file.
+        faults, clock, config, provenance, timing: as for detectors.
     """
 
     __pydantic_config__ = _STRICT
@@ -142,7 +142,7 @@ class ClassResults:
 
     @property
     def main(self) -> ClassNetworkResult:
-        """The network that single figures are of: the first spiking one, or else the first."""
+        """The network for which single figures are reported: the first spiking one, or else the first."""
         return next((row for row in self.results if row.model == "snn"), self.results[0])
 
     @property
@@ -152,5 +152,5 @@ class ClassResults:
 
     @property
     def protocol(self) -> str:
-        """What tables name the figures' protocol."""
+        """Name of the protocol in tables."""
         return PROTOCOL

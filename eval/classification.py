@@ -1,7 +1,7 @@
-"""How good class scores are: top-1, top-5, per class, confusion, calibration, and what one network loses against another.
+"""Accuracy of class scores: top-1, top-5, per class, confusion, calibration, and the loss of one network against another.
 
-A recording's scores are the mean of those of its windows; a window that was not run (idle) has no say in it. A recording
-none of whose windows was run counts as wrong. Figures are in percent.
+A recording's scores are the mean of its windows' scores; idle windows are excluded. A recording with only idle windows counts
+as wrong. Figures are in percent.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.eval.bootstrap import RESAMPLES, Interval, interval_of
 from evburst.eval.matching import BINS
-from evburst.eval.uncertainty import RESAMPLES, Interval, interval_of
 
 TOP = 5
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of windows or recordings, and their classes.
+    """Scores of windows or recordings, and their labels.
 
     Attributes:
-        scores: `(n, K)` float, rows that sum to 1; NaN where nothing was run.
+        scores: `(n, K)` float, rows that sum to 1; NaN for idle windows.
         labels: `(n,)` int64.
     """
 
@@ -32,17 +32,17 @@ class ClassScores:
 
     @property
     def rank(self) -> NDArray[np.int64]:
-        """`(n,)` how many other classes score at least as much as the right one; K where nothing was run."""
-        own = np.take_along_axis(self.scores, self.labels[:, None], 1)
-        rank: NDArray[np.int64] = (self.scores >= own).sum(1) - 1
-        rank[np.isnan(own[:, 0])] = self.scores.shape[1]
+        """`(n,)` number of other classes that score at least as high as the labelled one; K for idle windows."""
+        labelled = np.take_along_axis(self.scores, self.labels[:, None], 1)
+        rank: NDArray[np.int64] = (self.scores >= labelled).sum(1) - 1
+        rank[np.isnan(labelled[:, 0])] = self.scores.shape[1]
         return rank
 
     def by_recording(self, names: Sequence[str]) -> tuple[ClassScores, list[str]]:
-        """The mean over the windows of each recording, in order of appearance, and the recordings' names."""
+        """Return the mean scores of each recording, in order of appearance, and the recordings' names."""
         order = list(dict.fromkeys(names))
-        place = {name: k for k, name in enumerate(order)}
-        number = np.array([place[name] for name in names], np.int64)
+        index = {name: k for k, name in enumerate(order)}
+        number = np.array([index[name] for name in names], np.int64)
         ran = ~np.isnan(self.scores[:, 0])
         total, count = np.zeros((len(order), self.scores.shape[1])), np.zeros((len(order), 1))
         np.add.at(total, number[ran], self.scores[ran])
@@ -52,39 +52,42 @@ class ClassScores:
         return ClassScores(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), labels), order
 
 
-def top(found: ClassScores, k: int = 1) -> float:
-    """Share whose class is among the k best, in percent; NaN without any."""
-    return float(100 * (found.rank < k).mean()) if len(found.labels) else float("nan")
+def top(scored: ClassScores, k: int = 1) -> float:
+    """Return the share of labels among the k highest scores, in percent; NaN for an empty set."""
+    return float(100 * (scored.rank < k).mean()) if len(scored.labels) else float("nan")
 
 
-def per_class(found: ClassScores, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-    """Of every class: how many there are, and how many of them are found (recall), in percent."""
-    right = found.rank < 1
+def per_class(scored: ClassScores, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+    """Return the number of samples of each class, and the share of them classified correctly (recall), in percent."""
+    right = scored.rank < 1
     out: dict[str, dict[str, float | int | None]] = {}
     for k, name in enumerate(classes):
-        own = found.labels == k
-        out[name] = {"count": int(own.sum()), "top1": float(100 * right[own].mean()) if own.any() else None}
+        members = scored.labels == k
+        top1 = float(100 * right[members].mean()) if members.any() else None
+        out[name] = {"count": int(members.sum()), "top1": top1}
     return out
 
 
-def confusion(found: ClassScores) -> NDArray[np.int64]:
-    """`(K, K)` counts: rows are classes, columns what was said; what was not run is in none."""
-    n = found.scores.shape[1]
-    ran = ~np.isnan(found.scores[:, 0])
+def confusion(scored: ClassScores) -> NDArray[np.int64]:
+    """Return the confusion matrix `(K, K)`: rows are labels, columns predicted classes; idle windows are not counted."""
+    n = scored.scores.shape[1]
+    ran = ~np.isnan(scored.scores[:, 0])
     counts = np.zeros((n, n), np.int64)
-    np.add.at(counts, (found.labels[ran], found.scores[ran].argmax(1)), 1)
+    np.add.at(counts, (scored.labels[ran], scored.scores[ran].argmax(1)), 1)
     return counts
 
 
-def calibration(found: ClassScores, bins: int = BINS) -> tuple[float | None, list[int], list[float | None], list[float | None]]:
-    """Whether scores mean what they say (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+def calibration(
+    scored: ClassScores, bins: int = BINS
+) -> tuple[float | None, list[int], list[float | None], list[float | None]]:
+    """Compare scores with accuracy (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Returns:
-        The expected calibration error: mean |share that is right - score| over bins of the best class's score, weighted by
-        their counts, in [0, 1]; and of every bin its count, mean score and share that is right.
+        The expected calibration error in [0, 1], which is the mean of |accuracy - score| over bins of the highest score,
+        weighted by their counts; then the count, mean score and accuracy of each bin.
     """
-    ran = ~np.isnan(found.scores[:, 0])
-    best, right = found.scores[ran].max(1), found.rank[ran] < 1
+    ran = ~np.isnan(scored.scores[:, 0])
+    best, right = scored.scores[ran].max(1), scored.rank[ran] < 1
     number = np.minimum((best * bins).astype(int), bins - 1)
     count = np.bincount(number, minlength=bins)
     score, share = (np.bincount(number, weights, bins) / np.maximum(count, 1) for weights in (best, right.astype(float)))
@@ -95,10 +98,10 @@ def calibration(found: ClassScores, bins: int = BINS) -> tuple[float | None, lis
 
 
 def top1_loss(first: ClassScores, second: ClassScores, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Top-1 of the first network minus that of the second, in points, with a paired bootstrap over recordings.
+    """Return the top-1 of the first network minus that of the second, in percentage points, with a paired bootstrap interval.
 
     Raises:
-        ValueError: the two were not scored on the same recordings.
+        ValueError: the networks were not scored on the same recordings.
     """
     if not np.array_equal(first.labels, second.labels):
         raise ValueError("a paired bootstrap needs both networks scored on the same recordings")

@@ -72,7 +72,7 @@ class ClassAp:
 
 @dataclass(frozen=True)
 class LossInterval:
-    """ANN minus SNN in percentage points of AP, see `evburst.eval.uncertainty.Interval`; `unit`: "picture" or "recording"."""
+    """ANN minus SNN in percentage points of AP, see `evburst.eval.bootstrap.Interval`; `unit`: "picture" or "recording"."""
 
     __pydantic_config__ = _STRICT
     mean: float

@@ -21,7 +21,7 @@ from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import is_integer
-from evburst.models.tasks import Found, task_of
+from evburst.models.tasks import Prediction, task_of
 
 
 class Detector:
@@ -84,7 +84,7 @@ class Detector:
         sensor_size: SensorSize,
         t_us: Sequence[int],
         readouts: dict[str, NDArray[np.float32]] | None = None,
-    ) -> tuple[Sequence[Found], SpikeStats | None]:
+    ) -> tuple[Sequence[Prediction], SpikeStats | None]:
         """What is found in each grid, and the spikes it took (None for the ANN).
 
         Args:
@@ -109,12 +109,12 @@ class Detector:
                 raise CheckpointError(f"output {name!r} of the network is NaN or infinite: its weights are damaged")
         return self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us), stats
 
-    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Found]:
+    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Prediction]:
         """What is found in one grid `(1, 2 * bins, H, W)` after each timestep."""
         x = torch.from_numpy(grid).to(self.device)
         return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
 
-    def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Found]:
+    def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Prediction]:
         return lambda maps: self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us)[0]
 
     def dense_macs(self, height: int, width: int) -> int:

@@ -121,7 +121,7 @@ def test_evaluate_reports_classes(place: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_protocol_is_of_boxes(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--weights", str(place / "digits.safetensors"), "--root", str(place / "digits"), "--protocol", "coco"]
     assert evaluate_main([*command, "--out", str(tmp_path)]) == 1
-    assert "protocol coco: of boxes" in capsys.readouterr().err
+    assert "protocol coco is for detectors" in capsys.readouterr().err
 
 
 def test_classify_prints_a_line_a_recording(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_windows_that_are_idle_have_no_say(place: Path) -> None:
     path, weights = place / "digits" / "Test" / "7" / "00003.bin", str(place / "digits.safetensors")
     found = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000))
     assert (found["class"], found["score"], found["top5"], found["idle_windows"]) == (None, None, [], 1)
-    with pytest.raises(EventFileError, match="no event"):
+    with pytest.raises(EventFileError, match="no usable event"):
         classify_file(path, ClassifyConfig(weights=weights, start_s=10))
 
 

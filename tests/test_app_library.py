@@ -163,7 +163,7 @@ def test_overlapping_windows(events: Events) -> None:
         expected = plain[result.t1_us].detections
         np.testing.assert_array_equal(result.detections.boxes_xyxy, expected.boxes_xyxy)
         np.testing.assert_array_equal(result.detections.scores, expected.scores)
-    with pytest.raises(EvburstError, match="windows of 50 ms are not a whole number of these"):
+    with pytest.raises(EvburstError, match="must divide the length of the windows, 50 ms"):
         next(iter(Detector("street", sensor_size=(304, 240), stride_ms=15).stream(EventArray(events, SIZE))))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evburst.data.datasets.class_windows import ClassWindows, HeldTime, filled, filled_windows, open_class_windows
+from evburst.data.datasets.class_windows import ClassWindows, HeldTime, filled_numbers, filled_windows, open_class_windows
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
@@ -36,7 +36,7 @@ def recording(start_us: int, span_us: int, n: int = 500, size: SensorSize = SIZE
     (10_000, 20_000, [0]),
 ])  # fmt: skip
 def test_windows_at_the_ends_have_to_be_half_filled(first_us: int, end_us: int, windows: list[int]) -> None:
-    assert list(filled(first_us, end_us, W)) == windows
+    assert list(filled_numbers(first_us, end_us, W)) == windows
     t = np.arange(first_us, end_us, 1000)
     t[-1] = end_us - 1
     found = np.zeros(len(t), [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
@@ -57,7 +57,11 @@ def test_windows_hold_what_a_pass_over_the_recording_does() -> None:
     sources = [recording(1_000, 350_000), recording(5_040_000, 260_000)]
     found = ClassWindows(dataset(*sources), "train", W)
     expected = [(k, window) for k, own in enumerate(sources) for window in filled_windows(own.windows(W))]
-    assert len(found) == len(expected) == 3 + 3 + (1 if filled(1_000, int(sources[0].events["t"][-1]) + 1, W).stop == 4 else 0)
+    assert (
+        len(found)
+        == len(expected)
+        == 3 + 3 + (1 if filled_numbers(1_000, int(sources[0].events["t"][-1]) + 1, W).stop == 4 else 0)
+    )
     for i, (k, window) in enumerate(expected):
         item = found[i]
         assert (item.window.t0_us, item.window.t1_us, item.name) == (window.t0_us, window.t1_us, f"{k}.dat")
@@ -79,13 +83,13 @@ def test_a_limit_is_spread_evenly() -> None:
 def test_time_is_held_out_with_a_gap() -> None:
     held = HeldTime(5, 2, 0.1)
     ends = [W * k for k in range(1, 21)]
-    select, train = held.of("select", ends, W), held.of("train", ends, W)
+    select, train = held.select("select", ends, W), held.select("train", ends, W)
     assert select == [W * k for k in range(9, 13)]
     assert train == [W * k for k in (*range(1, 8), *range(14, 21))]
-    assert HeldTime(5, -1).of("train", ends, W) == ends
-    assert HeldTime(5, -1).of("select", ends, W) == []
-    assert HeldTime().of("select", ends, W) == ends
-    blocks = [HeldTime(5, k, 0).of("select", ends, W) for k in range(5)]
+    assert HeldTime(5, -1).select("train", ends, W) == ends
+    assert HeldTime(5, -1).select("select", ends, W) == []
+    assert HeldTime().select("select", ends, W) == ends
+    blocks = [HeldTime(5, k, 0).select("select", ends, W) for k in range(5)]
     assert sorted(end for block in blocks for end in block) == ends
     for wrong in ({"blocks": 1}, {"blocks": 5, "block": 5}, {"blocks": 3, "gap_s": -1.0}):
         with pytest.raises(ValueError, match="held"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evburst.data.errors import ConversionError
-from evburst.models.burst_aware import LEVELS, burst_aware
+from evburst.models.activation_regulariser import LEVELS, round_and_measure
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import (
     RATIOS,
@@ -66,7 +66,7 @@ def test_typical_thresholds_are_those_of_training() -> None:
     a *= torch.tensor([0.1, 1.0, 3.0, 0.0, 20.0])[:, None, None]
     theta = typical_thresholds(a, 1, LEVELS)
     layer = NeuronLayer(theta, torch.zeros(5), LEVELS)
-    trained, _ = burst_aware(a, TYPICAL, every=1)
+    trained, _ = round_and_measure(a, TYPICAL, every=1)
     assert torch.allclose(steady_counts(a, layer, 1) * theta[:, None, None], trained, rtol=1e-5)
     assert theta[3] == theta.max()  # silent
     alive, weights = a.amax((0, 2, 3)) > 0, torch.ones(6, 1, 32, 32)

@@ -1,1 +1,1 @@
-"""Evaluation: networks over data sets, timed, scored and reported. The pipeline behind evaluate.py."""
+"""Evaluation of networks on data sets: accuracy, energy, latency and reports. The pipeline behind evaluate.py."""

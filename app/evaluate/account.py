@@ -1,4 +1,4 @@
-"""Energy by layer, memory and NeuroBench figures of a network's counts, as results show them."""
+"""Energy, memory and NeuroBench figures for the results, computed from a network's operation counts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Stats = SpikeStats | ActivityStats
 
 
 def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int = 0) -> dict[str, Any]:
-    """Energy per window of one network beside its rivals, see `evburst.eval.energy.energy_figures`.
+    """Return the energy per window of a network compared with its alternatives, see `evburst.eval.energy.energy_figures`.
 
     Args:
-        stats: what the network did.
-        activity: what the ANN did, on the same windows or a sample of them.
-        table: the number format of the headline.
-        idle_windows: windows that neither network ran.
+        stats: operation counts of the network.
+        activity: operation counts of the ANN, on the same windows or a sample of them.
+        table: number format of the headline figure.
+        idle_windows: number of windows that neither network was run on.
     """
     if isinstance(stats, ActivityStats):
         return {**energy_figures(energy_report(None, stats, idle_windows), table), "snn_pj_percentiles": None}
@@ -35,7 +35,7 @@ def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int
 
 
 def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[], SpikeStats]) -> NeuroBenchMetrics:
-    """NeuroBench's complexity metrics of the network that ran; `sample` is asked where active neurons were not counted."""
+    """Return NeuroBench's complexity metrics of the network; `sample` is called if active neurons were not counted."""
     if isinstance(stats, ActivityStats):
         return ann_metrics(stats, *memory(bundle.graph))
     counted = None if activation_sparsity(stats) is not None else sample()
@@ -43,15 +43,15 @@ def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[]
 
 
 def memory_figures(stats: Stats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
-    """Energy by another model, with memory traffic."""
+    """Return the energy by a second model, which includes memory traffic."""
     costs = COST_TABLES[table]
     dense = ann_memory(geometry, costs)
-    found = dense if isinstance(stats, ActivityStats) else snn_memory(stats, geometry, costs)
-    return {"model": MODEL, **asdict(found), "share_of_ann": found.total_pj / dense.total_pj}
+    network = dense if isinstance(stats, ActivityStats) else snn_memory(stats, geometry, costs)
+    return {"model": MODEL, **asdict(network), "share_of_ann": network.total_pj / dense.total_pj}
 
 
 def layer_figures(stats: Stats, table: str) -> list[dict[str, Any]]:
-    """Where the energy is spent, layer by layer."""
+    """Return the energy of each layer."""
     costs = COST_TABLES[table]
     layers = ann_layers(stats, costs) if isinstance(stats, ActivityStats) else snn_layers(stats, costs)
     return [asdict(layer) for layer in layers]

@@ -1,5 +1,4 @@
-"""Classifiers on labelled recordings: top-1 and top-5, confusion, calibration, and what the spiking network loses; see
-run.py for the rest."""
+"""Evaluation of classifiers: top-1, top-5, confusion, calibration and the spiking network's loss; run.py has the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.evaluate.run import Evaluation, Measured, loss_line, rounded, spent_columns
+from evburst.app.evaluate.run import Evaluation, Measured, energy_columns, loss_line, rounded
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -23,21 +22,21 @@ class ClassEvaluation(Evaluation):
     """One evaluation of a classifier, in one of `world` processes."""
 
     def binning(self) -> VoxelConfig:
-        """As the network was trained; raises ConfigError for a protocol, which only boxes have."""
+        """Return the binning of the training; raise ConfigError if a protocol is set, because only detectors have one."""
         if self.config.protocol:
-            raise ConfigError(f"protocol {self.config.protocol}: of boxes; {self.config.weights} classifies")
+            raise ConfigError(f"protocol {self.config.protocol} is for detectors; {self.config.weights} is a classifier")
         return self.bundle.voxel
 
     def results(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
-        """Figures of every network over all recordings."""
+        """Return the figures of each network over all recordings."""
         measured = self.measure(parts)
-        scored = [_recordings(own.found) for own in measured]
-        rows = [self._class_row(own, found) for own, found in zip(measured, scored, strict=True)]
+        scored = [_scores(network.parts) for network in measured]
+        rows = [self._class_row(network, scores) for network, scores in zip(measured, scored, strict=True)]
         ann = next((k for k, row in enumerate(rows) if row["model"] == "ann"), None)
-        for row, found in zip(rows, scored, strict=True):
+        for row, scores in zip(rows, scored, strict=True):
             row["top1_loss"] = None
             if ann is not None and row["model"] != "ann":
-                loss = top1_loss(scored[ann][0], found[0], self.config.resamples, self.config.seed)
+                loss = top1_loss(scored[ann][0], scores[0], self.config.resamples, self.config.seed)
                 row["top1_loss"] = rounded(loss, "recording")
         spec = self.dataset.spec
         return {
@@ -70,8 +69,8 @@ class ClassEvaluation(Evaluation):
         }
 
 
-def _recordings(parts: Sequence[PartResult]) -> tuple[ClassScores, ClassScores]:
-    """Scores of recordings, and of their windows."""
+def _scores(parts: Sequence[PartResult]) -> tuple[ClassScores, ClassScores]:
+    """Return the scores of recordings, and those of their windows."""
     scores = np.concatenate([part.scores for part in parts]).astype(np.float64)
     labels = np.concatenate([part.boxes.labels["class_id"] for part in parts]).astype(np.int64)
     windows = ClassScores(scores, labels)
@@ -79,7 +78,7 @@ def _recordings(parts: Sequence[PartResult]) -> tuple[ClassScores, ClassScores]:
 
 
 def human_table(results: dict[str, Any], out: Path) -> str:
-    """The results for a person: a table."""
+    """Return the results as a table in plain text."""
     head = (
         f"{results['dataset']} {results['split']}: {results['recordings']} recordings, {results['windows']} windows of "
         f"{results['window_ms']:g} ms"
@@ -90,7 +89,7 @@ def human_table(results: dict[str, Any], out: Path) -> str:
         figures = (
             f"{row['top1']:7.2f}{row['top5']:7.2f}{row['window_top1']:8.2f}{'-' if error is None else format(error, '.3f'):>7}"
         )
-        lines.append(f"{name:14}{figures}{spent_columns(row['energy'], 2)}{row['latency_ms']['p50']:9.1f}")
+        lines.append(f"{name:14}{figures}{energy_columns(row['energy'], 2)}{row['latency_ms']['p50']:9.1f}")
     for row in results["results"]:
         if loss := row["top1_loss"]:
             lines.append(loss_line(loss, "points of top-1", row["timesteps"]))

@@ -1,4 +1,4 @@
-"""The results of several processes on one evaluation, brought together."""
+"""Collection of the results of several processes on one evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evburst.app.evaluate.predict import PartResult
 
 
 def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResult]]:
-    """The results of all processes, in the order of the parts; as bytes, so that no process has to see another one's disk."""
+    """Return the results of all processes, in the order of the parts; works without a shared file system."""
     if world == 1:
         return [mine[number] for number in sorted(mine)]
     everything: dict[int, list[PartResult]] = {}
@@ -29,12 +29,12 @@ def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResul
 
 
 def _all_gather(content: bytes, world: int) -> list[bytes]:
-    """The bytes of every process, in every process."""
+    """Return the bytes sent by each process, in every process."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
     dist.all_gather(lengths, torch.tensor([len(content)]))
     longest = max(int(n) for n in lengths)
     padded = torch.zeros(longest, dtype=torch.uint8)
     padded[: len(content)] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-    found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
-    dist.all_gather(found, padded)
-    return [tensor.numpy()[: int(n)].tobytes() for tensor, n in zip(found, lengths, strict=True)]
+    received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
+    dist.all_gather(received, padded)
+    return [tensor.numpy()[: int(n)].tobytes() for tensor, n in zip(received, lengths, strict=True)]

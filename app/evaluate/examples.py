@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: the windows a network did best and worst on, and where in the network its spikes were."""
+"""Pictures for the report: the windows with the best and the worst detections, and maps of spike rates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
 SCORE = 0.3
-_LABEL, _FOUND = (120, 220, 90), (60, 150, 255)
+_LABEL, _PREDICTION = (120, 220, 90), (60, 150, 255)
 _WIDTH = 560
 _LAYERS = 6
 
@@ -37,13 +37,15 @@ class _Candidate:
     frame: Frame
 
 
-def gallery(
+def best_and_worst(
     predictor: Predictor, parts: Sequence[tuple[Part, PartResult]], protocol: Protocol, each: int = 4
 ) -> tuple[list[Picture], int]:
-    """The best and the worst labelled windows by F1 at score 0.3 and IoU 0.5 (ties: by how much there is, then by IoU).
+    """Draw the labelled windows with the best and the worst F1 at score 0.3 and IoU 0.5.
+
+    Ties are ordered by the number of labels, then by IoU.
 
     Returns:
-        The pictures, best first; and the number of the best window's item.
+        The pictures, best first; and the index of the best window's item.
     """
     spec = predictor.dataset.spec
     best: list[_Candidate] = []
@@ -52,20 +54,20 @@ def gallery(
         frames, _ = match([result.boxes], protocol, spec.sensor_size)
         matches = match_predictions(frames, len(spec.classes), SCORE)
         times = result.boxes.times_us
-        found = [
+        candidates = [
             _Candidate(float(f1), len(frame.labels), float(iou), part.items[int(np.flatnonzero(times == frame.t_us)[0])], frame)
             for frame, f1, iou in zip(frames, matches.frame_f1, matches.frame_iou, strict=True)
             if len(frame.labels)
         ]
-        best = sorted(best + found, key=lambda c: (-c.f1, -min(c.labels, 3), -c.iou))[:each]
-        worst = sorted(worst + found, key=lambda c: (c.f1, -c.labels, c.iou))[:each]
+        best = sorted(best + candidates, key=lambda c: (-c.f1, -min(c.labels, 3), -c.iou))[:each]
+        worst = sorted(worst + candidates, key=lambda c: (c.f1, -c.labels, c.iou))[:each]
     shown = {c.item for c in best}
     worst = [c for c in worst if c.item not in shown]
     return [_draw(predictor, c, c.item in shown) for c in best + worst], best[0].item
 
 
 def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[Picture]:
-    """Spikes per neuron of some layers on one window, averaged over channels: one picture per layer and timestep."""
+    """Draw the spikes per neuron of some layers on one window, averaged over channels, for each layer and timestep."""
     recorder = _RateRecorder(bundle, timesteps)
     recorder.run(torch.from_numpy(predictor.grid(predictor.dataset[item].window)[None]).float())
     names = list(recorder.maps)
@@ -83,8 +85,8 @@ def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item
 
 class _RateRecorder(SpikingNetwork):
     def __init__(self, bundle: DetectorBundle, timesteps: int) -> None:
-        own = bundle.parameters
-        super().__init__(bundle.spiking, SpikingParameters(timesteps, own.neurons, own.readout_shift))
+        parameters = bundle.parameters
+        super().__init__(bundle.spiking, SpikingParameters(timesteps, parameters.neurons, parameters.readout_shift))
         self.maps: dict[str, NDArray[np.float32]] = {}
 
     def observe(self, node: Node, value: torch.Tensor) -> None:
@@ -99,12 +101,12 @@ def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> Picture:
     grid = predictor.grid(item.window)
     scale = max(1, round(_WIDTH / spec.sensor_size.width))
     picture = events_picture(grid, SensorSize(*spec.sensor_size), scale)
-    for rows, colour, thickness in ((candidate.frame.labels, _LABEL, 3), (candidate.frame.predictions, _FOUND, 2)):
+    for rows, colour, thickness in ((candidate.frame.labels, _LABEL, 3), (candidate.frame.predictions, _PREDICTION, 2)):
         for row in rows[rows["class_confidence"] >= SCORE] if rows is candidate.frame.predictions else rows:
             x0, y0 = round(float(row["x"]) * scale), round(float(row["y"]) * scale)
             x1, y1 = round(float(row["x"] + row["w"]) * scale), round(float(row["y"] + row["h"]) * scale)
             cv2.rectangle(picture, (x0, y0), (x1, y1), colour, thickness, cv2.LINE_AA)
-            if colour == _FOUND:
+            if colour == _PREDICTION:
                 name = spec.classes[row["class_id"]] if row["class_id"] < len(spec.classes) else str(row["class_id"])
                 _tag(picture, f"{name} {row['class_confidence']:.2f}", x0, y0)
     return Picture(f"{item.name}: F1 {candidate.f1:.2f}", _url(picture), best)
@@ -113,7 +115,7 @@ def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> Picture:
 def _tag(picture: NDArray[np.uint8], text: str, x: int, y: int) -> None:
     (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
     x, top = min(max(x, 0), picture.shape[1] - w - 8), y - h - 8 if y >= h + 8 else y
-    cv2.rectangle(picture, (x, top), (x + w + 8, top + h + 8), _FOUND, -1)
+    cv2.rectangle(picture, (x, top), (x + w + 8, top + h + 8), _PREDICTION, -1)
     cv2.putText(picture, text, (x + 4, top + h + 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
 
 

@@ -1,4 +1,4 @@
-"""How long it takes: latency window by window, throughput in batches, and average precision as of when results are ready."""
+"""Timing: latency of single windows, throughput in batches, and the AP of results that arrive with this latency."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _BATCHES = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one network: milliseconds per window, and windows per second in batches."""
+    """Latencies of one network, ms per window, and its throughput in batches, windows per second."""
 
     latency_ms: list[float]
     windows_per_s: float
 
     def percentiles(self) -> dict[str, float]:
-        """p50, p90 and p99 of the latency."""
+        """Return p50, p90 and p99 of the latency, ms."""
         return {f"p{q}": round(float(np.percentile(self.latency_ms, q)), 3) for q in (50, 90, 99)}
 
     def figures(self, streaming: dict[str, Any] | None = None) -> dict[str, Any]:
-        """As results show it, with the latency-aware AP where there is one."""
+        """Return the figures for the results, with the latency-aware AP if there is one."""
         return {
             "windows_per_s": self.windows_per_s,
             "streaming": streaming,
@@ -52,18 +52,18 @@ class Timing:
 
 
 def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], object]) -> list[Timing]:
-    """Every network in turn on each of up to so many windows, so that what disturbs the machine disturbs them alike."""
+    """Time all networks on up to `windows` windows, in turn on each, so that other load on the machine affects all equally."""
     dataset, grid = predictor.dataset, predictor.networks[0].timed.new_grid()
     chosen = spread(len(dataset), windows).tolist()
     latencies: list[list[float]] = [[] for _ in predictor.networks]
     for count, i in enumerate(chosen[:1] * _WARM_UP + chosen):
         window = dataset[i].window
-        for network, found in zip(predictor.networks, latencies, strict=True):
+        for network, latencies_ms in zip(predictor.networks, latencies, strict=True):
             inference = network.timed
             started = time.perf_counter()
             inference.run([inference.bin(window, grid)])
             if count >= _WARM_UP:
-                found.append(1000 * (time.perf_counter() - started))
+                latencies_ms.append(1000 * (time.perf_counter() - started))
         progress(1)
     first = predictor.networks[0].timed
     batch = [first.bin(dataset[chosen[k % len(chosen)]].window, first.new_grid()) for k in range(BATCH)]
@@ -73,7 +73,7 @@ def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], 
             started = time.perf_counter()
             network.timed.run(batch)
             spent.append(time.perf_counter() - started)
-    return [Timing(found, round(BATCH / min(spent), 2)) for found, spent in zip(latencies, seconds, strict=True)]
+    return [Timing(latencies_ms, round(BATCH / min(spent), 2)) for latencies_ms, spent in zip(latencies, seconds, strict=True)]
 
 
 def streaming_figures(
@@ -84,9 +84,10 @@ def streaming_figures(
     latency_ms: float,
     windows: int,
 ) -> dict[str, Any] | None:
-    """AP with the results that are ready at each labelled time, and with those of windows that end there.
+    """Return the AP of the newest results at each labelled time, and the AP of windows that end at that time.
 
-    Up to `windows` labelled times are taken, spread evenly, of recordings that reach back two windows; None without any.
+    Up to `windows` labelled times are used, spread evenly, from recordings that start at least two windows before their last
+    label. Returns None if there is none.
     """
     dataset = predictor.dataset
     if not isinstance(dataset, RecordedWindows):
@@ -101,7 +102,7 @@ def streaming_figures(
             boxes = _at(result.boxes, times)
             ends = newest_results(times, start_us, window_us, round(1000 * latency_ms))
             offline.append(boxes)
-            streaming.append(replace(boxes, predictions=_earlier(predictor, network, dataset, items, times, ends)))
+            streaming.append(replace(boxes, predictions=_delayed_boxes(predictor, network, dataset, items, times, ends)))
             ages_ms += ((times - ends)[ends != NOTHING_YET] / 1000).tolist()
     spec = dataset.spec
     figures: dict[str, Any] = {"latency_ms": latency_ms, "mean_age_ms": round(float(np.mean(ages_ms)), 2) if ages_ms else None}
@@ -114,7 +115,7 @@ def streaming_figures(
     return figures
 
 
-def _earlier(
+def _delayed_boxes(
     predictor: Predictor,
     network: Network,
     dataset: RecordedWindows,
@@ -122,25 +123,25 @@ def _earlier(
     times: NDArray[np.int64],
     ends: NDArray[np.int64],
 ) -> NDArray[np.void]:
-    """Boxes of the windows that end at `ends`, as of `times`."""
+    """Return the boxes of the windows that end at `ends`, with `times` as their time."""
     rows = [NO_BOXES]
     ready = np.flatnonzero(ends != NOTHING_YET)
     for first in range(0, len(ready), BATCH):
-        some = ready[first : first + BATCH]
+        chosen = ready[first : first + BATCH]
         inference = network.timed
-        windows = [dataset.window_before(int(items[k]), int(ends[k])) for k in some]
+        windows = [dataset.window_before(int(items[k]), int(ends[k])) for k in chosen]
         results = inference.run([inference.bin(window, inference.new_grid()) for window in windows])
-        for result, time_us in zip(results, times[some].tolist(), strict=True):
+        for result, time_us in zip(results, times[chosen].tolist(), strict=True):
             rows.append(replace(result.detections, t_us=time_us).to_prophesee())
     return np.concatenate(rows).astype(BBOX_DTYPE)
 
 
 def _at(boxes: RecordingBoxes, times: NDArray[np.int64]) -> RecordingBoxes:
-    """Those of some labelled times only."""
+    """Return the boxes at some of the labelled times."""
     labels, predictions = (rows[np.isin(rows["t"], times)] for rows in (boxes.labels, boxes.predictions))
     return RecordingBoxes(labels, predictions, times, boxes.start_us)
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:
-    """Up to `most` of n numbers, evenly."""
+    """Return up to `most` evenly spread indices from 0 to n - 1."""
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)

@@ -1,9 +1,9 @@
-"""Networks run over a dataset, part by part: predictions and counts, kept on disk, shared out among processes.
+"""Predictions and operation counts of networks on a data set, computed part by part, cached, and divided among processes.
 
-A part is the labelled windows of one recording (evburst.data.datasets.Part). Its result is one file, named after everything
-it depends on. A part that has a file is not computed again, so an interrupted evaluation resumes. Only boxes and counts
-outlive a batch. Batches do not cross parts, so that results do not depend on which process computes which
-part.
+A part consists of the labelled windows of one recording (evburst.data.datasets.Part). Its result is stored in a file whose name
+contains a digest of everything that determines it. A part with a file is not computed again, so an interrupted evaluation can
+be resumed. Only boxes and counts are kept after each batch. A batch never spans two parts, so results do not depend on how
+parts are divided among processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concatenate, over_dataset
+from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concatenate, run_batches
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
@@ -36,7 +36,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
-from evburst.models.tasks import Found, task_of
+from evburst.models.tasks import Prediction, task_of
 
 _APART_US = 1_000_000
 _VERSION = 4
@@ -51,21 +51,21 @@ class Run(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As tables show it."""
+        """Name of the network in tables."""
         return "ANN" if self.model == "ann" else f"SNN, T = {self.timesteps}"
 
 
 @dataclass(frozen=True)
 class PartResult:
-    """What one network made of one part.
+    """The result of one network on one part.
 
     Attributes:
-        boxes: predictions and labels by time; windows without a recording are set a second apart.
-        stats: what was counted, of every window that went through the network; None if all of them were idle.
-        idle: windows that did not.
-        faults: what was repaired in the recording, by kind.
-        scores: of a classifier, of every window: `(windows, K)` float32, NaN where it was idle; of a detector `(windows, 0)`.
-        names: the recording or picture of every window.
+        boxes: predictions and labels by time; windows that are not from a recording get times one second apart.
+        stats: operation counts of the windows that were not idle; None if all were idle.
+        idle: number of idle windows.
+        faults: number of repaired faults in the recording, by kind.
+        scores: class scores of each window: `(windows, K)` float32, NaN if it was idle; for a detector `(windows, 0)`.
+        names: the recording or picture of each window.
     """
 
     boxes: RecordingBoxes
@@ -76,7 +76,7 @@ class PartResult:
     names: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """As an .npz file."""
+        """Return the content of an .npz file."""
         b = self.boxes
         start = [] if b.start_us is None else [b.start_us]
         arrays: dict[str, Any] = {"labels": b.labels, "predictions": b.predictions, "times_us": b.times_us, "start_us": start}
@@ -88,7 +88,7 @@ class PartResult:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> PartResult:
-        """Read what `to_bytes` made; raises ValueError or KeyError on anything else."""
+        """Read the bytes from `to_bytes`; raise ValueError or KeyError for other content."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = dict(file)
@@ -101,7 +101,7 @@ class PartResult:
 
 
 class _CountingAnn:
-    """The ordinary network, which also counts what hardware that skips zeros would compute: GridNetwork."""
+    """The ANN as a GridNetwork that also counts the operations of hardware that skips zeros."""
 
     def __init__(self, bundle: DetectorBundle, post: PostConfig, device: str) -> None:
         self.classes, self.stride = bundle.head.classes, bundle.stride
@@ -111,7 +111,7 @@ class _CountingAnn:
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> tuple[Sequence[Found], ActivityStats]:
+    ) -> tuple[Sequence[Prediction], ActivityStats]:
         """See GridNetwork."""
         maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float())
         head = self._bundle.head
@@ -123,20 +123,20 @@ class _CountingAnn:
 
 
 class Network:
-    """One run's network on the windows of a sensor.
+    """The network of one run, prepared for the windows of a sensor.
 
     Args:
         bundle: the weights.
-        run: which network of them.
+        run: which network to use.
         post: thresholds.
         voxel: how windows are binned.
         sensor_size: (W, H) px.
-        device: where to run.
-        engine: how the spiking network is run, see models/runtime.
+        device: device to run on.
+        engine: engine that runs the spiking network, see models/runtime.
 
     Attributes:
-        timed: the network as it is used, which is what is timed.
-        counted: the same, counting operations; for the ANN, that takes a pass over its activations.
+        timed: the network as in normal use, for timing.
+        counted: the network with operation counts; for the ANN, these need an additional pass over its activations.
     """
 
     def __init__(
@@ -158,9 +158,9 @@ class Network:
         self.counted = counting
 
     def count(self, grids: NDArray[np.uint8]) -> SpikeStats:
-        """What the reference engine counts, which is more than the fast ones do: active neurons, too."""
-        own = replace(self._bundle.parameters, timesteps=self.run.timesteps)
-        return SpikingNetwork(self._bundle.spiking, own).run(torch.from_numpy(grids))[1]
+        """Return the counts of the reference engine, which also include active neurons."""
+        parameters = replace(self._bundle.parameters, timesteps=self.run.timesteps)
+        return SpikingNetwork(self._bundle.spiking, parameters).run(torch.from_numpy(grids))[1]
 
 
 class Predictor:
@@ -168,9 +168,9 @@ class Predictor:
 
     Args:
         dataset: the windows.
-        networks: to be run; they have binning and stride in common.
-        folder: where results are kept.
-        settings: everything else that results depend on; JSON types.
+        networks: the networks to run; all must use the same binning and stride.
+        folder: folder of cached results.
+        settings: everything else on which results depend; JSON types.
     """
 
     def __init__(self, dataset: Dataset, networks: Sequence[Network], folder: Path, settings: dict[str, Any]) -> None:
@@ -183,19 +183,19 @@ class Predictor:
         return self.networks[0].timed.shape
 
     def predict(self, part: Part, number: int, progress: Callable[[int], object]) -> list[PartResult]:
-        """The result of every network for a part; `progress` is called with the windows done."""
+        """Return the result of each network on a part; `progress` is called with the number of windows done."""
         paths = [self._path(part, number, network.run) for network in self.networks]
-        found = [_load(path) for path in paths]
-        missing = [k for k, result in enumerate(found) if result is None]
+        results = [_load(path) for path in paths]
+        missing = [k for k, result in enumerate(results) if result is None]
         for k, result in zip(missing, self._compute(part, [self.networks[k] for k in missing], progress), strict=True):
             _save(paths[k], result)
-            found[k] = result
+            results[k] = result
         if not missing:
             progress(len(part.items))
-        return [result for result in found if result is not None]
+        return [result for result in results if result is not None]
 
     def grid(self, window: EventWindow) -> NDArray[np.uint8]:
-        """A window as `(channels, H, W)` uint8, padded."""
+        """Return the padded grid of a window, `(channels, H, W)` uint8."""
         inference = self.networks[0].timed
         return inference.bin(window, inference.new_grid()).grid
 
@@ -215,14 +215,14 @@ class Predictor:
         scores: list[list[NDArray[np.float32]]] = [[] for _ in networks]
         names: list[str] = []
         inside = outside = idle = 0
-        for done in over_dataset([network.counted for network in networks], self.dataset, part.items):
+        for done in run_batches([network.counted for network in networks], self.dataset, part.items):
             for k, i in enumerate(done.items):
                 boxes = self.dataset.labels(i)
                 times.append(_APART_US * (len(times) + 1) if start_us is None else boxes.t_us)
                 labels.append(replace(boxes, t_us=times[-1]).to_prophesee())
-                for found, counts, own, results in zip(predictions, counted, scores, done.results, strict=True):
-                    own.append(_scores_of(results[k], n_classes))
-                    found.append(replace(results[k].detections, t_us=times[-1]).to_prophesee())
+                for rows, counts, class_scores, results in zip(predictions, counted, scores, done.results, strict=True):
+                    class_scores.append(_scores_of(results[k], n_classes))
+                    rows.append(replace(results[k].detections, t_us=times[-1]).to_prophesee())
                     if (stats := results[k].stats) is not None:
                         counts.append(stats)
             names += done.names
@@ -230,23 +230,23 @@ class Predictor:
             idle += sum(result.idle for result in done.results[0])
             progress(len(done.items))
         check_sensor_size(part.name, self.dataset.spec.sensor_size, inside, outside)
-        rows, instants = np.concatenate(labels), np.array(times, np.int64)
+        label_rows, instants = np.concatenate(labels), np.array(times, np.int64)
         faults = self.dataset.faults_of(part.items[0])
         return [
             PartResult(
-                RecordingBoxes(rows, np.concatenate([np.zeros(0, BBOX_DTYPE), *found]), instants, start_us),
+                RecordingBoxes(label_rows, np.concatenate([np.zeros(0, BBOX_DTYPE), *rows]), instants, start_us),
                 concatenate(counts) if counts else None,
                 idle,
                 faults,
-                np.array(own, np.float32).reshape(len(names), n_classes),
+                np.array(class_scores, np.float32).reshape(len(names), n_classes),
                 tuple(names),
             )
-            for found, counts, own in zip(predictions, counted, scores, strict=True)
+            for rows, counts, class_scores in zip(predictions, counted, scores, strict=True)
         ]
 
 
 def _scores_of(result: WindowResult, n_classes: int) -> NDArray[np.float32]:
-    """`(K,)` class scores of a window, NaN if it was idle; `(0,)` of a detector."""
+    """Return the class scores `(K,)` of a window, NaN if it was idle; `(0,)` for a detector."""
     return np.full(n_classes, np.nan, np.float32) if result.classification is None else result.classification.scores
 
 

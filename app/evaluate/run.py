@@ -1,5 +1,5 @@
-"""Networks on labelled data: average precision by a named protocol, energy, latency. The pipeline behind evaluate.py; a
-classifier's own part is in classes.py."""
+"""Evaluation of detectors: average precision by a named protocol, energy and latency. The pipeline behind evaluate.py;
+classes.py extends it to classifiers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from evburst.app.config import load_config, to_dict
 from evburst.app.console import show_progress
 from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
-from evburst.app.evaluate.examples import gallery, rate_maps
+from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
 from evburst.app.inference import BATCH, concatenate, pick_device
@@ -37,13 +37,13 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import only_writer
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, SpikeStats
+from evburst.eval.bootstrap import RESAMPLES, Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.protocol import Protocol, match
 from evburst.eval.report.write import Picture, writable, write_report
 from evburst.eval.results import VERSION, finite, network_label
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
-from evburst.eval.uncertainty import RESAMPLES, Interval, ap_losses, number_units
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
@@ -51,7 +51,7 @@ from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
 _OWN_SPECS = ("pedro", "1mpx")
-"""Kinds of data whose classes and sensor are their own, whatever the weights were trained on."""
+"""Kinds of data that define their own classes and sensor, independent of the training data."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,21 @@ class EvaluateConfig:
     """Settings of evaluate.
 
     Attributes:
-        data: which data; its spec and how pictures are shown come from the weights unless given.
-        split: train, val or test; of recordings with a class train, select or test, which val stands for, too.
-        weights: bundled weights by name, or a file.
-        ann, snn: which networks of the weights.
-        timesteps: timesteps T of the spiking network, one result for each; empty: as the weights were calibrated.
-        protocol: prophesee, prophesee-toolbox, cordone or coco; None: prophesee for gen1 and for box files, else coco.
-        limit: most windows, spread evenly; 0: all.
-        workers: processes that simulate (0: as many as cores).
-        latency_windows: windows that are timed, one at a time.
-        streaming_windows: labelled times for which latency-aware AP is computed, too.
+        data: the data set; its spec and its simulation are taken from the weights unless set.
+        split: train, val or test; for classifiers train, select or test, and val is the same as test.
+        weights: name of bundled weights, or a file.
+        ann, snn: whether to evaluate the ANN, and the spiking network.
+        timesteps: timesteps T of the spiking network, with one result for each; empty: the number for which the weights were
+            calibrated.
+        protocol: prophesee, prophesee-toolbox, cordone or coco; None: prophesee for gen1 and for box files, otherwise coco.
+        limit: largest number of windows, spread evenly; 0: all.
+        workers: number of processes that simulate (0: one per core).
+        latency_windows: number of windows that are timed, one at a time.
+        streaming_windows: number of labelled times for which latency-aware AP is also computed.
         energy_table: number format of single energy figures: int8, fp16 or fp32; tables have all three.
-        resamples: of the bootstrap that gives the ANN's AP minus the spiking network's an interval.
-        device: where to run.
-        engine: how the spiking network is run, as in detect.
+        resamples: number of bootstrap resamples for the interval of the spiking network's loss.
+        device: device to run on.
+        engine: engine that runs the spiking network, as in detect.
         cache: folder of simulated windows.
         seed: seed of simulated windows.
         post: thresholds of the boxes.
@@ -113,34 +114,33 @@ class EvaluateConfig:
 
 
 def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[EvaluateConfig, DetectorBundle]:
-    """The configuration, with what the weights say of their data as its defaults; and the weights.
+    """Load the configuration, with defaults from the training data of the weights, and the weights.
 
     Raises:
         EvburstError: a setting or the weights cannot be used.
     """
     given = load_config(EvaluateConfig, file, assignments)
     bundle = DetectorBundle.load(given.weights)
-    own = bundle.record.get("training", {}).get("config", {}).get("data", {})
+    training_data = bundle.record.get("training", {}).get("config", {}).get("data", {})
     if task_of(bundle.head).name == CLASSIFICATION:
-        return load_config(EvaluateConfig, file, assignments, {"data": _class_data(own, file, assignments)}), bundle
-    spec = own.get("spec", bundle.record.get("dataset"))
+        return load_config(EvaluateConfig, file, assignments, {"data": _class_data(training_data, file, assignments)}), bundle
+    spec = training_data.get("spec", bundle.record.get("dataset"))
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
-    if "simulated" in own:
-        base["simulated"] = own["simulated"]
+    if "simulated" in training_data:
+        base["simulated"] = training_data["simulated"]
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
 
 
-def _class_data(own: dict[str, Any], file: Path | None, assignments: list[str]) -> dict[str, Any]:
-    """Defaults of the data that a classifier is evaluated on: those that it was trained on, unless another kind is asked
-    for."""
-    trained_on = {"kind": own["kind"]} if "kind" in own else {}
-    kind = load_config(EvaluateConfig, file, assignments, {"data": trained_on}).data.kind
-    names = ("kind", "classes", "held", "simulated") if kind == own.get("kind") else ("simulated",)
-    return {name: own[name] for name in names if name in own}
+def _class_data(training_data: dict[str, Any], file: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Return default settings of the data for a classifier: its training data, unless another kind is set."""
+    kind_in_training = {"kind": training_data["kind"]} if "kind" in training_data else {}
+    kind = load_config(EvaluateConfig, file, assignments, {"data": kind_in_training}).data.kind
+    names = ("kind", "classes", "held", "simulated") if kind == training_data.get("kind") else ("simulated",)
+    return {name: training_data[name] for name in names if name in training_data}
 
 
 def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[str, Any] | None:
-    """Evaluate, write results.json, results.md and report.html into `out`, and return what is in the first.
+    """Evaluate, write results.json, results.md and report.html to `out`, and return the content of results.json.
 
     Returns None in all but the first of several processes.
 
@@ -167,25 +167,25 @@ def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[
 
 
 def evaluation_of(bundle: DetectorBundle) -> type[Evaluation]:
-    """How networks of a task are evaluated."""
+    """Return the kind of evaluation for the task of these weights."""
     from evburst.app.evaluate.classes import ClassEvaluation
 
     return {DETECTION: Evaluation, CLASSIFICATION: ClassEvaluation}[task_of(bundle.head).name]
 
 
 class Measured(NamedTuple):
-    """What one network did, whatever its task.
+    """Measurements of one network, for any task.
 
     Attributes:
         network: the network.
-        found: the result of every part.
+        parts: its result on each part.
         timing: its latencies.
-        row: what results say of it beside its accuracy: model, timesteps, engine, energy, latency, memory, NeuroBench.
+        row: its figures in the results except accuracy: model, timesteps, engine, energy, latency, memory, NeuroBench.
         layers: energy by layer.
     """
 
     network: Network
-    found: list[PartResult]
+    parts: list[PartResult]
     timing: Timing
     row: dict[str, Any]
     layers: list[dict[str, Any]]
@@ -216,24 +216,24 @@ class Evaluation:
 
     @cached_property
     def protocol(self) -> Protocol:
-        """That of the settings, or the data set's usual one."""
+        """The protocol of the settings, or the default of the data set."""
         return find_protocol(self.config.protocol or ("prophesee" if self.config.data.kind == "gen1" else "coco"))
 
     def binning(self) -> VoxelConfig:
-        """How windows are binned: as the network was trained, or as the protocol says."""
+        """Return the binning of the training, with the window length of the protocol if it defines one."""
         window_us = self.protocol.window_us
         return replace(self.bundle.voxel, window_ms=window_us / 1000) if window_us else self.bundle.voxel
 
     def predict(self) -> dict[int, list[PartResult]]:
-        """This process's share: the results of every network, by the part's number."""
+        """Compute this process's share of the parts: the results of each network, by the number of the part."""
         parts = list(enumerate(self.dataset.parts()))
-        shown = self.rank > 0 or not show_progress()
+        hidden = self.rank > 0 or not show_progress()
         mine = parts[self.rank :: self.world]
-        with tqdm(total=sum(len(part.items) for _, part in mine), desc="evaluate", unit="win", disable=shown) as bar:
+        with tqdm(total=sum(len(part.items) for _, part in mine), desc="evaluate", unit="win", disable=hidden) as bar:
             return {number: self.predictor.predict(part, number, bar.update) for number, part in mine}
 
     def results(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
-        """Figures of every network over all parts."""
+        """Return the figures of each network over all parts."""
         rows, scored = [], []
         for measured in self.measure(parts):
             row, result = self._row(measured)
@@ -252,28 +252,28 @@ class Evaluation:
         }
 
     def measure(self, parts: Sequence[list[PartResult]]) -> list[Measured]:
-        """What every network did, with its energy, latency and memory."""
+        """Measure the energy, latency and memory of each network."""
         c = self.config
         total = min(len(self.dataset), c.latency_windows)
         with tqdm(total=total, desc="time", unit="win", disable=not show_progress()) as bar:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
-        stats = [_counts(found) for found in per_network]
+        stats = [_counts(results) for results in per_network]
         geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
         measured = []
-        for network, found, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):
+        for network, results, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):
             row: dict[str, Any] = {"model": network.run.model, "timesteps": network.run.timesteps or None}
             row["engine"] = network.engine
-            row["energy"] = account(counted, activity, c.energy_table, sum(result.idle for result in found))
+            row["energy"] = account(counted, activity, c.energy_table, sum(result.idle for result in results))
             row["latency_ms"] = timing.percentiles()
             row["memory"] = memory_figures(counted, geometry, c.energy_table)
             row["neurobench"] = asdict(neurobench_metrics(counted, self.bundle, partial(self._count, network)))
-            measured.append(Measured(network, found, timing, row, layer_figures(counted, c.energy_table)))
+            measured.append(Measured(network, results, timing, row, layer_figures(counted, c.energy_table)))
         return measured
 
     def about(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
-        """What results say of the data, the settings and the code."""
+        """Return the entries of the results about the data, the settings and the code."""
         c = self.config
         return {
             "version": VERSION,
@@ -292,10 +292,10 @@ class Evaluation:
         }
 
     def pictures(self, parts: Sequence[list[PartResult]]) -> tuple[list[Picture], list[Picture]]:
-        """Best and worst windows of the spiking network that was asked for first (or of the ANN), and its spike rates."""
+        """Return pictures of the best and worst windows of the first spiking network (or the ANN), and of its spike rates."""
         k = next((k for k, network in enumerate(self.networks) if network.run.model == "snn"), 0)
         pairs = [(part, results[k]) for part, results in zip(self.dataset.parts(), parts, strict=True)]
-        shots, item = gallery(self.predictor, pairs, self.protocol)
+        shots, item = best_and_worst(self.predictor, pairs, self.protocol)
         if self.networks[k].run.model == "ann":
             return shots, []
         return shots, rate_maps(self.predictor, self.bundle, self.networks[k].run.timesteps, item)
@@ -305,21 +305,21 @@ class Evaluation:
         write_report(results, out, *self.pictures(parts))
 
     def _count(self, network: Network) -> SpikeStats:
-        """What the reference engine counts in a few windows."""
+        """Return the counts of the reference engine in a few windows."""
         return network.count(self._sample())
 
     def _row(self, measured: Measured) -> tuple[dict[str, Any], CocoResult]:
-        spec, found, timing = self.dataset.spec, measured.found, measured.timing
-        scored, left_out, frames = score([result.boxes for result in found], self.protocol, spec.sensor_size, spec.classes)
-        pairs = list(zip(self.dataset.parts(), found, strict=True))
+        spec, results, timing = self.dataset.spec, measured.parts, measured.timing
+        scored, left_out, frames = score([result.boxes for result in results], self.protocol, spec.sensor_size, spec.classes)
+        pairs = list(zip(self.dataset.parts(), results, strict=True))
         p50_ms, most = measured.row["latency_ms"]["p50"], self.config.streaming_windows
         streaming = streaming_figures(self.predictor, measured.network, pairs, self.protocol, p50_ms, most)
         details = {**detail_figures(scored, frames, spec.classes), "layers": measured.layers}
-        own = {"timing": timing.figures(streaming), "left_out": asdict(left_out), "details": details}
-        return {**measured.row, **ap_figures(scored), **own}, scored
+        further = {"timing": timing.figures(streaming), "left_out": asdict(left_out), "details": details}
+        return {**measured.row, **ap_figures(scored), **further}, scored
 
     def _add_losses(self, rows: list[dict[str, Any]], scored: list[CocoResult], parts: Sequence[list[PartResult]]) -> None:
-        """What every spiking network loses against the ANN, with intervals; None where the ANN was not evaluated."""
+        """Add to each row the loss against the ANN with intervals; None if the ANN was not evaluated."""
         ann = next((k for k, row in enumerate(rows) if row["model"] == "ann"), None)
         units, unit = self._units([results[0] for results in parts])
         for row, result in zip(rows, scored, strict=True):
@@ -331,8 +331,7 @@ class Evaluation:
             row["ap_loss_by_iou"] = {iou: rounded(loss, unit) for iou, loss in losses.by_iou.items()}
 
     def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
-        """What each scored frame was recorded from, `(frames,)`, and what that is: a recording, or a picture shown to a
-        sensor."""
+        """Return the index of each scored frame's unit, `(frames,)`, and the kind of unit: recording, or picture."""
         names: list[tuple[int, str]] = []
         recorded = False
         for number, (part, result) in enumerate(zip(self.dataset.parts(), results, strict=True)):
@@ -346,21 +345,21 @@ class Evaluation:
         return number_units(names), "recording" if recorded else "picture"
 
     def _activity_sample(self) -> ActivityStats:
-        """What the ANN does in a few windows, where it does not run in all of them: the zero-skipping ANN's account."""
+        """Return the ANN's activity in a few windows, for the energy with skipped zeros if the ANN is not evaluated."""
         runner = ActivityRunner(self.bundle.graph)
         return runner.run(torch.from_numpy(self._sample()).float())[1]
 
     def _sample(self) -> NDArray[np.uint8]:
-        """Grids of a few windows, spread evenly."""
+        """Return the grids of a few windows, spread evenly."""
         return np.stack([self.predictor.grid(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
-        """The windows; the first process makes what is missing, the others wait for it."""
+        """Open the data set; the first process simulates missing windows, and the others wait for it."""
         c = self.config
         if self.rank > 0:
             dist.barrier()
-        shown = self.rank > 0 or not show_progress()
-        with tqdm(desc="simulate", unit="win", disable=shown or c.data.kind != "simulated") as bar:
+        hidden = self.rank > 0 or not show_progress()
+        with tqdm(desc="simulate", unit="win", disable=hidden or c.data.kind != "simulated") as bar:
             progress = lambda done: bar.update(done - bar.n)  # noqa: E731
             task, head = task_of(self.bundle.head).name, self.bundle.head
             known = head.classes if task == CLASSIFICATION else ()
@@ -372,8 +371,8 @@ class Evaluation:
             dist.barrier()
         if dataset.spec.classes != self.bundle.head.classes:
             raise ConfigError(
-                f"weights {c.weights} tell {', '.join(self.bundle.head.classes)} apart; the dataset has "
-                f"{', '.join(dataset.spec.classes)} (data.spec {c.data.spec}): other weights, or another --set data.spec"
+                f"weights {c.weights} have the classes {', '.join(self.bundle.head.classes)}; the dataset has "
+                f"{', '.join(dataset.spec.classes)} (data.spec {c.data.spec}): use other weights, or another --set data.spec"
             )
         if not len(dataset):
             raise DataError(f"{c.data.root}: no label in split {c.split!r}")
@@ -381,48 +380,48 @@ class Evaluation:
 
 
 def _sum_of_faults(parts: Sequence[list[PartResult]]) -> dict[str, int]:
-    """What was repaired in all recordings, by kind."""
+    """Return the number of repaired faults in all recordings, by kind."""
     total: Counter[str] = Counter()
     for results in parts:
         total.update(results[0].faults)
     return dict(total)
 
 
-def _counts(found: Sequence[PartResult]) -> Stats:
-    """The counts of a network over all parts; DataError where every window was idle."""
-    counted = [result.stats for result in found if result.stats is not None]
+def _counts(results: Sequence[PartResult]) -> Stats:
+    """Return the counts of a network over all parts; raise DataError if all windows were idle."""
+    counted = [result.stats for result in results if result.stats is not None]
     if not counted:
-        raise DataError("no labelled window holds an event")
+        raise DataError("no labelled window contains an event")
     return concatenate(counted)
 
 
 def _times(result: PartResult) -> NDArray[np.int64]:
-    """Labelled times of a part, in order."""
+    """Return the labelled times of a part, in order."""
     times = result.boxes.times_us
     return np.zeros(0, np.int64) if times is None else times
 
 
 def rounded(loss: Interval, unit: str) -> dict[str, Any]:
-    """An interval in JSON types, to a ten-thousandth of a point."""
+    """Return an interval in JSON types, rounded to four decimals."""
     bounds = {name: None if value is None else round(value, 4) for name, value in (("low", loss.low), ("high", loss.high))}
     return {"mean": round(loss.mean, 4), **bounds, "resamples": loss.resamples, "units": loss.units, "unit": unit}
 
 
 def runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
-    """The networks asked for."""
+    """Return the networks to evaluate."""
     timesteps = config.timesteps or (bundle.parameters.timesteps,)
     return [Run("ann", 0)] * config.ann + [Run("snn", t) for t in timesteps] * config.snn
 
 
-def spent_columns(energy: dict[str, Any], decimals: int) -> str:
-    """A network's columns uJ, % ANN and % QNN in a table for a person."""
+def energy_columns(energy: dict[str, Any], decimals: int) -> str:
+    """Return the columns uJ, % ANN and % QNN of a table in plain text."""
     pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
     of_qnn = "-" if energy["of_qnn"] is None else f"{100 * energy['of_qnn']:.1f}"
     return f"{pj / 1e6:9,.{decimals}f}{100 * pj / energy['ann_pj']:8.1f}{of_qnn:>8}"
 
 
 def loss_line(loss: dict[str, Any], what: str, timesteps: int) -> str:
-    """A network's loss against the ANN for a person; `what`: what it counts."""
+    """Return a line about the loss against the ANN in plain text; `what` is the name of the figure."""
     bounds = ""
     if loss["low"] is not None:
         bounds = f" [{loss['low']:.2f}, {loss['high']:.2f}], 95 % of {loss['units']} {loss['unit']}s"
@@ -430,14 +429,14 @@ def loss_line(loss: dict[str, Any], what: str, timesteps: int) -> str:
 
 
 def human_table(results: dict[str, Any], out: Path) -> str:
-    """The results for a person: a table."""
+    """Return the results as a table in plain text."""
     windows = f"{results['windows']} windows of {results['window_ms']:g} ms"
     head = f"{results['dataset']} {results['split']}: {windows}; protocol {results['protocol']}"
     lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}{'p99 ms':>9}"]
     for row in results["results"]:
         latency, name = row["latency_ms"], network_label(row["model"], row["timesteps"])
         ap = "".join(f"{'-' if row[k] is None else format(row[k], '.2f'):>7}" for k in ("ap", "ap50", "ap75"))
-        lines.append(f"{name:14}{ap}{spent_columns(row['energy'], 0)}{latency['p50']:9.1f}{latency['p99']:9.1f}")
+        lines.append(f"{name:14}{ap}{energy_columns(row['energy'], 0)}{latency['p50']:9.1f}{latency['p99']:9.1f}")
     lines += [loss_line(row["ap_loss"], "AP", row["timesteps"]) for row in results["results"] if row["ap_loss"]]
     energy = results["results"][-1]["energy"]
     lines.append(f"energy    {energy['table']}, per spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate")

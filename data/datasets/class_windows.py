@@ -1,10 +1,10 @@
-"""Windows of recordings that are of one class each: what a classifier learns from and is evaluated on.
+"""Windows of recordings with one class each, for training and evaluating classifiers.
 
-A recording is cut into the windows that a pass over it yields, on multiples of their length. A first or last window that
-the recording fills by less than half is left out where there is another one. The class of a recording is decided by the
-mean of its windows' scores.
+A recording is cut into windows that start at multiples of their length. Its first or last window is skipped if the recording
+fills less than half of it, unless it is the only one. A recording is classified by the mean of its windows' scores.
 
-Whole recordings are held out (classes.py); where there are few, long ones, a part of the time of each is (HeldTime).
+Splits consist of whole recordings (classes.py). If there are only a few long recordings, a part of the time of each can be held
+out instead (HeldTime).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from evburst.data.random_access import EventIndex, index_events
 
 _LOG = logging.getLogger("evburst")
 _VERSION = 1
-_MOST_HELD = 20_000_000
-"""Events of all open recordings together, 260 MB."""
+_MAX_HELD_EVENTS = 20_000_000
+"""Largest number of events kept in memory for all open recordings together, which is 260 MB."""
 _OPEN_RECORDINGS = 2048
 
 
 @dataclass(frozen=True)
 class HeldTime:
-    """A block of every recording's time as the split "select"; the others, but for a gap beside it, are "train".
+    """Holds out a block of every recording's time as the split "select"; the rest, except for a gap, is "train".
 
     Attributes:
-        blocks: equal parts that a recording's time is divided into; 0: recordings are held out, not time.
-        block: number of the one that is held out, from 0; -1: none.
-        gap_s: time beside it that is in neither split.
+        blocks: number of equal blocks into which a recording's time is divided; 0: whole recordings are held out instead.
+        block: index of the block that is held out, from 0; -1: none.
+        gap_s: time before and after the block that belongs to neither split.
     """
 
     blocks: int = 0
@@ -53,10 +53,12 @@ class HeldTime:
 
     def __post_init__(self) -> None:
         if not 0 <= self.blocks <= 1000 or self.blocks == 1 or not -1 <= self.block < max(self.blocks, 1) or self.gap_s < 0:
-            raise ValueError("held.blocks must be 0, or 2 to 1000, held.block one of them or -1, and held.gap_s not negative")
+            raise ValueError(
+                "held.blocks must be 0, or 2 to 1000, held.block less than that or -1, and held.gap_s not negative"
+            )
 
-    def of(self, split: str, ends: Sequence[int], window_us: int) -> list[int]:
-        """Those window ends of a recording that belong to a split."""
+    def select(self, split: str, ends: Sequence[int], window_us: int) -> list[int]:
+        """Return those of a recording's window ends that belong to a split."""
         if not self.blocks or not ends:
             return list(ends)
         first, span = ends[0] - window_us, ends[-1] - ends[0] + window_us
@@ -69,9 +71,11 @@ class HeldTime:
         return [end for end in ends if end <= low - gap or end - window_us >= high + gap]
 
 
-def filled(first_us: int, end_us: int, window_us: int) -> range:
-    """Numbers k of the windows [k w, (k + 1) w) of a recording [first_us, end_us), without ends that are less than half
-    filled."""
+def filled_numbers(first_us: int, end_us: int, window_us: int) -> range:
+    """Return the numbers k of the windows [k w, (k + 1) w) of a recording [first_us, end_us).
+
+    The first and the last window are excluded if the recording fills less than half of them, unless no other window is left.
+    """
     first, last = first_us // window_us, (end_us - 1) // window_us
     if last > first and 2 * ((first + 1) * window_us - first_us) < window_us:
         first += 1
@@ -81,7 +85,7 @@ def filled(first_us: int, end_us: int, window_us: int) -> range:
 
 
 def filled_windows(windows: Iterator[EventWindow]) -> Iterator[EventWindow]:
-    """The same for consecutive windows of a recording as they are read."""
+    """Yield consecutive windows of a recording by the rule of `filled_numbers`, while they are read."""
     first = next((window for window in windows if len(window)), None)
     if first is None:
         return
@@ -98,7 +102,7 @@ def filled_windows(windows: Iterator[EventWindow]) -> Iterator[EventWindow]:
 
 
 def whole_window(label: int, size: SensorSize, t_us: int) -> Detections:
-    """A class as the only box of its window: the sensor's area."""
+    """Return a class label as one box that covers the whole sensor."""
     return Detections(np.array([[0, 0, *size]], np.float32), np.ones(1, np.float32), np.array([label], np.int64), t_us)
 
 
@@ -113,42 +117,42 @@ def open_class_windows(
     filters: FiltersConfig = FiltersConfig(),  # noqa: B008 (frozen)
     **reading: Any,
 ) -> ClassWindows:
-    """The windows of one split of a classification data set.
+    """Open the windows of one split of a classification data set.
 
     Args:
         kind, root: see open_classes.
-        split: "train", "select", "test", or "val", which is "test".
+        split: "train", "select", "test", or "val", which is the same as "test".
         window_us, n_windows, cache, held, filters: see ClassWindows.
-        reading: what else open_classes takes.
+        reading: further arguments of open_classes.
     """
     split = "test" if split == "val" else split
-    found = open_classes(kind, root, split, in_time=held.blocks > 0, **reading)
-    return ClassWindows(found, split, window_us, n_windows, cache, HeldTime() if split == "test" else held, filters)
+    dataset = open_classes(kind, root, split, in_time=held.blocks > 0, **reading)
+    return ClassWindows(dataset, split, window_us, n_windows, cache, HeldTime() if split == "test" else held, filters)
 
 
 class ClassWindows:
-    """A Dataset of class recordings; a window's only box is the sensor's area.
+    """A Dataset of class recordings; the only box of a window covers the whole sensor.
 
     Args:
-        found: the recordings.
-        split: of them.
+        dataset: the recordings of the split.
+        split: name of the split.
         window_us: length of a window.
-        n_windows: at most this many, spread evenly; 0: all.
-        cache: folder for a list of the recordings' times and faults; None: they are read anew each time.
-        held: which part of their time belongs to the split.
-        filters: which events are removed.
+        n_windows: largest number of windows, spread evenly; 0: all.
+        cache: folder for a list of the recordings' times and faults; None: the recordings are read again each time.
+        held: which part of the recordings' time belongs to the split.
+        filters: filters that remove events.
 
     Attributes:
-        spec: classes, and the sensor that the recordings have.
+        spec: the classes, and the sensor of the recordings.
 
     Raises:
         EvburstError: a recording cannot be read.
-        SensorSizeError: recordings are of different sensors.
+        SensorSizeError: the recordings have different sensor sizes.
     """
 
     def __init__(
         self,
-        found: ClassDataset,
+        dataset: ClassDataset,
         split: str,
         window_us: int,
         n_windows: int = 0,
@@ -156,18 +160,18 @@ class ClassWindows:
         held: HeldTime = HeldTime(),
         filters: FiltersConfig = FiltersConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        self._found, self._window_us, self._filters = found, window_us, filters
+        self._dataset, self._window_us, self._filters = dataset, window_us, filters
         self._open: OrderedDict[int, EventIndex] = OrderedDict()
-        size = self._stream(found.recordings[0]).sensor_size
-        self.spec = DatasetSpec(found.name, found.classes, size, "", {}, whole=True)
-        self._key = hashlib.sha256(repr((found.name, window_us, filters, size)).encode()).hexdigest()
-        self._spans = self._measured(cache)
+        size = self._stream(dataset.recordings[0]).sensor_size
+        self.spec = DatasetSpec(dataset.name, dataset.classes, size, "", {}, whole=True)
+        self._key = hashlib.sha256(repr((dataset.name, window_us, filters, size)).encode()).hexdigest()
+        self._spans = self._measure(cache)
         items = []
         for number, (first_us, end_us, _) in enumerate(self._spans):
-            ends = [(k + 1) * window_us for k in filled(first_us, end_us, window_us)]
-            items += [(number, end) for end in held.of(split, ends, window_us)]
+            ends = [(k + 1) * window_us for k in filled_numbers(first_us, end_us, window_us)]
+            items += [(number, end) for end in held.select(split, ends, window_us)]
         if not items:
-            raise DataError(f"{found.name}: the recordings are too short for a window of split {split!r}")
+            raise DataError(f"{dataset.name}: the recordings are too short for a window of split {split!r}")
         if n_windows:
             items = [items[i] for i in np.linspace(0, len(items) - 1, min(n_windows, len(items))).astype(int)]
         self._items = items
@@ -180,13 +184,13 @@ class ClassWindows:
         return LabelledWindow(self._index(number).window(end_us), self.labels(i), self.name_of(i))
 
     def name_of(self, i: int) -> str:
-        """The recording of item i."""
-        return self._found.recordings[self._items[i][0]].name
+        """Return the name of the recording of item i."""
+        return self._dataset.recordings[self._items[i][0]].name
 
     def labels(self, i: int) -> Detections:
         """See Dataset."""
         number, end_us = self._items[i]
-        return whole_window(self._found.recordings[number].label, self.spec.sensor_size, end_us)
+        return whole_window(self._dataset.recordings[number].label, self.spec.sensor_size, end_us)
 
     def start_us(self, i: int) -> int:
         """See Dataset."""
@@ -197,66 +201,66 @@ class ClassWindows:
         return dict(self._spans[self._items[i][0]][2])
 
     def parts(self) -> list[Part]:
-        """See Dataset: one for every recording."""
+        """See Dataset: one part for each recording."""
         numbers = [number for number, _ in self._items]
         firsts = [i for i, number in enumerate(numbers) if not i or number != numbers[i - 1]]
         parts = []
         for first, stop in zip(firsts, [*firsts[1:], len(numbers)], strict=True):
-            own = self._found.recordings[numbers[first]]
-            identity = f"{self._key} {own.name} {own.identity} {own.label} {self._items[first:stop]}"
-            parts.append(Part(Path(own.name).stem, range(first, stop), hashlib.sha256(identity.encode()).hexdigest()))
+            recording = self._dataset.recordings[numbers[first]]
+            identity = f"{self._key} {recording.name} {recording.identity} {recording.label} {self._items[first:stop]}"
+            parts.append(Part(Path(recording.name).stem, range(first, stop), hashlib.sha256(identity.encode()).hexdigest()))
         return parts
 
     def _stream(self, recording: LabelledRecording) -> EventStream:
         stream = recording.open()
         return FilteredStream(stream, self._filters) if self._filters.any_on else stream
 
-    def _measured(self, cache: Path | None) -> list[tuple[int, int, dict[str, int]]]:
-        """First microsecond, one past the last, and faults of every recording: kept, or found by reading it."""
-        recordings = self._found.recordings
-        named = [f"{own.name} {own.identity}" for own in recordings]
+    def _measure(self, cache: Path | None) -> list[tuple[int, int, dict[str, int]]]:
+        """Return the first microsecond, one past the last, and the faults of each recording, cached or by reading it."""
+        recordings = self._dataset.recordings
+        named = [f"{recording.name} {recording.identity}" for recording in recordings]
         digest = hashlib.sha256("\n".join([self._key, *named]).encode()).hexdigest()[:16]
-        file = cache / "classes" / f"{digest}.json" if cache and all(own.identity for own in recordings) else None
+        file = cache / "classes" / f"{digest}.json" if cache and all(recording.identity for recording in recordings) else None
         if file and (kept := _load(file, len(recordings))):
             return kept
-        found = []
-        for number, own in enumerate(recordings):
+        measured = []
+        for number, recording in enumerate(recordings):
             index = self._index(number)
             faults = index.faults.found()
             if faults:
-                _LOG.info("%s: repaired: %s", own.name, index.faults)
-            found.append((index.first_us, index.end_us, faults))
+                _LOG.info("%s: repaired: %s", recording.name, index.faults)
+            measured.append((index.first_us, index.end_us, faults))
         if file:
             with replacing(file) as part:
-                part.write_text(json.dumps([_VERSION, found]))
-        return found
+                part.write_text(json.dumps([_VERSION, measured]))
+        return measured
 
     def _index(self, number: int) -> EventIndex:
-        """A recording's index, among those in memory or made now."""
+        """Return a recording's index, from memory if it is there."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        own = self._found.recordings[number]
-        stream = self._stream(own)
+        recording = self._dataset.recordings[number]
+        stream = self._stream(recording)
         if stream.sensor_size != self.spec.sensor_size:
             raise SensorSizeError(
-                f"{own.name}: a {stream.sensor_size} sensor among recordings of "
+                f"{recording.name}: a {stream.sensor_size} sensor among recordings of "
                 f"{self.spec.sensor_size}; use one folder per sensor"
             )
         try:
             index = index_events(stream, self._window_us)
         except DataError as error:
-            raise type(error)(str(error) if own.name in str(error) else f"{own.name}: {error}") from None
+            raise type(error)(str(error) if recording.name in str(error) else f"{recording.name}: {error}") from None
         self._open[number] = index
         while len(self._open) > 1 and (
-            len(self._open) > _OPEN_RECORDINGS or sum(one.held_events for one in self._open.values()) > _MOST_HELD
+            len(self._open) > _OPEN_RECORDINGS or sum(opened.held_events for opened in self._open.values()) > _MAX_HELD_EVENTS
         ):
             self._open.popitem(last=False)
         return index
 
 
 def _load(file: Path, n: int) -> list[tuple[int, int, dict[str, int]]] | None:
-    """What was measured before; None where there is none, or none that this version can use."""
+    """Return cached measurements; None if there are none that this version can use."""
     try:
         version, kept = json.loads(file.read_text())
         found = [(int(first), int(end), dict(faults)) for first, end, faults in kept]

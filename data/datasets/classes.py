@@ -196,23 +196,24 @@ def open_classes(
         _LOG.warning(
             "%s: %d files were skipped, the first one: %s", root, len(dataset_folder.skipped), dataset_folder.skipped[0]
         )
-    own = tuple(c for c in kind.classes if c not in ignored) if kind.classes else tuple(sorted({s.class_name for s in samples}))
+    present = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
+    available = tuple(name for name in present if name not in ignored)
     chosen = [s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s) == split)]
     if not chosen:
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}")
-    known, size = classes or own, sensor_size or kind.sensor_size
+    known, size = classes or available, sensor_size or kind.sensor_size
     recordings = [_recording(root, s, known, size, options) for s in chosen if s.class_name in known]
-    return _told(ClassDataset(name, known, size, recordings), root, own)
+    return _warn_about_unknown(ClassDataset(name, known, size, recordings), root, available)
 
 
-def _told(found: ClassDataset, root: Path, own: tuple[str, ...]) -> ClassDataset:
-    """The data set; names the classes that the network does not tell apart, and raises ConfigError if it tells none of them."""
-    unknown = [name for name in own if name not in found.classes]
-    if not found.recordings:
-        raise ConfigError(f"{root}: its classes are {', '.join(own)}; the network's are {', '.join(found.classes)}")
+def _warn_about_unknown(dataset: ClassDataset, root: Path, available: tuple[str, ...]) -> ClassDataset:
+    """Return the data set; warn of classes that the network does not have, and raise ConfigError if none is left."""
+    unknown = [name for name in available if name not in dataset.classes]
+    if not dataset.recordings:
+        raise ConfigError(f"{root}: its classes are {', '.join(available)}; the network's are {', '.join(dataset.classes)}")
     if unknown:
-        _LOG.warning("%s: recordings of %s are left out: not among the network's classes", root, ", ".join(unknown))
-    return found
+        _LOG.warning("%s: recordings of %s are skipped: not among the network's classes", root, ", ".join(unknown))
+    return dataset
 
 
 def _split_of(sample: Sample) -> str:
@@ -405,7 +406,7 @@ def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> 
         for k in chosen
         if str(dataset.targets[k]) in wanted
     ]
-    return _told(ClassDataset(f"tonic:{name}", wanted, size, recordings), root / name, tuple(names))
+    return _warn_about_unknown(ClassDataset(f"tonic:{name}", wanted, size, recordings), root / name, tuple(names))
 
 
 def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:

@@ -4,7 +4,8 @@ Pages of a mapped file count as memory of the process until the system takes the
 short. So a reader reports its progress through the file, and earlier pages are released; they are read again if needed. The
 last few megabytes are kept, because other threads may not have binned them yet and a page is released only once.
 
-Small files are read completely instead. If a mapped file is shortened, an error is raised instead of a crash: see `shrinking`.
+Small files are read completely instead. If a mapped file is shortened, an error is raised instead of a crash:
+see `sigbus_guard`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from evburst.data.errors import EventFileError
-from evburst.data.readers.shrinking import MapGuard
+from evburst.data.readers.sigbus_guard import MapGuard
 
 _RELEASE_BYTES = _KEPT_BYTES = 16 << 20
 _READ_WHOLE_BYTES = 1 << 20

@@ -21,18 +21,18 @@ _MOST_CONFUSED = 12
 
 
 def write_class_report(results: dict[str, Any], out: Path) -> None:
-    """Write all of it.
+    """Write the files of the report to the folder `out`.
 
     Raises:
         ConfigError: the folder cannot be written.
-        DataError: the results are not as `evburst.eval.class_results` describes them.
+        DataError: the results do not match the schema in `evburst.eval.class_results`.
     """
     checked = parse(results)
-    assert isinstance(checked, ClassResults)  # said by their task
+    assert isinstance(checked, ClassResults)  # parse chose the class by the task
     picture = confusion_picture(checked)
     content = {
         "results.json": to_json(checked),
-        "results.md": render("classes.md.j2", results=checked, own=_tables(checked)),
+        "results.md": render("classes.md.j2", results=checked, tables=_tables(checked)),
         "report.html": _page(checked, picture),
         "confusion.svg": picture,
     }
@@ -40,7 +40,7 @@ def write_class_report(results: dict[str, Any], out: Path) -> None:
 
 
 def class_main_table(results: ClassResults) -> Table:
-    """Top-1, top-5, calibration, energy and latency of every network."""
+    """Return a table of top-1, top-5, calibration, energy and latency by network."""
     head = ["network", "top-1", "top-5", "top-1 of windows", "calibration error", "top-1 lost [95 % interval]", "µJ per window"]
     head += ["of dense ANN", "of QNN", "p50, ms", "p99, ms"]
     rows = []
@@ -52,7 +52,7 @@ def class_main_table(results: ClassResults) -> Table:
 
 
 def class_table(results: ClassResults) -> Table:
-    """Top-1 of every class and network."""
+    """Return a table of top-1 by class and network."""
     rows = results.results
     head = ["class", "recordings", *(f"top-1, {r.label}" for r in rows)]
     first = rows[0].per_class
@@ -60,7 +60,7 @@ def class_table(results: ClassResults) -> Table:
 
 
 def confused_table(results: ClassResults) -> Table | None:
-    """What is most often taken for something else; None where nothing is."""
+    """Return a table of the most frequent confusions; None if there are none."""
     details = results.main.details
     if details is None:
         return None
@@ -73,7 +73,7 @@ def confused_table(results: ClassResults) -> Table | None:
 
 
 def confusion_picture(results: ClassResults) -> str:
-    """The main network's confusion matrix as `<svg>`: rows are classes, each adding up to 1."""
+    """Return the main network's confusion matrix as `<svg>`: rows are labels, and each row sums to 1."""
     details = results.main.details
     counts = np.array(details.confusion if details else [[0]], float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -88,9 +88,9 @@ def _page(results: ClassResults, picture: str) -> str:
         main=results.main,
         ann=next((r for r in rows if r.model == "ann"), None),
         networks=[(r.label, COLOURS[k % len(COLOURS)]) for k, r in enumerate(rows)],
-        own=_tables(results),
+        tables=_tables(results),
         confusion=picture,
-        trust=_trust(rows),
+        reliability=_reliability_diagram(rows),
         frontier=_accuracy_against_energy(rows),
         record=json.dumps(
             {key: asdict(results)[key] for key in ("provenance", "timing", "faults", "config", "weights_record")}, indent=1
@@ -102,8 +102,8 @@ def _tables(results: ClassResults) -> dict[str, Table | None]:
     return {"main": class_main_table(results), "classes": class_table(results), "confused": confused_table(results)}
 
 
-def _trust(rows: Sequence[ClassNetworkResult]) -> str:
-    """Share of right recordings against their score."""
+def _reliability_diagram(rows: Sequence[ClassNetworkResult]) -> str:
+    """Return a chart of accuracy against score."""
     series = [Series("ideal", [0, 1], [0, 1], "#afb8c1", ":")]
     for k, row in enumerate(rows):
         pairs = [

@@ -41,7 +41,7 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
         DataError: the results do not match `evburst.eval.results`.
     """
     checked = parse(results)
-    assert isinstance(checked, Results)  # said by their task
+    assert isinstance(checked, Results)  # parse chose the class by the task
     content = {
         "results.json": to_json(checked),
         "results.md": markdown_report(checked),

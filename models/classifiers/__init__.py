@@ -1,8 +1,7 @@
-"""Classifiers: networks that end in a map of class logits, of which the decoder takes the mean
-(models/tasks/classification.py).
+"""Classifiers: networks that end in a map of class logits, which the decoder averages (models/tasks/classification.py).
 
-Each family registers itself as those of detectors do (models/detectors). A name may end in a width: `resnet18x0.25` has a
-quarter of the channels. Sensors of up to 64 pixels get a stem that keeps their resolution; on larger ones it divides it by
+Each family registers itself like a family of detectors (models/detectors). A name may end in a width factor: `resnet18x0.25`
+has a quarter of the channels. The stem keeps the resolution of sensors of up to 64 pixels, and divides that of larger ones by
 four.
 """
 
@@ -20,20 +19,20 @@ from evburst.models.detectors import NetworkConfig
 from evburst.models.detectors.postprocess import HeadSpec
 
 SMALL_PX = 64
-"""Longer side up to which a sensor is small."""
+"""Largest longer side of a small sensor, px."""
 _SMOOTHING = 0.05
 _DROPOUT = 0.1
 _NARROWEST = 4
 
 
 class Classifier(nn.Module):
-    """Features, then a 1x1 convolution to a map of class logits; in training `loss`, elsewhere `forward`.
+    """Features followed by a 1x1 convolution to a map of class logits; training calls `loss`, inference `forward`.
 
     Args:
-        config: its input and its classes.
-        features: from `(N, 2 * bins, H, W)` to `(N, channels, H / stride, W / stride)`, ending in a ReLU or a pool of one.
-        channels: of the features.
-        stride: of the features.
+        config: input and classes of the network.
+        features: maps `(N, 2 * bins, H, W)` to `(N, channels, H / stride, W / stride)`; ends in a ReLU, or in a pool of one.
+        channels: number of channels of the features.
+        stride: stride of the features.
 
     Raises:
         ConfigError: the activation is not ReLU.
@@ -44,7 +43,7 @@ class Classifier(nn.Module):
     def __init__(self, config: NetworkConfig, features: nn.Module, channels: int, stride: int) -> None:
         super().__init__()
         if config.activation != "relu":
-            raise ConfigError(f"architecture {config.architecture!r} has ReLU only, not {config.activation!r}")
+            raise ConfigError(f"architecture {config.architecture!r} supports only ReLU, not {config.activation!r}")
         self.config, self._stride = config, stride
         self.features, self.dropout = features, nn.Dropout(_DROPOUT)
         self.classes = nn.Conv2d(channels, len(config.classes), 1)
@@ -55,11 +54,11 @@ class Classifier(nn.Module):
         return HeadSpec("classes", (self._stride,), 0, self.config.classes)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The map of class logits, `(N, classes, h, w)`, alone in a list."""
+        """Return a list with one map of class logits, `(N, classes, h, w)`."""
         return [self.classes(self.dropout(self.features(x)))]
 
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
-        """Cross-entropy, `(1,)`, summed over the batch; boxes are not looked at, and a window without a label counts as 0."""
+        """Return the cross-entropy, `(1,)`, summed over the batch; boxes are ignored, and windows without a label add 0."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
             maps = self(x)[0]
         target = labels.new_full((len(x),), -1)
@@ -69,24 +68,24 @@ class Classifier(nn.Module):
 
 
 def conv(c_in: int, c_out: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU."""
+    """Return the layers convolution, batch norm and ReLU."""
     return [nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
 
 
 def stem(channels: int, width: int, small: bool) -> nn.Sequential:
-    """The first convolution, and on sensors that are not small two halvings."""
+    """Return the first convolution; unless the sensor is small, it has stride 2 and is followed by a max pool of stride 2."""
     if small:
         return nn.Sequential(*conv(channels, width))
     return nn.Sequential(*conv(channels, width, 2, 5), nn.MaxPool2d(3, 2, 1))
 
 
 def is_small(size: Sequence[int]) -> bool:
-    """Whether a sensor, or a padded grid, of (W, H) px is small."""
+    """Return whether a sensor, or a padded grid, of (W, H) px is small."""
     return max(size) <= SMALL_PX
 
 
 def variant_of(config: NetworkConfig, variant: str, known: Sequence[str]) -> tuple[str, float]:
-    """(variant, width factor) of e.g. "18x0.25"; raises ConfigError if it is not one of the known."""
+    """Parse e.g. "18x0.25" to (variant, width factor); raise ConfigError if the variant or the width is invalid."""
     name, _, factor = variant.partition("x")
     try:
         width = float(factor or 1)
@@ -101,10 +100,10 @@ def variant_of(config: NetworkConfig, variant: str, known: Sequence[str]) -> tup
 
 
 def channels_of(full: int, width: float) -> int:
-    """Channels at a width, in fours."""
+    """Return the number of channels at a width factor, rounded to a multiple of four."""
     return max(_NARROWEST, round(full * width / _NARROWEST) * _NARROWEST)
 
 
 def grid_stride(strides: dict[str, int], variant: str, size: SensorSize) -> int:
-    """Stride of a family's features, from those of its variants on small sensors; four times that on others."""
+    """Return the stride of a variant's features: as in `strides` on small sensors, four times that on others."""
     return strides.get(variant.partition("x")[0], 8) * (1 if is_small(size) else 4)

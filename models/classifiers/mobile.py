@@ -1,6 +1,7 @@
-"""A MobileNet-like network that can spike: "mobile". Its blocks are EfficientNetV2's fused ones (Tan and Le, ICML 2021),
-whose expansion is a plain 3x3 convolution instead of a pointwise and a depthwise one. There is no squeeze-and-excitation,
-and a ReLU follows every sum, so that convolutions read spikes only.
+"""A MobileNet-like network that can be converted to spikes: "mobile".
+
+Its blocks are the fused ones of EfficientNetV2 (Tan and Le, ICML 2021), with one 3x3 convolution instead of a pointwise and a
+depthwise one. There is no squeeze-and-excitation, and a ReLU follows every sum, so that all convolutions receive spikes.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from evburst.models.classifiers import Classifier, channels_of, conv, grid_strid
 from evburst.models.detectors import NetworkConfig, family
 
 _STAGES = ((16, 1), (32, 2), (64, 2), (96, 2))
-"""Channels and blocks; every stage after the first halves the resolution."""
+"""Channels and number of blocks of each stage; every stage after the first halves the resolution."""
 _EXPANSION = 3
 _STRIDE = 8
 
 
 @family("mobile", stride=partial(grid_stride, {"": _STRIDE}), task=CLASSIFICATION)
 def build(config: NetworkConfig, variant: str) -> Classifier:
-    """`variant`: nothing, or a width, e.g. "x0.5"."""
+    """`variant`: empty, or a width factor, e.g. "x0.5"."""
     _, width = variant_of(config, variant, ("",))
     small, c = is_small(config.input_size), channels_of(_STAGES[0][0], width)
     parts: list[nn.Module] = [stem(config.channels, c, small)]
     for stage, (full, blocks) in enumerate(_STAGES):
         c_out = channels_of(full, width)
         for k in range(blocks):
-            parts.append(Fused(c, c_out, 2 if stage and not k else 1))
+            parts.append(FusedBlock(c, c_out, 2 if stage and not k else 1))
             c = c_out
     return Classifier(config, nn.Sequential(*parts), c, _STRIDE * (1 if small else 4))
 
 
-class Fused(nn.Module):
-    """A 3x3 convolution that expands, a 1x1 one that projects, and a shortcut where shapes allow it."""
+class FusedBlock(nn.Module):
+    """A 3x3 convolution that expands, a 1x1 convolution that projects, and a shortcut if the shapes allow it."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -45,6 +46,6 @@ class Fused(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C_in, H, W)` to `(N, C_out, H / stride, W / stride)`."""
-        out = self.project(self.expand(x))
-        found: Tensor = self.relu(out + x if self.adds else out)
-        return found
+        projected = self.project(self.expand(x))
+        out: Tensor = self.relu(projected + x if self.adds else projected)
+        return out

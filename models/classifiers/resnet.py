@@ -18,7 +18,7 @@ _STRIDES = {name: 2 ** (len(blocks) - 1) for name, blocks in _BLOCKS.items()}
 
 @family("resnet", stride=partial(grid_stride, _STRIDES), task=CLASSIFICATION)
 def build(config: NetworkConfig, variant: str) -> Classifier:
-    """`variant`: "18", "20" or "34", and a width, e.g. "18x0.25"."""
+    """`variant`: "18", "20" or "34", optionally with a width factor, e.g. "18x0.25"."""
     name, width = variant_of(config, variant, tuple(_BLOCKS))
     small, c = is_small(config.input_size), channels_of(_FIRST[name], width)
     parts: list[nn.Module] = [stem(config.channels, c, small)]
@@ -31,7 +31,7 @@ def build(config: NetworkConfig, variant: str) -> Classifier:
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut; their sum is what the last ReLU reads."""
+    """Two convolutions and a shortcut, which are summed before the last ReLU."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""VGG (Simonyan and Zisserman, ICLR 2015) with batch norm, for event grids: "vgg11", "vgg16"; without its fully connected
-layers."""
+"""VGG (Simonyan and Zisserman, ICLR 2015) with batch norm and without fully connected layers: "vgg11", "vgg16"."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ _STRIDE = 16
 
 @family("vgg", stride=partial(grid_stride, dict.fromkeys(_STAGES, _STRIDE)), task=CLASSIFICATION)
 def build(config: NetworkConfig, variant: str) -> Classifier:
-    """`variant`: "11" or "16", and a width, e.g. "11x0.25"."""
+    """`variant`: "11" or "16", optionally with a width factor, e.g. "11x0.25"."""
     name, width = variant_of(config, variant, tuple(_STAGES))
     small, stages = is_small(config.input_size), _STAGES[name]
     c = channels_of(stages[0][0], width)

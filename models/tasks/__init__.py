@@ -1,11 +1,11 @@
-"""Tasks: what a network's outputs mean, and what follows from that for conversion and for stopping early.
+"""Tasks: how a network's outputs are decoded, compared in conversion, and judged for stopping early.
 
-A head's kind (HeadSpec.kind) names its task. Decoding, divergence, confidence and settling differ between kinds here and
-nowhere else:
+The kind of a head (HeadSpec.kind) determines its task. All code that depends on the kind is here: decoding, divergence,
+confidence, and the criterion for stopping early.
 
-    found = task_of(bundle.head).decode(maps, bundle.head, post, sensor_size, t_us)
+    predictions = task_of(bundle.head).decode(maps, bundle.head, post, sensor_size, t_us)
 
-A new kind is one class with `@task("kind")`, and the layout of its maps in models/layout.py.
+A new kind needs one class with `@task("kind")`, and the layout of its maps in models/layout.py.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from evburst.data.classification import CLASSIFICATION, DETECTION, Classificatio
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 
-Found = Detections | Classification
-"""What a network has found in one window."""
-__all__ = ["CLASSIFICATION", "DETECTION", "Found", "TASKS", "Task", "divergence", "task", "task_of"]
+Prediction = Detections | Classification
+"""A network's result for one window."""
+__all__ = ["CLASSIFICATION", "DETECTION", "Prediction", "TASKS", "Task", "divergence", "task", "task_of"]
 
 
 class Task(Protocol):
-    """What one kind of head is for.
+    """The task of one kind of head.
 
     Attributes:
         name: DETECTION or CLASSIFICATION.
@@ -36,34 +36,34 @@ class Task(Protocol):
 
     def decode(
         self, maps: list[Tensor], spec: HeadSpec, post: PostConfig, sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> Sequence[Found]:
-        """What is found in each of the N windows.
+    ) -> Sequence[Prediction]:
+        """Decode the predictions for each of the N windows.
 
         Args:
             maps: outputs of the network, `(N, C, h, w)` each.
-            spec: what they mean.
-            post: thresholds; of detection.
+            spec: description of the head.
+            post: thresholds for detection.
             sensor_size: (W, H) px.
-            t_us: the instant of each window.
+            t_us: end time of each window.
         """
         ...
 
     def divergence(self, ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere: bool = False) -> Tensor:
-        """How far the outputs of a spiking network lie from its ANN's, per window; a scalar with gradients.
+        """Return the divergence of a spiking network's outputs from its ANN's, per window, as a scalar with gradients.
 
         Args:
             ann, snn: outputs of both networks.
-            spec: what they mean.
-            everywhere: as a network that learns from it needs it, instead of as layers are compared (see each task).
+            spec: description of the head.
+            everywhere: True for the loss with which a network is trained; False for comparing layers (see each task).
         """
         ...
 
     def confidence(self, maps: list[Tensor], spec: HeadSpec) -> Tensor:
-        """Where an error matters: `(N, 1, h, w)` in [0, 1], see `convert/importance.position_weights`."""
+        """Return the weight of errors at each position: `(N, 1, h, w)` in [0, 1], see `convert/importance.position_weights`."""
         ...
 
-    def settled(self, found: Sequence[Any], tau: float) -> bool:
-        """Whether what was found after each timestep so far shows that another one is not needed; `tau` in [0, 1]."""
+    def settled(self, predictions: Sequence[Any], tau: float) -> bool:
+        """Return whether the predictions after each timestep so far are stable enough to stop; `tau` in [0, 1]."""
         ...
 
 
@@ -74,15 +74,15 @@ _Kind = TypeVar("_Kind", bound=Callable[[], Task])
 def task(kind: str) -> Callable[[_Kind], _Kind]:
     """Register the task of a kind of head."""
 
-    def register(own: _Kind) -> _Kind:
-        TASKS[kind] = own()
-        return own
+    def register(cls: _Kind) -> _Kind:
+        TASKS[kind] = cls()
+        return cls
 
     return register
 
 
 def task_of(spec: HeadSpec) -> Task:
-    """The task of a head."""
+    """Return the task of a head."""
     from evburst.models.tasks import classification, detection  # noqa: F401  (they register themselves)
 
     return TASKS[spec.kind]

@@ -1,7 +1,7 @@
 """Detection: boxes of every stride, then class scores of every stride, of two kinds of head.
 
-YOLO's class scores are independent, and the distance to each side of a box is a distribution; SSD's classes, background
-among them, are one distribution for each default box, and boxes are offsets.
+YOLO has independent class scores, and a distribution for the distance to each side of a box. SSD has one distribution over the
+classes and the background for each default box, and boxes are offsets from it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from evburst.models.spiking.adaptive import boxes_settled
 from evburst.models.tasks import DETECTION, task
 
 BOXES = 8.0
-"""Weight of boxes against scores that count everywhere, as most of those are background's. Training's own is 18 (3 and 15
-for YOLO's two losses of boxes, against scores); of 1, 8 and 20, 8 lost least on `street`."""
+"""Weight of boxes relative to scores with `everywhere`, where most scores belong to the background.
+
+Training uses 18 (3 and 15 for YOLO's two box losses). Of 1, 8 and 20, 8 lost the least AP on `street`."""
 OVERLAP = 2.0
-"""Weight of what decoded boxes fail to overlap, likewise. Distributions can come nearer while their means, which are the
-edges, do not. Of 8 it was the largest part on `street`, whose scores then suffered (AP50)."""
+"""Weight of 1 - IoU of the decoded boxes with `everywhere`. It is needed because two distributions can become more similar
+while their means, which are the edges of the boxes, do not. With 8 it dominated on `street`, and AP50 became lower."""
 
 
 class LevelDivergence(NamedTuple):
-    """How two networks' maps of one stride differ, position by position.
+    """Differences between two networks' maps of one stride, at each position.
 
     Attributes:
-        confidence, other_confidence: of either network that something is there.
+        confidence, other_confidence: confidence of each network that there is an object.
         scores: divergence of class scores.
         boxes: divergence of boxes, or of their distributions.
-        overlap: returns the intersection over union of the boxes that both decode to.
+        overlap: returns the intersection over union of the boxes decoded from both networks.
     """
 
     confidence: Tensor
@@ -45,7 +46,7 @@ class LevelDivergence(NamedTuple):
 
 
 class Detection:
-    """See Task; what the kinds of head differ in is left to them."""
+    """See Task; subclasses implement the parts that depend on the kind of head."""
 
     name = DETECTION
 
@@ -55,12 +56,12 @@ class Detection:
         """See Task."""
         return decode(maps, spec, post, sensor_size, list(t_us))
 
-    def settled(self, found: Sequence[Detections], tau: float) -> bool:
-        """See Task: by the agreement of boxes with those of the timestep before."""
-        return boxes_settled(found, tau)
+    def settled(self, predictions: Sequence[Detections], tau: float) -> bool:
+        """See Task: stable when the boxes agree with those of the previous timestep."""
+        return boxes_settled(predictions, tau)
 
     def confidence(self, maps: list[Tensor], spec: HeadSpec) -> Tensor:
-        """See Task: the ANN's highest class score around each position, over all maps, at the finest map's size."""
+        """See Task: the ANN's highest class score at each position over all maps, in the size of the finest map."""
         scores = [self.class_confidence(classes, spec, level) for level, classes in enumerate(maps[len(spec.strides) :])]
         size = scores[0].shape[-2:]
         return torch.stack([F.interpolate(score, size) for score in scores]).amax(0)
@@ -68,40 +69,40 @@ class Detection:
     def divergence(
         self, ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere: bool = False, overlap: float = OVERLAP
     ) -> Tensor:
-        """See Task: symmetric Kullback-Leibler on scores and on the distributions of boxes.
+        """See Task: symmetric Kullback-Leibler divergence of scores and of the distributions of boxes.
 
-        Each position counts by its confidence: for scores by the higher one of the two networks, so that a false alarm
-        counts as much as a miss, and for boxes by the ANN's. SSD's boxes, which are no distributions, count by their
-        absolute difference. Gradients do not go through confidences.
+        Each position is weighted by its confidence: scores by the higher confidence of the two networks, so that a false alarm
+        weighs as much as a miss, and boxes by the ANN's. SSD's boxes are not distributions, so their absolute difference is
+        used. Confidences have no gradient.
 
         Args:
             ann, snn, spec: see Task.
-            everywhere: whether scores count the same at every position instead, boxes `BOXES` times, and 1 minus the
-                overlap (IoU) of the boxes that a position decodes to `overlap` times.
-            overlap: see there.
+            everywhere: give scores equal weight at every position instead, multiply the term of boxes by `BOXES`, and add
+                `overlap` times 1 - IoU of the decoded boxes.
+            overlap: weight of that term.
         """
         n = len(spec.strides)
         total = torch.zeros(())
         for level in range(n):
-            found = self.compare(ann[level], snn[level], ann[n + level], snn[n + level], spec, level)
-            own = found.confidence.detach()
-            boxes = own * found.boxes
+            level_divergence = self.compare(ann[level], snn[level], ann[n + level], snn[n + level], spec, level)
+            confidence = level_divergence.confidence.detach()
+            boxes = confidence * level_divergence.boxes
             if everywhere:
-                apart = own * (1 - found.overlap())
-                total = total + (found.scores + BOXES * boxes + overlap * apart).sum()
+                apart = confidence * (1 - level_divergence.overlap())
+                total = total + (level_divergence.scores + BOXES * boxes + overlap * apart).sum()
             else:
-                higher = torch.maximum(found.confidence, found.other_confidence).detach()
-                total = total + (higher * found.scores + boxes).sum()
+                higher = torch.maximum(confidence, level_divergence.other_confidence.detach())
+                total = total + (higher * level_divergence.scores + boxes).sum()
         return total / len(ann[0])
 
     def class_confidence(self, classes: Tensor, spec: HeadSpec, level: int) -> Tensor:
-        """The highest class score of each position of a class map: `(N, 1, h, w)`."""
+        """Return the highest class score at each position of a class map: `(N, 1, h, w)`."""
         raise NotImplementedError
 
     def compare(
         self, boxes: Tensor, other_boxes: Tensor, classes: Tensor, other_classes: Tensor, spec: HeadSpec, level: int
     ) -> LevelDivergence:
-        """Maps of one stride, of both networks."""
+        """Compare the maps of one stride of both networks."""
         raise NotImplementedError
 
 
@@ -120,12 +121,12 @@ class YoloDetection(Detection):
         p, q = torch.sigmoid(classes), torch.sigmoid(other_classes)
         scores = ((p - q) * (classes - other_classes)).sum(1)
         a, b = (_split(x, 4).log_softmax(2) for x in (boxes, other_boxes))
-        moved = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
+        box_divergence = ((a.exp() - b.exp()) * (a - b)).sum(2).mean(1)
         overlap: Callable[[], Tensor] = lambda: overlap_of(self._edges(a, spec), self._edges(b, spec))  # noqa: E731
-        return LevelDivergence(p.amax(1), q.amax(1), scores, moved, overlap)
+        return LevelDivergence(p.amax(1), q.amax(1), scores, box_divergence, overlap)
 
     def _edges(self, log_distribution: Tensor, spec: HeadSpec) -> tuple[Tensor, ...]:
-        """Edges in cells, from the centre of each."""
+        """Return the edges of boxes relative to the centres of their cells, in cells."""
         bins = torch.arange(spec.reg_max, dtype=log_distribution.dtype)
         left, top, right, bottom = torch.einsum("nskhw,k->snhw", log_distribution.exp(), bins)
         return -left, -top, right, bottom
@@ -147,19 +148,19 @@ class SsdDetection(Detection):
         p, q = (_split(x, per_cell).log_softmax(2) for x in (classes, other_classes))
         confidence, other = 1 - p[:, :, 0].exp(), 1 - q[:, :, 0].exp()
         scores = ((p.exp() - q.exp()) * (p - q)).sum(2)
-        moved = _split((boxes - other_boxes).abs(), per_cell).mean(2)
+        box_divergence = _split((boxes - other_boxes).abs(), per_cell).mean(2)
         overlap: Callable[[], Tensor] = lambda: overlap_of(*(self._edges(_split(x, per_cell)) for x in (boxes, other_boxes)))  # noqa: E731
-        return LevelDivergence(confidence, other, scores, moved, overlap)
+        return LevelDivergence(confidence, other, scores, box_divergence, overlap)
 
     def _edges(self, offsets: Tensor) -> tuple[Tensor, ...]:
-        """Edges in default boxes, from the centre of each."""
+        """Return the edges of boxes relative to the centres of their default boxes, in sizes of the default box."""
         x, y, log_w, log_h = (offsets / offsets.new_tensor(SSD_GAINS)[:, None, None]).unbind(2)
         half_w, half_h = (log.clamp(max=SSD_LARGEST).exp() / 2 for log in (log_w, log_h))
         return x - half_w, y - half_h, x + half_w, y + half_h
 
 
 def overlap_of(box: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
-    """Intersection over union of boxes (left, top, right, bottom) at the same positions."""
+    """Return the intersection over union of boxes (left, top, right, bottom) at the same positions."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = box, other
     width = (torch.minimum(x1, u1) - torch.maximum(x0, u0)).clamp_min(0)
     height = (torch.minimum(y1, v1) - torch.maximum(y0, v0)).clamp_min(0)
@@ -168,5 +169,5 @@ def overlap_of(box: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
 
 
 def _split(x: Tensor, groups: int) -> Tensor:
-    """`(N, groups * k, h, w)` as `(N, groups, k, h, w)`."""
+    """Reshape `(N, groups * k, h, w)` to `(N, groups, k, h, w)`."""
     return x.reshape(len(x), groups, -1, *x.shape[2:])

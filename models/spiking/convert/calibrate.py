@@ -34,7 +34,7 @@ from torch import Tensor
 
 from evburst.data._numba import njit
 from evburst.data.errors import ConversionError
-from evburst.models.burst_aware import LEVELS as ROUNDING_LEVELS
+from evburst.models.activation_regulariser import LEVELS as ROUNDING_LEVELS
 from evburst.models.graph import Graph, Node, Runner, activation
 from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
@@ -307,7 +307,7 @@ def best_thresholds(
 
 
 def typical_thresholds(activations: Tensor, timesteps: int, phi: int) -> Tensor:
-    """Thresholds `(C,)` float32 in units of mean a^2 / mean |a|, as training rounds activations (models/burst_aware.py).
+    """Thresholds `(C,)` float32 in units of mean a^2 / mean |a|, as in training (models/activation_regulariser.py).
 
     A network trained that way is used to the clipping of these thresholds. Where there are more levels than in training,
     two thirds of them (in logarithms) make steps finer and one third extends the range, as the least error does.

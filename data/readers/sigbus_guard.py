@@ -118,7 +118,7 @@ def _handler_module(previous_address: int) -> ir.Module:
     """
     word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
     integer = ir.IntType(32)
-    module = ir.Module("shrinking")
+    module = ir.Module("sigbus_guard")
     map_pages = ir.Function(module, ir.FunctionType(pointer, [pointer, word, integer, integer, integer, word]), "mmap")
     set_action = ir.Function(module, ir.FunctionType(integer, [integer, pointer, pointer]), "sigaction")
     handler = ir.Function(module, ir.FunctionType(ir.VoidType(), [integer, pointer, pointer]), "on_bus_error")

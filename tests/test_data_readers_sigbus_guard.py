@@ -12,7 +12,7 @@ import pytest
 
 from evburst.data.errors import EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
-from evburst.data.readers import open_events, shrinking
+from evburst.data.readers import open_events, sigbus_guard
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.writers import write_events
 from tests.event_files import collect
@@ -20,7 +20,7 @@ from tests.event_files import collect
 SIZE = SensorSize(240, 180)
 N = 2_400_000
 
-guarded = pytest.mark.skipif(not shrinking.available(), reason="maps are guarded on 64-bit Linux only")
+guarded = pytest.mark.skipif(not sigbus_guard.available(), reason="maps are guarded on 64-bit Linux only")
 
 
 def make_events() -> Events:
@@ -94,10 +94,10 @@ def test_a_grown_file_is_no_error(tmp_path: Path) -> None:
 @guarded
 def test_places_in_the_table_are_given_back(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npy")
-    before = len(shrinking._free)  # private: no reader shows how many places are left
+    before = len(sigbus_guard._free)  # private: no reader shows how many places are left
     for _ in range(3):
         collect(open_events(path, SIZE))
-    assert len(shrinking._free) == before
+    assert len(sigbus_guard._free) == before
 
 
 @guarded

@@ -1,4 +1,4 @@
-"""Burst-aware training: make activations sparse and easy to represent with bursts, so that conversion loses little.
+"""Regularisation of activations in training: sparse and easy to represent with bursts, so that conversion loses little.
 
 This is optional and affects the ANN only; conversion itself needs no training.
 """
@@ -14,11 +14,11 @@ LEVELS = 8
 """Largest number of spikes per burst that the rounding allows."""
 
 
-def burst_aware(activation: Tensor, threshold: float, every: int = 4) -> tuple[Tensor, Tensor]:
+def round_and_measure(activation: Tensor, threshold: float, every: int = 4) -> tuple[Tensor, Tensor]:
     """Round activations to what a burst neuron would emit at T = 1, and measure their density.
 
     One autograd function does both, because training on a CPU is limited by memory bandwidth and this needs fewer passes
-    over memory than separate operations (which are the reference in tests/test_models_burst_aware.py).
+    over memory than separate operations (which are the reference in tests/test_models_activation_regulariser.py).
 
     Args:
         activation: `(N, C, H, W)`, non-negative.
@@ -33,11 +33,11 @@ def burst_aware(activation: Tensor, threshold: float, every: int = 4) -> tuple[T
         which does not depend on the scales of the channels. It is the Hoyer-square measure divided by the number of units
         (Yang, Wen, Li, "DeepHoyer", ICLR 2020).
     """
-    out, density = _BurstAware.apply(activation, threshold, every)  # type: ignore[no-untyped-call]
+    out, density = _RoundAndMeasure.apply(activation, threshold, every)  # type: ignore[no-untyped-call]
     return out, density
 
 
-class _BurstAware(torch.autograd.Function):
+class _RoundAndMeasure(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, activation: Tensor, threshold: float, every: int) -> tuple[Tensor, Tensor]:
         sampled = activation[::every].float().permute(0, 2, 3, 1).flatten(0, 2)

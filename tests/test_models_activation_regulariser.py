@@ -1,4 +1,4 @@
-"""The fused function of burst-aware training against the same in single operations of torch."""
+"""Rounding and density of activations in one function equal separate torch operations, with gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evburst.models.burst_aware import LEVELS, burst_aware
+from evburst.models.activation_regulariser import LEVELS, round_and_measure
 
 
 def density(activation: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_single_operations(threshold: float, e
         a = activations(0, channels_last).requires_grad_()
         b = a * 1.0  # as inside a network, not a leaf
         if fused:
-            out, share = burst_aware(b, threshold, every)
+            out, share = round_and_measure(b, threshold, every)
         else:
             out, share = (rounded(b, threshold, b[::every]) if threshold else b), density(b[::every])
         ((out * weights).sum() + 300 * share).backward()
@@ -52,14 +52,14 @@ def test_density_is_the_share_of_active_units_at_any_scale() -> None:
     active = torch.zeros(4, 3, 5, 5)
     active[:, 0, 0] = 2.0  # a fifth of the units of channel 0
     active[:, 1] = 0.01  # all of channel 1; none of channel 2
-    share = burst_aware(active, 0.0, every=1)[1].item()
+    share = round_and_measure(active, 0.0, every=1)[1].item()
     assert share == pytest.approx((0.2 + 1.0 + 0.0) / 3, rel=1e-3)
-    assert burst_aware(100 * active, 0.0, every=1)[1].item() == pytest.approx(share, rel=1e-3)
+    assert round_and_measure(100 * active, 0.0, every=1)[1].item() == pytest.approx(share, rel=1e-3)
 
 
 def test_rounded_activations_are_multiples_of_a_threshold_and_pass_gradients_below_the_largest() -> None:
     activation = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    out, _ = burst_aware(activation, 0.1, every=1)
+    out, _ = round_and_measure(activation, 0.1, every=1)
     typical = (activation**2).mean((0, 2, 3)) / activation.mean((0, 2, 3))
     spikes = out / (0.1 * typical)[:, None, None]
     torch.testing.assert_close(spikes, spikes.round().clamp(0, 8), rtol=0, atol=1e-3)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from evburst.eval.bootstrap import ap_losses, number_units, resampled_ap, resampled_ap_reference
 from evburst.eval.coco import IOUS, ClassMatches, coco_result
 from evburst.eval.protocol import PROTOCOLS, Frame, RecordingBoxes, match
-from evburst.eval.uncertainty import ap_losses, number_units, resampled_ap, resampled_ap_reference
 from tests.test_eval_protocol import CLASSES, GEN1, boxes, random_recording
 
 THREE = (*CLASSES, "bicycle")

@@ -1,4 +1,4 @@
-"""AP, or top-1, and operations of a network on labelled windows: what conversion chooses by and reports."""
+"""Accuracy (AP or top-1) and synaptic operations on labelled windows: the figures by which conversion selects and reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from evburst.app.console import show_progress
-from evburst.app.inference import Answers, Inference, answers
+from evburst.app.inference import DatasetResults, Inference, run_dataset
 from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
@@ -23,61 +23,63 @@ from evburst.models.spiking.cost import dense_macs
 def score(
     bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
 ) -> tuple[Score, float]:
-    """AP (COCO) or top-1 over labelled windows, and synaptic operations per window (0 for the ANN)."""
+    """Return the AP (COCO) or top-1 over labelled windows, and the synaptic operations per window (0 for the ANN)."""
     detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
-    scored, stats = detect_all(detector, windows)
-    return scored, _operations(stats)
+    result, stats = score_detector(detector, windows)
+    return result, _operations(stats)
 
 
-def detect_all(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[Score, list[SpikeStats]]:
-    """AP (COCO) or top-1 over labelled windows, and the spikes of every window that went through the network (none for the
-    ANN)."""
-    found = _answers(detector, windows, batch)
-    scored = scoring_of(detector.bundle.head).score(found.labels, found.found, found.names, windows.spec.classes)
-    return scored, _spikes(found)
+def score_detector(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[Score, list[SpikeStats]]:
+    """Return the AP (COCO) or top-1 over labelled windows, and the spike counts of every window that is not idle.
+
+    There are no spike counts for the ANN.
+    """
+    results = _run(detector, windows, batch)
+    scoring = scoring_of(detector.bundle.head)
+    return scoring.score(results.labels, results.predictions, results.names, windows.spec.classes), _spikes(results)
 
 
-def check(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
-    """AP or top-1 of the ANN and the SNN on the same labelled windows, the loss with its interval, and the SNN's energy.
+def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
+    """Score the ANN and the SNN on the same labelled windows: AP or top-1, the SNN's loss with its interval, and its energy.
 
     Returns:
-        In JSON types: windows, split, ann and snn (their figures; of the snn also energy_of_ann, its share of the dense ANN's
+        In JSON types: windows, split, ann and snn (their figures; for the snn also energy_of_ann, its share of the dense ANN's
         energy by number format), loss (mean, low, high, units: how much lower the snn scores, see Scoring).
     """
     scoring, classes = scoring_of(bundle.head), windows.spec.classes
     results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": "val"}
-    both = [_answers(Detector(bundle, PostConfig(score=0.001), ann=ann), windows) for ann in (True, False)]
-    for name, one in zip(("ann", "snn"), both, strict=True):
-        scored = scoring.score(one.labels, one.found, one.names, classes)
+    ann, snn = (_run(Detector(bundle, PostConfig(score=0.001), ann=is_ann), windows) for is_ann in (True, False))
+    for name, network in (("ann", ann), ("snn", snn)):
+        scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
         results[name] = {**figures, "per_class": scored.per_class}
     macs = sum(dense_macs(bundle.graph, *voxel_size(bundle.voxel, windows, bundle.stride)).values())
-    operations = _operations(_spikes(both[1]))
+    operations = _operations(_spikes(snn))
     results["snn"]["energy_of_ann"] = {
         name: round(operations * table.ac_pj / (macs * table.mac_pj), 4) for name, table in COST_TABLES.items()
     }
-    loss = scoring.loss(both[0].labels, both[0].found, both[1].found, both[0].names, classes)
+    loss = scoring.loss(ann.labels, ann.predictions, snn.predictions, ann.names, classes)
     bounds = {name: None if value is None else round(value, 2) for name, value in (("low", loss.low), ("high", loss.high))}
     results["loss"] = {"mean": round(loss.mean, 2), **bounds, "units": loss.units}
     return results
 
 
-def _answers(detector: Detector, windows: Dataset, batch: int = 16) -> Answers:
+def _run(detector: Detector, windows: Dataset, batch: int = 16) -> DatasetResults:
     inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
     with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
-        return answers(inference, windows, bar.update, batch)
+        return run_dataset(inference, windows, bar.update, batch)
 
 
-def _spikes(found: Answers) -> list[SpikeStats]:
-    return [one for one in found.stats if isinstance(one, SpikeStats)]
+def _spikes(results: DatasetResults) -> list[SpikeStats]:
+    return [stats for stats in results.stats if isinstance(stats, SpikeStats)]
 
 
 def _operations(stats: Sequence[SpikeStats]) -> float:
-    """Synaptic operations per window."""
-    return sum(float(synaptic_ops(one).sum()) for one in stats) / max(len(stats), 1)
+    """Return the synaptic operations per window."""
+    return sum(float(synaptic_ops(window).sum()) for window in stats) / max(len(stats), 1)
 
 
 def voxel_size(voxel: VoxelConfig, windows: Dataset, stride: int) -> tuple[int, int, int]:
-    """(channels, H, W) of the padded grids."""
+    """Return (channels, H, W) of the padded grids."""
     shape = voxel_batch([windows[0].window], voxel, windows.spec.sensor_size, stride).shape
     return shape[1], shape[2], shape[3]
