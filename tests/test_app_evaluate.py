@@ -132,7 +132,7 @@ def test_classes_must_be_those_of_the_weights(tmp_path: Path, capsys: pytest.Cap
     root = ncaltech_tree(tmp_path)
     run = ["--dataset", "ncaltech101", "--root", str(root), "--weights", "caltech6", "--out", str(tmp_path / "o")]
     assert evaluate_main([*run, "--set", "data.spec=ncaltech101"]) == 1
-    assert "weights caltech6 tell airplanes, Motorbikes" in capsys.readouterr().err
+    assert "weights caltech6 have the classes airplanes, Motorbikes" in capsys.readouterr().err
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(

@@ -52,7 +52,7 @@ def test_names_that_are_none(architecture: str) -> None:
 
 
 def test_only_relu_can_spike() -> None:
-    with pytest.raises(ConfigError, match="ReLU only"):
+    with pytest.raises(ConfigError, match="only ReLU"):
         build_network(NetworkConfig("resnet18", "silu", 4, ("a", "b"), (40, 40)))
 
 
