@@ -128,7 +128,7 @@ def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplo
     root = table_tree(tmp_path / "data")
     known = open_classes("folder", root, "train", in_time=True, classes=("pen", "cup"))
     assert (known.classes, [own.label for own in known.recordings]) == (("pen", "cup"), [0])
-    assert "recordings of mug are left out" in caplog.text
+    assert "recordings of mug are skipped" in caplog.text
     assert open_classes("folder", root, "train", in_time=True, ignored=frozenset({"mug"})).classes == ("pen",)
     with pytest.raises(ConfigError, match="its classes are mug, pen"):
         open_classes("folder", root, "train", in_time=True, classes=("cup",))
