@@ -82,8 +82,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; torch says so with a RuntimeError."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message
 
 
 def _first_line(error: Exception) -> str:

@@ -73,7 +73,7 @@ def clock(t: float, stops: Stops) -> float:
 
 @dataclass(frozen=True)
 class StoppingObject(StreetObject):
-    """A thing that stands still at times."""
+    """An object that stands still at times."""
 
     stops: Stops = ()
 

@@ -56,12 +56,11 @@ class SensorSize(NamedTuple):
         return size
 
 
-def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, things: str = "events") -> None:
+def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, noun: str = "events") -> None:
     """Raise SensorSizeError if more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""
     if outside > OUTSIDE_LIMIT * (inside + outside):
         raise SensorSizeError(
-            f"{what}: {outside} of {inside + outside} {things} lie outside {size}: "
-            "pass the sensor's true size with --sensor-size"
+            f"{what}: {outside} of {inside + outside} {noun} lie outside {size}: pass the sensor's true size with --sensor-size"
         )
 
 

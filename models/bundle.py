@@ -6,7 +6,7 @@ against what models/layout.py declares. Tensors of a detector:
     ann/<conv>.weight, .bias                the folded ANN, float16
     theta/<relu>, shift/<relu>              its neurons, float32
     readout/<output>                        added to what is read out, float32
-    spiking/<conv>.weight, spiking_scale/   weights that spike, where they are not the ANN's rounded: int8, and what 1 is worth;
+    spiking/<conv>.weight, spiking_scale/   weights that spike, where they are not the ANN's rounded: int8, and their scale;
                                             without `spiking/`, `spiking_scale/` is the step that the ANN's are rounded to
     spiking/<conv>.bias                     a bias other than the ANN's, float32
 """

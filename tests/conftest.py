@@ -200,7 +200,7 @@ def activations(graph: Graph, x: Tensor) -> dict[str, Tensor]:
 def spiking(
     graph: Graph, grids: Tensor, timesteps: int, phi: int, level: str = "light", signed: bool = False
 ) -> SpikingParameters:
-    """Neurons for a graph, calibrated on the grids, all positions alike; the weights are left as they are."""
+    """Neurons for a graph, calibrated on the grids, with equal weight at all positions; the weights are not changed."""
     parameters = calibrate(graph, record_targets(graph, grids), timesteps, Choice(phi, signed=signed), level)[1]
     neurons = {name: replace(n, theta=n.theta.clone(), shift=n.shift.clone()) for name, n in parameters.neurons.items()}
     return replace(parameters, neurons=neurons)  # no inference tensors: tests write to them

@@ -1,4 +1,4 @@
-"""Many recordings in one command: a folder each, a table over all; what is damaged is told and stops nothing."""
+"""Many recordings in one command: a folder for each and one table; a damaged one does not stop the others."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_no_two_recordings_share_a_folder(tmp_path: Path) -> None:
     assert [folder.as_posix() for folder in folders[:3]] == ["out/a/x", "out/b/x.dat", "out/b/x.raw"]
 
 
-def test_a_damaged_recording_is_told_and_the_others_are_done(
+def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

@@ -251,8 +251,8 @@ def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[
 
         return main
 
-    assert run_with(fails(ConfigError("no 100% such thing"))) == 1
-    assert capsys.readouterr().err == "error: no 100% such thing\n"
+    assert run_with(fails(ConfigError("100% wrong"))) == 1
+    assert capsys.readouterr().err == "error: 100% wrong\n"
     with pytest.raises(ConfigError):
         run_with(fails(ConfigError("x")), "--debug")
     with pytest.raises(ZeroDivisionError):

@@ -57,7 +57,7 @@ def test_the_sample_gives_boxes_energy_and_every_file(tmp_path: Path, capsys: py
 
 
 def test_windows_of_a_number_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Their lengths are said in the summary and in every line; figures per second go by them."""
+    """Their lengths are in the summary and in every line, and figures per second depend on them."""
     args = ["--events", SAMPLE, "--out", tmp_path, "--window-events", 20_000, "--max-windows", 8, "--track"]
     code, out, _ = detect(capsys, *args, "--json")
     summary = json.loads(out)
@@ -90,7 +90,7 @@ def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--window-events", "0"], "window_events must be 1 to"),
         (["--stride-ms", "20"], "must divide the length of the windows"),
@@ -100,10 +100,10 @@ def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--slow", "0"], "slow must be"),
     ],
 )
-def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
+def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
     code, _, err = detect(capsys, "--events", SAMPLE, *flags)
     assert code == 1
-    assert said in err
+    assert message in err
 
 
 def test_most_boxes_of_the_sample_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +181,7 @@ def test_an_error_behind_windows_comes_after_their_results(tmp_path: Path) -> No
 
 
 def test_from_a_time_on_and_filtered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The windows of the whole recording from 2 s on; what filters remove is told, and not counted as events."""
+    """The windows of the whole recording from 2 s on; events removed by filters are reported, and not counted."""
     args = ["--events", SAMPLE, "--out", tmp_path, "--no-video", "--ann", "--start-s", 2, "--max-windows", 3]
     _, out, _ = detect(capsys, *args, "--json")
     plain = json.loads(out)
@@ -240,7 +240,9 @@ def test_unusable_input_is_one_line_and_exit_1(
     assert not (tmp_path / "o").exists()
 
 
-def test_truncation_backwards_time_and_strays_are_repaired_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncation_backwards_time_and_strays_are_repaired_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = dat(tmp_path / "a.dat", [*range(0, 60_000, 100), 10, 20, *range(60_000, 90_000, 100)])
     with path.open("ab") as file:
         file.write(struct.pack("<II", 90_001, 400 | 7 << 14) + b"\x01\x02\x03")

@@ -108,7 +108,7 @@ def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pyt
 
 
 def test_gen1_s_own_protocol_skips_half_a_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tree's labels lie at 0.2 and 0.5 s: none is left, which is said, with what to do."""
+    """The tree's labels lie at 0.2 and 0.5 s: none is left, and the error says how to mend it."""
     root = gen1_tree(tmp_path, ("val",))
     run = ["--dataset", "gen1", "--root", str(root), "--ann", "--out", str(tmp_path / "out"), *FAST]
     assert evaluate_main(run) == 1
@@ -225,7 +225,7 @@ def test_a_folder_takes_pascal_voc_boxes(tmp_path: Path, name: str) -> None:
         open_dataset(DatasetConfig("folder", str(tmp_path / "v")), Request("any", 50_000))
 
 
-def test_files_without_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["--dataset", "folder", "--root", str(voc_folder(tmp_path / "v")), "--ann", "--out", str(tmp_path / "o"), *FAST]
     assert evaluate_main(run) == 0
     out, err = capsys.readouterr()

@@ -72,7 +72,7 @@ def open_socket(server: PageServer, **options: Any) -> ClientConnection:
 def ask(client: ClientConnection, command: object) -> dict[str, Any]:
     """Send a command (or anything), and wait for the answer: a state, or an error."""
     client.send(command if isinstance(command, str | bytes) else json.dumps(command))
-    return wait_for(client, lambda told: "answer" in told)
+    return wait_for(client, lambda message: "answer" in message)
 
 
 def wait_for(client: ClientConnection, wanted: Any, seconds: float = 20.0) -> dict[str, Any]:
@@ -80,9 +80,9 @@ def wait_for(client: ClientConnection, wanted: Any, seconds: float = 20.0) -> di
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         message = client.recv(timeout=seconds)
-        if isinstance(message, str) and wanted(told := json.loads(message)):
-            return told  # type: ignore[no-any-return]
-    raise AssertionError("not told")
+        if isinstance(message, str) and wanted(message := json.loads(message)):
+            return message  # type: ignore[no-any-return]
+    raise AssertionError("no such message")
 
 
 def get(server: PageServer, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
@@ -164,7 +164,7 @@ def test_settings_are_obeyed_and_kept_in_bounds(served: tuple[LivePipeline, Page
 def test_what_makes_no_sense_is_answered_with_an_error(served: tuple[LivePipeline, PageServer], message: str | bytes) -> None:
     with open_socket(served[1]) as client:
         client.send(message)
-        assert wait_for(client, lambda told: "error" in told)["error"]
+        assert wait_for(client, lambda message: "error" in message)["error"]
         assert "status" in ask(client, {"do": "resume"})
 
 
@@ -172,7 +172,7 @@ def test_a_message_that_is_too_long_ends_that_connection_only(served: tuple[Live
     with open_socket(served[1]) as other, open_socket(served[1]) as client:
         client.send(bytes(200_000))
         with pytest.raises(ConnectionClosed) as closed:
-            wait_for(client, lambda told: False)
+            wait_for(client, lambda message: False)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
         assert "status" in ask(other, {"do": "resume"})
@@ -356,7 +356,7 @@ def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePip
         files = []
         for _ in range(4):
             ask(client, {"do": "record"})
-            wait_for(client, lambda told: (told.get("recording") or 0) > 0)
+            wait_for(client, lambda message: (message.get("recording") or 0) > 0)
             ask(client, {"do": "stop"})
             files.append(commands.open_finished())
     held = [(opened[0].read(), opened[1]) for opened in files if opened]
@@ -386,7 +386,7 @@ def test_a_recording_is_downloaded_and_read(served: tuple[LivePipeline, PageServ
 def test_a_recording_is_seen_to_grow_while_results_arrive(served: tuple[LivePipeline, PageServer]) -> None:
     with open_socket(served[1]) as client:
         ask(client, {"do": "record"})
-        assert "answer" not in wait_for(client, lambda told: told.get("recording", 0) > 0)
+        assert "answer" not in wait_for(client, lambda message: message.get("recording", 0) > 0)
         ask(client, {"do": "stop"})
 
 
@@ -397,9 +397,9 @@ def test_the_pages_own_camera_becomes_the_source_until_it_leaves(served: tuple[L
         assert ask(client, {"do": "camera_on"})["source"] == "the page's camera"
         assert "another page" in ask(other, {"do": "camera_on"})["error"]
         other.send(PICTURE)
-        assert "not in use" in wait_for(other, lambda told: "error" in told)["error"]
+        assert "not in use" in wait_for(other, lambda message: "error" in message)["error"]
         client.send(PICTURE[:-1])
-        assert "grey bytes" in wait_for(client, lambda told: "error" in told)["error"]
+        assert "grey bytes" in wait_for(client, lambda message: "error" in message)["error"]
         source, before = pipeline.source, pipeline.figures.windows
         for k in range(40):
             client.send(PICTURE[:8] + bytes([100 + 40 * (k % 2)]) * (64 * 48))
@@ -585,11 +585,11 @@ def test_beyond_loopback_there_is_a_warning_and_a_token(
     with messages(logging.INFO):
         server = PageServer(pipeline, Site("127.0.0.1:0"))
     try:
-        said = capsys.readouterr().err
-        assert "reachable from other machines" in said
+        err = capsys.readouterr().err
+        assert "reachable from other machines" in err
         token = server.url.partition("token=")[2]
         assert len(token) >= 20
-        assert token in said
+        assert token in err
         assert get(server, "/")[0] == 403
         assert get(server, "/recording.dat?token=wrong")[0] == 403
         assert get(server, f"/?token={token}")[0] == 200
@@ -615,7 +615,7 @@ def make_pipeline_of_nothing() -> Any:
     return object()
 
 
-def test_a_port_that_is_taken_is_said() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=r"cannot listen there .*in use"):

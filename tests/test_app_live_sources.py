@@ -55,7 +55,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def read_events(source: LiveSource, packets: int) -> Events:
-    """What a source delivers in so many packets, or until it ends."""
+    """What a source delivers in a number of packets, or until it ends."""
     parts = [NO_EVENTS]
     for _ in range(packets):
         packet = source.read()
@@ -145,7 +145,7 @@ def test_a_looped_recording_goes_on_in_time(tmp_path: Path) -> None:
     assert np.all(np.diff(events["t"]) >= 0)
 
 
-def test_a_pacer_says_when_things_were_due_and_gives_lost_time_back(clock: Clock) -> None:
+def test_a_pacer_says_when_packets_were_due_and_gives_lost_time_back(clock: Clock) -> None:
     pacer = Pacer(50_000)
     pacer.give(make_events([0, 9_999, 10_000]), 20_000)
     first, second = pacer.next(), pacer.next()
@@ -434,7 +434,7 @@ class Driver:
         self.closed += 1
 
 
-def test_a_sensor_is_read_and_its_loss_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sensor_is_read_and_its_loss_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     monkeypatch.setitem(sys.modules, "neuromorphic_drivers", driver)  # type: ignore[arg-type]
     source = SensorSource("evk4")

@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
 @pytest.mark.parametrize("sink", ["jsonl", "bbox", "csv", "video"])
 def test_a_full_disk_is_one_line_and_what_was_written_is_readable(tmp_path: Path, sink: str) -> None:
-    """A limit on the size of files stands for the full disk: writes fail alike."""
+    """A limit on the size of files simulates a full disk: writes fail in the same way."""
     code = (
         "import resource, sys\nfrom evburst.app.cli import detect_main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"

@@ -110,7 +110,7 @@ def test_without_holding_it_is_lost() -> None:
     assert again[-1] == [mine + 1]
 
 
-def test_it_is_held_no_longer_than_was_said() -> None:
+def test_it_is_held_no_longer_than_the_setting() -> None:
     tracks = tracker(hold_s=0.5)
     _, _, number = approach(tracks)
     results = [tracks.update(window(n, [], [])) for n in range(number, number + 20)]

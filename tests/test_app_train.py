@@ -228,10 +228,10 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     assert measured["loss"]["mean"] == pytest.approx(measured["ann"]["ap"] - measured["snn"]["ap"], abs=0.011)
     assert set(measured["snn"]["energy_of_ann"]) == {"int8", "fp16", "fp32"}
     assert convert() == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     share = 100 * measured["snn"]["energy_of_ann"]["int8"]
-    assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in said
-    assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (int8)" in said
+    assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in output
+    assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (int8)" in output
     assert convert("--set", "check_windows=-1") == 0
     assert "T = 1; what it loses was not measured" in capsys.readouterr().out
     sample = ROOT / "data" / "samples" / "street_td.dat"

@@ -135,7 +135,7 @@ def test_gesture_tables_that_are_wrong_are_named(tmp_path: Path, row: str) -> No
         open_classes("dvsgesture", tmp_path, "train")
 
 
-def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ncaltech_tree(tmp_path)
     folder = tmp_path / "Caltech101" / "airplanes"
     shutil.copy(folder / "image_0001.bin", folder / "image_0001 (1).bin")

@@ -210,7 +210,7 @@ def test_a_mapping_goes_before_names_and_ids() -> None:
     assert not matcher.unmatched
 
 
-def test_what_matches_nothing_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_labels_without_a_match_are_reported(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     matcher = ClassMatcher(STREET)
     matcher.indices(["car", "tram", "tram", "dog"])
     matcher.log_unmatched(tmp_path)

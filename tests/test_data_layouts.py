@@ -1,4 +1,4 @@
-"""Folder layouts: a tiny tree of each, what is left out of it and told, whose clock and whose sensor."""
+"""Folder layouts: a tiny tree of each, which files are skipped and reported, and which clock and sensor apply."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_contract_of_a_layout(tmp_path: Path, kind: str, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("kind", ["gen1", "1mpx", "pedro", "folder", "ncaltech101"])
-def test_files_of_macos_and_files_without_labels_are_left_out_and_told(
+def test_files_of_macos_and_files_without_labels_are_skipped_and_reported(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     make, spec, _ = TREES[kind]
@@ -102,12 +102,12 @@ def test_files_of_macos_and_files_without_labels_are_left_out_and_told(
     shutil.copy(first, other)
     data = opened(kind, root, spec)
     assert (len(data), data.unlabelled) == (before, 1)
-    told = " ".join(record.message for record in caplog.records)
-    assert f"1 event files without labels were skipped, the first one: {other}" in told
-    assert "created by macOS" in told
+    log = " ".join(record.message for record in caplog.records)
+    assert f"1 event files without labels were skipped, the first one: {other}" in log
+    assert "created by macOS" in log
 
 
-def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_names_and_annotations_of_ncaltech101_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = ncaltech_tree(tmp_path)
     shutil.copy(root / "Caltech101/Faces/image_0005.bin", root / "Caltech101/Faces/image_0005 (1).bin")
     annotation = root / "Caltech101_annotations/Faces/annotation_0005.bin"
@@ -123,7 +123,7 @@ def test_odd_names_and_annotations_of_ncaltech101_are_told(tmp_path: Path, caplo
         opened("ncaltech101", root, "caltech6")
 
 
-def test_boxes_without_events_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_without_events_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = prophesee_tree(tmp_path, SensorSize(304, 240), [0])
     boxes(root / "val" / "gone_bbox.npy", [200_000], [0])
     assert len(opened("gen1", root, "street")) == 1
@@ -207,7 +207,7 @@ def test_recordings_of_two_sensors_are_two_data_sets(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- clocks, faults, filters
 
 
-def test_labels_outside_the_recording_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_outside_the_recording_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     size = SensorSize(304, 240)
     (tmp_path / "val").mkdir()
     write_events(tmp_path / "val" / "a_td.dat", events(5000, 400_000, size), size)
@@ -237,7 +237,7 @@ def test_labels_on_another_clock_are_an_error(tmp_path: Path) -> None:
     assert len(opened("gen1", tmp_path, "street")) == 4
 
 
-def test_boxes_outside_the_sensor_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_outside_the_sensor_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Labels of another sensor, which a box file does not name."""
     root = prophesee_tree(tmp_path, SensorSize(304, 240), [0] * 20)
     path = next(root.rglob("*_bbox.npy"))

@@ -171,9 +171,7 @@ def test_a_clock_beyond_64_bits_is_named(tmp_path: Path) -> None:
     content = bytearray(aedat3_bytes([SAMPLE], "DVS128"))
     start = content.index(b"END-HEADER\r\n") + 12
     content[start + 12 : start + 16] = b"\xff\xff\xff\xff"
-    with pytest.raises(
-        EventFileError, match=f"the packet at byte {start} is corrupt: its clock is said to have overflowed 42949"
-    ):
+    with pytest.raises(EventFileError, match=f"the packet at byte {start} is corrupt: its header counts 42949"):
         collect(open_events(write(tmp_path / "a.aedat", bytes(content))))
     content[start + 15] = 0x7F
     stream = open_events(write(tmp_path / "a.aedat", bytes(content)))

@@ -224,7 +224,7 @@ def reference(times: list[int], window_us: int) -> tuple[list[tuple[int, list[in
 
 
 def is_glitch(raw: int, following: list[int], last: int | None) -> bool:
-    """Whether one of the following takes a time back; across a wrap only one that goes on where time came from."""
+    """Whether one of the following takes a time back; across a wrap only one that continues from the time before."""
     wrapped = False
     for before, later in zip([raw, *following], following, strict=False):
         wrapped |= before - later > 2**31

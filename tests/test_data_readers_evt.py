@@ -97,7 +97,7 @@ class ReferenceClock:
 
 
 def reference_evt2(words: list[int], vectors: bool) -> tuple[list[Row], dict[str, int], dict[int, int]]:
-    """EVT2 (or, as 64-bit words, EVT2.1): events, faults, and words of no use by type."""
+    """EVT2 (or, as 64-bit words, EVT2.1): events, faults, and unused words by type."""
     clock, events, useless, untimed = ReferenceClock(28, 6), [], {}, 0
     parts = [(w >> 32, w & 0xFFFFFFFF) if vectors else (w, 1) for w in words]
     for i, (word, valid) in enumerate(parts):
@@ -116,7 +116,7 @@ def reference_evt2(words: list[int], vectors: bool) -> tuple[list[Row], dict[str
 
 
 def reference_evt3(words: list[int]) -> tuple[list[Row], dict[str, int], dict[int, int]]:
-    """EVT3: events, faults, and words of no use by type."""
+    """EVT3: events, faults, and unused words by type."""
     clock, events, useless, untimed, unplaced = ReferenceClock(12, 12), [], {}, 0, 0
     t = y = base = None
     p = 0

@@ -67,7 +67,7 @@ def read(path: Path, **options: object) -> list[tuple[int, int, int, int]]:
 @FILES
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", [np.int64, np.float64])
-def test_a_unit_that_is_said(tmp_path: Path, name: str, unit: str, kind: type) -> None:
+def test_a_unit_that_is_stated(tmp_path: Path, name: str, unit: str, kind: type) -> None:
     t = BUSY["t"] / UNITS[unit]
     SAVE[name](tmp_path / name, table(BUSY, np.rint(t).astype(np.int64) if kind is np.int64 else t))
     found = [t for t, *_ in read(tmp_path / name, time_unit=unit)]

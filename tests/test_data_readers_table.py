@@ -231,7 +231,7 @@ def test_arrays_of_another_shape_are_named(tmp_path: Path) -> None:
         open_events(tmp_path / "a.npz", SIZE)
 
 
-def test_several_tables_are_told_apart_by_name(tmp_path: Path) -> None:
+def test_several_tables_are_distinguished_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", left=SAMPLE, right=SAMPLE)
     with pytest.raises(EventFileError, match=r"several tables \(left, right\); call the one with the events 'events'"):
         open_events(tmp_path / "a.npz", SIZE)

@@ -77,7 +77,7 @@ def test_any_words_stay_inside_the_array(
 @EACH
 @pytest.mark.parametrize("n", [0, 1, 70_000])
 def test_empty_single_and_very_many_events_of_one_time(name: str, dtype: str, n: int) -> None:
-    """So many on one pixel that an 8-bit and a 16-bit count would have wrapped around."""
+    """Enough events on one pixel that an 8-bit and a 16-bit count would have wrapped around."""
     window = EventWindow(0, 1, make_events([0] * n))
     expected = represent(window, name, SIZE)
     assert np.count_nonzero(expected) == min(n, 1)

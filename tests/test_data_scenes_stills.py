@@ -86,7 +86,7 @@ def test_an_object_behind_a_person_is_left_out() -> None:
     assert not stills._hidden(boxes[0], np.zeros((0, 4), np.float32))
 
 
-def test_brightening_changes_all_pixels_alike() -> None:
+def test_brightening_changes_all_pixels_equally() -> None:
     config = StillSceneConfig(mosaic=0.0, brighten=1.0)
     brighter, plain = (scene(replace(config, brighten=share), 3) for share in (1.0, 0.0))
     difference = brighter.render(50_000) - plain.render(50_000)

@@ -20,7 +20,7 @@ SIZE = SensorSize(64, 48)
 
 
 def events_at(times: list[int]) -> Events:
-    """Events at these times, told apart by x and y."""
+    """Events at these times, distinguished by x and y."""
     events = np.zeros(len(times), EVENT_DTYPE)
     events["t"] = times
     events["x"], events["y"] = np.arange(len(times)) % 64, np.arange(len(times)) // 64

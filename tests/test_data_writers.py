@@ -20,7 +20,7 @@ SUFFIXES = sorted(WRITERS)
 
 
 def size_for(suffix: str) -> SensorSize | None:
-    """What has to be said when the file is opened again."""
+    """Options needed to open the file again."""
     return SIZE if suffix == ".csv" else None
 
 

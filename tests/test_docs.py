@@ -35,7 +35,17 @@ BANNED = (
     r"\bgoes on\b", r"laid out anew", r"\bsure\b", r"\bformer(?:ly)?\b", r"as of now",
     r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7,40}\b",
 )  # fmt: skip
-"""What no page says: idioms that a native reader stumbles over, diary words, and commit hashes."""
+"""Banned from all pages: unidiomatic phrases, diary words, and commit hashes."""
+CODE_FOLDERS = ("app", "bench", "configs", "data", "eval", "evburst", "models", "tests")
+CODE_SUFFIXES = {".css", ".html", ".j2", ".js", ".py", ".toml", ".yaml", ".yml"}
+BANNED_IN_CODE = (
+    r"can be (?:told|said)", "told", "said", "made of", "what is there", "alike", "so many", "of no use", "goes on",
+    "laid out anew", "sure", "former(?:ly)?", "as of now", "price", "worth", "things?",
+)  # fmt: skip
+"""Banned from code: in docstrings, comments, texts for users, and as words of names, such as `is_told`."""
+BANNED_IN_MODELS = ("moved", "reach")
+"""Banned where they would mean divergence and fan-out; in data they can mean motion."""
+NOT_CHECKED = {"tests/test_docs.py", "app/convert.py"}
 
 _NO_FIGURE = re.compile(
     r"\bT (?:=|>|<=) \d+|\bPython 3\.\d+|\b(?:19|20)\d\d\b|\b\d+-bit\b|\b\d+ bits\b|\bIoU \d\.\d+|\bAGPL-3\.0"
@@ -177,6 +187,39 @@ def test_plain_english(page: Path) -> None:
     for words in BANNED:
         found = re.search(words, prose, re.IGNORECASE)
         assert found is None, f"{_name(page)}: {found.group()!r}"
+
+
+def _code_files() -> list[Path]:
+    files = [file for folder in CODE_FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in CODE_SUFFIXES]
+    return sorted(file for file in files if _name(file) not in NOT_CHECKED and "results" not in file.parts)
+
+
+def _banned_in(text: str, words: tuple[str, ...]) -> list[str]:
+    """Banned words in a text, also as a part of a name between underscores."""
+    pattern = re.compile(rf"(?<![a-z])(?:{'|'.join(words)})(?![a-z])", re.IGNORECASE)
+    return [f"line {number}: {line.strip()}" for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
+
+
+def test_plain_english_in_code() -> None:
+    files = _code_files()
+    assert len(files) > 200
+    found = {_name(file): _banned_in(file.read_text(encoding="utf-8"), BANNED_IN_CODE) for file in files}
+    for folder in ("eval", "models"):
+        for file in (file for file in files if file.is_relative_to(ROOT / folder)):
+            found[_name(file)] += _banned_in(file.read_text(encoding="utf-8"), BANNED_IN_MODELS)
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("def is_told(): ...", ["line 1: def is_told(): ..."]),  # a word of a name
+        ("a\n  # So many words", ["line 2: # So many words"]),
+        ("measure, unsaid, pressure", []),  # only a part of a word
+    ],
+)
+def test_banned_words_are_found_in_names_and_comments(text: str, lines: list[str]) -> None:
+    assert _banned_in(text, BANNED_IN_CODE) == lines
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

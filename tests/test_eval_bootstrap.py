@@ -25,7 +25,7 @@ def frames(seed: int, recordings: int = 3) -> list[Frame]:
 
 
 def noisy(some: list[Frame], seed: int, jitter: float, share: float = 0.9) -> list[Frame]:
-    """Predictions made of the labels: moved by `jitter` pixels, some lost, some invented."""
+    """Predictions derived from the labels: shifted by `jitter` pixels, some lost, some invented."""
     rng = np.random.default_rng(seed)
     out = []
     for frame in some:

@@ -59,7 +59,7 @@ def test_counts_by_hand() -> None:
     assert "memory traffic" in report.excluded
 
 
-def test_snn_against_qnn_is_the_mean_burst_at_the_price_of_additions() -> None:
+def test_snn_against_qnn_is_the_mean_burst_at_the_cost_of_additions() -> None:
     report = energy_report(stats())
     for table in COST_TABLES.values():
         found = report.energies(table.name).as_dict()

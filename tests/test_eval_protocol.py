@@ -149,7 +149,7 @@ def test_a_20_hz_detector_has_duplicates_in_the_toolbox_only() -> None:
     assert left_out.unmatched == (found["t"] > 500_000).sum() - (truth["t"] > 500_000).sum()
 
 
-def test_boxes_outside_the_frame_are_cut_for_labels_and_predictions_alike() -> None:
+def test_boxes_outside_the_frame_are_clipped_for_labels_and_predictions() -> None:
     truth, seen = boxes((600_000, -40, 30, 100, 60)), boxes((600_000, 0, 30, 60, 60))
     assert ap(truth, seen) == pytest.approx(100)
     assert ap(seen, truth) == pytest.approx(100)

@@ -200,7 +200,7 @@ def test_what_is_loaded_is_what_was_calibrated(
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_files_of_the_former_kind_are_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_files_of_an_older_version_are_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     bundle.save(path)
     tensors, metadata = load_tensors(path, "detector")

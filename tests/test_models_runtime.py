@@ -59,11 +59,11 @@ def exact(graph: Graph, parameters: SpikingParameters, takes_back: bool = False)
     for name, layer in parameters.neurons.items():
         theta = 2.0 ** torch.randint(0, 3, layer.theta.shape, generator=generator)
         neurons[name] = NeuronLayer(theta, torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back)
-    worth = signal_thresholds(graph, neurons)
+    spike_sizes = signal_thresholds(graph, neurons)
     tensors = {}
     for node in graph.nodes:
         if node.op == "conv":
-            values = spike_values(graph, node, worth)
+            values = spike_values(graph, node, spike_sizes)
             assert values is not None
             for what in ("weight", "bias"):
                 tensor = graph.tensors[f"{node.name}.{what}"]
@@ -317,25 +317,25 @@ def test_windows_do_not_touch_each_other(graph: Graph) -> None:
 
 @integers
 @pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
-@pytest.mark.parametrize("worth", [1, 4], ids=["8 bits", "10 bits"])
-def test_sums_of_sixteen_bits_cannot_overflow(limit: int, worth: int) -> None:
+@pytest.mark.parametrize("spike_size", [1, 4], ids=["8 bits", "10 bits"])
+def test_sums_of_sixteen_bits_cannot_overflow(limit: int, spike_size: int) -> None:
     """The worst counts against the worst weights: all of one sign, and as large as they get."""
     weight = torch.ones(LANES, 64, 3, 3)
     weight[1::2] *= -1
-    source = Source("a", (64, 8, 8), np.full(64, worth, np.float32), limit)
+    source = Source("a", (64, 8, 8), np.full(64, spike_size, np.float32), limit)
     read = Read(source, 0, 64, [Part(source, 0, 0, 64)])
     packed = pack(weight, [read], torch.ones(64))
     assert packed is not None
     planes = packed.data.shape[1]
-    assert planes == (2 if worth > 1 or limit > 129 else 1)
+    assert planes == (2 if spike_size > 1 or limit > 129 else 1)
     pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
     edges = np.arange(0, pairs.shape[2], packed.flush)
     assert np.abs(pairs).max() < 2**15
     assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
     data = packed.data.astype(np.int64)
     whole = data[:, 0] if planes == 1 else 128 * data[:, 0] + data[:, 1]
-    assert (whole[0, 0, 0] == 127 * worth).all()
-    assert np.allclose(whole[0, 0, 0, 0] * packed.scale[0], worth)
+    assert (whole[0, 0, 0] == 127 * spike_size).all()
+    assert np.allclose(whole[0, 0, 0, 0] * packed.scale[0], spike_size)
 
 
 def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph,
                         value.copy_(counts * theta)
                         OneLayer.spikes = float(counts.sum())
 
-            moved = float(divergence(ann, OneLayer(graph)(grid), SPEC))
-            assert table.sensitivity[k, c] == pytest.approx(moved, rel=2e-2, abs=1e-6)
+            expected = float(divergence(ann, OneLayer(graph)(grid), SPEC))
+            assert table.sensitivity[k, c] == pytest.approx(expected, rel=2e-2, abs=1e-6)
             assert (table.cost[k, c] > 0) == (OneLayer.spikes > 0)
     assert (np.diff(table.cost[:, [0, 2]], axis=1) < 0).all()  # a doubled threshold costs less
 
@@ -120,8 +120,8 @@ def test_sensitivity_is_that_of_the_network_with_one_layer_changed(graph: Graph,
 def test_cost_is_what_the_spiking_network_counts(graph: Graph, grid: Tensor) -> None:
     """With exact convolutions before it, the first layer's cost in the table is its synaptic operations."""
     table = measure(graph, SPEC, [grid], 1, (Choice(4),))
-    sure = torch.sigmoid(Runner(graph)(grid)[1]).amax(1, keepdim=True)
-    _, parameters = calibrate(graph, record_targets(graph, grid, sure), 1, Choice(4), "none")
+    confidence = torch.sigmoid(Runner(graph)(grid)[1]).amax(1, keepdim=True)
+    _, parameters = calibrate(graph, record_targets(graph, grid, confidence), 1, Choice(4), "none")
     _, stats = SpikingNetwork(graph, parameters).run(grid)
     layer = next(layer for layer in stats.layers if layer.name == table.layers[0])
     assert table.cost[0, 0] == pytest.approx(layer.synaptic_ops.mean(), rel=1e-3)
@@ -148,27 +148,27 @@ def test_divergence_is_none_only_where_nothing_moved_and_objects_count_most(kind
     classes[0, -1, 1, 1] = 12.0  # one object
     assert divergence([boxes, classes], [boxes, classes], spec) == 0
 
-    def moved(row: int, column: int) -> float:
+    def divergence_of(row: int, column: int) -> float:
         other = boxes.clone()
         other[0, ::3, row, column] += 1.0
         return float(divergence([boxes, classes], [other, classes], spec))
 
-    assert moved(1, 1) > 20 * moved(0, 0) > 0
+    assert divergence_of(1, 1) > 20 * divergence_of(0, 0) > 0
 
 
-def test_scores_count_by_confidence_or_alike_everywhere() -> None:
+def test_scores_count_by_confidence_or_equally_everywhere() -> None:
     spec, boxes, classes = HeadSpec("yolo", (8,), 4, ("a", "b")), torch.zeros(1, 16, 3, 3), torch.full((1, 2, 3, 3), -3.0)
     classes[0, 0, 1, 1] = 6.0  # one object, of the first class
 
-    def moved(row: int, column: int, everywhere: bool) -> float:
+    def divergence_of(row: int, column: int, everywhere: bool) -> float:
         other = classes.clone()
         other[0, 1, row, column] += 1.0
         return float(divergence([boxes, classes], [boxes, other], spec, everywhere))
 
     p, q = torch.sigmoid(torch.tensor([-3.0, -2.0])).tolist()
-    assert moved(0, 0, True) == moved(1, 1, True) == pytest.approx(q - p, rel=1e-5)
-    assert moved(0, 0, False) == pytest.approx(q * (q - p), rel=1e-5)
-    assert moved(1, 1, False) == pytest.approx(q - p, rel=1e-2)
+    assert divergence_of(0, 0, True) == divergence_of(1, 1, True) == pytest.approx(q - p, rel=1e-5)
+    assert divergence_of(0, 0, False) == pytest.approx(q * (q - p), rel=1e-5)
+    assert divergence_of(1, 1, False) == pytest.approx(q - p, rel=1e-2)
 
 
 def test_boxes_count_more_where_scores_count_everywhere() -> None:

@@ -75,12 +75,12 @@ def test_typical_thresholds_are_those_of_training() -> None:
         assert all(1.1 < r < 2 for r in ratio[alive].tolist())
 
 
-def test_typical_thresholds_go_with_positions_that_count_alike(graph: Graph, grid: Tensor) -> None:
+def test_typical_thresholds_give_all_positions_equal_weight(graph: Graph, grid: Tensor) -> None:
     batch = grid.repeat(4, 1, 1, 1)
-    sure = torch.rand(len(batch), 1, 4, 4, generator=torch.Generator().manual_seed(2))
-    weighted, alike = record_targets(graph, batch, sure), record_targets(graph, batch)
+    confidence = torch.rand(len(batch), 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    weighted, unweighted = record_targets(graph, batch, confidence), record_targets(graph, batch)
     for typical in (True, False):
-        one, other = (calibrate(graph, targets, 1, Choice(8, typical=typical))[1] for targets in (weighted, alike))
+        one, other = (calibrate(graph, targets, 1, Choice(8, typical=typical))[1] for targets in (weighted, unweighted))
         assert typical == all(torch.equal(one.readout_shift[name], other.readout_shift[name]) for name in one.readout_shift)
 
 
@@ -198,9 +198,9 @@ def test_raised_thresholds_fire_less(graph: Graph, grid: Tensor) -> None:
 
 
 def test_positions_where_the_ann_sees_something_count_more() -> None:
-    sure = torch.zeros(1, 1, 4, 4)
-    sure[0, 0, 1, 2] = 1.0
-    coarse, fine = position_weights(sure, 2, 2), position_weights(sure, 8, 8)
+    confidence = torch.zeros(1, 1, 4, 4)
+    confidence[0, 0, 1, 2] = 1.0
+    coarse, fine = position_weights(confidence, 2, 2), position_weights(confidence, 8, 8)
     assert coarse[0, 0].argmax() == 1
     assert fine[0, 0, 2:4, 4:6].min() == fine.max()
     for weights in (coarse, fine):

@@ -60,7 +60,7 @@ def graph() -> Graph:
 
 def traced(kind: type[nn.Module]) -> Graph:
     graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16))
-    for name in ("boxes.weight", "scores.weight"):  # as sure of itself as a trained one
+    for name in ("boxes.weight", "scores.weight"):  # as confident as a trained network
         graph.tensors[name] *= 4
     return graph.in_float16()
 
@@ -78,7 +78,7 @@ def calibrated(graph: Graph, batches: list[Tensor], request: pytest.FixtureReque
     return calibrate(graph, record_targets(graph, torch.cat(batches[:4])), timesteps, choice)
 
 
-def moved(graph: Graph, converted: tuple[Graph, SpikingParameters], grids: Tensor) -> float:
+def mean_divergence(graph: Graph, converted: tuple[Graph, SpikingParameters], grids: Tensor) -> float:
     return float(divergence(Runner(graph)(grids), SpikingNetwork(*converted).run(grids)[0], SPEC, everywhere=True))
 
 
@@ -91,7 +91,9 @@ def test_it_comes_nearer_on_grids_it_has_not_seen(
     learned = distil(graph, *calibrated, SPEC, batches[:40] * 4, Descent(160), seen.append)
     unseen = batches[40]
     assert len(seen) == 160
-    assert moved(graph, learned, unseen) < 0.95 * moved(graph, calibrated, unseen)  # a part of it is linear in the error
+    assert mean_divergence(graph, learned, unseen) < 0.95 * mean_divergence(
+        graph, calibrated, unseen
+    )  # a part of it is linear in the error
     assert all(torch.equal(graph.tensors[name], tensor) for name, tensor in before.items())
 
 
@@ -102,7 +104,7 @@ def test_what_learns_is_the_network_that_runs(
     first: list[Progress] = []
     distil(graph, *calibrated, SPEC, batches[:1], Descent(1), first.append)
     folds = all(layer.signed for layer in calibrated[1].neurons.values())
-    assert first[0].divergence == pytest.approx(moved(graph, calibrated, batches[0]), rel=0.1 if folds else 1e-4)
+    assert first[0].divergence == pytest.approx(mean_divergence(graph, calibrated, batches[0]), rel=0.1 if folds else 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,8 @@ def test_other_activations_and_pools_learn_too(batches: list[Tensor], case: str)
     start = calibrate(other, record_targets(other, torch.cat(batches[:4])), timesteps, choice)
     seen: list[Progress] = []
     learned = distil(other, *start, SPEC, batches[:40] * 8, Descent(320), seen.append)
-    assert seen[0].divergence == pytest.approx(moved(other, start, batches[0]), rel=1e-4)
-    assert moved(other, learned, batches[40]) < 0.97 * moved(other, start, batches[40])
+    assert seen[0].divergence == pytest.approx(mean_divergence(other, start, batches[0]), rel=1e-4)
+    assert mean_divergence(other, learned, batches[40]) < 0.97 * mean_divergence(other, start, batches[40])
 
 
 def test_nothing_learned_is_nothing_changed(graph: Graph, calibrated: tuple[Graph, SpikingParameters]) -> None:
@@ -231,8 +233,8 @@ def test_divergence_sees_edges_that_move(graph: Graph, batches: list[Tensor]) ->
     lengths = [(side * torch.arange(4.0)[:, None, None]).sum(2) for side in sides]  # left, top, right, bottom from the centre
     boxes = [torch.stack([-x[:, 0], -x[:, 1], x[:, 2], x[:, 3]], -1).reshape(-1, 4).double().numpy() for x in lengths]
     overlap = np.array([iou_matrix(a[None], b[None])[0, 0] for a, b in zip(*boxes, strict=True)])
-    sure = torch.sigmoid(ann[1]).amax(1).flatten().numpy()
-    assert float(parts[0] - parts[1]) == pytest.approx(float((sure * (1 - overlap)).sum()) / 4, rel=1e-4)
+    confidence = torch.sigmoid(ann[1]).amax(1).flatten().numpy()
+    assert float(parts[0] - parts[1]) == pytest.approx(float((confidence * (1 - overlap)).sum()) / 4, rel=1e-4)
 
 
 def test_boxes_of_an_ssd_overlap_as_they_are_decoded() -> None:
@@ -307,12 +309,12 @@ def test_gradient_is_that_of_single_operations(neurons: str, timesteps: int, inp
 def test_without_its_weights_it_learns_thresholds_and_shifts(
     graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters]
 ) -> None:
-    """The weights are the ANN's, rounded to what a spike is worth now."""
+    """The weights are the ANN's, rounded to the size of a spike after learning."""
     spiking, parameters = distil(graph, *calibrated, SPEC, batches[:40], Descent(40, weights=False))
-    worth = signal_thresholds(spiking, parameters.neurons)
+    spike_sizes = signal_thresholds(spiking, parameters.neurons)
     for node in spiking.nodes:
         if node.op == "conv":
-            values, name = spike_values(spiking, node, worth), f"{node.name}.weight"
+            values, name = spike_values(spiking, node, spike_sizes), f"{node.name}.weight"
             assert values is not None
             step = spiking.tensors.get(f"{node.name}.step")
             assert torch.equal(spiking.tensors[name], rounded(graph.tensors[name], values, step))
@@ -326,4 +328,6 @@ def test_without_its_weights_it_starts_as_the_network_that_runs(
 ) -> None:
     first: list[Progress] = []
     distil(graph, *calibrated, SPEC, batches[:1], Descent(1, weights=False), first.append)
-    assert first[0].divergence == pytest.approx(moved(graph, calibrated, batches[0]), rel=0.1)  # rounded once, not twice
+    assert first[0].divergence == pytest.approx(
+        mean_divergence(graph, calibrated, batches[0]), rel=0.1
+    )  # rounded once, not twice

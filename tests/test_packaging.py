@@ -90,8 +90,8 @@ def test_the_wheel_holds_every_file(installed: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 def test_the_wheel_works_from_any_folder(installed: tuple[Path, Path], tmp_path: Path) -> None:
     target = str(installed[1])
-    said = run(sys.executable, "-m", "evburst", "--version", cwd=tmp_path, PYTHONPATH=target)
-    assert said == f"evburst {PROJECT['project']['version']}\n"
+    output = run(sys.executable, "-m", "evburst", "--version", cwd=tmp_path, PYTHONPATH=target)
+    assert output == f"evburst {PROJECT['project']['version']}\n"
     code = "import evburst.data.events, evburst.app; print(evburst.__file__, evburst.app.__file__)"
     assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=target).count(target) == 2
     shown = run(sys.executable, "-m", "evburst", "detect", "--help", cwd=tmp_path, PYTHONPATH=target)
@@ -143,7 +143,9 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert require("json", "export", "x").__name__ == "json"
 
 
-def test_a_package_that_does_not_load_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_does_not_load_is_distinguished_from_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "halfthere.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
     (tmp_path / "needsmore.py").write_text("import nowhere_to_be_found")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -23,15 +23,15 @@ Counts = NDArray[np.int64]
 
 @dataclass
 class Signal:
-    """What a node passes on: summands of whole counts `(C, H, W)`, each with what one of its counts is worth, `(C,)`."""
+    """What a node passes on: summands of whole counts `(C, H, W)`, each with the size of one count, `(C,)`."""
 
     summands: list[tuple[Counts, NDArray[np.float64]]]
 
     def unit(self) -> NDArray[np.float64]:
-        return np.min([worth for _, worth in self.summands], 0)  # type: ignore[no-any-return]
+        return np.min([unit_size for _, unit_size in self.summands], 0)  # type: ignore[no-any-return]
 
     def in_units(self) -> NDArray[np.float64]:
-        return sum(counts * (worth / self.unit())[:, None, None] for counts, worth in self.summands)  # type: ignore[return-value]
+        return sum(counts * (unit_size / self.unit())[:, None, None] for counts, unit_size in self.summands)  # type: ignore[return-value]
 
 
 class Recount:
@@ -92,7 +92,7 @@ class Recount:
         return total * scale[:, None, None] + bias[:, None, None]
 
     def _integers(self, name: str, unit: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-        """8-bit weights in units of what they multiply, and what one of each output channel is worth."""
+        """8-bit weights in units of what they multiply, and the size of one unit of each output channel."""
         if f"spiking/{name}.weight" in self.tensors:
             return self.tensors[f"spiking/{name}.weight"], self.tensors[f"spiking_scale/{name}.weight"].astype(np.float64)
         products = self.tensors[f"ann/{name}.weight"].astype(np.float32) * unit.astype(np.float32)[:, None, None]
@@ -110,13 +110,13 @@ class Recount:
         return self._source(node, counts, theta)
 
     def max_pool(self, node: dict[str, Any], x: Signal) -> Signal:
-        ((counts, worth),) = x.summands
+        ((counts, unit_size),) = x.summands
         kernel, stride, pad = (
             [v, v] if isinstance(v, int) else v for v in (node["attrs"][k] for k in ("kernel", "stride", "padding"))
         )
         around = np.pad(counts, ((0, 0), (pad[0],) * 2, (pad[1],) * 2))
         windows = np.lib.stride_tricks.sliding_window_view(around, kernel, (1, 2))[:, :: stride[0], :: stride[1]]
-        return self._source(node, windows.max((3, 4)), worth)
+        return self._source(node, windows.max((3, 4)), unit_size)
 
     def add(self, node: dict[str, Any], a: Signal, b: Signal) -> Signal:
         return Signal(a.summands + b.summands)
@@ -132,15 +132,15 @@ class Recount:
 
     def slice(self, node: dict[str, Any], x: Signal) -> Signal:
         part = slice(node["attrs"]["start"], node["attrs"]["stop"])
-        return Signal([(counts[part], worth[part]) for counts, worth in x.summands])
+        return Signal([(counts[part], unit_size[part]) for counts, unit_size in x.summands])
 
     def upsample(self, node: dict[str, Any], x: Signal) -> Signal:
         k = node["attrs"]["factor"]
-        return Signal([(counts.repeat(k, 1).repeat(k, 2), worth) for counts, worth in x.summands])
+        return Signal([(counts.repeat(k, 1).repeat(k, 2), unit_size) for counts, unit_size in x.summands])
 
-    def _source(self, node: dict[str, Any], counts: Counts, worth: NDArray[np.float64]) -> Signal:
+    def _source(self, node: dict[str, Any], counts: Counts, unit_size: NDArray[np.float64]) -> Signal:
         self.spikes[node["name"]] = int(counts.sum())
-        return Signal([(counts, worth)])
+        return Signal([(counts, unit_size)])
 
 
 @pytest.mark.parametrize("name", ["street", "caltech6"])

@@ -53,9 +53,9 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
-            said = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
+            status = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
             with suppress(DataError):  # the disk may be full: the error that ended the run is the one to report
-                self.write_summary(said)
+                self.write_summary(status)
         self._stack.close()
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:

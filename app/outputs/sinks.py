@@ -237,7 +237,7 @@ class CocoSink:
 
 @sink("video", "annotated.mp4")
 class VideoSink:
-    """Events and boxes as H.264 video: at the recording's own pace, slower by a factor, or so many windows per second."""
+    """Events and boxes as H.264 video: at the recording's own pace, slower by a factor, or at fixed windows per second."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._renderer = Renderer(run.sensor_size, run.classes, run.network, run.start_us)

@@ -116,7 +116,7 @@ class Aedat3File(PacketFile):
             )
         if overflow > _MAX_OVERFLOW:
             raise EventFileError(
-                f"{self.path}: the packet at byte {position} is corrupt: its clock is said to have overflowed {overflow} times"
+                f"{self.path}: the packet at byte {position} is corrupt: its header counts {overflow} overflows of the clock"
             )
         return kind, size, overflow, capacity, number
 

@@ -135,7 +135,7 @@ def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadS
     wh = writer.constant(f"{name}.wh", anchors[:, :, None])
     x, y = _centres(rows, columns)
     origin = writer.constant(f"{name}.origin", np.stack([x, y])[None] * np.float32(stride))
-    centre = writer.emit("Add", [origin, writer.emit("Mul", [shift, wh], f"{name}.moved")], f"{name}.centre")
+    centre = writer.emit("Add", [origin, writer.emit("Mul", [shift, wh], f"{name}.offset")], f"{name}.centre")
     largest = writer.constant("decode.largest", np.float32(_SSD_LARGEST))
     grown = writer.emit("Exp", [writer.emit("Min", [growth, largest], f"{name}.least")], f"{name}.exp")
     half_wh = writer.constant(f"{name}.half", anchors[:, :, None] / 2)

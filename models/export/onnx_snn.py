@@ -333,8 +333,8 @@ class SpikingWriter:
                 low, high = low + part.low * int(multiple.max()), high + part.high * int(multiple.max())
                 name = part.name
                 if not bool((multiple == 1).all()):
-                    column = self._column(f"{node.name}.worth{k}", multiple)
-                    name = self.emit("Mul", [name, column], f"{node.name}.worth{k}.x")
+                    column = self._column(f"{node.name}.spike_size{k}", multiple)
+                    name = self.emit("Mul", [name, column], f"{node.name}.spike_size{k}.x")
             names.append(self._repeated(name, part.length, length))
         total = self.emit("Add", names, f"{node.name}.sum")
         return Signal(total, length) if unit is None else self._counts(total, node, length, low, high)

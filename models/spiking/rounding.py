@@ -151,9 +151,9 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
         parameters: its neurons.
     """
     tensors, neurons = dict(graph.tensors), dict(parameters.neurons)
-    worth = signal_thresholds(graph, neurons)
+    spike_sizes = signal_thresholds(graph, neurons)
     for conv, relu in driven(graph):
-        values = spike_values(graph, conv, worth)
+        values = spike_values(graph, conv, spike_sizes)
         if values is None:
             continue
         layer, weight, bias = neurons[relu.name], tensors[f"{conv.name}.weight"], tensors[f"{conv.name}.bias"]
@@ -179,9 +179,9 @@ def whole_steps(constant: Tensor, step: Tensor) -> Tensor:
 
 def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
     """Whether a network is in `integer_form`."""
-    tensors, worth = graph.tensors, signal_thresholds(graph, parameters.neurons)
+    tensors, spike_sizes = graph.tensors, signal_thresholds(graph, parameters.neurons)
     for conv, relu in driven(graph):
-        if spike_values(graph, conv, worth) is None:
+        if spike_values(graph, conv, spike_sizes) is None:
             continue
         layer, step = parameters.neurons[relu.name], tensors.get(f"{conv.name}.step")
         if step is None or layer.shift.any() or not _odd(layer.theta, step):

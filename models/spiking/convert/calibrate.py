@@ -256,7 +256,7 @@ class _Layer:
 
 
 def _with_common_unit(layer: NeuronLayer, units: list[Tensor]) -> NeuronLayer:
-    """The layer with thresholds moved to the nearest power of two of those its spikes are added to.
+    """The layer with thresholds rounded to the nearest power of two of those its spikes are added to.
 
     The sum then has a unit of its own (see `signal_thresholds`), and one 8-bit weight fits all of its summands.
     """

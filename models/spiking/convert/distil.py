@@ -41,10 +41,10 @@ WARM_UP = 10
 RAMP = 0.5
 """Share of the steps over which a limit tightens from the network's initial value to the requested one. A multiplier that
 meets a large excess at once grows too far and overshoots the limit."""
-PRICE_RATES = 0.05, 100.0
+MULTIPLIER_RATES = 0.05, 100.0
 """Integral gain of a limit's multiplier per unit of relative excess: per step (Arrow, Hurwicz, Uzawa, 1958), and in
 addition over all steps together, because short descents must converge faster."""
-PRICE_GAIN = 4.0
+MULTIPLIER_GAIN = 4.0
 """Proportional gain of the multiplier; without it the multiplier oscillates
 (Stooke, Achiam, Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", ICML 2020)."""
 MEMORY = 0.98
@@ -104,8 +104,8 @@ class Limit:
         tight = min(1.0, step / (RAMP * steps))
         excess = found / (tight * limit + (1 - tight) * max(self.first, limit)) - 1
         self.excess = MEMORY * self.excess + (1 - MEMORY) * excess
-        self.held = max(0.0, self.held + (PRICE_RATES[0] + PRICE_RATES[1] / steps) * excess)
-        return max(0.0, self.held + PRICE_GAIN * self.excess)
+        self.held = max(0.0, self.held + (MULTIPLIER_RATES[0] + MULTIPLIER_RATES[1] / steps) * excess)
+        return max(0.0, self.held + MULTIPLIER_GAIN * self.excess)
 
 
 @dataclass(frozen=True)
@@ -502,10 +502,10 @@ def _fire_at_once(current, shift, limits, out, theta, fan_out, totals):  # type:
         i, c = plane // channels, plane % channels
         th, sh, most = theta[c], shift[c], limits[c]
         operations, surplus, bursts = zero, zero, zero
-        arriving, said = current[i, c], out[i, c]
+        arriving, emitted = current[i, c], out[i, c]
         for k in range(size):
             n = _level(arriving[k], sh, th, most)
-            said[k] = n * th
+            emitted[k] = n * th
             operations += n * fan_out[c, k]
             surplus += half * n * (n - one) * fan_out[c, k]
             bursts += fan_out[c, k] if n > zero else zero
@@ -533,36 +533,48 @@ def _tally(out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _fire_backward(  # type: ignore[no-untyped-def]
-    gradient, price, extra, mean, out, theta, shift, limits, negative_slope, fan_out, passed, to_theta, to_shift
+    gradient,
+    operation_gradient,
+    surplus_gradient,
+    mean,
+    out,
+    theta,
+    shift,
+    limits,
+    negative_slope,
+    fan_out,
+    passed,
+    to_theta,
+    to_shift,
 ):
     """Backward pass of `_Fire` in one pass over memory.
 
-    price and extra are the gradients of an operation and of `_Student.surplus`. Adds to passed (as `current`), and fills
-    to_theta and to_shift `(N, C)`.
+    operation_gradient and surplus_gradient are the gradients of an operation and of `_Student.surplus`. Adds to passed (as
+    `current`), and fills to_theta and to_shift `(N, C)`.
     """
     timesteps, images, channels, size = out.shape
     zero, one = np.float32(0), np.float32(1)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
-        largest, unit, per_step, sh = theta[c] * limits[c], one / theta[c], extra / theta[c], shift[c]
-        base = price - extra
+        largest, unit, per_step, sh = theta[c] * limits[c], one / theta[c], surplus_gradient / theta[c], shift[c]
+        base = operation_gradient - surplus_gradient
         for t in range(timesteps):
-            step, moved = zero, zero
-            arrived, said, now = gradient[t, i, c], out[t, i, c], passed[t % len(passed), i, c]
+            theta_step, shift_step = zero, zero
+            arrived, emitted, now = gradient[t, i, c], out[t, i, c], passed[t % len(passed), i, c]
             for k in range(size):
                 wanted = mean[i, c, k] + sh
                 slope = one if wanted > zero else negative_slope
                 wanted *= slope
                 slope = slope if abs(wanted) < largest else zero
                 wanted = wanted if abs(wanted) < largest else zero
-                cost = unit * fan_out[c, k] * (base + per_step * abs(said[k]))
-                cost = cost if said[k] > zero else (-cost if said[k] < zero else zero)
+                cost = unit * fan_out[c, k] * (base + per_step * abs(emitted[k]))
+                cost = cost if emitted[k] > zero else (-cost if emitted[k] < zero else zero)
                 total = arrived[k] + cost
-                step += arrived[k] * said[k] - total * wanted
+                theta_step += arrived[k] * emitted[k] - total * wanted
                 now[k] += total * slope
-                moved += total * slope
-            to_theta[i, c] += step / theta[c]
-            to_shift[i, c] += moved
+                shift_step += total * slope
+            to_theta[i, c] += theta_step / theta[c]
+            to_shift[i, c] += shift_step
 
 
 def _added(graph: Graph) -> set[str]:

@@ -94,12 +94,12 @@ def measure(
     for number in range(table.batches, len(batches)):
         ann = _Prefix(fast)
         expected = ann(batches[number].contiguous(memory_format=torch.channels_last))
-        sure = task.confidence(expected, spec)
-        cost, moved = np.zeros(shape), np.zeros(shape)
+        confidence = task.confidence(expected, spec)
+        cost, divergences = np.zeros(shape), np.zeros(shape)
         for k, node in enumerate(relus):
             name = node.name
             activation = ann.values[name]
-            weights = position_weights(sure, *activation.shape[-2:])
+            weights = position_weights(confidence, *activation.shape[-2:])
             thresholds: dict[Choice, Tensor] = {}
             for c, choice in enumerate(choices):
                 base = replace(choice, rho=1.0)
@@ -108,11 +108,11 @@ def measure(
                 layer = raised(node, thresholds[base], choice)
                 spikes = steady_counts(activation, layer, timesteps)
                 outputs = ann.rerun(name, spikes * layer.theta[:, None, None] / timesteps)
-                moved[k, c] = float(task.divergence(expected, outputs, spec))
+                divergences[k, c] = float(task.divergence(expected, outputs, spec))
                 cost[k, c] = float((spikes.abs() * fan_out[name]).sum()) / len(activation)
             progress()
         done = table.batches
-        mean = [(old * done + new) / (done + 1) for old, new in ((table.cost, cost), (table.sensitivity, moved))]
+        mean = [(old * done + new) / (done + 1) for old, new in ((table.cost, cost), (table.sensitivity, divergences))]
         table = SensitivityTable(layers, choices, mean[0], mean[1], done + 1)
         save(table)
     return table
