@@ -277,9 +277,10 @@ def test_from_python(place: Path) -> None:
 
 
 def test_bundled_weights_by_task() -> None:
-    assert {"nmnist", "dvs128-objects"} <= set(bundled_weights(CLASSIFICATION))
+    sensors = {"nmnist": [34, 34], "dvs128-objects": [128, 128], "caltech101": [240, 180]}
+    assert set(bundled_weights(CLASSIFICATION)) == sensors.keys()
     assert set(bundled_weights(DETECTION)) == {"caltech6", "caltech6-ssd", "street"}
-    for name in ("nmnist", "dvs128-objects"):
+    for name, sensor_size in sensors.items():
         record = DetectorBundle.load(name).record
-        assert record["sensor_size"] == ([34, 34] if name == "nmnist" else [128, 128])
+        assert record["sensor_size"] == sensor_size
         assert record["training"]["chosen_on"] == "select"

@@ -20,10 +20,11 @@ GOLDEN = {
     "caltech6-ssd": ([3_191_553, 3_188_127, 3_179_341], [1, 1, 2], [0.46485, 0.46338, 0.46128]),
 }
 
-# Likewise of the bundled recording folded into a sensor of that many pixels: spikes, the best class, share of the energy.
+# Likewise of the bundled recording folded into a sensor of that size: spikes, the best class, share of the energy.
 CLASSIFIERS = {
-    "nmnist": (34, [78_115, 70_775, 72_683], [4, 4, 4], [0.23531, 0.21627, 0.22261]),
-    "dvs128-objects": (128, [127_320, 136_378, 129_985], [1, 1, 1], [0.29896, 0.32062, 0.30646]),
+    "nmnist": ((34, 34), [78_115, 70_775, 72_683], [4, 4, 4], [0.23531, 0.21627, 0.22261]),
+    "dvs128-objects": ((128, 128), [127_320, 136_378, 129_985], [1, 1, 1], [0.29896, 0.32062, 0.30646]),
+    "caltech101": ((240, 180), [464_384, 460_202, 460_039], [40, 23, 40], [0.23387, 0.23197, 0.23250]),
 }
 
 
@@ -44,12 +45,12 @@ def test_spikes_boxes_and_energy_of_bundled_weights(weights: str) -> None:
 
 @pytest.mark.parametrize("weights", CLASSIFIERS)
 def test_spikes_class_and_energy_of_bundled_classifiers(weights: str) -> None:
-    side, spikes, labels, shares = CLASSIFIERS[weights]
+    size, spikes, labels, shares = CLASSIFIERS[weights]
     events = next(open_events(SAMPLES / "street_td.dat").packets())
     events = events[events["t"] < 300_000].copy()
-    events["x"] %= side
-    events["y"] %= side
-    results = list(Classifier(weights, sensor_size=(side, side), engine="reference").stream(events))[:3]
+    events["x"] %= size[0]
+    events["y"] %= size[1]
+    results = list(Classifier(weights, sensor_size=size, engine="reference").stream(events))[:3]
     assert [result.spikes for result in results] == pytest.approx(spikes, rel=1e-4)
     assert [result.classification.label for result in results if result.classification is not None] == labels
     energies = [result.energy.energies("int8") for result in results if result.energy is not None]

@@ -88,7 +88,7 @@ def test_ann_and_snn_of_one_file_are_both_there(bundle: DetectorBundle, grid: Te
 
 
 def test_an_unknown_name_lists_the_bundled_ones() -> None:
-    with pytest.raises(CheckpointError, match=r"bundled: caltech6, caltech6-ssd, dvs128-objects, nmnist, street"):
+    with pytest.raises(CheckpointError, match=r"bundled: caltech101, caltech6, caltech6-ssd, dvs128-objects, nmnist, street"):
         DetectorBundle.load("strete")
 
 
