@@ -508,6 +508,9 @@ def human_summary(summary: dict[str, Any]) -> str:
             f"{energy['ann_pj'] / 1e6:,.0f} uJ, "
             f"{100 * energy['of_qnn']:.0f} % of the same network quantised ({energy['table']})"
         )
+        if (beyond := energy["beyond_silence"])["snn_pj"] is not None:
+            share = 100 * beyond["of_ann"]
+            lines.append(f"silence   {beyond['snn_pj'] / 1e6:,.1f} uJ per window, {share:.1f} %, beyond what silence costs")
         lines.append(f"spikes    {summary['spikes_per_neuron']:.2f} per neuron and window; T = {summary['timesteps_mean']:g}")
     else:
         lines.append("energy    none: every window is idle")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-_COUNTS = ("spikes", "synaptic_ops", "graded_ops")
+COUNTS = ("spikes", "synaptic_ops", "graded_ops")
+"""Counts of a layer that every engine makes."""
+
+BEYOND_SILENCE = tuple(f"{name}_beyond_silence" for name in COUNTS)
+"""The same of differences from silence, which an engine may leave out (docs/method.md#silence-as-the-reference)."""
+
+OPTIONAL_COUNTS = ("active", *BEYOND_SILENCE)
+"""All counts of a layer that are None for engines that do not make them."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class LayerStats:
         synaptic_ops: `(N,)` float64; synaptic operations that these spikes cause, borders taken into account.
         graded_ops: `(N,)` float64; the same, but a burst counts once.
         active: `(N,)` float64; neuron-timesteps with at least one spike, for "neuron" layers; None if not counted.
+        spikes_beyond_silence: `(N,)` float64; `spikes` of a layer that emits the differences from its counts in silence; None
+            if not counted. Likewise `synaptic_ops_beyond_silence` and `graded_ops_beyond_silence`.
     """
 
     name: str
@@ -35,6 +44,27 @@ class LayerStats:
     synaptic_ops: NDArray[np.float64]
     graded_ops: NDArray[np.float64]
     active: NDArray[np.float64] | None = None
+    spikes_beyond_silence: NDArray[np.float64] | None = None
+    synaptic_ops_beyond_silence: NDArray[np.float64] | None = None
+    graded_ops_beyond_silence: NDArray[np.float64] | None = None
+
+    def of_image(self, index: int) -> LayerStats:
+        """Return the counts of one image of the batch."""
+        return merged([self], lambda counts: counts[0][index : index + 1])
+
+
+def merged(parts: Sequence[LayerStats], merge: Callable[[list[NDArray[np.float64]]], NDArray[np.float64]]) -> LayerStats:
+    """Merge the counts of one layer.
+
+    Args:
+        parts: counts of the same layer.
+        merge: applied to each kind of count of all parts. Optional counts that a part lacks become None.
+    """
+    counts: dict[str, NDArray[np.float64] | None] = {name: merge([getattr(part, name) for part in parts]) for name in COUNTS}
+    for name in OPTIONAL_COUNTS:
+        known = [counted for part in parts if (counted := getattr(part, name)) is not None]
+        counts[name] = merge(known) if len(known) == len(parts) else None
+    return replace(parts[0], **counts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -57,22 +87,12 @@ class SpikeStats:
 
     def of_image(self, index: int) -> SpikeStats:
         """Return the counts of one image of the batch."""
-        layers = []
-        for layer in self.layers:
-            counts = {name: getattr(layer, name)[index : index + 1] for name in _COUNTS}
-            active = None if layer.active is None else layer.active[index : index + 1]
-            layers.append(replace(layer, **counts, active=active))
-        return SpikeStats(tuple(layers), self.dense_macs)
+        return SpikeStats(tuple(layer.of_image(index) for layer in self.layers), self.dense_macs)
 
     @staticmethod
     def concatenate(parts: Sequence[SpikeStats]) -> SpikeStats:
         """Concatenate the counts of several batches of one network along N."""
-        layers = []
-        for of_one_layer in zip(*(part.layers for part in parts), strict=True):
-            counts = {name: np.concatenate([getattr(layer, name) for layer in of_one_layer]) for name in _COUNTS}
-            active_counts = [layer.active for layer in of_one_layer if layer.active is not None]
-            active = np.concatenate(active_counts) if len(active_counts) == len(of_one_layer) else None
-            layers.append(replace(of_one_layer[0], **counts, active=active))
+        layers = (merged(of_one_layer, np.concatenate) for of_one_layer in zip(*(part.layers for part in parts), strict=True))
         return SpikeStats(tuple(layers), parts[0].dense_macs)
 
 
@@ -85,24 +105,35 @@ class ActivityStats:
         effective_macs: multiply-accumulates whose input is not zero; `(N,)` float64 for every convolution.
         active: `(N,)` float64; nonzero activations after a ReLU.
         units: number of activations after a ReLU in one image.
+        macs_beyond_silence: multiply-accumulates whose input differs from its value in silence; `(N,)` float64 for every
+            convolution; None if not counted.
     """
 
     dense_macs: dict[str, int]
     effective_macs: dict[str, NDArray[np.float64]]
     active: NDArray[np.float64]
     units: int
+    macs_beyond_silence: dict[str, NDArray[np.float64]] | None = None
 
     def of_image(self, index: int) -> ActivityStats:
         """Return the counts of one image of the batch."""
-        effective = {name: counts[index : index + 1] for name, counts in self.effective_macs.items()}
-        return replace(self, effective_macs=effective, active=self.active[index : index + 1])
+        return _merged_activity([self], lambda counts: counts[0][index : index + 1])
 
     @staticmethod
     def concatenate(parts: Sequence[ActivityStats]) -> ActivityStats:
         """Concatenate the counts of several batches of one network along N."""
-        first = parts[0]
-        effective = {name: np.concatenate([part.effective_macs[name] for part in parts]) for name in first.effective_macs}
-        return replace(first, effective_macs=effective, active=np.concatenate([part.active for part in parts]))
+        return _merged_activity(parts, np.concatenate)
+
+
+def _merged_activity(
+    parts: Sequence[ActivityStats], merge: Callable[[list[NDArray[np.float64]]], NDArray[np.float64]]
+) -> ActivityStats:
+    """Merge counts of one network, like `merged`."""
+    effective = {name: merge([part.effective_macs[name] for part in parts]) for name in parts[0].effective_macs}
+    known = [part.macs_beyond_silence for part in parts if part.macs_beyond_silence is not None]
+    beyond = {name: merge([part[name] for part in known]) for name in known[0]} if len(known) == len(parts) else None
+    active = merge([part.active for part in parts])
+    return replace(parts[0], effective_macs=effective, active=active, macs_beyond_silence=beyond)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ The QNN is the same network on hardware with small multipliers. At one timestep 
 whose count is sent with one event (a "graded" spike) is multiplied by the weight, so both cost one MAC. SNN / QNN is therefore
 (accumulates per burst) x AC / MAC: adding instead of multiplying saves energy only if bursts have few spikes.
 
+Each of these networks but the dense ANN can skip what equals silence instead of zeros: then only the difference of a count (or
+of an activation) from its value in a window without events is sent and paid for. Those operations beyond silence stand beside
+the plain ones (`BeyondSilence`, docs/method.md#silence-as-the-reference).
+
 All values are means over the same windows, those that were run. Idle windows, which are not run, have no energy in any network
 here and are counted separately. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have
 8 bits, so INT8 is the headline format. Memory traffic is modelled separately (evburst.eval.memory).
@@ -16,7 +20,7 @@ here and are counted separately. Energies per operation: 45 nm, Horowitz, "Compu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +99,23 @@ class Energies:
 
 
 @dataclass(frozen=True)
+class BeyondSilence:
+    """Operations beyond silence per window, mean over the windows that were run; None: not measured.
+
+    Attributes:
+        synaptic_ops: accumulates of the SNN: every spike of a difference counts.
+        graded_ops: MACs of the QNN: every difference counts once.
+        spikes: spikes of the neurons' differences.
+        effective_macs: MACs of the ANN whose input differs from its value in silence.
+    """
+
+    synaptic_ops: float | None = None
+    graded_ops: float | None = None
+    spikes: float | None = None
+    effective_macs: float | None = None
+
+
+@dataclass(frozen=True)
 class EnergyReport:
     """Operation counts per window, mean over the windows that were run; None: not measured.
 
@@ -112,6 +133,7 @@ class EnergyReport:
         effective_macs: MACs of the ANN whose input is not zero.
         active_share: fraction of the ANN's activations after a ReLU that are not zero.
         activity_windows: number of windows on which the last two were measured.
+        beyond_silence: the operations that differences from silence would cost.
         excluded: operations that these counts do not include.
     """
 
@@ -128,6 +150,7 @@ class EnergyReport:
     effective_macs: float | None = None
     active_share: float | None = None
     activity_windows: int = 0
+    beyond_silence: BeyondSilence = BeyondSilence()
     excluded: tuple[str, ...] = EXCLUDED
 
     @property
@@ -137,12 +160,19 @@ class EnergyReport:
 
     def energies(self, table: str = HEADLINE) -> Energies:
         """Return the energies in a number format of COST_TABLES."""
+        return self._energies(self, table)
+
+    def energies_beyond_silence(self, table: str = HEADLINE) -> Energies:
+        """Return the energies of operations beyond silence; that of the dense ANN is the plain one."""
+        return self._energies(self.beyond_silence, table)
+
+    def _energies(self, counts: EnergyReport | BeyondSilence, table: str) -> Energies:
         costs = COST_TABLES[table]
         return Energies(
             costs,
-            _times(self.synaptic_ops, costs.ac_pj),
-            _times(self.graded_ops, costs.mac_pj),
-            _times(self.effective_macs, costs.mac_pj),
+            _times(counts.synaptic_ops, costs.ac_pj),
+            _times(counts.graded_ops, costs.mac_pj),
+            _times(counts.effective_macs, costs.mac_pj),
             self.dense_macs * costs.mac_pj,
         )
 
@@ -160,6 +190,9 @@ class EnergyTotals:
         self._sums = np.zeros(6)  # synaptic ops, graded ops, spikes, spikes per neuron, updates, timesteps
         self._bursts: float | None = 0.0
         self._activity = np.zeros(2)  # effective MACs, active share
+        # Beyond silence; None as soon as a window was not counted so.
+        self._beyond: NDArray[np.float64] | None = np.zeros(3)  # synaptic ops, graded ops, spikes
+        self._beyond_macs: float | None = 0.0
 
     def add(self, stats: SpikeStats) -> None:
         """Count windows that the spiking network ran."""
@@ -172,6 +205,8 @@ class EnergyTotals:
         self._sums += (ops, graded, spikes, spikes / max(units, 1), n * updates, n * steps)
         active_counts = [float(layer.active.sum()) for layer in neurons if layer.active is not None]
         self._bursts = None if self._bursts is None or len(active_counts) < len(neurons) else self._bursts + sum(active_counts)
+        beyond = _beyond_silence(stats)
+        self._beyond = None if self._beyond is None or beyond is None else self._beyond + beyond
         self._windows += n
         self._spiking += n
 
@@ -188,6 +223,11 @@ class EnergyTotals:
         effective = sum(float(counts.sum()) for counts in activity.effective_macs.values())
         self._activity += (effective, float(activity.active.sum()) / activity.units)
         self._active += len(activity.active)
+        beyond = activity.macs_beyond_silence
+        if self._beyond_macs is None or beyond is None:
+            self._beyond_macs = None
+        else:
+            self._beyond_macs += sum(float(counts.sum()) for counts in beyond.values())
 
     def report(self) -> EnergyReport:
         """Return the means so far."""
@@ -208,7 +248,15 @@ class EnergyTotals:
         if self._active:
             effective, share = (self._activity / self._active).tolist()
             report = replace(report, effective_macs=effective, active_share=share, activity_windows=self._active)
-        return report
+        return replace(report, beyond_silence=self._report_beyond_silence())
+
+    def _report_beyond_silence(self) -> BeyondSilence:
+        """Return the means of operations beyond silence so far."""
+        macs = self._beyond_macs / self._active if self._active and self._beyond_macs is not None else None
+        if not self._spiking or self._beyond is None:
+            return BeyondSilence(effective_macs=macs)
+        ops, graded, spikes = (self._beyond / self._spiking).tolist()
+        return BeyondSilence(ops, graded, spikes, macs)
 
 
 def energy_report(
@@ -239,15 +287,25 @@ def energy_report(
 
 
 def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any]:
-    """Return a report in JSON types: energies in the headline format (pJ per window) and in every format, and the counts."""
+    """Return a report in JSON types: energies in the headline format (pJ per window) and in every format, and the counts.
+
+    `beyond_silence` holds the same of operations beyond silence; its shares compare with networks that also skip what equals
+    silence, except for the dense ANN.
+    """
+    left_out = "excluded", "beyond_silence"
     return {
         **report.energies(table).as_dict(),
         "table": table,
         "account": ACCOUNT,
         "tables": {name: report.energies(name).as_dict() for name in COST_TABLES},
         "mean_burst": report.mean_burst,
-        **{name: getattr(report, name) for name in EnergyReport.__dataclass_fields__ if name != "excluded"},
+        **{name: getattr(report, name) for name in EnergyReport.__dataclass_fields__ if name not in left_out},
         "excluded": list(report.excluded),
+        "beyond_silence": {
+            **report.energies_beyond_silence(table).as_dict(),
+            "tables": {name: report.energies_beyond_silence(name).as_dict() for name in COST_TABLES},
+            **asdict(report.beyond_silence),
+        },
     }
 
 
@@ -294,6 +352,19 @@ def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES[HEADLINE]) -
 def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:
     """Synaptic operations of each image, `(N,)`: fan-outs of all spikes; a burst of 3 counts as 3."""
     return np.sum([layer.synaptic_ops for layer in stats.layers], 0)  # type: ignore[no-any-return]
+
+
+def _beyond_silence(stats: SpikeStats) -> NDArray[np.float64] | None:
+    """Synaptic and graded operations, and spikes of neurons, beyond silence, summed over the images; None: not counted."""
+    total = np.zeros(3)
+    for layer in stats.layers:
+        counts = layer.synaptic_ops_beyond_silence, layer.graded_ops_beyond_silence, layer.spikes_beyond_silence
+        for k, own in enumerate(counts):
+            if own is None:
+                return None
+            if k < 2 or layer.kind == "neuron":
+                total[k] += own.sum()
+    return total
 
 
 def _times(count: float | None, pj: float) -> float | None:

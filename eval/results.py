@@ -99,8 +99,23 @@ class TableEnergies:
 
 
 @dataclass(frozen=True)
+class EnergyBeyondSilence(TableEnergies):
+    """Energies of operations beyond silence in the headline format and in every format, and the counts, see
+    `evburst.eval.energy.BeyondSilence`."""
+
+    tables: dict[str, TableEnergies]
+    synaptic_ops: float | None
+    graded_ops: float | None
+    spikes: float | None
+    effective_macs: float | None
+
+
+@dataclass(frozen=True)
 class Energy(TableEnergies):
-    """Energies in the headline format and in every format, and the counts, see `evburst.eval.energy.EnergyReport`."""
+    """Energies in the headline format and in every format, and the counts, see `evburst.eval.energy.EnergyReport`.
+
+    Files of earlier versions lack `beyond_silence`.
+    """
 
     table: str
     account: str
@@ -121,6 +136,7 @@ class Energy(TableEnergies):
     activity_windows: int
     excluded: tuple[str, ...]
     snn_pj_percentiles: dict[str, float] | None
+    beyond_silence: EnergyBeyondSilence | None = None
 
 
 @dataclass(frozen=True)

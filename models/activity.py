@@ -1,14 +1,23 @@
-"""The ANN with counters: how many multiply-accumulates hardware that skips zeros would perform."""
+"""The ANN with counters: how many multiply-accumulates hardware would perform that skips zeros, or what equals silence.
+
+An input equals silence if it has the value that it has in a window without events, within float32 rounding: libraries add up
+in an order that depends on the size of a batch.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.stats import ActivityStats
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.cost import coverage, dense_macs, node_shapes
 from evburst.models.spiking.network import SpikingParameters
+
+_ROUNDING = 1e-5
+"""Difference that counts as none, as a fraction of the largest value of a convolution's input in silence."""
 
 
 class ActivityRunner(Runner):
@@ -21,6 +30,7 @@ class ActivityRunner(Runner):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self._fan_out: dict[str, Tensor] = {}
+        self._silent: dict[str, Tensor] = {}
         self._dense: dict[str, int] = {}
         self._size: tuple[int, ...] = ()
 
@@ -42,23 +52,45 @@ class ActivityRunner(Runner):
                 if node.op == "conv":
                     outputs = len(self.graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
                     self._fan_out[node.name] = outputs * coverage(self.graph, node, shapes).to(grid.device)
+            self._silent = _SilentInputs(self.graph).of(torch.zeros_like(grid[:1]))
+        self._beyond: dict[str, np.ndarray] = {}
         self._effective: dict[str, np.ndarray] = {}
         self._active = np.zeros(len(grid))
         self._units = 0
         outputs = self(grid)
-        return outputs, ActivityStats(self._dense, self._effective, self._active, self._units)
+        return outputs, ActivityStats(self._dense, self._effective, self._active, self._units, self._beyond)
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
-        # Non-zero channels at each position, times the number of weights that an input at that position meets.
-        macs = (x != 0).sum(1) * self._fan_out[node.name]
-        self._effective[node.name] = macs.flatten(1).sum(1).cpu().numpy()
+        silent = self._silent[node.name]
+        self._effective[node.name] = self._macs(node, x != 0)
+        self._beyond[node.name] = self._macs(node, (x - silent).abs() > _ROUNDING * silent.abs().max())
         return super().conv(node, x)
+
+    def _macs(self, node: Node, read: Tensor) -> NDArray[np.float64]:
+        """Multiply-accumulates of each image, given which inputs `(N, C, H, W)` of a convolution are read."""
+        # Channels read at each position, times the number of weights that an input at that position meets.
+        macs: NDArray[np.float64] = (read.sum(1) * self._fan_out[node.name]).flatten(1).sum(1).cpu().numpy()
+        return macs
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
         out = super().relu(node, x)
         self._active = self._active + (out != 0).flatten(1).sum(1).cpu().numpy()
         self._units += out[0].numel()
         return out
+
+
+class _SilentInputs(Runner):
+    """Records what every convolution reads in a window without events."""
+
+    def of(self, grid: Tensor) -> dict[str, Tensor]:
+        """The inputs of all convolutions, `(1, C, H, W)` by name, for an empty grid of that shape."""
+        self._inputs: dict[str, Tensor] = {}
+        self(grid)
+        return self._inputs
+
+    def conv(self, node: Node, x: Tensor) -> Tensor:
+        self._inputs[node.name] = x
+        return super().conv(node, x)
 
 
 def memory(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:

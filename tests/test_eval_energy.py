@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
-from evburst.eval.energy import COST_TABLES, EnergyTotals, ann_layers, energy_figures, energy_report, snn_layers
+from evburst.data.stats import BEYOND_SILENCE, ActivityStats, LayerStats, SpikeStats
+from evburst.eval.energy import (
+    COST_TABLES,
+    BeyondSilence,
+    EnergyTotals,
+    ann_layers,
+    energy_figures,
+    energy_report,
+    snn_layers,
+)
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
@@ -105,7 +114,8 @@ def test_totals_of_single_windows_are_the_account_of_all() -> None:
     totals.add_idle(4)
     whole, one_by_one = energy_report(SpikeStats.concatenate(batches), idle_windows=4), totals.report()
     for name in EnergyTotals(1).report().__dataclass_fields__:
-        assert getattr(one_by_one, name) == pytest.approx(getattr(whole, name)), name
+        mine, theirs = getattr(one_by_one, name), getattr(whole, name)
+        assert mine == (theirs if name == "beyond_silence" else pytest.approx(theirs)), name
 
 
 def test_idle_windows_change_neither_side() -> None:
@@ -131,6 +141,50 @@ def test_timesteps_that_vary_are_averaged() -> None:
         totals.add(random_stats(rng, 1, timesteps))
     assert totals.report().timesteps == 2
     assert totals.report().neuron_updates == 12 * 2
+
+
+def counted_beyond_silence() -> tuple[SpikeStats, ActivityStats]:
+    """`stats` with 4 spikes of differences (3 bursts) reaching 3 weights each; 30 and 10 MACs of the ANN, in each window."""
+    events, hidden = stats().layers
+    events = replace(events, **dict(zip(BEYOND_SILENCE, (events.spikes, events.synaptic_ops, events.graded_ops), strict=True)))
+    hidden = replace(hidden, **dict(zip(BEYOND_SILENCE, (np.array([n]) for n in (4.0, 12.0, 9.0)), strict=True)))
+    beyond = {"conv1": np.array([30.0, 30.0]), "conv2": np.array([10.0, 10.0])}
+    return SpikeStats((events, hidden), stats().dense_macs), replace(activity(), macs_beyond_silence=beyond)
+
+
+def test_operations_beyond_silence_by_hand() -> None:
+    """They stand beside the plain account, which they do not change."""
+    counted = counted_beyond_silence()
+    figures, plain = energy_figures(energy_report(*counted)), energy_figures(energy_report(stats(), activity()))
+    beyond, none = figures.pop("beyond_silence"), plain.pop("beyond_silence")
+    assert figures == plain
+    assert {name: beyond[name] for name in ("synaptic_ops", "graded_ops", "spikes", "effective_macs")} == {
+        "synaptic_ops": 40 + 12,
+        "graded_ops": 40 + 9,
+        "spikes": 4,
+        "effective_macs": 40,
+    }
+    assert beyond["snn_pj"] == pytest.approx(52 * 0.1)
+    assert beyond["qnn_pj"] == pytest.approx(49 * 0.3)
+    assert beyond["ann_zero_skipping_pj"] == pytest.approx(40 * 0.3)
+    assert (beyond["ann_pj"], beyond["of_ann"]) == (pytest.approx(250 * 0.3), pytest.approx(52 * 0.1 / (250 * 0.3)))
+    assert beyond["tables"]["int8"] == {name: beyond[name] for name in beyond["tables"]["int8"]}
+    assert (none["snn_pj"], none["of_ann"], none["ann_zero_skipping_pj"], none["spikes"]) == (None,) * 4
+    assert json.loads(json.dumps(beyond)) == beyond
+
+
+def test_one_window_that_was_not_counted_beyond_silence_leaves_no_mean() -> None:
+    counted, activities = counted_beyond_silence()
+    totals = EnergyTotals(250)
+    totals.add(counted)
+    totals.add_activity(activities)
+    assert totals.report().beyond_silence.synaptic_ops == 52
+    totals.add(stats())
+    totals.add_activity(activity())
+    totals.add(counted)
+    totals.add_activity(activities)
+    assert totals.report().beyond_silence == BeyondSilence()
+    assert totals.report().synaptic_ops == 58
 
 
 def test_layers_sum_to_the_whole() -> None:

@@ -54,3 +54,38 @@ def test_batches_are_put_together(network: nn.Module, grid: Tensor) -> None:
     assert parts.active.tolist() == whole.active.tolist()
     for name, counts in whole.effective_macs.items():
         assert parts.effective_macs[name].tolist() == counts.tolist()
+
+
+def test_what_equals_silence_costs_nothing_beyond_it(network: nn.Module, grid: Tensor) -> None:
+    """Against comparing with the inputs of an empty window; a window without events costs 0, alone and in a batch."""
+    graph = trace(network, grid)
+    grid[1] = 0
+    runner = ActivityRunner(graph)
+    for batch in (grid, grid[1:]):
+        _, stats = runner.run(batch)
+        beyond, brute = stats.macs_beyond_silence, BeyondByForce(graph)
+        assert beyond is not None
+        brute(torch.zeros_like(batch))
+        brute(batch)
+        assert {name: counts.tolist() for name, counts in beyond.items()} == brute.beyond
+        assert sum(float(counts[-1]) for counts in beyond.values()) == 0
+        assert sum(float(counts[-1]) for counts in stats.effective_macs.values()) > 0
+
+
+class BeyondByForce(Runner):
+    """Convolves where the input differs from that of an empty window by more than rounding, with a weight of ones."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.resting: dict[str, Tensor] = {}
+        self.beyond: dict[str, list[float]] = {}
+
+    def conv(self, node: Node, x: Tensor) -> Tensor:
+        if node.name not in self.resting:  # the first run is that of an empty window
+            self.resting[node.name] = x
+        else:
+            changed = ((x - self.resting[node.name]).abs() > 1e-4).float()
+            a, weight = node.attrs, torch.ones_like(self.graph.tensors[f"{node.name}.weight"])
+            once = F.conv2d(changed, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
+            self.beyond[node.name] = once.double().flatten(1).sum(1).tolist()
+        return super().conv(node, x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evburst.app.engines import engines_table
 from evburst.data.errors import ConfigError
-from evburst.data.stats import SpikeStats
+from evburst.data.stats import COUNTS, OPTIONAL_COUNTS, SpikeStats
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime import ENGINES, choose, measured, measurements_file, open_engine, remember
 from evburst.models.runtime.int8.network import IntegerNetwork
@@ -80,7 +80,7 @@ def same_counts(mine: SpikeStats, theirs: SpikeStats) -> None:
     assert [layer.name for layer in mine.layers] == [layer.name for layer in theirs.layers]
     for a, b in zip(mine.layers, theirs.layers, strict=True):
         assert (a.kind, a.neurons, a.timesteps) == (b.kind, b.neurons, b.timesteps)
-        for what in ("spikes", "synaptic_ops", "graded_ops", "active"):
+        for what in (*COUNTS, *OPTIONAL_COUNTS):
             mine_, theirs_ = getattr(a, what), getattr(b, what)
             assert (mine_ is None) == (theirs_ is None)
             assert mine_ is None or mine_.tolist() == theirs_.tolist(), (a.name, what)

@@ -86,16 +86,22 @@ def test_neurons_of_either_width_are_the_specified_ones(
     acc = rng.integers(-200, 400, timesteps * size).astype(np.int32)
     scale, bias = (rng.integers(1, 9, lanes).astype(np.float32) / d for d in (256, 8))  # exact: no rounding to differ by
     limits, fan_out = np.full(lanes, phi, np.float32), rng.integers(1, 99, 2 * pixels).astype(np.int32)
-    out, totals = np.full((timesteps, pixels + 1, 2, lanes), 77, np.uint8), np.zeros(8, np.int64)
+    out, totals = np.full((timesteps, pixels + 1, 2, lanes), 77, np.uint8), np.zeros(16, np.int64)
+    resting = np.minimum(rng.integers(-2, phi + 1, (timesteps, pixels + 1, 2, lanes)).clip(0), phi)
+    silent = (resting.cumsum(0) if signed else resting).astype(np.uint8)
+    changed = np.full(2 * (pixels + 1), 77, np.uint8)
     fire = simd.fire_signed_tile if signed else simd.fire_tile
 
     @numba.njit
-    def run(acc, step, scale, bias, limits, out, fan_out, totals):  # type: ignore[no-untyped-def]
+    def run(acc, step, scale, bias, limits, out, fan_out, totals, silent, changed):  # type: ignore[no-untyped-def]
         at, pitch = out.shape[3], 2 * out.shape[3]
-        flat, apart = out.reshape(-1), out.shape[1] * pitch
-        fire(acc, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, out.shape[1] - 1, fan_out, 0, 2, totals)
+        flat, apart, pixels = out.reshape(-1), out.shape[1] * pitch, out.shape[1] - 1
+        fire(
+            acc, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, pixels, fan_out, 0, 2, totals,
+            silent.reshape(-1), changed,
+        )  # fmt: skip
 
-    run(acc, 0 if constant else size, scale, bias, limits, out, fan_out, totals)
+    run(acc, 0 if constant else size, scale, bias, limits, out, fan_out, totals, silent, changed)
     sums = acc.reshape(timesteps, simd.PIXELS, lanes)[:, :pixels]
     currents = sums[:1] if constant else sums
     if signed and not constant:  # what is read is summed over time
@@ -107,10 +113,14 @@ def test_neurons_of_either_width_are_the_specified_ones(
     assert (out[:, :pixels, 1] == written).all()
     assert (out[:, :, 0] == 77).all()
     assert (out[:, pixels] == 77).all()
-    counts, bursts = np.abs(spikes).sum((0, 2)), (spikes != 0).sum((0, 2))
-    reached = fan_out[::2]
-    expected = counts.sum(), (counts * reached).sum(), bursts.sum(), (bursts * reached).sum()
-    assert totals.reshape(4, 2).sum(1).tolist() == [int(n) for n in expected]
+    reached, expected = fan_out[::2], list[float]()
+    differences = spikes - resting[:, :pixels, 1]
+    for emitted in (spikes, differences):
+        counts, bursts = np.abs(emitted).sum((0, 2)), (emitted != 0).sum((0, 2))
+        expected += counts.sum(), (counts * reached).sum(), bursts.sum(), (bursts * reached).sum()
+    assert totals.reshape(8, 2).sum(1).tolist() == [int(n) for n in expected]
+    assert changed[1::2].tolist() == [*(differences != 0).any((0, 2)), 77]
+    assert (changed[::2] == 77).all()
 
 
 def slowly(

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from evburst.data.stats import BEYOND_SILENCE
 from tests.conftest import ROOT
 
 Counts = NDArray[np.int64]
@@ -37,12 +38,19 @@ class Signal:
 class Recount:
     """The spiking network of a weights file on one grid, by hand.
 
+    Args:
+        path: the weights file.
+        emitted: what every source emits instead of its counts; spikes are followed to the weights that they reach all the same.
+
     Attributes:
-        spikes: of every source (input, neurons, pools), by name.
+        counts: of every source (input, neurons, pools), by name.
+        spikes: their sums, negative ones counted like positive ones.
         accumulates, bursts, macs: weights reached by spikes, by bursts, and by every input value, summed over convolutions.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, emitted: dict[str, Counts] | None = None) -> None:
+        self.emitted = emitted
+        self.counts: dict[str, Counts] = {}
         with safe_open(path, "np") as file:
             self.meta = json.loads(file.metadata()["json"])
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -139,8 +147,18 @@ class Recount:
         return Signal([(counts.repeat(k, 1).repeat(k, 2), unit_size) for counts, unit_size in x.summands])
 
     def _source(self, node: dict[str, Any], counts: Counts, unit_size: NDArray[np.float64]) -> Signal:
-        self.spikes[node["name"]] = int(counts.sum())
+        if self.emitted is not None:
+            counts = self.emitted[node["name"]]
+        self.counts[node["name"]] = counts
+        self.spikes[node["name"]] = int(np.abs(counts).sum())
         return Signal([(counts, unit_size)])
+
+
+def drawn_grid(channels: int, max_count: int) -> NDArray[np.uint8]:
+    """A window of 64 x 96 pixels, with patches of few, some and many events."""
+    rng = np.random.default_rng(0)
+    rates = rng.choice([0.02, 0.5, 2.0], (channels, 8, 12), p=[0.7, 0.2, 0.1]).repeat(8, 1).repeat(8, 2)
+    return rng.poisson(rates).clip(0, max_count).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", ["street", "caltech6"])
@@ -152,11 +170,7 @@ def test_the_same_spikes_and_operations_are_found(name: str) -> None:
     from evburst.models.spiking.network import SpikingNetwork
 
     bundle = DetectorBundle.load(name)
-    rng = np.random.default_rng(0)
-    grid = rng.poisson(
-        rng.choice([0.02, 0.5, 2.0], (bundle.voxel.channels, 8, 12), p=[0.7, 0.2, 0.1]).repeat(8, 1).repeat(8, 2)
-    )
-    grid = grid.clip(0, bundle.voxel.max_count).astype(np.uint8)
+    grid = drawn_grid(bundle.voxel.channels, bundle.voxel.max_count)
     outputs, stats = SpikingNetwork(bundle.spiking, bundle.parameters).run(from_numpy(grid[None]))
     mine = Recount(ROOT / "models" / "weights" / f"{name}.safetensors")
     maps = mine.run(grid)
@@ -175,3 +189,39 @@ def test_the_same_spikes_and_operations_are_found(name: str) -> None:
     if exact == len(stats.layers):
         assert mine.accumulates == sum(layer.synaptic_ops[0] for layer in stats.layers)
         assert mine.bursts == sum(layer.graded_ops[0] for layer in stats.layers)
+
+
+@pytest.mark.parametrize("events", ["busy", "ten"])
+@pytest.mark.parametrize("name", ["street", "caltech6"])
+def test_the_same_operations_beyond_silence_are_found(name: str, events: str) -> None:
+    """Differences from the counts of an empty window, followed to the weights that they reach."""
+    from torch import from_numpy
+
+    from evburst.models.bundle import DetectorBundle
+    from evburst.models.spiking.network import SpikingNetwork
+
+    bundle, path = DetectorBundle.load(name), ROOT / "models" / "weights" / f"{name}.safetensors"
+    grid = drawn_grid(bundle.voxel.channels, bundle.voxel.max_count)
+    if events == "ten":
+        kept = np.flatnonzero(grid)[:: np.count_nonzero(grid) // 10][:10]
+        few = np.zeros_like(grid)
+        few.flat[kept] = 1
+        grid = few
+    _, stats = SpikingNetwork(bundle.spiking, bundle.parameters).run(from_numpy(grid[None]))
+    busy, silent = Recount(path), Recount(path)
+    busy.run(grid)
+    silent.run(np.zeros_like(grid))
+    mine = Recount(path, {source: counts - silent.counts[source] for source, counts in busy.counts.items()})
+    mine.run(grid)
+
+    accounts = [[float(getattr(layer, count)[0]) for layer in stats.layers] for count in BEYOND_SILENCE]
+    spikes, operations, graded = accounts
+    assert list(mine.spikes) == [layer.name for layer in stats.layers]
+    for source, theirs in zip(mine.spikes, spikes, strict=True):
+        assert mine.spikes[source] == pytest.approx(theirs, rel=1e-3, abs=2), source
+    assert mine.accumulates == pytest.approx(sum(operations), rel=1e-4)
+    assert mine.bursts == pytest.approx(sum(graded), rel=1e-4)
+    if list(mine.spikes.values()) == spikes:
+        assert (mine.accumulates, mine.bursts) == (sum(operations), sum(graded))
+    assert mine.accumulates > 0
+    assert events == "busy" or mine.accumulates < busy.accumulates

@@ -27,7 +27,7 @@ from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
 from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
+from evburst.data.stats import OPTIONAL_COUNTS, ActivityStats, LayerStats, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle
@@ -39,7 +39,7 @@ from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
 
 _APART_US = 1_000_000
-_VERSION = 4
+_VERSION = 5
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 
@@ -269,11 +269,15 @@ def _stats_to_arrays(stats: Stats | None) -> dict[str, NDArray[Any]]:
     if isinstance(stats, ActivityStats):
         effective = np.array(list(stats.effective_macs.values()))
         arrays |= {"effective_macs": effective, "active": stats.active, "units": stats.units}
+        if stats.macs_beyond_silence is not None:
+            arrays["macs_beyond_silence"] = np.array(list(stats.macs_beyond_silence.values()))
     else:
         for name in _LAYER_FIELDS:
             arrays[f"layer_{name}"] = [getattr(layer, name) for layer in stats.layers]
         none = np.full(len(stats.layers[0].spikes), -1.0)
-        arrays["layer_active"] = [none if layer.active is None else layer.active for layer in stats.layers]
+        for name in OPTIONAL_COUNTS:
+            counts = [getattr(layer, name) for layer in stats.layers]
+            arrays[f"layer_{name}"] = [none if own is None else own for own in counts]
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
@@ -283,10 +287,12 @@ def _stats_from_arrays(a: dict[str, NDArray[Any]]) -> Stats | None:
     names = [str(name) for name in a["dense_names"]]
     dense = dict(zip(names, a["dense_macs"].tolist(), strict=True))
     if "effective_macs" in a:
-        return ActivityStats(dense, dict(zip(names, a["effective_macs"], strict=True)), a["active"], int(a["units"]))
-    columns = [a[f"layer_{name}"] for name in (*_LAYER_FIELDS, "active")]
+        effective = dict(zip(names, a["effective_macs"], strict=True))
+        beyond = dict(zip(names, a["macs_beyond_silence"], strict=True)) if "macs_beyond_silence" in a else None
+        return ActivityStats(dense, effective, a["active"], int(a["units"]), beyond)
+    columns = [a[f"layer_{name}"] for name in (*_LAYER_FIELDS, *OPTIONAL_COUNTS)]
     layers = []
-    for name, kind, neurons, timesteps, spikes, operations, graded, active in zip(*columns, strict=True):
-        counted = None if (active < 0).any() else active
-        layers.append(LayerStats(str(name), kind.item(), int(neurons), int(timesteps), spikes, operations, graded, counted))
+    for name, kind, neurons, timesteps, spikes, operations, graded, *optional in zip(*columns, strict=True):
+        counted = [None if (own < 0).any() else own for own in optional]
+        layers.append(LayerStats(str(name), kind.item(), int(neurons), int(timesteps), spikes, operations, graded, *counted))
     return SpikeStats(tuple(layers), dense)

@@ -108,16 +108,30 @@ def size_table(row: NetworkResult) -> Table | None:
 
 def energy_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate the four energies in every number format, INT8 first."""
-    head = ["µJ per window", "dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
-    head += ["SNN / dense ANN", "/ zero-skipping ANN", "/ zero-skipping QNN"]
-    table = []
-    for row in rows:
-        for name in COST_TABLES if row.energy else ():
-            e: TableEnergies = row.energy.tables[name]  # type: ignore[union-attr]
+    pairs = ((row, row.energy.tables) for row in rows if row.energy)
+    return Table(["µJ per window", *_ENERGY_HEAD], _energy_rows(pairs))
+
+
+def silence_table(rows: Iterable[AnyNetwork]) -> Table | None:
+    """Tabulate the energies of operations beyond silence; None where they were not counted."""
+    pairs = [(row, row.energy.beyond_silence.tables) for row in rows if row.energy and row.energy.beyond_silence]
+    return Table(["µJ per window, beyond silence", *_ENERGY_HEAD], _energy_rows(pairs)) if pairs else None
+
+
+_ENERGY_HEAD = ["dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, per spike"]
+_ENERGY_HEAD += ["SNN / dense ANN", "/ zero-skipping ANN", "/ zero-skipping QNN"]
+
+
+def _energy_rows(pairs: Iterable[tuple[AnyNetwork, dict[str, TableEnergies]]]) -> list[list[str]]:
+    """Format a row for every network and number format."""
+    rows = []
+    for row, by_format in pairs:
+        for name in COST_TABLES:
+            e = by_format[name]
             cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
             shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
-            table.append([f"{row.label}, {name.upper()}", *cells, *shares])
-    return Table(head, table)
+            rows.append([f"{row.label}, {name.upper()}", *cells, *shares])
+    return rows
 
 
 def count_table(rows: Iterable[AnyNetwork]) -> Table:

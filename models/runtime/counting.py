@@ -32,12 +32,15 @@ class SpikeCounter:
             fits = float(maps.max()) * maps.shape[2] * largest_total < 2**31 if maps.size else True
             self._fan_out[node.name] = np.ascontiguousarray(maps, np.int32 if fits else np.int64)
 
-    def stats(self, counts: Mapping[str, NDArray[Any]], timesteps: int, images: int) -> list[LayerStats]:
+    def stats(
+        self, counts: Mapping[str, NDArray[Any]], timesteps: int, images: int, silent: Mapping[str, NDArray[Any]]
+    ) -> list[LayerStats]:
         """Compute the statistics of every layer, in network order.
 
         Args:
             counts: spike counts by layer, `(1 or T, N, C, H, W)`, or with the first two axes merged.
             timesteps, images: T and N.
+            silent: the same of one window without events.
         """
         layers = []
         for node in self.layers:
@@ -49,7 +52,11 @@ class SpikeCounter:
             )
             neurons = int(np.prod(own.shape[2:])) if kind == "neuron" else 0
             active = totals[:, 3] if kind == "neuron" else None
-            layers.append(LayerStats(node.name, kind, neurons, timesteps, totals[:, 0], totals[:, 1], totals[:, 2], active))
+            resting = silent[node.name].reshape(-1, 1, *own.shape[-3:])
+            differences = np.subtract(own, resting, dtype=np.int16, casting="unsafe")
+            beyond = count_spikes(differences, self._fan_out[node.name]).astype(np.float64)
+            plain = totals[:, 0], totals[:, 1], totals[:, 2]
+            layers.append(LayerStats(node.name, kind, neurons, timesteps, *plain, active, *beyond[:, :3].T))
         return layers
 
 
@@ -64,7 +71,7 @@ def count_spikes(counts: NDArray[Any], fan_out: NDArray[Any]) -> NDArray[np.int6
     """Count spikes, synaptic operations, synaptic operations with each burst counted once, and bursts.
 
     Args:
-        counts: `(T, N, C, H, W)` uint8, int8 or float32, contiguous; negative spikes count like positive ones.
+        counts: `(T, N, C, H, W)` uint8, int8, int16 or float32, contiguous; negative spikes count like positive ones.
         fan_out: `(C, H, W)`, int32 if the sum over one row fits into it, or int64.
 
     Returns:

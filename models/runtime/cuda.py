@@ -49,7 +49,6 @@ class CudaNetwork(SpikingNetwork):
         """
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
-        self._timesteps, self._state = self.parameters.timesteps, None
         macs = self.begin(grid)
         captured = self._capture(grid)
         captured.grid.copy_(grid)
@@ -76,11 +75,20 @@ class CudaNetwork(SpikingNetwork):
             self._graphs[key] = _Captured(graph, static, outputs, self._counted)
         return self._graphs[key]
 
+    def resting(self, grid: Tensor, timesteps: int) -> None:
+        """See SpikingNetwork: this engine does not count differences from silence."""
+
     def _scan(
-        self, current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None
+        self,
+        current: Tensor,
+        layer: NeuronLayer,
+        timesteps: int,
+        fan_out: Tensor,
+        state: Tensor | None,
+        resting: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         if state is not None:
-            return super()._scan(current, layer, timesteps, fan_out, state)
+            return super()._scan(current, layer, timesteps, fan_out, state, resting)
         return scan(current, layer, timesteps, fan_out)
 
 

@@ -42,7 +42,7 @@ class ExportedNetwork(SpikingNetwork):
         self._session = start(model.SerializeToString())
         largest_count = max([max_count, *(layer.phi for layer in parameters.neurons.values())])
         self._largest_total = largest_count * parameters.timesteps
-        self._counters: dict[tuple[int, ...], SpikeCounter] = {}
+        self._counters: dict[tuple[int, ...], tuple[SpikeCounter, dict[str, NDArray[Any]]]] = {}
 
     @torch.inference_mode()
     def run(
@@ -57,17 +57,24 @@ class ExportedNetwork(SpikingNetwork):
         is_counts = grid.dtype == torch.uint8 or torch.equal(counts.to(grid.dtype), grid)
         if state is not None or timesteps not in (None, self.parameters.timesteps) or not is_counts:
             return super().run(grid, timesteps, state)
-        self._timesteps = self.parameters.timesteps
         macs = self.begin(grid)
-        results = self._session(counts.contiguous().numpy())
         key = tuple(grid.shape[1:])
         if key not in self._counters:
-            self._counters[key] = SpikeCounter(self.graph, self._fan_out, self._largest_total)
-        counter = self._counters[key]
-        layers = {node.name: results[f"{node.name}.counts"] for node in counter.layers if node.op != "input"}
-        layers[self.graph.nodes[0].name] = counts.numpy()
-        stats = counter.stats(layers, self._timesteps, len(grid))
+            counter = SpikeCounter(self.graph, self._fan_out, self._largest_total)
+            _, silent = self._run_counting(counter, np.zeros((1, *key), np.uint8))
+            self._counters[key] = counter, {name: own.copy() for name, own in silent.items()}
+        counter, silent = self._counters[key]
+        results, layers = self._run_counting(counter, counts.contiguous().numpy())
+        stats = counter.stats(layers, self._timesteps, len(grid), silent)
         return [torch.from_numpy(results[name]) for name in self.graph.outputs], SpikeStats(tuple(stats), macs)
+
+    def _run_counting(
+        self, counter: SpikeCounter, grid: NDArray[np.uint8]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """All outputs for a grid, and the spike counts of every layer; valid until the next run."""
+        results = self._session(grid)
+        layers = {node.name: results[f"{node.name}.counts"] for node in counter.layers if node.op != "input"}
+        return results, {self.graph.nodes[0].name: grid, **layers}
 
 
 def open_onnxruntime(model: bytes) -> Run:

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from evburst.data.boxes import Detections, iou_matrix
-from evburst.data.stats import SpikeStats
+from evburst.data.stats import SpikeStats, merged
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
 
 CONFIDENT = 0.3
@@ -122,7 +122,5 @@ def added(first: SpikeStats, second: SpikeStats) -> SpikeStats:
     """The spikes of two runs over the same images, one after the other."""
     layers = []
     for a, b in zip(first.layers, second.layers, strict=True):
-        active = None if a.active is None or b.active is None else a.active + b.active
-        counts = {name: getattr(a, name) + getattr(b, name) for name in ("spikes", "synaptic_ops", "graded_ops")}
-        layers.append(replace(a, timesteps=a.timesteps + b.timesteps, active=active, **counts))
+        layers.append(replace(merged([a, b], sum), timesteps=a.timesteps + b.timesteps))  # type: ignore[arg-type]
     return SpikeStats(tuple(layers), first.dense_macs)

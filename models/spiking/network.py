@@ -25,6 +25,7 @@ from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.neurons import NeuronLayer, at_rest, burst_scan, burst_scan_fused
+from evburst.models.spiking.silence import resting_counts
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class SpikingState:
         neurons: state of every layer of neurons, see `at_rest`.
         accumulated: spike counts `(N, C, H, W)` summed over time, of the input of every max-pool.
         constant: currents of this window that are equal at every timestep.
+        elapsed: number of timesteps that have been run.
     """
 
     neurons: dict[str, Tensor] = field(default_factory=dict)
     accumulated: dict[str, Tensor] = field(default_factory=dict)
     constant: dict[str, Tensor] = field(default_factory=dict)
+    elapsed: int = 0
 
 
 class Counted(NamedTuple):
@@ -63,7 +66,8 @@ class Counted(NamedTuple):
     Attributes:
         name, kind: of the node.
         neurons: number of neurons, 0 for an input or a pool.
-        totals: `(N, 4)` float64: spikes, synaptic operations, synaptic operations with each burst counted once, and bursts.
+        totals: `(N, 4)` float64: spikes, synaptic operations, synaptic operations with each burst counted once, and bursts; or
+            `(N, 7)`: also the first three of the differences from silence.
     """
 
     name: str
@@ -91,6 +95,9 @@ class SpikingNetwork(Runner):
         self._costs: dict[tuple[object, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
         self._constant = _constant_nodes(graph)
         self._counted: list[Counted] = []
+        self._silent_counts: dict[tuple[object, ...], tuple[int, dict[str, Tensor]]] = {}
+        self._resting: dict[str, Tensor] | None = None
+        self._elapsed = 0
         self._images, self._timesteps = 0, parameters.timesteps
         self._fan_out: dict[str, Tensor] = {}
         self._state: SpikingState | None = None
@@ -108,9 +115,12 @@ class SpikingNetwork(Runner):
         Returns:
             Outputs averaged over the timesteps of this run, and the spike counts of this run.
         """
-        self._timesteps, self._state = timesteps or self.parameters.timesteps, state
-        macs = self.begin(grid)
+        timesteps = timesteps or self.parameters.timesteps
+        macs = self.begin(grid, timesteps, state)
+        self._resting = self.resting(grid, self._elapsed + timesteps)
         outputs = self(grid.float())
+        if state is not None:
+            state.elapsed += timesteps
         return outputs, SpikeStats(tuple(self._layer_stats()), macs)
 
     def with_layers(self, tensors: dict[str, Tensor], neurons: dict[str, NeuronLayer]) -> SpikingNetwork:
@@ -120,8 +130,29 @@ class SpikingNetwork(Runner):
         other._costs, other._images, other._fan_out = self._costs, self._images, self._fan_out
         return other
 
-    def begin(self, grid: Tensor) -> dict[str, int]:
-        """Prepare for a batch `(N, 2 * bins, H, W)`; returns the ANN's multiply-accumulates by node."""
+    def resting(self, grid: Tensor, timesteps: int) -> dict[str, Tensor] | None:
+        """Spike counts in silence, for grids of this size and at least this many timesteps; see `resting_counts`.
+
+        They are computed once for each size. None: this engine does not count differences from silence.
+        """
+        key = *grid.shape[1:], grid.device
+        known, counts = self._silent_counts.get(key, (0, {}))
+        if known < timesteps:
+            silent = self.with_layers(self.graph.tensors, self.parameters.neurons)
+            counts = resting_counts(silent, torch.zeros_like(grid[:1]).float(), timesteps)
+            self._silent_counts[key] = timesteps, counts
+        return counts
+
+    def begin(self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None) -> dict[str, int]:
+        """Prepare for a batch `(N, 2 * bins, H, W)`; returns the ANN's multiply-accumulates by node.
+
+        Differences from silence are not counted unless `run` adds what it needs for that.
+
+        Args:
+            grid, timesteps, state: as for `run`.
+        """
+        self._timesteps, self._state = timesteps or self.parameters.timesteps, state
+        self._elapsed, self._resting = 0 if state is None else state.elapsed, None
         self._counted, self._images = [], len(grid)
         channels, height, width = grid.shape[1:]
         key = channels, height, width, grid.device
@@ -137,13 +168,13 @@ class SpikingNetwork(Runner):
             return []
         totals, layers = torch.stack([counted.totals for counted in self._counted]).cpu().numpy(), []
         for (name, kind, neurons, _), own in zip(self._counted, totals, strict=True):
-            spikes, operations, graded, bursts = own.T
+            spikes, operations, graded, bursts, *beyond = own.T
             active = bursts if kind == "neuron" else None
-            layers.append(LayerStats(name, kind, neurons, self._timesteps, spikes, operations, graded, active))
+            layers.append(LayerStats(name, kind, neurons, self._timesteps, spikes, operations, graded, active, *beyond))
         return layers
 
     def input(self, node: Node, x: Tensor) -> Tensor:
-        totals = _count(x[None], self._fan_out[node.name])
+        totals = count_spikes(x[None], self._fan_out[node.name], None if self._resting is None else torch.zeros_like(x[:1]))
         if self._state is not None and self._state.constant:  # an earlier run has counted its events
             totals = torch.zeros_like(totals)
         self._counted.append(Counted(node.name, "input", 0, totals))
@@ -163,18 +194,28 @@ class SpikingNetwork(Runner):
         state = None
         if self._state is not None:
             state = self._state.neurons.setdefault(node.name, at_rest(layer, current[0]))
-        out, totals = self._scan(current, layer, timesteps, fan_out, state)
+        out, totals = self._scan(current, layer, timesteps, fan_out, state, self._resting_of(node))
         self._counted.append(Counted(node.name, "neuron", int(np.prod(x.shape[1:])), totals))
         return out.flatten(0, 1)
 
     def _scan(
-        self, current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None
+        self,
+        current: Tensor,
+        layer: NeuronLayer,
+        timesteps: int,
+        fan_out: Tensor,
+        state: Tensor | None,
+        resting: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Run a layer of neurons; see `burst_scan_fused`."""
         if current.device.type == "cpu":
-            return burst_scan_fused(current, layer, timesteps, fan_out, state)
+            return burst_scan_fused(current, layer, timesteps, fan_out, state, resting)
         counts = burst_scan(current, layer, timesteps, state)
-        return counts * layer.theta[:, None, None], _count(counts, fan_out)
+        return counts * layer.theta[:, None, None], count_spikes(counts, fan_out, resting)
+
+    def _resting_of(self, node: Node) -> Tensor | None:
+        """Counts of a node in silence at the timesteps of this run, `(T, C, H, W)`; None: differences are not counted."""
+        return None if self._resting is None else self._resting[node.name][self._elapsed : self._elapsed + self._timesteps]
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         theta = self.theta[node.inputs[0]]
@@ -187,7 +228,8 @@ class SpikingNetwork(Runner):
             summed = summed + before
             self._state.accumulated[node.name] = summed[-1]
         counts = self._growth(node, torch.cat([before, summed]))
-        self._counted.append(Counted(node.name, "pool", 0, _count(counts, self._fan_out[node.name])))
+        totals = count_spikes(counts, self._fan_out[node.name], self._resting_of(node))
+        self._counted.append(Counted(node.name, "pool", 0, totals))
         return (counts * scale).flatten(0, 1)
 
     def _growth(self, node: Node, summed: Tensor) -> Tensor:
@@ -250,8 +292,18 @@ def _common_unit(a: Tensor, b: Tensor) -> Tensor | None:
     return low if bool((low * 2.0**power == high).all()) else None
 
 
-def _count(counts: Tensor, fan_out: Tensor) -> Tensor:
-    """Count spikes `(T, N, C, H, W)` into the totals of `Counted`; negative spikes count like positive ones."""
+def count_spikes(counts: Tensor, fan_out: Tensor, resting: Tensor | None = None) -> Tensor:
+    """Count spikes into the totals of `Counted`; negative spikes count like positive ones.
+
+    Args:
+        counts: `(T, N, C, H, W)`.
+        fan_out: `(C, H, W)`.
+        resting: `(T, C, H, W)` counts in silence, to count the differences as well.
+    """
     summed, bursts = counts.abs().sum(0), (counts != 0).sum(0)
-    columns = summed, summed * fan_out, bursts * fan_out, bursts
+    columns = [summed, summed * fan_out, bursts * fan_out, bursts]
+    if resting is not None:
+        differences = counts - resting[:, None]
+        summed, changed = differences.abs().sum(0), (differences != 0).sum(0)
+        columns += [summed, summed * fan_out, changed * fan_out]
     return torch.stack([column.double().flatten(1).sum(1) for column in columns], 1)

@@ -156,21 +156,29 @@ def over_time(x: Tensor) -> Tensor:
 
 
 def burst_scan_fused(
-    current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor, state: Tensor | None = None
+    current: Tensor,
+    layer: NeuronLayer,
+    timesteps: int,
+    fan_out: Tensor,
+    state: Tensor | None = None,
+    resting: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `burst_scan` in one pass over memory on the CPU, and count spikes and operations on the way.
 
     Args:
         current, layer, timesteps, state: as in `burst_scan`; contiguous.
         fan_out: `(C, H, W)` float32, number of weights that a spike of each neuron meets.
+        resting: `(T, C, H, W)` int16 counts in silence, to count the differences from them as well.
 
     Returns:
         Outputs n * theta `(T, N, C, H, W)` float32; and per image `(N, 4)` float64: spikes, synaptic operations, synaptic
-        operations with each burst counted once, and bursts. Negative spikes count like positive ones.
+        operations with each burst counted once, and bursts. Negative spikes count like positive ones. If `resting` is given,
+        `(N, 7)`: also the first three of the differences.
     """
     _, n, c, h, w = current.shape
     out = torch.empty((timesteps, n, c, h, w), dtype=torch.float32)
-    totals = np.zeros((n, c, 4))
+    totals = np.zeros((n, c, 4 if resting is None else 7))
+    silence = np.zeros((0, c, h * w), np.int16) if resting is None else resting.reshape(timesteps, c, h * w).numpy()
     start = at_rest(layer, current[0]) if state is None else state
     _scan(
         current.reshape(len(current), n, c, h * w).numpy(),
@@ -182,23 +190,25 @@ def burst_scan_fused(
         fan_out.reshape(c, h * w).numpy(),
         start.view(len(start), n, c, h * w).numpy(),
         out.view(timesteps, n, c, h * w).numpy(),
+        silence,
         totals,
     )
     return out, torch.from_numpy(totals.sum(1))
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, totals):  # type: ignore[no-untyped-def]
+def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, resting, totals):  # type: ignore[no-untyped-def]
     timesteps, images, channels, size = out.shape
-    static = len(current) == 1
+    static, compare = len(current) == 1, len(resting) > 0
     zero, half = np.float32(0), np.float32(0.5)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
         th, sh, limit = theta[c], shift[c], limits[c]
         spikes, operations, graded, active = 0.0, 0.0, 0.0, 0.0
+        spikes_beyond, operations_beyond, graded_beyond = 0.0, 0.0, 0.0
         for k in range(size):
             v, fired = state[0, i, c, k], state[-1, i, c, k]
-            total, bursts = 0, 0
+            total, bursts, total_beyond, bursts_beyond = 0, 0, 0, 0
             for t in range(timesteps):
                 v += current[0 if static else t, i, c, k] + sh
                 if signed:
@@ -210,6 +220,10 @@ def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, tot
                 out[t, i, c, k] = n * th
                 total += int(abs(n))
                 bursts += int(n != zero)
+                if compare:
+                    difference = n - np.float32(resting[t, c, k])
+                    total_beyond += int(abs(difference))
+                    bursts_beyond += int(difference != zero)
             state[0, i, c, k] = v
             if signed:
                 state[1, i, c, k] = fired
@@ -217,4 +231,9 @@ def _scan(current, theta, shift, limits, signed, slope, fan_out, state, out, tot
             active += bursts
             operations += total * fan_out[c, k]
             graded += bursts * fan_out[c, k]
+            spikes_beyond += total_beyond
+            operations_beyond += total_beyond * fan_out[c, k]
+            graded_beyond += bursts_beyond * fan_out[c, k]
         totals[i, c, 0], totals[i, c, 1], totals[i, c, 2], totals[i, c, 3] = spikes, operations, graded, active
+        if compare:
+            totals[i, c, 4], totals[i, c, 5], totals[i, c, 6] = spikes_beyond, operations_beyond, graded_beyond

@@ -8,8 +8,9 @@ written to memory.
 Signed neurons: their counts are stored summed over time (`summed`). These are never negative, the maximum of a window is an
 ordinary maximum, and a read-out needs the last timestep only. The spikes of a timestep are the difference of two sums.
 
-Silence: the spikes of a window without events are computed once and kept. For every LANES channels of a pixel, `changed`
-records whether the counts of the current window differ from them. A tile whose inputs do not differ is copied from silence.
+Silence (models/spiking/silence.py): the counts of a window without events are computed once and kept. For every LANES channels
+of a pixel, `changed` records whether the counts of the current window differ from them, and the differences are counted. A tile
+whose inputs do not differ is copied from silence, and no difference is counted for it.
 """
 
 from __future__ import annotations
@@ -67,6 +68,13 @@ buffer, buffer_size: position and size of the buffer's first timestep in `change
 
 # Indices into `changed` are unsigned: numba tests signed ones for being negative, which prevents vectorisation.
 
+COUNTERS = 16
+"""Counters of a unit of work: spikes, synaptic operations, and both with each burst counted once; then the same four for
+differences from silence. Each is the sum of two consecutive elements."""
+
+_BEYOND = 8
+"""The first counter of differences."""
+
 MAX_CHANGED_SHARE = 0.5
 """If a larger share of an operation's input differs from silence, searching for unchanged tiles costs more than it saves."""
 
@@ -92,8 +100,9 @@ def run_operations(  # type: ignore[no-untyped-def]
         timesteps, images: T and N.
         acc: int32 scratch memory per thread, one tile per timestep.
         before: uint16 scratch memory per thread, LANES each.
-        units: int64 `(largest number of units of work, 8)`, overwritten.
-        totals: int64 `(operations, N, 4)`, overwritten: spikes, synaptic operations, and both with each burst counted once.
+        units: int64 `(largest number of units of work, COUNTERS)`, overwritten.
+        totals: int64 `(operations, N, COUNTERS / 2)`, overwritten: spikes, synaptic operations, and both with each burst
+            counted once; then the same for differences from silence.
     """
     for index in range(len(operations)):
         per_image = operations[index].rows * operations[index].blocks
@@ -111,13 +120,11 @@ def run_operations(  # type: ignore[no-untyped-def]
             elif operation.kind == READ_OUT:
                 _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, tile)
             elif operation.kind == MAX_POOL:
-                _max_pool(
-                    operation, terms[operation.first_term], fan_out, state, skip, timesteps, place, before[thread], counts
-                )
+                _max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, before[thread], counts)
             else:
-                _upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
+                _upsample(operation, terms[operation.first_term], state, timesteps, place)
         for image in range(images):
-            for k in range(4):
+            for k in range(COUNTERS // 2):
                 totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
 
 
@@ -152,14 +159,47 @@ def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-unt
 
 
 @njit(inline="always")
-def _mark(operation, state, compare, timesteps, to):  # type: ignore[no-untyped-def]
-    """Flag whether a pixel just written differs from silence at any timestep; without `compare`, flag it as different."""
+def _mark(operation, state, timesteps, to):  # type: ignore[no-untyped-def]
+    """Flag whether a pixel just written differs from silence at any timestep."""
     arena, silent, changed, _ = state
-    differs = not compare
-    if compare:
-        for t in range(timesteps):
-            differs |= lanes_differ(arena, silent, to + t * operation.out_step)
+    differs = False
+    for t in range(timesteps):
+        differs |= lanes_differ(arena, silent, to + t * operation.out_step)
     changed[np.uintp(to) // np.uintp(LANES)] = differs
+    return differs
+
+
+@njit(inline="always")
+def _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts):  # type: ignore[no-untyped-def]
+    """Flag whether a pixel just written differs from silence, and count the differences."""
+    arena, silent, _, summed = state
+    if _mark(operation, state, timesteps, to):
+        for t in range(timesteps):
+            at = to + t * operation.out_step
+            if summed and t > 0:
+                _count_changes(arena, silent, at, operation.out_step, fan_out[fan_out_at], counts)
+            else:
+                count_lanes(arena, at, silent, at, True, fan_out, fan_out_at, counts, _BEYOND)
+
+
+@njit(cache=True, nogil=True)
+def _count_changes(arena, silent, at, step, fan_out, counts):  # type: ignore[no-untyped-def]
+    """Count the differences from silence of LANES spike counts that are stored as sums over time, after the first timestep."""
+    total, changed = np.int64(0), np.int64(0)
+    for lane in range(LANES):
+        difference = abs(_spikes_of(arena, at + lane, step) - _spikes_of(silent, at + lane, step))
+        total += difference
+        changed += difference != 0
+    counts[_BEYOND] += total
+    counts[_BEYOND + 2] += total * fan_out
+    counts[_BEYOND + 4] += changed
+    counts[_BEYOND + 6] += changed * fan_out
+
+
+@njit(inline="always")
+def _spikes_of(arena, at, step):  # type: ignore[no-untyped-def]
+    """Spikes of a neuron in a timestep after the first, of counts that are stored as sums over time."""
+    return np.int64(arena[at]) - np.int64(arena[at - step])
 
 
 @njit(inline="always")
@@ -207,9 +247,8 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):
                     at = to + i * width + t * operation.out_step
                     copy_lanes(silent, at, arena, at)
                     since = summed and t > 0
-                    count_lanes(
-                        silent, at, at - since * operation.out_step, since, fan_out, fan_out_at + i * operation.blocks, counts
-                    )
+                    before, targets = at - since * operation.out_step, fan_out_at + i * operation.blocks
+                    count_lanes(silent, at, silent, before, since, fan_out, targets, counts, 0)
             continue
         for t in range(1 if operation.constant else timesteps):
             _dot(reader, arena, t, t + 1, place, column, pixels, acc, t * PIXELS * LANES)
@@ -217,15 +256,13 @@ def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):
         if summed:
             fire_signed_tile(
                 acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
-                fan_out_at, operation.blocks, counts,
+                fan_out_at, operation.blocks, counts, silent, changed,
             )  # fmt: skip
         else:
             fire_tile(
                 acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
-                fan_out_at, operation.blocks, counts,
+                fan_out_at, operation.blocks, counts, silent, changed,
             )  # fmt: skip
-        for i in range(pixels):
-            _mark(operation, state, skip, timesteps, to + i * width)
     if not operation.uniform:
         _count_by_channel(operation, fan_out, state, timesteps, place, counts)
 
@@ -250,7 +287,7 @@ def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pl
 
 
 @njit(cache=True, nogil=True)
-def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
+def _max_pool(operation, term, fan_out, state, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
     """Compute a row of a max-pool: the growth of the largest accumulated count of each window, at every timestep."""
     arena, summed, (image, block, row) = state[0], state[3], place
     lanes = min(LANES, operation.channels - block * LANES)
@@ -266,13 +303,13 @@ def _max_pool(operation, term, fan_out, state, skip, timesteps, place, before, c
                 arena, first, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, steps, lanes,
                 before, to + t * operation.out_step, fan_out, fan_out_at, counts, summed,
             )  # fmt: skip
-        _mark(operation, state, skip, timesteps, to)
+        _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts)
     if not operation.uniform:
         _count_by_channel(operation, fan_out, state, timesteps, place, counts)
 
 
 @njit(cache=True, nogil=True)
-def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no-untyped-def]
+def _upsample(operation, term, state, timesteps, place):  # type: ignore[no-untyped-def]
     """Compute a row of nearest-neighbour upsampling."""
     arena, (image, block, row) = state[0], place
     factor = operation.factor
@@ -284,25 +321,30 @@ def _upsample(operation, term, state, skip, timesteps, place):  # type: ignore[n
             to = out + (column * factor + i) * operation.out_pixel
             for t in range(timesteps):
                 copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
-            _mark(operation, state, skip, timesteps, to)
+            _mark(operation, state, timesteps, to)
 
 
 @njit(cache=True, nogil=True)
 def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # type: ignore[no-untyped-def]
     """Count the synaptic operations of a row in which the channels of a block differ in fan-out."""
-    arena, summed, (image, block, row) = state[0], state[3], place
+    arena, silent, _, summed = state
+    image, block, row = place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    counts[2:4], counts[6:8] = 0, 0
+    for first in (0, _BEYOND):
+        counts[first + 2 : first + 4], counts[first + 6 : first + 8] = 0, 0
     for column in range(operation.columns):
         first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
         for t in range(timesteps):
             for lane in range(LANES):
                 at = out + column * operation.out_pixel + t * operation.out_step + lane
-                n = np.int64(arena[at])
+                n, resting = np.int64(arena[at]), np.int64(silent[at])
                 if summed and t > 0:
-                    n = abs(n - np.int64(arena[at - operation.out_step]))
-                counts[2] += n * np.int64(fan_out[first + lane])
-                counts[6] += (n != 0) * np.int64(fan_out[first + lane])
+                    n, resting = _spikes_of(arena, at, operation.out_step), _spikes_of(silent, at, operation.out_step)
+                targets = np.int64(fan_out[first + lane])
+                counts[2] += abs(n) * targets
+                counts[6] += (n != 0) * targets
+                counts[_BEYOND + 2] += abs(n - resting) * targets
+                counts[_BEYOND + 6] += (n != resting) * targets
 
 
 @njit(cache=True, nogil=True, parallel=True)

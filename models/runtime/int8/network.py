@@ -28,6 +28,7 @@ from evburst.models.runtime.int8.tables import Tabulator
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
+from evburst.models.spiking.silence import as_counts
 
 
 class IntegerNetwork(SpikingNetwork):
@@ -55,13 +56,13 @@ class IntegerNetwork(SpikingNetwork):
         """
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state)
-        self._timesteps, self._state = self.parameters.timesteps, None
         macs = self.begin(grid)
         counts = self._as_counts(grid)
         program = self._program(tuple(grid.shape))
         totals = None if counts is None else program.pack(counts)
         if totals is None or totals[:, 3].max() > self._max_count:
             return super().run(grid.float())
+        self._resting = program.resting
         values: dict[str, Tensor] = {}
         if totals[:, 0].any() or not program.plan.on_integers:
             values = self._compute(program)
@@ -96,11 +97,20 @@ class IntegerNetwork(SpikingNetwork):
             biases = {name.removesuffix(".bias"): bias for name, bias in self.graph.tensors.items() if name.endswith(".bias")}
             tables = Tabulator(plan, layout, parameters, biases, self._fan_out).tables()
             program = Program(plan, layout, tables, self._fan_out[plan.sources[0].name])
-            self._compute(program, skip=False)
+            values = self._compute(program, skip=False)
             self._counted.clear()
             program.remember_silence()
+            program.resting = self._resting_of_values(values)
             self._programs[shape] = program
         return self._programs[shape]
+
+    def _resting_of_values(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Counts `(T, C, H, W)` of nodes that the reference engine computed, given their values for a window without events."""
+        return {
+            node.name: as_counts(value.reshape(-1, self._images, *value.shape[1:])[:, 0], self.theta[node.name])
+            for node in self.graph.nodes
+            if node.op in ("relu", "max_pool") and (value := values.get(node.name)) is not None
+        }
 
     def _packed(self, conv: Node, signal: Signal) -> PackedWeights | None:
         """Pack the weights of a convolution; see plan.Pack."""
@@ -144,11 +154,14 @@ class IntegerNetwork(SpikingNetwork):
         """Statistics of every layer, in network order."""
         timesteps = self.parameters.timesteps
         name = self.graph.nodes[0].name
-        stats = [LayerStats(name, "input", 0, timesteps, *events[:, :3].T.astype(np.float64)), *self._layer_stats()]
+        spikes, synaptic_ops, graded = own = events[:, :3].T.astype(np.float64)
+        stats = [LayerStats(name, "input", 0, timesteps, spikes, synaptic_ops, graded, None, *own), *self._layer_stats()]
         totals = program.totals.astype(np.float64)
         for layer in program.tables.layers:
-            spikes, synaptic_ops, active, graded = totals[layer.operations].sum(0).T
+            spikes, synaptic_ops, active, graded, *beyond = totals[layer.operations].sum(0).T
+            differences = beyond[0], beyond[1], beyond[3]
             kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
             fired = active if layer.neurons else None
-            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, spikes, synaptic_ops, graded, fired))
+            plain = spikes, synaptic_ops, graded
+            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *plain, fired, *differences))
         return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))

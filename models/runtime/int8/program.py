@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.models.runtime.int8.kernels import pack_grid, run_operations
+from evburst.models.runtime.int8.kernels import COUNTERS, pack_grid, run_operations
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.signals import Source
@@ -37,7 +37,9 @@ class Program:
     Attributes:
         plan, layout, tables: as given.
         arena, changed: spike counts, and whether they differ from silence, see kernels.py.
-        totals: `(operations, N, 4)` int64 of the last run: spikes, synaptic operations, and both with a burst counted once.
+        totals: `(operations, N, 8)` int64 of the last run: spikes, synaptic operations, and both with a burst counted once;
+            then the same for differences from silence.
+        resting: counts in silence of the nodes that the reference engine computes, see `SpikingNetwork.resting`.
         maps: of each read-out, `(N, C, H, W)` float32; overwritten by the next run.
     """
 
@@ -45,7 +47,8 @@ class Program:
         self.plan, self.layout, self.tables = plan, layout, tables
         images, operations = layout.images, tables.operations
         self.arena, self.changed = np.zeros(layout.size, np.uint8), np.zeros(layout.size // LANES, np.uint8)
-        self.totals = np.zeros((len(operations), images, 4), np.int64)
+        self.totals = np.zeros((len(operations), images, COUNTERS // 2), np.int64)
+        self.resting: dict[str, Tensor] = {}
         self._map_arena = np.zeros(tables.map_size, np.float32)
         self._silence = _Silence(np.zeros_like(self.arena), np.zeros_like(self._map_arena), np.zeros_like(self.totals))
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
@@ -53,7 +56,7 @@ class Program:
         self._acc = np.zeros((threads, layout.timesteps * PIXELS * LANES), np.int32)
         self._before = np.zeros((threads, LANES), np.uint16)
         units = max([input_fan_out.shape[1], *(int(op["rows"] * op["blocks"]) for op in operations)])
-        self._units = np.zeros((units * images, 8), np.int64)
+        self._units = np.zeros((units * images, COUNTERS), np.int64)
         self.maps = {}
         for name, place in tables.maps.items():
             flat = self._map_arena[place.start : place.start + int(np.prod(place.shape))]
@@ -86,6 +89,7 @@ class Program:
     def remember_silence(self) -> None:
         """Keep the present buffers as those of a window without events."""
         silence = self._silence
+        self.totals[..., COUNTERS // 4 :] = 0
         silence.arena[:], silence.maps[:], silence.totals[:] = self.arena, self._map_arena, self.totals
 
     def recall_silence(self) -> None:

@@ -147,7 +147,7 @@ def _emit_vnni(builder, reader, pitches, acc, fresh):  # type: ignore[no-untyped
 @intrinsic
 def fire_tile(  # type: ignore[no-untyped-def]
     typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
-    fan_out_pitch, totals,
+    fan_out_pitch, totals, silent, changed,
 ):  # fmt: skip
     """Run burst neurons for all timesteps.
 
@@ -160,15 +160,20 @@ def fire_tile(  # type: ignore[no-untyped-def]
         out: uint8 array for the counts n, from index `start` on; pixels are `pitch` apart, timesteps `out_step`.
         pixels: number of pixels of the tile that are written.
         fan_out: int32 array; the fan-out of pixel i is at index `fan_out_at + i * fan_out_pitch`.
-        totals: int64 array (8) to add to: spikes, synaptic operations, and both with each burst counted once. Each is the sum
-            of two consecutive elements.
+        totals: int64 array (16) to add to: spikes, synaptic operations, and both with each burst counted once; then the same
+            for differences from silence. Each is the sum of two consecutive elements.
+        silent: like `out`, the counts of a window without events.
+        changed: uint8 array of flags, one for every LANES elements of `out`: whether they differ from silence at any timestep.
     """
-    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire
+    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals, silent, changed), _emit_fire
 
 
-def _fire_signature(acc: Any, scale: Any, bias: Any, limits: Any, out: Any, fan_out: Any, totals: Any) -> Any:
+def _fire_signature(
+    acc: Any, scale: Any, bias: Any, limits: Any, out: Any, fan_out: Any, totals: Any, silent: Any, changed: Any
+) -> Any:
     long = types.int64
-    return types.void(acc, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, totals)
+    arrays = totals, silent, changed
+    return types.void(acc, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, *arrays)
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -178,13 +183,13 @@ def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-de
         n = _smaller(builder, _larger(builder, _floor(builder, v), zero), limit)
         return builder.fsub(v, n), n, zero
 
-    return _emit_neurons(context, builder, signature, args, 0.5, step)  # type: ignore[no-untyped-call]
+    return _emit_neurons(context, builder, signature, args, 0.5, step, summed=False)  # type: ignore[no-untyped-call]
 
 
 @intrinsic
 def fire_signed_tile(  # type: ignore[no-untyped-def]
     typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
-    fan_out_pitch, totals,
+    fan_out_pitch, totals, silent, changed,
 ):  # fmt: skip
     """Run the signed neurons of a ReLU for all timesteps t = 1, 2, ..., T, with inputs and counts summed over time.
 
@@ -192,10 +197,10 @@ def fire_signed_tile(  # type: ignore[no-untyped-def]
     k += clip(max(floor(u + 1/2), 0) - k, -phi, phi).
 
     Args:
-        out: as in `fire_tile`, but for the summed counts k.
+        out, silent: as in `fire_tile`, but for the summed counts k.
         others: as in `fire_tile`; negative spikes count like positive ones.
     """
-    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals), _emit_fire_signed
+    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals, silent, changed), _emit_fire_signed
 
 
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -211,23 +216,25 @@ def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-unt
         new = _larger(builder, new, builder.fsub(fired, limit))
         return new, new, fired
 
-    return _emit_neurons(context, builder, signature, args, 0.0, step)  # type: ignore[no-untyped-call]
+    return _emit_neurons(context, builder, signature, args, 0.0, step, summed=True)  # type: ignore[no-untyped-call]
 
 
-def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignore[no-untyped-def]
+def _emit_neurons(context, builder, signature, args, rest, step, summed):  # type: ignore[no-untyped-def]
     """Emit the loop over the pixels and timesteps of a tile.
 
     `step` returns the new state, the counts to write, and the counts to subtract from these to get the spikes. States start
     at `rest`.
     """
-    _, acc_step, timesteps, _, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, _ = args
-    acc, scale, bias, limits, out, fan_out, totals = (
-        _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15)
+    _, acc_step, timesteps, _, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, *_ = args
+    acc, scale, bias, limits, out, fan_out, totals, silent, changed = (
+        _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15, 16, 17)
     )
-    floats, ints, byte_lanes = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
+    floats, ints, narrow = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
+    byte_lanes = ir.VectorType(_BYTE, LANES)
     parts = list(zip(*(_lanes(builder, array, channel, floats) for array in (scale, bias, limits)), strict=True))
     states = [cgutils.alloca_once(builder, floats) for _ in parts]
-    out, counter = _at(builder, out, start), _SpikeCounter(builder)
+    changed = _at(builder, changed, builder.udiv(start, _const(LANES)))
+    out, silent, counter = _at(builder, out, start), _at(builder, silent, start), _SpikeCounter(builder, summed)
     with cgutils.for_range(builder, pixels) as pixel:
         counter.begin()
         for state in states:
@@ -240,12 +247,14 @@ def _emit_neurons(context, builder, signature, args, rest, step):  # type: ignor
                 currents = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
                 new, *counts = step(currents, gain, shift, builder.load(state), limit, loop.index)
                 builder.store(new, state)
-                counts_of_parts.append([builder.trunc(builder.fptosi(n, ints), byte_lanes) for n in counts])
+                counts_of_parts.append([builder.trunc(builder.fptosi(n, ints), narrow) for n in counts])
             written, since = (_joined(builder, halves) for halves in zip(*counts_of_parts, strict=True))
-            _store(builder, written, out, builder.add(to, builder.mul(loop.index, out_step)))
-            counter.add(written, since)
+            here = builder.add(to, builder.mul(loop.index, out_step))
+            _store(builder, written, out, here)
+            counter.add(written, since, _load(builder, silent, here, byte_lanes))
         place = builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch))
-        counter.end(builder.load(builder.gep(fan_out, [place])))
+        differs = counter.end(builder.load(builder.gep(fan_out, [place])))
+        _store(builder, differs, changed, builder.udiv(to, _const(LANES)))
     counter.write(totals)
     return context.get_dummy_value()
 
@@ -329,18 +338,21 @@ def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def count_lanes(typingctx, x, start, since, summed, fan_out, fan_out_at, totals):  # type: ignore[no-untyped-def]
-    """Add x[start : start + LANES] to `totals`, as `fire_tile` does; if `summed`, its difference from the LANES at `since`."""
+def count_lanes(typingctx, x, start, y, since, subtract, fan_out, fan_out_at, totals, first):  # type: ignore[no-untyped-def]
+    """Add x[start : start + LANES] to totals[first : first + 8], as `fire_tile` does; if `subtract`, its difference from the
+    LANES of `y` at `since`."""
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        x, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 6))
+        x, y, fan_out, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2, 5, 7))
         bytes_ = ir.VectorType(_BYTE, LANES)
-        now, before = (_load(builder, x, args[i], bytes_) for i in (1, 2))
-        before = builder.select(args[3], before, ir.Constant(bytes_, [0] * LANES))
-        _count(builder, now, before, builder.load(builder.gep(fan_out, [args[5]])), totals)
+        now, before = _load(builder, x, args[1], bytes_), _load(builder, y, args[3], bytes_)
+        before = builder.select(args[4], before, ir.Constant(bytes_, [0] * LANES))
+        totals = builder.gep(totals, [args[8]])
+        _count(builder, now, before, builder.load(builder.gep(fan_out, [args[6]])), totals)
         return context.get_dummy_value()
 
-    return types.void(x, types.int64, types.int64, types.boolean, fan_out, types.int64, totals), emit
+    long = types.int64
+    return types.void(x, long, y, long, types.boolean, fan_out, long, totals, long), emit
 
 
 @intrinsic
@@ -366,56 +378,102 @@ def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
 
 
 class _SpikeCounter:
-    """Emits counters in registers: spikes, synaptic operations, and both with each burst counted once.
+    """Emits counters in registers: spikes, synaptic operations, and both with each burst counted once; then the same for
+    differences from silence.
 
     Between `begin` and `end`, counts of LANES channels of one pixel are added, timestep by timestep; at most 255 timesteps.
+
+    Args:
+        builder: of the function.
+        summed: whether the counts are sums over time, of which the spikes are the differences.
     """
 
-    def __init__(self, builder: Any) -> None:
-        self._builder = builder
+    def __init__(self, builder: Any, summed: bool) -> None:
+        self._builder, self._summed = builder, summed
         self._pairs, self._bytes = ir.VectorType(_LONG, 2), ir.VectorType(_BYTE, LANES)
-        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(self._pairs, [0, 0])) for _ in range(4)]
-        self._spikes, self._bursts = (cgutils.alloca_once(builder, kind) for kind in (self._pairs, self._bytes))
+        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(self._pairs, [0, 0])) for _ in range(8)]
+        kinds = self._pairs, self._bytes, self._pairs, self._bytes, self._bytes
+        self._own = [cgutils.alloca_once(builder, kind) for kind in kinds]
+        self._spikes, self._bursts, self._differences, self._changes, self._resting = self._own
 
     def begin(self) -> None:
-        for place in (self._spikes, self._bursts):
+        """Set all counters of the pixel to zero."""
+        for place in self._own:
             self._builder.store(ir.Constant(place.type.pointee, [0] * place.type.pointee.count), place)
 
-    def add(self, counts: Any, before: Any) -> None:
-        """Add the differences between two vectors of LANES bytes."""
-        fired = self._builder.zext(self._builder.icmp_unsigned("!=", counts, before), self._bytes)
-        self._add_to(self._spikes, self._sum_of_differences(counts, before))
-        self._add_to(self._bursts, fired)
+    def add(self, counts: Any, before: Any, resting: Any) -> None:
+        """Add the differences between two vectors of LANES bytes, the second 0 unless counts are summed.
 
-    def end(self, fan_out: Any) -> None:
-        """Add the spikes since `begin` to the totals; each has the given fan-out (int32)."""
+        Args:
+            counts, before: the vectors.
+            resting: `counts` of a window without events.
+        """
         builder = self._builder
+        self._add_to(self._spikes, _sum_of_differences(builder, counts, before))
+        self._add_to(self._bursts, _differ(builder, counts, before))
+        if not self._summed:
+            self._add_to(self._differences, _sum_of_differences(builder, counts, resting))
+            self._add_to(self._changes, _differ(builder, counts, resting))
+            return
+        # |(counts - before) - (resting - resting before)|, in 16 bits
+        words = ir.VectorType(_SHORT, LANES)
+        a, b, c, d = (builder.zext(x, words) for x in (counts, builder.load(self._resting), before, resting))
+        a, b = builder.add(a, b), builder.add(c, d)
+        larger = builder.icmp_unsigned(">", a, b)
+        difference = builder.select(larger, builder.sub(a, b), builder.sub(b, a))
+        total = builder.zext(_call(builder, f"llvm.vector.reduce.add.v{LANES}i16", _SHORT, difference), _LONG)
+        self._add_to(self._differences, builder.insert_element(ir.Constant(self._pairs, [0, 0]), total, ir.Constant(_INT, 0)))
+        self._add_to(self._changes, _differ(builder, a, b))
+        builder.store(resting, self._resting)
+
+    def end(self, fan_out: Any) -> Any:
+        """Add the spikes since `begin` to the totals; each has the given fan-out (int32).
+
+        Returns:
+            Byte: 1 if any spike count differed from silence, else 0.
+        """
+        builder, values = self._builder, list[Any]()
         fan_out = _broadcast(builder, builder.zext(fan_out, _LONG), 2, None)
-        spikes = builder.load(self._spikes)
-        bursts = self._sum_of_differences(builder.load(self._bursts), ir.Constant(self._bytes, [0] * LANES))
-        values = spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out)
+        for summed, flags in ((self._spikes, self._bursts), (self._differences, self._changes)):
+            spikes = builder.load(summed)
+            bursts = _sum(builder, builder.load(flags))
+            values += spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out)
         for total, value in zip(self._totals, values, strict=True):
             self._add_to(total, value)
+        wide = builder.bitcast(values[4], ir.IntType(128))
+        return builder.zext(builder.icmp_unsigned("!=", wide, ir.Constant(wide.type, 0)), _BYTE)
 
     def write(self, totals: Any) -> None:
-        """Add the totals to an int64 array (8), two elements each."""
+        """Add the totals to an int64 array (16), two elements each."""
         for i, total in enumerate(self._totals):
             _add_to(self._builder, totals, 16 * i, self._builder.load(total))
-
-    def _sum_of_differences(self, a: Any, b: Any) -> Any:
-        return _call(self._builder, "llvm.x86.sse2.psad.bw", self._pairs, a, b)
 
     def _add_to(self, place: Any, value: Any) -> None:
         self._builder.store(self._builder.add(self._builder.load(place), value), place)
 
 
 def _count(builder: Any, counts: Any, before: Any, fan_out: Any, totals: Any) -> None:
-    """Add the differences between two vectors of LANES bytes to an int64 array (8)."""
-    counter = _SpikeCounter(builder)
-    counter.begin()
-    counter.add(counts, before)
-    counter.end(fan_out)
-    counter.write(totals)
+    """Add the differences between two vectors of LANES bytes to an int64 array (8), see `fire_tile`."""
+    fan_out = _broadcast(builder, builder.zext(fan_out, _LONG), 2, None)
+    spikes = _sum_of_differences(builder, counts, before)
+    bursts = _sum(builder, _differ(builder, counts, before))
+    for i, value in enumerate((spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out))):
+        _add_to(builder, totals, 16 * i, value)
+
+
+def _differ(builder: Any, a: Any, b: Any) -> Any:
+    """Vector of LANES bytes: 1 where two vectors differ, else 0."""
+    return builder.zext(builder.icmp_unsigned("!=", a, b), ir.VectorType(_BYTE, LANES))
+
+
+def _sum(builder: Any, counts: Any) -> Any:
+    """Sum of LANES bytes, as two int64."""
+    return _sum_of_differences(builder, counts, ir.Constant(counts.type, [0] * LANES))
+
+
+def _sum_of_differences(builder: Any, a: Any, b: Any) -> Any:
+    """Sum of the absolute differences of two vectors of LANES bytes, as two int64."""
+    return _call(builder, "llvm.x86.sse2.psad.bw", ir.VectorType(_LONG, 2), a, b)
 
 
 def _floats(value: float) -> ir.Constant:

@@ -1,0 +1,199 @@
+"""The int8 engine against a chain of the same integers that passes differences from silence on, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evburst.data.stats import SpikeStats
+from evburst.models.bundle import DetectorBundle
+from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, READ_OUT, UPSAMPLE
+from evburst.models.runtime.int8.network import IntegerNetwork
+from evburst.models.runtime.int8.plan import Step
+from evburst.models.runtime.int8.program import Program
+from evburst.models.runtime.int8.quantise import integer_weights
+from evburst.models.runtime.int8.signals import Source, reads
+from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.rounding import spike_values
+from tests.conftest import EveryOperation, drawn
+
+integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
+
+
+class IntegerDifferences:
+    """Executes the plan of an integer network on differences; sums are whole numbers in float64, hence exact.
+
+    Attributes:
+        resting: counts of every source in silence, `(T or 1, 1, C, H, W)`.
+        differences: what every source emitted in the last run, `(T or 1, N, C, H, W)`.
+        maps: read-outs of the last run.
+    """
+
+    def __init__(self, network: IntegerNetwork, program: Program) -> None:
+        self.network, self.program, self.timesteps = network, program, network.parameters.timesteps
+        self.resting: dict[Source, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        steps = program.plan.steps
+        self.differences: dict[Source, Tensor] = {}
+        self.maps: dict[str, Tensor] = {}
+        channels, height, width = steps[0].shape
+        sums = self._run(torch.zeros(1, channels, height, width))
+        self._sums, self.resting = sums, dict(self.differences)
+
+    def run(self, grid: Tensor) -> None:
+        """Run a batch `(N, C, H, W)`."""
+        self._run(grid)
+
+    def _run(self, grid: Tensor) -> dict[str, Tensor]:
+        """Returns the sums of every convolution, by the step's node."""
+        sums: dict[str, Tensor] = {}
+        self.differences = {}
+        for step in self.program.plan.steps:
+            if step.kind is None:
+                assert step.out is not None
+                self.differences[step.out] = grid[None].double()
+            elif step.kind in (FIRE, READ_OUT):
+                sums[step.node.name] = self._convolve(step)
+            elif step.kind == MAX_POOL:
+                self._pool(step)
+            elif step.kind == UPSAMPLE:
+                k = step.node.attrs["factor"]
+                self._emit(step, self._read(step).repeat_interleave(k, 3).repeat_interleave(k, 4))
+        return sums
+
+    def _emit(self, step: Step, differences: Tensor) -> None:
+        assert step.out is not None
+        self.differences[step.out] = differences
+
+    def _read(self, step: Step) -> Tensor:
+        (part,) = step.signal
+        return self.differences[part.source][:, :, part.first : part.first + part.channels]
+
+    def _at_rest(self, source: Source | None) -> Any:
+        """Counts in silence; 0 while these are computed."""
+        return self.resting.get(source, 0.0) if source is not None else 0.0
+
+    def _convolve(self, step: Step) -> Tensor:
+        conv, found = step.conv, reads(step.signal)
+        assert conv is not None
+        tensors, a = self.network.graph.tensors, conv.attrs
+        values = spike_values(self.network.graph, conv, self.network.theta)
+        whole, scale = integer_weights(tensors[f"{conv.name}.weight"], found, values, tensors.get(f"{conv.name}.step"))
+        total: Tensor = torch.zeros(())
+        for item, weights in zip(found, whole, strict=True):
+            x = self.differences[item.source][:, :, item.first : item.first + item.channels]
+            y = F.conv2d(x.flatten(0, 1), torch.from_numpy(weights).double(), None, a["stride"], a["padding"], a["dilation"])
+            total = total + y.reshape(*x.shape[:2], *y.shape[1:])
+        total = total + self._sums.get(step.node.name, 0.0)  # what silence contributes: the constant map
+        self._use(step, total, scale.astype(np.float32), tensors[f"{conv.name}.bias"].numpy())
+        return total
+
+    def _use(self, step: Step, total: Tensor, scale: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        """Fire neurons, or read out, with the engine's float32 arithmetic."""
+        constant = all(part.source.constant for part in step.signal)
+        parameters = self.network.parameters
+        if step.kind == READ_OUT:
+            scale = scale / np.float32(1 if constant else self.timesteps)
+            bias = bias + parameters.readout_shift[step.node.name].numpy()
+            gain, shift = (torch.from_numpy(x)[:, None, None] for x in (scale, bias))
+            self.maps[step.node.name] = total.sum(0).float() * gain + shift
+            return
+        layer = parameters.neurons[step.node.name]
+        theta = layer.theta.numpy()
+        gain, shift = (torch.from_numpy(x)[:, None, None] for x in (scale / theta, (bias + layer.shift.numpy()) / theta))
+        current, v, counts = total.float() * gain + shift, torch.tensor(0.5), []
+        for t in range(self.timesteps):
+            v = v + current[0 if constant else t]
+            n = torch.floor(v).clamp(min=0).minimum(layer.burst_limits[:, None, None])
+            v = v - n
+            counts.append(n.double())
+        self._emit(step, torch.stack(counts) - self._at_rest(step.out))
+
+    def _pool(self, step: Step) -> None:
+        (part,) = step.signal
+        resting = self._at_rest(part.source)
+        if self.resting:
+            resting = resting[:, :, part.first : part.first + part.channels]
+        summed, a = (self._read(step) + resting).cumsum(0), step.node.attrs
+        pooled = F.max_pool2d(summed.flatten(0, 1), a["kernel"], a["stride"], a["padding"])
+        growth = torch.diff(
+            pooled.reshape(*summed.shape[:2], *pooled.shape[1:]),
+            dim=0,
+            prepend=torch.zeros(1, *summed.shape[1:2], *pooled.shape[1:]).double(),
+        )
+        self._emit(step, growth - self._at_rest(step.out))
+
+    def operations(self) -> NDArray[np.float64]:
+        """Synaptic operations of the differences emitted in the last run, `(N,)`."""
+        total: Any = 0.0
+        for step in self.program.plan.steps:
+            if step.out is not None and step.kind != UPSAMPLE:
+                fan_out = self.network._fan_out[step.node.name].double()  # private: what a spike costs has tests of its own
+                own = fan_out[step.first_channel : step.first_channel + step.out.shape[0]]
+                total = total + (self.differences[step.out].abs() * own).sum((0, 2, 3, 4))
+        return np.asarray(total)
+
+
+def check_against_engine(network: IntegerNetwork, grid: Tensor) -> SpikeStats:
+    """Run a batch on both: counts of every source, read-outs and operations beyond silence must be equal."""
+    outputs, stats = network.run(grid)
+    outputs = [out.clone() for out in outputs]
+    program = network._programs[tuple(grid.shape)]  # private: results do not show counts
+    assert program.plan.on_integers
+    assert not program.plan.summed
+    slow = IntegerDifferences(network, program)
+    slow.run(grid)
+    for source in program.plan.sources if grid.any() else []:
+        counts = torch.from_numpy(program.counts(source).astype(np.float64)).permute(0, 1, 4, 2, 3)
+        assert torch.equal(slow.differences[source] + slow.resting[source], counts), source.name
+    for name, out in zip(network.graph.outputs, outputs, strict=True):
+        assert torch.equal(slow.maps[name], out), name
+    mine = np.sum([layer.synaptic_ops_beyond_silence for layer in stats.layers], 0)
+    assert mine.tolist() == slow.operations().tolist()
+    return stats
+
+
+@integers
+@pytest.mark.parametrize("timesteps", [1, 2, 4])
+@pytest.mark.parametrize("size", [(12, 20), (16, 36)])
+def test_differences_of_integers_are_bit_for_bit_the_engines(timesteps: int, size: tuple[int, int]) -> None:
+    """Weights and thresholds as conversion finds them: sums of differences and of silence are whole, so nothing is rounded."""
+    graph = trace(drawn(EveryOperation), torch.zeros(1, 4, 16, 16))
+    grid = torch.poisson(torch.full((3, 4, *size), 0.7), generator=torch.Generator().manual_seed(1)).clamp(max=10)
+    graph, parameters = calibrate(graph, record_targets(graph, grid), timesteps, Choice(8))
+    grid[1:] = 0
+    grid[2, 1, 5, 0] = 1
+    stats = check_against_engine(IntegerNetwork(graph, parameters, 10), grid.to(torch.uint8))
+    busy, silent, single = np.sum([layer.synaptic_ops_beyond_silence for layer in stats.layers], 0)
+    assert silent == 0 < single < busy
+    check_against_engine(IntegerNetwork(graph, parameters, 10), grid[1:2].to(torch.uint8))
+
+
+BUNDLED = {
+    "street": (256, 320),
+    "caltech6": (192, 256),
+    "caltech6-ssd": (192, 256),
+    "dvs128-objects": (128, 128),
+    "nmnist": (64, 64),
+}
+"""Bundled weights, and the size of their grids."""
+
+
+def windows(bundle: DetectorBundle, size: tuple[int, int]) -> Tensor:
+    """A busy window, and one with ten events."""
+    rng = np.random.default_rng(0)
+    channels, (rows, columns) = bundle.voxel.channels, size
+    rates = rng.choice([0.02, 0.5, 2.0], (channels, rows // 8, columns // 8), p=[0.7, 0.2, 0.1])
+    grid = np.zeros((2, channels, rows, columns), np.uint8)
+    grid[0] = rng.poisson(rates.repeat(8, 1).repeat(8, 2)).clip(0, bundle.voxel.max_count)
+    for at in zip(*(rng.integers(0, n, 10) for n in grid.shape[1:]), strict=True):
+        grid[(1, *at)] += 1
+    return torch.from_numpy(grid)
