@@ -200,7 +200,7 @@ def test_from_a_time_on_and_filtered(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2)
     assert out.startswith("street_td.dat: ")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["boxes", "speed", "energy", "spikes", "written"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["boxes", "speed", "energy", "silence", "spikes", "written"]
 
 
 @pytest.mark.parametrize("size", [(64, 48), (346, 260), (33, 31)])
@@ -265,7 +265,7 @@ def test_wrong_sensor_size_is_an_error_and_what_was_written_is_readable(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--weights", "strete"], "bundled: caltech6"),
+        (["--weights", "strete"], "bundled: caltech101, caltech6"),
         (["--sensor-size", "304"], "write it as WIDTHxHEIGHT"),
         (["--timesteps", "0"], "timesteps must be 1 to 64"),
         (["--window-ms", "-5"], "window_ms must be 0.1 to 60000"),

@@ -111,7 +111,7 @@ def test_events_of_one_window_are_one_result_wherever_it_begins(detector: Detect
 def test_settings_and_errors() -> None:
     assert Detector("street", score=0.7, ann=True).config.post.score == 0.7
     for settings, message in (
-        ({"weights": "strete"}, "bundled: caltech6"),
+        ({"weights": "strete"}, "bundled: caltech101, caltech6"),
         ({"timestep": 2}, "did you mean 'timesteps'"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
     ):

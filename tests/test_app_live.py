@@ -425,7 +425,7 @@ def test_no_password_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         (["--stream", "127.0.0.1"], "tcp://HOST:PORT"),
         (["--camera", "fake", "--preset", "dvs"], "known: dvs346"),
         (["--camera", "fake", "--seconds", "0"], "seconds must be"),
-        (["--camera", "fake", "--weights", "strete"], "bundled: caltech6"),
+        (["--camera", "fake", "--weights", "strete"], "bundled: caltech101, caltech6"),
         (["--camera", "fake", "--headless", "--serve"], "--headless contradicts --serve"),
         (["--camera", "fake", "--set", "queue_window=1"], "did you mean 'queue_windows'"),
         (["--camera", "fake", "--record", "gone/o.dat"], "cannot be written"),
