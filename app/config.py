@@ -148,8 +148,8 @@ def _shown(value: object) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as opened:
-            text = opened.read(_MOST_BYTES + 1)
+        with file.open("rb") as content:
+            text = content.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise ConfigError(f"{file}: more than {_MOST_BYTES} bytes: not a file of settings")
         content = _parse_yaml(text.decode("utf-8-sig"), str(file))

@@ -61,8 +61,8 @@ class RunConfig:
         device: device to run on.
         engine: engine that runs the spiking network: reference, int8, cuda; auto is the fastest available.
         adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
-        batch: number of windows per batch; a result has to wait until its batch is full. 0: the size with the highest
-            throughput.
+        batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
+            high throughput.
         start_s: start this many seconds after the first event.
         max_windows: stop after this many windows.
         downsample: side of the square blocks of pixels that the network sees as one pixel; suits sensors that are much larger

@@ -366,19 +366,19 @@ def run_batches(
     numbers = list(items)
     groups = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
 
-    def read(some: Sequence[int]) -> tuple[list[Detections], list[str], list[BinnedWindow]]:
-        windows = [dataset[i] for i in some]
+    def read(indices: Sequence[int]) -> tuple[list[Detections], list[str], list[BinnedWindow]]:
+        windows = [dataset[i] for i in indices]
         binned = [networks[0].bin(item.window, networks[0].new_grid()) for item in windows]
         return [item.boxes for item in windows], [item.name for item in windows], binned
 
     with ThreadPoolExecutor(1, "reading") as pool:
-        waiting = deque(pool.submit(read, some) for some in groups[:2])
-        for number, some in enumerate(groups):
+        waiting = deque(pool.submit(read, group) for group in groups[:2])
+        for number, group in enumerate(groups):
             labels, names, binned = waiting.popleft().result()
             if number + 2 < len(groups):
                 waiting.append(pool.submit(read, groups[number + 2]))
             yield DatasetBatch(
-                some,
+                group,
                 labels,
                 names,
                 sum(window.events for window in binned),

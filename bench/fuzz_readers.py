@@ -128,7 +128,7 @@ def examine(path: Path, reader: str, grid: GuardedGrid) -> Verdict:
 
 
 def _examine(path: Path, reader: str, format: str | None, grid: GuardedGrid) -> Verdict:
-    def opened() -> EventStream:
+    def open_recording() -> EventStream:
         try:
             return open_events(path, None, format)
         except SensorSizeError as error:
@@ -136,7 +136,7 @@ def _examine(path: Path, reader: str, format: str | None, grid: GuardedGrid) -> 
             return open_events(path, SIZE, format)
 
     try:
-        stream = opened()
+        stream = open_recording()
         require(0 < min(stream.sensor_size) <= max(stream.sensor_size) <= MAX_SENSOR_SIDE, f"sensor {stream.sensor_size}")
         events = sum(_checked_packets(stream))
         refused = None
@@ -145,8 +145,8 @@ def _examine(path: Path, reader: str, format: str | None, grid: GuardedGrid) -> 
         refused = str(error)
     else:
         ACCOUNTS[reader](path, stream, events)
-        _check_grids(opened(), grid)
-    _check_windows(opened, refused, 0 if refused else events + _left_out(stream))
+        _check_grids(open_recording(), grid)
+    _check_windows(open_recording, refused, 0 if refused else events + _left_out(stream))
     return Verdict(refused, {} if refused else stream.faults.found())
 
 
@@ -166,11 +166,11 @@ def _check_grids(stream: EventStream, grid: GuardedGrid) -> None:
             grid.bin(window, stream)
 
 
-def _check_windows(opened: Callable[[], EventStream], refused: str | None, events: int) -> None:
+def _check_windows(open_recording: Callable[[], EventStream], refused: str | None, events: int) -> None:
     """Check that long windows contain or count the same events as the packets, and are refused if the packets were."""
     delivered, t0 = 0, None
     try:
-        stream = opened()
+        stream = open_recording()
         for window in stream.windows(LONG_US):
             t0 = _check_window(window, LONG_US, t0)
             delivered += len(window)

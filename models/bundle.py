@@ -69,7 +69,7 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: di
 def read_kind(path: Path) -> str:
     """What a file of `save_tensors` holds: its kind; "" if it is none."""
     try:
-        with _opened(path) as (_, header):
+        with _open_file(path) as (_, header):
             return header.get("kind", "")
     except CheckpointError:
         return ""
@@ -81,7 +81,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         CheckpointError: no such file, not a safetensors file, of another kind or version, or a weight is NaN or infinite.
     """
-    with _opened(path) as (file, header):
+    with _open_file(path) as (file, header):
         metadata = _metadata(path, header, kind)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     for name, tensor in tensors.items():
@@ -100,7 +100,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+def _open_file(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """The open file and its header."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such weights file")
@@ -149,7 +149,7 @@ def bundled_weights(task: str) -> list[str]:
     """Return the names of the bundled weights for a task (models/tasks)."""
     found = []
     for path in sorted(WEIGHTS.glob("*.safetensors")):
-        with _opened(path) as (_, header):
+        with _open_file(path) as (_, header):
             head = head_of(METADATA(_metadata(path, header, "detector"), f"{path}: metadata")["head"])
         if task_of(head).name == task:
             found.append(path.stem)
@@ -238,7 +238,7 @@ class DetectorBundle:
         path = find_weights(weights)
         if read_kind(path) == "ann":
             return TrainedBundle.of(path)
-        with _opened(path) as (file, header):
+        with _open_file(path) as (file, header):
             metadata = _metadata(path, header, "detector")
             names = list(file.keys())
             if any(name.startswith("correction/") for name in names):

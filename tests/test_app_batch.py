@@ -95,7 +95,7 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
 
 
 def test_a_run_that_was_killed_is_taken_up(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recording it was at, whose summary says "running", is done anew; those before it are not."""
+    """The interrupted recording, whose summary says "running", is processed again; finished ones are not."""
     (recordings / "b" / "bad.dat").unlink()
     out = tmp_path / "out"
     command = ["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL, "--skip-existing"]
@@ -130,7 +130,7 @@ def test_two_processes_give_the_same_as_one(recordings: Path, tmp_path: Path) ->
 
 
 def test_time_left_goes_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording of a quarter of all bytes has taken ten seconds: thirty are left."""
+    """The first recording has a quarter of all bytes and took ten seconds, so thirty are left."""
     now = [100.0]
     monkeypatch.setattr("evburst.app.batch.time.perf_counter", lambda: now[0])
     paths = [tmp_path / "a.dat", tmp_path / "b.dat"]

@@ -32,7 +32,7 @@ BUSY = SensorSize(48, 32)
 
 
 def bars(rng: np.random.Generator, upright: bool, size: SensorSize, span_us: int = 95_000, n: int = 400) -> np.ndarray:
-    """Events of an upright or lying bar, which any classifier can learn."""
+    """Events of a vertical or horizontal bar, which any classifier can learn to distinguish."""
     events = np.zeros(n, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
     events["t"] = np.sort(rng.integers(0, span_us, n))
     along, across = rng.integers(2, min(size) - 2, n), rng.integers(14, 18, n)
@@ -42,7 +42,7 @@ def bars(rng: np.random.Generator, upright: bool, size: SensorSize, span_us: int
 
 
 def digit_tree(root: Path) -> Path:
-    """N-MNIST's layout with two digits: 1 is upright, 7 lies."""
+    """N-MNIST's layout with two digits: 1 is a vertical bar, 7 a horizontal one."""
     rng = np.random.default_rng(0)
     for split, count in (("Train", 24), ("Test", 6)):
         for digit in "17":
@@ -72,7 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_training_records_what_it_chose_on(place: Path) -> None:
+def test_training_records_the_split_used_for_selection(place: Path) -> None:
     record = DetectorBundle.load(place / "digits.safetensors").record
     assert record["training"]["chosen_on"] == "select"
     assert record["training"]["validation"]["top1"] == 100
@@ -118,13 +118,13 @@ def test_evaluate_reports_classes(place: Path, tmp_path: Path, capsys: pytest.Ca
     assert "## Classification" in tables([out])
 
 
-def test_a_protocol_is_of_boxes(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_protocols_are_for_detectors_only(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--weights", str(place / "digits.safetensors"), "--root", str(place / "digits"), "--protocol", "coco"]
     assert evaluate_main([*command, "--out", str(tmp_path)]) == 1
     assert "protocol coco is for detectors" in capsys.readouterr().err
 
 
-def test_classify_prints_a_line_a_recording(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classify_prints_one_line_per_recording(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = ["--weights", str(place / "digits.safetensors")]
     files = [str(place / "digits" / "Test" / digit / "00000.bin") for digit in "17"]
     assert classify_main(["--events", *files, *weights]) == 0
@@ -161,7 +161,7 @@ def test_one_damaged_recording_does_not_stop_the_others(
     assert "1 of 2 recordings failed" in printed.err
 
 
-def test_windows_that_are_idle_have_no_say(place: Path) -> None:
+def test_idle_windows_are_excluded(place: Path) -> None:
     path, weights = place / "digits" / "Test" / "7" / "00003.bin", str(place / "digits.safetensors")
     found = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000))
     assert (found["class"], found["score"], found["top5"], found["idle_windows"]) == (None, None, [], 1)
@@ -169,7 +169,7 @@ def test_windows_that_are_idle_have_no_say(place: Path) -> None:
         classify_file(path, ClassifyConfig(weights=weights, start_s=10))
 
 
-def test_weights_are_of_one_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_reject_weights_of_the_other_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(place / "digits" / "Test" / "7" / "00003.bin")
     assert detect_main(["--events", path, "--weights", str(place / "digits.safetensors"), "--out", str(place / "no")]) == 1
     assert "use evburst classify" in capsys.readouterr().err

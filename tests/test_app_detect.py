@@ -107,7 +107,7 @@ def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str],
 
 
 def test_most_boxes_of_the_sample_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the drawn street, whose generator the network never saw: of the boxes scored over 0.5, most overlap a label."""
+    """On the drawn street, whose generator the network never saw: most boxes with a score above 0.5 overlap a label."""
     detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--score", 0.5)
     labels = {found.t_us: found for found in read_prophesee_boxes(SAMPLE.with_name("street_bbox.npy"))}
     right, total = 0, 0
@@ -161,8 +161,8 @@ def test_idle_windows_cost_nothing_and_change_no_other(
             assert line["spikes"] == (None if network else 0)
 
 
-def test_an_error_behind_windows_comes_after_their_results(tmp_path: Path) -> None:
-    """Windows are read ahead, and in batches: those before the fault are still detected in, in order."""
+def test_an_error_is_raised_after_the_results_of_earlier_windows(tmp_path: Path) -> None:
+    """Windows are read in advance and in batches; those before the fault still give results, in order."""
     stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
     inference = open_inference(DetectorBundle.load("street"), DetectConfig(window_ms=5.0), stream.sensor_size, stream.faults)
 
@@ -180,7 +180,7 @@ def test_an_error_behind_windows_comes_after_their_results(tmp_path: Path) -> No
         next(results)
 
 
-def test_from_a_time_on_and_filtered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_start_time_and_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The windows of the whole recording from 2 s on; events removed by filters are reported, and not counted."""
     args = ["--events", SAMPLE, "--out", tmp_path, "--no-video", "--ann", "--start-s", 2, "--max-windows", 3]
     _, out, _ = detect(capsys, *args, "--json")
@@ -252,7 +252,7 @@ def test_truncation_backwards_time_and_strays_are_repaired_and_reported(
     assert err == f"warning: {path}: repaired: truncated bytes 3, late events 2, outside sensor 1\n"
 
 
-def test_wrong_sensor_size_is_an_error_and_what_was_written_is_readable(
+def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = dat(tmp_path / "a.dat", list(range(0, 200_000, 100)), header=b"% Version 2\n", x=200, y=50)
@@ -312,7 +312,7 @@ def test_interrupted_box_file_is_readable(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_the_car_ahead_is_found_in_the_real_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By eye: (120, 88)-(161, 128) at 0 s grows to (113, 87)-(166, 138) at 0.74 s."""
+    """Annotated by hand: (120, 88)-(161, 128) at 0 s grows to (113, 87)-(166, 138) at 0.74 s."""
     detect(capsys, "--events", SHARED / "real" / "gen1_street_td.dat", "--out", tmp_path, "--no-video")
     first, last = np.array([120, 88, 161, 128]), np.array([113, 87, 166, 138])
     hits = 0
@@ -329,7 +329,7 @@ def test_the_car_ahead_is_found_in_the_real_recording(tmp_path: Path, capsys: py
 def test_the_face_of_a_real_ncaltech101_recording_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], network: list[str]
 ) -> None:
-    """One of N-Caltech101's Faces_easy, three saccades; its box is known by eye."""
+    """One of N-Caltech101's Faces_easy, three saccades; its box was annotated by hand."""
     recording = SHARED / "real" / "ncaltech101_faces_easy_0001.bin"
     flags = ["--weights", "caltech6", "--out", tmp_path, "--no-video", "--json", *network]
     code, _, _ = detect(capsys, "--events", recording, *flags)

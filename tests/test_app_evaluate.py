@@ -44,7 +44,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
 
 
 def lasting(results: dict[str, Any]) -> dict[str, Any]:
-    """Results without what is measured in seconds."""
+    """Results without measured times."""
     rows = [{k: v for k, v in row.items() if k not in ("latency_ms", "timing")} for row in results["results"]]
     return {**{k: v for k, v in results.items() if k != "timing"}, "results": rows}
 
@@ -135,7 +135,7 @@ def test_classes_must_be_those_of_the_weights(tmp_path: Path, capsys: pytest.Cap
     assert "weights caltech6 have the classes airplanes, Motorbikes" in capsys.readouterr().err
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(
+def test_an_interrupted_evaluation_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = gen1_tree(tmp_path / "gen1", ("val",))
@@ -159,7 +159,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
 
 @needs_fork
 def test_two_processes_give_the_same_results_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the spiking network, whose sums are of whole numbers: the ANN's may round otherwise in another process."""
+    """Only for the spiking network, whose sums are integers; the ANN may round differently in another process."""
     root = gen1_tree(tmp_path / "gen1", ("val",))
     run = ["--dataset", "gen1", "--root", str(root), "--protocol", "coco", *FAST]
     evaluated(capsys, *run, "--out", str(tmp_path / "one"))
@@ -175,7 +175,7 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path, capsys: pyte
     assert active[0] == pytest.approx(active[1], rel=1e-5)
 
 
-def test_simulated_windows_are_shown_as_the_weights_say(
+def test_simulation_settings_come_from_the_weights(
     folder: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -193,7 +193,7 @@ def test_a_spread_sample_shows_windows_of_the_whole_set(
     folder: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """Its windows are those that the whole set has for these pictures."""
+    """Its windows equal those of the whole set for the same pictures."""
     config = DatasetConfig("simulated", str(folder), "street")
     one = open_dataset(config, Request("val", 50_000, 1, cache=tmp_path, workers=1, spread=True))
     pictures = PictureFolder(folder, "val", one.spec)
@@ -268,7 +268,7 @@ def test_box_files_of_any_detector_are_scored(tmp_path: Path, capsys: pytest.Cap
     assert folders["coco_stats"] == results["coco_stats"]
 
 
-def test_a_person_reads_percent_and_every_row_has_its_own_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_shows_percent_and_distinct_row_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = labels_at_4_hz()
     labels["class_id"] = 0
     np.save(tmp_path / "a.npy", labels)
@@ -285,7 +285,7 @@ def test_a_person_reads_percent_and_every_row_has_its_own_name(tmp_path: Path, c
     assert len({len(line) for line in lines[-3:]}) == 1
 
 
-def test_box_files_pair_in_order_where_names_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_box_files_pair_in_order_if_names_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "mine.npy", labels_at_4_hz())
     np.save(tmp_path / "theirs_bbox.npy", labels_at_4_hz())
     run = [*GEN1_SENSOR, "--predictions", str(tmp_path / "mine.npy"), "--labels", str(tmp_path / "theirs_bbox.npy")]
@@ -329,7 +329,7 @@ def test_boxes_beyond_the_sensor_ask_for_its_size(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize("shift", [1_674_050_002_090_794, 1])
 def test_predictions_on_another_clock_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], shift: int) -> None:
-    """Epoch times against times from the start, or half a window beside every label: AP 0 would say nothing of the detector."""
+    """Epoch times against times from the start, or half a window beside every label: an AP of 0 would mislead."""
     np.save(tmp_path / "labels.npy", labels_at_4_hz())
     moved = labels_at_4_hz()
     moved["t"] += shift
@@ -344,7 +344,7 @@ def test_predictions_on_another_clock_are_an_error(tmp_path: Path, capsys: pytes
     assert evaluated(capsys, *run)["results"][0]["ap"] > 0
 
 
-def test_numbers_that_are_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_values_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = [("t", "<f8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "<i4")]
     for name, value in (("t", np.nan), ("t", np.inf), ("w", np.nan), ("class_id", -1)):
         rows = np.zeros(3, fields)

@@ -1,4 +1,4 @@
-"""`from evburst import Detector`: recordings, streams and arrays give what detect.py gives."""
+"""`from evburst import Detector`: recordings, streams and arrays give the same results as detect.py."""
 
 from __future__ import annotations
 

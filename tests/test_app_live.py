@@ -275,7 +275,7 @@ def test_a_recording_is_readable_without_having_been_closed(tmp_path: Path, cut:
     recorder.close()
 
 
-def test_a_recording_goes_on_past_71_minutes_and_stops_at_its_limit(tmp_path: Path) -> None:
+def test_a_recording_continues_past_71_minutes_and_stops_at_its_limit(tmp_path: Path) -> None:
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE, max_bytes=80)
     recorder.write(make_events([2**32 - 2, 2**32 + 5]))
     recorder.write(make_events([2**32 + 6]))

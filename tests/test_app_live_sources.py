@@ -135,7 +135,7 @@ def test_a_recording_is_played_at_its_own_pace_and_whole(tmp_path: Path, clock: 
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_looped_recording_goes_on_in_time(tmp_path: Path) -> None:
+def test_a_looped_recording_continues_in_time(tmp_path: Path) -> None:
     write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
     source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)
     source.open()
@@ -259,7 +259,7 @@ def test_a_video_is_played_at_another_speed(tmp_path: Path) -> None:
     assert timed[-1].due_s - timed[0].due_s == pytest.approx(2e-6 * (timed[-1].until_us - timed[0].until_us), abs=1e-6)
 
 
-def test_a_looped_video_goes_on_in_time(tmp_path: Path) -> None:
+def test_a_looped_video_continues_in_time(tmp_path: Path) -> None:
     grabber = VideoGrabber(video(tmp_path / "a.avi", 3, 20.0), loop=True)
     grabber.open()
     times = [frame.t_us for frame in (grabber.read() for _ in range(7)) if frame]
@@ -398,7 +398,7 @@ def test_unusable_videos_are_refused(tmp_path: Path, content: bytes | None, mess
 # Devices
 
 
-def test_a_device_clock_goes_on_in_a_silence(clock: Clock) -> None:
+def test_a_device_clock_continues_in_a_silence(clock: Clock) -> None:
     device = DeviceClock()
     assert device.packet(NO_EVENTS).until_us is None
     assert device.packet(make_events([7_000_000])).until_us == 7_000_001

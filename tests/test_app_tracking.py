@@ -1,4 +1,4 @@
-"""Tracks: numbers that stay with an object, and objects that are held while their place is silent."""
+"""Tracks: objects keep their numbers, and are held while their boxes are silent."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def held(result: WindowResult) -> list[bool]:
 
 
 def approach(tracks: Tracker, steps: list[float] | None = None) -> tuple[int, float, int]:
-    """An object comes to a stop; returns its number, where it stands, and the next window's number."""
+    """Let an object stop; return its number, its position, and the next window's number."""
     x, number, mine = 20.0, 0, [0]
     for step in steps or [4, 4, 4, 3, 2, 1, 0.5]:
         mine = numbers(tracks.update(window(number, [(at(x), 0.8)], [at(x)])))
@@ -68,7 +68,7 @@ def approach(tracks: Tracker, steps: list[float] | None = None) -> tuple[int, fl
     return mine[0], x, number
 
 
-def test_two_objects_keep_their_numbers_in_whatever_order_they_come() -> None:
+def test_two_objects_keep_their_numbers_in_any_order() -> None:
     tracks, orders = tracker(), list[list[int]]()
     for number in range(8):
         boxes = [(at(10 + 3 * number), 0.9), (at(150 - 3 * number), 0.7)]
@@ -79,7 +79,7 @@ def test_two_objects_keep_their_numbers_in_whatever_order_they_come() -> None:
     assert orders[2:] == [orders[1]] * 6
 
 
-def test_low_boxes_continue_a_track_and_begin_none() -> None:
+def test_boxes_with_low_scores_continue_tracks_but_start_none() -> None:
     tracks = tracker()
     for number in range(3):
         tracks.update(window(number, [(at(20), 0.8)], [at(20)]))
@@ -88,7 +88,7 @@ def test_low_boxes_continue_a_track_and_begin_none() -> None:
     assert result.detections.scores[0] == np.float32(0.15)
 
 
-def test_an_object_that_stops_is_held_and_keeps_its_number_when_it_goes_on() -> None:
+def test_an_object_that_stops_is_held_and_keeps_its_number_when_it_moves_again() -> None:
     tracks = tracker()
     mine, x, number = approach(tracks)
     for n in range(number, number + 60):  # three seconds, thrice what a lost track is kept for
@@ -101,7 +101,7 @@ def test_an_object_that_stops_is_held_and_keeps_its_number_when_it_goes_on() -> 
         assert (numbers(result), held(result)) == ([mine], [False])
 
 
-def test_without_holding_it_is_lost() -> None:
+def test_an_object_that_is_not_held_is_lost() -> None:
     tracks = tracker(hold_s=0.0)
     mine, x, number = approach(tracks)
     results = [tracks.update(window(n, [], [])) for n in range(number, number + 60)]
@@ -110,7 +110,7 @@ def test_without_holding_it_is_lost() -> None:
     assert again[-1] == [mine + 1]
 
 
-def test_it_is_held_no_longer_than_the_setting() -> None:
+def test_objects_are_held_no_longer_than_the_setting() -> None:
     tracks = tracker(hold_s=0.5)
     _, _, number = approach(tracks)
     results = [tracks.update(window(n, [], [])) for n in range(number, number + 20)]
@@ -125,7 +125,7 @@ def test_events_without_a_box_end_the_holding_for_good() -> None:
     assert held(tracks.update(window(number + 2, [], []))) == []
 
 
-def test_somebody_who_passes_in_front_does_not_end_it() -> None:
+def test_an_object_passing_in_front_does_not_end_the_holding() -> None:
     tracks = tracker()
     mine, x, number = approach(tracks)
     tracks.update(window(number, [], []))
@@ -156,7 +156,7 @@ def test_nothing_is_held_while_the_camera_moves() -> None:
     assert numbers(tracks.update(window(number, [], everything))) == []
 
 
-def test_every_output_has_the_tracks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_output_contains_the_tracks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [
         "--events",
         str(SAMPLE),
@@ -185,7 +185,7 @@ def test_every_output_has_the_tracks(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_tracks_of_the_sample_follow_its_objects() -> None:
-    """Of the labelled objects that tracks follow, nearly all windows have the same number."""
+    """Nearly all windows of a tracked labelled object have the same track number."""
     truth = {found.t_us: found for found in read_prophesee_boxes(SAMPLE.with_name("street_bbox.npy"))}
     names = {}
     raw = np.load(SAMPLE.with_name("street_bbox.npy"))
@@ -219,6 +219,6 @@ def test_settings_are_checked(settings: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"track": True}, {"classes": ("car",)}, {"window_events": 5}, {"stride_ms": 5.0}])
-def test_live_refuses_what_it_cannot_do_yet(settings: dict[str, Any]) -> None:
+def test_live_rejects_settings_that_it_does_not_support(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="settings of recordings, not of live"):
         LiveConfig(detect=DetectConfig(**settings))

@@ -29,7 +29,7 @@ def test_packages_and_memory_are_read_and_cores_are_not_counted_twice(tmp_path: 
     assert found[0].read() == 2.5
 
 
-def test_a_counter_that_starts_again_goes_on(tmp_path: Path) -> None:
+def test_a_counter_that_starts_again_continues(tmp_path: Path) -> None:
     file = zone(tmp_path / "cap", "package-0", 900_000)
     ((counter,), _) = powercap_counters(tmp_path / "cap")
     before = counter.read()

@@ -1,4 +1,4 @@
-"""Windows of class recordings: which ones there are, what they hold, how time is held out, and what is kept in the cache."""
+"""Windows of class recordings: their number, their events, time that is held out, and the cache."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def recording(start_us: int, span_us: int, n: int = 500, size: SensorSize = SIZE
     (90_000, W + 20_000, [1]),  # both are: the last one stays
     (10_000, 20_000, [0]),
 ])  # fmt: skip
-def test_windows_at_the_ends_have_to_be_half_filled(first_us: int, end_us: int, windows: list[int]) -> None:
+def test_first_and_last_windows_must_be_half_filled(first_us: int, end_us: int, windows: list[int]) -> None:
     assert list(filled_numbers(first_us, end_us, W)) == windows
     t = np.arange(first_us, end_us, 1000)
     t[-1] = end_us - 1
@@ -44,7 +44,7 @@ def test_windows_at_the_ends_have_to_be_half_filled(first_us: int, end_us: int, 
     assert [w.t0_us // W for w in filled_windows(EventArray(found, SIZE).windows(W))] == windows
 
 
-def test_no_events_no_windows() -> None:
+def test_recordings_without_events_have_no_windows() -> None:
     assert list(filled_windows(iter(()))) == []
 
 
@@ -53,7 +53,7 @@ def dataset(*recordings: EventArray) -> ClassDataset:
     return ClassDataset("folder", ("a", "b"), SIZE, named)
 
 
-def test_windows_hold_what_a_pass_over_the_recording_does() -> None:
+def test_windows_equal_those_of_a_pass_over_the_recording() -> None:
     sources = [recording(1_000, 350_000), recording(5_040_000, 260_000)]
     found = ClassWindows(dataset(*sources), "train", W)
     expected = [(k, window) for k, own in enumerate(sources) for window in filled_windows(own.windows(W))]
@@ -75,7 +75,7 @@ def test_windows_hold_what_a_pass_over_the_recording_does() -> None:
     assert found.faults_of(0) == {}
 
 
-def test_a_limit_is_spread_evenly() -> None:
+def test_limited_windows_are_spread_evenly() -> None:
     found = ClassWindows(dataset(*(recording(0, 300_000) for _ in range(6))), "train", W, 4)
     assert sorted({found.name_of(i) for i in range(4)}) == ["0.dat", "1.dat", "3.dat", "5.dat"]
 

@@ -1,4 +1,4 @@
-"""Classification layouts: a tiny tree of each, its splits, its classes, and what is left out."""
+"""Classification layouts: a tiny tree of each, its splits, its classes, and skipped files."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ TREES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", list(CLASS_LAYOUTS))
-def test_the_contract_of_a_layout(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """All splits hold recordings of the classes, and no recording is in two of them, wherever the folder lies."""
+def test_every_layout_divides_its_recordings_into_splits(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """All splits contain recordings of all classes, none is in two splits, and the path of the folder does not matter."""
     make, classes = TREES[name]
     make(tmp_path / "data")
     seen: dict[str, set[str]] = {}
@@ -107,7 +107,7 @@ def test_the_contract_of_a_layout(tmp_path: Path, name: str, caplog: pytest.LogC
         open_classes(name, tmp_path / "empty", "test")
 
 
-def test_published_test_splits_stay_tests(tmp_path: Path) -> None:
+def test_published_test_splits_are_kept(tmp_path: Path) -> None:
     nmnist_tree(tmp_path)
     test = open_classes("nmnist", tmp_path, "test").recordings
     assert [(r.name, r.label) for r in test] == [(f"Test/{d}/{k:05d}.bin", d) for d in (0, 7) for k in range(4)]
@@ -128,7 +128,7 @@ def test_a_gesture_is_a_part_of_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["12,1,2", "0,1,2", "1,5,5", "1,-3,5", "a,1,2", "1,1"])
-def test_gesture_tables_that_are_wrong_are_named(tmp_path: Path, row: str) -> None:
+def test_errors_in_gesture_tables_name_the_table(tmp_path: Path, row: str) -> None:
     gesture_tree(tmp_path)
     (tmp_path / "user01_fluorescent_labels.csv").write_text(f"class,startTime_usec,endTime_usec\n1,1,2\n{row}\n")
     with pytest.raises(LabelError, match=r"user01_fluorescent_labels\.csv: line 3: not a gesture"):
@@ -173,7 +173,7 @@ def test_an_excerpt_of_an_array() -> None:
 # ---------------------------------------------------------------- tonic
 
 
-def test_tonics_data_sets_come_through_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_of_tonic_are_read_by_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("tonic.datasets")
     nmnist_tree(tmp_path / "NMNIST")
     with pytest.raises(DataError, match="tonic does not find its dataset NMNIST there; download it with tonic first"):

@@ -63,7 +63,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str, SensorSize]] = {
 }
 
 
-def opened(kind: str, root: Path, spec: str, split: str = "val", **config: object) -> RecordedWindows:
+def open_windows(kind: str, root: Path, spec: str, split: str = "val", **config: object) -> RecordedWindows:
     data = open_dataset(DatasetConfig(kind, str(root), spec, **config), Request(split, W, cache=root / "cache"))  # type: ignore[arg-type]
     assert isinstance(data, RecordedWindows)
     return data
@@ -72,7 +72,7 @@ def opened(kind: str, root: Path, spec: str, split: str = "val", **config: objec
 @pytest.mark.parametrize("kind", list(LAYOUTS))
 def test_the_contract_of_a_layout(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     make, spec, size = TREES[kind]
-    data = opened(kind, make(tmp_path / "data"), spec)
+    data = open_windows(kind, make(tmp_path / "data"), spec)
     assert data.spec.sensor_size == size
     assert len(data) > 0
     for i in range(len(data)):
@@ -85,7 +85,7 @@ def test_the_contract_of_a_layout(tmp_path: Path, kind: str, caplog: pytest.LogC
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no recording found of split 'val'; expected"):
-        opened(kind, empty, spec)
+        open_windows(kind, empty, spec)
 
 
 @pytest.mark.parametrize("kind", ["gen1", "1mpx", "pedro", "folder", "ncaltech101"])
@@ -94,13 +94,13 @@ def test_files_of_macos_and_files_without_labels_are_skipped_and_reported(
 ) -> None:
     make, spec, _ = TREES[kind]
     root = make(tmp_path / "data")
-    before = len(opened(kind, root, spec))
+    before = len(open_windows(kind, root, spec))
     first = next(path for path in sorted(root.rglob("*")) if path.suffix in (".dat", ".npy", ".bin") and "bbox" not in path.name
                  and (kind != "ncaltech101" or path.match("airplanes/image_0005.bin")))  # fmt: skip
     first.with_name(f"._{first.name}").write_bytes(b"\0\5\x16\7Mac OS X")
     other = first.with_name("image_0015.bin" if kind == "ncaltech101" else f"other_{first.name}")
     shutil.copy(first, other)
-    data = opened(kind, root, spec)
+    data = open_windows(kind, root, spec)
     assert (len(data), data.unlabelled) == (before, 1)
     log = " ".join(record.message for record in caplog.records)
     assert f"1 event files without labels were skipped, the first one: {other}" in log
@@ -112,7 +112,7 @@ def test_odd_names_and_annotations_of_ncaltech101_are_reported(tmp_path: Path, c
     shutil.copy(root / "Caltech101/Faces/image_0005.bin", root / "Caltech101/Faces/image_0005 (1).bin")
     annotation = root / "Caltech101_annotations/Faces/annotation_0005.bin"
     annotation.write_bytes(annotation.read_bytes()[:9])
-    data = opened("ncaltech101", root, "caltech6")
+    data = open_windows("ncaltech101", root, "caltech6")
     assert len(data) == 3
     (record,) = caplog.records
     assert "2 files were skipped, the first one:" in record.message
@@ -120,13 +120,13 @@ def test_odd_names_and_annotations_of_ncaltech101_are_reported(tmp_path: Path, c
     other = root / "Caltech101_annotations/airplanes/annotation_0005.bin"
     other.write_bytes(b"")
     with pytest.raises(DataError, match=r"no recording found.*; skipped: .*annotation_0005\.bin: .*not an annotation"):
-        opened("ncaltech101", root, "caltech6")
+        open_windows("ncaltech101", root, "caltech6")
 
 
 def test_boxes_without_events_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = prophesee_tree(tmp_path, SensorSize(304, 240), [0])
     boxes(root / "val" / "gone_bbox.npy", [200_000], [0])
-    assert len(opened("gen1", root, "street")) == 1
+    assert len(open_windows("gen1", root, "street")) == 1
     assert "gone_bbox.npy: its _td.dat is missing" in caplog.text
 
 
@@ -137,11 +137,11 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
     """1 Mpx: 0 pedestrian, 1 two wheeler, 2 car; Gen1: 0 car, 1 pedestrian."""
     root = prophesee_tree(tmp_path, SensorSize(1280, 720), [0, 1, 2, 4])
     for kind in ("1mpx", "folder"):
-        data = opened(kind, root, "street")
+        data = open_windows(kind, root, "street")
         assert data.labels(0).labels.tolist() == [1, 0]
         assert "2 boxes of other classes were ignored: 'two wheeler' (1), 'bus' (1)" in caplog.text
         caplog.clear()
-    mapped = opened("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
+    mapped = open_windows("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
     assert mapped.labels(0).labels.tolist() == [1, 1, 0, 0]
     assert not caplog.records
 
@@ -149,19 +149,19 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
 def test_one_megapixel_recordings_are_no_gen1(tmp_path: Path) -> None:
     root = prophesee_tree(tmp_path, SensorSize(1280, 720), [0])
     with pytest.raises(SensorSizeError, match=r"a_td\.dat: its labels or its layout state a 304x240 sensor, but: .*1280x720"):
-        opened("gen1", root, "street")
+        open_windows("gen1", root, "street")
 
 
 def test_capitals_of_voc_names_make_no_difference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.save(tmp_path / "a.npy", events(500, 40_000, SensorSize(64, 48)))
     size = "<size><width>64</width><height>48</height></size>"
     (tmp_path / "a.xml").write_text(VOC.format(size=size, name="Car"))
-    data = opened("folder", tmp_path, "street")
+    data = open_windows("folder", tmp_path, "street")
     assert (data.spec.sensor_size, data[0].boxes.labels.tolist()) == ((64, 48), [0])
     (tmp_path / "a.xml").write_text(VOC.format(size=size, name="Tram"))
     with pytest.raises(LabelError, match="no labelled box is of a known class: 'Tram'"):
-        opened("folder", tmp_path, "street")
-    assert opened("folder", tmp_path, "street", classes={"tram": "car"})[0].boxes.labels.tolist() == [0]
+        open_windows("folder", tmp_path, "street")
+    assert open_windows("folder", tmp_path, "street", classes={"tram": "car"})[0].boxes.labels.tolist() == [0]
     assert not caplog.records
 
 
@@ -176,14 +176,14 @@ def test_no_sensor_size_is_assumed(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(bin_bytes(recording.tolist()))
     boxes(tmp_path / "a_bbox.npy", [30_000], [0])
     with pytest.raises(SensorSizeError, match="--sensor-size"):
-        opened("folder", tmp_path, "street")
-    assert opened("folder", tmp_path, "street", sensor_size="64x48").spec.sensor_size == (64, 48)
+        open_windows("folder", tmp_path, "street")
+    assert open_windows("folder", tmp_path, "street", sensor_size="64x48").spec.sensor_size == (64, 48)
 
 
 def test_sizes_that_contradict_each_other_are_named(tmp_path: Path) -> None:
     folder_tree(tmp_path / "data")
     with pytest.raises(SensorSizeError, match="the file says 64x48, --sensor-size says 99x99"):
-        opened("folder", tmp_path / "data", "street", sensor_size="99x99")
+        open_windows("folder", tmp_path / "data", "street", sensor_size="99x99")
     (tmp_path / "data" / "a_bbox.npy").unlink()
     coco = {
         "images": [{"id": 1, "width": 99, "height": 99}], "categories": [{"id": 1, "name": "car"}],
@@ -191,7 +191,7 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "data" / "a.json").write_text(json.dumps(coco))
     with pytest.raises(SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, but: .*64x48"):
-        opened("folder", tmp_path / "data", "street")
+        open_windows("folder", tmp_path / "data", "street")
 
 
 def test_recordings_of_two_sensors_are_two_data_sets(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_recordings_of_two_sensors_are_two_data_sets(tmp_path: Path) -> None:
     size = SensorSize(32, 24)
     write_events(tmp_path / "data" / "b.dat", events(500, 90_000, size), size)
     boxes(tmp_path / "data" / "b_bbox.npy", [60_000], [1])
-    data = opened("folder", tmp_path / "data", "street")
+    data = open_windows("folder", tmp_path / "data", "street")
     with pytest.raises(SensorSizeError, match=r"b\.dat: a 32x24 sensor among recordings of 64x48"):
         _ = data[1]
 
@@ -212,7 +212,7 @@ def test_labels_outside_the_recording_are_reported_once(tmp_path: Path, caplog: 
     (tmp_path / "val").mkdir()
     write_events(tmp_path / "val" / "a_td.dat", events(5000, 400_000, size), size)
     boxes(tmp_path / "val" / "a_bbox.npy", [200_000, 449_000, 451_000, 9_000_000], [0] * 4)
-    data = opened("gen1", tmp_path, "street")
+    data = open_windows("gen1", tmp_path, "street")
     assert [len(data[i].window) > 0 for i in range(4)] == [True, True, False, False]
     (record,) = caplog.records
     first = int(events(5000, 400_000, size)["t"][0])
@@ -229,12 +229,12 @@ def test_labels_on_another_clock_are_an_error(tmp_path: Path) -> None:
         np.save(path, labels)
     message = r"no labelled time lies within its recording; do labels and events use the same clock\? .*labels from 16740500"
     with pytest.raises(LabelError, match=message):
-        opened("gen1", tmp_path, "street")
+        open_windows("gen1", tmp_path, "street")
     # One recording with sound labels is enough.
     last = sorted((tmp_path / "val").glob("*_bbox.npy"))[-1]
     labels["t"] -= 1_674_050_002_090_794
     np.save(last, labels)
-    assert len(opened("gen1", tmp_path, "street")) == 4
+    assert len(open_windows("gen1", tmp_path, "street")) == 4
 
 
 def test_boxes_outside_the_sensor_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,19 +244,19 @@ def test_boxes_outside_the_sensor_are_reported(tmp_path: Path, caplog: pytest.Lo
     labels = np.load(path)
     labels["x"][0] = 700
     np.save(path, labels)
-    opened("gen1", root, "street")
+    open_windows("gen1", root, "street")
     assert f"1 of {len(labels)} labelled boxes lie outside the 304x240 sensor and are left out" in caplog.text
     labels["x"] += 700
     np.save(path, labels)
     with pytest.raises(SensorSizeError, match=f"{len(labels)} of {len(labels)} labelled boxes lie outside 304x240"):
-        opened("gen1", root, "street")
+        open_windows("gen1", root, "street")
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "no such folder; expected"), ("file", "a file, not a folder")])
 def test_a_root_that_is_no_folder(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=message):
-        opened("gen1", tmp_path / name, "street")
+        open_windows("gen1", tmp_path / name, "street")
 
 
 def test_faults_are_counted_by_recording(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_faults_are_counted_by_recording(tmp_path: Path) -> None:
     first, second = sorted((tmp_path / "val").glob("*_td.dat"))
     for path, extra in ((first, b"abc"), (second, b"a")):
         path.write_bytes(path.read_bytes() + extra)
-    data = opened("gen1", tmp_path, "street")
+    data = open_windows("gen1", tmp_path, "street")
     for i in (0, 1, 0, 2, 3, 1):
         _ = data[i]
     assert data.faults == {f"val/{first.name}": {"truncated_bytes": 3}, f"val/{second.name}": {"truncated_bytes": 1}}
@@ -274,11 +274,11 @@ def test_faults_are_counted_by_recording(tmp_path: Path) -> None:
 
 def test_filters_are_applied_and_change_what_results_are_kept_under(tmp_path: Path) -> None:
     gen1_tree(tmp_path)
-    plain = opened("gen1", tmp_path, "street")
-    filtered = opened("gen1", tmp_path, "street", filters=FiltersConfig(background_us=2000))
+    plain = open_windows("gen1", tmp_path, "street")
+    filtered = open_windows("gen1", tmp_path, "street", filters=FiltersConfig(background_us=2000))
     assert 0 < len(filtered[0].window) < len(plain[0].window)
     assert filtered.parts()[0].identity != plain.parts()[0].identity
     assert (
         filtered.parts()[0].identity
-        == opened("gen1", tmp_path, "street", filters=FiltersConfig(background_us=2000)).parts()[0].identity
+        == open_windows("gen1", tmp_path, "street", filters=FiltersConfig(background_us=2000)).parts()[0].identity
     )

@@ -217,7 +217,7 @@ def test_real_recordings_equal_the_reference(name: str) -> None:
 
 
 @pytest.mark.shared
-def test_events_lie_in_the_boxes_made_of_them() -> None:
+def test_events_lie_in_the_boxes_around_them() -> None:
     """Right only with x counted from the left and y from the top: mirrored, a tenth to six tenths of the events fit."""
     path = real("dvs128/cutter_s1.aedat")
     events = collect(open_events(path))

@@ -228,8 +228,8 @@ def is_glitch(raw: int, following: list[int], last: int | None) -> bool:
     wrapped = False
     for before, later in zip([raw, *following], following, strict=False):
         wrapped |= before - later > 2**31
-        goes_on = last is not None and 0 <= later - last <= 1_000_000
-        if raw - later > 1_000_000 and (goes_on or not wrapped):
+        continues = last is not None and 0 <= later - last <= 1_000_000
+        if raw - later > 1_000_000 and (continues or not wrapped):
             return True
     return False
 

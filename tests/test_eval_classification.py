@@ -1,4 +1,4 @@
-"""Figures of classifiers against counting by hand."""
+"""Accuracy figures of classifiers against values counted by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOUND = ClassScores(
 )  # fmt: skip
 
 
-def test_rank_counts_ties_and_what_was_not_run_as_wrong() -> None:
+def test_rank_counts_ties_and_idle_windows_as_wrong() -> None:
     assert FOUND.rank.tolist() == [0, 1, 2, 3]
     assert (top(FOUND), top(FOUND, 2), top(FOUND, 3)) == (25, 50, 75)
     uniform = ClassScores(np.full((1, 4), 0.25), np.array([0]))
@@ -27,7 +27,7 @@ def test_rank_counts_ties_and_what_was_not_run_as_wrong() -> None:
     assert np.isnan(top(ClassScores(np.zeros((0, 3)), np.zeros(0, np.int64))))
 
 
-def test_a_recording_is_the_mean_of_the_windows_that_were_run() -> None:
+def test_scores_of_a_recording_are_the_mean_over_windows_that_are_not_idle() -> None:
     recordings, names = FOUND.by_recording(["b", "a", "b", "c"])
     assert names == ["b", "a", "c"]
     assert recordings.labels.tolist() == [0, 1, 2]

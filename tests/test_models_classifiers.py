@@ -1,4 +1,4 @@
-"""Families of classifiers: shapes, names, and that all of their layers run on the INT8 engine as on the reference."""
+"""Families of classifiers: shapes, names, and equal results of all layers on the INT8 engine and the reference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network(architecture: str, side: int, classes: int = 3) -> Classifier:
     ("mobilex0.25", 34, 8),
     ("mobilex0.25", 240, 32),
 ])  # fmt: skip
-def test_a_map_of_classes_at_the_stride(architecture: str, sensor: int, stride: int) -> None:
+def test_the_class_map_has_the_size_of_the_stride(architecture: str, sensor: int, stride: int) -> None:
     size = SensorSize(sensor, sensor)
     assert training_stride(architecture, size) == stride
     side = -(-sensor // stride) * stride
@@ -46,17 +46,17 @@ def test_a_map_of_classes_at_the_stride(architecture: str, sensor: int, stride: 
 
 
 @pytest.mark.parametrize("architecture", ["resnet19", "resnet18x9", "vgg11xwide", "mobilenet"])
-def test_names_that_are_none(architecture: str) -> None:
+def test_unknown_variants_are_rejected(architecture: str) -> None:
     with pytest.raises(ConfigError, match="unknown"):
         network(architecture, 40)
 
 
-def test_only_relu_can_spike() -> None:
+def test_activations_other_than_relu_are_rejected() -> None:
     with pytest.raises(ConfigError, match="only ReLU"):
         build_network(NetworkConfig("resnet18", "silu", 4, ("a", "b"), (40, 40)))
 
 
-def test_channels_come_in_fours() -> None:
+def test_channels_are_multiples_of_four() -> None:
     assert [channels_of(64, width) for width in (1, 0.25, 0.1, 0.01)] == [64, 16, 8, 4]
 
 

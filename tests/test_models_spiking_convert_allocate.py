@@ -127,7 +127,7 @@ def test_cost_is_what_the_spiking_network_counts(graph: Graph, grid: Tensor) -> 
     assert table.cost[0, 0] == pytest.approx(layer.synaptic_ops.mean(), rel=1e-3)
 
 
-def test_an_unfinished_table_goes_on_to_the_same_result(graph: Graph, grid: Tensor) -> None:
+def test_an_unfinished_table_continues_to_the_same_result(graph: Graph, grid: Tensor) -> None:
     batches = [grid, grid.flip(3), grid.flip(2)]
     saved: list[SensitivityTable] = []
     whole = measure(graph, SPEC, batches, 2, CHOICES, save=saved.append)

@@ -1,5 +1,4 @@
-"""Tasks: what a classifier's map means, its divergence and its timesteps; detection's own is in the tests of conversion and
-decoding."""
+"""Tasks: decoding, divergence and early stopping of classifiers. The tests of conversion and decoding cover detection."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def test_every_kind_of_head_has_a_task_and_a_layout() -> None:
     assert {kind: task.name for kind, task in TASKS.items()} == {"yolo": DETECTION, "ssd": DETECTION, "classes": CLASSIFICATION}
 
 
-def test_families_know_their_task() -> None:
+def test_families_state_their_task() -> None:
     assert find_family("resnet18x0.25")[1] == "18x0.25"
     assert {name: own.task for name, own in FAMILIES.items() if name in ("yolo", "ssd-", "resnet", "vgg", "mobile")} == {
         "yolo": DETECTION,
@@ -60,7 +59,7 @@ def test_divergence_has_gradients() -> None:
     assert gradient[0, 0] > 0 > gradient[0, 1]
 
 
-def test_positions_count_the_same() -> None:
+def test_positions_have_equal_weight() -> None:
     assert torch.equal(task_of(SPEC).confidence([torch.randn(2, 3, 4, 5)], SPEC), torch.ones(2, 1, 4, 5))
 
 
@@ -72,7 +71,7 @@ def test_certainty_is_one_minus_entropy(scores: list[float], certainty: float) -
     assert Classification(np.array(scores, np.float32)).certainty == pytest.approx(certainty, abs=1e-6)
 
 
-def test_it_stops_when_the_last_scores_are_certain() -> None:
+def test_timesteps_stop_when_the_latest_scores_are_certain() -> None:
     certain, unsure = (Classification(np.array(scores, np.float32)) for scores in ([0.98, 0.01, 0.01], [0.4, 0.3, 0.3]))
     task = task_of(SPEC)
     assert task.settled([certain], 0.8)

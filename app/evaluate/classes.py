@@ -45,7 +45,7 @@ class ClassEvaluation(Evaluation):
             "classes": list(spec.classes),
             "sensor_size": list(spec.sensor_size),
             "top1_loss": next((row["top1_loss"] for row in rows if row["model"] == "snn"), None),
-            **self.about(parts),
+            **self.metadata(parts),
             "recordings": len(scored[0][0].labels),
         }
 

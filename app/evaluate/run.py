@@ -248,7 +248,7 @@ class Evaluation:
             "ap50_loss": main["ap50_loss"],
             **describe(self.protocol, spec.sensor_size, spec.classes),
             "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
-            **self.about(parts),
+            **self.metadata(parts),
         }
 
     def measure(self, parts: Sequence[list[PartResult]]) -> list[Measured]:
@@ -272,7 +272,7 @@ class Evaluation:
             measured.append(Measured(network, results, timing, row, layer_figures(counted, c.energy_table)))
         return measured
 
-    def about(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
+    def metadata(self, parts: Sequence[list[PartResult]]) -> dict[str, Any]:
         """Return the entries of the results about the data, the settings and the code."""
         c = self.config
         return {

@@ -41,7 +41,7 @@ from evburst.data.readers.columns import (
     to_microseconds,
     unit_in_name,
 )
-from evburst.data.readers.hdf5_items import check_dataset, find_item, opened, scalar
+from evburst.data.readers.hdf5_items import check_dataset, find_item, hdf5_file, scalar
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 
@@ -65,7 +65,7 @@ class Hdf5File(PacketFile):
         self._h5py = require("h5py", "hdf5", f"{path}: this format")
         if find_spec("hdf5plugin"):
             require("hdf5plugin", "hdf5", f"{path}: this format")  # Registers the blosc filter with the HDF5 library.
-        with library_errors(f"{path}: not a complete HDF5 file"), opened(self._h5py, path) as file:
+        with library_errors(f"{path}: not a complete HDF5 file"), hdf5_file(self._h5py, path) as file:
             self._places = self._locate_columns(file)
             self._n_events = self._count_events(file)
             self._unit, self.t_offset_us = self._clock(file)
@@ -84,7 +84,7 @@ class Hdf5File(PacketFile):
         """
         with ExitStack() as stack:
             with library_errors(f"{self.path}: not a complete HDF5 file"):
-                file = stack.enter_context(opened(self._h5py, self.path))
+                file = stack.enter_context(hdf5_file(self._h5py, self.path))
             for start in range(0, self._n_events, PACKET_EVENTS):
                 stop = min(start + PACKET_EVENTS, self._n_events)
                 place = f"{self.path}: events {start} to {stop - 1}"

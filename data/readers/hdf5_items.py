@@ -22,7 +22,7 @@ _ALLOW = "which is not followed by default; pass --allow-external to follow it, 
 
 
 @contextmanager
-def opened(h5py: ModuleType, path: Path) -> Iterator[Any]:
+def hdf5_file(h5py: ModuleType, path: Path) -> Iterator[Any]:
     """Open the file for reading.
 
     Raises:
