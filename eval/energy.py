@@ -287,8 +287,8 @@ def energy_report(
 def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any]:
     """Return a report in JSON types: energies in the headline format (pJ per window) and in every format, and the counts.
 
-    `beyond_silence` holds the same of operations beyond silence; its shares compare with networks that skip what equals silence,
-    too, except for the dense ANN.
+    `beyond_silence` holds the same of operations beyond silence; its shares compare with networks that skip what equals
+    silence, too, except for the dense ANN.
     """
     left_out = "excluded", "beyond_silence"
     return {
@@ -353,7 +353,7 @@ def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:
 
 
 def _beyond_silence(stats: SpikeStats) -> NDArray[np.float64] | None:
-    """Synaptic operations, graded operations and spikes of neurons beyond silence, summed over the images; None: not counted."""
+    """Synaptic operations, graded operations and neurons' spikes beyond silence, summed over the images; None: not counted."""
     total = np.zeros(3)
     for layer in stats.layers:
         counts = layer.synaptic_ops_beyond_silence, layer.graded_ops_beyond_silence, layer.spikes_beyond_silence

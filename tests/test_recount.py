@@ -223,5 +223,5 @@ def test_the_same_operations_beyond_silence_are_found(name: str, events: str) ->
     assert mine.bursts == pytest.approx(sum(graded), rel=1e-4)
     if list(mine.spikes.values()) == spikes:
         assert (mine.accumulates, mine.bursts) == (sum(operations), sum(graded))
-    assert 0 < mine.accumulates
+    assert mine.accumulates > 0
     assert events == "busy" or mine.accumulates < busy.accumulates

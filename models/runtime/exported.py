@@ -68,7 +68,9 @@ class ExportedNetwork(SpikingNetwork):
         stats = counter.stats(layers, self._timesteps, len(grid), silent)
         return [torch.from_numpy(results[name]) for name in self.graph.outputs], SpikeStats(tuple(stats), macs)
 
-    def _run_counting(self, counter: SpikeCounter, grid: NDArray[np.uint8]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    def _run_counting(
+        self, counter: SpikeCounter, grid: NDArray[np.uint8]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """All outputs for a grid, and the spike counts of every layer; valid until the next run."""
         results = self._session(grid)
         layers = {node.name: results[f"{node.name}.counts"] for node in counter.layers if node.op != "input"}

@@ -101,8 +101,8 @@ def run_operations(  # type: ignore[no-untyped-def]
         acc: int32 scratch memory per thread, one tile per timestep.
         before: uint16 scratch memory per thread, LANES each.
         units: int64 `(largest number of units of work, COUNTERS)`, overwritten.
-        totals: int64 `(operations, N, COUNTERS / 2)`, overwritten: spikes, synaptic operations, and both with each burst counted
-            once; then the same for differences from silence.
+        totals: int64 `(operations, N, COUNTERS / 2)`, overwritten: spikes, synaptic operations, and both with each burst
+            counted once; then the same for differences from silence.
     """
     for index in range(len(operations)):
         per_image = operations[index].rows * operations[index].blocks
