@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, open_inference
+from evburst.app.detect import DetectConfig, human_summary, open_inference
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.sinks import BoxSink, RunInfo
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
@@ -45,6 +45,12 @@ def test_the_sample_gives_boxes_energy_and_every_file(tmp_path: Path, capsys: py
     assert summary["energy"]["ratio"] == pytest.approx(summary["energy"]["snn_pj"] / summary["energy"]["ann_pj"], abs=1e-4)
     assert summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
     assert "memory traffic" in summary["energy"]["excluded"]
+    beyond = summary["energy"]["beyond_silence"]
+    assert beyond["snn_pj"] == pytest.approx(0.1 * beyond["synaptic_ops"])
+    assert beyond["of_ann"] == pytest.approx(beyond["snn_pj"] / summary["energy"]["ann_pj"])
+    assert 0 < beyond["snn_pj"] < 1.5 * summary["energy"]["snn_pj"]
+    said = human_summary({**summary, "folder": tmp_path})
+    assert f"silence   {beyond['snn_pj'] / 1e6:,.1f} uJ per window, {100 * beyond['of_ann']:.1f} %" in said
     lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
     assert [line["t_us"] for line in lines] == list(range(50_000, 600_001, 50_000))
     assert sum(line["events"] for line in lines) == summary["events"]

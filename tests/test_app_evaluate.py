@@ -84,6 +84,10 @@ def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pyt
     assert two["spikes_per_neuron"] > one["spikes_per_neuron"] > 0
     assert one["snn_pj"] < one["qnn_pj"] < one["ann_zero_skipping_pj"]
     assert one["of_qnn"] == pytest.approx(one["mean_burst"] / 3)  # INT8: an addition costs a third of a multiplication
+    beyond = ann["beyond_silence"], one["beyond_silence"], two["beyond_silence"]
+    assert beyond[0]["snn_pj"] is None
+    assert 0 < beyond[0]["ann_zero_skipping_pj"] == beyond[1]["ann_zero_skipping_pj"] <= ann["ann_pj"]
+    assert all(own["snn_pj"] > 0 and own["qnn_pj"] > 0 and own["of_qnn"] > 0 for own in beyond[1:])
     for row, losses in zip(found["results"], (None, one, two), strict=True):
         if losses is None:
             assert row["ap_loss"] is row["ap50_loss"] is None

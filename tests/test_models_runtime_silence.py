@@ -11,8 +11,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evburst.data.boxes import Detections
+from evburst.data.events import SensorSize
 from evburst.data.stats import SpikeStats
+from evburst.eval.energy import energy_report
 from evburst.models.bundle import DetectorBundle
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.runtime import open_engine
 from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Step
@@ -23,6 +28,7 @@ from evburst.models.runtime.int8.simd import AVAILABLE
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.rounding import spike_values
+from evburst.models.tasks import task_of
 from tests.conftest import EveryOperation, drawn
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
@@ -178,11 +184,12 @@ def test_differences_of_integers_are_bit_for_bit_the_engines(timesteps: int, siz
 
 
 BUNDLED = {
-    "street": (256, 320),
-    "caltech6": (192, 256),
-    "caltech6-ssd": (192, 256),
-    "dvs128-objects": (128, 128),
-    "nmnist": (64, 64),
+    "street": (128, 160),
+    "caltech6": (96, 128),
+    "caltech6-ssd": (96, 128),
+    "dvs128-objects": (64, 64),
+    "nmnist": (32, 32),
+    "caltech101": (96, 128),
 }
 """Bundled weights, and the size of their grids."""
 
@@ -197,3 +204,45 @@ def windows(bundle: DetectorBundle, size: tuple[int, int]) -> Tensor:
     for at in zip(*(rng.integers(0, n, 10) for n in grid.shape[1:]), strict=True):
         grid[(1, *at)] += 1
     return torch.from_numpy(grid)
+
+
+@integers
+@pytest.mark.parametrize("engine", ["reference", "int8"])
+@pytest.mark.parametrize("weights", ["caltech6-ssd", "nmnist"])
+def test_a_window_without_events_costs_nothing_beyond_silence(weights: str, engine: str) -> None:
+    """Alone, and in a batch with a busy one; T = 2 and 4."""
+    bundle = DetectorBundle.load(weights)
+    network = open_engine(engine, bundle.spiking, bundle.parameters, bundle.voxel.max_count)
+    grid = windows(bundle, BUNDLED[weights])
+    grid[0] = 0
+    for batch in (grid[:1], grid):
+        report = energy_report(network.run(batch)[1].of_image(0))
+        beyond = report.beyond_silence
+        assert (beyond.synaptic_ops, beyond.graded_ops, beyond.spikes) == (0, 0, 0)
+        assert report.energies_beyond_silence().snn_pj == 0
+        assert (report.energies().snn_pj or 0) > 0
+
+
+@integers
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", BUNDLED)
+def test_bundled_networks_find_the_same_with_differences(weights: str) -> None:
+    """In integers bit for bit; in float32, read-outs within rounding and equal boxes or classes."""
+    bundle, size = DetectorBundle.load(weights), BUNDLED[weights]
+    grid = windows(bundle, size)
+    check_against_engine(IntegerNetwork(bundle.spiking, bundle.parameters, bundle.voxel.max_count), grid)
+    expected, reference = SpikingNetwork(bundle.spiking, bundle.parameters).run(grid)
+    maps, emitted = DifferenceNetwork(bundle.spiking, bundle.parameters).run(grid)
+    for mine, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    for a, b in zip(emitted.layers, reference.layers, strict=True):
+        assert b.spikes_beyond_silence is not None
+        np.testing.assert_allclose(a.spikes, b.spikes_beyond_silence, rtol=1e-4, atol=2)
+    task, sensor = task_of(bundle.head), SensorSize(size[1], size[0])
+    post = PostConfig(score_threshold=0.05)
+    found, known = (task.decode(own, bundle.head, post, sensor, [0, 0]) for own in (maps, expected))
+    for mine, theirs in zip(found, known, strict=True):
+        if isinstance(mine, Detections) and isinstance(theirs, Detections):
+            assert mine.labels.tolist() == theirs.labels.tolist()
+            np.testing.assert_allclose(mine.boxes_xyxy, theirs.boxes_xyxy, atol=1e-2)
+        np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-4)
