@@ -241,7 +241,7 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
             **_portable(asdict(config)),
             "timesteps": bundle.parameters.timesteps,
             "chosen_on": UNLABELLED if config.unlabelled else SELECT,
-            "network_trained_on_select": run.trained.get("chosen_on") != SELECT,
+            "network_trained_on_select": not chosen_on_select(run.trained),
             **found,
             **run.adaptive(bundle),
             "seconds": round(seconds, 1),
@@ -252,6 +252,13 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
         record["check"] = compare_with_ann(bundle, reported)
     replace(bundle, record=record).save(out)
     return record
+
+
+def chosen_on_select(trained: dict[str, Any]) -> bool:
+    """Whether a training chose its epoch on the split "select" and so did not learn from it; older records hold only the name
+    of the split."""
+    chosen = trained.get("chosen_on")
+    return bool((chosen.get("split") if isinstance(chosen, dict) else chosen) == SELECT)
 
 
 def _learned(bundle: DetectorBundle, learning: Distillation) -> DetectorBundle:

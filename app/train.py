@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,12 +135,16 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
 
 
 def human_line(best: Path) -> str:
-    """What a training came to, and what to do next, for a person: two lines."""
+    """Two lines for the user: what the best epoch reached, and the command to type next."""
     _, record = load_tensors(best, "ann")
     scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _SHOWN)
+    chosen = record["chosen_on"]
+    sources = next(f"{chosen[kind]} {kind}" for kind in _SOURCES if kind in chosen)
+    out = shlex.quote(f"{record['config']['name']}.safetensors")
     return (
-        f"written   {best}: {scored} on the split {record['chosen_on']!r}, epoch {record['epoch']} (the best)\n"
-        f"next      evburst convert --weights {best} --out {record['config']['name']}.safetensors"
+        f"written   {best}: {scored} on the split {chosen['split']!r} ({chosen['windows']} windows, {sources}), "
+        f"epoch {record['epoch']} (the best)\n"
+        f"next      evburst convert --weights {shlex.quote(str(best))} --out {out}"
     )
 
 
@@ -200,11 +205,11 @@ class Trainer:
             loss = self._train_epoch()
             self.epoch += 1
             if self._curves is not None:
-                scored = validate(self.ema, self.val, self.config)
+                scored, sources = validate(self.ema, self.val, self.config)
                 self._curves.add(self.epoch, loss, scored, time.perf_counter() - started)
-                if scored.value >= self.best:
-                    self.best = scored.value
-                    self._save_best(scored)
+                if not scored.value < self.best:  # NaN without any object to find: the last epoch is kept
+                    self.best = -1.0 if math.isnan(scored.value) else scored.value
+                    self._save_best(scored, sources)
                 self._save_last()
             if self.world > 1:
                 dist.barrier()
@@ -295,13 +300,19 @@ class Trainer:
             else:
                 mine.copy_(new)
 
-    def _save_best(self, scored: Score) -> None:
+    def _save_best(self, scored: Score, sources: int) -> None:
+        chosen_on = {
+            "split": SELECT,
+            "windows": len(self.val),
+            _SOURCES[self.config.data.kind == "simulated"]: sources,
+            "chosen": f"the epoch with the highest {self.scoring.unit}, of those up to this one",
+        }
         record = {
             "config": to_dict(self.config),
             "network": asdict(self.network_config),
             "epoch": self.epoch,
             "validation": scored.record,
-            "chosen_on": SELECT,
+            "chosen_on": chosen_on,
             **self._provenance,
         }
         save_tensors(self.out / "best.safetensors", "ann", self.ema.state_dict(), record)
@@ -350,6 +361,8 @@ class Trainer:
 
 
 _SHOWN = ("ap", "ap50", "top1", "top5")
+_SOURCES = ("recordings", "pictures")
+"""What windows come from: recordings, or pictures from which they are simulated."""
 _MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers")
 """Settings that a resumed run may have otherwise."""
 
@@ -443,9 +456,11 @@ class _Validated:
         return 0
 
 
-def validate(model: Any, windows: Dataset, config: TrainConfig) -> Score:
-    """COCO AP (score from 0.001, at most 100 boxes) of a network over labelled windows, or top-1 of a classifier."""
+def validate(model: Any, windows: Dataset, config: TrainConfig) -> tuple[Score, int]:
+    """Return the COCO AP (score from 0.001, at most 100 boxes) or top-1 of a network over labelled windows, and the number of
+    pictures or recordings that these come from."""
     network = _Validated(model, config.schedule.amp, training_stride(config.architecture, windows.spec.sensor_size))
     inference = Inference(network, config.voxel, windows.spec.sensor_size, spiking=False)
     results = run_dataset(inference, windows)
-    return scoring_of(model.head_spec).score(results.labels, results.predictions, results.names, windows.spec.classes)
+    score = scoring_of(model.head_spec).score
+    return score(results.labels, results.predictions, results.names, windows.spec.classes), len(set(results.names))

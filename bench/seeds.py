@@ -30,8 +30,8 @@ FIGURES = ("lost_ap", "energy_int8")
 def converted(config: ConvertConfig, windows: Any, ann: float) -> dict[str, float]:
     """Convert once; return the points of AP lost and the energy as a share of the dense ANN's."""
     convert(config)
-    precision, operations = score(DetectorBundle.load(config.out), windows)
-    return {"lost_ap": ann - precision.ap, "energy_int8": operations * Conversion(config).share_per_operation()}
+    scored, operations = score(DetectorBundle.load(config.out), windows)
+    return {"lost_ap": ann - scored.value, "energy_int8": operations * Conversion(config).share_per_operation()}
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -66,7 +66,7 @@ def main() -> None:
         config = lambda seed: load_config(ConvertConfig, None, args.set, {**fixed, "seed": seed})  # noqa: E731
         first = Conversion(config(0))
         windows = first.windows("val", args.limit)
-        ann, rows = score(first.unconverted, windows, ann=True)[0].ap, []
+        ann, rows = score(first.unconverted, windows, ann=True)[0].value, []
         for seed in range(args.seeds):
             rows.append({"seed": seed} | converted(config(seed), windows, ann))
             print(f"seed {seed}: {rows[-1]['lost_ap']:5.2f} points lost, {100 * rows[-1]['energy_int8']:5.2f} %", flush=True)

@@ -29,9 +29,9 @@ from evburst.app.conversion_scores import score_detector
 from evburst.app.convert import Conversion, ConvertConfig
 from evburst.app.plots.conversion import new_figure
 from evburst.app.provenance import provenance
+from evburst.app.scoring import Score
 from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
-from evburst.eval.coco import AveragePrecision
 from evburst.eval.energy import energy_report
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -149,21 +149,21 @@ class Bench:
         bundle = self.at(timesteps).calibrated(Choice(8))
         tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
-        precision, stats = score_detector(detector, self.windows, 1)
+        scored, stats = score_detector(detector, self.windows, 1)
         mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
-        return _make_row("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", mean_timesteps, precision, stats)
+        return _make_row("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", mean_timesteps, scored, stats)
 
 
-def _make_row(kind: str, name: str, timesteps: float, precision: AveragePrecision, stats: list[SpikeStats]) -> Row:
+def _make_row(kind: str, name: str, timesteps: float, scored: Score, stats: list[SpikeStats]) -> Row:
     if not stats:
-        return Row(kind, name, timesteps, precision.ap, precision.ap50)
+        return Row(kind, name, timesteps, scored.figures["ap"], scored.figures["ap50"])
     figures, images = [], [len(batch.layers[0].spikes) for batch in stats]
     for batch in stats:
         report = energy_report(batch)
         fp32, int8 = report.energies("fp32"), report.energies("int8")
         figures.append((fp32.ratio or 0, int8.as_dict()["of_qnn"] or 0, int8.ratio or 0, report.spikes_per_neuron or 0))
     means = np.average(figures, axis=0, weights=images).tolist()
-    return Row(kind, name, timesteps, precision.ap, precision.ap50, *means)
+    return Row(kind, name, timesteps, scored.figures["ap"], scored.figures["ap50"], *means)
 
 
 STYLES = {

@@ -74,7 +74,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_records_the_split_used_for_selection(place: Path) -> None:
     record = DetectorBundle.load(place / "digits.safetensors").record
-    assert record["training"]["chosen_on"] == "select"
+    chosen = record["training"]["chosen_on"]
+    assert (chosen["split"], "top-1" in chosen["chosen"]) == ("select", True)
+    assert chosen["recordings"] == chosen["windows"] > 1
+    assert not record["conversion"]["network_trained_on_select"]
     assert record["training"]["validation"]["top1"] == 100
     assert record["sensor_size"] == [34, 34]
     assert record["check"]["ann"]["top1"] == record["check"]["snn"]["top1"] == 100

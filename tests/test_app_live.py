@@ -473,9 +473,9 @@ def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "--serve" in err
 
 
-def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With OpenCV's window functions replaced: keys come from a list."""
-    keys, shown = [-1] * 3 + [ord(" "), ord(" "), ord("q")], []
+def window_functions(monkeypatch: pytest.MonkeyPatch, keys: list[int]) -> list[np.ndarray]:
+    """Replace OpenCV's window functions: keys come from a list, pictures go to the list that is returned."""
+    shown: list[np.ndarray] = []
     monkeypatch.setenv("DISPLAY", ":0")
     for name, fake in {
         "namedWindow": lambda *_: None,
@@ -485,6 +485,13 @@ def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
         "destroyAllWindows": lambda: None,
     }.items():
         monkeypatch.setattr(cv2, name, fake)
+    return shown
+
+
+def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With OpenCV's window functions replaced."""
+    keys = [-1] * 3 + [ord(" "), ord(" "), ord("q")]
+    shown = window_functions(monkeypatch, keys)
     pipeline = LivePipeline(camera(), CONFIG)
     window = LiveWindow(pipeline)
     pipeline.start()
@@ -499,6 +506,27 @@ def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
     window.close()
     assert (turns, len(shown)) == (6, 6)
     assert shown[-1].any()
+
+
+def test_the_window_shows_the_source_beside_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = window_functions(monkeypatch, [ord("p"), -1, ord("p"), -1])
+    pipeline = LivePipeline(camera(), CONFIG)
+    window = LiveWindow(pipeline)
+    run_until(pipeline, 2)
+    newest, source = window._newest, pipeline.source
+    assert newest is not None
+    assert isinstance(source, FrameSource)
+    assert source.picture is not None
+    for _ in range(4):
+        window._newest = newest
+        window.turn()
+    plain, both = shown[0], shown[1]
+    assert [picture.shape[1] for picture in shown] == [plain.shape[1], both.shape[1], both.shape[1], plain.shape[1]]
+    scale = window._renderer.scale
+    width, height = SIZE.width * scale, SIZE.height * scale
+    assert np.array_equal(both[:, width:], plain)
+    drawn = cv2.resize(both[:height, :width, 0], tuple(SIZE), interpolation=cv2.INTER_AREA)
+    assert np.abs(drawn.astype(int) - source.picture).mean() < 12
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
+from evburst.app.convert import chosen_on_select
 from evburst.app.train import TrainConfig, Trainer, human_line
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
@@ -122,7 +123,8 @@ ADVANCED = ["--level", "advanced", "--set", "advanced_windows=10"]
 def test_training_says_what_it_came_to_and_what_is_next(best: Path) -> None:
     written, following = human_line(best).splitlines()
     assert written.startswith(f"written   {best}: ap ")
-    assert written.endswith(("on the split 'select', epoch 1 (the best)", "on the split 'select', epoch 2 (the best)"))
+    where = "on the split 'select' (2 windows, 1 pictures), epoch"
+    assert written.endswith((f"{where} 1 (the best)", f"{where} 2 (the best)"))
     assert following == f"next      evburst convert --weights {best} --out street.safetensors"
 
 
@@ -168,6 +170,28 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     (own / "c.csv").write_text("t,x,y,p\n")
     assert convert(*flags, "--sensor-size", "96x64") == 1
     assert "c.csv" in capsys.readouterr().err
+
+
+def test_weights_record_on_what_their_epoch_was_chosen(best: Path) -> None:
+    chosen = load_tensors(best, "ann")[1]["chosen_on"]
+    assert (chosen["split"], chosen["windows"], chosen["pictures"]) == ("select", 2, 1)
+    assert chosen["chosen"].startswith("the epoch with the highest AP")
+    assert chosen_on_select({"chosen_on": chosen})
+    assert chosen_on_select({"chosen_on": "select"})
+    assert not chosen_on_select({})
+
+
+def test_without_an_object_to_find_the_last_epoch_is_kept(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "images" / "voc").mkdir(parents=True)
+    rows = []
+    for k in range(4):
+        cv2.imwrite(str(tmp_path / "images" / "voc" / f"{k}.png"), np.full((240, 320), 90, np.uint8))
+        rows.append(["voc", f"{k}.png", 320, 240, "train" if k else "select", "", "car" if k else "bus", 20, 20, 110, 80, "ok"])
+    with (tmp_path / "boxes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    run = [*train_flags(tmp_path, cache, tmp_path / "run"), "--set", "schedule.epochs=1"]
+    assert train_main(run) == 0
+    assert np.isnan(load_tensors(tmp_path / "run" / "best.safetensors", "ann")[1]["validation"]["ap"])
 
 
 def test_another_point_is_picked_without_measuring_again(

@@ -23,7 +23,6 @@ from evburst.models.spiking.convert.calibrate import (
 )
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import BACKGROUND, position_weights
-from evburst.models.spiking.convert.report import conversion_report
 from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
 from evburst.models.spiking.rounding import from_int8, is_integer, rounded, spike_values, to_int8
@@ -135,16 +134,6 @@ def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, gri
         assert torch.equal(graph.tensors[f"{node.name}.bias"], converted.tensors[f"{node.name}.bias"]) == (
             node.name in graph.outputs
         )
-
-
-def test_the_report_marks_the_layer_that_loses_most(graph: Graph, grid: Tensor) -> None:
-    """The first one reads the grid, which is exact, and has no layer to be compared with."""
-    report = conversion_report(graph, *calibrate(graph, record_targets(graph, grid), 1, Choice(3)), grid)
-    first, *others = report.layers
-    assert first.added_db is None
-    assert report.worst.added_db == max(layer.added_db for layer in others if layer.added_db is not None)
-    marked = [line for line in report.table().splitlines() if line.endswith("<- loses most")]
-    assert [line.split()[0] for line in marked] == [report.worst.name]
 
 
 def test_given_thresholds_stay(graph: Graph, grid: Tensor) -> None:

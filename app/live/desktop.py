@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.inference import WindowResult
+from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
-from evburst.app.outputs.render import Renderer
+from evburst.app.outputs.render import Renderer, beside
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
 
-_TITLE = "evburst live: Space pauses, s saves a picture, q ends"
+_TITLE = "evburst live: Space pauses, p shows the source, s saves a picture, q ends"
 
 
 class LiveWindow:
@@ -38,6 +39,7 @@ class LiveWindow:
         self._renderer = Renderer(pipeline.source.sensor_size, pipeline.network.classes, pipeline.network.name)
         self._lock = Lock()
         self._newest: tuple[WindowResult, Prepared] | None = None
+        self._with_source = False
         width, height = self._renderer.picture_size
         self._picture: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
         try:
@@ -61,14 +63,19 @@ class LiveWindow:
             result, network = newest
             self._renderer.classes, self._renderer.network = network.classes, network.name
             self._picture = self._renderer.draw(result)
-            if self._pipeline.source.simulated:
+            source = self._pipeline.source
+            if source.simulated:
                 cv2.putText(
                     self._picture, "simulated events", (12, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (97, 200, 255), 1, cv2.LINE_AA
                 )
+            if self._with_source and isinstance(source, FrameSource) and source.picture is not None:
+                self._picture = beside(source.picture, self._picture, self._renderer.scale)
         cv2.imshow(_TITLE, self._picture)
         key = cv2.waitKey(10) & 0xFF
         if key == ord(" "):
             self._pipeline.paused = not self._pipeline.paused
+        elif key == ord("p"):
+            self._with_source = not self._with_source
         elif key == ord("s"):
             cv2.imwrite(time.strftime("evburst_%Y%m%d_%H%M%S.png"), self._picture)
         return key not in (ord("q"), 27) and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1

@@ -42,6 +42,15 @@ def picture_scale(sensor_size: SensorSize) -> int:
     return max(1, round(_TARGET_WIDTH / sensor_size.width))
 
 
+def beside(source: NDArray[np.uint8], picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """A grey picture of the source `(H, W)`, enlarged by `scale`, to the left of a window's picture of the same sensor; BGR."""
+    big = cv2.resize(source, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    out = np.zeros((picture.shape[0], big.shape[1] + picture.shape[1], 3), np.uint8)
+    out[: big.shape[0], : big.shape[1]] = big[..., None]
+    out[:, big.shape[1] :] = picture
+    return out
+
+
 class Renderer:
     """Draws consecutive windows of one sensor; all pictures have the same, even, size. Tracked objects leave trails.
 

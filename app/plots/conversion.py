@@ -119,7 +119,7 @@ def draw_report(report: ConversionReport, path: Path) -> None:
     x = np.arange(len(report.layers))
     neurons = np.array([layer.phi > 0 for layer in report.layers])
     top.bar(x, [layer.sqnr_db for layer in report.layers], color=np.where(neurons, "#3465a4", "#4e9a06"))
-    top.set(ylabel="SQNR, dB", title=f"T = {report.timesteps}; green: read-outs; largest loss: {report.worst.name}")
+    top.set(ylabel="SQNR, dB", title=f"T = {report.timesteps}; green: read-outs; loses most: {report.worst.name}")
     bottom.bar(x, [100 * layer.share for layer in report.layers], color="#f57900")
     bottom.set(ylabel="share of cost, %", xlabel="layer")
     for axes in (top, bottom):

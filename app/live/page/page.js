@@ -56,7 +56,7 @@ function applyAbout(content) {
   $("off").style.background = off;
   $("stage").style.background = ground;
   $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
-  $("footnote").textContent = `Energy: ${about.energy_table} table, 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
+  $("footnote").textContent = `Energy: ${about.energy_table.toUpperCase()} operations at 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
     + "the ANN's (dashed) one multiply-accumulate per weight and position. Neither includes memory traffic.";
 }
 
