@@ -27,6 +27,8 @@ from evburst.models.runtime.int8.signals import Source, reads
 from evburst.models.runtime.int8.simd import AVAILABLE
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.differences import DifferenceNetwork
+from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.tasks import task_of
 from tests.conftest import EveryOperation, drawn
@@ -239,7 +241,7 @@ def test_bundled_networks_find_the_same_with_differences(weights: str) -> None:
         assert b.spikes_beyond_silence is not None
         np.testing.assert_allclose(a.spikes, b.spikes_beyond_silence, rtol=1e-4, atol=2)
     task, sensor = task_of(bundle.head), SensorSize(size[1], size[0])
-    post = PostConfig(score_threshold=0.05)
+    post = PostConfig(score=0.05)
     found, known = (task.decode(own, bundle.head, post, sensor, [0, 0]) for own in (maps, expected))
     for mine, theirs in zip(found, known, strict=True):
         if isinstance(mine, Detections) and isinstance(theirs, Detections):
