@@ -49,8 +49,8 @@ def test_the_sample_gives_boxes_energy_and_every_file(tmp_path: Path, capsys: py
     assert beyond["snn_pj"] == pytest.approx(0.1 * beyond["synaptic_ops"])
     assert beyond["of_ann"] == pytest.approx(beyond["snn_pj"] / summary["energy"]["ann_pj"])
     assert 0 < beyond["snn_pj"] < 1.5 * summary["energy"]["snn_pj"]
-    said = human_summary({**summary, "folder": tmp_path})
-    assert f"silence   {beyond['snn_pj'] / 1e6:,.1f} uJ per window, {100 * beyond['of_ann']:.1f} %" in said
+    text = human_summary({**summary, "folder": tmp_path})
+    assert f"silence   {beyond['snn_pj'] / 1e6:,.1f} uJ per window, {100 * beyond['of_ann']:.1f} %" in text
     lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
     assert [line["t_us"] for line in lines] == list(range(50_000, 600_001, 50_000))
     assert sum(line["events"] for line in lines) == summary["events"]
