@@ -100,7 +100,7 @@ class ConvertConfig:
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
         calibration_windows: windows of the training split to calibrate on.
         sensitivity_windows: of those, for measuring sensitivities.
-        advanced_windows: windows of the training split that advanced calibration goes on with, each once, without labels
+        advanced_windows: windows of the training split that advanced calibration learns from, each once, without labels
             (models/spiking/convert/distil.py); 0: not at all. Simulated ones are fresh showings, however many.
         advanced_rate: factor on the rate of that.
         advanced_weights: whether weights learn, too, besides thresholds and shifts; without, the weights file is a third
@@ -175,7 +175,7 @@ class ConvertConfig:
 
     @property
     def uniform(self) -> Choice:
-        """All layers alike."""
+        """The choice for all layers, without a search."""
         return Choice(self.phi_max, signed=self.signed, typical=self.thresholds == "typical")
 
     @property

@@ -45,7 +45,7 @@ BANNED_IN_CODE = (
 """Banned from code: in docstrings, comments, texts for users, and as words of names, such as `is_told`."""
 BANNED_IN_MODELS = ("moved", "reach")
 """Banned where they would mean divergence and fan-out; in data they can mean motion."""
-NOT_CHECKED = {"tests/test_docs.py", "app/convert.py"}
+NOT_CHECKED = {"tests/test_docs.py"}
 
 _NO_FIGURE = re.compile(
     r"\bT (?:=|>|<=) \d+|\bPython 3\.\d+|\b(?:19|20)\d\d\b|\b\d+-bit\b|\b\d+ bits\b|\bIoU \d\.\d+|\bAGPL-3\.0"
