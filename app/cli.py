@@ -241,7 +241,8 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
 
         config = load_config(ConvertConfig, args.config, args.set + given(args))
         record = convert(config)
-        return json.dumps(record.get("check", {}), indent=1) if args.json else human_line(config, record)
+        measured = record.get("check") or record["conversion"].get("divergence", {})
+        return json.dumps(measured, indent=1) if args.json else human_line(config, record)
 
     return run(parser, main, argv)
 

@@ -35,6 +35,7 @@ from evburst.app.plots.conversion import draw_course, draw_frontier, draw_report
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, scoring_of
 from evburst.app.train import TrainConfig
+from evburst.app.unlabelled import compare_without_labels
 from evburst.data.datasets import Dataset, DatasetSpec
 from evburst.data.datasets.recorded import Reading, unlabelled_windows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
@@ -79,8 +80,8 @@ class ConvertConfig:
             fine-tuning of zero-shot models", CVPR 2022).
         out: the weights file to write.
         root: folder of the data to calibrate on; "" for the one the network was trained with.
-        unlabelled: the folder holds recordings of any format, without labels. The network is fitted to them, but what it loses
-            cannot be measured.
+        unlabelled: the folder holds recordings of any format, without labels. The network is fitted to them, and an eighth of
+            their windows is held out to measure its divergence from the ANN; its loss cannot be measured.
         sensor_size: WIDTHxHEIGHT of the sensor of such recordings, if they do not state it.
         timesteps: timesteps T.
         phi_max: most spikes of a neuron in one timestep.
@@ -160,10 +161,9 @@ class ConvertConfig:
             raise ValueError(
                 "continue leaves burst limits and thresholds as they are: of the choices only a budget goes with it"
             )
-        if self.unlabelled and (not self.root or self.max_loss is not None or self.continues or self.level == "advanced"):
+        if self.unlabelled and (not self.root or self.max_loss is not None):
             raise ValueError(
-                "unlabelled recordings need their folder (--calibration), and do not go with max_loss, level advanced and "
-                "continue, which labels judge"
+                "unlabelled recordings need their folder (--calibration), and cannot have max_loss, which needs labels"
             )
         if self.tuning_every < BATCH or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
             raise ValueError(f"tuning_every must be at least {BATCH}, advanced_rate positive and burst above 1")
@@ -195,14 +195,18 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
 def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:
     """What a conversion came to, for a person: a line."""
     line = f"written   {config.out}: T = {record['conversion']['timesteps']}"
+    if (found := record["conversion"].get("divergence")) is not None:
+        energy = f"at {100 * found['energy_of_ann']:.1f} % of the dense ANN's energy ({HEADLINE.upper()})"
+        where = f"on {found['windows']} windows held out, {energy}"
+        return f"{line}; divergence from the ANN {found['mean']:.3g} {where}; the loss is unknown, because there are no labels"
     if (check := record.get("check")) is None:
-        return f"{line}; what it loses was not measured, which needs labels"
+        return f"{line}; its loss was not measured; `evburst evaluate --weights {config.out} --both` does so"
     loss, share = check["loss"], 100 * check["snn"]["energy_of_ann"][HEADLINE]
     bounds = "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}]"
     unit = next(scoring.unit for scoring in SCORINGS.values() if scoring.figures[0] in check["ann"])
     return (
         f"{line}; loses {loss['mean']:.2f}{bounds} {unit} on {check['windows']} windows of the split {check['split']!r}, "
-        f"at {share:.1f} % of the dense ANN's energy ({HEADLINE})"
+        f"at {share:.1f} % of the dense ANN's energy ({HEADLINE.upper()})"
     )
 
 
@@ -244,6 +248,7 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
             "network_trained_on_select": not chosen_on_select(run.trained),
             **found,
             **run.adaptive(bundle),
+            **run.divergence(bundle),
             "seconds": round(seconds, 1),
             **provenance(),
         },
@@ -311,7 +316,7 @@ class Conversion:
         """
         c, s = self.config, self.settings
         if c.unlabelled:
-            return self._own_recordings(n)
+            return self._own_recordings(split, n)
         data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
         with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
             progress = _absolute(bar)
@@ -327,12 +332,12 @@ class Conversion:
             )
         return opened
 
-    def _own_recordings(self, n: int) -> Dataset:
+    def _own_recordings(self, split: str, n: int) -> Dataset:
         """Windows of recordings without labels, see `unlabelled`."""
         size = SensorSize.parse(self.config.sensor_size) if self.config.sensor_size else None
         reading = Reading(self.settings.voxel.window_us, size, cache=Path(self.config.cache))
         spec = DatasetSpec(UNLABELLED, self.head.classes, size or SensorSize(1, 1), "", {})
-        return unlabelled_windows(find_recordings([self.config.root]), spec, reading, n)
+        return unlabelled_windows(find_recordings([self.config.root]), spec, reading, split, n)
 
     def beside(self, what: str) -> Path:
         """A file beside the weights file."""
@@ -366,7 +371,8 @@ class Conversion:
         learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent)
         now: Callable[[], DetectorBundle] = lambda: _learned(bundle, learning)  # noqa: E731
         every = max(1, c.tuning_every // BATCH)
-        simulated = self.settings.data.kind == "simulated"  # recordings have no other showings: all of them, in another order
+        # Recordings have no other showings: all windows are used, in another order.
+        simulated = self.settings.data.kind == "simulated" and not c.unlabelled
         opened: Callable[[int, int], Dataset] = lambda n, showing: self.windows("train", n if simulated else 0, showing)  # noqa: E731
         batches: Callable[[int], Iterator[Tensor]] = lambda done: fresh_batches(opened, self._grids, BATCH * steps, done)  # noqa: E731
         check: Callable[[], Checked] = lambda: self._checked(now())  # noqa: E731
@@ -375,7 +381,11 @@ class Conversion:
         return now(), course.rows
 
     def _checked(self, bundle: DetectorBundle) -> Checked:
-        """What it does on the split "select"."""
+        """Measure a network on the split "select"."""
+        if self.config.unlabelled:
+            n = len(self.tuning)
+            batches = (self._grids(self.tuning, range(k, min(k + BATCH, n))) for k in range(0, n, BATCH))
+            return compare_without_labels(bundle, self.graph, batches)
         scored, stats = score_detector(Detector(bundle, PostConfig(score=0.001)), self.tuning)
         layers = [layer for batch in stats for layer in batch.layers]
         spent, graded = (sum(float(getattr(x, what).sum()) for x in layers) for what in ("synaptic_ops", "graded_ops"))
@@ -408,6 +418,14 @@ class Conversion:
         tau, used = least_tau(steps, value, _ADAPTIVE_LOSS, self.task.settled)
         return {"adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss": _ADAPTIVE_LOSS}}
 
+    def divergence(self, bundle: DetectorBundle) -> dict[str, Any]:
+        """For recordings without labels: divergence from the ANN and energy on windows held out."""
+        if not self.config.unlabelled:
+            return {}
+        checked = self._checked(bundle)
+        share = round(checked.operations * self.share_per_operation(), 4)
+        return {"divergence": {"mean": checked.divergence, "energy_of_ann": share, "windows": len(self.tuning)}}
+
     def choose(self) -> tuple[dict[str, Choice], dict[str, Any]]:
         """A point of the frontier, and the record of the search."""
         frontier = pareto_frontier(self.table())
@@ -424,6 +442,9 @@ class Conversion:
                 raise ConfigError(f"pick {c.pick}: the frontier has points 0 to {len(frontier) - 1}")
             return c.pick, []
         if c.budget is not None:
+            if share[0] > c.budget:
+                cheapest = f"the cheapest choice costs {share[0]:.4f} of the dense ANN's energy ({HEADLINE.upper()})"
+                raise ConfigError(f"budget {c.budget:g}: {cheapest}; give a higher budget or fewer timesteps")
             return frontier.within_budget(c.budget / self.share_per_operation()), []
         if c.compress is not None:
             return frontier.within_tolerance(c.compress), []

@@ -41,14 +41,16 @@ class Checked:
     """Measurements on windows that the network does not learn from.
 
     Attributes:
-        lost_ap: AP of the ANN minus AP of the network, in points.
+        lost_ap: AP of the ANN minus AP of the network, in points; None without labels.
         operations: synaptic operations per window.
         burst: mean spikes per burst, weighted by fan-out.
+        divergence: from the ANN; None with labels.
     """
 
-    lost_ap: float
+    lost_ap: float | None
     operations: float
     burst: float
+    divergence: float | None = None
 
 
 @dataclass
@@ -90,12 +92,13 @@ def fresh_batches(
         while seen < windows:
             data = following.result()
             held = min(len(data), windows - seen)
-            if seen + held < windows:
-                following = begun(number + 1, windows - seen - held)
+            after = seen + -(-held // BATCH) * BATCH  # a step counts as a whole batch, even if a small dataset does not fill it
+            if after < windows:
+                following = begun(number + 1, windows - after)
             order = np.random.default_rng(number).permutation(len(data))[:held]
             for i in range(max(0, done - seen), held, BATCH):
                 yield grids(data, order[i : i + BATCH].tolist())
-            seen, number = seen + held, number + 1
+            seen, number = after, number + 1
 
 
 def descend(
@@ -157,7 +160,7 @@ def _row(seconds: float, learning: Distillation, recent: list[Progress]) -> dict
 
 
 def _selected(checked: Checked) -> dict[str, float]:
-    return {f"select_{name}": value for name, value in asdict(checked).items()}
+    return {f"select_{name}": value for name, value in asdict(checked).items() if value is not None}
 
 
 def write_course(path: Path, rows: list[dict[str, float]]) -> None:

@@ -489,8 +489,9 @@ def human_summary(summary: dict[str, Any]) -> str:
         length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     events = f"{summary['events']:,} events" + (" (each once per window it lies in)" if "stride_ms" in summary else "")
+    windows = "1 window" if summary["windows"] == 1 else f"{summary['windows']} windows"
     lines = [
-        f"{summary['events_file']}: {events}, {summary['windows']} windows of {length}{idle}",
+        f"{summary['events_file']}: {events}, {windows} of {length}{idle}",
         f"boxes     {summary['detections']} ({boxes})",
     ]
     if (block := summary["downsample"]) > 1:

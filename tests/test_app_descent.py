@@ -58,6 +58,13 @@ def test_a_small_data_set_is_seen_again() -> None:
     assert batches(20, 12, limit=6) == seen[6:]
 
 
+@pytest.mark.parametrize("limit", [1, 5])
+def test_batches_that_a_small_data_set_does_not_fill_count_as_steps(limit: int) -> None:
+    seen = batches(20, limit=limit)
+    assert len(seen) == 10
+    assert all(batches(20, 2 * step, limit=limit) == seen[step:] for step in range(10))
+
+
 @pytest.fixture(scope="module")
 def graph() -> Graph:
     return traced(Detects)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,9 +135,13 @@ def test_training_resumes_and_logs_every_epoch(best: Path) -> None:
     assert all(np.isfinite(float(row["box"])) for row in rows)
 
 
-def test_a_budget_searches_the_frontier_and_leaves_its_files(convert: Command, tmp_path: Path) -> None:
+def test_a_budget_searches_the_frontier_and_leaves_its_files(
+    convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert convert("--budget", "0.5") == 0
     frontier = list(csv.DictReader((tmp_path / "tiny_frontier.csv").read_text().splitlines()))
+    assert convert("--budget", "0.0001") == 1
+    assert "of the dense ANN's energy (INT8); give a higher budget" in capsys.readouterr().err
     costs = [float(row["synaptic_ops"]) for row in frontier]
     assert costs == sorted(costs)
     assert all((tmp_path / f"tiny_{name}").stat().st_size > 500 for name in ("frontier.png", "report.png", "report.json"))
@@ -162,11 +167,17 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     assert convert(*flags) == 1
     assert "b.npy: the file does not say the sensor's size" in capsys.readouterr().err
     assert convert(*flags, "--sensor-size", "96x64", "--budget", "0.6", "--set", "calibration_windows=5") == 0
-    assert "T = 2; what it loses was not measured" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert re.search(r"T = 2; divergence from the ANN [\d.e-]+ on \d+ windows held out, at \d+\.\d % of the dense ANN's", shown)
+    assert "the loss is unknown, because there are no labels" in shown
     assert convert.record["chosen_on"] == "recordings without labels"
+    assert 0 < convert.record["divergence"]["energy_of_ann"] < 1
+    assert convert(*flags, "--sensor-size", "96x64", *ADVANCED, "--set", "tuning_every=4") == 0
+    assert [row["windows"] for row in convert.record["descent"]] == [0, 4, 8, 10]
+    assert all(row["select_divergence"] > 0 and "select_lost_ap" not in row for row in convert.record["descent"])
     assert DetectorBundle.load(convert.weights).record["sensor_size"] == [96, 64]
     assert convert(*flags, "--max-loss", "1") == 1
-    assert "which labels judge" in capsys.readouterr().err
+    assert "which needs labels" in capsys.readouterr().err
     (own / "c.csv").write_text("t,x,y,p\n")
     assert convert(*flags, "--sensor-size", "96x64") == 1
     assert "c.csv" in capsys.readouterr().err
@@ -255,9 +266,9 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     output = capsys.readouterr().out
     share = 100 * measured["snn"]["energy_of_ann"]["int8"]
     assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in output
-    assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (int8)" in output
+    assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (INT8)" in output
     assert convert("--set", "check_windows=-1") == 0
-    assert "T = 1; what it loses was not measured" in capsys.readouterr().out
+    assert "T = 1; its loss was not measured" in capsys.readouterr().out
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(convert.weights), "--out", str(tmp_path / "o"), "--max-windows", "2"]
     assert detect_main([*run, "--json", "--no-video"]) == 0

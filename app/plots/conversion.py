@@ -97,9 +97,12 @@ def draw_course(rows: list[dict[str, float]], share_per_operation: float, unit: 
     figure = new_figure(8, 7)
     lost, energy, divergence = figure.subplots(3, 1, sharex=True)
     minutes = [row["minutes"] for row in rows]
-    lost.plot(minutes, [row["select_lost_ap"] for row in rows], "o-", color="#cc0000")
+    measured, label = "select_lost_ap", f"{unit} lost"
+    if measured not in rows[0]:  # without labels
+        measured, label = "select_divergence", "divergence"
+    lost.plot(minutes, [row[measured] for row in rows], "o-", color="#cc0000")
     lost.axhline(0, color="#999999", linewidth=0.8)
-    lost.set(ylabel=f"{unit} lost", title="Advanced calibration, on held-out pictures")
+    lost.set(ylabel=label, title="Advanced calibration, on windows held out")
     energy.plot(minutes, [100 * row["select_operations"] * share_per_operation for row in rows], "o-", color="#3465a4")
     energy.set(ylabel=f"energy, % of the dense ANN's ({HEADLINE})")
     training_rows = [row for row in rows if "divergence" in row]

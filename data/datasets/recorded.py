@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording
+from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
@@ -31,6 +32,7 @@ from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, reco
 _LOG = logging.getLogger("evburst")
 _OPEN_FILES = 64
 _FROM_ZERO_US = 100_000
+_STRETCHES = 8
 _IDENTITY_VERSION = 2
 SIZELESS_FORMATS = {"bin"}
 """Formats whose reader assumes the sensor of one dataset for every file."""
@@ -77,27 +79,41 @@ class Reading:
         return FilteredStream(stream, self.filters) if self.filters.any_on else stream
 
 
-def unlabelled_windows(recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, n_windows: int = 0) -> RecordedWindows:
+def unlabelled_windows(
+    recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, split: str, n_windows: int = 0
+) -> RecordedWindows:
     """The windows of recordings without labels, those without events left out, as a Dataset without boxes.
+
+    Each recording is divided into eight stretches of consecutive windows; an eighth of all windows, in whole stretches, is the
+    split "select".
 
     Args:
         recordings: the files, of one sensor.
         spec: classes; its sensor is replaced by that of the recordings.
         reading: how they are read.
+        split: "train" or "select".
         n_windows: maximum number of windows, spread evenly; 0 for all.
 
     Raises:
-        DataError: a recording cannot be read, or none of them has an event.
+        DataError: a recording cannot be read, or they have fewer than two windows with events together.
     """
-    found = []
-    for path in recordings:
-        ends = [window.t1_us for window in reading.open(path, None).windows(reading.window_us) if len(window)]
-        if ends:
-            found.append(Recording(path, tuple((t_us, Detections.empty(t_us)) for t_us in ends)))
-    if not found:
-        raise DataError(f"{', '.join(map(str, recordings[:3]))}: no event in these recordings")
+    ends: dict[tuple[int, int], list[int]] = {}
+    for number, path in enumerate(recordings):
+        own = [window.t1_us for window in reading.open(path, None).windows(reading.window_us) if len(window)]
+        for k, t_us in enumerate(own):
+            ends.setdefault((number, _STRETCHES * k // len(own)), []).append(t_us)
+    names = {stretch: f"{recordings[stretch[0]].name}/{stretch[0]}/{stretch[1]}" for stretch in ends}
+    held = held_out("unlabelled", {names[stretch]: len(times) for stretch, times in ends.items()})
+    if not held:
+        windows, files = sum(map(len, ends.values())), ", ".join(map(str, recordings[:3]))
+        raise DataError(f"{files}: {windows} windows with events in these recordings; at least two are needed")
+    found: dict[int, list[int]] = {}
+    for stretch, times in ends.items():
+        if (names[stretch] in held) == (split == SELECT):
+            found.setdefault(stretch[0], []).extend(times)
     root = Path(os.path.commonpath([path.parent for path in recordings]))
-    return RecordedWindows(Layout(root, spec, found), reading, n_windows)
+    labelled = [Recording(recordings[k], tuple((t_us, Detections.empty(t_us)) for t_us in times)) for k, times in found.items()]
+    return RecordedWindows(Layout(root, spec, labelled), reading, n_windows)
 
 
 class RecordedWindows:
