@@ -196,16 +196,18 @@ class EnergyTotals:
 
     def add(self, stats: SpikeStats) -> None:
         """Count windows that the spiking network ran."""
-        layers = stats.layers
-        n, neurons = len(layers[0].spikes), [layer for layer in layers if layer.kind == "neuron"]
-        ops, graded = (sum(float(getattr(layer, name).sum()) for layer in layers) for name in ("synaptic_ops", "graded_ops"))
-        spikes = sum(float(layer.spikes.sum()) for layer in neurons)
+        layers, n = stats.layers, len(stats.layers[0].spikes)
+        is_neuron = np.array([layer.kind == "neuron" for layer in layers])
+        counts = _summed([(layer.synaptic_ops, layer.graded_ops, layer.spikes) for layer in layers])
+        (ops, graded, _), spikes = counts.sum(0), counts[is_neuron, 2].sum()
+        neurons = [layer for layer in layers if layer.kind == "neuron"]
         units, updates = sum(layer.neurons for layer in neurons), sum(layer.neurons * layer.timesteps for layer in neurons)
         steps = max(layer.timesteps for layer in layers)
         self._sums += (ops, graded, spikes, spikes / max(units, 1), n * updates, n * steps)
-        active_counts = [float(layer.active.sum()) for layer in neurons if layer.active is not None]
-        self._bursts = None if self._bursts is None or len(active_counts) < len(neurons) else self._bursts + sum(active_counts)
-        beyond = _beyond_silence(stats)
+        active = [layer.active for layer in neurons if layer.active is not None]
+        bursts = float(np.concatenate([*active, np.empty(0)]).sum()) if len(active) == len(neurons) else None
+        self._bursts = None if self._bursts is None or bursts is None else self._bursts + bursts
+        beyond = _beyond_silence(stats, is_neuron)
         self._beyond = None if self._beyond is None or beyond is None else self._beyond + beyond
         self._windows += n
         self._spiking += n
@@ -354,17 +356,22 @@ def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:
     return np.sum([layer.synaptic_ops for layer in stats.layers], 0)  # type: ignore[no-any-return]
 
 
-def _beyond_silence(stats: SpikeStats) -> NDArray[np.float64] | None:
+def _beyond_silence(stats: SpikeStats, is_neuron: NDArray[np.bool_]) -> NDArray[np.float64] | None:
     """Synaptic and graded operations, and spikes of neurons, beyond silence, summed over the images; None: not counted."""
-    total = np.zeros(3)
-    for layer in stats.layers:
-        counts = layer.synaptic_ops_beyond_silence, layer.graded_ops_beyond_silence, layer.spikes_beyond_silence
-        for k, own in enumerate(counts):
-            if own is None:
-                return None
-            if k < 2 or layer.kind == "neuron":
-                total[k] += own.sum()
-    return total
+    rows = [
+        (layer.synaptic_ops_beyond_silence, layer.graded_ops_beyond_silence, layer.spikes_beyond_silence)
+        for layer in stats.layers
+    ]
+    if any(own is None for row in rows for own in row):
+        return None
+    counts = _summed(rows)  # type: ignore[arg-type]
+    return np.array([*counts[:, :2].sum(0), counts[is_neuron, 2].sum()])
+
+
+def _summed(rows: list[tuple[NDArray[np.float64], ...]]) -> NDArray[np.float64]:
+    """Sum counts over the images: rows of k arrays `(N,)` become `(rows, k)`. In one go, because every window needs it."""
+    flat = np.concatenate([own for row in rows for own in row])
+    return flat.reshape(len(rows), len(rows[0]), -1).sum(-1)  # type: ignore[no-any-return]
 
 
 def _times(count: float | None, pj: float) -> float | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import DataError
 
-_CRF = "20"
+_CRF, _PRESET = "23", "ultrafast"
 _TICKS_PER_S = 90_000
 _MOST_FRAMES = 25
 """Frames of a fragment: what a killed run may lose."""
@@ -38,7 +38,7 @@ class VideoFile:
             self._container = av.open(self._file, "w", format="mp4", options=flags)
             rate = Fraction(frames_per_s or _MOST_FRAMES).limit_denominator(100_000)
             # Frames in order (bf 0): where they wait for later ones, the first is shown late in a fragmented file.
-            options = {"crf": _CRF, "preset": "veryfast", "bf": "0"}
+            options = {"crf": _CRF, "preset": _PRESET, "bf": "0"}
             self._stream = self._container.add_stream("libx264", rate=rate, options=options)
         except (OSError, av.FFmpegError) as error:
             raise DataError(f"{path}: cannot be written as H.264 video ({error}); --no-video leaves it out") from None

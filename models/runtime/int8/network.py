@@ -156,12 +156,13 @@ class IntegerNetwork(SpikingNetwork):
         name = self.graph.nodes[0].name
         spikes, synaptic_ops, graded = own = events[:, :3].T.astype(np.float64)
         stats = [LayerStats(name, "input", 0, timesteps, spikes, synaptic_ops, graded, None, *own), *self._layer_stats()]
-        totals = program.totals.astype(np.float64)
-        for layer in program.tables.layers:
-            spikes, synaptic_ops, active, graded, *beyond = totals[layer.operations].sum(0).T
-            differences = beyond[0], beyond[1], beyond[3]
+        operations, images, counters = program.totals.shape
+        by_operation = program.totals.reshape(operations, images * counters).astype(np.float64)
+        by_layer = (program.tables.members @ by_operation).reshape(-1, images, counters) if program.tables.layers else ()
+        for layer, counts in zip(program.tables.layers, by_layer, strict=True):
+            spikes, synaptic_ops, active, graded, *beyond = counts.T
             kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
             fired = active if layer.neurons else None
-            plain = spikes, synaptic_ops, graded
+            plain, differences = (spikes, synaptic_ops, graded), (beyond[0], beyond[1], beyond[3])
             stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *plain, fired, *differences))
         return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))

@@ -437,7 +437,7 @@ class _SpikeCounter:
         for summed, flags in ((self._spikes, self._bursts), (self._differences, self._changes)):
             spikes = builder.load(summed)
             bursts = _sum(builder, builder.load(flags))
-            values += spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out)
+            values += spikes, _product(builder, spikes, fan_out), bursts, _product(builder, bursts, fan_out)
         for total, value in zip(self._totals, values, strict=True):
             self._add_to(total, value)
         wide = builder.bitcast(values[4], ir.IntType(128))
@@ -459,6 +459,12 @@ def _count(builder: Any, counts: Any, before: Any, fan_out: Any, totals: Any) ->
     bursts = _sum(builder, _differ(builder, counts, before))
     for i, value in enumerate((spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out))):
         _add_to(builder, totals, 16 * i, value)
+
+
+def _product(builder: Any, a: Any, b: Any) -> Any:
+    """Product of two vectors of int64 below 2^32, as one instruction instead of several."""
+    low = ir.Constant(a.type, [2**32 - 1] * a.type.count)
+    return builder.mul(builder.and_(a, low), builder.and_(b, low))
 
 
 def _differ(builder: Any, a: Any, b: Any) -> Any:

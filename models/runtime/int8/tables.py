@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -68,6 +69,14 @@ class Tables:
     constants: tuple[NDArray[Any], ...]
     maps: dict[str, Map]
     map_size: int
+
+    @cached_property
+    def members(self) -> NDArray[np.float64]:
+        """Which operations belong to a layer: `(layers, operations)`, 1 or 0."""
+        members = np.zeros((len(self.layers), len(self.operations)))
+        for row, layer in zip(members, self.layers, strict=True):
+            row[layer.operations] = 1
+        return members
 
 
 @dataclass(frozen=True)
