@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,21 +137,26 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
     assert err.count("\n") == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
-@pytest.mark.parametrize("sink", ["jsonl", "bbox", "csv", "video"])
-def test_a_full_disk_is_one_line_and_what_was_written_is_readable(tmp_path: Path, sink: str) -> None:
+@pytest.fixture
+def full_disk() -> Iterator[None]:
     """A limit on the size of files simulates a full disk: writes fail in the same way."""
-    code = (
-        "import resource, sys\nfrom evburst.app.cli import detect_main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"
-        f"sys.exit(detect_main(['--events', r'{ROOT}/data/samples/street_td.dat', '--out', r'{tmp_path}/out',"
-        f" '--max-windows', '30', '--set', 'sinks=[{sink}]']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("sink", ["jsonl", "bbox", "csv", "video"])
+def test_a_full_disk_is_one_line_and_what_was_written_is_readable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], full_disk: None, sink: str
+) -> None:
+    run = ["--events", str(ROOT / "data" / "samples" / "street_td.dat"), "--out", str(tmp_path / "out"), "--max-windows", "30"]
+    assert detect_main([*run, "--set", f"sinks=[{sink}]"]) == 1
+    err = capsys.readouterr().err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "cannot be written" in line
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
     if sink == "jsonl":
         lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
         assert len(lines) >= 1

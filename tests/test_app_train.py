@@ -339,6 +339,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert best.read_bytes() == before
 
 
+@pytest.mark.slow
 @needs_fork
 def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Path) -> None:
     def losses(out: str) -> list[float]:

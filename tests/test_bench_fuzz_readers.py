@@ -17,7 +17,7 @@ from evburst.data.events import EVENT_DTYPE
 from evburst.data.readers import READERS
 from evburst.data.readers.dat import DatFile
 
-FILES = 300
+FILES = 120
 
 
 def test_every_reader_is_fuzzed() -> None:

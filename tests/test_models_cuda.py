@@ -24,11 +24,11 @@ def kernel_equals_the_specification() -> None:
     from evburst.models.runtime.cuda import scan
 
     generator = torch.Generator().manual_seed(0)
-    for timesteps in (1, 2, 4):
+    for timesteps in (1, 3):
         for length in {1, timesteps}:
             for name, kind in KINDS.items():
-                current = 2 * torch.randn(length, 2, 3, 37, 41, generator=generator)
-                fan_out = torch.randint(0, 500, (3, 37, 41), generator=generator).float()
+                current = 2 * torch.randn(length, 2, 3, 19, 23, generator=generator)
+                fan_out = torch.randint(0, 500, (3, 19, 23), generator=generator).float()
                 layer = NeuronLayer(torch.tensor([0.3, 0.7, 1.1]), torch.tensor([0.1, -0.2, 0.0]), 5, **kind)
                 out, totals = scan(current, layer, timesteps, fan_out)
                 assert torch.equal(out, burst_scan(current, layer, timesteps) * layer.theta[:, None, None]), name

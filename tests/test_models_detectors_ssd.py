@@ -52,17 +52,17 @@ def measured(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor, G
 
 
 def test_spikes_approach_the_network(measured: tuple[nn.Module, torch.Tensor, Graph]) -> None:
-    """Every ReLU spikes, those behind a residual sum too, and at T = 64 the outputs are within a few percent."""
+    """Every ReLU spikes, those behind a residual sum too, and at T = 32 the outputs are within a few percent."""
     _, x, graph = measured
     ann, targets = Runner(graph)(x[:1]), record_targets(graph, x)
     errors = []
-    for timesteps in (4, 64):
+    for timesteps in (4, 32):
         corrected, parameters = calibrate(graph, targets, timesteps, Choice(8), "none")
         snn, stats = SpikingNetwork(corrected, parameters).run(x[:1])
         errors.append(sum(float((a - b).norm()) for a, b in zip(ann, snn, strict=True)) / sum(float(a.norm()) for a in ann))
         relus = {node.name for node in graph.nodes if node.op == "relu"}
         assert {layer.name for layer in stats.layers if layer.kind == "neuron" and layer.spikes.sum() > 0} == relus
-    assert errors[1] < 0.05
+    assert errors[1] < 0.08
     assert errors[1] < 0.3 * errors[0]
 
 

@@ -45,6 +45,7 @@ class IntegerNetwork(SpikingNetwork):
         self._max_count = max_count
         self._order = {node.name: i for i, node in enumerate(graph.nodes)}
         self._programs: dict[tuple[int, ...], Program] = {}
+        self._weights: dict[tuple[str, ...], PackedWeights | None] = {}
 
     @torch.inference_mode()
     def run(
@@ -113,9 +114,12 @@ class IntegerNetwork(SpikingNetwork):
         }
 
     def _packed(self, conv: Node, signal: Signal) -> PackedWeights | None:
-        """Pack the weights of a convolution; see plan.Pack."""
-        weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self.theta)
-        return pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
+        """Pack the weights of a convolution, once for all shapes of grids; see plan.Pack."""
+        key = conv.name, *(f"{part.source.name} {part.first} {part.channels} {part.at}" for part in signal)
+        if key not in self._weights:
+            weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self.theta)
+            self._weights[key] = pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
+        return self._weights[key]
 
     def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:
         """Compute a node with the reference engine; spikes that it emits are written to the arena as counts."""
