@@ -274,6 +274,7 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
             Flag("device"),
             Flag("engine", metavar="NAME"),
             Flag("data.sensor_size", "--sensor-size", "WxH"),
+            Flag("downsample", metavar="N"),
         ],
         example="latency_windows=20",
         hidden=("ann", "snn"),

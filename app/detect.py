@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from evburst.app.config import to_dict
 from evburst.app.console import show_progress
-from evburst.app.inference import BATCH, Inference, WindowResult, pick_device
+from evburst.app.inference import BATCH, Inference, WindowResult, block_side, pick_device
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
@@ -41,9 +41,6 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
-
-_USUAL_SIDE = 640
-"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ def open_inference(
         table=COST_TABLES[config.energy_table],
         idle_events=config.idle_events,
         maps=maps,
-        downsample=config.downsample or max(1, max(sensor_size) // _USUAL_SIDE),
+        downsample=block_side(config.downsample, sensor_size),
     )
 
 

@@ -141,6 +141,15 @@ class WindowResult:
         return self.events / ((self.t1_us - self.t0_us) * 1e-6)
 
 
+_USUAL_SIDE = 640
+"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
+
+
+def block_side(downsample: int, sensor_size: SensorSize) -> int:
+    """Return the side of the blocks of pixels that the network sees as one; `downsample` 0 chooses it by the sensor's size."""
+    return downsample or max(1, max(sensor_size) // _USUAL_SIDE)
+
+
 class Inference:
     """Runs the windows of one sensor through one network.
 
@@ -155,6 +164,10 @@ class Inference:
         maps: keep in each result the maps from which boxes are decoded; requires a Detector that is not adaptive.
         downsample: side of the square blocks of pixels that the network sees as one pixel. Grids and boxes of results remain in
             pixels of the sensor.
+
+    Attributes:
+        shape: `(2 * bins, H, W)` of a grid in pixels of the sensor, padded.
+        seen_shape: the same of a grid as the network sees it.
     """
 
     def __init__(
@@ -177,6 +190,7 @@ class Inference:
         self._seen = merged_size(sensor_size, downsample)
         width, height = padded_size(self._seen, network.stride)
         self.shape = (voxel.channels, height * downsample, width * downsample)
+        self.seen_shape = (voxel.channels, height, width)
         self._binning = voxel if downsample == 1 else replace(voxel, max_count=255)
         self.dense_macs = network.dense_macs(height, width)
         self.ann_pj = self.dense_macs * table.mac_pj
@@ -200,7 +214,7 @@ class Inference:
         grid = self.new_grid()
         for _ in range(2):
             voxel_histogram(window, self._binning, self.sensor_size, grid)
-            self.network.detect(self._as_seen([grid] * batch, batch), self._seen, [0] * batch)
+            self.network.detect(self.as_seen([grid] * batch, batch), self._seen, [0] * batch)
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Return the results of windows that are run through the network as one batch.
@@ -270,7 +284,7 @@ class Inference:
 
     def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[Output]:
         """Return the prediction, counts and maps of each window, from a batch of `size` grids."""
-        grids = self._as_seen([binned.grid for binned in batch], size)
+        grids = self.as_seen([binned.grid for binned in batch], size)
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
         readouts: Maps = {}
         stats: Stats | None
@@ -287,12 +301,12 @@ class Inference:
         maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
         return list(zip(predictions, each, maps, strict=False))
 
-    def _as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-        """Return the grids downsampled for the network, padded with empty ones to a batch of `size`."""
+    def as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+        """Return grids from `bin` as the network sees them, `(size, 2 * bins, H, W)` uint8: downsampled, and followed by empty
+        ones up to `size`."""
         if size == 1 and self.downsample == 1:
             return grids[0][None]
-        channels, height, width = self.shape
-        seen = np.zeros((size, channels, height // self.downsample, width // self.downsample), np.uint8)
+        seen = np.zeros((size, *self.seen_shape), np.uint8)
         for grid, target in zip(grids, seen, strict=False):
             if self.downsample == 1:
                 target[:] = grid

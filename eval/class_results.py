@@ -112,6 +112,7 @@ class ClassResults:
         idle_windows: number of windows with too few events, which were not run.
         top1_loss: the loss of the first spiking network.
         window_ms: length of a window.
+        downsample: side of the blocks of pixels that the networks saw as one.
         weights, weights_record: name of the weights, and the record in their file.
         faults, clock, config, provenance, timing: as for detectors.
     """
@@ -136,6 +137,7 @@ class ClassResults:
     faults: dict[str, int] = field(default_factory=dict)
     clock: dict[str, str] = field(default_factory=dict)
     timing: RunTiming | None = None
+    downsample: int = 1
 
     def __post_init__(self) -> None:
         check_version(self.version, self.results)

@@ -350,6 +350,7 @@ class Results:
         unlabelled_files: number of event files skipped because they have no labels.
         faults: counts of events that were repaired or dropped while reading, by kind.
         window_ms: length of a window.
+        downsample: side of the blocks of pixels that the networks saw as one.
         weights, weights_record: name of the weights, and the record in their file.
         files: the pairs of box files.
         clock: what each time measures.
@@ -378,6 +379,7 @@ class Results:
     unlabelled_files: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     window_ms: float | None = None
+    downsample: int = 1
     weights: str | None = None
     weights_record: dict[str, Any] | None = None
     files: tuple[FilePair, ...] = ()

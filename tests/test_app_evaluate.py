@@ -19,6 +19,7 @@ from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
+from evburst.data.readers import open_events
 from evburst.data.writers import write_events
 from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
@@ -32,6 +33,7 @@ from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recor
 
 pytestmark = pytest.mark.usefixtures("without_page")
 
+SAMPLES = ROOT / "data" / "samples"
 FAST = ["--set", "latency_windows=2"]
 
 
@@ -227,6 +229,40 @@ def test_a_folder_takes_pascal_voc_boxes(tmp_path: Path, name: str) -> None:
     (tmp_path / "v" / "frame1.xml").write_text("<annotation><size><width>x</width></size></annotation>")
     with pytest.raises(LabelError, match="not a Pascal VOC label"):
         open_dataset(DatasetConfig("folder", str(tmp_path / "v")), Request("any", 50_000))
+
+
+def test_a_larger_sensor_is_seen_in_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in detect: blocks of 2 x 2 px of a sensor twice as large give the figures of the smaller one."""
+    events = np.concatenate(list(open_events(SAMPLES / "street_td.dat").packets()))
+    labels = np.load(SAMPLES / "street_bbox.npy")
+    first = int(events["t"][0])
+    rows = []
+    for scale in (1, 2):
+        root, large, boxes = tmp_path / f"{scale}", events[events["t"] < first + 600_000].copy(), labels.copy()
+        root.mkdir()
+        for name in ("x", "y"):
+            large[name] *= scale
+        for name in ("x", "y", "w", "h"):
+            boxes[name] *= scale
+        size = SensorSize(304 * scale, 240 * scale)
+        write_events(root / "a_td.dat", large, size)
+        np.save(root / "a_bbox.npy", boxes[boxes["t"] <= first + 600_000])
+        run = [
+            "--dataset",
+            "folder",
+            "--root",
+            str(root),
+            "--sensor-size",
+            f"{size.width}x{size.height}",
+            "--downsample",
+            f"{scale}",
+        ]
+        found = evaluated(capsys, *run, "--out", str(root / "out"), "--set", "streaming_windows=1", *FAST)
+        assert found["downsample"] == scale
+        rows.append(found["results"][0])
+    for name in ("ap", "ap50", "energy", "memory", "neurobench"):
+        assert rows[0][name] == rows[1][name]
+    assert rows[0]["ap"] > 0
 
 
 def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def best_and_worst(
 def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[Picture]:
     """Draw the spikes per neuron of some layers on one window, averaged over channels, for each layer and timestep."""
     recorder = _RateRecorder(bundle, timesteps)
-    recorder.run(torch.from_numpy(predictor.grid(predictor.dataset[item].window)[None]).float())
+    recorder.run(torch.from_numpy(predictor.seen(predictor.dataset[item].window)[None]).float())
     names = list(recorder.maps)
     pictures = []
     for k in np.unique(np.linspace(0, len(names) - 1, _LAYERS).astype(int)):

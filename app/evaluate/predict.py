@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evburst.app.inference import BATCH, Inference, Stats, WindowResult, concatenate, run_batches
+from evburst.app.inference import BATCH, Inference, Stats, WindowResult, block_side, concatenate, run_batches
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
@@ -133,6 +133,7 @@ class Network:
         sensor_size: (W, H) px.
         device: device to run on.
         engine: engine that runs the spiking network, see models/runtime.
+        downsample: side of the blocks of pixels that the network sees as one; 0: chosen by the sensor's size.
 
     Attributes:
         timed: the network as in normal use, for timing.
@@ -148,14 +149,16 @@ class Network:
         sensor_size: SensorSize,
         device: str = "cpu",
         engine: str = "auto",
+        downsample: int = 0,
     ) -> None:
-        self.run, self._bundle = run, bundle
+        self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size)
         ann = run.model == "ann"
         detector = Detector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine
-        self.timed = Inference(detector, voxel, sensor_size, spiking=not ann)
-        counting = Inference(_CountingAnn(bundle, post, device), voxel, sensor_size, spiking=False) if ann else self.timed
-        self.counted = counting
+        self.timed = self.counted = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side)
+        if ann:
+            counting = _CountingAnn(bundle, post, device)
+            self.counted = Inference(counting, voxel, sensor_size, spiking=False, downsample=side)
 
     def count(self, grids: NDArray[np.uint8]) -> SpikeStats:
         """Return the counts of the reference engine, which also include active neurons."""
@@ -179,8 +182,13 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, H, W) of a grid, padded."""
-        return self.networks[0].timed.shape
+        """(channels, H, W) of a grid as the networks see it, padded."""
+        return self.networks[0].timed.seen_shape
+
+    @property
+    def downsample(self) -> int:
+        """Side of the blocks of pixels that the networks see as one."""
+        return self.networks[0].timed.downsample
 
     def predict(self, part: Part, number: int, progress: Callable[[int], object]) -> list[PartResult]:
         """Return the result of each network on a part; `progress` is called with the number of windows done."""
@@ -195,9 +203,13 @@ class Predictor:
         return [result for result in results if result is not None]
 
     def grid(self, window: EventWindow) -> NDArray[np.uint8]:
-        """Return the padded grid of a window, `(channels, H, W)` uint8."""
+        """Return the padded grid of a window, `(channels, H, W)` uint8 in pixels of the sensor."""
         inference = self.networks[0].timed
         return inference.bin(window, inference.new_grid()).grid
+
+    def seen(self, window: EventWindow) -> NDArray[np.uint8]:
+        """Return the grid of a window as the networks see it, `shape` uint8."""
+        return np.asarray(self.networks[0].timed.as_seen([self.grid(window)], 1)[0])
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
         key = hashlib.sha256(f"{self._settings} {run} {part}".encode(errors="surrogatepass")).hexdigest()[:12]

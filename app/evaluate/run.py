@@ -76,6 +76,7 @@ class EvaluateConfig:
         engine: engine that runs the spiking network, as in detect.
         cache: folder of simulated windows.
         seed: seed of simulated windows.
+        downsample: side of the blocks of pixels that the network sees as one, as in detect; 0: automatic.
         post: thresholds of the boxes.
     """
 
@@ -96,6 +97,7 @@ class EvaluateConfig:
     engine: str = "auto"
     cache: str = "runs/cache"
     seed: int = 0
+    downsample: int = 0
     post: PostConfig = field(default_factory=lambda: PostConfig(score=0.001))
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class EvaluateConfig:
             "timesteps must be 1 to 64": all(1 <= t <= 64 for t in self.timesteps),
             "limit must not be negative": self.limit >= 0,
             "latency_windows must be positive": self.latency_windows > 0,
+            "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "resamples must be 0 to 100000": 0 <= self.resamples <= 100_000,
             "ann or snn must be true": self.ann or self.snn,
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
@@ -202,7 +205,8 @@ class Evaluation:
         device = pick_device(config.device)
         size = self.dataset.spec.sensor_size
         self.networks = [
-            Network(bundle, run, config.post, self.voxel, size, device, config.engine) for run in runs(config, bundle)
+            Network(bundle, run, config.post, self.voxel, size, device, config.engine, config.downsample)
+            for run in runs(config, bundle)
         ]
         settings = {
             "weights": hashlib.sha256(find_weights(config.weights).read_bytes()).hexdigest(),
@@ -211,6 +215,7 @@ class Evaluation:
             "sensor_size": self.dataset.spec.sensor_size,
             "device": device,
             "engine": self.networks[-1].engine,
+            "downsample": self.networks[-1].timed.downsample,
         }
         self.predictor = Predictor(self.dataset, self.networks, writable(out) / "parts", settings)
 
@@ -284,6 +289,7 @@ class Evaluation:
             "recordings": len(parts),
             "faults": _sum_of_faults(parts),
             "window_ms": self.voxel.window_ms,
+            "downsample": self.predictor.downsample,
             "weights": Path(c.weights).stem,
             "clock": CLOCK,
             "config": to_dict(c),
@@ -351,7 +357,7 @@ class Evaluation:
 
     def _sample(self) -> NDArray[np.uint8]:
         """Return the grids of a few windows, spread evenly."""
-        return np.stack([self.predictor.grid(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
+        return np.stack([self.predictor.seen(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
         """Open the data set; the first process simulates missing windows, and the others wait for it."""
@@ -431,6 +437,8 @@ def loss_line(loss: dict[str, Any], what: str, timesteps: int) -> str:
 def human_table(results: dict[str, Any], out: Path) -> str:
     """Return the results as a table in plain text."""
     windows = f"{results['windows']} windows of {results['window_ms']:g} ms"
+    if (side := results["downsample"]) > 1:
+        windows += f" in blocks of {side}x{side} px"
     head = f"{results['dataset']} {results['split']}: {windows}; protocol {results['protocol']}"
     lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}{'p99 ms':>9}"]
     for row in results["results"]:
