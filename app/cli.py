@@ -181,7 +181,7 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
     parser.add_argument("--relu-from", metavar="FILE",
                         help="fine-tune a checkpoint trained with SiLU to use ReLU, which conversion requires")  # fmt: skip
     parser.add_settings(
-        "evburst.app.train:TrainConfig",
+        "evburst.app.train.config:TrainConfig",
         [
             Flag("data.kind", "--dataset", "KIND"),
             Flag("data.root", "--root", "DIR"),
@@ -194,10 +194,11 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
 
     def main(args: argparse.Namespace) -> str:
         from evburst.app.config import load_config
-        from evburst.app.train import TrainConfig, human_line, train
+        from evburst.app.train.config import TrainConfig
+        from evburst.app.train.run import human_summary, train
 
         relu_settings = as_assignments({"init": args.relu_from, "activation": "relu"}) if args.relu_from else []
-        return human_line(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
+        return human_summary(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
 
     return run(parser, main, argv)
 
@@ -211,7 +212,7 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
     )
     parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
     parser.add_settings(
-        "evburst.app.convert:ConvertConfig",
+        "evburst.app.convert.config:ConvertConfig",
         [
             Flag("weights", metavar=_WEIGHTS),
             Flag("out", metavar="FILE"),
@@ -237,7 +238,8 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
 
     def main(args: argparse.Namespace) -> str:
         from evburst.app.config import load_config
-        from evburst.app.convert import ConvertConfig, convert, human_line
+        from evburst.app.convert.config import ConvertConfig
+        from evburst.app.convert.run import convert, human_line
 
         config = load_config(ConvertConfig, args.config, args.set + given(args))
         record = convert(config)

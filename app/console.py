@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from evburst.data.errors import ConfigError, EvburstError
 
@@ -123,6 +124,11 @@ def limit_spinning() -> None:
 def show_progress() -> bool:
     """Whether to show progress bars: stderr is a terminal and `--quiet` was not given."""
     return sys.stderr.isatty() and LOG.isEnabledFor(logging.INFO)
+
+
+def absolute_progress(bar: Any) -> Callable[[int], object]:
+    """Return a callback that sets a tqdm progress bar to the number of items done so far."""
+    return lambda done: bar.update(done - bar.n)
 
 
 @contextmanager

@@ -10,15 +10,22 @@ import torch.distributed as dist
 
 
 @contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
+def process_group(backend: str = "gloo") -> Iterator[tuple[int, int]]:
     """Yield (rank, number of processes), with a process group if torchrun started this process; (0, 1) otherwise.
 
-    The backend is gloo, also for processes that compute on GPUs, because only boxes and counts in main memory are exchanged.
+    The group of a caller that has already joined one is used as it is.
+
+    Args:
+        backend: gloo exchanges data in main memory, such as boxes and counts, also between processes that compute on GPUs;
+            nccl exchanges tensors between GPUs.
     """
+    if dist.is_initialized():
+        yield dist.get_rank(), dist.get_world_size()
+        return
     if "RANK" not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group(backend)
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:

@@ -33,7 +33,7 @@ from bench.torch_graph import TorchGraph
 from evburst.app.config import build
 from evburst.app.provenance import provenance
 from evburst.app.scoring import scoring_of
-from evburst.app.train import TrainConfig
+from evburst.app.train.config import TrainConfig
 from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset, LabelledWindow
 from evburst.data.datasets.registry import Request, open_dataset

@@ -263,7 +263,7 @@ def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: t
 def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
     """Return the AP by contender, on the validation windows of the training data; the peer's outputs are not decoded."""
     from evburst.app.config import build as build_config
-    from evburst.app.conversion_scores import score
+    from evburst.app.convert.scores import score
     from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 
     precisions: dict[str, float] = {}

@@ -19,8 +19,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evburst.app.config import load_config
-from evburst.app.conversion_scores import score
-from evburst.app.convert import Conversion, ConvertConfig, convert
+from evburst.app.convert.config import ConvertConfig
+from evburst.app.convert.conversion import Conversion
+from evburst.app.convert.run import convert
+from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
 from evburst.models.bundle import DetectorBundle
 
@@ -65,7 +67,7 @@ def main() -> None:
         }
         config = lambda seed: load_config(ConvertConfig, None, args.set, {**fixed, "seed": seed})  # noqa: E731
         first = Conversion(config(0))
-        windows = first.windows("val", args.limit)
+        windows = first.data.windows("val", args.limit)
         ann, rows = score(first.unconverted, windows, ann=True)[0].value, []
         for seed in range(args.seeds):
             rows.append({"seed": seed} | converted(config(seed), windows, ann))

@@ -25,8 +25,10 @@ from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.conversion_scores import score_detector
-from evburst.app.convert import Conversion, ConvertConfig
+from evburst.app.convert.config import ConvertConfig
+from evburst.app.convert.conversion import Conversion
+from evburst.app.convert.scores import score_detector
+from evburst.app.convert.search import choose, sensitivity_table
 from evburst.app.plots.conversion import new_figure
 from evburst.app.provenance import provenance
 from evburst.app.scoring import Score
@@ -89,7 +91,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self._args, self._folder = args, folder
         self._conversions: dict[int, Conversion] = {}
-        self.windows = _Showings([self.at(1).windows("val", args.limit, k) for k in range(args.showings)])
+        self.windows = _Showings([self.at(1).data.windows("val", args.limit, k) for k in range(args.showings)])
 
     def at(self, timesteps: int) -> Conversion:
         """Return the conversion for T timesteps with light calibration."""
@@ -116,7 +118,7 @@ class Bench:
         yield from self._searched()
         for budget in ADVANCED:
             conversion = Conversion(self._config(1, level="advanced", budget=budget))
-            bundle, _ = conversion.distilled(conversion.calibrated(conversion.choose()[0]), budget)
+            bundle, _ = conversion.distilled(conversion.calibrated(choose(conversion)[0]), budget)
             yield self._row("advanced", f"both, advanced calibration, budget {budget:g}, T = 1", 1, bundle)
         yield self._adaptive(2)
         yield self._adaptive(4)
@@ -124,7 +126,7 @@ class Bench:
     def _searched(self) -> Iterator[Row]:
         """Yield rows at T = 1 that choose per layer burst limits only, thresholds only, and both."""
         conversion = self.at(1)
-        table, share = conversion.table(), conversion.share_per_operation()
+        table, share = sensitivity_table(conversion), conversion.share_per_operation()
         kinds = {
             "allocation alone": table.only(lambda c: c.rho == 1),
             "compression alone": table.only(lambda c: c.phi == 8),

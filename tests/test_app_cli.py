@@ -28,8 +28,8 @@ SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
 CONFIGS = {
     "detect": "evburst.app.detect:DetectConfig",
     "evaluate": "evburst.app.evaluate.run:EvaluateConfig",
-    "train": "evburst.app.train:TrainConfig",
-    "convert": "evburst.app.convert:ConvertConfig",
+    "train": "evburst.app.train.config:TrainConfig",
+    "convert": "evburst.app.convert.config:ConvertConfig",
     "live": "evburst.app.live.pipeline:LiveConfig",
     "score": "evburst.eval.scoring:ScoreConfig",
 }

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from evburst.app.config import load_config, to_dict
-from evburst.app.convert import ConvertConfig
+from evburst.app.convert.config import ConvertConfig
 from evburst.app.detect import DetectConfig
-from evburst.app.train import TrainConfig
+from evburst.app.train.config import TrainConfig
 from evburst.data.errors import ConfigError
 from tests.conftest import ROOT
 

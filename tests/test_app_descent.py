@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from evburst.app.descent import Checked, Course, descend, fresh_batches
+from evburst.app.convert.descent import Course, descend, fresh_batches
+from evburst.app.convert.scores import Measurement
 from evburst.data.errors import CheckpointError
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
@@ -87,9 +88,9 @@ class Run:
         )
         self.checks = 0
 
-    def check(self) -> Checked:
+    def check(self) -> Measurement:
         self.checks += 1
-        return Checked(float(self.checks), 8000.0, 2.0)
+        return Measurement(float(self.checks), 8000.0, 2.0)
 
     def go(self, identity: str = "same", stop_after: int = 10**9) -> Course:
         def some(done: int) -> Iterator[Tensor]:

@@ -20,8 +20,10 @@ import torch
 
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
-from evburst.app.convert import chosen_on_select
-from evburst.app.train import TrainConfig, Trainer, human_line
+from evburst.app.convert.checkpoints import chosen_on_select
+from evburst.app.train.config import TrainConfig
+from evburst.app.train.run import human_summary
+from evburst.app.train.trainer import Trainer
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
@@ -122,7 +124,7 @@ ADVANCED = ["--level", "advanced", "--set", "advanced_windows=10"]
 
 
 def test_training_says_what_it_came_to_and_what_is_next(best: Path) -> None:
-    written, following = human_line(best).splitlines()
+    written, following = human_summary(best).splitlines()
     assert written.startswith(f"written   {best}: ap ")
     where = "on the split 'select' (2 windows, 1 pictures), epoch"
     assert written.endswith((f"{where} 1 (the best)", f"{where} 2 (the best)"))
@@ -177,7 +179,7 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     assert all(row["select_divergence"] > 0 and "select_lost_ap" not in row for row in convert.record["descent"])
     assert DetectorBundle.load(convert.weights).record["sensor_size"] == [96, 64]
     assert convert(*flags, "--max-loss", "1") == 1
-    assert "which needs labels" in capsys.readouterr().err
+    assert "max_loss needs labels" in capsys.readouterr().err
     (own / "c.csv").write_text("t,x,y,p\n")
     assert convert(*flags, "--sensor-size", "96x64") == 1
     assert "c.csv" in capsys.readouterr().err

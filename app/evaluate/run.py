@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evburst.app.config import load_config, to_dict
-from evburst.app.console import show_progress
+from evburst.app.console import absolute_progress, show_progress
 from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import best_and_worst, rate_maps
@@ -366,7 +366,7 @@ class Evaluation:
             dist.barrier()
         hidden = self.rank > 0 or not show_progress()
         with tqdm(desc="simulate", unit="win", disable=hidden or c.data.kind != "simulated") as bar:
-            progress = lambda done: bar.update(done - bar.n)  # noqa: E731
+            progress = absolute_progress(bar)
             task, head = task_of(self.bundle.head).name, self.bundle.head
             known = head.classes if task == CLASSIFICATION else ()
             request = Request(

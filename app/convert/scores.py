@@ -1,10 +1,14 @@
-"""Accuracy (AP or top-1) and synaptic operations on labelled windows: the figures by which conversion selects and reports."""
+"""The figures by which conversion selects and reports: AP or top-1 with labels, divergence from the ANN without, and synaptic
+operations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from evburst.app.console import show_progress
@@ -17,7 +21,27 @@ from evburst.eval.energy import COST_TABLES, synaptic_ops
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs
+from evburst.models.spiking.network import SpikingNetwork
+from evburst.models.tasks import divergence
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of a network on windows that it does not learn from.
+
+    Attributes:
+        lost_ap: AP or top-1 of the ANN minus that of the network, in points; None without labels.
+        operations: synaptic operations per window.
+        burst: mean spikes per burst, weighted by fan-out.
+        divergence: from the ANN; None with labels.
+    """
+
+    lost_ap: float | None
+    operations: float
+    burst: float
+    divergence: float | None = None
 
 
 def score(
@@ -37,6 +61,29 @@ def score_detector(detector: Detector, windows: Dataset, batch: int = 16) -> tup
     results = _run(detector, windows, batch)
     scoring = scoring_of(detector.bundle.head)
     return scoring.score(results.labels, results.predictions, results.names, windows.spec.classes), _spikes(results)
+
+
+def measure_labelled(bundle: DetectorBundle, windows: Dataset, ann_score: float) -> Measurement:
+    """Measure the loss and the operations on labelled windows, given the ANN's AP or top-1 on them."""
+    scored, stats = score_detector(Detector(bundle, PostConfig(score=0.001)), windows)
+    layers = [layer for batch in stats for layer in batch.layers]
+    spent, graded = (sum(float(getattr(x, name).sum()) for x in layers) for name in ("synaptic_ops", "graded_ops"))
+    return Measurement(ann_score - scored.value, spent / len(windows), spent / max(graded, 1.0))
+
+
+def measure_unlabelled(bundle: DetectorBundle, ann: Graph, batches: Iterable[Tensor]) -> Measurement:
+    """Measure the divergence and the operations on batches of grids `(N, 2 * bins, H, W)` float32; at least one grid."""
+    network, teacher = SpikingNetwork(bundle.spiking, bundle.parameters), Runner(ann)
+    diverged = spent = graded = 0.0
+    count = 0
+    for grids in batches:
+        with torch.inference_mode():
+            outputs, stats = network.run(grids)
+            diverged += len(grids) * float(divergence(teacher(grids), outputs, bundle.head))
+        spent += sum(float(layer.synaptic_ops.sum()) for layer in stats.layers)
+        graded += sum(float(layer.graded_ops.sum()) for layer in stats.layers)
+        count += len(grids)
+    return Measurement(None, spent / count, spent / max(graded, 1.0), diverged / count)
 
 
 def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:

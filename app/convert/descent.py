@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evburst.app.console import show_progress
+from evburst.app.convert.scores import Measurement
 from evburst.data.datasets import Dataset
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import load_tensors, save_tensors
@@ -34,23 +35,6 @@ BLOCK = 512
 FIRST_SHOWING = 1000
 """First number of a showing that nothing else uses."""
 KIND = "descent"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Measurements on windows that the network does not learn from.
-
-    Attributes:
-        lost_ap: AP of the ANN minus AP of the network, in points; None without labels.
-        operations: synaptic operations per window.
-        burst: mean spikes per burst, weighted by fan-out.
-        divergence: from the ANN; None with labels.
-    """
-
-    lost_ap: float | None
-    operations: float
-    burst: float
-    divergence: float | None = None
 
 
 @dataclass
@@ -82,19 +66,19 @@ def fresh_batches(
         done: number of windows that were learned from before.
         block: windows per showing.
     """
-    with ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(1) as pool:
 
-        def begun(number: int, left: int) -> Future[Dataset]:
-            return ahead.submit(opened, min(block, left), FIRST_SHOWING + number)
+        def open_ahead(number: int, left: int) -> Future[Dataset]:
+            return pool.submit(opened, min(block, left), FIRST_SHOWING + number)
 
-        following = begun(0, windows)
+        upcoming = open_ahead(0, windows)
         seen = number = 0
         while seen < windows:
-            data = following.result()
+            data = upcoming.result()
             held = min(len(data), windows - seen)
             after = seen + -(-held // BATCH) * BATCH  # a step counts as a whole batch, even if a small dataset does not fill it
             if after < windows:
-                following = begun(number + 1, windows - after)
+                upcoming = open_ahead(number + 1, windows - after)
             order = np.random.default_rng(number).permutation(len(data))[:held]
             for i in range(max(0, done - seen), held, BATCH):
                 yield grids(data, order[i : i + BATCH].tolist())
@@ -104,7 +88,7 @@ def fresh_batches(
 def descend(
     learning: Distillation,
     batches: Callable[[int], Iterator[Tensor]],
-    check: Callable[[], Checked],
+    check: Callable[[], Measurement],
     beside: Path,
     identity: str,
     every: int,
@@ -159,7 +143,7 @@ def _row(seconds: float, learning: Distillation, recent: list[Progress]) -> dict
     return {"minutes": seconds / 60, "windows": learning.step * BATCH, **dict(zip(names, means.tolist(), strict=True))}
 
 
-def _selected(checked: Checked) -> dict[str, float]:
+def _selected(checked: Measurement) -> dict[str, float]:
     return {f"select_{name}": value for name, value in asdict(checked).items() if value is not None}
 
 
@@ -176,7 +160,9 @@ def _resumed(learning: Distillation, state: Path, identity: str) -> Course:
         return Course()
     tensors, saved = load_tensors(state, KIND)
     if saved.get("identity") != identity:
-        raise CheckpointError(f"{state}: an interrupted conversion with other settings; delete it, or give another --out")
+        raise CheckpointError(
+            f"{state}: belongs to an interrupted conversion with other settings; delete it, or use another --out"
+        )
     learning.resume(tensors, saved["learning"])
     course: dict[str, Any] = saved["course"]
     _LOG.info("%s: resuming after %d windows", state, learning.step * BATCH)

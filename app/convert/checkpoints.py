@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import DetectorBundle, find_weights, load_trained, read_kind
 from evburst.models.detectors.postprocess import HeadSpec
@@ -48,3 +49,13 @@ def blended(graph: Graph, other: Graph, share: float) -> Graph:
         raise CheckpointError("blend_with: the two weights files hold different networks; both must have the same graph")
     mean = {name: share * tensor + (1 - share) * other.tensors[name] for name, tensor in graph.tensors.items()}
     return Graph(graph.nodes, graph.outputs, mean).in_float16()
+
+
+def chosen_on_select(trained: dict[str, Any]) -> bool:
+    """Whether a training chose its epoch on the split "select", and so did not learn from it.
+
+    Args:
+        trained: the training record; older ones hold only the name of the split.
+    """
+    chosen = trained.get("chosen_on")
+    return bool((chosen.get("split") if isinstance(chosen, dict) else chosen) == SELECT)

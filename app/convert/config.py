@@ -1,0 +1,123 @@
+"""Settings of convert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evburst.app.convert.descent import BATCH
+from evburst.models.spiking.convert.calibrate import LEVELS, Choice
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Settings of convert.
+
+    Attributes:
+        weights: best.safetensors of a training run, a converted file, or bundled weights by name.
+        blend_with: a second such file, of the network that the first one was fine-tuned from; the conversion starts from the
+            mean of both, which is often better than either (Wortsman et al., "Robust fine-tuning of zero-shot models",
+            CVPR 2022).
+        blend: weight of `weights` in that mean, 0 to 1.
+        out: weights file to write.
+        root: folder of the data to calibrate on; "": the folder that the network was trained on.
+        unlabelled: the calibration folder contains recordings of any readable format, without labels. An eighth of their
+            windows is held out to measure the divergence from the ANN; the loss cannot be measured.
+        sensor_size: WIDTHxHEIGHT of the sensor of such recordings, if files do not state it.
+        timesteps: timesteps T.
+        phi_max: maximum spikes of a neuron in one timestep.
+        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to
+            the budget, or without one to the energy expected of the chosen point.
+        continues: continue advanced calibration of `weights`, a converted file: timesteps, burst limits and thresholds start
+            from its own, and its energy is kept unless there is a budget.
+        thresholds: "error" for the least squared error, or "typical" for multiples of each channel's typical activation, for
+            networks trained with `schedule.rounding`.
+        signed: neurons can take back, by negative spikes, what they fired too early; useful from T = 2 on.
+        budget: maximum energy per window, as a share of the dense ANN's (INT8, per spike); None: no search.
+        burst: mean spikes per burst, weighted by fan-out, that advanced calibration aims at; a third of it is the energy
+            relative to a quantised network that skips zeros (INT8). None: no limit.
+        max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on the split "select". The
+            choice is made with light calibration, before the gradient descent of advanced.
+        compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
+        pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
+        calibration_windows: windows of the split "train" for calibration.
+        sensitivity_windows: how many of those are used to measure sensitivities.
+        advanced_windows: windows of the split "train" for the gradient descent of advanced calibration, each used once and
+            without labels (models/spiking/convert/distil.py); 0: no descent. Simulated windows are always fresh.
+        advanced_rate: factor on its learning rate.
+        advanced_weights: whether weights learn besides thresholds and shifts; without them, the weights file is a third
+            smaller.
+        tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
+            0: every picture once.
+        tuning_every: windows of advanced calibration between two such measurements; its state is saved at each.
+        check_windows: windows of the split "val" (for recordings with a class "test") on which the result is measured;
+            0: all, -1: none.
+        seed: selects which windows are simulated; added to the training's seed.
+        cache: folder of simulated windows.
+        note: free text for the record, e.g. the source of the pictures.
+    """
+
+    weights: str
+    out: str
+    root: str = ""
+    unlabelled: bool = False
+    sensor_size: str | None = None
+    blend_with: str = ""
+    blend: float = 0.5
+    timesteps: int = 1
+    phi_max: int = 8
+    level: Literal["none", "light", "advanced"] = "light"
+    continues: bool = False
+    thresholds: Literal["error", "typical"] = "error"
+    signed: bool = False
+    budget: float | None = None
+    burst: float | None = None
+    max_loss: float | None = None
+    compress: float | None = None
+    pick: int | None = None
+    calibration_windows: int = 64
+    sensitivity_windows: int = 32
+    advanced_windows: int = 1024
+    advanced_rate: float = 1.0
+    advanced_weights: bool = True
+    tuning_windows: int = 0
+    tuning_every: int = 1024
+    check_windows: int = 0
+    seed: int = 0
+    cache: str = "runs/cache"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.timesteps <= 64 or not 1 <= self.phi_max <= 255:
+            raise ValueError("timesteps must be 1 to 64 and phi_max 1 to 255")
+        if not 0 <= self.blend <= 1:
+            raise ValueError("blend must be 0 to 1")
+        if self.level not in LEVELS:
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}")
+        if self.thresholds not in ("error", "typical"):
+            raise ValueError("thresholds must be error or typical")
+        if sum(x is not None for x in self._criteria) > 1:
+            raise ValueError("budget, max_loss, compress and pick each choose a point: give at most one of them")
+        if self.continues and (self.max_loss, self.compress, self.pick) != (None, None, None):
+            raise ValueError("continue keeps the burst limits and thresholds: it can be combined with budget only")
+        if self.unlabelled and not self.root:
+            raise ValueError("unlabelled needs the folder of the recordings (--calibration)")
+        if self.unlabelled and self.max_loss is not None:
+            raise ValueError("max_loss needs labels: with unlabelled recordings, give a budget or compress instead")
+        if self.tuning_every < BATCH or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
+            raise ValueError(f"tuning_every must be at least {BATCH}, advanced_rate positive and burst above 1")
+
+    @property
+    def searches(self) -> bool:
+        """Whether burst limits and thresholds are chosen layer by layer."""
+        return any(x is not None for x in self._criteria)
+
+    @property
+    def uniform(self) -> Choice:
+        """The choice of every layer if there is no search."""
+        return Choice(self.phi_max, signed=self.signed, typical=self.thresholds == "typical")
+
+    @property
+    def _criteria(self) -> tuple[float | None, ...]:
+        """The settings by which a point of the frontier is chosen."""
+        return self.budget, self.max_loss, self.compress, self.pick

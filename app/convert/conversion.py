@@ -1,0 +1,190 @@
+"""The conversion of one network, step by step: calibration, distillation and measurement."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from evburst.app.config import build
+from evburst.app.convert.checkpoints import blended, read_ann
+from evburst.app.convert.config import ConvertConfig
+from evburst.app.convert.data import ConversionData
+from evburst.app.convert.descent import BATCH, descend, fresh_batches
+from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, score
+from evburst.app.plots.conversion import draw_course
+from evburst.app.scoring import scoring_of
+from evburst.app.train.config import TrainConfig
+from evburst.data.datasets import Dataset
+from evburst.data.datasets.selection import SELECT
+from evburst.data.files import make_folder
+from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.eval.energy import COST_TABLES, HEADLINE
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.graph import Runner
+from evburst.models.spiking.adaptive import least_tau
+from evburst.models.spiking.convert.calibrate import Choice, Targets, calibrate, record_targets
+from evburst.models.spiking.convert.distil import Descent, Distillation
+from evburst.models.spiking.cost import dense_macs
+from evburst.models.spiking.network import SpikingParameters
+from evburst.models.tasks import task_of
+
+_ADAPTIVE_WINDOWS = 128
+_ADAPTIVE_LOSS = 0.3
+"""Points of AP or top-1 that stopping early may lose."""
+
+
+class Conversion:
+    """The network, its data, and the steps of its conversion.
+
+    Args:
+        config: the settings.
+
+    Attributes:
+        graph, head, trained: the folded ANN, its head and its training record.
+        data: the windows.
+        grids: calibration grids `(N, 2 * bins, H, W)` float32.
+        sensor_size: (W, H) px of the calibration data.
+
+    Raises:
+        EvburstError: the weights or the data cannot be used.
+    """
+
+    def __init__(self, config: ConvertConfig) -> None:
+        self.config = config
+        self.graph, self.head, self.trained = read_ann(config.weights)
+        self.task, self.scoring = task_of(self.head), scoring_of(self.head)
+        if config.blend_with:
+            self.graph = blended(self.graph, read_ann(config.blend_with)[0], config.blend)
+        self.settings = build(TrainConfig, self.trained["config"])
+        self.data = ConversionData(config, self.settings, self.head)
+        calibration = self.data.windows("train", config.calibration_windows)
+        self.grids = self.data.grids(calibration, range(len(calibration)))
+        self.sensor_size = calibration.spec.sensor_size
+
+    @cached_property
+    def targets(self) -> Targets:
+        """The ANN's currents for the calibration grids."""
+        confidence = self.task.confidence(Runner(self.graph)(self.grids), self.head)
+        return record_targets(self.graph, self.grids, confidence)
+
+    @cached_property
+    def tuning(self) -> Dataset:
+        """The windows of the split "select", on which choices are made."""
+        return self.data.windows(SELECT, self.config.tuning_windows)
+
+    @cached_property
+    def tuning_score(self) -> float:
+        """The ANN's AP or top-1 on `tuning`."""
+        return score(self.unconverted, self.tuning, ann=True)[0].value
+
+    @cached_property
+    def unconverted(self) -> DetectorBundle:
+        """The ANN as a bundle."""
+        return DetectorBundle(self.graph, self.graph, SpikingParameters(1, {}, {}), self.head, self.settings.voxel, {})
+
+    def beside(self, name: str) -> Path:
+        """Return the path of a file beside the weights file, and make its folder."""
+        out = Path(self.config.out)
+        make_folder(out.parent)
+        return out.with_name(f"{out.stem}_{name}")
+
+    def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
+        """Return the network with these choices, calibrated layer by layer."""
+        spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
+        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
+
+    def distilled(self, bundle: DetectorBundle, share: float | None) -> tuple[DetectorBundle, list[dict[str, float]]]:
+        """Continue calibration by gradient descent; return the network and the rows of NAME_descent.csv.
+
+        Args:
+            bundle: the network to start from.
+            share: limit on its energy, as a share of the dense ANN's; None: no limit, or with `continues` its present energy.
+        """
+        c, steps = self.config, -(-self.config.advanced_windows // BATCH)
+        operations = None if share is None else share / self.share_per_operation()
+        if operations is None and c.continues:
+            operations = self.measured(bundle).operations
+        descent = Descent(steps, operations, c.burst, c.advanced_rate, c.advanced_weights)
+        learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent)
+
+        def learned() -> DetectorBundle:
+            spiking, parameters = learning.network()
+            return replace(bundle, spiking=spiking, parameters=parameters)
+
+        def check() -> Measurement:
+            return self.measured(learned())
+
+        files, every = self.beside("descent"), max(1, c.tuning_every // BATCH)
+        batches = partial(self._fresh_batches, BATCH * steps)
+        course = descend(learning, batches, check, files, self._identity(bundle, descent), every)
+        draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
+        return learned(), course.rows
+
+    def _fresh_batches(self, windows: int, done: int) -> Iterator[Tensor]:
+        """Yield batches of training windows. Recordings have no other showings: all windows are used, in another order."""
+
+        def opened(n: int, showing: int) -> Dataset:
+            return self.data.windows("train", n if self.data.fresh else 0, showing)
+
+        return fresh_batches(opened, self.data.grids, windows, done)
+
+    def measured(self, bundle: DetectorBundle) -> Measurement:
+        """Measure a network on the split "select"."""
+        if not self.config.unlabelled:
+            return measure_labelled(bundle, self.tuning, self.tuning_score)
+        n = len(self.tuning)
+        batches = (self.data.grids(self.tuning, range(i, min(i + BATCH, n))) for i in range(0, n, BATCH))
+        return measure_unlabelled(bundle, self.graph, batches)
+
+    def _identity(self, bundle: DetectorBundle, descent: Descent) -> str:
+        """Return a digest of the network that a descent starts from, and of its settings."""
+        digest = hashlib.sha256(
+            f"{asdict(descent)} {self.config.root} {self.config.seed} {self.config.tuning_windows}".encode()
+        )
+        for _, tensor in sorted(bundle.spiking.tensors.items()):
+            digest.update(tensor.numpy().tobytes())
+        for _, layer in sorted(bundle.parameters.neurons.items()):
+            digest.update(layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes())
+        return digest.hexdigest()
+
+    def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
+        """Return the agreement at which `--adaptive` may stop and the mean timesteps it then needs, as a part of the record;
+        empty at T = 1 or without labels."""
+        if bundle.parameters.timesteps == 1 or self.config.unlabelled:
+            return {}
+        windows = self.data.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
+        detector = Detector(bundle, PostConfig(score=0.001), engine="reference")
+        size, labels, names, steps = windows.spec.sensor_size, [], [], []
+        for item in (windows[i] for i in range(len(windows))):
+            grid = voxel_batch([item.window], bundle.voxel, size, bundle.stride)
+            steps.append(detector.step_by_step(grid, size))
+            labels.append(item.boxes)
+            names.append(item.name)
+
+        def value(predictions: list[Any]) -> float:
+            return self.scoring.score(labels, predictions, names, self.head.classes).value
+
+        tau, used = least_tau(steps, value, _ADAPTIVE_LOSS, self.task.settled)
+        return {"adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss": _ADAPTIVE_LOSS}}
+
+    def divergence(self, bundle: DetectorBundle) -> dict[str, Any]:
+        """Return the divergence from the ANN and the energy on held-out windows, as a part of the record; empty with labels."""
+        if not self.config.unlabelled:
+            return {}
+        measurement = self.measured(bundle)
+        share = round(measurement.operations * self.share_per_operation(), 4)
+        return {"divergence": {"mean": measurement.divergence, "energy_of_ann": share, "windows": len(self.tuning)}}
+
+    def share_per_operation(self) -> float:
+        """Return the energy of one synaptic operation as a share of the dense ANN's energy per window."""
+        table = COST_TABLES[HEADLINE]
+        macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
+        return table.ac_pj / (macs * table.mac_pj)

@@ -1,0 +1,91 @@
+"""The windows that a conversion uses: of the training's data, of another folder, or of recordings without labels.
+
+The network learns from the split "train"; choices are made on "select" (data/datasets/selection.py), and the result is
+measured on "val".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from evburst.app.batch import find_recordings
+from evburst.app.console import absolute_progress, show_progress
+from evburst.app.convert.config import ConvertConfig
+from evburst.app.train.config import TrainConfig
+from evburst.data.datasets import Dataset, DatasetSpec
+from evburst.data.datasets.recorded import Reading, unlabelled_windows
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.tasks import CLASSIFICATION, task_of
+
+UNLABELLED = "recordings without labels"
+"""Name of such data in records."""
+_SEED_STEP = 1_000_000
+"""Distance between the seeds of conversions; it exceeds every number of a showing."""
+_LOG = logging.getLogger(__name__)
+
+
+class ConversionData:
+    """Windows and grids for the conversion of one network.
+
+    Args:
+        config: settings of the conversion.
+        settings: settings of the network's training.
+        head: the network's head.
+
+    Attributes:
+        fresh: whether every showing of the data is different, as in a simulation.
+    """
+
+    def __init__(self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec) -> None:
+        self._config, self._settings, self._head = config, settings, head
+        self.fresh = settings.data.kind == "simulated" and not config.unlabelled
+
+    def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
+        """Open windows of a split.
+
+        Args:
+            split: e.g. "val".
+            n: number of windows; 0: all.
+            showing: for simulated data, each number shows the same pictures with different motion and noise.
+
+        Raises:
+            DataError: the data cannot be used.
+        """
+        c, s = self._config, self._settings
+        if c.unlabelled:
+            return self._unlabelled_windows(split, n)
+        data: DatasetConfig = replace(s.data, root=c.root) if c.root else s.data
+        task = task_of(self._head).name
+        classes = self._head.classes if task == CLASSIFICATION else ()  # a detector's data define their own
+        seed = s.schedule.seed + _SEED_STEP * c.seed + showing
+        with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
+            progress = absolute_progress(bar)
+            request = Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress, task=task, classes=classes)
+            opened = open_dataset(data, request)
+        left_out = getattr(opened, "left_out", ())
+        if left_out and showing == 0:
+            _LOG.info(
+                "split %r: pictures of %s are left out; data.simulated does not name these sets", split, ", ".join(left_out)
+            )
+        return opened
+
+    def grids(self, windows: Dataset, index: Sequence[int]) -> Tensor:
+        """Bin the windows with these indices into grids `(N, 2 * bins, H, W)` float32."""
+        items, stride = [windows[i].window for i in index], max(self._head.strides)
+        return torch.from_numpy(voxel_batch(items, self._settings.voxel, windows.spec.sensor_size, stride)).float()
+
+    def _unlabelled_windows(self, split: str, n: int) -> Dataset:
+        size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
+        reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache))
+        spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})
+        return unlabelled_windows(find_recordings([self._config.root]), spec, reading, split, n)

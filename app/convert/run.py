@@ -1,0 +1,145 @@
+"""From a trained network to a weights file of burst neurons.
+
+The steps are: fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier (search.py),
+calibrate, distil (conversion.py), measure, save. What is learned comes from the split "train", what is chosen from "select",
+what is reported from "val". Beside the weights file lie the files of the search, NAME_report.json and .png, and with advanced
+calibration NAME_descent.csv and .png (descent.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from evburst.app.convert.checkpoints import chosen_on_select, read_converted
+from evburst.app.convert.config import ConvertConfig
+from evburst.app.convert.conversion import Conversion
+from evburst.app.convert.data import UNLABELLED
+from evburst.app.convert.scores import compare_with_ann
+from evburst.app.convert.search import choose
+from evburst.app.outputs.paths import refuse_overwriting
+from evburst.app.plots.conversion import draw_report
+from evburst.app.provenance import provenance
+from evburst.app.scoring import SCORINGS
+from evburst.data.datasets import Dataset
+from evburst.data.datasets.selection import SELECT
+from evburst.data.errors import DataError
+from evburst.data.files import only_writer
+from evburst.eval.energy import HEADLINE
+from evburst.models.bundle import DetectorBundle, find_weights
+from evburst.models.spiking.convert.report import conversion_report
+
+_TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
+"""Parts of the training record that the weights file keeps."""
+_PATHS = ("root", "out", "weights", "blend_with", "init")
+_LOG = logging.getLogger(__name__)
+
+
+def convert(config: ConvertConfig) -> dict[str, Any]:
+    """Convert a network, measure it and save it; return the record that is saved with the weights.
+
+    Raises:
+        EvburstError: the weights or the data cannot be used; no choice meets the settings; or another process writes the same
+            file.
+    """
+    inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
+    out = Path(config.out)
+    refuse_overwriting(out, inputs, overwrite=True)
+    with only_writer(out.parent, out.name):
+        return _convert(config, out)
+
+
+def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:
+    """One line for the user: the file, its loss or its divergence from the ANN, and its energy."""
+    line = f"written   {config.out}: T = {record['conversion']['timesteps']}"
+    if (found := record["conversion"].get("divergence")) is not None:
+        energy = f"at {100 * found['energy_of_ann']:.1f} % of the dense ANN's energy ({HEADLINE.upper()})"
+        where = f"on {found['windows']} windows held out, {energy}"
+        return f"{line}; divergence from the ANN {found['mean']:.3g} {where}; the loss is unknown, because there are no labels"
+    if (check := record.get("check")) is None:
+        return f"{line}; its loss was not measured; `evburst evaluate --weights {config.out} --both` does so"
+    loss, share = check["loss"], 100 * check["snn"]["energy_of_ann"][HEADLINE]
+    bounds = "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}]"
+    unit = next(scoring.unit for scoring in SCORINGS.values() if scoring.figures[0] in check["ann"])
+    return (
+        f"{line}; loses {loss['mean']:.2f}{bounds} {unit} on {check['windows']} windows of the split {check['split']!r}, "
+        f"at {share:.1f} % of the dense ANN's energy ({HEADLINE.upper()})"
+    )
+
+
+def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    conversion = Conversion(config)
+    check_windows = _windows_to_check(conversion)  # opened before the work, so that missing data are reported at once
+    bundle, found = _converted(conversion)
+    seconds = time.perf_counter() - started
+    _write_report(conversion, bundle)
+    record = _record(conversion, bundle, found, seconds)
+    if check_windows is not None:
+        record["check"] = compare_with_ann(bundle, check_windows)
+    replace(bundle, record=record).save(out)
+    return record
+
+
+def _windows_to_check(conversion: Conversion) -> Dataset | None:
+    """Open the windows on which the result is measured; None if it is not measured."""
+    config = conversion.config
+    if config.check_windows < 0 or config.unlabelled:
+        return None
+    try:
+        return conversion.data.windows("val", config.check_windows)
+    except DataError as error:
+        raise DataError(f"{error}; the converted network is checked on it: --set check_windows=-1 leaves that out") from None
+
+
+def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
+    """Return the converted network, and how it was chosen and calibrated, for the record."""
+    config = conversion.config
+    if config.continues:
+        bundle = read_converted(config.weights)
+        found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
+    else:
+        choices, found = choose(conversion) if config.searches else (config.uniform, {})
+        bundle = conversion.calibrated(choices)
+    if (config.level == "advanced" or config.continues) and config.advanced_windows:
+        bundle, found["descent"] = conversion.distilled(bundle, config.budget or found.get("expected_share"))
+    return bundle, found
+
+
+def _write_report(conversion: Conversion, bundle: DetectorBundle) -> None:
+    grids = conversion.grids[: conversion.config.sensitivity_windows]
+    report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, grids)
+    conversion.beside("report.json").write_text(json.dumps(report.to_dict(), indent=1))
+    draw_report(report, conversion.beside("report.png"))
+    _LOG.info(report.table())
+
+
+def _record(conversion: Conversion, bundle: DetectorBundle, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+    config, trained = conversion.config, conversion.trained
+    return {
+        "dataset": UNLABELLED if config.unlabelled else conversion.settings.name,
+        "sensor_size": list(conversion.sensor_size),
+        "training": {key: _without_folders(trained[key]) for key in _TRAINING if key in trained},
+        "conversion": {
+            **_without_folders(asdict(config)),
+            "timesteps": bundle.parameters.timesteps,
+            "chosen_on": UNLABELLED if config.unlabelled else SELECT,
+            "network_trained_on_select": not chosen_on_select(trained),
+            **found,
+            **conversion.adaptive(bundle),
+            **conversion.divergence(bundle),
+            "seconds": round(seconds, 1),
+            **provenance(),
+        },
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """Return a record without the folders of this machine: of each path, the last part is kept."""
+    if isinstance(value, dict):
+        return {k: Path(v).name if k in _PATHS and v else _without_folders(v) for k, v in value.items() if k != "cache"}
+    return value

@@ -1,0 +1,93 @@
+"""The choice of burst limits and thresholds: sensitivities, the Pareto frontier, and the point that meets a criterion.
+
+Beside the weights file lie NAME_sensitivity.npz, from which an interrupted measurement resumes and `pick` reads, and
+NAME_frontier.csv and .png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from evburst.app.console import show_progress
+from evburst.app.convert.conversion import Conversion
+from evburst.app.convert.scores import score
+from evburst.app.plots.conversion import draw_frontier, load_table, save_table, write_frontier
+from evburst.data.errors import ConfigError
+from evburst.eval.energy import HEADLINE
+from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
+from evburst.models.spiking.convert.calibrate import Choice
+from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
+
+_ROUNDS = 6
+"""Points measured in the search for the cheapest one within a loss."""
+
+
+def choose(conversion: Conversion) -> tuple[dict[str, Choice], dict[str, Any]]:
+    """Choose a point of the frontier by the criterion in the settings.
+
+    Returns:
+        The choice of every layer; and the record of the search: point, expected_share of the ANN's energy, and tried, the
+        points that were measured.
+
+    Raises:
+        ConfigError: no point meets the criterion.
+    """
+    frontier = pareto_frontier(sensitivity_table(conversion))
+    share = frontier.cost * conversion.share_per_operation()
+    index, tried = _point(conversion, frontier, share)
+    write_frontier(frontier, share, conversion.beside("frontier.csv"))
+    draw_frontier(frontier, share, index, tried, conversion.scoring.unit, conversion.beside("frontier.png"))
+    return frontier.point(index), {"point": index, "expected_share": round(float(share[index]), 4), "tried": tried}
+
+
+def _point(conversion: Conversion, frontier: Frontier, share: np.ndarray) -> tuple[int, list[dict[str, float]]]:
+    """Return the index of the point that meets the criterion, and the points that were measured to find it."""
+    c = conversion.config
+    if c.pick is not None:
+        if not 0 <= c.pick < len(frontier):
+            raise ConfigError(f"pick {c.pick}: the frontier has points 0 to {len(frontier) - 1}")
+        return c.pick, []
+    if c.budget is not None:
+        if share[0] > c.budget:
+            cheapest = f"the cheapest choice costs {share[0]:.4f} of the dense ANN's energy ({HEADLINE.upper()})"
+            raise ConfigError(f"budget {c.budget:g}: {cheapest}; give a higher budget or fewer timesteps")
+        return frontier.within_budget(c.budget / conversion.share_per_operation()), []
+    if c.compress is not None:
+        return frontier.within_tolerance(c.compress), []
+    return _cheapest_within_loss(conversion, frontier, share, float(c.max_loss or 0.0))
+
+
+def _cheapest_within_loss(
+    conversion: Conversion, frontier: Frontier, share: np.ndarray, max_loss: float
+) -> tuple[int, list[dict[str, float]]]:
+    """Find the cheapest point within a loss, by bisection of the logarithm of the cost."""
+    low, high = np.log(share[0]), np.log(share[-1])
+    best, tried = len(frontier) - 1, []
+    for _ in tqdm(range(_ROUNDS), desc="search", disable=not show_progress()):
+        middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
+        scored, operations = score(conversion.calibrated(frontier.point(middle)), conversion.tuning)
+        lost = conversion.tuning_score - scored.value
+        measured_share = float(operations * conversion.share_per_operation())
+        tried.append({"share": measured_share, "lost_ap": round(lost, 2), "point": middle})
+        if lost <= max_loss:
+            best, high = middle, np.log(share[middle])
+        else:
+            low = np.log(share[middle])
+    return best, tried
+
+
+def sensitivity_table(conversion: Conversion) -> SensitivityTable:
+    """Measure the sensitivities, or read them from a file if the same network was measured before."""
+    c, path = conversion.config, conversion.beside("sensitivity.npz")
+    grids, choices = conversion.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed, c.uniform.typical)
+    batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
+    start = load_table(path, conversion.graph, c.timesteps, choices)
+    layers = sum(node.op == "relu" for node in conversion.graph.nodes)
+    done = start.batches if start else 0
+    with tqdm(total=layers * len(batches), initial=layers * done, desc="sensitivity", disable=not show_progress()) as bar:
+        save: Callable[[SensitivityTable], None] = lambda table: save_table(path, table, conversion.graph, c.timesteps)  # noqa: E731
+        return measure(conversion.graph, conversion.head, batches, c.timesteps, choices, start, save, bar.update)

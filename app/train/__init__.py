@@ -1,0 +1,1 @@
+"""Training of detectors and classifiers. The pipeline behind train.py."""

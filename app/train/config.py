@@ -1,0 +1,78 @@
+"""Settings of train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evburst.data.datasets.augment import AugmentConfig
+from evburst.data.datasets.registry import DatasetConfig
+from evburst.data.representations.voxel_grid import VoxelConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Length and rate of training.
+
+    Attributes:
+        windows: windows of the split "train" per epoch; 0: all.
+        val_windows: windows of the split "select" on which every epoch is validated; 0: all.
+        epochs: passes over the training windows.
+        batch: windows per step, over all processes.
+        optimizer: "adamw" or "sgd" (momentum 0.9).
+        learning_rate: peak learning rate; it falls as a cosine to 2 % of this.
+        weight_decay: weight decay; biases and norms have none.
+        warmup_steps: steps over which the learning rate rises linearly.
+        plain_epochs: number of final epochs without mosaics, zoom, rotation, shaking, stretched time and erased patches.
+        ema: decay of the weights' moving average, which is validated and saved.
+        clip: maximum norm of the gradient.
+        amp: convolve in bfloat16 where the device has matrix instructions for it.
+        sparsity: weight of the activations' density in the loss (see `round_and_measure`); fewer active units cause fewer
+            spikes.
+        rounding: share of steps in which activations are rounded to the levels of burst neurons (see `round_and_measure`), so
+            that the network tolerates it; conversion itself needs no training. Both this and `sparsity` grow linearly from 0
+            at the first step to their value at the last.
+        seed: seed of weights, order and augmentation.
+        workers: processes that simulate; 0: one per core.
+    """
+
+    windows: int = 20480
+    val_windows: int = 0
+    epochs: int = 8
+    batch: int = 16
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup_steps: int = 300
+    plain_epochs: int = 1
+    ema: float = 0.999
+    clip: float = 10.0
+    amp: bool = True
+    sparsity: float = 0.0
+    rounding: float = 0.0
+    seed: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of train.
+
+    Attributes:
+        name: name of the weights.
+        out: output folder; an unfinished run in it is resumed.
+        cache: folder of simulated windows.
+        init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name; "": random.
+        architecture: kind of network, see evburst.models.detectors.NetworkConfig.
+        activation: its activation function, see there.
+    """
+
+    name: str = "street"
+    out: str = "runs/train/street"
+    cache: str = "runs/cache"
+    init: str = ""
+    architecture: str = "yolov8n"
+    activation: str = "relu"
+    data: DatasetConfig = field(default_factory=DatasetConfig)
+    voxel: VoxelConfig = field(default_factory=VoxelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

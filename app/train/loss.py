@@ -1,0 +1,66 @@
+"""The training loss: the network's own, with the sparsity and rounding of the schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evburst.app.train.config import ScheduleConfig
+from evburst.models.activation_regulariser import round_and_measure
+
+_THRESHOLDS = (0.25, 0.65)
+"""Range of the rounding's threshold, which is drawn for every layer and step."""
+
+
+class ScheduledLoss(nn.Module):
+    """The network's loss as a forward pass, as DistributedDataParallel requires, with the schedule's sparsity and rounding.
+
+    Args:
+        network: a network in training; hooks on its ReLUs round and measure activations if the schedule asks for it.
+        schedule: strength of sparsity and rounding.
+        amp: compute the network in bfloat16.
+
+    Attributes:
+        names: names of the parts of the loss.
+    """
+
+    def __init__(self, network: Any, schedule: ScheduleConfig, amp: bool) -> None:
+        super().__init__()
+        self.network, self._schedule, self._amp = network, schedule, amp
+        self.names: tuple[str, ...] = (*network.loss_names, *(("sparsity",) if schedule.sparsity else ()))
+        self._density: list[Tensor] = []
+        self._cost: list[int] = []
+        self._rng = np.random.default_rng()
+        self._rounds = False
+        self._sparsity = 0.0
+        if schedule.sparsity or schedule.rounding:
+            for module in {m for m in network.modules() if isinstance(m, nn.ReLU)}:
+                module.register_forward_hook(lambda _, __, out: self._activation(out))
+
+    def begin(self, step: int, progress: float) -> None:
+        """Draw the randomness of a step, which depends on its number only; `progress` is its position in the run, 0 to 1."""
+        self._rng = np.random.default_rng([self._schedule.seed, step])
+        self._rounds = bool(self._rng.random() < progress * self._schedule.rounding)
+        self._sparsity = progress * self._schedule.sparsity
+
+    def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Return the parts of the loss, summed over the batch; see `Batch` for the arguments."""
+        self._density.clear()
+        self._cost.clear()
+        parts: Tensor = self.network.loss(x, boxes, labels, index, self._amp)
+        if not self._schedule.sparsity:
+            return parts
+        cost = torch.tensor(self._cost, dtype=torch.float32, device=parts.device)
+        dense = (torch.stack(self._density) * cost).sum() / cost.sum()
+        return torch.cat([parts, self._sparsity * dense[None] * len(x)])
+
+    def _activation(self, out: Tensor) -> Tensor:
+        if not (self._schedule.sparsity or self._rounds):
+            return out
+        out, density = round_and_measure(out, self._rng.uniform(*_THRESHOLDS) if self._rounds else 0.0)
+        self._density.append(density)  # the fan-out of a spike is roughly proportional to the layer's channels
+        self._cost.append(out.numel() * out.shape[1])
+        return out

@@ -1,0 +1,54 @@
+"""A training run from the settings to its best weights."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from evburst.app import console
+from evburst.app.processes import process_group
+from evburst.app.train.config import TrainConfig
+from evburst.app.train.trainer import BEST, SOURCES, Trainer
+from evburst.data.files import only_writer
+from evburst.models.bundle import load_tensors
+
+_FIGURES = ("ap", "ap50", "top1", "top5")
+
+
+def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
+    """Train, or resume an unfinished run in the output folder, and return the path of the best epoch's weights.
+
+    Under torchrun, every process takes its share of each batch; the first one also validates the epochs and writes all files.
+
+    Args:
+        config: settings of the run.
+        show_progress: whether to show progress bars; None: if stderr is a terminal.
+
+    Raises:
+        EvburstError: the data or the initial weights cannot be used; another process writes into the folder; or the folder
+            holds a run with other settings.
+    """
+    out = Path(config.out)
+    with (
+        process_group("nccl" if torch.cuda.is_available() else "gloo") as (rank, _),
+        only_writer(out) if rank == 0 else nullcontext(),
+    ):
+        Trainer(config, console.show_progress() if show_progress is None else show_progress).run()
+    return out / BEST
+
+
+def human_summary(best: Path) -> str:
+    """Two lines for the user: the score of the best epoch of a finished run, and the next command to type."""
+    _, record = load_tensors(best, "ann")
+    scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _FIGURES)
+    chosen = record["chosen_on"]
+    sources = next(f"{chosen[kind]} {kind}" for kind in SOURCES if kind in chosen)
+    out = shlex.quote(f"{record['config']['name']}.safetensors")
+    return (
+        f"written   {best}: {scored} on the split {chosen['split']!r} ({chosen['windows']} windows, {sources}), "
+        f"epoch {record['epoch']} (the best)\n"
+        f"next      evburst convert --weights {shlex.quote(str(best))} --out {out}"
+    )
