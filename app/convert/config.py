@@ -44,7 +44,7 @@ class ConvertConfig:
         sensitivity_windows: how many of those are used to measure sensitivities.
         advanced_windows: windows of the split "train" for the gradient descent of advanced calibration, each used once and
             without labels (models/spiking/convert/distil.py); 0: no descent. Simulated windows are always fresh.
-        advanced_rate: factor on its learning rate.
+        advanced_rate: factor on the learning rate of the descent.
         advanced_weights: whether weights learn besides thresholds and shifts; without them, the weights file is a third
             smaller.
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;

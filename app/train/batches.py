@@ -29,13 +29,13 @@ class Batch(NamedTuple):
         grids: `(N, 2 * bins, H, W)` float32, channels last.
         boxes_xyxy: `(M, 4)` boxes of all windows, in pixels.
         labels: `(M,)` int64, classes of the boxes; of a classifier one per window.
-        index: `(M,)` int64, the grid that each box belongs to.
+        grid_index: `(M,)` int64, the grid that each box belongs to.
     """
 
     grids: Tensor
     boxes_xyxy: Tensor
     labels: Tensor
-    index: Tensor
+    grid_index: Tensor
 
 
 class Batches:
