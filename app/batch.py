@@ -57,7 +57,7 @@ def find_recordings(patterns: Sequence[str | Path], more: tuple[str, ...] = ()) 
     suffixes = {*SUFFIXES, *more}
     for pattern in patterns:
         if not str(pattern):
-            raise ConfigError("--events: an empty name; is a variable of the shell empty?")
+            raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
             matches = sorted(file for file in path.rglob("*") if _is_recording(file, suffixes))

@@ -72,7 +72,7 @@ def classify_file(
 
     whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
     if not window_rows:
-        raise EventFileError(f"{path}: contains no usable event")
+        raise EventFileError(f"{path}: contains no usable events")
     if stream.faults.found():
         log.warning("%s: repaired: %s", path, stream.faults)
     return {

@@ -151,7 +151,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         with file.open("rb") as content:
             text = content.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
-            raise ConfigError(f"{file}: more than {_MOST_BYTES} bytes: not a file of settings")
+            raise ConfigError(f"{file}: larger than {_MOST_BYTES} bytes, so it is not a settings file")
         content = _parse_yaml(text.decode("utf-8-sig"), str(file))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such configuration file") from None
@@ -166,4 +166,4 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not YAML ({(str(error).splitlines() or [''])[0][:200]})") from None
+        raise ConfigError(f"{where}: invalid YAML ({(str(error).splitlines() or [''])[0][:200]})") from None

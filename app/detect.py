@@ -193,7 +193,9 @@ def open_inference(
         raise ConfigError(f"weights {config.weights} are for {weights_task}, not for {task}: use {other}")
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
-            raise ConfigError("adaptive: there is nothing to stop at T = 1; pass --timesteps 2 or more")
+            raise ConfigError(
+                "adaptive needs at least two timesteps, and these weights run with T = 1; pass --timesteps 2 or more"
+            )
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     detector = Detector(
@@ -334,7 +336,7 @@ def detect_file(
     if first is None:
         part = f" after {c.start_s:g} s" if c.start_s else ""
         faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
-        raise EventFileError(f"{path}: contains no usable event{part}{faults}")
+        raise EventFileError(f"{path}: contains no usable events{part}{faults}")
     filter_result = result_filter(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)

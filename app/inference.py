@@ -443,5 +443,5 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: torch sees no CUDA device here; use --device cpu")
+        raise ConfigError("device cuda: torch finds no CUDA device; use --device cpu")
     return name

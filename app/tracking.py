@@ -67,7 +67,7 @@ class TrackConfig:
     def __post_init__(self) -> None:
         if not 0 < self.low_score <= self.start_score <= 1:
             raise ValueError(
-                "tracking.low_score and tracking.start_score must lie in (0, 1], and low_score must not be the larger one"
+                "tracking.low_score and tracking.start_score must lie in (0, 1], and low_score must not exceed start_score"
             )
         if not 0 <= self.lost_s <= 3600 or not 0 <= self.hold_s <= 86_400:
             raise ValueError("tracking.lost_s must be 0 to 3600, tracking.hold_s 0 to 86400")

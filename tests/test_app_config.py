@@ -55,7 +55,7 @@ def test_defaults_then_file_then_set(tmp_path: Path) -> None:
         ("voxel=3", "expected a section"),
         ("name", "write it as name=value"),
         ("name.x.y=1", "unknown|expected|not a section"),
-        ("name=[1", "not YAML"),
+        ("name=[1", "invalid YAML"),
     ],
 )
 def test_wrong_settings_are_one_clear_error(assignment: str, message: str) -> None:
@@ -73,7 +73,7 @@ def test_a_setting_without_default_must_be_given() -> None:
         load_config(ConvertConfig, None, ["out=x"])
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no such"), ("- a\n", "mapping"), ("a: [1", "not YAML")])
+@pytest.mark.parametrize(("content", "message"), [(None, "no such"), ("- a\n", "mapping"), ("a: [1", "invalid YAML")])
 def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "c.yaml"
     if content is not None:
@@ -112,5 +112,5 @@ def test_numbers_that_are_none_are_one_short_error(assignment: str) -> None:
 
 def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("# " + "x" * (2 << 20))
-    with pytest.raises(ConfigError, match=r"a.yaml: more than 1048576 bytes: not a file of settings"):
+    with pytest.raises(ConfigError, match=r"a.yaml: larger than 1048576 bytes, so it is not a settings file"):
         load_config(DetectConfig, tmp_path / "a.yaml", [])

@@ -277,7 +277,7 @@ def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(
         (["--window-ms", "-5"], "window_ms must be 0.1 to 60000"),
         (["--window-ms", "0.0001"], "window_ms must be"),
         (["--start-s", "-1"], "start_s must be 0 to 1e9"),
-        (["--start-s", "3.1"], "contains no usable event after 3.1 s"),
+        (["--start-s", "3.1"], "contains no usable events after 3.1 s"),
         (["--set", "filters.refractory_us=-1"], "refractory_us must not be negative"),
         (["--set", "filters.refractory=1"], "did you mean 'filters.refractory_us'"),
         (["--score", "1.5"], r"post.score must lie in (0, 1]"),

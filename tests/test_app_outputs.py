@@ -102,7 +102,7 @@ def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path, name: str) -> 
     path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
     out.mkdir()
     (out / name).write_text('{"mine": 1}')
-    with pytest.raises(ConfigError, match=f"{name}: is already there and no run of evburst wrote it"):
+    with pytest.raises(ConfigError, match=f"{name}: exists already and was not written by evburst"):
         detect_file(path, out, FAST)
     assert (out / name).read_text() == '{"mine": 1}'
     detect_file(path, out, DetectConfig(sinks=("jsonl", "bbox"), overwrite=True))
@@ -269,7 +269,7 @@ def test_crops_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     sink.close()
     names = sorted(file.name for file in (tmp_path / "crops").iterdir())
     assert names == ["0001_50000us_car_7.png", "0002_550000us_car_7.png", "0003_1050000us_car_7.png"]
-    assert "3 crops were written, and no more" in caplog.text
+    assert "stopped after 3 crops" in caplog.text
 
 
 def test_an_unknown_sink_names_the_known_ones(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _windows_to_check(conversion: Conversion) -> Dataset | None:
     try:
         return conversion.data.windows("val", config.check_windows)
     except DataError as error:
-        raise DataError(f"{error}; the converted network is checked on it: --set check_windows=-1 leaves that out") from None
+        raise DataError(f"{error}; the result is measured on this split; --set check_windows=-1 skips that") from None
 
 
 def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:

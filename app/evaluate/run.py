@@ -381,7 +381,7 @@ class Evaluation:
                 f"{', '.join(dataset.spec.classes)} (data.spec {c.data.spec}): use other weights, or another --set data.spec"
             )
         if not len(dataset):
-            raise DataError(f"{c.data.root}: no label in split {c.split!r}")
+            raise DataError(f"{c.data.root}: no labels in split {c.split!r}")
         return dataset
 
 

@@ -77,7 +77,7 @@ class RunFolder:
             if file.is_dir():
                 raise ConfigError(f"{file}: is a folder; use another --out")
             if before is None and not self._overwrite:
-                raise ConfigError(f"{file}: is already there and no run of evburst wrote it; use another --out, or --overwrite")
+                raise ConfigError(f"{file}: exists already and was not written by evburst; use another --out, or --overwrite")
         try:
             for file in found:
                 file.unlink()
@@ -103,7 +103,7 @@ def free_folder(base: Path, source: Path) -> Path:
             return folder
         if before is not None and before.get("events_path") == str(source.resolve()):
             return folder
-    raise ConfigError(f"{base}: too many folders of this name; use --out")
+    raise ConfigError(f"{base}: too many folders with this name; use another --out")
 
 
 def write_json(path: Path, content: object) -> None:

@@ -102,7 +102,7 @@ def check_sinks(names: tuple[str, ...]) -> None:
     if unknown:
         raise ValueError(f"sinks: {unknown[0]!r} is unknown (known: {', '.join(SINKS)})")
     if len(set(names)) < len(names):
-        raise ValueError(f"sinks: {', '.join(names)}: each at most once")
+        raise ValueError(f"sinks: {', '.join(names)}: name each sink only once")
 
 
 @contextmanager
@@ -294,7 +294,7 @@ class CropSink:
     def close(self) -> None:
         """See Sink."""
         if self._written == MOST_CROPS:
-            log.warning("%s: %d crops were written, and no more", self._folder, MOST_CROPS)
+            log.warning("%s: stopped after %d crops", self._folder, MOST_CROPS)
 
 
 def open_sink(name: str, folder: Path, run: RunInfo) -> Sink:

@@ -41,7 +41,7 @@ class VideoFile:
             options = {"crf": _CRF, "preset": _PRESET, "bf": "0"}
             self._stream = self._container.add_stream("libx264", rate=rate, options=options)
         except (OSError, av.FFmpegError) as error:
-            raise DataError(f"{path}: cannot be written as H.264 video ({error}); --no-video leaves it out") from None
+            raise DataError(f"{path}: cannot be written as H.264 video ({error}); --no-video skips the video") from None
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.gop_size = max(1, min(round(rate), _MOST_FRAMES))
