@@ -15,9 +15,12 @@ import pytest
 from evburst.app.detect import DetectConfig
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.sources import RecordingSource
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.writers import write_events
+from tests.conftest import random_events
 
 pytest.importorskip("fastapi")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -173,6 +176,37 @@ def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipe
     assert text(browser, "kind") == "Simulated events"
     button.click()
     wait_until(lambda: pipeline.source is own)
+
+
+def test_a_recording_is_sought_with_slider_and_arrows(browser: Any, tmp_path: Path) -> None:
+    """On a page of its own; the page of the camera has no slider."""
+    assert not browser.find_element(By.ID, "seek").is_displayed()
+    write_events(tmp_path / "a.dat", random_events(5000, SIZE, 90_000_000), SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 50_000, loop=True)
+    source.open()
+    source.close()
+    pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=1)), lambda line: None)
+    server, address = PageServer(pipeline, Site("127.0.0.1:0")), browser.current_url
+    pipeline.start()
+    browser.get(server.url)
+    slider = browser.find_element(By.ID, "position")
+    wait_until(slider.is_displayed)
+    wait_until(lambda: text(browser, "position-value").endswith(" / 1:30.0"))
+    ActionChains(browser).move_to_element(slider).click().perform()  # its middle
+    wait_until(lambda: 44 < source.position_s < 50 and text(browser, "position-value").startswith("0:4"))
+    for key, low_s, high_s in ((Keys.ARROW_RIGHT, 49, 55), (Keys.ARROW_LEFT, 44, 54)):
+        before_s = source.position_s
+        slider.send_keys(key)
+        wait_until(lambda before_s=before_s: abs(source.position_s - before_s) > 3)  # type: ignore[misc]
+        assert low_s < source.position_s < high_s
+    browser.find_element(By.ID, "score").send_keys(Keys.ARROW_RIGHT)  # its own slider
+    wait_until(lambda: pipeline.wanted.post.score == pytest.approx(0.35))
+    assert source.position_s < 56
+    assert browser.execute_script("return [9.96, 65.25, 3725.5].map(playingTime)") == ["0:09.9", "1:05.2", "1:02:05.5"]
+    browser.get(address)
+    server.stop()
+    pipeline.stop()
+    wait_until(lambda: text(browser, "status") == "running")
 
 
 def test_colours_are_those_of_pictures(browser: Any) -> None:
