@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, run
+from evburst.app.flags import Parser
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EventFileError, SensorSizeUnknownError
@@ -43,7 +44,7 @@ _CUT_WINDOW_US = 1_000_000
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
     """Run `evburst events`."""
-    parser = argparse.ArgumentParser(prog=prog, description="Describe, convert and cut event recordings.")
+    parser = Parser(prog=prog, description="Describe, convert and cut event recordings.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info_parser = _command(commands, "info", "describe recordings: format, sensor, duration, rates, faults", True)
     info_parser.add_argument("--json", action="store_true", help="print the description as JSON")
