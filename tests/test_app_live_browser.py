@@ -152,6 +152,46 @@ def test_space_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
     wait_until(lambda: not pipeline.paused and not browser.find_element(By.ID, "curtain").is_displayed())
 
 
+def test_the_pause_button_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
+    button = browser.find_element(By.ID, "pause")
+    button.click()
+    wait_until(lambda: pipeline.paused and text(browser, "pause").startswith("Resume"))
+    button.click()
+    wait_until(lambda: not pipeline.paused and text(browser, "pause").startswith("Pause"))
+
+
+def test_a_snapshot_is_the_picture_with_its_boxes(browser: Any) -> None:
+    wait_until(lambda: "car" in text(browser, "boxes"))
+    browser.find_element(By.ID, "snapshot").click()
+    wait_until(lambda: list(browser.downloads.glob("evburst_*.png")))
+    picture = cv2.imread(str(next(browser.downloads.glob("evburst_*.png"))))
+    canvas = browser.find_element(By.ID, "events")
+    assert list(picture.shape[:2]) == [int(canvas.get_attribute(side)) for side in ("height", "width")]
+    colour = [int(palette()["classes"][0][k : k + 2], 16) for k in (5, 3, 1)]
+    assert (picture == colour).all(2).sum() > 100  # a car's box
+
+
+def test_keys_act_as_their_buttons(browser: Any, pipeline: LivePipeline) -> None:
+    body, own = browser.find_element(By.TAG_NAME, "body"), pipeline.source
+    for key, acted in (
+        ("r", lambda: browser.find_element(By.ID, "record").get_attribute("aria-pressed") == "true"),
+        ("r", lambda: browser.find_element(By.ID, "record").get_attribute("aria-pressed") == "false"),
+        ("p", browser.find_element(By.ID, "inset").is_displayed),
+        ("p", lambda: not browser.find_element(By.ID, "inset").is_displayed()),
+        ("c", lambda: pipeline.source is not own),
+        ("c", lambda: pipeline.source is own),
+    ):
+        body.send_keys(key)
+        wait_until(acted)
+    browser.execute_script("HTMLCanvasElement.prototype.toBlob = function () { snapped = this.id; }; snapped = null")
+    body.send_keys("s")
+    assert browser.execute_script("return snapped") == "events"
+    browser.execute_script("sent = []; socket.send = (text) => sent.push(text)")
+    browser.find_element(By.ID, "weights-choice").send_keys("r")  # keys in a list of choices belong to the list
+    assert "record" not in str(browser.execute_script("return sent"))
+    browser.refresh()
+
+
 def test_a_recording_downloads_and_is_read(browser: Any) -> None:
     button = browser.find_element(By.ID, "record")
     button.click()
@@ -272,6 +312,12 @@ def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePi
     browser.switch_to.new_window("tab")
     browser.get(address)
     wait_until(lambda: text(browser, "source") == "the page's camera")
+    # The second viewer sees what the first one's camera sees: its events, its boxes and, if switched on, its picture.
+    assert text(browser, "kind") == "Simulated events"
+    before = int(text(browser, "windows").replace(",", ""))
+    wait_until(lambda: int(text(browser, "windows").replace(",", "")) > before + 3)
+    browser.find_element(By.ID, "picture").click()
+    wait_until(lambda: browser.execute_script("return document.getElementById('inset').width") == 304)
     browser.find_element(By.ID, "camera").click()
     wait_until(lambda: text(browser, "message") == "another page's camera is in use")
     assert text(browser, "camera").startswith("Use")
