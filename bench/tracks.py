@@ -276,20 +276,33 @@ def _percent(sequences: Sequence[dict[str, Any]]) -> list[float]:
     return [100 * float(np.mean(merged[name])) for name in METRICS]
 
 
-def table(results: dict[str, Any]) -> str:
-    """The figures as a Markdown table."""
-    reference = results["reference"]
-    lines = [
-        "| sequences | tracker | HOTA | MOTA | IDF1 | switches | held boxes | HOTA less that of the default |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for kind, rows in results["figures"].items():
-        for how, row in rows.items():
-            cells = [str(row[name]) for name in (*METRICS, "switches", "held boxes")]
-            apart = results["differences"].get(how, {}).get(kind, {}).get("HOTA")
-            cells.append("default" if how == reference else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*apart))
-            lines.append(f"| {kind} | {how} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def figures_table(*results: dict[str, Any]) -> str:
+    """HOTA / MOTA / IDF1 of every tracker (rows) on every kind of sequence (columns), as a Markdown table."""
+    columns = {_label(one, kind): rows for one in results for kind, rows in one["figures"].items()}
+    cells = {
+        kind: {how: " / ".join(str(row[name]) for name in METRICS) for how, row in rows.items()}
+        for kind, rows in columns.items()
+    }
+    return _markdown(cells, list(next(iter(columns.values()))))
+
+
+def differences_table(*results: dict[str, Any]) -> str:
+    """Difference of every tracker's HOTA to that of the default, with its 95 % interval, as a Markdown table."""
+    cells: dict[str, dict[str, str]] = {}
+    for one in results:
+        for how, kinds in one["differences"].items():
+            for kind, metrics in kinds.items():
+                cells.setdefault(_label(one, kind), {})[how] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*metrics["HOTA"])
+    return _markdown(cells, list(results[0]["differences"]))
+
+
+def _label(results: dict[str, Any], kind: str) -> str:
+    return kind if kind.startswith("adl") else f"{kind}, seeds {' '.join(map(str, results['seeds']))}"
+
+
+def _markdown(columns: dict[str, dict[str, str]], rows: Sequence[str]) -> str:
+    lines = [f"| tracker | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    return "\n".join([*lines, *(f"| {how} | {' | '.join(cells[how] for cells in columns.values())} |" for how in rows)])
 
 
 def name_of(hold_s: float | None) -> str:
@@ -306,7 +319,7 @@ def main() -> None:
     parser.add_argument("--score", type=float, default=0.3, help="lowest score of a box on no track")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     args = parser.parse_args()
-    default = TrackConfig()
+    default, started = TrackConfig(), provenance()
     trackers = [None, *sorted({*args.hold, default.hold_s})]
     found: dict[str, dict[str, list[Pairs]]] = {}
     sequences = [(kind, lambda kind=kind, seed=seed: drawn(kind, seed)) for seed in args.seeds for kind in ("parked", "drive")]
@@ -327,14 +340,15 @@ def main() -> None:
                 found.setdefault(part, {}).setdefault(name_of(hold_s), []).append(half)
         print(f"{kind}: {len(results)} windows", file=sys.stderr, flush=True)
     summary = {
-        "command": f"python bench/tracks.py {' '.join(sys.argv[1:])}",
+        "command": f"python bench/tracks.py --seeds {' '.join(map(str, args.seeds))}" + (" --adl DIR" if args.adl else ""),
         "seeds": args.seeds,
         "reference": name_of(default.hold_s),
         "figures": {kind: {how: figures(pairs) for how, pairs in rows.items()} for kind, rows in found.items()},
         "differences": differences(found, name_of(default.hold_s)),
-        "provenance": provenance(),
+        "provenance": started,
     }
-    print(table(summary))
+    print(f"HOTA / MOTA / IDF1\n\n{figures_table(summary)}\n\nHOTA less that of `{summary['reference']}`\n")
+    print(differences_table(summary))
     if args.json:
         args.json.write_text(json.dumps(summary, indent=1) + "\n")
 
