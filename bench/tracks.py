@@ -1,6 +1,9 @@
 """HOTA, MOTA and IDF1 of `--track`.
 
     python bench/tracks.py [--seeds 0 1 2 3] [--hold 0 1 10] [--adl /path/to/street/images/adl_rundle] [--json FILE]
+    python bench/tracks.py --tables docs/results/tracks_choice.json docs/results/tracks_check.json
+
+The second form prints the tables of docs/detect.md.
 
 Trackers on the same boxes of one network: none (every box is an object of its own), ByteTrack alone (`tracking.hold_s` 0),
 and ours with other values of `tracking.hold_s`. Sequences, 50 ms windows:
@@ -296,8 +299,20 @@ def differences_table(*results: dict[str, Any]) -> str:
     return _markdown(cells, list(results[0]["differences"]))
 
 
+def document_tables(choice: dict[str, Any], check: dict[str, Any]) -> tuple[str, str]:
+    """The two tables of docs/detect.md: differences on the sequences on which the default was chosen, figures on the others."""
+    unseen = f"adl, frames {ADL_TRAINED + 1} on"
+    chosen = {how: {kind: row for kind, row in kinds.items() if kind != unseen} for how, kinds in choice["differences"].items()}
+    others = {**choice, "figures": {unseen: choice["figures"][unseen]}}
+    return differences_table({**choice, "differences": chosen}), figures_table(check, others)
+
+
 def _label(results: dict[str, Any], kind: str) -> str:
-    return kind if kind.startswith("adl") else f"{kind}, seeds {' '.join(map(str, results['seeds']))}"
+    return kind if kind.startswith("adl") else f"{kind}, seeds {_words(results['seeds'])}"
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:g}" for number in numbers)
 
 
 def _markdown(columns: dict[str, dict[str, str]], rows: Sequence[str]) -> str:
@@ -318,7 +333,13 @@ def main() -> None:
     parser.add_argument("--weights", default="street")
     parser.add_argument("--score", type=float, default=0.3, help="lowest score of a box on no track")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--tables", type=Path, nargs=2, metavar="FILE", help="print docs/detect.md's tables from two such files"
+    )
     args = parser.parse_args()
+    if args.tables:
+        print(*document_tables(*(json.loads(path.read_text()) for path in args.tables)), sep="\n\n")
+        return
     default, started = TrackConfig(), provenance()
     trackers = [None, *sorted({*args.hold, default.hold_s})]
     found: dict[str, dict[str, list[Pairs]]] = {}
@@ -340,7 +361,8 @@ def main() -> None:
                 found.setdefault(part, {}).setdefault(name_of(hold_s), []).append(half)
         print(f"{kind}: {len(results)} windows", file=sys.stderr, flush=True)
     summary = {
-        "command": f"python bench/tracks.py --seeds {' '.join(map(str, args.seeds))}" + (" --adl DIR" if args.adl else ""),
+        "command": f"python bench/tracks.py --seeds {_words(args.seeds)} --hold {_words(args.hold)}"
+        + (" --adl DIR" if args.adl else ""),
         "seeds": args.seeds,
         "reference": name_of(default.hold_s),
         "figures": {kind: {how: figures(pairs) for how, pairs in rows.items()} for kind, rows in found.items()},
