@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.console import run
-from evburst.app.flags import CommandParser, Flag, as_assignments, given
+from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given
 from evburst.app.provenance import installed_version
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
@@ -34,7 +34,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command named by the first argument; it parses the remaining arguments."""
     commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evburst",
         description="Burst-spiking vision for event cameras.",
         epilog=f"commands:\n{commands}\n\n`evburst COMMAND --help` shows the options of a command.",

@@ -15,12 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, run
+from evburst.app.flags import Parser
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, DataError, EventFileError
-from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, check_sensor_size, first_us, list_counts
+from evburst.data.errors import ConfigError, DataError, EventFileError, SensorSizeUnknownError
+from evburst.data.events import (
+    MAX_SENSOR_PIXELS,
+    MAX_SENSOR_SIDE,
+    PACKET_EVENTS,
+    Events,
+    EventStream,
+    SensorSize,
+    check_sensor_size,
+    first_us,
+    list_counts,
+)
 from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
 from evburst.data.readers.columns import UNIT_SYMBOLS
+from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
 from evburst.data.writers import write_events, writer_for
 
@@ -32,7 +44,7 @@ _CUT_WINDOW_US = 1_000_000
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
     """Run `evburst events`."""
-    parser = argparse.ArgumentParser(prog=prog, description="Describe, convert and cut event recordings.")
+    parser = Parser(prog=prog, description="Describe, convert and cut event recordings.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info_parser = _command(commands, "info", "describe recordings: format, sensor, duration, rates, faults", True)
     info_parser.add_argument("--json", action="store_true", help="print the description as JSON")
@@ -94,18 +106,40 @@ def _open(args: argparse.Namespace, path: Path | None = None) -> EventStream:
     return open_events(path or args.file, size, args.format, options=read_options(args))
 
 
+def _open_any(args: argparse.Namespace, path: Path) -> tuple[EventStream, bool]:
+    """Open a recording; one that does not state its sensor's size has the smallest size that holds all of its events.
+
+    Returns:
+        The stream, and whether the file or the flags state the size.
+    """
+    try:
+        return _open(args, path), True
+    except SensorSizeUnknownError:
+        if is_pipe(path):  # it can be read only once
+            raise
+        options = read_options(args)
+        unlimited = open_events(path, SensorSize(MAX_SENSOR_SIDE, MAX_SENSOR_SIDE), args.format, options=options)
+        width, height = 1, 1
+        for packet in unlimited.packets():
+            width, height = max(width, int(packet["x"].max()) + 1), max(height, int(packet["y"].max()) + 1)
+        if max(width, height) > MAX_SENSOR_SIDE or width * height > MAX_SENSOR_PIXELS:
+            raise
+        return open_events(path, SensorSize(width, height), args.format, options=options), False
+
+
 def _info(args: argparse.Namespace) -> str:
     """Describe each file. Unreadable files are reported after the descriptions of the others, and the command then fails."""
     summaries, errors = [], []
     for path in args.files:
         try:
-            stream = _open(args, path)
+            stream, size_stated = _open_any(args, path)
             described = describe(stream, path)
         except DataError as error:
             errors.append(error)
             continue
         unit = getattr(stream, "time_unit", "us")
-        summaries.append({"file": str(path), "format": stream_format(stream), "time_unit": unit} | described)
+        sensor = {} if size_stated else {"sensor": None}
+        summaries.append({"file": str(path), "format": stream_format(stream), "time_unit": unit} | described | sensor)
     if not summaries:
         raise errors[0] if len(errors) == 1 else EventFileError("; ".join(map(str, errors)))
     if args.json:
@@ -216,6 +250,13 @@ class _Totals:
         pixels = inside["y"].astype(np.int64) * width + inside["x"]
         self.per_pixel += np.bincount(pixels, minlength=width * height)
 
+    def smallest_size(self) -> list[int] | None:
+        """Return the smallest [W, H] that holds all events inside the sensor; None if there are none."""
+        active = self.per_pixel.reshape(self.sensor_size.height, self.sensor_size.width) > 0
+        if not active.any():
+            return None
+        return [int(np.flatnonzero(active.any(axis)).max()) + 1 for axis in (0, 1)]
+
     def hot_pixels(self) -> tuple[int, list[dict[str, int]]]:
         """Return the number of hot pixels and the HOT_LISTED hottest.
 
@@ -234,8 +275,9 @@ class _Totals:
 def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     """Describe a recording in the form that `info --json` prints.
 
-    Rates are in events per second; the peak rate is taken over windows of 10 ms on the recording's clock. Events that arrive
-    after their window are dropped and counted as faults, as in detection.
+    `smallest_sensor` is the smallest size that holds all events. Rates are in events per second; the peak rate is taken over
+    windows of 10 ms on the recording's clock. Events that arrive after their window are dropped and counted as faults, as in
+    detection.
 
     Raises:
         EventFileError: the recording contains no usable events.
@@ -251,6 +293,7 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     hot, worst = totals.hot_pixels()
     return {
         "sensor": list(stream.sensor_size),
+        "smallest_sensor": totals.smallest_size(),
         "events": totals.events,
         "first_us": totals.first_us,
         "last_us": totals.last_us,
@@ -286,10 +329,12 @@ def human_description(info: dict[str, Any]) -> str:
     """Format `describe`'s result as lines for the terminal."""
     hottest = "; ".join(f"({pixel['x']}, {pixel['y']}) {pixel['events']}" for pixel in info["hottest"])
     gap = "none" if info["longest_gap_after_s"] is None else f"{info['longest_gap_us'] / 1000:.3f} ms"
+    sensor, smallest = ("x".join(map(str, info[key] or ())) for key in ("sensor", "smallest_sensor"))
+    unknown = f"unknown: the file does not state it; all events fit in {smallest}; other commands need --sensor-size WxH"
     lines = {
         "format": info["format"],
         "time unit": UNIT_SYMBOLS[info["time_unit"]],
-        "sensor": f"{info['sensor'][0]}x{info['sensor'][1]}",
+        "sensor": sensor or unknown,
         "events": f"{info['events']}",
         "duration": f"{info['duration_s']:.6f} s, from {info['first_us']} to {info['last_us']} µs",
         "mean rate": _rate(info["mean_rate"]),

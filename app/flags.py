@@ -13,11 +13,11 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import evburst
 
@@ -160,7 +160,23 @@ class Flag:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class CommandParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse's parser; the error for a misspelt command or choice suggests the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        """See argparse."""
+        if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+            choices = re.findall(r"[^\s,']+", wrong[2])  # depending on Python's version, each is in quotes
+            message += _suggestion(wrong[1], choices)
+        super().error(message)
+
+
+def _suggestion(text: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(text, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class CommandParser(Parser):
     """Parser of a command: its own flags, the common settings, then all other settings in groups.
 
     Args:
@@ -216,8 +232,8 @@ class CommandParser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = next((text for text in unknown if text.startswith("--")), "")
-            near = difflib.get_close_matches(flag.partition("=")[0], self._option_string_actions, 1)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+            suggestion = _suggestion(flag.partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
         return parsed
 
 

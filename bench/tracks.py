@@ -1,18 +1,22 @@
 """HOTA, MOTA and IDF1 of `--track`.
 
-    python bench/tracks.py [--seeds 0 1 2 3] [--adl /path/to/street/images/adl_rundle] [--json FILE]
+    python bench/tracks.py [--seeds 0 1 2 3] [--hold 0 1 10] [--adl /path/to/street/images/adl_rundle] [--json FILE]
+    python bench/tracks.py --tables docs/results/tracks_choice.json docs/results/tracks_check.json
 
-Three trackers on the same boxes of one network: none (every box is an object of its own), ByteTrack alone
-(`tracking.hold_s` 0), and ours. Sequences, 50 ms windows:
+The second form prints the tables of docs/detect.md.
+
+Trackers on the same boxes of one network: none (every box is an object of its own), ByteTrack alone (`tracking.hold_s` 0),
+and ours with other values of `tracking.hold_s`. Sequences, 50 ms windows:
 
 - parked: the drawn street from a camera that stands; cars and people cross its view, stop for 1.5 to 4 s, and go on; 12 s;
 - drive: the drawn street from a camera that drives 2.5 s, stands 3 s while everything stands, and drives on; 8.5 s;
 - adl_rundle, if `--adl` names its frames: 350 frames at 30 fps, through the simulated sensor. boxes.csv beside `images/` has
   no identities: boxes of consecutive frames are linked by overlap (IoU 0.5, best first). `street` was trained on frames 1 to
-  260; the others are also scored separately.
+  260, so the others are scored separately.
 
-A box and a label of different classes never match. The figures are those of trackeval, over all sequences of a kind. The
-constants of app/tracking.py were chosen on seeds 100 and 101.
+A box and a label of different classes never match. The figures are those of trackeval, over all sequences of a kind.
+Differences to the default `hold_s` have 95 % intervals from a paired bootstrap over segments of 2 s; an object in two segments
+counts as two there. The constants of app/tracking.py were chosen on seeds 100 and 101.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from evburst.app.inference import WindowResult  # noqa: E402
 from evburst.app.library import Detector  # noqa: E402
+from evburst.app.provenance import provenance  # noqa: E402
 from evburst.app.tracking import TrackConfig, Tracker  # noqa: E402
 from evburst.data.boxes import Detections, iou_matrix  # noqa: E402
 from evburst.data.events import EventArray, Events, SensorSize  # noqa: E402
@@ -47,8 +52,11 @@ WINDOW_US, STEP_US, RAMP_S = 50_000, 5_000, 0.5
 SIZE = SensorSize(304, 240)
 CAMERA = SimulatorConfig(threshold_on=0.36, threshold_off=0.32, mismatch=0.03, shot_hz=0.15, leak_hz=0.05)
 ADL_FPS, ADL_TRAINED, LINK_IOU = 30.0, 260, 0.5
+SEGMENT_US, RESAMPLES = 2_000_000, 300
+METRICS = ("HOTA", "MOTA", "IDF1")
 CAR, PEDESTRIAN = 0, 1
 Stops = tuple[tuple[float, float], ...]
+Pairs = list[tuple[Detections, Detections]]
 
 
 @dataclass(frozen=True)
@@ -175,13 +183,13 @@ def _linked(frames: Sequence[NDArray[np.float32]]) -> list[Detections]:
     return out
 
 
-def tracked(results: Sequence[WindowResult], how: str, config: TrackConfig, score: float, size: SensorSize) -> list[Detections]:
-    """The boxes of each window with the numbers that a tracker gives them; those on no track are left out."""
-    if how == "none":
+def tracked(results: Sequence[WindowResult], hold_s: float | None, score: float, size: SensorSize) -> list[Detections]:
+    """The boxes of each window with the numbers that a tracker gives them, without those on no track; None: no tracker."""
+    if hold_s is None:
         kept = [result.detections.above(score) for result in results]
         starts = np.cumsum([0, *map(len, kept)])
         return [replace(found, track_ids=start + 1 + np.arange(len(found))) for found, start in zip(kept, starts, strict=False)]
-    tracker = Tracker(config if how == "ours" else replace(config, hold_s=0.0), size, score, WINDOW_US)
+    tracker = Tracker(TrackConfig(hold_s=hold_s), size, score, WINDOW_US)
     found = [tracker.update(result).detections for result in results]
     return [one.take(one.track_ids > 0) for one in found]  # type: ignore[operator]
 
@@ -205,14 +213,26 @@ def evaluated(pairs: Sequence[tuple[Detections, Detections]]) -> dict[str, Any]:
     }
 
 
-def figures(sequences: Sequence[Sequence[tuple[Detections, Detections]]]) -> dict[str, float]:
-    """HOTA, its two halves, MOTA, IDF1 in percent and identity switches over some sequences."""
+def measured(pairs: Pairs) -> dict[str, Any]:
+    """trackeval's results of one sequence, by metric."""
     from trackeval.metrics import CLEAR, HOTA, Identity
 
-    data = [evaluated(pairs) for pairs in sequences]
-    merged = {}
-    for metric in (HOTA(), CLEAR({"PRINT_CONFIG": False}), Identity({"PRINT_CONFIG": False})):
-        merged.update(metric.combine_sequences({str(i): metric.eval_sequence(one) for i, one in enumerate(data)}))
+    metrics = (HOTA(), CLEAR({"PRINT_CONFIG": False}), Identity({"PRINT_CONFIG": False}))
+    data = evaluated(pairs)
+    return {type(metric).__name__: (metric, metric.eval_sequence(data)) for metric in metrics}
+
+
+def combined(sequences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """trackeval's figures over sequences that have been `measured`."""
+    merged: dict[str, Any] = {}
+    for name, (metric, _) in sequences[0].items():
+        merged.update(metric.combine_sequences({str(i): one[name][1] for i, one in enumerate(sequences)}))
+    return merged
+
+
+def figures(sequences: Sequence[Pairs]) -> dict[str, float]:
+    """HOTA, its two halves, MOTA, IDF1 in percent and identity switches over some sequences."""
+    merged = combined([measured(pairs) for pairs in sequences])
     held = sum(int(found.held.sum()) for pairs in sequences for _, found in pairs if found.held is not None)
     return {
         **{name: round(100 * float(np.mean(merged[name])), 1) for name in ("HOTA", "DetA", "AssA", "MOTA", "IDF1")},
@@ -221,39 +241,138 @@ def figures(sequences: Sequence[Sequence[tuple[Detections, Detections]]]) -> dic
     }
 
 
+def segments(sequences: Sequence[Pairs]) -> list[dict[str, Any]]:
+    """The sequences cut into segments of SEGMENT_US, `measured`; segments without a label are left out."""
+    cut: dict[tuple[int, int], Pairs] = {}
+    for number, pairs in enumerate(sequences):
+        for truth, found in pairs:
+            cut.setdefault((number, (found.t_us - 1) // SEGMENT_US), []).append((truth, found))
+    return [measured(pairs) for pairs in cut.values() if any(len(truth) for truth, _ in pairs)]
+
+
+def differences(kinds: dict[str, dict[str, list[Pairs]]], reference: str) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """[difference, low, high] to a tracker, by tracker, kind and metric, in points."""
+    rng = np.random.default_rng(0)
+    samples: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    for kind, rows in kinds.items():
+        measures = {how: segments(sequences) for how, sequences in rows.items()}
+        n = len(measures[reference])
+        picks = [np.arange(n), *rng.integers(0, n, (RESAMPLES, n))]
+        values = {how: np.array([_percent([one[k] for k in pick]) for pick in picks]) for how, one in measures.items()}
+        for how in rows:
+            samples.setdefault(how, {})[kind] = values[how] - values[reference]  # type: ignore[assignment]
+    return {
+        how: {
+            kind: {
+                name: [round(float(v), 1) for v in (all_[0, m], *np.quantile(all_[1:, m], (0.025, 0.975)))]  # type: ignore[call-overload]
+                for m, name in enumerate(METRICS)
+            }
+            for kind, all_ in by_kind.items()
+        }
+        for how, by_kind in samples.items()
+        if how != reference
+    }
+
+
+def _percent(sequences: Sequence[dict[str, Any]]) -> list[float]:
+    merged = combined(sequences)
+    return [100 * float(np.mean(merged[name])) for name in METRICS]
+
+
+def figures_table(*results: dict[str, Any]) -> str:
+    """HOTA / MOTA / IDF1 of every tracker (rows) on every kind of sequence (columns), as a Markdown table."""
+    columns = {_label(one, kind): rows for one in results for kind, rows in one["figures"].items()}
+    cells = {
+        kind: {how: " / ".join(str(row[name]) for name in METRICS) for how, row in rows.items()}
+        for kind, rows in columns.items()
+    }
+    return _markdown(cells, list(next(iter(columns.values()))))
+
+
+def differences_table(*results: dict[str, Any]) -> str:
+    """Difference of every tracker's HOTA to that of the default, with its 95 % interval, as a Markdown table."""
+    cells: dict[str, dict[str, str]] = {}
+    for one in results:
+        for how, kinds in one["differences"].items():
+            for kind, metrics in kinds.items():
+                cells.setdefault(_label(one, kind), {})[how] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*metrics["HOTA"])
+    return _markdown(cells, list(results[0]["differences"]))
+
+
+def document_tables(choice: dict[str, Any], check: dict[str, Any]) -> tuple[str, str]:
+    """The two tables of docs/detect.md: differences on the sequences on which the default was chosen, figures on the others."""
+    unseen = f"adl, frames {ADL_TRAINED + 1} on"
+    chosen = {how: {kind: row for kind, row in kinds.items() if kind != unseen} for how, kinds in choice["differences"].items()}
+    others = {**choice, "figures": {unseen: choice["figures"][unseen]}}
+    return differences_table({**choice, "differences": chosen}), figures_table(check, others)
+
+
+def _label(results: dict[str, Any], kind: str) -> str:
+    return kind if kind.startswith("adl") else f"{kind}, seeds {_words(results['seeds'])}"
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:g}" for number in numbers)
+
+
+def _markdown(columns: dict[str, dict[str, str]], rows: Sequence[str]) -> str:
+    lines = [f"| tracker | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    return "\n".join([*lines, *(f"| {how} | {' | '.join(cells[how] for cells in columns.values())} |" for how in rows)])
+
+
+def name_of(hold_s: float | None) -> str:
+    """Name of a tracker in tables."""
+    return "none" if hold_s is None else f"held up to {hold_s:g} s" if hold_s else "ByteTrack alone"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="HOTA, MOTA and IDF1 of --track.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--hold", type=float, nargs="+", default=[0.0], metavar="S", help="values of hold_s, with the default")
     parser.add_argument("--adl", type=Path, metavar="DIR", help="frames of adl_rundle")
     parser.add_argument("--weights", default="street")
     parser.add_argument("--score", type=float, default=0.3, help="lowest score of a box on no track")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--tables", type=Path, nargs=2, metavar="FILE", help="print docs/detect.md's tables from two such files"
+    )
     args = parser.parse_args()
-    config = TrackConfig()
-    found: dict[str, dict[str, list[list[tuple[Detections, Detections]]]]] = {}
+    if args.tables:
+        print(*document_tables(*(json.loads(path.read_text()) for path in args.tables)), sep="\n\n")
+        return
+    default, started = TrackConfig(), provenance()
+    trackers = [None, *sorted({*args.hold, default.hold_s})]
+    found: dict[str, dict[str, list[Pairs]]] = {}
     sequences = [(kind, lambda kind=kind, seed=seed: drawn(kind, seed)) for seed in args.seeds for kind in ("parked", "drive")]
     for kind, make in [*sequences, *([("adl", lambda: adl(args.adl))] if args.adl else [])]:
         sequence = make()
-        detector = Detector(args.weights, score=config.low_score, sensor_size=sequence.sensor_size)
+        detector = Detector(args.weights, score=default.low_score, sensor_size=sequence.sensor_size)
         results = list(detector.stream(EventArray(sequence.events, sequence.sensor_size)))
-        for how in ("none", "ByteTrack", "ours"):
-            boxes = tracked(results, how, config, args.score, sequence.sensor_size)
+        for hold_s in trackers:
+            boxes = tracked(results, hold_s, args.score, sequence.sensor_size)
             pairs = [(sequence.truth[one.t_us], one) for one in boxes if one.t_us in sequence.truth]
-            if kind == "adl":
-                pairs = [(truth, one.take(one.labels == PEDESTRIAN)) for truth, one in pairs]
-                unseen = [pair for pair in pairs if pair[1].t_us * 1e-6 * ADL_FPS >= ADL_TRAINED]
-                found.setdefault("adl, frames 261 on", {}).setdefault(how, []).append(unseen)
-            found.setdefault(kind, {}).setdefault(how, []).append(pairs)
-    table = {kind: {how: figures(pairs) for how, pairs in rows.items()} for kind, rows in found.items()}
-    print(
-        "| sequences | tracker | HOTA | DetA | AssA | MOTA | IDF1 | switches | held boxes |\n"
-        "|---|---|---|---|---|---|---|---|---|"
-    )
-    for kind, rows in table.items():
-        for how, row in rows.items():
-            print(f"| {kind} | {how} | {' | '.join(str(value) for value in row.values())} |")
+            if kind != "adl":
+                found.setdefault(kind, {}).setdefault(name_of(hold_s), []).append(pairs)
+                continue
+            pairs = [(truth, one.take(one.labels == PEDESTRIAN)) for truth, one in pairs]
+            trained = [one.t_us * 1e-6 * ADL_FPS < ADL_TRAINED for _, one in pairs]
+            for part, wanted in ((f"adl, frames 1 to {ADL_TRAINED}", True), (f"adl, frames {ADL_TRAINED + 1} on", False)):
+                half = [pair for pair, is_trained in zip(pairs, trained, strict=True) if is_trained == wanted]
+                found.setdefault(part, {}).setdefault(name_of(hold_s), []).append(half)
+        print(f"{kind}: {len(results)} windows", file=sys.stderr, flush=True)
+    summary = {
+        "command": f"python bench/tracks.py --seeds {_words(args.seeds)} --hold {_words(args.hold)}"
+        + (" --adl DIR" if args.adl else ""),
+        "seeds": args.seeds,
+        "reference": name_of(default.hold_s),
+        "figures": {kind: {how: figures(pairs) for how, pairs in rows.items()} for kind, rows in found.items()},
+        "differences": differences(found, name_of(default.hold_s)),
+        "provenance": started,
+    }
+    print(f"HOTA / MOTA / IDF1\n\n{figures_table(summary)}\n\nHOTA less that of `{summary['reference']}`\n")
+    print(differences_table(summary))
     if args.json:
-        args.json.write_text(json.dumps(table, indent=1))
+        args.json.write_text(json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":

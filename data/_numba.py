@@ -1,4 +1,4 @@
-"""numba's `njit`, with a fallback for the cache folder of compiled kernels.
+"""numba's `njit`, with a fallback for the cache folder of compiled kernels and a message before a long compilation.
 
 When a kernel is defined, numba looks for a cache folder: NUMBA_CACHE_DIR, the __pycache__ beside the source, the user's
 cache. If it can write to none of them (a read-only installation, no home) it raises, and importing the package would fail.
@@ -7,6 +7,7 @@ In that case a private folder in the system's temporary directory is used; witho
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
@@ -16,12 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
+
+_LOG = logging.getLogger(__name__)
+_SLOW: set[Callable[..., Any]] = set()
 
 
-def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return `numba.njit(**options)`, but do not raise if numba finds no cache folder."""
+def njit(*, slow: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return `numba.njit(**options)`, but do not raise if numba finds no cache folder.
+
+    Args:
+        slow: compilation takes many seconds; it is announced in the log, unless the cache holds the kernel.
+        options: those of numba.
+    """
 
     def compile_kernel(function: Callable[..., Any]) -> Any:
+        if slow:
+            _SLOW.add(function)
         with suppress(RuntimeError):
             return numba.njit(**options)(function)
         folder = private_folder()
@@ -52,3 +64,26 @@ def private_folder() -> Path | None:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
             return folder
     return None
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Announces compilations of slow kernels; numba does not compile what it loads from its cache."""
+
+    def on_start(self, event: event.Event) -> None:
+        """See numba.core.event.Listener."""
+        kernel = event.data["dispatcher"]
+        if kernel.py_func not in _SLOW:
+            return
+        if kernel.stats.cache_path is not None:
+            _LOG.info("compiling the network's kernels for this machine, once; this takes up to a minute")
+        else:
+            text = (
+                "compiling the network's kernels, up to a minute; set NUMBA_CACHE_DIR to a writable folder to do so only once"
+            )
+            _LOG.info(text)
+
+    def on_end(self, event: event.Event) -> None:
+        """See numba.core.event.Listener."""
+
+
+event.register("numba:compile", _Announcer())

@@ -6,6 +6,7 @@ EvburstError                 any error that the user can correct; the command li
 ├── DataError                a file or folder given as input data is unusable
 │   ├── EventFileError       an event recording is missing, empty, corrupt or of an unknown format
 │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
+│   │   └── SensorSizeUnknownError   neither the file nor the caller states it
 │   ├── SourceError          a camera or network stream is unavailable or was disconnected
 │   └── LabelError           a box file is missing or invalid
 └── ModelError               a network cannot be used
@@ -42,6 +43,10 @@ class EventFileError(DataError):
 
 class SensorSizeError(DataError):
     """The sensor size is unknown, or the events lie outside it."""
+
+
+class SensorSizeUnknownError(SensorSizeError):
+    """Neither the file nor the caller states the sensor size."""
 
 
 class SourceError(DataError):

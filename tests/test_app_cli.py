@@ -360,3 +360,22 @@ def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit, match="2"):
         cli.main(["detekt"])
     assert "invalid choice: 'detekt'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        ("detct", "; did you mean detect?"),
+        ("evaluat --help", "; did you mean evaluate?"),
+        ("events inof a.dat", "; did you mean info?"),
+        ("convert --level hrad", ""),
+        ("detect --events a.dat --device cudda", "; did you mean cuda?"),
+        ("xyzzy", ""),
+    ],
+)
+def test_a_misspelt_command_or_choice_is_answered_with_the_nearest(
+    words: str, suggestion: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words.split())
+    assert capsys.readouterr().err.endswith(f"){suggestion}\n")

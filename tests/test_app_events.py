@@ -14,7 +14,7 @@ from evburst.app.events import main
 from evburst.data.events import SensorSize
 from evburst.data.readers import READERS, open_events
 from evburst.data.writers import write_events
-from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, real, rows
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, evt3_high, evt3_low, evt3_x, evt3_y, real, rows
 
 KNOWN = ", ".join(sorted(READERS))
 
@@ -59,6 +59,7 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str], recording: Path) -> No
         "format": "dat",
         "time_unit": "us",
         "sensor": [32, 24],
+        "smallest_sensor": [32, 24],
         "events": 5,
         "first_us": 1000,
         "last_us": 62_001,
@@ -72,6 +73,37 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str], recording: Path) -> No
         "hottest": [],
         "faults": {},
     }
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.csv", "a.raw"])
+def test_info_of_a_file_without_a_sensor_size(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    """All that is known is reported, and how to give the rest."""
+    if name == "a.raw":
+        words = [evt3_high(0), evt3_low(5), evt3_y(23), evt3_x(0, 31), evt3_y(2), evt3_x(1, 7)]
+        (tmp_path / name).write_bytes(b"% evt 3.0\n" + np.array(words, "<u2").tobytes())
+    elif name == "a.npz":
+        np.savez(tmp_path / name, SAMPLE)
+    else:
+        (tmp_path / name).write_text("t,x,y,p\n" + "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in SAMPLE.tolist()))
+    code, out, err = run(capsys, "info", tmp_path / name)
+    assert (code, err) == (0, "")
+    assert (
+        "sensor       unknown: the file does not state it; all events fit in 32x24; other commands need --sensor-size WxH\n"
+        in out
+    )
+    assert f"events       {2 if name == 'a.raw' else 5}\n" in out
+    assert out.endswith("faults       none\n")
+    described = json.loads(run(capsys, "info", "--json", tmp_path / name)[1])
+    assert (described["sensor"], described["smallest_sensor"]) == (None, [32, 24])
+    described = json.loads(run(capsys, "info", "--json", tmp_path / name, "--sensor-size", "64x48")[1])
+    assert (described["sensor"], described["smallest_sensor"]) == ([64, 48], [32, 24])
+
+
+def test_info_needs_a_size_for_coordinates_beyond_any_sensor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", rows((0, 60_000, 5, 1), (10, 3, 3, 0)))
+    code, out, err = run(capsys, "info", tmp_path / "a.npz")
+    assert (code, out) == (1, "")
+    assert "the file does not say the sensor's size" in err
 
 
 def test_info_of_a_single_event(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

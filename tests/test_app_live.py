@@ -31,11 +31,13 @@ from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.run import summary
+from evburst.app.live.sources import RecordingSource
 from evburst.app.live.totals import LatencyHistogram
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.writers import write_events
 from tests.conftest import ROOT, make_events
 
 SIZE = SensorSize(64, 48)
@@ -157,6 +159,35 @@ def test_settings_act_while_it_runs() -> None:
         counts.append(pipeline.figures.windows)
     assert counts[-1] == counts[-2]
     pipeline.stop()
+
+
+def recording(path: Path) -> RecordingSource:
+    """100 windows of 20 ms, of which window k holds 100 + k events, played in a loop."""
+    times = np.concatenate([np.linspace(20_000 * k, 20_000 * k + 19_999, 100 + k).astype(int) for k in range(100)])
+    write_events(path, make_events(times), SIZE)
+    source = RecordingSource(path, 20_000, loop=True)
+    source.open()
+    wait_until(lambda: source.duration_s == 2.0)
+    source.close()
+    return source
+
+
+def test_after_a_seek_windows_are_those_of_the_recording(tmp_path: Path) -> None:
+    """No window mixes events from before and after the seek, and the run's clock continues."""
+    watcher, source = Watcher(), recording(tmp_path / "a.dat")
+    pipeline = LivePipeline(source, CONFIG)
+    pipeline.viewers.append(watcher)
+    pipeline.start()
+    wait_until(lambda: len(watcher.seen) >= 2)
+    source.seek(1.63)
+    wait_until(lambda: any(events >= 181 for _, events in watcher.seen))
+    pipeline.stop()
+    starts, counts = zip(*watcher.seen, strict=True)
+    assert list(starts) == sorted(set(starts))
+    sought = next(k for k, count in enumerate(counts) if count >= 181)
+    assert all(100 <= count < 150 for count in counts[:sought])
+    assert list(counts[sought:]) == sorted(counts[sought:])
+    assert sum(counts) == pipeline.figures.events  # the totals count what was played
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -480,7 +511,7 @@ def window_functions(monkeypatch: pytest.MonkeyPatch, keys: list[int]) -> list[n
     for name, fake in {
         "namedWindow": lambda *_: None,
         "imshow": lambda _, picture: shown.append(picture),
-        "waitKey": lambda _: time.sleep(0.1) or keys.pop(0),
+        "waitKeyEx": lambda _: time.sleep(0.1) or keys.pop(0),
         "getWindowProperty": lambda *_: 1.0,
         "destroyAllWindows": lambda: None,
     }.items():
@@ -506,6 +537,20 @@ def test_the_window_draws_pauses_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
     window.close()
     assert (turns, len(shown)) == (6, 6)
     assert shown[-1].any()
+
+
+def test_arrows_seek_a_recording_by_five_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = recording(tmp_path / "a.dat")
+    arrows = {0xFF53: 5.0, 0x10FF51: 0.0, 0xF703: 5.0, 0x250000: 0.0}  # X11, with Num Lock, macOS, Windows
+    window_functions(monkeypatch, [*arrows, 0xFF53])
+    window = LiveWindow(LivePipeline(source, CONFIG))
+    source.duration_s = 60.0
+    source.seek(0.0)
+    positions = [source.position_s for _ in arrows if window.turn()]
+    assert positions == list(arrows.values())
+    source.duration_s = None
+    assert window.turn()
+    assert source.position_s == 0.0
 
 
 def test_the_window_shows_the_source_beside_its_events(monkeypatch: pytest.MonkeyPatch) -> None:

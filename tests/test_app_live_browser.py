@@ -15,9 +15,12 @@ import pytest
 from evburst.app.detect import DetectConfig
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.sources import RecordingSource
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.writers import write_events
+from tests.conftest import random_events
 
 pytest.importorskip("fastapi")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -149,6 +152,46 @@ def test_space_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
     wait_until(lambda: not pipeline.paused and not browser.find_element(By.ID, "curtain").is_displayed())
 
 
+def test_the_pause_button_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
+    button = browser.find_element(By.ID, "pause")
+    button.click()
+    wait_until(lambda: pipeline.paused and text(browser, "pause").startswith("Resume"))
+    button.click()
+    wait_until(lambda: not pipeline.paused and text(browser, "pause").startswith("Pause"))
+
+
+def test_a_snapshot_is_the_picture_with_its_boxes(browser: Any) -> None:
+    wait_until(lambda: "car" in text(browser, "boxes"))
+    browser.find_element(By.ID, "snapshot").click()
+    wait_until(lambda: list(browser.downloads.glob("evburst_*.png")))
+    picture = cv2.imread(str(next(browser.downloads.glob("evburst_*.png"))))
+    canvas = browser.find_element(By.ID, "events")
+    assert list(picture.shape[:2]) == [int(canvas.get_attribute(side)) for side in ("height", "width")]
+    colour = [int(palette()["classes"][0][k : k + 2], 16) for k in (5, 3, 1)]
+    assert (picture == colour).all(2).sum() > 100  # a car's box
+
+
+def test_keys_act_as_their_buttons(browser: Any, pipeline: LivePipeline) -> None:
+    body, own = browser.find_element(By.TAG_NAME, "body"), pipeline.source
+    for key, acted in (
+        ("r", lambda: browser.find_element(By.ID, "record").get_attribute("aria-pressed") == "true"),
+        ("r", lambda: browser.find_element(By.ID, "record").get_attribute("aria-pressed") == "false"),
+        ("p", browser.find_element(By.ID, "inset").is_displayed),
+        ("p", lambda: not browser.find_element(By.ID, "inset").is_displayed()),
+        ("c", lambda: pipeline.source is not own),
+        ("c", lambda: pipeline.source is own),
+    ):
+        body.send_keys(key)
+        wait_until(acted)
+    browser.execute_script("HTMLCanvasElement.prototype.toBlob = function () { snapped = this.id; }; snapped = null")
+    body.send_keys("s")
+    assert browser.execute_script("return snapped") == "events"
+    browser.execute_script("sent = []; socket.send = (text) => sent.push(text)")
+    browser.find_element(By.ID, "weights-choice").send_keys("r")  # keys in a list of choices belong to the list
+    assert "record" not in str(browser.execute_script("return sent"))
+    browser.refresh()
+
+
 def test_a_recording_downloads_and_is_read(browser: Any) -> None:
     button = browser.find_element(By.ID, "record")
     button.click()
@@ -173,6 +216,37 @@ def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipe
     assert text(browser, "kind") == "Simulated events"
     button.click()
     wait_until(lambda: pipeline.source is own)
+
+
+def test_a_recording_is_sought_with_slider_and_arrows(browser: Any, tmp_path: Path) -> None:
+    """On a page of its own; the page of the camera has no slider."""
+    assert not browser.find_element(By.ID, "seek").is_displayed()
+    write_events(tmp_path / "a.dat", random_events(5000, SIZE, 90_000_000), SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 50_000, loop=True)
+    source.open()
+    source.close()
+    pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=1)), lambda line: None)
+    server, address = PageServer(pipeline, Site("127.0.0.1:0")), browser.current_url
+    pipeline.start()
+    browser.get(server.url)
+    slider = browser.find_element(By.ID, "position")
+    wait_until(slider.is_displayed)
+    wait_until(lambda: text(browser, "position-value").endswith(" / 1:30.0"))
+    ActionChains(browser).move_to_element(slider).click().perform()  # its middle
+    wait_until(lambda: 44 < source.position_s < 50 and text(browser, "position-value").startswith("0:4"))
+    for key, low_s, high_s in ((Keys.ARROW_RIGHT, 49, 55), (Keys.ARROW_LEFT, 44, 54)):
+        before_s = source.position_s
+        slider.send_keys(key)
+        wait_until(lambda before_s=before_s: abs(source.position_s - before_s) > 3)  # type: ignore[misc]
+        assert low_s < source.position_s < high_s
+    browser.find_element(By.ID, "score").send_keys(Keys.ARROW_RIGHT)  # its own slider
+    wait_until(lambda: pipeline.wanted.post.score == pytest.approx(0.35))
+    assert source.position_s < 56
+    assert browser.execute_script("return [9.96, 65.25, 3725.5].map(playingTime)") == ["0:09.9", "1:05.2", "1:02:05.5"]
+    browser.get(address)
+    server.stop()
+    pipeline.stop()
+    wait_until(lambda: text(browser, "status") == "running")
 
 
 def test_colours_are_those_of_pictures(browser: Any) -> None:
@@ -238,6 +312,12 @@ def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePi
     browser.switch_to.new_window("tab")
     browser.get(address)
     wait_until(lambda: text(browser, "source") == "the page's camera")
+    # The second viewer sees what the first one's camera sees: its events, its boxes and, if switched on, its picture.
+    assert text(browser, "kind") == "Simulated events"
+    before = int(text(browser, "windows").replace(",", ""))
+    wait_until(lambda: int(text(browser, "windows").replace(",", "")) > before + 3)
+    browser.find_element(By.ID, "picture").click()
+    wait_until(lambda: browser.execute_script("return document.getElementById('inset').width") == 304)
     browser.find_element(By.ID, "camera").click()
     wait_until(lambda: text(browser, "message") == "another page's camera is in use")
     assert text(browser, "camera").startswith("Use")

@@ -145,6 +145,74 @@ def test_a_looped_recording_continues_in_time(tmp_path: Path) -> None:
     assert np.all(np.diff(events["t"]) >= 0)
 
 
+def seekable(path: Path, **settings: object) -> RecordingSource:
+    """A looped recording with windows of 20 ms, opened, once its length is known."""
+    source = RecordingSource(path, 20_000, loop=True, **settings)  # type: ignore[arg-type]
+    source.open()
+    deadline = time.perf_counter() + 60
+    while source.duration_s is None:
+        assert time.perf_counter() < deadline
+        time.sleep(0.001)
+    return source
+
+
+@pytest.mark.parametrize("name", ["a.dat", "a.npz", "a.csv"])
+def test_a_recording_is_sought(tmp_path: Path, name: str) -> None:
+    events = random_events(4000, SIZE, 300_000)
+    events["t"] += 2_000_000
+    write_events(tmp_path / name, events, SIZE)
+    source = seekable(tmp_path / name, sensor_size=SIZE, speed=1000)
+    assert source.duration_s == pytest.approx(0.3)
+    source.read()
+    for wanted_s, found_s in ((0.2, 0.2), (0.055, 0.04), (-5.0, 0.0), (99.0, 0.28)):
+        source.seek(wanted_s)
+        assert source.position_s == pytest.approx(min(max(wanted_s, 0.0), 0.28))
+        first = source.read()
+        assert first is not None
+        assert first.restarted
+        assert source.position_s == pytest.approx(found_s)
+        packets = [source.read() for _ in range(4)]
+        assert not any(packet is None or packet.restarted for packet in packets)
+        window = np.concatenate([first.events, *(packet.events for packet in packets if packet)])
+        start_us = 2_000_000 + round(1e6 * found_s)
+        expected = events[(events["t"] >= start_us) & (events["t"] < start_us + 20_000)]
+        assert np.array_equal(window["t"] + start_us, expected["t"])
+        assert np.array_equal(window[["x", "y", "p"]], expected[["x", "y", "p"]])
+    source.read()
+    assert source.position_s == 0  # looped
+    source.close()
+
+
+def test_the_lost_time_of_a_slow_machine_is_kept_over_a_seek(tmp_path: Path) -> None:
+    write_events(tmp_path / "a.dat", random_events(500, SIZE, 100_000), SIZE)
+    source = seekable(tmp_path / "a.dat", speed=1000)
+    source._pacer.behind_s = 2.5
+    source.seek(0.05)
+    source.read()
+    assert source.behind_s == 2.5
+
+
+def test_a_pipe_is_not_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
+    monkeypatch.setattr(sources_module, "is_pipe", lambda path: True)
+    source = RecordingSource(tmp_path / "a.dat", 20_000)
+    source.open()
+    with pytest.raises(ValueError, match="its length is not known"):
+        source.seek(1.0)
+
+
+@pytest.mark.parametrize(("speed", "slices"), [(1.0, 5), (0.1, 5), (0.01, 50)])
+def test_a_packet_in_slow_motion_takes_a_tenth_of_a_second_at_most(clock: Clock, speed: float, slices: int) -> None:
+    pacer = Pacer(50_000, speed)
+    pacer.give(NO_EVENTS, 50_000)
+    times_s = [clock.now_s]
+    while not pacer.empty:
+        pacer.next()
+        times_s.append(clock.now_s)
+    assert len(times_s) == slices + 1
+    assert np.diff(times_s).max() <= 0.1 + 1e-9
+
+
 def test_a_pacer_says_when_packets_were_due_and_gives_lost_time_back(clock: Clock) -> None:
     pacer = Pacer(50_000)
     pacer.give(make_events([0, 9_999, 10_000]), 20_000)

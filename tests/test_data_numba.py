@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from numba.core import caching
 
 from evburst.data._numba import njit, private_folder
-from tests.conftest import in_new_process
+from tests.conftest import ROOT, in_new_process
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs users")
 
@@ -20,6 +22,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs users")
 def triple(x: int) -> int:
     """A kernel."""
     return 3 * x
+
+
+def another(x: int) -> int:
+    """A kernel of its own cache file."""
+    return 4 * x
 
 
 @pytest.fixture
@@ -83,3 +90,44 @@ def test_auto_follows_what_numba_compiles_for(tmp_path: Path, variables: dict[st
     """int8 needs AVX2; networks that are not in integer form then have the reference engine only."""
     code = "from evburst.models.runtime import choose; print(choose('auto', integer=False))"
     assert in_new_process(code, EVBURST_CACHE=str(tmp_path), **variables).strip() == "reference"
+
+
+def test_a_long_compilation_is_announced_and_a_cached_kernel_is_not(nowhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "evburst")
+    assert njit(cache=True)(triple)(2) == 6
+    assert caplog.messages == []
+    first = njit(cache=True, slow=True)(another)
+    assert (first(2), first(3)) == (8, 12)
+    assert njit(cache=True, slow=True)(another)(4) == 16  # from the cache
+    assert caplog.messages == ["compiling the network's kernels for this machine, once; this takes up to a minute"]
+    assert list(nowhere.rglob("*another*.nbi"))
+
+
+def test_a_long_compilation_that_cannot_be_cached_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "evburst")
+    assert njit(slow=True)(another)(2) == 8
+    assert ["set NUMBA_CACHE_DIR to a writable folder" in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("flags", [[], ["--quiet"]])
+def test_detect_announces_the_compilation_without_a_terminal(tmp_path: Path, flags: list[str]) -> None:
+    """The network's kernel is replaced by a small one, because the real one takes long."""
+    script = """
+import sys
+from evburst.app import detect
+from evburst.app.cli import detect_main
+from evburst.data._numba import njit
+
+@njit(cache=True, slow=True)
+def kernel(x):
+    return x
+
+detect.detect_file = lambda *_: sys.exit(int(kernel(0)))
+detect_main(["--events", "a.dat", *sys.argv[1:]])
+"""
+    (tmp_path / "script.py").write_text(script)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "script.py"), *flags]
+    texts = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr for _ in range(2)]
+    announced = "" if flags else "compiling the network's kernels for this machine, once; this takes up to a minute\n"
+    assert texts == [announced, ""]

@@ -17,7 +17,7 @@ from evburst.app.live.broadcast import weights_choices
 from evburst.app.live.frames import FrameSource, PushedFrames
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.recorder import LiveRecorder
-from evburst.app.live.sources import LiveSource
+from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.data.errors import DataError
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ T = TypeVar("T")
 PAGE_CAMERA = "the page's camera"
 MAX_RECORDING_BYTES = 1 << 30
 
-_LIMITS = {"score": (0.01, 0.99), "timesteps": (1, 16), "contrast": (0.05, 1.0)}
+_LIMITS = {"score": (0.01, 0.99), "timesteps": (1, 16), "contrast": (0.05, 1.0), "position": (0.0, 1e9)}
 _PICTURE = struct.Struct("<4sHH")
 
 
@@ -74,6 +74,8 @@ class Commands:
             "preparing": pipeline.preparing,
             "problem": pipeline.problem,
             "contrast": round(source.contrast, 3) if isinstance(source, FrameSource) else None,
+            "position_s": round(source.position_s, 3) if isinstance(source, RecordingSource) else None,
+            "duration_s": source.duration_s if isinstance(source, RecordingSource) else None,
             "page_camera": self._camera_client is not None,
             "own_camera": client is not None and self._camera_client is client,
             "recording": None if recorder is None else recorder.events,
@@ -152,10 +154,21 @@ class Commands:
             if self._pipeline.wanted.ann:
                 raise RefusedError("the ANN has no timesteps")
             self._pipeline.set_network(timesteps=round(number))
+        elif name == "position":
+            self._seek(float(number))
         elif isinstance(self._pipeline.source, FrameSource):
             self._pipeline.source.set_contrast(float(number))
         else:
             raise RefusedError("contrast applies to simulated events only; these come from a sensor")
+
+    def _seek(self, position_s: float) -> None:
+        source = self._pipeline.source
+        if not isinstance(source, RecordingSource):
+            raise RefusedError("only a recording can be sought")
+        try:
+            source.seek(position_s)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
 
     def _do(self, client: object, name: str) -> None:
         actions: dict[str, Callable[[], None]] = {

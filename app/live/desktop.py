@@ -15,11 +15,16 @@ from evburst.app.inference import WindowResult
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
+from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import Renderer, beside
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
 
-_TITLE = "evburst live: Space pauses, p shows the source, s saves a picture, q ends"
+_TITLE = "evburst live: Space pauses, left and right seek, p shows the source, s saves a picture, q ends"
+
+_SEEK_S = 5.0
+_ARROWS = {0xFF51: -_SEEK_S, 0xFF53: _SEEK_S, 0xF702: -_SEEK_S, 0xF703: _SEEK_S, 0x250000: -_SEEK_S, 0x270000: _SEEK_S}
+"""Seconds to seek by OpenCV's codes of the left and the right arrow: on X11, macOS and Windows."""
 
 
 class LiveWindow:
@@ -71,14 +76,25 @@ class LiveWindow:
             if self._with_source and isinstance(source, FrameSource) and source.picture is not None:
                 self._picture = beside(source.picture, self._picture, self._renderer.scale)
         cv2.imshow(_TITLE, self._picture)
-        key = cv2.waitKey(10) & 0xFF
-        if key == ord(" "):
+        code = cv2.waitKeyEx(10)
+        # On X11 the upper 16 bits hold modifiers such as Num Lock.
+        arrow = _ARROWS.get(code) or _ARROWS.get(code & 0xFFFF)
+        key = code & 0xFF if arrow is None else -1
+        if arrow is not None:
+            self._seek_by(arrow)
+        elif key == ord(" "):
             self._pipeline.paused = not self._pipeline.paused
         elif key == ord("p"):
             self._with_source = not self._with_source
         elif key == ord("s"):
             cv2.imwrite(time.strftime("evburst_%Y%m%d_%H%M%S.png"), self._picture)
         return key not in (ord("q"), 27) and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+
+    def _seek_by(self, seconds: float) -> None:
+        """Seek a recording; other sources, and one whose length is not known yet, continue unchanged."""
+        source = self._pipeline.source
+        if isinstance(source, RecordingSource) and source.duration_s is not None:
+            source.seek(source.position_s + seconds)
 
     def close(self) -> None:
         """Close the window."""

@@ -248,8 +248,8 @@ class LivePipeline:
                 break
             if packet.until_us is None:
                 continue
-            fresh = shift_us is None
-            if shift_us is None:
+            fresh = shift_us is None or packet.restarted
+            if shift_us is None or fresh:
                 shift_us = self._clock_shift_us(packet.events, packet.until_us, packet.due_s)
             packet.events["t"] += shift_us
             self._until_us = packet.until_us + shift_us

@@ -7,17 +7,23 @@ events were available, from which latency is measured. A source that fails raise
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from evburst.data.encoding import unpack
-from evburst.data.events import EVENT_DTYPE, Events, Faults, SensorSize
+from evburst.data.errors import EvburstError
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import open_events
+from evburst.data.readers.foreign import is_pipe
 
 POLL_S = 0.1
 """Longest time that `read` waits for the device."""
@@ -36,11 +42,13 @@ class Packet(NamedTuple):
         until_us: time on the source's clock before which all events have been delivered; None if the clock is not known yet,
             before a device's first event.
         due_s: earliest time at which these events were available, on time.perf_counter's clock.
+        restarted: whether the source's clock restarts with this packet, because a recording continues at another position.
     """
 
     events: Events
     until_us: int | None
     due_s: float
+    restarted: bool = False
 
 
 class LiveSource(Protocol):
@@ -82,7 +90,7 @@ class LiveSource(Protocol):
 
 
 class Pacer:
-    """Paces events that are available ahead of time by the clock, in slices of a fifth of a window.
+    """Paces events that are available ahead of time by the clock, in slices of a fifth of a window, shorter in slow motion.
 
     Args:
         window_us: window length.
@@ -91,6 +99,7 @@ class Pacer:
 
     def __init__(self, window_us: int, speed: float = 1.0) -> None:
         self._window_us, self._speed = window_us, speed
+        self._slices = max(_SLICES, math.ceil(window_us * 1e-6 / speed / POLL_S))
         self._zero_s: float | None = None
         self._at_us = 0
         self._events, self._until_us = NO_EVENTS, 0
@@ -107,8 +116,8 @@ class Pacer:
 
     def next(self) -> Packet:
         """Wait until the end of the next slice and return it; a lag above 0.5 s delays the clock and adds to `behind_s`."""
-        k = self._at_us * _SLICES // self._window_us + 1
-        self._at_us = min(-(-k * self._window_us // _SLICES), self._until_us)
+        k = self._at_us * self._slices // self._window_us + 1
+        self._at_us = min(-(-k * self._window_us // self._slices), self._until_us)
         if self._zero_s is None:
             self._zero_s = time.perf_counter()
         due_s = self._zero_s + self._at_us * 1e-6 / self._speed
@@ -125,7 +134,9 @@ class Pacer:
 
 
 class RecordingSource:
-    """A recording played in real time: `--events FILE --realtime`.
+    """A recording played in real time: `--events FILE --realtime`. It can be sought while it plays.
+
+    Its length is measured by one pass over the file on a background thread. A pipe cannot be sought.
 
     Args:
         path: the file.
@@ -133,6 +144,10 @@ class RecordingSource:
         sensor_size, format: as in `open_events`.
         loop: start again at the end.
         speed: playback speed; 0.1 plays it ten times slower.
+
+    Attributes:
+        duration_s: time from the start of the first window to the end of the last one, on the recording's clock; None while
+            it is not known, so that the recording cannot be sought.
     """
 
     simulated, kind = False, "recorded"
@@ -148,23 +163,48 @@ class RecordingSource:
     ) -> None:
         self.name, self.finite, self._speed = path.name, not loop, speed
         self._path, self._window_us, self._size, self._format = path, window_us, sensor_size, format
-        self._stream = FilteredStream(open_events(path, sensor_size, format), FiltersConfig())
+        self._stream = self._open_stream()
         self.sensor_size, self.faults = self._stream.sensor_size, self._stream.faults
+        self.duration_s: float | None = None
         self._windows: Iterator[Any] = iter(())
         self._pacer = Pacer(window_us, speed)
-        self._end_us = 0
+        self._start_us = self._window_start_us = self._end_us = 0
+        self._targets_s: deque[float] = deque(maxlen=1)
+        self._closed = Event()
 
     @property
     def behind_s(self) -> float:
         """See LiveSource."""
         return self._pacer.behind_s
 
+    @property
+    def position_s(self) -> float:
+        """Start of the window being played, in s from the start of the first window; while seeking, the new position."""
+        with suppress(IndexError):  # the reading thread may take the position at any time
+            return self._targets_s[-1]
+        return (self._window_start_us - self._start_us) * 1e-6
+
+    def seek(self, position_s: float) -> None:
+        """Continue with the window at this position, limited to the recording. May be called from any thread.
+
+        Raises:
+            ValueError: `duration_s` is not known.
+        """
+        if self.duration_s is None:
+            raise ValueError(f"{self.name}: cannot be sought, because its length is not known")
+        last_s = self.duration_s - self._window_us * 1e-6
+        self._targets_s.append(min(max(position_s, 0.0), last_s))
+
     def open(self) -> None:
         """See LiveSource."""
         self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us, self._speed), 0
+        self._closed = Event()
+        if self.duration_s is None and not is_pipe(self._path):
+            Thread(target=self._measure, args=(self._closed,), name="measure", daemon=True).start()
 
     def read(self) -> Packet | None:
         """See LiveSource."""
+        restarted = self._go_to_target()
         if self._pacer.empty:
             window = next(self._windows, None)
             if window is None and not self.finite:
@@ -174,10 +214,36 @@ class RecordingSource:
                 return None
             events = unpack(window)
             events["t"] += self._end_us - window.t0_us
+            self._window_start_us = window.t0_us
             self._end_us += self._window_us
             self._pacer.give(events[np.argsort(events["t"], kind="stable")], self._end_us)
-        return self._pacer.next()
+        return self._pacer.next()._replace(restarted=restarted)
 
     def close(self) -> None:
         """See LiveSource."""
         self._windows = iter(())
+        self._closed.set()
+
+    def _open_stream(self) -> EventStream:
+        return FilteredStream(open_events(self._path, self._size, self._format), FiltersConfig())
+
+    def _go_to_target(self) -> bool:
+        """Restart the source's clock at the position that was sought last; return False if there is none."""
+        if not self._targets_s:
+            return False
+        self._window_start_us = self._start_us + round(self._targets_s.pop() * 1e6)
+        self._windows, self._end_us = self._stream.windows(self._window_us, self._window_start_us), 0
+        behind_s, self._pacer = self._pacer.behind_s, Pacer(self._window_us, self._speed)
+        self._pacer.behind_s = behind_s
+        return True
+
+    def _measure(self, closed: Event) -> None:
+        """Measure the length on a stream of its own, so that faults are counted once; stop when the source is closed."""
+        first_us, last_us = None, 0
+        with suppress(EvburstError):  # `read` raises it when it gets there
+            for window in self._open_stream().windows(self._window_us):
+                first_us, last_us = window.t0_us if first_us is None else first_us, window.t1_us
+                if closed.is_set():
+                    return
+            if first_us is not None:
+                self._start_us, self.duration_s = first_us, (last_us - first_us) * 1e-6

@@ -89,7 +89,8 @@ def open_events(
     Raises:
         ConfigError: `format` is unknown, or `options` contradict the format.
         EventFileError: the file is missing, empty, corrupt, or of an unknown format.
-        SensorSizeError: neither the file nor the caller states the sensor's size, or they contradict each other.
+        SensorSizeError: the file and the caller state different sizes of the sensor.
+        SensorSizeUnknownError: neither of them states it.
     """
     path = Path(path)
     _check_format(format)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from evburst.data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError
+from evburst.data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError, SensorSizeUnknownError
 from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.slicing import windows_by_duration, windows_from
 
@@ -99,8 +99,8 @@ def settle_size(
     """Return the sensor's size as stated in the file ("WxH"), or else as given by the caller.
 
     Raises:
-        SensorSizeError: both are known and disagree, or neither is known. In the latter case the error suggests the smallest
-            size that contains the events.
+        SensorSizeError: both are known and disagree.
+        SensorSizeUnknownError: neither is known; the error suggests the smallest size that contains the events.
     """
     if stated is None:
         if given is None:
@@ -117,13 +117,13 @@ def settle_size(
     return size
 
 
-def _size_unknown(path: Path, packets: Iterator[Events]) -> SensorSizeError:
+def _size_unknown(path: Path, packets: Iterator[Events]) -> SensorSizeUnknownError:
     """Create the error that asks for the size and suggests one, based on the first ten packets."""
     largest = [(int(packet["x"].max()), int(packet["y"].max())) for packet in islice(packets, _SIZE_PACKETS)]
     if not largest:
-        return SensorSizeError(f"{path}: the file does not say the sensor's size; {_PASS_SIZE}")
+        return SensorSizeUnknownError(f"{path}: the file does not say the sensor's size; {_PASS_SIZE}")
     x, y = (max(axis) for axis in zip(*largest, strict=True))
-    return SensorSizeError(
+    return SensorSizeUnknownError(
         f"{path}: the file does not say the sensor's size; its largest coordinates are x = {x}, y = {y}: "
         f"pass --sensor-size {SensorSize(x + 1, y + 1)}, or the sensor's true size if that is larger"
     )

@@ -1,6 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const SECONDS = 30;
+const SEEK_S = 5; // by an arrow key
 const PLOT_MS = 250; // plots are drawn less often than the events because they take longer
 const ROOT = document.body.dataset.root ? `${document.body.dataset.root}/` : location.pathname.replace(/[^/]*$/, "");
 const KINDS = {
@@ -110,6 +111,8 @@ function showState() {
   showSlider("score", state.score, 2);
   showSlider("timesteps", state.timesteps, 0);
   showSlider("contrast", state.contrast, 2);
+  $("seek").hidden = state.duration_s === null;
+  if (state.duration_s !== null && !$("position").dataset.moving) showPosition(state.position_s);
   if (about) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
   showTotals(state);
 }
@@ -124,6 +127,23 @@ function showSlider(id, value, digits) {
   input.disabled = value === null;
   if (document.activeElement !== input || !input.dataset.moving) input.value = value ?? input.min;
   $(`${id}-value`).textContent = value === null ? (id === "timesteps" ? "the ANN has none" : "not for this source") : Number(input.value).toFixed(digits);
+}
+
+function showPosition(seconds) {
+  Object.assign($("position"), { max: state.duration_s, value: seconds });
+  $("position-value").textContent = `${playingTime(seconds)} / ${playingTime(state.duration_s)}`;
+  $("position").setAttribute("aria-valuetext", $("position-value").textContent);
+}
+
+function playingTime(seconds) {
+  const tenths = Math.floor(seconds * 10 + 1e-6), rest = (tenths % 600) / 10, minutes = Math.floor(tenths / 600) % 60, hours = Math.floor(tenths / 36000);
+  return `${hours ? `${hours}:${String(minutes).padStart(2, "0")}` : minutes}:${rest.toFixed(1).padStart(4, "0")}`;
+}
+
+function seek(seconds) {
+  state.position_s = Math.min(Math.max(seconds, 0), state.duration_s);
+  showPosition(state.position_s);
+  send({ set: { position: state.position_s } });
 }
 
 function showTotals(content) {
@@ -359,7 +379,19 @@ for (const id of ["score", "timesteps", "contrast"]) {
   });
   for (const end of ["change", "blur"]) input.addEventListener(end, () => delete input.dataset.moving);
 }
+// A drag seeks once, when it ends, because seeking may read the file from its beginning.
+$("position").addEventListener("input", () => {
+  $("position").dataset.moving = "1";
+  showPosition(Number($("position").value));
+});
+for (const end of ["change", "blur"]) $("position").addEventListener(end, () => delete $("position").dataset.moving);
+$("position").addEventListener("change", () => seek(Number($("position").value)));
 document.addEventListener("keydown", (event) => {
+  const arrow = { ArrowLeft: -SEEK_S, ArrowRight: SEEK_S }[event.key];
+  if (arrow && !$("seek").hidden && !event.target.closest("select, input:not(#position)") && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    return seek(state.position_s + arrow);
+  }
   const key = { " ": "pause", s: "snapshot", r: "record", c: "camera", p: "picture", f: "fullscreen" }[event.key.toLowerCase()];
   if (!key || event.target.closest("select") || $(key).hidden || event.repeat || event.ctrlKey || event.metaKey || event.altKey || (key === "pause" && event.target.closest("button, a, input"))) return;
   event.preventDefault();

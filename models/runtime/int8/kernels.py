@@ -79,7 +79,7 @@ MAX_CHANGED_SHARE = 0.5
 """If a larger share of an operation's input differs from silence, searching for unchanged tiles costs more than it saves."""
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
     summed, timesteps, images, acc, before, units, totals
