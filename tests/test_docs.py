@@ -18,7 +18,7 @@ from evburst.app.cli import main as evburst_main
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
-README_BYTES = 8192
+README_BYTES = 6144
 OTHER_FLAGS = {"--nproc-per-node", "--version", "--help"}
 """Of torchrun, and of `evburst` itself."""
 
