@@ -34,6 +34,7 @@ settings.register_profile("thorough", max_examples=400, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _TOGETHER = {
+    "test_app_classify": "classify",
     "test_app_descent": "descent",
     "test_app_library": "library",
     "test_app_live": "live",

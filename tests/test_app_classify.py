@@ -25,6 +25,7 @@ from evburst.eval.results import read_results
 from evburst.models.bundle import DetectorBundle, bundled_weights
 from tests.event_files import bin_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
+from tests.helpers.simulation import simulated_here
 from tests.test_data_classes import TREES
 
 DIGITS = SensorSize(34, 34)
@@ -223,13 +224,14 @@ def test_published_layouts_train_convert_and_evaluate(kind: str, tmp_path: Path,
                      schedule__windows=8,
                      schedule__val_windows=4, schedule__workers=1, voxel__bins=1, voxel__window_ms=100)  # fmt: skip
     sensor = settings(data__sensor_size="80x60") if kind == "simulated" else []
-    assert train_main(["--dataset", kind, "--root", str(root), "--out", str(tmp_path / "run"), *short, *sensor]) == 0
     weights = tmp_path / "net.safetensors"
-    few = settings(cache=tmp_path / "cache", calibration_windows=4, check_windows=4)
-    assert convert_main(["--weights", str(tmp_path / "run" / "best.safetensors"), "--out", str(weights), *few]) == 0
-    few = settings(cache=tmp_path / "cache", latency_windows=1, limit=6)
-    command = ["--weights", str(weights), "--dataset", kind, "--root", str(root), "--both", "--out", str(tmp_path / "out")]
-    assert evaluate_main([*command, *few, *sensor]) == 0
+    with simulated_here():
+        assert train_main(["--dataset", kind, "--root", str(root), "--out", str(tmp_path / "run"), *short, *sensor]) == 0
+        few = settings(cache=tmp_path / "cache", calibration_windows=4, check_windows=4)
+        assert convert_main(["--weights", str(tmp_path / "run" / "best.safetensors"), "--out", str(weights), *few]) == 0
+        few = settings(cache=tmp_path / "cache", latency_windows=1, limit=6)
+        command = ["--weights", str(weights), "--dataset", kind, "--root", str(root), "--both", "--out", str(tmp_path / "out")]
+        assert evaluate_main([*command, *few, *sensor]) == 0
     results = read_results(tmp_path / "out" / "results.json")
     assert isinstance(results, ClassResults)
     assert 1 <= results.recordings <= results.windows <= 6

@@ -83,9 +83,7 @@ def test_a_folder_that_is_given_comes_first(nowhere: Path, monkeypatch: pytest.M
     assert private_folder() not in [nowhere / "given", None]
 
 
-@pytest.mark.parametrize(
-    "variables", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "+sse2,-avx2"}, {"NUMBA_CPU_FEATURES": ""}]
-)
+@pytest.mark.parametrize("variables", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "+sse2,-avx2"}])
 def test_auto_follows_what_numba_compiles_for(tmp_path: Path, variables: dict[str, str]) -> None:
     """int8 needs AVX2; networks that are not in integer form then have the reference engine only."""
     code = "from evburst.models.runtime import choose; print(choose('auto', integer=False))"

@@ -52,7 +52,10 @@ def apart(maps: list[Tensor], others: list[Tensor]) -> float:
     return sum(float((a - b).norm()) for a, b in zip(maps, others, strict=True)) / sum(float(a.norm()) for a in maps)
 
 
-@pytest.mark.parametrize(("architecture", "activation"), [("yolov9t", "relu"), ("yolov8p", "leaky_relu"), ("yolov8p", "relu6")])
+@pytest.mark.parametrize(
+    ("architecture", "activation"),
+    [pytest.param("yolov9t", "relu", marks=pytest.mark.slow), ("yolov8p", "leaky_relu"), ("yolov8p", "relu6")],
+)
 def test_the_whole_network_spikes_and_approaches_the_ann(architecture: str, activation: str) -> None:
     net, x, graph = measured(architecture, activation)
     ann, targets = Runner(graph)(x[:1]), record_targets(graph, x)
