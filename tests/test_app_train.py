@@ -27,7 +27,7 @@ from evburst.app.train.trainer import Trainer
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
-from evburst.data.errors import CheckpointError, DataError
+from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
@@ -339,6 +339,21 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert train_main([*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3", "schedule.learning_rate=0.5")]) == 1
     assert "schedule.learning_rate was 0.002, now 0.5" in capsys.readouterr().err
     assert best.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("schedule.optimizer=adam", "expected adamw or sgd"),
+        ("schedule.epochs=0", "windows, epochs and batch must be positive"),
+        ("schedule.learning_rate=-1", "learning_rate and clip must be positive"),
+        ("schedule.ema=1", "ema must be"),
+        ("schedule.workers=-1", "must not be negative"),
+    ],
+)
+def test_impossible_schedules_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, [assignment])
 
 
 @pytest.mark.slow

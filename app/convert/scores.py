@@ -33,7 +33,7 @@ class Measurement:
 
     Attributes:
         lost_ap: AP or top-1 of the ANN minus that of the network, in points; None without labels.
-        operations: synaptic operations per window.
+        operations: synaptic operations per window that is not idle.
         burst: mean spikes per burst, weighted by fan-out.
         divergence: from the ANN; None with labels.
     """
@@ -68,7 +68,7 @@ def measure_labelled(bundle: DetectorBundle, windows: Dataset, ann_score: float)
     scored, stats = score_detector(Detector(bundle, PostConfig(score=0.001)), windows)
     layers = [layer for batch in stats for layer in batch.layers]
     spent, graded = (sum(float(getattr(x, name).sum()) for x in layers) for name in ("synaptic_ops", "graded_ops"))
-    return Measurement(ann_score - scored.value, spent / len(windows), spent / max(graded, 1.0))
+    return Measurement(ann_score - scored.value, _operations(stats), spent / max(graded, 1.0))
 
 
 def measure_unlabelled(bundle: DetectorBundle, ann: Graph, batches: Iterable[Tensor]) -> Measurement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from evburst.data.datasets.augment import AugmentConfig
 from evburst.data.datasets.registry import DatasetConfig
@@ -39,7 +40,7 @@ class ScheduleConfig:
     val_windows: int = 0
     epochs: int = 8
     batch: int = 16
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 300
@@ -51,6 +52,19 @@ class ScheduleConfig:
     rounding: float = 0.0
     seed: int = 0
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_0 = self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.weight_decay
+        checks = {
+            "windows, epochs and batch must be positive": min(self.windows, self.epochs, self.batch) > 0,
+            "learning_rate and clip must be positive": min(self.learning_rate, self.clip) > 0,
+            "val_windows, warmup_steps, plain_epochs, workers and weight_decay must not be negative": min(at_least_0) >= 0,
+            "sparsity and rounding must not be negative": min(self.sparsity, self.rounding) >= 0,
+            "ema must be at least 0 and below 1": 0 <= self.ema < 1,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
 
 
 @dataclass(frozen=True)
