@@ -67,7 +67,7 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
     try:
         return kind(**values)
     except ValueError as error:
-        raise ConfigError(f"{where or 'settings'}: {error}") from None
+        raise ConfigError(f"{where.rstrip('.') or 'settings'}: {error}") from None
 
 
 def setting_names(kind: type) -> list[str]:

@@ -345,7 +345,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     ("assignment", "message"),
     [
         ("schedule.optimizer=adam", "expected adamw or sgd"),
-        ("schedule.epochs=0", "windows, epochs and batch must be positive"),
+        ("schedule.epochs=0", "epochs and batch must be positive"),
         ("schedule.learning_rate=-1", "learning_rate and clip must be positive"),
         ("schedule.ema=1", "ema must be"),
         ("schedule.workers=-1", "must not be negative"),

@@ -54,11 +54,12 @@ class ScheduleConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        at_least_0 = self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.weight_decay
+        at_least_0 = self.windows, self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.weight_decay
         checks = {
-            "windows, epochs and batch must be positive": min(self.windows, self.epochs, self.batch) > 0,
+            "epochs and batch must be positive": min(self.epochs, self.batch) > 0,
             "learning_rate and clip must be positive": min(self.learning_rate, self.clip) > 0,
-            "val_windows, warmup_steps, plain_epochs, workers and weight_decay must not be negative": min(at_least_0) >= 0,
+            "windows, val_windows, warmup_steps, plain_epochs, workers and weight_decay must not be negative": min(at_least_0)
+            >= 0,
             "sparsity and rounding must not be negative": min(self.sparsity, self.rounding) >= 0,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
         }
