@@ -163,6 +163,7 @@ def test_an_interrupted_evaluation_is_resumed(
     assert computed == ["one", "one"]  # new labels are seen
 
 
+@pytest.mark.slow
 @needs_fork
 def test_two_processes_give_the_same_results_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only for the spiking network, whose sums are integers; the ANN may round differently in another process."""
@@ -238,7 +239,7 @@ def test_a_larger_sensor_is_seen_in_blocks(tmp_path: Path, capsys: pytest.Captur
     first = int(events["t"][0])
     rows = []
     for scale in (1, 2):
-        root, large, boxes = tmp_path / f"{scale}", events[events["t"] < first + 600_000].copy(), labels.copy()
+        root, large, boxes = tmp_path / f"{scale}", events[events["t"] < first + 250_000].copy(), labels.copy()
         root.mkdir()
         for name in ("x", "y"):
             large[name] *= scale
@@ -246,7 +247,7 @@ def test_a_larger_sensor_is_seen_in_blocks(tmp_path: Path, capsys: pytest.Captur
             boxes[name] *= scale
         size = SensorSize(304 * scale, 240 * scale)
         write_events(root / "a_td.dat", large, size)
-        np.save(root / "a_bbox.npy", boxes[boxes["t"] <= first + 600_000])
+        np.save(root / "a_bbox.npy", boxes[boxes["t"] <= first + 250_000])
         run = [
             "--dataset",
             "folder",

@@ -83,7 +83,9 @@ def test_a_folder_that_is_given_comes_first(nowhere: Path, monkeypatch: pytest.M
     assert private_folder() not in [nowhere / "given", None]
 
 
-@pytest.mark.parametrize("variables", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "+sse2,-avx2"}])
+@pytest.mark.parametrize(
+    "variables", [{"NUMBA_CPU_NAME": "generic"}, pytest.param({"NUMBA_CPU_FEATURES": "+sse2,-avx2"}, marks=pytest.mark.slow)]
+)
 def test_auto_follows_what_numba_compiles_for(tmp_path: Path, variables: dict[str, str]) -> None:
     """int8 needs AVX2; networks that are not in integer form then have the reference engine only."""
     code = "from evburst.models.runtime import choose; print(choose('auto', integer=False))"
@@ -107,6 +109,7 @@ def test_a_long_compilation_that_cannot_be_cached_says_what_to_do(caplog: pytest
     assert ["set NUMBA_CACHE_DIR to a writable folder" in message for message in caplog.messages] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--quiet"]])
 def test_detect_announces_the_compilation_without_a_terminal(tmp_path: Path, flags: list[str]) -> None:
     """The network's kernel is replaced by a small one, because the real one takes long."""

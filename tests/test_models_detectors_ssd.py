@@ -19,7 +19,7 @@ from evburst.models.spiking.network import SpikingNetwork
 from tests.conftest import spiking
 from tests.step_by_step import StepByStep, operations_by_force
 
-BACKBONES = ("ssd-resnet18", "ssd-vgg11")
+BACKBONES = ("ssd-resnet18", pytest.param("ssd-vgg11", marks=pytest.mark.slow))
 
 
 def network(architecture: str = "ssd-resnet18") -> torch.nn.Module:

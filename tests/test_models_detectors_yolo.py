@@ -72,6 +72,7 @@ def test_the_whole_network_spikes_and_approaches_the_ann(architecture: str, acti
     assert errors[1] < 0.4 * errors[0]
 
 
+@pytest.mark.slow
 def test_yolov9_by_force() -> None:
     """Spikes and operations, one timestep at a time: ELAN blocks, merged RepConv, AConv's average pools, SPP's max-pools."""
     _, x, graph = measured("yolov9t")
