@@ -77,10 +77,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if kernel.stats.cache_path is not None:
             _LOG.info("compiling the network's kernels for this machine, once; this takes up to a minute")
         else:
-            text = (
-                "compiling the network's kernels, up to a minute; set NUMBA_CACHE_DIR to a writable folder to do so only once"
-            )
-            _LOG.info(text)
+            remedy = "set NUMBA_CACHE_DIR to a writable folder to do so only once"
+            _LOG.info("compiling the network's kernels, up to a minute; %s", remedy)
 
     def on_end(self, event: event.Event) -> None:
         """See numba.core.event.Listener."""

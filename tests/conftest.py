@@ -27,6 +27,8 @@ from evburst.models.spiking.network import SpikingParameters
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "data" / "samples"
+SAMPLE = SAMPLES / "street_td.dat"
 
 
 settings.register_profile("quick", max_examples=25, deadline=None)

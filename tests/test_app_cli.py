@@ -22,9 +22,8 @@ from evburst.app import cli, console, events, export
 from evburst.app.config import load_config, setting_names
 from evburst.app.flags import attribute_texts, given, read_settings
 from evburst.data.errors import ConfigError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SAMPLE
 
-SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
 CONFIGS = {
     "detect": "evburst.app.detect:DetectConfig",
     "evaluate": "evburst.app.evaluate.run:EvaluateConfig",

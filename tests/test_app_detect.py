@@ -23,10 +23,8 @@ from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle
-from tests.conftest import ROOT, SHARED, random_events
+from tests.conftest import ROOT, SAMPLE, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
-
-SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
 
 
 def detect(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:

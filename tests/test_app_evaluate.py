@@ -25,7 +25,7 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
-from tests.conftest import ROOT, SHARED, in_new_process, needs_fork, random_events
+from tests.conftest import ROOT, SAMPLES, SHARED, in_new_process, needs_fork, random_events
 from tests.helpers.simulation import simulated_here
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
@@ -33,7 +33,6 @@ from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recor
 
 pytestmark = pytest.mark.usefixtures("without_page")
 
-SAMPLES = ROOT / "data" / "samples"
 FAST = ["--set", "latency_windows=2"]
 
 

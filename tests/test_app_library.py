@@ -15,10 +15,9 @@ from evburst import Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.events import EventArray, Events, SensorSize
-from tests.conftest import ROOT, in_new_process, random_events
+from tests.conftest import SAMPLE, in_new_process, random_events
 
 SIZE = SensorSize(304, 240)
-SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
 SIZE = SensorSize(304, 240)
 
 

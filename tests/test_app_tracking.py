@@ -20,11 +20,10 @@ from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import EvburstError
 from evburst.data.events import SensorSize
-from tests.conftest import ROOT
+from tests.conftest import SAMPLE
 
 SIZE = SensorSize(200, 100)
 WINDOW_US = 50_000
-SAMPLE = ROOT / "data" / "samples" / "street_td.dat"
 Box = tuple[float, float, float, float]
 
 

@@ -9,9 +9,7 @@ import pytest
 
 from evburst import Classifier, Detector, open_events
 from evburst.app.cli import evaluate_main
-from tests.conftest import ROOT
-
-SAMPLES = ROOT / "data" / "samples"
+from tests.conftest import ROOT, SAMPLES
 
 # Of the first three windows: spikes of all neurons, boxes, share of the dense ANN's energy (INT8).
 GOLDEN = {
