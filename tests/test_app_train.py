@@ -34,9 +34,9 @@ from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle, load_tensors
 from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
+from tests.helpers.pictures import COLUMNS, street_folder
 from tests.helpers.simulation import simulated_here
 
-COLUMNS = ["set", "file", "width", "height", "split", "frame", "class", "x0", "y0", "x1", "y1", "flag"]
 SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2", "schedule.workers=1"]
 
 
@@ -50,20 +50,7 @@ def few_processes() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five pictures with a bright car-sized block each, as boxes.csv and images/<set>/; one is held out for selection."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    rows = []
-    for split, n in (("train", 3), ("val", 2)):
-        for k in range(n):
-            image = rng.integers(60, 120, (240, 320), np.uint8)
-            x, y = int(rng.integers(20, 180)), int(rng.integers(20, 120))
-            image[y : y + 60, x : x + 90] = 230
-            (root / "images" / "voc").mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / "images" / "voc" / f"{split}{k}.png"), image)
-            rows.append(["voc", f"{split}{k}.png", 320, 240, split, "", "car", x, y, x + 90, y + 60, "ok"])
-    with (root / "boxes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    return root
+    return street_folder(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +332,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     ("assignment", "message"),
     [
         ("schedule.optimizer=adam", "expected adamw or sgd"),
-        ("schedule.epochs=0", "epochs and batch must be positive"),
+        ("schedule.epochs=0", "epochs, passes and batch must be positive"),
         ("schedule.learning_rate=-1", "learning_rate and clip must be positive"),
         ("schedule.ema=1", "ema must be"),
         ("schedule.workers=-1", "must not be negative"),

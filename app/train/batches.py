@@ -1,16 +1,20 @@
-"""Batches of augmented training windows, prepared in a thread while the network learns."""
+"""Batches of augmented training windows, prepared in a thread or in processes while the network learns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from evburst.app.train.config import TrainConfig
 from evburst.data.classification import CLASSIFICATION
@@ -19,14 +23,18 @@ from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.representations.voxel_grid import voxel_batch
 
 _AHEAD = 4
-"""Number of batches prepared in advance."""
+"""Number of batches prepared in advance, by each process."""
+
+Opener = Callable[[int], Dataset]
+"""Returns the training windows of an epoch. Called in several processes, so it can be pickled; it is called again only when
+the epoch changes."""
 
 
 class Batch(NamedTuple):
     """One process's share of a batch.
 
     Attributes:
-        grids: `(N, 2 * bins, H, W)` float32, channels last.
+        grids: `(N, 2 * bins, H, W)` counts: uint8 if processes prepare the batches, else float32, channels last.
         boxes_xyxy: `(M, 4)` boxes of all windows, in pixels.
         labels: `(M,)` int64, classes of the boxes; of a classifier one per window.
         grid_index: `(M,)` int64, the grid that each box belongs to.
@@ -39,57 +47,136 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Batches of a run's training windows.
+    """Batches of a run's training windows, epoch by epoch.
+
+    A batch depends on the seed, the epoch and its position only, however it is prepared: in one thread of this process, or in
+    `schedule.loaders` processes, which keep a GPU busy.
 
     Args:
-        windows: the training windows.
+        opened: returns the windows of an epoch; see Opener.
+        n_windows: number of windows of an epoch.
         config: settings of the run.
         task: DETECTION or CLASSIFICATION.
         stride: the sides of the grids are multiples of it.
         rank, world: number of this process, and of all processes.
+        begin: called with the number of an epoch before any of its batches is prepared.
     """
 
-    def __init__(self, windows: Dataset, config: TrainConfig, task: str, stride: int, rank: int, world: int) -> None:
-        self._windows, self._config, self._task, self._stride = windows, config, task, stride
-        self._rank, self._world = rank, world
+    def __init__(
+        self,
+        opened: Opener,
+        n_windows: int,
+        config: TrainConfig,
+        task: str,
+        stride: int,
+        rank: int = 0,
+        world: int = 1,
+        begin: Callable[[int], object] = lambda epoch: None,
+    ) -> None:
+        self._work = _Work(opened, n_windows, config, task, stride, rank, world)
+        self._epochs, self._loaders, self._begin = config.schedule.epochs, config.schedule.loaders, begin
+        self._rest: Iterator[Batch] = iter(())
+        self._next_epoch = -1
 
     def __len__(self) -> int:
         """Number of batches in an epoch; incomplete batches are left out."""
-        return len(self._windows) // self._config.schedule.batch
+        return len(self._work)
 
     def of_epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield an epoch's batches; order and augmentation depend on the seed and the epoch only."""
-        s = self._config.schedule
-        order = np.random.default_rng([s.seed, epoch]).permutation(len(self._windows))
-        numbers = order[: len(self) * s.batch].reshape(-1, s.batch)
-        change = self._augmentation(epoch)
+        """Yield an epoch's batches. The first batches of the epoch that follows are prepared before this one ends."""
+        if epoch != self._next_epoch:
+            self._rest = self._all_from(epoch)
+        self._next_epoch = epoch + 1
+        yield from islice(self._rest, len(self))
+
+    def _all_from(self, first: int) -> Iterator[Batch]:
+        places = self._places(first)
+        if self._loaders:
+            loader: DataLoader[Batch] = DataLoader(
+                _BatchDataset(self._work),
+                batch_size=None,
+                sampler=places,  # type: ignore[arg-type]  # any iterable, and it is read lazily
+                num_workers=self._loaders,
+                prefetch_factor=_AHEAD,
+                multiprocessing_context="spawn",
+                worker_init_fn=_use_one_thread,
+                pin_memory=torch.cuda.is_available(),
+            )
+            yield from loader
+            return
         with ThreadPoolExecutor(1) as pool:
-            pending = [pool.submit(self._collate, row, epoch, change) for row in numbers[:_AHEAD]]
-            for number in range(len(numbers)):
+            pending = [pool.submit(self._work.batch, *place) for place in islice(places, _AHEAD)]
+            while pending:
                 yield pending.pop(0).result()
-                if number + _AHEAD < len(numbers):
-                    pending.append(pool.submit(self._collate, numbers[number + _AHEAD], epoch, change))
+                pending += [pool.submit(self._work.batch, *place) for place in islice(places, 1)]
+
+    def _places(self, first: int) -> Iterator[tuple[int, int]]:
+        for epoch in range(first, self._epochs):
+            self._begin(epoch)
+            for number in range(len(self)):
+                yield epoch, number
+
+
+def _use_one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+
+
+class _BatchDataset(TorchDataset[Batch]):
+    """A run's batches, addressed by (epoch, number), as DataLoader expects it."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        return self._work.batch(*place)
+
+
+@dataclass
+class _Work:
+    """Preparation of single batches; the fields are those of Batches."""
+
+    opened: Opener
+    n_windows: int
+    config: TrainConfig
+    task: str
+    stride: int
+    rank: int
+    world: int
+
+    def __len__(self) -> int:
+        s = self.config.schedule
+        return self.n_windows // s.batch * s.passes
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        """Return a batch by its position in an epoch."""
+        s, windows = self.config.schedule, self.opened(epoch)
+        done, row = divmod(number, self.n_windows // s.batch)
+        order = np.random.default_rng([s.seed, epoch, done]).permutation(self.n_windows)
+        return self._collate(windows, order[row * s.batch : (row + 1) * s.batch], epoch, done)
 
     def _augmentation(self, epoch: int) -> AugmentConfig:
-        change, s = self._config.augment, self._config.schedule
-        if self._task == CLASSIFICATION:
+        change, s = self.config.augment, self.config.schedule
+        if self.task == CLASSIFICATION:
             change = replace(change, mosaic=0.0)  # a mosaic of four windows would have four classes
         if epoch >= s.epochs - s.plain_epochs:
             change = replace(change, mosaic=0.0, zoom=0.0, stretch=0.0, erase=0.0, rotate=0.0, shake=0.0)
         return change
 
-    def _collate(self, numbers: NDArray[np.int64], epoch: int, change: AugmentConfig) -> Batch:
-        c, size = self._config, self._windows.spec.sensor_size
-        windows, found = [], []
-        for i in numbers[self._rank :: self._world]:
-            rng = np.random.default_rng([c.schedule.seed, epoch, int(i)])
-            others = rng.integers(0, len(self._windows), 3).tolist() if change.mosaic else []
-            window, boxes = augment([self._windows[int(k)] for k in (i, *others)], size, change, rng)
-            windows.append(window)
+    def _collate(self, windows: Dataset, numbers: NDArray[np.int64], epoch: int, done: int) -> Batch:
+        c, size, change = self.config, windows.spec.sensor_size, self._augmentation(epoch)
+        changed, found = [], []
+        for i in numbers[self.rank :: self.world]:
+            rng = np.random.default_rng([c.schedule.seed, epoch, done, int(i)])
+            others = rng.integers(0, len(windows), 3).tolist() if change.mosaic else []
+            window, boxes = augment([windows[int(k)] for k in (i, *others)], size, change, rng)
+            changed.append(window)
             found.append(boxes)
-        grids = torch.from_numpy(voxel_batch(windows, c.voxel, size, self._stride))
+        grids = torch.from_numpy(voxel_batch(changed, c.voxel, size, self.stride))
+        if not c.schedule.loaders:  # in this thread, during the previous step
+            grids = grids.contiguous(memory_format=torch.channels_last).float()
         return Batch(
-            grids.contiguous(memory_format=torch.channels_last).float(),  # in this thread, during the previous step
+            grids,
             torch.from_numpy(np.concatenate([boxes.boxes_xyxy for boxes in found])),
             torch.from_numpy(np.concatenate([boxes.labels for boxes in found])),
             torch.from_numpy(np.concatenate([np.full(len(boxes), k) for k, boxes in enumerate(found)])),

@@ -16,8 +16,11 @@ class ScheduleConfig:
 
     Attributes:
         windows: windows of the split "train" per epoch; 0: all.
+        passes: passes over these windows in an epoch, each with other augmentation.
+        fresh: simulate new windows for every epoch, while the network learns from those of the epoch before. Only simulated
+            windows can be fresh.
         val_windows: windows of the split "select" on which every epoch is validated; 0: all.
-        epochs: passes over the training windows.
+        epochs: number of epochs; each ends with a validation.
         batch: windows per step, over all processes.
         optimizer: "adamw" or "sgd" (momentum 0.9).
         learning_rate: peak learning rate; it falls as a cosine to 2 % of this.
@@ -34,9 +37,12 @@ class ScheduleConfig:
             at the first step to their value at the last.
         seed: seed of weights, order and augmentation.
         workers: processes that simulate; 0: one per core.
+        loaders: processes that prepare batches; 0: one thread, which is enough for a CPU.
     """
 
     windows: int = 20480
+    passes: int = 1
+    fresh: bool = False
     val_windows: int = 0
     epochs: int = 8
     batch: int = 16
@@ -52,13 +58,16 @@ class ScheduleConfig:
     rounding: float = 0.0
     seed: int = 0
     workers: int = 0
+    loaders: int = 0
 
     def __post_init__(self) -> None:
-        at_least_0 = self.windows, self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.weight_decay
+        counts = self.windows, self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.loaders
         checks = {
-            "epochs and batch must be positive": min(self.epochs, self.batch) > 0,
+            "epochs, passes and batch must be positive": min(self.epochs, self.passes, self.batch) > 0,
             "learning_rate and clip must be positive": min(self.learning_rate, self.clip) > 0,
-            "windows, val_windows, warmup_steps, plain_epochs, workers and weight_decay must not be negative": min(at_least_0)
+            "windows, val_windows, warmup_steps, plain_epochs, workers, loaders and weight_decay must not be negative": min(
+                *counts, self.weight_decay
+            )
             >= 0,
             "sparsity and rounding must not be negative": min(self.sparsity, self.rounding) >= 0,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import absolute_progress
 from evburst.app.plots.training import Curves
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
@@ -31,8 +30,8 @@ from evburst.app.train.batches import Batches
 from evburst.app.train.config import ScheduleConfig, TrainConfig
 from evburst.app.train.loss import ScheduledLoss
 from evburst.app.train.validation import Validation, has_bfloat16, validate
+from evburst.app.train.windows import EpochWindows, open_split
 from evburst.data.datasets import Dataset
-from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
@@ -49,7 +48,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 SOURCES = ("recordings", "pictures")
 """What windows come from: recordings, or pictures from which recordings are simulated."""
 
-_MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers")
+_MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers", "schedule.loaders")
 """Settings that may differ when a run is resumed."""
 
 
@@ -88,7 +87,7 @@ class Trainer:
         self.scoring: Scoring = SCORINGS[self.task]
         if self.rank == 0:
             make_folder(self.out)
-        self.val, self.train = self._datasets()
+        self.val, self.train, self._windows = self._datasets()
         torch.manual_seed(s.seed)
         size = self.train.spec.sensor_size
         self.stride = training_stride(config.architecture, size)
@@ -99,7 +98,9 @@ class Trainer:
         self.optimizer = _optimizer(self.model, s)
         self._loss = ScheduledLoss(self.model, s, s.amp and has_bfloat16(self.device))
         self._step: Any = nn.parallel.DistributedDataParallel(self._loss) if self.world > 1 else self._loss
-        self._batches = Batches(self.train, config, self.task, self.stride, self.rank, self.world)
+        self._batches = Batches(
+            self._windows, len(self.train), config, self.task, self.stride, self.rank, self.world, self._windows.begin
+        )
         self.total_steps = len(self._batches) * s.epochs
         self.epoch, self.best = 0, -1.0
         self._resume()
@@ -123,20 +124,18 @@ class Trainer:
                 self._save_last()
             barrier(self.world)
 
-    def _datasets(self) -> tuple[Dataset, Dataset]:
-        """Open the validation and training windows; the first process simulates missing ones while the others wait."""
-        c, s = self.config, self.config.schedule
+    def _datasets(self) -> tuple[Dataset, Dataset, EpochWindows]:
+        """Open windows to validate on and to learn from; the first process simulates missing ones while the others wait."""
+        s = self.config.schedule
         if self.rank > 0:
             barrier(self.world)
-        opened = []
-        for split, n in ((SELECT, s.val_windows), ("train", s.windows)):
-            with tqdm(desc=f"simulate {split}", unit="win", disable=not self.show_progress) as bar:
-                progress = absolute_progress(bar)
-                request = Request(split, c.voxel.window_us, n, Path(c.cache), s.seed, s.workers, progress, task=self.task)
-                opened.append(open_dataset(c.data, request))
+        opened = [
+            open_split(self.config, self.task, split, n, self.show_progress)
+            for split, n in ((SELECT, s.val_windows), ("train", s.windows))
+        ]
         if self.rank == 0:
             barrier(self.world)
-        return opened[0], opened[1]
+        return opened[0], opened[1], EpochWindows(self.config, self.task, self.rank, self.world)
 
     def _initial_network(self) -> Any:
         """Build the network, with the weights of `init` if there are any."""
@@ -152,13 +151,14 @@ class Trainer:
         """Train for one epoch; return the mean parts of the loss per window."""
         s = self.config.schedule
         self.model.train()
-        total, steps = np.zeros(len(self._loss.names)), len(self._batches)
+        total, steps = torch.zeros(len(self._loss.names), device=self.device), len(self._batches)
         bar = tqdm(total=steps, desc=f"epoch {self.epoch}", disable=not self.show_progress)
         for number, (x, boxes, labels, index) in enumerate(self._batches.of_epoch(self.epoch)):
             step = self.epoch * steps + number
             self._set_rate(step)
             self._loss.begin(step, step / self.total_steps)
-            loss = self._step(x.to(self.device), boxes, labels.to(self.device), index.to(self.device))
+            x = x.to(self.device, non_blocking=True).to(memory_format=torch.channels_last).float()
+            loss = self._step(x, boxes, labels.to(self.device), index.to(self.device))
             self.optimizer.zero_grad()
             (loss.sum() * self.world).backward()  # gradients are averaged over processes, losses are sums over the batch
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
@@ -166,11 +166,12 @@ class Trainer:
             self._update_ema(step)
             if self.world > 1:
                 dist.all_reduce(loss := loss.detach())
-            total += loss.detach().cpu().numpy() / s.batch
+            total += loss.detach() / s.batch
             bar.update()
-            bar.set_postfix(loss=f"{total.sum() / (number + 1):.2f}")
+            if not bar.disable:
+                bar.set_postfix(loss=f"{total.sum().item() / (number + 1):.2f}")
         bar.close()
-        return total / steps
+        return total.double().cpu().numpy() / steps
 
     def _set_rate(self, step: int) -> None:
         s = self.config.schedule
@@ -181,10 +182,11 @@ class Trainer:
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
         decay = self.config.schedule.ema * (1 - math.exp(-(step + 1) / 500))
-        for mine, new in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(new, 1 - decay)
-            else:
+        pairs = list(zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True))
+        averaged = [(mine, new) for mine, new in pairs if mine.is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - decay)
+        for mine, new in pairs:
+            if not mine.is_floating_point():
                 mine.copy_(new)
 
     def _save_best(self, result: Validation) -> None:
@@ -241,7 +243,7 @@ def _optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimi
     groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=decayed[0].is_cuda)
 
 
 def _refuse_other_settings(config: TrainConfig, out: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -226,6 +227,10 @@ class SimulatedWindows:
         self._offsets = [np.load(self._path(block, "index")) for block in range(n_blocks)]
         self._boxes = [np.load(self._path(block, "boxes")) for block in range(n_blocks)]
         self._names = [self._path(block, "names").with_suffix(".txt").read_text().split("\n") for block in range(n_blocks)]
+
+    def delete(self) -> None:
+        """Delete the windows from the cache; this object can still be read."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, block: int, what: str = "words") -> Path:
         return self._folder / f"{block:05d}_{what}.npy"

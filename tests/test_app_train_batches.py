@@ -1,0 +1,93 @@
+"""Batches of a training: the same whoever prepares them, and new windows for every epoch."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from evburst.app.train.batches import Batch, Batches
+from evburst.app.train.config import ScheduleConfig, TrainConfig
+from evburst.app.train.windows import EpochWindows
+from evburst.data.boxes import Detections
+from evburst.data.classification import DETECTION
+from evburst.data.datasets import SPECS, Dataset, LabelledWindow
+from evburst.data.datasets.registry import DatasetConfig
+from evburst.data.encoding import pack
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventWindow
+from tests.conftest import random_events
+from tests.helpers.pictures import street_folder
+from tests.helpers.simulation import simulated_here
+
+SCHEDULE = ScheduleConfig(windows=4, epochs=3, batch=2, passes=2, fresh=True, workers=1)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    root = street_folder(tmp_path_factory.mktemp("pictures"))
+    cache = tmp_path_factory.mktemp("cache")
+    return TrainConfig(cache=str(cache), data=DatasetConfig(root=str(root)), schedule=SCHEDULE)
+
+
+class Drawn(list[LabelledWindow]):
+    """A Dataset in memory."""
+
+    spec = SPECS["street"]
+
+
+def drawn_windows(epoch: int) -> Dataset:
+    """Opener of random windows, others for every epoch."""
+    box = Detections(np.array([[9, 9, 60, 50]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), 50_000)
+    events = [random_events(300, Drawn.spec.sensor_size, 50_000, SCHEDULE.windows * epoch + i) for i in range(SCHEDULE.windows)]
+    return cast(Dataset, Drawn(LabelledWindow(EventWindow(0, 50_000, pack(drawn)), box, "drawn") for drawn in events))
+
+
+def all_batches(config: TrainConfig, first: int = 0) -> list[Batch]:
+    begun: list[int] = []
+    batches = Batches(drawn_windows, SCHEDULE.windows, config, DETECTION, 64, begin=begun.append)
+    assert len(batches) == 4
+    found = [batch for epoch in range(first, config.schedule.epochs) for batch in batches.of_epoch(epoch)]
+    assert begun == list(range(first, config.schedule.epochs))
+    return found
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x.float(), y.float()) for x, y in zip(a, b, strict=True))
+
+
+def test_processes_and_a_resumed_run_prepare_the_same_batches() -> None:
+    config = TrainConfig(schedule=SCHEDULE)
+    expected, resumed = all_batches(config), all_batches(config, first=1)
+    by_process = all_batches(replace(config, schedule=replace(SCHEDULE, loaders=1)))
+    assert len(expected) == 12
+    assert all(map(equal, expected, by_process))
+    assert all(map(equal, expected[4:], resumed))
+    assert not equal(expected[0], expected[2]), "two passes over the same windows are augmented in different ways"
+    assert by_process[0].grids.dtype == torch.uint8
+
+
+def test_fresh_windows_differ_between_epochs_and_old_ones_are_deleted(config: TrainConfig) -> None:
+    with simulated_here():
+        windows = EpochWindows(config, DETECTION, 0, 1)
+        held = []
+        for epoch in range(3):
+            windows.begin(epoch)
+            held.append(windows(epoch)[0].window.words.copy())
+            assert windows(epoch) is windows(epoch)
+            copied = pickle.loads(pickle.dumps(windows))
+            assert np.array_equal(copied(epoch)[0].window.words, held[-1])
+    assert not np.array_equal(held[0], held[1])
+    assert len({len(words) for words in held}) == 3
+    epochs_left = [path for path in Path(config.cache).iterdir() if '"train"' in (path / "config.json").read_text()]
+    assert len(epochs_left) == 2
+
+
+def test_only_simulated_windows_can_be_fresh(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.fresh: only simulated windows can be new, not those of data.kind 'gen1'"):
+        EpochWindows(replace(config, data=DatasetConfig(kind="gen1")), DETECTION, 0, 1)
