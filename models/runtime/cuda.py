@@ -40,6 +40,7 @@ class CudaNetwork(SpikingNetwork):
         super().__init__(graph, parameters)
         self._graphs: dict[tuple[int, ...], _Captured] = {}
 
+    @torch.inference_mode()
     def run(
         self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
     ) -> tuple[list[Tensor], SpikeStats]:
