@@ -10,9 +10,11 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from evburst.app.train.batches import Batch, Batches
 from evburst.app.train.config import ScheduleConfig, TrainConfig
+from evburst.app.train.loss import ScheduledLoss
 from evburst.app.train.windows import EpochWindows
 from evburst.data.boxes import Detections
 from evburst.data.classification import DETECTION
@@ -21,6 +23,7 @@ from evburst.data.datasets.registry import DatasetConfig
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
+from evburst.models.activation_regulariser import round_and_measure
 from tests.conftest import random_events
 from tests.helpers.pictures import street_folder
 from tests.helpers.simulation import simulated_here
@@ -91,3 +94,32 @@ def test_fresh_windows_differ_between_epochs_and_old_ones_are_deleted(config: Tr
 def test_only_simulated_windows_can_be_fresh(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.fresh: only simulated windows can be new, not those of data.kind 'gen1'"):
         EpochWindows(replace(config, data=DatasetConfig(kind="gen1")), DETECTION, 0, 1)
+
+
+class TwoLayers(nn.Module):
+    """A network with two activations and no loss of its own."""
+
+    loss_names = ("own",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.conv = nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1)
+
+    def loss(self, x: Tensor, *_: object) -> Tensor:
+        return 0 * self.relu(self.conv(self.relu(x))).mean()[None]
+
+
+def test_layers_take_turns_in_the_sparsity_loss() -> None:
+    torch.manual_seed(0)
+    network, x, nothing = TwoLayers(), torch.randn(8, 4, 16, 16), torch.zeros(0)
+    loss = ScheduledLoss(network, ScheduleConfig(sparsity=2.0), False)
+    found = []
+    for step in range(4):
+        loss.begin(step, 0.5)
+        found.append(float(loss(x, nothing, nothing, nothing)[1].detach()))
+    activations = [network.relu(x), network.relu(network.conv(network.relu(x)))]
+    costs = [a.numel() * a.shape[1] for a in activations]
+    densities = [float(round_and_measure(a.detach(), 0.0)[1]) for a in activations]
+    expected = len(x) * 0.5 * 2.0 * np.dot(densities, costs) / sum(costs)
+    assert np.mean(found) == pytest.approx(expected, rel=1e-5)
+    assert found[2] == found[3] == 0, "two layers, four turns"

@@ -13,6 +13,8 @@ from evburst.models.activation_regulariser import round_and_measure
 
 _THRESHOLDS = (0.25, 0.65)
 """Range of the rounding's threshold, which is drawn for every layer and step."""
+_TURNS = 4
+"""A step measures the density of every `_TURNS`-th layer, because it takes a third of the time of a step to measure all."""
 
 
 class ScheduledLoss(nn.Module):
@@ -32,7 +34,7 @@ class ScheduledLoss(nn.Module):
         self.network, self._schedule, self._amp = network, schedule, amp
         self.names: tuple[str, ...] = (*network.loss_names, *(("sparsity",) if schedule.sparsity else ()))
         self._density: list[Tensor] = []
-        self._cost: list[int] = []
+        self._total_cost = self._layer = self._turn = 0
         self._rng = np.random.default_rng()
         self._rounds = False
         self._sparsity = 0.0
@@ -45,22 +47,26 @@ class ScheduledLoss(nn.Module):
         self._rng = np.random.default_rng([self._schedule.seed, step])
         self._rounds = bool(self._rng.random() < progress * self._schedule.rounding)
         self._sparsity = progress * self._schedule.sparsity
+        self._turn = step % _TURNS
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         """Return the parts of the loss, summed over the batch; see `Batch` for the arguments."""
         self._density.clear()
-        self._cost.clear()
+        self._total_cost = self._layer = 0
         parts: Tensor = self.network.loss(x, boxes, labels, index, self._amp)
         if not self._schedule.sparsity:
             return parts
-        cost = torch.tensor(self._cost, dtype=torch.float32, device=parts.device)
-        dense = (torch.stack(self._density) * cost).sum() / cost.sum()
+        dense = sum(self._density, parts.new_zeros(())) * (_TURNS / max(self._total_cost, 1))
         return torch.cat([parts, self._sparsity * dense[None] * len(x)])
 
     def _activation(self, out: Tensor) -> Tensor:
-        if not (self._schedule.sparsity or self._rounds):
+        cost = out.numel() * out.shape[1]  # the fan-out of a spike is roughly proportional to the layer's channels
+        measured = bool(self._schedule.sparsity) and self._layer % _TURNS == self._turn
+        self._total_cost += cost
+        self._layer += 1
+        if not (measured or self._rounds):
             return out
         out, density = round_and_measure(out, self._rng.uniform(*_THRESHOLDS) if self._rounds else 0.0)
-        self._density.append(density)  # the fan-out of a spike is roughly proportional to the layer's channels
-        self._cost.append(out.numel() * out.shape[1])
+        if measured:
+            self._density.append(density * cost)
         return out

@@ -219,7 +219,7 @@ class SimulatedWindows:
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
             make_block = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
-            with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), end_with_parent) as pool:
+            with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin_worker) as pool:
                 for done, _ in enumerate(pool.map(make_block, missing)):
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
         self._n = n_windows
@@ -276,6 +276,11 @@ def end_with_parent() -> None:
             os._exit(1)
 
     Thread(target=wait_for_parent, daemon=True).start()
+
+
+def _begin_worker() -> None:
+    os.nice(10)  # a network may be learning from other windows meanwhile
+    end_with_parent()
 
 
 def _make_block(
