@@ -30,7 +30,7 @@ from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
-from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of
+from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of, input_stride
 from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
@@ -179,7 +179,7 @@ class DetectorBundle:
     @property
     def stride(self) -> int:
         """Input sides are padded to a multiple of this."""
-        return max(self.head.strides)
+        return input_stride(self.graph, self.head)
 
     @property
     def converted(self) -> bool:

@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -105,6 +106,25 @@ class Graph:
         """(C, H, W) of every node's value for one size of grid; raises CheckpointError if shapes do not fit together."""
         weights = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         return infer_shapes(self.nodes, weights, (channels, height, width))
+
+    @property
+    def stride(self) -> int:
+        """The largest reduction of a side, before or after upsampling; sides of inputs are multiples of it."""
+        reduction: dict[str, Fraction] = {}
+        for node in self.nodes:
+            own = max((reduction[name] for name in node.inputs), default=Fraction(1))
+            reduction[node.name] = own * max(node.attrs.get("stride", (1, 1))) / node.attrs.get("factor", 1)
+        return math.ceil(max(reduction.values()))
+
+    def reading_out(self, outputs: list[str]) -> Graph:
+        """Return the part of the graph that some of its outputs depend on."""
+        needed = set(outputs)
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        nodes = [node for node in self.nodes if node.name in needed]
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name.rpartition(".")[0] in needed}
+        return Graph(nodes, outputs, tensors)
 
     def consumers(self) -> dict[str, list[Node]]:
         """Return the nodes that take each node's value as an input, by name."""

@@ -143,7 +143,7 @@ def check_layout(
         CheckpointError: a tensor is missing, superfluous or of the wrong dtype or shape, or shapes do not fit together.
     """
     weights = {name.removeprefix("ann/"): shape for name, (_, shape) in layout.items() if name.startswith("ann/")}
-    stride = max(head.strides)
+    stride = input_stride(graph, head)
     shapes = {}
     for grid in ((channels, 2 * stride, 3 * stride), (channels, 5 * stride, 4 * stride)):
         shapes = infer_shapes(graph.nodes, weights, grid)
@@ -154,6 +154,11 @@ def check_layout(
         if names != relus:
             raise CheckpointError(f"metadata: {what}: {shown(min(names ^ relus))} is missing or is not a layer of neurons")
     _check_tensors(_expected(graph, weights, shapes), layout)
+
+
+def input_stride(graph: Graph, head: HeadSpec) -> int:
+    """Sides of a network's input are multiples of this."""
+    return max(*head.strides, graph.stride)
 
 
 def check_numbers(name: str, tensor: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -29,13 +30,16 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Runner
+from evburst.models.layout import input_stride
 from evburst.models.spiking.adaptive import least_tau
 from evburst.models.spiking.convert.calibrate import Choice, Targets, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation
+from evburst.models.spiking.convert.scales import without_unused_scales
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.tasks import task_of
 
+_LOG = logging.getLogger(__name__)
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 """Points of AP or top-1 that stopping early may lose."""
@@ -64,10 +68,14 @@ class Conversion:
         if config.blend_with:
             self.graph = blended(self.graph, read_ann(config.blend_with)[0], config.blend)
         self.settings = build(TrainConfig, self.trained["config"])
-        self.data = ConversionData(config, self.settings, self.head)
+        self.data = ConversionData(config, self.settings, self.head, input_stride(self.graph, self.head))
         calibration = self.data.windows("train", config.calibration_windows)
         self.grids = self.data.grids(calibration, range(len(calibration)))
         self.sensor_size = calibration.spec.sensor_size
+        strides = self.head.strides
+        self.graph, self.head = without_unused_scales(self.graph, self.head, self.grids)
+        if self.head.strides != strides:
+            _LOG.info("of the strides %s the network uses %s; the others are left out", list(strides), list(self.head.strides))
 
     @cached_property
     def targets(self) -> Targets:

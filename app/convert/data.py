@@ -41,13 +41,14 @@ class ConversionData:
         config: settings of the conversion.
         settings: settings of the network's training.
         head: the network's head.
+        stride: sides of grids are multiples of it.
 
     Attributes:
         fresh: whether every showing of the data is different, as in a simulation.
     """
 
-    def __init__(self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec) -> None:
-        self._config, self._settings, self._head = config, settings, head
+    def __init__(self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec, stride: int) -> None:
+        self._config, self._settings, self._head, self._stride = config, settings, head, stride
         self.fresh = settings.data.kind == "simulated" and not config.unlabelled
 
     def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
@@ -81,8 +82,8 @@ class ConversionData:
 
     def grids(self, windows: Dataset, index: Sequence[int]) -> Tensor:
         """Bin the windows with these indices into grids `(N, 2 * bins, H, W)` float32."""
-        items, stride = [windows[i].window for i in index], max(self._head.strides)
-        return torch.from_numpy(voxel_batch(items, self._settings.voxel, windows.spec.sensor_size, stride)).float()
+        items = [windows[i].window for i in index]
+        return torch.from_numpy(voxel_batch(items, self._settings.voxel, windows.spec.sensor_size, self._stride)).float()
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
         size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
