@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evburst.app.batch import find_recordings
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.train.config import TrainConfig
@@ -96,6 +95,8 @@ class ConversionData:
             windows.delete()
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
+        from evburst.app.batch import find_recordings  # imported here because it loads video encoders
+
         size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
         reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache))
         spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})
