@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from evburst.app.config import build
@@ -24,6 +25,7 @@ from evburst.app.scoring import scoring_of
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
+from evburst.data.errors import ConfigError
 from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE
@@ -134,7 +136,11 @@ class Conversion:
 
         files, every = self.beside("descent"), c.tuning_every // batch
         batches = partial(self._fresh_batches, batch * steps)
-        course = descend(learning, batches, check, files, self._identity(bundle, descent), every, batch)
+        try:
+            course = descend(learning, batches, check, files, self._identity(bundle, descent), every, batch)
+        except torch.OutOfMemoryError:
+            message = f"advanced_batch: {batch} windows per step do not fit into the memory of the GPU; set fewer"
+            raise ConfigError(message) from None
         draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
         return learned(), course.rows
 
