@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.seeds import begun, summary, table
+from tests.conftest import ROOT
 
 ROWS = [{"seed": seed, "lost_ap": lost, "energy_int8": 0.14 + 0.01 * seed} for seed, lost in enumerate((0.5, 1.0, 1.5))]
 
@@ -36,3 +37,7 @@ def test_a_run_continues_with_the_same_settings_only(file: Path, tmp_path: Path)
     assert begun(tmp_path / "none.json", same) == []
     with pytest.raises(SystemExit, match=r"seeds\.json: holds results of other settings"):
         begun(file, same | {"settings": []})
+
+
+def test_the_table_of_the_convert_page_is_generated() -> None:
+    assert table([ROOT / "docs" / "results" / "seeds_caltech6.json"]) in (ROOT / "docs" / "convert.md").read_text()
