@@ -1,9 +1,11 @@
-"""Measure the mean and spread of AP loss and energy over conversions that differ only in their calibration windows.
+"""Measure the mean and spread of AP loss and energy over conversions that differ only in the windows they learn from.
 
-    python bench/seeds.py --weights caltech6 --root PICTURES --seeds 7 --json seeds.json --set timesteps=1
+    python bench/seeds.py --weights caltech6 --root PICTURES --json seeds_caltech6.json --set budget=0.14
+    python bench/seeds.py --table docs/results/seeds_*.json
 
-Each seed calibrates on other training pictures with other motion; `--set level=advanced` adds advanced calibration. All results
-are scored (COCO AP) on the same validation windows. Energy counts every spike, as a share of the dense ANN's (FP32).
+Each seed calibrates on other training pictures with other motion; `--set level=advanced` adds the gradient descent. All results
+are scored (COCO AP) on the same validation windows. Energy counts every spike, as a share of the dense ANN's (INT8). The file
+is written after every seed, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,16 @@ from evburst.app.provenance import provenance
 from evburst.models.bundle import DetectorBundle
 
 FIGURES = ("lost_ap", "energy_int8")
+HEAD = ("weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8")
 
 
-def converted(config: ConvertConfig, windows: Any, ann: float) -> dict[str, float]:
-    """Convert once; return the points of AP lost and the energy as a share of the dense ANN's."""
+def converted(config: ConvertConfig, windows: Any, ann: float, share_per_operation: float) -> dict[str, float]:
+    """Convert once; return the points of AP lost, the energy as a share of the dense ANN's, and the seconds it took."""
+    began = time.perf_counter()
     convert(config)
     scored, operations = score(DetectorBundle.load(config.out), windows)
-    return {"lost_ap": ann - scored.value, "energy_int8": operations * Conversion(config).share_per_operation()}
+    seconds = round(time.perf_counter() - began, 1)
+    return {"lost_ap": ann - scored.value, "energy_int8": operations * share_per_operation, "seconds": seconds}
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -47,37 +53,70 @@ def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     return statistics_by_figure
 
 
+def table(files: list[Path]) -> str:
+    """Return a Markdown table with one line for each file."""
+    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)]]
+    for path in files:
+        record = json.loads(path.read_text())
+        lost, energy = (record["summary"][name] for name in FIGURES)
+        settings = " ".join(f"`{setting}`" for setting in record["settings"])
+        counts = str(len(record["rows"])), str(record["windows"]), f"{record['ann_ap']:.2f}"
+        spread = f"{lost['mean']:.2f} ± {lost['sd']:.2f}", f"{lost['least']:.2f} to {lost['most']:.2f}"
+        lines.append(
+            [record["weights"], settings, *counts, *spread, f"{100 * energy['mean']:.2f} ± {100 * energy['sd']:.2f} %"]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def begun(path: Path, identity: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the rows of an earlier run; exit if the file is of other settings."""
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if any(record.get(name) != value for name, value in identity.items()):
+        raise SystemExit(f"{path}: holds results of other settings; delete it, or name another file with --json")
+    rows: list[dict[str, float]] = record["rows"]
+    return rows
+
+
+def measure(args: argparse.Namespace, folder: str) -> None:
+    """Convert with the seeds that the file does not hold yet."""
+    fixed = {"weights": args.weights, "root": args.root, "cache": args.cache, "check_windows": -1}
+
+    def config(seed: int) -> ConvertConfig:
+        return load_config(ConvertConfig, None, args.set, {**fixed, "seed": seed, "out": f"{folder}/{seed}.safetensors"})
+
+    identity = {"weights": Path(args.weights).stem, "settings": args.set, "limit": args.limit}
+    rows = begun(args.json, identity)
+    first = Conversion(config(0))
+    windows = first.data.windows("val", args.limit)
+    ann = score(first.unconverted, windows, ann=True)[0].value
+    for seed in range(len(rows), args.seeds):
+        rows.append({"seed": seed} | converted(config(seed), windows, ann, first.share_per_operation()))
+        found = {"windows": len(windows), "ann_ap": ann, "rows": rows, "summary": summary(rows), **provenance()}
+        args.json.write_text(json.dumps(identity | found, indent=1))
+        print(f"seed {seed}: {rows[-1]['lost_ap']:5.2f} points lost, {100 * rows[-1]['energy_int8']:5.2f} %", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="caltech6", help="bundled weights by name, or a file")
-    parser.add_argument("--root", required=True, help="folder of the pictures")
+    parser.add_argument("--root", help="folder of the pictures")
     parser.add_argument("--seeds", type=int, default=7, help="number of conversions (default: 7)")
     parser.add_argument("--limit", type=int, default=0, help="number of validation windows; 0: every picture once")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="settings of convert")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--json", type=Path, help="file of the results")
+    parser.add_argument(
+        "--table", type=Path, nargs="+", metavar="FILE", help="print a table of such files, and measure nothing"
+    )
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        fixed = {
-            "weights": args.weights,
-            "root": args.root,
-            "cache": args.cache,
-            "check_windows": -1,
-            "out": f"{folder}/x.safetensors",
-        }
-        config = lambda seed: load_config(ConvertConfig, None, args.set, {**fixed, "seed": seed})  # noqa: E731
-        first = Conversion(config(0))
-        windows = first.data.windows("val", args.limit)
-        ann, rows = score(first.unconverted, windows, ann=True)[0].value, []
-        for seed in range(args.seeds):
-            rows.append({"seed": seed} | converted(config(seed), windows, ann))
-            print(f"seed {seed}: {rows[-1]['lost_ap']:5.2f} points lost, {100 * rows[-1]['energy_int8']:5.2f} %", flush=True)
-    spread = summary(rows)
-    for name, figures in spread.items():
-        print(name, *(f"{key} {value:.4g}" for key, value in figures.items()))
-    if args.json:
-        record = {"settings": args.set, "windows": len(windows), "ann_ap": ann, "rows": rows, "summary": spread, **provenance()}
-        args.json.write_text(json.dumps(record, indent=1))
+    if not args.table:
+        if args.root is None or args.json is None:
+            parser.error("--root and --json are needed")
+        with tempfile.TemporaryDirectory() as folder:
+            measure(args, folder)
+    print(table(args.table or [args.json]))
 
 
 if __name__ == "__main__":

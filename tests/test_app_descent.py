@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evburst.app.convert.descent import Course, descend, fresh_batches
+from evburst.app.convert.descent import Course, Showings, descend, fresh_batches, rate_of
 from evburst.app.convert.scores import Measurement
 from evburst.data.errors import CheckpointError
 from evburst.models.graph import Graph
@@ -35,10 +35,19 @@ class Numbers:
         return self.items[i]
 
 
-def batches(windows: int, done: int = 0, limit: int = 10**9) -> list[list[tuple[int, int]]]:
-    opened = lambda n, showing: Numbers(min(n, limit), showing)  # noqa: E731
-    grids = lambda data, index: [data[int(i)] for i in index]  # noqa: E731
-    return list(fresh_batches(opened, grids, windows, done, block=8))  # type: ignore[arg-type]
+def batches(windows: int, done: int = 0, limit: int = 10**9, batch: int = 2, log: list[Any] | None = None) -> list[list[Any]]:
+    """Batches of blocks of eight; `log` receives the showings that are opened and closed."""
+    noted = [] if log is None else log
+
+    def opened(n: int, showing: int) -> Any:
+        noted.append(("open", showing))
+        return Numbers(min(n, limit), showing)
+
+    def close(data: Any) -> None:
+        noted.append(("close", data.items[0][0]))
+
+    source = Showings(opened, lambda data, index: [data[int(i)] for i in index], close, limit > windows)  # type: ignore[arg-type, return-value]
+    return list(fresh_batches(source, windows, done, batch, block=8))  # type: ignore[arg-type]
 
 
 def test_every_window_is_seen_once() -> None:
@@ -50,6 +59,28 @@ def test_every_window_is_seen_once() -> None:
 @pytest.mark.parametrize("done", [2, 8, 14, 18, 20])
 def test_a_resumed_pass_sees_the_rest(done: int) -> None:
     assert batches(20, done) == batches(20)[done // 2 :]
+
+
+def test_blocks_are_closed_once_learned_from_and_not_opened_if_they_were_before() -> None:
+    log: list[tuple[str, int]] = []
+    batches(20, log=log)
+    assert [showing for what, showing in log if what == "close"] == [1000, 1001, 1002]
+    assert all(log.index(("open", showing)) < log.index(("close", showing)) for what, showing in log)
+    log.clear()
+    batches(20, 16, log=log)
+    assert log == [("open", 1002), ("close", 1002)]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 8])
+def test_batches_of_other_sizes(batch: int) -> None:
+    whole = batches(24, batch=batch)
+    assert sum(len(found) for found in whole) == 24
+    assert {len(found) for found in whole if len(found) < batch} <= {8 % batch}
+    assert all(batches(24, step * batch, batch=batch) == whole[step:] for step in range(len(whole) + 1))
+
+
+def test_the_rate_grows_with_the_root_of_the_batch() -> None:
+    assert (rate_of(2), rate_of(32)) == (1, 4)
 
 
 def test_a_small_data_set_is_seen_again() -> None:
@@ -99,7 +130,7 @@ class Run:
                     raise KeyboardInterrupt
                 yield self.grids[k]
 
-        return descend(self.learning, some, self.check, self.beside, identity, every=2)
+        return descend(self.learning, some, self.check, self.beside, identity, every=2, batch=2)
 
     def weights(self) -> dict[str, Tensor]:
         return self.learning.network()[0].tensors

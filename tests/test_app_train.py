@@ -32,6 +32,7 @@ from evburst.data.events import SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle, load_tensors
+from evburst.models.spiking.convert.distil import Distillation
 from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.pictures import COLUMNS, street_folder
@@ -222,15 +223,30 @@ def test_typical_thresholds(convert: Command, capsys: pytest.CaptureFixture[str]
     assert "expected error or typical" in capsys.readouterr().err
 
 
+def out_of_memory(learning: Distillation, grids: torch.Tensor) -> Any:
+    raise torch.OutOfMemoryError("tried to allocate 8 GiB")
+
+
 def test_advanced_calibration_and_its_continuation(
-    convert: Command, best: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    convert: Command,
+    best: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert convert("--budget", "0.5", *ADVANCED) == 0
     assert any(name.startswith("spiking/") for name in load_tensors(convert.weights, "detector")[0])
     second = tmp_path / "second.safetensors"
     onward = ["--weights", str(convert.weights), "--out", str(second), "--continue", "--calibration", str(folder)]
     onward += sets("advanced_windows=4", "tuning_every=2")
-    assert convert(*onward) == 0
+    assert convert(*onward, "--set", "advanced_batch=3") == 1
+    assert "tuning_every no less than advanced_batch" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(Distillation, "learn", out_of_memory)
+        assert convert(*onward) == 1
+    assert "advanced_batch: 2 windows per step do not fit into the memory" in capsys.readouterr().err
+    assert convert(*onward, "--set", "advanced_batch=1") == 0
     record = load_tensors(second, "detector")[1]["record"]["conversion"]
     assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", False)
     assert [row["windows"] for row in record["descent"]] == [0, 2, 4]
@@ -392,6 +408,8 @@ def test_windows_are_the_same_whenever_they_are_made(folder: Path, tmp_path: Pat
     assert first[0].window.words[:, 0].max() < 50_000
     with pytest.raises(IndexError):
         first[3]
+    assert second.is_new
+    assert not make("a").is_new
 
 
 def test_validation_shows_every_picture_once(folder: Path, tmp_path: Path) -> None:

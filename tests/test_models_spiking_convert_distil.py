@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import evburst.models.spiking.convert.fire as fire_module
+import evburst.models.spiking.rounding as rounding_module
 from evburst.data.boxes import iou_matrix
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
@@ -16,7 +19,8 @@ from evburst.eval.energy import synaptic_ops
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
-from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, _Fire, distil
+from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, distil
+from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
@@ -261,8 +265,7 @@ def test_thresholds_follow_the_error_of_the_steps(signed: bool) -> None:
         for _ in range(120):
             theta = log_theta.exp()
             layer = NeuronLayer(theta.detach(), torch.zeros(1), 4, takes_back=signed)
-            # Private, as in the next test: gradients of a neuron alone are to be seen nowhere else.
-            out, *_ = _Fire.apply(activation[None], theta, torch.zeros(1), layer, 1, torch.ones(1, 64, 64))  # type: ignore[no-untyped-call]
+            out, *_ = fire(activation[None], theta, torch.zeros(1), layer, 1, torch.ones(1, 64, 64))
             optimizer.zero_grad()
             (out[0] - activation).square().mean().backward()
             optimizer.step()
@@ -281,7 +284,7 @@ def test_gradient_is_that_of_single_operations(neurons: str, timesteps: int, inp
     shift = torch.randn(5, generator=generator).mul_(0.1).requires_grad_()
     fan_out = torch.randint(1, 9, (5, 6, 7), generator=generator).float()
     layer = NeuronLayer(theta.detach(), shift.detach(), 3, **NEURONS[neurons])
-    out, operations, surplus, bursts = _Fire.apply(current, theta, shift, layer, timesteps, fan_out)  # type: ignore[no-untyped-call]
+    out, operations, surplus, bursts = fire(current, theta, shift, layer, timesteps, fan_out)
     assert torch.equal(out, burst_scan_fused(current.detach(), layer, timesteps, fan_out)[0])
 
     mean, step = current.mean(0) + shift[:, None, None], theta[:, None, None]
@@ -304,6 +307,84 @@ def test_gradient_is_that_of_single_operations(neurons: str, timesteps: int, inp
     slow = torch.autograd.grad((surrogate * weights).sum() + 0.05 * counted + 0.03 * priced, inputs_of)
     for mine, other in zip(fast, slow, strict=True):
         assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it to compute on the CPU as on any other device. Private, since a network's own device decides."""
+
+    def switch() -> None:
+        for module in (fire_module, rounding_module):
+            monkeypatch.setattr(module, "has_kernels", lambda tensor: False)
+
+    return switch
+
+
+@pytest.mark.parametrize("neurons", NEURONS)
+@pytest.mark.parametrize(("timesteps", "inputs"), [(1, 1), (3, 1), (3, 3)])
+def test_neurons_of_other_devices_fire_and_learn_as_those_of_the_kernels(
+    neurons: str, timesteps: int, inputs: int, without_kernels: Callable[[], None]
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    current = torch.randn(inputs, 3, 5, 6, 7, generator=generator).mul_(2)
+    current[:, 1] = 0
+    theta = torch.rand(5, generator=generator).add_(0.3)
+    shift = torch.randn(5, generator=generator).mul_(0.1)
+    fan_out = torch.randint(1, 9, (5, 6, 7), generator=generator).float()
+    weights = torch.randn(timesteps, 3, 5, 6, 7, generator=generator)
+    layer = NeuronLayer(theta, shift, 3, **NEURONS[neurons])
+
+    def computed() -> tuple[Tensor, ...]:
+        learned = [tensor.clone().requires_grad_() for tensor in (current, theta, shift)]
+        fired = fire(*learned, layer, timesteps, fan_out)
+        assert not fired.bursts.requires_grad
+        loss = (fired.out * weights).sum() + 0.05 * fired.operations + 0.03 * fired.surplus
+        return (*fired, *torch.autograd.grad(loss, learned))
+
+    kernels = computed()
+    without_kernels()
+    operations = computed()
+    assert torch.equal(kernels[0], operations[0])
+    for mine, other in zip(operations, kernels, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [*CASES, "otherwise"])
+def test_other_devices_learn_the_same_network(
+    graph: Graph, batches: list[Tensor], case: str, without_kernels: Callable[[], None]
+) -> None:
+    """Two steps with both limits, interrupted after the first; kinds of neurons and pools as above."""
+    ann = graph if case in CASES else traced(DetectsOtherwise)
+    timesteps, choice = CASES.get(case, (3, Choice(3)))
+    start = calibrate(ann, record_targets(ann, torch.cat(batches[:4])), timesteps, choice)
+
+    def learned() -> tuple[list[Progress], tuple[Graph, SpikingParameters]]:
+        first, second = (Distillation(ann, *start, SPEC, Descent(2, 5000.0, 1.2)) for _ in range(2))
+        seen = [first.learn(batches[0])]
+        second.resume(*first.state())
+        return [*seen, second.learn(batches[1].to(torch.uint8))], second.network()
+
+    kernels, network = learned()
+    without_kernels()
+    operations, other = learned()
+    for mine, its in zip(operations, kernels, strict=True):
+        assert (mine.divergence, mine.operations, mine.burst) == pytest.approx(
+            (its.divergence, its.operations, its.burst), rel=1e-3
+        )
+    assert (operations[0].operations, operations[0].burst) == pytest.approx((kernels[0].operations, kernels[0].burst), rel=1e-6)
+    assert is_integer(*other) == is_integer(*network)
+    for name, layer in other[1].neurons.items():
+        assert torch.allclose(layer.theta, network[1].neurons[name].theta, rtol=1e-3)
+
+
+def test_weights_are_rounded_the_same_on_other_devices(without_kernels: Callable[[], None]) -> None:
+    generator = torch.Generator().manual_seed(6)
+    weight, values = torch.randn(9, 7, 3, 3, generator=generator), torch.rand(7, generator=generator) + 0.1
+    weight[2] = 0
+    step = (weight * values[:, None, None]).abs().flatten(1).amax(1).clamp_min(1e-3) / 100
+    kernels = [rounded(weight, values, given) for given in (None, step)]
+    without_kernels()
+    assert all(torch.equal(rounded(weight, values, given), other) for given, other in zip((None, step), kernels, strict=True))
 
 
 def test_without_its_weights_it_learns_thresholds_and_shifts(

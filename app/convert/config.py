@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from evburst.app.convert.descent import BATCH
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
 
 
@@ -44,6 +43,8 @@ class ConvertConfig:
         sensitivity_windows: how many of those are used to measure sensitivities.
         advanced_windows: windows of the split "train" for the gradient descent of advanced calibration, each used once and
             without labels (models/spiking/convert/distil.py); 0: no descent. Simulated windows are always fresh.
+        advanced_batch: windows per step of the descent. Learning rates grow with its square root (`descent.rate_of`). Two is
+            fastest on a CPU; with a GPU, 32.
         advanced_rate: factor on the learning rate of the descent.
         advanced_weights: whether weights learn besides thresholds and shifts; without them, the weights file is a third
             smaller.
@@ -78,6 +79,7 @@ class ConvertConfig:
     calibration_windows: int = 64
     sensitivity_windows: int = 32
     advanced_windows: int = 1024
+    advanced_batch: int = 2
     advanced_rate: float = 1.0
     advanced_weights: bool = True
     tuning_windows: int = 0
@@ -104,8 +106,11 @@ class ConvertConfig:
             raise ValueError("unlabelled needs the folder of the recordings (--calibration)")
         if self.unlabelled and self.max_loss is not None:
             raise ValueError("max_loss needs labels: with unlabelled recordings, give a budget or compress instead")
-        if self.tuning_every < BATCH or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
-            raise ValueError(f"tuning_every must be at least {BATCH}, advanced_rate positive and burst above 1")
+        if not 1 <= self.advanced_batch <= self.tuning_every or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
+            raise ValueError(
+                "advanced_batch must be 1 or more, tuning_every no less than advanced_batch, advanced_rate positive and burst"
+                " above 1"
+            )
 
     @property
     def searches(self) -> bool:

@@ -10,19 +10,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from evburst.app.config import build
 from evburst.app.convert.checkpoints import blended, read_ann
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.data import ConversionData
-from evburst.app.convert.descent import BATCH, descend, fresh_batches
+from evburst.app.convert.descent import Showings, descend, fresh_batches, rate_of
 from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, score
+from evburst.app.inference import pick_device
 from evburst.app.plots.conversion import draw_course
 from evburst.app.scoring import scoring_of
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
+from evburst.data.errors import ConfigError
 from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE
@@ -116,12 +119,13 @@ class Conversion:
             bundle: the network to start from.
             share: limit on its energy, as a share of the dense ANN's; None: no limit, or with `continues` its present energy.
         """
-        c, steps = self.config, -(-self.config.advanced_windows // BATCH)
+        c, batch, device = self.config, self.config.advanced_batch, pick_device("auto")
+        steps = -(-c.advanced_windows // batch)
         operations = None if share is None else share / self.share_per_operation()
         if operations is None and c.continues:
             operations = self.measured(bundle).operations
-        descent = Descent(steps, operations, c.burst, c.advanced_rate, c.advanced_weights)
-        learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent)
+        descent = Descent(steps, operations, c.burst, c.advanced_rate * rate_of(batch), c.advanced_weights)
+        learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent, device)
 
         def learned() -> DetectorBundle:
             spiking, parameters = learning.network()
@@ -130,33 +134,38 @@ class Conversion:
         def check() -> Measurement:
             return self.measured(learned())
 
-        files, every = self.beside("descent"), max(1, c.tuning_every // BATCH)
-        batches = partial(self._fresh_batches, BATCH * steps)
-        course = descend(learning, batches, check, files, self._identity(bundle, descent), every)
+        files, every = self.beside("descent"), c.tuning_every // batch
+        batches = partial(self._fresh_batches, batch * steps)
+        try:
+            course = descend(learning, batches, check, files, self._identity(bundle, descent), every, batch)
+        except torch.OutOfMemoryError:
+            message = f"advanced_batch: {batch} windows per step do not fit into the memory of the GPU; set fewer"
+            raise ConfigError(message) from None
         draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
         return learned(), course.rows
 
     def _fresh_batches(self, windows: int, done: int) -> Iterator[Tensor]:
         """Yield batches of training windows. Recordings have no other showings: all windows are used, in another order."""
+        data = self.data
 
         def opened(n: int, showing: int) -> Dataset:
-            return self.data.windows("train", n if self.data.fresh else 0, showing)
+            return data.windows("train", n if data.fresh else 0, showing)
 
-        return fresh_batches(opened, self.data.grids, windows, done)
+        source = Showings(opened, data.counts, data.discard, data.fresh)
+        return fresh_batches(source, windows, done, self.config.advanced_batch)
 
     def measured(self, bundle: DetectorBundle) -> Measurement:
         """Measure a network on the split "select"."""
         if not self.config.unlabelled:
             return measure_labelled(bundle, self.tuning, self.tuning_score)
-        n = len(self.tuning)
-        batches = (self.data.grids(self.tuning, range(i, min(i + BATCH, n))) for i in range(0, n, BATCH))
+        n, batch = len(self.tuning), self.config.advanced_batch
+        batches = (self.data.grids(self.tuning, range(i, min(i + batch, n))) for i in range(0, n, batch))
         return measure_unlabelled(bundle, self.graph, batches)
 
     def _identity(self, bundle: DetectorBundle, descent: Descent) -> str:
         """Return a digest of the network that a descent starts from, and of its settings."""
-        digest = hashlib.sha256(
-            f"{asdict(descent)} {self.config.root} {self.config.seed} {self.config.tuning_windows}".encode()
-        )
+        c = self.config
+        digest = hashlib.sha256(f"{asdict(descent)} {c.advanced_batch} {c.root} {c.seed} {c.tuning_windows}".encode())
         for _, tensor in sorted(bundle.spiking.tensors.items()):
             digest.update(tensor.numpy().tobytes())
         for _, layer in sorted(bundle.parameters.neurons.items()):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evburst.app.batch import find_recordings
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset, DatasetSpec
 from evburst.data.datasets.recorded import Reading, unlabelled_windows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.datasets.simulated import SimulatedWindows
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.models.detectors.postprocess import HeadSpec
@@ -82,10 +82,21 @@ class ConversionData:
 
     def grids(self, windows: Dataset, index: Sequence[int]) -> Tensor:
         """Bin the windows with these indices into grids `(N, 2 * bins, H, W)` float32."""
+        return self.counts(windows, index).float()
+
+    def counts(self, windows: Dataset, index: Sequence[int]) -> Tensor:
+        """Return `grids` as uint8."""
         items = [windows[i].window for i in index]
-        return torch.from_numpy(voxel_batch(items, self._settings.voxel, windows.spec.sensor_size, self._stride)).float()
+        return torch.from_numpy(voxel_batch(items, self._settings.voxel, windows.spec.sensor_size, self._stride))
+
+    def discard(self, windows: Dataset) -> None:
+        """Delete the events of windows that were simulated when they were opened; keep those that were cached before."""
+        if isinstance(windows, SimulatedWindows) and windows.is_new:
+            windows.delete()
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
+        from evburst.app.batch import find_recordings  # imported here because it loads video encoders
+
         size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
         reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache))
         spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})

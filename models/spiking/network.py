@@ -287,9 +287,8 @@ def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[
 
 def _common_unit(a: Tensor, b: Tensor) -> Tensor | None:
     """Per channel, the lower of two thresholds if the other is a power-of-two multiple of it everywhere; else None."""
-    low, high = torch.minimum(a, b), torch.maximum(a, b)
-    power = torch.round(torch.log2(high / low))
-    return low if bool((low * 2.0**power == high).all()) else None
+    same = torch.frexp(a).mantissa == torch.frexp(b).mantissa
+    return torch.minimum(a, b) if bool(same.all()) else None
 
 
 def count_spikes(counts: Tensor, fan_out: Tensor, resting: Tensor | None = None) -> Tensor:

@@ -48,7 +48,8 @@ def spike_values(graph: Graph, conv: Node, theta: Mapping[str, Tensor | None]) -
         return None
     source = conv.inputs[0]
     if any(node.name == source and node.op == "input" for node in graph.nodes):
-        return torch.ones(graph.tensors[f"{conv.name}.weight"].shape[1])
+        weight = graph.tensors[f"{conv.name}.weight"]
+        return weight.new_ones(weight.shape[1])
     return theta[source]
 
 
@@ -64,8 +65,9 @@ def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple
     if step is not None:
         integers = torch.round(products / step.double()[:, None, None, None]).clamp(-LARGEST, LARGEST)
         return integers.to(torch.int8), step
-    mantissa, exponent = torch.frexp(products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST)
-    scale = torch.ldexp(torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA, exponent)
+    largest = products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST
+    mantissa, _ = torch.frexp(largest)
+    scale = torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA * (largest / mantissa)  # the quotient is a power of two
     return torch.round(products / scale[:, None, None, None]).to(torch.int8), scale.float()
 
 
@@ -74,12 +76,19 @@ def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
     return integers.float() * scale[:, None, None, None] / values[:, None, None]
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether numba kernels can compute with a tensor; with those of other devices than the CPU, torch operations compute."""
+    return tensor.device.type == "cpu"
+
+
 def rounded(weight: Tensor, values: Tensor, step: Tensor | None = None) -> Tensor:
-    """Round weights as `to_int8` followed by `from_int8` does, bit for bit, in one pass on the CPU.
+    """Round weights as `to_int8` followed by `from_int8` does, bit for bit; on the CPU in one pass.
 
     Args:
         weight, values, step: as for `to_int8`.
     """
+    if not has_kernels(weight):
+        return from_int8(*to_int8(weight, values, step), values)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     shape = len(weight), len(values), -1
     steps = torch.zeros(len(weight)) if step is None else step

@@ -82,7 +82,7 @@ class Detection:
             overlap: weight of that term.
         """
         n = len(spec.strides)
-        total = torch.zeros(())
+        total = snn[0].new_zeros(())
         for level in range(n):
             level_divergence = self.compare(ann[level], snn[level], ann[n + level], snn[n + level], spec, level)
             confidence = level_divergence.confidence.detach()
@@ -127,7 +127,7 @@ class YoloDetection(Detection):
 
     def _edges(self, log_distribution: Tensor, spec: HeadSpec) -> tuple[Tensor, ...]:
         """Return the edges of boxes relative to the centres of their cells, in cells."""
-        bins = torch.arange(spec.reg_max, dtype=log_distribution.dtype)
+        bins = torch.arange(spec.reg_max, dtype=log_distribution.dtype, device=log_distribution.device)
         left, top, right, bottom = torch.einsum("nskhw,k->snhw", log_distribution.exp(), bins)
         return -left, -top, right, bottom
 

@@ -1,0 +1,206 @@
+"""The network that a distillation learns: burst neurons and 8-bit weights as they will run, with gradients.
+
+Gradients pass through the rounding of weights unchanged (Bengio, Leonard, Courville, "Estimating or Propagating Gradients
+Through Stochastic Neurons", 2013). Everything is computed on one device, and without waiting for it in between.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evburst.models.graph import Graph, Node
+from evburst.models.spiking.convert.fire import fire
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.rounding import driven, rounded, spike_values, threshold_steps, whole_steps
+
+RATE = 1e-3
+"""Adam's learning rate for weights, relative to the root mean square of their layer, and for shifts, relative to thresholds."""
+THRESHOLD_RATE = 4e-3
+"""Adam's learning rate for the logarithm of thresholds."""
+
+
+class Student(SpikingNetwork):
+    """The spiking network with gradients.
+
+    Args:
+        graph, parameters: the network at the start; they are copied.
+        device: where it is computed.
+        learns_weights: whether weights learn too.
+        integer: whether layers are rounded as `integer_form` does.
+
+    Attributes:
+        operations: synaptic operations per image in the last run, with gradient.
+        bursts: the same with each burst counted once, without gradient.
+        odd: by convolution, `(O,)` float64 thresholds in steps of the weights, see `threshold_steps`.
+        surplus: see `Fired`, over all layers.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        parameters: SpikingParameters,
+        device: torch.device,
+        learns_weights: bool = True,
+        integer: bool = True,
+    ) -> None:
+        # steps of `integer_form` follow thresholds and weights that learn
+        weights = {name: tensor for name, tensor in graph.tensors.items() if not name.endswith(".step")}
+        copied = parameters_on(device, parameters)
+        super().__init__(graph_on(device, Graph(graph.nodes, graph.outputs, weights)), copied)
+        self.device = device
+        added = _added(graph)
+        self._weights = {name: t for name, t in self.graph.tensors.items() if learns_weights and name.endswith(".weight")}
+        self._shift = {name: layer.shift for name, layer in copied.neurons.items()}
+        self._theta_log = {
+            name: layer.theta.log() for name, layer in copied.neurons.items() if name not in added and layer.ceiling == math.inf
+        }
+        for _, tensor in self.learned():
+            tensor.requires_grad_()
+        self._layers = dict(copied.neurons)
+        self.operations = self.surplus = self.bursts = torch.zeros((), device=device)
+        self._values: dict[str, Tensor | None] = {}
+        self._driven = driven(self.graph) if integer else []
+        self._steps: dict[str, Tensor] = {}
+        self.odd = {  # thresholds in steps, which stay what they are as long as they can
+            conv.name: torch.round(copied.neurons[relu.name].theta.double() / step.to(device).double())
+            for conv, relu in self._driven
+            if (step := graph.tensors.get(f"{conv.name}.step")) is not None
+        }
+
+    def learned(self) -> list[tuple[str, Tensor]]:
+        """The learned tensors by name, in the order of `groups`."""
+        named = [(f"weight/{name}", tensor) for name, tensor in self._weights.items()]
+        named += [(f"shift/{name}", tensor) for name, tensor in self._shift.items()]
+        named += [(f"readout/{name}", tensor) for name, tensor in self.parameters.readout_shift.items()]
+        return named + [(f"theta/{name}", tensor) for name, tensor in self._theta_log.items()]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: every learned tensor with its own rate."""
+        scaled = [(weight, float(weight.detach().square().mean().sqrt())) for weight in self._weights.values()]
+        scaled += [(shift, float(self.parameters.neurons[name].theta.mean())) for name, shift in self._shift.items()]
+        scaled += [(shift, 1.0) for shift in self.parameters.readout_shift.values()]
+        scaled += [(theta, THRESHOLD_RATE / RATE) for theta in self._theta_log.values()]
+        return [{"params": [tensor], "lr": RATE * scale} for tensor, scale in scaled]
+
+    def outputs(self, grids: Tensor) -> list[Tensor]:
+        """Read-outs for a batch of grids."""
+        self.begin(grids)
+        self.operations = self.surplus = self.bursts = torch.zeros((), device=self.device)
+        self.steps_now()
+        return self.compute(grids)
+
+    def steps_now(self) -> dict[str, Tensor]:
+        """Choose the steps that the present weights and thresholds are rounded to; returns them as tensors of the graph."""
+        self._layers = self.parameters_now().neurons
+        self.theta = signal_thresholds(self.graph, self._layers)
+        self._values = {node.name: spike_values(self.graph, node, self.theta) for node in self.graph.nodes if node.op == "conv"}
+        self._steps = {}
+        for conv, relu in self._driven:
+            self._to_steps(conv, relu)
+        return {f"{name}.step": step for name, step in self._steps.items()}
+
+    @torch.no_grad()
+    def _to_steps(self, conv: Node, relu: Node) -> None:
+        """Choose the steps of a layer as `integer_form` does, and round its constant current to them."""
+        values, layer = self._values[conv.name], self._layers[relu.name]
+        if values is None:
+            return
+        weight, bias = (self.graph.tensors[f"{conv.name}.{name}"] for name in ("weight", "bias"))
+        constant, most = bias + layer.shift, layer.phi * self._timesteps
+        step = threshold_steps(weight, values, layer.theta, constant, most, self.odd.get(conv.name))
+        self.odd[conv.name] = torch.round(layer.theta.double() / step.double())
+        self._steps[conv.name], self._layers[relu.name] = step, replace(layer, shift=whole_steps(constant, step) - bias)
+
+    def parameters_now(self) -> SpikingParameters:
+        """The present neurons and read-out shifts, detached."""
+        layers = {
+            name: replace(layer, theta=self._theta_of(name).detach(), shift=self._shift[name].detach().clone())
+            for name, layer in self.parameters.neurons.items()
+        }
+        readout = {name: shift.detach().clone() for name, shift in self.parameters.readout_shift.items()}
+        return SpikingParameters(self.parameters.timesteps, layers, readout)
+
+    def _theta_of(self, name: str) -> Tensor:
+        return self._theta_log[name].exp() if name in self._theta_log else self.parameters.neurons[name].theta
+
+    def _count(self, node: Node, counts: Tensor) -> None:
+        spikes, fan_out = counts.abs(), self._fan_out[node.name] / self._images
+        self.operations = self.operations + (spikes.sum(0) * fan_out).sum()
+        self.bursts = self.bursts + ((spikes.detach() > 0.5).sum(0) * fan_out).sum()
+
+    def input(self, node: Node, x: Tensor) -> Tensor:
+        self._count(node, x[None])
+        return x
+
+    def weight(self, node: Node) -> Tensor:
+        weight, values = super().weight(node), self._values[node.name]
+        if values is None:
+            return weight
+        instead: Tensor = _Rounded.apply(weight, values, self._steps.get(node.name))  # type: ignore[no-untyped-call]
+        return instead
+
+    def relu(self, node: Node, x: Tensor) -> Tensor:
+        current = x.reshape(-1, self._images, *x.shape[1:])
+        layer, fan_out = self._layers[node.name], self._fan_out[node.name]
+        fired = fire(current, self._theta_of(node.name), self._shift[node.name], layer, self._timesteps, fan_out)
+        self.operations = self.operations + fired.operations
+        self.surplus = self.surplus + fired.surplus
+        self.bursts = self.bursts + fired.bursts
+        return fired.out.flatten(0, 1)
+
+    def max_pool(self, node: Node, x: Tensor) -> Tensor:
+        summed = x.reshape(-1, self._images, *x.shape[1:]).cumsum(0)
+        out = self._growth(node, torch.cat([torch.zeros_like(summed[:1]), summed]))
+        theta = self.theta[node.inputs[0]]
+        assert theta is not None  # see SpikingNetwork.max_pool
+        self._count(node, out / theta[:, None, None])
+        return out.flatten(0, 1)
+
+
+class _Rounded(torch.autograd.Function):
+    """`rounded` with a straight-through gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, values: Tensor, step: Tensor | None) -> Tensor:
+        return rounded(weight, values, step)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
+
+
+def _added(graph: Graph) -> set[str]:
+    """Names of relu nodes whose spikes are added to others."""
+    reached: dict[str, set[str]] = {}
+    found: set[str] = set()
+    for node in graph.nodes:
+        sources = set().union(*(reached[name] for name in node.inputs))
+        if node.op == "add":
+            found |= sources
+        reached[node.name] = {node.name} if node.op == "relu" else set() if node.op in ("conv", "input") else sources
+    return found
+
+
+def graph_on(device: torch.device, graph: Graph) -> Graph:
+    """Return a copy of a graph on a device."""
+    return Graph(graph.nodes, graph.outputs, {name: _copy(device, tensor) for name, tensor in graph.tensors.items()})
+
+
+def parameters_on(device: torch.device, parameters: SpikingParameters) -> SpikingParameters:
+    """Return a copy of neurons and read-out shifts on a device."""
+    neurons = {
+        name: replace(layer, theta=_copy(device, layer.theta), shift=_copy(device, layer.shift))
+        for name, layer in parameters.neurons.items()
+    }
+    readout = {name: _copy(device, shift) for name, shift in parameters.readout_shift.items()}
+    return SpikingParameters(parameters.timesteps, neurons, readout)
+
+
+def _copy(device: torch.device, tensor: Tensor) -> Tensor:
+    """Copy a tensor; calibration leaves inference tensors, which cannot learn."""
+    return tensor.detach().to(device, copy=True)
