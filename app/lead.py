@@ -61,7 +61,7 @@ class CameraMotion:
 
     def __init__(self, sensor_size: SensorSize) -> None:
         self._size = np.array([*sensor_size] * 2, np.float64)
-        self.parameters = np.zeros(5)
+        self.parameters: NDArray[np.float64] = np.zeros(5)
         self._normal, self._right = np.zeros((5, 5)), np.zeros(5)
 
     def displacement(self, boxes: Boxes, seconds: float) -> Boxes:
@@ -88,7 +88,7 @@ class CameraMotion:
         kept = np.exp(-since_s / _MEMORY_S)
         self._normal = kept * self._normal + np.einsum("ns,nsk,nsl->kl", weight, features, features)
         self._right = kept * self._right + np.einsum("ns,nsk,ns->k", weight, features, velocity)
-        self.parameters = np.linalg.solve(self._normal + np.diag(_CAMERA**-2.0), self._right)
+        self.parameters = np.asarray(np.linalg.solve(self._normal + np.diag(_CAMERA**-2.0), self._right), np.float64)
 
     def _velocity(self, boxes: Boxes) -> Boxes:
         """Return the velocity of each side, px/s: `(n, 4)`; sides at the sensor's edge are cut off there and do not move."""
@@ -145,7 +145,7 @@ class _Objects:
         )
 
     def correct(self, index: NDArray[np.int64], boxes: Boxes, noise: float, now_s: float) -> None:
-        """Correct the state of objects by the boxes `(k, 4)` in which they were detected; `noise` is the variance of a position."""
+        """Correct the state of objects by the boxes `(k, 4)` in which they were detected; `noise` is a position's variance."""
         position, both, velocity = self.variance[index].T
         gain, velocity_gain = position / (position + noise), both / (position + noise)
         error = _centres(boxes) - _centres(self.boxes[index])
@@ -199,7 +199,8 @@ class LeadPredictor:
     def update(self, result: WindowResult) -> WindowResult:
         """Return the next window's result with boxes for `lead_us` after its end, which becomes the time of its detections.
 
-        Boxes that will have left the sensor by then are removed. Held objects (`Detections.held`) stand still and are not moved.
+        Boxes that will have left the sensor by then are removed. Held objects (`Detections.held`) stand still: they are not
+        moved.
         """
         return replace(result, detections=self.moved(replace(result.detections, t_us=result.t1_us)))
 
@@ -254,7 +255,7 @@ class LeadPredictor:
         """Return the boxes moved to `ahead` that are on the sensor."""
         clipped = np.clip(ahead, 0, self._size)
         moved = replace(found, boxes_xyxy=clipped.astype(np.float32), t_us=found.t_us + self._lead_us)
-        return moved.take((clipped[:, 2:] - clipped[:, :2] >= 1).all(1))
+        return moved.take(np.flatnonzero((clipped[:, 2:] - clipped[:, :2] >= 1).all(1)))
 
 
 def _sizes(boxes: Boxes) -> Boxes:
