@@ -278,6 +278,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
             Flag("engine", metavar="NAME"),
             Flag("data.sensor_size", "--sensor-size", "WxH"),
             Flag("downsample", metavar="N"),
+            Flag("lead_ms"),
+            Flag("stride_ms"),
         ],
         example="latency_windows=20",
         hidden=("ann", "snn"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,16 @@ import pytest
 from evburst.app import lead
 from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, result_filter
+from evburst.app.evaluate import latency
+from evburst.app.evaluate.run import EvaluateConfig, Evaluation
 from evburst.app.lead import CameraMotion, LeadPredictor
 from evburst.app.library import Detector
-from evburst.data.boxes import Detections, iou_matrix, load_prophesee_boxes
+from evburst.data.boxes import Detections, iou_matrix, load_prophesee_boxes, read_prophesee_boxes
+from evburst.data.datasets.registry import DatasetConfig
 from evburst.data.events import SensorSize
+from evburst.eval.coco import average_precision
+from evburst.eval.streaming import NOTHING_YET
+from evburst.models.bundle import DetectorBundle
 from tests.conftest import SAMPLE
 
 SIZE = SensorSize(300, 200)
@@ -187,3 +194,40 @@ def test_the_filter_of_results_predicts_ahead_after_tracks() -> None:
 def test_the_setting_is_checked(lead_ms: float) -> None:
     with pytest.raises(ValueError, match="lead_ms must be 0 to 1000"):
         DetectConfig(lead_ms=lead_ms)
+
+
+@pytest.mark.parametrize(("lead_ms", "stride_ms"), [(0.0, None), (40.0, None), (40.0, 25.0)])
+def test_streaming_figures_are_those_of_boxes_predicted_window_by_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lead_ms: float, stride_ms: float | None
+) -> None:
+    """The bundled recording with a latency of 20 ms: the same boxes as from running through all of it."""
+    monkeypatch.setattr(latency, "_HISTORY_US", 10_000_000)
+    for name in (SAMPLE.name, "street_bbox.npy"):
+        shutil.copy(SAMPLE.with_name(name), tmp_path)
+    config = EvaluateConfig(DatasetConfig(kind="folder", root=str(tmp_path)), limit=8, protocol="coco")
+    evaluation = Evaluation(config, DetectorBundle.load("street"), tmp_path / "out", 0, 1)
+    (part,), ((result,),) = evaluation.dataset.parts(), evaluation.predict().values()
+    figures = latency.streaming_figures(
+        evaluation.predictor, evaluation.networks[0], [(part, result)], evaluation.protocol, 20.0, 8, lead_ms, stride_ms
+    )
+    assert figures is not None
+    assert (figures["lead_ms"], figures["stride_ms"], figures["frames"]) == (lead_ms, stride_ms, 8)
+    step_us = round(1000 * (stride_ms or 50))
+    detector = Detector("street", score=0.001, stride_ms=step_us / 1000)
+    ahead = LeadPredictor(40_000, SensorSize(304, 240), WINDOW_US, step_us)
+    results = [one for one in detector.stream(SAMPLE) if one.t1_us >= WINDOW_US]
+    by_end = {one.t1_us: (ahead.update(one) if lead_ms else one).detections for one in results}
+    truth = {one.t_us: one for one in read_prophesee_boxes(SAMPLE.with_name("street_bbox.npy"))}
+    assert result.boxes.times_us is not None
+    times = result.boxes.times_us.tolist()
+    in_force = [by_end.get((t_us - 20_000) // step_us * step_us, Detections.empty()) for t_us in times]
+    expected = average_precision([truth[t_us] for t_us in times], in_force, detector.classes)
+    assert figures["streaming_ap"] == pytest.approx(expected.ap, abs=0.01)
+
+
+def test_the_windows_needed_for_boxes_ahead_precede_them_by_the_history() -> None:
+    processed = np.arange(50, 2_000, 50)
+    ends = np.array([NOTHING_YET, 400, 400, 1_000])
+    assert latency._needed(ends, processed, 0).tolist() == [400, 1_000]
+    assert latency._needed(ends, processed, 100).tolist() == [300, 350, 400, 900, 950, 1_000]
+    assert latency._needed(np.array([NOTHING_YET]), processed, 100).tolist() == []
