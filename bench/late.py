@@ -6,7 +6,7 @@
 The second form prints the tables of docs/detect.md.
 
 Recordings are drawn streets (data/simulation/scenes/street.py), whose boxes are known at any time: `drive` from a camera that
-drives, 3 s, and `parked` from one that stands still while cars and people pass and stop (bench/tracks.py), 8 s. Windows are
+drives, 3 s, and `parked` from one that stands still while cars and people pass and stop (bench/tracks.py), 5 s. Windows are
 50 ms long. Two kinds of delay:
 
 - fixed: every window's boxes are used 50 ms after its end, whatever computed or sent them; predicted 50 ms ahead;
@@ -46,7 +46,8 @@ from evburst.eval.coco import CocoResult, coco_result, frames_of
 from evburst.eval.streaming import NOTHING_YET, newest_results, processed_windows
 
 FIXED_US, LABEL_US = 50_000, 15_000
-KINDS = {"drive": (StreetScene, 3_000_000), "parked": (ParkedScene, 8_000_000)}
+NO_GRID = np.zeros((0, 0, 0), np.uint8)
+KINDS = {"drive": (StreetScene, 3_000_000), "parked": (ParkedScene, 5_000_000)}
 Moments = list[tuple[int, int]]
 
 
@@ -69,7 +70,7 @@ def recorded(kind: str, seed: int, weights: str) -> Recording:
     scene = StreetScene(SIZE, seed) if make is StreetScene else ParkedScene(seed)
     events = EventArray(record(scene, CAMERA, 0, stop_us, STEP_US, seed), SIZE)
     detector = Detector(weights, score=0.001, stride_ms=STEP_US / 1000)
-    results = (replace(one, grid=one.grid[:0]) for one in detector.stream(events) if one.t1_us >= WINDOW_US)
+    results = (replace(one, grid=NO_GRID) for one in detector.stream(events) if one.t1_us >= WINDOW_US)
     return Recording(scene, stop_us, {one.t1_us: one for one in results})
 
 
