@@ -11,7 +11,7 @@ drives, 3 s, and `parked` from one that stands still while cars and people pass 
 
 - fixed: every window's boxes are used 50 ms after its end, whatever computed or sent them; predicted 50 ms ahead;
 - measured: one window at a time, each busy for the median time of this machine, the newest finished boxes are used
-  (eval/streaming.py); predicted ahead by that time and half a stride, which is their mean age.
+  (eval/streaming.py), and windows that end in the meantime are skipped; predicted ahead by the mean age of the boxes.
 
 The constants of app/lead.py were chosen on seeds 0 to 5 of `drive` and seed 20 of `parked`. Differences have 95 % intervals
 from a paired bootstrap over recordings.
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -64,6 +65,10 @@ class Recording:
         return [result for end, result in self.results.items() if end % step_us == 0]
 
 
+Used = tuple[Recording, list[WindowResult], Moments]
+"""A recording, the windows that are processed, and (time, end of the window whose boxes are used at that time)."""
+
+
 def recorded(kind: str, seed: int, weights: str) -> Recording:
     """Draw a street, and run a window through the network every STEP_US."""
     make, stop_us = KINDS[kind]
@@ -80,22 +85,20 @@ def boxes_by_end(results: Sequence[WindowResult], step_us: int, lead_us: int) ->
     return {one.t1_us: (ahead.update(one) if lead_us else one).detections for one in results}
 
 
-def scored(recordings: Sequence[Recording], moments: Sequence[Moments], step_us: int, lead_us: int) -> CocoResult:
+def scored(used: Sequence[Used], step_us: int, lead_us: int) -> CocoResult:
     """Score, at each (time, end of a window), the boxes of that window against the scene at that time."""
     labels, found = list[Detections](), list[Detections]()
-    for recording, pairs in zip(recordings, moments, strict=True):
-        ends = {end for _, end in pairs}
-        used = [one for one in recording.every(step_us) if one.t1_us <= max(ends)]
-        boxes = boxes_by_end(used, step_us, lead_us)
+    for recording, processed, pairs in used:
+        boxes = boxes_by_end(processed, step_us, lead_us)
         labels += [recording.scene.boxes(t_us) for t_us, _ in pairs]
         found += [boxes[end] for _, end in pairs]
     return coco_result(frames_of(labels, found), ("car", "pedestrian"))
 
 
-def compared(recordings: Sequence[Recording], moments: Sequence[Moments], step_us: int, lead_us: int) -> dict[str, Any]:
+def compared(used: Sequence[Used], step_us: int, lead_us: int) -> dict[str, Any]:
     """AP and AP50 of late boxes and of boxes predicted ahead, and the difference in AP with its interval."""
-    late, ahead = (scored(recordings, moments, step_us, us) for us in (0, lead_us))
-    units = np.repeat(np.arange(len(moments)), [len(pairs) for pairs in moments])
+    late, ahead = (scored(used, step_us, us) for us in (0, lead_us))
+    units = np.repeat(np.arange(len(used)), [len(pairs) for _, _, pairs in used])
     gain = ap_losses(ahead.matches, late.matches, units).ap
     return {
         "lead_ms": lead_us / 1000,
@@ -113,28 +116,34 @@ def measured(recordings: Sequence[Recording], step_us: int) -> dict[str, Any]:
         boxes_by_end(recording.every(step_us), step_us, FIXED_US)
     predicting_ms = 1000 * (time.perf_counter() - started) / len(results)
     busy_us = round(1000 * (float(np.median([result.latency_ms for result in results])) + predicting_ms))
-    times = [np.arange(WINDOW_US + FIXED_US, one.stop_us + 1, WINDOW_US) for one in recordings]
-    fixed = [[(t, t - FIXED_US) for t in one.tolist()] for one in times]
-    offline = scored(recordings, [[(t, t) for t, _ in pairs] for pairs in fixed], step_us, 0).summary
-    clocked = [in_force(one.stop_us, busy_us, step_us) for one in recordings]
-    ages = [t - end for pairs in clocked for t, end in pairs]
-    energy_pj = float(np.mean([result.energy_pj for result in results]))
+    times = [range(WINDOW_US + FIXED_US, one.stop_us + 1, WINDOW_US) for one in recordings]
+    fixed = [(one, one.every(step_us), [(t, t - FIXED_US) for t in at]) for one, at in zip(recordings, times, strict=True)]
+    offline = scored([(one, found, [(t, t) for t, _ in pairs]) for one, found, pairs in fixed], step_us, 0).summary
+    clocked = [clocked_windows(one, busy_us, step_us) for one in recordings]
+    age_us = float(np.mean([t - end for _, _, pairs in clocked for t, end in pairs]))
+    energy_pj = sum(result.energy_pj for _, processed, _ in clocked for result in processed)
     return {
         "ms_per_window": round(busy_us / 1000, 1),
         "predicting_ms": round(predicting_ms, 2),
-        "mj_per_s": round(energy_pj * 1e-9 * 1e6 / step_us, 2),
+        "mj_per_s": round(energy_pj * 1e-9 / sum(one.stop_us * 1e-6 for one in recordings), 2),
         "offline": [round(offline.ap, 1), round(offline.ap50, 1)],
-        "fixed": compared(recordings, fixed, step_us, FIXED_US),
-        "mean_age_ms": round(float(np.mean(ages)) / 1000, 1),
-        "measured": compared(recordings, clocked, step_us, round((busy_us + step_us / 2) / 1000) * 1000),
+        "fixed": compared(fixed, step_us, FIXED_US),
+        "mean_age_ms": round(age_us / 1000, 1),
+        "measured": compared(clocked, step_us, 1000 * round(age_us / 1000)),
     }
 
 
-def in_force(stop_us: int, busy_us: int, step_us: int) -> Moments:
+def clocked_windows(recording: Recording, busy_us: int, step_us: int) -> Used:
+    """The windows that are processed one at a time, and those whose boxes are in force at times every LABEL_US."""
+    ends, finished = processed_windows(recording.stop_us, 0, WINDOW_US, busy_us, step_us)
+    return recording, [recording.results[end] for end in ends.tolist()], in_force(recording.stop_us, ends, finished)
+
+
+def in_force(stop_us: int, ends: NDArray[np.int64], finished: NDArray[np.int64]) -> Moments:
     """Times every LABEL_US, and the end of the window whose boxes are in force then."""
     times = np.arange(2 * WINDOW_US + LABEL_US, stop_us + 1, LABEL_US)
-    ends = newest_results(times, *processed_windows(stop_us, 0, WINDOW_US, busy_us, step_us))
-    return [(t, end) for t, end in zip(times.tolist(), ends.tolist(), strict=True) if end != NOTHING_YET]
+    newest = newest_results(times, ends, finished)
+    return [(t, end) for t, end in zip(times.tolist(), newest.tolist(), strict=True) if end != NOTHING_YET]
 
 
 def fixed_table(results: dict[str, Any]) -> str:
