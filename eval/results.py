@@ -181,8 +181,8 @@ class LeftOutBoxes:
 class Streaming:
     """AP of the results that are available at each label's time, and of windows that end at the label's time ("offline").
 
-    The boxes of the former are predicted for `lead_ms` after their window; windows follow each other every `stride_ms`, and do not
-    overlap if it is None.
+    Boxes that count as available are predicted for `lead_ms` after the end of their window. A window ends every `stride_ms`;
+    None: windows do not overlap.
     """
 
     __pydantic_config__ = _STRICT
