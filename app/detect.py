@@ -22,6 +22,7 @@ from tqdm import tqdm
 from evburst.app.config import to_dict
 from evburst.app.console import show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult, block_side, pick_device
+from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
@@ -129,6 +130,8 @@ class DetectConfig(RunConfig):
         track: give each object a number that it keeps in all windows, and hold the boxes of objects that stand still
             (app/tracking.py).
         tracking: settings of the tracks.
+        lead_ms: predict boxes for this long after the end of their window (app/lead.py); suits the time that passes until they
+            are used.
         sinks: names of the outputs to write (app/outputs/sinks.py).
         slow: factor by which the video is slower than the recording.
         fps: windows per second of the video, instead of `slow`.
@@ -140,6 +143,7 @@ class DetectConfig(RunConfig):
     classes: tuple[str, ...] = ()
     track: bool = False
     tracking: TrackConfig = field(default_factory=TrackConfig)
+    lead_ms: float = 0.0
     sinks: tuple[str, ...] = ("jsonl", "bbox", "video")
     slow: float = 1.0
     fps: float | None = None
@@ -153,6 +157,7 @@ class DetectConfig(RunConfig):
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
             "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
+            f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
         }
         for message, holds in checks.items():
             if not holds:
@@ -272,7 +277,7 @@ def step_of(config: RunConfig, window_us: int) -> int:
 
 
 def result_filter(inference: Inference, config: DetectConfig) -> Callable[[WindowResult], WindowResult]:
-    """Return a function that selects classes in a result and adds tracks, as the settings specify.
+    """Return a function that selects classes in a result, adds tracks and predicts boxes ahead, as the settings specify.
 
     It has to be called with every result of `inference`, in order.
 
@@ -281,14 +286,17 @@ def result_filter(inference: Inference, config: DetectConfig) -> Callable[[Windo
         MissingPackageError: the settings require tracks, and the package for them is not installed.
     """
     numbers = class_numbers(config.classes, inference.network.classes)
-    step_us = step_of(config, inference.voxel.window_us)
-    tracker = Tracker(config.tracking, inference.sensor_size, config.post.score, step_us) if config.track else None
+    window_us, size = inference.voxel.window_us, inference.sensor_size
+    step_us = step_of(config, window_us)
+    tracker = Tracker(config.tracking, size, config.post.score, step_us) if config.track else None
+    lead = LeadPredictor(round(1000 * config.lead_ms), size, window_us, step_us) if config.lead_ms else None
 
     def filtered(result: WindowResult) -> WindowResult:
         if numbers:
             boxes = result.detections
             result = replace(result, detections=boxes.take(np.isin(boxes.labels, numbers)))
-        return result if tracker is None else tracker.update(result)
+        result = result if tracker is None else tracker.update(result)
+        return result if lead is None else lead.update(result)
 
     return filtered
 
@@ -303,7 +311,8 @@ def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
 
 def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
     """Return the name of the network for the captions of pictures."""
-    return "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
+    name = "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
+    return f"{name}, boxes {config.lead_ms:g} ms ahead" if config.lead_ms else name
 
 
 def detect_file(
@@ -341,7 +350,7 @@ def detect_file(
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
     step_us = step_of(c, inference.voxel.window_us) if c.window_events is None else None
-    info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track)
+    info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
     run = _Totals(time.perf_counter(), info, inference.dense_macs)
     with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
@@ -422,6 +431,7 @@ def _summary(
         "detections": sum(run.per_class.values()),
         "per_class": dict(run.per_class),
         **({"tracks": len(run.tracks), "held": run.held} if config.track else {}),
+        **({"lead_ms": config.lead_ms} if config.lead_ms else {}),
         "startup_s": round(startup_s, 3),
         "wall_s": round(run.wall_s, 3),
         "recorded_s": round(recorded_s, 3),
@@ -496,6 +506,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     if (block := summary["downsample"]) > 1:
         width, height = summary["sensor_size"]
         lines.insert(1, f"sensor    {width}x{height} px, in blocks of {block}x{block} (--downsample 1 for single pixels)")
+    if "lead_ms" in summary:
+        lines.append(f"ahead     boxes are predicted for {summary['lead_ms']:g} ms after the end of their window")
     if "tracks" in summary:
         lines.append(f"tracks    {summary['tracks']} objects; {summary['held']} boxes of objects that stand still")
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"

@@ -88,7 +88,7 @@ class WindowResult:
     Attributes:
         t0_us, t1_us: the window on the recording's clock.
         grid: `(2 * bins, H, W)` uint8, padded to the network's stride; reused after the next result unless copied.
-        detections: boxes at the window's end, in sensor pixels; empty for a classifier.
+        detections: boxes at the window's end, or ahead of it (`lead_ms`), in sensor pixels; empty for a classifier.
         events: number of the window's events on the sensor.
         idle: whether the window had too few events to be run through the network: no boxes, no energy.
         stats: spikes and operations by layer (for the ANN: activity, if it was counted); None if idle or not counted.

@@ -140,7 +140,7 @@ class Detector(_Network):
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            window_ms, window_events, stride_ms, classes, track, batch, idle_events, filters={"background_us": 5000},
+            window_ms, window_events, stride_ms, classes, track, lead_ms, batch, idle_events, filters={"background_us": 5000},
             post={"nms_iou": 0.5} ...
 
     Attributes:

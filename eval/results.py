@@ -179,7 +179,11 @@ class LeftOutBoxes:
 
 @dataclass(frozen=True)
 class Streaming:
-    """AP of the results that are available at each label's time, and of windows that end at the label's time ("offline")."""
+    """AP of the results that are available at each label's time, and of windows that end at the label's time ("offline").
+
+    Boxes that count as available are predicted for `lead_ms` after the end of their window. A window ends every `stride_ms`;
+    None: windows do not overlap.
+    """
 
     __pydantic_config__ = _STRICT
     latency_ms: float
@@ -189,6 +193,8 @@ class Streaming:
     streaming_ap50: float | None
     offline_ap: float | None
     offline_ap50: float | None
+    lead_ms: float = 0.0
+    stride_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,15 @@ def run_until(pipeline: LivePipeline, windows: int) -> None:
     pipeline.stop()
 
 
+def test_boxes_are_predicted_ahead_in_every_window() -> None:
+    """The same function as in recordings: the time of the boxes is that of the window's end and the lead."""
+    pipeline, times = LivePipeline(camera(), LiveConfig(replace(CONFIG.detect, lead_ms=30.0))), list[int]()
+    pipeline.viewers.append(SimpleNamespace(show=lambda result, window: times.append(result.detections.t_us - window.t1_us)))
+    run_until(pipeline, 3)
+    assert set(times) == {30_000}
+    assert summary(pipeline, 1.0)["lead_ms"] == 30
+
+
 def test_windows_come_in_order_without_gaps_and_are_counted() -> None:
     watcher = Watcher()
     pipeline = LivePipeline(camera(), CONFIG)

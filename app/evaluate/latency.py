@@ -12,21 +12,26 @@ from numpy.typing import NDArray
 
 from evburst.app.evaluate.predict import Network, PartResult, Predictor
 from evburst.app.inference import BATCH
-from evburst.data.boxes import BBOX_DTYPE
+from evburst.app.lead import LeadPredictor
+from evburst.data.boxes import BBOX_DTYPE, Detections
 from evburst.data.datasets import Part
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.eval.coco import coco_result
 from evburst.eval.protocol import NO_BOXES, Protocol, RecordingBoxes, match
 from evburst.eval.scoring import ap_figures
-from evburst.eval.streaming import NOTHING_YET, newest_results
+from evburst.eval.streaming import NOTHING_YET, newest_results, processed_windows
 
 CLOCK = {
     "latency_ms": "one window at a time, warmed up; from its events being at hand to its boxes: binning, network, "
     "decoding and NMS",
     "windows_per_s": f"batches of {BATCH} windows that are binned already, the faster of two: network, decoding and NMS",
-    "streaming": "windows follow each other without a gap; the result in force at a label's time is the newest one finished by "
-    "then, each taking the median latency; offline is the same labels with the windows that end at them",
+    "streaming": "windows follow each other without a gap, or every stride_ms; the result in force at a label's time is the "
+    "newest one finished by then, each taking the median latency, with its boxes lead_ms ahead of its window; offline is the "
+    "same labels with the windows that end at them",
 }
+_HISTORY_US = 500_000
+"""Boxes ahead are predicted from the windows of this time."""
+
 _WARM_UP = 2
 _BATCHES = 2
 
@@ -83,29 +88,37 @@ def streaming_figures(
     protocol: Protocol,
     latency_ms: float,
     windows: int,
+    lead_ms: float = 0.0,
+    stride_ms: float | None = None,
 ) -> dict[str, Any] | None:
     """Return the AP of the newest results at each labelled time, and the AP of windows that end at that time.
 
     Up to `windows` labelled times are used, spread evenly, from recordings that start at least two windows before their last
-    label. Returns None if there is none.
+    label. Returns None if there is none. See EvaluateConfig for `lead_ms` and `stride_ms`.
     """
     dataset = predictor.dataset
     if not isinstance(dataset, RecordedWindows):
         return None
     chosen = set(spread(len(dataset), windows).tolist())
     offline, streaming, ages_ms = [], [], []
+    lead_us, latency_us = round(1000 * lead_ms), round(1000 * latency_ms)
+    step_us = None if stride_ms is None else round(1000 * stride_ms)
     for part, result in parts:
         items = np.array([i for i in part.items if i in chosen], np.int64)
         start_us, times_us, window_us = result.boxes.start_us, result.boxes.times_us, predictor.voxel.window_us
         if len(items) and start_us is not None and times_us is not None and times_us[-1] >= start_us + 2 * window_us:
             times = times_us[items - part.items.start]
             boxes = _at(result.boxes, times)
-            ends = newest_results(times, start_us, window_us, round(1000 * latency_ms))
+            processed, finished = processed_windows(int(times[-1]), start_us, window_us, latency_us, step_us)
+            ends = newest_results(times, processed, finished)
+            ahead = LeadPredictor(lead_us, dataset.spec.sensor_size, window_us, step_us) if lead_us else None
+            found = _boxes_at(network, dataset, int(items[0]), _needed(ends, processed, _HISTORY_US if ahead else 0), ahead)
             offline.append(boxes)
-            streaming.append(replace(boxes, predictions=_delayed_boxes(predictor, network, dataset, items, times, ends)))
+            streaming.append(replace(boxes, predictions=_delayed(found, times, ends)))
             ages_ms += ((times - ends)[ends != NOTHING_YET] / 1000).tolist()
     spec = dataset.spec
-    figures: dict[str, Any] = {"latency_ms": latency_ms, "mean_age_ms": round(float(np.mean(ages_ms)), 2) if ages_ms else None}
+    figures: dict[str, Any] = {"latency_ms": latency_ms, "lead_ms": lead_ms, "stride_ms": stride_ms}
+    figures["mean_age_ms"] = round(float(np.mean(ages_ms)), 2) if ages_ms else None
     for name, recordings in (("streaming", streaming), ("offline", offline)):
         frames, _ = match(recordings, protocol, spec.sensor_size)
         if not any(len(frame.labels) for frame in frames):
@@ -115,25 +128,33 @@ def streaming_figures(
     return figures
 
 
-def _delayed_boxes(
-    predictor: Predictor,
-    network: Network,
-    dataset: RecordedWindows,
-    items: NDArray[np.int64],
-    times: NDArray[np.int64],
-    ends: NDArray[np.int64],
-) -> NDArray[np.void]:
-    """Return the boxes of the windows that end at `ends`, with `times` as their time."""
-    rows = [NO_BOXES]
-    ready = np.flatnonzero(ends != NOTHING_YET)
-    for first in range(0, len(ready), BATCH):
-        chosen = ready[first : first + BATCH]
-        inference = network.timed
-        windows = [dataset.window_before(int(items[k]), int(ends[k])) for k in chosen]
-        results = inference.run([inference.bin(window, inference.new_grid()) for window in windows])
-        for result, time_us in zip(results, times[chosen].tolist(), strict=True):
-            rows.append(replace(result.detections, t_us=time_us).to_prophesee())
-    return np.concatenate(rows).astype(BBOX_DTYPE)
+def _needed(ends: NDArray[np.int64], processed: NDArray[np.int64], history_us: int) -> NDArray[np.int64]:
+    """Return which processed windows `(n,)` end at most `history_us` before one of `ends`, itself included; in order."""
+    known = np.unique(ends[ends != NOTHING_YET])
+    if not len(known):
+        return known
+    following = known[np.minimum(np.searchsorted(known, processed), len(known) - 1)]
+    return processed[(following >= processed) & (following - processed <= history_us)]
+
+
+def _boxes_at(
+    network: Network, dataset: RecordedWindows, item: int, ends: NDArray[np.int64], ahead: LeadPredictor | None
+) -> dict[int, Detections]:
+    """Return the boxes of the windows of an item's recording that end at `ends`, by their end; predicted by `ahead`, if any."""
+    found = {}
+    inference = network.timed
+    for first in range(0, len(ends), BATCH):
+        windows = [dataset.window_before(item, int(end)) for end in ends[first : first + BATCH]]
+        for result in inference.run([inference.bin(window, inference.new_grid()) for window in windows]):
+            found[result.t1_us] = result.detections if ahead is None else ahead.update(result).detections
+    return found
+
+
+def _delayed(found: dict[int, Detections], times: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.void]:
+    """Return the boxes found at `ends`, with `times` as their time."""
+    pairs = zip(times.tolist(), ends.tolist(), strict=True)
+    rows = [replace(found[end], t_us=time_us).to_prophesee() for time_us, end in pairs if end != NOTHING_YET]
+    return np.concatenate([NO_BOXES, *rows]).astype(BBOX_DTYPE)
 
 
 def _at(boxes: RecordingBoxes, times: NDArray[np.int64]) -> RecordingBoxes:

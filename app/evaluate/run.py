@@ -28,6 +28,7 @@ from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
 from evburst.app.inference import BATCH, concatenate, pick_device
+from evburst.app.lead import MOST_LEAD_MS
 from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
 from evburst.data.classification import CLASSIFICATION, DETECTION
@@ -70,6 +71,8 @@ class EvaluateConfig:
         workers: number of processes that simulate (0: one per core).
         latency_windows: number of windows that are timed, one at a time.
         streaming_windows: number of labelled times for which latency-aware AP is also computed.
+        lead_ms: for latency-aware AP, predict boxes for this long after the end of their window, as in detect.
+        stride_ms: for latency-aware AP, time from the end of one window to the end of the next; None: their length.
         energy_table: number format of single energy figures: int8, fp16 or fp32; tables have all three.
         resamples: number of bootstrap resamples for the interval of the spiking network's loss.
         device: device to run on.
@@ -91,6 +94,8 @@ class EvaluateConfig:
     workers: int = 0
     latency_windows: int = 100
     streaming_windows: int = 256
+    lead_ms: float = 0.0
+    stride_ms: float | None = None
     energy_table: str = "int8"
     resamples: int = RESAMPLES
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -104,6 +109,8 @@ class EvaluateConfig:
         checks = {
             "timesteps must be 1 to 64": all(1 <= t <= 64 for t in self.timesteps),
             "limit must not be negative": self.limit >= 0,
+            f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
+            "stride_ms must be 0.1 to 60000": self.stride_ms is None or 0.1 <= self.stride_ms <= 60_000,
             "latency_windows must be positive": self.latency_windows > 0,
             "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "resamples must be 0 to 100000": 0 <= self.resamples <= 100_000,
@@ -318,8 +325,10 @@ class Evaluation:
         spec, results, timing = self.dataset.spec, measured.parts, measured.timing
         scored, left_out, frames = score([result.boxes for result in results], self.protocol, spec.sensor_size, spec.classes)
         pairs = list(zip(self.dataset.parts(), results, strict=True))
-        p50_ms, most = measured.row["latency_ms"]["p50"], self.config.streaming_windows
-        streaming = streaming_figures(self.predictor, measured.network, pairs, self.protocol, p50_ms, most)
+        p50_ms, c = measured.row["latency_ms"]["p50"], self.config
+        streaming = streaming_figures(
+            self.predictor, measured.network, pairs, self.protocol, p50_ms, c.streaming_windows, c.lead_ms, c.stride_ms
+        )
         details = {**detail_figures(scored, frames, spec.classes), "layers": measured.layers}
         further = {"timing": timing.figures(streaming), "left_out": asdict(left_out), "details": details}
         return {**measured.row, **ap_figures(scored), **further}, scored

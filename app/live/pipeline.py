@@ -11,7 +11,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import NamedTuple, Protocol
 
-from evburst.app.detect import DetectConfig
+from evburst.app.detect import DetectConfig, result_filter
 from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.builder import Builder
 from evburst.app.live.networks import Prepared, kernel_lock, prepare
@@ -118,6 +118,7 @@ class LivePipeline:
         self._recording = Lock()
         self._packets: Queue[_Captured | None] = Queue(_PACKETS)
         self._binned: DropOldest[_Binned] = DropOldest(config.queue_windows)
+        self._result_filter: tuple[Inference, Callable[[WindowResult], WindowResult]] | None = None
         self._stop, self._done = Event(), Event()
         self._failure: BaseException | None = None
         self._threads = [
@@ -332,10 +333,19 @@ class LivePipeline:
             binned = replace(item.binned, seconds=time.perf_counter() - due_s)
             with kernel_lock():
                 (result,) = item.network.inference.run([binned])
+            result = self._filtered(item.network, result)
             self.figures.add(result, item.network)
             self.shown = item.network
             for viewer in self.viewers:
                 viewer.show(result, window)
+
+    def _filtered(self, network: Prepared, result: WindowResult) -> WindowResult:
+        """Apply the settings that concern consecutive windows; they start anew with another network."""
+        inference, apply = self._result_filter or (None, None)
+        if apply is None or inference is not network.inference:
+            apply = result_filter(network.inference, network.detect)
+            self._result_filter = network.inference, apply
+        return apply(result)
 
     def _apply_settings(self) -> None:
         """Switch to a newly prepared network and apply the requested score."""

@@ -202,6 +202,7 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         "events": totals.events,
         "events_per_s": round(totals.events / (n * window_us * 1e-6)) if n else 0,
         "detections": sum(totals.per_class.values()),
+        **({"lead_ms": detect.lead_ms} if detect.lead_ms else {}),
         "per_class": dict(totals.per_class),
         "energy": energy_figures(energy, detect.energy_table),
         "timesteps": network.timesteps,

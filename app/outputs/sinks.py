@@ -50,6 +50,7 @@ class RunInfo:
         frames_per_s: windows per second of the video; None for the recording's own pace.
         slow: how many times slower than the recording the video is, where there are no `frames_per_s`.
         tracks: boxes are tracked.
+        lead_ms: time from a window's end to the time of its boxes.
     """
 
     classes: tuple[str, ...]
@@ -60,6 +61,7 @@ class RunInfo:
     frames_per_s: float | None = None
     slow: float = 1.0
     tracks: bool = False
+    lead_ms: float = 0.0
 
 
 class Sink(Protocol):
@@ -114,12 +116,18 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def _lead(run: RunInfo) -> dict[str, float]:
+    """Return what files state about the time of boxes: nothing if it is the end of their window."""
+    return {"lead_ms": run.lead_ms} if run.lead_ms else {}
+
+
 @sink("jsonl", "detections.jsonl")
 class JsonlSink:
     """A line per window, flushed with it."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._classes, self._uneven = path, run.classes, run.step_us is None
+        self._lead = _lead(run)
         with writing(path):
             self._file = path.open("w")
 
@@ -128,6 +136,7 @@ class JsonlSink:
         found = result.detections
         line = {
             "t_us": found.t_us,
+            **self._lead,
             "boxes_xyxy": np.round(found.boxes_xyxy.astype(float), 2).tolist(),
             "scores": np.round(found.scores.astype(float), 4).tolist(),
             "labels": found.labels.tolist(),
@@ -187,15 +196,16 @@ class BoxSink:
 
 @sink("csv", "boxes.csv")
 class CsvSink:
-    """A row per box: t_us, class, score, x0, y0, x1, y1, and its track_id and whether it is held (1) if boxes are tracked."""
+    """A row per box: t_us, class, score, x0, y0, x1, y1; track_id and whether it is held (1) if boxes are tracked; lead_ms if
+    boxes are ahead of their window."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
-        self._path, self._classes = path, run.classes
+        self._path, self._classes, self._lead = path, run.classes, _lead(run)
         with writing(path):
             self._file = path.open("w", newline="")
             self._rows = csv.writer(self._file)
             tracks = ["track_id", "held"] if run.tracks else []
-            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1", *tracks])
+            self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1", *tracks, *self._lead])
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
@@ -204,7 +214,7 @@ class CsvSink:
             for i, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True)):
                 corners = [f"{side:.2f}" for side in box]
                 tracks = [] if found.track_ids is None or found.held is None else [found.track_ids[i], int(found.held[i])]
-                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners, *tracks])
+                self._rows.writerow([found.t_us, self._classes[label], f"{score:.4f}", *corners, *tracks, *self._lead.values()])
             self._file.flush()
 
     def close(self) -> None:
@@ -215,7 +225,8 @@ class CsvSink:
 
 @sink("coco", "coco.json")
 class CocoSink:
-    """One COCO file of all windows, written at the end; an image is a window, `t_us` its end."""
+    """One COCO file of all windows, written at the end; an image is a window, `t_us` the time of its boxes, which is its
+    end without `lead_ms`."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._run = path, run
@@ -225,7 +236,8 @@ class CocoSink:
     def write(self, result: WindowResult) -> None:
         """See Sink."""
         size, image = self._run.sensor_size, len(self._images) + 1
-        self._images.append({"id": image, "width": size.width, "height": size.height, "t_us": result.detections.t_us})
+        entry = {"id": image, "width": size.width, "height": size.height, "t_us": result.detections.t_us}
+        self._images.append({**entry, **_lead(self._run)})
         for box in result.detections.to_coco(image):
             self._boxes.append({"id": len(self._boxes) + 1, **box})
 

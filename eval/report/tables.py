@@ -169,11 +169,15 @@ def memory_table(rows: Iterable[AnyNetwork]) -> Table:
 def latency_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate latencies, throughput, and AP of the results that are available in time."""
     head = ["network", "p50, ms", "p90, ms", "p99, ms", "windows/s", "streaming AP", "offline AP", "age of a result, ms"]
+    rows = list(rows)
+    leads = any(row.timing and row.timing.streaming and row.timing.streaming.lead_ms for row in rows)
+    head += ["boxes ahead by, ms"] * leads
     table = []
     for row in rows:
         if row.timing and row.latency_ms:
             s = row.timing.streaming
             rest = [number(s.streaming_ap), number(s.offline_ap), number(s.mean_age_ms, 1)] if s else [NONE] * 3
+            rest += [number(s.lead_ms, 1) if s else NONE] * leads
             latency = [number(row.latency_ms[q], 1) for q in ("p50", "p90", "p99")]
             table.append([row.label, *latency, number(row.timing.windows_per_s, 1), *rest])
     return Table(head, table)
