@@ -1,7 +1,7 @@
-"""Boxes on recordings of real sensors: python bench/real.py --data FOLDER --weights street [--ann] --out docs/results/real_street.json
+"""Boxes on recordings of real sensors: python bench/real.py --data FOLDER --weights street --out docs/results/real_street.json
 
-FOLDER holds recordings that are not part of evburst: gen1_street_td.dat (a car drives ahead; its box by eye at the first and the
-last moment, linear in between), pedro_frame*.npy with .xml (PEDRo, persons), and dvs128/ with boxes_auto_50ms.csv (persons and
+FOLDER holds recordings that are not part of evburst: gen1_street_td.dat (a car drives ahead; its box by eye at the first and last
+moment, linear in between), pedro_frame*.npy with .xml (PEDRo, persons), and dvs128/ with boxes_auto_50ms.csv (persons and
 hand-sized objects in front of a static DVS128). Boxes count from a score of 0.3, and as found from an IoU of 0.5. Nothing was
 trained on these recordings, and nothing may be chosen on them.
 """
