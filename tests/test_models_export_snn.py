@@ -175,7 +175,9 @@ def test_counting_equals_its_specification(dtype: type, wide: type) -> None:
     for shape in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 33), (1, 2, 3, 0, 4)):
         counts = rng.integers(0 if dtype == np.uint8 else -4, 5, shape).astype(dtype)
         fan_out = rng.integers(0, 300, shape[2:]).astype(wide)
-        assert np.array_equal(count_spikes(counts, fan_out), count_spikes_reference(counts, fan_out))
+        resting = rng.integers(0 if dtype == np.uint8 else -4, 5, (shape[0], *shape[2:])).astype(dtype)
+        found = count_spikes(counts, resting, fan_out)
+        assert np.array_equal(found, count_spikes_reference(counts, resting, fan_out))
 
 
 def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
