@@ -85,7 +85,7 @@ def count_spikes(counts: NDArray[Any], resting: NDArray[Any], fan_out: NDArray[A
 
 @njit(cache=True, nogil=True, parallel=True)
 def _count(counts, resting, fan_out, totals):  # type: ignore[no-untyped-def]
-    timesteps, images, channels, rows, columns = counts.shape
+    timesteps, images, channels, rows = counts.shape[:4]
     for plane in numba.prange(images * channels):
         image, channel = plane // channels, plane % channels
         for t in range(timesteps):
