@@ -16,7 +16,9 @@ windows of the weights' training data.
                              network in integer form get that
     snn ... uncounted        the same exported network without spike counts
     spikingjelly             SpikingJelly's converter and neurons, if installed (extra `bench`); if it rejects the network, the
-                             table gives the reason. After --peer-seconds it takes no more turns, which the table says.
+                             table gives the reason. After --peer-seconds it takes no more turns, which the table says
+
+After --minutes no more rounds begin; each contender's number of measured runs is in the results.
 """
 
 from __future__ import annotations
@@ -319,13 +321,25 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def measure(
-    names: list[str], build: dict[str, Callable[[], Contender]], grid: torch.Tensor, rounds: int, peer_s: float
+    names: list[str],
+    build: dict[str, Callable[[], Contender]],
+    grid: torch.Tensor,
+    rounds: int,
+    peer_s: float,
+    total_s: float = float("inf"),
 ) -> dict[str, Any]:
-    """Return the times of all contenders, over rounds in which each takes a turn; peers have `peer_s` seconds each."""
+    """Return the times of all contenders, over rounds in which each takes a turn; peers have `peer_s` seconds each.
+
+    No round begins `total_s` seconds after the first one; at least one is run.
+    """
     contenders = [Turns(name, build[name], peer_s if name.startswith(PEER) else None) for name in names]
     for contender in contenders:
         contender.start(grid)
-    for _ in range(rounds):
+    started = time.perf_counter()
+    for number in range(rounds):
+        if number and time.perf_counter() - started > total_s:
+            print(f"stopped after {number} of {rounds} rounds ({total_s:g} s)", file=sys.stderr)
+            break
         for contender in contenders:
             contender.turn(grid)
     return {contender.name: contender.result() for contender in contenders}
@@ -400,6 +414,7 @@ def main() -> None:
     parser.add_argument("--weights", default="street")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=10.0, help="time after which no more rounds begin")
     parser.add_argument("--peer-seconds", type=float, default=60.0, help="time after which a peer takes no more turns")
     parser.add_argument("--only", default="", help="comma-separated prefixes of the contenders' names")
     parser.add_argument("--root", default="", help="training data of the weights: also measure AP")
@@ -428,7 +443,7 @@ def main() -> None:
         print(detect.peak_memory_mb())
         return
     names = [name for name in build if not args.only or name == "ann" or name.startswith(tuple(args.only.split(",")))]
-    results = measure(names, build, grid, args.rounds, args.peer_seconds)
+    results = measure(names, build, grid, args.rounds, args.peer_seconds, 60 * args.minutes)
     if args.root:
         for name, ap in average_precisions(list(results), build, args.root, args.limit).items():
             results[name]["ap"] = ap

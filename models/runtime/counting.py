@@ -98,15 +98,8 @@ def _count_row(line, silent, fan_out, totals):  # type: ignore[no-untyped-def]
     """Add the counts of one row to `totals`."""
     kind = fan_out.dtype.type
     zero = fan_out[0] * 0  # of the dtype of the fan-out, so that the sums of a row have it too
-    spikes, operations, graded, bursts, spikes_beyond, operations_beyond, graded_beyond = (
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-    )
+    spikes = operations = graded = bursts = zero
+    spikes_beyond = operations_beyond = graded_beyond = zero
     for x in range(len(line)):
         n, difference = kind(abs(np.int32(line[x]))), kind(abs(np.int32(line[x]) - np.int32(silent[x])))
         fired, differs = kind(n != 0), kind(difference != 0)
