@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -83,10 +82,11 @@ def count_spikes(counts: NDArray[Any], resting: NDArray[Any], fan_out: NDArray[A
     return summed
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True)
 def _count(counts, resting, fan_out, totals):  # type: ignore[no-untyped-def]
+    """One thread, because the libraries' own threads keep spinning after a run and would compete with numba's."""
     timesteps, images, channels, rows = counts.shape[:4]
-    for plane in numba.prange(images * channels):
+    for plane in range(images * channels):
         image, channel = plane // channels, plane % channels
         for t in range(timesteps):
             for y in range(rows):
