@@ -66,7 +66,7 @@ def classify_file(
 
     def counted(results: Iterator[WindowResult]) -> Iterator[Classification | None]:
         for result in results:
-            result.count_into(totals)
+            totals.merge(result.totals)
             window_rows.append(_window(result, bundle.head.classes))
             yield result.classification
 

@@ -398,7 +398,7 @@ class _Totals:
         if result.detections.track_ids is not None and result.detections.held is not None:
             self.tracks.update(result.detections.track_ids[result.detections.track_ids > 0].tolist())
             self.held += int(result.detections.held.sum())
-        result.count_into(self.energy)
+        self.energy.merge(result.totals)
         if not result.idle:
             self.latencies.append(result.latency_ms)
 

@@ -29,7 +29,7 @@ from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
-from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals, energy_report
+from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
 from evburst.models.detector import Detector
 from evburst.models.tasks import Prediction
 
@@ -92,8 +92,7 @@ class WindowResult:
         events: number of the window's events on the sensor.
         idle: whether the window had too few events to be run through the network: no boxes, no energy.
         stats: spikes and operations by layer (for the ANN: activity, if it was counted); None if idle or not counted.
-        energy: the spiking network's energy for this window, compared with the dense ANN's and the quantised network's; None
-            if the window was idle or the ANN ran.
+        totals: operation counts of this window alone, to be merged into those of a run.
         spikes: spikes of all neurons, counting every spike of a burst; None for the ANN.
         spikes_per_neuron: mean number of spikes per neuron; None for the ANN.
         timesteps: timesteps used; None for the ANN, 0 if idle.
@@ -111,7 +110,7 @@ class WindowResult:
     events: int
     idle: bool
     stats: Stats | None
-    energy: EnergyReport | None
+    totals: EnergyTotals
     spikes: float | None
     spikes_per_neuron: float | None
     timesteps: int | None
@@ -126,14 +125,11 @@ class WindowResult:
         """The class scores, or for a detector the boxes; no boxes if the window was idle."""
         return self.classification or self.detections
 
-    def count_into(self, totals: EnergyTotals) -> None:
-        """Add this window to the energy totals of a run: as idle, by its spikes, or as a window of the ANN."""
-        if self.idle:
-            totals.add_idle()
-        elif isinstance(self.stats, SpikeStats):
-            totals.add(self.stats)
-        else:
-            totals.add_dense(1)
+    @property
+    def energy(self) -> EnergyReport | None:
+        """The spiking network's energy for this window, compared with the dense ANN's and the quantised network's; None if the
+        window was idle or the ANN ran."""
+        return self.totals.report() if isinstance(self.stats, SpikeStats) else None
 
     @property
     def events_per_s(self) -> float:
@@ -318,13 +314,18 @@ class Inference:
         """Return the window's result from the network's output, which is None if the window was idle."""
         prediction, stats, maps = output or (Detections.empty(binned.t1_us), None, {})
         scores = prediction if isinstance(prediction, Classification) else None
-        energy, idle = None, output is None
+        totals, idle = EnergyTotals(self.dense_macs), output is None
         energy_pj = 0.0 if idle else self.ann_pj
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
-        if isinstance(stats, SpikeStats):
-            energy = energy_report(stats)
+        if idle:
+            totals.add_idle()
+        elif isinstance(stats, SpikeStats):
+            totals.add(stats)
+            energy = totals.report()
             energy_pj, timesteps = energy.energies(self.table.name).snn_pj or 0.0, round(energy.timesteps or 0)
             spikes, per_neuron = energy.spikes or 0.0, energy.spikes_per_neuron or 0.0
+        else:
+            totals.add_dense(1)
         return WindowResult(
             t0_us=binned.t0_us,
             t1_us=binned.t1_us,
@@ -333,7 +334,7 @@ class Inference:
             events=binned.events,
             idle=idle,
             stats=stats,
-            energy=energy,
+            totals=totals,
             spikes=spikes,
             spikes_per_neuron=per_neuron,
             timesteps=timesteps,

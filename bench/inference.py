@@ -3,17 +3,22 @@
     python bench/inference.py --events RECORDING.dat [--weights street] [--root DIR]
 
 The contenders take turns on the same window, round after round, so that other load on the machine affects all of them. Reports
-medians, and ratios to the fastest float32 runtime of the ANN of the same weights. The process is pinned to --threads cores (2).
-`cpu` is the processor time of all threads, which other programs disturb less than the clock. Peak memory is measured in a
-separate process. With --root, AP is measured on the validation windows of the weights' training data.
+medians, the fastest run, and ratios of medians to the fastest float32 runtime of the ANN of the same weights and to its 8-bit
+form in OpenVINO. The process is pinned to --threads cores (2). `cpu` is the processor time of all threads, which other programs
+disturb less than the clock. Peak memory is measured in a separate process. With --root, AP is measured on the validation
+windows of the weights' training data.
 
     ann                      float32, as detect.py --ann runs it
     ann channels-last        the same in channels-last layout, the fastest on this machine
     onnxruntime, openvino    the same ANN, exported, in float32 and in 8 bits (onnxruntime's static quantisation, calibrated on
                              the window)
-    snn ...                  the spiking network in the engines of models/runtime, every spike counted
+    snn ...                  the spiking network in the engines of models/runtime, every spike counted; engines that need a
+                             network in integer form get that
+    snn ... uncounted        the same exported network without spike counts
     spikingjelly             SpikingJelly's converter and neurons, if installed (extra `bench`); if it rejects the network, the
-                             table gives the reason
+                             table gives the reason. After --peer-seconds it takes no more turns, which the table says
+
+After --minutes no more rounds begin; each contender's number of measured runs is in the results.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +48,9 @@ PEER = "spikingjelly"
 FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino")
 """Contenders in float32; the fastest is the reference for the ratios."""
 TIMESTEPS = (1, 2, 4)
-PEER_TIMESTEPS = (1, 2, 4, 16, 32)
+PEER_TIMESTEPS = (1, 4, 16)
+QUANTISED = "openvino int8"
+"""The fastest 8-bit form of the ANN, the second reference for the ratios."""
 _REST_S = 0.05
 """Pause before a turn, because some libraries' threads keep spinning for a while and would slow down the next contender."""
 _RUNS = 3
@@ -70,6 +79,8 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
     for name in ("reference", "int8", "onnx", "openvino"):
         for timesteps in TIMESTEPS:
             builders[f"snn {name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
+    for name in ("onnx", "openvino"):
+        builders[f"snn {name} T=1 uncounted"] = lambda n=name: _uncounted(bundle, n)
     for timesteps in PEER_TIMESTEPS:
         builders[f"{PEER} T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
     return builders
@@ -147,6 +158,18 @@ def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
     return Contender(network.run, bundle, {"timesteps": timesteps, "engine": name})
 
 
+def _uncounted(bundle: DetectorBundle, name: str) -> Contender:
+    """The exported network without the outputs from which its engine counts spikes and operations."""
+    from evburst.models.export.onnx_snn import SnnOptions, spiking_model
+    from evburst.models.runtime.exported import open_onnxruntime, open_openvino
+    from evburst.models.spiking.rounding import integer_form
+
+    graph, parameters = integer_form(bundle.spiking, replace(bundle.parameters, timesteps=1))
+    model = spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions()).SerializeToString()
+    run = {"onnx": open_onnxruntime, "openvino": open_openvino}[name](model)
+    return Contender(lambda grid: run(grid.numpy()))
+
+
 def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:
     """SpikingJelly's conversion of the ANN, with the largest activations as thresholds; the state is reset before each run."""
     import torch
@@ -221,43 +244,105 @@ def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tenso
     return torch.from_numpy(voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride))
 
 
-def measure(names: list[str], build: dict[str, Callable[[], Contender]], grid: torch.Tensor, rounds: int) -> dict[str, Any]:
-    """Return the median wall-clock and processor times in ms, over rounds in which every contender takes a turn."""
-    import numpy as np
+class Turns:
+    """The turns of one contender: its times, and why it takes no more of them.
 
-    built: dict[str, Contender] = {}
-    refused: dict[str, str] = {}
-    for name in names:
-        try:
-            built[name] = build[name]()
-            built[name].run(grid)
-            built[name].run(grid)
-        except ImportError as error:
-            built.pop(name, None)
-            print(f"skipped: {name} ({error})", file=sys.stderr)
-        except Exception as error:
-            if not name.startswith(PEER):
-                raise
-            built.pop(name, None)  # the peer rejects some networks, for example with a layer that is silent in calibration
-            refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    clock: dict[str, list[float]] = {name: [] for name in built}
-    processor: dict[str, list[float]] = {name: [] for name in built}
-    for _ in range(rounds):
-        for name, contender in built.items():
-            time.sleep(_REST_S)
-            contender.run(grid)
+    Args:
+        name: the contender.
+        build: builds it.
+        seconds: time after which it takes no more turns, building included; None: unlimited.
+    """
+
+    def __init__(self, name: str, build: Callable[[], Contender], seconds: float | None) -> None:
+        self.name, self.ended = name, ""
+        self._build, self._limit, self._left = build, seconds, seconds
+        self._contender: Contender | None = None
+        self._clock, self._processor = list[float](), list[float]()
+
+    def start(self, grid: torch.Tensor) -> None:
+        """Build the contender and run it twice."""
+        with self._limited():
+            self._contender = self._build()
+            self._contender.run(grid)
+            self._contender.run(grid)
+
+    def turn(self, grid: torch.Tensor) -> None:
+        """Run it once unmeasured, then measured."""
+        if self._contender is None or self.ended:
+            return
+        time.sleep(_REST_S)
+        with self._limited():
+            self._contender.run(grid)
             for _ in range(_RUNS):
                 started, used = time.perf_counter(), time.process_time()
-                contender.run(grid)
-                clock[name].append(1000 * (time.perf_counter() - started))
-                processor[name].append(1000 * (time.process_time() - used))
-    times = {
-        name: {"ms": round(float(np.median(clock[name])), 2), "cpu_ms": round(float(np.median(processor[name])), 2)}
-        for name in built
-    }
-    return {
-        name: times[name] if name in times else {"refused": refused[name]} for name in names if name in {**times, **refused}
-    }
+                self._contender.run(grid)
+                self._clock.append(1000 * (time.perf_counter() - started))
+                self._processor.append(1000 * (time.process_time() - used))
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Interrupt what exceeds the time that is left; a library missing or a network rejected by a peer also ends it."""
+        started = time.perf_counter()
+        if self._left is not None:
+            signal.signal(signal.SIGALRM, _interrupt)
+            signal.setitimer(signal.ITIMER_REAL, max(self._left, 0.001))
+        try:
+            yield
+        except ImportError as error:
+            self.ended = f"skipped: {error}"
+        except _TimeUpError:
+            self.ended = f"stopped after {self._limit:g} s"
+        except Exception as error:
+            if self._left is None:
+                raise
+            self.ended = f"rejected: {type(error).__name__}: {str(error).splitlines()[0]}"
+        finally:
+            if self._left is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                self._left -= time.perf_counter() - started
+
+    def result(self) -> dict[str, Any]:
+        """Medians and the fastest run in ms, number of measured runs, and why there are no more of them."""
+        import numpy as np
+
+        times = {}
+        if self._clock:
+            ms, cpu_ms = (round(float(np.median(values)), 2) for values in (self._clock, self._processor))
+            times = {"ms": ms, "fastest_ms": round(min(self._clock), 2), "cpu_ms": cpu_ms, "runs": len(self._clock)}
+        return {**times, **({"ended": self.ended} if self.ended else {})}
+
+
+class _TimeUpError(Exception):
+    """The time of a contender is up."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _TimeUpError
+
+
+def measure(
+    names: list[str],
+    build: dict[str, Callable[[], Contender]],
+    grid: torch.Tensor,
+    rounds: int,
+    peer_s: float,
+    total_s: float = float("inf"),
+) -> dict[str, Any]:
+    """Return the times of all contenders, over rounds in which each takes a turn; peers have `peer_s` seconds each.
+
+    No round begins `total_s` seconds after the first one; at least one is run.
+    """
+    contenders = [Turns(name, build[name], peer_s if name.startswith(PEER) else None) for name in names]
+    for contender in contenders:
+        contender.start(grid)
+    started = time.perf_counter()
+    for number in range(rounds):
+        if number and time.perf_counter() - started > total_s:
+            print(f"stopped after {number} of {rounds} rounds ({total_s:g} s)", file=sys.stderr)
+            break
+        for contender in contenders:
+            contender.turn(grid)
+    return {contender.name: contender.result() for contender in contenders}
 
 
 def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
@@ -288,25 +373,38 @@ def peak_memory_mb(name: str, args: argparse.Namespace) -> float:
     return float(done.stdout) if done.returncode == 0 else float("nan")
 
 
+def baseline(results: dict[str, Any]) -> str:
+    """Return the name of the fastest float32 network."""
+    return min((name for name in FLOAT if "ms" in results.get(name, {})), key=lambda name: results[name]["ms"])
+
+
 def table(results: dict[str, Any]) -> str:
-    """Return the results as a Markdown table; ratios are to the fastest float32 network."""
-    base = min((name for name in FLOAT if name in results), key=lambda name: results[name]["ms"])
-    reference = results[base]
-    lines = [
-        f"Ratios are to {base}, the fastest float32 network on this machine.",
-        "",
-        "| network | ms | ratio | cpu ms | ratio | windows/s | peak MB | AP |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Return the results as a Markdown table, with ratios to the fastest float32 network and to OpenVINO's 8-bit ANN."""
+    base = baseline(results)
+    columns = ["network", "ms", "fastest", f"ms / {base}", f"ms / {QUANTISED}", "cpu ms"]
+    extra = {"peak_mb": "peak MB", "ap": "AP"}
+    shown = [key for key in extra if any(key in r for r in results.values())]
+    columns += [extra[key] for key in shown] + ["note"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, r in results.items():
-        if "refused" in r:
-            lines.append(f"| {name} | rejected: {r['refused']} | | | | | | |")
-            continue
-        lines.append(
-            f"| {name} | {r['ms']} | {r['ms'] / reference['ms']:.2f} | {r['cpu_ms']} | {r['cpu_ms'] / reference['cpu_ms']:.2f} "
-            f"| {1000 / r['ms']:.1f} | {r.get('peak_mb', '')} | {r.get('ap', '')} |"
-        )
+        cells: list[Any] = [name, *[""] * 5]
+        if "ms" in r:
+            ratios = [f"{r['ms'] / results[k]['ms']:.2f}" if "ms" in results.get(k, {}) else "" for k in (base, QUANTISED)]
+            cells = [name, r["ms"], r["fastest_ms"], *ratios, r["cpu_ms"]]
+        cells += [r.get(key, "") for key in shown] + [r.get("ended", "")]
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
+
+
+def chosen(bundle: DetectorBundle) -> dict[str, dict[str, str]]:
+    """Return the engines that `auto` chooses by T, for the weights as they are and in integer form."""
+    from evburst.app.engines import ensure_measured
+    from evburst.models.runtime import choose
+    from evburst.models.spiking.rounding import is_integer
+
+    ensure_measured()
+    forms = {"as bundled": is_integer(bundle.spiking, bundle.parameters), "in integer form": True}
+    return {form: {f"T={t}": choose("auto", "cpu", t, integer) for t in TIMESTEPS} for form, integer in forms.items()}
 
 
 def main() -> None:
@@ -316,6 +414,8 @@ def main() -> None:
     parser.add_argument("--weights", default="street")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=10.0, help="time after which no more rounds begin")
+    parser.add_argument("--peer-seconds", type=float, default=60.0, help="time after which a peer takes no more turns")
     parser.add_argument("--only", default="", help="comma-separated prefixes of the contenders' names")
     parser.add_argument("--root", default="", help="training data of the weights: also measure AP")
     parser.add_argument("--limit", type=int, default=0, help="number of windows for AP (0: all)")
@@ -328,7 +428,9 @@ def main() -> None:
     import torch
 
     from evburst.app import detect
+    from evburst.app.provenance import provenance
     from evburst.models.bundle import DetectorBundle
+    from evburst.models.runtime import machine
 
     torch.set_num_threads(args.threads)
     if hasattr(os, "sched_setaffinity"):
@@ -341,16 +443,18 @@ def main() -> None:
         print(detect.peak_memory_mb())
         return
     names = [name for name in build if not args.only or name == "ann" or name.startswith(tuple(args.only.split(",")))]
-    results = measure(names, build, grid, args.rounds)
+    results = measure(names, build, grid, args.rounds, args.peer_seconds, 60 * args.minutes)
     if args.root:
         for name, ap in average_precisions(list(results), build, args.root, args.limit).items():
             results[name]["ap"] = ap
     if args.memory:
-        for name in (name for name, result in results.items() if "refused" not in result):
+        for name in (name for name, result in results.items() if "ms" in result):
             results[name]["peak_mb"] = round(peak_memory_mb(name, args), 1)
-    print(table(results))
+    print(f"The fastest float32 network on this machine is {baseline(results)}.\n\n{table(results)}")
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        settings = {"weights": args.weights, "events": args.events.name, "window": args.window, "rounds": args.rounds}
+        record = {**settings, "machine": machine(), "auto": chosen(bundle), "results": results, "provenance": provenance()}
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

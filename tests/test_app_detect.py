@@ -22,6 +22,7 @@ from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophese
 from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
+from evburst.eval.energy import EnergyTotals
 from evburst.models.bundle import DetectorBundle
 from tests.conftest import ROOT, SAMPLE, SHARED, random_events
 from tests.test_data_readers_dat import HEADER, dat
@@ -308,10 +309,11 @@ def test_interrupted_box_file_is_readable(tmp_path: Path) -> None:
     sink = BoxSink(tmp_path / "b.npy", RunInfo(("car",), SensorSize(8, 8), 50_000, 0, "ANN"))
     grid = np.zeros((2, 8, 8), np.uint8)
     for _ in range(3):
-        sink.write(WindowResult(0, 9, grid, found, 0, False, None, None, None, None, None, 1.0, 1.0, 1.0))
+        sink.write(WindowResult(0, 9, grid, found, 0, False, None, EnergyTotals(0), None, None, None, 1.0, 1.0, 1.0))
     assert len(np.load(tmp_path / "b.npy")) == 3
     sink.close()
-    assert len(np.load(tmp_path / "b.npy")) == 3
+    np.save(tmp_path / "whole.npy", np.concatenate([found.to_prophesee()] * 3))
+    assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 @pytest.mark.shared

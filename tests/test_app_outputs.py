@@ -25,6 +25,7 @@ from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
+from evburst.eval.energy import EnergyTotals
 from tests.conftest import ROOT, random_events
 
 SIZE = SensorSize(64, 48)
@@ -43,7 +44,7 @@ def result(n: int = 2, t0_us: int = 0, idle: bool = False) -> WindowResult:
     boxes = np.array([[10 * k, 5, 10 * k + 8, 20] for k in range(n)], np.float32).reshape(-1, 4)
     found = Detections(boxes, np.full(n, 0.5, np.float32), np.arange(n) % 2, t0_us + 50_000)
     return WindowResult(
-        t0_us, t0_us + 50_000, np.ones((4, 48, 64), np.uint8), found, 9, idle, None, None, 3.0, 0.1, 1, 1e6, 2e6, 7.5
+        t0_us, t0_us + 50_000, np.ones((4, 48, 64), np.uint8), found, 9, idle, None, EnergyTotals(0), 3.0, 0.1, 1, 1e6, 2e6, 7.5
     )
 
 

@@ -20,6 +20,7 @@ from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import EvburstError
 from evburst.data.events import SensorSize
+from evburst.eval.energy import EnergyTotals
 from tests.conftest import SAMPLE
 
 SIZE = SensorSize(200, 100)
@@ -37,7 +38,7 @@ def window(number: int, boxes: list[tuple[Box, float]], firing: list[Box], label
     corners = np.array([box for box, _ in boxes], np.float32).reshape(-1, 4)
     scores, t_us = np.array([score for _, score in boxes], np.float32), (number + 1) * WINDOW_US
     found = Detections(corners, scores, np.full(len(boxes), label), t_us)
-    return WindowResult(t_us - WINDOW_US, t_us, grid, found, 9, False, None, None, None, None, None, 0.0, 0.0, 1.0)
+    return WindowResult(t_us - WINDOW_US, t_us, grid, found, 9, False, None, EnergyTotals(0), None, None, None, 0.0, 0.0, 1.0)
 
 
 def tracker(**settings: float) -> Tracker:

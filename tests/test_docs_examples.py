@@ -6,15 +6,18 @@ import importlib.util
 import json
 import re
 import runpy
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, random_events
+from conftest import ROOT, SAMPLE, random_events
 from event_files import bin_bytes
 
 from evburst.app.cli import detect_main, main
@@ -23,8 +26,13 @@ from evburst.data import readers
 from evburst.data.boxes import Detections
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.data.writers import write_events
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.spiking.rounding import integer_form
 from tests.test_docs import PAGES
 
 SIZE = SensorSize(32, 24)
@@ -144,21 +152,51 @@ def test_python_blocks_run(
     for example in ("reader", "sink"):  # imported anew, so that they register themselves
         monkeypatch.setitem(sys.modules, example, None)
         del sys.modules[example]
-    sample = readers.open_events(ROOT / "data" / "samples" / "street_td.dat")
+    sample = readers.open_events(SAMPLE)
     events = next(sample.packets())
     events = events[events["t"] < 100_000]
     write_events(tmp_path / "recording.dat", events, sample.sensor_size)
     (tmp_path / "00001.bin").write_bytes(bin_bytes(random_events(2000, SensorSize(34, 34), 300_000).tolist()))
     (tmp_path / "recording.evrec").write_bytes(b"EVREC %dx%d\n" % sample.sensor_size + events.tobytes())
     if page.name == "export.md":
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
-        ((_, *command),) = named_commands("docs/export.md", "evburst export --weights street --onnx-snn")
-        assert main(command) == 0
+        export_street(tmp_path)
         capsys.readouterr()
     for block in python_blocks(page):
         exec(compile(block, str(page), "exec"), {})
         assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
+
+
+def export_street(folder: Path) -> None:
+    """Write street_snn.onnx as docs/export.md does, and put the bundled recording beside it."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    ((_, *command),) = named_commands("docs/export.md", "evburst export --weights street --onnx-snn")
+    assert main(command) == 0
+    shutil.copy(SAMPLE, folder)
+
+
+def test_boxes_of_the_exported_network_need_numpy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are those of the detector, with the weights in integer form as in the file."""
+    monkeypatch.chdir(tmp_path)
+    export_street(tmp_path)
+    (block,) = python_blocks(ROOT / "docs" / "export.md")
+    assert re.findall(r"^(?:import|from) .*$", block, re.MULTILINE) == ["import numpy as np, onnxruntime"]
+    found: dict[str, Any] = {}
+    exec(compile(block, "docs/export.md", "exec"), found)
+    bundle = DetectorBundle.load("street")
+    graph, parameters = integer_form(bundle.spiking, bundle.parameters)
+    stream = readers.open_events(SAMPLE)
+    window = next(islice(stream.windows(bundle.voxel.window_us, 1_500_000), 1))
+    grid = voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride)
+    assert np.array_equal(grid, found["counts"].clip(max=10))
+    detector = Detector(replace(bundle, spiking=graph, parameters=parameters), PostConfig())
+    (expected,), _ = detector.detect(grid, stream.sensor_size, [0])
+    assert len(expected) >= 2
+    assert found["labels"].tolist() == expected.labels.tolist()
+    np.testing.assert_allclose(found["boxes"], expected.boxes_xyxy, atol=1e-3)
+    np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-5)
 
 
 def test_the_commands_on_recordings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

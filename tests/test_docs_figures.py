@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
+from bench.spikes import Agreement
+from bench.spikes import table as spikes_table
 from evburst.app.results import tables
 from evburst.eval.results import Results, read_results
+from evburst.models.bundle import WEIGHTS
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -56,3 +60,10 @@ def test_held_back_losses_agree() -> None:
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{weights}`, T = 1, held-back")]
         mean, low, high = re.findall(r"\d+\.\d", row)
         assert f"{mean} [{low}, {high}]" in README
+
+
+def test_the_table_of_spikes_is_generated() -> None:
+    rows = [Agreement(**row) for row in json.loads((RESULTS / "spikes.json").read_text())]
+    assert {row.weights for row in rows} == {path.stem for path in WEIGHTS.glob("*.safetensors")}
+    assert all(row.different == 0 for row in rows if row.integer_layers == row.layers)
+    assert f"\n{spikes_table(rows)}\n" in (ROOT / "docs" / "benchmarks.md").read_text()

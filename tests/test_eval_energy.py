@@ -118,6 +118,31 @@ def test_totals_of_single_windows_are_the_account_of_all() -> None:
         assert mine == (theirs if name == "beyond_silence" else pytest.approx(theirs)), name
 
 
+def test_merged_totals_are_those_of_all_windows() -> None:
+    """Also where one side was not counted beyond silence, has idle windows, or has only those of the ANN."""
+    counted, activities = counted_beyond_silence()
+
+    def totals(*kinds: str) -> EnergyTotals:
+        made = EnergyTotals(250)
+        for kind in kinds:
+            if kind == "beyond":
+                made.add(counted)
+                made.add_activity(activities)
+            elif kind == "plain":
+                made.add(random_stats(np.random.default_rng(0), 3, 2))
+            elif kind == "idle":
+                made.add_idle()
+            else:
+                made.add_dense(2)
+        return made
+
+    for parts in (["beyond"], ["beyond", "plain"], ["beyond", "idle", "dense"], ["plain", "beyond", "beyond", "idle"]):
+        merged = EnergyTotals(250)
+        for part in parts:
+            merged.merge(totals(part))
+        assert merged.report() == totals(*parts).report(), parts
+
+
 def test_idle_windows_change_neither_side() -> None:
     """Half of a recording without events costs neither network anything: the shares are those of the busy half."""
     rng = np.random.default_rng(1)

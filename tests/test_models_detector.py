@@ -215,3 +215,15 @@ def test_bundled_street_weights_have_their_record() -> None:
     assert bundle.voxel == VoxelConfig(bins=5, max_count=10, window_ms=50)
     assert {"training", "conversion", "check"} <= bundle.record.keys()
     assert all(layer.phi >= 1 for layer in bundle.parameters.neurons.values())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_are_refused(bundle: DetectorBundle, value: float) -> None:
+    """Also where infinities cancel out; large finite outputs whose sum overflows are not refused."""
+    detector, grid = Detector(bundle, PostConfig(), ann=True), np.zeros((1, 4, 16, 16), np.uint8)
+    bias = detector.bundle.graph.tensors["box.bias"]
+    bias[:] = 3e38
+    detector.detect(grid, SensorSize(16, 16), [0])
+    bias[0], bias[1] = value, -value
+    with pytest.raises(CheckpointError, match=r"output 'box' .* damaged"):
+        detector.detect(grid, SensorSize(16, 16), [0])

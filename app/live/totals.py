@@ -64,4 +64,4 @@ class RunTotals:
         if (network.detect.ann, network.detect.weights) != (self._network.detect.ann, self._network.detect.weights):
             self.energy = EnergyTotals(network.inference.dense_macs)
         self._network = network
-        result.count_into(self.energy)
+        self.energy.merge(result.totals)

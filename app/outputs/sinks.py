@@ -161,13 +161,19 @@ class JsonlSink:
 
 @sink("bbox", "bbox.npy")
 class BoxSink:
-    """Boxes in Prophesee's dtype, grown row by row; the header counts every window that was written."""
+    """Boxes in Prophesee's dtype, grown row by row; the header counts every window that was written.
+
+    Only the header's number of rows is rewritten: NumPy keeps room for 21 digits of it.
+    """
 
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._rows = path, 0
         with writing(path):
             self._file = path.open("w+b")
-            self._header()
+            header = {"descr": np.lib.format.dtype_to_descr(BBOX_DTYPE), "fortran_order": False, "shape": (0,)}
+            np.lib.format.write_array_header_1_0(self._file, header)
+            self._file.seek(0)
+            self._shape_at = self._file.read().index(b"(0,)")
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
@@ -175,23 +181,15 @@ class BoxSink:
             return
         with writing(self._path):
             self._file.write(result.detections.to_prophesee().tobytes())
-            self._file.flush()
             self._rows += len(result.detections)
-            self._header()
+            self._file.seek(self._shape_at)  # writes the rows, so that the header never counts rows that are not there yet
+            self._file.write(b"(%d,), }" % self._rows)
+            self._file.seek(0, 2)
 
     def close(self) -> None:
         """See Sink."""
         with writing(self._path):
             self._file.close()
-
-    def _header(self) -> None:
-        """NumPy keeps room for 21 digits of the first axis, so that the header's length never changes."""
-        self._file.seek(0)
-        description = np.lib.format.dtype_to_descr(BBOX_DTYPE)
-        header = {"descr": description, "fortran_order": False, "shape": (self._rows,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.flush()
-        self._file.seek(0, 2)
 
 
 @sink("csv", "boxes.csv")

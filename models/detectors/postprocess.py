@@ -85,6 +85,8 @@ def _yolo_candidates(boxes: Tensor, classes: Tensor, level: int, spec: HeadSpec,
     """(boxes px, scores, labels) of one map: distances to a cell's four sides, each the mean of a distribution (YOLOv8)."""
     scores = torch.sigmoid(classes)
     label, row, column = torch.nonzero(scores >= score, as_tuple=True)
+    if not len(label):
+        return boxes.new_zeros(0, 4), scores.new_zeros(0), label
     distribution = boxes[:, row, column].reshape(4, spec.reg_max, -1).softmax(1)
     bins = torch.arange(spec.reg_max, dtype=torch.float32, device=distribution.device)
     left, top, right, bottom = torch.tensordot(bins, distribution, ([0], [1]))

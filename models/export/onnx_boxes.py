@@ -172,7 +172,7 @@ def _select(writer: Writer, boxes: str, scores: str, post: PostConfig) -> None:
     kept = writer.emit("NonMaxSuppression", [boxes, scores, *limits], "decode.kept")  # (k, 3): image, class, box
     best = _best(writer, scores, kept, post.max_detections)
     rows = writer.emit("Gather", [kept, best], "decode.rows", axis=0)
-    columns = [_constant(writer, f"column{i}", i) for i in range(4)]
+    columns = {i: _constant(writer, f"column{i}", i) for i in (1, 2, 3)}
     axis = _constant(writer, "axis1", 1)
     labels, index = (writer.emit("Slice", [rows, columns[i], columns[i + 1], axis], f"decode.slice{i}") for i in (1, 2))
     last = _constant(writer, "last", -1)

@@ -7,8 +7,9 @@
     cuda        the reference as CUDA graphs with the neurons in one Triton kernel; never chosen by `auto`, as it has not been
                 run on a GPU yet
 
-All engines fire the same spikes as the reference if the network is in integer form (models/spiking/rounding.py). Otherwise
-int8 can differ for neurons within float32 rounding of their threshold, and onnx and openvino refuse the network.
+All engines fire the same spikes as the reference where layers are in integer form (models/spiking/rounding.py). Otherwise, int8
+can differ for neurons within float32 rounding of their threshold, and onnx and openvino refuse the network. Layers driven by a
+sum of currents have no integer form, so that onnx and openvino can differ there (bench/spikes.py).
 
 To add an engine, decorate a function `(graph, parameters, max_count) -> SpikingNetwork` with @engine. It returns a subclass
 that overrides `run`. Its `available` returns why the engine cannot run on a device, or "".

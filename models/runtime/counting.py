@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,7 +28,8 @@ class SpikeCounter:
         self._fan_out = {}
         for node in self.layers:
             maps = fan_out[node.name].numpy()
-            fits = float(maps.max()) * maps.shape[2] * largest_total < 2**31 if maps.size else True
+            # Twice, because a negative count can differ from a positive one in silence.
+            fits = 2 * float(maps.max()) * maps.shape[2] * largest_total < 2**31 if maps.size else True
             self._fan_out[node.name] = np.ascontiguousarray(maps, np.int32 if fits else np.int64)
 
     def stats(
@@ -46,64 +46,74 @@ class SpikeCounter:
         for node in self.layers:
             own = np.ascontiguousarray(counts[node.name])
             own = own.reshape(-1, images, *own.shape[-3:])
-            totals = count_spikes(own, self._fan_out[node.name]).astype(np.float64)
+            resting = silent[node.name].reshape(-1, *own.shape[-3:])
+            spikes, synaptic_ops, graded, bursts, *beyond = count_spikes(own, resting, self._fan_out[node.name]).T
             kind: Literal["input", "neuron", "pool"] = (
                 "neuron" if node.op == "relu" else "pool" if node.op == "max_pool" else "input"
             )
-            neurons = int(np.prod(own.shape[2:])) if kind == "neuron" else 0
-            active = totals[:, 3] if kind == "neuron" else None
-            resting = silent[node.name].reshape(-1, 1, *own.shape[-3:])
-            differences = np.subtract(own, resting, dtype=np.int16, casting="unsafe")
-            beyond = count_spikes(differences, self._fan_out[node.name]).astype(np.float64)
-            plain = totals[:, 0], totals[:, 1], totals[:, 2]
-            layers.append(LayerStats(node.name, kind, neurons, timesteps, *plain, active, *beyond[:, :3].T))
+            neurons, active = (int(np.prod(own.shape[2:])), bursts) if kind == "neuron" else (0, None)
+            layers.append(LayerStats(node.name, kind, neurons, timesteps, spikes, synaptic_ops, graded, active, *beyond))
         return layers
 
 
-def count_spikes_reference(counts: NDArray[Any], fan_out: NDArray[Any]) -> NDArray[np.int64]:
+def count_spikes_reference(counts: NDArray[Any], resting: NDArray[Any], fan_out: NDArray[Any]) -> NDArray[np.float64]:
     """Compute what `count_spikes` does, in NumPy; the reference for its test."""
-    spikes, bursts = np.abs(counts.astype(np.int64)).sum(0), (counts != 0).astype(np.int64).sum(0)
-    targets = fan_out.astype(np.int64)
-    return np.stack([x.sum((1, 2, 3)) for x in (spikes, spikes * targets, bursts * targets, bursts)], 1)
+    own, targets, totals = counts.astype(np.int64), fan_out.astype(np.int64), []
+    for values in (own, own - resting[:, None].astype(np.int64)):
+        spikes, bursts = np.abs(values).sum(0), (values != 0).astype(np.int64).sum(0)
+        totals += [x.sum((1, 2, 3)) for x in (spikes, spikes * targets, bursts * targets, bursts)]
+    return np.stack(totals[:7], 1).astype(np.float64)
 
 
-def count_spikes(counts: NDArray[Any], fan_out: NDArray[Any]) -> NDArray[np.int64]:
+def count_spikes(counts: NDArray[Any], resting: NDArray[Any], fan_out: NDArray[Any]) -> NDArray[np.float64]:
     """Count spikes, synaptic operations, synaptic operations with each burst counted once, and bursts.
 
     Args:
-        counts: `(T, N, C, H, W)` uint8, int8, int16 or float32, contiguous; negative spikes count like positive ones.
+        counts: `(T, N, C, H, W)` uint8, int8 or float32, contiguous; negative spikes count like positive ones.
+        resting: `(T, C, H, W)` of the same type, the counts in silence.
         fan_out: `(C, H, W)`, int32 if the sum over one row fits into it, or int64.
 
     Returns:
-        `(N, 4)` int64, per image.
+        `(N, 7)` float64, per image: these four, and the first three of the differences from silence.
     """
-    totals = np.zeros((counts.shape[1], counts.shape[2], 4), np.int64)
-    _count(counts, fan_out, totals)
-    summed: NDArray[np.int64] = totals.sum(1)
+    totals = np.zeros((counts.shape[1], counts.shape[2], 7), np.int64)
+    _count(counts, resting, fan_out, totals)
+    summed: NDArray[np.float64] = totals.sum(1).astype(np.float64)
     return summed
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _count(counts, fan_out, totals):  # type: ignore[no-untyped-def]
-    timesteps, images, channels, rows, columns = counts.shape
-    for plane in numba.prange(images * channels):
+@njit(cache=True, nogil=True)
+def _count(counts, resting, fan_out, totals):  # type: ignore[no-untyped-def]
+    """One thread, because the libraries' own threads keep spinning after a run and would compete with numba's."""
+    timesteps, images, channels, rows = counts.shape[:4]
+    for plane in range(images * channels):
         image, channel = plane // channels, plane % channels
-        spikes, operations, graded, bursts = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         for t in range(timesteps):
             for y in range(rows):
-                line, targets = counts[t, image, channel, y], fan_out[channel, y]
-                zero = targets[0] * 0  # of the dtype of the fan-out, so that the sums of a row have it too
-                row_spikes, row_operations, row_graded, row_bursts = zero, zero, zero, zero
-                for x in range(columns):
-                    n = targets.dtype.type(abs(np.int32(line[x])))
-                    fired = targets.dtype.type(n != 0)
-                    row_spikes += n
-                    row_bursts += fired
-                    row_operations += n * targets[x]
-                    row_graded += fired * targets[x]
-                spikes += row_spikes
-                operations += row_operations
-                graded += row_graded
-                bursts += row_bursts
-        totals[image, channel, 0], totals[image, channel, 1] = spikes, operations
-        totals[image, channel, 2], totals[image, channel, 3] = graded, bursts
+                _count_row(counts[t, image, channel, y], resting[t, channel, y], fan_out[channel, y], totals[image, channel])
+
+
+@njit(cache=True, nogil=True)
+def _count_row(line, silent, fan_out, totals):  # type: ignore[no-untyped-def]
+    """Add the counts of one row to `totals`."""
+    kind = fan_out.dtype.type
+    zero = fan_out[0] * 0  # of the dtype of the fan-out, so that the sums of a row have it too
+    spikes = operations = graded = bursts = zero
+    spikes_beyond = operations_beyond = graded_beyond = zero
+    for x in range(len(line)):
+        n, difference = kind(abs(np.int32(line[x]))), kind(abs(np.int32(line[x]) - np.int32(silent[x])))
+        fired, differs = kind(n != 0), kind(difference != 0)
+        spikes += n
+        operations += n * fan_out[x]
+        graded += fired * fan_out[x]
+        bursts += fired
+        spikes_beyond += difference
+        operations_beyond += difference * fan_out[x]
+        graded_beyond += differs * fan_out[x]
+    totals[0] += spikes
+    totals[1] += operations
+    totals[2] += graded
+    totals[3] += bursts
+    totals[4] += spikes_beyond
+    totals[5] += operations_beyond
+    totals[6] += graded_beyond

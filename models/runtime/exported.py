@@ -1,7 +1,7 @@
 """Engines that run the exported ONNX network (models/export/onnx_snn.py) in an inference library.
 
 `onnx` uses onnxruntime, on any processor. `openvino` uses OpenVINO, which is faster on x86 with 8-bit dot products. For
-networks in integer form (`integer_form` in models/spiking/rounding.py), every neuron fires the same spikes as in the reference
+layers in integer form (`integer_form` in models/spiking/rounding.py), every neuron fires the same spikes as in the reference
 engine. Operations are counted exactly, from the spike counts that each layer outputs.
 """
 

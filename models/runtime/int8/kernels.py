@@ -123,9 +123,20 @@ def run_operations(  # type: ignore[no-untyped-def]
                 _max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, before[thread], counts)
             else:
                 _upsample(operation, terms[operation.first_term], state, timesteps, place)
-        for image in range(images):
+        _add_up(units, per_image, totals[index])
+
+
+@njit(cache=True, nogil=True)
+def _add_up(units, per_image, totals):  # type: ignore[no-untyped-def]
+    """Sum the counters of an operation's units of work by image; `totals` is `(N, COUNTERS / 2)`, overwritten.
+
+    Loops of its own, because within a parallel function each `sum` of an array would be another start of all threads.
+    """
+    totals[:] = 0
+    for image in range(len(totals)):
+        for unit in range(image * per_image, (image + 1) * per_image):
             for k in range(COUNTERS // 2):
-                totals[index, image, k] = units[image * per_image : (image + 1) * per_image, 2 * k : 2 * k + 2].sum()
+                totals[image, k] += units[unit, 2 * k] + units[unit, 2 * k + 1]
 
 
 @njit(cache=True, nogil=True)

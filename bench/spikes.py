@@ -1,0 +1,178 @@
+"""Compare every spike of the engines with those of `reference`, for each bundled weights file.
+
+    python bench/spikes.py [--weights street caltech6] [--windows 20] [--json docs/results/spikes.json]
+
+Runs windows of the bundled recording, cut to the sensor of the weights, at the weights' own number of timesteps. Files that are
+not in integer form are compared in integer form, into which `evburst export` and the engines `onnx` and `openvino` bring them
+(`integer_form` in models/spiking/rounding.py). Neurons driven by a sum of currents, as after the additions of a residual
+network, have no integer form: there, currents within float32 rounding of a threshold can make libraries differ. Exit code 1 if
+a spike differs in a network whose layers are all in integer form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evburst.app.classify import sensor_of
+from evburst.data.events import SensorSize
+from evburst.data.readers import open_events
+from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.models.bundle import WEIGHTS, DetectorBundle
+from evburst.models.export.onnx_snn import SnnOptions, spiking_model
+from evburst.models.graph import Graph, Node
+from evburst.models.runtime import ENGINES
+from evburst.models.runtime.exported import open_onnxruntime, open_openvino
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
+from evburst.models.spiking.rounding import driven, integer_form, is_integer
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
+_GEN1 = SensorSize(304, 240)
+
+Counts = dict[str, NDArray[Any]]
+"""Spike counts of every layer of neurons, `(T, C, H, W)` of any number type."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The spikes of one engine compared with those of the reference.
+
+    Attributes:
+        weights: name of the bundled weights.
+        as_bundled: whether the file is in integer form; otherwise it was brought into it for the comparison.
+        layers, integer_layers: number of layers of neurons, and of those in integer form after that.
+        engine: the engine.
+        timesteps: T.
+        windows: number of windows.
+        neurons: number of counts compared: neurons x timesteps x windows.
+        spikes: spikes of the reference.
+        different: number of counts that differ.
+    """
+
+    weights: str
+    as_bundled: bool
+    layers: int
+    integer_layers: int
+    engine: str
+    timesteps: int
+    windows: int
+    neurons: int
+    spikes: int
+    different: int
+
+
+class Watched(SpikingNetwork):
+    """The reference, which keeps the spike counts of its last run."""
+
+    counts: Counts
+
+    def observe(self, node: Node, value: Tensor) -> None:
+        """See Runner."""
+        if node.op == "input":
+            self.counts = {}
+        if node.op == "relu":
+            theta = self.parameters.neurons[node.name].theta[:, None, None]
+            self.counts[node.name] = torch.round(value / theta).to(torch.int16).numpy()
+
+
+def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreement]:
+    """Return the agreement of each engine on the first windows of the bundled recording."""
+    bundle = DetectorBundle.load(weights)
+    as_bundled = is_integer(bundle.spiking, bundle.parameters)
+    graph, parameters = integer_form(bundle.spiking, bundle.parameters)
+    reference = Watched(graph, parameters)
+    runs = {name: _BUILDERS[name](graph, parameters, bundle) for name in engines}
+    different, windows, neurons, spikes = dict.fromkeys(engines, 0), 0, 0, 0
+    for grid in _grids(bundle, n_windows):
+        reference.run(torch.from_numpy(grid))
+        windows += 1
+        neurons += sum(counts.size for counts in reference.counts.values())
+        spikes += sum(int(np.abs(counts).sum()) for counts in reference.counts.values())
+        for name, run in runs.items():
+            found = run(grid)
+            different[name] += sum(int((found[layer] != own).sum()) for layer, own in reference.counts.items())
+    shared = parameters.timesteps, windows, neurons, spikes
+    layers = len(parameters.neurons), sum(1 for _ in driven(graph))
+    return [Agreement(weights, as_bundled, *layers, name, *shared, different[name]) for name in engines]
+
+
+def _grids(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
+    stream, sensor = open_events(SAMPLE), sensor_of(bundle) or _GEN1
+    for window in islice(stream.windows(bundle.voxel.window_us), n_windows):
+        yield voxel_batch([window], bundle.voxel, sensor, bundle.stride)
+
+
+def _exported(start: Callable[[bytes], Any]) -> Callable[..., Callable[[NDArray[np.uint8]], Counts]]:
+    def build(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
+        model = spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions(counts=True))
+        run = start(model.SerializeToString())
+
+        def counts(grid: NDArray[np.uint8]) -> Counts:
+            found = run(grid)
+            return {name: found[f"{name}.counts"] for name in parameters.neurons}
+
+        return counts
+
+    return build
+
+
+def _int8(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
+    from evburst.models.runtime.int8.network import IntegerNetwork
+
+    network = IntegerNetwork(graph, parameters, bundle.voxel.max_count)
+
+    def counts(grid: NDArray[np.uint8]) -> Counts:
+        network.run(torch.from_numpy(grid))
+        program, found = network._program(grid.shape), {}
+        for name, layer in parameters.neurons.items():
+            found[name] = torch.round(network._spikes(name, program) / layer.theta[:, None, None]).numpy()
+        return found
+
+    return counts
+
+
+_BUILDERS = {"int8": _int8, "onnx": _exported(open_onnxruntime), "openvino": _exported(open_openvino)}
+
+
+def table(rows: Sequence[Agreement]) -> str:
+    """Return the results as a Markdown table."""
+    names = "weights", "integer form", "layers in it", "engine", "T", "windows", "counts compared", "spikes", "different"
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for r in rows:
+        form = "as bundled" if r.as_bundled else "converted for the comparison"
+        head = f"| `{r.weights}` | {form} | {r.integer_layers} of {r.layers} | `{r.engine}` | {r.timesteps} | {r.windows} "
+        lines.append(head + f"| {r.neurons:,} | {r.spikes:,} | {r.different:,} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare every spike of the engines with those of the reference.")
+    bundled = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    parser.add_argument("--weights", nargs="+", default=bundled, help="names of bundled weights (default: all)")
+    parser.add_argument("--engines", nargs="+", default=list(_BUILDERS), choices=list(_BUILDERS))
+    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    args = parser.parse_args()
+    available = [name for name in args.engines if not ENGINES[name].available("cpu")]
+    rows = [row for weights in args.weights for row in compare(weights, available, args.windows)]
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return int(any(row.different for row in rows if row.integer_layers == row.layers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
