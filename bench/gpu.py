@@ -98,11 +98,26 @@ def measure(bundle: DetectorBundle, batch: int) -> dict[str, Any]:
     return found
 
 
+def table(report: dict[str, Any]) -> str:
+    """Return a report as a table for docs/benchmarks.md: ms per batch, one column per batch size."""
+    rows = report["ms"]
+    names = [name for name in rows[0] if name != "batch" and not name.startswith("equal")]
+    heads = " | ".join(f"batch {row['batch']}" for row in rows)
+    lines = [f"| {report['card']}, ms | {heads} |", "|---" * (len(rows) + 1) + "|"]
+    for name in names:
+        lines.append(f"| {name} | {' | '.join(f'{row[name]:.2f}' if name in row else '-' for row in rows)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="street")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of these results, and measure nothing")
     args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(args.table.read_text())))
+        return
     bundle = DetectorBundle.load(args.weights)
     torch.backends.cudnn.benchmark = True
     rows = [measure(bundle, batch) for batch in BATCHES]

@@ -1,7 +1,7 @@
 """Boxes on recordings of real sensors: python bench/real.py --data FOLDER --weights street --out docs/results/real_street.json
 
-FOLDER holds recordings that are not part of evburst: gen1_street_td.dat (a car drives ahead; its box by eye at the first and last
-moment, linear in between), pedro_frame*.npy with .xml (PEDRo, persons), and dvs128/ with boxes_auto_50ms.csv (persons and
+FOLDER holds recordings that are not part of evburst: gen1_street_td.dat (a car drives ahead; its box by eye at the first and
+last moment, linear in between), pedro_frame*.npy with .xml (PEDRo, persons), and dvs128/ with boxes_auto_50ms.csv (persons and
 hand-sized objects in front of a static DVS128). Boxes count from a score of 0.3, and as found from an IoU of 0.5. Nothing was
 trained on these recordings, and nothing may be chosen on them.
 """
@@ -104,13 +104,54 @@ def dvs128(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "objects": {"windows": windows, "with_car": cars / windows, "with_any_box": boxed / windows}}
 
 
+def table(reports: list[dict[str, Any]]) -> str:
+    """Return the reports as a table for docs/results.md, one column per network."""
+    columns = [f"{report['weights']}, {report['network'].upper()}" for report in reports]
+    rows: list[tuple[str, list[str]]] = [
+        (
+            f"Gen1, car ahead, windows of {name}: found, other boxes",
+            [f"{r['gen1'][name]['found']} of {r['gen1'][name]['windows']}, {r['gen1'][name]['other_boxes']}" for r in reports],
+        )
+        for name in reports[0]["gen1"]
+    ]
+    people = [r["pedro"] for r in reports]
+    rows.append(
+        (
+            "PEDRo, persons: found, other boxes",
+            [f"{found['found']} of {found['persons']}, {found['other_boxes']}" for found in people],
+        )
+    )
+    walking = [r["dvs128"]["person_walking_a"] for r in reports]
+    rows.append(
+        (
+            f"DVS128, a person walking, {walking[0]['windows']} windows: recall, other boxes per window",
+            [f"{found['recall']:.2f}, {found['other_boxes_per_window']:.2f}" for found in walking],
+        )
+    )
+    objects = [r["dvs128"]["objects"] for r in reports]
+    rows.append(
+        (
+            f"DVS128, hand-sized objects, {objects[0]['windows']:,} windows: share with a `car`, with any box",
+            [f"{100 * found['with_car']:.1f} %, {100 * found['with_any_box']:.1f} %" for found in objects],
+        )
+    )
+    lines = [f"| recording | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", help="print the table of these results, and measure nothing")
     parser.add_argument("--weights", default="street")
     parser.add_argument("--ann", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.table:
+        print(table([json.loads(path.read_text()) for path in args.table]))
+        return
+    if args.data is None:
+        parser.error("--data is required")
     settings = {"weights": args.weights, "ann": args.ann, "score": SCORE}
     report = {
         "weights": Path(args.weights).stem,

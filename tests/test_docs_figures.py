@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from bench.gpu import table as gpu_table
 from bench.spikes import Agreement
 from bench.spikes import table as spikes_table
 from evburst.app.results import tables
@@ -51,6 +52,11 @@ def test_the_tables_of_the_results_page_are_generated() -> None:
     assert len(found) >= 3
     for table in found:
         assert table in generated
+
+
+def test_the_table_of_the_gpu_is_generated() -> None:
+    report = json.loads((RESULTS / "gpu_street.json").read_text())
+    assert f"\n{gpu_table(report)}\n" in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 def test_held_back_losses_agree() -> None:

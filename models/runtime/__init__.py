@@ -4,8 +4,7 @@
     int8        integer arithmetic with the 8-bit weights of the conversion, on CPUs with AVX2
     onnx        the network as ONNX in onnxruntime, on any CPU
     openvino    the network as ONNX in OpenVINO, on any CPU
-    cuda        the reference as CUDA graphs with the neurons in one Triton kernel; never chosen by `auto`, as it has not been
-                run on a GPU yet
+    cuda        the reference as CUDA graphs with the neurons in one Triton kernel, on a GPU
 
 All engines fire the same spikes as the reference where layers are in integer form (models/spiking/rounding.py). Otherwise, int8
 can differ for neurons within float32 rounding of their threshold, and onnx and openvino refuse the network. Layers driven by a
@@ -86,6 +85,8 @@ def open_engine(
         ConfigError: the engine is unknown, or cannot run this network on this machine.
     """
     integer = is_integer(graph, parameters)
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # a mantissa of ten bits would decide spikes otherwise than on a CPU
     return ENGINES[choose(name, device, parameters.timesteps, integer)].build(graph, parameters, max_count)
 
 
@@ -112,9 +113,10 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
 
 
 def _fastest(device: str, timesteps: int, integer: bool) -> str:
-    """Name of the engine measured to be the fastest; without measurements int8, onnx or reference, in order of preference."""
+    """Name of the engine measured to be the fastest; without measurements int8, onnx or reference, in order of preference; on a
+    GPU cuda."""
     if device != "cpu":
-        return "reference"
+        return "cuda" if _fits("cuda", device, integer) else "reference"
     nearest = MEASURED_TIMESTEPS[timesteps > 1]
     for name in sorted(times := measured().get(str(nearest), {}), key=lambda name: times[name]):
         if name in ENGINES and _fits(name, device, integer):
