@@ -12,7 +12,9 @@ from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
 from evburst.models.graph import Runner
 from evburst.models.layout import input_stride
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.convert.scales import LOWEST_SCORE, without_unused_scales
+from evburst.models.spiking.convert.scales import LOWEST_SCORE, parameters_of, without_unused_scales
+from evburst.models.spiking.network import SpikingParameters
+from evburst.models.spiking.neurons import NeuronLayer
 
 HEAD = HeadSpec("yolo", (2, 4), 2, ("car", "pedestrian"))
 
@@ -49,6 +51,10 @@ def test_a_silent_scale_is_left_out(grids: Tensor) -> None:
     assert input_stride(smaller, head) == input_stride(graph, HEAD) == 4, "features of stride 4 are still needed"
     assert not any("only_coarse" in name for name in smaller.tensors)
     assert any(name.startswith("coarse") for name in smaller.tensors)
+    neurons = {node.name: NeuronLayer(torch.ones(6), torch.zeros(6), 4) for node in graph.nodes if node.op == "relu"}
+    own = parameters_of(smaller, SpikingParameters(1, neurons, {name: torch.zeros(1) for name in graph.outputs}))
+    assert set(own.neurons) == {node.name for node in smaller.nodes if node.op == "relu"} < set(neurons)
+    assert list(own.readout_shift) == smaller.outputs
     post, size = PostConfig(score=LOWEST_SCORE), SensorSize(24, 16)
     expected, found = (decode(Runner(g)(grids), h, post, size, [0, 1, 2]) for g, h in ((graph, HEAD), (smaller, head)))
     for a, b in zip(expected, found, strict=True):

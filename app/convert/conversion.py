@@ -37,7 +37,7 @@ from evburst.models.layout import input_stride
 from evburst.models.spiking.adaptive import least_tau
 from evburst.models.spiking.convert.calibrate import Choice, Targets, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation
-from evburst.models.spiking.convert.scales import without_unused_scales
+from evburst.models.spiking.convert.scales import parameters_of, without_unused_scales
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.tasks import task_of
@@ -106,6 +106,12 @@ class Conversion:
         out = Path(self.config.out)
         make_folder(out.parent)
         return out.with_name(f"{out.stem}_{name}")
+
+    def continued(self, bundle: DetectorBundle) -> DetectorBundle:
+        """Return a converted network with the scales that are used."""
+        spiking = bundle.spiking.reading_out(self.graph.outputs)
+        parameters = parameters_of(spiking, bundle.parameters)
+        return replace(bundle, graph=self.graph, spiking=spiking, parameters=parameters, head=self.head)
 
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
         """Return the network with these choices, calibrated layer by layer."""

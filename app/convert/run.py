@@ -100,7 +100,7 @@ def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
     """Return the converted network, and how it was chosen and calibrated, for the record."""
     config = conversion.config
     if config.continues:
-        bundle = read_converted(config.weights)
+        bundle = conversion.continued(read_converted(config.weights))
         found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
     else:
         choices, found = choose(conversion) if config.searches else (config.uniform, {})

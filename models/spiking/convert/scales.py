@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Runner
+from evburst.models.spiking.network import SpikingParameters
 
 LOWEST_SCORE = 0.001
 """Lowest score of a box that counts for AP."""
@@ -37,3 +38,11 @@ def without_unused_scales(graph: Graph, head: HeadSpec, grids: Tensor) -> tuple[
         return graph, head
     outputs = [graph.outputs[part + k] for part in (0, levels) for k in used]
     return graph.reading_out(outputs), replace(head, strides=tuple(head.strides[k] for k in used))
+
+
+def parameters_of(graph: Graph, parameters: SpikingParameters) -> SpikingParameters:
+    """Return the neurons and read-out shifts that belong to a part of their graph."""
+    names = {node.name for node in graph.nodes}
+    neurons = {name: layer for name, layer in parameters.neurons.items() if name in names}
+    readout = {name: shift for name, shift in parameters.readout_shift.items() if name in names}
+    return replace(parameters, neurons=neurons, readout_shift=readout)
