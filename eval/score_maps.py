@@ -1,4 +1,4 @@
-"""Calibration of a detector's scores: one monotone map per class after which a score is the probability that its box is correct.
+"""Calibration of a detector's scores: a monotone map per class, after which a score is the probability that a box is correct.
 
 The map is linear in the logit, logit' = scale * logit + bias, fitted by maximum likelihood (Platt, "Probabilistic Outputs for
 Support Vector Machines", 1999). It is kept only if it helps on images that it was not fitted on: images are divided into
@@ -58,6 +58,12 @@ class Calibrated:
     ece_before: float
     ece_after: float
     boxes: int
+
+
+def class_errors(matches: Matches, classes: int) -> list[float | None]:
+    """Compute the expected calibration error of each class's boxes with FROM_SCORE and above; None without any."""
+    of_class = [matches.classes == k for k in range(classes)]
+    return [_rounded(calibration_error(matches.scores[own], matches.correct[own], FROM_SCORE)) for own in of_class]
 
 
 def calibrate_scores(matches: Matches, classes: int, units: NDArray[np.int64]) -> list[Calibrated]:
@@ -123,9 +129,12 @@ def fit_score_map(scores: NDArray[np.floating], correct: NDArray[np.bool_]) -> S
 
 def record_of(result: Calibrated) -> dict[str, float | int | None]:
     """Return a result in JSON types, rounded; an undefined error is None."""
-    errors = {"ece_before": result.ece_before, "ece_after": result.ece_after}
-    rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in errors.items()}
-    return {"scale": round(result.map.scale, 4), "bias": round(result.map.bias, 4), **rounded, "boxes": result.boxes}
+    errors = {"ece_before": _rounded(result.ece_before), "ece_after": _rounded(result.ece_after)}
+    return {"scale": round(result.map.scale, 4), "bias": round(result.map.bias, 4), **errors, "boxes": result.boxes}
+
+
+def _rounded(error: float) -> float | None:
+    return None if math.isnan(error) else round(error, 4)
 
 
 def _loss(point: NDArray[np.float64], features: NDArray[np.float64], target: NDArray[np.float64]) -> float:

@@ -38,7 +38,8 @@ from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.pictures import COLUMNS, street_folder
 from tests.helpers.simulation import simulated_here
 
-SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2", "schedule.workers=1"]
+SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2"]
+SMALL += ["schedule.workers=1", "schedule.loaders=0"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -272,7 +273,10 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     share = 100 * measured["snn"]["energy_of_ann"]["int8"]
     assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in output
     assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (INT8)" in output
-    assert convert("--set", "check_windows=-1") == 0
+    assert convert.record["score_calibration"]["car"].keys() == {"scale", "bias", "ece_before", "ece_after", "boxes"}
+    assert convert.record["score_calibration"]["car"]["scale"] == 1, "too few boxes to calibrate scores"
+    assert convert("--set", "check_windows=-1", "--set", "calibrate_scores=false") == 0
+    assert "score_calibration" not in convert.record
     assert "T = 1; its loss was not measured" in capsys.readouterr().out
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(convert.weights), "--out", str(tmp_path / "o"), "--max-windows", "2"]

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from evburst.eval.matching import Matches, calibration_error
-from evburst.eval.score_maps import FROM_SCORE, ScoreMap, calibrate_scores, fit_score_map, record_of
+from evburst.eval.score_maps import FROM_SCORE, ScoreMap, calibrate_scores, class_errors, fit_score_map, record_of
 
 
 def drawn(scale: float, bias: float, n: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -110,3 +110,9 @@ def test_classes_are_mapped_apart_and_one_recording_is_halved_in_time() -> None:
     in_turn = Matches(scores, of_class[:4000], np.arange(4000) // 10, correct, both.confusion, both.frame_f1, both.frame_iou)
     (alone,) = calibrate_scores(in_turn, 1, np.zeros(400, np.int64))
     assert alone.map.scale == pytest.approx(1.4, rel=0.15)
+
+
+def test_errors_by_class() -> None:
+    """A score of 0.9 that is right, one of 0.8 that is wrong, one below the lowest; and a class without boxes."""
+    scores, correct = np.array([0.9, 0.8, 0.05], np.float32), np.array([True, False, False])
+    assert class_errors(matches(scores, correct), 2) == [pytest.approx((0.1 + 0.8) / 2), None]
