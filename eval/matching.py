@@ -86,9 +86,8 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3,
         missed = np.setdiff1d(np.arange(len(labels)), any_class)
         confusion[:classes, classes] += np.bincount(labels["class_id"][missed], minlength=classes)
     of_frame = np.repeat(np.arange(len(frames)), [len(found) for found in scores[1:]])
-    return Matches(
-        *(np.concatenate(x) for x in (scores, predicted)), of_frame, np.concatenate(correct), confusion, f1, mean_iou
-    )
+    of_class = np.concatenate(predicted)
+    return Matches(np.concatenate(scores), of_class, of_frame, np.concatenate(correct), confusion, f1, mean_iou)
 
 
 def calibration(matches: Matches, from_score: float = 0.3) -> Calibration:
