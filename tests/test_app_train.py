@@ -21,6 +21,7 @@ import torch
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
 from evburst.app.convert.checkpoints import chosen_on_select
+from evburst.app.convert.data import ConversionData
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
 from evburst.app.train.trainer import Trainer
@@ -284,6 +285,23 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     summary = json.loads(capsys.readouterr().out)
     assert summary["timesteps"] == 1
     assert str(folder) not in json.dumps(summary["weights_record"])
+
+
+def test_missing_windows_for_the_scores_are_reported(
+    convert: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ConversionData.windows
+
+    def without_select(data: ConversionData, split: str, n: int, showing: int = 0) -> Any:
+        if split == "select":
+            raise DataError("split 'select': no picture")
+        return opened(data, split, n, showing)
+
+    monkeypatch.setattr(ConversionData, "windows", without_select)
+    assert convert() == 1
+    wanted = "split 'select': no picture; scores are calibrated on this split; --set calibrate_scores=false skips that"
+    assert wanted in capsys.readouterr().err
+    assert convert("--set", "calibrate_scores=false") == 0
 
 
 def test_weights_without_a_record_cannot_be_converted_anew(
