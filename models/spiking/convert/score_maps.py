@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evburst.models.graph import Graph
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.rounding import from_int8, short, spike_values, to_int8
 
 
 def are_convolutions(graph: Graph, outputs: Sequence[str]) -> bool:
@@ -50,10 +50,16 @@ def fold_score_maps(
         return torch.where(changed.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
     for name in outputs:
-        weight, offset = f"{name}.weight", f"{name}.bias"
+        weight, offset, step = (f"{name}.{what}" for what in ("weight", "bias", "step"))
         values = spike_values(spiking, nodes[name], thetas)
-        scaled = factor * tensors[weight]
-        tensors[weight] = where_changed(scaled.half().float() if values is None else rounded(scaled, values), tensors[weight])
+        if values is None:
+            tensors[weight] = where_changed((factor * tensors[weight]).half().float(), tensors[weight])
+        else:
+            integers, size = to_int8(tensors[weight], values, tensors.get(step))
+            scaled = short(scale.double() * size.double()).float()
+            tensors[weight] = where_changed(from_int8(integers, scaled, values), tensors[weight])
+            if step in tensors:  # of a network from a file
+                tensors[step] = where_changed(scaled, size)
         constant = scale * (tensors[offset] + shifts[name]) + bias
         for own, new in ((weight, factor * ann_tensors[weight]), (offset, scale * ann_tensors[offset] + bias)):
             ann_tensors[own] = where_changed(new.half().float(), ann_tensors[own])
