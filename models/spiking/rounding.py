@@ -73,7 +73,8 @@ def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple
 def short(scale: Tensor) -> Tensor:
     """Round positive scales, float64, to MANTISSA bits."""
     mantissa, _ = torch.frexp(scale)
-    return torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA * (scale / mantissa)  # the quotient is a power of two
+    kept: Tensor = torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA
+    return kept * (scale / mantissa)  # the quotient is a power of two
 
 
 def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
