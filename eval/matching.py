@@ -24,6 +24,8 @@ class Matches:
 
     Attributes:
         scores: `(m,)` float32.
+        classes: `(m,)` int64; the predicted class.
+        frames: `(m,)` int64; index of the prediction's frame.
         correct: `(m,)` bool; whether the prediction is the best one of a label of its class.
         confusion: `(classes + 1, classes + 1)` int64, for predictions with `score` and above: rows are true classes, columns
             predicted ones; the last row is background, the last column missed labels.
@@ -32,6 +34,8 @@ class Matches:
     """
 
     scores: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    frames: NDArray[np.int64]
     correct: NDArray[np.bool_]
     confusion: NDArray[np.int64]
     frame_f1: NDArray[np.float64]
@@ -59,7 +63,7 @@ class Calibration:
 
 def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3, iou: float = 0.5) -> Matches:
     """Match the predictions of every frame; `score` is the minimum score for confusion and F1."""
-    scores, correct = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
+    scores, predicted, correct = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
     f1, mean_iou = np.zeros(len(frames)), np.zeros(len(frames))
     for k, frame in enumerate(frames):
@@ -69,6 +73,7 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3,
         overlap = iou_matrix(_xyxy(predictions), _xyxy(labels))
         matched = _greedy(np.where(predictions["class_id"][:, None] == labels["class_id"], overlap, 0), iou)
         scores.append(predictions["class_confidence"])
+        predicted.append(predictions["class_id"].astype(np.int64))
         correct.append(matched >= 0)
         is_shown = predictions["class_confidence"] >= score
         is_correct = matched[is_shown] >= 0
@@ -80,23 +85,41 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3,
             confusion[labels["class_id"][column] if column >= 0 else classes, label] += 1
         missed = np.setdiff1d(np.arange(len(labels)), any_class)
         confusion[:classes, classes] += np.bincount(labels["class_id"][missed], minlength=classes)
-    return Matches(np.concatenate(scores), np.concatenate(correct), confusion, f1, mean_iou)
+    of_frame = np.repeat(np.arange(len(frames)), [len(found) for found in scores[1:]])
+    of_class = np.concatenate(predicted)
+    return Matches(np.concatenate(scores), of_class, of_frame, np.concatenate(correct), confusion, f1, mean_iou)
 
 
 def calibration(matches: Matches, from_score: float = 0.3) -> Calibration:
     """Compare scores with the fraction of predictions that are correct."""
-    bins = np.minimum((matches.scores * BINS).astype(int), BINS - 1)
-    count, is_correct, total = _binned(bins, matches.scores, matches.correct)
+    count, is_correct, total = _binned(_bins(matches.scores), matches.scores, matches.correct)
     with np.errstate(invalid="ignore"):
         confidence, precision = total / count, is_correct / count
-    kept = matches.scores >= from_score
-    n, hits, sums = _binned(bins[kept], matches.scores[kept], matches.correct[kept])
-    error = float(np.abs(sums - hits).sum() / n.sum()) if n.sum() else float("nan")
-    return Calibration(count, confidence, precision, error, from_score)
+    return Calibration(count, confidence, precision, calibration_error(matches.scores, matches.correct, from_score), from_score)
+
+
+def calibration_error(scores: NDArray[np.floating], correct: NDArray[np.bool_], from_score: float) -> float:
+    """Compute the expected calibration error of the predictions with `from_score` and above; NaN without any.
+
+    Args:
+        scores: `(m,)` scores.
+        correct: `(m,)` bool.
+        from_score: minimum score.
+    """
+    kept = scores >= from_score
+    if not kept.any():
+        return float("nan")
+    count, hits, sums = _binned(_bins(scores[kept]), scores[kept], correct[kept])
+    return float(np.abs(sums - hits).sum() / count.sum())
+
+
+def _bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return the bin of each score."""
+    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
 
 
 def _binned(
-    bins: NDArray[np.int64], scores: NDArray[np.float32], correct: NDArray[np.bool_]
+    bins: NDArray[np.int64], scores: NDArray[np.floating], correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     count = np.bincount(bins, minlength=BINS).astype(np.int64)
     is_correct, total = (np.bincount(bins, weights, BINS).astype(np.float64) for weights in (correct, scores))

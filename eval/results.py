@@ -247,7 +247,11 @@ class ScoreCalibration:
 
 @dataclass(frozen=True)
 class Details:
-    """Data for the report: AP by class and size, recall, precision curves by class and IoU, confusion, calibration, layers."""
+    """Data for the report: AP by class and size, recall, precision curves by class and IoU, confusion, calibration, layers.
+
+    Attributes:
+        ece: by class, the expected calibration error of boxes with a score of 0.1 and above; None in earlier results.
+    """
 
     __pydantic_config__ = _STRICT
     ap_by_size: dict[str, dict[str, float | None]]
@@ -256,6 +260,7 @@ class Details:
     precision_curves: dict[str, dict[str, tuple[float, ...] | None]]
     confusion: Confusion
     calibration: ScoreCalibration
+    ece: dict[str, float | None] | None = None
     layers: tuple[Layer, ...] = ()
 
 

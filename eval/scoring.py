@@ -25,6 +25,7 @@ from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
 from evburst.eval.matching import calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from evburst.eval.results import VERSION
+from evburst.eval.score_maps import class_errors
 
 _LOG = logging.getLogger(__name__)
 _RECORDING_SUFFIXES = ("_td.dat", ".dat", "_td.raw", ".raw", ".aedat4", ".h5", ".hdf5")
@@ -163,6 +164,7 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
             "confidence": [None if math.isnan(v) else round(v, 4) for v in scores.confidence.tolist()],
             "precision": [None if math.isnan(v) else round(v, 4) for v in scores.precision.tolist()],
         },
+        "ece": dict(zip(classes, class_errors(matches, len(classes)), strict=True)),
     }
 
 

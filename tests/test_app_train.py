@@ -21,6 +21,7 @@ import torch
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
 from evburst.app.convert.checkpoints import chosen_on_select
+from evburst.app.convert.data import ConversionData
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
 from evburst.app.train.trainer import Trainer
@@ -38,7 +39,8 @@ from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.pictures import COLUMNS, street_folder
 from tests.helpers.simulation import simulated_here
 
-SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2", "schedule.workers=1"]
+SMALL = ["architecture=tiny", "schedule.windows=4", "schedule.val_windows=2", "schedule.batch=2"]
+SMALL += ["schedule.workers=1", "schedule.loaders=0"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -272,7 +274,10 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     share = 100 * measured["snn"]["energy_of_ann"]["int8"]
     assert f"written   {convert.weights}: T = 1; loses {measured['loss']['mean']:.2f} [" in output
     assert f"AP on 2 windows of the split 'val', at {share:.1f} % of the dense ANN's energy (INT8)" in output
-    assert convert("--set", "check_windows=-1") == 0
+    assert convert.record["score_calibration"]["car"].keys() == {"scale", "bias", "ece_before", "ece_after", "boxes"}
+    assert convert.record["score_calibration"]["car"]["scale"] == 1, "too few boxes to calibrate scores"
+    assert convert("--set", "check_windows=-1", "--set", "calibrate_scores=false") == 0
+    assert "score_calibration" not in convert.record
     assert "T = 1; its loss was not measured" in capsys.readouterr().out
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(convert.weights), "--out", str(tmp_path / "o"), "--max-windows", "2"]
@@ -280,6 +285,23 @@ def test_converted_weights_detect_and_say_where_they_come_from(
     summary = json.loads(capsys.readouterr().out)
     assert summary["timesteps"] == 1
     assert str(folder) not in json.dumps(summary["weights_record"])
+
+
+def test_missing_windows_for_the_scores_are_reported(
+    convert: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ConversionData.windows
+
+    def without_select(data: ConversionData, split: str, n: int, showing: int = 0) -> Any:
+        if split == "select":
+            raise DataError("split 'select': no picture")
+        return opened(data, split, n, showing)
+
+    monkeypatch.setattr(ConversionData, "windows", without_select)
+    assert convert() == 1
+    wanted = "split 'select': no picture; scores are calibrated on this split; --set calibrate_scores=false skips that"
+    assert wanted in capsys.readouterr().err
+    assert convert("--set", "calibrate_scores=false") == 0
 
 
 def test_weights_without_a_record_cannot_be_converted_anew(

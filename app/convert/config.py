@@ -51,6 +51,9 @@ class ConvertConfig:
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
             0: every picture once.
         tuning_every: windows of advanced calibration between two such measurements; its state is saved at each.
+        calibrate_scores: whether the scores of a YOLO detector are mapped, as the last step, so that a score is the fraction of
+            boxes that are correct; the maps are fitted on the split "select" and folded into the weights (eval/score_maps.py).
+            Without effect for SSD, for classifiers and for recordings without labels.
         check_windows: windows of the split "val" (for recordings with a class "test") on which the result is measured;
             0: all, -1: none.
         seed: selects which windows are simulated; added to the training's seed.
@@ -84,6 +87,7 @@ class ConvertConfig:
     advanced_weights: bool = True
     tuning_windows: int = 0
     tuning_every: int = 1024
+    calibrate_scores: bool = True
     check_windows: int = 0
     seed: int = 0
     cache: str = "runs/cache"

@@ -1,9 +1,9 @@
 """From a trained network to a weights file of burst neurons.
 
 The steps are: fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier (search.py),
-calibrate, distil (conversion.py), measure, save. What is learned comes from the split "train", what is chosen from "select",
-what is reported from "val". Beside the weights file lie the files of the search, NAME_report.json and .png, and with advanced
-calibration NAME_descent.csv and .png (descent.py).
+calibrate, distil (conversion.py), calibrate the scores (score_maps.py), measure, save. What is learned comes from the split
+"train", what is chosen from "select", what is reported from "val". Beside the weights file lie the files of the search,
+NAME_report.json and .png, and with advanced calibration NAME_descent.csv and .png (descent.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from evburst.app.convert.checkpoints import chosen_on_select, read_converted
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.data import UNLABELLED
+from evburst.app.convert.score_maps import takes_score_maps, with_score_maps
 from evburst.app.convert.scores import compare_with_ann
 from evburst.app.convert.search import choose
 from evburst.app.outputs.paths import refuse_overwriting
@@ -36,6 +37,8 @@ from evburst.models.spiking.convert.report import conversion_report
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
 """Parts of the training record that the weights file keeps."""
 _PATHS = ("root", "out", "weights", "blend_with", "init")
+_SCORE_WINDOWS = 1024
+"""Most windows on which scores are calibrated."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,8 +77,11 @@ def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:
 def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     conversion = Conversion(config)
-    check_windows = _windows_to_check(conversion)  # opened before the work, so that missing data are reported at once
+    # Opened before the work, so that missing data are reported at once.
+    check_windows, score_windows = _windows_to_check(conversion), _windows_for_scores(conversion)
     bundle, found = _converted(conversion)
+    if score_windows is not None:
+        bundle, found["score_calibration"] = with_score_maps(bundle, score_windows)
     seconds = time.perf_counter() - started
     _write_report(conversion, bundle)
     record = _record(conversion, bundle, found, seconds)
@@ -94,6 +100,18 @@ def _windows_to_check(conversion: Conversion) -> Dataset | None:
         return conversion.data.windows("val", config.check_windows)
     except DataError as error:
         raise DataError(f"{error}; the result is measured on this split; --set check_windows=-1 skips that") from None
+
+
+def _windows_for_scores(conversion: Conversion) -> Dataset | None:
+    """Open the windows to which maps of the scores are fitted; None if scores are not calibrated."""
+    config = conversion.config
+    if not config.calibrate_scores or config.unlabelled or not takes_score_maps(conversion.unconverted):
+        return None
+    try:
+        windows = conversion.tuning
+        return windows if len(windows) <= _SCORE_WINDOWS else conversion.data.windows(SELECT, _SCORE_WINDOWS)
+    except DataError as error:
+        raise DataError(f"{error}; scores are calibrated on this split; --set calibrate_scores=false skips that") from None
 
 
 def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:

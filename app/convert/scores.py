@@ -58,7 +58,7 @@ def score_detector(detector: Detector, windows: Dataset, batch: int = 16) -> tup
 
     There are no spike counts for the ANN.
     """
-    results = _run(detector, windows, batch)
+    results = run_windows(detector, windows, batch)
     scoring = scoring_of(detector.bundle.head)
     return scoring.score(results.labels, results.predictions, results.names, windows.spec.classes), _spikes(results)
 
@@ -95,7 +95,7 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]
     """
     scoring, classes = scoring_of(bundle.head), windows.spec.classes
     results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": "val"}
-    ann, snn = (_run(Detector(bundle, PostConfig(score=0.001), ann=is_ann), windows) for is_ann in (True, False))
+    ann, snn = (run_windows(Detector(bundle, PostConfig(score=0.001), ann=is_ann), windows) for is_ann in (True, False))
     for name, network in (("ann", ann), ("snn", snn)):
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
@@ -111,7 +111,8 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]
     return results
 
 
-def _run(detector: Detector, windows: Dataset, batch: int = 16) -> DatasetResults:
+def run_windows(detector: Detector, windows: Dataset, batch: int = 16) -> DatasetResults:
+    """Return a network's predictions for labelled windows, with the labels and the spike counts."""
     inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
     with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
         return run_dataset(inference, windows, bar.update, batch)

@@ -66,9 +66,15 @@ def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple
         integers = torch.round(products / step.double()[:, None, None, None]).clamp(-LARGEST, LARGEST)
         return integers.to(torch.int8), step
     largest = products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST
-    mantissa, _ = torch.frexp(largest)
-    scale = torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA * (largest / mantissa)  # the quotient is a power of two
+    scale = short(largest)
     return torch.round(products / scale[:, None, None, None]).to(torch.int8), scale.float()
+
+
+def short(scale: Tensor) -> Tensor:
+    """Round positive scales, float64, to MANTISSA bits."""
+    mantissa, _ = torch.frexp(scale)
+    kept: Tensor = torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA
+    return kept * (scale / mantissa)  # the quotient is a power of two
 
 
 def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:

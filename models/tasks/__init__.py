@@ -62,6 +62,11 @@ class Task(Protocol):
         """Return the weight of errors at each position: `(N, 1, h, w)` in [0, 1], see `convert/importance.position_weights`."""
         ...
 
+    def independent_logits(self, outputs: Sequence[str], spec: HeadSpec) -> Sequence[str]:
+        """Return the names of the outputs whose channel k determines the score of class k alone, by a sigmoid; none if classes
+        share a softmax."""
+        ...
+
     def settled(self, predictions: Sequence[Any], tau: float) -> bool:
         """Return whether the predictions after each timestep so far are stable enough to stop; `tau` in [0, 1]."""
         ...

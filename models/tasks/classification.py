@@ -52,6 +52,10 @@ class ClassificationTask:
         n, _, h, w = maps[0].shape
         return torch.ones(n, 1, h, w, device=maps[0].device)
 
+    def independent_logits(self, outputs: Sequence[str], spec: HeadSpec) -> Sequence[str]:
+        """See Task: classes share a softmax."""
+        return ()
+
     def settled(self, predictions: Sequence[Scores], tau: float) -> bool:
         """See Task: stable when 1 - H(p) / ln K of the mean so far exceeds tau.
 

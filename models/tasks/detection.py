@@ -56,6 +56,10 @@ class Detection:
         """See Task."""
         return decode(maps, spec, post, sensor_size, list(t_us))
 
+    def independent_logits(self, outputs: Sequence[str], spec: HeadSpec) -> Sequence[str]:
+        """See Task: SSD's classes and background share a softmax."""
+        return ()
+
     def settled(self, predictions: Sequence[Detections], tau: float) -> bool:
         """See Task: stable when the boxes agree with those of the previous timestep."""
         return boxes_settled(predictions, tau)
@@ -109,6 +113,10 @@ class Detection:
 @task("yolo")
 class YoloDetection(Detection):
     """YOLO's head: independent class scores, distributions of distances."""
+
+    def independent_logits(self, outputs: Sequence[str], spec: HeadSpec) -> Sequence[str]:
+        """See Task: the class maps of every stride."""
+        return outputs[len(spec.strides) :]
 
     def class_confidence(self, classes: Tensor, spec: HeadSpec, level: int) -> Tensor:
         """See Detection."""
