@@ -362,7 +362,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     flags = ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(best.parent)]
     before = best.read_bytes()
     assert train_main([*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3", "schedule.learning_rate=0.5")]) == 1
-    assert "schedule.learning_rate was 0.002, now 0.5" in capsys.readouterr().err
+    assert "schedule.learning_rate was 0.003, now 0.5" in capsys.readouterr().err
     assert best.read_bytes() == before
 
 

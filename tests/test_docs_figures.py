@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 
-from bench.gpu import table as gpu_table
-from bench.spikes import Agreement
-from bench.spikes import table as spikes_table
 from evburst.app.results import tables
 from evburst.eval.results import Results, read_results
-from evburst.models.bundle import WEIGHTS
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -46,30 +41,9 @@ def test_the_readme_s_rows_are_those_of_the_results(weights: str) -> None:
 
 def test_the_tables_of_the_results_page_are_generated() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
-    section = page[page.index("## Simulated validation windows") : page.index("## Other data")]
+    section = page[page.index("## Simulated validation windows") : page.index("## Recordings of real sensors")]
     found = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
     generated = tables([RESULTS / weights for weights in BUNDLED], expected=BUNDLED)
     assert len(found) >= 3
     for table in found:
         assert table in generated
-
-
-def test_the_table_of_the_gpu_is_generated() -> None:
-    report = json.loads((RESULTS / "gpu_street.json").read_text())
-    assert f"\n{gpu_table(report)}\n" in (ROOT / "docs" / "benchmarks.md").read_text()
-
-
-def test_held_back_losses_agree() -> None:
-    """They were measured elsewhere, on pictures that are not in the project: README and page state the same."""
-    page = (ROOT / "docs" / "results.md").read_text()
-    for weights in ("caltech6", "street"):
-        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{weights}`, T = 1, held-back")]
-        mean, low, high = re.findall(r"\d+\.\d", row)
-        assert f"{mean} [{low}, {high}]" in README
-
-
-def test_the_table_of_spikes_is_generated() -> None:
-    rows = [Agreement(**row) for row in json.loads((RESULTS / "spikes.json").read_text())]
-    assert {row.weights for row in rows} == {path.stem for path in WEIGHTS.glob("*.safetensors")}
-    assert all(row.different == 0 for row in rows if row.integer_layers == row.layers)
-    assert f"\n{spikes_table(rows)}\n" in (ROOT / "docs" / "benchmarks.md").read_text()

@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.spikes import compare
 from evburst.app.export import main
 from evburst.data.classification import Classification
 from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import WEIGHTS, DetectorBundle
+from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
 from evburst.models.export.onnx_boxes import BoxOptions
@@ -204,15 +203,3 @@ def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.
     assert isinstance(expected, Classification)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
     assert label.tolist() == [expected.label]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("weights", sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
-def test_bundled_networks_spike_the_same_everywhere(weights: str) -> None:
-    """Every neuron in 20 windows of the bundled recording, in integer form."""
-    engines = [name for name in ("int8", "onnx", "openvino") if not ENGINES[name].available("cpu")]
-    for row in compare(weights, engines, 20):
-        assert row.windows == 20
-        assert row.spikes > 1000
-        most = 0 if row.integer_layers == row.layers else row.neurons // 1000
-        assert row.different <= most, row
