@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from evburst.app.cli import detect_main  # noqa: E402
 
 IOU = 0.5
-GIF_WIDTH, GIF_MS, GIF_COLOURS = 400, 150, 16
+GIF_WIDTH, GIF_MS, GIF_COLOURS = 400, 150, 48
 
 
 def intersection_over_union(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -52,7 +52,7 @@ def write_gif(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
     """Write `(H, W, 3)` uint8 BGR pictures as a GIF that repeats for ever."""
     height = round(GIF_WIDTH * pictures[0].shape[0] / pictures[0].shape[1])
     small = [cv2.resize(picture, (GIF_WIDTH, height), interpolation=cv2.INTER_AREA)[..., ::-1] for picture in pictures]
-    palette = Image.fromarray(np.concatenate(small[:: len(small) // 6])).quantize(GIF_COLOURS)
+    palette = Image.fromarray(np.concatenate(small[:: len(small) // 6])).quantize(GIF_COLOURS, Image.Quantize.FASTOCTREE)
     frames = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in small]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=GIF_MS, loop=0, optimize=True)
 
