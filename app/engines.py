@@ -79,9 +79,9 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
             runs[name, False] = network.run_uncounted
     times: dict[tuple[str, bool], list[float]] = {key: [] for key in runs}
     for count in range(rounds + 2):
-        for key, run in runs.items():
+        for key, run_once in runs.items():
             started = time.perf_counter()
-            run(grid)
+            run_once(grid)
             if count > 1:  # the first two runs plan and compile
                 times[key].append(1000 * (time.perf_counter() - started))
     medians = {key: round(float(np.median(times_ms)), 2) for key, times_ms in times.items()}

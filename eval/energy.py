@@ -14,8 +14,8 @@ of an activation) from its value in a window without events is sent and paid for
 the plain ones (`BeyondSilence`, docs/method.md#silence-as-the-reference).
 
 All values are means over the windows that were run; those of the SNN and the QNN over the windows whose spikes were counted,
-which are all of them or every N-th (`RunConfig.count_every`). Idle windows, which are not run, have no energy in any network here
-and are counted separately. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have
+which are all of them or every N-th (`RunConfig.count_every`). Idle windows, which are not run, have no energy in any network
+here and are counted separately. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have
 8 bits, so INT8 is the headline format. Memory traffic is modelled separately (evburst.eval.memory).
 """
 
