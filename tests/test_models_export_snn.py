@@ -38,13 +38,17 @@ ort = pytest.importorskip("onnxruntime")
 
 
 class Watched(SpikingNetwork):
-    """The reference, with the counts of every layer of neurons kept."""
+    """The reference, with the counts of every layer of neurons kept, and the largest count of every sum of spikes."""
 
     counts: dict[str, NDArray[np.float32]]
+    largest: dict[str, float]
 
     def observe(self, node: Node, value: Tensor) -> None:
         if node.op == "input":
-            self.counts = {}
+            self.counts, self.largest = {}, {}
+        unit = self.theta[node.name]
+        if node.op == "add" and unit is not None:
+            self.largest[node.name] = float((value / unit[:, None, None]).max())
         if node.op == "relu":
             self.counts[node.name] = torch.round(value / self.parameters.neurons[node.name].theta[:, None, None]).numpy()
 
@@ -55,9 +59,11 @@ def run(model: Any, grid: Tensor) -> dict[str, NDArray[Any]]:
     return dict(zip(names, session.run(names, {"input": grid.to(torch.uint8).numpy()}), strict=True))
 
 
-def network(kind: type[nn.Module], grid: Tensor, timesteps: int, signed: bool = False) -> tuple[Graph, SpikingParameters]:
+def network(
+    kind: type[nn.Module], grid: Tensor, timesteps: int, signed: bool = False, phi: int = 4
+) -> tuple[Graph, SpikingParameters]:
     graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16)).in_float16()
-    return calibrate(graph, record_targets(graph, grid), timesteps, Choice(4, signed=signed))
+    return calibrate(graph, record_targets(graph, grid), timesteps, Choice(phi, signed=signed))
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
@@ -76,6 +82,25 @@ def test_spikes_are_the_references(kind: type[nn.Module], signed: bool, timestep
         name = "input" if layer.kind == "input" else layer.name
         assert found[f"{name}.spikes"].tolist() == layer.spikes.tolist()
         assert found[f"{name}.synaptic_ops"].tolist() == layer.synaptic_ops.tolist()
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("phi", [12, 250])
+def test_sums_of_more_than_eight_bits_are_exact(phi: int, timesteps: int, grid: Tensor) -> None:
+    graph, parameters = network(EveryOperation, grid, timesteps, phi=phi)
+    loud = (30 * grid).clamp(max=255)
+    model = spiking_model(graph, parameters, 4, SnnOptions(counts=True))
+    found = run(model, loud)
+    reference = Watched(graph, parameters)
+    reference.run(loud)
+    (total,) = (node.name for node in graph.nodes if node.op == "add")
+    assert any(node.name.startswith(f"{total}.above255") for node in model.graph.node) == (phi == 250)
+    assert (reference.largest[total] > 255) == (phi == 250)
+    for name, counts in reference.counts.items():
+        assert np.array_equal(found[f"{name}.counts"].astype(np.float32), counts), name
+    read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
+    assert all(read.intersection(node.output) for node in model.graph.node)
+    assert all(constant.name in read for constant in model.graph.initializer)
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])

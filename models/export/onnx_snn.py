@@ -105,6 +105,8 @@ class Signal:
         units: whether the values are counts (in units of `signal_thresholds`), or currents in units of thresholds; otherwise
             they are the values of the reference engine.
         whole: name of a tensor with the same values as 8-bit integers, "" if there is none.
+        pieces: tensors of 8-bit counts that add up to the values, each with the channels `(c,)` to which its own belong; empty if
+            8 bits suffice, or if there are none.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Signal:
     high: Bounds = field(default_factory=lambda: np.zeros(0, np.int64))
     units: bool = False
     whole: str = ""
+    pieces: tuple[tuple[str, NDArray[np.int64]], ...] = ()
 
 
 class SpikingWriter:
@@ -144,11 +147,22 @@ class SpikingWriter:
         boxes, size = self._options.boxes, self._options.size
         if boxes and size and head:
             write_boxes(self, self._graph.outputs, head, boxes, size)
+        self._drop_unread()
         shape = [1 if boxes else "N", self._channels, *(size or ("H", "W"))]
         inputs = [helper.make_tensor_value_info(INPUT, types.UINT8, shape)]
         translated = helper.make_graph(self.nodes, "spiking", inputs, self.outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(translated, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
+
+    def _drop_unread(self) -> None:
+        """Remove operators and constants that no output depends on."""
+        read, kept = {output.name for output in self.outputs}, []
+        for node in reversed(self.nodes):
+            if not read.isdisjoint(node.output):
+                read.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self._constants = {name: value for name, value in self._constants.items() if name in read}
 
     def emit(self, kind: str, inputs: Sequence[str], name: str, unused: str = "", **attributes: Any) -> str:
         """Add an operator and return the name of its output; `unused` is the name of a first output that nothing reads."""
@@ -201,6 +215,11 @@ class SpikingWriter:
             names = [self.constant(f"{node.name}.{what}", t.numpy()) for what, t in (("weight", weight), ("bias", bias))]
             return Signal(self.emit("Conv", [self._real(node.inputs[0]), *names], f"{node.name}.current", **window), x.length)
         integers, scale = to_int8(weight, values, self._graph.tensors.get(f"{node.name}.step"))
+        source = x.name
+        if x.pieces and a["groups"] == 1:  # a weight is repeated for every piece of its channel
+            joined = self.emit("Concat", [name for name, _ in x.pieces], f"{node.name}.pieces", axis=1)
+            source = self._quantise(joined, f"{node.name}.x", 0, 255)[1]
+            integers = integers[:, np.concatenate([channels for _, channels in x.pieces])]
         shift: Tensor = torch.zeros_like(bias)
         gain = scale.double()
         if relu is not None:
@@ -213,7 +232,7 @@ class SpikingWriter:
             names.append(self._dequantised(f"{node.name}.bias", steps.numpy(), unit))
         else:
             names.append(self.constant(f"{node.name}.bias", bias.numpy()))
-        current = self.emit("Conv", [x.name, *names], f"{node.name}.current", **window)
+        current = self.emit("Conv", [source, *names], f"{node.name}.current", **window)
         return Signal(current, x.length, units=relu is not None)
 
     def _dequantised(self, name: str, integers: NDArray[Any], gain: str) -> str:
@@ -326,7 +345,15 @@ class SpikingWriter:
         if not units:
             return Signal(joined, length)
         low, high = (np.concatenate([getattr(part, side) for part in parts]) for side in ("low", "high"))
-        return self._counts(joined, node, length, low, high)
+        signal = self._counts(joined, node, length, low, high)
+        if signal.whole or not all(part.whole or part.pieces for part in parts) or any(part.length < length for part in parts):
+            return signal
+        pieces, first = [], 0
+        for part in parts:
+            own = part.pieces or ((part.name, np.arange(len(part.low))),)
+            pieces += [(name, first + channels) for name, channels in own]
+            first += len(part.low)
+        return replace(signal, pieces=tuple(pieces))
 
     def _add(self, node: Node, *parts: Signal) -> Signal:
         length, unit = max(part.length for part in parts), self._theta[node.name]
@@ -347,7 +374,22 @@ class SpikingWriter:
                     name = self.emit("Mul", [name, column], f"{node.name}.spike_size{k}.x")
             names.append(self._repeated(name, part.length, length))
         total = self.emit("Add", names, f"{node.name}.sum")
-        return Signal(total, length) if unit is None else self._counts(total, node, length, low, high)
+        if unit is None:
+            return Signal(total, length)
+        signal = self._counts(total, node, length, low, high)
+        return signal if signal.whole or low.min() < 0 else replace(signal, pieces=self._pieces(total, node, names, high))
+
+    def _pieces(self, total: str, node: Node, parts: list[str], high: Bounds) -> tuple[tuple[str, NDArray[np.int64]], ...]:
+        """Split a sum of parts into its first 255 counts, those above 255 of the channels that can have them, and so on."""
+        pieces = [(self._quantise(total, f"{node.name}.least", 0, 255)[1], np.arange(len(high)))]
+        for level in range(255, int(high.max()), 255):
+            channels, name = np.flatnonzero(high > level), f"{node.name}.above{level}"
+            chosen = self.constant(f"{name}.channels", channels)
+            own = [self.emit("Gather", [part, chosen], f"{name}.part{k}", axis=1) for k, part in enumerate(parts)]
+            above = self.emit("Add", own, f"{name}.sum")
+            above = self.emit("Sub", [above, self.constant(f"level_{level}", np.float32(level))], f"{name}.rest")
+            pieces.append((self._quantise(above, name, 0, 255)[1], channels))
+        return tuple(pieces)
 
     def _window(self, node: Node) -> dict[str, Any]:
         a = node.attrs
