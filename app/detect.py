@@ -524,8 +524,8 @@ def human_summary(summary: dict[str, Any]) -> str:
         lines.append(f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ per window (ANN, {energy['table']})")
     elif energy["snn_pj"] is not None:
         lines.append(
-            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ per window{sample_note(energy)}: {100 * energy['of_ann']:.1f} % of the dense ANN's "
-            f"{energy['ann_pj'] / 1e6:,.0f} uJ, "
+            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ per window{sample_note(energy)}: "
+            f"{100 * energy['of_ann']:.1f} % of the dense ANN's {energy['ann_pj'] / 1e6:,.0f} uJ, "
             f"{100 * energy['of_qnn']:.0f} % of the same network quantised ({energy['table']})"
         )
         if (beyond := energy["beyond_silence"])["snn_pj"] is not None:

@@ -105,8 +105,8 @@ class Signal:
         units: whether the values are counts (in units of `signal_thresholds`), or currents in units of thresholds; otherwise
             they are the values of the reference engine.
         whole: name of a tensor with the same values as 8-bit integers, "" if there is none.
-        pieces: tensors of 8-bit counts that add up to the values, each with the channels `(c,)` to which its own belong; empty if
-            8 bits suffice, or if there are none.
+        pieces: tensors of 8-bit counts that add up to the values, each with the channels `(c,)` it belongs to; empty if 8
+            bits suffice, or if there are none.
     """
 
     name: str

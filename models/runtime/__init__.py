@@ -234,14 +234,14 @@ def _library_available(package: str) -> Callable[[str], str]:
 def _onnx(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_onnxruntime
 
-    return ExportedNetwork(graph, parameters, max_count, open_onnxruntime)
+    return ExportedNetwork(graph, parameters, open_onnxruntime)
 
 
 @engine("openvino", _library_available("openvino"), exact_only=True, count_every=SAMPLED)
 def _openvino(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_openvino
 
-    return ExportedNetwork(graph, parameters, max_count, open_openvino)
+    return ExportedNetwork(graph, parameters, open_openvino)
 
 
 def _cuda_available(device: str) -> str:

@@ -33,15 +33,12 @@ class ExportedNetwork(SpikingNetwork):
     Args:
         graph: the network.
         parameters: thresholds, burst limits and shifts.
-        max_count: largest count of a grid.
         start: loads a serialised ONNX model into the library.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, max_count: int, start: Callable[[bytes], Run]) -> None:
+    def __init__(self, graph: Graph, parameters: SpikingParameters, start: Callable[[bytes], Run]) -> None:
         super().__init__(graph, parameters)
         self._start = start
-        largest_count = max([max_count, *(layer.phi for layer in parameters.neurons.values())])
-        self._largest_total = largest_count * parameters.timesteps
         self._counters: dict[tuple[int, ...], tuple[SpikeCounter, dict[str, NDArray[Any]]]] = {}
 
     @torch.inference_mode()
@@ -59,7 +56,7 @@ class ExportedNetwork(SpikingNetwork):
         macs = self.begin(grid)
         key = tuple(grid.shape[1:])
         if key not in self._counters:
-            counter = SpikeCounter(self.graph, self._fan_out, self._largest_total)
+            counter = SpikeCounter(self.graph, self._fan_out)
             _, silent = self._run_counting(counter, np.zeros((1, *key), np.uint8))
             self._counters[key] = counter, {name: own.copy() for name, own in silent.items()}
         counter, silent = self._counters[key]
