@@ -114,10 +114,13 @@ def test_engines_count_as_the_reference_does(engine: str, timesteps: int, grid: 
         outputs, stats = fast.run(x)
         expected, reference = slow.run(x)
         same_counts(stats, reference)
-        for a, b in zip(outputs, expected, strict=True):
+        uncounted = fast.run_uncounted(x)
+        for a, b, c in zip(outputs, expected, uncounted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(c, b, rtol=1e-5, atol=1e-5)
     half = grid[:1] / 2  # no counts: left to the reference
     torch.testing.assert_close(fast.run(half)[0], slow.run(half)[0])
+    torch.testing.assert_close(fast.run_uncounted(half), slow.run(half)[0])
 
 
 def test_integer_form_compares_whole_numbers_with_halves(grid: Tensor) -> None:
