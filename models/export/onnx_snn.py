@@ -255,12 +255,12 @@ class SpikingWriter:
             whole, rounded = self._quantise(current, f"{node.name}.all", 0, 255)
             parts = [self._clip(rounded, node.name, limits, whole != "" and high.max() == 255)]
         else:
-            parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"), low)
+            parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"))
         signal = self._counts(self._joined(parts, f"{node.name}.fired"), node, self._timesteps, low, high)
         self._total(node, signal)
         return signal
 
-    def _scan(self, node: Node, layer: NeuronLayer, currents: list[str], low: int) -> list[str]:
+    def _scan(self, node: Node, layer: NeuronLayer, currents: list[str]) -> list[str]:
         """Compute the counts of every timestep from currents in units of thresholds; see models/spiking/neurons.py."""
         name, counts = node.name, []
         half = self.constant("half", np.float32(0.5))
