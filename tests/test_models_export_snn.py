@@ -29,7 +29,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.rounding import driven, integer_form, rounded
 from evburst.models.tasks import task_of
-from tests.conftest import EveryOperation, FurtherOperations, drawn
+from tests.conftest import EveryOperation, FurtherOperations, drawn, in_new_process
 from tests.test_models_detector import TwoLevels
 from tests.test_models_runtime import same_counts
 
@@ -121,6 +121,29 @@ def test_engines_count_as_the_reference_does(engine: str, timesteps: int, grid: 
     half = grid[:1] / 2  # no counts: left to the reference
     torch.testing.assert_close(fast.run(half)[0], slow.run(half)[0])
     torch.testing.assert_close(fast.run_uncounted(half), slow.run(half)[0])
+
+
+def test_a_signal_after_networks_of_openvino_were_freed_interrupts() -> None:
+    if reason := ENGINES["openvino"].available("cpu"):
+        pytest.skip(reason)
+    code = """
+import os, signal
+from evburst.models.bundle import DetectorBundle
+from evburst.models.export.onnx_snn import SnnOptions, spiking_model
+from evburst.models.runtime.exported import open_openvino
+bundle = DetectorBundle.load("nmnist")
+model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, SnnOptions()).SerializeToString()
+for _ in range(2):
+    open_openvino(model)
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    assert in_new_process(code).strip() == "interrupted"
 
 
 def test_integer_form_compares_whole_numbers_with_halves(grid: Tensor) -> None:

@@ -9,7 +9,7 @@ slowly and counting itself takes time, runs without counting use a second model 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -114,16 +114,22 @@ def open_onnxruntime(model: bytes) -> Run:
     return lambda grid: dict(zip(names, session.run(names, {INPUT: grid}), strict=True))
 
 
-def open_openvino(model: bytes) -> Run:
-    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32."""
+@cache
+def _core() -> Any:
+    """The core of all models, because OpenVINO 2026.4 crashes at the next signal once two cores have been freed."""
     import openvino
 
+    return openvino.Core()
+
+
+def open_openvino(model: bytes) -> Run:
+    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32."""
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    core = openvino.Core()
+    core = _core()
     compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
     request = compiled.create_infer_request()
     names = [output.get_any_name() for output in compiled.outputs]
