@@ -169,8 +169,8 @@ def test_overlapping_windows(events: Events) -> None:
 def test_maps_on_request() -> None:
     (result,) = Detector("street", max_windows=1, maps=True).stream(SAMPLE)
     assert result.maps is not None
-    assert len(result.maps) == 6
-    assert {values.shape[1:] for values in result.maps.values()} == {(32, 40), (16, 20), (8, 10)}
+    assert len(result.maps) == 4
+    assert {values.shape[1:] for values in result.maps.values()} == {(32, 40), (16, 20)}
     assert result.energy is not None
     assert 0 < (result.energy.energies("int8").ratio or 0) < 1
 
