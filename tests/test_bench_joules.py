@@ -66,7 +66,7 @@ def test_a_whole_run_with_a_made_up_counter(monkeypatch: pytest.MonkeyPatch, cap
     assert main(["--windows", "2", "--rounds", "1", "--seconds", "0.01"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("counters made up; idle ")
-    assert "modelled (45 nm, int8): dense ANN 0.237 mJ" in out
+    assert "modelled (45 nm, int8): dense ANN 0.216 mJ" in out
 
 
 def test_work_is_repeated_for_the_time_asked() -> None:

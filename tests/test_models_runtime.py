@@ -342,7 +342,7 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
     assert set(ENGINES) >= {"reference", "int8", "onnx", "openvino", "cuda"}
     assert choose("auto") == next(name for name in ("int8", "onnx", "reference") if not ENGINES[name].available("cpu"))
-    assert choose("auto", "cuda") == "reference"
+    assert choose("auto", "cuda") == ("reference" if ENGINES["cuda"].available("cuda") else "cuda")
     with pytest.raises(ConfigError, match=r"is unknown \(known: auto, reference"):
         choose("int7")
     for name in ("int8", "onnx", "openvino"):
