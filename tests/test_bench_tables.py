@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bench.gpu import table as gpu_table
+from bench.inference import table as inference_table
 from bench.real import table as real_table
 from bench.spikes import Agreement, compare
 from bench.spikes import table as spikes_table
@@ -20,6 +21,11 @@ RESULTS, DOCS = ROOT / "docs" / "results", ROOT / "docs"
 def test_the_table_of_the_gpu_is_generated() -> None:
     report = json.loads((RESULTS / "gpu_street.json").read_text())
     assert f"\n{gpu_table(report)}\n" in (DOCS / "benchmarks.md").read_text()
+
+
+def test_the_table_of_networks_is_generated() -> None:
+    results = json.loads((RESULTS / "inference.json").read_text())["results"]
+    assert f"\n{inference_table(results)}\n" in (DOCS / "benchmarks.md").read_text()
 
 
 def test_the_table_of_real_sensors_is_generated() -> None:
