@@ -386,7 +386,9 @@ def test_impossible_schedules_are_refused(assignment: str, message: str) -> None
 def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Path) -> None:
     def losses(out: str) -> list[float]:
         flags = sets(*SMALL, f"cache={cache}", "schedule.amp=false", "schedule.epochs=2", "schedule.warmup_steps=1")
-        flags += sets("schedule.batch=8", "schedule.windows=16")
+        flags += sets(
+            "schedule.batch=8", "schedule.windows=16", "schedule.passes=2", "schedule.learning_rate=0.002", "schedule.clip=10"
+        )
         flags += ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(tmp_path / out)]
         if out == "two":
             command = [sys.executable, str(ROOT / "tests" / "helpers" / "two.py"), "train", *flags]
