@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evburst.app.train.batches import Batch, Batches
 from evburst.app.train.config import ScheduleConfig, TrainConfig
 from evburst.app.train.loss import ScheduledLoss
-from evburst.app.train.windows import EpochWindows
+from evburst.app.train.windows import EpochWindows, open_split
 from evburst.data.boxes import Detections
 from evburst.data.classification import DETECTION
 from evburst.data.datasets import SPECS, Dataset, LabelledWindow
@@ -77,7 +77,7 @@ def test_processes_and_a_resumed_run_prepare_the_same_batches() -> None:
 
 def test_fresh_windows_differ_between_epochs_and_old_ones_are_deleted(config: TrainConfig) -> None:
     with simulated_here():
-        windows = EpochWindows(config, DETECTION, 0, 1)
+        windows = EpochWindows(config, DETECTION, open_split(config, DETECTION, "train", SCHEDULE.windows, False))
         held = []
         for epoch in range(3):
             windows.begin(epoch)
@@ -93,7 +93,7 @@ def test_fresh_windows_differ_between_epochs_and_old_ones_are_deleted(config: Tr
 
 def test_only_simulated_windows_can_be_fresh(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.fresh: only simulated windows can be new, not those of data.kind 'gen1'"):
-        EpochWindows(replace(config, data=DatasetConfig(kind="gen1")), DETECTION, 0, 1)
+        EpochWindows(replace(config, data=DatasetConfig(kind="gen1")), DETECTION, drawn_windows(0))
 
 
 class TwoLayers(nn.Module):

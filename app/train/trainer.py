@@ -135,7 +135,7 @@ class Trainer:
         ]
         if self.rank == 0:
             barrier(self.world)
-        return opened[0], opened[1], EpochWindows(self.config, self.task, self.rank, self.world)
+        return opened[0], opened[1], EpochWindows(self.config, self.task, opened[1], self.rank, self.world)
 
     def _initial_network(self) -> Any:
         """Build the network, with the weights of `init` if there are any."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ def open_split(config: TrainConfig, task: str, split: str, n_windows: int, show_
         EvburstError: the data cannot be used.
     """
     with tqdm(desc=f"simulate {split}", unit="win", disable=not show_progress) as bar:
-        request = partial(_request, config, task, split, n_windows)
-        return open_dataset(config.data, request(config.schedule.seed, progress=absolute_progress(bar)))
+        request = _request(config, task, split, n_windows, config.schedule.seed, progress=absolute_progress(bar))
+        return open_dataset(config.data, request)
 
 
 def _request(config: TrainConfig, task: str, split: str, n_windows: int, seed: int, **others: Any) -> Request:
@@ -46,18 +45,21 @@ class EpochWindows:
     Args:
         config: settings of the run.
         task: DETECTION or CLASSIFICATION.
+        first: the windows of the first epoch, from `open_split`.
         rank, world: number of this process, and of all processes.
 
     Raises:
         ConfigError: the windows are to be fresh, but are not simulated.
     """
 
-    def __init__(self, config: TrainConfig, task: str, rank: int, world: int) -> None:
+    def __init__(self, config: TrainConfig, task: str, first: Dataset, rank: int = 0, world: int = 1) -> None:
         if config.schedule.fresh and config.data.kind != "simulated":
             raise ConfigError(f"schedule.fresh: only simulated windows can be new, not those of data.kind {config.data.kind!r}")
         self._config, self._task, self._rank, self._world = config, task, rank, world
-        self._opened: dict[int, Dataset] = {}
-        self._simulating: dict[int, Future[Dataset]] = {}
+        self._opened = {0: first}
+        opened: Future[Dataset] = Future()
+        opened.set_result(first)
+        self._simulating = {0: opened}
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, epoch: int) -> Dataset:
