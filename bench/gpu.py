@@ -1,4 +1,4 @@
-"""The cuda engine on a GPU: python bench/gpu.py --weights street --out docs/results/gpu_street.json
+"""The cuda engine on a GPU: python bench/gpu.py --weights street --json docs/results/gpu_street.json
 
 Compares the outputs of the cuda engine with those of the reference network on the same device, and times both, the ANN run node
 by node in float32 and float16, and the ANN in float16 as one CUDA graph, which is the fastest float baseline here. Median of 50
@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from evburst.app.provenance import provenance
-from evburst.data.files import replacing
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Runner
 from evburst.models.runtime import open_engine
@@ -112,7 +111,7 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="street")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--table", type=Path, help="print the table of these results, and measure nothing")
     args = parser.parse_args()
     if args.table:
@@ -123,9 +122,8 @@ def main() -> None:
     rows = [measure(bundle, batch) for batch in BATCHES]
     report = {"weights": Path(args.weights).stem, "card": torch.cuda.get_device_name(), "ms": rows, **provenance()}
     print(json.dumps(report, indent=1))
-    if args.out:
-        with replacing(args.out) as part:
-            part.write_text(json.dumps(report, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Boxes on recordings of real sensors: python bench/real.py --data FOLDER --weights street --out docs/results/real_street.json
+"""Boxes on recordings of real sensors: python bench/real.py --data FOLDER --weights street --json docs/results/real_street.json
 
 FOLDER holds recordings that are not part of evburst: gen1_street_td.dat (a car drives ahead; its box by eye at the first and
 last moment, linear in between), pedro_frame*.npy with .xml (PEDRo, persons), and dvs128/ with boxes_auto_50ms.csv (persons and
@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evburst import Detector
 from evburst.app.provenance import provenance
 from evburst.data.boxes import Detections, iou_matrix
-from evburst.data.files import replacing
 
 SCORE, IOU = 0.3, 0.5
 GEN1_S = 0.74
@@ -145,7 +144,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, nargs="+", help="print the table of these results, and measure nothing")
     parser.add_argument("--weights", default="street")
     parser.add_argument("--ann", action="store_true")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.table:
         print(table([json.loads(path.read_text()) for path in args.table]))
@@ -162,9 +161,8 @@ def main() -> None:
         **provenance(),
     }
     print(json.dumps(report, indent=1))
-    if args.out:
-        with replacing(args.out) as part:
-            part.write_text(json.dumps(report, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
