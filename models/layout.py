@@ -20,6 +20,7 @@ from evburst.models.schema import anything, by_name, items, number, one_of, pair
 
 _CLASSES = items(text(200), 1, 10_000)
 _LEVELS = (1, 8)
+_LARGEST_STRIDE = 1024
 _MAX_RECORD_DEPTH = 32
 
 VOXEL = table({"bins": whole(1, 64), "max_count": whole(1, 255), "window_ms": number(0.1, 60_000)})
@@ -74,7 +75,7 @@ HEADS = {
         ("box", "class"),
         lambda spec, level: (4 * len(spec.anchors[level]), (1 + len(spec.classes)) * len(spec.anchors[level])),
     ),
-    "classes": Head({"strides": items(whole(1, 1024), 1, 1)}, ("class",), lambda spec, _: (len(spec.classes),)),
+    "classes": Head({"strides": items(whole(1, _LARGEST_STRIDE), 1, 1)}, ("class",), lambda spec, _: (len(spec.classes),)),
 }
 
 METADATA = table(
@@ -85,7 +86,7 @@ METADATA = table(
         "head": table(
             {
                 "kind": one_of(*HEADS),
-                "strides": items(whole(1, 1024), *_LEVELS),
+                "strides": items(whole(1, _LARGEST_STRIDE), *_LEVELS),
                 "reg_max": whole(0, 64),
                 "classes": _CLASSES,
             },
@@ -144,6 +145,8 @@ def check_layout(
     """
     weights = {name.removeprefix("ann/"): shape for name, (_, shape) in layout.items() if name.startswith("ann/")}
     stride = input_stride(graph, head)
+    if stride > _LARGEST_STRIDE:
+        raise CheckpointError(f"the network reduces the sides of its input more than {_LARGEST_STRIDE:,} times")
     shapes = {}
     for grid in ((channels, 2 * stride, 3 * stride), (channels, 5 * stride, 4 * stride)):
         shapes = infer_shapes(graph.nodes, weights, grid)

@@ -177,6 +177,15 @@ def _bomb(graph: dict[str, Any], nodes: dict[str, Any]) -> None:
         last = f"z{i}"
 
 
+def _tower(graph: dict[str, Any], nodes: dict[str, Any]) -> None:
+    """A branch that nothing reads, for whose sake inputs would be padded to multiples of a quarter of a million."""
+    last = graph["nodes"][0]["name"]
+    for i in range(3):
+        attrs = {"kernel": [1, 1], "stride": [64, 64], "padding": [0, 0]}
+        graph["nodes"].append({"name": f"z{i}", "op": "max_pool", "inputs": [last], "attrs": attrs})
+        last = f"z{i}"
+
+
 STRUCTURES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "cycle": (structure(lambda g, n: n["stem.conv"].update(inputs=["out_a"])), "not a node before it"),
     "self": (structure(lambda g, n: n["stem.conv"].update(inputs=["stem.conv"])), "not a node before it"),
@@ -184,6 +193,7 @@ STRUCTURES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "two inputs": (structure(lambda g, n: g["nodes"].append({**g["nodes"][0], "name": "y"})), "not the first node"),
     "no input": (structure(lambda g, n: g["nodes"].pop(0)), "not a node before it"),
     "bomb": (structure(_bomb), "values of its largest node"),
+    "tower": (structure(_tower), "reduces the sides of its input more than 1,024 times"),
     "output of nothing": (structure(lambda g, n: g["outputs"].append("zzz")), "is not a node"),
     "one output twice": (structure(lambda g, n: g["outputs"].__setitem__(1, g["outputs"][0])), "read out twice"),
     "outputs in another order": (structure(lambda g, n: g["outputs"].reverse()), "its head decodes"),
