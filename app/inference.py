@@ -30,7 +30,7 @@ from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
-from evburst.models.detector import Detector
+from evburst.models.graph import Memory
 from evburst.models.tasks import Prediction
 
 Stats = SpikeStats | ActivityStats
@@ -49,11 +49,15 @@ class GridNetwork(Protocol):
 
     classes: tuple[str, ...]
     stride: int
+    has_memory: bool
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
     ) -> tuple[Sequence[Prediction], Stats | None]:
-        """Return the prediction for each grid `(N, 2 * bins, H, W)` uint8, and the operation counts (None: not counted)."""
+        """Return the prediction for each grid `(N, 2 * bins, H, W)` uint8, and the operation counts (None: not counted).
+
+        Networks with memory also take a keyword `memory`, see `Detector.detect`.
+        """
         ...
 
     def dense_macs(self, height: int, width: int) -> int:
@@ -161,6 +165,10 @@ class Inference:
         downsample: side of the square blocks of pixels that the network sees as one pixel. Grids and boxes of results remain in
             pixels of the sensor.
 
+    A network with memory runs windows one after the other; no window is idle, because objects that have been seen can be
+    found without events. Memory is kept from a window to the next one as long as no more than a window's length lies between
+    them, and lost otherwise: after a longer gap, and when a recording is wound back.
+
     Attributes:
         shape: `(2 * bins, H, W)` of a grid in pixels of the sensor, padded.
         seen_shape: the same of a grid as the network sees it.
@@ -182,7 +190,10 @@ class Inference:
         self._maps, self.downsample = maps, downsample
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
         self.faults = Faults() if faults is None else faults
-        self.spiking, self.table, self.idle_events = spiking, table, idle_events
+        self.spiking, self.table = spiking, table
+        self.idle_events = -1 if network.has_memory else idle_events
+        self._memory: Memory = {}
+        self._end_us = 0
         self._seen = merged_size(sensor_size, downsample)
         width, height = padded_size(self._seen, network.stride)
         self.shape = (voxel.channels, height * downsample, width * downsample)
@@ -219,6 +230,10 @@ class Inference:
             batch: the windows.
             size: pad the batch to this size with empty grids, because an engine plans its memory for each size; 0: no padding.
         """
+        if self.network.has_memory:
+            size = 1
+            if len(batch) > 1:
+                return [result for binned in batch for result in self.run([binned])]
         started = time.perf_counter()
         busy = [binned for binned in batch if binned.events > self.idle_events]
         outputs = iter(self._detect(busy, max(size, len(busy))) if busy else [])
@@ -283,11 +298,12 @@ class Inference:
         grids = self.as_seen([binned.grid for binned in batch], size)
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
         readouts: Maps = {}
+        given: dict[str, Any] = {"readouts": readouts} if self._maps else {}
+        if self.network.has_memory:
+            given["memory"] = self._memory_before(batch[0])
+        predictions: Sequence[Prediction]
         stats: Stats | None
-        if self._maps and isinstance(self.network, Detector):
-            predictions, stats = self.network.detect(grids, self._seen, times, readouts)
-        else:
-            predictions, stats = self.network.detect(grids, self._seen, times)
+        predictions, stats = self.network.detect(grids, self._seen, times, **given)
         if self.downsample > 1:
             predictions = [
                 boxes.scaled(self.downsample, *self.sensor_size) if isinstance(boxes, Detections) else boxes
@@ -296,6 +312,13 @@ class Inference:
         each = [stats.of_image(i) if stats is not None and size > 1 else stats for i in range(len(batch))]
         maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
         return list(zip(predictions, each, maps, strict=False))
+
+    def _memory_before(self, binned: BinnedWindow) -> Memory:
+        """Return the memory of the window before, empty if there is none."""
+        if not 0 <= binned.t0_us - self._end_us <= binned.t1_us - binned.t0_us:
+            self._memory.clear()
+        self._end_us = binned.t1_us
+        return self._memory
 
     def as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
         """Return grids from `bin` as the network sees them, `(size, 2 * bins, H, W)` uint8: downsampled, and followed by empty

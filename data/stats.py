@@ -25,7 +25,8 @@ class LayerStats:
 
     Attributes:
         name: the layer.
-        kind: "input" (events), "neuron" (burst neurons) or "pool" (a max-pool that forwards spikes).
+        kind: "input" (events), "neuron" (burst neurons), "pool" (a max-pool that forwards spikes) or "memory" (spikes that are
+            passed on, or held since an earlier window).
         neurons: number of neurons; 0 unless kind is "neuron".
         timesteps: T.
         spikes: `(N,)` float64; a burst of 3 counts as 3.
@@ -37,7 +38,7 @@ class LayerStats:
     """
 
     name: str
-    kind: Literal["input", "neuron", "pool"]
+    kind: Literal["input", "neuron", "pool", "memory"]
     neurons: int
     timesteps: int
     spikes: NDArray[np.float64]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.stats import ActivityStats
-from evburst.models.graph import Graph, Node, Runner
+from evburst.models.graph import Graph, Memory, Node, Runner
 from evburst.models.spiking.cost import coverage, dense_macs, node_shapes
 from evburst.models.spiking.network import SpikingParameters
 
@@ -34,11 +34,12 @@ class ActivityRunner(Runner):
         self._dense: dict[str, int] = {}
         self._size: tuple[int, ...] = ()
 
-    def run(self, grid: Tensor) -> tuple[list[Tensor], ActivityStats]:
+    def run(self, grid: Tensor, memory: Memory | None = None) -> tuple[list[Tensor], ActivityStats]:
         """Run a batch and count its operations.
 
         Args:
             grid: `(N, 2 * bins, H, W)` float32 counts.
+            memory: see `Runner.compute`.
 
         Returns:
             The outputs of the network, and the counts of each image.
@@ -57,7 +58,7 @@ class ActivityRunner(Runner):
         self._effective: dict[str, np.ndarray] = {}
         self._active = np.zeros(len(grid))
         self._units = 0
-        outputs = self(grid)
+        outputs = self(grid, memory)
         return outputs, ActivityStats(self._dense, self._effective, self._active, self._units, self._beyond)
 
     def conv(self, node: Node, x: Tensor) -> Tensor:

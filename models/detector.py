@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.data.errors import CheckpointError
+from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.stats import SpikeStats
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.graph import Graph, Runner
+from evburst.models.graph import Graph, Memory, Runner
 from evburst.models.runtime import choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs
@@ -37,6 +37,12 @@ class Detector:
         adaptive: stop the timesteps of a window once it has settled this far (see models/spiking/adaptive.py); None: never.
 
     `adaptive` takes one grid a call, and is run by the reference engine.
+
+    Attributes:
+        has_memory: whether boxes depend on earlier windows, so that windows have to follow each other.
+
+    Raises:
+        ConfigError: the engine cannot run this network, or a network with memory is to have several timesteps.
     """
 
     def __init__(
@@ -51,6 +57,9 @@ class Detector:
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
+        self.has_memory = bool(bundle.graph.memories)
+        if self.has_memory and timesteps not in (None, 1):
+            raise ConfigError("timesteps: a network with memory has one timestep per window")
         self._adaptive = adaptive
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
@@ -84,6 +93,7 @@ class Detector:
         sensor_size: SensorSize,
         t_us: Sequence[int],
         readouts: dict[str, NDArray[np.float32]] | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Sequence[Prediction], SpikeStats | None]:
         """What is found in each grid, and the spikes it took (None for the ANN).
 
@@ -92,16 +102,18 @@ class Detector:
             sensor_size: (W, H) px, to which boxes are clipped.
             t_us: the instant of each grid: its window's end.
             readouts: filled with the maps that are decoded, `(N, C, h, w)` each, by name (not if `adaptive`).
+            memory: what the network remembers of each sequence's window before, replaced by what it remembers of these grids;
+                None: nothing. See `has_memory`.
         """
         x = torch.from_numpy(grids).to(self.device)
         if self._ann is not None:
-            maps, stats = self._ann(x.float()), None
+            maps, stats = self._ann(x.float(), memory), None
         elif self._adaptive is not None:
             decode = self._decoder(sensor_size, t_us)
             found, stats = run_adaptive(self._snn, x, self._adaptive, decode, SpikingState(), self.task.settled)
             return [found], stats
         else:
-            maps, stats = self._snn.run(x)
+            maps, stats = self._snn.run(x, memory=memory)
         if readouts is not None:
             readouts.update(zip(self.bundle.graph.outputs, (output.float().cpu().numpy() for output in maps), strict=True))
         for name, output in zip(self.bundle.graph.outputs, maps, strict=True):

@@ -1,6 +1,6 @@
 """A network as a flat list of nodes: the result of tracing, the content of a weights file, and the input of every engine.
 
-There are nine operations. OPERATIONS defines the attributes that each may have and the shape of its value:
+There are ten operations. OPERATIONS defines the attributes that each may have and the shape of its value:
 
     input      the voxel grid
     conv       attributes stride, padding, dilation, groups, `merged` (names of parallel convolutions that were merged into
@@ -13,6 +13,8 @@ There are nine operations. OPERATIONS defines the attributes that each may have 
     max_pool   kernel, stride, padding
     avg_pool   kernel, stride, padding; kernel null averages the whole map to 1 x 1
     upsample   nearest neighbour, by an integer factor
+    hold       of a value and the voxel grid: where at least `events` events lie within `kernel` of the grid, the value; where
+               fewer do, what this node's value was in the window before, if there was one. The second input is the grid.
 """
 
 from __future__ import annotations
@@ -96,6 +98,11 @@ class Graph:
             if node.name in known or (node.op == "input") != (not known):
                 raise CheckpointError(f"{where}: a second node of this name, or an input that is not the first node")
             known.add(node.name)
+        by_name = {node.name: node for node in nodes}
+        for node in (node for node in nodes if node.op == "hold"):
+            held, grid = (by_name[name] for name in node.inputs)
+            if held.op != "relu" or held.attrs.get("negative_slope") or grid.op != "input":
+                raise CheckpointError(f"node {node.name!r}: hold takes the value of a ReLU, and the input")
         if unknown := [name for name in raw["outputs"] if name not in known]:
             raise CheckpointError(f"output {unknown[0]!r} is not a node of the network")
         if len(set(raw["outputs"])) < len(raw["outputs"]) or nodes[0].name in raw["outputs"]:
@@ -125,6 +132,11 @@ class Graph:
         nodes = [node for node in self.nodes if node.name in needed]
         tensors = {name: tensor for name, tensor in self.tensors.items() if name.rpartition(".")[0] in needed}
         return Graph(nodes, outputs, tensors)
+
+    @property
+    def memories(self) -> list[Node]:
+        """The nodes whose values depend on earlier windows."""
+        return [node for node in self.nodes if node.op == "hold"]
 
     def consumers(self) -> dict[str, list[Node]]:
         """Return the nodes that take each node's value as an input, by name."""
@@ -240,6 +252,13 @@ def _upsample_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) 
     return channels, rows * node.attrs["factor"], columns * node.attrs["factor"]
 
 
+def _hold_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
+    value, grid = inputs
+    if _windows(node, grid, node.attrs["kernel"], value[0]) != value:
+        raise CheckpointError(f"node {node.name!r}: a value {value} cannot be held by windows of a grid {grid}")
+    return value
+
+
 _LARGEST_KERNEL = 64
 _SIDE, _MARGIN, _CHANNEL = whole(1, _LARGEST_KERNEL), whole(0, _LARGEST_KERNEL), whole(0, 2**20)
 _WINDOW = {"stride": pair(_SIDE), "padding": pair(_MARGIN)}
@@ -269,6 +288,7 @@ OPERATIONS: dict[str, Operation] = {
     "max_pool": Operation(_ONE, _POOL, _pool_shape),
     "avg_pool": Operation(_ONE, _check_avg_pool, _pool_shape),
     "upsample": Operation(_ONE, table({"factor": whole(1, 64)}), _upsample_shape),
+    "hold": Operation((2, 2), table({**_WINDOW, "kernel": pair(whole(1, 1024)), "events": whole(1, 2**20)}), _hold_shape),
 }
 """Rules by name of operation. A weights file is checked against them before it is run."""
 
@@ -290,6 +310,11 @@ def activation(x: Tensor, ceiling: float = math.inf, negative_slope: float = 0.0
     return y if ceiling == math.inf else y.clamp(max=ceiling)
 
 
+Memory = dict[str, Tensor]
+"""Values `(N, C, H, W)` float32 of the hold nodes of a graph in the window before, by name. Empty before the first window of a
+sequence."""
+
+
 class Runner:
     """Computes a graph node by node, as the ANN. Engines override single operations.
 
@@ -299,6 +324,7 @@ class Runner:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._memory: Memory = {}
         last_reader = {name: node.name for node in graph.nodes for name in node.inputs}
         self._free_after: dict[str, list[str]] = {}
         for name, reader in last_reader.items():
@@ -306,15 +332,22 @@ class Runner:
                 self._free_after.setdefault(reader, []).append(name)
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """Compute the outputs for a batch of grids, `(N, 2 * bins, H, W)` float32, without gradients."""
-        return self.compute(x)
+    def __call__(self, x: Tensor, memory: Memory | None = None) -> list[Tensor]:
+        """Compute the outputs for a batch of grids, without gradients; see `compute`."""
+        return self.compute(x, memory)
 
-    def compute(self, x: Tensor) -> list[Tensor]:
-        """Compute the outputs like a call does, but with gradients if they are enabled."""
+    def compute(self, x: Tensor, memory: Memory | None = None) -> list[Tensor]:
+        """Compute the outputs for a batch of grids.
+
+        Args:
+            x: `(N, 2 * bins, H, W)` float32.
+            memory: of the window before, replaced by that of this window; None: there is none before, and none is kept.
+        """
+        self._memory = {} if memory is None else memory
         values: dict[str, Tensor] = {}
         for node in self.graph.nodes:
             self.advance(node, values, x)
+        self._memory = {}
         return self.read_outs(values)
 
     def advance(self, node: Node, values: dict[str, Tensor], x: Tensor) -> None:
@@ -330,6 +363,11 @@ class Runner:
         self.observe(node, values[node.name])
         for name in self._free_after.get(node.name, ()):
             del values[name]
+
+    def advance_with(self, node: Node, values: dict[str, Tensor], memory: Memory) -> None:
+        """Compute one node like `advance`, after the input, given the memory of the window before."""
+        self._memory = memory
+        self.advance(node, values, torch.empty(0))
 
     def read_outs(self, values: Mapping[str, Tensor]) -> list[Tensor]:
         """Collect the outputs after every node has been computed."""
@@ -376,3 +414,16 @@ class Runner:
 
     def upsample(self, node: Node, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=float(node.attrs["factor"]), mode="nearest")
+
+    def hold(self, node: Node, x: Tensor, grid: Tensor) -> Tensor:
+        before = self._memory.get(node.name)
+        value = x if before is None else torch.where(is_active(node, grid), x, before)
+        self._memory[node.name] = value
+        return value
+
+
+def is_active(hold: Node, grid: Tensor) -> Tensor:
+    """Return where a hold node lets its value through, `(N, 1, h, w)` bool, for grids `(N, 2 * bins, H, W)`."""
+    a = hold.attrs
+    share: Tensor = F.avg_pool2d(grid.float().sum(1, keepdim=True), a["kernel"], a["stride"], a["padding"])
+    return share > (a["events"] - 0.5) / math.prod(a["kernel"])

@@ -78,20 +78,26 @@ HEADS = {
     "classes": Head({"strides": items(whole(1, _LARGEST_STRIDE), 1, 1)}, ("class",), lambda spec, _: (len(spec.classes),)),
 }
 
+GRAPH = text(2**24)
+"""Serialised structure of a network, see `Graph.to_json`."""
+
+HEAD = table(
+    {
+        "kind": one_of(*HEADS),
+        "strides": items(whole(1, _LARGEST_STRIDE), *_LEVELS),
+        "reg_max": whole(0, 64),
+        "classes": _CLASSES,
+    },
+    {"anchors": items(items(_ANCHOR, 1, 64), 0, _LEVELS[1])},
+)
+"""Section of a head, as in the metadata of a weights file; see `head_of`."""
+
 METADATA = table(
     {
-        "graph": text(2**24),
+        "graph": GRAPH,
         "timesteps": whole(1, 64),
         "phi": by_name(whole(1, 255)),
-        "head": table(
-            {
-                "kind": one_of(*HEADS),
-                "strides": items(whole(1, _LARGEST_STRIDE), *_LEVELS),
-                "reg_max": whole(0, 64),
-                "classes": _CLASSES,
-            },
-            {"anchors": items(items(_ANCHOR, 1, 64), 0, _LEVELS[1])},
-        ),
+        "head": HEAD,
         "voxel": VOXEL,
         "record": _record,
     },
@@ -147,6 +153,8 @@ def check_layout(
     stride = input_stride(graph, head)
     if stride > _LARGEST_STRIDE:
         raise CheckpointError(f"the network reduces the sides of its input more than {_LARGEST_STRIDE:,} times")
+    if graph.memories and content["timesteps"] != 1:
+        raise CheckpointError("metadata: timesteps: a network with memory has one")
     shapes = {}
     for grid in ((channels, 2 * stride, 3 * stride), (channels, 5 * stride, 4 * stride)):
         shapes = infer_shapes(graph.nodes, weights, grid)

@@ -126,7 +126,7 @@ class Conversion:
             share: limit on its energy, as a share of the dense ANN's; None: no limit, or with `continues` its present energy.
         """
         c, batch, device = self.config, self.config.advanced_batch, pick_device("auto")
-        steps = -(-c.advanced_windows // batch)
+        steps = -(-c.advanced_windows // (batch * self.data.sequence)) * self.data.sequence
         operations = None if share is None else share / self.share_per_operation()
         if operations is None and c.continues:
             operations = self.measured(bundle).operations
@@ -143,7 +143,8 @@ class Conversion:
         files, every = self.beside("descent"), c.tuning_every // batch
         batches = partial(self._fresh_batches, batch * steps)
         try:
-            course = descend(learning, batches, check, files, self._identity(bundle, descent), every, batch)
+            identity, length = self._identity(bundle, descent), self.data.sequence
+            course = descend(learning, batches, check, files, identity, every, batch, length)
         except torch.OutOfMemoryError:
             message = f"advanced_batch: {batch} windows per step do not fit into the memory of the GPU; set fewer"
             raise ConfigError(message) from None
@@ -158,7 +159,7 @@ class Conversion:
             return data.windows("train", n if data.fresh else 0, showing)
 
         source = Showings(opened, data.counts, data.discard, data.fresh)
-        return fresh_batches(source, windows, done, self.config.advanced_batch)
+        return fresh_batches(source, windows, done, self.config.advanced_batch, length=data.sequence)
 
     def measured(self, bundle: DetectorBundle) -> Measurement:
         """Measure a network on the split "select"."""

@@ -33,7 +33,7 @@ from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.graph import Graph
+from evburst.models.graph import Graph, Memory
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
@@ -104,16 +104,16 @@ class _CountingAnn:
     """The ANN as a GridNetwork that also counts the operations of hardware that skips zeros."""
 
     def __init__(self, bundle: DetectorBundle, post: PostConfig, device: str) -> None:
-        self.classes, self.stride = bundle.head.classes, bundle.stride
+        self.classes, self.stride, self.has_memory = bundle.head.classes, bundle.stride, bool(bundle.graph.memories)
         self._bundle, self._post, self._device = bundle, post, torch.device(device)
         tensors = {name: tensor.to(self._device) for name, tensor in bundle.graph.tensors.items()}
         self._runner = ActivityRunner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
 
     def detect(
-        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
+        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int], memory: Memory | None = None
     ) -> tuple[Sequence[Prediction], ActivityStats]:
         """See GridNetwork."""
-        maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float())
+        maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float(), memory)
         head = self._bundle.head
         return task_of(head).decode(maps, head, self._post, sensor_size, t_us), activity
 

@@ -1,8 +1,9 @@
 """Windows simulated from labelled pictures: computed once in parallel, cached as events, with random access.
 
 The root is a PictureFolder. Window i of a split is a pure function of (root's pictures, configuration, length, seed, i), so the
-cache can be deleted at any time. For training, pictures are drawn at random, up to four per window; for validation and
-evaluation, every picture is shown once, alone.
+cache can be deleted at any time. For training, pictures are drawn at random, up to four per scene; for validation and
+evaluation, every picture is shown once, alone. A scene has one window, or with `sequence` several consecutive ones: windows
+0 to L - 1 are the first scene, L to 2 L - 1 the second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -29,6 +30,7 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
 from evburst.data.encoding import pack
+from evburst.data.errors import ConfigError
 from evburst.data.events import Events, EventWindow, SensorSize
 from evburst.data.files import replacing
 from evburst.data.simulation.scenes import Scene, record
@@ -53,8 +55,11 @@ class SimulatedConfig:
         min_visible: minimum visible fraction of a labelled box.
         min_events: minimum number of events per pixel, beyond noise, of a labelled object (and never fewer than 20).
         uneven: see `draw_sensor`, in training.
-        drive: motion of pictures in training for specs with the scene "drive"; outside training, StillSceneConfig's defaults.
+        drive: motion of pictures in training for specs with the scene "drive"; outside training, StillSceneConfig's defaults,
+            or these settings for sequences.
         saccades: the same for "saccades".
+        sequence: number of consecutive windows of a scene, a power of two up to 64. With more than one, objects keep their
+            labels while they stand still, from the first window in which they can be seen.
     """
 
     sets: dict[str, float] = field(default_factory=dict)
@@ -66,6 +71,11 @@ class SimulatedConfig:
     uneven: float = 0.0
     drive: StillSceneConfig = field(default_factory=StillSceneConfig)
     saccades: SaccadeConfig = field(default_factory=SaccadeConfig)
+    sequence: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sequence < 1 or _BLOCK % self.sequence:
+            raise ValueError(f"sequence must be a power of two, 1 to {_BLOCK}")
 
 
 def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfig:
@@ -88,15 +98,15 @@ def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfi
     )
 
 
-def simulate_window(
+def simulate_scene(
     folder: PictureFolder, config: SimulatedConfig, window_us: int, rng: np.random.Generator, number: int | None
-) -> LabelledWindow:
-    """Simulate one labelled window [0, window_us), as packed events.
+) -> list[LabelledWindow]:
+    """Simulate the `config.sequence` labelled windows of one scene, from [0, window_us) on, as packed events.
 
     Args:
         folder: the pictures.
         config: how they are shown.
-        window_us: length of the window.
+        window_us: length of a window.
         rng: draws the motion, the sensor and (in training) the pictures.
         number: index of the picture to show, alone; None draws pictures for training.
     """
@@ -119,47 +129,69 @@ def simulate_window(
         if not single and rng.random() < 0.5:
             start_us += int(rng.integers(SACCADE_US))
     else:
-        shown_drive = StillSceneConfig(mosaic=0.0) if single else config.drive
+        in_motion = config.drive if config.sequence > 1 else StillSceneConfig()
+        shown_drive = replace(in_motion, mosaic=0.0) if single else config.drive
         scene = StillScene(pictures, spec.sensor_size, shown_drive, rng, spec.source_names.get("person", 0))
     seed = int(rng.integers(1 << 31))
-    stop_us = start_us + window_us
     sensor = draw_sensor(rng, 0.0 if single else config.uneven)
-    events = record(scene, sensor, start_us, stop_us, round(config.step_ms * 1000), seed)
+    events = record(scene, sensor, start_us, start_us + config.sequence * window_us, round(config.step_ms * 1000), seed)
     events["t"] -= start_us
-    noise = (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6
     if spec.whole:
         boxes = whole_window(int(pictures[0].labels[0]), spec.sensor_size, window_us)
-    else:
-        events, boxes = _label(events, scene.boxes(stop_us), spec.sensor_size, config, noise)
-    return LabelledWindow(EventWindow(0, window_us, pack(events)), boxes, pictures[0].name)
+        return [LabelledWindow(EventWindow(0, window_us, pack(events)), boxes, pictures[0].name)]
+    labeller = _Labeller(spec.sensor_size, config, (sensor.leak_hz + sensor.shot_hz) * window_us * 1e-6)
+    windows = []
+    for t0_us in range(0, config.sequence * window_us, window_us):
+        first, last = np.searchsorted(events["t"], [t0_us, t0_us + window_us])
+        shown_events, boxes = labeller.label(events[first:last], scene.boxes(start_us + t0_us + window_us))
+        window = EventWindow(t0_us, t0_us + window_us, pack(shown_events))
+        windows.append(LabelledWindow(window, replace(boxes, t_us=window.t1_us), pictures[0].name))
+    return windows
 
 
-def _label(
-    events: Events, boxes: Detections, size: SensorSize, config: SimulatedConfig, noise: float
-) -> tuple[Events, Detections]:
-    """Clip the boxes to the sensor, drop objects that cannot be seen, and remove the events of ignored regions.
+class _Labeller:
+    """Labels consecutive windows of a scene.
 
-    An object can be seen if it has `config.min_events` more events per pixel than the sensor's `noise`.
+    Args:
+        size: (W, H) px.
+        config: minimum sizes and events of labelled objects.
+        noise: number of events per pixel and window that the sensor makes by itself.
     """
-    clipped = np.clip(boxes.boxes_xyxy, 0, [*size, *size]).astype(np.float32)
-    sides = clipped[:, 2:] - clipped[:, :2]
-    share = sides.prod(1) / np.maximum((boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]).prod(1), 1)
-    is_visible = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
-    pixels = events["y"].astype(np.int64) * size.width + events["x"]
-    activity = np.bincount(pixels, minlength=size.width * size.height).reshape(size.height, size.width)
-    for index in np.flatnonzero(is_visible & (boxes.labels != IGNORE)):
-        x0, y0, x1, y1 = clipped[index].astype(int)
-        area = (x1 - x0) * (y1 - y0)
-        is_visible[index] = activity[y0:y1, x0:x1].sum() - noise * area >= max(20, config.min_events * area)
-    blank = np.zeros(activity.shape, bool)
-    for index in np.flatnonzero(boxes.labels == IGNORE):
-        x0, y0, x1, y1 = clipped[index].astype(int)
-        blank[y0:y1, x0:x1] = True
-    keep = is_visible & (boxes.labels != IGNORE)
-    for x0, y0, x1, y1 in clipped[keep].astype(int):
-        blank[y0:y1, x0:x1] = False
-    visible_boxes = Detections(clipped[keep], boxes.scores[keep], boxes.labels[keep], boxes.t_us)
-    return events[~blank[events["y"], events["x"]]], visible_boxes
+
+    def __init__(self, size: SensorSize, config: SimulatedConfig, noise: float) -> None:
+        self._size, self._config, self._noise = size, config, noise
+        self._seen: set[int] = set()
+
+    def label(self, events: Events, boxes: Detections) -> tuple[Events, Detections]:
+        """Clip the boxes to the sensor, drop objects that cannot have been seen, and remove the events of ignored regions.
+
+        An object can be seen if it has `config.min_events` more events per pixel than the sensor's noise, in this window or
+        in an earlier one of the sequence.
+        """
+        size, config = self._size, self._config
+        clipped = np.clip(boxes.boxes_xyxy, 0, [*size, *size]).astype(np.float32)
+        sides = clipped[:, 2:] - clipped[:, :2]
+        share = sides.prod(1) / np.maximum((boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]).prod(1), 1)
+        is_visible = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
+        pixels = events["y"].astype(np.int64) * size.width + events["x"]
+        activity = np.bincount(pixels, minlength=size.width * size.height).reshape(size.height, size.width)
+        numbers = boxes.track_ids
+        for index in np.flatnonzero(is_visible & (boxes.labels != IGNORE)):
+            x0, y0, x1, y1 = clipped[index].astype(int)
+            area, number = (x1 - x0) * (y1 - y0), -1 if numbers is None else int(numbers[index])
+            fires = activity[y0:y1, x0:x1].sum() - self._noise * area >= max(20, config.min_events * area)
+            if fires and number > 0:
+                self._seen.add(number)
+            is_visible[index] = fires or number in self._seen
+        blank = np.zeros(activity.shape, bool)
+        for index in np.flatnonzero(boxes.labels == IGNORE):
+            x0, y0, x1, y1 = clipped[index].astype(int)
+            blank[y0:y1, x0:x1] = True
+        keep = is_visible & (boxes.labels != IGNORE)
+        for x0, y0, x1, y1 in clipped[keep].astype(int):
+            blank[y0:y1, x0:x1] = False
+        visible_boxes = Detections(clipped[keep], boxes.scores[keep], boxes.labels[keep], boxes.t_us)
+        return events[~blank[events["y"], events["x"]]], visible_boxes
 
 
 class SimulatedWindows:
@@ -171,7 +203,7 @@ class SimulatedWindows:
         config: settings of the simulation.
         window_us: length of a window.
         split: as in boxes.csv, or "select" (see PictureFolder). "train" draws pictures; other splits show each one alone.
-        n_windows: number of windows; 0 for one per picture, in splits other than "train".
+        n_windows: number of windows, rounded down to whole scenes; 0 for one scene per picture, in splits other than "train".
         cache: folder for the events; 8 bytes each, about 300 kB per window.
         seed: seed of all randomness.
         workers: number of processes that simulate (0: one per core).
@@ -207,10 +239,14 @@ class SimulatedWindows:
         pictures = len(names)
         shown = {name for name, _ in names} if split != "train" else set(config.sets) & set(folder.sets) or set(folder.sets)
         self.left_out = tuple(sorted(set(folder.sets) - shown))
+        self._per_scene = config.sequence
+        if config.sequence > 1 and (spec.scene != "drive" or spec.whole):
+            raise ConfigError(f"data.simulated.sequence: {spec.name!r} has no sequences; leave it at 1")
+        scenes = max(1, n_windows // config.sequence) if n_windows else pictures
         numbers: list[int] | None = None
-        if spread and 0 < n_windows < pictures:
-            numbers = np.linspace(0, pictures - 1, n_windows).astype(int).tolist()
-        n_windows = n_windows or pictures
+        if spread and 0 < scenes < pictures:
+            numbers = np.linspace(0, pictures - 1, scenes).astype(int).tolist()
+        n_windows = scenes * config.sequence
         key = [_VERSION, _BLOCK, str(root.resolve()), spec.name, asdict(config), window_us, split, seed]
         identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
@@ -247,8 +283,10 @@ class SimulatedWindows:
         first, last = self._offsets[block][k : k + 2]
         rows = self._boxes[block][self._boxes[block][:, 0] == k]
         scores, labels = np.ones(len(rows), np.float32), rows[:, 5].astype(np.int64)
-        boxes = Detections(rows[:, 1:5].astype(np.float32), scores, labels, self._window_us)
-        return LabelledWindow(EventWindow(0, self._window_us, self._words[block][first:last]), boxes, self._names[block][k])
+        t0_us = i % self._per_scene * self._window_us
+        boxes = Detections(rows[:, 1:5].astype(np.float32), scores, labels, t0_us + self._window_us)
+        window = EventWindow(t0_us, t0_us + self._window_us, self._words[block][first:last])
+        return LabelledWindow(window, boxes, self._names[block][k])
 
     def labels(self, i: int) -> Detections:
         """See Dataset."""
@@ -305,18 +343,18 @@ def _make_block(
     pictures = PictureFolder(root, split, spec)
     words: list[NDArray[np.uint32]] = []
     rows: list[list[float]] = []
-    names, offsets = [], [0]
-    window_numbers = (
-        range(block * _BLOCK, (block + 1) * _BLOCK) if numbers is None else numbers[block * _BLOCK : (block + 1) * _BLOCK]
-    )
-    for k, number in enumerate(window_numbers):
-        item = simulate_window(
-            pictures, config, window_us, np.random.default_rng([seed, number]), None if split == "train" else number
-        )
-        words.append(item.window.words)
-        names.append(item.name)
-        offsets.append(offsets[-1] + len(item.window))
-        rows += [[k, *box, label] for box, label in zip(item.boxes.boxes_xyxy, item.boxes.labels, strict=True)]
+    names: list[str] = []
+    offsets = [0]
+    per_block = _BLOCK // config.sequence
+    own = slice(block * per_block, (block + 1) * per_block)
+    scene_numbers = range(own.start, own.stop) if numbers is None else numbers[own]
+    for number in scene_numbers:
+        rng = np.random.default_rng([seed, number])
+        for item in simulate_scene(pictures, config, window_us, rng, None if split == "train" else number):
+            words.append(item.window.words)
+            rows += [[len(names), *box, label] for box, label in zip(item.boxes.boxes_xyxy, item.boxes.labels, strict=True)]
+            names.append(item.name)
+            offsets.append(offsets[-1] + len(item.window))
     np.save(folder / f"{block:05d}_index.npy", np.array(offsets))
     np.save(folder / f"{block:05d}_boxes.npy", np.array(rows, np.float32).reshape(-1, 6))
     (folder / f"{block:05d}_names.txt").write_text("\n".join(names), errors="surrogatepass")

@@ -21,7 +21,7 @@ from evburst.data.extras import require
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 
-_LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 _PICO = {"p": [0.33, 0.125, 1024]}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -58,7 +58,7 @@ class Yolo(nn.Module):
         self.config = config
         self.net = tasks.DetectionModel(definition, ch=config.channels, nc=len(config.classes), verbose=False)
         _replace_silu(self.net, _ACTIVATIONS[config.activation]())
-        self.net.args = _LOSS_GAINS
+        self.net.args = LOSS_GAINS
         self._criterion: Any = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch import Tensor
 from evburst.data._numba import njit
 from evburst.data.stats import LayerStats
 from evburst.models.graph import Graph
+from evburst.models.spiking.cost import KINDS
 
 
 class SpikeCounter:
@@ -24,7 +25,7 @@ class SpikeCounter:
     """
 
     def __init__(self, graph: Graph, fan_out: Mapping[str, Tensor], largest_total: int) -> None:
-        self.layers = [node for node in graph.nodes if node.op in ("input", "relu", "max_pool")]
+        self.layers = [node for node in graph.nodes if node.op in KINDS]
         self._fan_out = {}
         for node in self.layers:
             maps = fan_out[node.name].numpy()
@@ -48,9 +49,7 @@ class SpikeCounter:
             own = own.reshape(-1, images, *own.shape[-3:])
             resting = silent[node.name].reshape(-1, *own.shape[-3:])
             spikes, synaptic_ops, graded, bursts, *beyond = count_spikes(own, resting, self._fan_out[node.name]).T
-            kind: Literal["input", "neuron", "pool"] = (
-                "neuron" if node.op == "relu" else "pool" if node.op == "max_pool" else "input"
-            )
+            kind = KINDS[node.op]
             neurons, active = (int(np.prod(own.shape[2:])), bursts) if kind == "neuron" else (0, None)
             layers.append(LayerStats(node.name, kind, neurons, timesteps, spikes, synaptic_ops, graded, active, *beyond))
         return layers

@@ -2,14 +2,16 @@
 
 The fan-out of a neuron is the derivative of the sum of all convolution outputs, with all weights set to 1, with respect to its
 spike. One backward pass over the graph per input size computes it for all neurons. Spikes that a max-pool passes on are
-counted at the pool. A spike that reaches a neuron without a convolution in between (the shortcut of a residual block) costs
-one accumulate, like a synapse of weight 1. A spike before an average pool meets the weights that read any of its windows.
+counted at the pool, those that a hold passes on or repeats at the hold. A spike that reaches
+a neuron without a convolution in between (the shortcut of a residual block) costs one accumulate, like a synapse of weight 1.
+A spike before an average pool meets the weights that read any of its windows.
 """
 
 from __future__ import annotations
 
 from functools import reduce
 from math import prod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,14 @@ from torch import Tensor
 
 from evburst.data.stats import ConvMemory, MemoryGeometry
 from evburst.models.graph import Graph, Node
+
+KINDS: dict[str, Literal["input", "neuron", "pool", "memory"]] = {
+    "input": "input",
+    "relu": "neuron",
+    "max_pool": "pool",
+    "hold": "memory",
+}
+"""Kind of `LayerStats` of the operations that emit spikes."""
 
 
 def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[str, tuple[int, int, int]]:
@@ -33,7 +43,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
         only: name of a convolution, to count the weights of that one alone.
 
     Returns:
-        `(C, H, W)` float32 by the name of the source: the input, and every relu and max_pool node.
+        `(C, H, W)` float32 by the name of the source: the input, and every relu, max_pool and hold node.
     """
     shapes = node_shapes(graph, channels, height, width)
     fan_out = {name: torch.zeros(shape) for name, shape in shapes.items()}
@@ -59,7 +69,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
         elif node.op == "upsample":
             k = node.attrs["factor"]
             fan_out[node.inputs[0]] += F.avg_pool2d(fan_out[node.name], k) * k * k
-    return {node.name: fan_out[node.name] for node in graph.nodes if node.op in ("input", "relu", "max_pool")}
+    return {node.name: fan_out[node.name] for node in graph.nodes if node.op in KINDS}
 
 
 def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str, int]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evburst.data.stats import SpikeStats
-from evburst.models.graph import Graph, Node
+from evburst.models.graph import Graph, Memory, Node
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState, count_spikes
 from evburst.models.spiking.neurons import burst_scan
 from evburst.models.spiking.silence import as_counts, silent_values
@@ -53,14 +53,18 @@ class DifferenceNetwork(SpikingNetwork):
         self._silence = _Silence({}, {}, {})
 
     def run(
-        self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
+        self,
+        grid: Tensor,
+        timesteps: int | None = None,
+        state: SpikingState | None = None,
+        memory: Memory | None = None,
     ) -> tuple[list[Tensor], SpikeStats]:
         """Run the network on a batch; see SpikingNetwork.run.
 
         Raises:
-            ValueError: a state is given; this network always starts at rest.
+            ValueError: a state or a memory is given; this network always starts at rest.
         """
-        if state is not None:
+        if state is not None or memory is not None:
             raise ValueError("a network of differences cannot continue an earlier run")
         timesteps = timesteps or self.parameters.timesteps
         key = *grid.shape[1:], timesteps, grid.device

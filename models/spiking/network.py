@@ -8,6 +8,9 @@ Max-pool: at every timestep a unit emits the growth of the largest accumulated s
 that is exactly the max-pool of the summed counts, which the maximum of every timestep's counts is not. With negative spikes
 in its input, the largest count can also shrink; the pool then emits negative spikes. Average pooling is linear: it passes
 spikes on, each with its fraction of the window.
+
+Hold: passes the spikes of a layer of neurons on where events are; elsewhere it emits again what it emitted in the window
+before. Networks with memory have one timestep: a window is their timestep, and what is held outlives it.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evburst.data.stats import LayerStats, SpikeStats
-from evburst.models.graph import Graph, Node, Runner
+from evburst.models.graph import Graph, Memory, Node, Runner
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.spiking.neurons import NeuronLayer, at_rest, burst_scan, burst_scan_fused
 from evburst.models.spiking.silence import resting_counts
@@ -65,13 +68,13 @@ class Counted(NamedTuple):
 
     Attributes:
         name, kind: of the node.
-        neurons: number of neurons, 0 for an input or a pool.
+        neurons: number of neurons, 0 for an input, a pool or a memory.
         totals: `(N, 4)` float64: spikes, synaptic operations, synaptic operations with each burst counted once, and bursts; or
             `(N, 7)`: also the first three of the differences from silence.
     """
 
     name: str
-    kind: Literal["input", "neuron", "pool"]
+    kind: Literal["input", "neuron", "pool", "memory"]
     neurons: int
     totals: Tensor
 
@@ -103,7 +106,11 @@ class SpikingNetwork(Runner):
         self._state: SpikingState | None = None
 
     def run(
-        self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
+        self,
+        grid: Tensor,
+        timesteps: int | None = None,
+        state: SpikingState | None = None,
+        memory: Memory | None = None,
     ) -> tuple[list[Tensor], SpikeStats]:
         """Run the network on a batch.
 
@@ -111,6 +118,7 @@ class SpikingNetwork(Runner):
             grid: `(N, 2 * bins, H, W)` counts, float32 or uint8.
             timesteps: number of timesteps; None for T of the parameters.
             state: state after earlier timesteps of the same grid, to continue from; it is updated. None starts at rest.
+            memory: of the window before, replaced by that of this one; see `Runner.compute`.
 
         Returns:
             Outputs averaged over the timesteps of this run, and the spike counts of this run.
@@ -118,7 +126,7 @@ class SpikingNetwork(Runner):
         timesteps = timesteps or self.parameters.timesteps
         macs = self.begin(grid, timesteps, state)
         self._resting = self.resting(grid, self._elapsed + timesteps)
-        outputs = self(grid.float())
+        outputs = self(grid.float(), memory)
         if state is not None:
             state.elapsed += timesteps
         return outputs, SpikeStats(tuple(self._layer_stats()), macs)
@@ -237,6 +245,14 @@ class SpikingNetwork(Runner):
         pooled = F.max_pool2d(summed.flatten(0, 1), node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"])
         return torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
 
+    def hold(self, node: Node, x: Tensor, grid: Tensor) -> Tensor:
+        spikes, theta = super().hold(node, x, grid), self.theta[node.name]
+        assert theta is not None  # it holds spikes of neurons
+        counts = torch.round(spikes / theta.to(spikes.device)[:, None, None]).reshape(-1, self._images, *spikes.shape[1:])
+        totals = count_spikes(counts, self._fan_out[node.name], self._resting_of(node))
+        self._counted.append(Counted(node.name, "memory", 0, totals))
+        return spikes
+
     def add(self, node: Node, a: Tensor, b: Tensor) -> Tensor:
         return torch.add(*self._aligned(a, b))
 
@@ -274,6 +290,8 @@ def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[
         known = [theta for theta in sources if theta is not None]
         if node.op == "relu":
             units[node.name] = neurons[node.name].theta if node.name in neurons else None
+        elif node.op == "hold":
+            units[node.name] = sources[0]
         elif node.op in ("max_pool", "upsample", "concat") and len(known) == len(sources):
             units[node.name] = torch.cat(known)
         elif node.op == "slice" and known:

@@ -46,7 +46,7 @@ def silent_values(network: SpikingNetwork, grid: Tensor, timesteps: int) -> Iter
 
 @torch.inference_mode()
 def resting_counts(network: SpikingNetwork, grid: Tensor, timesteps: int) -> dict[str, Tensor]:
-    """Spike counts in a window without events, `(T, C, H, W)` int16, of every layer of neurons and every max-pool, by name.
+    """Spike counts in a window without events, `(T, C, H, W)` int16, of every layer of neurons, max-pool and hold, by name.
 
     Args:
         network, grid, timesteps: as for `silent_values`.
@@ -54,7 +54,7 @@ def resting_counts(network: SpikingNetwork, grid: Tensor, timesteps: int) -> dic
     return {
         node.name: as_counts(value, network.theta[node.name])
         for node, value in silent_values(network, grid, timesteps)
-        if node.op in ("relu", "max_pool")
+        if node.op in ("relu", "max_pool", "hold")
     }
 
 

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from evburst.data.boxes import Detections
 from evburst.data.datasets.pictures import IGNORE, Picture
 from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.stops import Stops, clock, draw_stops
 from evburst.data.simulation.scenes.tone import random_tone
 from evburst.data.simulation.scenes.walkers import Walker
 
 _WINDOW_US = 50_000.0
 _HIDDEN_FRACTION = 0.6
 _FADE_END = 1.6
+_STANDING_CAMERA = _APART = 0.5
+"""Of scenes with stops: the fraction in which the camera never moves, and in which objects stop at other times than it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class StillSceneConfig:
         walker_px: their minimum and maximum height on the sensor.
         brighten: fraction of scenes whose overall brightness changes.
         brighten_by: maximum change in brightness (natural log).
+        stops: fraction of scenes in which camera and objects stop and go. In half of these the camera never moves, in half they
+            stop together.
     """
 
     mosaic: float = 0.25
@@ -56,6 +61,7 @@ class StillSceneConfig:
     walker_px: tuple[float, float] = (24.0, 220.0)
     brighten: float = 0.0
     brighten_by: float = 0.3
+    stops: float = 0.0
 
 
 class StillScene:
@@ -80,20 +86,25 @@ class StillScene:
         self.sensor_size = sensor_size
         canvas, self._boxes, self.labels = _compose(pictures, sensor_size, config, rng)
         self._canvas = random_tone(canvas, rng)
+        self._camera_stops: Stops = ()
+        self._object_stops: Stops = ()
         self._draw_motion(config, rng)
         self._walker_label = walker_label
         self._walkers = self._draw_walkers(config, rng) if config.walkers and rng.random() < config.walkers else []
         changes = config.brighten and rng.random() < config.brighten
         self._brighten = rng.uniform(-1, 1) * config.brighten_by if changes else 0.0
+        if config.stops and rng.random() < config.stops:
+            self._draw_stops(rng)
 
     def render(self, t_us: int) -> NDArray[np.float32]:
         """See Scene.render."""
+        object_us = self._object_time(t_us)
         matrix, offset = self._camera(t_us)
         x, y = np.arange(self.sensor_size.width), np.arange(self.sensor_size.height)[:, None]
         grid = np.stack([row[0] * x + (row[1] * y + b) for row, b in zip(matrix, offset, strict=True)]).astype(np.float32)
-        t_s, inverse = t_us * 1e-6, np.asarray(np.linalg.inv(matrix), np.float64)
+        t_s, inverse = object_us * 1e-6, np.asarray(np.linalg.inv(matrix), np.float64)
         for index in self._moving:
-            box, motion = self._boxes[index], self._object_motion[index] * self._progress(t_us)
+            box, motion = self._boxes[index], self._object_motion[index] * self._progress(object_us)
             rows, columns = _displaced_region(box, motion, inverse, offset)
             _displace(grid[:, rows, columns], box, motion, self._sway[index])
         frame = cv2.remap(self._canvas, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -104,17 +115,21 @@ class StillScene:
         return frame + np.float32(self._brighten * self._progress(t_us))
 
     def boxes(self, t_us: int) -> Detections:
-        """Return all boxes in sensor pixels, unclipped, IGNORE ones included, scores 1; those hidden by walkers are omitted."""
+        """Return all boxes in sensor pixels, unclipped, IGNORE ones included, scores 1; those hidden by walkers are omitted.
+
+        An object has the same number in `track_ids` at all times.
+        """
+        object_us = self._object_time(t_us)
         matrix, offset = self._camera(t_us)
-        moved = self._boxes + np.tile(self._object_motion * self._progress(t_us), 2)
-        walking = np.array([walker.box(t_us * 1e-6) for walker in self._walkers], float).reshape(-1, 4)
+        moved = self._boxes + np.tile(self._object_motion * self._progress(object_us), 2)
+        walking = np.array([walker.box(object_us * 1e-6) for walker in self._walkers], float).reshape(-1, 4)
         all_boxes = np.concatenate([moved, walking])
         corners = all_boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
         projected = (corners - offset) @ np.linalg.inv(matrix).T
         boxes = np.concatenate([projected.min(1), projected.max(1)], 1).astype(np.float32).reshape(-1, 4)
         labels = np.concatenate([self.labels, np.full(len(walking), self._walker_label)])
         kept = [k for k in range(len(boxes)) if not _hidden(boxes[k], boxes[max(k + 1, len(moved)) :])]
-        return Detections(boxes[kept], np.ones(len(kept), np.float32), labels[kept], t_us)
+        return Detections(boxes[kept], np.ones(len(kept), np.float32), labels[kept], t_us, np.array(kept, np.int64) + 1)
 
     def _draw_walkers(self, config: StillSceneConfig, rng: np.random.Generator) -> list[Walker]:
         """Draw people of similar height, sorted so that the nearest (lowest) is last."""
@@ -153,12 +168,26 @@ class StillScene:
         self._sway = config.sway * rng.uniform(-1, 1, n)
         self._moving = np.flatnonzero(self._object_motion.any(1))
 
+    def _draw_stops(self, rng: np.random.Generator) -> None:
+        """Draw when camera and objects stand; they move at first, so that what stands later has been seen."""
+        self._camera_stops = self._object_stops = draw_stops(rng)
+        if rng.random() < _APART:
+            self._object_stops = draw_stops(rng)
+        if rng.random() < _STANDING_CAMERA:
+            self._zoom, self._roll, self._pan, self._shake = 0.0, 0.0, 0 * self._pan, 0 * self._shake
+
+    def _object_time(self, t_us: int) -> float:
+        """Time as it has passed for the objects, µs."""
+        return 1e6 * clock(t_us * 1e-6, self._object_stops) if self._object_stops else t_us
+
     @staticmethod
-    def _progress(t_us: int) -> float:
+    def _progress(t_us: float) -> float:
         return t_us / _WINDOW_US
 
-    def _camera(self, t_us: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _camera(self, t_us: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (A, b): sensor pixel q shows canvas point A q + b."""
+        if self._camera_stops:
+            t_us = 1e6 * clock(t_us * 1e-6, self._camera_stops)
         s = self._progress(t_us)
         scale = self._scale * np.exp(-self._zoom * s)
         cos, sin = np.cos(self._roll * s), np.sin(self._roll * s)

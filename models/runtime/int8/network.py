@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.stats import LayerStats, SpikeStats
-from evburst.models.graph import Graph, Node
+from evburst.models.graph import Graph, Memory, Node
+from evburst.models.runtime.counting import count_spikes
+from evburst.models.runtime.int8.hold import active_cells
 from evburst.models.runtime.int8.layout import lay_out
 from evburst.models.runtime.int8.plan import Planner, Step
 from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import PackedWeights, pack
-from evburst.models.runtime.int8.signals import Signal, reads
+from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
 from evburst.models.spiking.cost import node_shapes
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
+from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.spiking.silence import as_counts
 
@@ -44,31 +46,38 @@ class IntegerNetwork(SpikingNetwork):
         super().__init__(graph, parameters)
         self._max_count = max_count
         self._order = {node.name: i for i, node in enumerate(graph.nodes)}
+        self._grid: NDArray[np.uint8] | None = None
         self._programs: dict[tuple[int, ...], Program] = {}
         self._weights: dict[tuple[str, ...], PackedWeights | None] = {}
 
     @torch.inference_mode()
     def run(
-        self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None
+        self,
+        grid: Tensor,
+        timesteps: int | None = None,
+        state: SpikingState | None = None,
+        memory: Memory | None = None,
     ) -> tuple[list[Tensor], SpikeStats]:
         """Run the network on a batch; see SpikingNetwork.run. The outputs are valid until the next run.
 
         The reference engine takes over if a state is given or the number of timesteps differs from T.
         """
         if state is not None or timesteps not in (None, self.parameters.timesteps):
-            return super().run(grid, timesteps, state)
+            return super().run(grid, timesteps, state, memory)
         macs = self.begin(grid)
         counts = self._as_counts(grid)
         program = self._program(tuple(grid.shape))
         totals = None if counts is None else program.pack(counts)
         if totals is None or totals[:, 3].max() > self._max_count:
-            return super().run(grid.float())
+            return super().run(grid.float(), memory=memory)
         self._resting = program.resting
+        self._memory, self._grid = {} if memory is None else memory, counts
         values: dict[str, Tensor] = {}
         if totals[:, 0].any() or not program.plan.on_integers:
             values = self._compute(program)
         else:
             program.recall_silence()
+        self._memory = {}
         outputs = [self._output(name, program, values) for name in self.graph.outputs]
         return outputs, SpikeStats(self._all_stats(totals, program), macs)
 
@@ -78,6 +87,8 @@ class IntegerNetwork(SpikingNetwork):
         for item in program.tables.runs:
             if isinstance(item, slice):
                 program.run(item, skip)
+            elif item.node.op == "hold" and item.out is not None:
+                self._hold_counts(item.node, item.out, program)
             else:
                 self._by_reference(item, program, values)
         return values
@@ -100,8 +111,9 @@ class IntegerNetwork(SpikingNetwork):
             program = Program(plan, layout, tables, self._fan_out[plan.sources[0].name])
             values = self._compute(program, skip=False)
             self._counted.clear()
+            self._memory = {}
             program.remember_silence()
-            program.resting = self._resting_of_values(values)
+            program.resting |= self._resting_of_values(values)
             self._programs[shape] = program
         return self._programs[shape]
 
@@ -133,6 +145,24 @@ class IntegerNetwork(SpikingNetwork):
             counts = (counts.cumsum(0) if program.plan.summed else counts).to(torch.uint8)
             program.counts(step.out)[:] = counts.permute(0, 1, 3, 4, 2).numpy()
             program.mark(step.out)
+
+    def _hold_counts(self, node: Node, out: Source, program: Program) -> None:
+        """Compute a hold on counts; equals `SpikingNetwork.hold`."""
+        (part,) = program.plan.signals[node.inputs[0]]
+        held, found = program.counts(out)[0], program.counts(part.source)[0]
+        before, theta = self._memory.get(node.name), torch.from_numpy(out.theta)[:, None, None]
+        held[:] = found
+        if before is not None and self._grid is not None:
+            active = active_cells(self._grid, **node.attrs)
+            counts = torch.round(before / theta).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            np.copyto(held, counts, where=~active[..., None])
+        own = np.ascontiguousarray(held.transpose(0, 3, 1, 2))
+        self._memory[node.name] = torch.from_numpy(own) * theta
+        program.mark(out)
+        resting = program.resting.setdefault(node.name, torch.from_numpy(own[:1].astype(np.int16)))
+        fan_out = self._fan_out[node.name].numpy().astype(np.int64)
+        totals = count_spikes(own[None], resting.numpy().astype(np.uint8), fan_out)
+        self._counted.append(Counted(node.name, "memory", 0, torch.from_numpy(totals)))
 
     def _spikes(self, name: str, program: Program) -> Tensor:
         """Spikes of a node in the format of the reference engine: counts times theta, `(T * N or N, C, H, W)` float32."""

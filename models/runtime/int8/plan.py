@@ -196,8 +196,9 @@ class Planner:
         self._signals[node.name] = parts
 
     def _leave(self, node: Node) -> None:
-        """Leave a node to the reference engine; spikes of neurons come back as counts."""
-        spikes = self._spikes_of(node) if self._counts_up(node) else None
+        """Leave a node to the network; spikes of neurons, and those that are held, come back as counts."""
+        neurons = self._nodes[node.inputs[0]] if node.op == "hold" else node
+        spikes = self._spikes_of(node, neurons) if self._counts_up(neurons) else None
         self._emit(Step(None, node, self._shapes[node.name], out=spikes), whole(spikes) if spikes else None)
 
     def _emit(self, step: Step, signal: Signal | None) -> None:
@@ -214,6 +215,7 @@ class Planner:
             and (self._summed or not self._neurons[node.name].signed)
         )
 
-    def _spikes_of(self, node: Node) -> Source:
-        layer = self._neurons[node.name]
+    def _spikes_of(self, node: Node, neurons: Node | None = None) -> Source:
+        """Counts of a node that emits what `neurons` emit; None: of neurons themselves."""
+        layer = self._neurons[(neurons or node).name]
         return Source(node.name, self._shapes[node.name], layer.theta.numpy(), self._summed_steps * layer.phi)

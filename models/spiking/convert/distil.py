@@ -24,7 +24,7 @@ from torch import Tensor
 
 from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
-from evburst.models.graph import Graph, Runner
+from evburst.models.graph import Graph, Memory, Runner
 from evburst.models.spiking.convert.student import Student, graph_on, parameters_on
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values
@@ -181,18 +181,27 @@ class Distillation:
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._spec, self.descent = spec, descent
         self._limits = Limit(), Limit()
+        self._memories: tuple[Memory, Memory] = {}, {}
         self.operations, self.burst = descent.operations, descent.burst
         self.step = 0
 
-    def learn(self, grids: Tensor) -> Progress:
-        """Take one step on a batch of grids."""
+    def learn(self, grids: Tensor, begins: bool = True) -> Progress:
+        """Take one step on a batch of grids.
+
+        Args:
+            grids: `(N, 2 * bins, H, W)` counts.
+            begins: whether they are the first windows of N sequences. Otherwise a network with memory, and its ANN, continue
+                with what they remember of the batch before.
+        """
         student, descent = self._student, self.descent
+        if begins:
+            self._memories = {}, {}
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * descent.rate_at(self.step)
         with _float32_convolutions():
             x = grids.to(self._device).float()
-            expected = [output.clone() for output in self._teacher(x)]
-            diverged = divergence(expected, student.outputs(x), self._spec, everywhere=True)
+            expected = [output.clone() for output in self._teacher(x, self._memories[0])]
+            diverged = divergence(expected, student.outputs(x, self._memories[1]), self._spec, everywhere=True)
             found = torch.stack([diverged, student.operations, student.bursts]).detach().tolist()  # the one wait of a step
             progress = self._progress(*found)
             self._optimizer.zero_grad()
