@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,17 @@ from evburst.app.engines import engines_table
 from evburst.data.errors import ConfigError
 from evburst.data.stats import COUNTS, OPTIONAL_COUNTS, SpikeStats
 from evburst.models.graph import Graph, Node
-from evburst.models.runtime import ENGINES, choose, measured, measurements_file, open_engine, remember
+from evburst.models.runtime import (
+    ENGINES,
+    SAMPLED,
+    Times,
+    choose,
+    machine,
+    measured,
+    measurements_file,
+    open_engine,
+    remember,
+)
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.quantise import integer_weights, pack
@@ -354,16 +365,34 @@ def test_auto_is_the_fastest_that_was_measured_on_this_machine(monkeypatch: pyte
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
     rule = choose("auto")
     assert measured() == {}
-    assert remember({"1": {"gone": 0.1, "reference": 1.0, rule: 2.0}, "4": {"reference": 9.0, rule: 8.0}})
+    assert remember(
+        {
+            "1": {"gone": Times(0.1, 0.1), "reference": Times(1, 1), rule: Times(2, 2)},
+            "4": {"reference": Times(9, 9), rule: Times(8, 8)},
+        }
+    )
     assert choose("auto") == "reference"  # "gone" is no engine
     assert choose("auto", "cpu", 3) == rule
     measurements_file().write_text(measurements_file().read_text().replace('"threads": "', '"threads": "9'))
     assert choose("auto") == rule  # another machine
-    for damaged in ("", "[]", "{}", '{"machine": {}}', "\x00"):
+    older = json.dumps({"machine": machine(), "ms": {"1": {"reference": 0.1}}})
+    for damaged in ("", "[]", "{}", '{"machine": {}}', "\x00", older):
         measurements_file().write_text(damaged)
         assert choose("auto") == rule
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path / "engines.json"))  # a file: nothing can be written below it
     assert not remember({})
+
+
+def test_auto_compares_engines_at_the_share_of_windows_that_will_be_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if ENGINES["onnx"].available("cpu"):
+        pytest.skip("onnx is not available")
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    assert ENGINES["onnx"].count_every == SAMPLED == 10
+    remember({"1": {"reference": Times(5, 5), "onnx": Times(9, 4)}})  # onnx: 4.5 ms if every 10th window is counted
+    assert choose("auto") == choose("auto", count_every=6) == "onnx"
+    assert choose("auto", count_every=1) == choose("auto", count_every=4) == choose("auto", integer=False) == "reference"
 
 
 def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -378,8 +407,9 @@ def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest
 
 def test_the_table_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
-    remember({"1": {"reference": 1.25}, "4": {"reference": 9.0}})
+    remember({"1": {"reference": Times(1.25, 1.25)}, "4": {"reference": Times(9, 9)}})
     table = engines_table().splitlines()
-    assert table[0].split() == ["engine", "T=1,", "ms", "T=4,", "ms"]
-    assert table[1].split() == ["reference", "1.25", "9.00", "auto", "for", "T=1", "and", "T=4"]
-    assert len(table) == len(ENGINES) + 2
+    assert table[0].split() == ["ms", "per", "window", "T=1", "T=4"]
+    assert table[1].split() == ["engine", *["mean", "counted", "uncounted"] * 2]
+    assert table[2].split() == ["reference", *["1.25"] * 3, *["9.00"] * 3, "auto", "for", "T=1", "and", "T=4"]
+    assert len(table) == len(ENGINES) + 4

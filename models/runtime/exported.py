@@ -2,12 +2,14 @@
 
 `onnx` uses onnxruntime, on any processor. `openvino` uses OpenVINO, which is faster on x86 with 8-bit dot products. For
 layers in integer form (`integer_form` in models/spiking/rounding.py), every neuron fires the same spikes as in the reference
-engine. Operations are counted exactly, from the spike counts that each layer outputs.
+engine. Operations are counted exactly, from the spike counts that each layer outputs. Because a library then computes more
+slowly and counting itself takes time, runs without counting use a second model that outputs the read-outs only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -31,17 +33,12 @@ class ExportedNetwork(SpikingNetwork):
     Args:
         graph: the network.
         parameters: thresholds, burst limits and shifts.
-        max_count: largest count of a grid.
         start: loads a serialised ONNX model into the library.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, max_count: int, start: Callable[[bytes], Run]) -> None:
+    def __init__(self, graph: Graph, parameters: SpikingParameters, start: Callable[[bytes], Run]) -> None:
         super().__init__(graph, parameters)
-        channels = next(graph.tensors[f"{n.name}.weight"].shape[1] * n.attrs["groups"] for n in graph.nodes if n.op == "conv")
-        model = spiking_model(graph, parameters, channels, SnnOptions(counts=True))
-        self._session = start(model.SerializeToString())
-        largest_count = max([max_count, *(layer.phi for layer in parameters.neurons.values())])
-        self._largest_total = largest_count * parameters.timesteps
+        self._start = start
         self._counters: dict[tuple[int, ...], tuple[SpikeCounter, dict[str, NDArray[Any]]]] = {}
 
     @torch.inference_mode()
@@ -53,26 +50,54 @@ class ExportedNetwork(SpikingNetwork):
         The reference engine takes over if a state is given, the number of timesteps differs from T, or the grid does not hold
         integer counts of 0 to 255.
         """
-        counts = grid if grid.dtype == torch.uint8 else grid.clamp(0, 255).to(torch.uint8)
-        is_counts = grid.dtype == torch.uint8 or torch.equal(counts.to(grid.dtype), grid)
-        if state is not None or timesteps not in (None, self.parameters.timesteps) or not is_counts:
+        counts = self._as_counts(grid)
+        if state is not None or timesteps not in (None, self.parameters.timesteps) or counts is None:
             return super().run(grid, timesteps, state)
         macs = self.begin(grid)
         key = tuple(grid.shape[1:])
         if key not in self._counters:
-            counter = SpikeCounter(self.graph, self._fan_out, self._largest_total)
+            counter = SpikeCounter(self.graph, self._fan_out)
             _, silent = self._run_counting(counter, np.zeros((1, *key), np.uint8))
             self._counters[key] = counter, {name: own.copy() for name, own in silent.items()}
         counter, silent = self._counters[key]
-        results, layers = self._run_counting(counter, counts.contiguous().numpy())
+        results, layers = self._run_counting(counter, counts)
         stats = counter.stats(layers, self._timesteps, len(grid), silent)
-        return [torch.from_numpy(results[name]) for name in self.graph.outputs], SpikeStats(tuple(stats), macs)
+        return self._read_outs(results), SpikeStats(tuple(stats), macs)
+
+    @torch.inference_mode()
+    def run_uncounted(self, grid: Tensor) -> list[Tensor]:
+        """Run the network on a batch without counting; see SpikingNetwork.run_uncounted."""
+        counts = self._as_counts(grid)
+        return super().run_uncounted(grid) if counts is None else self._read_outs(self._uncounted_run(counts))
+
+    @cached_property
+    def _counted_run(self) -> Run:
+        return self._load(SnnOptions(counts=True))
+
+    @cached_property
+    def _uncounted_run(self) -> Run:
+        return self._load(SnnOptions())
+
+    def _load(self, options: SnnOptions) -> Run:
+        """Load the network into the library."""
+        convs = (node for node in self.graph.nodes if node.op == "conv")
+        channels = next(self.graph.tensors[f"{conv.name}.weight"].shape[1] * conv.attrs["groups"] for conv in convs)
+        return self._start(spiking_model(self.graph, self.parameters, channels, options).SerializeToString())
+
+    def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
+        """Convert a grid to uint8; None if it does not hold integer counts of 0 to 255."""
+        counts = grid if grid.dtype == torch.uint8 else grid.clamp(0, 255).to(torch.uint8)
+        is_counts = grid.dtype == torch.uint8 or torch.equal(counts.to(grid.dtype), grid)
+        return counts.contiguous().numpy() if is_counts else None
+
+    def _read_outs(self, results: dict[str, NDArray[Any]]) -> list[Tensor]:
+        return [torch.from_numpy(results[name]) for name in self.graph.outputs]
 
     def _run_counting(
         self, counter: SpikeCounter, grid: NDArray[np.uint8]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """All outputs for a grid, and the spike counts of every layer; valid until the next run."""
-        results = self._session(grid)
+        results = self._counted_run(grid)
         layers = {node.name: results[f"{node.name}.counts"] for node in counter.layers if node.op != "input"}
         return results, {self.graph.nodes[0].name: grid, **layers}
 
@@ -89,16 +114,22 @@ def open_onnxruntime(model: bytes) -> Run:
     return lambda grid: dict(zip(names, session.run(names, {INPUT: grid}), strict=True))
 
 
-def open_openvino(model: bytes) -> Run:
-    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32."""
+@cache
+def _core() -> Any:
+    """The core of all models, because OpenVINO 2026.4 crashes at the next signal once two cores have been freed."""
     import openvino
 
+    return openvino.Core()
+
+
+def open_openvino(model: bytes) -> Run:
+    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32."""
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    core = openvino.Core()
+    core = _core()
     compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
     request = compiled.create_infer_request()
     names = [output.get_any_name() for output in compiled.outputs]
