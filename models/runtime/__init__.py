@@ -230,18 +230,23 @@ def _library_available(package: str) -> Callable[[str], str]:
     return available
 
 
+def _counting(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork | None:
+    """Engine that counts spikes for a library's, with the same spikes."""
+    return None if _int8_available("cpu") else _int8(graph, parameters, max_count)
+
+
 @engine("onnx", _library_available("onnxruntime"), exact_only=True, count_every=SAMPLED)
 def _onnx(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_onnxruntime
 
-    return ExportedNetwork(graph, parameters, open_onnxruntime)
+    return ExportedNetwork(graph, parameters, open_onnxruntime, _counting(graph, parameters, max_count))
 
 
 @engine("openvino", _library_available("openvino"), exact_only=True, count_every=SAMPLED)
 def _openvino(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_openvino
 
-    return ExportedNetwork(graph, parameters, open_openvino)
+    return ExportedNetwork(graph, parameters, open_openvino, _counting(graph, parameters, max_count))
 
 
 def _cuda_available(device: str) -> str:

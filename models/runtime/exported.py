@@ -2,8 +2,10 @@
 
 `onnx` uses onnxruntime, on any processor. `openvino` uses OpenVINO, which is faster on x86 with 8-bit dot products. For
 layers in integer form (`integer_form` in models/spiking/rounding.py), every neuron fires the same spikes as in the reference
-engine. Operations are counted exactly, from the spike counts that each layer outputs. Because a library then computes more
-slowly and counting itself takes time, runs without counting use a second model that outputs the read-outs only.
+engine.
+
+Runs without counting use a model that outputs the read-outs only. Windows in which operations are counted are left to the int8
+engine, which counts on the way, where it is available. Elsewhere a second model also outputs the spike counts of every layer.
 """
 
 from __future__ import annotations
@@ -34,11 +36,18 @@ class ExportedNetwork(SpikingNetwork):
         graph: the network.
         parameters: thresholds, burst limits and shifts.
         start: loads a serialised ONNX model into the library.
+        counting: engine that runs the windows in which operations are counted; None: the library.
     """
 
-    def __init__(self, graph: Graph, parameters: SpikingParameters, start: Callable[[bytes], Run]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        parameters: SpikingParameters,
+        start: Callable[[bytes], Run],
+        counting: SpikingNetwork | None = None,
+    ) -> None:
         super().__init__(graph, parameters)
-        self._start = start
+        self._start, self._counting = start, counting
         self._counters: dict[tuple[int, ...], tuple[SpikeCounter, dict[str, NDArray[Any]]]] = {}
 
     @torch.inference_mode()
@@ -50,6 +59,8 @@ class ExportedNetwork(SpikingNetwork):
         The reference engine takes over if a state is given, the number of timesteps differs from T, or the grid does not hold
         integer counts of 0 to 255.
         """
+        if self._counting is not None:
+            return self._counting.run(grid, timesteps, state)
         counts = self._as_counts(grid)
         if state is not None or timesteps not in (None, self.parameters.timesteps) or counts is None:
             return super().run(grid, timesteps, state)
@@ -123,19 +134,24 @@ def _core() -> Any:
 
 
 def open_openvino(model: bytes) -> Run:
-    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32."""
+    """Load a model into OpenVINO, with as many threads as torch has; whatever is not 8 bits is computed in float32.
+
+    The model is compiled for every shape of grids, because it takes longer if it is compiled for any.
+    """
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    core = _core()
-    compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
-    request = compiled.create_infer_request()
-    names = [output.get_any_name() for output in compiled.outputs]
+    core, requests = _core(), dict[tuple[int, ...], Any]()
+    network = core.read_model(model, b"")
+    names = [output.get_any_name() for output in network.outputs]
 
     def run(grid: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        results = request.infer({INPUT: grid}, share_inputs=True, share_outputs=True)
+        if grid.shape not in requests:
+            network.reshape(list(grid.shape))
+            requests[grid.shape] = core.compile_model(network, "CPU", settings).create_infer_request()
+        results = requests[grid.shape].infer({INPUT: grid}, share_inputs=True, share_outputs=True)
         return {name: results[k] for k, name in enumerate(names)}
 
     return run
