@@ -328,25 +328,29 @@ def test_windows_do_not_touch_each_other(graph: Graph) -> None:
 
 @integers
 @pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
-@pytest.mark.parametrize("spike_size", [1, 4], ids=["8 bits", "10 bits"])
-def test_sums_of_sixteen_bits_cannot_overflow(limit: int, spike_size: int) -> None:
-    """The worst counts against the worst weights: all of one sign, and as large as they get."""
+@pytest.mark.parametrize("large", [0, 5, 64])
+def test_sums_of_sixteen_bits_cannot_overflow(limit: int, large: int) -> None:
+    """The worst counts against the worst weights: all of one sign, and as large as they get; of some channels, 10 bits."""
     weight = torch.ones(LANES, 64, 3, 3)
     weight[1::2] *= -1
-    source = Source("a", (64, 8, 8), np.full(64, spike_size, np.float32), limit)
+    sizes = np.ones(64, np.float32)
+    sizes[:large] = 4
+    source = Source("a", (64, 8, 8), sizes, limit)
     read = Read(source, 0, 64, [Part(source, 0, 0, 64)])
     packed = pack(weight, [read], torch.ones(64))
     assert packed is not None
-    planes = packed.data.shape[1]
-    assert planes == (2 if spike_size > 1 or limit > 129 else 1)
+    planes, (repetitions,) = packed.data.shape[1], packed.repetitions
+    assert (planes, repetitions.max()) == {0: (1, 1 + (limit > 129)), 5: (1, 4) if limit <= 129 else (2, 1), 64: (2, 1)}[large]
     pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
     edges = np.arange(0, pairs.shape[2], packed.flush)
     assert np.abs(pairs).max() < 2**15
     assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
     data = packed.data.astype(np.int64)
     whole = data[:, 0] if planes == 1 else 128 * data[:, 0] + data[:, 1]
-    assert (whole[0, 0, 0] == 127 * spike_size).all()
-    assert np.allclose(whole[0, 0, 0, 0] * packed.scale[0], spike_size)
+    whole = np.add.reduceat(whole, np.cumsum(repetitions) - repetitions, 1).reshape(1, 9, 16, LANES, 4)
+    expected = 127 * sizes.reshape(16, 1, 4) * np.where(np.arange(LANES) % 2, -1, 1)[:, None]
+    assert (whole == expected).all()
+    assert np.allclose(127 * packed.scale, 1)
 
 
 def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
