@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,24 @@ def test_sums_of_more_than_eight_bits_are_exact(phi: int, timesteps: int, grid: 
     read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     assert all(read.intersection(node.output) for node in model.graph.node)
     assert all(constant.name in read for constant in model.graph.initializer)
+
+
+@pytest.mark.parametrize("phi", [3, 250, 255])
+def test_currents_can_be_clipped_first(phi: int, grid: Tensor) -> None:
+    """Burst limits that differ by channel too, of which one leaves nothing to clip."""
+    graph, parameters = network(EveryOperation, grid, 1, phi=phi)
+    neurons = dict(parameters.neurons)
+    name, layer = next(iter(neurons.items()))
+    neurons[name] = layer = replace(layer, ceiling=phi * float(layer.theta.median()))
+    assert layer.burst_limits.min() < layer.burst_limits.max() == phi
+    parameters = replace(parameters, neurons=neurons)
+    loud = (30 * grid).clamp(max=255)
+    reference = Watched(graph, parameters)
+    reference.run(loud)
+    for clip_first in (False, True):
+        found = run(spiking_model(graph, parameters, 4, SnnOptions(counts=True, clip_first=clip_first)), loud)
+        for layer_name, counts in reference.counts.items():
+            assert np.array_equal(found[f"{layer_name}.counts"].astype(np.float32), counts), layer_name
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])

@@ -55,12 +55,15 @@ class SnnOptions:
             (`input.spikes`, ...); needs `size`.
         size: (H, W) of the grids; None for any size.
         boxes: replace the outputs by decoded boxes for a single grid of `size` (see models/export/onnx_boxes.py).
+        clip_first: at T = 1, clip currents before their quantisation, with the same counts; OpenVINO is faster then, but
+            onnxruntime computes in floats.
     """
 
     counts: bool = False
     totals: bool = False
     size: tuple[int, int] | None = None
     boxes: BoxOptions | None = None
+    clip_first: bool = False
 
 
 def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | None = None) -> None:
@@ -252,8 +255,8 @@ class SpikingWriter:
         is_signed = bool((layer.signed and self._timesteps > 1) or layer.negative_slope)
         low = -high if is_signed else np.zeros_like(high)
         if self._timesteps == 1 and not is_signed:
-            whole, rounded = self._quantise(current, f"{node.name}.all", 0, 255)
-            parts = [self._clip(rounded, node.name, limits, whole != "" and high.max() == 255)]
+            rounded = current if self._options.clip_first else self._quantise(current, f"{node.name}.all", 0, 255)[1]
+            parts = [self._clip(rounded, node.name, limits, high.min() == 255)]
         else:
             parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"))
         signal = self._counts(self._joined(parts, f"{node.name}.fired"), node, self._timesteps, low, high)

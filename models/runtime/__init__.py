@@ -246,7 +246,7 @@ def _onnx(graph: Graph, parameters: SpikingParameters, max_count: int) -> Spikin
 def _openvino(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_openvino
 
-    return ExportedNetwork(graph, parameters, open_openvino, _counting(graph, parameters, max_count))
+    return ExportedNetwork(graph, parameters, open_openvino, _counting(graph, parameters, max_count), clip_first=True)
 
 
 def _cuda_available(device: str) -> str:

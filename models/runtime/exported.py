@@ -37,6 +37,7 @@ class ExportedNetwork(SpikingNetwork):
         parameters: thresholds, burst limits and shifts.
         start: loads a serialised ONNX model into the library.
         counting: engine that runs the windows in which operations are counted; None: the library.
+        clip_first: see `SnnOptions`.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class ExportedNetwork(SpikingNetwork):
         parameters: SpikingParameters,
         start: Callable[[bytes], Run],
         counting: SpikingNetwork | None = None,
+        clip_first: bool = False,
     ) -> None:
         super().__init__(graph, parameters)
-        self._start, self._counting = start, counting
+        self._start, self._counting, self._clip_first = start, counting, clip_first
         self._counters: dict[tuple[int, ...], tuple[SpikeCounter, dict[str, NDArray[Any]]]] = {}
 
     @torch.inference_mode()
@@ -83,11 +85,11 @@ class ExportedNetwork(SpikingNetwork):
 
     @cached_property
     def _counted_run(self) -> Run:
-        return self._load(SnnOptions(counts=True))
+        return self._load(SnnOptions(counts=True, clip_first=self._clip_first))
 
     @cached_property
     def _uncounted_run(self) -> Run:
-        return self._load(SnnOptions())
+        return self._load(SnnOptions(clip_first=self._clip_first))
 
     def _load(self, options: SnnOptions) -> Run:
         """Load the network into the library."""
