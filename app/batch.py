@@ -193,7 +193,7 @@ def _write_table(out: Path, recordings: Sequence[Path], folders: Sequence[Path])
     summaries = []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "snn_uj", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
+    writer.writerow([*_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
         if summary is None or summary.get("events_path") != str(path.resolve()):
@@ -206,6 +206,7 @@ def _write_table(out: Path, recordings: Sequence[Path], folders: Sequence[Path])
             [
                 *(values.get(name, "") for name in _COLUMNS),
                 "" if pj is None else round(pj * 1e-6, 1),
+                energy.get("counted_windows", ""),
                 energy.get("ratio", ""),
                 latency.get("p50", ""),
                 _join_counts(summary.get("per_class")),

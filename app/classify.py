@@ -18,7 +18,7 @@ from evburst.data.errors import DataError, EvburstError, EventFileError, SensorS
 from evburst.data.events import EventStream, SensorSize
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events, recognise_format
-from evburst.eval.energy import EnergyTotals, energy_figures
+from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
@@ -30,11 +30,14 @@ class ClassifyConfig(RunConfig):
 
     Attributes:
         adaptive: skip the remaining timesteps of a window once its certainty reaches this value, 0 to 1; None: never.
+        count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
+            energy, and the energy of a recording is the mean over the counted windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels; None: as stated in the file, or else the size used in training.
         idle_events: windows with at most this many events are idle: they are not run through the network and have no class.
     """
 
     weights: str = "nmnist"
+    count_every: int | None = 1
 
 
 def classify_file(
@@ -130,7 +133,7 @@ def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:
         "events": result.events,
         "class": None if scores is None else classes[scores.label],
         "score": None if scores is None else round(scores.score, 4),
-        "energy_pj": round(result.energy_pj, 1),
+        "energy_pj": None if result.energy_pj is None else round(result.energy_pj, 1),
         "timesteps": result.timesteps,
     }
 
@@ -172,7 +175,7 @@ def human_line(summary: dict[str, Any], windows: bool = False) -> str:
                 name,
                 window["class"],
                 window["score"],
-                f"{window['energy_pj'] / 1e6:.2f} uJ",
+                "not counted" if window["energy_pj"] is None else f"{window['energy_pj'] / 1e6:.2f} uJ",
                 "ANN" if t is None else f"T {t:g}",
             )
         )
@@ -182,7 +185,7 @@ def human_line(summary: dict[str, Any], windows: bool = False) -> str:
 def _spent(energy: dict[str, Any]) -> str:
     pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
     share = "" if energy["of_ann"] is None else f" ({100 * energy['of_ann']:.1f} % of the ANN's)"
-    return f"{pj / 1e6:.2f} uJ per window{share}"
+    return f"{pj / 1e6:.2f} uJ per window{sample_note(energy)}{share}"
 
 
 def _line(name: str, label: str | None, score: float | None, energy: str, timesteps: str) -> str:

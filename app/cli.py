@@ -72,6 +72,7 @@ _RUN_FLAGS = (
     Flag("max_windows"),
     Flag("device"),
     Flag("engine", metavar="NAME"),
+    Flag("count_every", metavar="N"),
     Flag("batch", metavar="auto|N", extra={"type": _batch}),
     Flag("sensor_size", metavar="WxH"),
     Flag("downsample", metavar="N"),

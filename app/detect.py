@@ -35,7 +35,7 @@ from evburst.data.readers import ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
 from evburst.data.slicing import overlapping, windows_by_count
-from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures
+from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures, sample_note
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -57,7 +57,10 @@ class RunConfig:
         timesteps: timesteps T of the spiking network; None: the number for which the weights were calibrated.
         ann: run the ANN instead of the spiking network.
         device: device to run on.
-        engine: engine that runs the spiking network: reference, int8, cuda; auto is the fastest available.
+        engine: engine that runs the spiking network: reference, int8, onnx, openvino, cuda; auto is the fastest available.
+        count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
+            energy, and energies of a run are means over the counted windows. None: in all windows, or with the engines onnx and
+            openvino, in which counting takes additional time, in every 10th.
         adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
         batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
             high throughput.
@@ -83,6 +86,7 @@ class RunConfig:
     ann: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: str = "auto"
+    count_every: int | None = None
     adaptive: float | None = None
     batch: int = 1
     start_s: float = 0.0
@@ -109,6 +113,8 @@ class RunConfig:
             "batch must be 0 to 256": 0 <= self.batch <= 256,
             "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "idle_events must not be negative": self.idle_events >= 0,
+            "count_every must be 1 to 1000000": self.count_every is None or 1 <= self.count_every <= 1_000_000,
+            "adaptive counts every window: leave out count_every": self.adaptive is None or self.count_every in (None, 1),
             "adaptive stops each window separately: batch must be 1": self.batch == 1 or self.adaptive is None,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
@@ -211,6 +217,7 @@ def open_inference(
         pick_device(config.device),
         config.engine,
         config.adaptive,
+        config.count_every,
     )
     voxel = bundle.voxel if config.window_ms is None else replace(bundle.voxel, window_ms=config.window_ms)
     return Inference(
@@ -223,6 +230,7 @@ def open_inference(
         idle_events=config.idle_events,
         maps=maps,
         downsample=block_side(config.downsample, sensor_size),
+        count_every=detector.count_every,
     )
 
 
@@ -516,8 +524,8 @@ def human_summary(summary: dict[str, Any]) -> str:
         lines.append(f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ per window (ANN, {energy['table']})")
     elif energy["snn_pj"] is not None:
         lines.append(
-            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ per window: {100 * energy['of_ann']:.1f} % of the dense ANN's "
-            f"{energy['ann_pj'] / 1e6:,.0f} uJ, "
+            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ per window{sample_note(energy)}: "
+            f"{100 * energy['of_ann']:.1f} % of the dense ANN's {energy['ann_pj'] / 1e6:,.0f} uJ, "
             f"{100 * energy['of_qnn']:.0f} % of the same network quantised ({energy['table']})"
         )
         if (beyond := energy["beyond_silence"])["snn_pj"] is not None:

@@ -30,6 +30,7 @@ from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
+from evburst.models.detector import Detector
 from evburst.models.graph import Memory
 from evburst.models.tasks import Prediction
 
@@ -95,12 +96,13 @@ class WindowResult:
         detections: boxes at the window's end, or ahead of it (`lead_ms`), in sensor pixels; empty for a classifier.
         events: number of the window's events on the sensor.
         idle: whether the window had too few events to be run through the network: no boxes, no energy.
-        stats: spikes and operations by layer (for the ANN: activity, if it was counted); None if idle or not counted.
+        stats: spikes and operations by layer (for the ANN: activity, if it was counted); None if idle or not counted
+            (`count_every`).
         totals: operation counts of this window alone, to be merged into those of a run.
-        spikes: spikes of all neurons, counting every spike of a burst; None for the ANN.
-        spikes_per_neuron: mean number of spikes per neuron; None for the ANN.
+        spikes: spikes of all neurons, counting every spike of a burst; None for the ANN or if not counted.
+        spikes_per_neuron: mean number of spikes per neuron; None for the ANN or if not counted.
         timesteps: timesteps used; None for the ANN, 0 if idle.
-        energy_pj: energy of the network that ran, by the selected energy table; 0 if idle.
+        energy_pj: energy of the network that ran, by the selected energy table; 0 if idle, None if not counted.
         ann_energy_pj: energy of the dense ANN for the same window; 0 if idle, so that both networks count the same windows.
         latency_ms: time for binning, network, decoding and NMS of this window (or of its batch, if it has several).
         maps: the output maps from which boxes are decoded, `(C, h, w)` float32 each, by name; None unless requested.
@@ -118,7 +120,7 @@ class WindowResult:
     spikes: float | None
     spikes_per_neuron: float | None
     timesteps: int | None
-    energy_pj: float
+    energy_pj: float | None
     ann_energy_pj: float
     latency_ms: float
     maps: Maps | None = None
@@ -132,7 +134,7 @@ class WindowResult:
     @property
     def energy(self) -> EnergyReport | None:
         """The spiking network's energy for this window, compared with the dense ANN's and the quantised network's; None if the
-        window was idle or the ANN ran."""
+        window was idle or not counted, or the ANN ran."""
         return self.totals.report() if isinstance(self.stats, SpikeStats) else None
 
     @property
@@ -164,6 +166,7 @@ class Inference:
         maps: keep in each result the maps from which boxes are decoded; requires a Detector that is not adaptive.
         downsample: side of the square blocks of pixels that the network sees as one pixel. Grids and boxes of results remain in
             pixels of the sensor.
+        count_every: spikes are counted in the first and then every N-th window that is run; the others have no energy.
 
     A network with memory runs windows one after the other; no window is idle, because objects that have been seen can be
     found without events. Memory is kept from a window to the next one as long as no more than a window's length lies between
@@ -186,7 +189,9 @@ class Inference:
         idle_events: int = 0,
         maps: bool = False,
         downsample: int = 1,
+        count_every: int = 1,
     ) -> None:
+        self._count_every, self._ran = count_every, 0
         self._maps, self.downsample = maps, downsample
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
         self.faults = Faults() if faults is None else faults
@@ -221,7 +226,8 @@ class Inference:
         grid = self.new_grid()
         for _ in range(2):
             voxel_histogram(window, self._binning, self.sensor_size, grid)
-            self.network.detect(self.as_seen([grid] * batch, batch), self._seen, [0] * batch)
+            for count in (True,) if self._count_every == 1 else (True, False):
+                self._predict(self.as_seen([grid] * batch, batch), [0] * batch, None, count)
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Return the results of windows that are run through the network as one batch.
@@ -257,6 +263,7 @@ class Inference:
         Raises:
             EvburstError: from `windows`, after the results of the windows before it.
         """
+        self._ran = 0
         ahead, waiting = self._binned_ahead(windows, batch), list[BinnedWindow]()
         try:
             for binned in ahead:
@@ -298,18 +305,16 @@ class Inference:
         grids = self.as_seen([binned.grid for binned in batch], size)
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
         readouts: Maps = {}
-        given: dict[str, Any] = {"readouts": readouts} if self._maps else {}
-        if self.network.has_memory:
-            given["memory"] = self._memory_before(batch[0])
-        predictions: Sequence[Prediction]
-        stats: Stats | None
-        predictions, stats = self.network.detect(grids, self._seen, times, **given)
+        is_counted = [(self._ran + i) % self._count_every == 0 for i in range(len(batch))]
+        self._ran += len(batch)
+        memory = self._memory_before(batch[0]) if self.network.has_memory else None
+        predictions, stats = self._predict(grids, times, readouts if self._maps else None, any(is_counted), memory)
         if self.downsample > 1:
             predictions = [
                 boxes.scaled(self.downsample, *self.sensor_size) if isinstance(boxes, Detections) else boxes
                 for boxes in predictions
             ]
-        each = [stats.of_image(i) if stats is not None and size > 1 else stats for i in range(len(batch))]
+        each = [None if stats is None or not own else stats.of_image(i) for i, own in enumerate(is_counted)]
         maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
         return list(zip(predictions, each, maps, strict=False))
 
@@ -319,6 +324,15 @@ class Inference:
             self._memory.clear()
         self._end_us = binned.t1_us
         return self._memory
+
+    def _predict(
+        self, grids: NDArray[np.uint8], times: Sequence[int], readouts: Maps | None, count: bool, memory: Memory | None = None
+    ) -> tuple[Sequence[Prediction], Stats | None]:
+        """Run the network on grids as it sees them; see `Detector.detect`."""
+        if isinstance(self.network, Detector):
+            return self.network.detect(grids, self._seen, times, readouts, count, memory)
+        given: dict[str, Any] = {} if memory is None else {"memory": memory}
+        return self.network.detect(grids, self._seen, times, **given)
 
     def as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
         """Return grids from `bin` as the network sees them, `(size, 2 * bins, H, W)` uint8: downsampled, and followed by empty
@@ -338,8 +352,8 @@ class Inference:
         prediction, stats, maps = output or (Detections.empty(binned.t1_us), None, {})
         scores = prediction if isinstance(prediction, Classification) else None
         totals, idle = EnergyTotals(self.dense_macs), output is None
-        energy_pj = 0.0 if idle else self.ann_pj
-        spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking else (None, None, None)
+        energy_pj: float | None = 0.0 if idle else self.ann_pj
+        spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking and idle else (None, None, None)
         if idle:
             totals.add_idle()
         elif isinstance(stats, SpikeStats):
@@ -348,7 +362,10 @@ class Inference:
             energy_pj, timesteps = energy.energies(self.table.name).snn_pj or 0.0, round(energy.timesteps or 0)
             spikes, per_neuron = energy.spikes or 0.0, energy.spikes_per_neuron or 0.0
         else:
-            totals.add_dense(1)
+            totals.add_uncounted(1)
+            if self.spiking:
+                energy_pj = None
+                timesteps = self.network.timesteps if isinstance(self.network, Detector) else None
         return WindowResult(
             t0_us=binned.t0_us,
             t1_us=binned.t1_us,

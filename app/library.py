@@ -140,6 +140,7 @@ class Detector(_Network):
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
+            count_every (here 1, so that every result has its energy),
             window_ms, window_events, stride_ms, classes, track, lead_ms, batch, idle_events, filters={"background_us": 5000},
             post={"nms_iou": 0.5} ...
 
@@ -221,7 +222,9 @@ class Classifier(_Network):
 
 
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings in the form that the command line produces."""
+    """Return settings in the form that the command line produces; every window is counted unless the settings differ."""
     if sensor_size is not None and not isinstance(sensor_size, str):
         sensor_size = f"{sensor_size[0]}x{sensor_size[1]}"
-    return {**settings, "weights": str(weights)} | ({} if sensor_size is None else {"sensor_size": sensor_size})
+    return {"count_every": 1, **settings, "weights": str(weights)} | (
+        {} if sensor_size is None else {"sensor_size": sensor_size}
+    )

@@ -12,9 +12,12 @@ windows of the weights' training data.
     ann channels-last        the same in channels-last layout, the fastest on this machine
     onnxruntime, openvino    the same ANN, exported, in float32 and in 8 bits (onnxruntime's static quantisation, calibrated on
                              the window)
+    ... fixed size           the same, compiled for grids of this size only
     snn ...                  the spiking network in the engines of models/runtime, every spike counted; engines that need a
                              network in integer form get that
-    snn ... uncounted        the same exported network without spike counts
+    snn ... uncounted        the same without counting
+    snn auto ...             as detect.py runs it by default: the engine that auto chooses, spikes counted in the sample of
+                             windows that is its default; mean per window
     spikingjelly             SpikingJelly's converter and neurons, if installed (extra `bench`); if it rejects the network, the
                              table gives the reason. After --peer-seconds it takes no more turns, which the table says
 
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from evburst.models.bundle import DetectorBundle
 
 PEER = "spikingjelly"
-FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino")
+FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino", "openvino fixed size")
 """Contenders in float32; the fastest is the reference for the ratios."""
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 4, 16)
@@ -59,11 +62,18 @@ _RUNS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A network that takes a grid `(1, C, H, W)` uint8; for AP, `bundle` and `options` are passed to `score`."""
+    """A network that takes a grid `(1, C, H, W)` uint8.
+
+    Attributes:
+        run: runs it once, or on as many windows as `windows`.
+        bundle, options: for AP, passed to `score`.
+        windows: number of windows of a run.
+    """
 
     run: Callable[[torch.Tensor], Any]
     bundle: DetectorBundle | None = None
     options: dict[str, Any] | None = None
+    windows: int = 1
 
 
 def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable[[], Contender]]:
@@ -75,12 +85,17 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
         "onnxruntime int8": lambda: _onnxruntime(bundle, grid),
         "openvino": lambda: _openvino(bundle),
         "openvino int8": lambda: _openvino(bundle, grid),
+        "openvino fixed size": lambda: _openvino(bundle, size=tuple(grid.shape)),
+        "openvino int8 fixed size": lambda: _openvino(bundle, grid, tuple(grid.shape)),
     }
     for name in ("reference", "int8", "onnx", "openvino"):
         for timesteps in TIMESTEPS:
             builders[f"snn {name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
     for name in ("onnx", "openvino"):
-        builders[f"snn {name} T=1 uncounted"] = lambda n=name: _uncounted(bundle, n)
+        for timesteps in (1, 4):
+            builders[f"snn {name} T={timesteps} uncounted"] = lambda n=name, t=timesteps: _engine(bundle, n, t, counted=False)
+    for timesteps in (1, 4):
+        builders[f"snn auto T={timesteps}"] = lambda t=timesteps: _auto(bundle, t)
     for timesteps in PEER_TIMESTEPS:
         builders[f"{PEER} T={timesteps}"] = lambda t=timesteps: _spikingjelly(bundle, grid, t)
     return builders
@@ -133,7 +148,9 @@ def _onnxruntime(bundle: DetectorBundle, calibration: torch.Tensor | None = None
     return Contender(lambda grid: session.run(None, {name: grid.numpy().astype(np.float32)}))
 
 
-def _openvino(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -> Contender:
+def _openvino(
+    bundle: DetectorBundle, calibration: torch.Tensor | None = None, size: tuple[int, ...] | None = None
+) -> Contender:
     import numpy as np
     import openvino
     import torch
@@ -142,11 +159,13 @@ def _openvino(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     with tempfile.TemporaryDirectory() as folder:
         model = core.read_model(_exported(bundle, folder, calibration))
+    if size is not None:
+        model.reshape(list(size))
     compiled = core.compile_model(model, "CPU", settings)
     return Contender(lambda grid: compiled(grid.numpy().astype(np.float32)))
 
 
-def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
+def _engine(bundle: DetectorBundle, name: str, timesteps: int, counted: bool = True) -> Contender:
     from evburst.models.runtime import ENGINES, open_engine
     from evburst.models.spiking.rounding import integer_form
 
@@ -155,19 +174,27 @@ def _engine(bundle: DetectorBundle, name: str, timesteps: int) -> Contender:
     if ENGINES[name].exact_only:
         graph, parameters = integer_form(graph, parameters)
     network = open_engine(name, graph, parameters, bundle.voxel.max_count)
-    return Contender(network.run, bundle, {"timesteps": timesteps, "engine": name})
+    run: Callable[[torch.Tensor], Any] = network.run if counted else network.run_uncounted
+    return Contender(run, bundle, {"timesteps": timesteps, "engine": name})
 
 
-def _uncounted(bundle: DetectorBundle, name: str) -> Contender:
-    """The exported network without the outputs from which its engine counts spikes and operations."""
-    from evburst.models.export.onnx_snn import SnnOptions, spiking_model
-    from evburst.models.runtime.exported import open_onnxruntime, open_openvino
-    from evburst.models.spiking.rounding import integer_form
+def _auto(bundle: DetectorBundle, timesteps: int) -> Contender:
+    """The engine that `auto` chooses for these weights, counting in the windows in which it does by default."""
+    from evburst.app.engines import ensure_measured
+    from evburst.models.runtime import ENGINES, choose, open_engine
+    from evburst.models.spiking.rounding import is_integer
 
-    graph, parameters = integer_form(bundle.spiking, replace(bundle.parameters, timesteps=1))
-    model = spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions()).SerializeToString()
-    run = {"onnx": open_onnxruntime, "openvino": open_openvino}[name](model)
-    return Contender(lambda grid: run(grid.numpy()))
+    ensure_measured()
+    parameters = replace(bundle.parameters, timesteps=timesteps)
+    name = choose("auto", "cpu", timesteps, is_integer(bundle.spiking, parameters))
+    network, every = open_engine(name, bundle.spiking, parameters, bundle.voxel.max_count), ENGINES[name].count_every
+
+    def run(grid: torch.Tensor) -> None:
+        network.run(grid)
+        for _ in range(every - 1):
+            network.run_uncounted(grid)
+
+    return Contender(run, bundle, {"timesteps": timesteps, "engine": name}, every)
 
 
 def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:
@@ -276,8 +303,8 @@ class Turns:
             for _ in range(_RUNS):
                 started, used = time.perf_counter(), time.process_time()
                 self._contender.run(grid)
-                self._clock.append(1000 * (time.perf_counter() - started))
-                self._processor.append(1000 * (time.process_time() - used))
+                self._clock.append(1000 * (time.perf_counter() - started) / self._contender.windows)
+                self._processor.append(1000 * (time.process_time() - used) / self._contender.windows)
 
     @contextmanager
     def _limited(self) -> Iterator[None]:

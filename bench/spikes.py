@@ -115,9 +115,9 @@ def _grids(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]
         yield voxel_batch([window], bundle.voxel, sensor, bundle.stride)
 
 
-def _exported(start: Callable[[bytes], Any]) -> Callable[..., Callable[[NDArray[np.uint8]], Counts]]:
+def _exported(start: Callable[[bytes], Any], clip_first: bool = False) -> Callable[..., Callable[[NDArray[np.uint8]], Counts]]:
     def build(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
-        model = spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions(counts=True))
+        model = spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions(counts=True, clip_first=clip_first))
         run = start(model.SerializeToString())
 
         def counts(grid: NDArray[np.uint8]) -> Counts:
@@ -144,7 +144,7 @@ def _int8(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -
     return counts
 
 
-_BUILDERS = {"int8": _int8, "onnx": _exported(open_onnxruntime), "openvino": _exported(open_openvino)}
+_BUILDERS = {"int8": _int8, "onnx": _exported(open_onnxruntime), "openvino": _exported(open_openvino, clip_first=True)}
 
 
 def table(rows: Sequence[Agreement]) -> str:

@@ -13,7 +13,8 @@ Each of these networks but the dense ANN can skip what equals silence instead of
 of an activation) from its value in a window without events is sent and paid for. Those operations beyond silence stand beside
 the plain ones (`BeyondSilence`, docs/method.md#silence-as-the-reference).
 
-All values are means over the same windows, those that were run. Idle windows, which are not run, have no energy in any network
+All values are means over the windows that were run; those of the SNN and the QNN over the windows whose spikes were counted,
+which are all of them or every N-th (`RunConfig.count_every`). Idle windows, which are not run, have no energy in any network
 here and are counted separately. Energies per operation: 45 nm, Horowitz, "Computing's energy problem", ISSCC 2014. Weights have
 8 bits, so INT8 is the headline format. Memory traffic is modelled separately (evburst.eval.memory).
 """
@@ -54,7 +55,10 @@ COST_TABLES = {
 HEADLINE = "int8"
 """The number format used where a single figure is shown."""
 
-ACCOUNT = "per spike: a burst of 3 counts 3; means over the windows that were run, idle ones left out of both sides"
+ACCOUNT = (
+    "per spike: a burst of 3 counts 3; means over the windows that were run (of the SNN: over the counted_windows among them), "
+    "idle ones left out of both sides"
+)
 
 EXCLUDED = (
     "memory traffic",
@@ -117,10 +121,11 @@ class BeyondSilence:
 
 @dataclass(frozen=True)
 class EnergyReport:
-    """Operation counts per window, mean over the windows that were run; None: not measured.
+    """Operation counts per window, mean over the windows whose spikes were counted; None: not measured.
 
     Attributes:
         windows: number of windows that were run.
+        counted_windows: number of windows among them whose spikes were counted; 0 for the ANN.
         idle_windows: number of windows that were not; no other value here includes them.
         dense_macs: multiply-accumulates of the ANN.
         synaptic_ops: accumulates of the SNN; every spike of a burst counts.
@@ -140,6 +145,7 @@ class EnergyReport:
     windows: int
     idle_windows: int
     dense_macs: int
+    counted_windows: int = 0
     synaptic_ops: float | None = None
     graded_ops: float | None = None
     spikes: float | None = None
@@ -223,8 +229,8 @@ class EnergyTotals:
         self._beyond = _both(self._beyond, other._beyond)
         self._beyond_macs = _both(self._beyond_macs, other._beyond_macs)
 
-    def add_dense(self, windows: int) -> None:
-        """Count windows that only the ANN ran."""
+    def add_uncounted(self, windows: int) -> None:
+        """Count windows that were run without counting spikes, by the ANN or by the spiking network."""
         self._windows += windows
 
     def add_idle(self, windows: int = 1) -> None:
@@ -242,7 +248,7 @@ class EnergyTotals:
 
     def report(self) -> EnergyReport:
         """Return the means so far."""
-        report = EnergyReport(self._windows, self._idle, self._dense_macs)
+        report = EnergyReport(self._windows, self._idle, self._dense_macs, self._spiking)
         if self._spiking:
             ops, graded, spikes, per_neuron, updates, steps = (self._sums / self._spiking).tolist()
             per_active = self._sums[2] / self._bursts if self._bursts else None
@@ -290,7 +296,7 @@ def energy_report(
     if stats is not None:
         totals.add(stats)
     elif activity is not None:
-        totals.add_dense(len(activity.active))
+        totals.add_uncounted(len(activity.active))
     if activity is not None:
         totals.add_activity(activity)
     totals.add_idle(idle_windows)
@@ -318,6 +324,16 @@ def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any
             **asdict(report.beyond_silence),
         },
     }
+
+
+def sample_note(energy: dict[str, Any]) -> str:
+    """Return how many windows were counted, to be appended to "per window"; "" if all were, or none because the ANN ran.
+
+    Args:
+        energy: from `energy_figures`.
+    """
+    counted, windows = energy["counted_windows"], energy["windows"]
+    return f" (of {counted} of {windows} windows)" if 0 < counted < windows else ""
 
 
 @dataclass(frozen=True)

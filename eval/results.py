@@ -114,7 +114,7 @@ class EnergyBeyondSilence(TableEnergies):
 class Energy(TableEnergies):
     """Energies in the headline format and in every format, and the counts, see `evburst.eval.energy.EnergyReport`.
 
-    Files of earlier versions lack `beyond_silence`.
+    Files of earlier versions lack `beyond_silence` and `counted_windows`.
     """
 
     table: str
@@ -137,6 +137,7 @@ class Energy(TableEnergies):
     excluded: tuple[str, ...]
     snn_pj_percentiles: dict[str, float] | None
     beyond_silence: EnergyBeyondSilence | None = None
+    counted_windows: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from evburst.data.stats import SpikeStats
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph, Memory, Runner
-from evburst.models.runtime import choose, open_engine
+from evburst.models.runtime import ENGINES, choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
@@ -35,10 +35,14 @@ class Detector:
         device: where to run.
         engine: how the spiking network is run, see models/runtime.
         adaptive: stop the timesteps of a window once it has settled this far (see models/spiking/adaptive.py); None: never.
+        count_every: spikes will be counted in every N-th window, for which `auto` chooses the engine; None: as is the default
+            of the engine. The caller of `detect` selects these windows.
 
     `adaptive` takes one grid a call, and is run by the reference engine.
 
     Attributes:
+        timesteps: T; None for the ANN.
+        count_every: as above, resolved.
         has_memory: whether boxes depend on earlier windows, so that windows have to follow each other.
 
     Raises:
@@ -54,6 +58,7 @@ class Detector:
         device: str = "cpu",
         engine: str = "auto",
         adaptive: float | None = None,
+        count_every: int | None = 1,
     ) -> None:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
@@ -63,12 +68,15 @@ class Detector:
         self._adaptive = adaptive
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
+        self.timesteps = None if ann else timesteps
         self.engine = choose(
             engine if adaptive is None else "reference",
             self.device.type,
             timesteps,
             ann or is_integer(bundle.spiking, bundle.parameters),
+            count_every,
         )
+        self.count_every = 1 if ann else count_every or ENGINES[self.engine].count_every
         self._spiking = None if ann else self._open(timesteps)
 
     def _open(self, timesteps: int) -> SpikingNetwork:
@@ -93,15 +101,17 @@ class Detector:
         sensor_size: SensorSize,
         t_us: Sequence[int],
         readouts: dict[str, NDArray[np.float32]] | None = None,
+        count: bool = True,
         memory: Memory | None = None,
     ) -> tuple[Sequence[Prediction], SpikeStats | None]:
-        """What is found in each grid, and the spikes it took (None for the ANN).
+        """What is found in each grid, and the spikes it took (None for the ANN, or if not counted).
 
         Args:
             grids: `(N, 2 * bins, H, W)` uint8, padded to the stride.
             sensor_size: (W, H) px, to which boxes are clipped.
             t_us: the instant of each grid: its window's end.
             readouts: filled with the maps that are decoded, `(N, C, h, w)` each, by name (not if `adaptive`).
+            count: whether spikes and operations are counted (always if `adaptive`).
             memory: what the network remembers of each sequence's window before, replaced by what it remembers of these grids;
                 None: nothing. See `has_memory`.
         """
@@ -112,8 +122,10 @@ class Detector:
             decode = self._decoder(sensor_size, t_us)
             found, stats = run_adaptive(self._snn, x, self._adaptive, decode, SpikingState(), self.task.settled)
             return [found], stats
-        else:
+        elif count:
             maps, stats = self._snn.run(x, memory=memory)
+        else:
+            maps, stats = self._snn.run_uncounted(x, memory), None
         if readouts is not None:
             readouts.update(zip(self.bundle.graph.outputs, (output.float().cpu().numpy() for output in maps), strict=True))
         for name, output in zip(self.bundle.graph.outputs, maps, strict=True):

@@ -425,5 +425,5 @@ class Runner:
 def is_active(hold: Node, grid: Tensor) -> Tensor:
     """Return where a hold node lets its value through, `(N, 1, h, w)` bool, for grids `(N, 2 * bins, H, W)`."""
     a = hold.attrs
-    share: Tensor = F.avg_pool2d(grid.float().sum(1, keepdim=True), a["kernel"], a["stride"], a["padding"])
-    return share > (a["events"] - 0.5) / math.prod(a["kernel"])
+    least: float = (a["events"] - 0.5) / math.prod(a["kernel"])
+    return F.avg_pool2d(grid.float().sum(1, keepdim=True), a["kernel"], a["stride"], a["padding"]) > least

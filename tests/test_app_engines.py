@@ -10,7 +10,7 @@ import pytest
 
 from evburst.app import engines
 from evburst.app.cli import main
-from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, measured
+from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, Times, measured
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
     made: list[tuple[list[str], int]] = []
 
-    def measure(names: Sequence[str], timesteps: int) -> dict[str, float]:
+    def measure(names: Sequence[str], timesteps: int) -> dict[str, Times]:
         made.append((list(names), timesteps))
-        return {name: float(timesteps + k) for k, name in enumerate(names)}
+        return {name: Times(timesteps + k + 1.0, timesteps + k) for k, name in enumerate(names)}
 
     monkeypatch.setattr(engines, "measure", measure)
     return made
@@ -37,13 +37,17 @@ def test_engines_are_measured_once_and_again_where_asked_to(
     out, err = capsys.readouterr()
     rows = {row["engine"]: row for row in json.loads(out)}
     assert rows.keys() == ENGINES.keys()
-    assert rows[names[0]]["ms"] == {str(t): float(t) for t in MEASURED_TIMESTEPS}
-    assert rows[names[0]]["auto"] == list(MEASURED_TIMESTEPS)
+    for k, name in enumerate(names):
+        mean = 1 / ENGINES[name].count_every
+        expected = {str(t): {"counted": t + k + 1.0, "uncounted": t + k, "mean": t + k + mean} for t in MEASURED_TIMESTEPS}
+        assert rows[name]["ms"] == expected
+        assert rows[name]["count_every"] == ENGINES[name].count_every
+    assert [t for row in rows.values() for t in row["auto"]] == list(MEASURED_TIMESTEPS)
     assert measurements == [(names, timesteps) for timesteps in MEASURED_TIMESTEPS]
     assert f"measuring engines once on this machine: {', '.join(names)}" in err
     assert main(["engines"]) == 0
     out, err = capsys.readouterr()
-    assert (out.split()[0], err, len(measurements)) == ("engine", "", len(MEASURED_TIMESTEPS))
+    assert (out.splitlines()[1].split()[0], err, len(measurements)) == ("engine", "", len(MEASURED_TIMESTEPS))
     assert main(["engines", "--measure"]) == 0
     assert len(measurements) == 2 * len(MEASURED_TIMESTEPS)
 
@@ -60,4 +64,7 @@ def test_a_single_engine_is_not_measured(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_measurement_is_a_time_for_each_engine() -> None:
     times = engines.measure(["reference"], 2, rounds=1)
     assert list(times) == ["reference"]
-    assert times["reference"] > 0
+    assert times["reference"].counted == times["reference"].uncounted > 0
+    if not ENGINES["onnx"].available("cpu"):
+        counted, uncounted = engines.measure(["onnx"], 1, rounds=1)["onnx"]
+        assert counted != uncounted

@@ -38,7 +38,7 @@ def boxes(results: list[Any]) -> list[list[list[float]]]:
 
 @pytest.mark.parametrize("path", [SAMPLE, str(SAMPLE)], ids=["Path", "str"])
 def test_a_recording_gives_what_detect_writes(detector: Detector, path: Path | str, tmp_path: Path) -> None:
-    detect_file(path, tmp_path / "out", DetectConfig(max_windows=4, sinks=("jsonl",)))
+    detect_file(path, tmp_path / "out", DetectConfig(max_windows=4, sinks=("jsonl",), count_every=1))
     lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
     results = list(detector.stream(path))
     assert boxes(results) == [line["boxes_xyxy"] for line in lines]

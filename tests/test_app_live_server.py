@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import socket
@@ -100,6 +101,23 @@ def get_from(address: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
             return answer.status, answer.read(), {name.lower(): value for name, value in answer.headers.items()}
     except urllib.error.HTTPError as error:
         return error.code, error.read(), {}
+
+
+def test_the_server_leaves_the_logging_of_the_process_as_it_is() -> None:
+    """uvicorn's own settings would close all handlers; absl's, which OpenVINO imports, closes the stream that it writes to."""
+    closed = list[bool]()
+
+    class Handler(logging.StreamHandler[io.StringIO]):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    pipeline, handler = make_pipeline(), Handler(io.StringIO())
+    PageServer(pipeline, Site("127.0.0.1:0")).stop()
+    assert not closed
+    handler.close()
+    assert closed
+    assert not logging.getLogger("uvicorn").handlers
 
 
 def test_the_page_is_one_document_without_outside_parts(served: tuple[LivePipeline, PageServer]) -> None:

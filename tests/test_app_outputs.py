@@ -175,12 +175,14 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert sum(1 for _ in video.decode(video=0)) == 2
 
 
+@pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("name", SINKS)
-def test_every_sink_writes_its_file_and_closes_it_readable(tmp_path: Path, name: str) -> None:
-    """With boxes, without, and of an idle window."""
+def test_every_sink_writes_its_file_and_closes_it_readable(tmp_path: Path, name: str, counted: bool) -> None:
+    """With boxes, without, and of an idle window; also of windows in which spikes were not counted."""
     sink = open_sink(name, tmp_path, info())
     for k, n in enumerate((2, 0, 1)):
-        sink.write(result(n, 50_000 * k, idle=n == 0))
+        window = result(n, 50_000 * k, idle=n == 0)
+        sink.write(window if counted or window.idle else replace(window, energy_pj=None, spikes=None, spikes_per_neuron=None))
     sink.close()
     (path,) = tmp_path.iterdir()
     assert path.name == SINKS[name].file.partition("/")[0]
@@ -291,6 +293,18 @@ def test_a_video_that_is_not_closed_plays_up_to_its_last_second(tmp_path: Path) 
     video.close()
     with pytest.raises(DataError, match="cannot be written"):
         VideoFile(tmp_path / "none" / "a.mp4", (64, 48), 10)
+
+
+def test_a_picture_shows_the_energy_of_the_last_counted_window() -> None:
+    def lower(renderer: Renderer, *energies_pj: float | None) -> bytes:
+        pictures = [renderer.draw(replace(result(0), energy_pj=energy_pj)) for energy_pj in energies_pj]
+        return pictures[-1][-30:].tobytes()
+
+    def made(*energies_pj: float | None) -> bytes:
+        return lower(Renderer(SIZE, ("car",), "SNN"), *energies_pj)
+
+    assert made(5e8, None) == made(1e6, 5e8, None, None) != made(1e6, None)
+    assert made(None) != made(5e8, None) != made(5e8)
 
 
 def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() -> None:

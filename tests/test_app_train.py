@@ -225,7 +225,7 @@ def test_typical_thresholds(convert: Command, capsys: pytest.CaptureFixture[str]
     assert "expected error or typical" in capsys.readouterr().err
 
 
-def out_of_memory(learning: Distillation, grids: torch.Tensor) -> Any:
+def out_of_memory(learning: Distillation, grids: torch.Tensor, begins: bool) -> Any:
     raise torch.OutOfMemoryError("tried to allocate 8 GiB")
 
 

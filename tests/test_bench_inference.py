@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from bench import inference
-from bench.inference import Contender, baseline, measure, table
+from bench.inference import Contender, baseline, contenders, measure, table
+from evburst.models.bundle import DetectorBundle
+from evburst.models.runtime import ENGINES
+from evburst.models.spiking.network import SpikingNetwork
 
 GRID = torch.zeros(1)
 
@@ -50,6 +54,30 @@ def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(inference, "_REST_S", 0)
     assert measure(["ann"], BUILD, GRID, 9, 1.0, total_s=0.0)["ann"]["runs"] == 3
     assert "stopped after 1 of 9 rounds" in capsys.readouterr().err
+
+
+def test_a_run_of_several_windows_is_divided_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_REST_S", 0)
+    clock = iter(range(99))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    build: dict[str, Callable[[], Contender]] = {
+        f"of {n}": lambda n=n: Contender(lambda grid: None, windows=n) for n in (1, 10)
+    }
+    found = measure(list(build), build, GRID, 1, 1.0)
+    assert (found["of 1"]["ms"], found["of 10"]["ms"]) == (1000, 100)
+
+
+def test_auto_counts_in_the_windows_in_which_detect_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = DetectorBundle.load("nmnist")
+    monkeypatch.setattr("evburst.app.engines.ensure_measured", lambda: None)
+    monkeypatch.setattr("evburst.models.runtime.choose", lambda *_: "reference")
+    monkeypatch.setitem(ENGINES, "reference", replace(ENGINES["reference"], count_every=3))
+    runs = list[str]()
+    monkeypatch.setattr(SpikingNetwork, "run", lambda *_: runs.append("counted"))
+    monkeypatch.setattr(SpikingNetwork, "run_uncounted", lambda *_: runs.append("uncounted"))
+    contender = contenders(bundle, GRID)["snn auto T=1"]()
+    contender.run(GRID)
+    assert (contender.windows, runs) == (3, ["counted", "uncounted", "uncounted"])
 
 
 def test_our_own_errors_are_not_hidden() -> None:

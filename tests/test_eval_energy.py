@@ -133,7 +133,7 @@ def test_merged_totals_are_those_of_all_windows() -> None:
             elif kind == "idle":
                 made.add_idle()
             else:
-                made.add_dense(2)
+                made.add_uncounted(2)
         return made
 
     for parts in (["beyond"], ["beyond", "plain"], ["beyond", "idle", "dense"], ["plain", "beyond", "beyond", "idle"]):
@@ -155,7 +155,7 @@ def test_idle_windows_change_neither_side() -> None:
     empty = EnergyTotals(1000)
     empty.add_idle()
     assert (empty.report().windows, empty.report().energies().ratio) == (0, None)
-    empty.add_dense(2)
+    empty.add_uncounted(2)
     assert (empty.report().windows, empty.report().energies().ann_pj) == (2, 1000 * INT8.mac_pj)
 
 

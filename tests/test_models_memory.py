@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +93,14 @@ def test_the_first_window_is_that_of_the_network_without_memory(ann: Graph) -> N
 
 
 def test_what_is_silent_is_held(ann: Graph) -> None:
-    """A window without events repeats the outputs of the one before, for as many as follow; where events are, nothing is held."""
+    """Windows without events repeat the outputs of the one before; where events are, nothing is held."""
     runner, memory = Runner(ann), Memory()
     first = [output.clone() for output in runner(SEQUENCE[0].float(), memory)]
     for _ in range(3):
         assert all(torch.equal(a, b) for a, b in zip(runner(window(0, False).float(), memory), first, strict=True))
     partly = runner(window(7, slice(0, 8)).float(), memory)
-    assert torch.equal(partly[0][..., 5:], first[0][..., 5:]) and not torch.equal(partly[0][..., :2], first[0][..., :2])
+    assert torch.equal(partly[0][..., 5:], first[0][..., 5:])
+    assert not torch.equal(partly[0][..., :2], first[0][..., :2])
     again = runner(SEQUENCE[4].float(), memory)
     assert all(torch.equal(a, b) for a, b in zip(again, runner(SEQUENCE[4].float()), strict=True))
 
@@ -119,14 +121,16 @@ def test_held_spikes_reach_their_fan_out(converted: tuple[Graph, SpikingParamete
     network = SpikingNetwork(*converted)
     (_, before), (_, silent) = run(network, [SEQUENCE[0], window(0, False)])
     hold = converted[0].memories[0]
-    assert np.array_equal(before[hold.name][:3], silent[hold.name][:3]) and silent[hold.name][1].min() > 0
+    assert np.array_equal(before[hold.name][:3], silent[hold.name][:3])
+    assert silent[hold.name][1].min() > 0
     assert not before[hold.inputs[0]][1].any()
 
 
 def test_the_ann_counts_what_it_holds(ann: Graph) -> None:
     runner, memory = ActivityRunner(ann), Memory()
     macs = [runner.run(grid.float(), memory)[1].effective_macs["boxes"] for grid in (SEQUENCE[0], window(0, False))]
-    assert np.array_equal(*macs) and macs[0].min() > 0
+    assert np.array_equal(*macs)
+    assert macs[0].min() > 0
 
 
 def test_weights_files_keep_memory(ann: Graph, converted: tuple[Graph, SpikingParameters], tmp_path: Path) -> None:
@@ -142,10 +146,11 @@ def test_weights_files_keep_memory(ann: Graph, converted: tuple[Graph, SpikingPa
     assert detector.has_memory
     memory = Memory()
     found = [detector.detect(grid.numpy(), SensorSize(24, 16), [0, 0], memory=memory)[1] for grid in SEQUENCE[:2]]
-    assert memory and all(stats is not None for stats in found)
+    assert memory
+    assert all(stats is not None for stats in found)
     with pytest.raises(ConfigError, match="one timestep per window"):
         Detector(loaded, PostConfig(), timesteps=2)
-    DetectorBundle(ann.in_float16(), converted[0], SpikingParameters(2, converted[1].neurons, converted[1].readout_shift), SPEC, VoxelConfig(bins=2), {}).save(tmp_path / "b.safetensors")  # fmt: skip
+    replace(bundle, parameters=replace(converted[1], timesteps=2)).save(tmp_path / "b.safetensors")
     with pytest.raises(CheckpointError, match="a network with memory has one"):
         DetectorBundle.load(tmp_path / "b.safetensors")
 
@@ -180,7 +185,7 @@ def test_only_detectors_without_memory_get_one(ann: Graph) -> None:
 
 
 def test_training_goes_through_the_sequence(ann: Graph) -> None:
-    """Its outputs are those of a run window by window; only what follows the convolution before a hold learns, from all windows."""
+    """Its outputs are those of a run window by window; what learns begins with the convolution before a hold."""
     pytest.importorskip("ultralytics")
     network = Remembering(ann, SPEC, length=len(SEQUENCE))
     x = torch.stack(SEQUENCE, 1).flatten(0, 1).float()  # sequence by sequence

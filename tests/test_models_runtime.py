@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,17 @@ from evburst.app.engines import engines_table
 from evburst.data.errors import ConfigError
 from evburst.data.stats import COUNTS, OPTIONAL_COUNTS, SpikeStats
 from evburst.models.graph import Graph, Node
-from evburst.models.runtime import ENGINES, choose, measured, measurements_file, open_engine, remember
+from evburst.models.runtime import (
+    ENGINES,
+    SAMPLED,
+    Times,
+    choose,
+    machine,
+    measured,
+    measurements_file,
+    open_engine,
+    remember,
+)
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.quantise import integer_weights, pack
@@ -317,25 +328,29 @@ def test_windows_do_not_touch_each_other(graph: Graph) -> None:
 
 @integers
 @pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
-@pytest.mark.parametrize("spike_size", [1, 4], ids=["8 bits", "10 bits"])
-def test_sums_of_sixteen_bits_cannot_overflow(limit: int, spike_size: int) -> None:
-    """The worst counts against the worst weights: all of one sign, and as large as they get."""
+@pytest.mark.parametrize("large", [0, 5, 64])
+def test_sums_of_sixteen_bits_cannot_overflow(limit: int, large: int) -> None:
+    """The worst counts against the worst weights: all of one sign, and as large as they get; of some channels, 10 bits."""
     weight = torch.ones(LANES, 64, 3, 3)
     weight[1::2] *= -1
-    source = Source("a", (64, 8, 8), np.full(64, spike_size, np.float32), limit)
+    sizes = np.ones(64, np.float32)
+    sizes[:large] = 4
+    source = Source("a", (64, 8, 8), sizes, limit)
     read = Read(source, 0, 64, [Part(source, 0, 0, 64)])
     packed = pack(weight, [read], torch.ones(64))
     assert packed is not None
-    planes = packed.data.shape[1]
-    assert planes == (2 if spike_size > 1 or limit > 129 else 1)
+    planes, (repetitions,) = packed.data.shape[1], packed.repetitions
+    assert (planes, repetitions.max()) == {0: (1, 1 + (limit > 129)), 5: (1, 4) if limit <= 129 else (2, 1), 64: (2, 1)}[large]
     pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
     edges = np.arange(0, pairs.shape[2], packed.flush)
     assert np.abs(pairs).max() < 2**15
     assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
     data = packed.data.astype(np.int64)
     whole = data[:, 0] if planes == 1 else 128 * data[:, 0] + data[:, 1]
-    assert (whole[0, 0, 0] == 127 * spike_size).all()
-    assert np.allclose(whole[0, 0, 0, 0] * packed.scale[0], spike_size)
+    whole = np.add.reduceat(whole, np.cumsum(repetitions) - repetitions, 1).reshape(1, 9, 16, LANES, 4)
+    expected = 127 * sizes.reshape(16, 1, 4) * np.where(np.arange(LANES) % 2, -1, 1)[:, None]
+    assert (whole == expected).all()
+    assert np.allclose(127 * packed.scale, 1)
 
 
 def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -354,16 +369,34 @@ def test_auto_is_the_fastest_that_was_measured_on_this_machine(monkeypatch: pyte
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
     rule = choose("auto")
     assert measured() == {}
-    assert remember({"1": {"gone": 0.1, "reference": 1.0, rule: 2.0}, "4": {"reference": 9.0, rule: 8.0}})
+    assert remember(
+        {
+            "1": {"gone": Times(0.1, 0.1), "reference": Times(1, 1), rule: Times(2, 2)},
+            "4": {"reference": Times(9, 9), rule: Times(8, 8)},
+        }
+    )
     assert choose("auto") == "reference"  # "gone" is no engine
     assert choose("auto", "cpu", 3) == rule
     measurements_file().write_text(measurements_file().read_text().replace('"threads": "', '"threads": "9'))
     assert choose("auto") == rule  # another machine
-    for damaged in ("", "[]", "{}", '{"machine": {}}', "\x00"):
+    older = json.dumps({"machine": machine(), "ms": {"1": {"reference": 0.1}}})
+    for damaged in ("", "[]", "{}", '{"machine": {}}', "\x00", older):
         measurements_file().write_text(damaged)
         assert choose("auto") == rule
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path / "engines.json"))  # a file: nothing can be written below it
     assert not remember({})
+
+
+def test_auto_compares_engines_at_the_share_of_windows_that_will_be_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if ENGINES["onnx"].available("cpu"):
+        pytest.skip("onnx is not available")
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    assert ENGINES["onnx"].count_every == SAMPLED == 10
+    remember({"1": {"reference": Times(5, 5), "onnx": Times(9, 4)}})  # onnx: 4.5 ms if every 10th window is counted
+    assert choose("auto") == choose("auto", count_every=6) == "onnx"
+    assert choose("auto", count_every=1) == choose("auto", count_every=4) == choose("auto", integer=False) == "reference"
 
 
 def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -378,8 +411,9 @@ def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest
 
 def test_the_table_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
-    remember({"1": {"reference": 1.25}, "4": {"reference": 9.0}})
+    remember({"1": {"reference": Times(1.25, 1.25)}, "4": {"reference": Times(9, 9)}})
     table = engines_table().splitlines()
-    assert table[0].split() == ["engine", "T=1,", "ms", "T=4,", "ms"]
-    assert table[1].split() == ["reference", "1.25", "9.00", "auto", "for", "T=1", "and", "T=4"]
-    assert len(table) == len(ENGINES) + 2
+    assert table[0].split() == ["ms", "per", "window", "T=1", "T=4"]
+    assert table[1].split() == ["engine", *["mean", "counted", "uncounted"] * 2]
+    assert table[2].split() == ["reference", *["1.25"] * 3, *["9.00"] * 3, "auto", "for", "T=1", "and", "T=4"]
+    assert len(table) == len(ENGINES) + 4

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.app.inference import WindowResult
+from evburst.app.inference import Inference, WindowResult
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
@@ -40,6 +40,7 @@ class Broadcaster:
     def __init__(self, pipeline: LivePipeline) -> None:
         self._pipeline = pipeline
         self._newest: tuple[int, _Shown | None] = (0, None)
+        self._counted: _Counted | None = None
         self._encoded: dict[bool, tuple[int, bytes]] = {}
         self._weights = weights_choices(pipeline.config.detect.weights)
         self.clients = 0
@@ -58,7 +59,9 @@ class Broadcaster:
         pipeline = self._pipeline
         source = pipeline.source
         picture = source.picture if isinstance(source, FrameSource) else None
-        shown = _Shown(result, pipeline.shown, picture, pipeline.figures.windows, pipeline.dropped)
+        if result.energy_pj is not None and not result.idle:
+            self._counted = _Counted(pipeline.shown.inference, result.spikes, result.energy_pj)
+        shown = _Shown(result, pipeline.shown, picture, pipeline.figures.windows, pipeline.dropped, self._counted)
         self._newest = self._newest[0] + 1, shown
 
     async def next(self, seen: int, timeout_s: float, with_picture: bool = False) -> tuple[int, bytes | None]:
@@ -89,7 +92,16 @@ class Broadcaster:
             "weights": Path(network.detect.weights).stem,
             "weights_choices": list(self._weights),
             "energy_table": network.detect.energy_table,
+            "count_every": network.detector.count_every,
         }
+
+
+class _Counted(NamedTuple):
+    """Spikes and energy of the last window in which they were counted."""
+
+    inference: Inference
+    spikes: float | None
+    energy_pj: float
 
 
 class _Shown(NamedTuple):
@@ -98,16 +110,21 @@ class _Shown(NamedTuple):
     picture: NDArray[np.uint8] | None
     windows: int
     dropped: int
+    counted: _Counted | None = None
 
 
 def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
     """Encode a result for the page.
 
     The message is the header's length (4 bytes, little-endian), a JSON header, the event picture of `pack_picture`, and the
-    source's picture as JPEG, which may be absent. Boxes are [x0, y0, x1, y1, score, label, class name] in px.
+    source's picture as JPEG, which may be absent. Boxes are [x0, y0, x1, y1, score, label, class name] in px. Spikes and
+    energy are those of the last counted window if this one was not counted; null if there is none, and the ANN has no spikes.
     """
     result, network = shown.result, shown.network
     detections = result.detections
+    spikes, energy_pj = result.spikes, result.energy_pj
+    if energy_pj is None and shown.counted is not None and shown.counted.inference is network.inference:
+        spikes, energy_pj = shown.counted.spikes, shown.counted.energy_pj
     boxes = np.round(detections.boxes_xyxy.astype(float), 1).tolist()
     header = {
         "t_us": detections.t_us,
@@ -117,9 +134,9 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
         ],
         "events_per_s": round(result.events_per_s),
         "latency_ms": round(result.latency_ms, 2),
-        "spikes": result.spikes,
+        "spikes": spikes,
         "idle": result.idle,
-        "energy_uj": round(result.energy_pj * 1e-6, 1),
+        "energy_uj": None if energy_pj is None else round(energy_pj * 1e-6, 1),
         "ann_uj": round(network.inference.ann_pj * 1e-6, 1),
         "windows": shown.windows,
         "dropped": shown.dropped,

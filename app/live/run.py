@@ -30,7 +30,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
-from evburst.eval.energy import energy_figures
+from evburst.eval.energy import energy_figures, sample_note
 from evburst.models.bundle import DetectorBundle, find_weights
 
 _LOG = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def human_summary(summary: dict[str, Any]) -> str:
     ]
     if summary["windows"]:
         lines.append(f"latency   p50 {latency['p50']} ms, p99 {latency['p99']} ms, longest {latency['max']} ms")
-        text = f"energy    {(energy['snn_pj'] or energy['ann_pj']) / 1e6:,.0f} uJ per window"
+        text = f"energy    {(energy['snn_pj'] or energy['ann_pj']) / 1e6:,.0f} uJ per window{sample_note(energy)}"
         lines.append(
             text
             + (f", {100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})" if energy["of_ann"] else " (ANN)")

@@ -110,6 +110,7 @@ class PageServer:
         width, height = pipeline.source.sensor_size
         config = uvicorn.Config(
             guarded(_application(self.broadcaster, self._commands, site.root_path), site, loopback, token),
+            log_config=None,  # uvicorn's closes every handler of the process's loggers
             log_level="critical",
             http=HttpProtocol,
             ws=WebSocketProtocol,

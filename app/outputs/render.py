@@ -71,6 +71,7 @@ class Renderer:
         width, height = sensor_size.width * self.scale, sensor_size.height * self.scale + _LINE_HEIGHT
         self.picture_size = (width + width % 2, height + height % 2)
         self._trails: dict[int, deque[tuple[int, list[int]]]] = {}
+        self._counted = ""
 
     def draw(self, result: WindowResult) -> NDArray[np.uint8]:
         """The window's events, its boxes and its figures: `(height, width, 3)` uint8 BGR."""
@@ -146,8 +147,7 @@ class Renderer:
 
     def _figures(self, picture: NDArray[np.uint8], result: WindowResult) -> None:
         base = self.sensor_size.height * self.scale
-        share = f" = {100 * result.energy_pj / result.ann_energy_pj:.0f} % of the ANN's" if result.ann_energy_pj else ""
-        energy = "idle: nothing computed" if result.idle else f"{result.energy_pj * 1e-6:.0f} uJ{share}"
+        energy = "idle: nothing computed" if result.idle else self._energy(result)
         text = (
             f"{(result.t1_us - self._start_us) / 1e6:8.3f} s    {result.events_per_s / 1e6:.2f} million events/s    "
             f"{self.network}    {result.latency_ms:.1f} ms    {energy}"
@@ -155,6 +155,14 @@ class Renderer:
         room = picture.shape[1] - 24
         size = min(0.55, 0.55 * room / cv2.getTextSize(text, _FONT, 0.55, 1)[0][0])
         cv2.putText(picture, text, (12, base + 22), _FONT, size, _QUIET if result.idle else _TEXT, 1, cv2.LINE_AA)
+
+    def _energy(self, result: WindowResult) -> str:
+        """The window's energy, or that of the last counted one."""
+        if result.energy_pj is None:
+            return f"{self._counted} (last counted)" if self._counted else "energy not counted"
+        share = f" = {100 * result.energy_pj / result.ann_energy_pj:.0f} % of the ANN's" if result.ann_energy_pj else ""
+        self._counted = f"{result.energy_pj * 1e-6:.0f} uJ{share}"
+        return self._counted
 
 
 def _rectangle(picture: NDArray[np.uint8], box: list[int], colour: tuple[int, int, int], dashed: bool) -> None:

@@ -143,7 +143,7 @@ class JsonlSink:
             "classes": [self._classes[label] for label in found.labels],
             "events": result.events,
             "spikes": result.spikes,
-            "energy_pj": round(result.energy_pj),
+            "energy_pj": None if result.energy_pj is None else round(result.energy_pj),
         }
         if self._uneven:
             line = {"t0_us": result.t0_us, **line}

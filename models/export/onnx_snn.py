@@ -14,14 +14,18 @@ After `integer_form` (models/spiking/rounding.py), no current lies on a threshol
 engine. Otherwise biases are rounded here, by at most half a step. Everything else (averages, sums of currents, grouped
 convolutions) is float32, as in the reference engine.
 
+A network with memory has further inputs: for each hold `<name>.before` `(N, C, h, w)` uint8, the output `<name>.next` of the
+window before, and `begins` `(N, 1, 1, 1)` bool, which says that there is none; `<name>.before` is not used then.
+
 Timesteps are unrolled. Convolutions process all of them as a batch `(T * N, C, H, W)`, time outermost; neurons are a chain of
 operators.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,20 @@ INPUT = "input"
 """Name of the input: `(N, 2 * bins, H, W)` uint8 counts."""
 
 
+BEGINS = "begins"
+"""Name of the input that says that there is no window before, of networks with memory."""
+
+
+def before_of(hold: Node) -> str:
+    """Name of the input with the spike counts of a hold in the window before."""
+    return f"{hold.name}.before"
+
+
+def after_of(hold: Node) -> str:
+    """Name of the output that is `before_of` in the next window."""
+    return f"{hold.name}.next"
+
+
 @dataclass(frozen=True)
 class SnnOptions:
     """Optional contents of the file.
@@ -55,12 +73,15 @@ class SnnOptions:
             (`input.spikes`, ...); needs `size`.
         size: (H, W) of the grids; None for any size.
         boxes: replace the outputs by decoded boxes for a single grid of `size` (see models/export/onnx_boxes.py).
+        clip_first: at T = 1, clip currents before their quantisation, with the same counts; OpenVINO is faster then, but
+            onnxruntime computes in floats.
     """
 
     counts: bool = False
     totals: bool = False
     size: tuple[int, int] | None = None
     boxes: BoxOptions | None = None
+    clip_first: bool = False
 
 
 def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | None = None) -> None:
@@ -91,6 +112,9 @@ def spiking_model(
     return SpikingWriter(graph, parameters, channels, options).model(head)
 
 
+Bounds = NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Signal:
     """Value of a node in the ONNX graph, a float tensor.
@@ -98,18 +122,21 @@ class Signal:
     Attributes:
         name: name of the tensor.
         length: number of timesteps, 1 if all are equal.
-        low, high: bounds of the counts.
+        low, high: `(C,)` bounds of the counts of each channel; empty if the values are no counts.
         units: whether the values are counts (in units of `signal_thresholds`), or currents in units of thresholds; otherwise
             they are the values of the reference engine.
         whole: name of a tensor with the same values as 8-bit integers, "" if there is none.
+        pieces: tensors of 8-bit counts that add up to the values, each with the channels `(c,)` it belongs to; empty if 8
+            bits suffice, or if there are none.
     """
 
     name: str
     length: int
-    low: int = 0
-    high: int = 0
+    low: Bounds = field(default_factory=lambda: np.zeros(0, np.int64))
+    high: Bounds = field(default_factory=lambda: np.zeros(0, np.int64))
     units: bool = False
     whole: str = ""
+    pieces: tuple[tuple[str, NDArray[np.int64]], ...] = ()
 
 
 class SpikingWriter:
@@ -126,6 +153,7 @@ class SpikingWriter:
         self._drives = {conv.name: relu for conv, relu in driven(graph)}
         self._driven = {relu.name for relu in self._drives.values()}
         self.nodes: list[Any] = []
+        self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._signals: dict[str, Signal] = {}
@@ -133,19 +161,31 @@ class SpikingWriter:
 
     def model(self, head: HeadSpec | None) -> Any:
         """Translate the whole network; `head` is needed to decode boxes."""
-        helper, types = self._onnx.helper, self._onnx.TensorProto
+        helper = self._onnx.helper
+        boxes, size = self._options.boxes, self._options.size
+        self._declare(INPUT, [self._channels, *(size or ("H", "W"))])
+        if self._graph.memories:
+            self._declare(BEGINS, [1, 1, 1], "BOOL")
         for node in self._graph.nodes:
             self._signals[node.name] = getattr(self, f"_{node.op}")(node, *(self._signals[name] for name in node.inputs))
         for name in self._graph.outputs:
             self._read_out(name)
-        boxes, size = self._options.boxes, self._options.size
         if boxes and size and head:
             write_boxes(self, self._graph.outputs, head, boxes, size)
-        shape = [1 if boxes else "N", self._channels, *(size or ("H", "W"))]
-        inputs = [helper.make_tensor_value_info(INPUT, types.UINT8, shape)]
-        translated = helper.make_graph(self.nodes, "spiking", inputs, self.outputs, list(self._constants.values()))
+        self._drop_unread()
+        translated = helper.make_graph(self.nodes, "spiking", self.inputs, self.outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(translated, opset_imports=opset, ir_version=IR_VERSION, producer_name="evburst")
+
+    def _drop_unread(self) -> None:
+        """Remove operators and constants that no output depends on."""
+        read, kept = {output.name for output in self.outputs}, []
+        for node in reversed(self.nodes):
+            if not read.isdisjoint(node.output):
+                read.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self._constants = {name: value for name, value in self._constants.items() if name in read}
 
     def emit(self, kind: str, inputs: Sequence[str], name: str, unused: str = "", **attributes: Any) -> str:
         """Add an operator and return the name of its output; `unused` is the name of a first output that nothing reads."""
@@ -163,6 +203,11 @@ class SpikingWriter:
         info = self._onnx.helper.make_tensor_value_info(name, getattr(self._onnx.TensorProto, kind), list(shape))
         self.outputs.append(info)
 
+    def _declare(self, name: str, shape: Sequence[Any], kind: str = "UINT8") -> None:
+        """Declare an input of the network; `shape` is without the batch, `kind` the name of a type in `TensorProto`."""
+        shape = [1 if self._options.boxes else "N", *shape]
+        self.inputs.append(self._onnx.helper.make_tensor_value_info(name, getattr(self._onnx.TensorProto, kind), shape))
+
     def _column(self, name: str, values: Tensor | NDArray[Any]) -> str:
         """Add a constant with one value per channel."""
         return self.constant(name, np.asarray(values, np.float32).reshape(-1, 1, 1))
@@ -176,15 +221,34 @@ class SpikingWriter:
         whole = self.emit("QuantizeLinear", [source, one, zero], f"{name}.whole")
         return whole, self.emit("DequantizeLinear", [whole, one, zero], f"{name}.float")
 
-    def _counts(self, source: str, node: Node, length: int, low: int, high: int) -> Signal:
+    def _counts(self, source: str, node: Node, length: int, low: Bounds, high: Bounds) -> Signal:
         """Signal of a node that emits spike counts or passes them on."""
-        whole, name = self._quantise(source, node.name, low, high)
+        whole, name = self._quantise(source, node.name, int(low.min()), int(high.max()))
         return Signal(name, length, low, high, True, whole)
 
     def _input(self, node: Node) -> Signal:
+        low, high = (np.full(self._channels, bound, np.int64) for bound in (0, 255))
+        signal = Signal(self._counted_input(INPUT, f"{node.name}.float"), 1, low, high, True, INPUT)
+        self._total(node, signal)
+        return signal
+
+    def _counted_input(self, source: str, name: str) -> str:
+        """Convert an input of counts to float."""
         zero, one = self.constant("zero_u8", np.uint8(0)), self.constant("one", np.float32(1))
-        name = self.emit("DequantizeLinear", [INPUT, one, zero], f"{node.name}.float")
-        signal = Signal(name, 1, 0, 255, True, INPUT)
+        return self.emit("DequantizeLinear", [source, one, zero], name)
+
+    def _hold(self, node: Node, x: Signal, grid: Signal) -> Signal:
+        a, name = node.attrs, node.name
+        self._declare(before_of(node), [len(self._parameters.neurons[node.inputs[0]].theta), None, None])
+        axis = self.constant("channels", np.array([1]))
+        summed = self.emit("ReduceSum", [grid.name, axis], f"{name}.events", keepdims=1)
+        share = self.emit("AveragePool", [summed], f"{name}.share", **self._window(node), count_include_pad=1)
+        least = self.constant(f"{name}.least", np.float32((a["events"] - 0.5) / math.prod(a["kernel"])))
+        active = self.emit("Or", [self.emit("Greater", [share, least], f"{name}.busy"), BEGINS], f"{name}.active")
+        kept = self._counted_input(before_of(node), f"{name}.kept")
+        signal = self._counts(self.emit("Where", [active, x.name, kept], f"{name}.value"), node, 1, x.low, x.high)
+        self.emit("Identity", [signal.whole], after_of(node))
+        self.output(after_of(node), "UINT8", ["N", None, None, None])
         self._total(node, signal)
         return signal
 
@@ -197,6 +261,11 @@ class SpikingWriter:
             names = [self.constant(f"{node.name}.{what}", t.numpy()) for what, t in (("weight", weight), ("bias", bias))]
             return Signal(self.emit("Conv", [self._real(node.inputs[0]), *names], f"{node.name}.current", **window), x.length)
         integers, scale = to_int8(weight, values, self._graph.tensors.get(f"{node.name}.step"))
+        source = x.name
+        if x.pieces and a["groups"] == 1:  # a weight is repeated for every piece of its channel
+            joined = self.emit("Concat", [name for name, _ in x.pieces], f"{node.name}.pieces", axis=1)
+            source = self._quantise(joined, f"{node.name}.x", 0, 255)[1]
+            integers = integers[:, np.concatenate([channels for _, channels in x.pieces])]
         shift: Tensor = torch.zeros_like(bias)
         gain = scale.double()
         if relu is not None:
@@ -209,7 +278,7 @@ class SpikingWriter:
             names.append(self._dequantised(f"{node.name}.bias", steps.numpy(), unit))
         else:
             names.append(self.constant(f"{node.name}.bias", bias.numpy()))
-        current = self.emit("Conv", [x.name, *names], f"{node.name}.current", **window)
+        current = self.emit("Conv", [source, *names], f"{node.name}.current", **window)
         return Signal(current, x.length, units=relu is not None)
 
     def _dequantised(self, name: str, integers: NDArray[Any], gain: str) -> str:
@@ -225,18 +294,19 @@ class SpikingWriter:
             shifted = self.emit("Add", [self._real(node.inputs[0]), shift], f"{node.name}.shifted")
             current = self.emit("Div", [shifted, self._column(f"{node.name}.theta", layer.theta)], f"{node.name}.current")
         limits = layer.burst_limits
-        high = int(limits.max())
-        low = -high if (layer.signed and self._timesteps > 1) or layer.negative_slope else 0
-        if self._timesteps == 1 and low == 0:
-            whole, rounded = self._quantise(current, f"{node.name}.all", 0, 255)
-            parts = [self._clip(rounded, node.name, limits, whole != "" and high == 255)]
+        high = np.broadcast_to(np.round(limits.numpy()).astype(np.int64).reshape(-1), (len(layer.theta),))
+        is_signed = bool((layer.signed and self._timesteps > 1) or layer.negative_slope)
+        low = -high if is_signed else np.zeros_like(high)
+        if self._timesteps == 1 and not is_signed:
+            rounded = current if self._options.clip_first else self._quantise(current, f"{node.name}.all", 0, 255)[1]
+            parts = [self._clip(rounded, node.name, limits, high.min() == 255)]
         else:
-            parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"), low)
+            parts = self._scan(node, layer, self._steps(current, x.length, f"{node.name}.current"))
         signal = self._counts(self._joined(parts, f"{node.name}.fired"), node, self._timesteps, low, high)
         self._total(node, signal)
         return signal
 
-    def _scan(self, node: Node, layer: NeuronLayer, currents: list[str], low: int) -> list[str]:
+    def _scan(self, node: Node, layer: NeuronLayer, currents: list[str]) -> list[str]:
         """Compute the counts of every timestep from currents in units of thresholds; see models/spiking/neurons.py."""
         name, counts = node.name, []
         half = self.constant("half", np.float32(0.5))
@@ -285,7 +355,7 @@ class SpikingWriter:
             now = self.emit("MaxPool", [summed], f"{node.name}.pool{t}", **window)
             grown.append(self.emit("Sub", [now, before], f"{node.name}.new{t}") if before else now)
             before = now
-        low = -x.length * (x.high - x.low) if x.low < 0 else 0
+        low = np.where(x.low < 0, -x.length * (x.high - x.low), 0)
         signal = self._counts(self._joined(grown, f"{node.name}.grown"), node, x.length, low, x.high - low)
         self._total(node, signal)
         return signal
@@ -305,7 +375,9 @@ class SpikingWriter:
     def _slice(self, node: Node, x: Signal) -> Signal:
         ends = {"starts": node.attrs["start"], "ends": node.attrs["stop"], "axes": 1}
         names = [self.constant(f"{node.name}.{k}", np.array([v], np.int64)) for k, v in ends.items()]
-        return self._passed(node, x, self.emit("Slice", [x.name, *names], f"{node.name}.part"))
+        channels = slice(node.attrs["start"], node.attrs["stop"])
+        part = replace(x, low=x.low[channels], high=x.high[channels])
+        return self._passed(node, part, self.emit("Slice", [x.name, *names], f"{node.name}.part"))
 
     def _passed(self, node: Node, x: Signal, name: str) -> Signal:
         """Signal of a node that passes counts or currents on."""
@@ -318,11 +390,21 @@ class SpikingWriter:
         joined = self.emit("Concat", aligned, f"{node.name}.joined", axis=1)
         if not units:
             return Signal(joined, length)
-        return self._counts(joined, node, length, min(part.low for part in parts), max(part.high for part in parts))
+        low, high = (np.concatenate([getattr(part, side) for part in parts]) for side in ("low", "high"))
+        signal = self._counts(joined, node, length, low, high)
+        if signal.whole or not all(part.whole or part.pieces for part in parts) or any(part.length < length for part in parts):
+            return signal
+        pieces, first = [], 0
+        for part in parts:
+            own = part.pieces or ((part.name, np.arange(len(part.low))),)
+            pieces += [(name, first + channels) for name, channels in own]
+            first += len(part.low)
+        return replace(signal, pieces=tuple(pieces))
 
     def _add(self, node: Node, *parts: Signal) -> Signal:
         length, unit = max(part.length for part in parts), self._theta[node.name]
-        names, low, high = [], 0, 0
+        names = []
+        low, high = np.zeros_like(parts[0].low), np.zeros_like(parts[0].high)
         for k, (source, part) in enumerate(zip(node.inputs, parts, strict=True)):
             if unit is None:
                 name = self._real(source)
@@ -330,14 +412,30 @@ class SpikingWriter:
                 theta = self._theta[source]
                 assert theta is not None  # a sum only has a unit if all of its parts have one
                 multiple = torch.round(theta / unit)
-                low, high = low + part.low * int(multiple.max()), high + part.high * int(multiple.max())
+                spikes = multiple.numpy().astype(np.int64)  # of the sum, for one of this part
+                low, high = low + part.low * spikes, high + part.high * spikes
                 name = part.name
                 if not bool((multiple == 1).all()):
                     column = self._column(f"{node.name}.spike_size{k}", multiple)
                     name = self.emit("Mul", [name, column], f"{node.name}.spike_size{k}.x")
             names.append(self._repeated(name, part.length, length))
         total = self.emit("Add", names, f"{node.name}.sum")
-        return Signal(total, length) if unit is None else self._counts(total, node, length, low, high)
+        if unit is None:
+            return Signal(total, length)
+        signal = self._counts(total, node, length, low, high)
+        return signal if signal.whole or low.min() < 0 else replace(signal, pieces=self._pieces(total, node, names, high))
+
+    def _pieces(self, total: str, node: Node, parts: list[str], high: Bounds) -> tuple[tuple[str, NDArray[np.int64]], ...]:
+        """Split a sum of parts into its first 255 counts, those above 255 of the channels that can have them, and so on."""
+        pieces = [(self._quantise(total, f"{node.name}.least", 0, 255)[1], np.arange(len(high)))]
+        for level in range(255, int(high.max()), 255):
+            channels, name = np.flatnonzero(high > level), f"{node.name}.above{level}"
+            chosen = self.constant(f"{name}.channels", channels)
+            own = [self.emit("Gather", [part, chosen], f"{name}.part{k}", axis=1) for k, part in enumerate(parts)]
+            above = self.emit("Add", own, f"{name}.sum")
+            above = self.emit("Sub", [above, self.constant(f"level_{level}", np.float32(level))], f"{name}.rest")
+            pieces.append((self._quantise(above, name, 0, 255)[1], channels))
+        return tuple(pieces)
 
     def _window(self, node: Node) -> dict[str, Any]:
         a = node.attrs
@@ -390,7 +488,7 @@ class SpikingWriter:
         if self._options.counts and node.op != "input":
             counts = f"{name}.counts"
             self.emit("Identity", [signal.whole or signal.name], counts)
-            kind = "FLOAT" if not signal.whole else "UINT8" if signal.low >= 0 else "INT8"
+            kind = "FLOAT" if not signal.whole else "UINT8" if signal.low.min() >= 0 else "INT8"
             self.output(counts, kind, [None, None, None, None])
         if self._options.totals:
             long = self._onnx.TensorProto.INT64

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -46,11 +47,24 @@ class Engine:
         build: (graph, parameters, max_count) -> network ready to run.
         available: device ("cpu", "cuda") -> reason why the engine cannot run on it, "" if it can.
         exact_only: it only runs networks in integer form (models/spiking/rounding.py), as others would spike differently.
+        count_every: by default, spikes are counted in every N-th window; more than 1 where counting takes additional time.
     """
 
     build: Builder
     available: Callable[[str], str]
     exact_only: bool = False
+    count_every: int = 1
+
+
+class Times(NamedTuple):
+    """Measured ms per window of an engine: with spikes counted, and without."""
+
+    counted: float
+    uncounted: float
+
+    def mean(self, count_every: int) -> float:
+        """Return the mean over windows of which every N-th is counted."""
+        return self.uncounted + (self.counted - self.uncounted) / count_every
 
 
 ENGINES: dict[str, Engine] = {}
@@ -60,11 +74,17 @@ MEASURED_TIMESTEPS = (1, 4)
 """Numbers of timesteps at which engines are measured, since their order depends on it."""
 
 
-def engine(name: str, available: Callable[[str], str], exact_only: bool = False) -> Callable[[Builder], Builder]:
+SAMPLED = 10
+"""`Engine.count_every` where counting takes additional time."""
+
+
+def engine(
+    name: str, available: Callable[[str], str], exact_only: bool = False, count_every: int = 1
+) -> Callable[[Builder], Builder]:
     """Register an engine; the parameters are described in `Engine`."""
 
     def register(build: Builder) -> Builder:
-        ENGINES[name] = Engine(build, available, exact_only)
+        ENGINES[name] = Engine(build, available, exact_only, count_every)
         return build
 
     return register
@@ -90,7 +110,7 @@ def open_engine(
     return ENGINES[choose(name, device, parameters.timesteps, integer)].build(graph, parameters, max_count)
 
 
-def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = True) -> str:
+def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = True, count_every: int | None = None) -> str:
     """Resolve the name of an engine, which may be auto; raises ConfigError like `open_engine`.
 
     Args:
@@ -98,9 +118,10 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
         device: cpu or cuda.
         timesteps: T.
         integer: whether the network is in integer form.
+        count_every: spikes will be counted in every N-th window; None: as is the default of the engine.
     """
     if name == "auto":
-        return _fastest(device, timesteps, integer)
+        return _fastest(device, timesteps, integer, count_every)
     if name not in ENGINES:
         raise ConfigError(f"engine {name!r} is unknown (known: auto, {', '.join(ENGINES)})")
     if ENGINES[name].exact_only and not integer:
@@ -112,15 +133,20 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
     return name
 
 
-def _fastest(device: str, timesteps: int, integer: bool) -> str:
+def _fastest(device: str, timesteps: int, integer: bool, count_every: int | None) -> str:
     """Name of the engine measured to be the fastest; without measurements int8, onnx or reference, in order of preference; on a
     GPU cuda."""
     if device != "cpu":
         return "cuda" if _fits("cuda", device, integer) else "reference"
     nearest = MEASURED_TIMESTEPS[timesteps > 1]
-    for name in sorted(times := measured().get(str(nearest), {}), key=lambda name: times[name]):
-        if name in ENGINES and _fits(name, device, integer):
-            return name
+    times = measured().get(str(nearest), {})
+    means = {
+        name: own.mean(count_every or ENGINES[name].count_every)
+        for name, own in times.items()
+        if name in ENGINES and _fits(name, device, integer)
+    }
+    if means:
+        return min(means, key=lambda name: means[name])
     return next(name for name in ("int8", "onnx", "reference") if _fits(name, device, integer))
 
 
@@ -150,16 +176,16 @@ def measurements_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or base or f"{home}/.cache") / "evburst" / "engines.json"
 
 
-def measured() -> dict[str, dict[str, float]]:
-    """Load the milliseconds per window of each engine by number of timesteps; empty if none were measured on this machine."""
+def measured() -> dict[str, dict[str, Times]]:
+    """Load the times of each engine by number of timesteps; empty if none were measured on this machine."""
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         saved = json.loads(measurements_file().read_text())
         if saved["machine"] == machine():
-            return {t: {str(k): float(ms) for k, ms in times.items()} for t, times in saved["ms"].items()}
+            return {t: {str(k): Times(*map(float, own)) for k, own in times.items()} for t, times in saved["ms"].items()}
     return {}
 
 
-def remember(times: Mapping[str, Mapping[str, float]]) -> bool:
+def remember(times: Mapping[str, Mapping[str, Times]]) -> bool:
     """Save measured times (see `measured`); returns False if the file cannot be written."""
     try:
         with replacing(measurements_file()) as part:
@@ -204,18 +230,23 @@ def _library_available(package: str) -> Callable[[str], str]:
     return available
 
 
-@engine("onnx", _library_available("onnxruntime"), exact_only=True)
+def _counting(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork | None:
+    """Engine that counts spikes for a library's, with the same spikes."""
+    return None if _int8_available("cpu") else _int8(graph, parameters, max_count)
+
+
+@engine("onnx", _library_available("onnxruntime"), exact_only=True, count_every=SAMPLED)
 def _onnx(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_onnxruntime
 
-    return ExportedNetwork(graph, parameters, max_count, open_onnxruntime)
+    return ExportedNetwork(graph, parameters, open_onnxruntime, _counting(graph, parameters, max_count))
 
 
-@engine("openvino", _library_available("openvino"), exact_only=True)
+@engine("openvino", _library_available("openvino"), exact_only=True, count_every=SAMPLED)
 def _openvino(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_openvino
 
-    return ExportedNetwork(graph, parameters, max_count, open_openvino)
+    return ExportedNetwork(graph, parameters, open_openvino, _counting(graph, parameters, max_count), clip_first=True)
 
 
 def _cuda_available(device: str) -> str:

@@ -131,6 +131,14 @@ class SpikingNetwork(Runner):
             state.elapsed += timesteps
         return outputs, SpikeStats(tuple(self._layer_stats()), macs)
 
+    def run_uncounted(self, grid: Tensor, memory: Memory | None = None) -> list[Tensor]:
+        """Run the network on a batch and return its outputs only; faster than `run` for engines in which counting takes time.
+
+        Args:
+            grid, memory: as for `run`.
+        """
+        return self.run(grid, memory=memory)[0]
+
     def with_layers(self, tensors: dict[str, Tensor], neurons: dict[str, NeuronLayer]) -> SpikingNetwork:
         """Return a network with other weights and neurons that is prepared for the same batch."""
         graph = Graph(self.graph.nodes, self.graph.outputs, tensors)

@@ -58,7 +58,8 @@ function applyAbout(content) {
   $("stage").style.background = ground;
   $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
   $("footnote").textContent = `Energy: ${about.energy_table.toUpperCase()} operations at 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
-    + "the ANN's (dashed) one multiply-accumulate per weight and position. Neither includes memory traffic.";
+    + "the ANN's (dashed) one multiply-accumulate per weight and position. Neither includes memory traffic."
+    + (about.count_every > 1 && about.network === "snn" ? ` Spikes and energy are those of the last counted window; one of ${about.count_every} is counted.` : "");
 }
 
 function abgr(colour) {
@@ -234,14 +235,18 @@ function figures(header) {
   $("boxes").textContent = Object.entries(counts).map(([name, n]) => (n > 1 ? `${n} × ${name}` : name)).join(", ") || "no boxes";
   $("rate").textContent = compact(header.events_per_s);
   $("latency").textContent = header.latency_ms < 10 ? header.latency_ms.toFixed(1) : Math.round(header.latency_ms).toLocaleString("en");
+  if (header.energy_uj !== null) countedFigures(header); // null: no window has been counted yet
+  $("pace").textContent = windowRate();
+  $("clock").textContent = `${(header.t_us / 1e6).toFixed(1)} s`;
+  showTotals(header);
+}
+
+function countedFigures(header) {
   $("spikes").textContent = header.spikes === null ? "none" : compact(header.spikes);
   $("energy").textContent = Math.round(header.energy_uj).toLocaleString("en");
   const over = header.energy_uj > header.ann_uj;
   $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN`;
   for (const id of ["energy", "share"]) $(id).classList.toggle("over", over);
-  $("pace").textContent = windowRate();
-  $("clock").textContent = `${(header.t_us / 1e6).toFixed(1)} s`;
-  showTotals(header);
 }
 
 function windowRate() {

@@ -3,7 +3,7 @@
 Memory: spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the
 images, so that padding needs no special case. Concatenations, slices and additions copy nothing, because an operation can read
 parts of several buffers (terms). A unit of work is one row of LANES output channels for all timesteps; currents are never
-written to memory.
+written to memory. Units that share rows follow each other, so that a thread mostly reads what it wrote itself.
 
 Signed neurons: their counts are stored summed over time (`summed`). These are never negative, the maximum of a window is an
 ordinary maximum, and a read-out needs the last timestep only. The spikes of a timestep are the difference of two sums.
@@ -110,7 +110,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         for unit in numba.prange(images * per_image):
             operation, thread = operations[index], numba.get_thread_id()
             image, rest = unit // per_image, unit % per_image
-            place = image, rest // operation.rows, rest % operation.rows
+            place = image, rest % operation.blocks, rest // operation.blocks
             state = arena, silent, changed, summed
             reader = operation, terms, offsets, weights
             tile, counts = acc[thread], units[unit]

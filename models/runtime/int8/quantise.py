@@ -2,8 +2,9 @@
 
 The integers are those that conversion rounded to (models/spiking/rounding.py): q_oc = w_oc u_c / s_o, where u_c is the value
 of one count of input channel c and s_o the step of output channel o. The current is s_o * sum(q n). In a sum of spikes, a
-spike of a source can have the value of 2^k units; its integer is then 2^k q. Integers that exceed 8 bits are split into two
-planes, q = 128 * first + second. Weights without a common unit are rounded here, to 15 bits.
+spike of a source can have the value of 2^k units; its integer is then 2^k q. If few integers exceed 8 bits, their steps are
+repeated, and the repetitions add up to the integers. If many do, all are split into two planes, q = 128 * first + second.
+Weights without a common unit are rounded here, to 15 bits.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ class PackedWeights:
     """Weights of a convolution in the layout of `dot_tile`.
 
     Attributes:
-        data: `(blocks, planes, steps, LANES, 4)` int8. The steps run over sources, kernel rows, kernel columns, and groups of
-            four input channels.
+        data: `(blocks, planes, steps, LANES, 4)` int8. The steps run over sources, kernel rows, kernel columns, groups of four
+            input channels, and repetitions.
         scale: `(blocks * LANES,)` float32, current per unit of the integer sum; 0 for padded channels.
-        steps_of_part: number of steps of each source.
+        repetitions: of each source, how often each of its steps is taken, in the order above.
         flush: number of steps that can be summed in 16 bits whatever the counts are.
         kernel: (rows, columns).
     """
 
     data: NDArray[np.int8]
     scale: NDArray[np.float32]
-    steps_of_part: tuple[int, ...]
+    repetitions: tuple[NDArray[np.int64], ...]
     flush: int
     kernel: tuple[int, int]
 
@@ -91,16 +92,30 @@ def pack(weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: T
     limit = _largest_count(sources)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None
-    packed = [_pack_part(part) for part in integers]
-    data = np.concatenate(packed, 1)
-    first = (data + 64) >> 7
-    fits = np.abs(data).max() <= _largest_in_a_plane(sources)
-    planes = np.stack([data] if fits else [first, data - 128 * first], 1).astype(np.int8)
+    packed, largest = [_pack_part(part) for part in integers], _largest_in_a_plane(sources)
+    repetitions = tuple(np.maximum(-(-np.abs(part).max((0, 2, 3)) // largest), 1) for part in packed)
+    if sum(times.sum() for times in repetitions) <= 2 * sum(map(len, repetitions)):
+        planes = np.concatenate([_repeated(*pair, largest) for pair in zip(packed, repetitions, strict=True)], 1)[:, None]
+    else:
+        repetitions = tuple(np.ones_like(times) for times in repetitions)
+        data = np.concatenate(packed, 1)
+        first = (data + 64) >> 7
+        planes = np.stack([first, data - 128 * first], 1)
+    planes = planes.astype(np.int8)
     padded = np.zeros(planes.shape[0] * LANES, np.float32)
     padded[: len(scale)] = scale
-    steps = tuple(part.shape[1] for part in packed)
+    steps = tuple(int(times.sum()) for times in repetitions)
     kernel = (weight.shape[2], weight.shape[3])
-    return PackedWeights(planes, padded, steps, _steps_in_16_bits(planes, steps, limit), kernel)
+    return PackedWeights(planes, padded, repetitions, _steps_in_16_bits(planes, steps, limit), kernel)
+
+
+def _repeated(weights: NDArray[np.int64], repetitions: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
+    """Repeat the steps of `(blocks, steps, LANES, 4)`; the repetitions of a step add up to it, none exceeds `largest`."""
+    taken = np.repeat(weights, repetitions, 1)
+    earlier = np.arange(taken.shape[1]) - np.repeat(np.cumsum(repetitions) - repetitions, repetitions)
+    rest = np.maximum(np.abs(taken) - largest * earlier[:, None, None], 0)
+    repeated: NDArray[np.int64] = np.sign(taken) * np.minimum(rest, largest)
+    return repeated
 
 
 def _pack_part(weights: NDArray[np.int64]) -> NDArray[np.int64]:

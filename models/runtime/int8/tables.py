@@ -224,9 +224,10 @@ class Tabulator:
         dilation_y, dilation_x = attrs["dilation"]
         y, x = np.arange(packed.kernel[0])[:, None, None], np.arange(packed.kernel[1])[:, None]
         extent = (packed.kernel[0] - 1) * dilation_y + 1, (packed.kernel[1] - 1) * dilation_x + 1
-        for item, steps in zip(reads(step.signal), packed.steps_of_part, strict=True):
+        for item, repetitions in zip(reads(step.signal), packed.repetitions, strict=True):
             place, quads = self._layout.places[item.source], np.arange(-(-item.channels // 4))
-            offsets = self._offsets.add(y * dilation_y * place.row + x * dilation_x * place.pixel + 4 * quads)
+            distances = (y * dilation_y * place.row + x * dilation_x * place.pixel + 4 * quads).reshape(-1)
+            offsets, steps = self._offsets.add(np.repeat(distances, repetitions)), int(repetitions.sum())
             self._terms.append((*self._window(item, attrs), offsets, steps, first, *extent, *self._buffer(item)))
             first += steps
 

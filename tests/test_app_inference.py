@@ -1,0 +1,167 @@
+"""Counting in a sample of windows: which windows are counted, what the others state, and what a run's energy is the mean of."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evburst.app.batch import detect_many
+from evburst.app.classify import ClassifyConfig, human_line
+from evburst.app.detect import DetectConfig, detect_file, human_summary, open_inference
+from evburst.app.inference import Inference, WindowResult
+from evburst.app.library import Detector as LibraryDetector
+from evburst.app.live.broadcast import _Counted, _Shown, encode
+from evburst.data.boxes import Detections
+from evburst.data.events import EventWindow, SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.data.writers import write_events
+from evburst.eval.energy import EnergyTotals
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from evburst.models.runtime import ENGINES, SAMPLED
+from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
+from evburst.models.spiking.convert.fold import trace
+from tests.conftest import drawn, random_events
+from tests.test_models_detector import TwoLevels
+
+SIZE = SensorSize(20, 12)
+EVENTS = (300, 200, 0, 400, 100, 250, 0, 350, 500, 150)
+"""Events in each window; two of them are idle."""
+RUN = [k for k, events in enumerate(EVENTS) if events]
+
+
+@pytest.fixture
+def bundle(grid: torch.Tensor) -> DetectorBundle:
+    """A detector in integer form."""
+    graph = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16()
+    spikes, parameters = calibrate(graph, record_targets(graph, grid), 1, Choice(4))
+    return DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", (4, 2), 2, ("car",)), VoxelConfig(bins=2), {})
+
+
+def windows() -> Iterator[EventWindow]:
+    for k, events in enumerate(EVENTS):
+        found = random_events(events, SIZE, 50_000, k)
+        found["t"] += k * 50_000
+        yield EventWindow(k * 50_000, (k + 1) * 50_000, found)
+
+
+def results(inference: Inference, batch: int) -> list[WindowResult]:
+    return list(inference.stream(windows(), batch))
+
+
+def skip_without(engine: str) -> None:
+    if reason := ENGINES[engine].available("cpu"):
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("engine", ["reference", "int8", "onnx", "openvino"])
+def test_the_first_and_then_every_nth_window_is_counted(engine: str, batch: int, bundle: DetectorBundle) -> None:
+    """Idle windows do not take a turn; boxes and the counted windows' energies are those of a run that counts everything."""
+    skip_without(engine)
+    every, sampled = (open_inference(bundle, DetectConfig(engine=engine, count_every=n), SIZE) for n in (1, 3))
+    expected = results(every, batch)
+    for found in (results(sampled, batch), results(sampled, batch)):  # each stream begins with a counted window
+        counted, total = RUN[::3], EnergyTotals(every.dense_macs)
+        for k, (own, whole) in enumerate(zip(found, expected, strict=True)):
+            np.testing.assert_allclose(own.detections.boxes_xyxy, whole.detections.boxes_xyxy, rtol=1e-4, atol=1e-3)
+            assert (own.ann_energy_pj, own.timesteps, own.idle) == (whole.ann_energy_pj, whole.timesteps, whole.idle)
+            if k in counted or own.idle:
+                assert (own.energy_pj, own.spikes, own.energy) == (whole.energy_pj, whole.spikes, whole.energy)
+            else:
+                assert (own.energy_pj, own.spikes, own.spikes_per_neuron, own.stats, own.energy) == (None,) * 5
+            total.merge(own.totals)
+        report, only = total.report(), EnergyTotals(every.dense_macs)
+        for k in counted:
+            only.merge(expected[k].totals)
+        assert (report.windows, report.counted_windows, report.idle_windows) == (len(RUN), len(counted), 2)
+        for name in ("synaptic_ops", "graded_ops", "spikes", "spikes_per_neuron", "timesteps", "beyond_silence", "dense_macs"):
+            assert getattr(report, name) == getattr(only.report(), name)
+
+
+def test_engines_count_everything_unless_it_takes_time(bundle: DetectorBundle) -> None:
+    for engine in ("reference", "int8", "onnx", "openvino"):
+        skip_without(engine)
+        resolved = Detector(bundle, PostConfig(), engine=engine, count_every=None).count_every
+        assert resolved == (SAMPLED if engine in ("onnx", "openvino") else 1)
+        assert Detector(bundle, PostConfig(), engine=engine).count_every == 1  # evaluate
+        assert Detector(bundle, PostConfig(), engine=engine, count_every=4).count_every == 4
+    assert Detector(bundle, PostConfig(), ann=True, engine="auto", count_every=4).count_every == 1
+
+
+def test_the_library_and_classify_count_every_window() -> None:
+    assert DetectConfig().count_every is None
+    assert LibraryDetector("street").config.count_every == 1
+    assert LibraryDetector("street", count_every=7).config.count_every == 7
+    assert ClassifyConfig().count_every == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"count_every": 0}, "must be 1 to"), ({"count_every": 2, "adaptive": 0.5}, "leave out count_every")],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DetectConfig(**settings)
+
+
+def test_outputs_state_what_was_counted(tmp_path: Path, bundle: DetectorBundle) -> None:
+    path, weights = tmp_path / "a.dat", tmp_path / "w.safetensors"
+    bundle.save(weights)
+    write_events(path, random_events(3_000, SIZE, 240_000), SIZE)
+    config = DetectConfig(weights=str(weights), engine="reference", count_every=2, sinks=("jsonl", "csv", "coco", "video"))
+    summary = detect_file(path, tmp_path / "out", config)
+    energies = [json.loads(line)["energy_pj"] for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
+    assert [energy is None for energy in energies] == [False, True, False, True, False]
+    assert (summary["energy"]["windows"], summary["energy"]["counted_windows"]) == (5, 3)
+    assert summary["energy"]["snn_pj"] == pytest.approx(
+        np.mean([energy for energy in energies if energy is not None]), rel=1e-3
+    )
+    assert "uJ per window (of 3 of 5 windows): " in human_summary(summary)
+    whole = detect_file(path, tmp_path / "whole", DetectConfig(weights=str(weights), engine="reference", sinks=("jsonl",)))
+    assert "uJ per window: " in human_summary(whole)
+    detect_many([path], tmp_path / "many", config)
+    with (tmp_path / "many" / "summary.csv").open() as table:
+        (row,) = csv.DictReader(table)
+    assert (row["counted_windows"], row["windows"]) == ("3", "5")
+
+
+def test_a_line_of_classify_states_what_was_counted() -> None:
+    energy = {"snn_pj": 2e6, "of_ann": 0.5, "counted_windows": 1, "windows": 2}
+    times = {"t0_us": 0, "t1_us": 5, "class": "a", "score": 1.0, "timesteps": 1}
+    rows = [{**times, "energy_pj": 2e6}, {**times, "energy_pj": None}]
+    summary = {"events_file": "x", "class": "a", "score": 1.0, "energy": energy, "timesteps": 1.0, "windows": rows}
+    lines = human_line(summary, True).splitlines()
+    assert "2.00 uJ per window (of 1 of 2 windows) (50.0 % of the ANN's)" in lines[0]
+    assert ("2.00 uJ" in lines[1], "not counted" in lines[2]) == (True, True)
+
+
+def test_the_page_shows_the_last_counted_window_of_the_same_network() -> None:
+    def header(counted: _Counted | None, energy_pj: float | None) -> dict[str, Any]:
+        spikes = None if energy_pj is None else 7.0
+        none = Detections.empty(9)
+        result = WindowResult(
+            0, 9, np.zeros((4, 12, 20), np.uint8), none, 5, False, None, EnergyTotals(0), spikes, None, 1, energy_pj, 4e6, 1.0
+        )
+        message = encode(_Shown(result, network, None, 1, 0, counted), SIZE, False)
+        return dict(json.loads(message[4 : 4 + int.from_bytes(message[:4], "little")]))
+
+    network: Any = SimpleNamespace(classes=("car",), inference=SimpleNamespace(ann_pj=4e6))
+    last, foreign = _Counted(network.inference, 3.0, 2e6), _Counted(SimpleNamespace(), 3.0, 2e6)  # type: ignore[arg-type]
+    for counted, energy_pj, expected in (
+        (last, 1e6, (7.0, 1.0)),
+        (last, None, (3.0, 2.0)),
+        (foreign, None, (None, None)),
+        (None, None, (None, None)),
+    ):
+        shown = header(counted, energy_pj)
+        assert (shown["spikes"], shown["energy_uj"]) == expected
