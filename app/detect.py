@@ -209,6 +209,8 @@ def open_inference(
             )
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
+    if bundle.graph.memories and config.stride_ms is not None:
+        raise ConfigError("stride_ms: windows of a network with memory follow each other; leave --stride-ms out")
     detector = Detector(
         bundle,
         config.decoding if isinstance(config, DetectConfig) else PostConfig(),

@@ -20,6 +20,7 @@ from evburst.app.inference import Inference, WindowResult
 from evburst.app.library import Detector as LibraryDetector
 from evburst.app.live.broadcast import _Counted, _Shown, encode
 from evburst.data.boxes import Detections
+from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.writers import write_events
@@ -27,11 +28,12 @@ from evburst.eval.energy import EnergyTotals
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from evburst.models.detectors.remembering import with_memory
 from evburst.models.runtime import ENGINES, SAMPLED
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
-from tests.conftest import drawn, random_events
-from tests.test_models_detector import TwoLevels
+from tests.conftest import drawn, random_events, spiking
+from tests.test_models_detector import TinyYolo, TwoLevels
 
 SIZE = SensorSize(20, 12)
 EVENTS = (300, 200, 0, 400, 100, 250, 0, 350, 500, 150)
@@ -165,3 +167,60 @@ def test_the_page_shows_the_last_counted_window_of_the_same_network() -> None:
     ):
         shown = header(counted, energy_pj)
         assert (shown["spikes"], shown["energy_uj"]) == expected
+
+
+@pytest.fixture
+def remembering(grid: torch.Tensor) -> DetectorBundle:
+    """A detector whose only layer is held."""
+    torch.manual_seed(0)
+    head = HeadSpec("yolo", (2,), 4, ("car", "pedestrian"))
+    graph = with_memory(trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16)).in_float16(), head)
+    return DetectorBundle(graph, graph, spiking(graph, grid, 1, 4), head, VoxelConfig(bins=2), {})
+
+
+def moments(*starts_ms: int) -> list[EventWindow]:
+    """Windows of 50 ms; that at 0 has events, the others none."""
+    found = []
+    for start_ms in starts_ms:
+        events = random_events(0 if start_ms else 2000, SIZE, 50_000)
+        found.append(EventWindow(1000 * start_ms, 1000 * (start_ms + 50), events))
+    return found
+
+
+def maps_of(inference: Inference, *starts_ms: int) -> list[bytes]:
+    """The maps of each window, run one by one."""
+    return [
+        b"".join(values.tobytes() for values in (result.maps or {}).values())
+        for window in moments(*starts_ms)
+        for result in inference.run([inference.bin(window, inference.new_grid())])
+    ]
+
+
+@pytest.mark.parametrize("ann", [False, True])
+def test_memory_lasts_until_a_gap(remembering: DetectorBundle, ann: bool) -> None:
+    """What was seen is still found without events; a window may be missing, more may not, and time may not run back."""
+
+    def opened() -> Inference:
+        detector = Detector(remembering, PostConfig(), ann, engine="reference")
+        return Inference(detector, remembering.voxel, SIZE, maps=True, idle_events=10)
+
+    seen, silent = maps_of(opened(), 0, 500)
+    assert seen != silent
+    assert maps_of(opened(), 0, 50, 100, 200) == [seen] * 4
+    assert maps_of(opened(), 0, 101 + 50) == [seen, silent]
+    assert maps_of(opened(), 0, 50, 20) == [seen, seen, silent]
+    assert maps_of(opened(), 500) == [silent]
+
+
+def test_a_batch_with_memory_is_run_window_by_window(remembering: DetectorBundle) -> None:
+    detector = Detector(remembering, PostConfig(score=0.001), engine="reference")
+    each, together = (list(Inference(detector, remembering.voxel, SIZE).stream(windows(), batch)) for batch in (1, 4))
+    assert not any(result.idle for result in each)
+    for one, other in zip(each, together, strict=True):
+        assert np.array_equal(one.detections.boxes_xyxy, other.detections.boxes_xyxy)
+        assert one.spikes == other.spikes
+
+
+def test_windows_of_a_network_with_memory_do_not_overlap(remembering: DetectorBundle) -> None:
+    with pytest.raises(ConfigError, match="windows of a network with memory follow each other"):
+        open_inference(remembering, DetectConfig(stride_ms=10), SIZE)

@@ -8,14 +8,24 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evburst.data.datasets import SPECS
+from evburst.data.datasets import SPECS, LabelledWindow, simulated
 from evburst.data.datasets.pictures import PictureFolder
-from evburst.data.errors import DataError
+from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
+from evburst.data.encoding import unpack
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.simulation.scenes.stills import StillSceneConfig
+from evburst.data.simulation.scenes.stops import RAMP_S, clock, draw_stops
 from tests.conftest import ROOT
+from tests.helpers.pictures import street_folder
+from tests.helpers.simulation import simulated_here
 
 PARENT = """
 import os, time
@@ -91,3 +101,74 @@ def test_one_picture_is_too_few_to_hold_one_out(tmp_path: Path) -> None:
     assert files(root, "train") == {"voc": {"a.jpg"}}
     with pytest.raises(DataError, match="no picture of split 'select'"):
         files(root, "select")
+
+
+STANDING = StillSceneConfig(stops=1.0, zoom=0, roll_rad=0, shake_px=0, pan_px=4, object_px=0, still=0, mosaic=0, closest=1)
+"""Scenes that stop and go, in which only the camera moves, slowly."""
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Windows are simulated in this process, 32 at a time."""
+    with simulated_here():
+        monkeypatch.setattr(simulated, "_BLOCK", 32)
+        yield
+
+
+def opened(root: Path, seed: int, n: int, sequence: int) -> list[LabelledWindow]:
+    config = SimulatedConfig(drive=STANDING, sequence=sequence)
+    found = SimulatedWindows(root, SPECS["street"], config, 50_000, "train", n, root / "cache", seed=seed)
+    assert len(found) == n
+    return [found[i] for i in range(n)]
+
+
+@pytest.mark.usefixtures("here")
+def test_windows_of_a_sequence_follow_each_other(tmp_path: Path) -> None:
+    """An object keeps its label while it stands, where it has too few events to be labelled otherwise."""
+    windows, silent = opened(street_folder(tmp_path), 5, 32, 32), 0  # of seeds 0 to 13, the one that moves most
+    assert len({item.name for item in windows}) == 1
+    for i, item in enumerate(windows):
+        bounds = 50_000 * i, 50_000 * (i + 1)
+        assert (item.window.t0_us, item.window.t1_us, item.boxes.t_us) == (*bounds, bounds[1])
+        times = unpack(item.window)["t"]
+        assert len(times) == 0 or (bounds[0] <= times.min() and times.max() < bounds[1])
+    for before, now in pairwise(windows):
+        assert len(now.boxes) >= len(before.boxes)
+        if len(before.boxes) and np.array_equal(before.boxes.boxes_xyxy, now.boxes.boxes_xyxy):
+            events, (x0, y0, x1, y1) = unpack(now.window), now.boxes.boxes_xyxy[0]
+            inside = (events["x"] >= x0) & (events["x"] < x1) & (events["y"] >= y0) & (events["y"] < y1)
+            silent += inside.sum() < 0.1 * (x1 - x0) * (y1 - y0)
+    assert silent > 10
+
+
+@pytest.mark.usefixtures("here")
+def test_single_windows_are_scenes_of_their_own(tmp_path: Path) -> None:
+    windows = opened(street_folder(tmp_path), 0, 8, 1)
+    assert {item.window.t0_us for item in windows} == {0}
+    assert len({item.name for item in windows}) > 1
+
+
+@pytest.mark.parametrize("length", [0, 3, 128])
+def test_lengths_of_sequences(length: int) -> None:
+    with pytest.raises(ValueError, match="sequence must be a power of two"):
+        SimulatedConfig(sequence=length)
+
+
+def test_saccades_have_no_sequences(tmp_path: Path) -> None:
+    spec, two = replace(SPECS["street"], scene="saccades"), SimulatedConfig(sequence=2)
+    with pytest.raises(ConfigError, match="has no sequences"):
+        SimulatedWindows(street_folder(tmp_path), spec, two, 50_000, "train", 4, tmp_path)
+
+
+def test_the_clock_of_something_that_stops() -> None:
+    """It stands during its stops, brakes and starts smoothly, and never runs back."""
+    stops = ((1.0, 2.0), (4.0, 4.5))
+    times = [clock(t / 100, stops) for t in range(600)]
+    steps = np.diff(times)
+    assert times[0] == 0
+    assert steps.min() >= 0
+    assert steps.max() <= 0.01 + 1e-9
+    assert len({round(t, 9) for t in times[100:201]}) == len({round(t, 9) for t in times[400:451]}) == 1
+    assert np.allclose(steps[280:340], 0.01)
+    drawn = draw_stops(np.random.default_rng(0))
+    assert all(later[0] - earlier[1] >= 2 * RAMP_S for earlier, later in pairwise(drawn))

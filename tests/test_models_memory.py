@@ -76,7 +76,7 @@ def test_where_events_are() -> None:
     hold = with_memory(traced(Detects), SPEC).memories[0]
     grid = torch.from_numpy(np.random.default_rng(0).poisson(0.04, (3, 4, *CELLS)).astype(np.uint8))
     padded = torch.nn.functional.pad(grid.long().sum(1), (4, 4, 4, 4))
-    for events in (1, 15, 22, 30):
+    for events in (1, 15, 22, 43):
         attrs = {**hold.attrs, "events": events}
         by_hand = [
             [[int(m[4 * y : 4 * y + 12, 4 * x : 4 * x + 12].sum()) >= events for x in range(6)] for y in range(4)]

@@ -19,9 +19,9 @@ from evburst.data.extras import require
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Memory, Node, Runner
 
-EVENTS_PER_PIXEL = 0.15
+EVENTS_PER_PIXEL = 0.3
 """Events per pixel and window from which on a cell and its neighbours are not held. Real sensors make up to 0.1 by themselves.
-On simulated sequences of the training pictures, 0.1 and 0.2 gave the same AP, 0.05 less (docs/method.md#memory)."""
+Of 0.15, 0.3 and 0.6, it finds most standing objects on simulated sequences of training pictures (bench/memory.py)."""
 _CELLS = 3
 """Side of the area in which these events are counted, in cells of the stride."""
 
@@ -39,15 +39,23 @@ def with_memory(graph: Graph, head: HeadSpec) -> Graph:
     if head.kind != "yolo" or graph.memories:
         raise ConfigError("memory: can be added to a YOLO detector without memory only")
     levels, nodes, grid = len(head.strides), list(graph.nodes), graph.nodes[0].name
-    for stride, *outputs in zip(head.strides, graph.outputs[:levels], graph.outputs[levels:], strict=True):
-        relu = _last_common(graph, *outputs)
+    pairs = zip(graph.outputs[:levels], graph.outputs[levels:], strict=True)
+    for relu in dict.fromkeys(_last_common(graph, *pair).name for pair in pairs):
+        stride = _stride_of(graph, relu, max(head.strides))
         side = _CELLS * stride
         window = {"kernel": [side, side], "stride": [stride, stride], "padding": [stride * (_CELLS // 2)] * 2}
         attrs = window | {"events": round(EVENTS_PER_PIXEL * side * side)}
-        hold = Node(f"{relu.name}.hold", "hold", (relu.name, grid), attrs)
-        nodes = [replace(n, inputs=tuple(hold.name if name == relu.name else name for name in n.inputs)) for n in nodes]
-        nodes.insert(next(k for k, n in enumerate(nodes) if n.name == relu.name) + 1, hold)
+        hold = Node(f"{relu}.hold", "hold", (relu, grid), attrs)
+        nodes = [replace(n, inputs=tuple(hold.name if name == relu else name for name in n.inputs)) for n in nodes]
+        nodes.insert(next(k for k, n in enumerate(nodes) if n.name == relu) + 1, hold)
     return Graph(nodes, graph.outputs, graph.tensors)
+
+
+def _stride_of(graph: Graph, name: str, multiple: int) -> int:
+    """Pixels of the grid per position of a node's value; sides of grids are multiples of `multiple`."""
+    channels = next(graph.tensors[f"{n.name}.weight"].shape[1] * n.attrs["groups"] for n in graph.nodes if n.op == "conv")
+    side = 4 * multiple * graph.stride
+    return side // graph.shapes(channels, side, side)[name][1]
 
 
 def _last_common(graph: Graph, *outputs: str) -> Node:
