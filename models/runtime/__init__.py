@@ -137,8 +137,10 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
 
 
 def _fastest(device: str, timesteps: int, integer: bool, count_every: int | None) -> str:
-    """Name of the engine measured to be the fastest, by a margin if it counts in a sample only; without measurements int8, onnx or
-    reference, in order of preference; on a GPU cuda."""
+    """Name of the engine measured to be the fastest, by a margin if it counts in a sample only.
+
+    Without measurements it is int8, onnx or reference, in order of preference; on a GPU, cuda.
+    """
     if device != "cpu":
         return "cuda" if _fits("cuda", device, integer) else "reference"
     nearest = MEASURED_TIMESTEPS[timesteps > 1]
