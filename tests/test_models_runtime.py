@@ -39,7 +39,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from evburst.models.spiking.rounding import from_int8, spike_values, to_int8
-from tests.conftest import spiking
+from tests.conftest import in_new_process, spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
 SIZES = [(12, 20), (8, 8), (20, 36), (16, 44)]
@@ -327,6 +327,26 @@ def test_windows_do_not_touch_each_other(graph: Graph) -> None:
 
 
 @integers
+@pytest.mark.parametrize("threads", ["1", "5"])
+def test_any_number_of_threads_shares_the_work(threads: str) -> None:
+    """More than there are cores too, so that threads wait for others that do not run."""
+    code = """
+import numpy as np, torch
+from evburst.models.bundle import DetectorBundle
+from evburst.models.runtime import open_engine
+bundle = DetectorBundle.load("street")
+grid = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, bundle.voxel.channels, 64, 96), dtype=np.uint8))
+for engine, times in (("reference", 1), ("int8", 5)):
+    network = open_engine(engine, bundle.spiking, bundle.parameters)
+    for _ in range(times):
+        _, stats = network.run(grid)
+        print([(layer.spikes.tolist(), layer.synaptic_ops.tolist()) for layer in stats.layers])
+"""
+    expected, *found = in_new_process(code, NUMBA_NUM_THREADS=threads).splitlines()
+    assert found == [expected] * 5
+
+
+@integers
 @pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
 @pytest.mark.parametrize("large", [0, 5, 64])
 def test_sums_of_sixteen_bits_cannot_overflow(limit: int, large: int) -> None:
@@ -397,6 +417,8 @@ def test_auto_compares_engines_at_the_share_of_windows_that_will_be_counted(
     remember({"1": {"reference": Times(5, 5), "onnx": Times(9, 4)}})  # onnx: 4.5 ms if every 10th window is counted
     assert choose("auto") == choose("auto", count_every=6) == "onnx"
     assert choose("auto", count_every=1) == choose("auto", count_every=4) == choose("auto", integer=False) == "reference"
+    remember({"1": {"reference": Times(4.6, 4.6), "onnx": Times(9, 4)}})  # too little to give up counting every window
+    assert (choose("auto"), choose("auto", count_every=10)) == ("reference", "onnx")
 
 
 def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

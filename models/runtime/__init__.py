@@ -74,6 +74,9 @@ MEASURED_TIMESTEPS = (1, 4)
 """Numbers of timesteps at which engines are measured, since their order depends on it."""
 
 
+_WORTH_SAMPLING = 1.05
+"""How many times faster an engine must be for `auto` to choose it over one that counts every window."""
+
 SAMPLED = 10
 """`Engine.count_every` where counting takes additional time."""
 
@@ -134,19 +137,22 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
 
 
 def _fastest(device: str, timesteps: int, integer: bool, count_every: int | None) -> str:
-    """Name of the engine measured to be the fastest; without measurements int8, onnx or reference, in order of preference; on a
-    GPU cuda."""
+    """Name of the engine measured to be the fastest, by a margin if it counts in a sample only.
+
+    Without measurements it is int8, onnx or reference, in order of preference; on a GPU, cuda.
+    """
     if device != "cpu":
         return "cuda" if _fits("cuda", device, integer) else "reference"
     nearest = MEASURED_TIMESTEPS[timesteps > 1]
     times = measured().get(str(nearest), {})
-    means = {
-        name: own.mean(count_every or ENGINES[name].count_every)
-        for name, own in times.items()
-        if name in ENGINES and _fits(name, device, integer)
-    }
-    if means:
-        return min(means, key=lambda name: means[name])
+    costs = {}
+    for name, own in times.items():
+        if name in ENGINES and _fits(name, device, integer):
+            every = ENGINES[name].count_every
+            is_sampled = every > 1 and count_every is None
+            costs[name] = own.mean(count_every or every) * (_WORTH_SAMPLING if is_sampled else 1)
+    if costs:
+        return min(costs, key=lambda name: costs[name])
     return next(name for name in ("int8", "onnx", "reference") if _fits(name, device, integer))
 
 

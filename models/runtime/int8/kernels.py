@@ -5,6 +5,10 @@ images, so that padding needs no special case. Concatenations, slices and additi
 parts of several buffers (terms). A unit of work is one row of LANES output channels for all timesteps; currents are never
 written to memory. Units that share rows follow each other, so that a thread mostly reads what it wrote itself.
 
+Threads start once for the whole network, because a start takes up to 0.1 ms, as long as an operation. Each thread works on its
+own share of an operation's units, then on what is left of the others', and waits until all units are done. No thread waits for
+one that has not started: any of them can do all the work.
+
 Signed neurons: their counts are stored summed over time (`summed`). These are never negative, the maximum of a window is an
 ordinary maximum, and a read-out needs the last timestep only. The spikes of a timestep are the difference of two sums.
 
@@ -25,10 +29,14 @@ from evburst.models.runtime.int8.simd import (
     copy_lanes,
     count_lanes,
     dot_tile,
+    fetch_add,
     fire_signed_tile,
     fire_tile,
+    give_way,
     lanes_differ,
+    pause,
     pool_lanes,
+    read,
     read_tile,
     trailing_zeros,
 )
@@ -79,10 +87,17 @@ MAX_CHANGED_SHARE = 0.5
 """If a larger share of an operation's input differs from silence, searching for unchanged tiles costs more than it saves."""
 
 
+_PAUSES = 64
+"""Pauses after which a waiting thread lets another one run on its core."""
+
+PROGRESS = 8
+"""Distance in elements of the counters in `progress`, so that each has a cache line of its own."""
+
+
 @njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
-    summed, timesteps, images, acc, before, units, totals
+    summed, timesteps, images, acc, before, progress, counts, totals
 ):  # fmt: skip
     """Run operations in order.
 
@@ -100,43 +115,80 @@ def run_operations(  # type: ignore[no-untyped-def]
         timesteps, images: T and N.
         acc: int32 scratch memory per thread, one tile per timestep.
         before: uint16 scratch memory per thread, LANES each.
-        units: int64 `(largest number of units of work, COUNTERS)`, overwritten.
+        progress: int64 `(operations * (threads + 1) * PROGRESS,)`, overwritten: of each operation, the number of units begun in
+            the share of each thread, and of those done.
+        counts: int64 `(threads, operations + 1, N, COUNTERS)`, overwritten: of each thread's units, and scratch memory.
         totals: int64 `(operations, N, COUNTERS / 2)`, overwritten: spikes, synaptic operations, and both with each burst
             counted once; then the same for differences from silence.
     """
-    for index in range(len(operations)):
-        per_image = operations[index].rows * operations[index].blocks
-        skip = skip_silence and _share_changed(operations[index], terms, changed) <= MAX_CHANGED_SHARE
-        for unit in numba.prange(images * per_image):
-            operation, thread = operations[index], numba.get_thread_id()
-            image, rest = unit // per_image, unit % per_image
-            place = image, rest % operation.blocks, rest // operation.blocks
-            state = arena, silent, changed, summed
-            reader = operation, terms, offsets, weights
-            tile, counts = acc[thread], units[unit]
-            counts[:] = 0
-            if operation.kind == FIRE:
-                _fire(reader, (scale, bias, limits), fan_out, state, skip, timesteps, place, tile, counts)
-            elif operation.kind == READ_OUT:
-                _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, tile)
-            elif operation.kind == MAX_POOL:
-                _max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, before[thread], counts)
-            else:
-                _upsample(operation, terms[operation.first_term], state, timesteps, place)
-        _add_up(units, per_image, totals[index])
+    _clear(progress, counts)
+    for thread in numba.prange(len(acc)):
+        _work(
+            thread, (operations, terms, offsets, weights), (scale, bias, limits), fan_out, (arena, silent, changed, summed),
+            (maps, silent_maps), skip_silence, timesteps, images, acc, before, progress, counts[thread],
+        )  # fmt: skip
+    _add_up(counts, totals)
 
 
 @njit(cache=True, nogil=True)
-def _add_up(units, per_image, totals):  # type: ignore[no-untyped-def]
-    """Sum the counters of an operation's units of work by image; `totals` is `(N, COUNTERS / 2)`, overwritten.
+def _work(  # type: ignore[no-untyped-def]
+    thread, tables, neurons, fan_out, state, maps, skip_silence, timesteps, images, acc, before, progress, counts
+):
+    """Run all operations as one of several threads; see `run_operations`."""
+    operations, terms, offsets, weights = tables
+    threads, changed, own = len(acc), state[2], counts[-1, 0]
+    for index in range(len(operations)):
+        operation = operations[index]
+        reader = operation, terms, offsets, weights
+        per_image, line = operation.rows * operation.blocks, index * (threads + 1) * PROGRESS
+        units, all_done = images * per_image, line + threads * PROGRESS
+        skip = skip_silence and _share_changed(operation, terms, changed) <= MAX_CHANGED_SHARE
+        for turn in range(threads):
+            owner, done = (thread + turn) % threads, 0
+            first, stop = owner * units // threads, (owner + 1) * units // threads
+            unit = first + fetch_add(progress, line + owner * PROGRESS, 1)
+            while unit < stop:
+                image, rest = unit // per_image, unit % per_image
+                place = image, rest % operation.blocks, rest // operation.blocks
+                own[:] = 0
+                if operation.kind == FIRE:
+                    _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc[thread], own)
+                elif operation.kind == READ_OUT:
+                    _read_out(reader, neurons[0], neurons[1], state, maps[0], maps[1], skip, timesteps, place, acc[thread])
+                elif operation.kind == MAX_POOL:
+                    _max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, before[thread], own)
+                else:
+                    _upsample(operation, terms[operation.first_term], state, timesteps, place)
+                for k in range(COUNTERS):
+                    counts[index, image, k] += own[k]
+                done += 1
+                unit = first + fetch_add(progress, line + owner * PROGRESS, 1)
+            fetch_add(progress, all_done, done)
+        waited = 0
+        while read(progress, all_done) < units:
+            waited += 1
+            if waited % _PAUSES:
+                pause()
+            else:
+                give_way()
 
-    Loops of its own, because within a parallel function each `sum` of an array would be another start of all threads.
-    """
+
+@njit(cache=True, nogil=True)
+def _clear(progress, counts):  # type: ignore[no-untyped-def]
+    """Set both to 0; a function of its own, because within a parallel function this would be another start of all threads."""
+    progress[:] = 0
+    counts[:] = 0
+
+
+@njit(cache=True, nogil=True)
+def _add_up(counts, totals):  # type: ignore[no-untyped-def]
+    """Sum the counts of all threads, and each two consecutive elements; `totals` is overwritten."""
     totals[:] = 0
-    for image in range(len(totals)):
-        for unit in range(image * per_image, (image + 1) * per_image):
-            for k in range(COUNTERS // 2):
-                totals[image, k] += units[unit, 2 * k] + units[unit, 2 * k + 1]
+    for thread in range(len(counts)):
+        for index in range(totals.shape[0]):
+            for image in range(totals.shape[1]):
+                for k in range(COUNTERS // 2):
+                    totals[index, image, k] += counts[thread, index, image, 2 * k] + counts[thread, index, image, 2 * k + 1]
 
 
 @njit(cache=True, nogil=True)
@@ -370,7 +422,7 @@ def pack_grid(  # type: ignore[no-untyped-def]
         fan_out: int32 `(channels, rows, columns)`.
         arena, changed: as in `run_operations`.
         start, image_pitch, row_pitch, pixel_pitch: position of the buffer and its distances, in elements.
-        units: int64 `(N * rows, >= 4)`, overwritten: events, synaptic operations, synaptic operations with each non-zero
+        units: int64 `(N * rows, 4)`, overwritten: events, synaptic operations, synaptic operations with each non-zero
             count taken once, and largest count.
     """
     images, channels, rows, per_row = words.shape

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.models.runtime.int8.kernels import COUNTERS, pack_grid, run_operations
+from evburst.models.runtime.int8.kernels import COUNTERS, PROGRESS, pack_grid, run_operations
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.signals import Source
@@ -55,8 +55,9 @@ class Program:
         threads = numba.config.NUMBA_NUM_THREADS
         self._acc = np.zeros((threads, layout.timesteps * PIXELS * LANES), np.int32)
         self._before = np.zeros((threads, LANES), np.uint16)
-        units = max([input_fan_out.shape[1], *(int(op["rows"] * op["blocks"]) for op in operations)])
-        self._units = np.zeros((units * images, COUNTERS), np.int64)
+        self._progress = np.zeros(len(operations) * (threads + 1) * PROGRESS, np.int64)
+        self._counts = np.zeros((threads, len(operations) + 1, images, COUNTERS), np.int64)
+        self._rows = np.zeros((images * input_fan_out.shape[1], 4), np.int64)
         self.maps = {}
         for name, place in tables.maps.items():
             flat = self._map_arena[place.start : place.start + int(np.prod(place.shape))]
@@ -69,8 +70,8 @@ class Program:
             grid = np.pad(grid, ((0, 0), (0, 0), (0, 0), (0, -columns % 8)))
         place = self.layout.places[self.plan.sources[0]]
         at = place.start, place.image, place.row, place.pixel
-        pack_grid(grid.view(np.uint64), columns, self._input_fan_out, self.arena, self.changed, *at, self._units)
-        totals = self._units[: images * grid.shape[2]].reshape(images, grid.shape[2], -1)
+        pack_grid(grid.view(np.uint64), columns, self._input_fan_out, self.arena, self.changed, *at, self._rows)
+        totals = self._rows.reshape(images, grid.shape[2], 4)
         return np.concatenate([totals[..., :3].sum(1), totals[..., 3:4].max(1)], 1)
 
     def run(self, operations: slice, skip: bool = True) -> None:
@@ -83,7 +84,7 @@ class Program:
         run_operations(
             self.tables.operations[operations], self.tables.terms, *self.tables.constants, self.arena, self._silence.arena,
             self.changed, self._map_arena, self._silence.maps, skip, self.plan.summed, self.layout.timesteps,
-            self.layout.images, self._acc, self._before, self._units, self.totals[operations],
+            self.layout.images, self._acc, self._before, self._progress, self._counts, self.totals[operations],
         )  # fmt: skip
 
     def remember_silence(self) -> None:

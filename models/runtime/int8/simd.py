@@ -13,6 +13,7 @@ computed from the weights such that no sum overflows (models/runtime/int8/quanti
 from __future__ import annotations
 
 import platform
+import sys
 from typing import Any
 
 import numba
@@ -375,6 +376,53 @@ def trailing_zeros(typingctx, word):  # type: ignore[no-untyped-def]
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), emit
+
+
+@intrinsic
+def fetch_add(typingctx, array, index, n):  # type: ignore[no-untyped-def]
+    """Add `n` to array[index], int64, atomically, and return what was there before."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        place = builder.gep(_data(context, builder, signature.args[0], args[0]), [args[1]])
+        return builder.atomic_rmw("add", place, args[2], "seq_cst")
+
+    return types.int64(array, types.int64, types.int64), emit
+
+
+@intrinsic
+def read(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """Read array[index], int64, which other threads add to."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        place = builder.gep(_data(context, builder, signature.args[0], args[0]), [args[1]])
+        return builder.load_atomic(place, "seq_cst", 8)
+
+    return types.int64(array, types.int64), emit
+
+
+@intrinsic
+def pause(typingctx):  # type: ignore[no-untyped-def]
+    """Tell the processor that this thread waits in a loop."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        _call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def give_way(typingctx):  # type: ignore[no-untyped-def]
+    """Let another thread run on this core, which may be the one that this thread waits for; on Windows, only pause."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        if sys.platform == "win32":
+            _call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+        else:
+            _call(builder, "sched_yield", _INT)
+        return context.get_dummy_value()
+
+    return types.void(), emit
 
 
 class _SpikeCounter:
