@@ -1,4 +1,4 @@
-"""Events that arrive while a program runs, for example in the callback of a ROS node, as a stream for `Detector.stream`."""
+"""Events that arrive while a program runs, as in the callback of a ROS node, for `Detector.stream`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Arrivals:
         self._queue = SimpleQueue[Events | None]()
 
     def put(self, events: Any) -> None:
-        """Add events, ordered by time: a structured array with t (us), x, y, p, an `(n, 4)` array, a dict of columns."""
+        """Add events in order of time: a structured array, an `(n, 4)` array or a dict of t (us), x, y, p."""
         self._queue.put(as_events(events))
 
     def close(self) -> None:
