@@ -45,10 +45,10 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice
 
-BELOW, ABOVE = 5.0, 0.7
+BELOW, ABOVE = 4.0, 0.7
 """Points of AP below and above the ANN's that the picture shows; rows further below are named at its lower edge."""
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
-BUDGETS = (0.085, 0.102, 0.119, 0.136, 0.162, 0.187, 0.239)
+BUDGETS = (0.162, 0.119, 0.136, 0.102, 0.187, 0.085, 0.239)
 ALONE, ADVANCED = (0.162,), [0.102, 0.136]
 
 
@@ -115,18 +115,18 @@ class Bench:
         bundled = DetectorBundle.load(self._args.weights)
         timesteps = bundled.parameters.timesteps
         yield self._row("as bundled", f"as in the weights file, T = {timesteps}", timesteps, bundled)
-        for timesteps in (1, 2, 4, 8):
-            yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
         for timesteps in (1, 2, 4):
             yield self._uniform("bursts", f"phi = 8, T = {timesteps}", timesteps, Choice(8))
+        for ratio in UNIFORM:
+            yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
+        for timesteps in (1, 2, 4, 8):
+            yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
+        yield from self._searched()
         for timesteps in (2, 4):
             choice = Choice(8, signed=True)
             yield self._uniform("signed bursts", f"phi = 8, signed, T = {timesteps}", timesteps, choice)
-        for ratio in UNIFORM:
-            yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
-        yield from self._searched()
-        yield self._adaptive(2)
-        yield self._adaptive(4)
+        for timesteps in self._args.adaptive:
+            yield self._adaptive(timesteps)
         for budget in self._args.advanced:
             conversion = Conversion(self._config(1, level="advanced", budget=budget))
             bundle, _ = conversion.distilled(conversion.calibrated(choose(conversion)[0]), budget)
@@ -137,9 +137,9 @@ class Bench:
         conversion = self.at(1)
         table, share = sensitivity_table(conversion), conversion.share_per_operation()
         kinds = {
+            "allocation and compression": table,
             "allocation alone": table.only(lambda c: c.rho == 1),
             "compression alone": table.only(lambda c: c.phi == 8),
-            "allocation and compression": table,
         }
         for kind, part in kinds.items():
             frontier = pareto_frontier(part)
@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
     parser.add_argument("--showings", type=int, default=1, help="simulated windows per validation picture (default: 1)")
     parser.add_argument("--advanced", type=float, nargs="*", default=ADVANCED, metavar="BUDGET", help="with gradient descent")
+    parser.add_argument("--adaptive", type=int, nargs="*", default=[2, 4], metavar="T", help="with adaptive timesteps up to T")
     parser.add_argument("--engine", default="auto", help="see models/runtime (adaptive timesteps: always reference)")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
     parser.add_argument("--picture", type=Path, metavar="PNG")
