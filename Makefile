@@ -1,6 +1,7 @@
 # make demo   detect in the bundled recording        make test   the test suite
-# make check  lint and types                         make clean  remove .venv, runs/ and site/
+# make check  lint and types                         make clean  remove .venv and what was made
 # make docs   the documentation as a site, in site/  make test-all  with the slow ones
+# make package  the wheel and the sources, in dist/, and a check of the wheel
 #
 # On Linux, pip's torch is the CUDA build (several GB). For the CPU build: make demo TORCH_INDEX=<address>, the one that
 # PyTorch's "Get started" page shows for "CPU"; or put CPU wheels where your pip finds them (PIP_FIND_LINKS).
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all check types links docs clean
+.PHONY: demo test test-all check types links docs package clean
 
 demo: .venv/demo
 	$(BIN)/python detect.py --events data/samples/street_td.dat
@@ -31,6 +32,10 @@ types: .venv/dev links
 
 docs: .venv/docs links
 	$(BIN)/mkdocs build --strict -q
+
+package: .venv/dev
+	$(BIN)/python -m build -q
+	$(BIN)/python -m pytest tests/test_packaging.py
 
 # evburst with its four folders inside, as in a wheel: for tools that read source instead of importing it.
 links:
@@ -58,4 +63,4 @@ links:
 	@touch $@
 
 clean:
-	rm -rf .venv runs site
+	rm -rf .venv runs site dist

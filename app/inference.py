@@ -71,7 +71,8 @@ class BinnedWindow:
     """A window's grid.
 
     Attributes:
-        t0_us, t1_us: the window on the recording's clock.
+        t0_us: start of the window on the recording's clock.
+        t1_us: its end.
         grid: `(2 * bins, H, W)` uint8, padded.
         events: number of events on the sensor.
         outside: number of events outside the sensor, which were ignored.
@@ -91,7 +92,8 @@ class WindowResult:
     """The result of one window.
 
     Attributes:
-        t0_us, t1_us: the window on the recording's clock.
+        t0_us: start of the window on the recording's clock.
+        t1_us: its end.
         grid: `(2 * bins, H, W)` uint8, padded to the network's stride; reused after the next result unless copied.
         detections: boxes at the window's end, or ahead of it (`lead_ms`), in sensor pixels; empty for a classifier.
         events: number of the window's events on the sensor.

@@ -54,7 +54,7 @@ def main() -> None:
     pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=args.timesteps)))
     server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()
-    driver = chromium(*((390, 844) if args.phone else (1440, 800)), args.phone)
+    driver = chromium(*((390, 844) if args.phone else (1440, 900)), args.phone)
     try:
         driver.get(server.url)
         time.sleep(args.seconds)

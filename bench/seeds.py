@@ -30,7 +30,7 @@ from evburst.app.provenance import provenance
 from evburst.models.bundle import DetectorBundle
 
 FIGURES = ("lost_ap", "energy_int8")
-HEAD = ("weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8")
+HEAD = ("weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8", "minutes")
 
 
 def converted(config: ConvertConfig, windows: Any, ann: float, share_per_operation: float) -> dict[str, float]:
@@ -62,9 +62,9 @@ def table(files: list[Path]) -> str:
         settings = " ".join(f"`{setting}`" for setting in record["settings"])
         counts = str(len(record["rows"])), str(record["windows"]), f"{record['ann_ap']:.2f}"
         spread = f"{lost['mean']:.2f} ± {lost['sd']:.2f}", f"{lost['least']:.2f} to {lost['most']:.2f}"
-        lines.append(
-            [record["weights"], settings, *counts, *spread, f"{100 * energy['mean']:.2f} ± {100 * energy['sd']:.2f} %"]
-        )
+        cost = f"{100 * energy['mean']:.2f} ± {100 * energy['sd']:.2f} %"
+        minutes = f"{statistics.fmean(row['seconds'] for row in record['rows']) / 60:.0f}"
+        lines.append([record["weights"], settings, *counts, *spread, cost, minutes])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,10 +1,13 @@
 """Energy of windows from none to many events: plain counts and differences from silence, of the spiking network and the ANN.
 
     python bench/silence.py [--weights street] [--recording FILE] [--real FILE] [--picture docs/silence.png] [--json FILE]
+    python bench/silence.py --draw docs/results/silence.json --picture docs/silence.png
+
+The second form measures nothing.
 
 Noise: events scattered evenly over the sensor and the window. Objects: windows of the recording (the bundled street), slowed
 down: the events of the first part of a window, stretched to its length, as if everything moved that much less. The table also
-has unaltered windows of the recording and of `--real`. The last lines are a recording of 60 s in which one window in five is
+has unaltered windows of `--real`. The last lines are a recording of 60 s in which one window in five is
 from the recording and the others are still, with three levels of noise everywhere; means over all windows of the recording
 and over 50 drawn still ones, weighted by their shares. Windows without events are run, too.
 
@@ -19,6 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from evburst.app.provenance import provenance  # noqa: E402
 from evburst.data.encoding import unpack  # noqa: E402
 from evburst.data.events import EVENT_DTYPE, Events, EventWindow, SensorSize  # noqa: E402
 from evburst.data.readers import open_events  # noqa: E402
@@ -40,7 +45,12 @@ NOISE = (0, 1, 10, 100, 400, 1300, 5000, 20_000)
 SLOWNESS = (500, 100, 30, 10, 5, 2, 1)
 STILL_NOISE, STILL_WINDOWS, BUSY_SHARE = (0, 100, 1300), 50, 0.2
 COLOURS = {"spiking": "#0969da", "spiking, beyond silence": "#1a7f37", "zero-skipping ANN": "#bc4c00"}
-COLOURS |= {"zero-skipping ANN, beyond silence": "#8250df", "dense ANN": "#57606a"}
+COLOURS |= {"zero-skipping ANN, beyond silence": "#8250df", "zero-skipping QNN": "#bf3989"}
+COLOURS |= {"zero-skipping QNN, beyond silence": "#9a6700", "dense ANN": "#57606a"}
+
+
+ENERGIES = slice(2, 9)
+"""The energies among the fields of a row."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Row:
     beyond_uj: float
     zero_skipping_uj: float
     zero_skipping_beyond_uj: float
+    qnn_uj: float
+    qnn_beyond_uj: float
     dense_uj: float
     per_mac: float
     per_mac_beyond: float
@@ -108,6 +120,8 @@ class Meter:
             mean(e.snn_pj for e in beyond),
             mean(e.ann_zero_skipping_pj for e in plain),
             mean(e.ann_zero_skipping_pj for e in beyond),
+            mean(e.qnn_pj for e in plain),
+            mean(e.qnn_pj for e in beyond),
             mean(e.ann_pj for e in plain),
             1e6 * mean(r.synaptic_ops for r in reports) / macs,
             1e6 * mean(r.beyond_silence.synaptic_ops for r in reports) / macs,
@@ -132,12 +146,12 @@ def slowed(events: Events, slowness: int, window_us: int) -> Events:
 
 def line(row: Row) -> str:
     """A row of the table."""
-    energies = (row.spiking_uj, row.beyond_uj, row.zero_skipping_uj, row.zero_skipping_beyond_uj, row.dense_uj)
+    energies = list(asdict(row).values())[ENERGIES]
     cells = "".join(f"{'-' if np.isnan(uj) else format(uj, '.1f'):>10}" for uj in energies)
     return f"{row.kind:28}{row.events:10,.0f}{cells}{row.per_mac:9.3f}{row.per_mac_beyond:9.3f}"
 
 
-_COLUMNS = ("plain", "beyond", "zs ANN", "zs beyond", "dense")
+_COLUMNS = ("plain", "beyond", "zs ANN", "zs beyond", "QNN", "QNN bey.", "dense")
 HEAD = f"{'':28}{'events':>10}{''.join(f'{name:>10}' for name in _COLUMNS)}{'ops/MAC':>9}{'beyond':>9}"
 
 
@@ -175,21 +189,51 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(panels, ("noise", "objects"), strict=True):
         own = sorted((row for row in rows if row.kind == kind), key=lambda row: row.events)
-        columns = zip(*(list(asdict(row).values())[2:7] for row in own), strict=True)
+        columns = zip(*(list(asdict(row).values())[ENERGIES] for row in own), strict=True)
         for (label, colour), energies in zip(COLOURS.items(), columns, strict=True):
             style = {"color": colour, "marker": "o", "markersize": 4, "linestyle": "--" if "beyond" in label else "-"}
             axes.plot([row.events for row in own], energies, label=label, **style)
         axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.15 if kind == "noise" else 1)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.set_title("scattered events (noise)" if kind == "noise" else "objects, from slow to full speed", fontsize=10)
         axes.set_xlabel("events per window")
     panels[0].set_ylabel("energy per window, µJ (INT8)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=110)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Operations per MAC of the dense ANN as a Markdown table for docs/method.md."""
+    rows = [Row(**row) for row in record["rows"]]
+    lines = [
+        f"| `{record['weights']}`, operations per MAC of the dense ANN | as they are | beyond silence |",
+        "|---|---:|---:|",
+    ]
+    for row in rows:
+        if name := _described(row):
+            lines.append(f"| {name} | {row.per_mac:.2f} | {row.per_mac_beyond:.2f} |")
+    return "\n".join(lines)
+
+
+def _described(row: Row) -> str:
+    """The row's name in the documentation; empty: not shown there."""
+    kind, _, noise = row.kind.rpartition(", noise ")
+    if row.kind == "noise":
+        several = "no event" if row.events == 0 else f"{row.events:,.0f} scattered event{'s' if row.events > 1 else ''}"
+        return several if row.events in (0, 1, 100, 1300, 20_000) else ""
+    if row.kind == "objects":
+        return (
+            f"a drawn street, slow: {row.events:,.0f} events"
+            if 500 < row.events < 1000
+            else (f"a drawn street: {row.events:,.0f} events" if row.events > 5000 else "")
+        )
+    if kind == "60 s":
+        return "60 s, a fifth of them in motion, " + ("no noise" if noise == "0" else f"{noise} noise events per window")
+    return "" if kind else f"a real Gen1 recording, {row.events:,.0f} events per window"
 
 
 def main() -> None:
@@ -202,14 +246,34 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--picture", type=Path, metavar="PNG")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--draw", type=Path, metavar="FILE", help="draw the rows of such a file, and print docs/method.md's table"
+    )
     args = parser.parse_args()
-    meter = Meter(args.weights, open_events(args.recording).sensor_size, args.engine)
+    if args.draw:
+        record = json.loads(args.draw.read_text())
+        print(table(record))
+    else:
+        record = measured(args)
+    if args.picture:
+        title = f"{record['weights']}, T = {record['timesteps']}: energy of a window"
+        draw([Row(**row) for row in record["rows"]], title, args.picture)
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print all rows."""
+    meter, started = Meter(args.weights, open_events(args.recording).sensor_size, args.engine), provenance()
     print(f"{args.weights}, {meter.size.width}x{meter.size.height}, uJ per window in INT8\n{HEAD}")
     rows = measure_all(meter, args.recording, args.real, args.seed)
-    if args.picture:
-        draw(rows, f"{args.weights}, T = {meter.bundle.parameters.timesteps}: energy of a window", args.picture)
-    if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    names = {"weights": Path(args.weights).stem, "timesteps": meter.bundle.parameters.timesteps}
+    # JSON has no NaN, which stands for what was not measured.
+    return {
+        **names,
+        "provenance": started,
+        "rows": [{k: v if v == v else None for k, v in asdict(row).items()} for row in rows],
+    }
 
 
 if __name__ == "__main__":

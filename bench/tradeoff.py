@@ -1,9 +1,13 @@
 """Measure AP against energy for bursts, allocation, compression and adaptive timesteps, as a table and a plot.
 
-    python bench/tradeoff.py --weights street --root PICTURES --picture tradeoff.png --json tradeoff.json
+    python bench/tradeoff.py --root PICTURES --json docs/results/tradeoff.json --picture docs/tradeoff.png
+    python bench/tradeoff.py --draw docs/results/tradeoff.json --picture docs/tradeoff.png
+
+The second form measures nothing.
 
 For every row, the ANN of a weights file is converted and scored (COCO AP) on the validation windows of its training data. All
-rows use light calibration on the same windows, except those marked as advanced. With --showings 3, every validation picture is
+rows use light calibration on the same windows, except those marked as advanced (budgets: --advanced) and the network as it is
+in the weights file. With --showings 3, every validation picture is
 simulated three times with different motion and noise, because the AP of few pictures is sensitive to rounding. Energy is per
 window, as a share of the dense ANN's in the same number format; every spike is counted with its multiplicity. `QNN%` is the
 share of the energy of the same network as a zero-skipping quantised one, in which a burst is one MAC.
@@ -41,9 +45,11 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice
 
+BELOW, ABOVE = 4.0, 0.7
+"""Points of AP below and above the ANN's that the picture shows; rows further below are named at its lower edge."""
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
-BUDGETS = (0.085, 0.102, 0.119, 0.136, 0.162, 0.187, 0.239)
-ALONE, ADVANCED = (0.162,), (0.085, 0.102, 0.136)
+BUDGETS = (0.162, 0.119, 0.136, 0.102, 0.187, 0.085, 0.239)
+ALONE, ADVANCED = (0.162,), [0.102, 0.136]
 
 
 @dataclass(frozen=True)
@@ -106,31 +112,34 @@ class Bench:
     def rows(self) -> Iterator[Row]:
         """Yield all rows as they are computed, the ANN first."""
         yield self._row("ANN", "ANN", 0, self.at(1).calibrated(Choice(8)), ann=True)
-        for timesteps in (1, 2, 4, 8):
-            yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
+        bundled = DetectorBundle.load(self._args.weights)
+        timesteps = bundled.parameters.timesteps
+        yield self._row("as bundled", f"as in the weights file, T = {timesteps}", timesteps, bundled)
         for timesteps in (1, 2, 4):
             yield self._uniform("bursts", f"phi = 8, T = {timesteps}", timesteps, Choice(8))
+        for ratio in UNIFORM:
+            yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
+        for timesteps in (1, 2, 4, 8):
+            yield self._uniform("without bursts", f"phi = 1, T = {timesteps}", timesteps, Choice(1))
+        yield from self._searched()
         for timesteps in (2, 4):
             choice = Choice(8, signed=True)
             yield self._uniform("signed bursts", f"phi = 8, signed, T = {timesteps}", timesteps, choice)
-        for ratio in UNIFORM:
-            yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
-        yield from self._searched()
-        for budget in ADVANCED:
+        for timesteps in self._args.adaptive:
+            yield self._adaptive(timesteps)
+        for budget in self._args.advanced:
             conversion = Conversion(self._config(1, level="advanced", budget=budget))
             bundle, _ = conversion.distilled(conversion.calibrated(choose(conversion)[0]), budget)
             yield self._row("advanced", f"both, advanced calibration, budget {budget:g}, T = 1", 1, bundle)
-        yield self._adaptive(2)
-        yield self._adaptive(4)
 
     def _searched(self) -> Iterator[Row]:
         """Yield rows at T = 1 that choose per layer burst limits only, thresholds only, and both."""
         conversion = self.at(1)
         table, share = sensitivity_table(conversion), conversion.share_per_operation()
         kinds = {
+            "allocation and compression": table,
             "allocation alone": table.only(lambda c: c.rho == 1),
             "compression alone": table.only(lambda c: c.phi == 8),
-            "allocation and compression": table,
         }
         for kind, part in kinds.items():
             frontier = pareto_frontier(part)
@@ -153,7 +162,7 @@ class Bench:
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
         scored, stats = score_detector(detector, self.windows, 1)
         mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
-        return _make_row("adaptive timesteps", f"phi = 8, T <= {timesteps}, adaptive", mean_timesteps, scored, stats)
+        return _make_row("adaptive timesteps", f"phi = 8, adaptive, T <= {timesteps}", mean_timesteps, scored, stats)
 
 
 def _make_row(kind: str, name: str, timesteps: float, scored: Score, stats: list[SpikeStats]) -> Row:
@@ -169,46 +178,80 @@ def _make_row(kind: str, name: str, timesteps: float, scored: Score, stats: list
 
 
 STYLES = {
-    "without bursts": ("#cc0000", "o--", "one spike per timestep (phi = 1), T = 1, 2, 4, 8"),
-    "bursts": ("#4e9a06", "o-", "bursts (phi = 8), T = 1, 2, 4"),
-    "signed bursts": ("#8ae234", "^", "bursts, signed neurons, T = 2, 4"),
-    "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio, T = 1"),
-    "allocation and compression": ("#204a87", "D-", "bursts and thresholds chosen per layer (Pareto), T = 1"),
-    "advanced": ("#75507b", "p-", "the same, advanced calibration"),
-    "adaptive timesteps": ("#f57900", "*", "bursts, adaptive timesteps"),
+    "without bursts": ("#cc0000", "o--", "one spike per timestep (phi = 1)"),
+    "bursts": ("#4e9a06", "o-", "bursts (phi = 8)"),
+    "signed bursts": ("#8ae234", "^", "bursts, signed neurons"),
+    "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio"),
+    "allocation alone": ("#3465a4", "v", "burst limits per layer"),
+    "compression alone": ("#729fcf", "<", "thresholds per layer"),
+    "allocation and compression": ("#204a87", "D-", "both per layer (Pareto)"),
+    "advanced": ("#75507b", "p-", "both, advanced calibration"),
+    "adaptive timesteps": ("#f57900", "X", "bursts, adaptive timesteps"),
+    "as bundled": ("#000000", "*", "as bundled"),
 }
 
 
 def draw(rows: list[Row], title: str, path: Path) -> None:
-    """Plot AP against energy."""
-    figure = new_figure(9, 5.4)
+    """Plot AP against energy near the ANN's AP; rows below it are named at the lower edge."""
+    figure = new_figure(9, 6)
     axes = figure.subplots()
     ann = rows[0].ap
+    low = ann - BELOW
     axes.axhline(ann, color="black", linewidth=1)
-    axes.axhspan(ann - 1, ann, color="black", alpha=0.07)
-    axes.annotate(
-        "the ANN, 100 % (band: one point of AP below)", (2.2, ann), xytext=(0, 4), textcoords="offset points", fontsize=9
-    )
-    for kind, (colour, style, label) in STYLES.items():
-        points = sorted((row for row in rows if row.kind == kind), key=lambda row: row.energy)
-        if not points:
-            continue
-        axes.plot(
-            [100 * row.energy for row in points], [row.ap for row in points], style, color=colour, label=label, markersize=7
-        )
-        for row in points if kind in ("bursts", "without bursts") else ():
-            axes.annotate(
-                f"T={row.timesteps:g}", (100 * row.energy, row.ap), xytext=(5, -11), textcoords="offset points", fontsize=8
-            )
-    axes.set(
-        xscale="log", xlabel="energy per window, % of the ANN's (FP32, every spike counted)", ylabel="AP (COCO), %", title=title
-    )
-    ticks = [2, 5, 10, 20, 50, 100]
-    axes.set_xticks(ticks, [f"{tick} %" for tick in ticks])
-    axes.set_ylim(0, ann * 1.1)
+    axes.axhspan(ann - 1, ann, color="black", alpha=0.07, linewidth=0)
+    note = f"the ANN, {ann:.1f} AP at 100 % (band: one point below)"
+    axes.annotate(note, (0.01, ann), xytext=(0, 4), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)
+    for kind in STYLES:
+        _draw_kind(axes, kind, [row for row in rows if row.kind == kind], low)
+    axes.set(xscale="log", xlabel="energy per window, % of the dense ANN's (INT8, every spike counted)", ylabel="COCO AP, %")
+    axes.set_title(title)
+    ticks = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150]
+    shares = [100 * row.int8 for row in rows[1:]]
+    axes.set_xlim(0.85 * min(shares), 1.15 * max(*shares, 100))
+    inside = [tick for tick in ticks if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(inside, [f"{tick} %" for tick in inside])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(low, ann + ABOVE)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def _draw_kind(axes: Any, kind: str, rows: list[Row], low: float) -> None:
+    """Plot the rows of one kind; those with an AP below `low` as arrows at the lower edge."""
+    if not rows:
+        return
+    colour, style, label = STYLES[kind]
+    timesteps = ", ".join(dict.fromkeys(f"{row.timesteps:.2g}" for row in rows))
+    shown = sorted((row for row in rows if row.ap >= low), key=lambda row: row.int8)
+    points = [100 * row.int8 for row in shown], [row.ap for row in shown]
+    size = 14 if kind == "as bundled" else 7
+    axes.plot(*points, style, color=colour, label=f"{label}, T = {timesteps}", markersize=size, zorder=3)
+    for row in rows:
+        if row.ap < low:
+            at = 100 * row.int8, low + 0.035 * (BELOW + ABOVE)
+            axes.plot(*at, "v", color=colour, markersize=6)
+            name = f"T = {row.timesteps:g}\n{row.ap:.1f} AP" if kind == "without bursts" else ""
+            axes.annotate(name, at, xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center", color=colour)
+        elif kind in ("bursts", "without bursts"):
+            at = 100 * row.int8, row.ap
+            axes.annotate(f"T = {row.timesteps:g}", at, xytext=(6, -12), textcoords="offset points", fontsize=8)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the rows as a Markdown table."""
+    head = ["network", "T", "AP", "AP50", "AP lost", "of dense ANN", "of QNN", "spikes per neuron"]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    ann = record["rows"][0]
+    for row in record["rows"]:
+        scores = f"{row['ap']:.1f} | {row['ap50']:.1f}"
+        if row["kind"] == "ANN":
+            lines.append(f"| ANN | | {scores} | | 100 % | | |")
+            continue
+        name = row["name"].rpartition(", T ")[0]
+        cost = f"{100 * row['int8']:.1f} % | {100 * row['of_qnn']:.1f} % | {row['spikes_per_neuron']:.2f}"
+        lines.append(f"| {name} | {row['timesteps']:.2g} | {scores} | {ann['ap'] - row['ap']:.1f} | {cost} |")
+    return "\n".join(lines)
 
 
 def line(row: Row, ann: float) -> str:
@@ -222,28 +265,44 @@ def line(row: Row, ann: float) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights", default="caltech6", help="bundled weights or a file (default: caltech6)")
-    parser.add_argument("--root", required=True, help="folder of the data that the weights were trained on")
+    parser.add_argument("--weights", default="street", help="bundled weights or a file (default: street)")
+    parser.add_argument("--root", help="folder of the data that the weights were trained on")
     parser.add_argument("--limit", type=int, default=0, help="validation windows (default: all)")
     parser.add_argument("--showings", type=int, default=1, help="simulated windows per validation picture (default: 1)")
+    parser.add_argument("--advanced", type=float, nargs="*", default=ADVANCED, metavar="BUDGET", help="with gradient descent")
+    parser.add_argument("--adaptive", type=int, nargs="*", default=[2, 4], metavar="T", help="with adaptive timesteps up to T")
     parser.add_argument("--engine", default="auto", help="see models/runtime (adaptive timesteps: always reference)")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
     parser.add_argument("--picture", type=Path, metavar="PNG")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="print and draw the rows of such a file")
     args = parser.parse_args()
+    if args.draw:
+        record = json.loads(args.draw.read_text())
+    elif args.root:
+        record = measured(args)
+    else:
+        parser.error("--root is needed")
+    print(f"\n{table(record)}")
+    if args.picture:
+        rows = [Row(**row) for row in record["rows"]]
+        draw(rows, f"{record['weights']}: AP against energy, {record['windows']} validation windows", args.picture)
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure all rows; after each, write the file."""
     rows: list[Row] = []
     print(f"{'':52}{'T':>5}{'AP':>7}{'AP50':>7}{'lost':>7}{'energy%':>8}{'QNN%':>8}{'int8%':>8}{'spikes':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args, Path(folder))
-        windows = len(bench.windows)
+        bench, started = Bench(args, Path(folder)), provenance()
+        record: dict[str, Any] = {"weights": Path(args.weights).stem, "windows": len(bench.windows), "provenance": started}
         for row in bench.rows():
             rows.append(row)
+            record["rows"] = [asdict(row) for row in rows]
             print(line(row, rows[0].ap), flush=True)
             if args.json:
-                record = {"windows": windows, **provenance(), "rows": [asdict(row) for row in rows]}
-                args.json.write_text(json.dumps(record, indent=1))
-            if args.picture:
-                draw(rows, f"{args.weights}: AP against energy ({windows} validation windows)", args.picture)
+                args.json.write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ class EventWindow:
     """The events of one half-open window [t0_us, t1_us), still in the recording's own encoding.
 
     Attributes:
-        t0_us, t1_us: the window's bounds on the recording's clock.
+        t0_us: start of the window on the recording's clock.
+        t1_us: its end.
         words: the events, as input to a representation's kernel: packed `(n, 2)` uint32 (see evburst.data.encoding; a view
             of the file if nothing was repaired), or an `(n,)` EVENT_DTYPE array.
         epoch_us: offset to add to the 32-bit times in `words`; 0 for EVENT_DTYPE.

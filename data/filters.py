@@ -105,7 +105,9 @@ class FilteredStream:
         config: thresholds of the filters; if all are off, events pass unchanged.
 
     Attributes:
-        sensor_size, finite, faults: those of `stream`.
+        sensor_size: that of `stream`.
+        finite: that of `stream`.
+        faults: those of `stream`.
         removed: numbers of events that the latest pass has removed so far.
     """
 

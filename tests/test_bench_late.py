@@ -1,12 +1,9 @@
-"""Boxes that are used late: which are in force, and the tables of docs/detect.md."""
+"""Boxes that are used late: which are in force."""
 
 from __future__ import annotations
 
-import json
-
-from bench.late import fixed_table, in_force, measured_table
+from bench.late import in_force
 from evburst.eval.streaming import processed_windows
-from tests.conftest import ROOT
 
 
 def test_boxes_in_force_are_the_newest_finished_ones() -> None:
@@ -15,10 +12,3 @@ def test_boxes_in_force_are_the_newest_finished_ones() -> None:
     assert all(end % 25_000 == 0 and 12_000 <= t - end < 37_000 for t, end in moments)
     slow = in_force(1_000_000, *processed_windows(1_000_000, 0, 50_000, 60_000, 50_000))  # some windows are skipped
     assert all(60_000 <= t - end < 170_000 for t, end in slow)
-
-
-def test_tables_of_the_documentation_are_those_of_the_results() -> None:
-    results = json.loads((ROOT / "docs" / "results" / "late.json").read_text())
-    page = (ROOT / "docs" / "detect.md").read_text()
-    assert fixed_table(results) in page
-    assert measured_table(results) in page

@@ -43,6 +43,12 @@ def test_every_figure_is_that_of_a_file(tmp_path: Path) -> None:
         "simulated val",
     )
     assert snn["protocol"] == "coco"
+    short = tables["Detection"][1]
+    assert (short["AP"], short["AP lost [95 %]"], short["of QNN"]) == (
+        f"{content['results'][1]['ap']:.1f}",
+        "0.5 [-0.2, 1.2]",
+        "83.3 %",
+    )
     assert snn["AP"] == f"{content['results'][1]['ap']:.2f}"
     assert (ann["AP lost"], snn["AP lost"], snn["units"]) == ("-", "0.50 [-0.25, 1.25]", "20 pictures")
     int8, fp32 = tables["Energy per window"]
@@ -89,12 +95,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     run = [str(tmp_path / "runs"), "--weights", "caltech6"]
     assert results_main(run) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("## Average precision\n\n| weights |")
+    assert out.startswith("## Detection\n\n| weights |")
     assert out.rstrip().endswith("- weights caltech6: no results.json")
     assert "missing: weights caltech6: no results.json" in err
     assert results_main([*run, "--format", "latex", "--out", str(tmp_path / "tables.tex")]) == 0
     latex = (tmp_path / "tables.tex").read_text()
-    assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 4
+    assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 5
     assert r"100\% \& co\_1 & simulated val & ANN & coco" in latex
     assert results_main(["--schema"]) == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"$schema", "$defs"}
@@ -114,4 +120,4 @@ def test_the_bench_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     write(tmp_path / "a")
     assert main([str(tmp_path), "--format", "csv", "--weights", "street"]) == 0
-    assert capsys.readouterr().out.startswith("# Average precision\n")
+    assert capsys.readouterr().out.startswith("# Detection\n")

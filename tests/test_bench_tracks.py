@@ -1,16 +1,14 @@
-"""Scores of tracks: known figures of made-up tracks, and the tables of docs/detect.md."""
+"""Scores of tracks: known figures of made-up tracks."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bench.tracks import SEGMENT_US, WINDOW_US, Pairs, differences, document_tables, figures
+from bench.tracks import SEGMENT_US, WINDOW_US, Pairs, differences, figures
 from evburst.data.boxes import Detections
-from tests.conftest import ROOT
 
 
 def pairs(swapped_after: int) -> Pairs:
@@ -34,10 +32,3 @@ def test_figures_and_intervals_of_swapped_tracks() -> None:
     difference, low, high = apart["late"]["a"]["IDF1"]  # half of the second segment's
     assert (difference, high) == (-25, 0)
     assert low == -50
-
-
-def test_tables_of_the_documentation_are_those_of_the_results() -> None:
-    results = [json.loads((ROOT / "docs" / "results" / f"tracks_{name}.json").read_text()) for name in ("choice", "check")]
-    page = (ROOT / "docs" / "detect.md").read_text()
-    for table in document_tables(*results):
-        assert table in page

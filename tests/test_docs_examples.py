@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -20,12 +21,13 @@ import pytest
 from conftest import ROOT, SAMPLE, random_events
 from event_files import bin_bytes
 
+from evburst import Detector as EventDetector
 from evburst.app.cli import detect_main, main
 from evburst.app.outputs import sinks
 from evburst.data import readers
 from evburst.data.boxes import Detections
 from evburst.data.errors import EventFileError, SensorSizeError
-from evburst.data.events import SensorSize
+from evburst.data.events import EventArray, SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle
@@ -250,3 +252,27 @@ def test_the_quickstart_runs_and_keeps_no_outputs() -> None:
     assert names["scored"].ap50 > 40
     assert 0 < names["microjoules"].mean() < 0.25 * names["ann"]
     assert names["stats"].layers
+
+
+def test_events_that_arrive_are_detected_in_as_those_of_a_recording() -> None:
+    """They are put in by another thread, in parts of any length."""
+    stream = readers.open_events(SAMPLE)
+    events = next(stream.packets())
+    events = events[events["t"] < 200_000]
+    arrivals = load("arrivals").Arrivals(*stream.sensor_size)
+
+    def receive() -> None:
+        for part in np.array_split(events, 7):
+            arrivals.put(part)
+            arrivals.put(part[:0])
+        arrivals.close()
+
+    detector = EventDetector("street")
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    found = list(detector.stream(arrivals))
+    receiver.join()
+    expected = list(detector.stream(EventArray(events, stream.sensor_size)))
+    assert [(one.t0_us, one.events, one.spikes) for one in found] == [(one.t0_us, one.events, one.spikes) for one in expected]
+    assert len(found) == 4
+    assert sum(len(one.detections) for one in found) > 0

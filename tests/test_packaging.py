@@ -44,6 +44,19 @@ def test_every_package_is_declared() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages | {"evburst"}
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    """In CITATION.cff, the newest entry of the changelog and the README's BibTeX; the date is that of the release."""
+    version = re.escape(PROJECT["project"]["version"])
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^version: {version}$", citation, re.MULTILINE)
+    date = re.search(r"^date-released: (\d{4}-\d\d-\d\d)$", citation, re.MULTILINE)
+    newest = re.search(r"^## \[(.+)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert date
+    assert newest
+    assert (re.escape(newest.group(1)), newest.group(2)) == (version, date.group(1))
+    assert re.search(rf"version = \{{{version}\}}", (ROOT / "README.md").read_text())
+
+
 def run(*words: str, cwd: Path, **environment: str) -> str:
     """stdout of a command that has to succeed, run with no other environment than PATH and what is given."""
     variables = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **environment}

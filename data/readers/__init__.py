@@ -1,7 +1,7 @@
 """Readers of event recordings: a path becomes an EventStream. A new format is one module here with a registered function:
 
-@reader("dat", recognise=lambda head, path: head.startswith(b"%"), suffixes=(".dat",))
-def open_dat(path, sensor_size, options): ...
+    @reader("dat", recognise=lambda head, path: head.startswith(b"%"), suffixes=(".dat",))
+    def open_dat(path, sensor_size, options): ...
 
 A file's format is recognised by its content; formats without a signature (`bin`, `csv`) also check its name. If the content
 is not recognised, the reader for the file's suffix opens it, because its error describes what is wrong with the content. Other

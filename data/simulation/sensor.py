@@ -38,7 +38,8 @@ class SimulatorConfig:
     """Properties of the simulated sensor.
 
     Attributes:
-        threshold_on, threshold_off: contrast thresholds in natural-log units.
+        threshold_on: contrast threshold of ON events in natural-log units.
+        threshold_off: that of OFF events.
         mismatch: standard deviation of the thresholds from pixel to pixel, in the same units.
         refractory_us: dead time after an event, µs.
         cutoff_hz: bandwidth of a pixel in full light, Hz; 0 means unlimited.

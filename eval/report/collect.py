@@ -1,7 +1,8 @@
 """Tables over many evaluations: all values are read from results.json files, and missing ones are listed.
 
 find(folders) -> Found          the files, ordered by weights and data
-summary_tables(files) -> tables AP, loss, energy, latency, spread over seeds, provenance
+headline_table(files) -> table  a row for each detection network: AP, loss, energy
+summary_tables(files) -> tables the same, AP, energy, latency, spread over seeds, provenance
 gaps(files, expected) -> lines  what is missing for complete tables
 """
 
@@ -10,19 +11,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from evburst.data.errors import DataError
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
-from evburst.eval.report.tables import Table, headline_pj, interval, micro, number, percent
+from evburst.eval.report.tables import NONE, Table, headline_pj, interval, micro, number, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
 _SEED = re.compile(r"[-_](?:s|seed)[-_]?\d+$")
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "µ": r"$\mu$", "+": "{+}"}
+_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "µ": r"$\mu$", "±": r"$\pm$", "<": r"$<$", "+": "{+}"}
 
 
 File = tuple[Path, Results | ClassResults]
@@ -71,6 +72,13 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
     classes = [(path, results) for path, results in all_files if isinstance(results, ClassResults)]
     found = [
         TitledTable(
+            "Detection",
+            headline_table(files),
+            "COCO AP in percent. Lost: the ANN's AP minus the network's, in points, with the 95 % interval of a paired "
+            "bootstrap. Energy in INT8, every spike counted: of the dense ANN, of the ANN that skips zeros, and of the same "
+            "network as a quantised network (QNN) that skips zeros.",
+        ),
+        TitledTable(
             "Classification",
             _classification(classes),
             "Percent of recordings, each by the mean of its windows' scores. Lost: the ANN's top-1 minus the network's, "
@@ -103,6 +111,24 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
         ),
     ]
     return [one for one in found if one.table.rows]
+
+
+def headline_table(files: Sequence[tuple[Path, Results]], times: Mapping[tuple[str, int | None], str] | None = None) -> Table:
+    """Tabulate every detection network in one row.
+
+    Args:
+        files: the results.
+        times: text for a last column, "ms per window", by weights and T (None: the ANN); None: no such column.
+    """
+    head = [*_KEY_COLUMNS, "AP", "AP50", "AP lost [95 %]", "of ANN", "zero-skipping", "of QNN"]
+    table = []
+    for _, row, (weights, data, network) in _rows(files):
+        energies = row.energy.tables["int8"] if row.energy and row.model == "snn" else None
+        shares = (energies.of_ann, energies.of_ann_zero_skipping, energies.of_qnn) if energies else (None, None, None)
+        cells = [number(row.ap, 1), number(row.ap50, 1), interval(row.ap_loss, 1), *(percent(share) for share in shares)]
+        time = [] if times is None else [times.get((weights, row.timesteps), NONE)]
+        table.append([weights, f"{data}, {row.frames:,}", network, *cells, *time])
+    return Table(head if times is None else [*head, "ms per window"], table, len(_KEY_COLUMNS))
 
 
 def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
@@ -169,7 +195,7 @@ def _classification(files: Sequence[tuple[Path, ClassResults]]) -> Table:
             figures = [number(v) for v in (row.top1, row.top5, row.window_top1)]
             last = [interval(row.top1_loss), number(row.calibration.error, 3)]
             table.append([*_what(results, row), f"{row.recordings:,}", str(len(results.classes)), *figures, *last])
-    return Table(head, table)
+    return Table(head, table, len(_KEY_COLUMNS))
 
 
 _KEY_COLUMNS = ["weights", "data, split", "network"]
@@ -183,7 +209,7 @@ def _accuracy(files: Sequence[tuple[Path, Results]]) -> Table:
         figures = [number(v) for v in (row.ap, row.ap50, row.ap75)]
         losses = [interval(row.ap_loss), interval(row.ap50_loss)]
         table.append([*key_cells, results.protocol, f"{row.frames:,}", *figures, *losses, units])
-    return Table(head, table)
+    return Table(head, table, len(_KEY_COLUMNS))
 
 
 def _by_iou(files: Sequence[tuple[Path, Results]]) -> Table:
@@ -191,6 +217,7 @@ def _by_iou(files: Sequence[tuple[Path, Results]]) -> Table:
     return Table(
         [*_KEY_COLUMNS, *ious],
         [[*key_cells, *(number(row.ap_by_iou[iou], 1) for iou in ious)] for _, row, key_cells in _rows(files)],
+        len(_KEY_COLUMNS),
     )
 
 
@@ -206,7 +233,7 @@ def _energy(files: Sequence[File]) -> Table:
             cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
             shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
             table.append([*key_cells, f"{row.energy.windows:,}", name.upper(), *cells, *shares, number(row.energy.mean_burst)])
-    return Table(head, table)
+    return Table(head, table, len(_KEY_COLUMNS))
 
 
 def _latency(files: Sequence[File]) -> Table:
@@ -218,7 +245,7 @@ def _latency(files: Sequence[File]) -> Table:
             figures = [number(row.latency_ms[q], 1) for q in ("p50", "p99")]
             engine = row.engine or "torch"
             table.append([*key_cells, engine, *figures, number(row.timing.windows_per_s, 1), f"{_machine(results)}{threads}"])
-    return Table(head, table)
+    return Table(head, table, len(_KEY_COLUMNS))
 
 
 def _spread(files: Sequence[tuple[Path, Results]]) -> Table:
@@ -237,7 +264,7 @@ def _spread(files: Sequence[tuple[Path, Results]]) -> Table:
             ([(headline_pj(row) or 0) / 1e6 for row in rows], 1),
         )
         table.append([*key_cells, str(len(rows)), *(f"{mean(v):.{d}f} ± {stdev(v):.{d}f}" for v, d in columns)])
-    return Table(["weights", "data, split", "protocol", "network", "seeds", "AP lost", "% of dense ANN", "µJ"], table)
+    return Table(["weights", "data, split", "protocol", "network", "seeds", "AP lost", "% of dense ANN", "µJ"], table, 4)
 
 
 def _origin(files: Sequence[File]) -> Table:
@@ -250,7 +277,7 @@ def _origin(files: Sequence[File]) -> Table:
         date = results.timing.date[:10] if results.timing else "-"
         key_cells = [results.weights or "box files", data, results.protocol, windows, f"{results.idle_windows:,}", faults]
         table.append([*key_cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
-    return Table(head, table)
+    return Table(head, table, len(_KEY_COLUMNS))
 
 
 def _machine(results: Results | ClassResults) -> str:
@@ -269,7 +296,7 @@ def _latex(one: TitledTable) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    columns = "l" * len(_KEY_COLUMNS) + "r" * (len(one.table.head) - len(_KEY_COLUMNS))
+    columns = "l" * one.table.texts + "r" * (len(one.table.head) - one.table.texts)
     body = "\n".join(line(row) for row in one.table.rows)
     caption = line([f"{one.title}. {one.note}"]).removesuffix(r" \\")
     return (

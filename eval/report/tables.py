@@ -16,15 +16,16 @@ AnyNetwork = NetworkResult | ClassNetworkResult
 
 @dataclass(frozen=True)
 class Table:
-    """`head` and `rows` of equal length; the first column is text, the others are numbers."""
+    """`head` and `rows` of equal length; the first `texts` columns are text, the others are numbers."""
 
     head: list[str]
     rows: list[list[str]]
+    texts: int = 1
 
     def markdown(self) -> str:
         """Format as Markdown."""
         lines = ["| " + " | ".join(row) + " |" for row in (self.head, *self.rows)]
-        return "\n".join([lines[0], "|---" + "|---:" * (len(self.head) - 1) + "|", *lines[1:]])
+        return "\n".join([lines[0], "|---" * self.texts + "|---:" * (len(self.head) - self.texts) + "|", *lines[1:]])
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -1,0 +1,238 @@
+"""Write the tables of README.md and docs/ that results files hold.
+
+    python bench/doc_tables.py                                 rewrite every table in its page
+    python bench/doc_tables.py --format latex --out tables     write each as tables/NAME.tex (or csv)
+
+The results files are those in docs/results/, which the other benches and `evburst evaluate` write. A table is found by the
+heading above it and its number below that heading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import gpu, inference, late, real, seeds, silence, spikes, tracks, tradeoff  # noqa: E402
+from evburst.data.errors import DataError  # noqa: E402
+from evburst.eval.report import collect  # noqa: E402
+from evburst.eval.report.tables import Table, interval, percent  # noqa: E402
+from evburst.eval.results import NetworkResult, Results  # noqa: E402
+from evburst.models.bundle import DetectorBundle  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results"
+DETECTORS = ("caltech6", "caltech6-ssd", "street")
+CLASSIFIERS = ("nmnist", "dvs128-objects", "caltech101")
+_TABLE = re.compile(r"^\|.*\n(?:\|.*\n)+", re.MULTILINE)
+_SUFFIXES = {"csv": "csv", "latex": "tex"}
+
+
+@dataclass(frozen=True)
+class DocTable:
+    """A table of the documentation.
+
+    Attributes:
+        name: of its file, with --out.
+        page: path from the root of the repository.
+        heading: the heading above it.
+        make: returns it as Markdown, without a newline at its end.
+        number: its number among the tables below that heading, from 0.
+    """
+
+    name: str
+    page: str
+    heading: str
+    make: Callable[[], str]
+    number: int = 0
+
+    def place(self, text: str) -> tuple[int, int]:
+        """Return where the table begins and ends in the text of its page.
+
+        Raises:
+            DataError: the page has no such heading, or no such table below it.
+        """
+        section = re.search(rf"^#+ {re.escape(self.heading)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+        found = list(_TABLE.finditer(section.group(1))) if section else []
+        if section is None or len(found) <= self.number:
+            raise DataError(f"{self.page}: no table {self.number} below the heading {self.heading!r}")
+        return section.start(1) + found[self.number].start(), section.start(1) + found[self.number].end()
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def _files(names: tuple[str, ...]) -> list[collect.File]:
+    return collect.find([RESULTS / name for name in names]).files
+
+
+def _evaluation(names: tuple[str, ...], title: str) -> str:
+    """A table of `evburst results`, of these weights."""
+    return next(one.table for one in collect.summary_tables(_files(names)) if one.title == title).markdown()
+
+
+def window_times() -> dict[tuple[str, int | None], str]:
+    """ms per window by weights and T: of the ANN in OpenVINO with 8 bits; of the spiking network in the fastest engine that
+    counts every spike, and in brackets in the fastest that counts none."""
+    times: dict[tuple[str, int | None], str] = {}
+    for path in sorted(RESULTS.glob("inference*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        ms = {name: result["ms"] for name, result in record["results"].items() if "ms" in result}
+        times[record["weights"], None] = f"{_fastest(ms, rf'{inference.QUANTISED}.*'):.1f}"
+        for steps in inference.TIMESTEPS:
+            counted, uncounted = (_fastest(ms, rf"snn (?!auto)\w+ T={steps}{end}") for end in ("", " uncounted"))
+            if counted is not None:
+                brackets = "" if uncounted is None else f" ({uncounted:.1f})"
+                times[record["weights"], steps] = f"{counted:.1f}{brackets}"
+    return times
+
+
+def _fastest(ms: dict[str, float], names: str) -> float | None:
+    """The shortest time of the networks whose names match; None if there is none."""
+    return min((value for name, value in ms.items() if re.fullmatch(names, name)), default=None)
+
+
+def headline() -> str:
+    """The README's table."""
+    files = [(path, results) for path, results in _files(DETECTORS) if isinstance(results, Results)]
+    return collect.headline_table(files, window_times()).markdown()
+
+
+def cards() -> str:
+    """Score and energy of all weights at their default T, for docs/models.md."""
+    lines = ["| weights | measured on | score | ANN | SNN | lost [95 %] | of dense ANN | of QNN |", "|---" * 8 + "|"]
+    for _, results in _files((*DETECTORS, *CLASSIFIERS)):
+        timesteps = DetectorBundle.load(results.weights or "").parameters.timesteps
+        ann = next(row for row in results.results if row.model == "ann")
+        snn = next(row for row in results.results if row.timesteps == timesteps)
+        if isinstance(ann, NetworkResult) and isinstance(snn, NetworkResult):
+            scores, loss, unit = (ann.ap, snn.ap), snn.ap_loss, f"{results.windows:,} windows"
+        else:
+            scores, loss, unit = (ann.top1, snn.top1), snn.top1_loss, f"{ann.recordings:,} recordings"
+        e = snn.energy
+        cells = [
+            f"`{results.weights}`",
+            f"{results.dataset} {results.split}, {unit}",
+            "AP" if unit.endswith("windows") else "top-1",
+        ]
+        cells += [*(f"{score:.1f}" for score in scores), interval(loss, 1), percent(e and e.of_ann), percent(e and e.of_qnn)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def downsampled() -> str:
+    """AP and energy of --downsample by sensor, for docs/benchmarks.md."""
+    lines = ["| sensor | `--downsample` | AP | AP50 | energy per window |", "|---|---|---:|---:|---:|"]
+    for record in _read("downsample"):
+        width, height = record["sensor_size"]
+        for row in record["results"]:
+            default = ", the default" if row["downsample"] == (2 if width >= 1280 else 1) else ""
+            cells = f"{row['ap']:.1f} | {row['ap50']:.1f} | {row['energy_uj']:.0f} uJ"
+            lines.append(f"| {width}x{height} | {row['downsample']}{default} | {cells} |")
+    return "\n".join(lines)
+
+
+def epochs() -> str:
+    """AP of `street` by epoch, for docs/results.md."""
+    with (RESULTS / "street" / "training.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [["epoch", *(row["epoch"] for row in rows)]]
+    for name, column in (("AP", "ap"), ("AP50", "ap50"), ("AP50, car", "ap50_car"), ("AP50, pedestrian", "ap50_pedestrian")):
+        columns.append([name, *(f"{float(row[column]):.1f}" for row in rows)])
+    lines = [f"| {' | '.join(column)} |" for column in columns]
+    return "\n".join([lines[0], "|---" * len(columns[0]) + "|", *lines[1:]])
+
+
+def _tracks(number: int) -> str:
+    return tracks.document_tables(_read("tracks_choice"), _read("tracks_check"))[number]
+
+
+TABLES = (
+    DocTable("headline", "README.md", "Results", headline),
+    DocTable("ap", "docs/results.md", "Average precision", partial(_evaluation, DETECTORS, "Average precision")),
+    DocTable("ap_by_iou", "docs/results.md", "AP by IoU", partial(_evaluation, DETECTORS, "AP by IoU")),
+    DocTable("energy", "docs/results.md", "Energy per window", partial(_evaluation, DETECTORS, "Energy per window")),
+    DocTable("classification", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Classification")),
+    DocTable("classification_energy", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Energy per window"), 1),
+    DocTable("cards", "docs/models.md", "Figures", cards),
+    DocTable(
+        "real",
+        "docs/results.md",
+        "Recordings of real sensors",
+        lambda: real.table([_read(f"real_street_{network}") for network in ("ann", "snn")]),
+    ),
+    DocTable("tradeoff", "docs/results.md", "AP against energy", lambda: tradeoff.table(_read("tradeoff"))),
+    DocTable("epochs", "docs/results.md", "How the weights were made", epochs, 1),
+    DocTable("seeds", "docs/convert.md", "Spread", lambda: seeds.table([RESULTS / "seeds_caltech6.json"])),
+    DocTable("tracks_choice", "docs/detect.md", "Tracks", partial(_tracks, 0)),
+    DocTable("tracks_check", "docs/detect.md", "Tracks", partial(_tracks, 1), 1),
+    DocTable("late_fixed", "docs/detect.md", "Boxes for a moment ahead", lambda: late.fixed_table(_read("late"))),
+    DocTable("late_measured", "docs/detect.md", "Boxes for a moment ahead", lambda: late.measured_table(_read("late")), 1),
+    DocTable("silence", "docs/method.md", "Silence as the reference", lambda: silence.table(_read("silence"))),
+    DocTable(
+        "inference",
+        "docs/benchmarks.md",
+        "One window by every network",
+        lambda: inference.table(_read("inference")["results"]),
+    ),
+    DocTable("gpu", "docs/benchmarks.md", "On a GPU", lambda: gpu.table(_read("gpu_street"))),
+    DocTable(
+        "spikes",
+        "docs/benchmarks.md",
+        "Spikes of every engine",
+        lambda: spikes.table([spikes.Agreement(**row) for row in _read("spikes")]),
+    ),
+    DocTable("downsample", "docs/benchmarks.md", "Larger sensors", downsampled),
+)
+
+
+def rewrite() -> list[str]:
+    """Rewrite the tables that differ from their results; return their names."""
+    changed = []
+    for one in TABLES:
+        path = ROOT / one.page
+        text = path.read_text(encoding="utf-8")
+        start, end = one.place(text)
+        if text[start:end] != (made := f"{one.make()}\n"):
+            path.write_text(text[:start] + made + text[end:], encoding="utf-8")
+            changed.append(one.name)
+    return changed
+
+
+def parsed(markdown: str) -> Table:
+    """Return a Markdown table as cells of text, without the marks of code."""
+    lines = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+    return Table(lines[0], lines[2:])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0], epilog="Without --out, the pages are rewritten."
+    )
+    parser.add_argument("--format", choices=tuple(_SUFFIXES), default="csv", help="of the files (default: csv)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write a file for each table there, and no page")
+    args = parser.parse_args()
+    if args.out is None:
+        print(f"changed: {', '.join(rewrite()) or 'none'}")
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    for one in TABLES:
+        table = collect.TitledTable(one.heading, parsed(one.make()), "")
+        text = collect.render([table], [], args.format)
+        (args.out / f"{one.name}.{_SUFFIXES[args.format]}").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Spikes agree between engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.spikes import Agreement, compare
+from evburst.models.bundle import WEIGHTS
+from evburst.models.runtime import ENGINES
+from tests.conftest import ROOT
+
+
+def test_spikes_were_compared_for_all_weights() -> None:
+    rows = [Agreement(**row) for row in json.loads((ROOT / "docs" / "results" / "spikes.json").read_text())]
+    assert {row.weights for row in rows} == {path.stem for path in WEIGHTS.glob("*.safetensors")}
+    assert all(row.different == 0 for row in rows if row.integer_layers == row.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
+def test_bundled_networks_spike_the_same_everywhere(weights: str) -> None:
+    """Every neuron in 20 windows of the bundled recording, in integer form."""
+    engines = [name for name in ("int8", "onnx", "openvino") if not ENGINES[name].available("cpu")]
+    for row in compare(weights, engines, 20):
+        assert row.windows == 20
+        assert row.spikes > 1000
+        most = 0 if row.integer_layers == row.layers else row.neurons // 1000
+        assert row.different <= most, row
