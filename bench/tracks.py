@@ -44,18 +44,18 @@ from evburst.app.tracking import TrackConfig, Tracker  # noqa: E402
 from evburst.data.boxes import Detections, iou_matrix  # noqa: E402
 from evburst.data.events import EventArray, Events, SensorSize  # noqa: E402
 from evburst.data.simulation.scenes import record  # noqa: E402
+from evburst.data.simulation.scenes.stops import RAMP_S, Stops, clock  # noqa: E402
 from evburst.data.simulation.scenes.street import Shape, StreetObject, StreetScene, _car, _person  # noqa: E402
 from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, log_intensity  # noqa: E402
 from evburst.data.simulation.upsample import MotionUpsampler  # noqa: E402
 
-WINDOW_US, STEP_US, RAMP_S = 50_000, 5_000, 0.5
+WINDOW_US, STEP_US = 50_000, 5_000
 SIZE = SensorSize(304, 240)
 CAMERA = SimulatorConfig(threshold_on=0.36, threshold_off=0.32, mismatch=0.03, shot_hz=0.15, leak_hz=0.05)
 ADL_FPS, ADL_TRAINED, LINK_IOU = 30.0, 260, 0.5
 SEGMENT_US, RESAMPLES = 2_000_000, 300
 METRICS = ("HOTA", "MOTA", "IDF1")
 CAR, PEDESTRIAN = 0, 1
-Stops = tuple[tuple[float, float], ...]
 Pairs = list[tuple[Detections, Detections]]
 
 
@@ -67,16 +67,6 @@ class Clip:
     events: Events
     sensor_size: SensorSize
     truth: dict[int, Detections]
-
-
-def clock(t: float, stops: Stops) -> float:
-    """Time as it passes for an object that stands during each (from, to), and brakes before and starts after it for RAMP_S."""
-    lost = 0.0
-    for start, stop in stops:
-        before, after = np.clip(t - start + RAMP_S, 0, RAMP_S), np.clip(stop + RAMP_S - t, 0, RAMP_S)
-        lost += before**2 / (2 * RAMP_S) + np.clip(t - start, 0, stop - start)
-        lost += (RAMP_S**2 - after**2) / (2 * RAMP_S)
-    return t - float(lost)
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,11 @@ class ParkedScene(StreetScene):
             z, speed = rng.uniform(8, 18), rng.uniform(0.9, 1.5)
             self._add(rng, PEDESTRIAN, side * rng.uniform(2, 7), z, -side * speed, rng.uniform(-0.3, 0.3))
 
+    def stood_s(self, number: int, t_s: float) -> float:
+        """How long the object with this number in `boxes` has been standing at a time, 0 if it moves."""
+        item = self._objects[number - 1]
+        return _stood(item.stops if isinstance(item, StoppingObject) else (), t_s)
+
     def _add(self, rng: np.random.Generator, label: int, x: float, z: float, vx: float, vz: float) -> None:
         first = rng.uniform(1.5, 4.5)
         stops: Stops = ((first, first + rng.uniform(1.5, 4)),)
@@ -129,6 +124,14 @@ class StoppedDrive(StreetScene):
     def boxes(self, t_us: int) -> Detections:
         """See Scene.boxes."""
         return replace(super().boxes(round(1e6 * clock(t_us * 1e-6, self.stops))), t_us=t_us)
+
+    def stood_s(self, number: int, t_s: float) -> float:
+        """See ParkedScene.stood_s: all objects stand at the same time."""
+        return _stood(self.stops, t_s)
+
+
+def _stood(stops: Stops, t_s: float) -> float:
+    return max((t_s - start for start, stop in stops if start <= t_s <= stop), default=0.0)
 
 
 def drawn(kind: str, seed: int) -> Clip:

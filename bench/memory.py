@@ -1,0 +1,198 @@
+"""What memory finds of objects that stand still, and what it costs.
+
+    python bench/memory.py --weights street [FILE ...] [--hold street] [--adl /path/to/street/images/adl_rundle] [--json FILE]
+    python bench/memory.py --tables docs/results/memory.json
+
+The second form prints the tables of docs/detect.md.
+
+Sequences are those of bench/tracks.py, rendered every 10 ms: `parked`, a standing camera in whose view cars and people stop
+and go, 12 s, and `drive`, a camera that drives, stands for 3 s while everything stands, and drives on, 8.5 s. Every object is
+labelled in every window in which it is in view, whether it moves or not. Networks: the weights as they are, ANN and SNN;
+weights named by `--hold` also with holds added, untrained; and the boxes of `--track`, which holds boxes of tracks.
+
+Recall is compared at equal numbers of false boxes: the lowest score is the one at which the network has FALSE_BOXES wrong boxes
+per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.tracks import ADL_FPS, ADL_TRAINED, CAMERA, PEDESTRIAN, SIZE, WINDOW_US, ParkedScene, StoppedDrive, adl, tracked
+from evburst.app.inference import Inference, WindowResult
+from evburst.app.provenance import provenance
+from evburst.app.tracking import TrackConfig
+from evburst.data.boxes import Detections, iou_matrix
+from evburst.data.events import EventArray, Events, SensorSize
+from evburst.data.simulation.scenes import record
+from evburst.eval.coco import coco_result, frames_of
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.detectors.remembering import with_memory
+
+CLASSES = ("car", "pedestrian")
+FALSE_BOXES = (0.1, 0.3)
+STOOD_S = 1.0
+_STEP_US, _LOWEST, _TRACK_SCORE = 10_000, 0.02, 0.3
+_LENGTHS = {"parked": 12.0, "drive": 8.5}
+
+
+class Window(NamedTuple):
+    """A window's labels and boxes.
+
+    Attributes:
+        truth, found: labels and boxes.
+        stood_s: `(n,)` time that each labelled object has been standing.
+        energy_pj: energy of the network.
+    """
+
+    truth: Detections
+    found: Detections
+    stood_s: NDArray[np.float64]
+    energy_pj: float
+
+
+def scene_of(kind: str, seed: int) -> ParkedScene | StoppedDrive:
+    """A drawn scene, other than those of bench/tracks.py with the same seed."""
+    return ParkedScene(seed) if kind == "parked" else StoppedDrive(SIZE, 500 + seed)
+
+
+def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str, DetectorBundle, bool]]:
+    """Names and bundles, and whether the ANN is to run."""
+    for name in weights:
+        bundle = DetectorBundle.load(name)
+        for ann in (True, False) if bundle.converted else (True,):
+            yield f"{Path(name).stem}, {'ANN' if ann else 'SNN'}", bundle, ann
+    for name in held:
+        bundle = DetectorBundle.load(name)
+        graph, spiking = (with_memory(graph, bundle.head) for graph in (bundle.graph, bundle.spiking))
+        yield f"{Path(name).stem}, holds added, ANN", replace(bundle, graph=graph, spiking=spiking), True
+
+
+def results_of(bundle: DetectorBundle, ann: bool, events: Events, size: SensorSize) -> list[WindowResult]:
+    """Run a network over a recording, window by window."""
+    inference = Inference(Detector(bundle, PostConfig(score=_LOWEST), ann), bundle.voxel, size, spiking=not ann)
+    return [replace(one, grid=one.grid[:0]) for one in inference.stream(EventArray(events, size).windows(WINDOW_US))]
+
+
+def found_labels(window: Window) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Whether each box is right, and the score with which each label is found (0: not), best boxes first."""
+    truth, found = window.truth, window.found
+    right, scores = np.zeros(len(found), bool), np.zeros(len(truth))
+    same = iou_matrix(found.boxes_xyxy, truth.boxes_xyxy) * (found.labels[:, None] == truth.labels[None])
+    for box in np.argsort(-found.scores, kind="stable"):
+        free = np.where(scores == 0, same[box], 0) if len(truth) else np.zeros(0)
+        if len(free) and free.max() >= 0.5:
+            right[box], scores[int(free.argmax())] = True, found.scores[box]
+    return right, scores
+
+
+def figures(windows: Sequence[Window]) -> dict[str, Any]:
+    """AP of all labels, recall of moving and of standing ones at equal false boxes, and energy where all stand or move."""
+    matched = [found_labels(window) for window in windows]
+    scores = np.concatenate([scores for _, scores in matched])
+    stood = np.concatenate([window.stood_s for window in windows])
+    wrong = [window.found.scores[~right] for window, (right, _) in zip(windows, matched, strict=True)]
+    false = -np.sort(-np.concatenate(wrong))
+    summary = coco_result(frames_of([w.truth for w in windows], [w.found for w in windows]), CLASSES).summary
+    figures: dict[str, Any] = {"ap": round(summary.ap, 1), "ap50": round(summary.ap50, 1)}
+    for rate in FALSE_BOXES:
+        lowest = false[min(len(false) - 1, int(rate * len(windows)))] if len(false) else 0.0
+        groups = {"moving": stood == 0, "standing": stood >= STOOD_S}
+        figures[f"{rate:g}"] = {
+            name: round(100 * float((scores[group] > lowest).mean()), 1) for name, group in groups.items() if group.any()
+        } | {"score": round(float(lowest), 3)}
+    still = [bool(len(window.truth)) and window.stood_s.min() >= STOOD_S for window in windows]
+    for name, wanted in (("still_uj", True), ("moving_uj", False)):
+        spent = [window.energy_pj for window, is_still in zip(windows, still, strict=True) if is_still == wanted]
+        figures[name] = round(1e-6 * float(np.mean(spent)), 1) if spent else None
+    return figures
+
+
+def table(results: dict[str, Any]) -> str:
+    """AP, recall and energy of every network on every kind of sequence, as a Markdown table."""
+    rates = [f"{rate:g}" for rate in FALSE_BOXES]
+    heads = [f"{name}, {rate} false" for rate in rates for name in ("moving", "standing")]
+    lines = [
+        f"| sequences | network | AP | AP50 | {' | '.join(heads)} | still, uJ | moving, uJ |",
+        "|---" * (6 + len(heads)) + "|",
+    ]
+    for kind, rows in results["figures"].items():
+        for network, row in rows.items():
+            recalls = [f"{row[rate].get(name, '')}" for rate in rates for name in ("moving", "standing")]
+            energy = ["" if row[name] is None else f"{row[name]}" for name in ("still_uj", "moving_uj")]
+            lines.append(f"| {kind} | {network} | {row['ap']} | {row['ap50']} | {' | '.join([*recalls, *energy])} |")
+    return "\n".join(lines)
+
+
+def adl_table(results: dict[str, Any]) -> str:
+    """Pedestrian AP50 of every network on frames that nothing was trained on, as a Markdown table."""
+    lines = [f"| network | adl_rundle, frames {ADL_TRAINED + 1} on: pedestrian AP50 |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {network} | {value} |" for network, value in results["adl"].items())])
+
+
+def pedestrians(results: Sequence[WindowResult], truth: dict[int, Detections]) -> float:
+    """AP50 of pedestrians in windows after the frames that were trained on."""
+    ends = [one for one in results if one.t1_us in truth and one.t1_us * 1e-6 * ADL_FPS >= ADL_TRAINED]
+    found = [one.detections.take(one.detections.labels == PEDESTRIAN) for one in ends]
+    return round(coco_result(frames_of([truth[one.t1_us] for one in ends], found), CLASSES).summary.ap50, 1)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", nargs="+", default=["street"], metavar="NAME")
+    parser.add_argument("--hold", nargs="*", default=[], metavar="NAME", help="weights to add holds to, untrained")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[40, 41, 42, 43])
+    parser.add_argument("--adl", type=Path, metavar="DIR", help="frames of adl_rundle")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="print docs/detect.md's tables from such a file")
+    args = parser.parse_args()
+    if args.tables:
+        saved = json.loads(args.tables.read_text())
+        print(table(saved), adl_table(saved), sep="\n\n")
+        return
+    summary: dict[str, Any] = {"seeds": args.seeds, "figures": {}, "adl": {}, "provenance": provenance()}
+    known = list(networks(args.weights, args.hold))
+    windows: dict[str, dict[str, list[Window]]] = {}
+    for kind, seed in ((kind, seed) for kind in _LENGTHS for seed in args.seeds):
+        scene = scene_of(kind, seed)
+        events = record(scene, CAMERA, 0, round(1e6 * _LENGTHS[kind]), _STEP_US, seed)
+        for name, bundle, ann in known:
+            results = results_of(bundle, ann, events, SIZE)
+            kept = {name: [one.detections for one in results]}
+            if name == f"{Path(args.weights[0]).stem}, SNN":
+                kept[f"{name}, --track"] = tracked(results, TrackConfig().hold_s, _TRACK_SCORE, SIZE)
+            for how, boxes in kept.items():
+                rows = windows.setdefault(kind, {}).setdefault(how, [])
+                for one, found in zip(results, boxes, strict=True):
+                    truth = scene.boxes(one.t1_us)
+                    numbers = truth.track_ids if truth.track_ids is not None else []
+                    stood = np.array([scene.stood_s(int(number), one.t1_us * 1e-6) for number in numbers])
+                    rows.append(Window(truth, found, stood, one.energy_pj or 0.0))
+        print(f"{kind}, seed {seed}", file=sys.stderr, flush=True)
+    summary["figures"] = {kind: {how: figures(rows) for how, rows in by.items()} for kind, by in windows.items()}
+    if args.adl:
+        clip = adl(args.adl)
+        summary["adl"] = {
+            name: pedestrians(results_of(bundle, ann, clip.events, clip.sensor_size), clip.truth) for name, bundle, ann in known
+        }
+    print(table(summary), adl_table(summary), sep="\n\n")
+    if args.json:
+        args.json.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
