@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import gpu, inference, late, real, seeds, silence, spikes, tracks, tradeoff  # noqa: E402
+from bench import gpu, inference, late, quiet, real, seeds, silence, spikes, tracks, tradeoff  # noqa: E402
 from evburst.data.errors import DataError  # noqa: E402
 from evburst.eval.report import collect  # noqa: E402
 from evburst.eval.report.tables import Table, interval, percent  # noqa: E402
@@ -185,6 +185,12 @@ TABLES = (
         "docs/benchmarks.md",
         "One window by every network",
         lambda: inference.table(_read("inference")["results"]),
+    ),
+    DocTable(
+        "quiet",
+        "docs/benchmarks.md",
+        "Quiet windows",
+        lambda: quiet.table([quiet.Row(**row) for row in _read("quiet")["rows"]]),
     ),
     DocTable("gpu", "docs/benchmarks.md", "On a GPU", lambda: gpu.table(_read("gpu_street"))),
     DocTable(

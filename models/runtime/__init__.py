@@ -74,7 +74,7 @@ MEASURED_TIMESTEPS = (1, 4)
 """Numbers of timesteps at which engines are measured, since their order depends on it."""
 
 
-_WORTH_SAMPLING = 1.05
+_SAMPLING_MARGIN = 1.05
 """How many times faster an engine must be for `auto` to choose it over one that counts every window."""
 
 SAMPLED = 10
@@ -150,7 +150,7 @@ def _fastest(device: str, timesteps: int, integer: bool, count_every: int | None
         if name in ENGINES and _fits(name, device, integer):
             every = ENGINES[name].count_every
             is_sampled = every > 1 and count_every is None
-            costs[name] = own.mean(count_every or every) * (_WORTH_SAMPLING if is_sampled else 1)
+            costs[name] = own.mean(count_every or every) * (_SAMPLING_MARGIN if is_sampled else 1)
     if costs:
         return min(costs, key=lambda name: costs[name])
     return next(name for name in ("int8", "onnx", "reference") if _fits(name, device, integer))
