@@ -84,7 +84,7 @@ def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str,
 def results_of(bundle: DetectorBundle, ann: bool, events: Events, size: SensorSize) -> list[WindowResult]:
     """Run a network over a recording, window by window."""
     inference = Inference(Detector(bundle, PostConfig(score=_LOWEST), ann), bundle.voxel, size, spiking=not ann)
-    return [replace(one, grid=one.grid[:0]) for one in inference.stream(EventArray(events, size).windows(WINDOW_US))]
+    return [replace(one, grid=one.grid.copy()) for one in inference.stream(EventArray(events, size).windows(WINDOW_US))]
 
 
 def found_labels(window: Window) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

@@ -120,7 +120,9 @@ class Graph:
         reduction: dict[str, Fraction] = {}
         for node in self.nodes:
             own = max((reduction[name] for name in node.inputs), default=Fraction(1))
-            reduction[node.name] = own * max(node.attrs.get("stride", (1, 1))) / node.attrs.get("factor", 1)
+            if node.op != "hold":  # its stride is that of windows of the grid
+                own = own * max(node.attrs.get("stride", (1, 1))) / node.attrs.get("factor", 1)
+            reduction[node.name] = own
         return math.ceil(max(reduction.values()))
 
     def reading_out(self, outputs: list[str]) -> Graph:

@@ -86,6 +86,10 @@ def test_where_events_are() -> None:
         assert is_active(type(hold)(hold.name, "hold", hold.inputs, attrs), grid)[:, 0].tolist() == by_hand
 
 
+def test_sides_of_grids_stay_multiples_of_the_same(ann: Graph) -> None:
+    assert ann.stride == traced(Detects).stride == 4
+
+
 def test_the_first_window_is_that_of_the_network_without_memory(ann: Graph) -> None:
     plain, x = traced(Detects), window(0).float()
     for memory in (None, {}):

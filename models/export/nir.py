@@ -96,7 +96,7 @@ def _unsupported(graph: Graph, parameters: SpikingParameters) -> dict[str, str]:
     """Nodes that cannot be translated with the reason, in order, including all nodes that depend on them."""
     unsupported: dict[str, str] = {}
     for node in graph.nodes:
-        reason = {"max_pool": "max-pool", "upsample": "upsampling"}.get(node.op, "")
+        reason = {"max_pool": "max-pool", "upsample": "upsampling", "hold": "memory"}.get(node.op, "")
         if node.op == "relu" and parameters.neurons[node.name].signed:
             reason = "a neuron with negative spikes"
         elif node.op == "avg_pool" and node.attrs["kernel"] and any(node.attrs["padding"]):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from evburst.data.errors import ModelError
 from evburst.data.extras import require
 from evburst.data.files import replacing
 from evburst.models.bundle import DetectorBundle
@@ -31,7 +32,10 @@ def write_onnx(bundle: DetectorBundle, path: Path) -> None:
     Raises:
         MissingPackageError: the package onnx is missing.
         DataError: the file cannot be written.
+        ModelError: the network has memory.
     """
+    if bundle.graph.memories:
+        raise ModelError("the ANN of a network with memory is not exported; write the spiking network (--onnx-snn)")
     onnx = require("onnx", "export", "writing ONNX")
     model = _Writer(onnx, bundle.graph).model()
     save_onnx(model, path, {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride})
