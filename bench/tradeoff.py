@@ -45,7 +45,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice
 
-BELOW, ABOVE = 4.0, 0.7
+BELOW, ABOVE = 5.0, 0.7
 """Points of AP below and above the ANN's that the picture shows; rows further below are named at its lower edge."""
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
 BUDGETS = (0.162, 0.119, 0.136, 0.102, 0.187, 0.085, 0.239)
