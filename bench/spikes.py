@@ -32,7 +32,7 @@ from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.models.bundle import WEIGHTS, DetectorBundle
-from evburst.models.export.onnx_snn import SnnOptions, spiking_model
+from evburst.models.export.onnx_snn import INPUT, SnnOptions, spiking_model
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime import ENGINES
 from evburst.models.runtime.exported import open_onnxruntime, open_openvino
@@ -121,7 +121,7 @@ def _exported(start: Callable[[bytes], Any], clip_first: bool = False) -> Callab
         run = start(model.SerializeToString())
 
         def counts(grid: NDArray[np.uint8]) -> Counts:
-            found = run(grid)
+            found = run({INPUT: grid})
             return {name: found[f"{name}.counts"] for name in parameters.neurons}
 
         return counts
