@@ -159,7 +159,7 @@ class _Work:
 
     @property
     def _length(self) -> int:
-        """Number of windows of a scene, which stay together and are changed alike."""
+        """Number of windows of a scene, which stay together and are changed in the same way."""
         return self.config.data.simulated.sequence if self.config.data.kind == "simulated" else 1
 
     def _augmentation(self, epoch: int) -> AugmentConfig:
