@@ -31,7 +31,7 @@ from evburst.eval.results import NetworkResult, Results  # noqa: E402
 from evburst.models.bundle import DetectorBundle  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
-DETECTORS = ("caltech6", "caltech6-ssd", "street")
+DETECTORS = ("street", "caltech6", "caltech6-ssd")
 CLASSIFIERS = ("nmnist", "dvs128-objects", "caltech101")
 _TABLE = re.compile(r"^\|.*\n(?:\|.*\n)+", re.MULTILINE)
 _SUFFIXES = {"csv": "csv", "latex": "tex"}
@@ -106,6 +106,7 @@ def _fastest(ms: dict[str, float], names: str) -> float | None:
 def headline() -> str:
     """The README's table."""
     files = [(path, results) for path, results in _files(DETECTORS) if isinstance(results, Results)]
+    files.sort(key=lambda file: DETECTORS.index(file[1].weights or ""))
     return collect.headline_table(files, window_times()).markdown()
 
 

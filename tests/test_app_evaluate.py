@@ -203,7 +203,7 @@ def test_a_spread_sample_shows_windows_of_the_whole_set(
     config = DatasetConfig("simulated", str(folder), "street")
     one = open_dataset(config, Request("val", 50_000, 1, cache=tmp_path, workers=1, spread=True))
     pictures = PictureFolder(folder, "val", one.spec)
-    same = simulated.simulate_window(pictures, config.simulated, 50_000, np.random.default_rng([0, 0]), 0)
+    same = simulated.simulate_scene(pictures, config.simulated, 50_000, np.random.default_rng([0, 0]), 0)[0]
     assert len(one) == 1
     assert one[0].window.words.tolist() == same.window.words.tolist()
     assert [part.items for part in one.parts()] == [range(1)]

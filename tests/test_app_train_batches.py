@@ -126,7 +126,7 @@ def test_layers_take_turns_in_the_sparsity_loss() -> None:
     assert found[2] == found[3] == 0, "two layers, four turns"
 
 
-def test_sequences_stay_together_and_are_changed_alike(config: TrainConfig) -> None:
+def test_sequences_stay_together_and_are_changed_in_the_same_way(config: TrainConfig) -> None:
     """A batch holds whole scenes, in order; a mirrored scene is mirrored in all of its windows."""
     simulated = replace(config.data.simulated, sequence=2)
     change = AugmentConfig(swap=0, zoom=0, stretch=0, thin=0, noise_hz=0, erase=0, mosaic=0)
