@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import gpu, inference, late, quiet, real, seeds, silence, spikes, tracks, tradeoff  # noqa: E402
+from bench import gpu, inference, late, memory, quiet, real, seeds, silence, spikes, tracks, tradeoff  # noqa: E402
 from evburst.data.errors import DataError  # noqa: E402
 from evburst.eval.report import collect  # noqa: E402
 from evburst.eval.report.tables import Table, interval, percent  # noqa: E402
@@ -178,6 +178,8 @@ TABLES = (
     DocTable("seeds", "docs/convert.md", "Spread", lambda: seeds.table([RESULTS / "seeds_caltech6.json"])),
     DocTable("tracks_choice", "docs/detect.md", "Tracks", partial(_tracks, 0)),
     DocTable("tracks_check", "docs/detect.md", "Tracks", partial(_tracks, 1), 1),
+    DocTable("memory", "docs/detect.md", "Objects that stand still", lambda: memory.table(_read("memory"))),
+    DocTable("memory_adl", "docs/detect.md", "Objects that stand still", lambda: memory.adl_table(_read("memory")), 1),
     DocTable("late_fixed", "docs/detect.md", "Boxes for a moment ahead", lambda: late.fixed_table(_read("late"))),
     DocTable("late_measured", "docs/detect.md", "Boxes for a moment ahead", lambda: late.measured_table(_read("late")), 1),
     DocTable("silence", "docs/method.md", "Silence as the reference", lambda: silence.table(_read("silence"))),

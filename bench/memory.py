@@ -122,18 +122,15 @@ def figures(windows: Sequence[Window]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """AP, recall and energy of every network on every kind of sequence, as a Markdown table."""
+    """AP, recall in percent of moving / standing objects, and uJ of still / moving windows, as a Markdown table."""
     rates = [f"{rate:g}" for rate in FALSE_BOXES]
-    heads = [f"{name}, {rate} false" for rate in rates for name in ("moving", "standing")]
-    lines = [
-        f"| sequences | network | AP | AP50 | {' | '.join(heads)} | still, uJ | moving, uJ |",
-        "|---" * (6 + len(heads)) + "|",
-    ]
+    heads = ["sequences", "network", "AP", "AP50", *(f"found at {rate} false boxes" for rate in rates), "uJ"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---:|---:|" + "---:|" * (1 + len(rates))]
     for kind, rows in results["figures"].items():
         for network, row in rows.items():
-            recalls = [f"{row[rate].get(name, '')}" for rate in rates for name in ("moving", "standing")]
-            energy = ["" if row[name] is None else f"{row[name]}" for name in ("still_uj", "moving_uj")]
-            lines.append(f"| {kind} | {network} | {row['ap']} | {row['ap50']} | {' | '.join([*recalls, *energy])} |")
+            found = [f"{row[rate].get('moving', '-')} / {row[rate].get('standing', '-')}" for rate in rates]
+            energy = " / ".join("-" if row[name] is None else f"{row[name]:.1f}" for name in ("still_uj", "moving_uj"))
+            lines.append(f"| {kind} | {network} | {row['ap']} | {row['ap50']} | {' | '.join(found)} | {energy} |")
     return "\n".join(lines)
 
 
