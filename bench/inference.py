@@ -52,7 +52,7 @@ FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino", "openvino fixed 
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 4, 16)
 QUANTISED = "openvino int8 fixed size"
-"""The fastest 8-bit form of the ANN, compiled for one size of grids like the spiking network: the second reference for ratios."""
+"""The fastest 8-bit form of the ANN, for one size of grids like the spiking network: the second reference for the ratios."""
 _REST_S = 0.05
 """Pause before a turn, because some libraries' threads keep spinning for a while and would slow down the next contender."""
 _RUNS = 3
