@@ -219,23 +219,22 @@ class Stepped(Contender):
 
 
 class SpikingJelly(Stepped):
-    """A recipe of SpikingJelly 2.x for networks with ReLU: neurons that fire at most once per timestep.
+    """`RateCodingRecipe` of SpikingJelly 2.x: neurons that fire at most once per timestep.
 
     Args:
         name: name in the table.
-        recipe: class of the recipe.
         settings: settings of the recipe.
     """
 
-    def __init__(self, name: str, recipe: str = "RateCodingRecipe", **settings: Any) -> None:
+    def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(f"SpikingJelly, {name}")
-        self._recipe, self._settings = recipe, settings
+        self._settings = settings
 
     def network(self, setting: Setting) -> tuple[nn.Module, type | tuple[type, ...], dict[str, Tensor | None]]:
         from spikingjelly.activation_based import ann2snn, neuron
 
         batches = [setting.calibration[i : i + 16] for i in range(0, len(setting.calibration), 16)]
-        recipe = getattr(ann2snn, self._recipe)(dataloader=batches, **self._settings)
+        recipe = ann2snn.RateCodingRecipe(dataloader=batches, momentum=0.1, **self._settings)
         snn = ann2snn.Converter(recipe, device="cpu").convert(TorchGraph(setting.graph).eval())
         return snn, (neuron.IFNode, neuron.HalfThresholdIFNode), {}
 
@@ -290,15 +289,14 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "bundled": Bundled,
     "evburst": lambda: Ours(8),
     "evburst-phi1": lambda: Ours(1),
-    "spikingjelly-max": lambda: SpikingJelly("maximum (default)", mode="Max", momentum=0.1),
-    "spikingjelly-99.9": lambda: SpikingJelly("99.9 %", mode="99.9%", momentum=0.1),
+    "spikingjelly-max": lambda: SpikingJelly("maximum (default)", mode="Max"),
+    "spikingjelly-99.9": lambda: SpikingJelly("99.9 %", mode="99.9%"),
     "spikingjelly-channel": lambda: SpikingJelly(
-        "99.9 %, channel-wise, half threshold", mode="99.9%", momentum=0.1, channel_wise=True, half_threshold=True
+        "99.9 %, channel-wise, half threshold", mode="99.9%", channel_wise=True, half_threshold=True
     ),
     "spikingjelly-channel-max": lambda: SpikingJelly(
-        "maximum, channel-wise, half threshold", mode="Max", momentum=0.1, channel_wise=True, half_threshold=True
+        "maximum, channel-wise, half threshold", mode="Max", channel_wise=True, half_threshold=True
     ),
-    "spikingjelly-balanced": lambda: SpikingJelly("local threshold balancing", "LocalThresholdBalancingRecipe"),
     "sinabs": Sinabs,
 }
 

@@ -158,7 +158,7 @@ def epochs() -> str:
 
 
 def _conversions() -> str:
-    return conversion.document_table([_read(f"conversion_{weights}") for weights in ("nmnist", "caltech6", "caltech6-ssd")])
+    return conversion.document_table([_read(f"conversion_{weights}") for weights in ("nmnist", "caltech6")])
 
 
 def _tracks(number: int) -> str:
