@@ -413,6 +413,22 @@ def table(results: list[Result], figures: tuple[str, ...] = ("ap", "ap50")) -> s
     )
 
 
+def document_table(reports: Sequence[dict[str, Any]]) -> str:
+    """Return reports as a table for docs/benchmarks.md; the score is that of the ANN's task."""
+    lines = [
+        "| weights, windows | network | T | score | lost | energy, of dense ANN | spikes per neuron | latency |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for report in reports:
+        for r in report["results"]:
+            lost = f"{report['results'][0]['score'] - r['score']:.1f}"
+            figures = [f"{r['score']:.1f}", lost, f"{100 * r['energy']:.1f} %", f"{r['spikes_per_neuron']:.2f}"]
+            first = f"`{report['weights']}`, {report['windows']}"
+            cells = [first, r["name"], str(r["timesteps"] or "-"), *figures, f"{r['latency_ms']:.0f} ms"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def first_within(results: list[Result], points: float = 1.0) -> dict[str, Result | None]:
     """Return each converter's result at the smallest T whose score is within the given points of the ANN's, or None."""
     names = dict.fromkeys(r.name for r in results[1:])

@@ -23,7 +23,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import gpu, inference, late, memory, quiet, real, seeds, silence, spikes, tracks, tradeoff  # noqa: E402
+from bench import (  # noqa: E402
+    conversion,
+    events,
+    gpu,
+    inference,
+    late,
+    memory,
+    quiet,
+    real,
+    seeds,
+    silence,
+    simulator,
+    spikes,
+    tracks,
+    tradeoff,
+)
 from evburst.data.errors import DataError  # noqa: E402
 from evburst.eval.report import collect  # noqa: E402
 from evburst.eval.report.tables import Table, interval, percent  # noqa: E402
@@ -89,9 +104,11 @@ def window_times() -> dict[tuple[str, int | None], str]:
     for path in sorted(RESULTS.glob("inference*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         ms = {name: result["ms"] for name, result in record["results"].items() if "ms" in result}
-        times[record["weights"], None] = f"{_fastest(ms, rf'{inference.QUANTISED}.*'):.1f}"
+        times[record["weights"], None] = f"{ms[inference.QUANTISED]:.1f}"
         for steps in inference.TIMESTEPS:
-            counted, uncounted = (_fastest(ms, rf"snn (?!auto)\w+ T={steps}{end}") for end in ("", " uncounted"))
+            counted, uncounted = (
+                _fastest(ms, rf"snn {names}") for names in (f"(reference|int8) T={steps}", f".* T={steps} uncounted")
+            )
             if counted is not None:
                 brackets = "" if uncounted is None else f" ({uncounted:.1f})"
                 times[record["weights"], steps] = f"{counted:.1f}{brackets}"
@@ -155,8 +172,31 @@ def epochs() -> str:
     return "\n".join([lines[0], "|---" * len(columns[0]) + "|", *lines[1:]])
 
 
+def _conversions() -> str:
+    return conversion.document_table([_read(f"conversion_{weights}") for weights in ("nmnist", "caltech6")])
+
+
 def _tracks(number: int) -> str:
     return tracks.document_tables(_read("tracks_choice"), _read("tracks_check"))[number]
+
+
+def street_card() -> str:
+    """AP and found objects by class, and boxes on real sensors, of `street`, for docs/models.md."""
+    networks = _read("street/results")["results"]
+    rows = []
+    for name in networks[0]["per_class"]:
+        precisions = [one["per_class"][name] for one in networks]
+        rows.append([f"simulated val, `{name}`: AP, AP50", *(f"{ap['ap']:.1f}, {ap['ap50']:.1f}" for ap in precisions)])
+    first = networks[0]["details"]["confusion"]
+    for number, name in enumerate(first["rows"][:-1]):
+        counts = [one["details"]["confusion"]["counts"] for one in networks]
+        cells = [
+            f"{found[number][number]} of {sum(found[number])}, {sum(row[number] for row in found) - found[number][number]}"
+            for found in counts
+        ]
+        rows.append([f"simulated val, `{name}`, score of at least {first['score']}: found, other boxes", *cells])
+    head, ruler, *others = real.table([_read(f"real_street_{network}") for network in ("ann", "snn")]).splitlines()
+    return "\n".join([head.replace("recording", "measured on"), ruler, *(f"| {' | '.join(row)} |" for row in rows), *others])
 
 
 TABLES = (
@@ -167,6 +207,7 @@ TABLES = (
     DocTable("classification", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Classification")),
     DocTable("classification_energy", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Energy per window"), 1),
     DocTable("cards", "docs/models.md", "Figures", cards),
+    DocTable("street", "docs/models.md", "street", street_card, 1),
     DocTable(
         "real",
         "docs/results.md",
@@ -183,6 +224,15 @@ TABLES = (
     DocTable("late_fixed", "docs/detect.md", "Boxes for a moment ahead", lambda: late.fixed_table(_read("late"))),
     DocTable("late_measured", "docs/detect.md", "Boxes for a moment ahead", lambda: late.measured_table(_read("late")), 1),
     DocTable("silence", "docs/method.md", "Silence as the reference", lambda: silence.table(_read("silence"))),
+    DocTable("grids", "docs/benchmarks.md", "File to grid", lambda: events.grids_table(_read("events"))),
+    DocTable("reading", "docs/benchmarks.md", "Reading", lambda: events.reading_table(_read("events"))),
+    DocTable(
+        "simulator",
+        "docs/benchmarks.md",
+        "The simulator compared with real recordings",
+        lambda: simulator.document_table([_read(f"simulator_{spec}") for spec in ("street", "caltech6")]),
+    ),
+    DocTable("conversion", "docs/benchmarks.md", "Other converters", _conversions),
     DocTable(
         "inference",
         "docs/benchmarks.md",

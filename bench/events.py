@@ -312,6 +312,42 @@ def table(title: str, results: dict[str, Result], ours: str, events: int) -> str
     return "\n".join(lines)
 
 
+def grids_table(report: dict[str, Any]) -> str:
+    """Return file to grid as a table for docs/benchmarks.md, of a report printed with `--json`."""
+    lines = [
+        "| contender | the same counts | median | fastest | events/s | relative to evburst | peak memory |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, r in report["file_to_grid"]["contenders"].items():
+        if "note" not in r:
+            equal = "-" if "differs" not in r else "no" if r["differs"] else "yes"
+            times = f"{1e3 * r['median_s']:.0f} ms | {1e3 * r['min_s']:.0f} ms | {r['events_per_s'] / 1e6:.0f} M"
+            lines.append(f"| {name} | {equal} | {times} | {r['times_ours']:.3g} | {r['peak_mb']:.0f} MB |")
+    return "\n".join(lines)
+
+
+def reading_table(report: dict[str, Any]) -> str:
+    """Return reading as a table for docs/benchmarks.md: median and fastest run in ms by format; * where events differ."""
+    formats, versions = report["reading"], report["machine"]["versions"]
+    names = list(dict.fromkeys(name for one in formats.values() for name in one["contenders"]))
+    heads = [name if name == "evburst" else f"{name} {versions[name]}" for name in names]
+    lines = [f"| format, events | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
+    for encoding, one in formats.items():
+        runs = {name: r for name, r in one["contenders"].items() if "note" not in r}
+        shortest = min(r["median_s"] for r in runs.values())
+        cells = []
+        for name in names:
+            if (r := runs.get(name)) is None:
+                cells.append("-")
+                continue
+            mark = "**" if r["median_s"] == shortest else ""
+            star = " *" if r["differs"] else ""
+            median, fastest = (f"{1e3 * r[key]:,.{0 if r[key] >= 0.1 else 1}f}" for key in ("median_s", "min_s"))
+            cells.append(f"{mark}{median}{mark} ({fastest}){star}")
+        lines.append(f"| {encoding}, {one['events'] / 1e6:.2g} M | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

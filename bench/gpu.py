@@ -98,11 +98,15 @@ def measure(bundle: DetectorBundle, batch: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return a report as a table for docs/benchmarks.md: ms per batch, one column per batch size."""
+    """Return a report as a table for docs/benchmarks.md: ms per batch, one column per batch size.
+
+    A `note` in a report says what was measured otherwise than the program measures today.
+    """
     rows = report["ms"]
     names = [name for name in rows[0] if name != "batch" and not name.startswith("equal")]
     heads = " | ".join(f"batch {row['batch']}" for row in rows)
-    lines = [f"| {report['card']}, ms | {heads} |", "|---" * (len(rows) + 1) + "|"]
+    what = ", ".join([report["card"], report["weights"], *([report["note"]] if "note" in report else []), "ms"])
+    lines = [f"| {what} | {heads} |", "|---" * (len(rows) + 1) + "|"]
     for name in names:
         lines.append(f"| {name} | {' | '.join(f'{row[name]:.2f}' if name in row else '-' for row in rows)} |")
     return "\n".join(lines)

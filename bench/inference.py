@@ -13,9 +13,8 @@ windows of the weights' training data.
     onnxruntime, openvino    the same ANN, exported, in float32 and in 8 bits (onnxruntime's static quantisation, calibrated on
                              the window)
     ... fixed size           the same, compiled for grids of this size only
-    snn ...                  the spiking network in the engines of models/runtime, every spike counted; engines that need a
-                             network in integer form get that
-    snn ... uncounted        the same without counting
+    snn ...                  the spiking network in those engines of models/runtime that count every spike on the way
+    snn ... uncounted        the spiking network in the libraries, which cannot count; as a network in integer form
     snn auto ...             as detect.py runs it by default: the engine that auto chooses, spikes counted in the sample of
                              windows that is its default; mean per window
     spikingjelly             SpikingJelly's converter and neurons, if installed (extra `bench`); if it rejects the network, the
@@ -52,8 +51,8 @@ FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino", "openvino fixed 
 """Contenders in float32; the fastest is the reference for the ratios."""
 TIMESTEPS = (1, 2, 4)
 PEER_TIMESTEPS = (1, 4, 16)
-QUANTISED = "openvino int8"
-"""The fastest 8-bit form of the ANN, the second reference for the ratios."""
+QUANTISED = "openvino int8 fixed size"
+"""The fastest 8-bit form of the ANN, for one size of grids like the spiking network: the second reference for the ratios."""
 _REST_S = 0.05
 """Pause before a turn, because some libraries' threads keep spinning for a while and would slow down the next contender."""
 _RUNS = 3
@@ -88,11 +87,11 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
         "openvino fixed size": lambda: _openvino(bundle, size=tuple(grid.shape)),
         "openvino int8 fixed size": lambda: _openvino(bundle, grid, tuple(grid.shape)),
     }
-    for name in ("reference", "int8", "onnx", "openvino"):
+    for name in ("reference", "int8"):
         for timesteps in TIMESTEPS:
             builders[f"snn {name} T={timesteps}"] = lambda n=name, t=timesteps: _engine(bundle, n, t)
     for name in ("onnx", "openvino"):
-        for timesteps in (1, 4):
+        for timesteps in TIMESTEPS:
             builders[f"snn {name} T={timesteps} uncounted"] = lambda n=name, t=timesteps: _engine(bundle, n, t, counted=False)
     for timesteps in (1, 4):
         builders[f"snn auto T={timesteps}"] = lambda t=timesteps: _auto(bundle, t)

@@ -8,7 +8,7 @@ The second form prints the tables of docs/detect.md.
 Sequences are those of bench/tracks.py, rendered every 10 ms: `parked`, a standing camera in whose view cars and people stop
 and go, 12 s, and `drive`, a camera that drives, stands for 3 s while everything stands, and drives on, 8.5 s. Every object is
 labelled in every window in which it is in view, whether it moves or not. Networks: the weights as they are, ANN and SNN;
-weights named by `--hold` also with holds added, untrained; and the boxes of `--track`, which holds boxes of tracks.
+weights named by `--hold` also with holds added to both, untrained; and the boxes of `--track`, which holds boxes of tracks.
 
 Recall is compared at equal numbers of false boxes: the lowest score is the one at which the network has FALSE_BOXES wrong boxes
 per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5.
@@ -78,7 +78,12 @@ def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str,
     for name in held:
         bundle = DetectorBundle.load(name)
         graph, spiking = (with_memory(graph, bundle.head) for graph in (bundle.graph, bundle.spiking))
-        yield f"{Path(name).stem}, holds added, ANN", replace(bundle, graph=graph, spiking=spiking), True
+        for ann in (True, False):
+            yield (
+                f"{Path(name).stem}, holds added, {'ANN' if ann else 'SNN'}",
+                replace(bundle, graph=graph, spiking=spiking),
+                ann,
+            )
 
 
 def results_of(bundle: DetectorBundle, ann: bool, events: Events, size: SensorSize) -> list[WindowResult]:

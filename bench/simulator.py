@@ -1,6 +1,6 @@
 """Compare the statistics of simulated windows with those of a real recording, and measure the speed of simulation.
 
-    python bench/simulator.py --root PICTURES --spec street --real recording_td.dat --picture out.png
+    python bench/simulator.py --root PICTURES --spec street --real recording_td.dat --picture out.png --json out.json
 
 Prints the median and the 10th to 90th percentile, over real and simulated windows, of: events per pixel and second, share of ON
 events, share of pixels that fire, events per firing pixel, and median time between two events of a pixel. Then prints how many
@@ -10,12 +10,14 @@ windows per second are simulated, and how many are read and augmented (one proce
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from evburst.app.provenance import provenance
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
@@ -71,6 +74,28 @@ def table(columns: dict[str, Sequence[list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def report(columns: dict[str, Sequence[list[float]]]) -> dict[str, Any]:
+    """Return windows, and median, 10th and 90th percentile of each statistic, by source."""
+    found: dict[str, Any] = {}
+    for source, rows in columns.items():
+        values = np.nanpercentile(np.array(rows), [50, 10, 90], axis=0).T
+        found[source] = {"windows": len(rows), **dict(zip(NAMES, values.round(5).tolist(), strict=True))}
+    return found
+
+
+def document_table(reports: Sequence[dict[str, Any]]) -> str:
+    """Return reports as a table for docs/benchmarks.md, with two columns each: real and simulated."""
+    heads, columns = [], []
+    for one in reports:
+        heads += [f"{one['recording']}, {one['real']['windows']} windows", f"simulated `{one['spec']}`"]
+        columns += [one["real"], one["simulated"]]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name in NAMES:
+        cells = [f"{m:.3g} ({low:.3g} to {high:.3g})" for m, low, high in (column[name] for column in columns)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -78,6 +103,7 @@ def main() -> None:
     parser.add_argument("--spec", choices=("street", "caltech6"), default="street")
     parser.add_argument("--real", type=Path, required=True, help="a real recording")
     parser.add_argument("--windows", type=int, default=64, help="simulated windows (default: 64)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--picture", type=Path, help="write real (above) and simulated (below) windows as PNG")
     args = parser.parse_args()
     window_us = 100_000 if args.spec == "caltech6" else 50_000
@@ -95,8 +121,11 @@ def main() -> None:
         for i in range(len(items)):
             augment([data[int(k)] for k in (i, *rng.integers(0, len(items), 3))], size, AugmentConfig(), rng)
         reading_s = time.perf_counter() - start
-        simulated = [statistics(item.window, size) for item in items]
-        print(table({f"real ({len(real)})": [statistics(w, size) for w in real], f"simulated ({len(items)})": simulated}))
+        simulated, measured = [statistics(item.window, size) for item in items], [statistics(w, size) for w in real]
+        print(table({f"real ({len(real)})": measured, f"simulated ({len(items)})": simulated}))
+        if args.json:
+            figures = {"spec": args.spec, "recording": args.real.name, **report({"real": measured, "simulated": simulated})}
+            args.json.write_text(json.dumps({**figures, **provenance()}, indent=1) + "\n")
         print(f"simulated {len(items) / simulation_s:.1f} windows/s, read and augmented {len(items) / reading_s:.0f} windows/s")
         if args.picture:
             shown = min(4, len(real), len(items))

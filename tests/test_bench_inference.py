@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import inference
-from bench.inference import Contender, baseline, contenders, measure, table
+from bench.inference import QUANTISED, Contender, baseline, contenders, measure, table
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime import ENGINES
 from evburst.models.spiking.network import SpikingNetwork
@@ -89,10 +89,10 @@ def test_ratios_are_to_the_fastest_float_network_and_to_the_quantised_one() -> N
     def times(ms: float, **further: Any) -> dict[str, Any]:
         return {"ms": ms, "fastest_ms": ms - 1, "cpu_ms": 2 * ms, "runs": 3, **further}
 
-    results = {"ann": times(20.0), "openvino": times(10.0), "openvino int8": times(4.0), "snn int8 T=1": times(5.0)}
+    results = {"ann": times(20.0), "openvino": times(10.0), QUANTISED: times(4.0), "snn int8 T=1": times(5.0)}
     results |= {"spikingjelly T=4": {"ended": "stopped after 9 s"}}
     assert baseline(results) == "openvino"
     lines = table(results).splitlines()
-    assert lines[0] == "| network | ms | fastest | ms / openvino | ms / openvino int8 | cpu ms | note |"
+    assert lines[0] == f"| network | ms | fastest | ms / openvino | ms / {QUANTISED} | cpu ms | note |"
     assert lines[5] == "| snn int8 T=1 | 5.0 | 4.0 | 0.50 | 1.25 | 10.0 |  |"
     assert lines[6] == "| spikingjelly T=4 |  |  |  |  |  | stopped after 9 s |"

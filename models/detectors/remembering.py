@@ -21,7 +21,7 @@ from evburst.models.graph import Graph, Memory, Node, Runner
 
 EVENTS_PER_PIXEL = 0.15
 """Events per pixel and window from which on a cell and its neighbours are not held. Real sensors make up to 0.1 by themselves.
-On simulated sequences of training pictures, AP of a network trained with it: 41.0 at 0.15, 39.6 at 0.3, 38.2 at 0.6."""
+Of 0.15, 0.3 and 0.6, it gave the highest AP on simulated sequences of training pictures."""
 _CELLS = 3
 """Side of the area in which these events are counted, in cells of the stride."""
 
