@@ -39,6 +39,7 @@ from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figu
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.detectors.remembering import remembering
 from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
@@ -136,6 +137,8 @@ class DetectConfig(RunConfig):
         track: give each object a number that it keeps in all windows, and hold the boxes of objects that stand still
             (app/tracking.py).
         tracking: settings of the tracks.
+        memory: give a YOLO detector a memory: where nothing happens, what it saw last is held, so that objects that stop are
+            still found. Weights that were trained with memory have it anyway.
         lead_ms: predict boxes for this long after the end of their window (app/lead.py); suits the time that passes until they
             are used.
         sinks: names of the outputs to write (app/outputs/sinks.py).
@@ -149,6 +152,7 @@ class DetectConfig(RunConfig):
     classes: tuple[str, ...] = ()
     track: bool = False
     tracking: TrackConfig = field(default_factory=TrackConfig)
+    memory: bool = False
     lead_ms: float = 0.0
     sinks: tuple[str, ...] = ("jsonl", "bbox", "video")
     slow: float = 1.0
@@ -209,6 +213,8 @@ def open_inference(
             )
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
+    if isinstance(config, DetectConfig) and config.memory:
+        bundle = remembering(bundle)
     if bundle.graph.memories and config.stride_ms is not None:
         raise ConfigError("stride_ms: windows of a network with memory follow each other; leave --stride-ms out")
     detector = Detector(

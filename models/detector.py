@@ -63,11 +63,11 @@ class Detector:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
         self.has_memory = bool(bundle.graph.memories)
-        if self.has_memory and timesteps not in (None, 1):
-            raise ConfigError("timesteps: a network with memory has one timestep per window")
         self._adaptive = adaptive
         self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
+        if self.has_memory and timesteps > 1:
+            raise ConfigError("timesteps: a network with memory has one timestep per window; pass --timesteps 1")
         self.timesteps = None if ann else timesteps
         self.engine = choose(
             engine if adaptive is None else "reference",

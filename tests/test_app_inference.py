@@ -22,6 +22,7 @@ from evburst.app.live.broadcast import _Counted, _Shown, encode
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize
+from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
@@ -32,7 +33,7 @@ from evburst.models.detectors.remembering import with_memory
 from evburst.models.runtime import ENGINES, SAMPLED
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
-from tests.conftest import drawn, random_events, spiking
+from tests.conftest import SAMPLE, drawn, random_events, spiking
 from tests.test_models_detector import TinyYolo, TwoLevels
 
 SIZE = SensorSize(20, 12)
@@ -224,3 +225,25 @@ def test_a_batch_with_memory_is_run_window_by_window(remembering: DetectorBundle
 def test_windows_of_a_network_with_memory_do_not_overlap(remembering: DetectorBundle) -> None:
     with pytest.raises(ConfigError, match="windows of a network with memory follow each other"):
         open_inference(remembering, DetectConfig(stride_ms=10), SIZE)
+
+
+def test_memory_of_the_bundled_weights(tmp_path: Path) -> None:
+    """In a recording that falls silent boxes stay with memory; networks of several timesteps, and SSD, cannot have one."""
+    size = SensorSize(304, 240)
+    found = np.concatenate(list(open_events(SAMPLE).packets()))
+    seen = found[found["t"] - found["t"][0] < 200_000].copy()
+    seen["t"] -= seen["t"][0]
+    last = seen[-1:].copy()
+    last["t"] = 399_999
+    write_events(path := tmp_path / "a.dat", np.concatenate([seen, last]), size)
+    boxes = {}
+    for memory in (False, True):
+        detector = LibraryDetector("street", score=0.3, memory=memory)
+        boxes[memory] = [len(result.detections) for result in detector.stream(path)]
+    assert boxes[True][3] > 0
+    assert boxes[True][4:] == [boxes[True][3]] * 4
+    assert boxes[False][4:] == [0] * 4
+    with pytest.raises(ConfigError, match="pass --timesteps 1"):
+        list(LibraryDetector("street", memory=True, timesteps=2).stream(path))
+    with pytest.raises(ConfigError, match="YOLO detector without memory only"):
+        list(LibraryDetector("caltech6-ssd", memory=True).stream(path))

@@ -7,9 +7,10 @@ from sequences of windows, by gradient descent through time; the layers before s
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from evburst.data.errors import ConfigError
 from evburst.data.extras import require
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Memory, Node, Runner
+
+if TYPE_CHECKING:
+    from evburst.models.bundle import DetectorBundle
 
 EVENTS_PER_PIXEL = 0.15
 """Events per pixel and window from which on a cell and its neighbours are not held. Real sensors make up to 0.1 by themselves.
@@ -49,6 +53,17 @@ def with_memory(graph: Graph, head: HeadSpec) -> Graph:
         nodes = [replace(n, inputs=tuple(hold.name if name == relu else name for name in n.inputs)) for n in nodes]
         nodes.insert(next(k for k, n in enumerate(nodes) if n.name == relu) + 1, hold)
     return Graph(nodes, graph.outputs, graph.tensors)
+
+
+def remembering(bundle: DetectorBundle) -> DetectorBundle:
+    """Return a detector with a memory, see `with_memory`, or as it is if it has one; raises ConfigError likewise."""
+    if bundle.graph.memories:
+        return bundle
+    changed = copy(bundle)
+    object.__setattr__(changed, "graph", with_memory(bundle.graph, bundle.head))
+    if bundle.converted:
+        object.__setattr__(changed, "spiking", with_memory(bundle.spiking, bundle.head))
+    return changed
 
 
 def _stride_of(graph: Graph, name: str, multiple: int) -> int:
