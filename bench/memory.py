@@ -8,7 +8,7 @@ The second form prints the tables of docs/detect.md.
 Sequences are those of bench/tracks.py, rendered every 10 ms: `parked`, a standing camera in whose view cars and people stop
 and go, 12 s, and `drive`, a camera that drives, stands for 3 s while everything stands, and drives on, 8.5 s. Every object is
 labelled in every window in which it is in view, whether it moves or not. Networks: the weights as they are, ANN and SNN;
-weights named by `--hold` also with holds added to both, untrained; and the boxes of `--track`, which holds boxes of tracks.
+weights named by `--hold` also with `--memory`, for which they were not trained; and the boxes of `--track`, which holds boxes of tracks.
 
 Recall is compared at equal numbers of false boxes: the lowest score is the one at which the network has FALSE_BOXES wrong boxes
 per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5.
@@ -80,7 +80,7 @@ def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str,
         graph, spiking = (with_memory(graph, bundle.head) for graph in (bundle.graph, bundle.spiking))
         for ann in (True, False):
             yield (
-                f"{Path(name).stem}, holds added, {'ANN' if ann else 'SNN'}",
+                f"{Path(name).stem}, --memory, {'ANN' if ann else 'SNN'}",
                 replace(bundle, graph=graph, spiking=spiking),
                 ann,
             )
@@ -156,7 +156,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", nargs="+", default=["street"], metavar="NAME")
-    parser.add_argument("--hold", nargs="*", default=[], metavar="NAME", help="weights to add holds to, untrained")
+    parser.add_argument("--hold", nargs="*", default=[], metavar="NAME", help="weights to run with --memory as well")
     parser.add_argument("--seeds", type=int, nargs="+", default=[40, 41, 42, 43])
     parser.add_argument("--adl", type=Path, metavar="DIR", help="frames of adl_rundle")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
