@@ -8,7 +8,7 @@ The second form prints the tables of docs/detect.md.
 Sequences are those of bench/tracks.py, rendered every 10 ms: `parked`, a standing camera in whose view cars and people stop
 and go, 12 s, and `drive`, a camera that drives, stands for 3 s while everything stands, and drives on, 8.5 s. Every object is
 labelled in every window in which it is in view, whether it moves or not. Networks: the weights as they are, ANN and SNN;
-weights named by `--hold` also with `--memory`, for which they were not trained; and the boxes of `--track`, which holds boxes of tracks.
+weights named by `--hold` also with `--memory`, for which they were not trained; and the boxes of `--track`, which are held too.
 
 Recall is compared at equal numbers of false boxes: the lowest score is the one at which the network has FALSE_BOXES wrong boxes
 per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5.

@@ -120,11 +120,13 @@ def headline_table(files: Sequence[tuple[Path, Results]], times: Mapping[tuple[s
         files: the results.
         times: text for a last column, "ms per window", by weights and T (None: the ANN); None: no such column.
     """
-    head = [*_KEY_COLUMNS, "AP", "AP50", "AP lost [95 %]", "of ANN", "zero-skipping", "of QNN"]
+    head = [*_KEY_COLUMNS, "AP", "AP50", "AP lost [95 %]", "energy, of ANN", "of zero-skipping", "of QNN"]
     table = []
     for _, row, (weights, data, network) in _rows(files):
         energies = row.energy.tables["int8"] if row.energy and row.model == "snn" else None
         shares = (energies.of_ann, energies.of_ann_zero_skipping, energies.of_qnn) if energies else (None, None, None)
+        if row.timesteps and row.timesteps > 1:  # a quantised network takes one pass, however many timesteps there are
+            shares = *shares[:2], None
         cells = [number(row.ap, 1), number(row.ap50, 1), interval(row.ap_loss, 1), *(percent(share) for share in shares)]
         time = [] if times is None else [times.get((weights, row.timesteps), NONE)]
         table.append([weights, f"{data}, {row.frames:,}", network, *cells, *time])
