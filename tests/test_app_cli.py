@@ -100,7 +100,7 @@ _SHORTER = {
     "detect": {"--reading.allow-external"},
     "convert": {"--continues"},
     "evaluate": {"--snn"},
-    "live": {"--detect.ann"},
+    "live": {"--detect.ann", "--detect.memory"},
 }
 """Settings that are yes or no, whose only flag has a shorter name, or another way of asking (--ann, --both)."""
 
