@@ -222,6 +222,16 @@ def test_a_batch_with_memory_is_run_window_by_window(remembering: DetectorBundle
         assert one.spikes == other.spikes
 
 
+def test_another_recording_begins_with_an_empty_memory(remembering: DetectorBundle) -> None:
+    """Even where its clock goes on from that of the recording before."""
+    inference = Inference(Detector(remembering, PostConfig(), engine="reference"), remembering.voxel, SIZE, maps=True)
+    first, second = moments(0, 50)
+    held = [next(iter(result.maps.values())).copy() for result in inference.stream(iter([first, second])) if result.maps]
+    again = [next(iter(result.maps.values())).copy() for result in inference.stream(iter([second])) if result.maps]
+    assert np.array_equal(held[0], held[1])
+    assert not np.array_equal(again[0], held[1])
+
+
 def test_windows_of_a_network_with_memory_do_not_overlap(remembering: DetectorBundle) -> None:
     with pytest.raises(ConfigError, match="windows of a network with memory follow each other"):
         open_inference(remembering, DetectConfig(stride_ms=10), SIZE)
