@@ -266,7 +266,7 @@ class Inference:
             EvburstError: from `windows`, after the results of the windows before it.
         """
         self._ran = 0
-        self._memory.clear()  # another recording, even if its clock goes on where that of the last one ended
+        self._memory.clear()  # another recording, even if its clock continues that of the one before
         ahead, waiting = self._binned_ahead(windows, batch), list[BinnedWindow]()
         try:
             for binned in ahead:

@@ -223,7 +223,7 @@ def test_a_batch_with_memory_is_run_window_by_window(remembering: DetectorBundle
 
 
 def test_another_recording_begins_with_an_empty_memory(remembering: DetectorBundle) -> None:
-    """Even where its clock goes on from that of the recording before."""
+    """Even if its clock continues that of the recording before."""
     inference = Inference(Detector(remembering, PostConfig(), engine="reference"), remembering.voxel, SIZE, maps=True)
     first, second = moments(0, 50)
     held = [next(iter(result.maps.values())).copy() for result in inference.stream(iter([first, second])) if result.maps]
