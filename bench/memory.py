@@ -1,6 +1,6 @@
 """What memory finds of objects that stand still, and what it costs.
 
-    python bench/memory.py --weights street [FILE ...] [--hold street] [--adl /path/to/street/images/adl_rundle] [--json FILE]
+    python bench/memory.py --weights street [FILE ...] [--hold street] [--pictures FOLDER] [--adl DIR] [--json FILE]
     python bench/memory.py --tables docs/results/memory.json
 
 The second form prints the tables of docs/detect.md.
@@ -9,6 +9,9 @@ Sequences are those of bench/tracks.py, rendered every 10 ms: `parked`, a standi
 and go, 12 s, and `drive`, a camera that drives, stands for 3 s while everything stands, and drives on, 8.5 s. Every object is
 labelled in every window in which it is in view, whether it moves or not. Networks: the weights as they are, ANN and SNN;
 weights named by `--hold` also with `--memory`, for which they were not trained; and the boxes of `--track`, which are held too.
+
+With `--pictures`, also sequences of 32 windows that are simulated from photographs of the split "val", which stop and go
+(SEQUENCES): AP of each network, and what the spiking one loses, over all windows and over the halves of the sequences.
 
 Recall is compared at equal numbers of false boxes: the lowest score is the one at which the network has FALSE_BOXES wrong boxes
 per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5.
@@ -30,12 +33,16 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.tracks import ADL_FPS, ADL_TRAINED, CAMERA, PEDESTRIAN, SIZE, WINDOW_US, ParkedScene, StoppedDrive, adl, tracked
-from evburst.app.inference import Inference, WindowResult
+from evburst.app.inference import Inference, WindowResult, run_dataset
 from evburst.app.provenance import provenance
 from evburst.app.tracking import TrackConfig
 from evburst.data.boxes import Detections, iou_matrix
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.datasets.simulated import SimulatedConfig
 from evburst.data.events import EventArray, Events, SensorSize
 from evburst.data.simulation.scenes import record
+from evburst.data.simulation.scenes.stills import StillSceneConfig
+from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import coco_result, frames_of
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -45,6 +52,13 @@ from evburst.models.detectors.remembering import with_memory
 CLASSES = ("car", "pedestrian")
 FALSE_BOXES = (0.1, 0.3)
 STOOD_S = 1.0
+SEQUENCES = SimulatedConfig(
+    val_sets=("camvid", "voc"),
+    sequence=32,
+    drive=StillSceneConfig(
+        still=0.1, zoom=0.03, pan_px=4.0, roll_rad=0.006, shake_px=1.0, object_px=4.0, closest=2.0, stops=0.9
+    ),
+)
 _STEP_US, _LOWEST, _TRACK_SCORE = 10_000, 0.02, 0.3
 _LENGTHS = {"parked": 12.0, "drive": 8.5}
 
@@ -145,6 +159,45 @@ def adl_table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {network} | {value} |" for network, value in results["adl"].items())])
 
 
+def on_pictures(root: Path, known: Sequence[tuple[str, DetectorBundle, bool]], scenes: int, cache: Path) -> dict[str, Any]:
+    """AP of every network on sequences of photographs, and of spiking ones [loss, low, high] to the ANN, by part."""
+    data = DatasetConfig(root=str(root), simulated=SEQUENCES)
+    length = SEQUENCES.sequence
+    windows = open_dataset(data, Request("val", WINDOW_US, scenes * length, cache, spread=True))
+    position = np.arange(len(windows)) % length
+    parts = {"all": position >= 0, "first half": position < length // 2, "second half": position >= length // 2}
+    scores: dict[str, dict[str, Any]] = {}
+    for name, bundle, ann in known:
+        inference = Inference(Detector(bundle, PostConfig(score=0.001), ann), bundle.voxel, SIZE, spiking=not ann)
+        done = run_dataset(inference, windows)
+        scores[name] = {
+            part: coco_result(
+                frames_of([done.labels[i] for i in np.flatnonzero(own)], [done.predictions[i] for i in np.flatnonzero(own)]),
+                CLASSES,
+            )
+            for part, own in parts.items()
+        }
+    found: dict[str, Any] = {"scenes": scenes, "windows": len(windows), "networks": {}}
+    for name, by_part in scores.items():
+        row = {part: [round(result.summary.ap, 1), round(result.summary.ap50, 1)] for part, result in by_part.items()}
+        if name.endswith("SNN"):
+            ann_parts = scores[f"{name.removesuffix('SNN')}ANN"]
+            for part, own in parts.items():
+                lost = ap_losses(ann_parts[part].matches, by_part[part].matches, np.flatnonzero(own) // length).ap
+                row[part] += [round(value, 1) for value in (lost.mean, lost.low, lost.high) if value is not None]
+        found["networks"][name] = row
+    return found
+
+
+def picture_table(results: dict[str, Any]) -> str:
+    """AP and loss on sequences of photographs, as a Markdown table."""
+    lines = ["| network | AP | AP50 | AP lost | AP lost, first half | second half |", "|---|---:|---:|---:|---:|---:|"]
+    for network, row in results["pictures"]["networks"].items():
+        lost = ["{:.1f} [{:.1f}, {:.1f}]".format(*row[part][2:]) if row[part][2:] else "-" for part in row]
+        lines.append(f"| {network} | {row['all'][0]} | {row['all'][1]} | {' | '.join(lost)} |")
+    return "\n".join(lines)
+
+
 def pedestrians(results: Sequence[WindowResult], truth: dict[int, Detections]) -> float:
     """AP50 of pedestrians in windows after the frames that were trained on."""
     ends = [one for one in results if one.t1_us in truth and one.t1_us * 1e-6 * ADL_FPS >= ADL_TRAINED]
@@ -158,13 +211,16 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["street"], metavar="NAME")
     parser.add_argument("--hold", nargs="*", default=[], metavar="NAME", help="weights to run with --memory as well")
     parser.add_argument("--seeds", type=int, nargs="+", default=[40, 41, 42, 43])
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of boxes.csv and images/ of streets")
+    parser.add_argument("--scenes", type=int, default=40, help="number of photographs")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of simulated sequences")
     parser.add_argument("--adl", type=Path, metavar="DIR", help="frames of adl_rundle")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="print docs/detect.md's tables from such a file")
     args = parser.parse_args()
     if args.tables:
         saved = json.loads(args.tables.read_text())
-        print(table(saved), adl_table(saved), sep="\n\n")
+        print(table(saved), picture_table(saved), adl_table(saved), sep="\n\n")
         return
     summary: dict[str, Any] = {"seeds": args.seeds, "figures": {}, "adl": {}, "provenance": provenance()}
     known = list(networks(args.weights, args.hold))
@@ -191,6 +247,9 @@ def main() -> None:
         summary["adl"] = {
             name: pedestrians(results_of(bundle, ann, clip.events, clip.sensor_size), clip.truth) for name, bundle, ann in known
         }
+    if args.pictures:
+        summary["pictures"] = on_pictures(args.pictures, known, args.scenes, args.cache)
+        print(picture_table(summary), end="\n\n")
     print(table(summary), adl_table(summary), sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps(summary, indent=1) + "\n")
