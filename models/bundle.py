@@ -359,9 +359,9 @@ def _graph_of(path: Path, tensors: dict[str, Tensor], trained: dict[str, Any]) -
         named = {name.replace("/", "."): tensor for name, tensor in tensors.items()}
         graph = Graph.from_json(GRAPH(trained["graph"], "graph"), named)
         head = head_of(HEAD(trained.get("head"), "head"))
-        if set(named) != {f"{node.name}.{what}" for node in graph.nodes if node.op == "conv" for what in ("weight", "bias")}:
+        if set(named) != set(graph.tensor_names):
             raise CheckpointError("its tensors are not those of its graph")
-        graph.shapes(named[next(node for node in graph.nodes if node.op == "conv").name + ".weight"].shape[1], 256, 256)
+        graph.shapes(graph.channels, 256, 256)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     origin = {name: value for name, value in trained.items() if name not in ("graph", "head")}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
+from evburst.models.detectors import loss_targets
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Memory, Node, Runner
 
@@ -68,9 +69,8 @@ def remembering(bundle: DetectorBundle) -> DetectorBundle:
 
 def _stride_of(graph: Graph, name: str, multiple: int) -> int:
     """Pixels of the grid per position of a node's value; sides of grids are multiples of `multiple`."""
-    channels = next(graph.tensors[f"{n.name}.weight"].shape[1] * n.attrs["groups"] for n in graph.nodes if n.op == "conv")
     side = 4 * multiple * graph.stride
-    return side // graph.shapes(channels, side, side)[name][1]
+    return side // graph.shapes(graph.channels, side, side)[name][1]
 
 
 def _last_common(graph: Graph, *outputs: str) -> Node:
@@ -108,7 +108,7 @@ class Remembering(nn.Module):
     def graph(self) -> Graph:
         """The network with the present weights."""
         named = dict(self.named_parameters())
-        tensors: dict[str, Tensor] = {name: named[_key(name)] for name in _tensor_names(self._structure)}
+        tensors: dict[str, Tensor] = {name: named[_key(name)] for name in self._structure.tensor_names}
         return Graph(self._structure.nodes, self._structure.outputs, tensors)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> list[Tensor]:
@@ -133,10 +133,7 @@ class Remembering(nn.Module):
             "scores": torch.cat([output.flatten(2) for output in maps[levels:]], 2),
             "feats": maps[:levels],
         }
-        size = torch.tensor(x.shape[:1:-1], dtype=torch.float32)
-        centre_size = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], 1)
-        batch = {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
-        total: Tensor = self._criterion(predictions, batch)[0]
+        total: Tensor = self._criterion(predictions, loss_targets(x, boxes, labels, image_index))[0]
         return total
 
     def _through_time(self, x: Tensor) -> list[Tensor]:
@@ -170,10 +167,6 @@ def _before_hold(graph: Graph) -> set[str]:
     """Names of the convolutions that drive the neurons that are held."""
     inputs = {node.name: node.inputs for node in graph.nodes}
     return {name for hold in graph.memories for name in inputs[hold.inputs[0]]}
-
-
-def _tensor_names(graph: Graph) -> list[str]:
-    return [f"{node.name}.{what}" for node in graph.nodes if node.op == "conv" for what in ("weight", "bias")]
 
 
 def _key(tensor: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
-from evburst.models.detectors import NetworkConfig, family
+from evburst.models.detectors import NetworkConfig, family, loss_targets
 from evburst.models.detectors.postprocess import HeadSpec
 
 LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
@@ -105,9 +105,6 @@ class Yolo(nn.Module):
             from ultralytics.utils.loss import v8DetectionLoss
 
             self._criterion = v8DetectionLoss(self.net)
-        height, width = x.shape[-2:]
-        size = torch.tensor([width, height], dtype=torch.float32)
-        centre_size = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], 1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
             predictions = self.net(x)
         predictions = {
@@ -115,8 +112,7 @@ class Yolo(nn.Module):
             "scores": predictions["scores"].float(),
             "feats": predictions["feats"],
         }
-        batch = {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
-        total: Tensor = self._criterion(predictions, batch)[0]
+        total: Tensor = self._criterion(predictions, loss_targets(x, boxes, labels, image_index))[0]
         return total
 
 

@@ -63,8 +63,7 @@ class _Writer:
         graph, helper = self._graph, self._helper
         operators = [self._operator(node) for node in graph.nodes if node.op != "input"]
         source = graph.nodes[0].name
-        channels = next(graph.tensors[f"{n.name}.weight"].shape[1] * n.attrs["groups"] for n in graph.nodes if n.op == "conv")
-        inputs = [helper.make_tensor_value_info(source, self._float, ["N", channels, "H", "W"])]
+        inputs = [helper.make_tensor_value_info(source, self._float, ["N", graph.channels, "H", "W"])]
         outputs = [
             helper.make_tensor_value_info(name, self._float, ["N", self._channels(name), None, None]) for name in graph.outputs
         ]

@@ -101,9 +101,7 @@ class ExportedNetwork(SpikingNetwork):
 
     def _load(self, options: SnnOptions) -> Run:
         """Load the network into the library."""
-        convs = (node for node in self.graph.nodes if node.op == "conv")
-        channels = next(self.graph.tensors[f"{conv.name}.weight"].shape[1] * conv.attrs["groups"] for conv in convs)
-        return self._start(spiking_model(self.graph, self.parameters, channels, options).SerializeToString())
+        return self._start(spiking_model(self.graph, self.parameters, self.graph.channels, options).SerializeToString())
 
     def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
         """Convert a grid to uint8; None if it does not hold integer counts of 0 to 255."""

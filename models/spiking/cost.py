@@ -2,9 +2,9 @@
 
 The fan-out of a neuron is the derivative of the sum of all convolution outputs, with all weights set to 1, with respect to its
 spike. One backward pass over the graph per input size computes it for all neurons. Spikes that a max-pool passes on are
-counted at the pool, those that a hold passes on or repeats at the hold. A spike that reaches
-a neuron without a convolution in between (the shortcut of a residual block) costs one accumulate, like a synapse of weight 1.
-A spike before an average pool meets the weights that read any of its windows.
+counted at the pool, those that a hold passes on or repeats at the hold. A spike that reaches a neuron without a convolution in
+between (the shortcut of a residual block) costs one accumulate, like a synapse of weight 1. A spike before an average pool
+meets the weights that read any of its windows.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class IntegerNetwork(SpikingNetwork):
         super().__init__(graph, parameters)
         self._max_count = max_count
         self._order = {node.name: i for i, node in enumerate(graph.nodes)}
-        self._hold_fan_out: dict[tuple[int, ...], dict[str, FanOut]] = {}
+        self._hold_fan_out: dict[tuple[str, tuple[int, ...]], FanOut] = {}
         self._grid: NDArray[np.uint8] | None = None
         self._programs: dict[tuple[int, ...], Program] = {}
         self._weights: dict[tuple[str, ...], PackedWeights | None] = {}
@@ -161,10 +161,10 @@ class IntegerNetwork(SpikingNetwork):
         self._memory[node.name] = torch.from_numpy(own) * theta
         program.mark(out)
         resting = program.resting.setdefault(node.name, torch.from_numpy(own[:1].astype(np.int16)))
-        fan_out = self._hold_fan_out.setdefault(own.shape[1:], {})
-        if node.name not in fan_out:
-            fan_out[node.name] = FanOut.of(self._fan_out[node.name].numpy())
-        totals = count_spikes(own[None], resting.numpy().astype(np.uint8), fan_out[node.name])
+        key = node.name, own.shape[1:]
+        if key not in self._hold_fan_out:
+            self._hold_fan_out[key] = FanOut.of(self._fan_out[node.name].numpy())
+        totals = count_spikes(own[None], resting.numpy().astype(np.uint8), self._hold_fan_out[key])
         self._counted.append(Counted(node.name, "memory", 0, torch.from_numpy(totals)))
 
     def _spikes(self, name: str, program: Program) -> Tensor:
