@@ -123,7 +123,8 @@ def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | N
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.grids = iter([{bundle.graph.nodes[0].name: calibration.numpy().astype(np.float32)}])
+            name = bundle.graph.nodes[0].name
+            self.grids = iter([{name: part.numpy().astype(np.float32)} for part in calibration.split(8)])
 
         def get_next(self) -> Any:
             return next(self.grids, None)
