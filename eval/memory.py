@@ -6,15 +6,17 @@ accesses. An access to an SRAM of b bits costs 1.09e-5 b + 13.2 pJ (45 nm; their
 and 1 MB).
 
     ANN: each MAC reads an input and a weight; each output reads a bias and is written.
+    ANN or QNN that skips zeros (not in the paper): the same, with only those MACs whose input is not zero.
     SNN: each spike is written once and read by every convolution it goes to, through a queue; for each weight it reaches, that
          weight is read and the potential is read and written; each timestep reads a bias and reads and writes every potential.
 
-Addressing is not counted. The fan-out of a spike is exact (borders included); its distribution over several convolutions is the
-layer's mean.
+Addressing is not counted, nor what it takes to find the inputs that are not zero. The fan-out of a spike is exact (borders
+included); its distribution over several convolutions is the layer's mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evburst.data.stats import MemoryGeometry, SpikeStats
@@ -22,7 +24,7 @@ from evburst.eval.energy import CostTable
 
 MODEL = (
     "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no "
-    "reuse between accesses; addressing left out. An upper estimate for both networks; not comparable with the table above."
+    "reuse between accesses; addressing left out. An upper estimate for every network; not comparable with the table above."
 )
 WORD_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 QUEUE_WORDS = 2048
@@ -36,7 +38,7 @@ class MemoryReport:
     Attributes:
         operations_pj: arithmetic, biases and resets included.
         weights_pj: reading weights and biases.
-        potentials_pj: reading and writing membrane potentials; 0 for the ANN.
+        potentials_pj: reading and writing membrane potentials; 0 for ANN and QNN.
         signals_pj: reading inputs and writing outputs.
         total_pj: their sum.
     """
@@ -53,14 +55,21 @@ def access_pj(words: int, bits: int) -> float:
     return 1.09e-5 * words * bits + 13.2
 
 
-def ann_memory(geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
-    """Estimate the energy of the dense ANN."""
+def ann_memory(geometry: MemoryGeometry, table: CostTable, macs: Mapping[str, float] | None = None) -> MemoryReport:
+    """Estimate the energy of the dense ANN, or of a network that skips zeros.
+
+    Args:
+        geometry: sizes of the network.
+        table: energies per operation.
+        macs: multiply-accumulates by convolution, mean over the windows; None: all of them, the dense ANN.
+    """
     bits = WORD_BITS[table.name]
     operations = weights = signals = 0.0
     for conv in geometry.convs:
-        operations += conv.macs * table.mac_pj + conv.outputs * table.ac_pj
-        weights += conv.macs * access_pj(conv.weights, bits) + conv.outputs * access_pj(conv.biases, bits)
-        signals += conv.macs * access_pj(conv.inputs, bits) + conv.outputs * access_pj(conv.outputs, bits)
+        count = conv.macs if macs is None else macs[conv.name]
+        operations += count * table.mac_pj + conv.outputs * table.ac_pj
+        weights += count * access_pj(conv.weights, bits) + conv.outputs * access_pj(conv.biases, bits)
+        signals += count * access_pj(conv.inputs, bits) + conv.outputs * access_pj(conv.outputs, bits)
     return MemoryReport(operations, weights, 0.0, signals, operations + weights + signals)
 
 
@@ -83,3 +92,16 @@ def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) ->
         weights += updates * access_pj(conv.biases, bits)
         potentials += 2 * updates * access_pj(conv.outputs, bits)
     return MemoryReport(operations, weights, potentials, signals, operations + weights + potentials + signals)
+
+
+def qnn_macs(stats: SpikeStats, geometry: MemoryGeometry) -> dict[str, float]:
+    """Return the multiply-accumulates by convolution of the same network as a QNN: one for every burst and weight it reaches.
+
+    A burst that reaches a neuron without a convolution is counted with the convolutions of its layer.
+    """
+    macs = dict.fromkeys((conv.name for conv in geometry.convs), 0.0)
+    for layer in stats.layers:
+        fan_out = geometry.fan_out.get(layer.name, {})
+        for name, part in fan_out.items():
+            macs[name] += float(layer.graded_ops.mean()) * part / sum(fan_out.values())
+    return macs

@@ -141,17 +141,25 @@ class Energy(TableEnergies):
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEnergies:
     """Energy according to a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
 
     __pydantic_config__ = _STRICT
-    model: str
     operations_pj: float
     weights_pj: float
     potentials_pj: float
     signals_pj: float
     total_pj: float
+
+
+@dataclass(frozen=True)
+class Memory(MemoryEnergies):
+    """The same of this network, with the model, its share of the dense ANN, and its alternatives: "ann", "ann_zero_skipping"
+    and at T = 1 "qnn". Files of earlier versions lack `alternatives`."""
+
+    model: str
     share_of_ann: float
+    alternatives: dict[str, MemoryEnergies] | None = None
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,13 @@ def test_every_figure_is_that_of_a_file(tmp_path: Path) -> None:
     assert (int8["format"], fp32["format"]) == ("INT8", "FP32")
     assert int8["of QNN"] == f"{100 * energy['int8']['of_qnn']:.1f} %" == "83.3 %"  # 50 accumulates, 20 multiply-accumulates
     assert fp32["of dense ANN"] == f"{100 * energy['fp32']['of_ann']:.1f} %"
+    memory = content["results"][1]["memory"]
+    traffic = tables["Energy with memory traffic"]
+    assert [row["network"] for row in traffic] == ["dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, T = 1"]
+    qnn = memory["alternatives"]["qnn"]
+    assert traffic[2]["SNN's share of the sum"] == f"{100 * memory['total_pj'] / qnn['total_pj']:.1f} %"
+    assert traffic[2]["SNN's share of the arithmetic"] == f"{100 * memory['operations_pj'] / qnn['operations_pj']:.1f} %"
+    assert traffic[3]["SNN's share of the sum"] == "100.0 %"
     (origin,) = tables["Where the figures come from"]
     assert (origin["date"], origin["commit"], origin["machine"]) == ("2026-11-27", "0123456789ab", "a processor")
     assert [row["0.50"] for row in tables["AP by IoU"]] == [f"{row['ap_by_iou']['0.50']:.1f}" for row in content["results"]]
@@ -100,7 +107,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "missing: weights caltech6: no results.json" in err
     assert results_main([*run, "--format", "latex", "--out", str(tmp_path / "tables.tex")]) == 0
     latex = (tmp_path / "tables.tex").read_text()
-    assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 5
+    assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 6
     assert r"100\% \& co\_1 & simulated val & ANN & coco" in latex
     assert results_main(["--schema"]) == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"$schema", "$defs"}

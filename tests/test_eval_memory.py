@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from evburst.data.stats import ConvMemory, LayerStats, MemoryGeometry, SpikeStats
 from evburst.eval.energy import COST_TABLES
-from evburst.eval.memory import QUEUE_WORDS, access_pj, ann_memory, snn_memory
+from evburst.eval.memory import QUEUE_WORDS, access_pj, ann_memory, qnn_macs, snn_memory
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.cost import fan_out_maps, memory_geometry, node_shapes
 from tests.conftest import EveryOperation, FurtherOperations, drawn
@@ -41,6 +41,22 @@ def test_snn_by_hand() -> None:
     assert report.weights_pj == pytest.approx(60 * e(18) + 12 * e(2) + 64 * e(2) + 32 * e(1))
     assert report.potentials_pj == pytest.approx(2 * (60 * e(32) + 12 * e(16) + 64 * e(32) + 32 * e(16)))
     assert report.signals_pj == pytest.approx(2 * (10 + 12) * e(QUEUE_WORDS))
+
+
+def test_networks_that_skip_zeros_by_hand() -> None:
+    """An input that is zero is not read, nor its weights; outputs are written as before."""
+    report = ann_memory(GEOMETRY, FP32, {"a": 50.0, "b": 16.0})
+    assert report.operations_pj == pytest.approx(66 * 4.6 + 48 * 0.9)
+    assert report.weights_pj == pytest.approx(50 * e(18) + 16 * e(2) + 32 * e(2) + 16 * e(1))
+    assert report.signals_pj == pytest.approx(50 * e(16) + 16 * e(32) + 32 * e(32) + 16 * e(16))
+    assert ann_memory(GEOMETRY, FP32, {"a": 200.0, "b": 64.0}) == ann_memory(GEOMETRY, FP32)
+
+
+def test_bursts_of_the_qnn_are_divided_among_convolutions() -> None:
+    bursts = np.array([40.0, 60.0])
+    layer = LayerStats("relu", "neuron", 32, 1, bursts, bursts, bursts)
+    geometry = MemoryGeometry(GEOMETRY.convs, {"relu": {"a": 30.0, "b": 10.0}})
+    assert qnn_macs(SpikeStats((layer,), {"a": 200, "b": 64}), geometry) == {"a": 37.5, "b": 12.5}
 
 
 def test_accesses_cost_what_the_paper_fits() -> None:

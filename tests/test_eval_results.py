@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evburst.app.evaluate.account import memory_figures
 from evburst.data.errors import DataError
-from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
+from evburst.data.stats import ActivityStats, ConvMemory, LayerStats, MemoryGeometry, SpikeStats
 from evburst.eval.coco import coco_result
 from evburst.eval.energy import energy_figures, energy_report
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import VERSION, finite, json_schema, parse, read_results, to_json
 from evburst.eval.scoring import ap_figures, describe, detail_figures
 from tests.test_eval_protocol import CLASSES, GEN1, random_recording
+
+GEOMETRY = MemoryGeometry((ConvMemory("conv", 1000, inputs=16, weights=18, outputs=32, biases=2),), {"a": {"conv": 90.0}})
 
 
 def row(model: str, timesteps: int | None, seed: int = 0) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def row(model: str, timesteps: int | None, seed: int = 0) -> dict[str, Any]:
         "ap_loss": loss,
         "ap50_loss": loss,
         "latency_ms": {"p50": 1.5, "p90": 2.0, "p99": 3.0},
+        "memory": memory_figures(spikes if timesteps else activity, activity, GEOMETRY, "int8"),
         "details": detail_figures(scored, frames, CLASSES),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
 from evburst.eval.energy import COST_TABLES, ann_layers, energy_figures, energy_report, snn_layers, synaptic_ops
-from evburst.eval.memory import MODEL, ann_memory, snn_memory
+from evburst.eval.memory import MODEL, ann_memory, qnn_macs, snn_memory
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from evburst.models.activity import memory
 from evburst.models.bundle import DetectorBundle
@@ -42,12 +42,26 @@ def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[]
     return snn_metrics(stats, *memory(bundle.spiking, bundle.parameters), counted)
 
 
-def memory_figures(stats: Stats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
-    """Return the energy by a second model, which includes memory traffic."""
+def memory_figures(stats: Stats, activity: ActivityStats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
+    """Return the energy by a second model, which includes memory traffic, of a network and of its alternatives.
+
+    With more than one timestep there is no QNN: it would take a single pass, which was not counted.
+    """
     costs = COST_TABLES[table]
-    dense = ann_memory(geometry, costs)
-    network = dense if isinstance(stats, ActivityStats) else snn_memory(stats, geometry, costs)
-    return {"model": MODEL, **asdict(network), "share_of_ann": network.total_pj / dense.total_pj}
+    effective = {name: float(counts.mean()) for name, counts in activity.effective_macs.items()}
+    others = {"ann": ann_memory(geometry, costs), "ann_zero_skipping": ann_memory(geometry, costs, effective)}
+    network = others["ann"]
+    if isinstance(stats, SpikeStats):
+        network = snn_memory(stats, geometry, costs)
+        if max(layer.timesteps for layer in stats.layers) == 1:
+            others["qnn"] = ann_memory(geometry, costs, qnn_macs(stats, geometry))
+    share = network.total_pj / others["ann"].total_pj
+    return {
+        "model": MODEL,
+        **asdict(network),
+        "share_of_ann": share,
+        "alternatives": {name: asdict(one) for name, one in others.items()},
+    }
 
 
 def layer_figures(stats: Stats, table: str) -> list[dict[str, Any]]:

@@ -279,7 +279,7 @@ class Evaluation:
             row["engine"] = network.engine
             row["energy"] = account(counted, activity, c.energy_table, sum(result.idle for result in results))
             row["latency_ms"] = timing.percentiles()
-            row["memory"] = memory_figures(counted, geometry, c.energy_table)
+            row["memory"] = memory_figures(counted, activity, geometry, c.energy_table)
             row["neurobench"] = asdict(neurobench_metrics(counted, self.bundle, partial(self._count, network)))
             measured.append(Measured(network, results, timing, row, layer_figures(counted, c.energy_table)))
         return measured

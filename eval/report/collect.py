@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 from evburst.data.errors import DataError
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
-from evburst.eval.report.tables import NONE, Table, headline_pj, interval, micro, number, percent
+from evburst.eval.report.tables import NONE, Table, headline_pj, interval, memory_traffic_rows, micro, number, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
@@ -101,6 +101,13 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
             _energy(all_files),
             "µJ, mean over the same windows for every column. Per spike: every spike of a burst is an accumulate. QNN: the "
             "same network, every burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
+        ),
+        TitledTable(
+            "Energy with memory traffic",
+            _memory_traffic(all_files),
+            "µJ per window in the number format of the settings, mean over the same windows. Arithmetic includes biases and "
+            "resets, which the table above leaves out. Model: Lemaire et al., ICONIP 2022, one memory per layer and kind of "
+            "data, no reuse.",
         ),
         TitledTable("Latency", _latency(all_files), "One window at a time: binning, network, decoding and NMS."),
         TitledTable(
@@ -235,6 +242,13 @@ def _energy(files: Sequence[File]) -> Table:
             cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
             shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
             table.append([*key_cells, f"{row.energy.windows:,}", name.upper(), *cells, *shares, number(row.energy.mean_burst)])
+    return Table(head, table, len(_KEY_COLUMNS))
+
+
+def _memory_traffic(files: Sequence[File]) -> Table:
+    head = ["weights", "data, split", "network", "arithmetic", "memory traffic", "sum"]
+    head += ["SNN's share of the arithmetic", "SNN's share of the sum"]
+    table = [[*_what(results, row)[:2], *cells] for results, row, _ in _all_rows(files) for cells in memory_traffic_rows(row)]
     return Table(head, table, len(_KEY_COLUMNS))
 
 

@@ -167,6 +167,26 @@ def memory_table(rows: Iterable[AnyNetwork]) -> Table:
     return Table(head, table)
 
 
+def memory_traffic_rows(row: AnyNetwork) -> list[list[str]]:
+    """Format a row for a spiking network and each of its alternatives: arithmetic, memory traffic and sum in µJ, and the
+    spiking network's share of the first and of the last; none if alternatives were not measured."""
+    m = row.memory
+    if m is None or row.model != "snn" or m.alternatives is None:
+        return []
+    networks = {_ALTERNATIVES[name]: one for name, one in m.alternatives.items()} | {row.label: m}
+    return [
+        [
+            name,
+            *(micro(pj) for pj in (one.operations_pj, one.total_pj - one.operations_pj, one.total_pj)),
+            *(percent(share) for share in (m.operations_pj / one.operations_pj, m.total_pj / one.total_pj)),
+        ]
+        for name, one in networks.items()
+    ]
+
+
+_ALTERNATIVES = {"ann": "dense ANN", "ann_zero_skipping": "zero-skipping ANN", "qnn": "zero-skipping QNN"}
+
+
 def latency_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate latencies, throughput, and AP of the results that are available in time."""
     head = ["network", "p50, ms", "p90, ms", "p99, ms", "windows/s", "streaming AP", "offline AP", "age of a result, ms"]
