@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -28,6 +30,7 @@ from bench import (  # noqa: E402
     events,
     gpu,
     inference,
+    int8_ann,
     late,
     memory,
     quiet,
@@ -41,8 +44,8 @@ from bench import (  # noqa: E402
 )
 from evburst.data.errors import DataError  # noqa: E402
 from evburst.eval.report import collect  # noqa: E402
-from evburst.eval.report.tables import Table, interval, percent  # noqa: E402
-from evburst.eval.results import NetworkResult, Results  # noqa: E402
+from evburst.eval.report.tables import Table, interval, number, percent  # noqa: E402
+from evburst.eval.results import NetworkResult, Results, read_results  # noqa: E402
 from evburst.models.bundle import DetectorBundle  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
@@ -97,21 +100,17 @@ def _evaluation(names: tuple[str, ...], title: str) -> str:
     return next(one.table for one in collect.summary_tables(_files(names)) if one.title == title).markdown()
 
 
-def window_times() -> dict[tuple[str, int | None], str]:
-    """ms per window by weights and T: of the ANN in OpenVINO with 8 bits; of the spiking network in the fastest engine that
-    counts every spike, and in brackets in the fastest that counts none."""
-    times: dict[tuple[str, int | None], str] = {}
+def window_times() -> dict[tuple[str, str], str]:
+    """ms per window by weights and network: "ann" and "int8" in their fastest runtime; "qnn", the spiking network at T = 1
+    where no spikes are counted; "snn T", the spiking network in the fastest engine that counts every spike."""
+    times: dict[tuple[str, str], str] = {}
     for path in sorted(RESULTS.glob("inference*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         ms = {name: result["ms"] for name, result in record["results"].items() if "ms" in result}
-        times[record["weights"], None] = f"{ms[inference.QUANTISED]:.1f}"
-        for steps in inference.TIMESTEPS:
-            counted, uncounted = (
-                _fastest(ms, rf"snn {names}") for names in (f"(reference|int8) T={steps}", f".* T={steps} uncounted")
-            )
-            if counted is not None:
-                brackets = "" if uncounted is None else f" ({uncounted:.1f})"
-                times[record["weights"], steps] = f"{counted:.1f}{brackets}"
+        found = {"ann": ms[inference.baseline(record["results"])], "int8": ms.get(inference.QUANTISED)}
+        found["qnn"] = _fastest(ms, "snn .* T=1 uncounted")
+        found |= {f"snn {steps}": _fastest(ms, rf"snn (reference|int8) T={steps}") for steps in inference.TIMESTEPS}
+        times |= {(record["weights"], name): f"{value:.1f}" for name, value in found.items() if value is not None}
     return times
 
 
@@ -120,11 +119,63 @@ def _fastest(ms: dict[str, float], names: str) -> float | None:
     return min((value for name, value in ms.items() if re.fullmatch(names, name)), default=None)
 
 
+def bits(weights: str) -> float:
+    """Bits of an activation of the network as a quantised one, log2 of its levels, in the layers with the most."""
+    neurons = DetectorBundle.load(weights).parameters.neurons.values()
+    return math.log2(1 + max(float(layer.burst_limits.max()) for layer in neurons))
+
+
 def headline() -> str:
     """The README's table."""
-    files = [(path, results) for path, results in _files(DETECTORS) if isinstance(results, Results)]
-    files.sort(key=lambda file: DETECTORS.index(file[1].weights or ""))
-    return collect.headline_table(files, window_times()).markdown()
+    times, eight_bits = window_times(), _read("int8_ann")["weights"]
+    rows = []
+    for name in DETECTORS:
+        results = read_results(RESULTS / name / "results.json")
+        if isinstance(results, Results):
+            rows += _headline_rows(results, eight_bits[name], times)
+    head = ["weights, windows", "network", "AP", "AP50", "AP lost [95 %]", "energy, of ANN", "with memory traffic", "ms"]
+    return Table(head, rows, 2).markdown()
+
+
+def _headline_rows(results: Results, eight_bits: dict[str, Any], times: dict[tuple[str, str], str]) -> list[list[str]]:
+    """ANN, ANN in 8 bits, at T = 1 the quantised network, and the spiking network of one weights file."""
+    name = results.weights or ""
+    ann, snn = results.results
+    energy, memory, steps = snn.energy, snn.memory, snn.timesteps
+    if energy is None or memory is None or memory.alternatives is None:
+        raise DataError(f"{name}: results.json lacks the energy with memory traffic; run evburst evaluate again")
+    e, dense, lost = energy.tables["int8"], memory.alternatives["ann"].total_pj, interval(snn.ap_loss, 1)
+    of_memory = {key: percent(one.total_pj / dense) for key, one in memory.alternatives.items()}
+    quantised, loss = eight_bits["networks"]["int8"], eight_bits["int8_of_ann"]["ap"]
+    zeros = percent((e.ann_zero_skipping_pj or 0) / e.ann_pj), of_memory["ann_zero_skipping"]
+    eight = [f"{quantised['ap']:.1f}", f"{quantised['ap50']:.1f}", "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**loss)]
+    spiking = [number(snn.ap, 1), number(snn.ap50, 1), lost]
+    rows = [
+        ["ANN", number(ann.ap, 1), number(ann.ap50, 1), *["-"] * 3, times.get((name, "ann"), "-")],
+        ["ANN, INT8", *eight, *(f"100 % ({share})" for share in zeros), times.get((name, "int8"), "-")],
+    ]
+    if steps == 1:  # a quantised network takes one pass, however many timesteps there are
+        shares = percent((e.qnn_pj or 0) / e.ann_pj), of_memory["qnn"]
+        rows.append([f"QNN, W8 A{bits(name):.1f}", *spiking, *shares, times.get((name, "qnn"), "-")])
+    shares = percent(e.of_ann), percent(memory.share_of_ann)
+    rows.append([f"SNN, T = {steps}", *spiking, *shares, times.get((name, f"snn {steps}"), "-")])
+    return [[f"{name}, {ann.frames}", *row] for row in rows]
+
+
+def burst_limits() -> str:
+    """Levels and bits of the activations of all weights, for docs/models.md."""
+    lines = ["| weights | T | burst limit phi: layers | levels | bits of an activation |", "|---" * 5 + "|"]
+    for name in (*DETECTORS, *CLASSIFIERS):
+        parameters = DetectorBundle.load(name).parameters
+        layers = Counter(int(layer.burst_limits.max()) for layer in parameters.neurons.values())
+        limits = sorted(layers, reverse=True)
+        cells = [
+            ", ".join(f"{limit}: {layers[limit]}" for limit in limits),
+            ", ".join(f"{limit + 1}" for limit in limits),
+            ", ".join(f"{math.log2(limit + 1):.1f}" for limit in limits),
+        ]
+        lines.append(f"| `{name}` | {parameters.timesteps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def cards() -> str:
@@ -144,7 +195,7 @@ def cards() -> str:
             f"{results.dataset} {results.split}, {unit}",
             "AP" if unit.endswith("windows") else "top-1",
         ]
-        of_qnn = None if timesteps > 1 else e and e.of_qnn  # see headline_table
+        of_qnn = None if timesteps > 1 else e and e.of_qnn  # as in headline
         cells += [*(f"{score:.1f}" for score in scores), interval(loss, 1), percent(e and e.of_ann), percent(of_qnn)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -189,12 +240,9 @@ def street_card() -> str:
         precisions = [one["per_class"][name] for one in networks]
         rows.append([f"simulated val, `{name}`: AP, AP50", *(f"{ap['ap']:.1f}, {ap['ap50']:.1f}" for ap in precisions)])
     first = networks[0]["details"]["confusion"]
-    for number, name in enumerate(first["rows"][:-1]):
+    for k, name in enumerate(first["rows"][:-1]):
         counts = [one["details"]["confusion"]["counts"] for one in networks]
-        cells = [
-            f"{found[number][number]} of {sum(found[number])}, {sum(row[number] for row in found) - found[number][number]}"
-            for found in counts
-        ]
+        cells = [f"{found[k][k]} of {sum(found[k])}, {sum(row[k] for row in found) - found[k][k]}" for found in counts]
         rows.append([f"simulated val, `{name}`, score of at least {first['score']}: found, other boxes", *cells])
     head, ruler, *others = real.table([_read(f"real_street_{network}") for network in ("ann", "snn")]).splitlines()
     return "\n".join([head.replace("recording", "measured on"), ruler, *(f"| {' | '.join(row)} |" for row in rows), *others])
@@ -205,9 +253,17 @@ TABLES = (
     DocTable("ap", "docs/results.md", "Average precision", partial(_evaluation, DETECTORS, "Average precision")),
     DocTable("ap_by_iou", "docs/results.md", "AP by IoU", partial(_evaluation, DETECTORS, "AP by IoU")),
     DocTable("energy", "docs/results.md", "Energy per window", partial(_evaluation, DETECTORS, "Energy per window")),
+    DocTable(
+        "memory_traffic",
+        "docs/results.md",
+        "Energy with memory traffic",
+        partial(_evaluation, DETECTORS, "Energy with memory traffic"),
+    ),
+    DocTable("int8", "docs/results.md", "The ANN in 8 bits", lambda: int8_ann.table(_read("int8_ann"))),
     DocTable("classification", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Classification")),
     DocTable("classification_energy", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Energy per window"), 1),
     DocTable("cards", "docs/models.md", "Figures", cards),
+    DocTable("burst_limits", "docs/models.md", "Figures", burst_limits, 1),
     DocTable("street", "docs/models.md", "street", street_card, 1),
     DocTable(
         "real",

@@ -43,7 +43,6 @@ NOT_MEASURED = {
     ("live.md", "flag | effect"): OPTIONS,
     ("method.md", "setting | default | RVT | the paper"): TERMS,
     ("method.md", "operation | spiking form"): TERMS,
-    ("method.md", "phi | equivalent bits, approximately"): TERMS,
     ("method.md", "level | fitted parameters"): TERMS,
     ("method.md", "quantity | definition"): TERMS,
     ("method.md", "number format | MAC | AC"): "energies of the cited paper",

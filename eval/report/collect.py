@@ -11,14 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from evburst.data.errors import DataError
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
-from evburst.eval.report.tables import NONE, Table, headline_pj, interval, memory_traffic_rows, micro, number, percent
+from evburst.eval.report.tables import Table, headline_pj, interval, memory_traffic_rows, micro, number, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
@@ -120,13 +120,8 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
     return [one for one in found if one.table.rows]
 
 
-def headline_table(files: Sequence[tuple[Path, Results]], times: Mapping[tuple[str, int | None], str] | None = None) -> Table:
-    """Tabulate every detection network in one row.
-
-    Args:
-        files: the results.
-        times: text for a last column, "ms per window", by weights and T (None: the ANN); None: no such column.
-    """
+def headline_table(files: Sequence[tuple[Path, Results]]) -> Table:
+    """Tabulate every detection network in one row."""
     head = [*_KEY_COLUMNS, "AP", "AP50", "AP lost [95 %]", "energy, of ANN", "of zero-skipping", "of QNN"]
     table = []
     for _, row, (weights, data, network) in _rows(files):
@@ -135,9 +130,8 @@ def headline_table(files: Sequence[tuple[Path, Results]], times: Mapping[tuple[s
         if row.timesteps and row.timesteps > 1:  # a quantised network takes one pass, however many timesteps there are
             shares = *shares[:2], None
         cells = [number(row.ap, 1), number(row.ap50, 1), interval(row.ap_loss, 1), *(percent(share) for share in shares)]
-        time = [] if times is None else [times.get((weights, row.timesteps), NONE)]
-        table.append([weights, f"{data}, {row.frames:,}", network, *cells, *time])
-    return Table(head if times is None else [*head, "ms per window"], table, len(_KEY_COLUMNS))
+        table.append([weights, f"{data}, {row.frames:,}", network, *cells])
+    return Table(head, table, len(_KEY_COLUMNS))
 
 
 def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
