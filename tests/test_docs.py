@@ -49,7 +49,7 @@ NOT_CHECKED = {"tests/test_docs.py"}
 
 _NO_FIGURE = re.compile(
     r"\bT (?:=|>|<=) \d+|\bPython 3\.\d+|\b(?:19|20)\d\d\b|\b\d+-bit\b|\b\d+ bits\b|\bIoU \d\.\d+|\bAGPL-3\.0"
-    r"|\b\d+(?=x\d)|\b\d+ nm\b"
+    r"|\b\d+(?=x\d)|\b\d+ nm\b|\bROS \d"
 )
 _FIGURE = re.compile(r"(?<![\w.,-])\d[\d.,]*")
 
