@@ -56,7 +56,7 @@ NOT_MEASURED = {
     ("train.md", "file | content"): FILES,
     ("which-detector.md", "you need | use"): "links",
     ("which-detector.md", "| evburst | RVT | SpikeYOLO | SpikingJelly | Metavision SDK"): "features of projects",
-    ("which-detector.md", "detector | spiking | AP | AP50 | million parameters | paper"): "figures of the cited papers",
+    ("which-detector.md", "detector | spiking | AP | AP50 | paper"): "figures of the abstracts of the cited papers",
 }
 """Tables that no results file makes, by page and head (without the addresses of links), and why they need none."""
 
