@@ -94,7 +94,7 @@ def test_figures_are_listed_and_equal_their_source(page: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", WORDS, ids=lambda entry: entry["text"])
-def test_measurements_said_in_words_hold(entry: dict[str, Any]) -> None:
+def test_measurements_in_words_hold(entry: dict[str, Any]) -> None:
     text = (ROOT / entry["page"]).read_text(encoding="utf-8")
     assert entry["text"] in " ".join(text.split())  # in prose, or in the words of a table
     low, high = entry["between"]
