@@ -131,7 +131,7 @@ def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | N
 
     quantised = path.with_name("int8.onnx")
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(path, quantised, Reader(), per_channel=True, reduce_range=True, **types)
+    quantize_static(path, quantised, Reader(), per_channel=True, **types)
     return quantised
 
 
