@@ -1,22 +1,22 @@
 """Export of the spiking network of a weights file to NIR (Pedersen et al., Nature Communications 2024), as far as NIR allows.
 
-Neurons of NIR fire at most one spike per timestep. At one timestep, a burst is written as several neurons: n = clip(floor(c / theta
-+ 1/2), 0, phi) is the number of k in 1 ... phi with c / theta >= k - 1/2, so that a neuron of current c becomes phi neurons `IF`
-with threshold 1 and the currents c / theta + 3/2 - k. A layer of C neurons is thus one `IF` of phi * C channels, those of the k-th
-spike from channel (k - 1) * C on. 1 / theta and 3/2 - k are folded into the convolutions that drive it, which repeat their output
-channels, theta into those that read it, which repeat their input channels: weights grow by the square of phi. A max-pool of
-counts is the sum over k of whether any of the k-th neurons of a window fires: an `AvgPool2d` and an `IF` whose threshold a single
-spike exceeds.
+Neurons of NIR fire at most one spike per timestep. At one timestep, a burst is written as several neurons: n = clip(floor(c /
+theta + 1/2), 0, phi) is the number of k in 1 ... phi with c / theta >= k - 1/2, so that a neuron of current c becomes phi
+neurons `IF` with threshold 1 and the currents c / theta + 3/2 - k. A layer of C neurons is thus one `IF` of phi * C channels,
+those of the k-th spike from channel (k - 1) * C on. 1 / theta and 3/2 - k are folded into the convolutions that drive it,
+which repeat their output channels, theta into those that read it, which repeat their input channels: weights grow by the
+square of phi. A max-pool of counts is the sum over k of whether any of the k-th neurons of a window fires: an `AvgPool2d` and
+an `IF` whose threshold a single spike exceeds.
 
-At several timesteps, a layer of neurons becomes `IF` with threshold theta / 2 and reset potential -theta / 2. This represents a
-neuron that starts at half its threshold and is reset by subtraction: a runtime must subtract v_threshold - v_reset = theta from
-the potential of a neuron that fires. The spikes are then the same only where the burst limit is 1. A larger limit is stored in
-the metadata of the node (`phi`); a runtime without bursts ignores it and loses spikes.
+At several timesteps, a layer of neurons becomes `IF` with threshold theta / 2 and reset potential -theta / 2. This represents
+a neuron that starts at half its threshold and is reset by subtraction: a runtime must subtract v_threshold - v_reset = theta
+from the potential of a neuron that fires. The spikes are then the same only where the burst limit is 1. A larger limit is
+stored in the metadata of the node (`phi`); a runtime without bursts ignores it and loses spikes.
 
-Spikes have the value 1. Additions, concatenations and channel slices are folded into edges and weights: each convolution becomes
-one `Conv2d` per layer that it reads, and their currents are added. Shifts are folded into the biases. The input is the same grid
-at every timestep; the mean of an output over the timesteps is the read-out. NIR has no equivalent of upsampling, negative spikes,
-memory and padded average pools, and of max-pools only the above.
+Spikes have the value 1. Additions, concatenations and channel slices are folded into edges and weights: each convolution
+becomes one `Conv2d` per layer that it reads, and their currents are added. Shifts are folded into the biases. The input is
+the same grid at every timestep; the mean of an output over the timesteps is the read-out. NIR has no equivalent of
+upsampling, negative spikes, memory and padded average pools, and of max-pools only the above.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
-
 
 _MOST_WEIGHTS = 2**28
 """A graph with more weights is not written; it would take more than a gigabyte."""
@@ -344,6 +343,12 @@ class _Translator:
         return results
 
     def _output(self, name: str, sources: list[str]) -> None:
+        """Add an output; several sources are added by a 1 x 1 convolution, because nirtorch reads one input of an `Output`."""
+        if len(sources) > 1:
+            (channels, *size), total = self._shapes[name], f"{name}.sum"
+            identity, none = np.eye(channels, dtype=np.float32)[:, :, None, None], np.zeros(channels, np.float32)
+            self._add_node(total, self._nir.Conv2d(size, identity, 1, 0, 1, 1, none), channels, sources)
+            sources = [total]
         self._add_node(f"{name}.output", self._nir.Output(output_type=np.array(self._shapes[name])), 0, sources)
 
     def _add_node(self, name: str, node: Any, channels: int, sources: list[str] | None = None) -> None:
