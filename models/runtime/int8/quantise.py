@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.models.runtime.int8.signals import Read
-from evburst.models.runtime.int8.simd import LANES
+from evburst.models.runtime.int8.simd import LANES, VNNI
 from evburst.models.spiking.rounding import LARGEST, to_int8
 
 _SHORT_MAX, _INT_MAX = 2**15 - 1, 2**31 - 1
@@ -74,8 +74,8 @@ def integer_weights(
 
 
 def _largest_in_a_plane(sources: Sequence[Read]) -> int:
-    """Largest integer in a plane with which the sum of two products fits into 16 bits."""
-    return min(LARGEST, _SHORT_MAX // (2 * _largest_count(sources)))
+    """Largest integer in a plane with which the sum of two products fits into 16 bits, where they are summed there."""
+    return LARGEST if VNNI else min(LARGEST, _SHORT_MAX // (2 * _largest_count(sources)))
 
 
 def _largest_count(sources: Sequence[Read]) -> int:
