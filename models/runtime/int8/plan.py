@@ -187,12 +187,15 @@ class Planner:
         return True
 
     def _sum_of(self, node: Node, signal: Signal) -> Step | None:
-        """Plan an addition of counts, each times the factor by which its spikes exceed the smallest; None if that is impossible.
+        """Plan an addition of counts, each times the factor by which its spikes exceed the smallest.
 
-        A convolution that reads the sum instead of its parts multiplies half as many counts.
+        A convolution that reads the sum instead of its parts multiplies half as many counts. None where that is impossible, or
+        saves less than the addition takes: 1 x 1 convolutions read a sum once.
         """
         shape = self._shapes[node.name]
-        if any(p.channels < shape[0] or p.first % LANES or p.source.constant for p in signal):
+        if not self._read_repeatedly(node) or any(
+            p.channels < shape[0] or p.first % LANES or p.source.constant for p in signal
+        ):
             return None
         thetas = [part.source.theta[part.first : part.first + part.channels] for part in signal]
         unit = np.min(thetas, 0)
@@ -202,6 +205,15 @@ class Planner:
             return None
         out = Source(node.name, shape, unit, int(limit))
         return Step(ADD, node, shape, signal=signal, out=out, factors=tuple(own.astype(np.int8) for own in factors))
+
+    def _read_repeatedly(self, node: Node) -> bool:
+        """Whether a convolution larger than 1 x 1 reads a node, directly or through nodes that pass it on."""
+        return any(
+            self._graph.tensors[f"{user.name}.weight"][0, 0].numel() > 1
+            if user.op == "conv"
+            else user.op in ("slice", "concat", "add") and self._read_repeatedly(user)
+            for user in self._consumers[node.name]
+        )
 
     def _upsample(self, node: Node, signal: Signal) -> bool:
         self._resample(UPSAMPLE, node, signal)

@@ -74,8 +74,8 @@ def integer_weights(
 
 
 def _largest_in_a_plane(sources: Sequence[Read]) -> int:
-    """Largest integer in a plane with which the sum of two products fits into 16 bits, where they are summed there."""
-    return LARGEST if VNNI else min(LARGEST, _SHORT_MAX // (2 * _largest_count(sources)))
+    """Largest integer in a plane with which the sum of two products fits into 16 bits."""
+    return min(LARGEST, _SHORT_MAX // (2 * _largest_count(sources)))
 
 
 def _largest_count(sources: Sequence[Read]) -> int:
@@ -92,7 +92,8 @@ def pack(weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: T
     limit = _largest_count(sources)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None
-    packed, largest = [_pack_part(part) for part in integers], _largest_in_a_plane(sources)
+    packed = [_pack_part(part) for part in integers]
+    largest = LARGEST if VNNI else _largest_in_a_plane(sources)  # VNNI sums in 32 bits
     repetitions = tuple(np.maximum(-(-np.abs(part).max((0, 2, 3)) // largest), 1) for part in packed)
     if sum(times.sum() for times in repetitions) <= 2 * sum(map(len, repetitions)):
         planes = np.concatenate([_repeated(*pair, largest) for pair in zip(packed, repetitions, strict=True)], 1)[:, None]
