@@ -183,11 +183,11 @@ def assert_same_spikes(spikes: dict[str, Tensor], counts: dict[str, Tensor]) -> 
             assert sum(float(part.sum()) for part in parts) == float(own.sum())
 
 
-@pytest.fixture
-def pooling(grid: Tensor) -> tuple[Graph, SpikingParameters]:
+@pytest.fixture(params=[False, True], ids=["plain", "signed"])
+def pooling(grid: Tensor, request: pytest.FixtureRequest) -> tuple[Graph, SpikingParameters]:
     """WithMaxPools at one timestep with bursts; the limits of a layer differ by channel."""
     graph = trace(drawn(WithMaxPools), torch.zeros(1, 4, 16, 16))
-    parameters = spiking(graph, grid, 1, 6)
+    parameters = spiking(graph, grid, 1, 6, signed=request.param)
     name, layer = next(iter(parameters.neurons.items()))
     parameters.neurons[name] = replace(layer, ceiling=4 * float(layer.theta.median()))
     limits = parameters.neurons[name].burst_limits
