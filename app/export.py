@@ -78,7 +78,7 @@ def _export(args: argparse.Namespace) -> str:
     write_nir(args.nir, translated)
     omitted = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
     largest = max(layer.phi for layer in bundle.parameters.neurons.values())
-    if largest > 1:
+    if largest > 1 and not translated.bursts:
         LOG.info("note: up to %d spikes per timestep here, but only one in NIR; the limits are in its metadata", largest)
     return f"written {args.nir}: {len(translated.graph.nodes)} nodes for grids of {width}x{height}{omitted}"
 

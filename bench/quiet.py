@@ -6,6 +6,10 @@ Events are noise, scattered evenly over the sensor and the window; the last row 
 engines take turns on the same windows: the one that `auto` chooses, which counts spikes in its default sample of windows, and
 `int8`, which takes from silence what does not differ from it. Medians over all turns, the first run of a turn not measured, two
 threads.
+
+How much an engine can save at most, if it computes every output that reads something else than in silence: the share of the
+convolutions' arithmetic at such outputs, and in the bounding boxes of these. An engine that leaves out more would have to know
+without computing it that an output does not change.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
     from evburst.models.bundle import DetectorBundle
+    from evburst.models.graph import Graph, Node
+    from evburst.models.spiking.network import SpikingParameters
 
 RECORDING = Path(__file__).resolve().parent.parent / "data" / "samples" / "street_td.dat"
 WINDOW = 30
@@ -35,11 +42,19 @@ NAMES = {"auto": "snn auto T=1", "int8": "snn int8 T=1"}
 
 @dataclass(frozen=True)
 class Row:
-    """Events of a window, and the ms that each engine takes for it."""
+    """A window.
+
+    Attributes:
+        kind, events: what it is, and its number of events.
+        ms: that each engine takes for it.
+        affected, boxed: of `affected_shares`.
+    """
 
     kind: str
     events: int
     ms: dict[str, float]
+    affected: float
+    boxed: float
 
 
 def scattered(n: int, bundle: DetectorBundle, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -53,8 +68,48 @@ def scattered(n: int, bundle: DetectorBundle, rows: int, columns: int, seed: int
     return torch.from_numpy(grid.clip(max=bundle.voxel.max_count).astype(np.uint8))
 
 
-def measure(grids: dict[str, torch.Tensor], networks: dict[str, Contender], rounds: int) -> list[Row]:
-    """Return the times of every network on every grid, over rounds in which each pair takes a turn."""
+def affected_shares(graph: Graph, parameters: SpikingParameters, grid: torch.Tensor) -> tuple[float, float]:
+    """Return the share of a network's arithmetic at outputs that read something else than in silence, and in their boxes.
+
+    Args:
+        graph, parameters: the network; its number of timesteps is not used, there is one.
+        grid: `(1, C, H, W)`.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from evburst.models.spiking.cost import dense_macs
+    from evburst.models.spiking.network import SpikingNetwork
+
+    macs = dense_macs(graph, *grid.shape[1:])
+    differs: dict[str, torch.Tensor] = {}
+    affected, boxed = dict.fromkeys(macs, 0.0), dict.fromkeys(macs, 0.0)
+
+    class Compared(SpikingNetwork):
+        def observe(self, node: Node, value: torch.Tensor) -> None:
+            super().observe(node, value)
+            differs[node.name] = (value[0] != value[1]).any(0)
+            if node.op == "conv":
+                a, size = node.attrs, graph.tensors[f"{node.name}.weight"].shape[2:]
+                source = differs[node.inputs[0]][None, None].float()
+                reads = F.conv2d(source, torch.ones(1, 1, *size), None, a["stride"], a["padding"], a["dilation"])[0, 0] > 0
+                rows, columns = reads.any(1).nonzero(), reads.any(0).nonzero()
+                area = int((rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)) if len(rows) else 0
+                affected[node.name] = macs[node.name] * float(reads.double().mean())
+                boxed[node.name] = macs[node.name] * area / reads.numel()
+
+    Compared(graph, replace(parameters, timesteps=1)).run(torch.cat([grid, torch.zeros_like(grid)]))
+    total = sum(macs.values())
+    return sum(affected.values()) / total, sum(boxed.values()) / total
+
+
+def measure(
+    grids: dict[str, torch.Tensor],
+    networks: dict[str, Contender],
+    rounds: int,
+    shares: Callable[[torch.Tensor], tuple[float, float]],
+) -> list[Row]:
+    """Return the times of every network on every grid, over rounds in which each pair takes a turn, and its `shares`."""
     turns = {(kind, name): Turns(name, lambda c=own: c, None) for kind in grids for name, own in networks.items()}
     for (kind, _), turn in turns.items():
         turn.start(grids[kind])
@@ -62,7 +117,7 @@ def measure(grids: dict[str, torch.Tensor], networks: dict[str, Contender], roun
         for (kind, _), turn in turns.items():
             turn.turn(grids[kind])
     return [
-        Row(kind, int(grid.sum()), {name: turns[kind, name].result()["ms"] for name in networks})
+        Row(kind, int(grid.sum()), {name: turns[kind, name].result()["ms"] for name in networks}, *shares(grid))
         for kind, grid in grids.items()
     ]
 
@@ -71,9 +126,11 @@ def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table; the last is the one that the others are divided by."""
     busy, names = rows[-1], list(rows[-1].ms)
     heads = [f"{name}, {what}" for name in names for what in ("ms", "of the last row")]
+    heads += ["arithmetic affected", "in bounding boxes"]
     lines = [f"| window | events | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
     for row in rows:
         cells = [cell for name in names for cell in (f"{row.ms[name]:.2f}", f"{row.ms[name] / busy.ms[name]:.2f}")]
+        cells += [f"{100 * share:.0f} %" for share in (row.affected, row.boxed)]
         lines.append(f"| {row.kind} | {row.events:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -99,7 +156,8 @@ def main() -> None:
     busy = window_grid(RECORDING, bundle, WINDOW)
     grids = {f"noise {n}": scattered(n, bundle, *busy.shape[2:]) for n in NOISE} | {"recording": busy}
     build = contenders(bundle, busy)
-    rows = measure(grids, {name: build[full]() for name, full in NAMES.items()}, args.rounds)
+    networks = {name: build[full]() for name, full in NAMES.items()}
+    rows = measure(grids, networks, args.rounds, lambda grid: affected_shares(bundle.spiking, bundle.parameters, grid))
     print(table(rows))
     if args.json:
         record = {"weights": args.weights, "window": WINDOW, "rounds": args.rounds, "machine": machine()}

@@ -7,6 +7,9 @@ not in integer form are compared in integer form, into which `evburst export` an
 (`integer_form` in models/spiking/rounding.py). Neurons driven by a sum of currents, as after the additions of a residual
 network, have no integer form: there, currents within float32 rounding of a threshold can make libraries differ. Exit code 1 if
 a spike differs in a network whose layers are all in integer form.
+
+`nir` is the network as a NIR file, read and run by SpikingJelly (extra `bench`), of weights that NIR can express completely,
+bursts included: those of one timestep without upsampling.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,10 +33,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.app.classify import sensor_of
+from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.models.bundle import WEIGHTS, DetectorBundle
+from evburst.models.export.nir import to_nir, write_nir
 from evburst.models.export.onnx_snn import INPUT, SnnOptions, spiking_model
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime import ENGINES
@@ -94,9 +101,11 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
     as_bundled = is_integer(bundle.spiking, bundle.parameters)
     graph, parameters = integer_form(bundle.spiking, bundle.parameters)
     reference = Watched(graph, parameters)
+    if "nir" in engines and not _is_whole_in_nir(graph, parameters, bundle):
+        engines = [name for name in engines if name != "nir"]
     runs = {name: _BUILDERS[name](graph, parameters, bundle) for name in engines}
     different, windows, neurons, spikes = dict.fromkeys(engines, 0), 0, 0, 0
-    for grid in _grids(bundle, n_windows):
+    for grid in grids_of(bundle, n_windows):
         reference.run(torch.from_numpy(grid))
         windows += 1
         neurons += sum(counts.size for counts in reference.counts.values())
@@ -109,7 +118,8 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
     return [Agreement(weights, as_bundled, *layers, name, *shared, different[name]) for name in engines]
 
 
-def _grids(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
+def grids_of(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
+    """The first windows of the bundled recording as grids `(1, C, H, W)` for the sensor of the weights."""
     stream, sensor = open_events(SAMPLE), sensor_of(bundle) or _GEN1
     for window in islice(stream.windows(bundle.voxel.window_us), n_windows):
         yield voxel_batch([window], bundle.voxel, sensor, bundle.stride)
@@ -144,7 +154,63 @@ def _int8(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -
     return counts
 
 
-_BUILDERS = {"int8": _int8, "onnx": _exported(open_onnxruntime), "openvino": _exported(open_openvino, clip_first=True)}
+def _is_whole_in_nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> bool:
+    try:
+        return to_nir(graph, parameters, next(grids_of(bundle, 1)).shape[1:]).bursts
+    except ModelError:
+        return False
+
+
+def run_in_spikingjelly(path: Path) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    """Return a function that runs a NIR file with one output for one timestep in SpikingJelly.
+
+    It takes grids `(N, C, H, W)` float32, and returns the output and the spikes of every `IF`, by its name with underscores for
+    dots.
+    """
+    from spikingjelly.activation_based.neuron import IFNode
+    from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+    network, spikes = import_from_nir(path, dt=1.0), dict[str, Tensor]()
+    for name, module in network.named_children():
+        if any(isinstance(part, IFNode) for part in module.children()):
+            module.register_forward_hook(lambda _, __, result, name=name: spikes.update({name: result[0]}))
+
+    @torch.inference_mode()
+    def run(grids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return network(grids)[0], spikes
+
+    return run
+
+
+def _nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.nir"
+        write_nir(path, to_nir(graph, parameters, next(grids_of(bundle, 1)).shape[1:]))
+        run = run_in_spikingjelly(path)
+
+    def counts(grid: NDArray[np.uint8]) -> Counts:
+        spikes, found = run(torch.from_numpy(grid).float())[1], {}
+        for name, layer in parameters.neurons.items():
+            _, channels, *size = (own := spikes[name.replace(".", "_")]).shape
+            found[name] = own.reshape(channels // len(layer.theta), len(layer.theta), *size).sum(0, keepdim=True).numpy()
+        return found
+
+    return counts
+
+
+def available(name: str) -> bool:
+    """Whether an engine, or what is compared like one, can run here."""
+    if name == "nir":
+        return all(find_spec(package) is not None for package in ("nir", "nirtorch", "spikingjelly"))
+    return not ENGINES[name].available("cpu")
+
+
+_BUILDERS = {
+    "int8": _int8,
+    "onnx": _exported(open_onnxruntime),
+    "openvino": _exported(open_openvino, clip_first=True),
+    "nir": _nir,
+}
 
 
 def table(rows: Sequence[Agreement]) -> str:
@@ -166,8 +232,8 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
-    available = [name for name in args.engines if not ENGINES[name].available("cpu")]
-    rows = [row for weights in args.weights for row in compare(weights, available, args.windows)]
+    engines = [name for name in args.engines if available(name)]
+    rows = [row for weights in args.weights for row in compare(weights, engines, args.windows)]
     print(table(rows))
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

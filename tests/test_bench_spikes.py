@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from bench.spikes import Agreement, compare
+from bench.spikes import Agreement, available, compare
 from evburst.models.bundle import WEIGHTS
-from evburst.models.runtime import ENGINES
 from tests.conftest import ROOT
 
 
@@ -16,13 +15,14 @@ def test_spikes_were_compared_for_all_weights() -> None:
     rows = [Agreement(**row) for row in json.loads((ROOT / "docs" / "results" / "spikes.json").read_text())]
     assert {row.weights for row in rows} == {path.stem for path in WEIGHTS.glob("*.safetensors")}
     assert all(row.different == 0 for row in rows if row.integer_layers == row.layers)
+    assert {row.weights: row.different for row in rows if row.engine == "nir"} == {"nmnist": 0, "dvs128-objects": 0}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
 def test_bundled_networks_spike_the_same_everywhere(weights: str) -> None:
     """Every neuron in 20 windows of the bundled recording, in integer form."""
-    engines = [name for name in ("int8", "onnx", "openvino") if not ENGINES[name].available("cpu")]
+    engines = [name for name in ("int8", "onnx", "openvino", "nir") if available(name)]
     for row in compare(weights, engines, 20):
         assert row.windows == 20
         assert row.spikes > 1000

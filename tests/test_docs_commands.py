@@ -35,6 +35,7 @@ RUN = (
 WITH_EXTRA = {
     f"{DETECT} --track": "trackers",
     "evburst export --weights street --onnx street.onnx": "onnx",
+    "evburst export --weights nmnist --nir nmnist.nir": "nir",
     "evburst export --weights caltech6 --nir caltech6.nir --part": "nir",
 }
 """Run here where the package is installed."""

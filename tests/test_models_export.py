@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.spikes import run_in_spikingjelly
 from evburst.app.export import main
 from evburst.data.errors import ModelError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -87,7 +90,8 @@ def run_nir(graph: Any, x: Tensor, timesteps: int) -> tuple[dict[str, Tensor], d
                 window = [tuple(int(k) for k in part) for part in (node.stride, node.padding, node.dilation)]
                 values[name] = F.conv2d(arriving[None], weight, bias, *window, int(node.groups))[0]
             elif isinstance(node, nir.AvgPool2d):
-                values[name] = F.avg_pool2d(arriving[None], tuple(node.kernel_size), tuple(node.stride))[0]
+                window = [tuple(int(k) for k in part) for part in (node.kernel_size, node.stride, node.padding)]
+                values[name] = F.avg_pool2d(arriving[None], *window)[0]
             elif isinstance(node, nir.IF):
                 threshold, reset = torch.from_numpy(node.v_threshold), torch.from_numpy(node.v_reset)
                 potential = v.get(name, torch.zeros_like(threshold)) + torch.from_numpy(node.r) * arriving
@@ -122,7 +126,7 @@ def test_nir_says_what_it_cannot_say_and_writes_the_part_before(grid: Tensor, tm
     graph = trace(drawn(EveryOperation), torch.zeros(1, 4, 16, 16))
     parameters = spiking(graph, grid, 4, 1)
     size: Any = tuple(grid.shape[1:])
-    with pytest.raises(ModelError, match=r"'pool\.pool': max-pool cannot be expressed in NIR"):
+    with pytest.raises(ModelError, match=r"'pool\.pool': max-pool at several timesteps cannot be expressed in NIR"):
         to_nir(graph, parameters, size)
     translated = to_nir(graph, parameters, size, part=True)
     assert translated.left_out[0] == "pool.pool"
@@ -135,10 +139,126 @@ def test_nir_says_what_it_cannot_say_and_writes_the_part_before(grid: Tensor, tm
     assert {name: float(count.sum()) for name, count in spikes.items()} == counted
 
 
+class WithMaxPools(nn.Module):
+    """Max-pools of neurons, of a max-pool and of a concatenation, a residual sum, and an activation with a ceiling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep, self.residual = Block(4, 8, 3, 2), Block(4, 8), Block(8, 8)
+        self.stem.act, self.residual.act = nn.ReLU6(), nn.Identity()
+        self.pool, self.out = nn.MaxPool2d(3, 1, 1), nn.Conv2d(8 + 8 + 16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x)
+        first, second = stem.chunk(2, 1)
+        residual = torch.relu(self.residual(stem) + stem)
+        once = self.pool(self.deep(second))
+        both = self.pool(torch.cat([first, residual, second], 1))
+        return self.out(torch.cat([once, self.pool(once), both], 1))
+
+
+def counted(graph: Graph, parameters: SpikingParameters, grid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Output and counts `(C, H, W)` of every layer of neurons and every max-pool, by the reference, at one timestep."""
+    counts: dict[str, Tensor] = {}
+
+    class Watched(SpikingNetwork):
+        def observe(self, node: Node, value: Tensor) -> None:
+            super().observe(node, value)
+            if node.op in ("relu", "max_pool"):
+                theta = self.theta[node.name]
+                assert theta is not None
+                counts[node.name] = torch.round(value / theta[:, None, None])[0]
+
+    return Watched(graph, parameters).run(grid)[0][0], counts
+
+
+def assert_same_spikes(spikes: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
+    """Compare the spikes `(n * C, H, W)` of every `IF` with the counts of the neurons, or of the pool, that they stand for."""
+    for name, own in counts.items():
+        parts = [part for key, part in spikes.items() if key == name or re.fullmatch(rf"{re.escape(name)}[._]\d", key)]
+        assert max(float(part.max()) for part in parts) == 1
+        if len(parts) == 1:
+            torch.testing.assert_close(parts[0].reshape(-1, *own.shape).sum(0), own, rtol=0, atol=0, msg=name)
+        else:  # of several layers, each pooled as a whole
+            assert sum(float(part.sum()) for part in parts) == float(own.sum())
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "signed"])
+def pooling(grid: Tensor, request: pytest.FixtureRequest) -> tuple[Graph, SpikingParameters]:
+    """WithMaxPools at one timestep with bursts; the limits of a layer differ by channel."""
+    graph = trace(drawn(WithMaxPools), torch.zeros(1, 4, 16, 16))
+    parameters = spiking(graph, grid, 1, 6, signed=request.param)
+    name, layer = next(iter(parameters.neurons.items()))
+    parameters.neurons[name] = replace(layer, ceiling=4 * float(layer.theta.median()))
+    limits = parameters.neurons[name].burst_limits
+    assert limits.min() < limits.max()
+    return graph, parameters
+
+
+def test_bursts_and_max_pools_are_single_spikes_in_nir(
+    pooling: tuple[Graph, SpikingParameters], grid: Tensor, tmp_path: Path
+) -> None:
+    nir = pytest.importorskip("nir")
+    translated = to_nir(*pooling, tuple(grid.shape[1:]))  # type: ignore[arg-type]
+    assert translated.bursts
+    assert translated.left_out == ()
+    write_nir(tmp_path / "a.nir", translated)
+    again = nir.read(tmp_path / "a.nir")
+    for one in grid:
+        expected, counts = counted(*pooling, one[None])
+        spikes, outputs = run_nir(again, one, 1)
+        assert max(float(own.max()) for own in counts.values()) > 3
+        assert_same_spikes(spikes, counts)
+        torch.testing.assert_close(next(iter(outputs.values())), expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_spikingjelly_runs_the_file(pooling: tuple[Graph, SpikingParameters], grid: Tensor, tmp_path: Path) -> None:
+    for package in ("nir", "nirtorch", "spikingjelly"):
+        pytest.importorskip(package)
+    write_nir(tmp_path / "a.nir", to_nir(*pooling, tuple(grid.shape[1:])))  # type: ignore[arg-type]
+    run = run_in_spikingjelly(tmp_path / "a.nir")
+    for one in grid:
+        expected, counts = counted(*pooling, one[None])
+        output, spikes = run(one[None])
+        assert_same_spikes(
+            {name: own[0] for name, own in spikes.items()}, {name.replace(".", "_"): own for name, own in counts.items()}
+        )
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bursts_that_need_too_many_weights_are_refused(grid: Tensor) -> None:
+    pytest.importorskip("nir")
+    graph = trace(drawn(WithoutPools), torch.zeros(1, 4, 16, 16))
+    parameters = spiking(graph, grid, 1, 6)
+    neurons = {name: replace(layer, phi=10_000) for name, layer in parameters.neurons.items()}
+    with pytest.raises(ModelError, match=r"with bursts of up to 10000 spikes, NIR would need \d"):
+        to_nir(graph, replace(parameters, neurons=neurons), (4, 12, 20))
+
+
+def test_max_pools_of_sums_are_refused(grid: Tensor) -> None:
+    pytest.importorskip("nir")
+    window = {"stride": [1, 1], "padding": [0, 0]}
+    conv = {**window, "dilation": [1, 1], "groups": 1}
+    nodes = [
+        Node("input", "input", ()),
+        Node("a", "conv", ("input",), conv),
+        Node("neurons", "relu", ("a",)),
+        Node("sum", "add", ("neurons", "neurons")),
+        Node("pool", "max_pool", ("sum",), {**window, "kernel": [2, 2]}),
+        Node("b", "conv", ("pool",), conv),
+    ]
+    weights = {"a.weight": torch.ones(2, 4, 1, 1), "b.weight": torch.ones(1, 2, 1, 1)}
+    graph = Graph(nodes, ["b"], {**weights, "a.bias": torch.zeros(2), "b.bias": torch.zeros(1)})
+    with pytest.raises(ModelError, match="'pool': max-pool cannot be expressed"):
+        to_nir(graph, spiking(graph, grid, 1, 4), (4, 12, 20))
+
+
 def test_burst_limits_are_in_the_metadata(grid: Tensor, tmp_path: Path) -> None:
     nir = pytest.importorskip("nir")
     graph = trace(drawn(WithoutPools), torch.zeros(1, 4, 16, 16))
-    write_nir(tmp_path / "a.nir", to_nir(graph, spiking(graph, grid, 1, 6), (4, 12, 20)))
+    translated = to_nir(graph, spiking(graph, grid, 2, 6), (4, 12, 20))
+    assert not translated.bursts
+    write_nir(tmp_path / "a.nir", translated)
     again = nir.read(tmp_path / "a.nir")
     assert {int(n.metadata["phi"]) for n in again.nodes.values() if isinstance(n, nir.IF)} == {6}
 
@@ -167,11 +287,15 @@ def test_command_writes_both_and_refuses_in_one_line(tmp_path: Path, capsys: pyt
     pytest.importorskip("nir")
     assert main(["--weights", "street", "--onnx", str(tmp_path / "street.onnx")]) == 0
     assert main(["--weights", "street", "--nir", str(tmp_path / "street.nir")]) == 1
-    assert "max-pool cannot be expressed in NIR; --part" in capsys.readouterr().err
+    assert "upsampling cannot be expressed in NIR; --part" in capsys.readouterr().err
     assert main(["--weights", "caltech6", "--nir", str(tmp_path / "caltech6.nir")]) == 1
     assert "cannot be expressed in NIR; --part" in capsys.readouterr().err
     assert main(["--weights", "caltech6", "--nir", str(tmp_path / "caltech6.nir"), "--part", "--sensor-size", "64x64"]) == 0
     captured = capsys.readouterr()
     assert "left out" in captured.out
     assert "up to 8 spikes per timestep" in captured.err
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("street.onnx", "caltech6.nir"))
+    assert main(["--weights", "nmnist", "--nir", str(tmp_path / "nmnist.nir")]) == 0
+    captured = capsys.readouterr()
+    assert "left out" not in captured.out
+    assert "spikes per timestep" not in captured.err
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("street.onnx", "caltech6.nir", "nmnist.nir"))

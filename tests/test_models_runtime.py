@@ -29,6 +29,8 @@ from evburst.models.runtime import (
     open_engine,
     remember,
 )
+from evburst.models.runtime.int8 import quantise
+from evburst.models.runtime.int8.kernels import ADD
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.quantise import integer_weights, pack
@@ -39,7 +41,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from evburst.models.spiking.rounding import from_int8, spike_values, to_int8
-from tests.conftest import in_new_process, spiking
+from tests.conftest import Block, drawn, in_new_process, spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
 SIZES = [(12, 20), (8, 8), (20, 36), (16, 44)]
@@ -118,6 +120,41 @@ def test_bit_for_bit_where_weights_are_integers(graph: Graph, timesteps: int, ph
     plan = compiled(fast).plan
     assert plan.on_integers
     assert plan.summed == takes_back
+
+
+class Sums(nn.Module):
+    """Sums of spikes, one of them of a sum, read by convolutions of 3 x 3 and 1 x 1; 20 channels fill no whole blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.once, self.twice = Block(4, 32 + 20, 3, 2), Block(20, 20), Block(20, 20)
+        self.wide, self.out = Block(20, 8), nn.Conv2d(8 + 32 + 20, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.stem(x).split([32, 20], 1)
+        once = second + self.once(second)
+        twice = once + self.twice(once)
+        return self.out(torch.cat([self.wide(twice), first, once], 1))
+
+
+@integers
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize(("phi", "sums"), [(5, 2), (17, 1), (60, 0)])
+@pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
+def test_sums_of_counts_are_carried_out_in_eight_bits(timesteps: int, phi: int, sums: int, takes_back: bool) -> None:
+    """Where they fit; thresholds of the parts differ by factors of up to 4."""
+    grid = grids(2, (12, 20))
+    graph = trace(drawn(Sums), torch.zeros(1, 4, 16, 16))
+    graph, parameters = exact(graph, spiking(graph, grid.float(), timesteps, phi), takes_back)
+    fast = IntegerNetwork(graph, parameters, 10)
+    outputs, stats = fast.run(grid)
+    expected, reference = SpikingNetwork(graph, parameters).run(grid)
+    same_counts(stats, reference)
+    torch.testing.assert_close(outputs, expected, rtol=1e-6, atol=1e-6)
+    quiet = grid * (torch.arange(20) < 3)  # most tiles are taken from silence
+    same_counts(fast.run(quiet)[1], SpikingNetwork(graph, parameters).run(quiet)[1])
+    added = sum(step.kind == ADD for step in compiled(fast).plan.steps)
+    assert added == sums if timesteps == 1 or not takes_back else added <= sums
 
 
 class SlowIntegers(SpikingNetwork):
@@ -349,8 +386,13 @@ for engine, times in (("reference", 1), ("int8", 5)):
 @integers
 @pytest.mark.parametrize("limit", [1, 10, 128, 129, 255])
 @pytest.mark.parametrize("large", [0, 5, 64])
-def test_sums_of_sixteen_bits_cannot_overflow(limit: int, large: int) -> None:
-    """The worst counts against the worst weights: all of one sign, and as large as they get; of some channels, 10 bits."""
+@pytest.mark.parametrize("vnni", [False, True])
+def test_sums_of_sixteen_bits_cannot_overflow(monkeypatch: pytest.MonkeyPatch, limit: int, large: int, vnni: bool) -> None:
+    """The worst counts against the worst weights: all of one sign, and as large as they get; of some channels, 10 bits.
+
+    With VNNI there are none, so that large counts need no more steps.
+    """
+    monkeypatch.setattr(quantise, "VNNI", vnni)
     weight = torch.ones(LANES, 64, 3, 3)
     weight[1::2] *= -1
     sizes = np.ones(64, np.float32)
@@ -360,11 +402,13 @@ def test_sums_of_sixteen_bits_cannot_overflow(limit: int, large: int) -> None:
     packed = pack(weight, [read], torch.ones(64))
     assert packed is not None
     planes, (repetitions,) = packed.data.shape[1], packed.repetitions
-    assert (planes, repetitions.max()) == {0: (1, 1 + (limit > 129)), 5: (1, 4) if limit <= 129 else (2, 1), 64: (2, 1)}[large]
+    small = vnni or limit <= 129
+    assert (planes, repetitions.max()) == {0: (1, 1 if small else 2), 5: (1, 4) if small else (2, 1), 64: (2, 1)}[large]
     pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
     edges = np.arange(0, pairs.shape[2], packed.flush)
-    assert np.abs(pairs).max() < 2**15
-    assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
+    if not vnni:
+        assert np.abs(pairs).max() < 2**15
+        assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
     data = packed.data.astype(np.int64)
     whole = data[:, 0] if planes == 1 else 128 * data[:, 0] + data[:, 1]
     whole = np.add.reduceat(whole, np.cumsum(repetitions) - repetitions, 1).reshape(1, 9, 16, LANES, 4)

@@ -18,7 +18,7 @@ from evburst.eval.energy import energy_report
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import open_engine
-from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, READ_OUT, UPSAMPLE
+from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Step
 from evburst.models.runtime.int8.program import Program
@@ -72,6 +72,10 @@ class IntegerDifferences:
                 sums[step.node.name] = self._convolve(step)
             elif step.kind == MAX_POOL:
                 self._pool(step)
+            elif step.kind == ADD:
+                parts = [self.differences[p.source][:, :, p.first : p.first + p.channels] for p in step.signal]
+                factors = [torch.from_numpy(own).double()[:, None, None] for own in step.factors]
+                self._emit(step, sum(part * own for part, own in zip(parts, factors, strict=True)))  # type: ignore[arg-type]
             elif step.kind == UPSAMPLE:
                 k = step.node.attrs["factor"]
                 self._emit(step, self._read(step).repeat_interleave(k, 3).repeat_interleave(k, 4))
@@ -143,7 +147,7 @@ class IntegerDifferences:
         """Synaptic operations of the differences emitted in the last run, `(N,)`."""
         total: Any = 0.0
         for step in self.program.plan.steps:
-            if step.out is not None and step.kind != UPSAMPLE:
+            if step.out is not None and step.kind not in (UPSAMPLE, ADD):
                 fan_out = self.network._fan_out[step.node.name].double()  # private: what a spike costs has tests of its own
                 own = fan_out[step.first_channel : step.first_channel + step.out.shape[0]]
                 total = total + (self.differences[step.out].abs() * own).sum((0, 2, 3, 4))

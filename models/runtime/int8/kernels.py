@@ -1,9 +1,10 @@
 """Execution of a plan of integer operations: one compiled function runs a whole network.
 
 Memory: spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the
-images, so that padding needs no special case. Concatenations, slices and additions copy nothing, because an operation can read
-parts of several buffers (terms). A unit of work is one row of LANES output channels for all timesteps; currents are never
-written to memory. Units that share rows follow each other, so that a thread mostly reads what it wrote itself.
+images, so that padding needs no special case. Concatenations and slices copy nothing, because an operation can read parts of
+several buffers (terms). A unit of work is one row of LANES output channels for all timesteps; currents are never
+written to memory. An addition is carried out only where it can be in 8 bits, because fewer channels are read then. Units that
+share rows follow each other, so that a thread mostly reads what it wrote itself.
 
 Threads start once for the whole network, because a start takes up to 0.1 ms, as long as an operation. Each thread works on its
 own share of an operation's units, then on what is left of the others', and waits until all units are done. No thread waits for
@@ -34,6 +35,7 @@ from evburst.models.runtime.int8.simd import (
     fire_tile,
     give_way,
     lanes_differ,
+    multiply_lanes,
     pause,
     pool_lanes,
     read,
@@ -41,7 +43,7 @@ from evburst.models.runtime.int8.simd import (
     trailing_zeros,
 )
 
-FIRE, READ_OUT, MAX_POOL, UPSAMPLE = range(4)
+FIRE, READ_OUT, MAX_POOL, UPSAMPLE, ADD = range(5)
 """Kinds of operations."""
 
 _FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant
@@ -67,7 +69,8 @@ TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
 
 start: where the window of the first output begins.
 step, image, row, pixel: distances per timestep, image, output row and output column.
-offsets, steps, first_step: position of its steps in the offsets, their number, and the index of the first in the weights.
+offsets, steps, first_step: position of its steps in the offsets, their number, and the index of the first in the weights. Of
+    ADD, first_step is the position of its factors in the weights.
 span_rows, span_columns: extent of the window.
 source_row, source_pixel: distances of rows and pixels in the buffer.
 blocks: number of blocks of LANES channels that it reads.
@@ -157,8 +160,10 @@ def _work(  # type: ignore[no-untyped-def]
                     _read_out(reader, neurons[0], neurons[1], state, maps[0], maps[1], skip, timesteps, place, acc[thread])
                 elif operation.kind == MAX_POOL:
                     _max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, before[thread], own)
-                else:
+                elif operation.kind == UPSAMPLE:
                     _upsample(operation, terms[operation.first_term], state, timesteps, place)
+                else:
+                    _add(operation, terms, weights, state, timesteps, place)
                 for k in range(COUNTERS):
                     counts[index, image, k] += own[k]
                 done += 1
@@ -385,6 +390,23 @@ def _upsample(operation, term, state, timesteps, place):  # type: ignore[no-unty
             for t in range(timesteps):
                 copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
             _mark(operation, state, timesteps, to)
+
+
+@njit(cache=True, nogil=True)
+def _add(operation, terms, weights, state, timesteps, place):  # type: ignore[no-untyped-def]
+    """Compute a row of a sum of counts, each times a factor of its channel."""
+    arena, (image, block, row) = state[0], place
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(operation.columns):
+        to = out + column * operation.out_pixel
+        for k in range(operation.first_term, operation.first_term + operation.terms):
+            term = terms[k]
+            at = term.start + image * term.image + row * term.row + column * term.pixel + block * LANES
+            factors = term.first_step + block * LANES
+            for t in range(timesteps):
+                here = to + t * operation.out_step
+                multiply_lanes(arena, at + t * term.step, weights, factors, here, k > operation.first_term)
+        _mark(operation, state, timesteps, to)
 
 
 @njit(cache=True, nogil=True)

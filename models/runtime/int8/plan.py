@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evburst.models.graph import Graph, Node
-from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, READ_OUT, UPSAMPLE
+from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.quantise import PackedWeights
 from evburst.models.runtime.int8.signals import Part, Signal, Source, disjoint, whole
+from evburst.models.runtime.int8.simd import LANES
 from evburst.models.spiking.neurons import NeuronLayer
+
+_LARGEST_COUNT = 255
 
 Pack = Callable[[Node, Signal], PackedWeights | None]
 """The packed weights of a convolution that reads a signal; None if its sums could leave 32 bits."""
@@ -34,6 +38,7 @@ class Step:
         signal: what it reads.
         out: where its spikes go.
         first_channel: first channel of the node that `out` holds.
+        factors: for ADD, `(C,)` int8 of each part of the signal.
     """
 
     kind: int | None
@@ -44,6 +49,7 @@ class Step:
     signal: Signal = field(default_factory=list)
     out: Source | None = None
     first_channel: int = 0
+    factors: tuple[NDArray[np.int8], ...] = ()
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -172,8 +178,42 @@ class Planner:
     def _add(self, node: Node, *signals: Signal) -> bool:
         if len({self._shapes[name] for name in node.inputs}) > 1:
             return False
-        self._signals[node.name] = [part for signal in signals for part in signal]
+        signal = [part for signal in signals for part in signal]
+        total = self._sum_of(node, signal)
+        if total is None:
+            self._signals[node.name] = signal
+        else:
+            self._emit(total, whole(total.out) if total.out else None)
         return True
+
+    def _sum_of(self, node: Node, signal: Signal) -> Step | None:
+        """Plan an addition of counts, each times the factor by which its spikes exceed the smallest.
+
+        A convolution that reads the sum instead of its parts multiplies half as many counts. None where that is impossible, or
+        saves less than the addition takes: 1 x 1 convolutions read a sum once.
+        """
+        shape = self._shapes[node.name]
+        if not self._read_repeatedly(node) or any(
+            p.channels < shape[0] or p.first % LANES or p.source.constant for p in signal
+        ):
+            return None
+        thetas = [part.source.theta[part.first : part.first + part.channels] for part in signal]
+        unit = np.min(thetas, 0)
+        factors = [np.rint(theta / unit) for theta in thetas]
+        limit = sum(part.source.limit * own for part, own in zip(signal, factors, strict=True)).max()  # type: ignore[union-attr]
+        if limit > _LARGEST_COUNT or not all(np.array_equal(unit * own, t) for own, t in zip(factors, thetas, strict=True)):
+            return None
+        out = Source(node.name, shape, unit, int(limit))
+        return Step(ADD, node, shape, signal=signal, out=out, factors=tuple(own.astype(np.int8) for own in factors))
+
+    def _read_repeatedly(self, node: Node) -> bool:
+        """Whether a convolution larger than 1 x 1 reads a node, directly or through nodes that pass it on."""
+        return any(
+            self._graph.tensors[f"{user.name}.weight"][0, 0].numel() > 1
+            if user.op == "conv"
+            else user.op in ("slice", "concat", "add") and self._read_repeatedly(user)
+            for user in self._consumers[node.name]
+        )
 
     def _upsample(self, node: Node, signal: Signal) -> bool:
         self._resample(UPSAMPLE, node, signal)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.models.runtime.int8.signals import Read
-from evburst.models.runtime.int8.simd import LANES
+from evburst.models.runtime.int8.simd import LANES, VNNI
 from evburst.models.spiking.rounding import LARGEST, to_int8
 
 _SHORT_MAX, _INT_MAX = 2**15 - 1, 2**31 - 1
@@ -92,7 +92,8 @@ def pack(weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: T
     limit = _largest_count(sources)
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
         return None
-    packed, largest = [_pack_part(part) for part in integers], _largest_in_a_plane(sources)
+    packed = [_pack_part(part) for part in integers]
+    largest = LARGEST if VNNI else _largest_in_a_plane(sources)  # VNNI sums in 32 bits
     repetitions = tuple(np.maximum(-(-np.abs(part).max((0, 2, 3)) // largest), 1) for part in packed)
     if sum(times.sum() for times in repetitions) <= 2 * sum(map(len, repetitions)):
         planes = np.concatenate([_repeated(*pair, largest) for pair in zip(packed, repetitions, strict=True)], 1)[:, None]

@@ -339,6 +339,26 @@ def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def multiply_lanes(typingctx, x, start, factors, first, to, add):  # type: ignore[no-untyped-def]
+    """Write x[start : start + LANES] * factors[first : first + LANES] to x[to : to + LANES], or add it to that if `add`.
+
+    Args:
+        x, factors: uint8 and int8 arrays; results are taken modulo 256.
+    """
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        bytes_ = ir.VectorType(_BYTE, LANES)
+        x, factors = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        product = builder.mul(_load(builder, x, args[1], bytes_), _load(builder, factors, args[3], bytes_))
+        before = builder.select(args[5], _load(builder, x, args[4], bytes_), ir.Constant(bytes_, [0] * LANES))
+        _store(builder, builder.add(product, before), x, args[4])
+        return context.get_dummy_value()
+
+    long = types.int64
+    return types.void(x, long, factors, long, long, types.boolean), emit
+
+
+@intrinsic
 def count_lanes(typingctx, x, start, y, since, subtract, fan_out, fan_out_at, totals, first):  # type: ignore[no-untyped-def]
     """Add x[start : start + LANES] to totals[first : first + 8], as `fire_tile` does; if `subtract`, its difference from the
     LANES of `y` at `since`."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.models.graph import Node
-from evburst.models.runtime.int8.kernels import FIRE, MAX_POOL, OPERATION, TERM
+from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, OPERATION, TERM
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan, Step
 from evburst.models.runtime.int8.quantise import PackedWeights
@@ -183,9 +183,12 @@ class Tabulator:
         return Tables(runs, list(self._layers.values()), operations, terms, constants, self._maps, self._map_size)
 
     def _add(self, step: Step) -> None:
-        groups: list[_Fields] = [_Reads(int(step.kind or 0), len(self._terms), len(reads(step.signal)))]
+        terms = len(step.signal) if step.kind == ADD else len(reads(step.signal))
+        groups: list[_Fields] = [_Reads(int(step.kind or 0), len(self._terms), terms)]
         if step.conv is not None:
             groups += self._convolution(step)
+        elif step.kind == ADD:
+            self._addition(step)
         else:
             groups += self._resampling(step, step.signal[0])
         if step.out is not None:
@@ -247,6 +250,13 @@ class Tabulator:
         window = self._window(part, {"stride": (1, 1), "padding": (0, 0)})
         self._terms.append((*window, 0, 0, 0, 1, 1, *self._buffer(part)))
         return [_Resamples(attrs["factor"])]
+
+    def _addition(self, step: Step) -> None:
+        for part, factors in zip(step.signal, step.factors, strict=True):
+            window = self._window(part, {"stride": (1, 1), "padding": (0, 0)})
+            padded = np.zeros(-(-len(factors) // LANES) * LANES, np.int8)
+            padded[: len(factors)] = factors
+            self._terms.append((*window, 0, 0, self._weights.add(padded), 1, 1, *self._buffer(part)))
 
     def _window(self, item: Part | Read, attrs: dict[str, Any]) -> tuple[int, int, int, int, int]:
         """Start, step, image, row and pixel of a TERM."""
