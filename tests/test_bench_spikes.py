@@ -18,6 +18,16 @@ def test_spikes_were_compared_for_all_weights() -> None:
     assert {row.weights: row.different for row in rows if row.engine == "nir"} == {"nmnist": 0, "dvs128-objects": 0}
 
 
+@pytest.mark.parametrize("weights", ["nmnist", "dvs128-objects"])
+def test_spikingjelly_fires_the_same_spikes_from_a_nir_file(weights: str) -> None:
+    if not available("nir"):
+        pytest.skip("the packages nir, nirtorch and spikingjelly are needed")
+    (row,) = compare(weights, ["nir"], 2)
+    assert row.windows == 2
+    assert row.spikes > 100
+    assert row.different == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
 def test_bundled_networks_spike_the_same_everywhere(weights: str) -> None:

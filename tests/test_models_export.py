@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.spikes import run_in_spikingjelly
 from evburst.app.export import main
 from evburst.data.errors import ModelError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -210,20 +209,6 @@ def test_bursts_and_max_pools_are_single_spikes_in_nir(
         assert max(float(own.max()) for own in counts.values()) > 3
         assert_same_spikes(spikes, counts)
         torch.testing.assert_close(next(iter(outputs.values())), expected[0], rtol=1e-4, atol=1e-4)
-
-
-def test_spikingjelly_runs_the_file(pooling: tuple[Graph, SpikingParameters], grid: Tensor, tmp_path: Path) -> None:
-    for package in ("nir", "nirtorch", "spikingjelly"):
-        pytest.importorskip(package)
-    write_nir(tmp_path / "a.nir", to_nir(*pooling, tuple(grid.shape[1:])))  # type: ignore[arg-type]
-    run = run_in_spikingjelly(tmp_path / "a.nir")
-    for one in grid:
-        expected, counts = counted(*pooling, one[None])
-        output, spikes = run(one[None])
-        assert_same_spikes(
-            {name: own[0] for name, own in spikes.items()}, {name.replace(".", "_"): own for name, own in counts.items()}
-        )
-        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bursts_that_need_too_many_weights_are_refused(grid: Tensor) -> None:
