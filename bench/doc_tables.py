@@ -43,6 +43,7 @@ from bench import (  # noqa: E402
     tradeoff,
 )
 from evburst.data.errors import DataError  # noqa: E402
+from evburst.eval.energy import COST_TABLES  # noqa: E402
 from evburst.eval.report import collect  # noqa: E402
 from evburst.eval.report.tables import Table, interval, number, percent  # noqa: E402
 from evburst.eval.results import NetworkResult, Results, read_results  # noqa: E402
@@ -119,10 +120,10 @@ def _fastest(ms: dict[str, float], names: str) -> float | None:
     return min((value for name, value in ms.items() if re.fullmatch(names, name)), default=None)
 
 
-def bits(weights: str) -> float:
-    """Bits of an activation of the network as a quantised one, log2 of its levels, in the layers with the most."""
+def levels(weights: str) -> int:
+    """Levels of an activation of the network as a quantised one, in the layers with the most."""
     neurons = DetectorBundle.load(weights).parameters.neurons.values()
-    return math.log2(1 + max(float(layer.burst_limits.max()) for layer in neurons))
+    return 1 + max(int(layer.burst_limits.max()) for layer in neurons)
 
 
 def headline() -> str:
@@ -133,7 +134,7 @@ def headline() -> str:
         results = read_results(RESULTS / name / "results.json")
         if isinstance(results, Results):
             rows += _headline_rows(results, eight_bits[name], times)
-    head = ["weights, windows", "network", "AP", "AP50", "AP lost [95 %]", "energy, of ANN", "with memory traffic", "ms"]
+    head = ["weights, windows", "network", "AP", "AP50", "AP lost [95 %]", "arithmetic, of ANN", "with memory traffic", "ms"]
     return Table(head, rows, 2).markdown()
 
 
@@ -156,10 +157,27 @@ def _headline_rows(results: Results, eight_bits: dict[str, Any], times: dict[tup
     ]
     if steps == 1:  # a quantised network takes one pass, however many timesteps there are
         shares = percent((e.qnn_pj or 0) / e.ann_pj), of_memory["qnn"]
-        rows.append([f"QNN, W8 A{bits(name):.1f}", *spiking, *shares, times.get((name, "qnn"), "-")])
+        rows.append([f"QNN, {levels(name)} levels", *spiking, *shares, times.get((name, "qnn"), "-")])
     shares = percent(e.of_ann), percent(memory.share_of_ann)
     rows.append([f"SNN, T = {steps}", *spiking, *shares, times.get((name, f"snn {steps}"), "-")])
     return [[f"{name}, {ann.frames}", *row] for row in rows]
+
+
+def narrow_multipliers() -> str:
+    """The spiking network's energy relative to a QNN whose multiplications are 8 bits by as many as an activation has.
+
+    Multiplications cost in proportion to these bits; additions have their full width.
+    """
+    costs, rows = COST_TABLES["int8"], []
+    for name in DETECTORS:
+        results = read_results(RESULTS / name / "results.json")
+        energy = results.results[1].energy if isinstance(results, Results) else None
+        if energy is None or results.results[1].timesteps != 1 or energy.tables["int8"].of_qnn is None:
+            continue
+        bits, of_qnn = math.ceil(math.log2(levels(name))), energy.tables["int8"].of_qnn
+        narrow = (costs.mac_pj - costs.ac_pj) * bits / 8 + costs.ac_pj
+        rows.append([f"`{name}`", f"{bits}", percent(of_qnn), percent(of_qnn * costs.mac_pj / narrow)])
+    return Table(["weights", "bits of an activation", "of QNN, 8 by 8 bits", "of QNN, 8 bits by those"], rows, 1).markdown()
 
 
 def burst_limits() -> str:
@@ -253,6 +271,7 @@ TABLES = (
     DocTable("ap", "docs/results.md", "Average precision", partial(_evaluation, DETECTORS, "Average precision")),
     DocTable("ap_by_iou", "docs/results.md", "AP by IoU", partial(_evaluation, DETECTORS, "AP by IoU")),
     DocTable("energy", "docs/results.md", "Energy per window", partial(_evaluation, DETECTORS, "Energy per window")),
+    DocTable("narrow", "docs/results.md", "Energy per window", narrow_multipliers, 1),
     DocTable(
         "memory_traffic",
         "docs/results.md",

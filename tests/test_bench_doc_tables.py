@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from bench import conversion, doc_tables, events, gpu, inference, simulator
 from bench.doc_tables import TABLES, DocTable, parsed, window_times
 from evburst.app.results import tables
 from evburst.data.errors import DataError
+from evburst.eval.energy import COST_TABLES
 from evburst.eval.results import Results, read_results
 from evburst.models.bundle import DetectorBundle
 
@@ -190,7 +192,18 @@ def test_bits_are_those_of_the_weights() -> None:
     assert steps == str(parameters.timesteps)
     assert layers.startswith(f"{max(limits)}: {limits.count(max(limits))}")
     assert levels.split(", ")[0] == str(max(limits) + 1)
-    assert bits.split(", ")[0] == f"{doc_tables.bits('street'):.1f}"
+    assert bits.split(", ")[0] == f"{math.log2(doc_tables.levels('street')):.1f}"
+
+
+def test_a_narrow_multiplier_costs_what_its_bits_say() -> None:
+    """A multiplication of 8 by 8 bits takes 0.2 of the 0.3 pJ of a MAC."""
+    rows = {row[0]: row[1:] for row in parsed(doc_tables.narrow_multipliers()).rows}
+    bits, wide, narrow = rows["street"]
+    assert bits == "6"
+    costs = COST_TABLES["int8"]
+    assert costs.mac_pj - costs.ac_pj == pytest.approx(0.2)
+    expected = float(wide.removesuffix(" %")) * costs.mac_pj / (0.15 + costs.ac_pj)
+    assert float(narrow.removesuffix(" %")) == pytest.approx(expected, abs=0.1)
 
 
 def test_pages_are_rewritten_where_they_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

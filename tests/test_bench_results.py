@@ -60,9 +60,9 @@ def test_every_figure_is_that_of_a_file(tmp_path: Path) -> None:
     traffic = tables["Energy with memory traffic"]
     assert [row["network"] for row in traffic] == ["dense ANN", "zero-skipping ANN", "zero-skipping QNN", "SNN, T = 1"]
     qnn = memory["alternatives"]["qnn"]
-    assert traffic[2]["SNN's share of the sum"] == f"{100 * memory['total_pj'] / qnn['total_pj']:.1f} %"
-    assert traffic[2]["SNN's share of the arithmetic"] == f"{100 * memory['operations_pj'] / qnn['operations_pj']:.1f} %"
-    assert traffic[3]["SNN's share of the sum"] == "100.0 %"
+    assert traffic[2]["SNN relative to it: sum"] == f"{100 * memory['total_pj'] / qnn['total_pj']:.1f} %"
+    assert traffic[2]["SNN relative to it: arithmetic"] == f"{100 * memory['operations_pj'] / qnn['operations_pj']:.1f} %"
+    assert traffic[3]["SNN relative to it: sum"] == "100.0 %"
     (origin,) = tables["Where the figures come from"]
     assert (origin["date"], origin["commit"], origin["machine"]) == ("2026-11-27", "0123456789ab", "a processor")
     assert [row["0.50"] for row in tables["AP by IoU"]] == [f"{row['ap_by_iou']['0.50']:.1f}" for row in content["results"]]
