@@ -185,7 +185,7 @@ def human_line(summary: dict[str, Any], windows: bool = False) -> str:
 def _spent(energy: dict[str, Any]) -> str:
     pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
     share = "" if energy["of_ann"] is None else f" ({100 * energy['of_ann']:.1f} % of the ANN's)"
-    return f"{pj / 1e6:.2f} uJ per window{sample_note(energy)}{share}"
+    return f"{pj / 1e6:.2f} uJ of arithmetic per window{sample_note(energy)}{share}"
 
 
 def _line(name: str, label: str | None, score: float | None, energy: str, timesteps: str) -> str:

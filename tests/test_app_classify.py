@@ -134,7 +134,7 @@ def test_classify_prints_one_line_per_recording(place: Path, capsys: pytest.Capt
     assert classify_main(["--events", *files, *weights]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["00000.bin", "1"], ["00000.bin", "7"]]
-    assert all("uJ per window" in line and line.endswith("T 2") for line in lines)
+    assert all("uJ of arithmetic per window" in line and line.endswith("T 2") for line in lines)
     assert classify_main(["--events", files[0], *weights, "--windows", "--timesteps", "4", "--adaptive"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2

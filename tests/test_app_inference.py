@@ -129,9 +129,9 @@ def test_outputs_state_what_was_counted(tmp_path: Path, bundle: DetectorBundle) 
     assert summary["energy"]["snn_pj"] == pytest.approx(
         np.mean([energy for energy in energies if energy is not None]), rel=1e-3
     )
-    assert "uJ per window (of 3 of 5 windows): " in human_summary(summary)
+    assert "uJ of arithmetic per window (of 3 of 5 windows): " in human_summary(summary)
     whole = detect_file(path, tmp_path / "whole", DetectConfig(weights=str(weights), engine="reference", sinks=("jsonl",)))
-    assert "uJ per window: " in human_summary(whole)
+    assert "uJ of arithmetic per window: " in human_summary(whole)
     detect_many([path], tmp_path / "many", config)
     with (tmp_path / "many" / "summary.csv").open() as table:
         (row,) = csv.DictReader(table)
@@ -144,7 +144,7 @@ def test_a_line_of_classify_states_what_was_counted() -> None:
     rows = [{**times, "energy_pj": 2e6}, {**times, "energy_pj": None}]
     summary = {"events_file": "x", "class": "a", "score": 1.0, "energy": energy, "timesteps": 1.0, "windows": rows}
     lines = human_line(summary, True).splitlines()
-    assert "2.00 uJ per window (of 1 of 2 windows) (50.0 % of the ANN's)" in lines[0]
+    assert "2.00 uJ of arithmetic per window (of 1 of 2 windows) (50.0 % of the ANN's)" in lines[0]
     assert ("2.00 uJ" in lines[1], "not counted" in lines[2]) == (True, True)
 
 
