@@ -247,6 +247,12 @@ def test_the_readme_shows_the_output_of_its_command(
         assert f"    {line}\n" in readme
 
 
+def test_the_readmes_speed_is_that_of_a_run() -> None:
+    run = json.loads((ROOT / "docs" / "results" / "detect_sample.json").read_text())
+    latency = f"latency p50 {run['latency_ms']['p50']} ms, p99 {run['latency_ms']['p99']} ms"
+    assert f"    speed     {run['real_time_factor']:.2f} x real time; {latency}\n" in (ROOT / "README.md").read_text()
+
+
 def test_the_quickstart_runs_and_keeps_no_outputs() -> None:
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg", force=True)
