@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -43,11 +43,13 @@ from bench import (  # noqa: E402
     tradeoff,
 )
 from evburst.data.errors import DataError  # noqa: E402
+from evburst.eval.bootstrap import Interval  # noqa: E402
 from evburst.eval.energy import COST_TABLES  # noqa: E402
 from evburst.eval.report import collect  # noqa: E402
-from evburst.eval.report.tables import Table, interval, number, percent  # noqa: E402
+from evburst.eval.report.tables import Table, interval, number, of_qnn, percent  # noqa: E402
 from evburst.eval.results import NetworkResult, Results, read_results  # noqa: E402
 from evburst.models.bundle import DetectorBundle  # noqa: E402
+from evburst.models.spiking.network import SpikingParameters  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
 DETECTORS = ("street", "caltech6", "caltech6-ssd")
@@ -120,20 +122,32 @@ def _fastest(ms: dict[str, float], names: str) -> float | None:
     return min((value for name, value in ms.items() if re.fullmatch(names, name)), default=None)
 
 
+@cache
+def _parameters(weights: str) -> SpikingParameters:
+    return DetectorBundle.load(weights).parameters
+
+
+def _limits(weights: str) -> Counter[int]:
+    """Number of layers with each burst limit."""
+    return Counter(int(layer.burst_limits.max()) for layer in _parameters(weights).neurons.values())
+
+
 def levels(weights: str) -> int:
     """Levels of an activation of the network as a quantised one, in the layers with the most."""
-    neurons = DetectorBundle.load(weights).parameters.neurons.values()
-    return 1 + max(int(layer.burst_limits.max()) for layer in neurons)
+    return 1 + max(_limits(weights))
+
+
+def _detectors() -> Iterator[Results]:
+    for name in DETECTORS:
+        results = read_results(RESULTS / name / "results.json")
+        if isinstance(results, Results):
+            yield results
 
 
 def headline() -> str:
     """The README's table."""
     times, eight_bits = window_times(), _read("int8_ann")["weights"]
-    rows = []
-    for name in DETECTORS:
-        results = read_results(RESULTS / name / "results.json")
-        if isinstance(results, Results):
-            rows += _headline_rows(results, eight_bits[name], times)
+    rows = [row for results in _detectors() for row in _headline_rows(results, eight_bits[results.weights or ""], times)]
     head = ["weights, windows", "network", "AP", "AP50", "AP lost [95 %]", "arithmetic, of ANN", "with memory traffic", "ms"]
     return Table(head, rows, 2).markdown()
 
@@ -149,13 +163,13 @@ def _headline_rows(results: Results, eight_bits: dict[str, Any], times: dict[tup
     of_memory = {key: percent(one.total_pj / dense) for key, one in memory.alternatives.items()}
     quantised, loss = eight_bits["networks"]["int8"], eight_bits["int8_of_ann"]["ap"]
     zeros = percent((e.ann_zero_skipping_pj or 0) / e.ann_pj), of_memory["ann_zero_skipping"]
-    eight = [f"{quantised['ap']:.1f}", f"{quantised['ap50']:.1f}", "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**loss)]
+    eight = [f"{quantised['ap']:.1f}", f"{quantised['ap50']:.1f}", interval(Interval(**loss), 1)]
     spiking = [number(snn.ap, 1), number(snn.ap50, 1), lost]
     rows = [
         ["ANN", number(ann.ap, 1), number(ann.ap50, 1), *["-"] * 3, times.get((name, "ann"), "-")],
         ["ANN, INT8", *eight, *(f"100 % ({share})" for share in zeros), times.get((name, "int8"), "-")],
     ]
-    if steps == 1:  # a quantised network takes one pass, however many timesteps there are
+    if "qnn" in of_memory:
         shares = percent((e.qnn_pj or 0) / e.ann_pj), of_memory["qnn"]
         rows.append([f"QNN, {levels(name)} levels", *spiking, *shares, times.get((name, "qnn"), "-")])
     shares = percent(e.of_ann), percent(memory.share_of_ann)
@@ -169,14 +183,12 @@ def narrow_multipliers() -> str:
     Multiplications cost in proportion to these bits; additions have their full width.
     """
     costs, rows = COST_TABLES["int8"], []
-    for name in DETECTORS:
-        results = read_results(RESULTS / name / "results.json")
-        energy = results.results[1].energy if isinstance(results, Results) else None
-        if energy is None or results.results[1].timesteps != 1 or energy.tables["int8"].of_qnn is None:
-            continue
-        bits, of_qnn = math.ceil(math.log2(levels(name))), energy.tables["int8"].of_qnn
-        narrow = (costs.mac_pj - costs.ac_pj) * bits / 8 + costs.ac_pj
-        rows.append([f"`{name}`", f"{bits}", percent(of_qnn), percent(of_qnn * costs.mac_pj / narrow)])
+    for results in _detectors():
+        name, share = results.weights or "", of_qnn(results.results[1])
+        if share is not None:
+            bits = math.ceil(math.log2(levels(name)))
+            narrow = (costs.mac_pj - costs.ac_pj) * bits / 8 + costs.ac_pj
+            rows.append([f"`{name}`", f"{bits}", percent(share), percent(share * costs.mac_pj / narrow)])
     return Table(["weights", "bits of an activation", "of QNN, 8 by 8 bits", "of QNN, 8 bits by those"], rows, 1).markdown()
 
 
@@ -184,15 +196,14 @@ def burst_limits() -> str:
     """Levels and bits of the activations of all weights, for docs/models.md."""
     lines = ["| weights | T | burst limit phi: layers | levels | bits of an activation |", "|---" * 5 + "|"]
     for name in (*DETECTORS, *CLASSIFIERS):
-        parameters = DetectorBundle.load(name).parameters
-        layers = Counter(int(layer.burst_limits.max()) for layer in parameters.neurons.values())
+        layers = _limits(name)
         limits = sorted(layers, reverse=True)
         cells = [
             ", ".join(f"{limit}: {layers[limit]}" for limit in limits),
             ", ".join(f"{limit + 1}" for limit in limits),
             ", ".join(f"{math.log2(limit + 1):.1f}" for limit in limits),
         ]
-        lines.append(f"| `{name}` | {parameters.timesteps} | {' | '.join(cells)} |")
+        lines.append(f"| `{name}` | {_parameters(name).timesteps} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -200,7 +211,7 @@ def cards() -> str:
     """Score and energy of all weights at their default T, for docs/models.md."""
     lines = ["| weights | measured on | score | ANN | SNN | lost [95 %] | of dense ANN | of QNN |", "|---" * 8 + "|"]
     for _, results in _files((*DETECTORS, *CLASSIFIERS)):
-        timesteps = DetectorBundle.load(results.weights or "").parameters.timesteps
+        timesteps = _parameters(results.weights or "").timesteps
         ann = next(row for row in results.results if row.model == "ann")
         snn = next(row for row in results.results if row.timesteps == timesteps)
         if isinstance(ann, NetworkResult) and isinstance(snn, NetworkResult):
@@ -213,8 +224,7 @@ def cards() -> str:
             f"{results.dataset} {results.split}, {unit}",
             "AP" if unit.endswith("windows") else "top-1",
         ]
-        of_qnn = None if timesteps > 1 else e and e.of_qnn  # as in headline
-        cells += [*(f"{score:.1f}" for score in scores), interval(loss, 1), percent(e and e.of_ann), percent(of_qnn)]
+        cells += [*(f"{score:.1f}" for score in scores), interval(loss, 1), percent(e and e.of_ann), percent(of_qnn(snn))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -31,8 +31,9 @@ from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
-from evburst.eval.bootstrap import ap_losses, number_units
+from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult, coco_result, frames_of
+from evburst.eval.report.tables import interval
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -117,7 +118,7 @@ def table(record: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---|---:" + "|---:" * (len(head) - 2) + "|"]
     for weights, one in record["weights"].items():
         figures = ["{ap:.1f}, {ap50:.1f}".format(**one["networks"][name]) for name in NETWORKS]
-        losses = ["{mean:.1f} [{low:.1f}, {high:.1f}]".format(**one[pair]["ap"]) for pair in ("int8_of_ann", "snn_of_int8")]
+        losses = [interval(Interval(**one[pair]["ap"]), 1) for pair in ("int8_of_ann", "snn_of_int8")]
         lines.append(f"| {' | '.join([weights, str(one['windows']), *figures, *losses])} |")
     return "\n".join(lines)
 

@@ -31,7 +31,7 @@ def test_its_boxes_are_nearly_those_of_the_float_network() -> None:
 
 
 def test_the_table() -> None:
-    interval = {"ap": {"mean": 0.25, "low": -0.1, "high": 0.51}}
+    interval = {"ap": {"mean": 0.25, "low": -0.1, "high": 0.51, "resamples": 1000, "units": 9}}
     networks = {"ann": {"ap": 33.0, "ap50": 60.0}, "int8": {"ap": 32.75, "ap50": 59.0}, "snn": {"ap": 31.0, "ap50": 58.0}}
     one = {"windows": 9, "networks": networks, "int8_of_ann": interval, "snn_of_int8": interval}
     row = table({"weights": {"street": one}}).splitlines()[2]

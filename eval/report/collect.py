@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 from evburst.data.errors import DataError
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
-from evburst.eval.report.tables import Table, headline_pj, interval, memory_traffic_rows, micro, number, percent
+from evburst.eval.report.tables import Table, headline_pj, interval, memory_traffic_rows, micro, number, of_qnn, percent
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
@@ -126,9 +126,7 @@ def headline_table(files: Sequence[tuple[Path, Results]]) -> Table:
     table = []
     for _, row, (weights, data, network) in _rows(files):
         energies = row.energy.tables["int8"] if row.energy and row.model == "snn" else None
-        shares = (energies.of_ann, energies.of_ann_zero_skipping, energies.of_qnn) if energies else (None, None, None)
-        if row.timesteps and row.timesteps > 1:  # a quantised network takes one pass, however many timesteps there are
-            shares = *shares[:2], None
+        shares = *((energies.of_ann, energies.of_ann_zero_skipping) if energies else (None, None)), of_qnn(row)
         cells = [number(row.ap, 1), number(row.ap50, 1), interval(row.ap_loss, 1), *(percent(share) for share in shares)]
         table.append([weights, f"{data}, {row.frames:,}", network, *cells])
     return Table(head, table, len(_KEY_COLUMNS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from evburst.eval.bootstrap import Interval
 from evburst.eval.class_results import ClassNetworkResult
 from evburst.eval.coco import IOUS
 from evburst.eval.energy import COST_TABLES
@@ -38,14 +39,22 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NONE if share is None else f"{100 * share:.{digits}f} %"
 
 
-def interval(loss: LossInterval | None, digits: int = 2) -> str:
+def interval(loss: LossInterval | Interval | None, digits: int = 2) -> str:
     """Format a loss with its interval: `0.85 [0.31, 1.40]`."""
     return NONE if loss is None else f"{number(loss.mean, digits)} {bounds(loss, digits)}".rstrip()
 
 
-def bounds(loss: LossInterval, digits: int = 2) -> str:
+def bounds(loss: LossInterval | Interval, digits: int = 2) -> str:
     """Format the interval alone; empty if there is none."""
     return "" if loss.low is None or loss.high is None else f"[{number(loss.low, digits)}, {number(loss.high, digits)}]"
+
+
+def of_qnn(row: AnyNetwork) -> float | None:
+    """Return the spiking network's energy in INT8 relative to the QNN's; None for others, and beyond one timestep, because a
+    quantised network takes one pass."""
+    if row.energy is None or row.model != "snn" or row.timesteps != 1:
+        return None
+    return row.energy.tables["int8"].of_qnn
 
 
 def main_table(results: Results) -> Table:
