@@ -539,7 +539,7 @@ def human_summary(summary: dict[str, Any]) -> str:
         if (beyond := energy["beyond_silence"])["snn_pj"] is not None:
             share = 100 * beyond["of_ann"]
             spent = f"{beyond['snn_pj'] / 1e6:,.1f} uJ per window, {share:.1f} %"
-            lines.append(f"silence   {spent}, if neurons send only what differs from silence")
+            lines.append(f"changes   {spent}, if neurons sent only what differs from a window without events")
         lines.append(f"spikes    {summary['spikes_per_neuron']:.2f} per neuron and window; T = {summary['timesteps_mean']:g}")
     else:
         lines.append("energy    none: every window is idle")

@@ -49,7 +49,7 @@ def test_the_sample_gives_boxes_energy_and_every_file(tmp_path: Path, capsys: py
     assert beyond["of_ann"] == pytest.approx(beyond["snn_pj"] / summary["energy"]["ann_pj"])
     assert 0 < beyond["snn_pj"] < 1.5 * summary["energy"]["snn_pj"]
     text = human_summary({**summary, "folder": tmp_path})
-    assert f"silence   {beyond['snn_pj'] / 1e6:,.1f} uJ per window, {100 * beyond['of_ann']:.1f} %" in text
+    assert f"changes   {beyond['snn_pj'] / 1e6:,.1f} uJ per window, {100 * beyond['of_ann']:.1f} %" in text
     lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
     assert [line["t_us"] for line in lines] == list(range(50_000, 600_001, 50_000))
     assert sum(line["events"] for line in lines) == summary["events"]

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "evburst events convert FILE out.npz": "test_docs_examples.py",
     "evburst events cut FILE out.dat --from 10 --to 15": "test_docs_examples.py",
     "python docs/examples/scene.py square_td.dat": "test_docs_examples.py",
+    "python docs/examples/own_network.py direction.safetensors": "test_docs_examples.py",
     "evburst detect --events square_td.dat": "test_docs_examples.py",
     "evburst export --weights street --onnx-snn street_snn.onnx --with-boxes": "test_docs_examples.py",
     "evburst live --video FILE --headless --seconds 20 --json": "test_app_live.py",

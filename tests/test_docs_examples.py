@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, SAMPLE, random_events
 from event_files import bin_bytes
 
@@ -27,7 +28,7 @@ from evburst.app.cli import detect_main, main
 from evburst.app.outputs import sinks
 from evburst.data import readers
 from evburst.data.boxes import Detections
-from evburst.data.errors import EventFileError, SensorSizeError
+from evburst.data.errors import ConversionError, EventFileError, SensorSizeError
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.data.writers import write_events
@@ -133,6 +134,31 @@ def test_the_sink_counts_boxes(tmp_path: Path) -> None:
         sink.write(SimpleNamespace(t1_us=t_us, detections=found))
     sink.close()
     assert (tmp_path / "counts.csv").read_text().splitlines() == ["t_us,car,pedestrian", "50000,2,1", "100000,0,0"]
+
+
+def test_a_network_of_ones_own_becomes_a_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its spiking network decides as its ANN does, the file works with every engine, and other operations are refused."""
+    example = load("own_network")
+    example.main(str(tmp_path / "direction.safetensors"))
+    ann, snn, energy = capsys.readouterr().out.splitlines()
+    assert float(ann.split()[1]) > 95
+    assert float(snn.split()[1]) > 95
+    assert 0 < float(energy.split()[4]) < 20
+    bundle = DetectorBundle.load(tmp_path / "direction.safetensors")
+    grids, _ = example.moving_bars(4)
+    found = [
+        Detector(bundle, PostConfig(), engine=engine).detect(grids.byte().numpy(), SensorSize(32, 32), [0] * 4)
+        for engine in ("reference", "int8")
+    ]
+    (expected, counted), (fast, fast_counted) = found
+    assert np.allclose([x.scores for x in expected], [x.scores for x in fast], atol=1e-5)
+    assert counted is not None
+    assert fast_counted is not None
+    assert counted.spikes_per_neuron.tolist() == fast_counted.spikes_per_neuron.tolist()
+    module = example.Direction()
+    module.features[2] = torch.nn.SiLU()
+    with pytest.raises(ConversionError, match="silu"):
+        example.convert(module, grids)
 
 
 def python_blocks(page: Path) -> list[str]:
