@@ -112,7 +112,7 @@ def streaming_figures(
             processed, finished = processed_windows(int(times[-1]), start_us, window_us, latency_us, step_us)
             ends = newest_results(times, processed, finished)
             ahead = LeadPredictor(lead_us, dataset.spec.sensor_size, window_us, step_us) if lead_us else None
-            history_us = int(times[-1] - start_us) if network.has_memory else _HISTORY_US if ahead else 0
+            history_us = int(times[-1] - start_us) if network.timed.network.has_memory else _HISTORY_US if ahead else 0
             found = _boxes_at(network, dataset, int(items[0]), _needed(ends, processed, history_us), ahead)
             offline.append(boxes)
             streaming.append(replace(boxes, predictions=_delayed(found, times, ends)))

@@ -140,7 +140,6 @@ class Network:
     Attributes:
         timed: the network as in normal use, for timing.
         counted: the network with operation counts; for the ANN, these need an additional pass over its activations.
-        has_memory: whether boxes depend on earlier windows.
     """
 
     def __init__(
@@ -155,7 +154,6 @@ class Network:
         downsample: int = 0,
     ) -> None:
         self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size)
-        self.has_memory = bool(bundle.graph.memories)
         ann = run.model == "ann"
         detector = Detector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine
