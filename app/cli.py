@@ -280,6 +280,7 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
             Flag("engine", metavar="NAME"),
             Flag("data.sensor_size", "--sensor-size", "WxH"),
             Flag("downsample", metavar="N"),
+            Flag("memory"),
             Flag("lead_ms"),
             Flag("stride_ms"),
         ],

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from evburst.app.config import to_dict
 from evburst.app.console import show_progress
-from evburst.app.inference import BATCH, Inference, WindowResult, block_side, pick_device
+from evburst.app.inference import BATCH, Inference, WindowResult, block_side, pick_device, with_memory_if_asked
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
@@ -39,7 +39,6 @@ from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figu
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.detectors.remembering import remembering
 from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
@@ -138,7 +137,7 @@ class DetectConfig(RunConfig):
             (app/tracking.py).
         tracking: settings of the tracks.
         memory: give a YOLO detector a memory: where nothing happens, what it saw last is held, so that objects that stop are
-            still found. Weights that were trained with memory have it anyway.
+            still found.
         lead_ms: predict boxes for this long after the end of their window (app/lead.py); suits the time that passes until they
             are used.
         sinks: names of the outputs to write (app/outputs/sinks.py).
@@ -213,10 +212,7 @@ def open_inference(
             )
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
-    if isinstance(config, DetectConfig) and config.memory:
-        bundle = remembering(bundle)
-    if bundle.graph.memories and config.stride_ms is not None:
-        raise ConfigError("stride_ms: windows of a network with memory follow each other; leave --stride-ms out")
+    bundle = with_memory_if_asked(bundle, isinstance(config, DetectConfig) and config.memory, config.stride_ms)
     detector = Detector(
         bundle,
         config.decoding if isinstance(config, DetectConfig) else PostConfig(),

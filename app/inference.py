@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import cycle
-from typing import Any, Protocol
+from functools import partial
+from itertools import chain, cycle
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,13 +25,16 @@ from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
-from evburst.data.datasets import Dataset
+from evburst.data.datasets import Dataset, LabelledWindow
+from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
+from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
+from evburst.models.detectors.remembering import remembering
 from evburst.models.graph import Memory
 from evburst.models.tasks import Prediction
 
@@ -43,6 +47,19 @@ BATCH = 8
 
 _AHEAD = 2
 """Number of windows binned in advance, in addition to the next batch."""
+
+
+def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:
+    """Return the network of loaded weights, with a memory if `memory` is set; `stride_ms` is None if windows do not overlap.
+
+    Raises:
+        ConfigError: the network cannot have a memory, or it has one and windows are to overlap.
+    """
+    if memory:
+        bundle = remembering(bundle)
+    if bundle.graph.memories and stride_ms is not None:
+        raise ConfigError("stride_ms: windows of a network with memory follow each other; leave --stride-ms out")
+    return bundle
 
 
 class GridNetwork(Protocol):
@@ -231,6 +248,11 @@ class Inference:
             for count in (True,) if self._count_every == 1 else (True, False):
                 self._predict(self.as_seen([grid] * batch, batch), [0] * batch, None, count)
 
+    def begin(self) -> None:
+        """Begin another recording: nothing is held, even if its clock continues that of the one before."""
+        self._ran = 0
+        self._memory.clear()
+
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Return the results of windows that are run through the network as one batch.
 
@@ -265,8 +287,7 @@ class Inference:
         Raises:
             EvburstError: from `windows`, after the results of the windows before it.
         """
-        self._ran = 0
-        self._memory.clear()  # another recording, even if its clock continues that of the one before
+        self.begin()
         ahead, waiting = self._binned_ahead(windows, batch), list[BinnedWindow]()
         try:
             for binned in ahead:
@@ -419,30 +440,53 @@ def run_batches(
 ) -> Iterator[DatasetBatch]:
     """Yield the results of networks on items of a data set, batch by batch; each window is read and binned only once.
 
-    The networks must use the same binning and the same stride.
+    The networks must use the same binning and the same stride. Networks with memory begin with an empty one, and also run the
+    windows between the items, which must belong to one recording.
     """
-    numbers = list(items)
-    groups = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
+    steps = _steps(dataset, items, networks[0].network.has_memory)
+    groups = [steps[start : start + batch] for start in range(0, len(steps), batch)]
+    for network in networks:
+        network.begin()
 
-    def read(indices: Sequence[int]) -> tuple[list[Detections], list[str], list[BinnedWindow]]:
-        windows = [dataset[i] for i in indices]
-        binned = [networks[0].bin(item.window, networks[0].new_grid()) for item in windows]
-        return [item.boxes for item in windows], [item.name for item in windows], binned
+    def read(group: Sequence[_Step]) -> tuple[list[LabelledWindow], list[BinnedWindow]]:
+        windows = [step.read() for step in group]
+        return windows, [networks[0].bin(one.window, networks[0].new_grid()) for one in windows]
 
     with ThreadPoolExecutor(1, "reading") as pool:
         waiting = deque(pool.submit(read, group) for group in groups[:2])
         for number, group in enumerate(groups):
-            labels, names, binned = waiting.popleft().result()
+            windows, binned = waiting.popleft().result()
             if number + 2 < len(groups):
                 waiting.append(pool.submit(read, groups[number + 2]))
+            results = [network.run(binned) for network in networks]
+            own = [k for k, step in enumerate(group) if step.item is not None]
             yield DatasetBatch(
-                group,
-                labels,
-                names,
-                sum(window.events for window in binned),
-                sum(window.outside for window in binned),
-                [network.run(binned) for network in networks],
+                [step.item for step in group if step.item is not None],
+                [windows[k].boxes for k in own],
+                [windows[k].name for k in own],
+                sum(binned[k].events for k in own),
+                sum(binned[k].outside for k in own),
+                [[found[k] for k in own] for found in results],
             )
+
+
+class _Step(NamedTuple):
+    """One window to run: that of an item, or one between two items (`item` None), without labels."""
+
+    item: int | None
+    read: Callable[[], LabelledWindow]
+
+
+def _steps(dataset: Dataset, items: Iterable[int], between: bool) -> list[_Step]:
+    """Return the windows of the items, in order; with `between` also those that fill the time before each in its recording."""
+    steps: list[_Step] = []
+    before: int | None = None
+    for i in items:
+        if between and isinstance(dataset, RecordedWindows):
+            steps += [_Step(None, partial(dataset.window_before, i, end_us)) for end_us in dataset.ends_between(before, i)]
+        steps.append(_Step(i, partial(dataset.__getitem__, i)))
+        before = i
+    return steps
 
 
 @dataclass
@@ -467,7 +511,8 @@ def run_dataset(
 ) -> DatasetResults:
     """Return a network's results on a whole data set, with the labels."""
     collected = DatasetResults()
-    for done in run_batches([network], dataset, range(len(dataset)), batch):
+    parts = [part.items for part in dataset.parts()] if network.network.has_memory else [range(len(dataset))]
+    for done in chain.from_iterable(run_batches([network], dataset, items, batch) for items in parts):
         collected.predictions += [result.prediction for result in done.results[0]]
         collected.stats += [result.stats for result in done.results[0] if result.stats is not None]
         collected.labels += done.labels

@@ -8,7 +8,7 @@ The second form prints the tables of docs/detect.md.
 Sequences are those of bench/tracks.py, rendered every 10 ms: `parked`, a standing camera in whose view cars and people stop
 and go, 12 s, and `drive`, a camera that drives, stands for 3 s while everything stands, and drives on, 8.5 s. Every object is
 labelled in every window in which it is in view, whether it moves or not. Networks: the weights as they are, ANN and SNN;
-weights named by `--hold` also with `--memory`, for which they were not trained; and the boxes of `--track`, which are held too.
+weights named by `--hold` also with `--memory`; and the boxes of `--track`, which are held too.
 
 With `--pictures`, also sequences of 32 windows that are simulated from photographs of the split "val", which stop and go
 (SEQUENCES): AP of each network, and what the spiking one loses, over all windows and over the halves of the sequences.
@@ -47,7 +47,7 @@ from evburst.eval.coco import coco_result, frames_of
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.detectors.remembering import with_memory
+from evburst.models.detectors.remembering import remembering
 
 CLASSES = ("car", "pedestrian")
 FALSE_BOXES = (0.1, 0.3)
@@ -90,14 +90,9 @@ def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str,
         for ann in (True, False) if bundle.converted else (True,):
             yield f"{Path(name).stem}, {'ANN' if ann else 'SNN'}", bundle, ann
     for name in held:
-        bundle = DetectorBundle.load(name)
-        graph, spiking = (with_memory(graph, bundle.head) for graph in (bundle.graph, bundle.spiking))
+        bundle = remembering(DetectorBundle.load(name))
         for ann in (True, False):
-            yield (
-                f"{Path(name).stem}, --memory, {'ANN' if ann else 'SNN'}",
-                replace(bundle, graph=graph, spiking=spiking),
-                ann,
-            )
+            yield f"{Path(name).stem}, --memory, {'ANN' if ann else 'SNN'}", bundle, ann
 
 
 def results_of(bundle: DetectorBundle, ann: bool, events: Events, size: SensorSize) -> list[WindowResult]:

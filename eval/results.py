@@ -371,6 +371,7 @@ class Results:
         faults: counts of events that were repaired or dropped while reading, by kind.
         window_ms: length of a window.
         downsample: side of the blocks of pixels that the networks saw as one.
+        memory: whether the networks held features from window to window.
         weights, weights_record: name of the weights, and the record in their file.
         files: the pairs of box files.
         clock: what each time measures.
@@ -400,6 +401,7 @@ class Results:
     faults: dict[str, int] = field(default_factory=dict)
     window_ms: float | None = None
     downsample: int = 1
+    memory: bool = False
     weights: str | None = None
     weights_record: dict[str, Any] | None = None
     files: tuple[FilePair, ...] = ()
@@ -419,7 +421,8 @@ class Results:
     def title(self) -> str:
         """Title of the results: weights, data and split."""
         split = f", {self.split} split" if self.split else ""
-        return f"{self.weights or 'predictions'} on {self.dataset}{split}"
+        memory = " with memory" if self.memory else ""
+        return f"{self.weights or 'predictions'}{memory} on {self.dataset}{split}"
 
 
 def check_version(version: int, results: Sequence[object]) -> None:

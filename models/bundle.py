@@ -30,7 +30,7 @@ from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
-from evburst.models.layout import GRAPH, HEAD, METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of, input_stride
+from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of, input_stride
 from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
@@ -336,8 +336,6 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     from evburst.models.spiking.convert.fold import trace
 
     tensors, trained = load_tensors(path, "ann")
-    if "graph" in trained:
-        return _graph_of(path, tensors, trained)
     network = NETWORK(trained.get("network"), f"{path}: network")
     if not isinstance(trained.get("config"), dict):
         raise CheckpointError(f"{path}: config: expected an object")
@@ -349,23 +347,6 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
         raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
     graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
     return graph.in_float16(), model.head_spec, trained
-
-
-def _graph_of(path: Path, tensors: dict[str, Tensor], trained: dict[str, Any]) -> tuple[Graph, HeadSpec, dict[str, Any]]:
-    """`load_trained` of a network that was trained as a graph (models/detectors/remembering.py)."""
-    try:
-        if not isinstance(trained.get("config"), dict):
-            raise CheckpointError("config: expected an object")
-        named = {name.replace("/", "."): tensor for name, tensor in tensors.items()}
-        graph = Graph.from_json(GRAPH(trained["graph"], "graph"), named)
-        head = head_of(HEAD(trained.get("head"), "head"))
-        if set(named) != set(graph.tensor_names):
-            raise CheckpointError("its tensors are not those of its graph")
-        graph.shapes(graph.channels, 256, 256)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    origin = {name: value for name, value in trained.items() if name not in ("graph", "head")}
-    return graph.in_float16(), head, origin
 
 
 def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:

@@ -377,11 +377,6 @@ class Runner:
         for name in self._free_after.get(node.name, ()):
             del values[name]
 
-    def advance_with(self, node: Node, values: dict[str, Tensor], memory: Memory) -> None:
-        """Compute one node like `advance`, after the input, given the memory of the window before."""
-        self._memory = memory
-        self.advance(node, values, torch.empty(0))
-
     def read_outs(self, values: Mapping[str, Tensor]) -> list[Tensor]:
         """Collect the outputs after every node has been computed."""
         return [self.read_out(name, values[name]) for name in self.graph.outputs]

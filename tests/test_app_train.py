@@ -33,6 +33,7 @@ from evburst.data.events import SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle, load_tensors
+from evburst.models.detectors.remembering import remembering
 from evburst.models.spiking.convert.distil import Distillation
 from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
@@ -139,41 +140,18 @@ def test_a_budget_searches_the_frontier_and_leaves_its_files(
     assert all((tmp_path / f"tiny_{name}").stat().st_size > 500 for name in ("frontier.png", "report.png", "report.json"))
 
 
-MEMORY = ["memory=true", "data.simulated.sequence=2", "schedule.sparsity=0", "schedule.rounding=0", "schedule.epochs=1"]
-
-
-def test_memory_is_trained_and_distilled_on_sequences(best: Path, folder: Path, cache: Path, tmp_path: Path) -> None:
-    """The layers before the memory stay what they were, and the result converts, saves and loads like any other network."""
-    pytest.importorskip("ultralytics")
-    out = tmp_path / "run"
-    assert train_main([*train_flags(folder, cache, out), *sets(f"init={best}", *MEMORY)]) == 0
-    before, trained = (DetectorBundle.load(path).graph for path in (best, out / "best.safetensors"))
-    (hold,) = trained.memories
-    changed = {name for name, tensor in trained.tensors.items() if not torch.equal(tensor, before.tensors[name])}
-    assert {name.rpartition(".")[0] for name in changed} == {"deep.0", "boxes", "classes"}
-    assert hold.inputs[0].startswith("deep")
-    convert = Command(out / "best.safetensors", cache, tmp_path)
-    assert convert(*ADVANCED, "--set", "tuning_every=4") == 0
-    assert [row["windows"] for row in convert.record["descent"]] == [0, 4, 8, 12]
-    assert DetectorBundle.load(convert.weights).spiking.memories == [hold]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["memory=true"], "memory needs `init`"),
-        (["memory=true", "init=street"], "memory needs simulated sequences"),
-        ([*MEMORY, "init=street", "schedule.batch=3"], "must be a multiple of data.simulated.sequence"),
-        ([*MEMORY, "init=street", "schedule.rounding=0.5"], "must be 0 with memory"),
-        ([*MEMORY, "init=caltech6"], "its classes are airplanes"),
-        ([*MEMORY, "init=street", "voxel.bins=3"], "the settings say"),
-    ],
-)
-def test_memory_that_cannot_be_trained(
-    folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], message: str
+def test_a_network_with_memory_is_not_distilled(
+    convert: Command, folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train_main([*train_flags(folder, cache, tmp_path / "run"), *sets(*settings)]) == 1
-    assert message in capsys.readouterr().err
+    """It can be calibrated otherwise, and keeps its memory."""
+    assert convert() == 0
+    held = tmp_path / "held.safetensors"
+    remembering(DetectorBundle.load(convert.weights)).save(held)
+    again = Command(held, cache, tmp_path)
+    assert again(*ADVANCED) == 1
+    assert "leave out --level advanced and --continue" in capsys.readouterr().err
+    assert again("--calibration", str(folder)) == 0
+    assert DetectorBundle.load(again.weights).spiking.memories
 
 
 def test_two_runs_do_not_write_the_same_outputs(
@@ -262,7 +240,7 @@ def test_typical_thresholds(convert: Command, capsys: pytest.CaptureFixture[str]
     assert "expected error or typical" in capsys.readouterr().err
 
 
-def out_of_memory(learning: Distillation, grids: torch.Tensor, begins: bool) -> Any:
+def out_of_memory(learning: Distillation, grids: torch.Tensor) -> Any:
     raise torch.OutOfMemoryError("tried to allocate 8 GiB")
 
 

@@ -19,13 +19,12 @@ from evburst.app.train.windows import EpochWindows, open_split
 from evburst.data.boxes import Detections
 from evburst.data.classification import DETECTION
 from evburst.data.datasets import SPECS, Dataset, LabelledWindow
-from evburst.data.datasets.augment import AugmentConfig
 from evburst.data.datasets.registry import DatasetConfig
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
 from evburst.models.activation_regulariser import round_and_measure
-from tests.conftest import make_events, random_events
+from tests.conftest import random_events
 from tests.helpers.pictures import street_folder
 from tests.helpers.simulation import simulated_here
 
@@ -124,24 +123,3 @@ def test_layers_take_turns_in_the_sparsity_loss() -> None:
     expected = len(x) * 0.5 * 2.0 * np.dot(densities, costs) / sum(costs)
     assert np.mean(found) == pytest.approx(expected, rel=1e-5)
     assert found[2] == found[3] == 0, "two layers, four turns"
-
-
-def test_sequences_stay_together_and_are_changed_in_the_same_way(config: TrainConfig) -> None:
-    """A batch holds whole scenes, in order; a mirrored scene is mirrored in all of its windows."""
-    simulated = replace(config.data.simulated, sequence=2)
-    change = AugmentConfig(swap=0, zoom=0, stretch=0, thin=0, noise_hz=0, erase=0, mosaic=0)
-    both = replace(config, data=replace(config.data, simulated=simulated), schedule=replace(SCHEDULE, epochs=8), augment=change)
-    size = Drawn.spec.sensor_size
-    marks = []
-    for i in range(4):  # one event, whose column says which window it is
-        events = make_events([0], x=[10 * i], y=[5], p=[1])
-        marks.append(LabelledWindow(EventWindow(0, 50_000, pack(events)), Detections.empty(50_000), "drawn"))
-    batches = Batches(lambda epoch: cast(Dataset, Drawn(marks)), 4, both, DETECTION, 32)
-    orders = set()
-    for batch in (batch for epoch in range(8) for batch in batches.of_epoch(epoch)):
-        columns = [int(grid.sum((0, 1)).argmax()) for grid in batch.grids]
-        mirrored = columns[0] > 40
-        numbers = [(size.width - 1 - x) // 10 if mirrored else x // 10 for x in columns]
-        assert numbers in ([0, 1], [2, 3])
-        orders.add((numbers[0], mirrored))
-    assert len(orders) == 4

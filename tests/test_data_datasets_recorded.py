@@ -11,6 +11,7 @@ import pytest
 from evburst.app.cli import train_main
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
+from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError
@@ -72,6 +73,26 @@ def test_gen1_windows_end_at_their_labels(tmp_path: Path) -> None:
     assert item.boxes.boxes_xyxy.tolist() == [[0, 40, 45, 100]]  # clipped at the left edge
     assert data[0].boxes.labels.tolist() == [0, 1]
     assert data[0].boxes.boxes_xyxy[1].tolist() == [250, 30, 304, 80]
+
+
+def test_windows_between_labels_follow_each_other(tmp_path: Path) -> None:
+    """From the window of the first event to the first label, and from each label to the next, however far apart they lie."""
+    size = SPECS["street"].sensor_size
+    late = events(20_000, 400_000, size)
+    late["t"] += 130_000
+    write_events(tmp_path / "a_td.dat", late, size)
+    boxes = np.zeros(4, BBOX_DTYPE)
+    boxes["t"], boxes["w"], boxes["h"] = [290_000, 340_000, 380_000, 530_000], 50, 50
+    np.save(tmp_path / "a_bbox.npy", boxes)
+    data = open_dataset(DatasetConfig("folder", str(tmp_path), "street"), Request("val", W50))
+    assert isinstance(data, RecordedWindows)
+    assert data[0].window.t0_us == 240_000
+    found = [list(data.ends_between(*pair)) for pair in ((None, 0), (0, 1), (1, 2), (2, 3), (None, 3))]
+    assert found[0] == [140_000, 190_000, 240_000]  # the first event lies at 130,000 or shortly after
+    assert found[1:4] == [[], [], [430_000, 480_000]]
+    assert found[4] == [180_000, 230_000, 280_000, 330_000, 380_000, 430_000, 480_000]
+    window = data.window_before(3, 430_000)
+    assert (window.window.t1_us, len(window.boxes)) == (430_000, 0)
 
 
 def test_gen1_is_also_found_in_the_folder_it_unpacks_to(tmp_path: Path) -> None:

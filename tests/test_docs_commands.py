@@ -52,6 +52,7 @@ ELSEWHERE = {
     "evburst live --video FILE --headless --seconds 20 --json": "test_app_live.py",
     "evburst live --events FILE --realtime": "test_app_live.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both": "test_app_evaluate.py",
+    "evburst evaluate --dataset folder --root data/samples --weights street --both --memory": "test_app_evaluate_memory.py",
     "evburst convert --weights street --calibration RECORDINGS --unlabelled --out mine.safetensors": "test_app_descent.py",
     "PROGRAM | evburst detect --events /dev/stdin --sensor-size 304x240": "test_docs_commands.py",
 }

@@ -1,4 +1,4 @@
-"""Memory: features are held where no events are, in the ANN, in every engine, in training and in distillation."""
+"""Memory: features are held where no events are, in the ANN and in every engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
-from evburst.models.detectors.remembering import Remembering, with_memory
+from evburst.models.detectors.remembering import with_memory
 from evburst.models.graph import Graph, Memory, Runner, is_active
 from evburst.models.runtime import ENGINES, open_engine
 from evburst.models.runtime.int8.hold import active_cells
@@ -200,30 +200,6 @@ def test_only_detectors_without_memory_get_one(ann: Graph) -> None:
             with_memory(graph, head)
 
 
-def test_training_goes_through_the_sequence(ann: Graph) -> None:
-    """Its outputs are those of a run window by window; what learns begins with the convolution before a hold."""
-    pytest.importorskip("ultralytics")
-    network = Remembering(ann, SPEC, length=len(SEQUENCE))
-    x = torch.stack(SEQUENCE, 1).flatten(0, 1).float()  # sequence by sequence
-    loss = network.loss(x, torch.tensor([[2.0, 2, 10, 12]]), torch.tensor([1]), torch.tensor([2]))  # in a window without events
-    loss.sum().backward()  # type: ignore[no-untyped-call]
-    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert learned == {f"{conv}/{what}" for conv in ("last/conv", "boxes", "scores") for what in ("weight", "bias")}
-    assert network.get_parameter("last/conv/weight").grad.abs().sum() > 0  # type: ignore[union-attr]
-    with torch.no_grad():
-        unrolled, memory = network._through_time(x), Memory()
-        for t, grid in enumerate(SEQUENCE):
-            for output, now in zip(unrolled, network(grid.float(), memory), strict=True):
-                assert torch.allclose(output.unflatten(0, (2, -1))[:, t], now, atol=1e-5)
-
-
-def test_distillation_follows_sequences(ann: Graph, converted: tuple[Graph, SpikingParameters]) -> None:
-    """Teacher and student keep their own memories, which end where other sequences begin; the student is the network itself."""
-    learning = Distillation(ann, *converted, SPEC, Descent(steps=len(SEQUENCE), rate=1e-9))
-    found = [learning.learn(grid, begins=t == 0) for t, grid in enumerate(SEQUENCE)]
-    expected = [counts for _, counts in run(SpikingNetwork(*converted), SEQUENCE)]
-    operations = [sum(own[1].mean() for own in counts.values()) for counts in expected]
-    assert np.allclose([progress.operations for progress in found], operations, rtol=1e-5)
-    apart = Distillation(ann, *converted, SPEC, Descent(steps=len(SEQUENCE), rate=1e-9))
-    silent = [apart.learn(grid).operations for grid in SEQUENCE[:3]][2]
-    assert silent != pytest.approx(found[2].operations)
+def test_memory_is_not_distilled(ann: Graph, converted: tuple[Graph, SpikingParameters]) -> None:
+    with pytest.raises(ConfigError, match="a network with memory cannot be calibrated by gradient descent"):
+        Distillation(ann, *converted, SPEC, Descent(steps=1))

@@ -122,6 +122,11 @@ class ConvertConfig:
         return any(x is not None for x in self._criteria)
 
     @property
+    def distils(self) -> bool:
+        """Whether the calibration is followed by a gradient descent."""
+        return (self.level == "advanced" or self.continues) and self.advanced_windows > 0
+
+    @property
     def uniform(self) -> Choice:
         """The choice of every layer if there is no search."""
         return Choice(self.phi_max, signed=self.signed, typical=self.thresholds == "typical")

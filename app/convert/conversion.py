@@ -36,7 +36,7 @@ from evburst.models.graph import Runner
 from evburst.models.layout import input_stride
 from evburst.models.spiking.adaptive import least_tau
 from evburst.models.spiking.convert.calibrate import Choice, Targets, calibrate, record_targets
-from evburst.models.spiking.convert.distil import Descent, Distillation
+from evburst.models.spiking.convert.distil import Descent, Distillation, refuse_memory
 from evburst.models.spiking.convert.scales import parameters_of, without_unused_scales
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
@@ -67,6 +67,8 @@ class Conversion:
     def __init__(self, config: ConvertConfig) -> None:
         self.config = config
         self.graph, self.head, self.trained = read_ann(config.weights)
+        if config.distils:
+            refuse_memory(self.graph)
         self.task, self.scoring = task_of(self.head), scoring_of(self.head)
         if config.blend_with:
             self.graph = blended(self.graph, read_ann(config.blend_with)[0], config.blend)
@@ -126,7 +128,7 @@ class Conversion:
             share: limit on its energy, as a share of the dense ANN's; None: no limit, or with `continues` its present energy.
         """
         c, batch, device = self.config, self.config.advanced_batch, pick_device("auto")
-        steps = -(-c.advanced_windows // (batch * self.data.sequence)) * self.data.sequence
+        steps = -(-c.advanced_windows // batch)
         operations = None if share is None else share / self.share_per_operation()
         if operations is None and c.continues:
             operations = self.measured(bundle).operations
@@ -143,8 +145,7 @@ class Conversion:
         files, every = self.beside("descent"), c.tuning_every // batch
         batches = partial(self._fresh_batches, batch * steps)
         try:
-            identity, length = self._identity(bundle, descent), self.data.sequence
-            course = descend(learning, batches, check, files, identity, every, batch, length)
+            course = descend(learning, batches, check, files, self._identity(bundle, descent), every, batch)
         except torch.OutOfMemoryError:
             message = f"advanced_batch: {batch} windows per step do not fit into the memory of the GPU; set fewer"
             raise ConfigError(message) from None
@@ -159,7 +160,7 @@ class Conversion:
             return data.windows("train", n if data.fresh else 0, showing)
 
         source = Showings(opened, data.counts, data.discard, data.fresh)
-        return fresh_batches(source, windows, done, self.config.advanced_batch, length=data.sequence)
+        return fresh_batches(source, windows, done, self.config.advanced_batch)
 
     def measured(self, bundle: DetectorBundle) -> Measurement:
         """Measure a network on the split "select"."""

@@ -45,13 +45,11 @@ class ConversionData:
 
     Attributes:
         fresh: whether every showing of the data is different, as in a simulation.
-        sequence: number of windows that follow each other.
     """
 
     def __init__(self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec, stride: int) -> None:
         self._config, self._settings, self._head, self._stride = config, settings, head, stride
         self.fresh = settings.data.kind == "simulated" and not config.unlabelled
-        self.sequence = settings.data.simulated.sequence if self.fresh else 1
 
     def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
         """Open windows of a split.

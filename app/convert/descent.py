@@ -87,12 +87,11 @@ class Showings:
     fresh: bool = True
 
 
-def fresh_batches(source: Showings, windows: int, done: int, batch: int, block: int = 0, length: int = 1) -> Iterator[Tensor]:
+def fresh_batches(source: Showings, windows: int, done: int, batch: int, block: int = 0) -> Iterator[Tensor]:
     """Yield batches of windows, each used once, beginning after the first `done` windows.
 
     A block that is over before that is skipped if windows are fresh. A step counts as a whole batch, even if a small dataset
-    does not fill it. Sequences are learned side by side: a batch holds the windows of as many sequences at the same position,
-    and the next batch those that follow.
+    does not fill it.
 
     Args:
         source: opens the windows.
@@ -100,12 +99,10 @@ def fresh_batches(source: Showings, windows: int, done: int, batch: int, block: 
         done: number of windows that were learned from before, a multiple of `batch`.
         batch: windows per step.
         block: windows per showing, which is rounded up to whole batches; 0: `block_of(batch)`.
-        length: windows of a sequence.
     """
-    together = batch * length
-    block = _whole(block or block_of(batch), together)
+    block = _whole(block or block_of(batch), batch)
     seen = number = 0
-    while source.fresh and seen < windows and (after := seen + _whole(min(block, windows - seen), together)) <= done:
+    while source.fresh and seen < windows and (after := seen + _whole(min(block, windows - seen), batch)) <= done:
         seen, number = after, number + 1
     if seen >= windows:
         return
@@ -113,14 +110,12 @@ def fresh_batches(source: Showings, windows: int, done: int, batch: int, block: 
         upcoming = openers.submit(source.open, min(block, windows - seen), FIRST_SHOWING + number)
         while seen < windows:
             data = upcoming.result()
-            held = min(len(data), _whole(windows - seen, length))
-            after = seen + _whole(held, together)
+            held = min(len(data), windows - seen)
+            after = seen + _whole(held, batch)
             if after < windows:
                 upcoming = openers.submit(source.open, min(block, windows - after), FIRST_SHOWING + number + 1)
-            scenes = np.random.default_rng(number).permutation(len(data) // length)[: held // length]
-            groups = (length * scenes[i : i + batch] for i in range(0, len(scenes), batch))
-            chosen = [(group + position).tolist() for group in groups for position in range(length)]
-            chosen = chosen[max(0, done - seen) // batch :]
+            order = np.random.default_rng(number).permutation(len(data))[:held]
+            chosen = [order[i : i + batch].tolist() for i in range(max(0, done - seen), held, batch)]
             yield from _one_ahead(binners, partial(source.grids, data), chosen)
             source.close(data)
             seen, number = after, number + 1
@@ -150,7 +145,6 @@ def descend(
     identity: str,
     every: int,
     batch: int,
-    length: int = 1,
 ) -> Course:
     """Run a distillation to its end, resuming an interrupted one with the same identity.
 
@@ -163,7 +157,6 @@ def descend(
         every: steps between checks. At a check the state is saved, and the limits are adjusted so that they hold for its
             measurements.
         batch: windows per step.
-        length: windows of a sequence. An interrupted descent resumes with an empty memory.
     """
     state, log = beside.with_suffix(".safetensors"), beside.with_suffix(".csv")
     wanted, steps = learning.descent, learning.descent.steps
@@ -174,7 +167,7 @@ def descend(
     recent: list[Progress] = []
     with tqdm(total=steps, initial=learning.step, desc="distil", disable=not show_progress()) as bar:
         for grids in batches(learning.step * batch):
-            recent.append(learning.learn(grids, learning.step % length == 0))
+            recent.append(learning.learn(grids))
             bar.set_postfix(divergence=f"{recent[-1].divergence:.2f}", refresh=False)
             bar.update()
             if learning.step % every == 0 or learning.step == steps:

@@ -123,7 +123,7 @@ def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
     else:
         choices, found = choose(conversion) if config.searches else (config.uniform, {})
         bundle = conversion.calibrated(choices)
-    if (config.level == "advanced" or config.continues) and config.advanced_windows:
+    if config.distils:
         bundle, found["descent"] = conversion.distilled(bundle, config.budget or found.get("expected_share"))
     return bundle, found
 

@@ -112,7 +112,8 @@ def streaming_figures(
             processed, finished = processed_windows(int(times[-1]), start_us, window_us, latency_us, step_us)
             ends = newest_results(times, processed, finished)
             ahead = LeadPredictor(lead_us, dataset.spec.sensor_size, window_us, step_us) if lead_us else None
-            found = _boxes_at(network, dataset, int(items[0]), _needed(ends, processed, _HISTORY_US if ahead else 0), ahead)
+            history_us = int(times[-1] - start_us) if network.timed.network.has_memory else _HISTORY_US if ahead else 0
+            found = _boxes_at(network, dataset, int(items[0]), _needed(ends, processed, history_us), ahead)
             offline.append(boxes)
             streaming.append(replace(boxes, predictions=_delayed(found, times, ends)))
             ages_ms += ((times - ends)[ends != NOTHING_YET] / 1000).tolist()
@@ -143,8 +144,9 @@ def _boxes_at(
     """Return the boxes of the windows of an item's recording that end at `ends`, by their end; predicted by `ahead`, if any."""
     found = {}
     inference = network.timed
+    inference.begin()
     for first in range(0, len(ends), BATCH):
-        windows = [dataset.window_before(item, int(end)) for end in ends[first : first + BATCH]]
+        windows = [dataset.window_before(item, int(end)).window for end in ends[first : first + BATCH]]
         for result in inference.run([inference.bin(window, inference.new_grid()) for window in windows]):
             found[result.t1_us] = result.detections if ahead is None else ahead.update(result).detections
     return found

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from evburst.app.inference import BATCH, Inference, Stats, WindowResult, block_side, concatenate, run_batches
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
+from evburst.data.datasets.recorded import RecordedWindows
+from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
 from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -255,6 +257,33 @@ class Predictor:
             )
             for rows, counts, class_scores in zip(predictions, counted, scores, strict=True)
         ]
+
+
+def check_order(dataset: Dataset, window_us: int) -> None:
+    """Check that windows of a data set follow each other, as a network with memory needs it.
+
+    Raises:
+        ConfigError: labelled windows overlap, or every window stands alone.
+    """
+    alone = True
+    for part in dataset.parts():
+        if isinstance(dataset, RecordedWindows):
+            ends = [dataset.labels(i).t_us for i in part.items]
+            alone = alone and not dataset.ends_between(None, part.items[0])
+        else:
+            ends = [dataset[i].window.t1_us for i in part.items]
+        apart = np.diff(ends)
+        if (close := apart[(apart > 0) & (apart < window_us)]).size:
+            raise ConfigError(
+                f"memory: windows of a network with memory follow each other; in {part.name} labels lie {close[0] / 1000:g} ms "
+                f"apart, and windows are {window_us / 1000:g} ms long: choose fewer labels with --limit, or leave --memory out"
+            )
+        alone = alone and not (apart > 0).any()
+    if alone:
+        raise ConfigError(
+            "memory: no window of these data follows another, so nothing can be held: leave --memory out, or for simulated "
+            "data set --set data.simulated.sequence=32"
+        )
 
 
 def _scores_of(result: WindowResult, n_classes: int) -> NDArray[np.float32]:

@@ -26,8 +26,8 @@ from evburst.app.evaluate.account import Stats, account, layer_figures, memory_f
 from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
-from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run
-from evburst.app.inference import BATCH, concatenate, pick_device
+from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run, check_order
+from evburst.app.inference import BATCH, concatenate, pick_device, with_memory_if_asked
 from evburst.app.lead import MOST_LEAD_MS
 from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
@@ -80,6 +80,7 @@ class EvaluateConfig:
         cache: folder of simulated windows.
         seed: seed of simulated windows.
         downsample: side of the blocks of pixels that the network sees as one, as in detect; 0: automatic.
+        memory: give a YOLO detector a memory, as in detect; the windows between labelled ones are run as well.
         post: thresholds of the boxes.
     """
 
@@ -103,6 +104,7 @@ class EvaluateConfig:
     cache: str = "runs/cache"
     seed: int = 0
     downsample: int = 0
+    memory: bool = False
     post: PostConfig = field(default_factory=lambda: PostConfig(score=0.001))
 
     def __post_init__(self) -> None:
@@ -205,10 +207,13 @@ class Evaluation:
     """One evaluation, in one of `world` processes."""
 
     def __init__(self, config: EvaluateConfig, bundle: DetectorBundle, out: Path, rank: int, world: int) -> None:
-        self.config, self.bundle, self.rank, self.world = config, bundle, rank, world
+        self.config, self.rank, self.world = config, rank, world
+        self.bundle = bundle = with_memory_if_asked(bundle, config.memory, config.stride_ms)
         self._provenance = provenance()
         self.voxel = self.binning()
         self.dataset = self._open()
+        if bundle.graph.memories:
+            check_order(self.dataset, self.voxel.window_us)
         device = pick_device(config.device)
         size = self.dataset.spec.sensor_size
         self.networks = [
@@ -223,6 +228,7 @@ class Evaluation:
             "device": device,
             "engine": self.networks[-1].engine,
             "downsample": self.networks[-1].timed.downsample,
+            "memory": bool(bundle.graph.memories),
         }
         self.predictor = Predictor(self.dataset, self.networks, writable(out) / "parts", settings)
 
@@ -260,6 +266,7 @@ class Evaluation:
             "ap50_loss": main["ap50_loss"],
             **describe(self.protocol, spec.sensor_size, spec.classes),
             "unlabelled_files": getattr(self.dataset, "unlabelled", 0),
+            "memory": bool(self.bundle.graph.memories),
             **self.metadata(parts),
         }
 
@@ -360,7 +367,10 @@ class Evaluation:
         return number_units(names), "recording" if recorded else "picture"
 
     def _activity_sample(self) -> ActivityStats:
-        """Return the ANN's activity in a few windows, for the energy with skipped zeros if the ANN is not evaluated."""
+        """Return the ANN's activity in a few windows, for the energy with skipped zeros if the ANN is not evaluated.
+
+        Nothing is held in them.
+        """
         runner = ActivityRunner(self.bundle.graph)
         return runner.run(torch.from_numpy(self._sample()).float())[1]
 
@@ -448,6 +458,8 @@ def human_table(results: dict[str, Any], out: Path) -> str:
     windows = f"{results['windows']} windows of {results['window_ms']:g} ms"
     if (side := results["downsample"]) > 1:
         windows += f" in blocks of {side}x{side} px"
+    if results["memory"]:
+        windows += ", with memory"
     head = f"{results['dataset']} {results['split']}: {windows}; protocol {results['protocol']}"
     lines = [head, f"{'':14}{'AP':>7}{'AP50':>7}{'AP75':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}{'p99 ms':>9}"]
     for row in results["results"]:

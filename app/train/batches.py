@@ -152,15 +152,8 @@ class _Work:
         """Return a batch by its position in an epoch."""
         s, windows = self.config.schedule, self.opened(epoch)
         done, row = divmod(number, self.n_windows // s.batch)
-        length = self._length
-        scenes = np.random.default_rng([s.seed, epoch, done]).permutation(self.n_windows // length)
-        order = (length * scenes[:, None] + np.arange(length)).reshape(-1)
+        order = np.random.default_rng([s.seed, epoch, done]).permutation(self.n_windows)
         return self._collate(windows, order[row * s.batch : (row + 1) * s.batch], epoch, done)
-
-    @property
-    def _length(self) -> int:
-        """Number of windows of a scene, which stay together and are changed in the same way."""
-        return self.config.data.simulated.sequence if self.config.data.kind == "simulated" else 1
 
     def _augmentation(self, epoch: int) -> AugmentConfig:
         change, s = self.config.augment, self.config.schedule
@@ -172,13 +165,11 @@ class _Work:
 
     def _collate(self, windows: Dataset, numbers: NDArray[np.int64], epoch: int, done: int) -> Batch:
         c, size, change = self.config, windows.spec.sensor_size, self._augmentation(epoch)
-        changed, found, length = [], [], self._length
-        for i in numbers.reshape(-1, length)[self.rank :: self.world].reshape(-1):
-            scene, position = divmod(int(i), length)
-            rng = np.random.default_rng([c.schedule.seed, epoch, done, scene])
-            others = rng.integers(0, len(windows) // length, 3).tolist() if change.mosaic else []
-            shown = [windows[length * k + position] for k in (scene, *others)]
-            window, boxes = augment(shown, size, change, rng)
+        changed, found = [], []
+        for i in numbers[self.rank :: self.world]:
+            rng = np.random.default_rng([c.schedule.seed, epoch, done, int(i)])
+            others = rng.integers(0, len(windows), 3).tolist() if change.mosaic else []
+            window, boxes = augment([windows[int(k)] for k in (i, *others)], size, change, rng)
             changed.append(window)
             found.append(boxes)
         grids = torch.from_numpy(voxel_batch(changed, c.voxel, size, self.stride))

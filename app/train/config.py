@@ -88,8 +88,6 @@ class TrainConfig:
         init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name; "": random.
         architecture: kind of network, see evburst.models.detectors.NetworkConfig.
         activation: its activation function, see there.
-        memory: give the network of `init`, a YOLO detector, a memory (evburst.models.detectors.remembering), and train what
-            memory reaches on sequences (data.simulated.sequence). `architecture` and `activation` have no effect then.
     """
 
     name: str = "street"
@@ -98,22 +96,7 @@ class TrainConfig:
     init: str = ""
     architecture: str = "yolov8n"
     activation: str = "relu"
-    memory: bool = False
     data: DatasetConfig = field(default_factory=DatasetConfig)
     voxel: VoxelConfig = field(default_factory=VoxelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-
-    def __post_init__(self) -> None:
-        if not self.memory:
-            return
-        length, s = self.data.simulated.sequence, self.schedule
-        checks = {
-            "memory needs `init`, the weights of a detector": bool(self.init),
-            "memory needs simulated sequences: data.simulated.sequence above 1": self.data.kind == "simulated" and length > 1,
-            "schedule.batch must be a multiple of data.simulated.sequence": s.batch % length == 0,
-            "schedule.sparsity and schedule.rounding must be 0 with memory": not s.sparsity and not s.rounding,
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)

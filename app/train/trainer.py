@@ -31,16 +31,14 @@ from evburst.app.train.config import ScheduleConfig, TrainConfig
 from evburst.app.train.loss import ScheduledLoss
 from evburst.app.train.validation import Validation, has_bfloat16, validate
 from evburst.app.train.windows import EpochWindows, open_split
-from evburst.data.classification import DETECTION
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import padded_size, voxel_batch
-from evburst.models.bundle import DetectorBundle, load_tensors, save_tensors
+from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.detectors import NetworkConfig, build_network, task_of_architecture, training_stride
-from evburst.models.detectors.remembering import Remembering, with_memory
 from evburst.models.initialise import start_from
 
 _LOG = logging.getLogger(__name__)
@@ -85,18 +83,17 @@ class Trainer:
         self.out = Path(config.out)
         self._provenance = provenance()  # of the code that runs, which may differ from what is committed when the run ends
         s = config.schedule
-        self.task = DETECTION if config.memory else task_of_architecture(config.architecture)
+        self.task = task_of_architecture(config.architecture)
         self.scoring: Scoring = SCORINGS[self.task]
         if self.rank == 0:
             make_folder(self.out)
         self.val, self.train, self._windows = self._datasets()
         torch.manual_seed(s.seed)
         size = self.train.spec.sensor_size
-        before = DetectorBundle.load(config.init) if config.memory else None
-        self.stride = before.stride if before else training_stride(config.architecture, size)
+        self.stride = training_stride(config.architecture, size)
         self.network_config = network_config(config, self.train.spec.classes, size)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = self._with_memory(before) if before else self._initial_network()
+        self.model = self._initial_network()
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.model, s)
         self._loss = ScheduledLoss(self.model, s, s.amp and has_bfloat16(self.device))
@@ -150,19 +147,6 @@ class Trainer:
             start_from(network, self.config.init, torch.from_numpy(grids).to(self.device).float())
         return network
 
-    def _with_memory(self, before: DetectorBundle) -> Any:
-        """Return the network of `init` with a memory, or with the one that it has."""
-        c, known = self.config, self.train.spec.classes
-        if before.head.classes != known:
-            raise ConfigError(
-                f"{c.init}: its classes are {', '.join(before.head.classes)}; those of the data are {', '.join(known)}"
-            )
-        if before.voxel != c.voxel:
-            raise ConfigError(f"{c.init}: made for voxel {before.voxel}; the settings say {c.voxel}")
-        graph = before.graph if before.graph.memories else with_memory(before.graph, before.head)
-        network: Any = Remembering(graph, before.head, c.data.simulated.sequence)
-        return network.to(self.device)
-
     def _train_epoch(self) -> NDArray[np.float64]:
         """Train for one epoch; return the mean parts of the loss per window."""
         s = self.config.schedule
@@ -212,11 +196,9 @@ class Trainer:
             SOURCES[self.config.data.kind == "simulated"]: result.sources,
             "chosen": f"the epoch with the highest {self.scoring.unit}, of those up to this one",
         }
-        structure = {"graph": self.ema.graph.to_json(), "head": asdict(self.ema.head_spec)} if self.config.memory else {}
         record = {
             "config": to_dict(self.config),
             "network": asdict(self.network_config),
-            **structure,
             "epoch": self.epoch,
             "validation": result.score.record,
             "chosen_on": chosen_on,

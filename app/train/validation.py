@@ -15,8 +15,6 @@ from evburst.data.datasets import Dataset
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.detectors.remembering import Remembering
-from evburst.models.graph import Memory
 from evburst.models.tasks import Prediction, task_of
 
 
@@ -53,20 +51,21 @@ def validate(model: Any, windows: Dataset, voxel: VoxelConfig, stride: int, amp:
 class _NetworkInTraining:
     """A network in training as a GridNetwork (app/inference.py)."""
 
+    has_memory = False
+
     def __init__(self, model: Any, amp: bool, stride: int) -> None:
         self.classes, self.stride, self._task = model.head_spec.classes, stride, task_of(model.head_spec)
-        self.has_memory = isinstance(model, Remembering)
         self._model, self._device = model, next(model.parameters()).device
         self._amp = amp and has_bfloat16(self._device)
 
     @torch.no_grad()
     def detect(
-        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int], memory: Memory | None = None
+        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]
     ) -> tuple[Sequence[Prediction], None]:
         """See GridNetwork; operations are not counted."""
         x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
-            maps = self._model(x, memory) if self.has_memory else self._model(x)
+            maps = self._model(x)
         return self._task.decode(maps, self._model.head_spec, PostConfig(score=0.001), sensor_size, t_us), None
 
     def dense_macs(self, height: int, width: int) -> int:

@@ -24,7 +24,7 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, SensorSizeError
-from evburst.data.events import EventStream, EventWindow, SensorSize, check_sensor_size
+from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import MAX_HELD_EVENTS, EventIndex, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
@@ -181,9 +181,21 @@ class RecordedWindows:
         t, boxes = recording.labels[k]
         return replace(boxes, t_us=self._index(recording).end_us if t is None else t)
 
-    def window_before(self, i: int, t_us: int) -> EventWindow:
-        """Return the window of item i's recording that ends at `t_us` instead of its label's time."""
-        return self._index(self._items[i][0]).window(t_us)
+    def window_before(self, i: int, t_us: int) -> LabelledWindow:
+        """Return the window of item i's recording that ends at `t_us` instead of its label's time, without labels."""
+        recording = self._items[i][0]
+        return LabelledWindow(self._index(recording).window(t_us), Detections.empty(t_us), recording.events.name)
+
+    def ends_between(self, before: int | None, i: int) -> range:
+        """Return the ends, µs, of the windows that lead up to that of item i without a gap.
+
+        Args:
+            before: an item of the same recording, after whose window they begin; None: they begin with the first event.
+            i: the item.
+        """
+        end_us, window_us = self.labels(i).t_us, self._reading.window_us
+        first_us = self._index(self._items[i][0]).first_us + 1 if before is None else self.labels(before).t_us + window_us
+        return range(end_us - max(0, end_us - first_us) // window_us * window_us, end_us, window_us)
 
     def start_us(self, i: int) -> int:
         """See Dataset. A clock that shows less than 0.1 s at the first event is taken to start with the recording."""

@@ -58,8 +58,8 @@ class SimulatedConfig:
         drive: motion of pictures in training for specs with the scene "drive"; outside training, StillSceneConfig's defaults,
             or these settings for sequences.
         saccades: the same for "saccades".
-        sequence: number of consecutive windows of a scene, a power of two up to 64. With more than one, objects keep their
-            labels while they stand still, from the first window in which they can be seen.
+        sequence: number of consecutive windows of a scene, a power of two up to 64, to evaluate networks with memory. With more
+            than one, objects keep their labels while they stand still, from the first window in which they can be seen.
     """
 
     sets: dict[str, float] = field(default_factory=dict)

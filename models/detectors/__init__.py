@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from evburst.data.classification import DETECTION
@@ -70,13 +69,6 @@ class Network(Protocol):
             amp: run the convolutions in bfloat16.
         """
         ...
-
-
-def loss_targets(x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor) -> dict[str, Tensor]:
-    """Return the labels of a batch as ultralytics' losses expect them; the arguments are those of `Network.loss`."""
-    size = torch.tensor(x.shape[:1:-1], dtype=torch.float32)
-    centre_size = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], 1)
-    return {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
 
 
 DETECTOR_STRIDE = 64

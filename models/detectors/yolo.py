@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
-from evburst.models.detectors import NetworkConfig, family, loss_targets
+from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 
-LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+_LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 _PICO = {"p": [0.33, 0.125, 1024]}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -58,7 +58,7 @@ class Yolo(nn.Module):
         self.config = config
         self.net = tasks.DetectionModel(definition, ch=config.channels, nc=len(config.classes), verbose=False)
         _replace_silu(self.net, _ACTIVATIONS[config.activation]())
-        self.net.args = LOSS_GAINS
+        self.net.args = _LOSS_GAINS
         self._criterion: Any = None
 
     @property
@@ -112,8 +112,15 @@ class Yolo(nn.Module):
             "scores": predictions["scores"].float(),
             "feats": predictions["feats"],
         }
-        total: Tensor = self._criterion(predictions, loss_targets(x, boxes, labels, image_index))[0]
+        total: Tensor = self._criterion(predictions, _loss_targets(x, boxes, labels, image_index))[0]
         return total
+
+
+def _loss_targets(x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor) -> dict[str, Tensor]:
+    """Return the labels of a batch as ultralytics' losses expect them; the arguments are those of `Network.loss`."""
+    size = torch.tensor(x.shape[:1:-1], dtype=torch.float32)
+    centre_size = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], 1)
+    return {"batch_idx": image_index.float(), "cls": labels.float(), "bboxes": centre_size.to(x.device)}
 
 
 def _replace_silu(network: nn.Module, activation: nn.Module) -> None:

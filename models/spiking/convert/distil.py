@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evburst.data.errors import CheckpointError
+from evburst.data.errors import CheckpointError, ConfigError
 from evburst.models.detectors.postprocess import HeadSpec
-from evburst.models.graph import Graph, Memory, Runner
+from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.student import Student, graph_on, parameters_on
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values
@@ -160,11 +160,15 @@ class Distillation:
         step: number of steps done.
         operations, burst: the present limits. The caller may adjust them, for instance to meet a budget on other images
             than the training ones.
+
+    Raises:
+        ConfigError: the network has a memory.
     """
 
     def __init__(
         self, ann: Graph, spiking: Graph, parameters: SpikingParameters, spec: HeadSpec, descent: Descent, device: str = "cpu"
     ) -> None:
+        refuse_memory(spiking)
         folds = descent.operations is None and _folds(parameters)  # folding would hide the cost of negative spikes
         self._before = parameters if folds else None
         tensors = spiking.tensors | ({} if descent.weights else _weights_of(ann))
@@ -181,27 +185,18 @@ class Distillation:
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._spec, self.descent = spec, descent
         self._limits = Limit(), Limit()
-        self._memories: tuple[Memory, Memory] = {}, {}
         self.operations, self.burst = descent.operations, descent.burst
         self.step = 0
 
-    def learn(self, grids: Tensor, begins: bool = True) -> Progress:
-        """Take one step on a batch of grids.
-
-        Args:
-            grids: `(N, 2 * bins, H, W)` counts.
-            begins: whether they are the first windows of N sequences. Otherwise a network with memory, and its ANN, continue
-                with what they remember of the batch before.
-        """
+    def learn(self, grids: Tensor) -> Progress:
+        """Take one step on a batch of grids, `(N, 2 * bins, H, W)` counts."""
         student, descent = self._student, self.descent
-        if begins:
-            self._memories = {}, {}
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * descent.rate_at(self.step)
         with _float32_convolutions():
             x = grids.to(self._device).float()
-            expected = [output.clone() for output in self._teacher(x, self._memories[0])]
-            diverged = divergence(expected, student.outputs(x, self._memories[1]), self._spec, everywhere=True)
+            expected = [output.clone() for output in self._teacher(x)]
+            diverged = divergence(expected, student.outputs(x), self._spec, everywhere=True)
             found = torch.stack([diverged, student.operations, student.bursts]).detach().tolist()  # the one wait of a step
             progress = self._progress(*found)
             self._optimizer.zero_grad()
@@ -268,6 +263,15 @@ class Distillation:
         self._student.odd.update(kept)
         self.step, self.operations, self.burst = int(numbers["step"]), numbers["operations"], numbers["burst"]
         self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
+
+
+def refuse_memory(graph: Graph) -> None:
+    """Raise ConfigError for a network with memory: a descent sees single windows, in which nothing is held."""
+    if graph.memories:
+        raise ConfigError(
+            "advanced calibration: a network with memory cannot be calibrated by gradient descent; convert the network without "
+            "memory, which --memory adds when it runs, or leave out --level advanced and --continue"
+        )
 
 
 @contextmanager

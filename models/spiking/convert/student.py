@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evburst.models.graph import Graph, Memory, Node, Runner
+from evburst.models.graph import Graph, Node
 from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.rounding import driven, rounded, spike_values, threshold_steps, whole_steps
@@ -87,29 +87,12 @@ class Student(SpikingNetwork):
         scaled += [(theta, THRESHOLD_RATE / RATE) for theta in self._theta_log.values()]
         return [{"params": [tensor], "lr": RATE * scale} for tensor, scale in scaled]
 
-    def outputs(self, grids: Tensor, remembered: Memory | None = None) -> list[Tensor]:
-        """Read-outs for a batch of grids.
-
-        Args:
-            grids: `(N, 2 * bins, H, W)` float32.
-            remembered: spike counts of the hold nodes in the window before, replaced by those of this one. Counts remain valid
-                while thresholds learn, values of spikes do not. No gradient passes through them.
-        """
+    def outputs(self, grids: Tensor) -> list[Tensor]:
+        """Read-outs for a batch of grids, `(N, 2 * bins, H, W)` float32."""
         self.begin(grids)
         self.operations = self.surplus = self.bursts = torch.zeros((), device=self.device)
         self.steps_now()
-        if remembered is None:
-            return self.compute(grids)
-        memory = {name: counts * self._spike(name) for name, counts in remembered.items()}
-        outputs = self.compute(grids, memory)
-        remembered.update({name: torch.round(spikes.detach() / self._spike(name)) for name, spikes in memory.items()})
-        return outputs
-
-    def _spike(self, hold: str) -> Tensor:
-        """Present value of a spike of a hold node, `(C, 1, 1)`, detached."""
-        theta = self.theta[hold]
-        assert theta is not None  # it holds spikes of neurons
-        return theta[:, None, None]
+        return self.compute(grids)
 
     def steps_now(self) -> dict[str, Tensor]:
         """Choose the steps that the present weights and thresholds are rounded to; returns them as tensors of the graph."""
@@ -153,11 +136,6 @@ class Student(SpikingNetwork):
     def input(self, node: Node, x: Tensor) -> Tensor:
         self._count(node, x[None])
         return x
-
-    def hold(self, node: Node, x: Tensor, grid: Tensor) -> Tensor:
-        spikes = Runner.hold(self, node, x, grid)
-        self._count(node, torch.round(spikes / self._spike(node.name))[None])
-        return spikes
 
     def weight(self, node: Node) -> Tensor:
         weight, values = super().weight(node), self._values[node.name]
