@@ -21,7 +21,7 @@ function compact(value) {
 function plot(canvas, { lines, area }) {
   const ratio = fitCanvas(canvas), context = canvas.getContext("2d"), { width, height } = canvas, end = now();
   const highest = (names) => Math.max(1e-9, ...names.flatMap((name) => history.map((point) => point[name] || 0)));
-  const x = (at) => width * (1 - (end - at) / (SECONDS * 1000)), y = (share) => height - 2 * ratio - ((height - 4 * ratio) * share) / 1.12;
+  const x = (at) => width * (1 - (end - at) / (SECONDS * 1000)), y = (share) => height - 2 * ratio - (height - 18 * ratio) * share; // labels are above
   const trace = (points, name, top) => points.forEach((point) => context.lineTo(x(point.at), y(point[name] / top)));
   const top = highest(Object.keys(lines)), areaTop = area ? highest([area]) : 0;
   context.clearRect(0, 0, width, height);
@@ -49,9 +49,9 @@ function plot(canvas, { lines, area }) {
     }
   }
   context.fillStyle = "#9fabbd";
-  context.fillText(compact(top) + (area ? " µJ" : ""), 2 * ratio, y(1) + 12 * ratio);
+  context.fillText(compact(top) + (area ? " µJ" : ""), 2 * ratio, y(1) - 5 * ratio);
   const label = area ? `${compact(areaTop)} ${area}` : "";
-  context.fillText(label, width - context.measureText(label).width - 2 * ratio, y(1) + 12 * ratio);
+  context.fillText(label, width - context.measureText(label).width - 2 * ratio, y(1) - 5 * ratio);
 }
 
 function received(name) { // the points of a plot, in parts between which nothing was received
