@@ -355,7 +355,7 @@ def test_energies_are_plotted_on_one_scale_and_events_behind_them(browser: Any) 
         history.splice(0, Infinity, ...[[21, 0, 0, 0], [20, 24, 12, 800], [19, 24, 6, 1000]].map(
           ([age, energy_uj, beyond_silence_uj, events]) => ({ at: at - 1000 * age, energy_uj, beyond_silence_uj, events })));
         plot(canvas, PLOTS.energy);
-        const ratio = canvas.width / 601, column = canvas.getContext("2d").getImageData(Math.round(400 * ratio), 0, 1, canvas.height);
+        const x = Math.round((400 * canvas.width) / 601), column = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height);
         pausedAt = 0;
         return [canvas.height, [...column.data]];"""
     height, data = browser.execute_script(script)

@@ -245,7 +245,8 @@ def test_energy_is_sent_for_every_spike_and_for_differences_from_silence(ann: bo
     size, window_us = network.inference.sensor_size, network.inference.voxel.window_us
     headers = []
     for events in (random_events(200, size, window_us), random_events(0, size, window_us)):
-        (result,) = network.inference.run([network.inference.bin(EventWindow(0, window_us, events), network.inference.new_grid())])
+        binned = network.inference.bin(EventWindow(0, window_us, events), network.inference.new_grid())
+        (result,) = network.inference.run([binned])
         message = broadcast.encode(broadcast._Shown(result, network, None, 1, 0), size, False)  # private: what `show` keeps
         headers.append(json.loads(message[4 : 4 + struct.unpack_from("<I", message)[0]]))
         assert headers[-1]["events"] == len(events)
@@ -263,7 +264,8 @@ def test_energy_is_sent_for_every_spike_and_for_differences_from_silence(ann: bo
     "message",
     ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}',
      '{"set": {"score": NaN}}', '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}',
-     '{"do": "record", "set": {}}', '{"paused": true, "do": "record"}', "[" * 900, "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
+     '{"do": "record", "set": {}}', '{"paused": true, "do": "record"}', "[" * 900, "x" * 1001, b"", b"EVB1", PICTURE,
+     b"\xff" * 3000],
 )  # fmt: skip
 def test_what_makes_no_sense_is_answered_with_an_error(served: tuple[LivePipeline, PageServer], message: str | bytes) -> None:
     with open_socket(served[1]) as client:

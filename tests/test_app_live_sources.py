@@ -206,7 +206,8 @@ def test_a_pipe_is_not_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_length_is_measured_only_if_somebody_may_seek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[RecordingSource] = []
-    monkeypatch.setattr(RecordingSource, "_start_measuring", lambda source: started.append(source))  # private: the thread's start
+    # Private: the start of the thread that measures.
+    monkeypatch.setattr(RecordingSource, "_start_measuring", lambda source: started.append(source))
     write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
     source, other = (RecordingSource(tmp_path / "a.dat", 20_000) for _ in range(2))
     source.open()

@@ -1,4 +1,4 @@
-"""Commands of the page's clients that concern all of them: change settings, seek, record, and use the page's camera as the source."""
+"""Commands of the page's clients that concern all of them: change settings, seek, record, use the page's camera."""
 
 from __future__ import annotations
 

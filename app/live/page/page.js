@@ -10,7 +10,7 @@ const KINDS = {
   drawn: ["Drawn and simulated", "Computed from a drawn street scene by a model of an event camera; no camera is involved."],
 };
 let socket = null, about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null, lostAt = 0;
-let inset = false, pausedAt = 0, kept = {}; // of this page alone: pausedAt is 0 unless paused, kept what the pause holds of the state
+let inset = false, pausedAt = 0, kept = {}; // of this page alone: pausedAt is 0 unless paused, kept the state that belongs to the paused picture
 let pixelColours = new Uint32Array(4); // ABGR of: no event, OFF, ON, ON
 const history = [];
 const sensorCanvas = document.createElement("canvas"); // one canvas pixel per sensor pixel
@@ -81,6 +81,7 @@ function now() {
 }
 
 function pause(on) {
+  if (lostAt || !about) return; // not connected
   pausedAt = on ? performance.now() : 0;
   kept = on ? { source: state.source, kind: state.kind, simulated: state.simulated, position_s: state.position_s } : {};
   send({ paused: on });
@@ -164,7 +165,7 @@ function showTotals(content) {
 }
 
 function receiveResult(buffer) {
-  if (pausedAt) return; // it was on its way
+  if (pausedAt) return; // sent before the server knew
   const headerBytes = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, headerBytes)));
   const eventBytes = Math.ceil((about.sensor_size[0] * about.sensor_size[1]) / 4), pictureAt = 4 + headerBytes + eventBytes;
