@@ -227,7 +227,7 @@ def test_a_recording_stands_still_while_everybody_has_paused(tmp_path: Any) -> N
             positions_s.append(wait_for(other, lambda message: "answer" not in message)["position_s"])
         ask(client, {"paused": False})
         wait(lambda: source.position_s > positions_s[-1])
-        assert source.position_s < positions_s[-1] + 10  # it goes on where it stood
+        assert source.position_s < positions_s[-1] + 10  # it continues from there
         ask(client, {"paused": True})
         client.close()
         other.close()
