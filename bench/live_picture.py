@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/live.png"), help="the picture (default: docs/live.png)")
     parser.add_argument("--phone", action="store_true", help="use the screen size of a phone")
     parser.add_argument("--timesteps", type=int, default=1, help="T (default: 1)")
-    parser.add_argument("--seconds", type=float, default=50.0, help="time before the picture is taken (default: 50)")
+    parser.add_argument("--seconds", type=float, default=70.0, help="time before the picture is taken (default: 70)")
     args = parser.parse_args()
     source = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000)
     pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=args.timesteps)))

@@ -70,6 +70,8 @@ class DyingSource(RecordingSource):
 class Log:
     """A viewer that notes (time, latency in ms) of every window."""
 
+    paused = None
+
     def __init__(self) -> None:
         self.rows: list[tuple[float, float]] = []
 

@@ -76,9 +76,16 @@ def pipeline() -> Iterator[LivePipeline]:
 
 
 @pytest.fixture(scope="module")
-def browser(pipeline: LivePipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium on the page; what it downloads goes to its attribute `downloads`."""
+def server(pipeline: LivePipeline) -> Iterator[PageServer]:
+    """The page of the pipeline."""
     server = PageServer(pipeline, Site("127.0.0.1:0"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(server: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium on the page; what it downloads goes to its attribute `downloads`."""
     folder = tmp_path_factory.mktemp("browser")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -92,7 +99,6 @@ def browser(pipeline: LivePipeline, tmp_path_factory: pytest.TempPathFactory) ->
     yield driver
     errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     driver.quit()
-    server.stop()
     assert errors == []
 
 
@@ -117,7 +123,9 @@ def test_it_says_that_events_are_simulated_and_shows_boxes_and_figures(browser: 
     wait_until(lambda: text(browser, "status") == "running")
     assert text(browser, "network") == "SNN, T = 1, weights street"
     assert "% of ANN" in text(browser, "share")
-    assert "–" not in [text(browser, name) for name in ("rate", "latency", "spikes", "energy")]
+    names = ("rate", "latency", "spikes", "energy", "beyond", "events-per-window")
+    assert "–" not in [text(browser, name) for name in names]
+    assert float(text(browser, "beyond")) < float(text(browser, "energy"))
 
 
 def test_the_picture_moves(browser: Any) -> None:
@@ -144,20 +152,63 @@ def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
     wait_until(lambda: pipeline.network.timesteps == 1)
 
 
-def test_space_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
+def test_space_pauses_and_resumes(browser: Any, server: PageServer) -> None:
     body = browser.find_element(By.TAG_NAME, "body")
     body.send_keys(" ")
-    wait_until(lambda: pipeline.paused and text(browser, "curtain") == "Paused")
+    wait_until(lambda: server.broadcaster.paused and text(browser, "curtain") == text(browser, "status").title() == "Paused")
     body.send_keys(" ")
-    wait_until(lambda: not pipeline.paused and not browser.find_element(By.ID, "curtain").is_displayed())
+    wait_until(lambda: not server.broadcaster.paused and not browser.find_element(By.ID, "curtain").is_displayed())
 
 
-def test_the_pause_button_pauses_and_resumes(browser: Any, pipeline: LivePipeline) -> None:
+def test_the_pause_button_pauses_and_resumes(browser: Any, server: PageServer) -> None:
     button = browser.find_element(By.ID, "pause")
     button.click()
-    wait_until(lambda: pipeline.paused and text(browser, "pause").startswith("Resume"))
+    wait_until(lambda: server.broadcaster.paused and text(browser, "pause").startswith("Resume"))
     button.click()
-    wait_until(lambda: not pipeline.paused and text(browser, "pause").startswith("Pause"))
+    wait_until(lambda: not server.broadcaster.paused and text(browser, "pause").startswith("Pause"))
+
+
+def test_a_pause_survives_a_lost_connection(browser: Any, server: PageServer) -> None:
+    browser.find_element(By.ID, "pause").click()
+    wait_until(lambda: server.broadcaster.paused)
+    browser.execute_script("socket.close()")
+    wait_until(lambda: "does not answer" in text(browser, "curtain"))
+    wait_until(lambda: server.broadcaster.paused and text(browser, "curtain") == "Paused")
+    browser.find_element(By.ID, "pause").click()
+    wait_until(lambda: text(browser, "status") == "running")
+
+
+PICTURE = "return document.getElementById('events').toDataURL()"
+
+
+def test_two_viewers_pause_and_switch_the_picture_for_themselves(browser: Any, server: PageServer) -> None:
+    """Their settings are shared."""
+    first = browser.current_window_handle
+    browser.find_element(By.ID, "picture").click()
+    browser.find_element(By.ID, "pause").click()
+    frozen, clock = browser.execute_script(PICTURE), text(browser, "clock")
+    browser.switch_to.new_window("window")
+    browser.get(server.url)
+    wait_until(lambda: text(browser, "status") == "running")
+    assert (text(browser, "pause").split()[0], server.broadcaster.paused) == ("Pause", False)
+    assert not browser.find_element(By.ID, "inset").is_displayed()
+    for _ in range(2):
+        moving, windows = browser.execute_script(PICTURE), text(browser, "windows")
+        wait_until(lambda: browser.execute_script(PICTURE) != moving and text(browser, "windows") != windows)  # noqa: B023
+    browser.find_element(By.ID, "score").send_keys(Keys.ARROW_RIGHT)
+    score = text(browser, "score-value")
+    browser.find_element(By.ID, "pause").click()
+    wait_until(lambda: server.broadcaster.paused)
+    browser.close()
+    browser.switch_to.window(first)
+    wait_until(lambda: text(browser, "score-value") == score)
+    assert browser.execute_script(PICTURE) == frozen
+    assert (text(browser, "clock"), text(browser, "status"), text(browser, "windows") > "0") == (clock, "paused", True)
+    assert browser.find_element(By.ID, "inset").is_displayed()
+    browser.find_element(By.ID, "pause").click()
+    wait_until(lambda: browser.execute_script(PICTURE) != frozen)
+    browser.find_element(By.ID, "picture").click()
+    browser.find_element(By.ID, "score").send_keys(Keys.ARROW_LEFT)
 
 
 def test_a_snapshot_is_the_picture_with_its_boxes(browser: Any) -> None:
@@ -287,12 +338,37 @@ def test_network_and_weights_are_switched_while_windows_go_on(browser: Any, pipe
 
 
 def test_energy_above_the_anns_is_red(browser: Any) -> None:
-    header = {"energy_uj": 300, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events_per_s": 1, "latency_ms": 1,
-              "t_us": 0, "windows": 1, "dropped": 0}  # fmt: skip
+    header = {"energy_uj": 300, "beyond_silence_uj": 9, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events": 1,
+              "events_per_s": 1, "latency_ms": 1, "t_us": 0}  # fmt: skip
     over = """figures(arguments[0]);
         return ["energy", "share"].map((id) => document.getElementById(id).classList.contains("over"));"""
     assert browser.execute_script(over, header) == [True, True]
     assert browser.execute_script(over, {**header, "energy_uj": 100}) == [False, False]
+
+
+def test_energies_are_plotted_on_one_scale_and_events_behind_them(browser: Any) -> None:
+    """The canvas's columns at the places of three points: a line for every spike, one for differences, an area for events."""
+    script = """
+        const canvas = document.createElement("canvas"), at = performance.now();
+        Object.defineProperties(canvas, { clientWidth: { value: 601 }, clientHeight: { value: 118 } });
+        pausedAt = at;
+        history.splice(0, Infinity, ...[[21, 0, 0, 0], [20, 24, 12, 800], [19, 24, 6, 1000]].map(
+          ([age, energy_uj, beyond_silence_uj, events]) => ({ at: at - 1000 * age, energy_uj, beyond_silence_uj, events })));
+        plot(canvas, PLOTS.energy);
+        const x = Math.round((400 * canvas.width) / 601), column = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height);
+        pausedAt = 0;
+        return [canvas.height, [...column.data]];"""
+    height, data = browser.execute_script(script)
+    column = np.array(data).reshape(height, 4)
+
+    def share(colour: tuple[int, int, int]) -> float:
+        rows = np.nonzero((np.abs(column[:, :3] - colour).max(1) < 40) & (column[:, 3] > 100))[0]
+        return float((height * 116 / 118 - rows[0]) / (height * 100 / 118))
+
+    assert share((0x58, 0xC4, 0xF6)) == pytest.approx(1.0, abs=0.03)
+    assert share((0x5F, 0xDC, 0x78)) == pytest.approx(0.5, abs=0.03)
+    assert share((0x33, 0x41, 0x5A)) == pytest.approx(0.8, abs=0.03)
+    browser.refresh()
 
 
 def test_every_figure_explains_itself(browser: Any) -> None:

@@ -25,7 +25,7 @@ from evburst.app.live.frames import FakeCamera, FrameSource, PushedFrames
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.data.errors import ConfigError
-from evburst.data.events import SensorSize
+from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
@@ -163,15 +163,11 @@ def test_pictures_are_packed_four_pixels_to_a_byte(size: SensorSize) -> None:
 
 
 def test_settings_are_obeyed_and_kept_in_bounds(served: tuple[LivePipeline, PageServer]) -> None:
-    pipeline, server = served
-    with open_socket(server) as client:
+    with open_socket(served[1]) as client:
         assert ask(client, {"set": {"score": 0.71}})["score"] == 0.71
         assert ask(client, {"set": {"score": 99}})["score"] == 0.99
         assert ask(client, '{"set": {"score": -1' + "0" * 400 + "}}")["score"] == 0.01
         assert ask(client, {"set": {"contrast": 0.4}})["contrast"] == 0.4
-        assert ask(client, {"do": "pause"})["paused"]
-        assert pipeline.paused
-        assert not ask(client, {"do": "resume"})["paused"]
         assert "no timesteps" in ask(client, {"set": {"timesteps": 2}})["error"]
 
 
@@ -193,20 +189,89 @@ def test_a_recording_is_sought_by_number_and_other_sources_are_not(
     server.stop()
     with open_socket(served[1]) as client:
         assert ask(client, {"set": {"position": 0.05}})["error"] == "only a recording can be sought"
-        assert ask(client, {"do": "resume"})["duration_s"] is None
+        assert ask(client, {"set": {}})["duration_s"] is None
+
+
+def results(client: ClientConnection, states: int) -> int:
+    """Number of results that arrive before the next states, of which there are two a second."""
+    count = 0
+    while states:
+        message = client.recv(timeout=20)
+        count += isinstance(message, bytes)
+        states -= isinstance(message, str) and "answer" not in json.loads(message)
+    return count
+
+
+def test_a_pause_is_that_of_one_viewer(served: tuple[LivePipeline, PageServer]) -> None:
+    with open_socket(served[1]) as client, open_socket(served[1]) as other:
+        before = ask(client, {"paused": True})["windows"]
+        assert (results(client, 3), results(other, 3) > 5) == (0, True)
+        assert served[1].broadcaster.paused is False
+        assert ask(client, {"paused": False})["windows"] > before + 5
+        assert results(client, 2) > 2
+
+
+def test_a_recording_stands_still_while_everybody_has_paused(tmp_path: Any) -> None:
+    write_events(tmp_path / "a.dat", random_events(5000, SIZE, 60_000_000), SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)
+    pipeline = make_pipeline(source)
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
+    pipeline.start()
+    with open_socket(server) as client, open_socket(server) as other:
+        ask(client, {"paused": True})
+        before_s = source.position_s
+        wait(lambda: source.position_s > before_s + 0.2)  # the other one still watches
+        ask(other, {"paused": True})
+        positions_s = [-1.0, source.position_s]
+        while positions_s[-1] != positions_s[-2]:  # a slice that has begun is still played
+            positions_s.append(wait_for(other, lambda message: "answer" not in message)["position_s"])
+        ask(client, {"paused": False})
+        wait(lambda: source.position_s > positions_s[-1])
+        assert source.position_s < positions_s[-1] + 10  # it continues from there
+        ask(client, {"paused": True})
+        client.close()
+        other.close()
+        wait(lambda: server.broadcaster.clients == 0)
+        before_s = source.position_s
+        wait(lambda: source.position_s > before_s)  # nobody watches
+    server.stop()
+    pipeline.stop()
+
+
+@pytest.mark.parametrize("ann", [False, True])
+def test_energy_is_sent_for_every_spike_and_for_differences_from_silence(ann: bool) -> None:
+    pipeline = LivePipeline(make_pipeline().source, LiveConfig(DetectConfig(ann=ann, timesteps=None if ann else 1)))
+    network = pipeline.network
+    size, window_us = network.inference.sensor_size, network.inference.voxel.window_us
+    headers = []
+    for events in (random_events(200, size, window_us), random_events(0, size, window_us)):
+        binned = network.inference.bin(EventWindow(0, window_us, events), network.inference.new_grid())
+        (result,) = network.inference.run([binned])
+        message = broadcast.encode(broadcast._Shown(result, network, None, 1, 0), size, False)  # private: what `show` keeps
+        headers.append(json.loads(message[4 : 4 + struct.unpack_from("<I", message)[0]]))
+        assert headers[-1]["events"] == len(events)
+    busy, idle = headers
+    if ann:
+        assert busy["energy_uj"] == busy["ann_uj"]
+        assert busy["beyond_silence_uj"] is idle["beyond_silence_uj"] is None
+    else:
+        assert 0 < busy["beyond_silence_uj"] < busy["energy_uj"] < busy["ann_uj"]
+        assert idle["idle"]
+        assert idle["energy_uj"] == idle["beyond_silence_uj"] == 0
 
 
 @pytest.mark.parametrize(
     "message",
     ["", "{", "[]", "null", "7", '{"set": 1}', '{"set": {"score": "high"}}', '{"set": {"score": true}}',
      '{"set": {"score": NaN}}', '{"set": {"score": 1e999}}', '{"set": {"path": 1}}', '{"do": "exit"}', '{"do": 1}',
-     '{"do": "pause", "set": {}}', "[" * 900, "x" * 1001, b"", b"EVB1", PICTURE, b"\xff" * 3000],
+     '{"do": "record", "set": {}}', '{"paused": true, "do": "record"}', "[" * 900, "x" * 1001, b"", b"EVB1", PICTURE,
+     b"\xff" * 3000],
 )  # fmt: skip
 def test_what_makes_no_sense_is_answered_with_an_error(served: tuple[LivePipeline, PageServer], message: str | bytes) -> None:
     with open_socket(served[1]) as client:
         client.send(message)
         assert wait_for(client, lambda message: "error" in message)["error"]
-        assert "status" in ask(client, {"do": "resume"})
+        assert "status" in ask(client, {"set": {}})
 
 
 def test_a_message_that_is_too_long_ends_that_connection_only(served: tuple[LivePipeline, PageServer]) -> None:
@@ -216,7 +281,7 @@ def test_a_message_that_is_too_long_ends_that_connection_only(served: tuple[Live
             wait_for(client, lambda message: False)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
-        assert "status" in ask(other, {"do": "resume"})
+        assert "status" in ask(other, {"set": {}})
 
 
 def random_message(rng: np.random.Generator) -> str | bytes:
@@ -234,8 +299,8 @@ def random_message(rng: np.random.Generator) -> str | bytes:
         "score",
         "timesteps",
         "contrast",
-        "pause",
-        "resume",
+        "paused",
+        "inset",
         "camera_off",
         "",
         "__class__",
@@ -262,7 +327,7 @@ def test_ten_thousand_random_messages_do_not_end_the_server(served: tuple[LivePi
                 while sent % 25 == 0 and not isinstance(client.recv(timeout=20), bytes):
                     break
     with open_socket(server) as client:
-        assert not ask(client, {"do": "resume"})["paused"]
+        assert "status" in ask(client, {"set": {}})
         deadline = time.perf_counter() + 20
         while time.perf_counter() < deadline and pipeline.figures.windows <= before:
             time.sleep(0.05)
@@ -332,7 +397,7 @@ def test_many_idle_connections_keep_nobody_out(served: tuple[LivePipeline, PageS
         with open_socket(served[1]) as client:
             assert "sensor_size" in json.loads(client.recv(timeout=20))
             assert is_closed(idle[0])  # the oldest made room
-            assert "status" in ask(client, {"do": "resume"})
+            assert "status" in ask(client, {"set": {}})
 
 
 def test_viewers_that_never_read_lose_their_place(
@@ -465,7 +530,7 @@ def test_only_its_own_page_stops_a_camera(served: tuple[LivePipeline, PageServer
         refused = ask(other, {"do": "camera_on"})
         assert (refused["error"], refused["to"]) == ("another page's camera is in use", "camera_on")
         assert "this page's camera is not in use" in ask(other, {"do": "camera_off"})["error"]
-        state = ask(other, {"do": "resume"})
+        state = ask(other, {"set": {}})
         assert (state["page_camera"], state["own_camera"]) == (True, False)
         assert pipeline.source is not own
         assert not ask(client, {"do": "camera_off"})["page_camera"]
@@ -532,7 +597,7 @@ def test_without_a_source_the_page_waits_for_its_camera() -> None:
     pipeline.start()
     try:
         with open_socket(server) as client:
-            assert ask(client, {"do": "resume"})["status"] == "waiting for the page's camera"
+            assert ask(client, {"set": {}})["status"] == "waiting for the page's camera"
             assert ask(client, {"do": "camera_on"})["status"] == "running"
             assert pipeline.source is source
     finally:

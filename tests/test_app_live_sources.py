@@ -149,6 +149,7 @@ def seekable(path: Path, **settings: object) -> RecordingSource:
     """A looped recording with windows of 20 ms, opened, once its length is known."""
     source = RecordingSource(path, 20_000, loop=True, **settings)  # type: ignore[arg-type]
     source.open()
+    source.measure()
     deadline = time.perf_counter() + 60
     while source.duration_s is None:
         assert time.perf_counter() < deadline
@@ -197,8 +198,47 @@ def test_a_pipe_is_not_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sources_module, "is_pipe", lambda path: True)
     source = RecordingSource(tmp_path / "a.dat", 20_000)
     source.open()
+    source.measure()
     with pytest.raises(ValueError, match="its length is not known"):
         source.seek(1.0)
+    assert not source.hold()
+
+
+def test_the_length_is_measured_only_if_somebody_may_seek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[RecordingSource] = []
+    # Private: the start of the thread that measures.
+    monkeypatch.setattr(RecordingSource, "_start_measuring", lambda source: started.append(source))
+    write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
+    source, other = (RecordingSource(tmp_path / "a.dat", 20_000) for _ in range(2))
+    source.open()
+    assert started == []
+    source.measure()
+    source.measure()
+    assert started == [source]
+    source.close()
+    source.open()
+    assert started == [source, source]  # the pass ended with the source
+    other.measure()
+    assert len(started) == 2
+    other.open()
+    assert started[2:] == [other]
+
+
+def test_a_held_recording_continues_where_it_stood(tmp_path: Path, clock: Clock) -> None:
+    write_events(tmp_path / "a.dat", random_events(4000, SIZE, 300_000), SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 50_000)
+    source.open()
+    assert source.hold()  # before its first packet
+    first, began_s = source.read(), clock.now_s
+    for _ in range(30):
+        assert source.hold()
+    second = source.read()
+    assert first is not None
+    assert second is not None
+    assert second.due_s - first.due_s == pytest.approx(3.01)
+    assert clock.now_s - began_s == pytest.approx(3.01)
+    assert second.until_us == 20_000
+    assert source.behind_s == 0
 
 
 @pytest.mark.parametrize(("speed", "slices"), [(1.0, 5), (0.1, 5), (0.01, 50)])
@@ -325,6 +365,17 @@ def test_a_video_is_played_at_another_speed(tmp_path: Path) -> None:
     timed = [packet for packet in packets if packet.until_us is not None]
     assert timed[-1].until_us == 150_000
     assert timed[-1].due_s - timed[0].due_s == pytest.approx(2e-6 * (timed[-1].until_us - timed[0].until_us), abs=1e-6)
+
+
+def test_a_video_is_held_and_a_camera_is_not(tmp_path: Path, clock: Clock) -> None:
+    source = FrameSource(VideoGrabber(video(tmp_path / "a.avi", 4, 20.0)), SIZE, SimulatorConfig(), 50_000)
+    source.open()
+    began_s = clock.now_s
+    assert source.hold()
+    assert clock.now_s == pytest.approx(began_s + 0.1)
+    camera = FrameSource(FakeCamera(SIZE), SIZE, SimulatorConfig(), 50_000)
+    camera.open()
+    assert not camera.hold()
 
 
 def test_a_looped_video_continues_in_time(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from evburst.app.inference import Inference, WindowResult
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
+from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import palette
 from evburst.data.classification import DETECTION
 from evburst.data.events import EventWindow, SensorSize
@@ -27,32 +29,55 @@ from evburst.models.bundle import bundled_weights
 _POLL_S = 0.01
 
 
+@dataclass
+class View:
+    """What one client sees; it changes nothing for the others.
+
+    Attributes:
+        inset: send the source's picture with each result.
+        paused: send no results.
+    """
+
+    inset: bool = False
+    paused: bool = False
+
+
 class Broadcaster:
     """A viewer that keeps the newest result for the page's clients.
 
     Args:
         pipeline: the pipeline whose results are shown.
-
-    Attributes:
-        clients: number of connected clients.
     """
 
     def __init__(self, pipeline: LivePipeline) -> None:
         self._pipeline = pipeline
         self._newest: tuple[int, _Shown | None] = (0, None)
         self._counted: _Counted | None = None
+        self._views: list[View] = []
         self._encoded: dict[bool, tuple[int, bytes]] = {}
         self._weights = weights_choices(pipeline.config.detect.weights)
-        self.clients = 0
+
+    @property
+    def clients(self) -> int:
+        """Number of connected clients."""
+        return len(self._views)
+
+    @property
+    def paused(self) -> bool | None:
+        """See Viewer."""
+        return all(view.paused for view in self._views) if self._views else None
 
     @contextmanager
-    def client(self) -> Iterator[None]:
-        """Count a client while the context is open."""
-        self.clients += 1
+    def client(self) -> Iterator[View]:
+        """Count a client while the context is open, and give it a view."""
+        view, source = View(), self._pipeline.source
+        if isinstance(source, RecordingSource):
+            source.measure()
+        self._views = [*self._views, view]  # replaced, not modified: other threads read it
         try:
-            yield
+            yield view
         finally:
-            self.clients -= 1
+            self._views = [other for other in self._views if other is not view]
 
     def show(self, result: WindowResult, window: EventWindow) -> None:
         """Store a result. Clients poll for it, because notifying them would make the inference thread release the GIL."""
@@ -60,23 +85,27 @@ class Broadcaster:
         source = pipeline.source
         picture = source.picture if isinstance(source, FrameSource) else None
         if result.energy_pj is not None and not result.idle:
-            self._counted = _Counted(pipeline.shown.inference, result.spikes, result.energy_pj)
+            self._counted = _Counted(pipeline.shown.inference, result)
         shown = _Shown(result, pipeline.shown, picture, pipeline.figures.windows, pipeline.dropped, self._counted)
         self._newest = self._newest[0] + 1, shown
 
-    async def next(self, seen: int, timeout_s: float, with_picture: bool = False) -> tuple[int, bytes | None]:
-        """Wait for a result newer than number `seen`; return its (number, message), or (seen, None) after the timeout."""
+    async def next(self, seen: int, timeout_s: float, view: View) -> tuple[int, bytes | None]:
+        """Wait for a result newer than number `seen`, and for the end of a pause.
+
+        Returns:
+            Its (number, message), or (seen, None) after the timeout.
+        """
         deadline_s = time.perf_counter() + timeout_s
-        while self._newest[0] == seen:
+        while self._newest[0] == seen or view.paused:
             if time.perf_counter() > deadline_s:
                 return seen, None
             await asyncio.sleep(_POLL_S)
         number, shown = self._newest
-        encoded = self._encoded.get(with_picture)
+        encoded = self._encoded.get(view.inset)
         if encoded is None or encoded[0] != number:
             size = self._pipeline.source.sensor_size
-            encoded = number, b"" if shown is None else encode(shown, size, with_picture)
-            self._encoded[with_picture] = encoded
+            encoded = number, b"" if shown is None else encode(shown, size, view.inset)
+            self._encoded[view.inset] = encoded
         return encoded
 
     def about(self) -> dict[str, Any]:
@@ -97,11 +126,10 @@ class Broadcaster:
 
 
 class _Counted(NamedTuple):
-    """Spikes and energy of the last window in which they were counted."""
+    """The result of the last window whose spikes were counted, and the network that made it."""
 
     inference: Inference
-    spikes: float | None
-    energy_pj: float
+    result: WindowResult
 
 
 class _Shown(NamedTuple):
@@ -118,13 +146,13 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
 
     The message is the header's length (4 bytes, little-endian), a JSON header, the event picture of `pack_picture`, and the
     source's picture as JPEG, which may be absent. Boxes are [x0, y0, x1, y1, score, label, class name] in px. Spikes and
-    energy are those of the last counted window if this one was not counted; null if there is none, and the ANN has no spikes.
+    energies are those of the last counted window if this one was not counted; null if there is none. The ANN has no spikes and
+    no differences from silence.
     """
     result, network = shown.result, shown.network
-    detections = result.detections
-    spikes, energy_pj = result.spikes, result.energy_pj
-    if energy_pj is None and shown.counted is not None and shown.counted.inference is network.inference:
-        spikes, energy_pj = shown.counted.spikes, shown.counted.energy_pj
+    detections, counted = result.detections, result
+    if result.energy_pj is None and shown.counted is not None and shown.counted.inference is network.inference:
+        counted = shown.counted.result
     boxes = np.round(detections.boxes_xyxy.astype(float), 1).tolist()
     header = {
         "t_us": detections.t_us,
@@ -132,12 +160,14 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
             [*box, round(float(score), 3), int(label), network.classes[label]]
             for box, score, label in zip(boxes, detections.scores, detections.labels, strict=True)
         ],
+        "events": result.events,
         "events_per_s": round(result.events_per_s),
         "latency_ms": round(result.latency_ms, 2),
-        "spikes": spikes,
+        "spikes": counted.spikes,
         "idle": result.idle,
-        "energy_uj": None if energy_pj is None else round(energy_pj * 1e-6, 1),
-        "ann_uj": round(network.inference.ann_pj * 1e-6, 1),
+        "energy_uj": _uj(counted.energy_pj),
+        "beyond_silence_uj": _uj(_beyond_silence_pj(counted, network)),
+        "ann_uj": _uj(network.inference.ann_pj),
         "windows": shown.windows,
         "dropped": shown.dropped,
     }
@@ -146,6 +176,18 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
     if with_picture and shown.picture is not None:
         picture = cv2.imencode(".jpg", shown.picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
     return struct.pack("<I", len(text)) + text + pack_picture(result.grid, size).tobytes() + picture
+
+
+def _uj(pj: float | None) -> float | None:
+    return None if pj is None else round(pj * 1e-6, 1)
+
+
+def _beyond_silence_pj(result: WindowResult, network: Prepared) -> float | None:
+    """Energy of a window if neurons sent only what differs from silence; None for the ANN or if not counted."""
+    if result.idle and network.inference.spiking:
+        return 0.0
+    energy = result.energy
+    return None if energy is None else energy.energies_beyond_silence(network.inference.table.name).snn_pj
 
 
 def weights_choices(initial: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Commands of the page's clients: change settings, pause, record, and use the page's camera as the source."""
+"""Commands of the page's clients that concern all of them: change settings, seek, record, use the page's camera."""
 
 from __future__ import annotations
 
@@ -67,7 +67,6 @@ class Commands:
             "kind": source.kind,
             "simulated": source.simulated,
             "has_picture": isinstance(source, FrameSource),
-            "paused": pipeline.paused,
             "score": wanted.post.score,
             "timesteps": None if wanted.ann else wanted.timesteps or pipeline.network.timesteps,
             "wanted": {"network": "ann" if wanted.ann else "snn", "weights": Path(wanted.weights).stem},
@@ -172,8 +171,6 @@ class Commands:
 
     def _do(self, client: object, name: str) -> None:
         actions: dict[str, Callable[[], None]] = {
-            "pause": lambda: self._pause(True),
-            "resume": lambda: self._pause(False),
             "record": self._record,
             "stop": self._stop_recording,
             "camera_on": lambda: self._camera_on(client),
@@ -182,9 +179,6 @@ class Commands:
         if name not in actions:
             raise RefusedError(f"commands are {', '.join(actions)}")
         actions[name]()
-
-    def _pause(self, paused: bool) -> None:
-        self._pipeline.paused = paused
 
     def _record(self) -> None:
         if self._recorder is not None:

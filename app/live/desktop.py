@@ -33,6 +33,9 @@ class LiveWindow:
     Args:
         pipeline: the pipeline whose results are shown.
 
+    Attributes:
+        paused: while set, the picture stands still; see Viewer.
+
     Raises:
         ConfigError: there is no display, or OpenCV was built without window support.
     """
@@ -44,7 +47,7 @@ class LiveWindow:
         self._renderer = Renderer(pipeline.source.sensor_size, pipeline.network.classes, pipeline.network.name)
         self._lock = Lock()
         self._newest: tuple[WindowResult, Prepared] | None = None
-        self._with_source = False
+        self._with_source, self.paused = False, False
         width, height = self._renderer.picture_size
         self._picture: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
         try:
@@ -53,6 +56,8 @@ class LiveWindow:
             raise ConfigError(
                 '--window needs OpenCV with window support: pip install "evburst[window]"; or use --serve and a browser'
             ) from None
+        if isinstance(pipeline.source, RecordingSource):
+            pipeline.source.measure()
         pipeline.viewers.append(self)
 
     def show(self, result: WindowResult, window: EventWindow) -> None:
@@ -62,8 +67,10 @@ class LiveWindow:
 
     def turn(self) -> bool:
         """Draw the newest result and handle keys; return False once the window is closed."""
-        with self._lock:
-            newest, self._newest = self._newest, None
+        newest = None
+        if not self.paused:
+            with self._lock:
+                newest, self._newest = self._newest, None
         if newest is not None:
             result, network = newest
             self._renderer.classes, self._renderer.network = network.classes, network.name
@@ -83,7 +90,7 @@ class LiveWindow:
         if arrow is not None:
             self._seek_by(arrow)
         elif key == ord(" "):
-            self._pipeline.paused = not self._pipeline.paused
+            self.paused = not self.paused
         elif key == ord("p"):
             self._with_source = not self._with_source
         elif key == ord("s"):
@@ -91,10 +98,11 @@ class LiveWindow:
         return key not in (ord("q"), 27) and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
 
     def _seek_by(self, seconds: float) -> None:
-        """Seek a recording; other sources, and one whose length is not known yet, continue unchanged."""
+        """Seek a recording and end the pause; other sources, and one whose length is not known yet, continue unchanged."""
         source = self._pipeline.source
         if isinstance(source, RecordingSource) and source.duration_s is not None:
             source.seek(source.position_s + seconds)
+            self.paused = False
 
     def close(self) -> None:
         """Close the window."""

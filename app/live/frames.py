@@ -227,6 +227,13 @@ class FrameSource:
         self._pacer.give(events, frame.t_us)
         return Packet(NO_EVENTS, None, time.perf_counter()) if self._pacer.empty else self._pacer.next()
 
+    def hold(self) -> bool:
+        """Let a video file stand still for POLL_S and return True; return False at once for a camera."""
+        if self._pacer is None:
+            return False
+        self._pacer.hold()
+        return True
+
     def close(self) -> None:
         """See LiveSource."""
         self.grabber.close()

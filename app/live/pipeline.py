@@ -14,10 +14,11 @@ from typing import NamedTuple, Protocol
 from evburst.app.detect import DetectConfig, result_filter
 from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.builder import Builder
+from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared, kernel_lock, prepare
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
-from evburst.app.live.sources import LiveSource
+from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.app.live.totals import RunTotals
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, EvburstError, SourceError
@@ -64,6 +65,11 @@ class LiveConfig:
 class Viewer(Protocol):
     """A receiver of results. `show` is called on the inference thread and must return at once."""
 
+    @property
+    def paused(self) -> bool | None:
+        """Whether everybody who watches has paused; None if nobody watches."""
+        ...
+
     def show(self, result: WindowResult, window: EventWindow) -> None:
         """Receive one window's result, whose arrays are not modified later."""
         ...
@@ -94,7 +100,6 @@ class LivePipeline:
         figures: totals of the run.
         status: state of the source: "starting", "running", "waiting for NAME: REASON" or "ended".
         lost: number of times the source was lost.
-        paused: while set, windows are not detected; the source keeps running.
         network: network for which windows are binned; only the inference thread replaces it.
         shown: network that made the result being shown.
         wanted: settings requested last.
@@ -110,7 +115,7 @@ class LivePipeline:
         self._builder = Builder[DetectConfig, Prepared](self._prepare, self._preparation_failed)
         self.figures = RunTotals(self.network)
         self.viewers: list[Viewer] = []
-        self.status, self.lost, self.paused = "starting", 0, False
+        self.status, self.lost = "starting", 0
         self.started_s = time.perf_counter()
         self._until_us = 0
         self._filter = EventFilter(config.detect.filters, source.sensor_size)
@@ -130,6 +135,12 @@ class LivePipeline:
     def dropped(self) -> int:
         """Number of windows dropped because inference could not keep up."""
         return self._binned.dropped
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether a replay stands still, because everybody who watches has paused."""
+        paused = [viewer.paused for viewer in self.viewers]
+        return True in paused and False not in paused
 
     def start(self) -> None:
         """Start the threads."""
@@ -237,6 +248,8 @@ class LivePipeline:
                     next_source.open()
                     source = next_source
                     self._set_status("running")
+                if self._is_held and isinstance(source, RecordingSource | FrameSource) and source.hold():
+                    continue
                 packet = source.read()
             except SourceError as error:
                 self._close(source)
@@ -301,8 +314,7 @@ class LivePipeline:
             assembler.set_window(network.inference.voxel.window_us)
             for due in assembler.push(item.events, item.until_us, item.due_s):
                 self._write(due.window.words)
-                if not self.paused:
-                    self._binned.put(self._bin_window(network, due))
+                self._binned.put(self._bin_window(network, due))
         self._binned.close()
 
     def _bin_window(self, network: Prepared, due: DueWindow) -> _Binned:

@@ -34,7 +34,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from evburst.app.live.broadcast import Broadcaster
+from evburst.app.live.broadcast import Broadcaster, View
 from evburst.app.live.commands import Commands, RefusedError
 from evburst.app.live.connections import HttpProtocol, WebSocketProtocol
 from evburst.app.live.document import content_security_policy, page
@@ -291,12 +291,11 @@ class _Client:
         self._socket, self._broadcaster, self._commands = socket, broadcaster, commands
         self._send_lock = asyncio.Lock()
         self._allowance = Allowance(time.perf_counter())
-        self._wants_picture = False
 
     async def run(self) -> None:
         """Serve the client until it leaves or reads nothing for 20 s."""
-        with self._broadcaster.client():
-            tasks = [asyncio.create_task(work) for work in (self._send(), self._receive())]
+        with self._broadcaster.client() as view:
+            tasks = [asyncio.create_task(work) for work in (self._send(view), self._receive(view))]
             _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
@@ -307,12 +306,12 @@ class _Client:
         with suppress(RuntimeError, TimeoutError):
             await asyncio.wait_for(self._socket.close(), _HEARTBEAT_S)
 
-    async def _send(self) -> None:
+    async def _send(self, view: View) -> None:
         seen, about = 0, self._broadcaster.about()
         await self._send_text(about | self._commands.state(self))
         state_sent_s = time.perf_counter()
         while True:
-            seen, message = await self._broadcaster.next(seen, _HEARTBEAT_S, self._wants_picture)
+            seen, message = await self._broadcaster.next(seen, _HEARTBEAT_S, view)
             if message is not None:
                 async with self._send_lock:
                     await asyncio.wait_for(self._socket.send_bytes(message), _STALLED_S)
@@ -321,20 +320,20 @@ class _Client:
                 await self._send_text((about if about != previous else {}) | self._commands.state(self))
                 state_sent_s = time.perf_counter()
 
-    async def _receive(self) -> None:
+    async def _receive(self, view: View) -> None:
         with suppress(WebSocketDisconnect):
             while True:
                 message = await self._socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
                 try:
-                    answer = await self._handle(message.get("text"), message.get("bytes"))
+                    answer = await self._handle(view, message.get("text"), message.get("bytes"))
                 except RefusedError as error:
                     answer = {"error": str(error), **_refused_action(message.get("text"))}
                 if answer is not None:
                     await self._send_text(answer | {"answer": True})
 
-    async def _handle(self, text: str | None, data: bytes | None) -> dict[str, Any] | None:
+    async def _handle(self, view: View, text: str | None, data: bytes | None) -> dict[str, Any] | None:
         if data is not None:
             self._commands.accept_picture(self, data)
             return None
@@ -345,9 +344,10 @@ class _Client:
         except (ValueError, RecursionError):
             raise RefusedError("not JSON") from None
         await asyncio.sleep(self._allowance.wait_s(time.perf_counter()))
-        if isinstance(command, dict) and list(command) == ["inset"]:
-            self._wants_picture = command["inset"] is True
-            return {}
+        if isinstance(command, dict) and command and command.keys() <= vars(view).keys():
+            for name, value in command.items():
+                setattr(view, name, value is True)
+            return self._commands.state(self)
         return await asyncio.to_thread(self._commands.execute, self, command)
 
     async def _send_text(self, content: dict[str, Any]) -> None:

@@ -132,11 +132,18 @@ class Pacer:
         events, self._events = self._events[:n], self._events[n:]
         return Packet(events, self._at_us, due_s)
 
+    def hold(self) -> None:
+        """Stop the clock for POLL_S."""
+        began_s = time.perf_counter()
+        time.sleep(POLL_S)
+        if self._zero_s is not None:
+            self._zero_s += time.perf_counter() - began_s
+
 
 class RecordingSource:
-    """A recording played in real time: `--events FILE --realtime`. It can be sought while it plays.
+    """A recording played in real time: `--events FILE --realtime`. It can be sought while it plays, once `measure` is done.
 
-    Its length is measured by one pass over the file on a background thread. A pipe cannot be sought.
+    A pipe cannot be sought or held.
 
     Args:
         path: the file.
@@ -170,7 +177,9 @@ class RecordingSource:
         self._pacer = Pacer(window_us, speed)
         self._start_us = self._window_start_us = self._end_us = 0
         self._targets_s: deque[float] = deque(maxlen=1)
+        self._wants_length = False
         self._closed = Event()
+        self._closed.set()
 
     @property
     def behind_s(self) -> float:
@@ -199,8 +208,25 @@ class RecordingSource:
         """See LiveSource."""
         self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us, self._speed), 0
         self._closed = Event()
-        if self.duration_s is None and not is_pipe(self._path):
-            Thread(target=self._measure, args=(self._closed,), name="measure", daemon=True).start()
+        if self._wants_length:
+            self._start_measuring()
+
+    def measure(self) -> None:
+        """Measure `duration_s` while the source is open, by one pass over the file on a background thread.
+
+        Whoever may seek calls it. Further calls have no effect. May be called from any thread.
+        """
+        if not self._wants_length:
+            self._wants_length = True
+            if not self._closed.is_set():
+                self._start_measuring()
+
+    def hold(self) -> bool:
+        """Let the recording stand still for POLL_S and return True; return False at once for a pipe."""
+        if is_pipe(self._path):
+            return False
+        self._pacer.hold()
+        return True
 
     def read(self) -> Packet | None:
         """See LiveSource."""
@@ -236,6 +262,10 @@ class RecordingSource:
         behind_s, self._pacer = self._pacer.behind_s, Pacer(self._window_us, self._speed)
         self._pacer.behind_s = behind_s
         return True
+
+    def _start_measuring(self) -> None:
+        if self.duration_s is None and not is_pipe(self._path):
+            Thread(target=self._measure, args=(self._closed,), name="measure", daemon=True).start()
 
     def _measure(self, closed: Event) -> None:
         """Measure the length on a stream of its own, so that faults are counted once; stop when the source is closed."""

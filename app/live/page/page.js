@@ -1,6 +1,5 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const SECONDS = 30;
 const SEEK_S = 5; // by an arrow key
 const PLOT_MS = 250; // plots are drawn less often than the events because they take longer
 const ROOT = document.body.dataset.root ? `${document.body.dataset.root}/` : location.pathname.replace(/[^/]*$/, "");
@@ -10,8 +9,8 @@ const KINDS = {
   simulated: ["Simulated events", "Computed from ordinary video by a model of an event camera."],
   drawn: ["Drawn and simulated", "Computed from a drawn street scene by a model of an event camera; no camera is involved."],
 };
-const PLOTS = { rate: "events_per_s", latency: "latency_ms", spikes: "spikes", energy: "energy_uj" };
-let socket = null, about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null, inset = false, lostAt = 0;
+let socket = null, about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null, lostAt = 0;
+let inset = false, pausedAt = 0, kept = {}; // of this page alone: pausedAt is 0 unless paused, kept the state that belongs to the paused picture
 let pixelColours = new Uint32Array(4); // ABGR of: no event, OFF, ON, ON
 const history = [];
 const sensorCanvas = document.createElement("canvas"); // one canvas pixel per sensor pixel
@@ -24,13 +23,13 @@ function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   socket = new WebSocket(`${scheme}//${location.host}${ROOT}live${location.search}`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => send({ inset });
+  socket.onopen = () => send({ inset, paused: pausedAt > 0 });
   socket.onmessage = (event) => (typeof event.data === "string" ? receiveState(JSON.parse(event.data)) : receiveResult(event.data));
   socket.onclose = () => {
     stopCamera(false);
     if (!lostAt) lostAt = Date.now();
     setStatus("connection lost, reconnecting", "");
-    showCurtain(`The server does not answer. The picture is from ${new Date(lostAt).toLocaleTimeString()}.`, true);
+    showCurtain(`The server does not answer. The picture is from ${new Date(lostAt).toLocaleTimeString()}.`, "offline");
     setTimeout(connect, 1000);
   };
 }
@@ -42,7 +41,7 @@ function receiveState(content) {
   }
   lostAt = 0;
   if (content.sensor_size) applyAbout(content);
-  state = { ...state, ...content };
+  state = { ...state, ...content, ...kept };
   showState();
   dirty = true;
 }
@@ -58,7 +57,7 @@ function applyAbout(content) {
   $("stage").style.background = ground;
   $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
   $("footnote").textContent = `Energy: ${about.energy_table.toUpperCase()} operations at 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
-    + "the ANN's (dashed) one multiply-accumulate per weight and position. Neither includes memory traffic."
+    + "the ANN's one multiply-accumulate per weight and position. Neither includes memory traffic."
     + (about.count_every > 1 && about.network === "snn" ? ` Spikes and energy are those of the last counted window; one of ${about.count_every} is counted.` : "");
 }
 
@@ -72,11 +71,22 @@ function setStatus(text, kind) {
   $("status").className = `status ${kind}`;
 }
 
-function showCurtain(text, offline = false) {
-  $("curtain").hidden = !text;
-  $("curtain").textContent = text;
-  $("curtain").classList.toggle("offline", offline);
-  document.body.classList.toggle("offline", offline);
+function showCurtain(text, kind = "") {
+  Object.assign($("curtain"), { hidden: !text, textContent: text, className: `curtain ${kind}` });
+  document.body.classList.toggle("offline", kind === "offline");
+}
+
+function now() {
+  return pausedAt || performance.now();
+}
+
+function pause(on) {
+  if (lostAt || !about) return; // not connected
+  pausedAt = on ? performance.now() : 0;
+  kept = on ? { source: state.source, kind: state.kind, simulated: state.simulated, position_s: state.position_s } : {};
+  send({ paused: on });
+  showState();
+  dirty = true;
 }
 
 function showState() {
@@ -87,15 +97,16 @@ function showState() {
   $("simulated").hidden = !state.simulated;
   $("video-kind").textContent = state.kind === "drawn" ? "a drawn street scene" : "ordinary video";
   const waiting = state.status.startsWith("waiting"), forCamera = waiting && state.status.endsWith("the page's camera");
-  setStatus(state.paused ? "paused" : state.status, state.paused ? "paused" : waiting ? "waiting" : state.status === "running" ? "running" : "");
+  setStatus(pausedAt ? "paused" : state.status, pausedAt ? "paused" : waiting ? "waiting" : state.status === "running" ? "running" : "");
   showCurtain(
-    state.paused ? "Paused"
+    pausedAt ? "Paused"
       : forCamera ? "Press “Use this device's camera” below to simulate events from its picture."
         : waiting ? state.status
           : state.status === "ended" ? "The source has ended" : "",
+    pausedAt ? "paused" : "",
   );
   $("camera").classList.toggle("suggested", forCamera && camera === null);
-  setLabel("pause", state.paused ? "Resume" : "Pause");
+  setLabel("pause", pausedAt ? "Resume" : "Pause");
   setLabel("record", state.recording === null ? "Record" : `Stop recording (${compact(state.recording)} events)`);
   $("record").setAttribute("aria-pressed", String(state.recording !== null));
   $("download").hidden = !state.recorded;
@@ -114,7 +125,7 @@ function showState() {
   showSlider("contrast", state.contrast, 2);
   $("seek").hidden = state.duration_s === null;
   if (state.duration_s !== null && !$("position").dataset.moving) showPosition(state.position_s);
-  if (about) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
+  if (about && !pausedAt) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
   showTotals(state);
 }
 
@@ -142,6 +153,7 @@ function playingTime(seconds) {
 }
 
 function seek(seconds) {
+  if (pausedAt) pause(false);
   state.position_s = Math.min(Math.max(seconds, 0), state.duration_s);
   showPosition(state.position_s);
   send({ set: { position: state.position_s } });
@@ -153,12 +165,14 @@ function showTotals(content) {
 }
 
 function receiveResult(buffer) {
+  if (pausedAt) return; // sent before the server knew
   const headerBytes = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, headerBytes)));
   const eventBytes = Math.ceil((about.sensor_size[0] * about.sensor_size[1]) / 4), pictureAt = 4 + headerBytes + eventBytes;
   shown = { header, packed: new Uint8Array(buffer, 4 + headerBytes, eventBytes) };
   if (buffer.byteLength > pictureAt) drawInset(new Blob([new Uint8Array(buffer, pictureAt)], { type: "image/jpeg" }));
   history.push({ at: performance.now(), ...header });
+  showTotals(header);
   dirty = true;
 }
 
@@ -173,20 +187,14 @@ function draw() {
   requestAnimationFrame(draw);
   if (!dirty || !about) return;
   dirty = false;
-  while (history.length && history[0].at < performance.now() - SECONDS * 1000) history.shift();
+  while (history.length && history[0].at < now() - SECONDS * 1000) history.shift();
   if (shown) {
     drawEvents(shown);
     figures(shown.header);
   }
   if (performance.now() - plottedAt < PLOT_MS) return;
   plottedAt = performance.now();
-  for (const [id, name] of Object.entries(PLOTS)) plot($(`plot-${id}`), name);
-}
-
-function fitCanvas(canvas) {
-  const ratio = window.devicePixelRatio || 1, width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  return ratio;
+  for (const [id, content] of Object.entries(PLOTS)) plot($(`plot-${id}`), content);
 }
 
 function drawEvents({ header, packed }) {
@@ -236,68 +244,29 @@ function figures(header) {
   $("rate").textContent = compact(header.events_per_s);
   $("latency").textContent = header.latency_ms < 10 ? header.latency_ms.toFixed(1) : Math.round(header.latency_ms).toLocaleString("en");
   if (header.energy_uj !== null) countedFigures(header); // null: no window has been counted yet
+  $("events-per-window").textContent = compact(header.events);
   $("pace").textContent = windowRate();
   $("clock").textContent = `${(header.t_us / 1e6).toFixed(1)} s`;
-  showTotals(header);
 }
 
 function countedFigures(header) {
   $("spikes").textContent = header.spikes === null ? "none" : compact(header.spikes);
-  $("energy").textContent = Math.round(header.energy_uj).toLocaleString("en");
+  $("energy").textContent = microjoules(header.energy_uj);
+  $("beyond").textContent = header.beyond_silence_uj === null ? "–" : microjoules(header.beyond_silence_uj);
   const over = header.energy_uj > header.ann_uj;
-  $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN`;
+  $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN's ${microjoules(header.ann_uj)} µJ`;
   for (const id of ["energy", "share"]) $(id).classList.toggle("over", over);
 }
 
+function microjoules(value) {
+  return value < 100 ? value.toFixed(1) : Math.round(value).toLocaleString("en");
+}
+
 function windowRate() {
-  const recent = history.filter((point) => point.at > performance.now() - 5000);
+  const recent = history.filter((point) => point.at > now() - 5000);
   if (recent.length < 2) return "–";
   const first = recent[0], last = recent[recent.length - 1];
   return ((1000 * (last.windows - first.windows)) / (last.at - first.at)).toFixed(1);
-}
-
-function compact(value) {
-  return value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e4 ? `${Math.round(value / 1e3)} k` : Math.round(value).toLocaleString("en");
-}
-
-function plot(canvas, name) {
-  const ratio = fitCanvas(canvas), context = canvas.getContext("2d"), { width, height } = canvas;
-  const ann = name === "energy_uj" && history.length ? history[history.length - 1].ann_uj : 0;
-  const top = Math.max(ann, ...history.map((point) => point[name] || 0), 1e-9) * 1.12, now = performance.now();
-  const x = (at) => width * (1 - (now - at) / (SECONDS * 1000)), y = (value) => height - 2 * ratio - (height - 4 * ratio) * (value / top);
-  context.clearRect(0, 0, width, height);
-  context.font = `${10.5 * ratio}px system-ui, sans-serif`;
-  context.lineWidth = ratio;
-  context.strokeStyle = "#2a3342";
-  context.beginPath();
-  for (const part of [0, 0.5, 1]) context.rect(0, Math.round(y(top * part / 1.12)) - 0.5, width, 0);
-  context.stroke();
-  if (ann) {
-    context.setLineDash([5 * ratio, 4 * ratio]);
-    context.strokeStyle = "#ffc861";
-    context.beginPath();
-    context.moveTo(0, y(ann));
-    context.lineTo(width, y(ann));
-    context.stroke();
-    context.setLineDash([]);
-    context.fillStyle = "#ffc861";
-    context.fillText(`ANN ${Math.round(ann).toLocaleString("en")}`, 2 * ratio, y(ann) + 12 * ratio);
-  }
-  context.strokeStyle = ann && history[history.length - 1].energy_uj > ann ? "#ff8a80" : "#58c4f6";
-  context.lineWidth = 1.6 * ratio;
-  context.beginPath();
-  let previousAt = -Infinity;
-  for (const point of history) {
-    if (point[name] === null) continue;
-    if (point.at - previousAt > 3000) context.moveTo(x(point.at), y(point[name]));
-    else context.lineTo(x(point.at), y(point[name]));
-    previousAt = point.at;
-  }
-  context.stroke();
-  if (!ann) {
-    context.fillStyle = "#9fabbd";
-    context.fillText(compact(top / 1.12), 2 * ratio, y(top / 1.12) + 12 * ratio);
-  }
 }
 
 let messageTimer = 0;
@@ -331,6 +300,7 @@ async function startCamera() {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = about.sensor_size;
     camera = { stream, video, canvas, last: -1, timer: setInterval(sendPicture, 15) };
+    if (pausedAt) pause(false);
     send({ do: "camera_on" });
   } catch (error) {
     stopCamera(false);
@@ -361,7 +331,7 @@ function sendPicture() {
 }
 
 const ACTIONS = {
-  pause: () => send({ do: state.paused ? "resume" : "pause" }),
+  pause: () => pause(!pausedAt),
   snapshot,
   record: () => send({ do: state.recording === null ? "record" : "stop" }),
   camera: () => (camera ? stopCamera(true) : startCamera()),
