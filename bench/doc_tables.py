@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -54,6 +54,10 @@ from evburst.models.spiking.network import SpikingParameters  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 DETECTORS = ("street", "caltech6", "caltech6-ssd")
 CLASSIFIERS = ("nmnist", "dvs128-objects", "caltech101")
+IN_README = ("street", "caltech6")
+"""Detectors of one timestep."""
+TRAINED_QNN = "street-16-levels"
+"""Results of the network of configs/convert_street_qnn.yaml, whose weights do not come with evburst."""
 _TABLE = re.compile(r"^\|.*\n(?:\|.*\n)+", re.MULTILINE)
 _SUFFIXES = {"csv": "csv", "latex": "tex"}
 
@@ -137,43 +141,64 @@ def levels(weights: str) -> int:
     return 1 + max(_limits(weights))
 
 
-def _detectors() -> Iterator[Results]:
-    for name in DETECTORS:
+def _detectors(names: tuple[str, ...] = DETECTORS) -> Iterator[Results]:
+    for name in names:
         results = read_results(RESULTS / name / "results.json")
         if isinstance(results, Results):
             yield results
 
 
+class _Account(NamedTuple):
+    """Scores of a spiking network as cells, and energies as shares of the dense ANN's: of an ANN that skips zeros, of the QNN
+    that the network is at T = 1, and of the network."""
+
+    scores: list[str]
+    arithmetic: dict[str, float]
+    with_memory: dict[str, float]
+
+
+def _account(results: Results) -> _Account:
+    snn = results.results[1]
+    if snn.energy is None or snn.memory is None or snn.memory.alternatives is None:
+        raise DataError(f"{results.weights}: results.json lacks the energy with memory traffic; run evburst evaluate again")
+    e, memory = snn.energy.tables["int8"], snn.memory
+    with_memory = {name: one.total_pj / memory.alternatives["ann"].total_pj for name, one in memory.alternatives.items()}
+    spent = {"ann_zero_skipping": e.ann_zero_skipping_pj, "qnn": e.qnn_pj, "snn": e.snn_pj}
+    return _Account(
+        [number(snn.ap, 1), number(snn.ap50, 1), interval(snn.ap_loss, 1)],
+        {name: (pj or 0) / e.ann_pj for name, pj in spent.items()},
+        with_memory | {"snn": memory.share_of_ann},
+    )
+
+
 def headline() -> str:
     """The README's table."""
     times, eight_bits = window_times(), _read("int8_ann")["weights"]
-    rows = [row for results in _detectors() for row in _headline_rows(results, eight_bits[results.weights or ""], times)]
+    rows = []
+    for results in _detectors(IN_README):
+        rows += _headline_rows(results, eight_bits[results.weights or ""], times)
+    (trained,) = _detectors((TRAINED_QNN,))
+    found = _account(trained)
+    shares = percent(found.arithmetic["qnn"]), percent(found.with_memory["qnn"])
+    rows.insert(2, [rows[0][0], f"QNN trained, {_recorded_levels(trained)} levels", *found.scores, *shares, "-"])
     head = ["weights, windows", "network", "AP", "AP50", "AP lost [95 %]", "arithmetic, of ANN", "with memory traffic", "ms"]
     return Table(head, rows, 2).markdown()
 
 
 def _headline_rows(results: Results, eight_bits: dict[str, Any], times: dict[tuple[str, str], str]) -> list[list[str]]:
     """ANN, ANN in 8 bits, at T = 1 the quantised network, and the spiking network of one weights file."""
-    name = results.weights or ""
+    name, found = results.weights or "", _account(results)
     ann, snn = results.results
-    energy, memory, steps = snn.energy, snn.memory, snn.timesteps
-    if energy is None or memory is None or memory.alternatives is None:
-        raise DataError(f"{name}: results.json lacks the energy with memory traffic; run evburst evaluate again")
-    e, dense, lost = energy.tables["int8"], memory.alternatives["ann"].total_pj, interval(snn.ap_loss, 1)
-    of_memory = {key: percent(one.total_pj / dense) for key, one in memory.alternatives.items()}
+    shares = {key: (percent(share), percent(found.with_memory[key])) for key, share in found.arithmetic.items()}
     quantised, loss = eight_bits["networks"]["int8"], eight_bits["int8_of_ann"]["ap"]
-    zeros = percent((e.ann_zero_skipping_pj or 0) / e.ann_pj), of_memory["ann_zero_skipping"]
     eight = [f"{quantised['ap']:.1f}", f"{quantised['ap50']:.1f}", interval(Interval(**loss), 1)]
-    spiking = [number(snn.ap, 1), number(snn.ap50, 1), lost]
+    zeros = [f"100 % ({share})" for share in shares["ann_zero_skipping"]]
     rows = [
         ["ANN", number(ann.ap, 1), number(ann.ap50, 1), *["-"] * 3, times.get((name, "ann"), "-")],
-        ["ANN, INT8", *eight, *(f"100 % ({share})" for share in zeros), times.get((name, "int8"), "-")],
+        ["ANN, INT8", *eight, *zeros, times.get((name, "int8"), "-")],
+        [f"QNN, {levels(name)} levels", *found.scores, *shares["qnn"], times.get((name, "qnn"), "-")],
+        [f"SNN, T = {snn.timesteps}", *found.scores, *shares["snn"], times.get((name, f"snn {snn.timesteps}"), "-")],
     ]
-    if "qnn" in of_memory:
-        shares = percent((e.qnn_pj or 0) / e.ann_pj), of_memory["qnn"]
-        rows.append([f"QNN, {levels(name)} levels", *spiking, *shares, times.get((name, "qnn"), "-")])
-    shares = percent(e.of_ann), percent(memory.share_of_ann)
-    rows.append([f"SNN, T = {steps}", *spiking, *shares, times.get((name, f"snn {steps}"), "-")])
     return [[f"{name}, {ann.frames}", *row] for row in rows]
 
 
@@ -186,10 +211,45 @@ def narrow_multipliers() -> str:
     for results in _detectors():
         name, share = results.weights or "", of_qnn(results.results[1])
         if share is not None:
-            bits = math.ceil(math.log2(levels(name)))
-            narrow = (costs.mac_pj - costs.ac_pj) * bits / 8 + costs.ac_pj
-            rows.append([f"`{name}`", f"{bits}", percent(share), percent(share * costs.mac_pj / narrow)])
+            bits = _bits(levels(name))
+            rows.append([f"`{name}`", f"{bits}", percent(share), percent(share * costs.mac_pj / _narrow_pj(bits))])
     return Table(["weights", "bits of an activation", "of QNN, 8 by 8 bits", "of QNN, 8 bits by those"], rows, 1).markdown()
+
+
+def _bits(levels: int) -> int:
+    return math.ceil(math.log2(levels))
+
+
+def _narrow_pj(bits: int) -> float:
+    """Energy of a multiply-accumulate in pJ whose multiplication is 8 bits by fewer."""
+    costs = COST_TABLES["int8"]
+    return (costs.mac_pj - costs.ac_pj) * bits / 8 + costs.ac_pj
+
+
+def trained_qnn() -> str:
+    """The network that was trained as a quantised one, beside the spiking network of `street`."""
+    rows = []
+    for results in _detectors((TRAINED_QNN, "street")):
+        trained, found = results.weights == TRAINED_QNN, _account(results)
+        count, share = _recorded_levels(results) if trained else levels("street"), found.arithmetic["qnn"]
+        narrow = share * _narrow_pj(_bits(count)) / COST_TABLES["int8"].mac_pj
+        name = f"QNN, {count} levels, {'trained as such' if trained else 'the bundled network as one'}"
+        rows.append([name, *found.scores, percent(share), percent(narrow), percent(found.with_memory["qnn"])])
+    rows.append(["SNN, T = 1", *found.scores, percent(found.arithmetic["snn"]), "-", percent(found.with_memory["snn"])])
+    head = [
+        "`street`",
+        "AP",
+        "AP50",
+        "AP lost [95 %]",
+        "arithmetic, of ANN",
+        "8 bits by those of an activation",
+        "with memory traffic",
+    ]
+    return Table(head, rows, 1).markdown()
+
+
+def _recorded_levels(results: Results) -> int:
+    return 1 + int((results.weights_record or {})["conversion"]["phi_max"])
 
 
 def burst_limits() -> str:
@@ -289,6 +349,7 @@ TABLES = (
         partial(_evaluation, DETECTORS, "Energy with memory traffic"),
     ),
     DocTable("int8", "docs/results.md", "The ANN in 8 bits", lambda: int8_ann.table(_read("int8_ann"))),
+    DocTable("trained_qnn", "docs/results.md", "A quantised network trained as such", trained_qnn),
     DocTable("classification", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Classification")),
     DocTable("classification_energy", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Energy per window"), 1),
     DocTable("cards", "docs/models.md", "Figures", cards),

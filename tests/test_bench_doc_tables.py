@@ -147,7 +147,7 @@ def test_tables_are_those_of_the_results(table: DocTable) -> None:
 def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     rows = parsed(doc_tables.headline()).rows
     names = [row[0].partition(",")[0] for row in rows]
-    assert names == ["street"] * 4 + ["caltech6"] * 4 + ["caltech6-ssd"] * 3
+    assert names == ["street"] * 5 + ["caltech6"] * 4
     results = read_results(doc_tables.RESULTS / "street" / "results.json")
     assert isinstance(results, Results)
     snn = results.results[1]
@@ -156,7 +156,7 @@ def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     assert energy is not None
     assert memory is not None
     assert memory.alternatives is not None
-    float_ann, int8, qnn, spiking = rows[:4]
+    float_ann, int8, trained, qnn, spiking = rows[:5]
     assert spiking[2] == qnn[2] == f"{snn.ap:.1f}"
     assert spiking[4] == f"{loss.mean:.1f} [{loss.low:.1f}, {loss.high:.1f}]"
     e = energy.tables["int8"]
@@ -166,6 +166,12 @@ def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     eight = doc_tables._read("int8_ann")["weights"]["street"]  # private: the files behind the other columns
     assert int8[2] == f"{eight['networks']['int8']['ap']:.1f}"
     assert int8[4].startswith(f"{eight['int8_of_ann']['ap']['mean']:.1f} [")
+    own = read_results(doc_tables.RESULTS / "street-16-levels" / "results.json")
+    assert isinstance(own, Results)
+    assert own.results[1].energy is not None
+    its = own.results[1].energy.tables["int8"]
+    assert trained[:3] == [f"street, {own.windows}", "QNN trained, 16 levels", f"{own.results[1].ap:.1f}"]
+    assert trained[5] == f"{100 * (its.qnn_pj or 0) / its.ann_pj:.1f} %"
     ms = doc_tables._read("inference")["results"]
     quantised = ms["openvino int8 fixed size"]["ms"]
     assert int8[7] == window_times()["street", "int8"] == f"{quantised:.1f}"
