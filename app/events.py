@@ -290,6 +290,7 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
         raise EventFileError(f"{path}: contains no usable events{faults}")
     stream.faults.outside_sensor += totals.outside
     duration_s = (totals.last_us - totals.first_us) * 1e-6
+    mean_rate = totals.events / duration_s if duration_s else 0.0
     hot, worst = totals.hot_pixels()
     return {
         "sensor": list(stream.sensor_size),
@@ -298,8 +299,8 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
         "first_us": totals.first_us,
         "last_us": totals.last_us,
         "duration_s": round(duration_s, 6),
-        "mean_rate": round(totals.events / duration_s) if duration_s else None,
-        "peak_rate": round(totals.peak / (RATE_WINDOW_US * 1e-6)),
+        "mean_rate": round(mean_rate) if duration_s else None,
+        "peak_rate": round(max(totals.peak / (RATE_WINDOW_US * 1e-6), mean_rate)),
         "on_share": round(totals.on / totals.events, 4) if totals.events else None,
         "longest_gap_us": totals.gap_us,
         "longest_gap_after_s": round((totals.gap_at_us - totals.first_us) * 1e-6, 6) if totals.gap_us else None,

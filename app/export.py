@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evburst.app.console import LOG, run
 from evburst.app.outputs.paths import refuse_overwriting
+from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 
 _SENSOR = SensorSize(304, 240)
@@ -55,6 +56,10 @@ def _export(args: argparse.Namespace) -> str:
     from evburst.models.spiking.rounding import integer_form, is_integer
     from evburst.models.tasks import task_of
 
+    if not args.onnx_snn and (args.with_boxes or args.totals):
+        raise ConfigError("--with-boxes and --totals need --onnx-snn")
+    if args.part and not args.nir:
+        raise ConfigError("--part needs --nir")
     refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
     bundle = DetectorBundle.load(args.weights)
     if args.onnx:

@@ -4,7 +4,7 @@
 class CsvWriter: ...
 
 A file is written beside its place and renamed when complete (data/files.py), so that an error leaves nothing behind that
-looks like a recording. After Ctrl-C the events written so far are kept.
+looks like a recording. After Ctrl-C the events written so far are kept, unless there are none or a file would be replaced.
 """
 
 from __future__ import annotations
@@ -92,11 +92,7 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
     try:
-        written = _write_all(out, source, sensor_size, path)
-    except KeyboardInterrupt:
-        out.finish()
-        part.replace(path)
-        raise
+        written = _write_all(out, source, sensor_size, path, part)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
     else:
@@ -127,17 +123,23 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _write_all(
-    out: PacketWriter, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize, path: Path
+    out: PacketWriter, source: Events | EventStream | Iterable[Events], sensor_size: SensorSize, path: Path, part: Path
 ) -> Written:
     packets = [source] if isinstance(source, np.ndarray) else source if isinstance(source, Iterable) else source.packets()
     events, outside = 0, 0
-    for packet in packets:
-        inside = (packet["x"] < sensor_size.width) & (packet["y"] < sensor_size.height)
-        kept = packet if inside.all() else packet[inside]
-        with _named(path):
-            out.write(kept)
-        events += len(kept)
-        outside += len(packet) - len(kept)
+    try:
+        for packet in packets:
+            inside = (packet["x"] < sensor_size.width) & (packet["y"] < sensor_size.height)
+            kept = packet if inside.all() else packet[inside]
+            with _named(path):
+                out.write(kept)
+            events += len(kept)
+            outside += len(packet) - len(kept)
+    except KeyboardInterrupt:
+        if events and not path.exists():
+            out.finish()
+            part.replace(path)
+        raise
     out.finish()
     return Written(events, outside)
 

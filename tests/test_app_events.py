@@ -113,6 +113,13 @@ def test_info_of_a_single_event(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "longest gap  none\n" in out
 
 
+def test_the_peak_rate_of_a_short_recording_is_not_below_its_mean(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The 5 ms lie in two intervals of 10 ms."""
+    write_events(tmp_path / "a.dat", rows(*((7_500 + 50 * k, k % 30, k % 20, k % 2) for k in range(101))), SIZE)
+    info = json.loads(run(capsys, "info", "--json", tmp_path / "a.dat")[1])
+    assert info["peak_rate"] == info["mean_rate"] == 20_200
+
+
 def test_info_counts_faults_and_events_outside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "a.dat").write_bytes(dat_bytes(SAMPLE, SensorSize(31, 23)))
     with (tmp_path / "a.dat").open("ab") as file:

@@ -140,6 +140,19 @@ def test_a_budget_searches_the_frontier_and_leaves_its_files(
     assert all((tmp_path / f"tiny_{name}").stat().st_size > 500 for name in ("frontier.png", "report.png", "report.json"))
 
 
+def test_only_a_weights_file_is_replaced_and_a_budget_is_a_share(
+    convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.safetensors").write_text("precious")
+    assert convert() == 1
+    assert "exists and is not a weights file of evburst" in capsys.readouterr().err
+    assert (tmp_path / "tiny.safetensors").read_text() == "precious"
+    (tmp_path / "tiny.safetensors").unlink()
+    for budget in ("7", "0", "-1"):
+        assert convert("--budget", budget) == 1
+        assert "budget is a share above 0 and up to 1" in capsys.readouterr().err
+
+
 def test_a_network_with_memory_is_not_distilled(
     convert: Command, folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

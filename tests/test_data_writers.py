@@ -128,6 +128,20 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, suffix: s
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_interruption_replaces_no_file_and_leaves_no_empty_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    for content in (None, "old"):
+        if content:
+            path.write_text(content)
+        source = broken(KeyboardInterrupt())
+        if not content:
+            source = (packet[:0] for packet in source)
+        with pytest.raises(KeyboardInterrupt):
+            write_events(path, source, SIZE)
+        assert [item.read_text() for item in tmp_path.iterdir()] == ([content] if content else [])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_interruption_keeps_what_was_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     with pytest.raises(KeyboardInterrupt):

@@ -284,3 +284,16 @@ def test_command_writes_both_and_refuses_in_one_line(tmp_path: Path, capsys: pyt
     assert "left out" not in captured.out
     assert "spikes per timestep" not in captured.err
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("street.onnx", "caltech6.nir", "nmnist.nir"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs"),
+    [("--onnx --with-boxes", "--onnx-snn"), ("--nir --totals", "--onnx-snn"), ("--onnx --part", "--nir")],
+)
+def test_flags_of_another_format_are_refused(
+    flags: str, needs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, extra = flags.split()
+    assert main([target, str(tmp_path / "out"), extra]) == 1
+    assert f"need {needs}" in capsys.readouterr().err.replace("needs", "need")
+    assert not list(tmp_path.iterdir())

@@ -28,10 +28,10 @@ from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
-from evburst.data.errors import DataError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import only_writer
 from evburst.eval.energy import HEADLINE
-from evburst.models.bundle import DetectorBundle, find_weights
+from evburst.models.bundle import DetectorBundle, find_weights, read_kind
 from evburst.models.spiking.convert.report import conversion_report
 
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
@@ -52,6 +52,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
     out = Path(config.out)
     refuse_overwriting(out, inputs, overwrite=True)
+    if out.exists() and not read_kind(out):
+        raise ConfigError(f"{out}: exists and is not a weights file of evburst; name another --out")
     with only_writer(out.parent, out.name):
         return _convert(config, out)
 
