@@ -18,15 +18,16 @@ def as_events(events: Any) -> Events:
     """Convert events to an EVENT_DTYPE array, sorted by time.
 
     Args:
-        events: a structured array with fields t, x, y, p; an `(n, 4)` array with columns t, x, y, p; a mapping from these
-            names to columns (a dict, a data frame); or a sequence of the four columns in this order. Times are whole
-            microseconds; polarities are 0 and 1, -1 and 1, or booleans.
+        events: a structured array with fields t, x, y, p; an `(n, 4)` array with columns t, x, y, p, or a list of such rows; a
+            mapping from these names to columns (a dict, a data frame); or a sequence of the four columns in this order. Times
+            are whole microseconds; polarities are 0 and 1, -1 and 1, or booleans.
 
     Returns:
         A new array, or `events` itself if it already has this dtype and is sorted.
 
     Raises:
-        DataError: another shape, columns of different lengths, fractional values, negative coordinates, or other polarities.
+        DataError: another shape, four lists of four numbers (rows or columns), columns of different lengths, fractional values,
+            negative coordinates, times beyond int64, or other polarities.
     """
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
         return events if _is_sorted(events["t"]) else events[np.argsort(events["t"], kind="stable")]
@@ -53,6 +54,8 @@ def _columns(events: Any) -> Sequence[Any]:
             raise DataError(f"events: no column {missing[0]!r}; expected t, x, y, p")
         return [events[name] for name in _NAMES]
     if isinstance(events, tuple | list) and len(events) == len(_NAMES) and all(np.ndim(column) == 1 for column in events):
+        if all(isinstance(column, tuple | list) and len(column) == len(_NAMES) for column in events):
+            raise DataError("events: four lists of four numbers may be rows or columns; pass an array of rows, or a dict")
         return events
     array = np.asarray(events)
     if array.ndim == 2 and array.shape[1] == len(_NAMES):
@@ -67,13 +70,14 @@ def _column(name: str, column: Any) -> NDArray[Any]:
     values = np.asarray(column)
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
-    if values.dtype.kind == "f":
-        if not (np.isfinite(values) & (values == np.floor(values))).all():
-            raise DataError(f"events: column {name} has fractions or NaN; expected whole microseconds and whole pixels")
-        values = values.astype(np.int64)
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
+        raise DataError(f"events: column {name} has fractions or NaN; expected whole microseconds and whole pixels")
     if not len(values):
         return values
     low, high = int(values.min()), int(values.max())
+    if low < np.iinfo(np.int64).min or high > np.iinfo(np.int64).max:
+        raise DataError(f"events: {name} = {high if high > 0 else low} does not fit into 64 bits")
+    values = values.astype(np.int64)
     if name == "p":
         if low < -1 or high > 1:
             raise DataError(f"events: polarity {low if low < -1 else high}; expected 0 and 1, or -1 and 1")

@@ -90,6 +90,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([1], [1], [70_000], [1]), "y = 70000"),
         (([1], [1], [1], [3]), "polarity 3"),
         (([1], [1], [1], ["on"]), "column p"),
+        ([[0, 1, 1, 1]] * 4, "rows or columns"),
+        ((np.array([2**63], np.uint64), [1], [1], [1]), "t = 9223372036854775808 does not fit"),
+        (([1e30], [1], [1], [1]), "does not fit"),
         ("no file.dat", "shape"),
     ],
 )
