@@ -396,6 +396,19 @@ def test_impossible_schedules_are_refused(assignment: str, message: str) -> None
         load_config(TrainConfig, None, [assignment])
 
 
+def test_fewer_windows_than_a_batch_are_an_error(
+    folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train_main([*train_flags(folder, cache, out), "--set", "schedule.batch=5"]) == 1
+    assert "schedule.batch 5: there are only 4 windows to learn from" in capsys.readouterr().err
+    assert not (out / "best.safetensors").exists()
+
+
+def test_the_rate_may_start_at_its_peak(folder: Path, cache: Path, tmp_path: Path) -> None:
+    assert train_main([*train_flags(folder, cache, tmp_path), *sets("schedule.epochs=1", "schedule.warmup_steps=0")]) == 0
+
+
 @pytest.mark.slow
 @needs_fork
 def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class Trainer:
         s = self.config.schedule
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = s.learning_rate * min(1.0, (step + 1) / s.warmup_steps) * cosine
+            group["lr"] = s.learning_rate * min(1.0, (step + 1) / max(s.warmup_steps, 1)) * cosine
 
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
