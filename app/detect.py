@@ -43,6 +43,9 @@ from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
 
+_JUDGED_FROM = 10_000
+"""Number of events from which a run ends early if too many lie outside the sensor; at the end every run is judged."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -259,12 +262,14 @@ def run_windows(
     Raises:
         SensorSizeError: too many events lie outside the sensor.
     """
-    inside = 0
+    inside = outside = 0
     with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
         for result in results:
-            inside += result.events
-            check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+            inside, outside = inside + result.events, outside + result.outside
+            if inside + outside >= _JUDGED_FROM:
+                check_sensor_size(name, stream.sensor_size, inside, outside)
             yield result
+    check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
 
 
 def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:
