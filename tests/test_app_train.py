@@ -231,6 +231,14 @@ def test_a_tolerance_takes_the_cheapest_within_it(convert: Command) -> None:
 def test_a_loss_is_kept_on_the_held_out_pictures(convert: Command) -> None:
     assert convert("--max-loss", "100", "--set", "tuning_windows=2") == 0
     assert convert.record["chosen_on"] == "select"
+    points = [measured["point"] for measured in convert.record["tried"]]
+    assert len(points) == len(set(points))
+
+
+def test_a_loss_that_no_point_keeps_is_an_error(convert: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert("--max-loss=-1000", "--set", "tuning_windows=2") == 1
+    assert "max_loss -1000: the smallest loss measured is" in capsys.readouterr().err
+    assert not convert.weights.exists()
 
 
 def test_typical_thresholds(convert: Command, capsys: pytest.CaptureFixture[str]) -> None:
