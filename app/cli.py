@@ -304,7 +304,7 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     def main(args: argparse.Namespace) -> str | None:
         table = args.labels if args.labels and len(args.labels) == 1 and args.labels[0].suffix.lower() == ".csv" else None
         if table and not args.predictions:
-            args.set = [*args.set, f"data.labels={table[0]}"]
+            args.set = args.set + as_assignments({"data.labels": str(table[0])})
         elif bool(args.predictions) != bool(args.labels):
             parser.error("--predictions and --labels must be given together")
         from evburst.eval.scoring import without_details

@@ -12,6 +12,7 @@ import yaml
 from evburst.app.config import load_config, to_dict
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.detect import DetectConfig
+from evburst.app.flags import as_assignments
 from evburst.app.train.config import TrainConfig
 from evburst.data.errors import ConfigError
 from tests.conftest import ROOT
@@ -66,6 +67,12 @@ def test_wrong_settings_are_one_clear_error(assignment: str, message: str) -> No
 def test_a_number_may_lack_its_decimal_point() -> None:
     """YAML 1.1 reads 1e-3 as text."""
     assert load_config(Outer, None, ["voxel.scale=1e-3"]).voxel.scale == 1e-3
+
+
+@pytest.mark.parametrize("value", ["\U0001f600 #1.csv", "\udcff.dat", "1e5", 'a "b"', "- x: [y"])
+def test_a_flag_keeps_every_character(value: str) -> None:
+    """`\\udcff` stands for a byte of a name that is not UTF-8."""
+    assert load_config(Outer, None, as_assignments({"name": value})).name == value
 
 
 def test_a_setting_without_default_must_be_given() -> None:
