@@ -168,7 +168,6 @@ class DetectConfig(RunConfig):
             "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
-            "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
         }
         for message, holds in checks.items():

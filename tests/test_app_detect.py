@@ -293,7 +293,7 @@ def test_the_sensor_size_is_judged_by_many_events(tmp_path: Path, capsys: pytest
         (["--start-s", "3.1"], "contains no usable events after 3.1 s"),
         (["--set", "filters.refractory_us=-1"], "refractory_us must not be negative"),
         (["--set", "filters.refractory=1"], "did you mean 'filters.refractory_us'"),
-        (["--score", "1.5"], r"post.score must lie in (0, 1]"),
+        (["--score", "1.5"], "post: score must be 0 to 1, received 1.5"),
         (["--set", "pots.score=0.5"], "did you mean 'post.score'"),
         (["--config", "gone.yaml"], "no such configuration file"),
     ],
