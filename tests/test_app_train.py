@@ -26,7 +26,7 @@ from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
 from evburst.app.train.trainer import Trainer
 from evburst.data.datasets import SPECS
-from evburst.data.datasets.pictures import PictureFolder
+from evburst.data.datasets.pictures import PictureFolder, class_spec
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
@@ -485,13 +485,47 @@ def test_splits_never_share_a_picture(folder: Path, tmp_path: Path) -> None:
     assert not files[0] & files[1]
 
 
+_HEADER = "set,file,split,class,x0,y0,x1,y1,flag\n"
+
+
 @pytest.mark.parametrize(
-    ("break_it", "message"), [("csv", "no such file"), ("split", "no picture of split"), ("column", "column")]
+    ("table", "message"),
+    [
+        (None, "no such file"),
+        (_HEADER + "voc,a.png,test,car,0,0,1,1,ok\n", "no picture of split"),
+        ("file,split\na.png,train\n", "column 'class' is missing"),
+        ("file,split,class\na.png,train,car\n", "column 'x0' is missing"),
+        (_HEADER + "voc,a.png,train,car,0,0,one,1,ok\n", "line 2: x1 'one' is not a number"),
+        (_HEADER + "voc,a.png,train,car,0,0\n", "line 2: x1 '' is not a number"),
+        (_HEADER + "voc,\udcff.png,train,car,0,0,1,1,ok\n", "not a table of labels"),
+    ],
 )
-def test_bad_folders_say_why(tmp_path: Path, break_it: str, message: str) -> None:
-    if break_it == "split":
-        (tmp_path / "boxes.csv").write_text("set,file,split,class,x0,y0,x1,y1,flag\nvoc,a.png,test,car,0,0,1,1,ok\n")
-    elif break_it == "column":
-        (tmp_path / "boxes.csv").write_text("file,split\na.png,train\n")
+def test_bad_folders_say_why(tmp_path: Path, table: str | None, message: str) -> None:
+    if table is not None:
+        (tmp_path / "boxes.csv").write_text(table, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         SimulatedWindows(tmp_path, SPECS["street"], SimulatedConfig(), 50_000, "train", 1, cache=tmp_path / "cache")
+
+
+def test_only_pictures_are_taken_from_folders_without_objects(tmp_path: Path) -> None:
+    """boxes.csv begins with a byte-order mark, as Excel writes it."""
+    (tmp_path / "boxes.csv").write_text("file,split,class,x0,y0,x1,y1\na.png,train,car,0,0,9,9\n", encoding="utf-8-sig")
+    for folder, files in {"sky": ["b.png", ".DS_Store", "notes.txt"], "empty": [], ".hidden": ["c.png"]}.items():
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for name in files:
+            (tmp_path / "images" / folder / name).touch()
+    sets = PictureFolder(tmp_path, "train", SPECS["street"]).sets
+    assert sets.get("sky") == [("b.png", [])]
+    assert set(sets) <= {"sky", "car"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names elsewhere are text")
+def test_names_of_pictures_may_be_any_bytes(tmp_path: Path) -> None:
+    picture = tmp_path / "root" / "train" / "one" / "\udcff.png"
+    picture.parent.mkdir(parents=True)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((20, 20), np.uint8))[1].tobytes())
+    (tmp_path / "a.png").rename(picture)
+    spec = class_spec(tmp_path / "root", frozenset(), (), None)
+    assert [name for files in PictureFolder(tmp_path / "root", "train", spec).sets.values() for name, _ in files] == [
+        picture.name
+    ]
