@@ -14,7 +14,7 @@ from evburst.app.console import run
 from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given
 from evburst.app.provenance import installed_version
 from evburst.data.classification import CLASSIFICATION
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, EvburstError
 
 COMMANDS = {
     "detect": ("evburst.app.cli", "detect_main", "detect objects in recordings and report the energy"),
@@ -167,11 +167,24 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
         found = classify_many(find_recordings(args.events, (".bin",)), config)  # N-MNIST's and N-Caltech101's
         if args.json:
-            all_ = list(found)
-            return json.dumps(all_[0] if one_file(args.events) else all_, indent=1)
+            return _as_json(found, one_file(args.events))
         return (human_line(summary, args.windows) for summary in found)
 
     return run(parser, main, argv)
+
+
+def _as_json(found: Iterator[dict[str, Any]], single: bool) -> Iterator[str]:
+    """Yield the results as one text, a list unless `single`, before an error of some recordings is raised."""
+    results, failure = list[dict[str, Any]](), None
+    try:
+        for result in found:
+            results.append(result)
+    except EvburstError as error:
+        failure = error
+    if results or not single:
+        yield json.dumps(results[0] if single else results, indent=1)
+    if failure is not None:
+        raise failure
 
 
 def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
