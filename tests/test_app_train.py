@@ -386,7 +386,23 @@ def test_a_run_is_not_resumed_with_other_settings(
     before = best.read_bytes()
     assert train_main([*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3", "schedule.learning_rate=0.5")]) == 1
     assert "schedule.learning_rate was 0.003, now 0.5" in capsys.readouterr().err
+    small = [*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3")]
+    for mapping, message in (
+        ("data.classes={van: ignore}", "data.classes was {}"),
+        ("data.simulated.sets={voc: 1}", "sets was"),
+    ):
+        assert train_main([*small, "--set", mapping]) == 1
+        assert message in capsys.readouterr().err
     assert best.read_bytes() == before
+
+
+def test_a_run_whose_settings_are_unknown_is_not_resumed(
+    best: Path, folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.safetensors").write_bytes((best.parent / "last.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text('{"name": "str')
+    assert train_main(train_flags(folder, cache, tmp_path)) == 1
+    assert "config.json: cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
