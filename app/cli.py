@@ -165,7 +165,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.config import load_config
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
-        found = classify_many(find_recordings(args.events, (".bin",)), config)  # N-MNIST's and N-Caltech101's
+        found = classify_many(find_recordings(args.events), config)
         if args.json:
             return _as_json(found, one_file(args.events))
         return (human_line(summary, args.windows) for summary in found)
