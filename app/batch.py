@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from evburst.app.detect import DetectConfig, class_numbers, detect_file
 from evburst.app.outputs.folder import RunFolder, read_summary, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import barrier, process_group
+from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
-from evburst.data.readers import SUFFIXES
+from evburst.data.readers import recording_suffixes
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
@@ -38,43 +39,40 @@ _COLUMNS = (
     "recorded_s",
     "real_time_factor",
 )
-_LABELS = ("_bbox.npy",)
 
 
-def find_recordings(patterns: Sequence[str | Path], more: tuple[str, ...] = ()) -> list[Path]:
+def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
-    A folder is searched recursively for files with a recording's suffix; hidden files and box files are skipped.
+    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped.
 
     Args:
         patterns: files, folders and glob patterns.
-        more: further suffixes of recordings in folders.
 
     Raises:
         ConfigError: a pattern matches no file, or a folder contains no recording.
     """
     recordings: dict[Path, None] = {}
-    suffixes = {*SUFFIXES, *more}
     for pattern in patterns:
         if not str(pattern):
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if _is_recording(file, suffixes))
+            matches = sorted(file for file in path.rglob("*") if _is_recording(file))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
         else:
             matches = [path]
         if not matches:
-            reason = f"no file named *{', *'.join(sorted(suffixes))}" if path.is_dir() else "no file matches"
+            reason = f"no file named *{', *'.join(sorted(recording_suffixes()))}" if path.is_dir() else "no file matches"
             raise ConfigError(f"{pattern}: {reason}")
         recordings.update(dict.fromkeys(matches))
     return list(recordings)
 
 
-def _is_recording(path: Path, suffixes: Set[str]) -> bool:
-    hidden = path.name.startswith(".") or path.name.endswith(_LABELS)
-    return path.suffix.lower() in suffixes and not hidden and path.is_file()
+def _is_recording(path: Path) -> bool:
+    skipped = path.name.startswith(".") or is_label_file(path)
+    return path.suffix.lower() in recording_suffixes() and not skipped and path.is_file()
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:

@@ -51,9 +51,9 @@ def classify_file(
         bundle: the weights, if they are already loaded.
 
     Returns:
-        In JSON types: events_file, class, score, top5 (class and score of the best five), windows (t0_us, t1_us, events,
-        class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean number used), energy (as
-        reported by `evburst detect`), faults. Class and score are None if every window was idle.
+        In JSON types: events_file (its name), events_path, class, score, top5 (class and score of the best five), windows
+        (t0_us, t1_us, events, class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean number
+        used), energy (as reported by `evburst detect`), faults. Class and score are None if every window was idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.
@@ -80,6 +80,7 @@ def classify_file(
         log.warning("%s: repaired: %s", path, stream.faults)
     return {
         "events_file": path.name,
+        "events_path": str(path.resolve()),
         **_best_classes(whole, bundle.head.classes),
         "network": "ann" if c.ann else "snn",
         "timesteps": None if (t := totals.report().timesteps) is None else round(t, 3),

@@ -14,7 +14,7 @@ from evburst.app.console import run
 from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given
 from evburst.app.provenance import installed_version
 from evburst.data.classification import CLASSIFICATION
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, EvburstError
 
 COMMANDS = {
     "detect": ("evburst.app.cli", "detect_main", "detect objects in recordings and report the energy"),
@@ -165,13 +165,26 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.config import load_config
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
-        found = classify_many(find_recordings(args.events, (".bin",)), config)  # N-MNIST's and N-Caltech101's
+        found = classify_many(find_recordings(args.events), config)
         if args.json:
-            all_ = list(found)
-            return json.dumps(all_[0] if one_file(args.events) else all_, indent=1)
+            return _as_json(found, one_file(args.events))
         return (human_line(summary, args.windows) for summary in found)
 
     return run(parser, main, argv)
+
+
+def _as_json(found: Iterator[dict[str, Any]], single: bool) -> Iterator[str]:
+    """Yield the results as one text, a list unless `single`, before an error of some recordings is raised."""
+    results, failure = list[dict[str, Any]](), None
+    try:
+        for result in found:
+            results.append(result)
+    except EvburstError as error:
+        failure = error
+    if results or not single:
+        yield json.dumps(results[0] if single else results, indent=1)
+    if failure is not None:
+        raise failure
 
 
 def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -304,7 +317,7 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     def main(args: argparse.Namespace) -> str | None:
         table = args.labels if args.labels and len(args.labels) == 1 and args.labels[0].suffix.lower() == ".csv" else None
         if table and not args.predictions:
-            args.set = [*args.set, f"data.labels={table[0]}"]
+            args.set = args.set + as_assignments({"data.labels": str(table[0])})
         elif bool(args.predictions) != bool(args.labels):
             parser.error("--predictions and --labels must be given together")
         from evburst.eval.scoring import without_details

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -163,6 +164,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _parse_yaml(text: str, where: str) -> Any:
+    if text.lstrip()[:1] in ('"', "[", "{"):
+        with suppress(ValueError, RecursionError):  # of JSON's surrogate pairs, YAML reads each half as a character
+            return json.loads(text)
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -43,6 +43,9 @@ from evburst.models.tasks import task_of
 
 log = logging.getLogger("evburst")
 
+_JUDGED_FROM = 10_000
+"""Number of events from which a run ends early if too many lie outside the sensor; at the end every run is judged."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -165,7 +168,6 @@ class DetectConfig(RunConfig):
             "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
-            "post.score must lie in (0, 1]": 0 < self.post.score <= 1,
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
         }
         for message, holds in checks.items():
@@ -259,12 +261,14 @@ def run_windows(
     Raises:
         SensorSizeError: too many events lie outside the sensor.
     """
-    inside = 0
+    inside = outside = 0
     with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
         for result in results:
-            inside += result.events
-            check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+            inside, outside = inside + result.events, outside + result.outside
+            if inside + outside >= _JUDGED_FROM:
+                check_sensor_size(name, stream.sensor_size, inside, outside)
             yield result
+    check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
 
 
 def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:

@@ -18,7 +18,7 @@ from evburst.app.console import LOG, run
 from evburst.app.flags import Parser
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, DataError, EventFileError, SensorSizeUnknownError
+from evburst.data.errors import ConfigError, DataError, EvburstError, EventFileError, SensorSizeUnknownError
 from evburst.data.events import (
     MAX_SENSOR_PIXELS,
     MAX_SENSOR_SIDE,
@@ -127,14 +127,14 @@ def _open_any(args: argparse.Namespace, path: Path) -> tuple[EventStream, bool]:
         return open_events(path, SensorSize(width, height), args.format, options=options), False
 
 
-def _info(args: argparse.Namespace) -> str:
-    """Describe each file. Unreadable files are reported after the descriptions of the others, and the command then fails."""
+def _info(args: argparse.Namespace) -> Iterator[str]:
+    """Yield a description of the files. Unreadable ones are reported after it, and the command then fails."""
     summaries, errors = [], []
     for path in args.files:
         try:
             stream, size_stated = _open_any(args, path)
             described = describe(stream, path)
-        except DataError as error:
+        except EvburstError as error:
             errors.append(error)
             continue
         unit = getattr(stream, "time_unit", "us")
@@ -143,17 +143,15 @@ def _info(args: argparse.Namespace) -> str:
     if not summaries:
         raise errors[0] if len(errors) == 1 else EventFileError("; ".join(map(str, errors)))
     if args.json:
-        text = json.dumps(summaries[0] if len(args.files) == 1 else summaries, indent=1)
+        yield json.dumps(summaries[0] if len(args.files) == 1 else summaries, indent=1)
     elif len(args.files) == 1:
-        text = human_description(summaries[0])
+        yield human_description(summaries[0])
     else:
-        text = "\n\n".join(f"{summary['file']}\n{human_description(summary)}" for summary in summaries)
+        yield "\n\n".join(f"{summary['file']}\n{human_description(summary)}" for summary in summaries)
     if errors:
-        print(text)
         for failure in errors:
             LOG.error("%s", failure)
         raise DataError(f"{len(errors)} of {len(args.files)} recordings cannot be read")
-    return text
 
 
 def _convert(args: argparse.Namespace) -> str:

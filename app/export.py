@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 
 def _export(args: argparse.Namespace) -> str:
     from evburst.app.classify import sensor_of
+    from evburst.app.config import build
     from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
@@ -75,7 +76,7 @@ def _export(args: argparse.Namespace) -> str:
                 "note: these weights were not in integer form: thresholds and biases were rounded; boxes may differ slightly"
             )
         size = (height, width) if args.with_boxes or args.totals else None
-        boxes = BoxOptions(sensor, PostConfig(score=args.score)) if args.with_boxes else None
+        boxes = BoxOptions(sensor, build(PostConfig, {"score": args.score})) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
         outputs = ", ".join(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs)
         return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"

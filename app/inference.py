@@ -126,6 +126,7 @@ class WindowResult:
         latency_ms: time for binning, network, decoding and NMS of this window (or of its batch, if it has several).
         maps: the output maps from which boxes are decoded, `(C, h, w)` float32 each, by name; None unless requested.
         classification: class scores; None for a detector, or if the window was idle.
+        outside: number of the window's events outside the sensor.
     """
 
     t0_us: int
@@ -144,6 +145,7 @@ class WindowResult:
     latency_ms: float
     maps: Maps | None = None
     classification: Classification | None = None
+    outside: int = 0
 
     @property
     def prediction(self) -> Prediction:
@@ -407,6 +409,7 @@ class Inference:
             latency_ms=1000 * seconds,
             maps=maps or None,
             classification=scores,
+            outside=binned.outside,
         )
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evburst.app.console import run
-from evburst.data.errors import ConfigError, DataError
+from evburst.app.outputs.folder import write_text
+from evburst.app.outputs.paths import refuse_overwriting
+from evburst.data.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
         "--format", choices=("markdown", "csv", "latex"), default="markdown", help="format of the tables (default: markdown)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables to a file instead of stdout")
+    parser.add_argument("--overwrite", action="store_true", help="let --out replace an existing file")
     parser.add_argument("--weights", metavar="A,B", help="weights whose results are expected (default: the bundled ones)")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead of tables")
 
@@ -37,13 +40,12 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
             return json.dumps(json_schema(), indent=1)
         if not args.places:
             parser.error("give at least one folder, e.g. runs/evaluate")
+        if args.out is not None:
+            refuse_overwriting(args.out, args.places, args.overwrite)
         text = tables(args.places, args.format, args.weights.split(",") if args.weights else None)
         if args.out is None:
             return text.rstrip("\n")
-        try:
-            args.out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{args.out}: cannot be written ({error.strerror})") from None
+        write_text(args.out, text)
         return None
 
     return run(parser, main, argv)

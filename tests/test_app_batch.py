@@ -26,14 +26,15 @@ SMALL = ["--no-video", "--ann"]
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """Four recordings, two of one name; a damaged one; a box file, a hidden file and a note, which are none."""
+    """Four recordings, two of one name; a damaged one; label files, a hidden file and a note, which are none."""
     root = tmp_path / "in"
     for k, name in enumerate(("a/rec_td.dat", "b/rec_td.dat", "b/other.dat", "b/other.npz")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         write_events(root / name, random_events(500 + k, SIZE, 100_000, k), SIZE)
     (root / "b" / "other.npz").rename(root / "b" / "plain.npz")
     (root / "b" / "bad.dat").write_bytes(b"% Version 2\n\x0c\x08")
-    (root / "b" / "rec_bbox.npy").write_bytes(b"boxes")
+    for name in ("rec_bbox.npy", "rec_bbox.csv", "rec_labels.csv"):
+        (root / "b" / name).write_bytes(b"boxes")
     (root / "b" / "._rec_td.dat").write_bytes(b"macOS")
     (root / "b" / "notes.md").write_text("mine")
     return root
@@ -51,6 +52,9 @@ def test_folders_files_and_patterns(recordings: Path) -> None:
         recordings / "a" / "rec_td.dat",
         recordings / "b" / "rec_td.dat",
     ]
+    (recordings / "c").mkdir()
+    (recordings / "c" / "digit.bin").touch()
+    assert find_recordings([recordings / "c"]) == [recordings / "c" / "digit.bin"]
     assert find_recordings([recordings / "gone.dat"]) == [recordings / "gone.dat"]  # whose own error says what is wrong
     for pattern, message in ((str(recordings / "*.raw"), "no file matches"), (ROOT / "configs", "no file named")):
         with pytest.raises(ConfigError, match=message):

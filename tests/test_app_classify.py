@@ -165,6 +165,18 @@ def test_one_damaged_recording_does_not_stop_the_others(
     assert "1 of 2 recordings failed" in printed.err
 
 
+def test_json_has_the_recordings_before_and_after_a_damaged_one(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.bin").write_bytes(b"")
+    good = [place / "digits" / "Test" / digit / "00002.bin" for digit in "17"]
+    events = [str(path) for path in (good[0], tmp_path, good[1])]
+    assert classify_main(["--events", *events, "--weights", str(place / "digits.safetensors"), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert [result["events_path"] for result in json.loads(printed.out)] == [str(path.resolve()) for path in good]
+    assert "1 of 3 recordings failed" in printed.err
+
+
 def test_idle_windows_are_excluded(place: Path) -> None:
     path, weights = place / "digits" / "Test" / "7" / "00003.bin", str(place / "digits.safetensors")
     found = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000))

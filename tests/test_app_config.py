@@ -12,6 +12,9 @@ import yaml
 from evburst.app.config import load_config, to_dict
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.detect import DetectConfig
+from evburst.app.evaluate.run import EvaluateConfig
+from evburst.app.flags import as_assignments
+from evburst.app.live.pipeline import LiveConfig
 from evburst.app.train.config import TrainConfig
 from evburst.data.errors import ConfigError
 from tests.conftest import ROOT
@@ -68,6 +71,12 @@ def test_a_number_may_lack_its_decimal_point() -> None:
     assert load_config(Outer, None, ["voxel.scale=1e-3"]).voxel.scale == 1e-3
 
 
+@pytest.mark.parametrize("value", ["\U0001f600 #1.csv", "\udcff.dat", "1e5", 'a "b"', "- x: [y"])
+def test_a_flag_keeps_every_character(value: str) -> None:
+    """`\\udcff` stands for a byte of a name that is not UTF-8."""
+    assert load_config(Outer, None, as_assignments({"name": value})).name == value
+
+
 def test_a_setting_without_default_must_be_given() -> None:
     with pytest.raises(ConfigError, match="setting 'weights' is missing"):
         load_config(ConvertConfig, None, ["out=x"])
@@ -108,6 +117,23 @@ def test_numbers_that_are_none_are_one_short_error(assignment: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(DetectConfig, None, [assignment])
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "assignment", "message"),
+    [
+        (LiveConfig, "simulator.threshold_on=0", "threshold_on and threshold_off must be at least 0.01"),
+        (LiveConfig, "simulator.leak_hz=-1", "must not be negative"),
+        (TrainConfig, "voxel.bins=0", "bins must be 1 to 64"),
+        (TrainConfig, "voxel.max_count=300", "max_count must be 1 to 255"),
+        (TrainConfig, "voxel.window_ms=0", "window_ms must be 0.1 to 60000"),
+        (EvaluateConfig, "post.score=5", "score must be 0 to 1, received 5.0"),
+    ],
+)
+def test_impossible_values_are_named(kind: type, assignment: str, message: str) -> None:
+    base = {"weights": "street"} if kind is EvaluateConfig else None
+    with pytest.raises(ConfigError, match=message):
+        load_config(kind, None, [assignment], base)
 
 
 def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:

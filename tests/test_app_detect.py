@@ -267,6 +267,20 @@ def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(
     assert len(np.load(tmp_path / "o" / "bbox.npy")) == 0
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_sensor_size_is_judged_by_many_events(tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int) -> None:
+    """One of the first window's two events is outside the sensor, but only 1 of 12 in the recording."""
+    path, size = tmp_path / "a.npy", SensorSize(64, 64)
+    events = random_events(12, SensorSize(60, 60), 50_000)
+    events["t"] = [0, 1, *range(50_000, 50_010)]
+    events["x"][1] = 64
+    np.save(path, events)
+    args = ["--events", path, "--out", tmp_path / "o", "--sensor-size", str(size), "--no-video", "--batch", batch, "--json"]
+    code, out, _ = detect(capsys, *args)
+    assert code == 0
+    assert json.loads(out)["faults"] == {"outside_sensor": 1}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -279,7 +293,7 @@ def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(
         (["--start-s", "3.1"], "contains no usable events after 3.1 s"),
         (["--set", "filters.refractory_us=-1"], "refractory_us must not be negative"),
         (["--set", "filters.refractory=1"], "did you mean 'filters.refractory_us'"),
-        (["--score", "1.5"], r"post.score must lie in (0, 1]"),
+        (["--score", "1.5"], "post: score must be 0 to 1, received 1.5"),
         (["--set", "pots.score=0.5"], "did you mean 'post.score'"),
         (["--config", "gone.yaml"], "no such configuration file"),
     ],

@@ -129,6 +129,15 @@ def test_info_counts_faults_and_events_outside(capsys: pytest.CaptureFixture[str
     assert "faults       truncated bytes 3, outside sensor 2\n" in out
 
 
+def test_info_describes_the_other_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, recording: Path) -> None:
+    """Columns contradict the format of the first file, but not that of the second."""
+    (tmp_path / "b.csv").write_text("0,1,2,1\n5,3,4,0\n")
+    code, out, err = run(capsys, "info", recording, tmp_path / "b.csv", "--columns", "t,x,y,p")
+    assert code == 1
+    assert out.startswith(f"{tmp_path / 'b.csv'}\n")
+    assert "1 of 2 recordings cannot be read" in err
+
+
 def test_info_names_hot_pixels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     every_pixel = np.array([(t, t % 32, t // 32, 0) for t in range(32 * 24)], SAMPLE.dtype)
     hot = rows(*[(800 + i, 5, 6, 1) for i in range(500)], *[(1300 + i, 9, 9, 1) for i in range(400)])

@@ -26,7 +26,7 @@ from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
 from evburst.app.train.trainer import Trainer
 from evburst.data.datasets import SPECS
-from evburst.data.datasets.pictures import PictureFolder
+from evburst.data.datasets.pictures import PictureFolder, class_spec
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
@@ -244,6 +244,14 @@ def test_a_tolerance_takes_the_cheapest_within_it(convert: Command) -> None:
 def test_a_loss_is_kept_on_the_held_out_pictures(convert: Command) -> None:
     assert convert("--max-loss", "100", "--set", "tuning_windows=2") == 0
     assert convert.record["chosen_on"] == "select"
+    points = [measured["point"] for measured in convert.record["tried"]]
+    assert len(points) == len(set(points))
+
+
+def test_a_loss_that_no_point_keeps_is_an_error(convert: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert("--max-loss=-1000", "--set", "tuning_windows=2") == 1
+    assert "max_loss -1000: the smallest loss measured is" in capsys.readouterr().err
+    assert not convert.weights.exists()
 
 
 def test_typical_thresholds(convert: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -391,7 +399,23 @@ def test_a_run_is_not_resumed_with_other_settings(
     before = best.read_bytes()
     assert train_main([*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3", "schedule.learning_rate=0.5")]) == 1
     assert "schedule.learning_rate was 0.003, now 0.5" in capsys.readouterr().err
+    small = [*flags, *sets(*SMALL, f"cache={cache}", "schedule.epochs=3")]
+    for mapping, message in (
+        ("data.classes={van: ignore}", "data.classes was {}"),
+        ("data.simulated.sets={voc: 1}", "sets was"),
+    ):
+        assert train_main([*small, "--set", mapping]) == 1
+        assert message in capsys.readouterr().err
     assert best.read_bytes() == before
+
+
+def test_a_run_whose_settings_are_unknown_is_not_resumed(
+    best: Path, folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.safetensors").write_bytes((best.parent / "last.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text('{"name": "str')
+    assert train_main(train_flags(folder, cache, tmp_path)) == 1
+    assert "config.json: cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -407,6 +431,19 @@ def test_a_run_is_not_resumed_with_other_settings(
 def test_impossible_schedules_are_refused(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, None, [assignment])
+
+
+def test_fewer_windows_than_a_batch_are_an_error(
+    folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train_main([*train_flags(folder, cache, out), "--set", "schedule.batch=5"]) == 1
+    assert "schedule.batch 5: there are only 4 windows to learn from" in capsys.readouterr().err
+    assert not (out / "best.safetensors").exists()
+
+
+def test_the_rate_may_start_at_its_peak(folder: Path, cache: Path, tmp_path: Path) -> None:
+    assert train_main([*train_flags(folder, cache, tmp_path), *sets("schedule.epochs=1", "schedule.warmup_steps=0")]) == 0
 
 
 @pytest.mark.slow
@@ -477,13 +514,47 @@ def test_splits_never_share_a_picture(folder: Path, tmp_path: Path) -> None:
     assert not files[0] & files[1]
 
 
+_HEADER = "set,file,split,class,x0,y0,x1,y1,flag\n"
+
+
 @pytest.mark.parametrize(
-    ("break_it", "message"), [("csv", "no such file"), ("split", "no picture of split"), ("column", "column")]
+    ("table", "message"),
+    [
+        (None, "no such file"),
+        (_HEADER + "voc,a.png,test,car,0,0,1,1,ok\n", "no picture of split"),
+        ("file,split\na.png,train\n", "column 'class' is missing"),
+        ("file,split,class\na.png,train,car\n", "column 'x0' is missing"),
+        (_HEADER + "voc,a.png,train,car,0,0,one,1,ok\n", "line 2: x1 'one' is not a number"),
+        (_HEADER + "voc,a.png,train,car,0,0\n", "line 2: x1 '' is not a number"),
+        (_HEADER + "voc,\udcff.png,train,car,0,0,1,1,ok\n", "not a table of labels"),
+    ],
 )
-def test_bad_folders_say_why(tmp_path: Path, break_it: str, message: str) -> None:
-    if break_it == "split":
-        (tmp_path / "boxes.csv").write_text("set,file,split,class,x0,y0,x1,y1,flag\nvoc,a.png,test,car,0,0,1,1,ok\n")
-    elif break_it == "column":
-        (tmp_path / "boxes.csv").write_text("file,split\na.png,train\n")
+def test_bad_folders_say_why(tmp_path: Path, table: str | None, message: str) -> None:
+    if table is not None:
+        (tmp_path / "boxes.csv").write_text(table, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         SimulatedWindows(tmp_path, SPECS["street"], SimulatedConfig(), 50_000, "train", 1, cache=tmp_path / "cache")
+
+
+def test_only_pictures_are_taken_from_folders_without_objects(tmp_path: Path) -> None:
+    """boxes.csv begins with a byte-order mark, as Excel writes it."""
+    (tmp_path / "boxes.csv").write_text("file,split,class,x0,y0,x1,y1\na.png,train,car,0,0,9,9\n", encoding="utf-8-sig")
+    for folder, files in {"sky": ["b.png", ".DS_Store", "notes.txt"], "empty": [], ".hidden": ["c.png"]}.items():
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for name in files:
+            (tmp_path / "images" / folder / name).touch()
+    sets = PictureFolder(tmp_path, "train", SPECS["street"]).sets
+    assert sets.get("sky") == [("b.png", [])]
+    assert set(sets) <= {"sky", "car"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names elsewhere are text")
+def test_names_of_pictures_may_be_any_bytes(tmp_path: Path) -> None:
+    picture = tmp_path / "root" / "train" / "one" / "\udcff.png"
+    picture.parent.mkdir(parents=True)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((20, 20), np.uint8))[1].tobytes())
+    (tmp_path / "a.png").rename(picture)
+    spec = class_spec(tmp_path / "root", frozenset(), (), None)
+    assert [name for files in PictureFolder(tmp_path / "root", "train", spec).sets.values() for name, _ in files] == [
+        picture.name
+    ]

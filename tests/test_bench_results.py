@@ -109,6 +109,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     latex = (tmp_path / "tables.tex").read_text()
     assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 6
     assert r"100\% \& co\_1 & simulated val & ANN & coco" in latex
+    found = tmp_path / "runs" / "street" / "results.json"
+    for given, out, message in (
+        ([*run, "--out"], tmp_path / "tables.tex", "exists already"),
+        ([str(found), "--overwrite", "--out"], found, "which this run reads"),
+    ):
+        before = out.read_bytes()
+        assert results_main([*given, str(out)]) == 1
+        assert message in capsys.readouterr().err
+        assert out.read_bytes() == before
+    assert results_main([*run, "--overwrite", "--out", str(tmp_path / "tables.tex")]) == 0
+    capsys.readouterr()
     assert results_main(["--schema"]) == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"$schema", "$defs"}
 

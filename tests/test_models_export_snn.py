@@ -267,6 +267,11 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
         write_onnx_snn(DetectorBundle.load("street"), path, SnnOptions(totals=True))
 
 
+def test_an_impossible_score_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--weights", "street", "--onnx-snn", str(tmp_path / "a.onnx"), "--with-boxes", "--score", "5"]) == 1
+    assert "score must be 0 to 1, received 5.0" in capsys.readouterr().err
+
+
 def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "nmnist.onnx"
     assert main(["--weights", "nmnist", "--onnx-snn", str(path), "--with-boxes"]) == 0

@@ -64,20 +64,37 @@ def _point(conversion: Conversion, frontier: Frontier, share: np.ndarray) -> tup
 def _cheapest_within_loss(
     conversion: Conversion, frontier: Frontier, share: np.ndarray, max_loss: float
 ) -> tuple[int, list[dict[str, float]]]:
-    """Find the cheapest point within a loss, by bisection of the logarithm of the cost."""
-    low, high = np.log(share[0]), np.log(share[-1])
-    best, tried = len(frontier) - 1, []
-    for _ in tqdm(range(_ROUNDS), desc="search", disable=not show_progress()):
-        middle = int(np.clip(np.searchsorted(share, np.exp((low + high) / 2)), 0, len(frontier) - 1))
-        scored, operations = score(conversion.calibrated(frontier.point(middle)), conversion.tuning)
+    """Find the cheapest point within a loss, by bisection of the logarithm of the cost; the dearest is tried last.
+
+    Raises:
+        ConfigError: no point that was measured is within the loss.
+    """
+    tried = list[dict[str, float]]()
+
+    def holds(index: int) -> bool:
+        scored, operations = score(conversion.calibrated(frontier.point(index)), conversion.tuning)
         lost = conversion.tuning_score - scored.value
         measured_share = float(operations * conversion.share_per_operation())
-        tried.append({"share": measured_share, "lost_ap": round(lost, 2), "point": middle})
-        if lost <= max_loss:
-            best, high = middle, np.log(share[middle])
+        tried.append({"share": measured_share, "lost_ap": round(lost, 2), "point": index})
+        return bool(lost <= max_loss)
+
+    too_lossy, best = -1, len(frontier)
+    for _ in tqdm(range(_ROUNDS), desc="search", disable=not show_progress()):
+        if best - too_lossy <= 1:
+            break
+        low, high = share[max(too_lossy, 0)], share[min(best, len(frontier) - 1)]
+        middle = int(np.clip(np.searchsorted(share, np.sqrt(low * high)), too_lossy + 1, best - 1))
+        if holds(middle):
+            best = middle
         else:
-            low = np.log(share[middle])
-    return best, tried
+            too_lossy = middle
+    dearest = len(frontier) - 1
+    if best > dearest and (too_lossy == dearest or not holds(dearest)):
+        least = min(point["lost_ap"] for point in tried)
+        raise ConfigError(
+            f"max_loss {max_loss:g}: the smallest loss measured is {least:g}; allow a higher loss, or give more timesteps"
+        )
+    return min(best, dearest), tried
 
 
 def sensitivity_table(conversion: Conversion) -> SensitivityTable:

@@ -20,6 +20,7 @@ from evburst.app.train.config import TrainConfig
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.augment import AugmentConfig, augment
+from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import voxel_batch
 
 _AHEAD = 4
@@ -60,6 +61,9 @@ class Batches:
         stride: the sides of the grids are multiples of it.
         rank, world: number of this process, and of all processes.
         begin: called with the number of an epoch before any of its batches is prepared.
+
+    Raises:
+        ConfigError: there are too few windows for one batch.
     """
 
     def __init__(
@@ -73,6 +77,10 @@ class Batches:
         world: int = 1,
         begin: Callable[[int], object] = lambda epoch: None,
     ) -> None:
+        if n_windows < config.schedule.batch:
+            raise ConfigError(
+                f"schedule.batch {config.schedule.batch}: there are only {n_windows} windows to learn from; set it lower"
+            )
         self._work = _Work(opened, n_windows, config, task, stride, rank, world)
         self._epochs, self._loaders, self._begin = config.schedule.epochs, config.schedule.loaders, begin
         self._rest: Iterator[Batch] = iter(())

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from evburst.app.config import to_dict
+from evburst.app.config import setting_names, to_dict
+from evburst.app.outputs.folder import write_json
 from evburst.app.plots.training import Curves
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
@@ -105,7 +106,7 @@ class Trainer:
         self.epoch, self.best = 0, -1.0
         self._resume()
         if self.rank == 0:
-            (self.out / "config.json").write_text(json.dumps({**to_dict(config), **self._provenance}, indent=1))
+            write_json(self.out / "config.json", {**to_dict(config), **self._provenance})
         self._curves = Curves(self.out, self._loss.names, self.scoring.figures) if self.rank == 0 else None
 
     def run(self) -> None:
@@ -177,7 +178,7 @@ class Trainer:
         s = self.config.schedule
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = s.learning_rate * min(1.0, (step + 1) / s.warmup_steps) * cosine
+            group["lr"] = s.learning_rate * min(1.0, (step + 1) / max(s.warmup_steps, 1)) * cosine
 
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
@@ -247,11 +248,14 @@ def _optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimi
 
 
 def _refuse_other_settings(config: TrainConfig, out: Path) -> None:
-    """Raise ConfigError if the run in the output folder has other settings, except those in _MAY_CHANGE."""
+    """Raise ConfigError if the run in the output folder has other settings, except those in _MAY_CHANGE, or unknown ones."""
+    path = out / "config.json"
     try:
-        before = _flat(json.loads((out / "config.json").read_text()))
-    except (OSError, ValueError):
-        return
+        before = _flat(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(
+            f"{path}: cannot be read, so the settings of the run in {out} are unknown; use another --out"
+        ) from None
     now = _flat(json.loads(json.dumps(to_dict(config))))
     changed = [name for name in now if name in before and before[name] != now[name] and name not in _MAY_CHANGE]
     if changed:
@@ -259,9 +263,10 @@ def _refuse_other_settings(config: TrainConfig, out: Path) -> None:
         raise ConfigError(f"{out}: contains a run with other settings ({differences}); use the same settings or another --out")
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted name."""
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name; a mapping that is the value of one setting stays whole."""
+    sections = {name.rpartition(".")[0] for name in setting_names(TrainConfig)}
     flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if prefix + name in sections else {prefix + name: value}
     return flat

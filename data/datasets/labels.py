@@ -80,6 +80,11 @@ def label_file(ending: str) -> Callable[[Reader], Reader]:
     return register
 
 
+def is_label_file(path: Path) -> bool:
+    """Whether a file's name says that it holds labels: NAME_bbox.npy, NAME_bbox.csv, or DVS128 Gesture's NAME_labels.csv."""
+    return path.name.endswith(("_labels.csv", *(ending for ending in LABEL_FILES if ending.startswith("_"))))
+
+
 @label_file("_bbox.npy")
 def prophesee(path: Path) -> LabelFile:
     """Read Prophesee's box file.

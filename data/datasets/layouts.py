@@ -32,10 +32,11 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_annotation
-from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes
+from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
+from evburst.data.readers import recording_suffixes
 
 _LOG = logging.getLogger("evburst")
 
@@ -46,7 +47,6 @@ _NESTED = "detection_dataset_duration_60s_ratio_1.0"
 _ONE_MPX = SensorSize(1280, 720)
 _SACCADE_ENDS_US = (100_000, 200_000, 300_000)
 _NOT_OBJECTS = {"Faces_easy", "BACKGROUND_Google"}
-_EVENT_SUFFIXES = {".dat", ".raw", ".bin", ".aedat", ".aedat4", ".h5", ".hdf5", ".npy", ".npz", ".csv", ".txt"}
 
 
 class LabelledFile(NamedTuple):
@@ -303,9 +303,8 @@ def pedro(source: LayoutFolder) -> Iterator[LabelledFile]:
 def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     """Event files of any format with label files in the same folder."""
     folder_path = source.root / source.split if (source.root / source.split).is_dir() else source.root
-    endings = tuple(ending for ending in LABEL_FILES if ending.startswith("_"))
     for path in source.files(folder_path, "*"):
-        if path.suffix.lower() not in _EVENT_SUFFIXES or path.name.endswith(endings):
+        if path.suffix.lower() not in recording_suffixes() or is_label_file(path):
             continue
         name = path.stem.removesuffix("_td")
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}

@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,20 +60,43 @@ Files = dict[str, list[Row]]
 """Rows of boxes.csv by file."""
 
 
+_SIDES = ("x0", "y0", "x1", "y1")
+
+
+def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of a table; raises DataError if it cannot be read, lacks a column, or an object has no box."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            for name in columns:
+                if name not in (reader.fieldnames or ()):
+                    raise DataError(f"{table}: column {name!r} is missing")
+            for row in reader:
+                for name in _SIDES if row["class"] and "x0" in columns else ():
+                    if not _is_number(row[name]):
+                        raise DataError(f"{table}: line {reader.line_num}: {name} {row[name][:40]!r} is not a number")
+                yield row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: not a table of labels ({error})") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _read_table(table: Path) -> tuple[dict[str, dict[str, Files]], bool]:
     """Return the rows of boxes.csv by split, set and file, and whether sets are classes, so that there may be unlisted ones."""
+    if not table.is_file():
+        raise DataError(f"{table}: no such file; the root of a simulated dataset must contain boxes.csv and images/")
     found: dict[str, dict[str, Files]] = {}
     unlisted = False
-    try:
-        with table.open(newline="") as file:
-            for row in csv.DictReader(file):
-                unlisted = "set" not in row
-                sets = found.setdefault(row["split"], {})
-                sets.setdefault(row.get("set") or row["class"], {}).setdefault(row["file"], []).append(row)
-    except FileNotFoundError:
-        raise DataError(f"{table}: no such file; the root of a simulated dataset must contain boxes.csv and images/") from None
-    except KeyError as column:
-        raise DataError(f"{table}: column {column} is missing") from None
+    for row in _read_rows(table, ("file", "split", "class", *_SIDES)):
+        unlisted = "set" not in row
+        sets = found.setdefault(row["split"], {})
+        sets.setdefault(row.get("set") or row["class"], {}).setdefault(row["file"], []).append(row)
     return found, unlisted
 
 
@@ -90,21 +116,25 @@ def _read_classes(root: Path) -> dict[str, dict[str, Files]]:
         found.setdefault(split, {}).setdefault(name, {})[path.name] = [row]
 
     if (root / LABELS).is_file():
-        with (root / LABELS).open(newline="") as file:
-            for row in csv.DictReader(file):
-                try:
-                    add(row["split"], row["class"], Path("images") / row["class"] / row["file"])
-                except KeyError as column:
-                    raise DataError(f"{root / LABELS}: column {column} is missing") from None
+        for row in _read_rows(root / LABELS, ("file", "class", "split")):
+            add(row["split"], row["class"], Path("images") / row["class"] / row["file"])
         return found
     split_folders = [name for name in ("train", "test") if (root / name).is_dir()]
     for split in split_folders or ["."]:
-        for folder in sorted(path for path in (root / split).glob("*/") if path.is_dir() and not path.name.startswith(".")):
-            for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")):
+        for name, paths in _folders_of_pictures(root / split):
+            for path in paths:
                 place = path.relative_to(root)
-                held = int.from_bytes(hashlib.sha256(place.as_posix().encode()).digest()[:4]) % _TEST_SHARE == 0
-                add(split if split_folders else "test" if held else "train", folder.name, place)
+                held = int.from_bytes(hashlib.sha256(os.fsencode(place.as_posix())).digest()[:4]) % _TEST_SHARE == 0
+                add(split if split_folders else "test" if held else "train", name, place)
     return found
+
+
+def _folders_of_pictures(root: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Yield name and sorted pictures of every folder that has any; hidden files and folders are skipped."""
+    for folder in sorted(path for path in root.glob("*/") if path.is_dir() and not path.name.startswith(".")):
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")]
+        if paths:
+            yield folder.name, sorted(paths)
 
 
 def class_spec(root: Path, ignored: frozenset[str], classes: tuple[str, ...], size: SensorSize | None) -> DatasetSpec:
@@ -126,7 +156,7 @@ def class_spec(root: Path, ignored: frozenset[str], classes: tuple[str, ...], si
     known = classes or tuple(own)
     if not set(own) & set(known):
         raise ConfigError(f"{root}: its classes are {', '.join(own)}; the network's are {', '.join(known)}")
-    digest = hashlib.sha256("/".join(known).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode("/".join(known))).hexdigest()[:8]
     names = {name: index for index, name in enumerate(known) if name in own}
     return DatasetSpec(f"classes-{digest}", known, size or _SACCADES_SENSOR, "saccades", names, whole=True)
 
@@ -155,7 +185,7 @@ class PictureFolder:
         sets: the sorted files of every set, each with its rows of boxes.csv.
 
     Raises:
-        DataError: boxes.csv is missing, lacks a column, or has no picture of the split.
+        DataError: boxes.csv is missing, lacks a column, has a box that is none, or has no picture of the split.
     """
 
     def __init__(self, root: Path, split: str, spec: DatasetSpec) -> None:
@@ -178,9 +208,9 @@ class PictureFolder:
             raise DataError(f"{table}: no picture of split {split!r}")
         if split == "train" and unlisted:
             named = {name for sets in found.values() for name in sets}
-            for folder in sorted((root / "images").glob("*/")):
-                if folder.name not in named:
-                    rows[folder.name] = {path.name: [] for path in folder.iterdir()}
+            for name, paths in _folders_of_pictures(root / "images"):
+                if name not in named:
+                    rows[name] = {path.name: [] for path in paths}
         self.sets = {name: sorted(files.items()) for name, files in rows.items()}
 
     def draw(self, set_name: str, rng: np.random.Generator) -> Picture:
@@ -208,7 +238,7 @@ class PictureFolder:
             return Picture(f"{set_name}/{file}", np.asarray(grey, np.uint8), boxes_xyxy, label)
         labelled = [(row, self._label(row)) for row in rows]
         kept = [(row, label) for row, label in labelled if label is not None]
-        boxes = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row, _ in kept]
+        boxes = [[float(row[name]) for name in _SIDES] for row, _ in kept]
         return Picture(
             f"{set_name}/{file}",
             np.asarray(grey, np.uint8),

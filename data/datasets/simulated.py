@@ -264,11 +264,14 @@ class SimulatedWindows:
         self._words = [np.load(self._path(block), mmap_mode="r") for block in range(n_blocks)]
         self._offsets = [np.load(self._path(block, "index")) for block in range(n_blocks)]
         self._boxes = [np.load(self._path(block, "boxes")) for block in range(n_blocks)]
-        self._names = [self._path(block, "names").with_suffix(".txt").read_text().split("\n") for block in range(n_blocks)]
+        self._names = [self._read_names(block) for block in range(n_blocks)]
 
     def delete(self) -> None:
         """Delete the windows from the cache; this object can still be read."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read_names(self, block: int) -> list[str]:
+        return self._path(block, "names").with_suffix(".txt").read_text(errors="surrogatepass").split("\n")
 
     def _path(self, block: int, what: str = "words") -> Path:
         return self._folder / f"{block:05d}_{what}.npy"

@@ -22,7 +22,16 @@ from evburst.data.readers.header import MAX_HEADER_BYTES
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.pipes import Pipe
 
-__all__ = ["DEFAULT_OPTIONS", "READERS", "ReadOptions", "open_events", "reader", "recognise_format", "stream_format"]
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "READERS",
+    "ReadOptions",
+    "open_events",
+    "reader",
+    "recognise_format",
+    "recording_suffixes",
+    "stream_format",
+]
 
 Opener = Callable[[Path, SensorSize | None, ReadOptions], EventStream]
 PipeOpener = Callable[[Pipe, SensorSize | None, ReadOptions], EventStream]
@@ -112,6 +121,11 @@ def open_events(
 def stream_format(stream: EventStream) -> str:
     """Return the format's name of a stream that `open_events` returned."""
     return _FORMATS[stream]
+
+
+def recording_suffixes() -> frozenset[str]:
+    """Return the file name suffixes (lower case) of recordings. `.bin` selects no reader, because other files have it too."""
+    return frozenset(SUFFIXES) | {".bin"}
 
 
 def recognise_format(path: Path, format: str | None = None) -> str:

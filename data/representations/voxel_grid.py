@@ -26,14 +26,24 @@ class VoxelConfig:
     """Settings of a voxel grid.
 
     Attributes:
-        bins: time bins B per window; the grid has 2 * B channels.
+        bins: time bins B per window (1 to 64); the grid has 2 * B channels.
         max_count: counts of a histogram saturate here (1 to 255).
-        window_ms: length of a window in milliseconds.
+        window_ms: length of a window in milliseconds (0.1 to 60000).
     """
 
     bins: int = 5
     max_count: int = 10
     window_ms: float = 50.0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "bins must be 1 to 64": 1 <= self.bins <= 64,
+            "max_count must be 1 to 255": 1 <= self.max_count <= 255,
+            "window_ms must be 0.1 to 60000": 0.1 <= self.window_ms <= 60_000,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
 
     @property
     def channels(self) -> int:

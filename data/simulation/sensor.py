@@ -38,7 +38,7 @@ class SimulatorConfig:
     """Properties of the simulated sensor.
 
     Attributes:
-        threshold_on: contrast threshold of ON events in natural-log units.
+        threshold_on: contrast threshold of ON events in natural-log units, at least 0.01.
         threshold_off: that of OFF events.
         mismatch: standard deviation of the thresholds from pixel to pixel, in the same units.
         refractory_us: dead time after an event, µs.
@@ -54,6 +54,12 @@ class SimulatorConfig:
     cutoff_hz: float = 200.0
     leak_hz: float = 0.1
     shot_hz: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not min(self.threshold_on, self.threshold_off) >= 0.01:  # of zero, an edge would cause events without end
+            raise ValueError("threshold_on and threshold_off must be at least 0.01")
+        if not min(self.mismatch, self.refractory_us, self.cutoff_hz, self.leak_hz, self.shot_hz) >= 0:
+            raise ValueError("mismatch, refractory_us, cutoff_hz, leak_hz and shot_hz must not be negative")
 
 
 class SensorPreset(NamedTuple):

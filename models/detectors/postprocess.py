@@ -40,7 +40,7 @@ class PostConfig:
     """Post-processing.
 
     Attributes:
-        score: lowest score kept.
+        score: lowest score kept, 0 to 1.
         nms_iou: a box that overlaps a better one of its class by more than this is dropped.
         max_detections: most boxes per window.
     """
@@ -50,6 +50,8 @@ class PostConfig:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"score must be 0 to 1, received {self.score}")
         if not 0 <= self.nms_iou <= 1:
             raise ValueError(f"nms_iou must be 0 to 1, received {self.nms_iou}")
         if self.max_detections < 1:
