@@ -10,14 +10,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, class_numbers, detect_file
-from evburst.app.outputs.folder import RunFolder, read_summary, write_text
+from evburst.app.outputs.folder import SUMMARY, RunFolder, read_summary, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import barrier, process_group
 from evburst.data.datasets.labels import is_label_file
@@ -52,7 +52,7 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     Raises:
         ConfigError: a pattern matches no file, or a folder contains no recording.
     """
-    recordings: dict[Path, None] = {}
+    recordings: dict[Path, Path] = {}
     for pattern in patterns:
         if not str(pattern):
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
@@ -66,8 +66,14 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         if not matches:
             reason = f"no file named *{', *'.join(sorted(recording_suffixes()))}" if path.is_dir() else "no file matches"
             raise ConfigError(f"{pattern}: {reason}")
-        recordings.update(dict.fromkeys(matches))
-    return list(recordings)
+        for match in matches:
+            recordings.setdefault(_absolute(match), match)
+    return list(recordings.values())
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path from the root, without `..`; links are not followed."""
+    return Path(os.path.abspath(path))
 
 
 def _is_recording(path: Path) -> bool:
@@ -81,7 +87,7 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous.
     """
     base = common_folder(recordings)
-    relative = [path.absolute().relative_to(base) for path in recordings]
+    relative = [_absolute(path).relative_to(base) for path in recordings]
     stems = [path.with_suffix("") for path in relative]
     uses = Counter([*stems, *relative])
     return [out / (stem if uses[stem] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
@@ -98,7 +104,7 @@ def one_file(patterns: Sequence[str | Path]) -> bool:
 
 def common_folder(recordings: Sequence[Path]) -> Path:
     """Return the deepest folder that contains all recordings."""
-    return Path(os.path.commonpath([path.absolute().parent for path in recordings]))
+    return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
 
 
 def detect_many(
@@ -124,8 +130,9 @@ def detect_many(
     with process_group() as (rank, world):
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
         todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], config))]
-        left = _TimeLeft([path for path, _ in todo])
+        left, failures = _TimeLeft([path for path, _ in todo]), dict[Path, EvburstError]()
         for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
+            before = _written_at(folder)
             try:
                 summary = detect_file(path, folder, config, bundle)
                 boxes, windows = summary["detections"], summary["windows"]
@@ -133,15 +140,16 @@ def detect_many(
                 log.info("%s: %s: %d boxes in %d windows%s", *progress)
             except EvburstError as error:
                 log.error("%s", error)
-                _write_failure(folder, path, error)
+                failures[path] = error
+                if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
+                    _write_failure(folder, path, error)
             if world == 1:
-                _write_table(out, recordings, folders)
+                _write_table(out, recordings, folders, failures)
         barrier(world)
         if rank > 0:
             return [], ""
-        summaries = _write_table(out, recordings, folders)
-    failed = sum(summary["status"] != "complete" for summary in summaries)
-    if failed:
+        summaries = _write_table(out, recordings, folders, failures)
+    if failed := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
         raise DataError(f"{failed} of {len(recordings)} recordings failed: see {out / TABLE}")
     windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
     text = f"{len(summaries)} recordings: {windows:,} windows, {boxes:,} boxes"
@@ -180,20 +188,35 @@ def _is_done(folder: Path, path: Path, config: DetectConfig) -> bool:
     )
 
 
+def _written_at(folder: Path) -> int | None:
+    """Return when the folder's summary was written, ns; None if there is none."""
+    try:
+        return (folder / SUMMARY).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _write_failure(folder: Path, path: Path, error: EvburstError) -> None:
     """Write a summary that states why the recording failed; results of an earlier run in the folder are deleted."""
     with suppress(EvburstError), RunFolder(folder, path, [entry.file for entry in SINKS.values()]) as run:
         run.write_summary({"status": "failed", "error": str(error)})
 
 
-def _write_table(out: Path, recordings: Sequence[Path], folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Write the table, one row for every recording processed so far; return their summaries."""
+def _write_table(
+    out: Path, recordings: Sequence[Path], folders: Sequence[Path], failures: Mapping[Path, EvburstError]
+) -> list[dict[str, Any]]:
+    """Write the table, one row for every recording processed so far; return their summaries.
+
+    `failures` of this process count also where the folder could not be written.
+    """
     summaries = []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
+        if path in failures and (summary is None or summary["status"] != "failed"):
+            summary = {"events_path": str(path.resolve()), "status": "failed", "error": str(failures[path])}
         if summary is None or summary.get("events_path") != str(path.resolve()):
             continue
         summaries.append(summary)

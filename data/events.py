@@ -166,15 +166,9 @@ class EventArray:
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """See EventStream.windows."""
-        if not len(self.events):
-            return
-        t = self.events["t"]
-        begin = int(t[0]) if start_us is None else max(start_us, int(t[0]))
-        t0 = begin // window_us * window_us
-        while t0 <= int(t[-1]):
-            first, last = np.searchsorted(t, [t0, t0 + window_us])
-            yield EventWindow(t0, t0 + window_us, self.events[first:last])
-            t0 += window_us
+        from evburst.data.slicing import windows_by_duration, windows_from  # it imports this module
+
+        return windows_from(windows_by_duration(self.packets(), window_us, self.faults), start_us)
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""

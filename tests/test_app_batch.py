@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ import pytest
 from evburst.app import batch
 from evburst.app.batch import find_recordings, one_file, result_folders
 from evburst.app.cli import detect_main
-from evburst.data.errors import ConfigError
-from evburst.data.events import SensorSize
+from evburst.app.inference import Inference, WindowResult
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import EventWindow, SensorSize
 from evburst.data.writers import write_events
 from tests.conftest import ROOT, random_events
 
@@ -69,6 +71,49 @@ def test_no_two_recordings_share_a_folder(tmp_path: Path) -> None:
     folders = result_folders(paths, Path("out"))
     assert len(set(folders)) == len(paths)
     assert [folder.as_posix() for folder in folders[:3]] == ["out/a/x", "out/b/x.dat", "out/b/x.raw"]
+
+
+def test_folders_stay_below_the_output_and_a_file_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/x.dat", "b/y.dat"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "b")
+    found = find_recordings([Path("../a/x.dat"), Path("y.dat"), tmp_path / "b" / "y.dat"])
+    assert found == [Path("../a/x.dat"), Path("y.dat")]
+    assert result_folders(found, Path("out")) == [Path("out/a/x"), Path("out/b/y")]
+
+
+def test_a_recording_whose_folder_is_not_ours_counts_as_failed(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recordings / "b" / "bad.dat").unlink()
+    out = tmp_path / "out"
+    (out / "b" / "other").mkdir(parents=True)
+    (out / "b" / "other" / "detections.jsonl").write_text("precious")
+    command = ["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]
+    assert detect_main(command) == 1
+    assert "1 of 4 recordings failed" in capsys.readouterr().err
+    assert (out / "b" / "other" / "detections.jsonl").read_text() == "precious"
+    row = table(out)["b/other"]
+    assert row["status"] == "failed"
+    assert "was not written by evburst" in row["error"]
+
+
+def test_what_a_failed_recording_had_computed_is_kept(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = Inference.stream
+
+    def failing(self: Inference, windows: Iterator[EventWindow], batch: int) -> Iterator[WindowResult]:
+        yield next(computed(self, windows, batch))
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr(Inference, "stream", failing)
+    out = tmp_path / "out"
+    command = ["--events", str(recordings / "a"), str(recordings / "b" / "other.dat"), "--out", str(out), *SMALL]
+    assert detect_main(command) == 1
+    assert {row["error"] for row in table(out).values()} == {"the disk is gone"}
+    assert len((out / "a" / "rec_td" / "detections.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_damaged_recording_is_reported_and_the_others_are_processed(

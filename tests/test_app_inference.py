@@ -158,8 +158,9 @@ def test_the_page_shows_the_last_counted_window_of_the_same_network() -> None:
         message = encode(_Shown(result, network, None, 1, 0, counted), SIZE, False)
         return dict(json.loads(message[4 : 4 + int.from_bytes(message[:4], "little")]))
 
-    network: Any = SimpleNamespace(classes=("car",), inference=SimpleNamespace(ann_pj=4e6))
-    last, foreign = _Counted(network.inference, 3.0, 2e6), _Counted(SimpleNamespace(), 3.0, 2e6)  # type: ignore[arg-type]
+    network: Any = SimpleNamespace(classes=("car",), inference=SimpleNamespace(ann_pj=4e6, spiking=True))
+    earlier: Any = SimpleNamespace(spikes=3.0, energy_pj=2e6, energy=None, idle=False)
+    last, foreign = _Counted(network.inference, earlier), _Counted(SimpleNamespace(), earlier)  # type: ignore[arg-type]
     for counted, energy_pj, expected in (
         (last, 1e6, (7.0, 1.0)),
         (last, None, (3.0, 2.0)),

@@ -238,7 +238,8 @@ def _recording(
 
     part = f"@{sample.span_us[0]}" if sample.span_us else ""
     name, status = sample.path.relative_to(root).as_posix() + part, sample.path.stat()
-    return LabelledRecording(name, classes.index(sample.class_name), open_sample, f"{status.st_size} {status.st_mtime_ns}")
+    identity = f"{status.st_size} {status.st_mtime_ns} {options}"
+    return LabelledRecording(name, classes.index(sample.class_name), open_sample, identity)
 
 
 class Excerpt:

@@ -247,7 +247,9 @@ class SimulatedWindows:
         if spread and 0 < scenes < pictures:
             numbers = np.linspace(0, pictures - 1, scenes).astype(int).tolist()
         n_windows = scenes * config.sequence
-        key = [_VERSION, _BLOCK, str(root.resolve()), spec.name, asdict(config), window_us, split, seed]
+        labels = sorted(spec.source_names.items()), sorted(spec.ignored_names)
+        shown_as = [spec.name, list(spec.sensor_size), *labels]
+        key = [_VERSION, _BLOCK, str(root.resolve()), shown_as, asdict(config), window_us, split, seed]
         identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
