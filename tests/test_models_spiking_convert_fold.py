@@ -102,6 +102,12 @@ class _Wrapped(nn.Module):
         return [self.out(self.layer(self.conv(x)))]
 
 
+class _HalfAdded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)
+        return torch.add(x, x, alpha=0.5)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
@@ -115,6 +121,8 @@ class _Wrapped(nn.Module):
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), r"'layer\.1'.*ceil_mode"),
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), r"'layer\.1'.*count_include_pad=False"),
         (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), r"'layer\.1'.*1 x 1 only"),
+        (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3))), r"'layer\.1'.*1 x 1 only"),  # not the axes of a map
+        (_HalfAdded(), r"'layer'.*alpha=0\.5"),
         (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))), r"'layer\.1'.*global average pool"),
         (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),
         (nn.LeakyReLU(1.5), r"'layer'.*slope 1\.5"),
