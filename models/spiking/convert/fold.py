@@ -103,6 +103,9 @@ class _Tracer:
         return node
 
     def _value(self, item: Any) -> Node:
+        if item.name in self._state:
+            user = _module(next(iter(item.users)))
+            raise ConversionError(f"module {user!r}: computing with the parameter {item.name!r} has no spiking equivalent")
         return self._aliases[item.name]
 
     def conv(self, item: FxNode) -> None:
@@ -137,7 +140,11 @@ class _Tracer:
                 f"module {_module(item)!r}: a batch norm can only be folded into a convolution right before it whose output"
                 " nothing else uses"
             )
-        gain, shift, mean, variance = (self._state[arg.name].float() for arg in item.args[1:5])  # type: ignore[union-attr]
+        if item.args[3] is None or item.args[4] is None:
+            raise ConversionError(f"module {_module(item)!r}: a batch norm without running statistics cannot be folded")
+        mean, variance = (self._state[arg.name].float() for arg in item.args[3:5])  # type: ignore[union-attr]
+        gain = torch.ones_like(mean) if item.args[1] is None else self._state[item.args[1].name].float()  # type: ignore[union-attr]
+        shift = torch.zeros_like(mean) if item.args[2] is None else self._state[item.args[2].name].float()  # type: ignore[union-attr]
         scale = gain * torch.rsqrt(variance + float(item.args[7]))  # type: ignore[arg-type]
         weight, bias = f"{source.name}.weight", f"{source.name}.bias"
         self._tensors[weight] = self._tensors[weight] * scale[:, None, None, None]
