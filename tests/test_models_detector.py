@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import FORMAT, DetectorBundle, load_tensors, save_tensors
+from evburst.models.bundle import FORMAT, DetectorBundle, TrainedBundle, load_tensors, save_tensors
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
@@ -249,3 +249,18 @@ def test_adaptive_timesteps_refuse_nan_and_several_grids(bundle: DetectorBundle)
         Detector(bundle, PostConfig(), adaptive=0.9).detect(grid[:1], SensorSize(16, 16), [0])
     with pytest.raises(CheckpointError, match="output 'box'"):
         Detector(bundle, PostConfig()).step_by_step(grid[:1], SensorSize(16, 16))
+
+
+def test_a_network_that_was_not_converted_can_be_shown_and_compared(bundle: DetectorBundle, tmp_path: Path) -> None:
+    trained = TrainedBundle(bundle.graph, bundle.head, bundle.voxel, {}, tmp_path)
+    assert "TrainedBundle" in repr(trained)
+    assert trained == trained  # it must not raise
+
+
+def test_files_have_the_mode_that_the_user_wants(bundle: DetectorBundle, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        bundle.save(tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o600
