@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from evburst.eval.bootstrap import RESAMPLES, Interval, interval_of
 from evburst.eval.matching import BINS
 
-TOP = 5
-
 
 @dataclass(frozen=True)
 class ClassScores:

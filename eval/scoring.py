@@ -111,9 +111,9 @@ def score(
         DataError: the protocol leaves nothing to score.
     """
     frames, left_out = match(recordings, protocol, size)
-    if not any(len(frame.labels) for frame in frames):
+    if not any((frame.labels["class_id"] < len(classes)).any() for frame in frames):
         raise DataError(
-            f"protocol {protocol.name}: no label is left to score ({_explain_no_labels(recordings, protocol, size)})"
+            f"protocol {protocol.name}: no label is left to score ({_explain_no_labels(recordings, protocol, size, classes)})"
         )
     if left_out.unmatched:
         within = f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one"
@@ -177,15 +177,23 @@ def describe(protocol: Protocol, size: SensorSize, classes: Sequence[str]) -> di
 
 
 def pair_files(predictions: Sequence[Path], labels: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pair files (predictions, labels): by name if the names match (without _bbox and the like), else in order."""
+    """Pair files (predictions, labels): by name if the names match (without _bbox and the like), in order if none does.
+
+    Raises:
+        ConfigError: the numbers of files differ, or only some names match.
+    """
     prediction_paths, label_paths = _list_files(predictions), _list_files(labels)
     if len(prediction_paths) != len(label_paths):
         raise ConfigError(
             f"{len(prediction_paths)} files of predictions but {len(label_paths)} of labels: pass one of each per recording"
         )
-    by_name = {_stem(path): path for path in prediction_paths}
-    if len(by_name) == len(prediction_paths) and {_stem(path) for path in label_paths} == by_name.keys():
+    by_name, names = {_stem(path): path for path in prediction_paths}, {_stem(path) for path in label_paths}
+    if len(by_name) == len(prediction_paths) and names == by_name.keys():
         prediction_paths = [by_name[_stem(path)] for path in label_paths]
+    elif (unmatched := sorted(names ^ by_name.keys())) and names & by_name.keys():
+        raise ConfigError(f"files without a partner of the same name: {', '.join(unmatched)}; name all pairs alike, or none")
+    elif len(label_paths) > 1:
+        _LOG.info("note: names of predictions and labels do not match; files are paired in order")
     return list(zip(prediction_paths, label_paths, strict=True))
 
 
@@ -257,10 +265,14 @@ def _check_sensor(recordings: Sequence[RecordingBoxes], size: SensorSize) -> Non
     check_sensor_size("labels", size, total - outside, outside, "labels")
 
 
-def _explain_no_labels(recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorSize) -> str:
+def _explain_no_labels(
+    recordings: Sequence[RecordingBoxes], protocol: Protocol, size: SensorSize, classes: Sequence[str]
+) -> str:
     total = sum(len(r.labels) for r in recordings)
     if not total:
         return "there are no labels"
+    if not any((r.labels["class_id"] < len(classes)).any() for r in recordings):
+        return f"all {total} are of other classes than {', '.join(classes)}, which are numbered from 0; name all by --classes"
     diagonal, side = protocol.size_rule(size)
     skip = f" and those at or before {protocol.skip_us / 1e6:g} s" if protocol.skip_us else ""
     return f"all {total} are filtered out: sides below {side:g}, diagonals below {diagonal:g}{skip}; --protocol coco keeps all"

@@ -63,7 +63,6 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: di
     content = save(plain, {"format": FORMAT, "kind": kind, "json": json.dumps(metadata)})
     with replacing(path) as part:
         part.write_bytes(content)
-        part.chmod(0o644)
 
 
 def read_kind(path: Path) -> str:
@@ -156,7 +155,7 @@ def bundled_weights(task: str) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DetectorBundle:
     """A converted detector: the content of a weights file.
 

@@ -110,11 +110,17 @@ class Detector:
             grids: `(N, 2 * bins, H, W)` uint8, padded to the stride.
             sensor_size: (W, H) px, to which boxes are clipped.
             t_us: the instant of each grid: its window's end.
-            readouts: filled with the maps that are decoded, `(N, C, h, w)` each, by name (not if `adaptive`).
+            readouts: filled with copies of the maps that are decoded, `(N, C, h, w)` each, by name (not if `adaptive`).
             count: whether spikes and operations are counted (always if `adaptive`).
             memory: what the network remembers of each sequence's window before, replaced by what it remembers of these grids;
                 None: nothing. See `has_memory`.
+
+        Raises:
+            CheckpointError: the weights are damaged.
+            ConfigError: several grids, if `adaptive`.
         """
+        if self._adaptive is not None and len(grids) != 1:
+            raise ConfigError(f"adaptive: {len(grids)} grids in one call; timesteps adapt to one grid: pass one a call")
         x = torch.from_numpy(grids).to(self.device)
         if self._ann is not None:
             maps, stats = self._ann(x.float(), memory), None
@@ -127,12 +133,17 @@ class Detector:
         else:
             maps, stats = self._snn.run_uncounted(x, memory), None
         if readouts is not None:
-            readouts.update(zip(self.bundle.graph.outputs, (output.float().cpu().numpy() for output in maps), strict=True))
+            copies = (output.float().cpu().numpy().copy() for output in maps)  # engines reuse their buffers
+            readouts.update(zip(self.bundle.graph.outputs, copies, strict=True))
+        return self._decoded(maps, sensor_size, t_us), stats
+
+    def _decoded(self, maps: list[Tensor], sensor_size: SensorSize, t_us: Sequence[int]) -> Sequence[Prediction]:
+        """What is found in maps; raises CheckpointError if one is not finite."""
         for name, output in zip(self.bundle.graph.outputs, maps, strict=True):
             # A finite sum proves that all are finite, at a tenth of the time of looking at each.
             if not (torch.isfinite(output.sum()) or torch.isfinite(output).all()):
                 raise CheckpointError(f"output {name!r} of the network is NaN or infinite: its weights are damaged")
-        return self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us), stats
+        return self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us)
 
     def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Prediction]:
         """What is found in one grid `(1, 2 * bins, H, W)` after each timestep."""
@@ -140,7 +151,7 @@ class Detector:
         return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
 
     def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Prediction]:
-        return lambda maps: self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us)[0]
+        return lambda maps: self._decoded(maps, sensor_size, t_us)[0]
 
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""

@@ -10,7 +10,6 @@ A check is a function of a value and of its location (for error messages). It re
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -142,6 +141,3 @@ def parse(content: Any, where: str) -> Any:
 def printable(name: str) -> str:
     """Escape control characters and everything else in a text that cannot be printed."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-
-
-FINITE = number(-math.inf, math.inf)

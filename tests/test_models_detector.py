@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evburst.data.errors import CheckpointError
+from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import FORMAT, DetectorBundle, load_tensors, save_tensors
+from evburst.models.bundle import FORMAT, DetectorBundle, TrainedBundle, load_tensors, save_tensors
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
@@ -227,3 +227,40 @@ def test_outputs_that_are_not_finite_are_refused(bundle: DetectorBundle, value: 
     bias[0], bias[1] = value, -value
     with pytest.raises(CheckpointError, match=r"output 'box' .* damaged"):
         detector.detect(grid, SensorSize(16, 16), [0])
+
+
+@pytest.mark.parametrize("engine", ["reference", "int8"])
+def test_maps_that_are_kept_do_not_change_with_later_windows(engine: str) -> None:
+    bundle, random = DetectorBundle.load("street"), np.random.default_rng(0)
+    detector = Detector(bundle, PostConfig(), engine=engine)
+    kept: list[dict[str, np.ndarray]] = [{}, {}]
+    for maps in kept:
+        grid = random.integers(0, 3, (1, 10, 64, 64), dtype=np.uint8)
+        detector.detect(grid, SensorSize(64, 64), [0], readouts=maps, count=False)
+    assert all(not np.array_equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_adaptive_timesteps_refuse_nan_and_several_grids(bundle: DetectorBundle) -> None:
+    detector, grid = Detector(bundle, PostConfig(), adaptive=0.9), np.zeros((2, 4, 16, 16), np.uint8)
+    with pytest.raises(ConfigError, match="2 grids in one call"):
+        detector.detect(grid, SensorSize(16, 16), [0, 0])
+    bundle.parameters.readout_shift["box"] = torch.full((16,), torch.nan)
+    with pytest.raises(CheckpointError, match="output 'box'"):
+        Detector(bundle, PostConfig(), adaptive=0.9).detect(grid[:1], SensorSize(16, 16), [0])
+    with pytest.raises(CheckpointError, match="output 'box'"):
+        Detector(bundle, PostConfig()).step_by_step(grid[:1], SensorSize(16, 16))
+
+
+def test_a_network_that_was_not_converted_can_be_shown_and_compared(bundle: DetectorBundle, tmp_path: Path) -> None:
+    trained = TrainedBundle(bundle.graph, bundle.head, bundle.voxel, {}, tmp_path)
+    assert "TrainedBundle" in repr(trained)
+    assert trained == trained  # it must not raise
+
+
+def test_files_have_the_mode_that_the_user_wants(bundle: DetectorBundle, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        bundle.save(tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o600

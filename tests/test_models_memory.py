@@ -19,11 +19,12 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.detectors.remembering import with_memory
-from evburst.models.graph import Graph, Memory, Runner, is_active
+from evburst.models.graph import Graph, Memory, Node, Runner, is_active
 from evburst.models.runtime import ENGINES, open_engine
 from evburst.models.runtime.int8.hold import active_cells
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation
+from evburst.models.spiking.convert.sensitivity import _Prefix  # private: only there can one candidate follow another
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.rounding import integer_form
 from tests.test_models_spiking_convert_distil import SPEC, Detects, traced
@@ -203,3 +204,16 @@ def test_only_detectors_without_memory_get_one(ann: Graph) -> None:
 def test_memory_is_not_distilled(ann: Graph, converted: tuple[Graph, SpikingParameters]) -> None:
     with pytest.raises(ConfigError, match="a network with memory cannot be calibrated by gradient descent"):
         Distillation(ann, *converted, SPEC, Descent(steps=1))
+
+
+def test_a_value_computed_again_holds_nothing_from_the_one_before() -> None:
+    nodes = [
+        Node("input", "input", ()),
+        Node("conv", "conv", ("input",), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
+        Node("relu", "relu", ("conv",)),
+        Node("hold", "hold", ("relu", "input"), {"kernel": [1, 1], "stride": [1, 1], "padding": [0, 0], "events": 1}),
+    ]
+    prefix = _Prefix(Graph(nodes, ["hold"], {"conv.weight": torch.ones(1, 1, 1, 1), "conv.bias": torch.zeros(1)}))
+    prefix(torch.zeros(1, 1, 2, 2))
+    for value in (5.0, 7.0):
+        assert prefix.rerun("relu", torch.full((1, 1, 2, 2), value))[0].unique().tolist() == [value]

@@ -66,9 +66,11 @@ def test_points_are_picked_by_budget_and_by_tolerance() -> None:
     frontier: Frontier = pareto_frontier(table_of(np.array([[10.0, 4, 6]]), np.array([[1.0, 9, 3]])))
     assert frontier.cost.tolist() == [4, 6, 10]
     assert [frontier.within_budget(b) for b in (4, 9.9, 100)] == [0, 1, 2]
-    assert [frontier.within_tolerance(s) for s in (9, 3, 2, 0.5)] == [0, 1, 2, 2]
+    assert [frontier.within_tolerance(s) for s in (9, 3, 2)] == [0, 1, 2]
     with pytest.raises(ConversionError, match="cheapest"):
         frontier.within_budget(3.9)
+    with pytest.raises(ConversionError, match="raise the tolerance"):
+        frontier.within_tolerance(0.5)
 
 
 @pytest.fixture

@@ -102,6 +102,21 @@ class _Wrapped(nn.Module):
         return [self.out(self.layer(self.conv(x)))]
 
 
+class _Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + self.by
+
+
+class _HalfAdded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)
+        return torch.add(x, x, alpha=0.5)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
@@ -115,6 +130,10 @@ class _Wrapped(nn.Module):
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), r"'layer\.1'.*ceil_mode"),
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), r"'layer\.1'.*count_include_pad=False"),
         (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), r"'layer\.1'.*1 x 1 only"),
+        (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3))), r"'layer\.1'.*1 x 1 only"),  # not the axes of a map
+        (nn.BatchNorm2d(4, track_running_stats=False), r"'layer'.*without running statistics"),
+        (_Shifted(), r"'layer'.*parameter"),
+        (_HalfAdded(), r"'layer'.*alpha=0\.5"),
         (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))), r"'layer\.1'.*global average pool"),
         (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),
         (nn.LeakyReLU(1.5), r"'layer'.*slope 1\.5"),
@@ -137,3 +156,10 @@ def test_an_output_that_is_no_current_is_refused() -> None:
 
     with pytest.raises(ConversionError, match="read-out"):
         trace(Spiking().eval(), torch.zeros(1, 2, 8, 8))
+
+
+def test_a_batch_norm_without_gain_is_folded() -> None:
+    net, x = _Wrapped(nn.Sequential(nn.BatchNorm2d(4, affine=False), nn.ReLU())).eval(), torch.randn(2, 2, 8, 8)
+    net.get_submodule("layer.0").running_mean[:] = 0.5  # type: ignore[index, operator]
+    with torch.no_grad():
+        torch.testing.assert_close(Runner(trace(net, x[:1]))(x)[0], net(x)[0], rtol=1e-5, atol=1e-5)

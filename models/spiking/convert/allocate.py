@@ -54,9 +54,13 @@ class Frontier:
         return int(affordable[-1])
 
     def within_tolerance(self, sensitivity: float) -> int:
-        """Index of the cheapest point with at most this sensitivity; of the least sensitive point if there is none."""
+        """Index of the cheapest point with at most this sensitivity; raises ConversionError if there is none."""
         tolerable = np.flatnonzero(self.sensitivity <= sensitivity)
-        return int(tolerable[0]) if len(tolerable) else len(self) - 1
+        if not len(tolerable):
+            raise ConversionError(
+                f"tolerance of {sensitivity:g}: the least sensitive choice has {self.sensitivity[-1]:g}; raise the tolerance"
+            )
+        return int(tolerable[0])
 
 
 def pareto_frontier(table: SensitivityTable, max_nodes: int = 4000) -> Frontier:

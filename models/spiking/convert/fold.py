@@ -81,7 +81,14 @@ class _Tracer:
         handler = _HANDLERS.get(str(item.target).rpartition("::")[2])
         if handler is None:
             raise ConversionError(f"module {_module(item)!r}: {item.target} has no spiking equivalent{_advice(item)}")
+        self._check_keywords(item)
         handler(self, item)
+
+    def _check_keywords(self, item: FxNode) -> None:
+        """Refuse keywords that change the result: handlers read positional arguments only."""
+        for name, value in item.kwargs.items():
+            if value is not None and not (name == "alpha" and value == 1):
+                raise ConversionError(f"module {_module(item)!r}: {item.target} with {name}={value} has no spiking equivalent")
 
     def _emit(self, item: FxNode, name: str, op: str, inputs: tuple[Node, ...], **attrs: Any) -> Node:
         taken = {node.name for node in self._nodes}
@@ -96,6 +103,9 @@ class _Tracer:
         return node
 
     def _value(self, item: Any) -> Node:
+        if item.name in self._state:
+            user = _module(next(iter(item.users)))
+            raise ConversionError(f"module {user!r}: computing with the parameter {item.name!r} has no spiking equivalent")
         return self._aliases[item.name]
 
     def conv(self, item: FxNode) -> None:
@@ -130,7 +140,11 @@ class _Tracer:
                 f"module {_module(item)!r}: a batch norm can only be folded into a convolution right before it whose output"
                 " nothing else uses"
             )
-        gain, shift, mean, variance = (self._state[arg.name].float() for arg in item.args[1:5])  # type: ignore[union-attr]
+        if item.args[3] is None or item.args[4] is None:
+            raise ConversionError(f"module {_module(item)!r}: a batch norm without running statistics cannot be folded")
+        mean, variance = (self._state[arg.name].float() for arg in item.args[3:5])  # type: ignore[union-attr]
+        gain = torch.ones_like(mean) if item.args[1] is None else self._state[item.args[1].name].float()  # type: ignore[union-attr]
+        shift = torch.zeros_like(mean) if item.args[2] is None else self._state[item.args[2].name].float()  # type: ignore[union-attr]
         scale = gain * torch.rsqrt(variance + float(item.args[7]))  # type: ignore[arg-type]
         weight, bias = f"{source.name}.weight", f"{source.name}.bias"
         self._tensors[weight] = self._tensors[weight] * scale[:, None, None, None]
@@ -236,10 +250,19 @@ class _Tracer:
         attrs = {"kernel": list(kernel), "stride": list(stride or kernel), "padding": list(padding)}
         self._emit(item, f"{_module(item)}.pool", "avg_pool", (self._value(x),), **attrs)
 
-    def global_pool(self, item: FxNode) -> None:
+    def adaptive_pool(self, item: FxNode) -> None:
         size = list(item.args[1])  # type: ignore[arg-type]
-        if size not in ([1, 1], [2, 3], [-1, -2], [-2, -1]):  # output size of an adaptive pool, or axes of a mean
+        if size != [1, 1]:
             raise ConversionError(f"module {_module(item)!r}: pooling to {size}; adaptive pools are supported to 1 x 1 only")
+        self._global_pool(item)
+
+    def mean(self, item: FxNode) -> None:
+        axes = sorted(axis % 4 for axis in item.args[1])  # type: ignore[union-attr, operator]
+        if axes != [2, 3]:
+            raise ConversionError(f"module {_module(item)!r}: mean over axes {axes}; only [2, 3], the whole map, is supported")
+        self._global_pool(item)
+
+    def _global_pool(self, item: FxNode) -> None:
         self._emit(item, f"{_module(item)}.pool", "avg_pool", (self._value(item.args[0]),), kernel=None)
 
     def flatten(self, item: FxNode) -> None:
@@ -305,8 +328,8 @@ _HANDLERS: dict[str, Callable[[_Tracer, FxNode], None]] = {
     "aten.split_with_sizes.default": _Tracer.chunk,
     "aten.max_pool2d.default": _Tracer.max_pool,
     "aten.avg_pool2d.default": _Tracer.avg_pool,
-    "aten.adaptive_avg_pool2d.default": _Tracer.global_pool,
-    "aten.mean.dim": _Tracer.global_pool,
+    "aten.adaptive_avg_pool2d.default": _Tracer.adaptive_pool,
+    "aten.mean.dim": _Tracer.mean,
     "aten.flatten.using_ints": _Tracer.flatten,
     "aten.dropout.default": _Tracer.same,
     "aten.linear.default": _Tracer.linear,

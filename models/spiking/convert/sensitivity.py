@@ -131,6 +131,7 @@ class _Prefix(Runner):
     @torch.inference_mode()
     def rerun(self, name: str, value: Tensor) -> list[Tensor]:
         """The outputs if a node had another value."""
+        self._memory = {}  # nothing is held from the candidate before
         changed = {name: value}
         for node in self.graph.nodes:
             if changed.keys() & set(node.inputs):
