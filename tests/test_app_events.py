@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -238,6 +239,12 @@ def test_cutting_out_nothing_keeps_the_old_file(capsys: pytest.CaptureFixture[st
 def test_parts_that_are_none(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[str], shown: str) -> None:
     found = run(capsys, "cut", recording, recording.with_name("b.csv"), *flags)
     assert found == (1, "", f"error: {shown}: expected 0 <= FROM < TO, in seconds\n")
+
+
+def test_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    code, _, err = run(capsys, "cut", tmp_path / "pipe.csv", tmp_path / "b.csv", "--from", "1")
+    assert (code, "a pipe can only be read once" in err) == (1, True)
 
 
 def test_a_wrong_sensor_size_is_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

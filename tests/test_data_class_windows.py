@@ -12,6 +12,7 @@ from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
 from evburst.data.events import EventArray, SensorSize
+from evburst.data.readers import ReadOptions
 from evburst.data.writers import write_events
 from tests.test_data_datasets_recorded import events
 
@@ -122,6 +123,9 @@ def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pyt
     (file,) = (cache / "classes").glob("*.json")
     file.write_text("{}")  # of another version
     assert len(open_class_windows("folder", root, "select", W, 0, cache, held)) == len(again)
+    other = open_class_windows("folder", root, "select", W, 0, cache, held, options=ReadOptions(allow_external=True))
+    assert {part.identity for part in other.parts()}.isdisjoint(part.identity for part in again.parts())
+    assert len(list((cache / "classes").glob("*.json"))) == 2
 
 
 def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,8 +19,9 @@ import pytest
 from evburst.data.datasets import SPECS, LabelledWindow, simulated
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
-from evburst.data.encoding import unpack
+from evburst.data.encoding import columns, unpack
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.stops import RAMP_S, clock, draw_stops
 from tests.conftest import ROOT
@@ -120,6 +121,18 @@ def opened(root: Path, seed: int, n: int, sequence: int) -> list[LabelledWindow]
     found = SimulatedWindows(root, SPECS["street"], config, 50_000, "train", n, root / "cache", seed=seed)
     assert len(found) == n
     return [found[i] for i in range(n)]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_cache_tells_sensors_and_labels_apart(tmp_path: Path) -> None:
+    root, spec = street_folder(tmp_path), SPECS["street"]
+    small = replace(spec, sensor_size=SensorSize(152, 120))
+    others = small, replace(spec, source_names={"car": 0}), replace(spec, ignored_names=frozenset({"bus"}))
+    for one in (spec, *others):
+        found = SimulatedWindows(root, one, SimulatedConfig(), 50_000, "train", 4, root / "cache")
+        assert found.is_new
+        assert max(int(columns(found[i].window)[1].max(initial=0)) for i in range(4)) < one.sensor_size.width
+    assert len(list((root / "cache").iterdir())) == 4
 
 
 @pytest.mark.usefixtures("here")

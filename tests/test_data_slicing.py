@@ -159,13 +159,21 @@ def test_ten_minutes_of_silence_are_long() -> None:
     assert faults.found() == {"long_silences": 1}
 
 
-def test_equals_event_array_on_sorted_events() -> None:
+def test_sorted_events_are_cut_by_their_times() -> None:
     rng = np.random.default_rng(0)
     events = events_at(sorted(rng.integers(0, 300_000, 5000).tolist()))
-    expected = EventArray(events, SIZE).windows(7000)
-    for ours, theirs in zip(windows_by_duration(cut(events, 333), 7000, Faults()), expected, strict=True):
-        assert (ours.t0_us, ours.t1_us) == (theirs.t0_us, theirs.t1_us)
-        np.testing.assert_array_equal(ours.words, theirs.words)
+    starts = range(0, int(events["t"][-1]) + 1, 7000)
+    for ours, t0_us in zip(windows_by_duration(cut(events, 333), 7000, Faults()), starts, strict=True):
+        first, last = np.searchsorted(events["t"], [t0_us, t0_us + 7000])
+        assert (ours.t0_us, ours.t1_us) == (t0_us, t0_us + 7000)
+        np.testing.assert_array_equal(ours.words, events[first:last])
+
+
+def test_events_in_memory_skip_a_long_silence_as_well() -> None:
+    """One zero before absolute times would otherwise mean 10**10 windows."""
+    array = EventArray(events_at([0, 1_674_050_002_090_794]), SIZE)
+    assert [(w.t0_us, len(w)) for w in array.windows(50_000)] == [(0, 1), (1_674_050_002_050_000, 1)]
+    assert array.faults.found() == {"long_silences": 1}
 
 
 def test_packets_are_read_only_as_far_as_a_window_needs() -> None:

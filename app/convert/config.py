@@ -104,8 +104,8 @@ class ConvertConfig:
             raise ValueError("thresholds must be error or typical")
         if sum(x is not None for x in self._criteria) > 1:
             raise ValueError("budget, max_loss, compress and pick each choose a point: give at most one of them")
-        if not 0 < (1 if self.budget is None else self.budget) <= 1 or (self.max_loss or 0) < 0:
-            raise ValueError("budget is a share above 0 and up to 1, for instance 0.15 for 15 %; max_loss must not be negative")
+        if not 0 < (1 if self.budget is None else self.budget) <= 1:
+            raise ValueError("budget is a share above 0 and up to 1, for instance 0.15 for 15 %")
         if self.continues and (self.max_loss, self.compress, self.pick) != (None, None, None):
             raise ValueError("continue keeps the burst limits and thresholds: it can be combined with budget only")
         if self.unlabelled and not self.root:
