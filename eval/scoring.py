@@ -192,7 +192,8 @@ def pair_files(predictions: Sequence[Path], labels: Sequence[Path]) -> list[tupl
         prediction_paths = [by_name[_stem(path)] for path in label_paths]
     elif (unmatched := sorted(names ^ by_name.keys())) and names & by_name.keys():
         raise ConfigError(
-            f"files without a partner of the same name: {', '.join(unmatched)}; give both files of every recording the same name, or of none"
+            f"files without a partner of the same name: {', '.join(unmatched)}; give both files of every recording the same"
+            " name, or of none"
         )
     elif len(label_paths) > 1:
         _LOG.info("note: names of predictions and labels do not match; files are paired in order")

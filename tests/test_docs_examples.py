@@ -250,7 +250,7 @@ def test_the_commands_on_recordings_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_commands_of_the_scene_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ((_, script, file),) = named_commands("docs/extending.md", "python")
+    ((_, script, file),) = named_commands("docs/extending.md", "python docs/examples/scene")
     ((_, *words),) = named_commands("docs/extending.md", "evburst detect")
     monkeypatch.setattr(sys, "argv", [script, file])
     runpy.run_path(str(ROOT / script), run_name="__main__")
