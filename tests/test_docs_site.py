@@ -130,8 +130,8 @@ def test_search_finds(driver: Any, address: str) -> None:
     driver.execute_script("document.querySelector('[data-md-toggle=search]').click()")
     field = driver.find_element(By.CSS_SELECTOR, "input[name=query]")
     field.send_keys("silence reference")
-    links = WebDriverWait(driver, 20).until(lambda d: d.find_elements(By.CSS_SELECTOR, "a.md-search-result__link"))
-    assert any("method.html" in link.get_attribute("href") for link in links)
+    found = "return [...document.querySelectorAll('a.md-search-result__link')].map(link => link.href)"  # redrawn on every key
+    WebDriverWait(driver, 20).until(lambda d: any("method.html" in link for link in d.execute_script(found)))
 
 
 def test_links_lead_somewhere(site: Path) -> None:
