@@ -181,13 +181,18 @@ def test_two_processes_give_the_same_results_as_one(tmp_path: Path, capsys: pyte
     assert active[0] == pytest.approx(active[1], rel=1e-5)
 
 
+def simulated_run(pictures: Path, tmp_path: Path) -> list[str]:
+    """Flags of an evaluation on windows simulated from the pictures of a folder."""
+    sets = ["--set", f"cache={tmp_path / 'cache'}", "--set", "data.simulated.val_sets=[voc]", "--set", "workers=1"]
+    return ["--dataset", "simulated", "--root", str(pictures), "--out", str(tmp_path / "out"), *sets, *FAST]
+
+
 def test_simulation_settings_come_from_the_weights(
     folder: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sets = ["--set", f"cache={tmp_path / 'cache'}", "--set", "data.simulated.val_sets=[voc]", "--set", "workers=1"]
-    run = ["--dataset", "simulated", "--root", str(folder), "--out", str(tmp_path / "out"), *sets, *FAST]
+    run = simulated_run(folder, tmp_path)
     with simulated_here():
         one = evaluated(capsys, *run, "--limit", "1")
         assert (one["windows"], one["window_ms"], one["protocol"]) == (1, 50, "coco")

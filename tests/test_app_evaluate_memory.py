@@ -22,7 +22,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from tests.conftest import SAMPLES
 from tests.helpers.simulation import simulated_here
-from tests.test_app_evaluate import FAST, evaluated
+from tests.test_app_evaluate import FAST, evaluated, simulated_run
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -154,8 +154,7 @@ def test_windows_that_stand_alone_are_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sets = ["--set", f"cache={tmp_path / 'cache'}", "--set", "data.simulated.val_sets=[voc]", "--set", "workers=1"]
-    flags = ["--dataset", "simulated", "--root", str(folder), "--out", str(tmp_path / "out"), "--memory", *sets, *FAST]
+    flags = [*simulated_run(folder, tmp_path), "--memory"]
     assert evaluate_main([*flags, "--limit", "1"]) == 1
     assert "no window of these data follows another" in capsys.readouterr().err
     found = evaluated(capsys, *flags, "--limit", "2", "--set", "data.simulated.sequence=2")
