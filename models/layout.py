@@ -17,6 +17,7 @@ from evburst.data.errors import CheckpointError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Shape, infer_shapes
 from evburst.models.schema import anything, by_name, items, number, one_of, pair, printable, shown, table, text, whole
+from evburst.models.spiking.rounding import SMALLEST_SCALE
 
 _CLASSES = items(text(200), 1, 10_000)
 _LEVELS = (1, 8)
@@ -107,7 +108,7 @@ METADATA = table(
 LIMITS = {
     "ann": (-65504.0, 65504.0),
     "spiking": (-1e8, 1e8),
-    "spiking_scale": (1e-20, 1e6),
+    "spiking_scale": (SMALLEST_SCALE, 1e6),
     "theta": (1e-8, 1e8),
     "shift": (-1e8, 1e8),
     "readout": (-1e8, 1e8),
