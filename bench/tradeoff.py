@@ -38,7 +38,8 @@ from evburst.app.provenance import provenance
 from evburst.app.scoring import Score
 from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
-from evburst.eval.energy import energy_report
+from evburst.eval.energy import energy_report, is_a_qnn
+from evburst.eval.report.tables import number, percent
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -62,7 +63,7 @@ class Row:
         timesteps: T, or its mean if it is adaptive; 0 for the ANN.
         ap, ap50: COCO AP in percent.
         energy: share of the dense ANN's energy in FP32.
-        of_qnn: share of the zero-skipping QNN's energy in INT8.
+        of_qnn: share of the zero-skipping QNN's energy in INT8; None for the ANN, and for mean timesteps other than 1.
         int8: share of the dense ANN's energy in INT8.
         spikes_per_neuron: per window, over all timesteps.
     """
@@ -73,7 +74,7 @@ class Row:
     ap: float
     ap50: float
     energy: float = 1.0
-    of_qnn: float = 1.0
+    of_qnn: float | None = None
     int8: float = 1.0
     spikes_per_neuron: float = 0.0
 
@@ -173,8 +174,9 @@ def _make_row(kind: str, name: str, timesteps: float, scored: Score, stats: list
         report = energy_report(batch)
         fp32, int8 = report.energies("fp32"), report.energies("int8")
         figures.append((fp32.ratio or 0, int8.as_dict()["of_qnn"] or 0, int8.ratio or 0, report.spikes_per_neuron or 0))
-    means = np.average(figures, axis=0, weights=images).tolist()
-    return Row(kind, name, timesteps, scored.figures["ap"], scored.figures["ap50"], *means)
+    energy, of_qnn, *rest = np.average(figures, axis=0, weights=images).tolist()
+    share = of_qnn if is_a_qnn(timesteps) else None
+    return Row(kind, name, timesteps, scored.figures["ap"], scored.figures["ap50"], energy, share, *rest)
 
 
 STYLES = {
@@ -249,7 +251,8 @@ def table(record: dict[str, Any]) -> str:
             lines.append(f"| ANN | | {scores} | | 100 % | | |")
             continue
         name = row["name"].rpartition(", T ")[0]
-        cost = f"{100 * row['int8']:.1f} % | {100 * row['of_qnn']:.1f} % | {row['spikes_per_neuron']:.2f}"
+        of_qnn = percent(row["of_qnn"] if is_a_qnn(row["timesteps"]) else None)
+        cost = f"{100 * row['int8']:.1f} % | {of_qnn} | {row['spikes_per_neuron']:.2f}"
         lines.append(f"| {name} | {row['timesteps']:.2g} | {scores} | {ann['ap'] - row['ap']:.1f} | {cost} |")
     return "\n".join(lines)
 
@@ -258,7 +261,7 @@ def line(row: Row, ann: float) -> str:
     """Format a row of the table."""
     return (
         f"{row.name:52}{row.timesteps:5.2f}{row.ap:7.2f}{row.ap50:7.2f}{ann - row.ap:7.2f}"
-        f"{100 * row.energy:8.1f}{100 * row.of_qnn:8.1f}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
+        f"{100 * row.energy:8.1f}{number(row.of_qnn and 100 * row.of_qnn, 1):>8}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
     )
 
 

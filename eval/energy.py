@@ -68,6 +68,14 @@ EXCLUDED = (
 )
 
 
+def is_a_qnn(timesteps: float | None) -> bool:
+    """Return whether a spiking network of so many timesteps is a quantised network: at one, since a QNN takes one pass.
+
+    Beyond it, `qnn_pj` is that of several passes, so that a share of it would flatter the spiking network.
+    """
+    return timesteps == 1
+
+
 @dataclass(frozen=True)
 class Energies:
     """Energy per window in pJ in one number format; None: not measured.
@@ -78,6 +86,7 @@ class Energies:
         qnn_pj: the same network as a zero-skipping QNN, which equals the SNN with graded spikes.
         ann_zero_skipping_pj: ANN without products with 0.
         ann_pj: dense ANN.
+        timesteps: mean T of the SNN.
     """
 
     table: CostTable
@@ -85,6 +94,7 @@ class Energies:
     qnn_pj: float | None
     ann_zero_skipping_pj: float | None
     ann_pj: float
+    timesteps: float | None
 
     @property
     def ratio(self) -> float | None:
@@ -92,12 +102,13 @@ class Energies:
         return _ratio(self.snn_pj, self.ann_pj)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each."""
+        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each, the last
+        only if `is_a_qnn`."""
         energies = {name: getattr(self, name) for name in ("snn_pj", "qnn_pj", "ann_zero_skipping_pj", "ann_pj")}
         shares = {
             "of_ann": self.ratio,
             "of_ann_zero_skipping": _ratio(self.snn_pj, self.ann_zero_skipping_pj),
-            "of_qnn": _ratio(self.snn_pj, self.qnn_pj),
+            "of_qnn": _ratio(self.snn_pj, self.qnn_pj) if is_a_qnn(self.timesteps) else None,
         }
         return {**energies, "ratio": self.ratio, **shares}
 
@@ -180,6 +191,7 @@ class EnergyReport:
             _times(counts.graded_ops, costs.mac_pj),
             _times(counts.effective_macs, costs.mac_pj),
             self.dense_macs * costs.mac_pj,
+            self.timesteps,
         )
 
 

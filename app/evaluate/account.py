@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
-from evburst.eval.energy import COST_TABLES, ann_layers, energy_figures, energy_report, snn_layers, synaptic_ops
+from evburst.eval.energy import COST_TABLES, ann_layers, energy_figures, energy_report, is_a_qnn, snn_layers, synaptic_ops
 from evburst.eval.memory import MODEL, ann_memory, qnn_macs, snn_memory
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from evburst.models.activity import memory
@@ -45,7 +45,7 @@ def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[]
 def memory_figures(stats: Stats, activity: ActivityStats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
     """Return the energy by a second model, which includes memory traffic, of a network and of its alternatives.
 
-    With more than one timestep there is no QNN: it would take a single pass, which was not counted.
+    There is a QNN at one timestep only (`is_a_qnn`).
     """
     costs = COST_TABLES[table]
     effective = {name: float(counts.mean()) for name, counts in activity.effective_macs.items()}
@@ -53,7 +53,7 @@ def memory_figures(stats: Stats, activity: ActivityStats, geometry: MemoryGeomet
     network = others["ann"]
     if isinstance(stats, SpikeStats):
         network = snn_memory(stats, geometry, costs)
-        if max(layer.timesteps for layer in stats.layers) == 1:
+        if is_a_qnn(max(layer.timesteps for layer in stats.layers)):
             others["qnn"] = ann_memory(geometry, costs, qnn_macs(stats, geometry))
     share = network.total_pj / others["ann"].total_pj
     return {

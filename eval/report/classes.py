@@ -46,7 +46,7 @@ def class_main_table(results: ClassResults) -> Table:
     rows = []
     for r in results.results:
         cells = [number(r.top1), number(r.top5), number(r.window_top1), number(r.calibration.error, 3), interval(r.top1_loss)]
-        cells += [tables.micro(tables.headline_pj(r)), percent(r.energy.ratio), percent(r.energy.of_qnn)]
+        cells += [tables.micro(tables.headline_pj(r)), percent(r.energy.ratio), percent(tables.of_qnn(r, r.energy))]
         rows.append([r.label, *cells, *(number(r.latency_ms[q], 1) for q in ("p50", "p99"))])
     return Table(head, rows)
 
