@@ -159,7 +159,7 @@ class Bench:
     def _adaptive(self, timesteps: int) -> Row:
         """Return the row in which each window stops once its boxes agree; the threshold is chosen on the split "select"."""
         bundle = self.at(timesteps).calibrated(Choice(8))
-        tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
+        tau = self.at(timesteps).adaptive(bundle).get("adaptive", {"tau": 1.0})["tau"]  # 1: boxes must not change at all
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
         scored, stats = score_detector(detector, self.windows, 1)
         mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
