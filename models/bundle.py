@@ -30,7 +30,7 @@ from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
-from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of, input_stride
+from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_network, check_numbers, head_of, input_stride
 from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
@@ -344,8 +344,12 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
-    graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
-    return graph.in_float16(), model.head_spec, trained
+    graph, head = trace(model, torch.zeros(1, model.config.channels, 128, 128)), model.head_spec
+    try:
+        check_network(graph, head, model.config.channels, graph.weight_shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: architecture {model.config.architecture!r}: {error}") from None
+    return graph.in_float16(), head, trained
 
 
 def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:

@@ -111,8 +111,12 @@ class Graph:
 
     def shapes(self, channels: int, height: int, width: int) -> dict[str, Shape]:
         """(C, H, W) of every node's value for one size of grid; raises CheckpointError if shapes do not fit together."""
-        weights = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        return infer_shapes(self.nodes, weights, (channels, height, width))
+        return infer_shapes(self.nodes, self.weight_shapes, (channels, height, width))
+
+    @property
+    def weight_shapes(self) -> WeightShapes:
+        """Shape of every tensor, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     @property
     def stride(self) -> int:
