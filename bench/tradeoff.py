@@ -259,9 +259,10 @@ def table(record: dict[str, Any]) -> str:
 
 def line(row: Row, ann: float) -> str:
     """Format a row of the table."""
+    share = number(None if row.of_qnn is None else 100 * row.of_qnn, 1)
     return (
         f"{row.name:52}{row.timesteps:5.2f}{row.ap:7.2f}{row.ap50:7.2f}{ann - row.ap:7.2f}"
-        f"{100 * row.energy:8.1f}{number(row.of_qnn and 100 * row.of_qnn, 1):>8}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
+        f"{100 * row.energy:8.1f}{share:>8}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
     )
 
 

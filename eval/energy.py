@@ -102,8 +102,10 @@ class Energies:
         return _ratio(self.snn_pj, self.ann_pj)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each, the last
-        only if `is_a_qnn`."""
+        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each.
+
+        The last is None unless `is_a_qnn`.
+        """
         energies = {name: getattr(self, name) for name in ("snn_pj", "qnn_pj", "ann_zero_skipping_pj", "ann_pj")}
         shares = {
             "of_ann": self.ratio,
