@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,13 +286,18 @@ class DetectorBundle:
         return cls(graph, _spiking(graph, theta, tensors), parameters, head, voxel, content["record"])
 
 
+@dataclass(frozen=True, repr=False, eq=False)
 class TrainedBundle(DetectorBundle):
-    """A network of `evburst train` that was not converted: its ANN runs and can be exported; what would spike raises an
-    error."""
+    """A network of `evburst train` that was not converted: its ANN runs and can be exported; `spiking` and `parameters` raise
+    CheckpointError.
 
-    def __init__(self, graph: Graph, head: HeadSpec, voxel: VoxelConfig, record: dict[str, Any], path: Path) -> None:
-        for name, value in {"graph": graph, "head": head, "voxel": voxel, "record": record, "_path": path}.items():
-            object.__setattr__(self, name, value)  # as in any frozen dataclass
+    Attributes:
+        path: its file.
+    """
+
+    spiking: Graph = field(init=False)
+    parameters: SpikingParameters = field(init=False)
+    path: Path
 
     @classmethod
     def of(cls, path: Path) -> TrainedBundle:
@@ -307,20 +312,12 @@ class TrainedBundle(DetectorBundle):
         """Whether there is a spiking network."""
         return False
 
-    @property
-    def spiking(self) -> Graph:  # type: ignore[override]
-        """Raises CheckpointError."""
-        raise self._not_converted()
-
-    @property
-    def parameters(self) -> SpikingParameters:  # type: ignore[override]
-        """Raises CheckpointError."""
-        raise self._not_converted()
-
-    def _not_converted(self) -> CheckpointError:
-        path = self.__dict__["_path"]
-        return CheckpointError(
-            f"{path}: a trained network that was not converted; run `evburst convert --weights {path} --out FILE`, "
+    def __getattr__(self, name: str) -> Any:
+        """Raise the error of an attribute that is missing: CheckpointError if it is what conversion adds."""
+        if name not in ("spiking", "parameters"):
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        raise CheckpointError(
+            f"{self.path}: a trained network that was not converted; run `evburst convert --weights {self.path} --out FILE`, "
             "or use it as the ordinary network (--ann)"
         )
 

@@ -255,10 +255,15 @@ def test_adaptive_timesteps_refuse_nan_and_several_grids(bundle: DetectorBundle)
         Detector(bundle, PostConfig()).step_by_step(grid[:1], SensorSize(16, 16))
 
 
-def test_a_network_that_was_not_converted_can_be_shown_and_compared(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_a_network_that_was_not_converted_can_be_shown_compared_and_replaced(bundle: DetectorBundle, tmp_path: Path) -> None:
     trained = TrainedBundle(bundle.graph, bundle.head, bundle.voxel, {}, tmp_path)
     assert "TrainedBundle" in repr(trained)
     assert trained == trained  # it must not raise
+    changed = replace(trained, record={"note": "another"})
+    assert (changed.record, changed.graph) == ({"note": "another"}, trained.graph)
+    for attribute in ("spiking", "parameters"):
+        with pytest.raises(CheckpointError, match="was not converted; run `evburst convert"):
+            getattr(changed, attribute)
 
 
 @pytest.mark.parametrize(
