@@ -362,12 +362,12 @@ def test_the_sensor_size_of_box_files_is_asked_for(tmp_path: Path, capsys: pytes
 
 
 def test_recordings_of_two_sensors_are_not_scored_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, size in (("a", SensorSize(304, 240)), ("b", SensorSize(640, 480))):
-        np.save(tmp_path / f"{name}_bbox.npy", labels_at_4_hz())
-        write_events(tmp_path / f"{name}_td.dat", random_events(50, size, 1000), size)
+    for name, size in (("a_td.dat", SensorSize(304, 240)), ("b.npz", SensorSize(640, 480))):
+        np.save(tmp_path / f"{name[0]}_bbox.npy", labels_at_4_hz())
+        write_events(tmp_path / name, random_events(50, size, 1000), size)
     files = [str(tmp_path / f"{name}_bbox.npy") for name in "ab"]
     assert evaluate_main(["--predictions", *files, "--labels", *files]) == 1
-    assert "several sensors (a_td.dat 304x240, b_td.dat 640x480)" in capsys.readouterr().err
+    assert "several sensors (a_td.dat 304x240, b.npz 640x480)" in capsys.readouterr().err
 
 
 def test_boxes_beyond_the_sensor_ask_for_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
