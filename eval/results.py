@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-_STRICT = {"extra": "forbid", "allow_inf_nan": False}
+STRICT = {"extra": "forbid", "allow_inf_nan": False}
+"""pydantic's settings for every class of a results.json."""
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Commit of this project ("+changes": with uncommitted changes), package versions, processor."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     commit: str
     versions: dict[str, str]
     machine: str
@@ -41,7 +42,7 @@ class Provenance:
 class SmallestBox:
     """Minimum size of scored boxes: w^2 + h^2 >= min_diagonal_px^2, w and h >= min_side_px."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     min_diagonal_px: float
     min_side_px: float
 
@@ -50,7 +51,7 @@ class SmallestBox:
 class ProtocolRule:
     """Rules of the protocol on this sensor, see `evburst.eval.protocol.Protocol`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     name: str
     source: str
     skip_us: int | None
@@ -65,7 +66,7 @@ class ProtocolRule:
 class ClassAp:
     """AP and AP50 of one class."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     ap: float | None
     ap50: float | None
 
@@ -74,7 +75,7 @@ class ClassAp:
 class LossInterval:
     """ANN minus SNN in percentage points of AP, see `evburst.eval.bootstrap.Interval`; `unit`: "picture" or "recording"."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     mean: float
     low: float | None
     high: float | None
@@ -87,7 +88,7 @@ class LossInterval:
 class TableEnergies:
     """Four energies per window in one number format and the SNN's ratio to each, see `evburst.eval.energy.Energies`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     snn_pj: float | None
     qnn_pj: float | None
     ann_zero_skipping_pj: float | None
@@ -144,7 +145,7 @@ class Energy(TableEnergies):
 class MemoryEnergies:
     """Energy according to a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     operations_pj: float
     weights_pj: float
     potentials_pj: float
@@ -166,7 +167,7 @@ class Memory(MemoryEnergies):
 class NeuroBench:
     """Complexity metrics, see `evburst.eval.neurobench.NeuroBenchMetrics`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     footprint_bytes: int
     connection_sparsity: float
     activation_sparsity: float | None
@@ -179,7 +180,7 @@ class NeuroBench:
 class LeftOutBoxes:
     """Counts of what the protocol did not score, see `evburst.eval.protocol.LeftOut`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     labels: int
     predictions: int
     unmatched: int
@@ -194,7 +195,7 @@ class Streaming:
     None: windows do not overlap.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     latency_ms: float
     mean_age_ms: float | None
     frames: int
@@ -210,7 +211,7 @@ class Streaming:
 class NetworkTiming:
     """Windows per second in batches, latency-aware AP, and the latency of every timed window."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     windows_per_s: float
     streaming: Streaming | None
     latencies_ms: tuple[float, ...]
@@ -220,7 +221,7 @@ class NetworkTiming:
 class Layer:
     """Energy of one layer, see `evburst.eval.energy.LayerEnergy`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     name: str
     kind: str
     spikes: float
@@ -234,7 +235,7 @@ class Layer:
 class Confusion:
     """Confusion matrix of predictions with `score` and above at one IoU: rows are labels, columns predictions."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     score: float
     iou: float
     rows: tuple[str, ...]
@@ -246,7 +247,7 @@ class Confusion:
 class ScoreCalibration:
     """Scores compared with precision, in bins; `error`: expected calibration error of scores >= `from_score`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     from_score: float
     error: float | None
     count: tuple[int, ...]
@@ -262,7 +263,7 @@ class Details:
         ece: by class, the expected calibration error of boxes with a score of 0.1 and above; None in earlier results.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     ap_by_size: dict[str, dict[str, float | None]]
     recall_50: dict[str, float | None]
     recalls: tuple[float, ...]
@@ -297,7 +298,7 @@ class NetworkResult:
         details: data for the report; omitted where results are printed.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     model: str
     timesteps: int | None
     frames: int
@@ -332,7 +333,7 @@ class NetworkResult:
 class RunTiming:
     """Timing of the whole evaluation: seconds, number of processes, threads of each, and the date (ISO 8601, UTC)."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     wall_s: float
     processes: int
     threads: int
@@ -343,7 +344,7 @@ class RunTiming:
 class FilePair:
     """Names of two box files that were scored against each other."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     predictions: str
     labels: str
 
@@ -379,7 +380,7 @@ class Results:
         task: "detection"; `evburst.eval.class_results.ClassResults` holds the results of a classifier.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     version: int
     results: tuple[NetworkResult, ...]
     protocol: str

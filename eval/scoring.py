@@ -23,7 +23,7 @@ from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError
 from evburst.data.events import SensorSize, check_sensor_size
 from evburst.data.readers import open_events, recording_suffixes
 from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
-from evburst.eval.matching import calibration, match_predictions
+from evburst.eval.matching import SAME_IOU, SHOWN_SCORE, calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from evburst.eval.results import VERSION
 from evburst.eval.score_maps import class_errors
@@ -151,8 +151,8 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
         "recalls": [round(float(r), 2) for r in RECALLS],
         "precision_curves": curves,
         "confusion": {
-            "score": 0.3,
-            "iou": 0.5,
+            "score": SHOWN_SCORE,
+            "iou": SAME_IOU,
             "rows": [*classes, "background"],
             "columns": [*classes, "missed"],
             "counts": matches.confusion.tolist(),

@@ -72,6 +72,11 @@ class Graph:
         """Return a graph with its tensors rounded to float16, as weights files store them; their dtype stays float32."""
         return Graph(self.nodes, self.outputs, {name: tensor.half().float() for name, tensor in self.tensors.items()})
 
+    def on(self, device: torch.device, copy: bool = False) -> Graph:
+        """Return the graph on a device; `copy`: with tensors of its own, which can learn where inference tensors could not."""
+        tensors = {name: tensor.detach().to(device, copy=copy) for name, tensor in self.tensors.items()}
+        return Graph(self.nodes, self.outputs, tensors)
+
     def channels_last(self) -> Graph:
         """Return a graph with its weights in torch's channels_last memory format, which speeds up convolutions."""
         tensors = {k: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for k, t in self.tensors.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
+from evburst.data.representations.voxel_grid import BIN_LIMITS, COUNT_LIMITS, WINDOW_LIMITS_MS
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Shape, WeightShapes, infer_shapes
 from evburst.models.schema import anything, by_name, items, number, one_of, pair, printable, shown, table, text, whole
@@ -24,7 +25,9 @@ _LEVELS = (1, 8)
 _LARGEST_STRIDE = 1024
 _MAX_RECORD_DEPTH = 32
 
-VOXEL = table({"bins": whole(1, 64), "max_count": whole(1, 255), "window_ms": number(0.1, 60_000)})
+VOXEL = table(
+    {"bins": whole(*BIN_LIMITS), "max_count": whole(*COUNT_LIMITS), "window_ms": number(*WINDOW_LIMITS_MS)},
+)
 
 NETWORK = table(
     {"architecture": text(100), "activation": text(100), "channels": whole(1, 256), "classes": _CLASSES},

@@ -21,6 +21,10 @@ BLOCK = 64
 """Number of events that `_bin_words` tests together."""
 
 
+BIN_LIMITS, COUNT_LIMITS, WINDOW_LIMITS_MS = (1, 64), (1, 255), (0.1, 60_000.0)
+"""Smallest and largest `bins`, `max_count` and `window_ms` of VoxelConfig."""
+
+
 @dataclass(frozen=True)
 class VoxelConfig:
     """Settings of a voxel grid.
@@ -36,14 +40,9 @@ class VoxelConfig:
     window_ms: float = 50.0
 
     def __post_init__(self) -> None:
-        checks = {
-            "bins must be 1 to 64": 1 <= self.bins <= 64,
-            "max_count must be 1 to 255": 1 <= self.max_count <= 255,
-            "window_ms must be 0.1 to 60000": 0.1 <= self.window_ms <= 60_000,
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)
+        for name, (low, high) in (("bins", BIN_LIMITS), ("max_count", COUNT_LIMITS), ("window_ms", WINDOW_LIMITS_MS)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {low:g} to {high:g}")
 
     @property
     def channels(self) -> int:
