@@ -69,9 +69,10 @@ EXCLUDED = (
 
 
 def is_a_qnn(timesteps: float | None) -> bool:
-    """Return whether a spiking network of so many timesteps is a quantised network: at one, since a QNN takes one pass.
+    """Return whether a spiking network with this (mean) number of timesteps is a quantised network: only at 1.
 
-    Beyond it, `qnn_pj` is that of several passes, so that a share of it would flatter the spiking network.
+    A QNN takes one pass. Beyond one timestep, `qnn_pj` is the energy of several passes, and a share of it would flatter the
+    spiking network.
     """
     return timesteps == 1
 
@@ -355,7 +356,7 @@ class LayerEnergy:
     """Energy of one source of spikes, or of one convolution of the ANN; mean over the windows.
 
     Attributes:
-        name, kind: the layer; kind is "input", "neuron", "pool" or "conv".
+        name, kind: the layer; kind is "input", "neuron", "pool", "memory" or "conv".
         spikes: number of spikes, a burst of 3 counted as 3; 0 for "conv".
         operations: accumulates (for "conv", multiply-accumulates).
         graded_operations: the same with a burst counted once (for "conv", with zeros skipped).

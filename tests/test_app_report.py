@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import evaluate_main
-from evburst.data.errors import ConfigError, DataError
+from evburst.data.errors import DataError
 from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top
 from evburst.eval.report.tables import interval, number, percent
@@ -117,7 +117,7 @@ def test_results_of_another_shape_are_refused_before_anything_is_written(tmp_pat
         write_report(content, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_report(json.loads((written / "results.json").read_text()), tmp_path / "file")
 
 

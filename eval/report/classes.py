@@ -24,8 +24,7 @@ def write_class_report(results: dict[str, Any], out: Path) -> None:
     """Write the files of the report to the folder `out`.
 
     Raises:
-        ConfigError: the folder cannot be written.
-        DataError: the results do not match the schema in `evburst.eval.class_results`.
+        DataError: the folder cannot be written, or the results do not match the schema in `evburst.eval.class_results`.
     """
     checked = parse(results)
     assert isinstance(checked, ClassResults)  # parse chose the class by the task

@@ -27,7 +27,6 @@ from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import PackedWeights, pack
 from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
-from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.spiking.silence import as_counts
@@ -97,7 +96,7 @@ class IntegerNetwork(SpikingNetwork):
     def _program(self, shape: tuple[int, ...]) -> Program:
         """The program for grids of a shape `(N, C, H, W)`, made at its first use."""
         if shape not in self._programs:
-            shapes, parameters = node_shapes(self.graph, *shape[1:]), self.parameters
+            shapes, parameters = self.graph.shapes(*shape[1:]), self.parameters
             plan = Planner(self.graph, parameters.neurons, shapes, parameters.timesteps, self._max_count, self._packed).plan()
             layout = lay_out(plan, parameters.timesteps, shape[0])
             biases = {name.removesuffix(".bias"): bias for name, bias in self.graph.tensors.items() if name.endswith(".bias")}
