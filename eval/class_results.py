@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evburst.eval.results import (
+from evburst.eval.result_parts import (
     STRICT,
     Energy,
     Layer,
@@ -18,9 +18,8 @@ from evburst.eval.results import (
     NeuroBench,
     Provenance,
     RunTiming,
-    check_version,
-    network_label,
 )
+from evburst.eval.results import check_version, network_label
 
 PROTOCOL = "top-1 of recordings"
 

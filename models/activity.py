@@ -94,7 +94,7 @@ class _SilentInputs(Runner):
         return super().conv(node, x)
 
 
-def memory(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
+def footprint(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
     """Return the bytes of all parameters and the fraction of weights that are zero.
 
     Args:

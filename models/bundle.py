@@ -1,6 +1,6 @@
 """Weights files, in and out: safetensors with JSON metadata. No pickle is ever read.
 
-A file is checked before anything of it runs: its graph against what every operation may be (models/graph.py), all else
+A file is checked before anything of it runs: its graph against what every operation may be (models/operations.py), all else
 against what models/layout.py declares. Tensors of a detector:
 
     ann/<conv>.weight, .bias                the folded ANN, float16

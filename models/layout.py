@@ -16,7 +16,8 @@ from torch import Tensor
 from evburst.data.errors import CheckpointError
 from evburst.data.representations.voxel_grid import BIN_LIMITS, COUNT_LIMITS, WINDOW_LIMITS_MS
 from evburst.models.detectors.postprocess import HeadSpec
-from evburst.models.graph import Graph, Shape, WeightShapes, infer_shapes
+from evburst.models.graph import Graph
+from evburst.models.operations import Shape, WeightShapes, infer_shapes
 from evburst.models.schema import anything, by_name, items, number, one_of, pair, printable, shown, table, text, whole
 from evburst.models.spiking.rounding import SMALLEST_SCALE
 

@@ -19,7 +19,8 @@ from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top
 from evburst.eval.report.tables import interval, number, percent
 from evburst.eval.report.write import Picture, html_report, write_report
-from evburst.eval.results import LossInterval, read_results
+from evburst.eval.result_parts import LossInterval
+from evburst.eval.results import read_results
 from tests.test_app_evaluate import FAST
 from tests.test_data_datasets_recorded import gen1_tree
 from tests.test_eval_protocol import labels_at_4_hz

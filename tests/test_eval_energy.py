@@ -14,11 +14,10 @@ from evburst.eval.energy import (
     COST_TABLES,
     BeyondSilence,
     EnergyTotals,
-    ann_layers,
     energy_figures,
     energy_report,
-    snn_layers,
 )
+from evburst.eval.layer_energy import ann_layers, snn_layers
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer

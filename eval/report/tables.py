@@ -9,7 +9,8 @@ from evburst.eval.bootstrap import Interval
 from evburst.eval.class_results import ClassNetworkResult
 from evburst.eval.coco import IOUS
 from evburst.eval.energy import COST_TABLES, is_a_qnn
-from evburst.eval.results import LossInterval, NetworkResult, Results, TableEnergies
+from evburst.eval.result_parts import LossInterval, TableEnergies
+from evburst.eval.results import NetworkResult, Results
 
 NONE = "-"
 AnyNetwork = NetworkResult | ClassNetworkResult

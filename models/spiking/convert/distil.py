@@ -41,7 +41,7 @@ addition over all steps together, because short descents must converge faster.""
 MULTIPLIER_GAIN = 4.0
 """Proportional gain of the multiplier; without it the multiplier oscillates
 (Stooke, Achiam, Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", ICML 2020)."""
-MEMORY = 0.98
+EXCESS_DECAY = 0.98
 """Decay of the running mean of the excess."""
 
 
@@ -97,7 +97,7 @@ class Limit:
             return 0.0
         tight = min(1.0, step / (RAMP * steps))
         excess = found / (tight * limit + (1 - tight) * max(self.first, limit)) - 1
-        self.excess = MEMORY * self.excess + (1 - MEMORY) * excess
+        self.excess = EXCESS_DECAY * self.excess + (1 - EXCESS_DECAY) * excess
         self.held = max(0.0, self.held + (MULTIPLIER_RATES[0] + MULTIPLIER_RATES[1] / steps) * excess)
         return max(0.0, self.held + MULTIPLIER_GAIN * self.excess)
 
