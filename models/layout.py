@@ -26,9 +26,7 @@ _LEVELS = (1, 8)
 _LARGEST_STRIDE = 1024
 _MAX_RECORD_DEPTH = 32
 
-VOXEL = table(
-    {"bins": whole(*BIN_LIMITS), "max_count": whole(*COUNT_LIMITS), "window_ms": number(*WINDOW_LIMITS_MS)},
-)
+VOXEL = table({"bins": whole(*BIN_LIMITS), "max_count": whole(*COUNT_LIMITS), "window_ms": number(*WINDOW_LIMITS_MS)})
 
 NETWORK = table(
     {"architecture": text(100), "activation": text(100), "channels": whole(1, 256), "classes": _CLASSES},
