@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -62,6 +63,17 @@ def table(root: Path, rows: list[tuple[str, str, str, str]]) -> Path:
 
 def files(root: Path, split: str) -> dict[str, set[str]]:
     return {name: {file for file, _ in found} for name, found in PictureFolder(root, split, SPECS["street"]).sets.items()}
+
+
+def test_pictures_with_nothing_in_them_need_no_box(tmp_path: Path) -> None:
+    """The published table of street pictures has rows of class "none" whose corners are empty."""
+    header = "set,file,width,height,split,frame,class,x0,y0,x1,y1,flag\n"
+    (tmp_path / "boxes.csv").write_text(header + "camvid,a.png,8,8,val,,none,,,,,\ncamvid,b.png,8,8,val,,,,,,,\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / "camvid").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "images" / "camvid" / name), np.zeros((8, 8), np.uint8))
+    folder = PictureFolder(tmp_path, "val", SPECS["street"])
+    assert [len(folder.get(*place).labels) for place in folder.names()] == [0, 0]
 
 
 def test_an_eighth_of_every_set_is_held_out_to_choose_on(tmp_path: Path) -> None:
