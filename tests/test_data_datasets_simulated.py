@@ -25,7 +25,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.stops import RAMP_S, clock, draw_stops
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 from tests.helpers.pictures import street_folder
 from tests.helpers.simulation import simulated_here
 
@@ -74,6 +74,14 @@ def test_pictures_with_nothing_in_them_need_no_box(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "images" / "camvid" / name), np.zeros((8, 8), np.uint8))
     folder = PictureFolder(tmp_path, "val", SPECS["street"])
     assert [len(folder.get(*place).labels) for place in folder.names()] == [0, 0]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "spec"), [("street", "street"), ("caltech6", "caltech6")])
+@pytest.mark.parametrize("split", ["train", "select", "val"])
+def test_tables_of_the_developers_pictures_are_read(name: str, spec: str, split: str) -> None:
+    folder = PictureFolder(SHARED / name, split, SPECS[spec])
+    assert sum(len(folder.get(*place).labels) for place in folder.names()[:40]) > 0
 
 
 def test_an_eighth_of_every_set_is_held_out_to_choose_on(tmp_path: Path) -> None:
