@@ -98,7 +98,8 @@ def measure(weights: str, root: str, cache: str, limit: int = 0) -> dict[str, An
     for k in range(len(dataset)):
         window = dataset[k].window
         if len(window):
-            _, stats = network.run(torch.from_numpy(voxel_batch([window], bundle.voxel, dataset.spec.sensor_size, bundle.stride)))
+            grid = voxel_batch([window], bundle.voxel, dataset.spec.sensor_size, bundle.stride)
+            _, stats = network.run(torch.from_numpy(grid))
             counted, windows = counted + float(synaptic_ops(stats).sum()), windows + 1
     found = sum(n * x for n, x in enumerate(network.operations))
     if not np.isclose(found, counted, rtol=1e-6):

@@ -213,9 +213,10 @@ def _networks(name: str) -> list[list[str]]:
 
 
 def _qnn_cells(found: _Account, weights: str) -> list[str]:
-    """Its shares of the dense ANN; in parentheses with multiplications by shifts and additions, and shifts for nothing."""
+    """Its shares of the dense ANN; in parentheses if it multiplies by shifts, at no cost, and additions."""
     share = found.arithmetic["qnn"]
-    return [f"{percent(share)} ({percent(share * _of_multiplications(weights)['qnn_signed'])})", percent(found.with_memory["qnn"])]
+    added = share * _of_multiplications(weights)["qnn_signed"]
+    return [f"{percent(share)} ({percent(added)})", percent(found.with_memory["qnn"])]
 
 
 def _snn_cells(found: _Account) -> list[str]:
