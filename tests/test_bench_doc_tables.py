@@ -147,7 +147,7 @@ def test_tables_are_those_of_the_results(table: DocTable) -> None:
 def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     rows = parsed(doc_tables.headline()).rows
     assert len(rows) == 6
-    results = read_results(doc_tables.RESULTS / "street" / "results.json")
+    results = read_results(doc_tables.RESULTS / "street-other-drives" / "results.json")
     assert isinstance(results, Results)
     snn = results.results[1]
     loss, energy, memory = snn.ap_loss, snn.energy, snn.memory
@@ -162,20 +162,20 @@ def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     assert spiking[4] == f"{100 * (e.snn_pj or 0) / e.ann_pj:.1f} %"
     added = doc_tables._read("bursts")["weights"]["street"]["energy_pj"]["qnn_signed"]
     assert qnn[4].startswith(f"{100 * (e.qnn_pj or 0) / e.ann_pj:.1f} % (")
-    assert float(qnn[4].partition("(")[2].removesuffix(" %)")) == pytest.approx(100 * added / e.ann_pj, abs=0.1)
+    assert float(qnn[4].partition("(")[2].removesuffix(" %)")) == pytest.approx(100 * added / e.ann_pj, abs=0.2)
     assert qnn[5] == f"{100 * memory.alternatives['qnn'].total_pj / memory.alternatives['ann'].total_pj:.1f} %"
-    eight = doc_tables._read("int8_ann")["weights"]["street"]  # private: the files behind the other columns
+    eight = doc_tables._read("int8_ann-other-drives")["weights"]["street"]  # private: the files behind the other columns
     assert int8[1] == f"{eight['networks']['int8']['ap']:.1f}"
     assert int8[3].startswith(f"{eight['int8_of_ann']['ap']['mean']:.1f} [")
-    own = read_results(doc_tables.RESULTS / "street-16-levels" / "results.json")
+    own = read_results(doc_tables.RESULTS / "street-16-levels-other-drives" / "results.json")
     assert isinstance(own, Results)
     assert own.results[1].energy is not None
     its = own.results[1].energy.tables["int8"]
-    assert trained[:2] == ["QNN, 16 levels, trained as such", f"{own.results[1].ap:.1f}"]
+    assert trained[:2] == ["QNN, 16 levels", f"{own.results[1].ap:.1f}"]
     assert trained[4].startswith(f"{100 * (its.qnn_pj or 0) / its.ann_pj:.1f} % (")
     assert trained_snn[4] == f"{100 * (its.snn_pj or 0) / its.ann_pj:.1f} %"
     ms = doc_tables._read("inference")["results"]
-    quantised = ms["openvino int8 fixed size"]["ms"]
+    quantised = min(ms[name]["ms"] for name in ("onnxruntime int8", "openvino int8", "openvino int8 fixed size"))
     assert int8[6] == window_times()["street", "int8"] == f"{quantised:.1f}"
     assert float_ann[6] == f"{min(ms[name]['ms'] for name in inference.FLOAT):.1f}"
     assert float(spiking[6]) == round(min(ms[f"snn {name} T=1"]["ms"] for name in ("int8", "reference")), 1)
