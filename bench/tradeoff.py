@@ -118,6 +118,7 @@ class Bench:
         yield self._row("as bundled", f"as in the weights file, T = {timesteps}", timesteps, bundled)
         for timesteps in (1, 2, 4):
             yield self._uniform("bursts", f"phi = 8, T = {timesteps}", timesteps, Choice(8))
+        yield self._uniform("longer bursts", "phi = 32, T = 1", 1, Choice(32))
         for ratio in UNIFORM:
             yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
         for timesteps in (1, 2, 4, 8):
@@ -182,6 +183,7 @@ def _make_row(kind: str, name: str, timesteps: float, scored: Score, stats: list
 STYLES = {
     "without bursts": ("#cc0000", "o--", "one spike per timestep (phi = 1)"),
     "bursts": ("#4e9a06", "o-", "bursts (phi = 8)"),
+    "longer bursts": ("#c4a000", "P", "bursts (phi = 32)"),
     "signed bursts": ("#8ae234", "^", "bursts, signed neurons"),
     "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio"),
     "allocation alone": ("#3465a4", "v", "burst limits per layer"),
