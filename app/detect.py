@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,6 @@ from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size, first_us
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions, open_events
-from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
 from evburst.data.slicing import overlapping, windows_by_count
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals, energy_figures, sample_note
@@ -240,17 +238,13 @@ def open_inference(
     )
 
 
-def start_time(path: Path, start_s: float, open_stream: Callable[[], EventStream]) -> int | None:
-    """Return the start time on a recording's clock, µs; None for its first event.
+def start_time(stream: EventStream, start_s: float) -> int | None:
+    """Return the time `start_s` seconds after a stream's first event, µs on its clock; None for 0 s.
 
     Raises:
-        ConfigError: the recording is a pipe, which cannot be opened a second time.
+        ConfigError: the stream can be read only once.
     """
-    if not start_s:
-        return None
-    if is_pipe(path):
-        raise ConfigError(f"{path}: a pipe can only be read once: leave out --start-s, or save it to a file first")
-    return (first_us(open_stream()) or 0) + round(1e6 * start_s)
+    return (first_us(stream) or 0) + round(1e6 * start_s) if start_s else None
 
 
 def run_windows(
@@ -351,9 +345,8 @@ def detect_file(
     started = time.perf_counter()
     path, c = Path(events), config or DetectConfig()
     size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
-    open_stream: Callable[[], EventStream] = partial(open_events, path, size, c.format, options=c.reading)
-    stream = FilteredStream(open_stream(), c.filters)
-    start_us = start_time(path, c.start_s, open_stream)
+    recording = open_events(path, size, c.format, options=c.reading)
+    stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
     bundle = bundle or DetectorBundle.load(c.weights)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = cut_windows(stream, inference.voxel.window_us, c, start_us)

@@ -252,8 +252,7 @@ class Inference:
 
     def begin(self) -> None:
         """Begin another recording: nothing is held, even if its clock continues that of the one before."""
-        self._ran = 0
-        self._memory.clear()
+        self._ran, self._memory = 0, {}  # another dict: a copy of this object keeps its own
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Return the results of windows that are run through the network as one batch.

@@ -14,10 +14,11 @@ import evburst
 from evburst import Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
+from evburst.data.encoding import pack
 from evburst.data.events import EventArray, Events, SensorSize
+from evburst.data.readers.dat import dat_header
 from tests.conftest import SAMPLE, in_new_process, random_events
 
-SIZE = SensorSize(304, 240)
 SIZE = SensorSize(304, 240)
 
 
@@ -108,6 +109,44 @@ def test_events_of_one_window_are_one_result_wherever_it_begins(detector: Detect
     assert result.events == len(part)
     assert len(detector(events[:20_000])) == int(events["t"][19_999] // 50_000) + 1
     assert detector(events[:0]) == []
+
+
+def test_streams_of_one_detector_at_the_same_time(detector: Detector, events: Events) -> None:
+    """Each has its own memory and its own faults."""
+    outside = events.copy()
+    outside["x"][::20] = 400  # beyond the sensor
+    remembering = Detector("street", sensor_size=SIZE, memory=True)
+    one, other = EventArray(events, SIZE), EventArray(outside, SIZE)
+    expected = [boxes(list(remembering.stream(part))) for part in (one, other)]
+    lost = other.faults.outside_sensor
+    pairs = list(zip(remembering.stream(one), remembering.stream(other), strict=True))
+    assert len(pairs) >= 3
+    assert [boxes([pair[k] for pair in pairs]) for k in (0, 1)] == expected
+    assert expected[0] != boxes(list(Detector("street", sensor_size=SIZE).stream(one)))
+    assert (one.faults.outside_sensor, other.faults.outside_sensor) == (0, 2 * lost)
+    assert lost > 0
+
+
+def test_a_start_in_seconds(events: Events, tmp_path: Path) -> None:
+    """Windows that end before it are left out, also of short recordings; the faults of the recording are counted once."""
+    late = Detector("street", sensor_size=SIZE, start_s=0.06)
+    part = events[(events["t"] >= 73_000) & (events["t"] < 123_000)]
+    assert [result.t0_us for result in late(events)] == [50_000 * k for k in range(1, len(late(events)) + 1)]
+    assert [result.t0_us for result in late(part)] == [100_000]
+    assert late(part[part["t"] < 80_000]) == []
+    words = pack(events)
+    words[5, 0] = 1 << 31  # a time far ahead
+    (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + words.tobytes())
+    stream = open_events(path)
+    assert list(late.stream(stream))
+    assert stream.faults.time_glitches == 1
+
+
+def test_a_stream_that_can_be_read_once_has_no_start_in_seconds(events: Events) -> None:
+    stream = EventArray(events, SIZE, finite=False)
+    assert list(Detector("street", sensor_size=SIZE, max_windows=1).stream(stream))
+    with pytest.raises(EvburstError, match="can only be read once"):
+        Detector("street", start_s=1.0).stream(stream)
 
 
 def test_settings_and_errors() -> None:
