@@ -13,7 +13,6 @@ from typing import Any
 from evburst.app.console import run
 from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given
 from evburst.app.provenance import installed_version
-from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError, EvburstError
 
 COMMANDS = {
@@ -351,6 +350,7 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     from evburst.app.evaluate import classes
     from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
+    from evburst.data.classification import CLASSIFICATION
 
     networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
     if args.classes:

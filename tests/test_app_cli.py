@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import logging
 import os
@@ -301,6 +302,46 @@ def test_signals_end_a_run_as_ctrl_c_does(number: int, capsys: pytest.CaptureFix
     finally:
         signal.signal(number, outside)
     assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interruption_in_a_callback_ends_a_run(
+    number: int, code: int, fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in numba's compiler, which goes on after it or fails, because C cannot pass the exception on."""
+
+    def main(args: argparse.Namespace) -> None:
+        ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))()
+        if fails:
+            raise RuntimeError("no compiled object yet")
+        while True:
+            pass
+
+    outside = signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_with(main) == code
+    finally:
+        signal.signal(signal.SIGTERM, outside[0])
+        signal.signal(signal.SIGINT, outside[1])
+    assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_message() -> None:
+    """Also where it leaves an `exec`, after which CPython would end by the signal itself."""
+    code = """
+import sys
+from evburst.__main__ import main
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "evburst.app.events":
+            exec("raise KeyboardInterrupt")
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["evburst", "events", "info", "a.dat"]
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_ignored_signals_stay_ignored() -> None:

@@ -54,8 +54,10 @@ class RunFolder:
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
             status = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
-            with suppress(DataError):  # the disk may be full: the error that ended the run is the one to report
+            try:
                 self.write_summary(status)
+            except DataError:  # the disk may be full: the error that ended the run is the one to report
+                self._overwrite_summary(status["status"])
         self._stack.close()
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +65,12 @@ class RunFolder:
         content = {**self._about, **summary}
         write_json(self.path / SUMMARY, content)
         return content
+
+    def _overwrite_summary(self, status: str) -> None:
+        """Write the status over the summary in place, which needs no further space, because it is shorter without indents."""
+        with suppress(OSError), (self.path / SUMMARY).open("r+") as file:
+            file.write(json.dumps({**self._about, "status": status}))
+            file.truncate()
 
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one."""
