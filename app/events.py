@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, run
-from evburst.app.flags import Parser
+from evburst.app.flags import Parser, named_path
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EvburstError, EventFileError, SensorSizeUnknownError
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     )
     cut_parser.set_defaults(action=_cut)
     for command in (convert_parser, cut_parser):
-        command.add_argument("out", type=Path, metavar="OUT", help="the file to write; its suffix selects the format")
+        command.add_argument("out", type=named_path, metavar="OUT", help="the file to write; its suffix selects the format")
         command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
         command.add_argument("--from-zero", action="store_true", help="shift timestamps so that the first event is at 0")
     return run(parser, lambda args: args.action(args), argv)

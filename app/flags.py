@@ -176,6 +176,13 @@ def _suggestion(text: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def named_path(text: str) -> Path:
+    """Return the path of an output, which has to have a name; the `type` of an argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; is a shell variable unset?")
+    return Path(text)
+
+
 class CommandParser(Parser):
     """Parser of a command: its own flags, the common settings, then all other settings in groups.
 

@@ -222,6 +222,24 @@ def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pyt
     assert (seen[0].ann, seen[0].weights) == (False, "street")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["detect", "--events", "a.dat", "--out", ""],
+        ["evaluate", "--out", ""],
+        ["live", "--record", ""],
+        ["export", "--onnx", ""],
+        ["results", "runs", "--out", ""],
+        ["events", "convert", "a.dat", ""],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_output_has_a_name(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(command)
+    assert "the name is empty; is a shell variable unset?" in capsys.readouterr().err
+
+
 def run_with(main: Any, *flags: str) -> int:
     """console.run with a parser of nothing but the common flags."""
     return console.run(argparse.ArgumentParser("x"), main, list(flags))

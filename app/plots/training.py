@@ -16,6 +16,9 @@ from evburst.data.extras import require
 
 _LOG = logging.getLogger(__name__)
 
+LOGS = ("log.csv", "curves.png")
+"""What `Curves` writes."""
+
 
 class Curves:
     """Logs one row per epoch and plots the curves; a resumed run appends to its log.
@@ -27,7 +30,8 @@ class Curves:
     """
 
     def __init__(self, out: Path, loss_names: tuple[str, ...], figures: tuple[str, ...]) -> None:
-        self._log, self._picture, self._loss_names, self._figures = out / "log.csv", out / "curves.png", loss_names, figures
+        self._log, self._picture = (out / name for name in LOGS)
+        self._loss_names, self._figures = loss_names, figures
         self._board = _tensorboard(out)
 
     def add(self, epoch: int, loss: NDArray[np.float64], scored: Score, seconds: float) -> None:

@@ -13,12 +13,15 @@ import numpy as np
 
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
-from evburst.data.files import replacing
+from evburst.data.files import read_json, refuse_foreign, replacing
 from evburst.eval.coco import IOUS
 from evburst.eval.matching import BINS
 from evburst.eval.report import charts, tables
 from evburst.eval.report.charts import COLOURS, Labels, Series
 from evburst.eval.results import NetworkResult, Results, parse, to_json
+
+FILES = ("results.json", "results.md", "report.html", "confusion.svg")
+"""What reports consist of; the last one only of classifiers."""
 
 _MAX_CURVES = 12
 _MAX_CONFUSION_ROWS = 13
@@ -62,7 +65,7 @@ def writable(out: Path) -> Path:
     """Create the folder of a report that is written later, if it is missing, and check the required packages.
 
     Raises:
-        ConfigError: the folder cannot be created.
+        ConfigError: the folder cannot be created, or contains files of these names that evburst has not written.
         MissingPackageError: a package that is needed to write reports is not installed.
     """
     for package in ("jinja2", "matplotlib", "pydantic"):
@@ -71,6 +74,7 @@ def writable(out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
+    refuse_foreign((out / name for name in FILES), {"version", "results"} <= read_json(out / FILES[0]).keys())
     return out
 
 
