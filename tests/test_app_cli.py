@@ -327,7 +327,7 @@ def test_signals_end_a_run_as_ctrl_c_does(number: int, capsys: pytest.CaptureFix
 def test_an_interruption_in_a_callback_ends_a_run(
     number: int, code: int, fails: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in numba's compiler, which goes on after it or fails, because C cannot pass the exception on."""
+    """As in numba's compiler, which ignores it or fails, because an exception cannot pass through C."""
 
     def main(args: argparse.Namespace) -> None:
         ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))()

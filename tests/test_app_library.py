@@ -68,6 +68,11 @@ SHAPES: dict[str, Callable[[Events], Any]] = {
     "a dict": lambda e: {name: e[name] for name in "pyxt"},
     "polarity -1 and 1": lambda e: (e["t"], e["x"], e["y"], e["p"].astype(int) * 2 - 1),
     "polarity as booleans": lambda e: [e["t"], e["x"], e["y"], e["p"] > 0],
+    "names as in files": lambda e: e.astype([("timestamp", "<i8"), ("x", "<i4"), ("y", "<i4"), ("polarity", "?")]),
+    "a dict of other names": lambda e: {"ts": e["t"], "x_pos": e["x"], "y_pos": e["y"], "on": e["p"]},
+    "further columns": lambda e: {name: e[name] for name in "txyp"} | {"time": e["t"] * 0, "sign": e["p"] * 0},
+    "times in ns": lambda e: {"t_ns": e["t"] * 1000, "x": e["x"], "y": e["y"], "p": e["p"]},
+    "times in seconds": lambda e: {"Time [s]": e["t"] * 1e-6, "x": e["x"], "y": e["y"], "p": e["p"]},
     "not sorted": lambda e: e[np.random.default_rng(0).permutation(len(e))],
 }
 
@@ -83,7 +88,12 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
     ("value", "message"),
     [
         (np.zeros((5, 3)), r"shape \(5, 3\)"),
-        ({"t": [1], "x": [1], "y": [1]}, "no column 'p'"),
+        ({"t": [1], "x": [1], "y": [1]}, "no column p; found t, x, y"),
+        ({"t": [1], "x": [1], "y": [1], 3: [1]}, "no column p; found t, x, y, 3"),
+        (np.zeros(3, [("t", "i8"), ("x", "i2")]), "no column y, p"),
+        (np.ma.masked_less(np.ones((5, 4), int), 0), "a masked array"),
+        ((np.ma.masked_less([1, 2], 2), [1, 1], [1, 1], [1, 1]), "a masked array"),
+        ({"t_ns": np.ma.masked_less([1, 2], 2), "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "a masked array"),
         (([1, 2], [1], [1], [1]), "different lengths"),
         (([0.5], [1], [1], [1]), "column t has fractions"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),

@@ -79,13 +79,13 @@ MICRO = Unit("us")
 
 
 def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
-    """Map t, x, y and p to the matching `names`, e.g. {"t": "timestamp_us", ...}.
+    """Map t, x, y and p to the matching `names`, e.g. {"t": "timestamp_us", ...}; of several, to the first in COLUMN_NAMES.
 
     Raises:
         EventFileError: one of them is missing.
     """
     lower = {name.strip().lower(): name for name in names}
-    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in aliases if alias in lower}
+    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in reversed(aliases) if alias in lower}
     if "t" not in found:
         found.update(("t", name) for text, name in lower.items() if unit_in_name(text))
     missing = [column for column in COLUMN_NAMES if column not in found]
