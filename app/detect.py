@@ -141,7 +141,7 @@ class DetectConfig(RunConfig):
             still found.
         lead_ms: predict boxes for this long after the end of their window (app/lead.py); suits the time that passes until they
             are used.
-        sinks: names of the outputs to write (app/outputs/sinks.py).
+        sinks: names of the outputs to write besides summary.json (app/outputs/sinks.py); empty: only summary.json.
         slow: factor by which the video is slower than the recording.
         fps: windows per second of the video, instead of `slow`.
         overwrite: whether to replace files in the output folder that were not written by evburst.
@@ -236,6 +236,17 @@ def open_inference(
         downsample=block_side(config.downsample, sensor_size),
         count_every=detector.count_every,
     )
+
+
+def refuse_ignored(config: RunConfig) -> None:
+    """Raise ConfigError if the ANN is to run with settings of the spiking network, which it would ignore.
+
+    Live detection accepts them, because it can change the network while it runs.
+    """
+    settings = {"timesteps": config.timesteps, "engine": config.engine, "adaptive": config.adaptive}
+    ignored = [name for name, value in settings.items() if value not in (None, "auto")]
+    if config.ann and ignored:
+        raise ConfigError(f"ann: the ANN has no {', '.join(ignored)}; leave out one or the other")
 
 
 def start_time(stream: EventStream, start_s: float) -> int | None:

@@ -19,6 +19,7 @@ from evburst.app.detect import (
     class_numbers,
     cut_windows,
     open_inference,
+    refuse_ignored,
     result_filter,
     run_windows,
     start_time,
@@ -47,6 +48,7 @@ class _Network:
     _task: str
 
     def __init__(self, config: RunConfig, maps: bool) -> None:
+        refuse_ignored(config)
         self.config = config
         self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
         self._bundle = DetectorBundle.load(config.weights)

@@ -223,6 +223,20 @@ def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("detect --events a.dat --ann --timesteps 4 --engine int8", "the ANN has no timesteps, engine; leave out"),
+        ("detect --events a.dat --set ann=true --adaptive", "the ANN has no adaptive"),
+        ("classify --events a.dat --ann --timesteps 1", "the ANN has no timesteps"),
+        ("evaluate --ann --engine int8", "the ANN has no timesteps and engine"),
+    ],
+)
+def test_settings_that_the_ann_would_ignore(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["detect", "--events", "a.dat", "--out", ""],

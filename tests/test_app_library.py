@@ -165,6 +165,7 @@ def test_settings_and_errors() -> None:
         ({"weights": "strete"}, "bundled: caltech101, caltech6"),
         ({"timestep": 2}, "did you mean 'timesteps'"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
+        ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
     ):
         with pytest.raises(EvburstError, match=message):
             Detector(**settings)

@@ -117,6 +117,8 @@ class EvaluateConfig:
             "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "resamples must be 0 to 100000": 0 <= self.resamples <= 100_000,
             "ann or snn must be true": self.ann or self.snn,
+            "the ANN has no timesteps and engine: leave them out, or evaluate both networks": self.snn
+            or (not self.timesteps and self.engine == "auto"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
         }
