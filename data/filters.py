@@ -49,9 +49,8 @@ class FiltersConfig:
     background_us: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, received {value}")
+        if not min(self.hot_pixel_hz, self.refractory_us, self.background_us) >= 0:
+            raise ValueError("hot_pixel_hz, refractory_us and background_us must not be negative")
 
     @property
     def any_on(self) -> bool:

@@ -23,6 +23,7 @@ from evburst.app import cli, console, events, export
 from evburst.app.config import load_config, setting_names
 from evburst.app.flags import attribute_texts, given, read_settings
 from evburst.data.errors import ConfigError
+from evburst.data.readers import READERS
 from tests.conftest import ROOT, SAMPLE
 
 CONFIGS = {
@@ -86,6 +87,29 @@ def test_settings_read_from_the_source_are_those_of_the_class(name: str) -> None
             assert setting.name in required
         else:
             assert not default, setting
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "score"])
+def test_limits_in_the_help_are_those_of_the_class(name: str) -> None:
+    kind, read = imported(CONFIGS[name]), read_settings(CONFIGS[name])
+    required = ["weights=w", "out=o"] if name == "convert" else []
+    limits = {setting.name: setting.limits for section in read for setting in section.settings if setting.limits}
+    assert len(limits) >= 8
+    ranges = {known: re.fullmatch(r"([\d.]+) to ([\d.e]+)", text) for known, text in limits.items()}
+    for known, found in ranges.items():
+        for beyond in (-1, 2 * round(float(found[2])) + 1) if found else ():
+            value = f"[{beyond}]" if (name, known) == ("evaluate", "timesteps") else beyond
+            with pytest.raises(ConfigError, match=f"{known.rpartition('.')[2]} must be {found[1]} to {found[2]}"):
+                load_config(kind, None, [*required, f"{known}={value}"])
+
+
+def test_the_help_states_limits_and_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["detect", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "once its boxes agree this well, 0 to 1; None: never (0 to 1)" in shown
+    assert "(0 to 1000; default: 0.0)" in shown
+    assert f"format of the recording: {', '.join(sorted(READERS))};" in shown
 
 
 def test_attribute_texts_of_a_docstring() -> None:

@@ -150,7 +150,7 @@ def test_only_a_weights_file_is_replaced_and_a_budget_is_a_share(
     (tmp_path / "tiny.safetensors").unlink()
     for budget in ("7", "0", "-1"):
         assert convert("--budget", budget) == 1
-        assert "budget is a share above 0 and up to 1" in capsys.readouterr().err
+        assert "budget must be a share above 0 and up to 1" in capsys.readouterr().err
 
 
 def test_a_network_with_memory_is_not_distilled(
@@ -279,7 +279,7 @@ def test_advanced_calibration_and_its_continuation(
     onward = ["--weights", str(convert.weights), "--out", str(second), "--continue", "--calibration", str(folder)]
     onward += sets("advanced_windows=4", "tuning_every=2")
     assert convert(*onward, "--set", "advanced_batch=3") == 1
-    assert "tuning_every no less than advanced_batch" in capsys.readouterr().err
+    assert "tuning_every must be at least advanced_batch" in capsys.readouterr().err
     with monkeypatch.context() as patched:
         patched.setattr(Distillation, "learn", out_of_memory)
         assert convert(*onward) == 1
