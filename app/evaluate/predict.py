@@ -51,11 +51,6 @@ class Run(NamedTuple):
     model: str
     timesteps: int
 
-    @property
-    def label(self) -> str:
-        """Name of the network in tables."""
-        return "ANN" if self.model == "ann" else f"SNN, T = {self.timesteps}"
-
 
 @dataclass(frozen=True)
 class PartResult:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.app.plots import new_figure
 from evburst.app.scoring import Score
-from evburst.data.extras import require
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,15 +55,10 @@ class Curves:
 
     def _draw(self) -> None:
         """Loss and validation over the epochs so far."""
-        require("matplotlib", "train", "drawing training curves")
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         with self._log.open(newline="") as file:
             rows = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
         epochs = [row["epoch"] for row in rows]
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(10, 4)
         left, right = figure.subplots(1, 2)
         for name in self._loss_names:
             left.plot(epochs, [row[name] for row in rows], marker=".", label=name)
