@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evburst.app.detect import RunConfig, cut_windows, open_inference, run_windows, start_time
 from evburst.app.inference import WindowResult
+from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS

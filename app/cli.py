@@ -118,7 +118,8 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     def main(args: argparse.Namespace) -> str:
         from evburst.app.batch import detect_many, find_recordings, one_file
         from evburst.app.config import load_config
-        from evburst.app.detect import DetectConfig, detect_file, human_summary, refuse_ignored
+        from evburst.app.detect import DetectConfig, detect_file, human_summary
+        from evburst.app.runs import refuse_ignored
 
         config = load_config(DetectConfig, args.config, args.set + given(args))
         refuse_ignored(config)
@@ -163,7 +164,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.batch import find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
-        from evburst.app.detect import refuse_ignored
+        from evburst.app.runs import refuse_ignored
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
         refuse_ignored(config)

@@ -13,18 +13,9 @@ import numpy as np
 
 from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import (
-    DetectConfig,
-    RunConfig,
-    class_numbers,
-    cut_windows,
-    open_inference,
-    refuse_ignored,
-    result_filter,
-    run_windows,
-    start_time,
-)
+from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
+from evburst.app.runs import RunConfig, cut_windows, open_inference, refuse_ignored, run_windows, start_time
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.datasets.class_windows import filled_windows

@@ -22,15 +22,17 @@ from tqdm import tqdm
 
 from evburst.app.config import load_config, to_dict
 from evburst.app.console import absolute_progress, show_progress
+from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run, check_order
-from evburst.app.inference import BATCH, concatenate, pick_device, with_memory_if_asked
+from evburst.app.inference import BATCH
 from evburst.app.lead import MOST_LEAD_MS
 from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
+from evburst.app.runs import pick_device, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
