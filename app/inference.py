@@ -55,7 +55,8 @@ class GridNetwork(Protocol):
     ) -> tuple[Sequence[Prediction], Stats | None]:
         """Return the prediction for each grid `(N, 2 * bins, H, W)` uint8, and the operation counts (None: not counted).
 
-        Networks with memory also take a keyword `memory`, see `Detector.detect`.
+        Networks with memory also take a keyword `memory`, and those whose maps are kept, or of which only some windows are
+        counted, `readouts` and `count`: see `Detector.detect`.
         """
         ...
 
@@ -334,11 +335,10 @@ class Inference:
     def _predict(
         self, grids: NDArray[np.uint8], times: Sequence[int], readouts: Maps | None, count: bool, memory: Memory | None = None
     ) -> tuple[Sequence[Prediction], Stats | None]:
-        """Run the network on grids as it sees them; see `Detector.detect`."""
-        if isinstance(self.network, Detector):
-            return self.network.detect(grids, self._seen, times, readouts, count, memory)
-        given: dict[str, Any] = {} if memory is None else {"memory": memory}
-        return self.network.detect(grids, self._seen, times, **given)
+        """Run the network on grids as it sees them; see `GridNetwork.detect`."""
+        options: dict[str, Any] = {} if count else {"count": False}
+        options |= {name: own for name, own in (("readouts", readouts), ("memory", memory)) if own is not None}
+        return self.network.detect(grids, self._seen, times, **options)
 
     def as_seen(self, grids: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
         """Return grids from `bin` as the network sees them, `(size, 2 * bins, H, W)` uint8: downsampled, and followed by empty

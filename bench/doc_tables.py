@@ -54,10 +54,12 @@ from evburst.models.spiking.network import SpikingParameters  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 DETECTORS = ("street", "caltech6", "caltech6-ssd")
 CLASSIFIERS = ("nmnist", "dvs128-objects", "caltech101")
-IN_README = ("street", "caltech6")
-"""Detectors of one timestep."""
+ONE_TIMESTEP = ("street", "caltech6")
+"""Detectors of one timestep, which are the same network as a quantised one."""
 TRAINED_QNN = "street-16-levels"
 """Results of the network of configs/convert_street_qnn.yaml, whose weights do not come with evburst."""
+OTHER_DRIVES = "-other-drives"
+"""Suffix of results on windows without those of a drive that training has seen other frames of."""
 _TABLE = re.compile(r"^\|.*\n(?:\|.*\n)+", re.MULTILINE)
 _SUFFIXES = {"csv": "csv", "latex": "tex"}
 
@@ -114,7 +116,7 @@ def window_times() -> dict[tuple[str, str], str]:
     for path in sorted(RESULTS.glob("inference*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         ms = {name: result["ms"] for name, result in record["results"].items() if "ms" in result}
-        found = {"ann": ms[inference.baseline(record["results"])], "int8": ms.get(inference.QUANTISED)}
+        found = {"ann": ms[inference.baseline(record["results"])], "int8": _fastest(ms, "(openvino|onnxruntime) int8.*")}
         found["qnn"] = _fastest(ms, "snn .* T=1 uncounted")
         found |= {f"snn {steps}": _fastest(ms, rf"snn (reference|int8) T={steps}") for steps in inference.TIMESTEPS}
         times |= {(record["weights"], name): f"{value:.1f}" for name, value in found.items() if value is not None}
@@ -127,8 +129,12 @@ def _fastest(ms: dict[str, float], names: str) -> float | None:
 
 
 @cache
+def _bundle(weights: str) -> DetectorBundle:
+    return DetectorBundle.load(weights)
+
+
 def _parameters(weights: str) -> SpikingParameters:
-    return DetectorBundle.load(weights).parameters
+    return _bundle(weights).parameters
 
 
 def _limits(weights: str) -> Counter[int]:
@@ -172,48 +178,74 @@ def _account(results: Results) -> _Account:
 
 
 def headline() -> str:
-    """The README's table."""
-    times, eight_bits = window_times(), _read("int8_ann")["weights"]
-    rows = []
-    for results in _detectors(IN_README):
-        rows += _headline_rows(results, eight_bits[results.weights or ""], times)
-    (trained,) = _detectors((TRAINED_QNN,))
-    found = _account(trained)
-    shares = percent(found.arithmetic["qnn"]), percent(found.with_memory["qnn"])
-    rows.insert(2, [rows[0][0], f"QNN trained, {_recorded_levels(trained)} levels", *found.scores, *shares, "-"])
-    head = ["weights, windows", "network", "AP", "AP50", "AP lost [95 %]", "arithmetic, of ANN", "with memory traffic", "ms"]
-    return Table(head, rows, 2).markdown()
-
-
-def _headline_rows(results: Results, eight_bits: dict[str, Any], times: dict[tuple[str, str], str]) -> list[list[str]]:
-    """ANN, ANN in 8 bits, at T = 1 the quantised network, and the spiking network of one weights file."""
-    name, found = results.weights or "", _account(results)
-    ann, snn = results.results
-    shares = {key: (percent(share), percent(found.with_memory[key])) for key, share in found.arithmetic.items()}
-    quantised, loss = eight_bits["networks"]["int8"], eight_bits["int8_of_ann"]["ap"]
-    eight = [f"{quantised['ap']:.1f}", f"{quantised['ap50']:.1f}", interval(Interval(**loss), 1)]
-    zeros = [f"100 % ({share})" for share in shares["ann_zero_skipping"]]
+    """The README's table: `street`, and the network with 16 levels, on drives that training has not seen."""
+    (trained,) = _detectors((TRAINED_QNN + OTHER_DRIVES,))
+    (results,) = _detectors(("street" + OTHER_DRIVES,))
+    ann, int8, *others = _networks(results, _read("int8_ann" + OTHER_DRIVES))
+    found, few = _account(trained), _recorded_levels(trained)
     rows = [
-        ["ANN", number(ann.ap, 1), number(ann.ap50, 1), *["-"] * 3, times.get((name, "ann"), "-")],
-        ["ANN, INT8", *eight, *zeros, times.get((name, "int8"), "-")],
-        [f"QNN, {levels(name)} levels", *found.scores, *shares["qnn"], times.get((name, "qnn"), "-")],
-        [f"SNN, T = {snn.timesteps}", *found.scores, *shares["snn"], times.get((name, f"snn {snn.timesteps}"), "-")],
+        [f"QNN, {few} levels", *found.scores, *_qnn_cells(found, TRAINED_QNN), "-"],
+        [f"SNN, the same, up to {few - 1} spikes", *found.scores, *_snn_cells(found), "-"],
     ]
-    return [[f"{name}, {ann.frames}", *row] for row in rows]
+    return Table(_NETWORKS_HEAD, [ann, int8, *rows, *others], 1).markdown()
 
 
-def narrow_multipliers() -> str:
-    """The spiking network's energy relative to a QNN whose multiplications are 8 bits by as many as an activation has.
+_NETWORKS_HEAD = ["network", "AP", "AP50", "AP lost [95 %]", "arithmetic", "with memory traffic", "ms"]
 
-    Multiplications cost in proportion to these bits; additions have their full width.
+
+def other_networks() -> str:
+    """The same of `caltech6`, for docs/results.md."""
+    (results,) = _detectors(("caltech6",))
+    return Table(_NETWORKS_HEAD, _networks(results, _read("int8_ann")), 1).markdown()
+
+
+def _networks(results: Results, eight_bits: dict[str, Any]) -> list[list[str]]:
+    """ANN, ANN in 8 bits, QNN and spiking network of a weights file of one timestep."""
+    name, found, times = results.weights or "", _account(results), window_times()
+    ann, measured = results.results[0], eight_bits["weights"][name]
+    quantised, loss, many = measured["networks"]["int8"], measured["int8_of_ann"]["ap"], levels(name)
+    eight = [f"{quantised['ap']:.1f}", f"{quantised['ap50']:.1f}", interval(Interval(**loss), 1)]
+    zeros = [percent(share["ann_zero_skipping"]) for share in (found.arithmetic, found.with_memory)]
+    return [
+        ["ANN", number(ann.ap, 1), number(ann.ap50, 1), *["-"] * 3, times[name, "ann"]],
+        ["ANN, INT8", *eight, *zeros, times[name, "int8"]],
+        [f"QNN, {many} levels, bundled", *found.scores, *_qnn_cells(found, name), times[name, "qnn"]],
+        [f"**SNN, the same, up to {many - 1} spikes**", *found.scores, *_snn_cells(found), times[name, "snn 1"]],
+    ]
+
+
+def _qnn_cells(found: _Account, weights: str) -> list[str]:
+    """Its shares of the dense ANN; in parentheses if it multiplies by shifts, at no cost, and additions."""
+    share = found.arithmetic["qnn"]
+    added = share * _of_multiplications(weights)["qnn_signed"]
+    return [f"{percent(share)} ({percent(added)})", percent(found.with_memory["qnn"])]
+
+
+def _snn_cells(found: _Account) -> list[str]:
+    return [percent(found.arithmetic["snn"]), percent(found.with_memory["snn"])]
+
+
+def _of_multiplications(weights: str) -> dict[str, float]:
+    """Energy of bench/bursts.py's ways to meet a weight, relative to multiplications of 8 by 8 bits."""
+    energy = _read("bursts")["weights"][weights]["energy_pj"]
+    return {name: pj / energy["qnn"] for name, pj in energy.items()}
+
+
+def multipliers() -> str:
+    """The spiking network's arithmetic relative to that of the same network as a QNN, by how the QNN multiplies.
+
+    A narrow multiplication costs in proportion to the bits of an activation; additions have their full width.
     """
     costs, rows = COST_TABLES["int8"], []
-    for results in _detectors():
-        name, share = results.weights or "", of_qnn(results.results[1])
-        if share is not None:
-            bits = _bits(levels(name))
-            rows.append([f"`{name}`", f"{bits}", percent(share), percent(share * costs.mac_pj / _narrow_pj(bits))])
-    return Table(["weights", "bits of an activation", "of QNN, 8 by 8 bits", "of QNN, 8 bits by those"], rows, 1).markdown()
+    for results in _detectors((*ONE_TIMESTEP, TRAINED_QNN)):
+        name, share, ways = results.weights or "", of_qnn(results.results[1]), _of_multiplications(results.weights or "")
+        bits = _bits(_recorded_levels(results) if name == TRAINED_QNN else levels(name))
+        of_additions = ways["snn"] / ways["qnn_signed"]
+        cells = [f"{_read('bursts')['weights'][name]['spikes_per_burst']:.2f}", percent(share)]
+        cells += [f"{percent((share or 0) * costs.mac_pj / _narrow_pj(bits))} ({bits} bits)", percent(of_additions)]
+        rows.append([f"`{name}`", *cells, f"{of_additions - 1:.2f}"])
+    head = ["weights", "spikes per burst", "of QNN, 8 by 8 bits", "8 bits by those of an activation", "shifts and additions"]
+    return Table([*head, "break-even: a shift in additions"], rows, 1).markdown()
 
 
 def _bits(levels: int) -> int:
@@ -227,25 +259,20 @@ def _narrow_pj(bits: int) -> float:
 
 
 def trained_qnn() -> str:
-    """The network that was trained as a quantised one, beside the spiking network of `street`."""
+    """The network that was trained as a quantised one, beside the bundled one, each as a QNN and as a spiking network."""
     rows = []
     for results in _detectors((TRAINED_QNN, "street")):
-        trained, found = results.weights == TRAINED_QNN, _account(results)
-        count, share = _recorded_levels(results) if trained else levels("street"), found.arithmetic["qnn"]
+        trained, found, name = results.weights == TRAINED_QNN, _account(results), results.weights or ""
+        count, share = _recorded_levels(results) if trained else levels(name), found.arithmetic["qnn"]
         narrow = share * _narrow_pj(_bits(count)) / COST_TABLES["int8"].mac_pj
-        name = f"QNN, {count} levels, {'trained as such' if trained else 'the bundled network as one'}"
-        rows.append([name, *found.scores, percent(share), percent(narrow), percent(found.with_memory["qnn"])])
-    rows.append(["SNN, T = 1", *found.scores, percent(found.arithmetic["snn"]), "-", percent(found.with_memory["snn"])])
-    head = [
-        "`street`",
-        "AP",
-        "AP50",
-        "AP lost [95 %]",
-        "arithmetic, of ANN",
-        "8 bits by those of an activation",
-        "with memory traffic",
-    ]
-    return Table(head, rows, 1).markdown()
+        added = share * _of_multiplications(name)["qnn_signed"]
+        text = "without a limit" if trained else "bundled"
+        prices = [percent(share), percent(narrow), percent(added), percent(found.with_memory["qnn"])]
+        rows.append([f"QNN, {count} levels, {text}", *found.scores, *prices])
+        spent, with_memory = _snn_cells(found)
+        rows.append([f"SNN, the same, up to {count - 1} spikes", *found.scores, spent, "-", "-", with_memory])
+    head = ["`street`", "AP", "AP50", "AP lost [95 %]", "arithmetic, of ANN", "8 bits by those of an activation"]
+    return Table([*head, "shifts and additions", "with memory traffic"], rows, 1).markdown()
 
 
 def _recorded_levels(results: Results) -> int:
@@ -261,7 +288,7 @@ def burst_limits() -> str:
         cells = [
             ", ".join(f"{limit}: {layers[limit]}" for limit in limits),
             ", ".join(f"{limit + 1}" for limit in limits),
-            ", ".join(f"{math.log2(limit + 1):.1f}" for limit in limits),
+            ", ".join(f"{_bits(limit + 1)}" for limit in limits),
         ]
         lines.append(f"| `{name}` | {_parameters(name).timesteps} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -269,7 +296,8 @@ def burst_limits() -> str:
 
 def cards() -> str:
     """Score and energy of all weights at their default T, for docs/models.md."""
-    lines = ["| weights | measured on | score | ANN | SNN | lost [95 %] | of dense ANN | of QNN |", "|---" * 8 + "|"]
+    head = "weights | parameters | dense MACs | measured on | score | ANN | SNN | lost [95 %] | of dense ANN | of QNN"
+    lines = [f"| {head} |", "|---" * 10 + "|"]
     for _, results in _files((*DETECTORS, *CLASSIFIERS)):
         timesteps = _parameters(results.weights or "").timesteps
         ann = next(row for row in results.results if row.model == "ann")
@@ -279,8 +307,11 @@ def cards() -> str:
         else:
             scores, loss, unit = (ann.top1, snn.top1), snn.top1_loss, f"{ann.recordings:,} recordings"
         e = snn.energy
+        parameters = sum(tensor.numel() for tensor in _bundle(results.weights or "").graph.tensors.values())
         cells = [
             f"`{results.weights}`",
+            f"{parameters / 1e6:.2f} M",
+            f"{e.dense_macs / 1e6:,.0f} M" if e else "-",
             f"{results.dataset} {results.split}, {unit}",
             "AP" if unit.endswith("windows") else "top-1",
         ]
@@ -338,10 +369,17 @@ def street_card() -> str:
 
 TABLES = (
     DocTable("headline", "README.md", "Results", headline),
+    DocTable(
+        "other_drives",
+        "docs/results.md",
+        "Without a known drive",
+        partial(_evaluation, ("street" + OTHER_DRIVES, TRAINED_QNN + OTHER_DRIVES), "Average precision"),
+    ),
+    DocTable("other_networks", "docs/results.md", "By network", other_networks),
     DocTable("ap", "docs/results.md", "Average precision", partial(_evaluation, DETECTORS, "Average precision")),
     DocTable("ap_by_iou", "docs/results.md", "AP by IoU", partial(_evaluation, DETECTORS, "AP by IoU")),
     DocTable("energy", "docs/results.md", "Energy per window", partial(_evaluation, DETECTORS, "Energy per window")),
-    DocTable("narrow", "docs/results.md", "Energy per window", narrow_multipliers, 1),
+    DocTable("multipliers", "docs/results.md", "Energy per window", multipliers, 1),
     DocTable(
         "memory_traffic",
         "docs/results.md",
@@ -349,7 +387,7 @@ TABLES = (
         partial(_evaluation, DETECTORS, "Energy with memory traffic"),
     ),
     DocTable("int8", "docs/results.md", "The ANN in 8 bits", lambda: int8_ann.table(_read("int8_ann"))),
-    DocTable("trained_qnn", "docs/results.md", "A quantised network trained as such", trained_qnn),
+    DocTable("trained_qnn", "docs/results.md", "A network without a limit on energy", trained_qnn),
     DocTable("classification", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Classification")),
     DocTable("classification_energy", "docs/classify.md", "Results", partial(_evaluation, CLASSIFIERS, "Energy per window"), 1),
     DocTable("cards", "docs/models.md", "Figures", cards),

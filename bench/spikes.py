@@ -101,10 +101,8 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
     as_bundled = is_integer(bundle.spiking, bundle.parameters)
     graph, parameters = integer_form(bundle.spiking, bundle.parameters)
     reference = Watched(graph, parameters)
-    if "nir" in engines and not _is_whole_in_nir(graph, parameters, bundle):
-        engines = [name for name in engines if name != "nir"]
-    runs = {name: _BUILDERS[name](graph, parameters, bundle) for name in engines}
-    different, windows, neurons, spikes = dict.fromkeys(engines, 0), 0, 0, 0
+    runs = {name: run for name in engines if (run := _BUILDERS[name](graph, parameters, bundle)) is not None}
+    different, windows, neurons, spikes = dict.fromkeys(runs, 0), 0, 0, 0
     for grid in grids_of(bundle, n_windows):
         reference.run(torch.from_numpy(grid))
         windows += 1
@@ -115,7 +113,7 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
             different[name] += sum(int((found[layer] != own).sum()) for layer, own in reference.counts.items())
     shared = parameters.timesteps, windows, neurons, spikes
     layers = len(parameters.neurons), sum(1 for _ in driven(graph))
-    return [Agreement(weights, as_bundled, *layers, name, *shared, different[name]) for name in engines]
+    return [Agreement(weights, as_bundled, *layers, name, *shared, different[name]) for name in runs]
 
 
 def grids_of(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
@@ -154,13 +152,6 @@ def _int8(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -
     return counts
 
 
-def _is_whole_in_nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> bool:
-    try:
-        return to_nir(graph, parameters, next(grids_of(bundle, 1)).shape[1:]).bursts
-    except ModelError:
-        return False
-
-
 def run_in_spikingjelly(path: Path) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
     """Return a function that runs a NIR file with one output for one timestep in SpikingJelly.
 
@@ -182,10 +173,17 @@ def run_in_spikingjelly(path: Path) -> Callable[[Tensor], tuple[Tensor, dict[str
     return run
 
 
-def _nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
+def _nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts] | None:
+    """None if NIR cannot express the network completely."""
+    try:
+        translated = to_nir(graph, parameters, next(grids_of(bundle, 1)).shape[1:])
+    except ModelError:
+        return None
+    if not translated.bursts:
+        return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.nir"
-        write_nir(path, to_nir(graph, parameters, next(grids_of(bundle, 1)).shape[1:]))
+        write_nir(path, translated)
         run = run_in_spikingjelly(path)
 
     def counts(grid: NDArray[np.uint8]) -> Counts:
@@ -205,7 +203,7 @@ def available(name: str) -> bool:
     return not ENGINES[name].available("cpu")
 
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[..., Callable[[NDArray[np.uint8]], Counts] | None]] = {
     "int8": _int8,
     "onnx": _exported(open_onnxruntime),
     "openvino": _exported(open_openvino, clip_first=True),

@@ -38,7 +38,8 @@ from evburst.app.provenance import provenance
 from evburst.app.scoring import Score
 from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
-from evburst.eval.energy import energy_report
+from evburst.eval.energy import energy_report, is_a_qnn
+from evburst.eval.report.tables import number, percent
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -62,7 +63,7 @@ class Row:
         timesteps: T, or its mean if it is adaptive; 0 for the ANN.
         ap, ap50: COCO AP in percent.
         energy: share of the dense ANN's energy in FP32.
-        of_qnn: share of the zero-skipping QNN's energy in INT8.
+        of_qnn: share of the zero-skipping QNN's energy in INT8; None for the ANN, and for mean timesteps other than 1.
         int8: share of the dense ANN's energy in INT8.
         spikes_per_neuron: per window, over all timesteps.
     """
@@ -73,7 +74,7 @@ class Row:
     ap: float
     ap50: float
     energy: float = 1.0
-    of_qnn: float = 1.0
+    of_qnn: float | None = None
     int8: float = 1.0
     spikes_per_neuron: float = 0.0
 
@@ -117,6 +118,7 @@ class Bench:
         yield self._row("as bundled", f"as in the weights file, T = {timesteps}", timesteps, bundled)
         for timesteps in (1, 2, 4):
             yield self._uniform("bursts", f"phi = 8, T = {timesteps}", timesteps, Choice(8))
+        yield self._uniform("longer bursts", "phi = 32, T = 1", 1, Choice(32))
         for ratio in UNIFORM:
             yield self._uniform("one ratio for all layers", f"phi = 8, thresholds x {ratio:g}, T = 1", 1, Choice(8, ratio))
         for timesteps in (1, 2, 4, 8):
@@ -158,7 +160,7 @@ class Bench:
     def _adaptive(self, timesteps: int) -> Row:
         """Return the row in which each window stops once its boxes agree; the threshold is chosen on the split "select"."""
         bundle = self.at(timesteps).calibrated(Choice(8))
-        tau = self.at(timesteps).adaptive(bundle)["adaptive"]["tau"]
+        tau = self.at(timesteps).adaptive(bundle).get("adaptive", {"tau": 1.0})["tau"]  # 1: boxes must not change at all
         detector = Detector(bundle, PostConfig(score=0.001), adaptive=tau)
         scored, stats = score_detector(detector, self.windows, 1)
         mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
@@ -173,13 +175,15 @@ def _make_row(kind: str, name: str, timesteps: float, scored: Score, stats: list
         report = energy_report(batch)
         fp32, int8 = report.energies("fp32"), report.energies("int8")
         figures.append((fp32.ratio or 0, int8.as_dict()["of_qnn"] or 0, int8.ratio or 0, report.spikes_per_neuron or 0))
-    means = np.average(figures, axis=0, weights=images).tolist()
-    return Row(kind, name, timesteps, scored.figures["ap"], scored.figures["ap50"], *means)
+    energy, of_qnn, *rest = np.average(figures, axis=0, weights=images).tolist()
+    share = of_qnn if is_a_qnn(timesteps) else None
+    return Row(kind, name, timesteps, scored.figures["ap"], scored.figures["ap50"], energy, share, *rest)
 
 
 STYLES = {
     "without bursts": ("#cc0000", "o--", "one spike per timestep (phi = 1)"),
     "bursts": ("#4e9a06", "o-", "bursts (phi = 8)"),
+    "longer bursts": ("#c4a000", "P", "bursts (phi = 32)"),
     "signed bursts": ("#8ae234", "^", "bursts, signed neurons"),
     "one ratio for all layers": ("#888a85", "s--", "bursts, every threshold raised by one ratio"),
     "allocation alone": ("#3465a4", "v", "burst limits per layer"),
@@ -249,16 +253,18 @@ def table(record: dict[str, Any]) -> str:
             lines.append(f"| ANN | | {scores} | | 100 % | | |")
             continue
         name = row["name"].rpartition(", T ")[0]
-        cost = f"{100 * row['int8']:.1f} % | {100 * row['of_qnn']:.1f} % | {row['spikes_per_neuron']:.2f}"
+        of_qnn = percent(row["of_qnn"] if is_a_qnn(row["timesteps"]) else None)
+        cost = f"{100 * row['int8']:.1f} % | {of_qnn} | {row['spikes_per_neuron']:.2f}"
         lines.append(f"| {name} | {row['timesteps']:.2g} | {scores} | {ann['ap'] - row['ap']:.1f} | {cost} |")
     return "\n".join(lines)
 
 
 def line(row: Row, ann: float) -> str:
     """Format a row of the table."""
+    share = number(None if row.of_qnn is None else 100 * row.of_qnn, 1)
     return (
         f"{row.name:52}{row.timesteps:5.2f}{row.ap:7.2f}{row.ap50:7.2f}{ann - row.ap:7.2f}"
-        f"{100 * row.energy:8.1f}{100 * row.of_qnn:8.1f}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
+        f"{100 * row.energy:8.1f}{share:>8}{100 * row.int8:8.1f}{row.spikes_per_neuron:8.2f}"
     )
 
 

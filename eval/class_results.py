@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evburst.eval.results import (
+from evburst.eval.result_parts import (
+    STRICT,
     Energy,
     Layer,
     LossInterval,
@@ -17,19 +18,17 @@ from evburst.eval.results import (
     NeuroBench,
     Provenance,
     RunTiming,
-    check_version,
-    network_label,
 )
+from evburst.eval.results import check_version, network_label
 
 PROTOCOL = "top-1 of recordings"
-_STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True)
 class ClassTop1:
     """Number of recordings of one class, and their top-1 in percent."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     count: int
     top1: float | None
 
@@ -38,7 +37,7 @@ class ClassTop1:
 class ClassCalibration:
     """Mean score and accuracy by bins of the score; `error`: expected calibration error, in [0, 1]."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     error: float | None
     count: tuple[int, ...]
     score: tuple[float | None, ...]
@@ -49,7 +48,7 @@ class ClassCalibration:
 class ClassDetails:
     """Data of the report's charts: confusion matrix (rows: labels, columns: predictions) and energy by layer."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     confusion: tuple[tuple[int, ...], ...]
     layers: tuple[Layer, ...] = ()
 
@@ -72,7 +71,7 @@ class ClassNetworkResult:
         details: data of the report's charts; omitted when results are printed.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     model: str
     timesteps: int | None
     engine: str | None
@@ -117,7 +116,7 @@ class ClassResults:
         faults, clock, config, provenance, timing: as for detectors.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     version: int
     task: Literal["classification"]
     results: tuple[ClassNetworkResult, ...]

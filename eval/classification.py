@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.eval.bootstrap import RESAMPLES, Interval, interval_of
-from evburst.eval.matching import BINS
+from evburst.eval.matching import binned
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ def confusion(scored: ClassScores) -> NDArray[np.int64]:
     return counts
 
 
-def calibration(
-    scored: ClassScores, bins: int = BINS
-) -> tuple[float | None, list[int], list[float | None], list[float | None]]:
+def calibration(scored: ClassScores) -> tuple[float | None, list[int], list[float | None], list[float | None]]:
     """Compare scores with accuracy (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Returns:
@@ -85,10 +83,8 @@ def calibration(
         weighted by their counts; then the count, mean score and accuracy of each bin.
     """
     ran = ~np.isnan(scored.scores[:, 0])
-    best, right = scored.scores[ran].max(1), scored.rank[ran] < 1
-    number = np.minimum((best * bins).astype(int), bins - 1)
-    count = np.bincount(number, minlength=bins)
-    score, share = (np.bincount(number, weights, bins) / np.maximum(count, 1) for weights in (best, right.astype(float)))
+    count, right, total = binned(scored.scores[ran].max(1), scored.rank[ran] < 1)
+    score, share = total / np.maximum(count, 1), right / np.maximum(count, 1)
     error = float((np.abs(score - share) * count).sum() / count.sum()) if count.sum() else None
     known = count > 0
     means = [[float(v) if k else None for v, k in zip(values, known, strict=True)] for values in (score, share)]

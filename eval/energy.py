@@ -68,6 +68,15 @@ EXCLUDED = (
 )
 
 
+def is_a_qnn(timesteps: float | None) -> bool:
+    """Return whether a spiking network with this (mean) number of timesteps is a quantised network: only at 1.
+
+    A QNN takes one pass. Beyond one timestep, `qnn_pj` is the energy of several passes, and a share of it would flatter the
+    spiking network.
+    """
+    return timesteps == 1
+
+
 @dataclass(frozen=True)
 class Energies:
     """Energy per window in pJ in one number format; None: not measured.
@@ -78,6 +87,7 @@ class Energies:
         qnn_pj: the same network as a zero-skipping QNN, which equals the SNN with graded spikes.
         ann_zero_skipping_pj: ANN without products with 0.
         ann_pj: dense ANN.
+        timesteps: mean T of the SNN.
     """
 
     table: CostTable
@@ -85,6 +95,7 @@ class Energies:
     qnn_pj: float | None
     ann_zero_skipping_pj: float | None
     ann_pj: float
+    timesteps: float | None
 
     @property
     def ratio(self) -> float | None:
@@ -92,12 +103,15 @@ class Energies:
         return _ratio(self.snn_pj, self.ann_pj)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each."""
+        """Return the energies as in results; `of_ann`, `of_ann_zero_skipping` and `of_qnn` are the SNN's ratio to each.
+
+        The last is None unless `is_a_qnn`.
+        """
         energies = {name: getattr(self, name) for name in ("snn_pj", "qnn_pj", "ann_zero_skipping_pj", "ann_pj")}
         shares = {
             "of_ann": self.ratio,
             "of_ann_zero_skipping": _ratio(self.snn_pj, self.ann_zero_skipping_pj),
-            "of_qnn": _ratio(self.snn_pj, self.qnn_pj),
+            "of_qnn": _ratio(self.snn_pj, self.qnn_pj) if is_a_qnn(self.timesteps) else None,
         }
         return {**energies, "ratio": self.ratio, **shares}
 
@@ -180,6 +194,7 @@ class EnergyReport:
             _times(counts.graded_ops, costs.mac_pj),
             _times(counts.effective_macs, costs.mac_pj),
             self.dense_macs * costs.mac_pj,
+            self.timesteps,
         )
 
 
@@ -334,46 +349,6 @@ def sample_note(energy: dict[str, Any]) -> str:
     """
     counted, windows = energy["counted_windows"], energy["windows"]
     return f" (of {counted} of {windows} windows)" if 0 < counted < windows else ""
-
-
-@dataclass(frozen=True)
-class LayerEnergy:
-    """Energy of one source of spikes, or of one convolution of the ANN; mean over the windows.
-
-    Attributes:
-        name, kind: the layer; kind is "input", "neuron", "pool" or "conv".
-        spikes: number of spikes, a burst of 3 counted as 3; 0 for "conv".
-        operations: accumulates (for "conv", multiply-accumulates).
-        graded_operations: the same with a burst counted once (for "conv", with zeros skipped).
-        neuron_updates: neurons x timesteps.
-        pj: energy of the operations.
-    """
-
-    name: str
-    kind: str
-    spikes: float
-    operations: float
-    graded_operations: float
-    neuron_updates: int
-    pj: float
-
-
-def snn_layers(stats: SpikeStats, table: CostTable = COST_TABLES[HEADLINE]) -> tuple[LayerEnergy, ...]:
-    """Return the energy of a spiking run by source of spikes; the sum is `snn_pj`."""
-    energies = []
-    for layer in stats.layers:
-        spikes, operations, graded = (float(c.mean()) for c in (layer.spikes, layer.synaptic_ops, layer.graded_ops))
-        updates = layer.neurons * layer.timesteps
-        energies.append(LayerEnergy(layer.name, layer.kind, spikes, operations, graded, updates, operations * table.ac_pj))
-    return tuple(energies)
-
-
-def ann_layers(stats: ActivityStats, table: CostTable = COST_TABLES[HEADLINE]) -> tuple[LayerEnergy, ...]:
-    """Return the energy of the dense ANN by convolution; the sum is `ann_pj`."""
-    return tuple(
-        LayerEnergy(name, "conv", 0.0, float(macs), float(stats.effective_macs[name].mean()), 0, macs * table.mac_pj)
-        for name, macs in stats.dense_macs.items()
-    )
 
 
 def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:

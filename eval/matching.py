@@ -16,6 +16,9 @@ from evburst.data.boxes import iou_matrix
 from evburst.eval.protocol import Frame
 
 BINS = 10
+"""Number of bins of scores, of equal width, in calibration."""
+SHOWN_SCORE, SAME_IOU = 0.3, 0.5
+"""Score from which predictions count in confusion, F1 and the calibration error, and IoU at which they match a label."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Calibration:
     from_score: float
 
 
-def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3, iou: float = 0.5) -> Matches:
+def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOWN_SCORE, iou: float = SAME_IOU) -> Matches:
     """Match the predictions of every frame; `score` is the minimum score for confusion and F1."""
     scores, predicted, correct = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
@@ -90,9 +93,9 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = 0.3,
     return Matches(np.concatenate(scores), of_class, of_frame, np.concatenate(correct), confusion, f1, mean_iou)
 
 
-def calibration(matches: Matches, from_score: float = 0.3) -> Calibration:
+def calibration(matches: Matches, from_score: float = SHOWN_SCORE) -> Calibration:
     """Compare scores with the fraction of predictions that are correct."""
-    count, is_correct, total = _binned(_bins(matches.scores), matches.scores, matches.correct)
+    count, is_correct, total = binned(matches.scores, matches.correct)
     with np.errstate(invalid="ignore"):
         confidence, precision = total / count, is_correct / count
     return Calibration(count, confidence, precision, calibration_error(matches.scores, matches.correct, from_score), from_score)
@@ -109,18 +112,15 @@ def calibration_error(scores: NDArray[np.floating], correct: NDArray[np.bool_], 
     kept = scores >= from_score
     if not kept.any():
         return float("nan")
-    count, hits, sums = _binned(_bins(scores[kept]), scores[kept], correct[kept])
+    count, hits, sums = binned(scores[kept], correct[kept])
     return float(np.abs(sums - hits).sum() / count.sum())
 
 
-def _bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return the bin of each score."""
-    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
-
-
-def _binned(
-    bins: NDArray[np.int64], scores: NDArray[np.floating], correct: NDArray[np.bool_]
+def binned(
+    scores: NDArray[np.floating], correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the number of predictions, the number of correct ones and the sum of scores, `(BINS,)` each."""
+    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     count = np.bincount(bins, minlength=BINS).astype(np.int64)
     is_correct, total = (np.bincount(bins, weights, BINS).astype(np.float64) for weights in (correct, scores))
     return count, is_correct, total

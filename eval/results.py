@@ -18,30 +18,29 @@ from typing import TYPE_CHECKING, Any, Literal
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import DataError
 from evburst.data.extras import require
+from evburst.eval.result_parts import (
+    STRICT,
+    Energy,
+    Layer,
+    LossInterval,
+    Memory,
+    NetworkTiming,
+    NeuroBench,
+    Provenance,
+    RunTiming,
+)
 
 if TYPE_CHECKING:
     from evburst.eval.class_results import ClassResults
 
 VERSION = 1
 
-_STRICT = {"extra": "forbid", "allow_inf_nan": False}
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Commit of this project ("+changes": with uncommitted changes), package versions, processor."""
-
-    __pydantic_config__ = _STRICT
-    commit: str
-    versions: dict[str, str]
-    machine: str
-
 
 @dataclass(frozen=True)
 class SmallestBox:
     """Minimum size of scored boxes: w^2 + h^2 >= min_diagonal_px^2, w and h >= min_side_px."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     min_diagonal_px: float
     min_side_px: float
 
@@ -50,7 +49,7 @@ class SmallestBox:
 class ProtocolRule:
     """Rules of the protocol on this sensor, see `evburst.eval.protocol.Protocol`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     name: str
     source: str
     skip_us: int | None
@@ -65,121 +64,16 @@ class ProtocolRule:
 class ClassAp:
     """AP and AP50 of one class."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     ap: float | None
     ap50: float | None
-
-
-@dataclass(frozen=True)
-class LossInterval:
-    """ANN minus SNN in percentage points of AP, see `evburst.eval.bootstrap.Interval`; `unit`: "picture" or "recording"."""
-
-    __pydantic_config__ = _STRICT
-    mean: float
-    low: float | None
-    high: float | None
-    resamples: int
-    units: int
-    unit: str
-
-
-@dataclass(frozen=True)
-class TableEnergies:
-    """Four energies per window in one number format and the SNN's ratio to each, see `evburst.eval.energy.Energies`."""
-
-    __pydantic_config__ = _STRICT
-    snn_pj: float | None
-    qnn_pj: float | None
-    ann_zero_skipping_pj: float | None
-    ann_pj: float
-    ratio: float | None
-    of_ann: float | None
-    of_ann_zero_skipping: float | None
-    of_qnn: float | None
-
-
-@dataclass(frozen=True)
-class EnergyBeyondSilence(TableEnergies):
-    """Energies of operations beyond silence in the headline format and in every format, and the counts, see
-    `evburst.eval.energy.BeyondSilence`."""
-
-    tables: dict[str, TableEnergies]
-    synaptic_ops: float | None
-    graded_ops: float | None
-    spikes: float | None
-    effective_macs: float | None
-
-
-@dataclass(frozen=True)
-class Energy(TableEnergies):
-    """Energies in the headline format and in every format, and the counts, see `evburst.eval.energy.EnergyReport`.
-
-    Files of earlier versions lack `beyond_silence` and `counted_windows`.
-    """
-
-    table: str
-    account: str
-    tables: dict[str, TableEnergies]
-    mean_burst: float | None
-    windows: int
-    idle_windows: int
-    dense_macs: int
-    synaptic_ops: float | None
-    graded_ops: float | None
-    spikes: float | None
-    spikes_per_neuron: float | None
-    spikes_per_active_neuron: float | None
-    neuron_updates: float | None
-    timesteps: float | None
-    effective_macs: float | None
-    active_share: float | None
-    activity_windows: int
-    excluded: tuple[str, ...]
-    snn_pj_percentiles: dict[str, float] | None
-    beyond_silence: EnergyBeyondSilence | None = None
-    counted_windows: int | None = None
-
-
-@dataclass(frozen=True)
-class MemoryEnergies:
-    """Energy according to a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
-
-    __pydantic_config__ = _STRICT
-    operations_pj: float
-    weights_pj: float
-    potentials_pj: float
-    signals_pj: float
-    total_pj: float
-
-
-@dataclass(frozen=True)
-class Memory(MemoryEnergies):
-    """The same of this network, with the model, its share of the dense ANN, and its alternatives: "ann", "ann_zero_skipping"
-    and at T = 1 "qnn". Files of earlier versions lack `alternatives`."""
-
-    model: str
-    share_of_ann: float
-    alternatives: dict[str, MemoryEnergies] | None = None
-
-
-@dataclass(frozen=True)
-class NeuroBench:
-    """Complexity metrics, see `evburst.eval.neurobench.NeuroBenchMetrics`."""
-
-    __pydantic_config__ = _STRICT
-    footprint_bytes: int
-    connection_sparsity: float
-    activation_sparsity: float | None
-    dense_synops: float
-    effective_macs: float
-    effective_acs: float
 
 
 @dataclass(frozen=True)
 class LeftOutBoxes:
     """Counts of what the protocol did not score, see `evburst.eval.protocol.LeftOut`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     labels: int
     predictions: int
     unmatched: int
@@ -187,54 +81,10 @@ class LeftOutBoxes:
 
 
 @dataclass(frozen=True)
-class Streaming:
-    """AP of the results that are available at each label's time, and of windows that end at the label's time ("offline").
-
-    Boxes that count as available are predicted for `lead_ms` after the end of their window. A window ends every `stride_ms`;
-    None: windows do not overlap.
-    """
-
-    __pydantic_config__ = _STRICT
-    latency_ms: float
-    mean_age_ms: float | None
-    frames: int
-    streaming_ap: float | None
-    streaming_ap50: float | None
-    offline_ap: float | None
-    offline_ap50: float | None
-    lead_ms: float = 0.0
-    stride_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class NetworkTiming:
-    """Windows per second in batches, latency-aware AP, and the latency of every timed window."""
-
-    __pydantic_config__ = _STRICT
-    windows_per_s: float
-    streaming: Streaming | None
-    latencies_ms: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Energy of one layer, see `evburst.eval.energy.LayerEnergy`."""
-
-    __pydantic_config__ = _STRICT
-    name: str
-    kind: str
-    spikes: float
-    operations: float
-    graded_operations: float
-    neuron_updates: int
-    pj: float
-
-
-@dataclass(frozen=True)
 class Confusion:
     """Confusion matrix of predictions with `score` and above at one IoU: rows are labels, columns predictions."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     score: float
     iou: float
     rows: tuple[str, ...]
@@ -246,7 +96,7 @@ class Confusion:
 class ScoreCalibration:
     """Scores compared with precision, in bins; `error`: expected calibration error of scores >= `from_score`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     from_score: float
     error: float | None
     count: tuple[int, ...]
@@ -262,7 +112,7 @@ class Details:
         ece: by class, the expected calibration error of boxes with a score of 0.1 and above; None in earlier results.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     ap_by_size: dict[str, dict[str, float | None]]
     recall_50: dict[str, float | None]
     recalls: tuple[float, ...]
@@ -297,7 +147,7 @@ class NetworkResult:
         details: data for the report; omitted where results are printed.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     model: str
     timesteps: int | None
     frames: int
@@ -329,21 +179,10 @@ class NetworkResult:
 
 
 @dataclass(frozen=True)
-class RunTiming:
-    """Timing of the whole evaluation: seconds, number of processes, threads of each, and the date (ISO 8601, UTC)."""
-
-    __pydantic_config__ = _STRICT
-    wall_s: float
-    processes: int
-    threads: int
-    date: str
-
-
-@dataclass(frozen=True)
 class FilePair:
     """Names of two box files that were scored against each other."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     predictions: str
     labels: str
 
@@ -379,7 +218,7 @@ class Results:
         task: "detection"; `evburst.eval.class_results.ClassResults` holds the results of a classifier.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     version: int
     results: tuple[NetworkResult, ...]
     protocol: str

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ from numpy.typing import NDArray
 from evburst.data.boxes import load_prophesee_boxes
 from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError
 from evburst.data.events import SensorSize, check_sensor_size
-from evburst.data.readers import open_events
+from evburst.data.readers import open_events, recording_suffixes
 from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
-from evburst.eval.matching import calibration, match_predictions
+from evburst.eval.matching import SAME_IOU, SHOWN_SCORE, calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from evburst.eval.results import VERSION
 from evburst.eval.score_maps import class_errors
 
 _LOG = logging.getLogger(__name__)
-_RECORDING_SUFFIXES = ("_td.dat", ".dat", "_td.raw", ".raw", ".aedat4", ".h5", ".hdf5")
 _ROWS = (
     "AP",
     "AP50",
@@ -151,8 +151,8 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
         "recalls": [round(float(r), 2) for r in RECALLS],
         "precision_curves": curves,
         "confusion": {
-            "score": 0.3,
-            "iou": 0.5,
+            "score": SHOWN_SCORE,
+            "iou": SAME_IOU,
             "rows": [*classes, "background"],
             "columns": [*classes, "missed"],
             "counts": matches.confusion.tolist(),
@@ -223,8 +223,9 @@ def _stated_size(labels: Sequence[Path]) -> SensorSize:
     sizes: dict[SensorSize, Path] = {}
     for path in labels:
         name = path.stem.removesuffix("_bbox")
-        for beside in (path.with_name(name + ending) for ending in _RECORDING_SUFFIXES):
-            if beside.is_file():
+        for ending, suffix in product(("_td", ""), sorted(recording_suffixes())):
+            beside = path.with_name(name + ending + suffix)
+            if beside != path and beside.is_file():
                 with suppress(EvburstError):  # a recording that does not state its size, or cannot be read
                     sizes.setdefault(open_events(beside).sensor_size, beside)
     if len(sizes) == 1:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evburst.data.stats import ActivityStats
 from evburst.models.graph import Graph, Memory, Node, Runner
-from evburst.models.spiking.cost import coverage, dense_macs, node_shapes
+from evburst.models.spiking.cost import coverage, dense_macs
 from evburst.models.spiking.network import SpikingParameters
 
 _ROUNDING = 1e-5
@@ -47,7 +47,7 @@ class ActivityRunner(Runner):
         if self._size != tuple(grid.shape[1:]):
             self._size = tuple(grid.shape[1:])
             channels, height, width = self._size
-            shapes = node_shapes(self.graph, channels, height, width)
+            shapes = self.graph.shapes(channels, height, width)
             self._dense = dense_macs(self.graph, channels, height, width)
             for node in self.graph.nodes:
                 if node.op == "conv":
@@ -94,7 +94,7 @@ class _SilentInputs(Runner):
         return super().conv(node, x)
 
 
-def memory(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
+def footprint(graph: Graph, parameters: SpikingParameters | None = None) -> tuple[int, float]:
     """Return the bytes of all parameters and the fraction of weights that are zero.
 
     Args:

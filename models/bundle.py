@@ -1,6 +1,6 @@
 """Weights files, in and out: safetensors with JSON metadata. No pickle is ever read.
 
-A file is checked before anything of it runs: its graph against what every operation may be (models/graph.py), all else
+A file is checked before anything of it runs: its graph against what every operation may be (models/operations.py), all else
 against what models/layout.py declares. Tensors of a detector:
 
     ann/<conv>.weight, .bias                the folded ANN, float16
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
-from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_numbers, head_of, input_stride
+from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_network, check_numbers, head_of, input_stride
 from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
@@ -286,13 +286,18 @@ class DetectorBundle:
         return cls(graph, _spiking(graph, theta, tensors), parameters, head, voxel, content["record"])
 
 
+@dataclass(frozen=True, repr=False, eq=False)
 class TrainedBundle(DetectorBundle):
-    """A network of `evburst train` that was not converted: its ANN runs and can be exported; what would spike raises an
-    error."""
+    """A network of `evburst train` that was not converted: its ANN runs and can be exported; `spiking` and `parameters` raise
+    CheckpointError.
 
-    def __init__(self, graph: Graph, head: HeadSpec, voxel: VoxelConfig, record: dict[str, Any], path: Path) -> None:
-        for name, value in {"graph": graph, "head": head, "voxel": voxel, "record": record, "_path": path}.items():
-            object.__setattr__(self, name, value)  # as in any frozen dataclass
+    Attributes:
+        path: its file.
+    """
+
+    spiking: Graph = field(init=False)
+    parameters: SpikingParameters = field(init=False)
+    path: Path
 
     @classmethod
     def of(cls, path: Path) -> TrainedBundle:
@@ -307,20 +312,12 @@ class TrainedBundle(DetectorBundle):
         """Whether there is a spiking network."""
         return False
 
-    @property
-    def spiking(self) -> Graph:  # type: ignore[override]
-        """Raises CheckpointError."""
-        raise self._not_converted()
-
-    @property
-    def parameters(self) -> SpikingParameters:  # type: ignore[override]
-        """Raises CheckpointError."""
-        raise self._not_converted()
-
-    def _not_converted(self) -> CheckpointError:
-        path = self.__dict__["_path"]
-        return CheckpointError(
-            f"{path}: a trained network that was not converted; run `evburst convert --weights {path} --out FILE`, "
+    def __getattr__(self, name: str) -> Any:
+        """Raise the error of an attribute that is missing: CheckpointError if it is what conversion adds."""
+        if name not in ("spiking", "parameters"):
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        raise CheckpointError(
+            f"{self.path}: a trained network that was not converted; run `evburst convert --weights {self.path} --out FILE`, "
             "or use it as the ordinary network (--ann)"
         )
 
@@ -344,8 +341,12 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit its own configuration ({str(error).splitlines()[0]})") from None
-    graph = trace(model, torch.zeros(1, model.config.channels, 128, 128))
-    return graph.in_float16(), model.head_spec, trained
+    graph, head = trace(model, torch.zeros(1, model.config.channels, 128, 128)), model.head_spec
+    try:
+        check_network(graph, head, model.config.channels, graph.weight_shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: architecture {model.config.architecture!r}: {error}") from None
+    return graph.in_float16(), head, trained
 
 
 def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:

@@ -15,11 +15,11 @@ from evburst.data.events import SensorSize
 from evburst.data.stats import SpikeStats
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.graph import Graph, Memory, Runner
+from evburst.models.graph import Memory, Runner
 from evburst.models.runtime import ENGINES, choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
+from evburst.models.spiking.network import SpikingNetwork, SpikingState
 from evburst.models.spiking.rounding import is_integer
 from evburst.models.tasks import Prediction, task_of
 
@@ -64,7 +64,7 @@ class Detector:
         self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
         self.has_memory = bool(bundle.graph.memories)
         self._adaptive = adaptive
-        self._ann = Runner(_on(bundle.graph, self.device)) if ann else None
+        self._ann = Runner(bundle.graph.on(self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
         if self.has_memory and timesteps > 1:
             raise ConfigError("timesteps: a network with memory has one timestep per window; pass --timesteps 1")
@@ -80,14 +80,9 @@ class Detector:
         self._spiking = None if ann else self._open(timesteps)
 
     def _open(self, timesteps: int) -> SpikingNetwork:
-        own, device = self.bundle.parameters, self.device
-        neurons = {
-            name: replace(layer, theta=layer.theta.to(device), shift=layer.shift.to(device))
-            for name, layer in own.neurons.items()
-        }
-        parameters = SpikingParameters(timesteps, neurons, _to(own.readout_shift, device))
-        graph, max_count = _on(self.bundle.spiking, device), self.bundle.voxel.max_count
-        return open_engine(self.engine, graph, parameters, max_count, device.type)
+        parameters = replace(self.bundle.parameters.on(self.device), timesteps=timesteps)
+        graph, max_count = self.bundle.spiking.on(self.device), self.bundle.voxel.max_count
+        return open_engine(self.engine, graph, parameters, max_count, self.device.type)
 
     @property
     def _snn(self) -> SpikingNetwork:
@@ -156,11 +151,3 @@ class Detector:
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
-
-
-def _on(graph: Graph, device: torch.device) -> Graph:
-    return Graph(graph.nodes, graph.outputs, _to(graph.tensors, device))
-
-
-def _to(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -1,27 +1,10 @@
-"""A network as a flat list of nodes: the result of tracing, the content of a weights file, and the input of every engine.
-
-There are ten operations. OPERATIONS defines the attributes that each may have and the shape of its value:
-
-    input      the voxel grid
-    conv       attributes stride, padding, dilation, groups, `merged` (names of parallel convolutions that were merged into
-               it); tensors weight and bias. In a spiking network its output is a current.
-    relu       `ceiling` (6 for ReLU6) and `negative_slope` (LeakyReLU), both optional. In a spiking network: a layer of
-               burst neurons.
-    add        sum of two values
-    concat     along channels
-    slice      channels [start, stop)
-    max_pool   kernel, stride, padding
-    avg_pool   kernel, stride, padding; kernel null averages the whole map to 1 x 1
-    upsample   nearest neighbour, by an integer factor
-    hold       of a value and the voxel grid: where at least `events` events lie within `kernel` of the grid, the value; where
-               fewer do, what this node's value was in the window before, if there was one. The second input is the grid.
-"""
+"""A network as a flat list of nodes: the result of tracing, the content of a weights file, and the input of every engine."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -31,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
-from evburst.models.schema import Check, anything, items, nothing_or, number, one_of, pair, parse, table, text, whole
-
-Shape = tuple[int, int, int]
-"""(C, H, W)."""
+from evburst.models.operations import OPERATIONS, STRUCTURE, Shape, WeightShapes, infer_shapes
+from evburst.models.schema import parse
 
 
 @dataclass(frozen=True)
@@ -43,7 +24,7 @@ class Node:
 
     Attributes:
         name: unique name; that of the module it was traced from, where there is one.
-        op: a key of OPERATIONS.
+        op: a key of OPERATIONS (models/operations.py).
         inputs: names of the nodes whose values it takes.
         attrs: geometry and other attributes, of JSON types only.
     """
@@ -72,6 +53,11 @@ class Graph:
         """Return a graph with its tensors rounded to float16, as weights files store them; their dtype stays float32."""
         return Graph(self.nodes, self.outputs, {name: tensor.half().float() for name, tensor in self.tensors.items()})
 
+    def on(self, device: torch.device, copy: bool = False) -> Graph:
+        """Return the graph on a device; `copy`: with tensors of its own, which can learn where inference tensors could not."""
+        tensors = {name: tensor.detach().to(device, copy=copy) for name, tensor in self.tensors.items()}
+        return Graph(self.nodes, self.outputs, tensors)
+
     def channels_last(self) -> Graph:
         """Return a graph with its weights in torch's channels_last memory format, which speeds up convolutions."""
         tensors = {k: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for k, t in self.tensors.items()}
@@ -84,7 +70,7 @@ class Graph:
     @classmethod
     def from_json(cls, content: str, tensors: dict[str, Tensor]) -> Graph:
         """Rebuild a graph from `to_json`; raises CheckpointError if its structure is invalid. `shapes` checks the tensors."""
-        raw = _GRAPH(parse(content, "graph"), "graph")
+        raw = STRUCTURE(parse(content, "graph"), "graph")
         nodes = [Node(n["name"], n["op"], tuple(n["inputs"]), n["attrs"]) for n in raw["nodes"]]
         known: set[str] = set()
         for node in nodes:
@@ -111,8 +97,12 @@ class Graph:
 
     def shapes(self, channels: int, height: int, width: int) -> dict[str, Shape]:
         """(C, H, W) of every node's value for one size of grid; raises CheckpointError if shapes do not fit together."""
-        weights = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        return infer_shapes(self.nodes, weights, (channels, height, width))
+        return infer_shapes(self.nodes, self.weight_shapes, (channels, height, width))
+
+    @property
+    def weight_shapes(self) -> WeightShapes:
+        """Shape of every tensor, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     @property
     def stride(self) -> int:
@@ -158,163 +148,6 @@ class Graph:
             for name in node.inputs:
                 users[name].append(node)
         return users
-
-
-WeightShapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Rules for the nodes of one operation.
-
-    Attributes:
-        arity: smallest and largest number of inputs.
-        attrs: check of the attributes.
-        shape: computes the shape of the value from the node, the shapes of its inputs and the shapes of all tensors.
-    """
-
-    arity: tuple[int, int]
-    attrs: Check
-    shape: Callable[[Node, Sequence[Shape], WeightShapes], Shape]
-
-
-def infer_shapes(nodes: Sequence[Node], weights: WeightShapes, grid: Shape) -> dict[str, Shape]:
-    """Compute (C, H, W) of every node's value.
-
-    Args:
-        nodes: in topological order.
-        weights: shape of every tensor, by name.
-        grid: shape of the input.
-
-    Raises:
-        CheckpointError: shapes do not fit together, or a value would be empty.
-    """
-    shapes: dict[str, Shape] = {}
-    for node in nodes:
-        inputs = [shapes[name] for name in node.inputs]
-        shape = OPERATIONS[node.op].shape(node, inputs, weights) if node.op != "input" else grid
-        if min(shape) < 1:
-            raise CheckpointError(f"node {node.name!r}: its value would be empty, {shape}, for inputs {inputs}")
-        shapes[node.name] = shape
-    return shapes
-
-
-def _windows(node: Node, source: Shape, kernel: Sequence[int], channels: int) -> Shape:
-    """Output shape of a convolution or a pool."""
-    a = node.attrs
-    dilation = a.get("dilation", (1, 1))
-    rows, columns = (
-        (size + 2 * pad - gap * (k - 1) - 1) // stride + 1
-        for size, pad, gap, k, stride in zip(source[1:], a["padding"], dilation, kernel, a["stride"], strict=True)
-    )
-    return channels, rows, columns
-
-
-def _conv_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    where, groups = f"node {node.name!r}", node.attrs["groups"]
-    for what, axes in (("weight", 4), ("bias", 1)):
-        name = f"{node.name}.{what}"
-        if name not in weights:
-            raise CheckpointError(f"{where}: {name!r} is missing")
-        if len(weights[name]) != axes:
-            raise CheckpointError(f"{where}: {name!r} has {len(weights[name])} axes, not {axes}")
-    outputs, per_group, *kernel = weights[f"{node.name}.weight"]
-    if weights[f"{node.name}.bias"] != (outputs,):
-        raise CheckpointError(f"{where}: bias of shape {weights[f'{node.name}.bias']} for {outputs} output channels")
-    if outputs % groups or per_group * groups != inputs[0][0]:
-        raise CheckpointError(
-            f"{where}: weights for {per_group * groups} input channels in {groups} groups and {outputs} outputs"
-            f" do not fit an input of {inputs[0][0]} channels"
-        )
-    if max(kernel) > _LARGEST_KERNEL:
-        largest = f"{_LARGEST_KERNEL}x{_LARGEST_KERNEL}"
-        raise CheckpointError(f"{where}: kernel {kernel[0]}x{kernel[1]} is larger than the largest allowed, {largest}")
-    return _windows(node, inputs[0], kernel, outputs)
-
-
-def _pool_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    channels, kernel = inputs[0][0], node.attrs["kernel"]
-    if kernel is None:
-        return channels, 1, 1
-    if any(2 * pad > k for pad, k in zip(node.attrs["padding"], kernel, strict=True)):
-        raise CheckpointError(f"node {node.name!r}: its padding is more than half its kernel")
-    return _windows(node, inputs[0], kernel, channels)
-
-
-def _same_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    if len(set(inputs)) > 1:
-        raise CheckpointError(f"node {node.name!r}: {node.op} of values of different shapes {inputs}")
-    return inputs[0]
-
-
-def _concat_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    if len({shape[1:] for shape in inputs}) > 1:
-        raise CheckpointError(f"node {node.name!r}: concat of values of different sizes {inputs}")
-    return sum(shape[0] for shape in inputs), *inputs[0][1:]
-
-
-def _slice_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    start, stop = node.attrs["start"], node.attrs["stop"]
-    if not start < stop <= inputs[0][0]:
-        raise CheckpointError(f"node {node.name!r}: slice of channels {start} to {stop} from an input of {inputs[0][0]}")
-    return stop - start, *inputs[0][1:]
-
-
-def _upsample_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    channels, rows, columns = inputs[0]
-    return channels, rows * node.attrs["factor"], columns * node.attrs["factor"]
-
-
-def _hold_shape(node: Node, inputs: Sequence[Shape], weights: WeightShapes) -> Shape:
-    value, grid = inputs
-    if _windows(node, grid, node.attrs["kernel"], value[0]) != value:
-        raise CheckpointError(f"node {node.name!r}: a value {value} cannot be held by windows of a grid {grid}")
-    return value
-
-
-_LARGEST_KERNEL = 64
-_SIDE, _MARGIN, _CHANNEL = whole(1, _LARGEST_KERNEL), whole(0, _LARGEST_KERNEL), whole(0, 2**20)
-_WINDOW = {"stride": pair(_SIDE), "padding": pair(_MARGIN)}
-_POOL, _WHOLE_MAP = table({**_WINDOW, "kernel": pair(_SIDE)}), table({"kernel": nothing_or(_SIDE)}, _WINDOW)
-_NAME = text(200)
-_NONE, _ONE, _MANY = (0, 0), (1, 1), (1, 256)
-
-
-def _check_avg_pool(value: object, where: str) -> dict[str, Any]:
-    """Check an average pool: either with a window, or with kernel null for the whole map."""
-    whole_map = isinstance(value, dict) and value.get("kernel", 0) is None
-    attrs: dict[str, Any] = (_WHOLE_MAP if whole_map else _POOL)(value, where)
-    return attrs
-
-
-OPERATIONS: dict[str, Operation] = {
-    "input": Operation(_NONE, table({}), _same_shape),
-    "conv": Operation(
-        _ONE,
-        table({**_WINDOW, "dilation": pair(_SIDE), "groups": whole(1, 2**16)}, {"merged": items(_NAME, 0, 256)}),
-        _conv_shape,
-    ),
-    "relu": Operation(_ONE, table({}, {"ceiling": number(1e-3, 1e6), "negative_slope": number(0, 0.99)}), _same_shape),
-    "add": Operation((2, 2), table({}), _same_shape),
-    "concat": Operation(_MANY, table({}), _concat_shape),
-    "slice": Operation(_ONE, table({"start": _CHANNEL, "stop": _CHANNEL}), _slice_shape),
-    "max_pool": Operation(_ONE, _POOL, _pool_shape),
-    "avg_pool": Operation(_ONE, _check_avg_pool, _pool_shape),
-    "upsample": Operation(_ONE, table({"factor": whole(1, 64)}), _upsample_shape),
-    "hold": Operation((2, 2), table({**_WINDOW, "kernel": pair(whole(1, 1024)), "events": whole(1, 2**20)}), _hold_shape),
-}
-"""Rules by name of operation. A weights file is checked against them before it is run."""
-
-_GRAPH = table(
-    {
-        "nodes": items(
-            table({"name": _NAME, "op": one_of(*OPERATIONS), "inputs": items(_NAME, 0, 256), "attrs": anything}),
-            2,
-            10_000,
-        ),
-        "outputs": items(_NAME, 1, 256),
-    }
-)
 
 
 def activation(x: Tensor, ceiling: float = math.inf, negative_slope: float = 0.0) -> Tensor:

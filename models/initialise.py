@@ -53,8 +53,9 @@ def _unfolded(bundle: DetectorBundle, model: nn.Module) -> dict[str, Tensor]:
         tensors |= _norm_that_adds(tensor, layer, modules)
     for node in bundle.graph.nodes:
         for layer in node.attrs.get("merged", ()):  # its weights are part of the convolution it was merged into
-            tensors[f"{layer}.weight"] = torch.zeros_like(modules[layer].weight)  # type: ignore[arg-type]
-            tensors |= _norm_that_adds(torch.zeros(len(tensors[f"{layer}.weight"])), layer, modules)
+            if isinstance(conv := modules.get(layer), nn.Conv2d):
+                tensors[f"{layer}.weight"] = torch.zeros_like(conv.weight)
+                tensors |= _norm_that_adds(torch.zeros(conv.out_channels), layer, modules)
     return tensors
 
 
@@ -101,7 +102,9 @@ def _measure_norms(model: nn.Module, batch: Tensor) -> None:
 
     hooks = [m.register_forward_pre_hook(measure) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     training = model.training
-    model.eval()(batch)
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        model.eval()(batch)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()

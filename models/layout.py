@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
+from evburst.data.representations.voxel_grid import BIN_LIMITS, COUNT_LIMITS, WINDOW_LIMITS_MS
 from evburst.models.detectors.postprocess import HeadSpec
-from evburst.models.graph import Graph, Shape, infer_shapes
+from evburst.models.graph import Graph
+from evburst.models.operations import Shape, WeightShapes, infer_shapes
 from evburst.models.schema import anything, by_name, items, number, one_of, pair, printable, shown, table, text, whole
+from evburst.models.spiking.rounding import SMALLEST_SCALE
 
 _CLASSES = items(text(200), 1, 10_000)
 _LEVELS = (1, 8)
 _LARGEST_STRIDE = 1024
 _MAX_RECORD_DEPTH = 32
 
-VOXEL = table({"bins": whole(1, 64), "max_count": whole(1, 255), "window_ms": number(0.1, 60_000)})
+VOXEL = table({"bins": whole(*BIN_LIMITS), "max_count": whole(*COUNT_LIMITS), "window_ms": number(*WINDOW_LIMITS_MS)})
 
 NETWORK = table(
     {"architecture": text(100), "activation": text(100), "channels": whole(1, 256), "classes": _CLASSES},
@@ -107,7 +110,7 @@ METADATA = table(
 LIMITS = {
     "ann": (-65504.0, 65504.0),
     "spiking": (-1e8, 1e8),
-    "spiking_scale": (1e-20, 1e6),
+    "spiking_scale": (SMALLEST_SCALE, 1e6),
     "theta": (1e-8, 1e8),
     "shift": (-1e8, 1e8),
     "readout": (-1e8, 1e8),
@@ -150,21 +153,39 @@ def check_layout(
         CheckpointError: a tensor is missing, superfluous or of the wrong dtype or shape, or shapes do not fit together.
     """
     weights = {name.removeprefix("ann/"): shape for name, (_, shape) in layout.items() if name.startswith("ann/")}
-    stride = input_stride(graph, head)
-    if stride > _LARGEST_STRIDE:
-        raise CheckpointError(f"the network reduces the sides of its input more than {_LARGEST_STRIDE:,} times")
     if graph.memories and content["timesteps"] != 1:
         raise CheckpointError("metadata: timesteps: a network with memory has one")
-    shapes = {}
-    for grid in ((channels, 2 * stride, 3 * stride), (channels, 5 * stride, 4 * stride)):
-        shapes = infer_shapes(graph.nodes, weights, grid)
-        _check_size(graph, weights, shapes, grid[1] * grid[2])
-        _check_maps(head, [shapes[name] for name in graph.outputs], grid)
+    shapes = check_network(graph, head, channels, weights)
     relus = {node.name for node in graph.nodes if node.op == "relu"}
     for what, names in (("phi", set(content["phi"])), ("takes_back", set(content.get("takes_back", ())) | relus)):
         if names != relus:
             raise CheckpointError(f"metadata: {what}: {shown(min(names ^ relus))} is missing or is not a layer of neurons")
     _check_tensors(_expected(graph, weights, shapes), layout)
+
+
+def check_network(graph: Graph, head: HeadSpec, channels: int, weights: WeightShapes) -> dict[str, Shape]:
+    """Check the size of a network, and that its outputs are the maps that its head decodes.
+
+    Args:
+        graph: structure of the network.
+        head: how its outputs are decoded.
+        channels: of the input grids.
+        weights: shape of every tensor, by name.
+
+    Returns:
+        (C, H, W) of every node's value for one size of grid.
+
+    Raises:
+        CheckpointError: shapes do not fit together or to the head, or the network is too large.
+    """
+    stride, shapes = input_stride(graph, head), {}
+    if stride > _LARGEST_STRIDE:
+        raise CheckpointError(f"the network reduces the sides of its input more than {_LARGEST_STRIDE:,} times")
+    for grid in ((channels, 2 * stride, 3 * stride), (channels, 5 * stride, 4 * stride)):
+        shapes = infer_shapes(graph.nodes, weights, grid)
+        _check_size(graph, weights, shapes, grid[1] * grid[2])
+        _check_maps(head, [shapes[name] for name in graph.outputs], grid)
+    return shapes
 
 
 def input_stride(graph: Graph, head: HeadSpec) -> int:
@@ -182,10 +203,12 @@ def check_numbers(name: str, tensor: Tensor) -> None:
         raise CheckpointError(f"{name!r} holds NaN, infinity or a number outside {low:g} to {high:g}: the file is damaged")
 
 
-def _check_size(graph: Graph, weights: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape], pixels: int) -> None:
-    """Refuse networks that would fill the memory or run practically forever."""
+def _check_size(graph: Graph, weights: WeightShapes, shapes: Mapping[str, Shape], pixels: int) -> None:
+    """Refuse networks that compute nothing, or would fill the memory or run practically forever."""
     sizes = [prod(shape) for shape in shapes.values()]
     convs = [node.name for node in graph.nodes if node.op == "conv"]
+    if not convs:
+        raise CheckpointError("the network has no convolution")
     macs = sum(prod(weights[f"{name}.weight"][1:]) * prod(shapes[name]) for name in convs)
     for what, total, limit in (
         ("values of its largest node", max(sizes), _LARGEST_NODE),
@@ -215,7 +238,7 @@ def _check_maps(head: HeadSpec, maps: Sequence[Shape], grid: Shape) -> None:
 Expected = dict[str, tuple[tuple[str, ...], tuple[int, ...], bool]]
 
 
-def _expected(graph: Graph, weights: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape]) -> Expected:
+def _expected(graph: Graph, weights: WeightShapes, shapes: Mapping[str, Shape]) -> Expected:
     """Allowed dtypes, shape, and whether it is required, of every tensor."""
     expected: Expected = {}
     for node in graph.nodes:

@@ -205,10 +205,13 @@ def test_start_time_and_filters(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"filtered  {sum(filtered['filtered'].values()):,} events (refractory " in out
 
 
-def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = detect(capsys, "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2)
+@pytest.mark.parametrize("timesteps", [1, 2])
+def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str], timesteps: int) -> None:
+    args = "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2, "--timesteps", timesteps
+    _, out, _ = detect(capsys, *args)
     assert out.startswith("street_td.dat: ")
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["boxes", "speed", "energy", "changes", "spikes", "written"]
+    assert ("of the same network quantised (int8)" in out) == (timesteps == 1)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (346, 260), (33, 31)])

@@ -19,7 +19,8 @@ from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top
 from evburst.eval.report.tables import interval, number, percent
 from evburst.eval.report.write import Picture, html_report, writable, write_report
-from evburst.eval.results import LossInterval, read_results
+from evburst.eval.result_parts import LossInterval
+from evburst.eval.results import read_results
 from tests.test_app_evaluate import FAST
 from tests.test_data_datasets_recorded import gen1_tree
 from tests.test_eval_protocol import labels_at_4_hz
@@ -117,7 +118,7 @@ def test_results_of_another_shape_are_refused_before_anything_is_written(tmp_pat
         write_report(content, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_report(json.loads((written / "results.json").read_text()), tmp_path / "file")
 
 

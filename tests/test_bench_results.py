@@ -12,6 +12,8 @@ import pytest
 
 from evburst.app.results import results_main
 from evburst.eval.report.collect import find, gaps, render, summary_tables
+from evburst.eval.report.tables import energy_table, main_table
+from evburst.eval.results import Results, parse
 from tests.test_eval_results import results
 
 
@@ -67,6 +69,21 @@ def test_every_figure_is_that_of_a_file(tmp_path: Path) -> None:
     assert (origin["date"], origin["commit"], origin["machine"]) == ("2026-11-27", "0123456789ab", "a processor")
     assert [row["0.50"] for row in tables["AP by IoU"]] == [f"{row['ap_by_iou']['0.50']:.1f}" for row in content["results"]]
     assert "Spread over seeds" not in tables
+
+
+def test_beyond_one_timestep_no_table_compares_with_a_quantised_network(tmp_path: Path) -> None:
+    """Also of a file that holds such a share."""
+    rows = results()["results"]
+    rows[1]["timesteps"] = rows[1]["energy"]["timesteps"] = 2
+    write(tmp_path / "a", results=rows)
+    tables = parsed(render(summary_tables(find([tmp_path]).files), [], "csv"))
+    shares = [row["of QNN"] for title in ("Detection", "Energy per window") for row in tables[title]]
+    report = parse(results(results=rows))
+    assert isinstance(report, Results)
+    shares += [row[9] for row in main_table(report).rows]
+    shares += [row[-1] for row in energy_table(report.results).rows]
+    assert rows[1]["energy"]["of_qnn"] > 0
+    assert set(shares) == {"-"}
 
 
 def test_seeds_are_summed_up(tmp_path: Path) -> None:

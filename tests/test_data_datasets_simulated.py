@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.stops import RAMP_S, clock, draw_stops
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 from tests.helpers.pictures import street_folder
 from tests.helpers.simulation import simulated_here
 
@@ -62,6 +63,25 @@ def table(root: Path, rows: list[tuple[str, str, str, str]]) -> Path:
 
 def files(root: Path, split: str) -> dict[str, set[str]]:
     return {name: {file for file, _ in found} for name, found in PictureFolder(root, split, SPECS["street"]).sets.items()}
+
+
+def test_pictures_with_nothing_in_them_need_no_box(tmp_path: Path) -> None:
+    """The published table of street pictures has rows of class "none" whose corners are empty."""
+    header = "set,file,width,height,split,frame,class,x0,y0,x1,y1,flag\n"
+    (tmp_path / "boxes.csv").write_text(header + "camvid,a.png,8,8,val,,none,,,,,\ncamvid,b.png,8,8,val,,,,,,,\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / "camvid").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "images" / "camvid" / name), np.zeros((8, 8), np.uint8))
+    folder = PictureFolder(tmp_path, "val", SPECS["street"])
+    assert [len(folder.get(*place).labels) for place in folder.names()] == [0, 0]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "spec"), [("street", "street"), ("caltech6", "caltech6")])
+@pytest.mark.parametrize("split", ["train", "select", "val"])
+def test_tables_of_the_developers_pictures_are_read(name: str, spec: str, split: str) -> None:
+    folder = PictureFolder(SHARED / name, split, SPECS[spec])
+    assert sum(len(folder.get(*place).labels) for place in folder.names()[:40]) > 0
 
 
 def test_an_eighth_of_every_set_is_held_out_to_choose_on(tmp_path: Path) -> None:

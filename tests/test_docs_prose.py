@@ -101,6 +101,8 @@ def test_measurements_in_words_hold(entry: dict[str, Any]) -> None:
     value = looked_up(entry["file"], entry["path"])
     if "by" in entry:
         value /= looked_up(entry["file"], entry["by"])
+    if "by_sum" in entry:
+        value /= sum(looked_up(entry["file"], path) for path in entry["by_sum"])
     assert low <= value <= high, value
 
 

@@ -44,7 +44,7 @@ def test_classes_and_confusion() -> None:
 
 
 def test_calibration_error_is_the_weighted_gap() -> None:
-    error, count, score, right = calibration(FOUND, 10)
+    error, count, score, right = calibration(FOUND)
     assert sum(count) == 3
     assert (count[5], count[7] + count[6], count[8]) == (1, 1, 1)
     assert error == pytest.approx((0.3 + 0.5 + 0.8) / 3)

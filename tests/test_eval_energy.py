@@ -14,11 +14,10 @@ from evburst.eval.energy import (
     COST_TABLES,
     BeyondSilence,
     EnergyTotals,
-    ann_layers,
     energy_figures,
     energy_report,
-    snn_layers,
 )
+from evburst.eval.layer_energy import ann_layers, snn_layers
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
@@ -69,10 +68,14 @@ def test_counts_by_hand() -> None:
 
 
 def test_snn_against_qnn_is_the_mean_burst_at_the_cost_of_additions() -> None:
-    report = energy_report(stats())
+    """At one timestep; beyond it, the network is no quantised one."""
+    several = stats()
+    once = replace(several, layers=tuple(replace(layer, timesteps=1) for layer in several.layers))
+    report = energy_report(once)
     for table in COST_TABLES.values():
         found = report.energies(table.name).as_dict()
         assert found["of_qnn"] == pytest.approx((report.mean_burst or 0) * table.ac_pj / table.mac_pj)
+        assert energy_report(several).energies(table.name).as_dict() == {**found, "of_qnn": None}
 
 
 def test_int8_is_the_headline_and_every_table_stands_beside_it() -> None:

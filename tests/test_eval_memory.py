@@ -10,7 +10,7 @@ from evburst.data.stats import ConvMemory, LayerStats, MemoryGeometry, SpikeStat
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.memory import QUEUE_WORDS, access_pj, ann_memory, qnn_macs, snn_memory
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.cost import fan_out_maps, memory_geometry, node_shapes
+from evburst.models.spiking.cost import fan_out_maps, memory_geometry
 from tests.conftest import EveryOperation, FurtherOperations, drawn
 
 FP32 = COST_TABLES["fp32"]
@@ -70,7 +70,7 @@ def test_geometry_of_every_operation(kind: type[nn.Module], grid: Tensor) -> Non
     """A spike that reaches a neuron by a shortcut, without a convolution, reads no weight."""
     graph = trace(drawn(kind), grid)
     size = tuple(grid.shape[1:])
-    geometry, shapes = memory_geometry(graph, *size), node_shapes(graph, *size)
+    geometry, shapes = memory_geometry(graph, *size), graph.shapes(*size)
     for source, reached in fan_out_maps(graph, *size).items():
         by_convolution, total = sum(geometry.fan_out[source].values()), float(reached.sum())
         assert by_convolution <= total * (1 + 1e-6)

@@ -9,7 +9,7 @@ from torch import nn
 
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.eval.neurobench import ann_metrics, snn_metrics
-from evburst.models.activity import ActivityRunner, memory
+from evburst.models.activity import ActivityRunner, footprint
 from evburst.models.spiking.convert.fold import trace
 
 
@@ -23,8 +23,7 @@ def test_equal_to_the_neurobench_package() -> None:
     network = nn.Sequential(nn.Conv2d(2, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 5, 3, 1, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)).eval()
     grid = torch.poisson(torch.full((4, 2, 11, 14), 0.4))
     graph = trace(network, grid)
-    footprint, sparsity = memory(graph)
-    found = ann_metrics(ActivityRunner(graph).run(grid)[1], footprint, sparsity)
+    found = ann_metrics(ActivityRunner(graph).run(grid)[1], *footprint(graph))
 
     model = TorchModel(network)
     model.register_hooks()

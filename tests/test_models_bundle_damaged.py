@@ -177,6 +177,11 @@ def _bomb(graph: dict[str, Any], nodes: dict[str, Any]) -> None:
         last = f"z{i}"
 
 
+def _without_convolutions(graph: dict[str, Any], nodes: dict[str, Any]) -> None:
+    relu = {"name": "z", "op": "relu", "inputs": [graph["nodes"][0]["name"]], "attrs": {}}
+    graph.update(nodes=[graph["nodes"][0], relu], outputs=["z"])
+
+
 def _tower(graph: dict[str, Any], nodes: dict[str, Any]) -> None:
     """A branch that nothing reads, for whose sake inputs would be padded to multiples of a quarter of a million."""
     last = graph["nodes"][0]["name"]
@@ -192,6 +197,7 @@ STRUCTURES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "twice": (structure(lambda g, n: g["nodes"].append(copy.deepcopy(n["stem.conv"]))), "second node of this name"),
     "two inputs": (structure(lambda g, n: g["nodes"].append({**g["nodes"][0], "name": "y"})), "not the first node"),
     "no input": (structure(lambda g, n: g["nodes"].pop(0)), "not a node before it"),
+    "no convolution": (structure(_without_convolutions), "has no convolution"),
     "bomb": (structure(_bomb), "values of its largest node"),
     "tower": (structure(_tower), "reduces the sides of its input more than 1,024 times"),
     "output of nothing": (structure(lambda g, n: g["outputs"].append("zzz")), "is not a node"),

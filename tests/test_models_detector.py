@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,14 @@ from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.bundle import FORMAT, DetectorBundle, TrainedBundle, load_tensors, save_tensors
 from evburst.models.detector import Detector
+from evburst.models.detectors import NetworkConfig
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import signal_thresholds
 from evburst.models.spiking.rounding import rounded, spike_values
 from tests.conftest import EveryOperation, drawn, spiking
+from tests.helpers.tiny import BINS, TinyNetwork
 
 
 class TinyYolo(nn.Module):
@@ -181,12 +183,14 @@ def test_what_is_loaded_is_what_was_calibrated(
     nothing."""
     ann, path = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     spiking, parameters = calibrate(ann, record_targets(ann, grid), timesteps, Choice(3))
-    if learned:  # as distil.py leaves weights: of 8 bits, but not the ANN's
+    if learned:  # as distil.py leaves weights: of 8 bits, but not the ANN's; those of a channel may all be 0
         theta = signal_thresholds(spiking, parameters.neurons)
         for node in (node for node in spiking.nodes if node.op == "conv"):
             values, weight = spike_values(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
             assert values is not None
-            spiking.tensors[f"{node.name}.weight"] = rounded(0.8 * weight, values, spiking.tensors.get(f"{node.name}.step"))
+            other = 0.8 * weight
+            other[0] = 0
+            spiking.tensors[f"{node.name}.weight"] = rounded(other, values, spiking.tensors.get(f"{node.name}.step"))
     head = HeadSpec("yolo", (4, 2), 2, ("car",))
     replace(bundle, graph=ann, spiking=spiking, parameters=parameters, head=head).save(path)
     loaded = DetectorBundle.load(path)
@@ -251,10 +255,36 @@ def test_adaptive_timesteps_refuse_nan_and_several_grids(bundle: DetectorBundle)
         Detector(bundle, PostConfig()).step_by_step(grid[:1], SensorSize(16, 16))
 
 
-def test_a_network_that_was_not_converted_can_be_shown_and_compared(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_a_network_that_was_not_converted_can_be_shown_compared_and_replaced(bundle: DetectorBundle, tmp_path: Path) -> None:
     trained = TrainedBundle(bundle.graph, bundle.head, bundle.voxel, {}, tmp_path)
     assert "TrainedBundle" in repr(trained)
     assert trained == trained  # it must not raise
+    changed = replace(trained, record={"note": "another"})
+    assert (changed.record, changed.graph) == ({"note": "another"}, trained.graph)
+    for attribute in ("spiking", "parameters"):
+        with pytest.raises(CheckpointError, match="was not converted; run `evburst convert"):
+            getattr(changed, attribute)
+
+
+@pytest.mark.parametrize(
+    ("strides", "bins", "message"),
+    [
+        ((16, 32), BINS, "2 outputs, but a head with 2 strides has 4"),
+        ((16,), 8, r"box map of stride 16 is \(64, 2, 3\)"),
+        ((8,), BINS, "box map of stride 8 is"),
+    ],
+)
+def test_a_trained_network_must_fit_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strides: tuple[int, ...], bins: int, message: str
+) -> None:
+    config = NetworkConfig("tiny", channels=4, classes=("car",))
+    state = {name: tensor.clone() for name, tensor in TinyNetwork(config).state_dict().items()}
+    metadata = {"network": asdict(config), "config": {"voxel": asdict(VoxelConfig(bins=2))}}
+    save_tensors(tmp_path / "best.safetensors", "ann", state, metadata)
+    assert not DetectorBundle.load(tmp_path / "best.safetensors").converted
+    monkeypatch.setattr(TinyNetwork, "head_spec", HeadSpec("yolo", strides, bins, config.classes))
+    with pytest.raises(CheckpointError, match=rf"best\.safetensors: architecture 'tiny': .*{message}"):
+        DetectorBundle.load(tmp_path / "best.safetensors")
 
 
 def test_files_have_the_mode_that_the_user_wants(bundle: DetectorBundle, tmp_path: Path) -> None:

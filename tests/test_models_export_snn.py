@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from evburst.app.export import main
 from evburst.data.classification import Classification
-from evburst.data.errors import ModelError
+from evburst.data.errors import MissingPackageError, ModelError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.bundle import DetectorBundle
@@ -265,6 +266,12 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [output.name for output in session.get_outputs()][-3:] == ["boxes", "scores", "labels"]
     with pytest.raises(ModelError, match="size of the grids"):
         write_onnx_snn(DetectorBundle.load("street"), path, SnnOptions(totals=True))
+
+
+def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingPackageError, match=r'writing ONNX needs onnx: pip install "evburst\[export\]"'):
+        write_onnx_snn(DetectorBundle.load("street"), tmp_path / "street.onnx")
 
 
 def test_an_impossible_score_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

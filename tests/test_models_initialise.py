@@ -29,6 +29,28 @@ def test_bundled_weights_unfold_to_the_network_they_came_from() -> None:
                 torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-3)
 
 
+def test_merged_convolutions_of_another_architecture_are_passed_over(tmp_path: Path) -> None:
+    bundle = DetectorBundle.load("street")
+    next(node for node in bundle.graph.nodes if node.op == "conv").attrs["merged"] = ["net.model.99.conv", "head"]
+    bundle.save(tmp_path / "merged.safetensors")
+    network = build_network(NetworkConfig("ssd-vgg11", "relu", 10, ("car", "pedestrian"), (128, 64)))
+    assert isinstance(network, torch.nn.Module)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        start_from(network, tmp_path / "merged.safetensors", torch.zeros(1, 10, 64, 128))
+
+
+def test_a_batch_that_does_not_fit_leaves_no_hooks_behind() -> None:
+    network = build_network(NetworkConfig("yolov8n", "relu", 10, ("car", "pedestrian"), (96, 64)))
+    assert isinstance(network, torch.nn.Module)
+    with pytest.raises(RuntimeError, match="expected input"):
+        start_from(network, "street", torch.zeros(1, 3, 64, 96))
+    assert network.training
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        network.eval()(torch.ones(1, 10, 64, 96))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     network = build_network(NetworkConfig("ssd-vgg11", "relu", 10, ("car", "pedestrian"), (128, 64)))
     assert isinstance(network, torch.nn.Module)

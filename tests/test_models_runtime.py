@@ -471,7 +471,7 @@ def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest
     assert choose("auto") == ("reference" if ENGINES["onnx"].available("cpu") else "onnx")
     monkeypatch.setattr("evburst.models.runtime.find_spec", lambda name: None)
     assert choose("auto") == "reference"
-    with pytest.raises(ConfigError, match=r"'openvino' needs the package onnx and openvino: pip install -e '\.\[engines\]'"):
+    with pytest.raises(ConfigError, match=r'needs the package onnx and openvino: pip install "evburst\[engines\]"'):
         choose("openvino")
 
 

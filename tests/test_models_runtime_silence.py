@@ -27,11 +27,11 @@ from evburst.models.runtime.int8.signals import Source, reads
 from evburst.models.runtime.int8.simd import AVAILABLE
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.differences import DifferenceNetwork
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.tasks import task_of
 from tests.conftest import EveryOperation, drawn
+from tests.differences import DifferenceNetwork
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
 

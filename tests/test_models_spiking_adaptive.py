@@ -91,5 +91,5 @@ def test_least_tau_is_the_quickest_that_loses_little() -> None:
         return float(np.mean([boxes.scores[0] for boxes in found]))
 
     assert least_tau(steps, mean_score, 0.1) == (TAUS[0], 2.0)
-    tau, used = least_tau(steps, mean_score, 0.01)
-    assert (tau, used) == (0.7, 3.0)
+    assert least_tau(steps, mean_score, 0.01) == (0.7, 3.0)
+    assert least_tau([[weak, weak, weak, strong]] * 3, mean_score, 0.01) is None  # at every tau, T = 2 is the last

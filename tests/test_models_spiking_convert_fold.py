@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evburst.data.errors import CheckpointError, ConversionError
@@ -111,6 +112,12 @@ class _Shifted(nn.Module):
         return torch.relu(x) + self.by
 
 
+class _MeanAdded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)
+        return x + F.adaptive_avg_pool2d(x, 1)
+
+
 class _HalfAdded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(x)
@@ -133,6 +140,7 @@ class _HalfAdded(nn.Module):
         (nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3))), r"'layer\.1'.*1 x 1 only"),  # not the axes of a map
         (nn.BatchNorm2d(4, track_running_stats=False), r"'layer'.*without running statistics"),
         (_Shifted(), r"'layer'.*parameter"),
+        (_MeanAdded(), r"'layer'.*different shapes, \[1, 4, 8, 8\] and \[1, 4, 1, 1\]"),
         (_HalfAdded(), r"'layer'.*alpha=0\.5"),
         (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))), r"'layer\.1'.*global average pool"),
         (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),

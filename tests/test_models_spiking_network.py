@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.cost import coverage, dense_macs, fan_out_maps, node_shapes
+from evburst.models.spiking.cost import coverage, dense_macs, fan_out_maps
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from tests.conftest import EveryOperation, FurtherOperations, drawn, spiking
 from tests.step_by_step import StepByStep, operations_by_force
@@ -112,4 +112,4 @@ def test_coverage_equals_gradient(stride: int, padding: int, dilation: int, size
     x = torch.zeros(1, 2, *size, requires_grad=True)
     F.conv2d(x, graph.tensors["c.weight"], None, stride, padding, dilation, 2).sum().backward()
     assert x.grad is not None
-    assert torch.equal(coverage(graph, nodes[1], node_shapes(graph, 2, *size)).float() * 2, x.grad[0, 0])
+    assert torch.equal(coverage(graph, nodes[1], graph.shapes(2, *size)).float() * 2, x.grad[0, 0])

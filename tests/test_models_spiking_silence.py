@@ -12,9 +12,9 @@ from torch import Tensor
 from evburst.data.stats import BEYOND_SILENCE, COUNTS, LayerStats, SpikeStats
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.differences import DifferenceNetwork
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from tests.conftest import EveryOperation, FurtherOperations, drawn, spiking
+from tests.differences import DifferenceNetwork
 from tests.step_by_step import StepByStep
 
 

@@ -182,7 +182,7 @@ class Conversion:
 
     def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
         """Return the agreement at which `--adaptive` may stop and the mean timesteps it then needs, as a part of the record;
-        empty at T = 1 or without labels."""
+        empty at T = 1, without labels, and if stopping loses more than _ADAPTIVE_LOSS at any agreement."""
         if bundle.parameters.timesteps == 1 or self.config.unlabelled:
             return {}
         windows = self.data.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
@@ -197,7 +197,10 @@ class Conversion:
         def value(predictions: list[Any]) -> float:
             return self.scoring.score(labels, predictions, names, self.head.classes).value
 
-        tau, used = least_tau(steps, value, _ADAPTIVE_LOSS, self.task.settled)
+        found = least_tau(steps, value, _ADAPTIVE_LOSS, self.task.settled)
+        if found is None:
+            return {}
+        tau, used = found
         return {"adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss": _ADAPTIVE_LOSS}}
 
     def divergence(self, bundle: DetectorBundle) -> dict[str, Any]:

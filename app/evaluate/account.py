@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
-from evburst.eval.energy import COST_TABLES, ann_layers, energy_figures, energy_report, snn_layers, synaptic_ops
+from evburst.eval.energy import COST_TABLES, energy_figures, energy_report, is_a_qnn, synaptic_ops
+from evburst.eval.layer_energy import ann_layers, snn_layers
 from evburst.eval.memory import MODEL, ann_memory, qnn_macs, snn_memory
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
-from evburst.models.activity import memory
+from evburst.models.activity import footprint
 from evburst.models.bundle import DetectorBundle
 
 Stats = SpikeStats | ActivityStats
@@ -37,15 +38,15 @@ def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int
 def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[], SpikeStats]) -> NeuroBenchMetrics:
     """Return NeuroBench's complexity metrics of the network; `sample` is called if active neurons were not counted."""
     if isinstance(stats, ActivityStats):
-        return ann_metrics(stats, *memory(bundle.graph))
+        return ann_metrics(stats, *footprint(bundle.graph))
     counted = None if activation_sparsity(stats) is not None else sample()
-    return snn_metrics(stats, *memory(bundle.spiking, bundle.parameters), counted)
+    return snn_metrics(stats, *footprint(bundle.spiking, bundle.parameters), counted)
 
 
 def memory_figures(stats: Stats, activity: ActivityStats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
     """Return the energy by a second model, which includes memory traffic, of a network and of its alternatives.
 
-    With more than one timestep there is no QNN: it would take a single pass, which was not counted.
+    There is a QNN at one timestep only (`is_a_qnn`).
     """
     costs = COST_TABLES[table]
     effective = {name: float(counts.mean()) for name, counts in activity.effective_macs.items()}
@@ -53,7 +54,7 @@ def memory_figures(stats: Stats, activity: ActivityStats, geometry: MemoryGeomet
     network = others["ann"]
     if isinstance(stats, SpikeStats):
         network = snn_memory(stats, geometry, costs)
-        if max(layer.timesteps for layer in stats.layers) == 1:
+        if is_a_qnn(max(layer.timesteps for layer in stats.layers)):
             others["qnn"] = ann_memory(geometry, costs, qnn_macs(stats, geometry))
     share = network.total_pj / others["ann"].total_pj
     return {

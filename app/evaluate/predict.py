@@ -36,7 +36,7 @@ from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.graph import Graph, Memory
+from evburst.models.graph import Memory
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
@@ -104,8 +104,7 @@ class _CountingAnn:
     def __init__(self, bundle: DetectorBundle, post: PostConfig, device: str) -> None:
         self.classes, self.stride, self.has_memory = bundle.head.classes, bundle.stride, bool(bundle.graph.memories)
         self._bundle, self._post, self._device = bundle, post, torch.device(device)
-        tensors = {name: tensor.to(self._device) for name, tensor in bundle.graph.tensors.items()}
-        self._runner = ActivityRunner(Graph(bundle.graph.nodes, bundle.graph.outputs, tensors))
+        self._runner = ActivityRunner(bundle.graph.on(self._device))
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int], memory: Memory | None = None

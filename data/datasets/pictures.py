@@ -61,6 +61,8 @@ Files = dict[str, list[Row]]
 
 
 _SIDES = ("x0", "y0", "x1", "y1")
+_NO_OBJECT = ("", "none")
+"""Classes of a row that only says that its picture belongs to a split; it needs no box."""
 
 
 def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -72,7 +74,7 @@ def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                 if name not in (reader.fieldnames or ()):
                     raise DataError(f"{table}: column {name!r} is missing")
             for row in reader:
-                for name in _SIDES if row["class"] and "x0" in columns else ():
+                for name in _SIDES if row["class"] not in _NO_OBJECT and "x0" in columns else ():
                     if not _is_number(row[name]):
                         raise DataError(f"{table}: line {reader.line_num}: {name} {row[name][:40]!r} is not a number")
                 yield row

@@ -21,6 +21,10 @@ BLOCK = 64
 """Number of events that `_bin_words` tests together."""
 
 
+BIN_LIMITS, COUNT_LIMITS, WINDOW_LIMITS_MS = (1, 64), (1, 255), (0.1, 60_000.0)
+"""Smallest and largest `bins`, `max_count` and `window_ms` of VoxelConfig."""
+
+
 @dataclass(frozen=True)
 class VoxelConfig:
     """Settings of a voxel grid.
@@ -36,14 +40,9 @@ class VoxelConfig:
     window_ms: float = 50.0
 
     def __post_init__(self) -> None:
-        checks = {
-            "bins must be 1 to 64": 1 <= self.bins <= 64,
-            "max_count must be 1 to 255": 1 <= self.max_count <= 255,
-            "window_ms must be 0.1 to 60000": 0.1 <= self.window_ms <= 60_000,
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)
+        for name, (low, high) in (("bins", BIN_LIMITS), ("max_count", COUNT_LIMITS), ("window_ms", WINDOW_LIMITS_MS)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {low:g} to {high:g}")
 
     @property
     def channels(self) -> int:
@@ -135,17 +134,21 @@ def pooled(grid: NDArray[np.uint8], factor: int, max_count: int, out: NDArray[np
 @njit(cache=True, nogil=True)
 def _pool(grid, factor, max_count, out):  # type: ignore[no-untyped-def]
     channels, height, width = out.shape
-    sums = np.empty(width, np.uint32)
+    rows = np.empty(width * factor, np.uint32)  # summed over the rows of a block first: contiguous, so that it vectorises
     for c in range(channels):
         for y in range(height):
-            sums[:] = 0
-            for dy in range(factor):
-                row = grid[c, y * factor + dy]
+            rows[:] = grid[c, y * factor]
+            for dy in range(1, factor):
+                rows += grid[c, y * factor + dy]
+            if factor == 2:  # the usual one; as a loop it does not vectorise
                 for x in range(width):
-                    for dx in range(factor):
-                        sums[x] += row[x * factor + dx]
-            for x in range(width):
-                out[c, y, x] = min(sums[x], max_count)
+                    out[c, y, x] = min(rows[2 * x] + rows[2 * x + 1], max_count)
+            else:
+                for x in range(width):
+                    total = rows[x * factor]
+                    for dx in range(1, factor):
+                        total += rows[x * factor + dx]
+                    out[c, y, x] = min(total, max_count)
 
 
 def _bin_edges(t0_us: int, t1_us: int, bins: int) -> NDArray[np.int64]:

@@ -24,8 +24,7 @@ def write_class_report(results: dict[str, Any], out: Path) -> None:
     """Write the files of the report to the folder `out`.
 
     Raises:
-        ConfigError: the folder cannot be written.
-        DataError: the results do not match the schema in `evburst.eval.class_results`.
+        DataError: the folder cannot be written, or the results do not match the schema in `evburst.eval.class_results`.
     """
     checked = parse(results)
     assert isinstance(checked, ClassResults)  # parse chose the class by the task
@@ -46,7 +45,7 @@ def class_main_table(results: ClassResults) -> Table:
     rows = []
     for r in results.results:
         cells = [number(r.top1), number(r.top5), number(r.window_top1), number(r.calibration.error, 3), interval(r.top1_loss)]
-        cells += [tables.micro(tables.headline_pj(r)), percent(r.energy.ratio), percent(r.energy.of_qnn)]
+        cells += [tables.micro(tables.headline_pj(r)), percent(r.energy.ratio), percent(tables.of_qnn(r, r.energy))]
         rows.append([r.label, *cells, *(number(r.latency_ms[q], 1) for q in ("p50", "p99"))])
     return Table(head, rows)
 

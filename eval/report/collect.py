@@ -232,7 +232,7 @@ def _energy(files: Sequence[File]) -> Table:
         for name in ("int8", "fp32"):
             e = row.energy.tables[name]
             cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
-            shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
+            shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, of_qnn(row, e))]
             table.append([*key_cells, f"{row.energy.windows:,}", name.upper(), *cells, *shares, number(row.energy.mean_burst)])
     return Table(head, table, len(_KEY_COLUMNS))
 

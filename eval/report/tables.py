@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from evburst.eval.bootstrap import Interval
 from evburst.eval.class_results import ClassNetworkResult
 from evburst.eval.coco import IOUS
-from evburst.eval.energy import COST_TABLES
-from evburst.eval.results import LossInterval, NetworkResult, Results, TableEnergies
+from evburst.eval.energy import COST_TABLES, is_a_qnn
+from evburst.eval.result_parts import LossInterval, TableEnergies
+from evburst.eval.results import NetworkResult, Results
 
 NONE = "-"
 AnyNetwork = NetworkResult | ClassNetworkResult
@@ -49,12 +50,17 @@ def bounds(loss: LossInterval | Interval, digits: int = 2) -> str:
     return "" if loss.low is None or loss.high is None else f"[{number(loss.low, digits)}, {number(loss.high, digits)}]"
 
 
-def of_qnn(row: AnyNetwork) -> float | None:
-    """Return the spiking network's energy in INT8 relative to the QNN's; None for others, and beyond one timestep, because a
-    quantised network takes one pass."""
-    if row.energy is None or row.model != "snn" or row.timesteps != 1:
+def of_qnn(row: AnyNetwork, energies: TableEnergies | None = None) -> float | None:
+    """Return the spiking network's energy relative to the QNN's; None for others, and beyond one timestep (`is_a_qnn`), where
+    files of earlier versions hold a number.
+
+    Args:
+        row: the network.
+        energies: some of its energies; None: those in INT8.
+    """
+    if row.energy is None or not is_a_qnn(row.energy.timesteps):
         return None
-    return row.energy.tables["int8"].of_qnn
+    return (energies or row.energy.tables["int8"]).of_qnn
 
 
 def main_table(results: Results) -> Table:
@@ -66,7 +72,7 @@ def main_table(results: Results) -> Table:
         head += ["µJ per window", "of dense ANN", "of QNN", "p50, ms", "p99, ms"]
         for cells, r in zip(table, rows, strict=True):
             e, ms = r.energy, r.latency_ms or {}
-            energies = (headline_pj(r), e.ratio, e.of_qnn) if e else (None, None, None)
+            energies = (headline_pj(r), e.ratio, of_qnn(r, e)) if e else (None, None, None)
             cells += [micro(energies[0]), percent(energies[1]), percent(energies[2])]
             cells += [number(ms.get("p50"), 1), number(ms.get("p99"), 1)]
     return Table(head, table)
@@ -139,7 +145,7 @@ def _energy_rows(pairs: Iterable[tuple[AnyNetwork, dict[str, TableEnergies]]]) -
         for name in COST_TABLES:
             e = by_format[name]
             cells = [micro(pj) for pj in (e.ann_pj, e.ann_zero_skipping_pj, e.qnn_pj, e.snn_pj)]
-            shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, e.of_qnn)]
+            shares = [percent(share) for share in (e.of_ann, e.of_ann_zero_skipping, of_qnn(row, e))]
             rows.append([f"{row.label}, {name.upper()}", *cells, *shares])
     return rows
 

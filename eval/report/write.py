@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from evburst.data.errors import ConfigError
 from evburst.data.extras import require
-from evburst.data.files import read_json, refuse_foreign, replacing
+from evburst.data.files import make_folder, read_json, refuse_foreign, replacing
 from evburst.eval.coco import IOUS
 from evburst.eval.matching import BINS
 from evburst.eval.report import charts, tables
@@ -40,8 +39,7 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
     """Write results.json, results.md and report.html.
 
     Raises:
-        ConfigError: the folder cannot be written.
-        DataError: the results do not match `evburst.eval.results`.
+        DataError: the folder cannot be written, or the results do not match `evburst.eval.results`.
     """
     checked = parse(results)
     assert isinstance(checked, Results)  # parse chose the class by the task
@@ -54,7 +52,7 @@ def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = 
 
 
 def write_files(out: Path, content: dict[str, str]) -> None:
-    """Write text files into a folder, each replaced when the new one is whole; raises ConfigError if that fails."""
+    """Write text files into a folder, each replaced when the new one is whole; raises DataError if that fails."""
     writable(out)
     for name, text in content.items():
         with replacing(out / name) as part:
@@ -65,15 +63,13 @@ def writable(out: Path) -> Path:
     """Create the folder of a report that is written later, if it is missing, and check the required packages.
 
     Raises:
-        ConfigError: the folder cannot be created, or contains files of these names that evburst has not written.
+        ConfigError: the folder contains files of these names that evburst has not written.
+        DataError: the folder cannot be created.
         MissingPackageError: a package that is needed to write reports is not installed.
     """
     for package in ("jinja2", "matplotlib", "pydantic"):
         require(package, "eval", "a report")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
+    make_folder(out)
     refuse_foreign((out / name for name in FILES), {"version", "results"} <= read_json(out / FILES[0]).keys())
     return out
 

@@ -17,6 +17,7 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
 from evburst.models.detectors import NetworkConfig
 from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.tasks.classification import class_logits
 
 SMALL_PX = 64
 """Largest longer side of a small sensor, px."""
@@ -60,11 +61,10 @@ class Classifier(nn.Module):
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
         """Return the cross-entropy, `(1,)`, summed over the batch; boxes are ignored, and windows without a label add 0."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
-            maps = self(x)[0]
+            maps = self(x)
         target = labels.new_full((len(x),), -1)
         target[image_index] = labels
-        logits = maps.float().mean((2, 3))
-        return F.cross_entropy(logits, target, ignore_index=-1, reduction="sum", label_smoothing=_SMOOTHING)[None]
+        return F.cross_entropy(class_logits(maps), target, ignore_index=-1, reduction="sum", label_smoothing=_SMOOTHING)[None]
 
 
 def conv(c_in: int, c_out: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:

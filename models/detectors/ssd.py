@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
+from evburst.models.classifiers import conv
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.torchvision_import import torchvision
@@ -111,23 +112,19 @@ class Ssd(nn.Module):
         return features
 
 
-def _conv(c_in: int, c_out: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
-    return [nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
-
-
 def _extra(channels: int) -> nn.Sequential:
-    return nn.Sequential(*_conv(channels, 128, kernel=1), *_conv(128, _CHANNELS[3], stride=2))
+    return nn.Sequential(*conv(channels, 128, kernel=1), *conv(128, _CHANNELS[3], stride=2))
 
 
 def _vgg11(channels: int) -> nn.ModuleList:
     pool = [nn.MaxPool2d(2)]
     c8, c16, c32, _ = _CHANNELS
-    first = [*_conv(channels, 32), *pool, *_conv(32, 64), *pool, *_conv(64, 128), *_conv(128, 128), *pool]
+    first = [*conv(channels, 32), *pool, *conv(32, 64), *pool, *conv(64, 128), *conv(128, 128), *pool]
     return nn.ModuleList(
         [
-            nn.Sequential(*first, *_conv(128, c8)),
-            nn.Sequential(*_conv(c8, c16), *pool, *_conv(c16, c16)),
-            nn.Sequential(*_conv(c16, c32), *pool, *_conv(c32, c32)),
+            nn.Sequential(*first, *conv(128, c8)),
+            nn.Sequential(*conv(c8, c16), *pool, *conv(c16, c16)),
+            nn.Sequential(*conv(c16, c32), *pool, *conv(c32, c32)),
             _extra(c32),
         ]
     )
@@ -143,6 +140,6 @@ def _resnet18(channels: int) -> nn.ModuleList:
         return nn.Sequential(BasicBlock(c_in, c_out, stride, None if same else shortcut), BasicBlock(c_out, c_out))
 
     c8, c16, c32, _ = _CHANNELS
-    stem = [*_conv(channels, 32, 2, 7), nn.MaxPool2d(3, 2, 1)]
+    stem = [*conv(channels, 32, 2, 7), nn.MaxPool2d(3, 2, 1)]
     first = nn.Sequential(*stem, layer(32, 32, 1), layer(32, c8, 2))
     return nn.ModuleList([first, layer(c8, c16, 2), layer(c16, c32, 2), _extra(c32)])

@@ -35,7 +35,6 @@ from evburst.data.errors import ModelError
 from evburst.data.extras import require
 from evburst.data.files import replacing
 from evburst.models.graph import Graph, Node
-from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
 
@@ -180,7 +179,7 @@ class _Translator:
     ) -> None:
         self._nir, self._graph, self._parameters, self._unsupported = nir, graph, parameters, unsupported
         self._bursts = bursts
-        self._shapes, self._consumers = node_shapes(graph, *size), graph.consumers()
+        self._shapes, self._consumers = graph.shapes(*size), graph.consumers()
         self._nodes: dict[str, Any] = {}
         self._edges: list[tuple[str, str]] = []
         self._channels: dict[str, int] = {}

@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.events import SensorSize
-from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from evburst.models.detectors.postprocess import SSD_GAINS, SSD_LARGEST, HeadSpec, PostConfig
 
 DECODED = {DETECTION: ("boxes", "scores", "labels"), CLASSIFICATION: ("scores", "label")}
 """Names of the decoded outputs, by task."""
-
-_SSD_GAINS = (0.1, 0.1, 0.2, 0.2)
-_SSD_LARGEST = 4.135  # as in postprocess
 
 
 class Writer(Protocol):
@@ -127,7 +124,7 @@ def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadS
     rows, columns, n = size[0] // stride, size[1] // stride, len(head.anchors[level])
     cells, kinds = rows * columns, 1 + len(head.classes)
     offsets = writer.emit("Reshape", [boxes, _constant(writer, f"{level}.shape", n, 4, cells)], f"{name}.offsets")
-    gains = writer.constant(f"{name}.gains", np.array(_SSD_GAINS, np.float32).reshape(1, 4, 1))
+    gains = writer.constant(f"{name}.gains", (1 / np.array(SSD_GAINS)).astype(np.float32).reshape(1, 4, 1))
     scaled = writer.emit("Mul", [offsets, gains], f"{name}.scaled")
     ends = [_constant(writer, f"two{i}", 2 * i) for i in range(3)], _constant(writer, "axis1", 1)
     shift = writer.emit("Slice", [scaled, ends[0][0], ends[0][1], ends[1]], f"{name}.shift")
@@ -136,7 +133,7 @@ def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadS
     x, y = _centres(rows, columns)
     origin = writer.constant(f"{name}.origin", np.stack([x, y])[None] * np.float32(stride))
     centre = writer.emit("Add", [origin, writer.emit("Mul", [shift, wh], f"{name}.offset")], f"{name}.centre")
-    largest = writer.constant("decode.largest", np.float32(_SSD_LARGEST))
+    largest = writer.constant("decode.largest", np.float32(SSD_LARGEST))
     grown = writer.emit("Exp", [writer.emit("Min", [growth, largest], f"{name}.least")], f"{name}.exp")
     half_wh = writer.constant(f"{name}.half", anchors[:, :, None] / 2)
     half = writer.emit("Mul", [grown, half_wh], f"{name}.halves")

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.errors import ModelError
+from evburst.data.extras import require
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.export.onnx import IR_VERSION, OPSET, save_onnx
@@ -68,7 +69,8 @@ class SnnOptions:
     """Optional contents of the file.
 
     Attributes:
-        counts: add outputs `<layer>.counts` `(T * N, C, H, W)`, the spike counts of every layer of neurons and every max-pool.
+        counts: add outputs `<layer>.counts` `(T * N, C, H, W)`, the spike counts of every layer of neurons, max-pool
+            and hold.
         totals: add outputs `<layer>.spikes` and `<layer>.synaptic_ops` `(N,)` int64 for these layers and the input
             (`input.spikes`, ...); needs `size`.
         size: (H, W) of the grids; None for any size.
@@ -88,7 +90,9 @@ def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | Non
     """Write the spiking network of a bundle as ONNX; outputs have the names of its read-outs, or are boxes, scores, labels.
 
     Raises:
-        ModelError: the package onnx is missing, an option needs the size of the grids, or the file cannot be written.
+        MissingPackageError: the package onnx is missing.
+        ModelError: an option needs the size of the grids.
+        DataError: the file cannot be written.
     """
     options = options or SnnOptions()
     model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options, bundle.head)
@@ -99,7 +103,7 @@ def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | Non
 def spiking_model(
     graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions, head: HeadSpec | None = None
 ) -> Any:
-    """Build a spiking network as an `onnx.ModelProto`; raises ModelError like `write_onnx_snn`.
+    """Build a spiking network as an `onnx.ModelProto`; raises MissingPackageError and ModelError like `write_onnx_snn`.
 
     Args:
         graph, parameters: the network.
@@ -143,11 +147,8 @@ class SpikingWriter:
     """Translates a graph node by node; the method of an operation adds ONNX operators and returns the node's Signal."""
 
     def __init__(self, graph: Graph, parameters: SpikingParameters, channels: int, options: SnnOptions) -> None:
-        try:
-            import onnx
-        except ImportError:
-            raise ModelError("writing ONNX needs the package onnx: pip install -e '.[export]'") from None
-        self._onnx, self._graph, self._parameters, self._options = onnx, graph, parameters, options
+        self._onnx = require("onnx", "export", "writing ONNX")
+        self._graph, self._parameters, self._options = graph, parameters, options
         self._channels, self._timesteps = channels, parameters.timesteps
         self._theta = signal_thresholds(graph, parameters.neurons)
         self._drives = {conv.name: relu for conv, relu in driven(graph)}

@@ -231,7 +231,7 @@ def _library_available(package: str) -> Callable[[str], str]:
         if device != "cpu":
             return "runs on the CPU only"
         absent = [name for name in ("onnx", package) if find_spec(name) is None]
-        return f"needs the package {' and '.join(absent)}: pip install -e '.[engines]'" if absent else ""
+        return f'needs the package {" and ".join(absent)}: pip install "evburst[engines]"' if absent else ""
 
     return available
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,14 @@ from evburst.models.spiking.cost import KINDS
 
 _BLOCK = 2048
 """Number of positions that are summed at a time."""
+
+
+def grid_counts(grid: Tensor) -> NDArray[np.uint8] | None:
+    """Convert a grid to uint8; None if it does not hold integer counts of 0 to 255."""
+    if grid.dtype == torch.uint8:
+        return grid.contiguous().numpy()
+    counts = grid.clamp(0, 255).to(torch.uint8)
+    return counts.contiguous().numpy() if torch.equal(counts.to(grid.dtype), grid) else None
 
 
 class FanOut(NamedTuple):

@@ -22,7 +22,7 @@ from torch import Tensor
 from evburst.data.stats import SpikeStats
 from evburst.models.export.onnx_snn import BEGINS, INPUT, SnnOptions, after_of, before_of, spiking_model
 from evburst.models.graph import Graph, Memory, Node
-from evburst.models.runtime.counting import SpikeCounter
+from evburst.models.runtime.counting import SpikeCounter, grid_counts
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 
 Tensors = dict[str, NDArray[Any]]
@@ -69,7 +69,7 @@ class ExportedNetwork(SpikingNetwork):
         """
         if self._counting is not None:
             return self._counting.run(grid, timesteps, state, memory)
-        counts = self._as_counts(grid)
+        counts = grid_counts(grid)
         if state is not None or timesteps not in (None, self.parameters.timesteps) or counts is None:
             return super().run(grid, timesteps, state, memory)
         macs = self.begin(grid)
@@ -86,7 +86,7 @@ class ExportedNetwork(SpikingNetwork):
     @torch.inference_mode()
     def run_uncounted(self, grid: Tensor, memory: Memory | None = None) -> list[Tensor]:
         """Run the network on a batch without counting; see SpikingNetwork.run_uncounted."""
-        counts = self._as_counts(grid)
+        counts = grid_counts(grid)
         if counts is None:
             return super().run_uncounted(grid, memory)
         return self._read_outs(self._run_with_memory(self._uncounted_run, counts, memory))
@@ -102,12 +102,6 @@ class ExportedNetwork(SpikingNetwork):
     def _load(self, options: SnnOptions) -> Run:
         """Load the network into the library."""
         return self._start(spiking_model(self.graph, self.parameters, self.graph.channels, options).SerializeToString())
-
-    def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
-        """Convert a grid to uint8; None if it does not hold integer counts of 0 to 255."""
-        counts = grid if grid.dtype == torch.uint8 else grid.clamp(0, 255).to(torch.uint8)
-        is_counts = grid.dtype == torch.uint8 or torch.equal(counts.to(grid.dtype), grid)
-        return counts.contiguous().numpy() if is_counts else None
 
     def _read_outs(self, results: dict[str, NDArray[Any]]) -> list[Tensor]:
         return [torch.from_numpy(results[name]) for name in self.graph.outputs]

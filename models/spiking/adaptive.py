@@ -101,8 +101,9 @@ def least_tau(
     score_fn: Callable[[list[Found]], float],
     max_loss: float,
     settled: Settled = boxes_settled,
-) -> tuple[float, float]:
-    """The quickest of TAUS that loses at most `max_loss` against all timesteps, and the mean timesteps it uses.
+) -> tuple[float, float] | None:
+    """The quickest of TAUS that loses at most `max_loss` against all timesteps, and the mean timesteps it uses; None if each
+    loses more.
 
     Args:
         steps: for each calibration window, what is found after every timestep.
@@ -114,8 +115,8 @@ def least_tau(
     for tau in TAUS:
         ends = [next((t for t in range(1, len(w)) if settled(w[:t], tau)), len(w)) for w in steps]
         if score_fn([window[end - 1] for window, end in zip(steps, ends, strict=True)]) >= full - max_loss:
-            break
-    return tau, float(np.mean(ends))
+            return tau, float(np.mean(ends))
+    return None
 
 
 def added(first: SpikeStats, second: SpikeStats) -> SpikeStats:

@@ -29,11 +29,6 @@ KINDS: dict[str, Literal["input", "neuron", "pool", "memory"]] = {
 """Kind of `LayerStats` of the operations that emit spikes."""
 
 
-def node_shapes(graph: Graph, channels: int, height: int, width: int) -> dict[str, tuple[int, int, int]]:
-    """(C, H, W) of every node for one input size."""
-    return graph.shapes(channels, height, width)
-
-
 def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: str | None = None) -> dict[str, Tensor]:
     """Number of weights that one spike at every position of every source meets.
 
@@ -45,7 +40,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
     Returns:
         `(C, H, W)` float32 by the name of the source: the input, and every relu, max_pool and hold node.
     """
-    shapes = node_shapes(graph, channels, height, width)
+    shapes = graph.shapes(channels, height, width)
     fan_out = {name: torch.zeros(shape) for name, shape in shapes.items()}
     for node in reversed(graph.nodes):
         if node.op == "conv" and only in (None, node.name):
@@ -74,7 +69,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
 
 def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str, int]:
     """Multiply-accumulates of every convolution for one image, not counting products with padding."""
-    shapes = node_shapes(graph, channels, height, width)
+    shapes = graph.shapes(channels, height, width)
     macs = {}
     for node in graph.nodes:
         if node.op == "conv":
@@ -85,7 +80,7 @@ def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str
 
 def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> MemoryGeometry:
     """Sizes of what every convolution holds in memory, and how the spikes of every source are divided among convolutions."""
-    shapes = node_shapes(graph, channels, height, width)
+    shapes = graph.shapes(channels, height, width)
     macs = dense_macs(graph, channels, height, width)
     convs: list[ConvMemory] = []
     by_conv: dict[str, dict[str, float]] = {}

@@ -45,6 +45,15 @@ class SpikingParameters:
     neurons: dict[str, NeuronLayer]
     readout_shift: dict[str, Tensor]
 
+    def on(self, device: torch.device, copy: bool = False) -> SpikingParameters:
+        """Return the parameters on a device; `copy` as in `Graph.on`."""
+
+        def placed(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(device, copy=copy)
+
+        neurons = {name: replace(own, theta=placed(own.theta), shift=placed(own.shift)) for name, own in self.neurons.items()}
+        return SpikingParameters(self.timesteps, neurons, {name: placed(own) for name, own in self.readout_shift.items()})
+
 
 @dataclass
 class SpikingState:

@@ -31,6 +31,8 @@ from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 LARGEST = 127
 MANTISSA = 16
 """Bits of a scale: its products with 8-bit integers are exact in float32, so that rounding is idempotent."""
+SMALLEST_SCALE = 2.0**-67
+"""Smallest scale of an output channel, that of a channel whose weights are all 0."""
 
 
 def spike_values(graph: Graph, conv: Node, theta: Mapping[str, Tensor | None]) -> Tensor | None:
@@ -65,13 +67,13 @@ def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple
     if step is not None:
         integers = torch.round(products / step.double()[:, None, None, None]).clamp(-LARGEST, LARGEST)
         return integers.to(torch.int8), step
-    largest = products.abs().flatten(1).amax(1).clamp_min(1e-30) / LARGEST
-    scale = short(largest)
+    scale = short(products.abs().flatten(1).amax(1) / LARGEST)
     return torch.round(products / scale[:, None, None, None]).to(torch.int8), scale.float()
 
 
 def short(scale: Tensor) -> Tensor:
-    """Round positive scales, float64, to MANTISSA bits."""
+    """Round scales, float64, to MANTISSA bits; smaller ones than SMALLEST_SCALE become it."""
+    scale = scale.clamp_min(SMALLEST_SCALE)
     mantissa, _ = torch.frexp(scale)
     kept: Tensor = torch.round(mantissa * 2**MANTISSA) / 2**MANTISSA
     return kept * (scale / mantissa)  # the quotient is a power of two
@@ -114,7 +116,7 @@ def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
             for c in range(channels):
                 for k in range(taps):
                     largest = max(largest, abs(weight[o, c, k] * values[c]))
-            mantissa, exponent = math.frexp(max(np.float64(largest), 1e-30) / LARGEST)
+            mantissa, exponent = math.frexp(max(np.float64(largest) / LARGEST, SMALLEST_SCALE))
             scale = np.float64(math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent))
         for c in range(channels):
             for k in range(taps):

@@ -2,7 +2,7 @@
 
 Biases make neurons spike even where nothing happens. What they do then is known beforehand: `silent_values` computes it in one
 run on an empty grid, and `resting_counts` keeps the spike counts n0. Operations beyond silence are those of the differences
-n - n0 (docs/method.md#silence-as-the-reference); models/spiking/differences.py is a network that really emits these.
+n - n0 (docs/method.md#silence-as-the-reference); tests/differences.py is a network that really emits these.
 
 n0 is a map per layer and timestep. It is the same at every pixel of a channel, except near borders, because padding with zeros
 is not what lies beyond a pixel in the middle. n0 of the input is 0. Counts at a timestep do not depend on later timesteps, so

@@ -18,7 +18,7 @@ def active_cells(
     Args:
         grid: `(N, 2 * bins, H, W)` counts.
         kernel, stride, padding: of the windows, rows before columns.
-        events: see the hold node (models/graph.py).
+        events: see the hold node (models/operations.py).
     """
     rows, columns = (
         (size + 2 * pad - k) // step + 1 for size, pad, k, step in zip(grid.shape[2:], padding, kernel, stride, strict=True)

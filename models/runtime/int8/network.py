@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Memory, Node
-from evburst.models.runtime.counting import FanOut, count_spikes
+from evburst.models.runtime.counting import FanOut, count_spikes, grid_counts
 from evburst.models.runtime.int8.hold import active_cells
 from evburst.models.runtime.int8.layout import lay_out
 from evburst.models.runtime.int8.plan import Planner, Step
@@ -27,7 +27,6 @@ from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import PackedWeights, pack
 from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
-from evburst.models.spiking.cost import node_shapes
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.spiking.silence import as_counts
@@ -66,7 +65,7 @@ class IntegerNetwork(SpikingNetwork):
         if state is not None or timesteps not in (None, self.parameters.timesteps):
             return super().run(grid, timesteps, state, memory)
         macs = self.begin(grid)
-        counts = self._as_counts(grid)
+        counts = grid_counts(grid)
         program = self._program(tuple(grid.shape))
         totals = None if counts is None else program.pack(counts)
         if totals is None or totals[:, 3].max() > self._max_count:
@@ -94,17 +93,10 @@ class IntegerNetwork(SpikingNetwork):
                 self._by_reference(item, program, values)
         return values
 
-    def _as_counts(self, grid: Tensor) -> NDArray[np.uint8] | None:
-        """Convert a grid to uint8; None if it does not hold integer counts of 0 to 255."""
-        if grid.dtype == torch.uint8:
-            return grid.contiguous().numpy()
-        counts = grid.clamp(0, 255).to(torch.uint8)
-        return counts.contiguous().numpy() if torch.equal(counts.to(grid.dtype), grid) else None
-
     def _program(self, shape: tuple[int, ...]) -> Program:
         """The program for grids of a shape `(N, C, H, W)`, made at its first use."""
         if shape not in self._programs:
-            shapes, parameters = node_shapes(self.graph, *shape[1:]), self.parameters
+            shapes, parameters = self.graph.shapes(*shape[1:]), self.parameters
             plan = Planner(self.graph, parameters.neurons, shapes, parameters.timesteps, self._max_count, self._packed).plan()
             layout = lay_out(plan, parameters.timesteps, shape[0])
             biases = {name.removesuffix(".bias"): bias for name, bias in self.graph.tensors.items() if name.endswith(".bias")}

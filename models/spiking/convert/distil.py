@@ -25,7 +25,7 @@ from torch import Tensor
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Runner
-from evburst.models.spiking.convert.student import Student, graph_on, parameters_on
+from evburst.models.spiking.convert.student import Student
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values
 from evburst.models.tasks import divergence
@@ -41,7 +41,7 @@ addition over all steps together, because short descents must converge faster.""
 MULTIPLIER_GAIN = 4.0
 """Proportional gain of the multiplier; without it the multiplier oscillates
 (Stooke, Achiam, Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", ICML 2020)."""
-MEMORY = 0.98
+EXCESS_DECAY = 0.98
 """Decay of the running mean of the excess."""
 
 
@@ -97,7 +97,7 @@ class Limit:
             return 0.0
         tight = min(1.0, step / (RAMP * steps))
         excess = found / (tight * limit + (1 - tight) * max(self.first, limit)) - 1
-        self.excess = MEMORY * self.excess + (1 - MEMORY) * excess
+        self.excess = EXCESS_DECAY * self.excess + (1 - EXCESS_DECAY) * excess
         self.held = max(0.0, self.held + (MULTIPLIER_RATES[0] + MULTIPLIER_RATES[1] / steps) * excess)
         return max(0.0, self.held + MULTIPLIER_GAIN * self.excess)
 
@@ -180,7 +180,7 @@ class Distillation:
             descent.weights,
             not folds,
         )
-        self._teacher = Runner(graph_on(self._device, ann))
+        self._teacher = Runner(ann.on(self._device, copy=True))
         self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._spec, self.descent = spec, descent
@@ -228,9 +228,9 @@ class Distillation:
     def network(self) -> tuple[Graph, SpikingParameters]:
         """The network as it is now, on the CPU and ready to run; learning can continue."""
         student, cpu = self._student, torch.device("cpu")
-        learned = parameters_on(cpu, student.parameters_now())
+        learned = student.parameters_now().on(cpu, copy=True)
         graph = Graph(student.graph.nodes, student.graph.outputs, student.graph.tensors | student.steps_now())
-        return _rounded(graph_on(cpu, graph), _unfolded(learned, self._before) if self._before else learned)
+        return _rounded(graph.on(cpu, copy=True), _unfolded(learned, self._before) if self._before else learned)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state that `resume` takes, on any device: tensors on the CPU, and JSON-compatible numbers."""

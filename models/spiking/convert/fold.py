@@ -176,6 +176,12 @@ class _Tracer:
         if not all(isinstance(arg, FxNode) for arg in item.args):
             raise ConversionError(f"module {_module(item)!r}: adding a constant has no spiking equivalent")
         sources = tuple(self._value(arg) for arg in item.args)
+        shapes = [list(arg.meta["val"].shape) for arg in item.args]  # type: ignore[union-attr]
+        if shapes[0] != shapes[1]:
+            raise ConversionError(
+                f"module {_module(item)!r}: adding values of different shapes, {shapes[0]} and {shapes[1]}, has no spiking"
+                " equivalent; bring both to the same size first"
+            )
         if all(len(arg.users) == 1 for arg in item.args) and self._mergeable(*sources):  # type: ignore[union-attr]
             self._merge(item, *sorted(sources, key=self._kernel, reverse=True))
         else:

@@ -50,8 +50,8 @@ class Student(SpikingNetwork):
     ) -> None:
         # steps of `integer_form` follow thresholds and weights that learn
         weights = {name: tensor for name, tensor in graph.tensors.items() if not name.endswith(".step")}
-        copied = parameters_on(device, parameters)
-        super().__init__(graph_on(device, Graph(graph.nodes, graph.outputs, weights)), copied)
+        copied = parameters.on(device, copy=True)
+        super().__init__(Graph(graph.nodes, graph.outputs, weights).on(device, copy=True), copied)
         self.device = device
         added = _added(graph)
         self._weights = {name: t for name, t in self.graph.tensors.items() if learns_weights and name.endswith(".weight")}
@@ -184,23 +184,3 @@ def _added(graph: Graph) -> set[str]:
             found |= sources
         reached[node.name] = {node.name} if node.op == "relu" else set() if node.op in ("conv", "input") else sources
     return found
-
-
-def graph_on(device: torch.device, graph: Graph) -> Graph:
-    """Return a copy of a graph on a device."""
-    return Graph(graph.nodes, graph.outputs, {name: _copy(device, tensor) for name, tensor in graph.tensors.items()})
-
-
-def parameters_on(device: torch.device, parameters: SpikingParameters) -> SpikingParameters:
-    """Return a copy of neurons and read-out shifts on a device."""
-    neurons = {
-        name: replace(layer, theta=_copy(device, layer.theta), shift=_copy(device, layer.shift))
-        for name, layer in parameters.neurons.items()
-    }
-    readout = {name: _copy(device, shift) for name, shift in parameters.readout_shift.items()}
-    return SpikingParameters(parameters.timesteps, neurons, readout)
-
-
-def _copy(device: torch.device, tensor: Tensor) -> Tensor:
-    """Copy a tensor; calibration leaves inference tensors, which cannot learn."""
-    return tensor.detach().to(device, copy=True)

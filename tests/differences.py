@@ -10,7 +10,7 @@ What silence contributes, the bracket, is a constant map. It is added where a fu
 to the counts that a max-pool accumulates, and to the read-outs. Currents, potentials and spike times are therefore those of
 the plain network; only what is sent differs. Hardware needs constant maps in place of biases, and signed spikes.
 
-This is written for reading and for tests. Engines emit counts and count their differences (`LayerStats.spikes_beyond_silence`).
+What engines count is compared with it: they emit counts and count their differences (`LayerStats.spikes_beyond_silence`).
 """
 
 from __future__ import annotations
