@@ -187,6 +187,8 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{file}: {found}; expected settings, one a line, such as `max_windows: 10`")
     try:
         return settings, _lines(yaml.compose(text, yaml.SafeLoader), file)
+    except yaml.YAMLError:  # JSON that is not YAML, with tabs
+        return settings, {}
     except RecursionError:
         raise ConfigError(f"{file}: invalid YAML (a value contains itself)") from None
 

@@ -108,6 +108,11 @@ def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
         load_config(Outer, path, [])
 
 
+def test_a_file_may_be_json(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{\n\t"name": "file",\n\t"voxel": {"bins": 7}\n}\n')
+    assert load_config(Outer, tmp_path / "c.json", []) == Outer("file", voxel=Inner(7))
+
+
 def test_an_error_of_an_assignment_names_no_line(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("limit: 3\n")
     with pytest.raises(ConfigError, match=r"^setting 'limit': expected a whole number, received 'x'$"):
