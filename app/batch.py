@@ -19,9 +19,10 @@ from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, class_numbers, detect_file
 from evburst.app.outputs.folder import SUMMARY, RunFolder, read_summary, write_text
 from evburst.app.outputs.sinks import SINKS
-from evburst.app.processes import barrier, process_group
+from evburst.app.processes import all_gather, process_group
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
+from evburst.data.files import refuse_foreign
 from evburst.data.readers import recording_suffixes
 from evburst.models.bundle import DetectorBundle
 
@@ -121,16 +122,18 @@ def detect_many(
         skip_existing: skip recordings whose folder contains a complete run with the same settings.
 
     Raises:
+        ConfigError: `out` contains a summary.csv that evburst has not written.
         DataError: some recordings failed; the others are complete.
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
+    refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
     bundle = DetectorBundle.load(config.weights)
     class_numbers(config.classes, bundle.head.classes)
     with process_group() as (rank, world):
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
         todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], config))]
-        left, failures = _TimeLeft([path for path, _ in todo]), dict[Path, EvburstError]()
+        left, failures = _TimeLeft([path for path, _ in todo]), dict[str, str]()
         for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
             before = _written_at(folder)
             try:
@@ -140,12 +143,13 @@ def detect_many(
                 log.info("%s: %s: %d boxes in %d windows%s", *progress)
             except EvburstError as error:
                 log.error("%s", error)
-                failures[path] = error
+                failures[str(path)] = str(error)
                 if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
                     _write_failure(folder, path, error)
             if world == 1:
                 _write_table(out, recordings, folders, failures)
-        barrier(world)
+        for content in all_gather(json.dumps(failures).encode(), world):
+            failures |= json.loads(content)
         if rank > 0:
             return [], ""
         summaries = _write_table(out, recordings, folders, failures)
@@ -203,11 +207,11 @@ def _write_failure(folder: Path, path: Path, error: EvburstError) -> None:
 
 
 def _write_table(
-    out: Path, recordings: Sequence[Path], folders: Sequence[Path], failures: Mapping[Path, EvburstError]
+    out: Path, recordings: Sequence[Path], folders: Sequence[Path], failures: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Write the table, one row for every recording processed so far; return their summaries.
 
-    `failures` of this process count also where the folder could not be written.
+    `failures` (error by recording) count also where the folder could not be written.
     """
     summaries = []
     text = io.StringIO()
@@ -215,8 +219,8 @@ def _write_table(
     writer.writerow([*_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
-        if path in failures and (summary is None or summary["status"] != "failed"):
-            summary = {"events_path": str(path.resolve()), "status": "failed", "error": str(failures[path])}
+        if str(path) in failures and (summary is None or summary["status"] != "failed"):
+            summary = {"events_path": str(path.resolve()), "status": "failed", "error": failures[str(path)]}
         if summary is None or summary.get("events_path") != str(path.resolve()):
             continue
         summaries.append(summary)
@@ -237,6 +241,13 @@ def _write_table(
         )
     write_text(out / TABLE, text.getvalue())
     return summaries
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether a file is a table of an earlier batch."""
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+        return file.readline().startswith(",".join(_COLUMNS))
+    return False
 
 
 def _join_counts(counts: dict[str, int] | None) -> str:

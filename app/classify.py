@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evburst.app.detect import RunConfig, cut_windows, open_inference, run_windows, start_time
 from evburst.app.inference import WindowResult
+from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS
@@ -60,9 +59,8 @@ def classify_file(
     """
     path, c = Path(path), config or ClassifyConfig()
     bundle = bundle or DetectorBundle.load(c.weights)
-    open_stream = partial(open_recording, path, c, bundle)
-    stream = FilteredStream(open_stream(), c.filters)
-    start_us = start_time(path, c.start_s, open_stream)
+    recording = open_recording(path, c, bundle)
+    stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults, task=CLASSIFICATION)
     windows = filled_windows(cut_windows(stream, inference.voxel.window_us, c, start_us))
     totals, window_rows = EnergyTotals(inference.dense_macs), list[dict[str, Any]]()

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.console import run
-from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given
+from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given, named_path
 from evburst.app.provenance import installed_version
-from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError, EvburstError
 
 COMMANDS = {
@@ -92,8 +91,8 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     )
     parser.add_argument("--events", nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, .bin, .aedat4, "
                         ".h5, .npy, .npz, .csv), folders of recordings, or quoted glob patterns")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_RECORDING); "
-                        "for several recordings it receives one folder per recording and summary.csv")  # fmt: skip
+    parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
+                        "RECORDING); for several recordings it receives one folder per recording and summary.csv")  # fmt: skip
     parser.add_argument("--skip-existing", action="store_true", help="skip recordings that are already done")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
@@ -120,8 +119,10 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         from evburst.app.batch import detect_many, find_recordings, one_file
         from evburst.app.config import load_config
         from evburst.app.detect import DetectConfig, detect_file, human_summary
+        from evburst.app.runs import refuse_ignored
 
         config = load_config(DetectConfig, args.config, args.set + given(args))
+        refuse_ignored(config)
         if args.no_video:
             config = replace(config, sinks=tuple(name for name in config.sinks if name != "video"))
         if args.crops and "crops" not in config.sinks:
@@ -163,8 +164,10 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.batch import find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
+        from evburst.app.runs import refuse_ignored
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
+        refuse_ignored(config)
         found = classify_many(find_recordings(args.events), config)
         if args.json:
             return _as_json(found, one_file(args.events))
@@ -276,7 +279,9 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--ann", action="store_true", help="evaluate the ANN that the spiking network was converted from")
     network.add_argument("--both", action="store_true", help="evaluate the spiking network and its ANN")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder; an unfinished evaluation in it is resumed")
+    parser.add_argument(
+        "--out", type=named_path, metavar="DIR", help="output folder; an unfinished evaluation in it is resumed"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_settings(
         "evburst.app.evaluate.run:EvaluateConfig",
@@ -351,6 +356,7 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     from evburst.app.evaluate import classes
     from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
+    from evburst.data.classification import CLASSIFICATION
 
     networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
     if args.classes:
@@ -382,7 +388,7 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
     parser.add_argument("--window", action="store_true", help="show the result in a desktop window")
     parser.add_argument("--headless", action="store_true", help="show nothing (the default without --serve and --window)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="record the incoming events in a .dat file")
+    parser.add_argument("--record", type=named_path, metavar="FILE", help="record the incoming events in a .dat file")
     parser.add_argument("--overwrite", action="store_true", help="let --record replace an existing file")
     parser.add_argument("--preset", metavar="NAME",
                         help="sensor whose thresholds and noise are simulated: dvs346, evk4, gen1, dvxplorer")  # fmt: skip

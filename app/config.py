@@ -27,15 +27,24 @@ _MOST_BYTES = 1 << 20
 """Of a file of settings."""
 
 
+class _SettingError(ConfigError):
+    """A setting that cannot be used; `name` is its full name."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
     """Build a `kind` from a YAML file and `section.name=value` assignments whose values are YAML.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
     """
-    settings = deepcopy(base or {})
+    settings, lines = deepcopy(base or {}), dict[str, int]()
     if file is not None:
-        settings = _merge(settings, _read_yaml(file))
+        content, lines = _read_yaml(file)
+        settings = _merge(settings, content)
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
@@ -47,7 +56,12 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {assignment[:100]!r}: {parent!r} is not a section")
         target[leaf] = _parse_yaml(value, f"--set {assignment[:100]!r}")
-    return build(kind, settings)
+        lines.pop(key.strip(), None)
+    try:
+        return build(kind, settings)
+    except _SettingError as error:
+        line = lines.get(error.name)
+        raise ConfigError(f"{file}, line {line}: {error}" if line else str(error)) from None
 
 
 def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
@@ -60,7 +74,7 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
     hints = typing.get_type_hints(kind)
     for name, value in settings.items():
         if name not in fields:
-            raise ConfigError(_unknown_message(kind, name, value, where))
+            raise _SettingError(where + name, _unknown_message(kind, name, value, where))
     for name, field in fields.items():
         if name not in settings and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"setting {where + name!r} is missing: it has no default")
@@ -111,13 +125,15 @@ def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ConfigError(f"setting {where!r}: expected a section, received {_shown(value)}")
+            raise _SettingError(where, f"setting {where!r}: expected a section, received {_shown(value)}")
         return build(hint, value, where + ".")  # type: ignore[arg-type]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value in args:
             return value
-        raise ConfigError(f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {_shown(value)}")
+        raise _SettingError(
+            where, f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {_shown(value)}"
+        )
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -125,7 +141,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         hints = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(value) != len(hints):
-            raise ConfigError(f"setting {where!r}: expected {len(hints)} values, received {_shown(value)}")
+            raise _SettingError(where, f"setting {where!r}: expected {len(hints)} values, received {_shown(value)}")
         return tuple(_convert(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, where) for key, item in value.items()}
@@ -136,7 +152,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return number
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"setting {where!r}: expected {getattr(hint, '__name__', hint)}, received {_shown(value)}")
+    raise _SettingError(where, f"setting {where!r}: expected {_kind(hint)}, received {_shown(value)}")
+
+
+def _kind(hint: Any) -> str:
+    """Return a type's name in the words of a settings file."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list, such as [a, b]"}
+    return words.get(typing.get_origin(hint) or hint, "a mapping, such as {a: b}")
 
 
 def _shown(value: object) -> str:
@@ -147,20 +169,39 @@ def _shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the settings in a file, and the line of each, by its full name."""
     try:
         with file.open("rb") as content:
-            text = content.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
+            data = content.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
             raise ConfigError(f"{file}: larger than {_MOST_BYTES} bytes, so it is not a settings file")
-        content = _parse_yaml(text.decode("utf-8-sig"), str(file))
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected a mapping of settings, received {type(content).__name__}")
-    return content
+    settings = _parse_yaml(text, str(file))
+    if not isinstance(settings, dict):
+        found = "is empty" if settings is None else f"contains {_shown(settings)}"
+        raise ConfigError(f"{file}: {found}; expected settings, one a line, such as `max_windows: 10`")
+    try:
+        return settings, _lines(yaml.compose(text, yaml.SafeLoader), file)
+    except yaml.YAMLError:  # JSON that is not YAML, with tabs
+        return settings, {}
+    except RecursionError:
+        raise ConfigError(f"{file}: invalid YAML (a value contains itself)") from None
+
+
+def _lines(node: Any, file: Path, prefix: str = "") -> dict[str, int]:
+    """Return the line of each setting; raise ConfigError if one is there twice, of which YAML would take the second."""
+    lines = dict[str, int]()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            raise ConfigError(f"{file}, line {line}: {name!r} is also in line {lines[name]}; remove one of them")
+        lines |= {name: line, **_lines(value, file, f"{name}.")}
+    return lines
 
 
 def _parse_yaml(text: str, where: str) -> Any:
@@ -169,5 +210,8 @@ def _parse_yaml(text: str, where: str) -> Any:
             return json.loads(text)
     try:
         return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark and not where.startswith("--set") else ""
+        raise ConfigError(f"{where}{line}: invalid YAML ({(error.problem or str(error))[:200]})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: invalid YAML ({(str(error).splitlines() or [''])[0][:200]})") from None

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -32,6 +33,9 @@ _NAMES = (
 )
 """Errors of the operating system that say something of the surroundings, whichever line met them."""
 
+
+_CALLBACK_S = 0.05
+"""Time after which a callback of a C library, in which a KeyboardInterrupt was lost, has returned."""
 
 Printed = str | Iterator[str] | None
 """Text for stdout, or several texts, each printed as soon as it is known."""
@@ -55,35 +59,53 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
             for text in [result] if isinstance(result, str) else result or ():
                 if code := _print_result(text):
                     return code
-        except EvburstError as error:
-            if args.debug:
-                raise
-            LOG.error(error)
-            return 1
         except KeyboardInterrupt:
-            LOG.warning("interrupted: what was written so far is complete and readable")
-            return 128 + (received[0] if received else signal.SIGINT)
-        except OSError as error:
-            if args.debug or not (error.errno in _DISK or (error.errno in _NAMES and error.filename)):
+            return _interrupted(received)
+        except Exception as error:
+            if received and not isinstance(error, EvburstError):  # what was interrupted may fail in its own way
+                return _interrupted(received)
+            message = _message(error)
+            if args.debug or message is None:
                 raise
-            location = f"{error.filename}: " if error.filename else ""
-            what = "written (%s); what was written so far is readable" if error.errno in _DISK else "used (%s)"
-            LOG.error(f"%scannot be {what}", location, error.strerror)
-            return 1
-        except (MemoryError, RuntimeError) as error:
-            if args.debug or not _is_out_of_memory(error):
-                raise
-            LOG.error(
-                "there is not enough memory for this (%s): a smaller sensor, batch or number of workers needs less",
-                _first_line(error),
-            )
+            LOG.error("%s", message)
             return 1
         return 0
 
 
+def exit_code(number: int) -> int:
+    """Return the exit code of a process that a signal has ended."""
+    exec("")  # CPython remembers a KeyboardInterrupt that left an `exec`, and would end by SIGINT; the next `exec` clears that
+    return 128 + number
+
+
+def _interrupted(received: list[int]) -> int:
+    LOG.warning("interrupted: what was written so far is complete and readable")
+    return exit_code(received[0] if received else signal.SIGINT)
+
+
+def _message(error: Exception) -> str | None:
+    """Return the text for an expected error; None for a bug."""
+    if isinstance(error, EvburstError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return f"{_location(error)}cannot be written ({error.strerror}); what was written so far is readable"
+    if isinstance(error, OSError) and error.errno in _NAMES and error.filename:
+        return f"{_location(error)}cannot be used ({error.strerror})"
+    if _is_out_of_memory(error):
+        return (
+            f"there is not enough memory for this ({_first_line(error)}): "
+            "a smaller sensor, batch or number of workers needs less"
+        )
+    return None
+
+
+def _location(error: OSError) -> str:
+    return f"{error.filename}: " if error.filename else ""
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; torch says so with a RuntimeError."""
-    message = str(error).lower()
+    message = str(error).lower() if isinstance(error, RuntimeError) else ""
     return isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message
 
 
@@ -166,7 +188,8 @@ def signals() -> Iterator[list[int]]:
     """Handle SIGTERM and SIGHUP like Ctrl-C: raise KeyboardInterrupt in the main thread.
 
     Signals that were ignored (nohup) stay ignored, and further signals during shutdown have no effect. In forked processes
-    the signals keep their default action.
+    the signals keep their default action. A KeyboardInterrupt is raised once more if it was raised in a callback of a C
+    library, such as the compiler of the kernels, from which it cannot reach the main program.
 
     Yields:
         The numbers of the signals received so far.
@@ -178,17 +201,35 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         received.append(number)
-        if len(received) == 1:
+        if len(received) == 1 or lost:
+            while lost:
+                lost.pop().cancel()
             raise KeyboardInterrupt
 
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    def repeat(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            received[:] = received or [signal.SIGINT]
+            lost.append(threading.Timer(_CALLBACK_S, interrupt_main, received[:1]))
+            lost[-1].start()
+        else:
+            report(unraisable)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    report, lost = sys.unraisablehook, list[threading.Timer]()
+    names = ("SIGTERM", "SIGHUP") if is_main else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     replaced = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in replaced:
         signal.signal(number, interrupt)
+    if is_main:
+        sys.unraisablehook = repeat
     try:
         yield received
     finally:
+        sys.unraisablehook = report
+        for timer in lost:
+            timer.cancel()
+            timer.join()
         for number in replaced:
             signal.signal(number, signal.SIG_DFL)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, run
-from evburst.app.flags import Parser
+from evburst.app.flags import Parser, named_path
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EvburstError, EventFileError, SensorSizeUnknownError
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     )
     cut_parser.set_defaults(action=_cut)
     for command in (convert_parser, cut_parser):
-        command.add_argument("out", type=Path, metavar="OUT", help="the file to write; its suffix selects the format")
+        command.add_argument("out", type=named_path, metavar="OUT", help="the file to write; its suffix selects the format")
         command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
         command.add_argument("--from-zero", action="store_true", help="shift timestamps so that the first event is at 0")
     return run(parser, lambda args: args.action(args), argv)
@@ -163,9 +163,8 @@ def _cut(args: argparse.Namespace) -> str:
     stop_s = math.inf if args.stop_s is None else args.stop_s
     if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
-    if is_pipe(args.file):
-        raise ConfigError(f"{args.file}: a pipe can only be read once, and cut needs its first time: save it to a file first")
-    stream, t0_us = _open(args), first_us(_open(args)) or 0
+    stream = _open(args)
+    t0_us = first_us(stream) or 0
     stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
     return _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
 

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from evburst.app.console import LOG, run
+from evburst.app.flags import named_path
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
@@ -26,11 +26,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     parser.add_argument("--weights", default="street", metavar="NAME|FILE",
                         help="name of bundled weights, or a file made by convert.py (default: street)")  # fmt: skip
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--onnx", type=Path, metavar="FILE",
+    target.add_argument("--onnx", type=named_path, metavar="FILE",
                         help="write the ANN, for any batch and grid size; outputs are the head's raw maps")  # fmt: skip
-    target.add_argument("--onnx-snn", type=Path, metavar="FILE", help="write the spiking network, for any batch and grid size; "
-                        "input is uint8 counts, outputs are the head's raw maps")  # fmt: skip
-    target.add_argument("--nir", type=Path, metavar="FILE", help="write the spiking network, for one grid size")
+    target.add_argument("--onnx-snn", type=named_path, metavar="FILE",
+                        help="write the spiking network, for any batch and grid size; input is "
+                        "uint8 counts, outputs are the head's raw maps")  # fmt: skip
+    target.add_argument("--nir", type=named_path, metavar="FILE", help="write the spiking network, for one grid size")
     parser.add_argument("--sensor-size", metavar="WxH", help="sensor size in pixels, for NIR, --with-boxes and --totals; the "
                         f"grid is padded to the network's stride (default: of the training data, else {_SENSOR})")  # fmt: skip
     parser.add_argument("--with-boxes", action="store_true",

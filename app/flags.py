@@ -36,12 +36,14 @@ class Setting:
         annotation: type as written in the source, without "None".
         default: default value as written in the source; None for a required setting.
         help: text from the class's docstring.
+        limits: values that the class accepts, as its errors state them, e.g. "0 to 1"; "": not stated.
     """
 
     name: str
     annotation: str
     default: str | None
     help: str
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def read_settings(config: str, prefix: str = "", defaults: Mapping[str, str] | N
     """
     module, node = _find_class(*config.split(":"))
     fields, helps = _fields(module, node)
+    limits = _limits(module, node)
     settings, nested = list[Setting](), list[Section]()
     for name, (module, statement) in fields.items():
         annotation = ast.unparse(statement.annotation).removesuffix(" | None")
@@ -70,7 +73,7 @@ def read_settings(config: str, prefix: str = "", defaults: Mapping[str, str] | N
             nested += read_settings(f"{module}:{annotation}", f"{prefix}{name}.", _factory_arguments(statement.value))
             continue
         default = (defaults or {}).get(name, _default(module, statement.value))
-        settings.append(Setting(prefix + name, annotation, default, helps.get(name, "")))
+        settings.append(Setting(prefix + name, annotation, default, helps.get(name, ""), limits.get(name, "")))
     return [Section(prefix.rstrip("."), _first_sentence(ast.get_docstring(node) or ""), tuple(settings)), *nested]
 
 
@@ -84,6 +87,39 @@ def _fields(module: str, node: ast.ClassDef) -> tuple[dict[str, tuple[str, ast.A
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             fields[statement.target.id] = module, statement
     return fields, helps | attribute_texts(ast.get_docstring(node) or "")
+
+
+def _limits(module: str, node: ast.ClassDef) -> dict[str, str]:
+    """Return the accepted values of settings, by name, from the messages "NAME must be LIMITS" of the class's __post_init__."""
+    limits = dict[str, str]()
+    for base in node.bases:
+        limits |= _limits(*_find_class(module, ast.unparse(base)))
+    checks = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__post_init__"]
+    parts = [part for check in checks for part in ast.walk(check)]
+    inner = [piece for part in parts if isinstance(part, ast.JoinedStr) for piece in part.values]
+    for text in (_text(module, part) for part in parts if part not in inner):
+        if stated := re.fullmatch(r"((?:\w+, )*\w+(?: and \w+)?) must (not )?be (.+)", text):
+            limits |= dict.fromkeys(re.split(", | and ", stated[1]), (stated[2] or "") + stated[3])
+    return limits
+
+
+def _text(module: str, value: ast.AST) -> str:
+    """Return the text of a string or an f-string, up to the value that was received; "" if it is not known without running."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    text = ""
+    for part in value.values if isinstance(value, ast.JoinedStr) else ():
+        if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
+            try:
+                known = eval(_constant(module, part.value.id), {"__builtins__": {}})
+            except (LookupError, NameError, TypeError):
+                return ""
+            text += f"{known:g}" if isinstance(known, float) else str(known)
+        elif isinstance(part, ast.Constant):
+            text += str(part.value)
+        elif ", received " not in text:
+            return ""
+    return text.partition(", received ")[0]
 
 
 def attribute_texts(docstring: str) -> dict[str, str]:
@@ -176,6 +212,13 @@ def _suggestion(text: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def named_path(text: str) -> Path:
+    """Return the path of an output, which has to have a name; the `type` of an argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; is a shell variable unset?")
+    return Path(text)
+
+
 class CommandParser(Parser):
     """Parser of a command: its own flags, the common settings, then all other settings in groups.
 
@@ -253,8 +296,10 @@ def _add(parser: Any, setting: Setting, flag: Flag) -> None:
     long = "--" + setting.name.replace("_", "-")
     names = [flag.name, long] if flag.name and flag.name != long else [long]
     options: dict[str, Any] = {"dest": _DESTINATION + setting.name, "default": argparse.SUPPRESS}
-    options["help"] = (setting.help.rstrip(".") + _default_text(setting.default)).replace("%", "%%")
     kind, _, inner = setting.annotation.partition("[")
+    notes = [_default_text(setting.default)] if kind == "Literal" else [setting.limits, _default_text(setting.default)]
+    shown = "; ".join(filter(None, notes))
+    options["help"] = (setting.help.rstrip(".") + (f" ({shown})" if shown else "")).replace("%", "%%")
     if kind == "bool":
         names, options["action"] = names[:1], argparse.BooleanOptionalAction
     else:
@@ -270,7 +315,7 @@ def _add(parser: Any, setting: Setting, flag: Flag) -> None:
 
 def _default_text(default: str | None) -> str:
     shown = (default or "").strip("'\"")
-    return "" if shown in ("", "None", "()", "False") else f" (default: {'yes' if shown == 'True' else shown})"
+    return "" if shown in ("", "None", "()", "False") else f"default: {'yes' if shown == 'True' else shown}"
 
 
 def _metavar(name: str, kind: str) -> str:

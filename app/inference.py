@@ -5,36 +5,30 @@
 
 `detect`, `live`, `evaluate`, the validation in `train` and the checks in `convert` all use `Inference`. Binning, idle windows,
 events outside the sensor, boxes and energy are handled here and nowhere else. Callers differ only in where windows come from:
-a recording (`Inference.stream`), a live source (`bin`, then `run`), or a data set (`run_batches`).
+a recording (`Inference.stream`), a live source (`bin`, then `run`), or a data set (dataset_runs.py).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain, cycle
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
-from evburst.data.datasets import Dataset, LabelledWindow
-from evburst.data.datasets.recorded import RecordedWindows
-from evburst.data.errors import ConfigError, EvburstError
+from evburst.data.errors import EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
-from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors.remembering import remembering
 from evburst.models.graph import Memory
 from evburst.models.tasks import Prediction
 
@@ -47,19 +41,6 @@ BATCH = 8
 
 _AHEAD = 2
 """Number of windows binned in advance, in addition to the next batch."""
-
-
-def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:
-    """Return the network of loaded weights, with a memory if `memory` is set; `stride_ms` is None if windows do not overlap.
-
-    Raises:
-        ConfigError: the network cannot have a memory, or it has one and windows are to overlap.
-    """
-    if memory:
-        bundle = remembering(bundle)
-    if bundle.graph.memories and stride_ms is not None:
-        raise ConfigError("stride_ms: windows of a network with memory follow each other; leave --stride-ms out")
-    return bundle
 
 
 class GridNetwork(Protocol):
@@ -253,8 +234,7 @@ class Inference:
 
     def begin(self) -> None:
         """Begin another recording: nothing is held, even if its clock continues that of the one before."""
-        self._ran = 0
-        self._memory.clear()
+        self._ran, self._memory = 0, {}  # another dict: a copy of this object keeps its own
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Return the results of windows that are run through the network as one batch.
@@ -416,124 +396,3 @@ class Inference:
 def merged_size(size: SensorSize, factor: int) -> SensorSize:
     """Return the sensor size after `factor` x `factor` pixels are merged; pixels at the right and lower edge may be partial."""
     return SensorSize(-(-size.width // factor), -(-size.height // factor))
-
-
-@dataclass(frozen=True)
-class DatasetBatch:
-    """A batch of items of a data set, and the results of one or more networks for them.
-
-    Attributes:
-        items: indices of the items.
-        labels: labelled boxes of each item, clipped to the sensor.
-        names: the recording or picture of each item.
-        events, outside: number of events in these windows that lie on the sensor, and outside it.
-        results: results of each network, for each item.
-    """
-
-    items: Sequence[int]
-    labels: list[Detections]
-    names: list[str]
-    events: int
-    outside: int
-    results: list[list[WindowResult]]
-
-
-def run_batches(
-    networks: Sequence[Inference], dataset: Dataset, items: Iterable[int], batch: int = BATCH
-) -> Iterator[DatasetBatch]:
-    """Yield the results of networks on items of a data set, batch by batch; each window is read and binned only once.
-
-    The networks must use the same binning and the same stride. Networks with memory begin with an empty one, and also run the
-    windows between the items, which must belong to one recording.
-    """
-    steps = _steps(dataset, items, networks[0].network.has_memory)
-    groups = [steps[start : start + batch] for start in range(0, len(steps), batch)]
-    for network in networks:
-        network.begin()
-
-    def read(group: Sequence[_Step]) -> tuple[list[LabelledWindow], list[BinnedWindow]]:
-        windows = [step.read() for step in group]
-        return windows, [networks[0].bin(one.window, networks[0].new_grid()) for one in windows]
-
-    with ThreadPoolExecutor(1, "reading") as pool:
-        waiting = deque(pool.submit(read, group) for group in groups[:2])
-        for number, group in enumerate(groups):
-            windows, binned = waiting.popleft().result()
-            if number + 2 < len(groups):
-                waiting.append(pool.submit(read, groups[number + 2]))
-            results = [network.run(binned) for network in networks]
-            own = [k for k, step in enumerate(group) if step.item is not None]
-            yield DatasetBatch(
-                [step.item for step in group if step.item is not None],
-                [windows[k].boxes for k in own],
-                [windows[k].name for k in own],
-                sum(binned[k].events for k in own),
-                sum(binned[k].outside for k in own),
-                [[found[k] for k in own] for found in results],
-            )
-
-
-class _Step(NamedTuple):
-    """One window to run: that of an item, or one between two items (`item` None), without labels."""
-
-    item: int | None
-    read: Callable[[], LabelledWindow]
-
-
-def _steps(dataset: Dataset, items: Iterable[int], between: bool) -> list[_Step]:
-    """Return the windows of the items, in order; with `between` also those that fill the time before each in its recording."""
-    steps: list[_Step] = []
-    before: int | None = None
-    for i in items:
-        if between and isinstance(dataset, RecordedWindows):
-            steps += [_Step(None, partial(dataset.window_before, i, end_us)) for end_us in dataset.ends_between(before, i)]
-        steps.append(_Step(i, partial(dataset.__getitem__, i)))
-        before = i
-    return steps
-
-
-@dataclass
-class DatasetResults:
-    """The results of a network on a whole data set.
-
-    Attributes:
-        predictions: boxes or class scores of each item; no boxes if the window was idle.
-        labels: the labelled boxes, or the class, of each item.
-        names: the recording or picture of each item.
-        stats: operation counts of the windows that were not idle.
-    """
-
-    predictions: list[Prediction] = field(default_factory=list)
-    labels: list[Detections] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    stats: list[Stats] = field(default_factory=list)
-
-
-def run_dataset(
-    network: Inference, dataset: Dataset, progress: Callable[[int], object] = lambda windows: None, batch: int = 2 * BATCH
-) -> DatasetResults:
-    """Return a network's results on a whole data set, with the labels."""
-    collected = DatasetResults()
-    parts = [part.items for part in dataset.parts()] if network.network.has_memory else [range(len(dataset))]
-    for done in chain.from_iterable(run_batches([network], dataset, items, batch) for items in parts):
-        collected.predictions += [result.prediction for result in done.results[0]]
-        collected.stats += [result.stats for result in done.results[0] if result.stats is not None]
-        collected.labels += done.labels
-        collected.names += done.names
-        progress(len(done.items))
-    return collected
-
-
-def concatenate(stats: Sequence[Stats]) -> Stats:
-    """Return the counts of one network on several batches as one object."""
-    kind: Any = type(stats[0])
-    return kind.concatenate(stats)  # type: ignore[no-any-return]
-
-
-def pick_device(name: str) -> str:
-    """Resolve `auto`, `cpu` or `cuda` to a device of this machine; raise ConfigError for a GPU that it does not have."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: torch finds no CUDA device; use --device cpu")
-    return name

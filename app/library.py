@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import numpy as np
 
 from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
-from evburst.app.detect import DetectConfig, RunConfig, class_numbers, cut_windows, open_inference, result_filter, run_windows
+from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
+from evburst.app.runs import RunConfig, cut_windows, open_inference, refuse_ignored, run_windows, start_time
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, first_us
+from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.models.bundle import DetectorBundle
@@ -37,6 +39,7 @@ class _Network:
     _task: str
 
     def __init__(self, config: RunConfig, maps: bool) -> None:
+        refuse_ignored(config)
         self.config = config
         self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
         self._bundle = DetectorBundle.load(config.weights)
@@ -63,18 +66,15 @@ class _Network:
             stream, name = source, "stream"
         else:
             stream, name = self._as_stream(source), "events"
-        c = self.config
-        filtered = FilteredStream(stream, c.filters)
+        filtered, start_us = FilteredStream(stream, self.config.filters), start_time(stream, self.config.start_s)
         inference = self._inference(filtered.sensor_size)
-        start_us = None
-        if c.start_s and (first := first_us(stream)) is not None:
-            start_us = first + round(1e6 * c.start_s)
         return self._results(inference, filtered, self._cut_windows(filtered, inference.voxel.window_us, start_us), name)
 
     def __call__(self, events: Any) -> list[WindowResult]:
         """Run through events in memory, in any form that `as_events` accepts.
 
-        Events that span at most one window's length give one result; longer recordings give one result per window.
+        Events that span at most one window's length give one result; longer recordings, and with `start_s` all, give one
+        result per window, as `stream` does.
 
         Raises:
             EvburstError: the events cannot be used, or the sensor size is unknown.
@@ -83,7 +83,7 @@ class _Network:
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
         if not len(t):
             return []
-        cut_otherwise = (self.config.window_events, self.config.stride_ms) != (None, None)
+        cut_otherwise = (self.config.window_events, self.config.stride_ms, self.config.start_s) != (None, None, 0)
         if cut_otherwise or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
         filtered = FilteredStream(array, self.config.filters)
@@ -118,10 +118,10 @@ class _Network:
         return EventArray(as_events(events), self._size)
 
     def _inference(self, size: SensorSize) -> Inference:
-        """Return the inference for a sensor size, from a cache."""
+        """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes."""
         if size not in self._inferences:
             self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps, task=self._task)
-        return self._inferences[size]
+        return copy(self._inferences[size])
 
     def __repr__(self) -> str:
         t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"

@@ -1,4 +1,4 @@
-"""The process group of a job that torchrun started: rank, number of processes and barrier."""
+"""The process group of a job that torchrun started: rank, number of processes, barrier and exchange."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 import torch.distributed as dist
 
 
@@ -36,3 +38,17 @@ def barrier(world: int) -> None:
     """Wait until all processes have reached this point."""
     if world > 1:
         dist.barrier()
+
+
+def all_gather(content: bytes, world: int) -> list[bytes]:
+    """Return the bytes that each process passes, in every process; `world` is their number."""
+    if world == 1:
+        return [content]
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(lengths, torch.tensor([len(content)]))
+    longest = max(int(n) for n in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(content)] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+    received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
+    dist.all_gather(received, padded)
+    return [tensor.numpy()[: int(n)].tobytes() for tensor, n in zip(received, lengths, strict=True)]

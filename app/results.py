@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evburst.app.console import run
+from evburst.app.flags import named_path
 from evburst.app.outputs.folder import write_text
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import DataError
@@ -28,7 +29,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     parser.add_argument(
         "--format", choices=("markdown", "csv", "latex"), default="markdown", help="format of the tables (default: markdown)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables to a file instead of stdout")
+    parser.add_argument("--out", type=named_path, metavar="FILE", help="write the tables to a file instead of stdout")
     parser.add_argument("--overwrite", action="store_true", help="let --out replace an existing file")
     parser.add_argument("--weights", metavar="A,B", help="weights whose results are expected (default: the bundled ones)")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead of tables")

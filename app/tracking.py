@@ -65,12 +65,15 @@ class TrackConfig:
     hold_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.low_score <= self.start_score <= 1:
-            raise ValueError(
-                "tracking.low_score and tracking.start_score must lie in (0, 1], and low_score must not exceed start_score"
-            )
-        if not 0 <= self.lost_s <= 3600 or not 0 <= self.hold_s <= 86_400:
-            raise ValueError("tracking.lost_s must be 0 to 3600, tracking.hold_s 0 to 86400")
+        checks = {
+            "low_score and start_score must be above 0 and up to 1": 0 < self.low_score <= 1 and 0 < self.start_score <= 1,
+            "low_score exceeds start_score": self.low_score <= self.start_score,
+            "lost_s must be 0 to 3600": 0 <= self.lost_s <= 3600,
+            "hold_s must be 0 to 86400": 0 <= self.hold_s <= 86_400,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
 
 
 @dataclass

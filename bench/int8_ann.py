@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import inference
+from evburst.app.dataset_runs import run_dataset
 from evburst.app.evaluate.run import load_evaluation
-from evburst.app.inference import Inference, run_dataset
+from evburst.app.inference import Inference
 from evburst.app.provenance import provenance
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.registry import Request, open_dataset

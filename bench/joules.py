@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.app.inference import pick_device
 from evburst.app.provenance import provenance
+from evburst.app.runs import pick_device
 from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import padded_size, voxel_histogram

@@ -29,11 +29,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evburst.app.detect import DetectConfig, open_inference
+from evburst.app.detect import DetectConfig
 from evburst.app.inference import BinnedWindow, WindowResult
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.server import PageServer, Site
 from evburst.app.live.sources import Packet, RecordingSource
+from evburst.app.runs import open_inference
 from evburst.data.errors import SourceError
 from evburst.data.events import EventWindow
 from evburst.data.readers import open_events

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.tracks import ADL_FPS, ADL_TRAINED, CAMERA, PEDESTRIAN, SIZE, WINDOW_US, ParkedScene, StoppedDrive, adl, tracked
-from evburst.app.inference import Inference, WindowResult, run_dataset
+from evburst.app.dataset_runs import run_dataset
+from evburst.app.inference import Inference, WindowResult
 from evburst.app.provenance import provenance
 from evburst.app.tracking import TrackConfig
 from evburst.data.boxes import Detections, iou_matrix

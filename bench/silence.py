@@ -30,6 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from evburst.app.plots import new_figure  # noqa: E402
 from evburst.app.provenance import provenance  # noqa: E402
 from evburst.data.encoding import unpack  # noqa: E402
 from evburst.data.events import EVENT_DTYPE, Events, EventWindow, SensorSize  # noqa: E402
@@ -181,11 +182,7 @@ def mixed(kind: str, moving: Row, still: Row) -> Row:
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw energy against events, for noise and for objects, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(panels, ("noise", "objects"), strict=True):
         own = sorted((row for row in rows if row.kind == kind), key=lambda row: row.events)

@@ -33,7 +33,7 @@ from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.scores import score_detector
 from evburst.app.convert.search import choose, sensitivity_table
-from evburst.app.plots.conversion import new_figure
+from evburst.app.plots import new_figure
 from evburst.app.provenance import provenance
 from evburst.app.scoring import Score
 from evburst.data.datasets import DatasetSpec

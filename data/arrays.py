@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import DataError
 from evburst.data.events import EVENT_DTYPE, Events
+from evburst.data.readers.columns import MICRO, Unit, find_columns, to_microseconds, unit_in_name
 
 _NAMES = ("t", "x", "y", "p")
 
@@ -18,17 +19,19 @@ def as_events(events: Any) -> Events:
     """Convert events to an EVENT_DTYPE array, sorted by time.
 
     Args:
-        events: a structured array with fields t, x, y, p; an `(n, 4)` array with columns t, x, y, p, or a list of such rows; a
-            mapping from these names to columns (a dict, a data frame); or a sequence of the four columns in this order. Times
-            are whole microseconds; polarities are 0 and 1, -1 and 1, or booleans.
+        events: a structured array with fields t, x, y, p, or named otherwise as in files (`COLUMN_NAMES` of
+            evburst.data.readers.columns); an `(n, 4)` array with columns t, x, y, p, or a list of such rows; a mapping from
+            names to columns (a dict, a data frame); or a sequence of the four columns in this order. Times are whole
+            microseconds unless their name states another unit (`t_ns`); polarities are 0 and 1, -1 and 1, or booleans.
 
     Returns:
         A new array, or `events` itself if it already has this dtype and is sorted.
 
     Raises:
         DataError: another shape, four lists of four numbers (rows or columns), columns of different lengths, fractional values,
-            negative coordinates, times beyond int64, or other polarities.
+            negative coordinates, times beyond int64, other polarities, or a masked array.
     """
+    _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
         return events if _is_sorted(events["t"]) else events[np.argsort(events["t"], kind="stable")]
     columns = [_column(name, column) for name, column in zip(_NAMES, _columns(events), strict=True)]
@@ -44,15 +47,9 @@ def as_events(events: Any) -> Events:
 def _columns(events: Any) -> Sequence[Any]:
     """Return the columns t, x, y, p of any supported layout."""
     if isinstance(events, np.ndarray) and events.dtype.names:
-        missing = [name for name in _NAMES if name not in events.dtype.names]
-        if missing:
-            raise DataError(f"events: fields {', '.join(events.dtype.names)}; expected t, x, y, p")
-        return [events[name] for name in _NAMES]
+        return _named(events, events.dtype.names)
     if isinstance(events, Mapping) or hasattr(events, "columns"):
-        missing = [name for name in _NAMES if name not in events]
-        if missing:
-            raise DataError(f"events: no column {missing[0]!r}; expected t, x, y, p")
-        return [events[name] for name in _NAMES]
+        return _named(events, list(events if isinstance(events, Mapping) else events.columns))
     if isinstance(events, tuple | list) and len(events) == len(_NAMES) and all(np.ndim(column) == 1 for column in events):
         if all(isinstance(column, tuple | list) and len(column) == len(_NAMES) for column in events):
             raise DataError("events: four lists of four numbers may be rows or columns; pass an array of rows, or a dict")
@@ -65,8 +62,27 @@ def _columns(events: Any) -> Sequence[Any]:
     )
 
 
+def _named(events: Any, names: Sequence[Any]) -> list[Any]:
+    """Return the columns t, x, y, p of events whose columns have names; times are converted to microseconds."""
+    found = find_columns([str(name) for name in names], "events")
+    by_text = {str(name): events[name] for name in names}
+    columns = [by_text[found[name]] for name in _NAMES]
+    unit = unit_in_name(found["t"])
+    if unit not in (None, MICRO.name):
+        _refuse_mask(columns[0])
+        columns[0] = to_microseconds(np.asarray(columns[0]), Unit(str(unit)), "events")
+    return columns
+
+
+def _refuse_mask(events: Any) -> None:
+    """Raise DataError for a masked array, whose mask would be ignored."""
+    if isinstance(events, np.ma.MaskedArray):
+        raise DataError("events: a masked array; pass plain arrays of the events to use")
+
+
 def _column(name: str, column: Any) -> NDArray[Any]:
     """Return a column as integers, after checking its range."""
+    _refuse_mask(column)
     values = np.asarray(column)
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")

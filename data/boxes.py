@@ -27,7 +27,7 @@ BBOX_DTYPE = np.dtype(
 """One item of Prophesee's `*_bbox.npy`, 40 bytes: t in µs, top-left corner and size in pixels, class, track, score."""
 
 _RANGES = {"t": (-(1 << 62), 1 << 62), "class_id": (0, (1 << 32) - 1)}
-"""Fields of whole numbers from 0 on."""
+"""Smallest and largest value of fields of whole numbers."""
 
 _OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
 
@@ -143,7 +143,7 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
 
     Raises:
         LabelError: the file is missing or is not an .npy file, a field is missing, a value is NaN or infinite, or a time or a
-            class is negative or not whole.
+            class is not whole or beyond `_RANGES`.
     """
     if path.exists() and not path.is_file():
         raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")

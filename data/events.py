@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -130,7 +130,13 @@ class EventWindow:
 
 
 class EventStream(Protocol):
-    """A source of events. A file is finite; a camera is not, and cannot be collected into one array."""
+    """A source of events.
+
+    Attributes:
+        sensor_size: (W, H) px.
+        finite: whether it can be read to its end, and again from its beginning, like a file; False for a camera and a pipe.
+        faults: counts of what was repaired so far.
+    """
 
     sensor_size: SensorSize
     finite: bool
@@ -150,8 +156,20 @@ class EventStream(Protocol):
 
 
 def first_us(stream: EventStream) -> int | None:
-    """Return the time of a stream's first event, or None if it has none. This reads from the stream, so `faults` may change."""
+    """Return the time of a stream's first event, or None if it has none; its `faults` stay as they are.
+
+    Raises:
+        ConfigError: the stream can be read only once, so that its first events would be lost.
+    """
+    if not stream.finite:
+        name = getattr(stream, "path", "the stream")
+        raise ConfigError(
+            f"{name}: can only be read once, and a start in seconds after the first event needs its first time: "
+            "save it to a file first, or leave the start out"
+        )
+    before = replace(stream.faults)
     packet = next(stream.packets(), None)
+    vars(stream.faults).update(vars(before))
     return None if packet is None else int(packet["t"][0])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -37,6 +39,31 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def refuse_foreign(files: Iterable[Path], ours: bool, hint: str = "use another --out") -> None:
+    """Check that files which a run is going to replace were written by evburst.
+
+    Args:
+        files: the files; those that do not exist do not count.
+        ours: whether something of evburst's shows that an earlier run has written them, for instance a summary beside them.
+        hint: what to do about it.
+
+    Raises:
+        ConfigError: one of them exists, and is not ours.
+    """
+    for file in files:
+        if not ours and os.path.lexists(file):
+            raise ConfigError(f"{file}: exists already and was not written by evburst; {hint}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a small JSON file holds; nothing if it is missing, damaged or not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def make_folder(path: Path) -> Path:

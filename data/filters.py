@@ -49,9 +49,8 @@ class FiltersConfig:
     background_us: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, received {value}")
+        if not min(self.hot_pixel_hz, self.refractory_us, self.background_us) >= 0:
+            raise ValueError("hot_pixel_hz, refractory_us and background_us must not be negative")
 
     @property
     def any_on(self) -> bool:
@@ -143,13 +142,13 @@ class FilteredStream:
         return event_filter
 
 
-def keep_reference(event_filter: Events, config: FiltersConfig, sensor_size: SensorSize) -> tuple[NDArray[np.bool_], Removed]:
+def keep_reference(events: Events, config: FiltersConfig, sensor_size: SensorSize) -> tuple[NDArray[np.bool_], Removed]:
     """Reference implementation of `EventFilter`, event by event, for a recording from its beginning."""
     hot_events = config.hot_pixel_hz * HOT_PERIOD_US * 1e-6
     period, before, now = None, dict[tuple[int, int], int](), dict[tuple[int, int], int]()
     kept, fired = dict[tuple[int, int], int](), dict[tuple[int, int], int]()
-    keep, removed = np.ones(len(event_filter), np.bool_), Removed()
-    for i, (t, x, y, _) in enumerate(event_filter.tolist()):
+    keep, removed = np.ones(len(events), np.bool_), Removed()
+    for i, (t, x, y, _) in enumerate(events.tolist()):
         pixel = x, y
         if x >= sensor_size.width or y >= sensor_size.height:
             continue

@@ -22,7 +22,7 @@ import numpy as np
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from evburst.data.files import part_of
+from evburst.data.files import replacing
 from evburst.data.readers.dat import dat_header
 
 DAT_TIMES_US = 1 << 32
@@ -85,23 +85,14 @@ def write_events(path: Path, source: Events | EventStream | Iterable[Events], se
         DataError: the file cannot be written, or its format cannot represent these times.
     """
     writer_class = writer_for(path)
-    part = part_of(path)
-    try:
+    with replacing(path) as part:
         with _named(path):
             out = writer_class(part, sensor_size)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        written = _write_all(out, source, sensor_size, path, part)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    else:
-        part.replace(path)
-    finally:
-        out.close()
-        with suppress(OSError):
-            part.unlink()
-    return written
+        try:
+            return _write_all(out, source, sensor_size, path, part)
+        finally:
+            with suppress(OSError):  # on a full disk, closing fails like writing, whose error is the one to report
+                out.close()
 
 
 def writer_for(path: Path) -> Callable[[Path, SensorSize], PacketWriter]:
@@ -207,8 +198,10 @@ class NpzWriter:
 
     def close(self) -> None:
         """See PacketWriter.close."""
-        self._spool.close()
-        self._spool_path.unlink(missing_ok=True)
+        try:
+            self._spool.close()
+        finally:
+            self._spool_path.unlink(missing_ok=True)
 
 
 @writer(".csv")

@@ -1,8 +1,20 @@
-"""`python -m evburst COMMAND ...`: the same as the command `evburst`."""
+"""`evburst COMMAND ...` and `python -m evburst COMMAND ...`."""
 
+import signal
 import sys
 
-from evburst.app.cli import main
+
+def main() -> int:
+    """Run the command line; Ctrl-C while modules are imported ends it without a message, too."""
+    try:
+        from evburst.app.cli import main as run_command
+
+        return run_command()
+    except KeyboardInterrupt:
+        from evburst.app.console import exit_code
+
+        return exit_code(signal.SIGINT)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -211,3 +214,16 @@ def real(name: str) -> Path:
 def digest(events: Events) -> str:
     """The first 16 digits of a SHA-256 over all fields of all events."""
     return hashlib.sha256(np.ascontiguousarray(events).tobytes()).hexdigest()[:16]
+
+
+def fed(path: Path, content: bytes) -> threading.Thread:
+    """A pipe and who writes into it."""
+    os.mkfifo(path)
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):  # The reader may have seen enough.
+            path.write_bytes(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    return writer

@@ -19,8 +19,9 @@ from evburst.app.cli import detect_main
 from evburst.app.inference import Inference, WindowResult
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
+from evburst.data.files import only_writer
 from evburst.data.writers import write_events
-from tests.conftest import ROOT, random_events
+from tests.conftest import ROOT, needs_fork, random_events
 
 SIZE = SensorSize(64, 48)
 SMALL = ["--no-video", "--ann"]
@@ -97,6 +98,34 @@ def test_a_recording_whose_folder_is_not_ours_counts_as_failed(
     row = table(out)["b/other"]
     assert row["status"] == "failed"
     assert "was not written by evburst" in row["error"]
+
+
+def test_a_table_of_others_is_not_replaced(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recordings / "b" / "bad.dat").unlink()
+    (out := tmp_path / "out").mkdir()
+    (out / "summary.csv").write_text("precious")
+    command = ["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]
+    assert detect_main(command) == 1
+    assert "summary.csv: exists already and was not written by evburst" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [("summary.csv", "precious")]
+    assert detect_main([*command, "--overwrite"]) == 0
+    assert detect_main(command) == 0
+
+
+@needs_fork
+def test_a_recording_that_fails_in_another_process_counts_as_failed(recordings: Path, tmp_path: Path) -> None:
+    """Its folder is locked, and contains the complete summary of an earlier run."""
+    shutil.rmtree(recordings / "b")
+    write_events(recordings / "a" / "second.dat", random_events(500, SIZE, 100_000), SIZE)
+    out = tmp_path / "out"
+    command = ["--events", str(recordings), "--out", str(out), *SMALL]
+    assert detect_main(command) == 0
+    two = [sys.executable, str(ROOT / "tests" / "helpers" / "two.py"), "detect", *command]
+    with only_writer(out / "second"):
+        done = subprocess.run(two, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert "1 of 2 recordings failed" in done.stderr
+    assert "another process is writing" in table(out)["second"]["error"]
 
 
 def test_what_a_failed_recording_had_computed_is_kept(

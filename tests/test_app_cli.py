@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import logging
 import os
@@ -22,6 +23,7 @@ from evburst.app import cli, console, events, export
 from evburst.app.config import load_config, setting_names
 from evburst.app.flags import attribute_texts, given, read_settings
 from evburst.data.errors import ConfigError
+from evburst.data.readers import READERS
 from tests.conftest import ROOT, SAMPLE
 
 CONFIGS = {
@@ -85,6 +87,29 @@ def test_settings_read_from_the_source_are_those_of_the_class(name: str) -> None
             assert setting.name in required
         else:
             assert not default, setting
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "score"])
+def test_limits_in_the_help_are_those_of_the_class(name: str) -> None:
+    kind, read = imported(CONFIGS[name]), read_settings(CONFIGS[name])
+    required = ["weights=w", "out=o"] if name == "convert" else []
+    limits = {setting.name: setting.limits for section in read for setting in section.settings if setting.limits}
+    assert len(limits) >= 8
+    ranges = {known: re.fullmatch(r"([\d.]+) to ([\d.e]+)", text) for known, text in limits.items()}
+    for known, found in ranges.items():
+        for beyond in (-1, 2 * round(float(found[2])) + 1) if found else ():
+            value = f"[{beyond}]" if (name, known) == ("evaluate", "timesteps") else beyond
+            with pytest.raises(ConfigError, match=f"{known.rpartition('.')[2]} must be {found[1]} to {found[2]}"):
+                load_config(kind, None, [*required, f"{known}={value}"])
+
+
+def test_the_help_states_limits_and_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["detect", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "once its boxes agree this well, 0 to 1; None: never (0 to 1)" in shown
+    assert "(0 to 1000; default: 0.0)" in shown
+    assert f"format of the recording: {', '.join(sorted(READERS))};" in shown
 
 
 def test_attribute_texts_of_a_docstring() -> None:
@@ -221,6 +246,38 @@ def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pyt
     assert (seen[0].ann, seen[0].weights) == (False, "street")
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("detect --events a.dat --ann --timesteps 4 --engine int8", "the ANN has no timesteps, engine; leave out"),
+        ("detect --events a.dat --set ann=true --adaptive", "the ANN has no adaptive"),
+        ("classify --events a.dat --ann --timesteps 1", "the ANN has no timesteps"),
+        ("evaluate --ann --engine int8", "the ANN has no timesteps and engine"),
+    ],
+)
+def test_settings_that_the_ann_would_ignore(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["detect", "--events", "a.dat", "--out", ""],
+        ["evaluate", "--out", ""],
+        ["live", "--record", ""],
+        ["export", "--onnx", ""],
+        ["results", "runs", "--out", ""],
+        ["events", "convert", "a.dat", ""],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_output_has_a_name(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(command)
+    assert "the name is empty; is a shell variable unset?" in capsys.readouterr().err
+
+
 def run_with(main: Any, *flags: str) -> int:
     """console.run with a parser of nothing but the common flags."""
     return console.run(argparse.ArgumentParser("x"), main, list(flags))
@@ -301,6 +358,46 @@ def test_signals_end_a_run_as_ctrl_c_does(number: int, capsys: pytest.CaptureFix
     finally:
         signal.signal(number, outside)
     assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interruption_in_a_callback_ends_a_run(
+    number: int, code: int, fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in numba's compiler, which ignores it or fails, because an exception cannot pass through C."""
+
+    def main(args: argparse.Namespace) -> None:
+        ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))()
+        if fails:
+            raise RuntimeError("no compiled object yet")
+        while True:
+            pass
+
+    outside = signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_with(main) == code
+    finally:
+        signal.signal(signal.SIGTERM, outside[0])
+        signal.signal(signal.SIGINT, outside[1])
+    assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_message() -> None:
+    """Also where it leaves an `exec`, after which CPython would end by the signal itself."""
+    code = """
+import sys
+from evburst.__main__ import main
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "evburst.app.events":
+            exec("raise KeyboardInterrupt")
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["evburst", "events", "info", "a.dat"]
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_ignored_signals_stay_ignored() -> None:

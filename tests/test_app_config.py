@@ -52,9 +52,9 @@ def test_defaults_then_file_then_set(tmp_path: Path) -> None:
         ("choice=z", r"'choice': expected a or b, received 'z'"),
         ("nam=x", "did you mean 'name'"),
         ("zzz=1", "known: name, size"),
-        ("voxel.bins=five", r"'voxel\.bins': expected int, received 'five'"),
-        ("voxel.bins=true", r"'voxel\.bins': expected int"),
-        ("on=1", "'on': expected bool"),
+        ("voxel.bins=five", r"'voxel\.bins': expected a whole number, received 'five'"),
+        ("voxel.bins=true", r"'voxel\.bins': expected a whole number"),
+        ("on=1", "'on': expected true or false"),
         ("voxel=3", "expected a section"),
         ("name", "write it as name=value"),
         ("name.x.y=1", "unknown|expected|not a section"),
@@ -82,13 +82,41 @@ def test_a_setting_without_default_must_be_given() -> None:
         load_config(ConvertConfig, None, ["out=x"])
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no such"), ("- a\n", "mapping"), ("a: [1", "invalid YAML")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such"),
+        ("- a\n", r"c\.yaml: contains \['a'\]; expected settings, one a line"),
+        ("# nothing\n", r"c\.yaml: is empty; expected settings"),
+        ("name: x\nlimit: [1\n", r"c\.yaml, line 3: invalid YAML \(expected"),
+        ("name: x\nlimit: 1\nname: y\n", r"c\.yaml, line 3: 'name' is also in line 1; remove one"),
+        ("voxel:\n  bins: 3\n  bins: 4\n", r"c\.yaml, line 3: 'voxel\.bins' is also in line 2"),
+        (
+            "name: x\nvoxel:\n  bins: many\n",
+            r"c\.yaml, line 3: setting 'voxel\.bins': expected a whole number, received 'many'",
+        ),
+        ("name: x\nvoxel:\n  scale: none\n", r"c\.yaml, line 3: setting 'voxel\.scale': expected a number"),
+        ("\nnam: x\n", r"c\.yaml, line 2: unknown setting 'nam'; did you mean 'name'"),
+        ("&a {name: *a}", "invalid YAML"),
+    ],
+)
 def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "c.yaml"
     if content is not None:
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         load_config(Outer, path, [])
+
+
+def test_a_file_may_be_json(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{\n\t"name": "file",\n\t"voxel": {"bins": 7}\n}\n')
+    assert load_config(Outer, tmp_path / "c.json", []) == Outer("file", voxel=Inner(7))
+
+
+def test_an_error_of_an_assignment_names_no_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("limit: 3\n")
+    with pytest.raises(ConfigError, match=r"^setting 'limit': expected a whole number, received 'x'$"):
+        load_config(Outer, tmp_path / "c.yaml", ["limit=x"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("train_*.yaml")), ids=lambda p: p.name)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, human_summary, open_inference
+from evburst.app.detect import DetectConfig, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.sinks import BoxSink, RunInfo
+from evburst.app.runs import open_inference
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
@@ -296,7 +297,7 @@ def test_the_sensor_size_is_judged_by_many_events(tmp_path: Path, capsys: pytest
         (["--window-ms", "0.0001"], "window_ms must be"),
         (["--start-s", "-1"], "start_s must be 0 to 1e9"),
         (["--start-s", "3.1"], "contains no usable events after 3.1 s"),
-        (["--set", "filters.refractory_us=-1"], "refractory_us must not be negative"),
+        (["--set", "filters.refractory_us=-1"], "refractory_us and background_us must not be negative"),
         (["--set", "filters.refractory=1"], "did you mean 'filters.refractory_us'"),
         (["--score", "1.5"], "post: score must be 0 to 1, received 1.5"),
         (["--set", "pots.score=0.5"], "did you mean 'post.score'"),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import evaluate_main
+from evburst.app.dataset_runs import run_dataset
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.inference import Inference, run_dataset
+from evburst.app.inference import Inference
 from evburst.app.library import Detector
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.readers import open_events

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from evburst.app.events import main
 from evburst.data.events import SensorSize
 from evburst.data.readers import READERS, open_events
 from evburst.data.writers import write_events
-from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, evt3_high, evt3_low, evt3_x, evt3_y, real, rows
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, evt3_high, evt3_low, evt3_x, evt3_y, fed, real, rows
 
 KNOWN = ", ".join(sorted(READERS))
 
@@ -242,9 +241,10 @@ def test_parts_that_are_none(capsys: pytest.CaptureFixture[str], recording: Path
 
 
 def test_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.csv")
+    writer = fed(tmp_path / "pipe.csv", b"# sensor_size 32x24\n0,1,1,1\n2000000,1,1,0\n")
     code, _, err = run(capsys, "cut", tmp_path / "pipe.csv", tmp_path / "b.csv", "--from", "1")
-    assert (code, "a pipe can only be read once" in err) == (1, True)
+    writer.join()
+    assert (code, "can only be read once" in err, (tmp_path / "b.csv").exists()) == (1, True, False)
 
 
 def test_a_wrong_sensor_size_is_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

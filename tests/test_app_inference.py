@@ -15,10 +15,11 @@ import torch
 
 from evburst.app.batch import detect_many
 from evburst.app.classify import ClassifyConfig, human_line
-from evburst.app.detect import DetectConfig, detect_file, human_summary, open_inference
+from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import Inference, WindowResult
 from evburst.app.library import Detector as LibraryDetector
 from evburst.app.live.broadcast import _Counted, _Shown, encode
+from evburst.app.runs import open_inference
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize

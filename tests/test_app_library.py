@@ -14,10 +14,11 @@ import evburst
 from evburst import Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
+from evburst.data.encoding import pack
 from evburst.data.events import EventArray, Events, SensorSize
+from evburst.data.readers.dat import dat_header
 from tests.conftest import SAMPLE, in_new_process, random_events
 
-SIZE = SensorSize(304, 240)
 SIZE = SensorSize(304, 240)
 
 
@@ -67,6 +68,11 @@ SHAPES: dict[str, Callable[[Events], Any]] = {
     "a dict": lambda e: {name: e[name] for name in "pyxt"},
     "polarity -1 and 1": lambda e: (e["t"], e["x"], e["y"], e["p"].astype(int) * 2 - 1),
     "polarity as booleans": lambda e: [e["t"], e["x"], e["y"], e["p"] > 0],
+    "names as in files": lambda e: e.astype([("timestamp", "<i8"), ("x", "<i4"), ("y", "<i4"), ("polarity", "?")]),
+    "a dict of other names": lambda e: {"ts": e["t"], "x_pos": e["x"], "y_pos": e["y"], "on": e["p"]},
+    "further columns": lambda e: {name: e[name] for name in "txyp"} | {"time": e["t"] * 0, "sign": e["p"] * 0},
+    "times in ns": lambda e: {"t_ns": e["t"] * 1000, "x": e["x"], "y": e["y"], "p": e["p"]},
+    "times in seconds": lambda e: {"Time [s]": e["t"] * 1e-6, "x": e["x"], "y": e["y"], "p": e["p"]},
     "not sorted": lambda e: e[np.random.default_rng(0).permutation(len(e))],
 }
 
@@ -82,7 +88,12 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
     ("value", "message"),
     [
         (np.zeros((5, 3)), r"shape \(5, 3\)"),
-        ({"t": [1], "x": [1], "y": [1]}, "no column 'p'"),
+        ({"t": [1], "x": [1], "y": [1]}, "no column p; found t, x, y"),
+        ({"t": [1], "x": [1], "y": [1], 3: [1]}, "no column p; found t, x, y, 3"),
+        (np.zeros(3, [("t", "i8"), ("x", "i2")]), "no column y, p"),
+        (np.ma.masked_less(np.ones((5, 4), int), 0), "a masked array"),
+        ((np.ma.masked_less([1, 2], 2), [1, 1], [1, 1], [1, 1]), "a masked array"),
+        ({"t_ns": np.ma.masked_less([1, 2], 2), "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "a masked array"),
         (([1, 2], [1], [1], [1]), "different lengths"),
         (([0.5], [1], [1], [1]), "column t has fractions"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
@@ -110,12 +121,51 @@ def test_events_of_one_window_are_one_result_wherever_it_begins(detector: Detect
     assert detector(events[:0]) == []
 
 
+def test_streams_of_one_detector_at_the_same_time(detector: Detector, events: Events) -> None:
+    """Each has its own memory and its own faults."""
+    outside = events.copy()
+    outside["x"][::20] = 400  # beyond the sensor
+    remembering = Detector("street", sensor_size=SIZE, memory=True)
+    one, other = EventArray(events, SIZE), EventArray(outside, SIZE)
+    expected = [boxes(list(remembering.stream(part))) for part in (one, other)]
+    lost = other.faults.outside_sensor
+    pairs = list(zip(remembering.stream(one), remembering.stream(other), strict=True))
+    assert len(pairs) >= 3
+    assert [boxes([pair[k] for pair in pairs]) for k in (0, 1)] == expected
+    assert expected[0] != boxes(list(Detector("street", sensor_size=SIZE).stream(one)))
+    assert (one.faults.outside_sensor, other.faults.outside_sensor) == (0, 2 * lost)
+    assert lost > 0
+
+
+def test_a_start_in_seconds(events: Events, tmp_path: Path) -> None:
+    """Windows that end before it are left out, also of short recordings; the faults of the recording are counted once."""
+    late = Detector("street", sensor_size=SIZE, start_s=0.06)
+    part = events[(events["t"] >= 73_000) & (events["t"] < 123_000)]
+    assert [result.t0_us for result in late(events)] == [50_000 * k for k in range(1, len(late(events)) + 1)]
+    assert [result.t0_us for result in late(part)] == [100_000]
+    assert late(part[part["t"] < 80_000]) == []
+    words = pack(events)
+    words[5, 0] = 1 << 31  # a time far ahead
+    (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + words.tobytes())
+    stream = open_events(path)
+    assert list(late.stream(stream))
+    assert stream.faults.time_glitches == 1
+
+
+def test_a_stream_that_can_be_read_once_has_no_start_in_seconds(events: Events) -> None:
+    stream = EventArray(events, SIZE, finite=False)
+    assert list(Detector("street", sensor_size=SIZE, max_windows=1).stream(stream))
+    with pytest.raises(EvburstError, match="can only be read once"):
+        Detector("street", start_s=1.0).stream(stream)
+
+
 def test_settings_and_errors() -> None:
     assert Detector("street", score=0.7, ann=True).config.post.score == 0.7
     for settings, message in (
         ({"weights": "strete"}, "bundled: caltech101, caltech6"),
         ({"timestep": 2}, "did you mean 'timesteps'"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
+        ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
     ):
         with pytest.raises(EvburstError, match=message):
             Detector(**settings)

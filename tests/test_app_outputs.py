@@ -17,13 +17,14 @@ import pytest
 from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, detect_file
 from evburst.app.inference import WindowResult
-from evburst.app.outputs.folder import RunFolder, free_folder, read_summary
+from evburst.app.outputs.folder import SUMMARY, RunFolder, free_folder, read_summary
 from evburst.app.outputs.render import Renderer
 from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
 from evburst.app.outputs.video import VideoFile
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import SensorSize
+from evburst.data.files import part_of
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
 from tests.conftest import ROOT, random_events
@@ -319,3 +320,14 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
         assert not any(left < r and x < right and top < b and y < bottom for x, y, r, b in taken)
         taken.append((left, top, right, bottom))
     assert renderer.draw(result()).shape == (renderer.picture_size[1], renderer.picture_size[0], 3)
+
+
+@pytest.mark.parametrize(("error", "status"), [(DataError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, error: BaseException, status: str) -> None:
+    folder = RunFolder(tmp_path / "out", tmp_path / "a.dat", [])
+    folder.__enter__()
+    part_of(folder.path / SUMMARY).symlink_to("/dev/full")
+    folder.__exit__(type(error), error, None)
+    summary = read_summary(tmp_path / "out")
+    assert summary is not None
+    assert (summary["status"], summary["events_path"]) == (status, str(tmp_path / "a.dat"))

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import evaluate_main
-from evburst.data.errors import DataError
+from evburst.data.errors import ConfigError, DataError
 from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top
 from evburst.eval.report.tables import interval, number, percent
-from evburst.eval.report.write import Picture, html_report, write_report
+from evburst.eval.report.write import Picture, html_report, writable, write_report
 from evburst.eval.result_parts import LossInterval
 from evburst.eval.results import read_results
 from tests.test_app_evaluate import FAST
@@ -120,6 +120,19 @@ def test_results_of_another_shape_are_refused_before_anything_is_written(tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_report(json.loads((written / "results.json").read_text()), tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.md", "report.html", "confusion.svg"])
+def test_files_of_others_are_not_replaced(tmp_path: Path, written: Path, name: str) -> None:
+    content = json.loads((written / "results.json").read_text())
+    (tmp_path / name).write_text('{"mine": 1}')
+    for write in (lambda: writable(tmp_path), lambda: write_report(content, tmp_path)):
+        with pytest.raises(ConfigError, match=f"{name}: exists already and was not written by evburst"):
+            write()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, '{"mine": 1}')]
+    (tmp_path / name).unlink()
+    for _ in range(2):  # those of an earlier evaluation are
+        write_report(content, tmp_path)
 
 
 def polyline(svg: str) -> list[tuple[float, float]]:

@@ -145,12 +145,12 @@ def test_only_a_weights_file_is_replaced_and_a_budget_is_a_share(
 ) -> None:
     (tmp_path / "tiny.safetensors").write_text("precious")
     assert convert() == 1
-    assert "exists and is not a weights file of evburst" in capsys.readouterr().err
+    assert "exists already and was not written by evburst" in capsys.readouterr().err
     assert (tmp_path / "tiny.safetensors").read_text() == "precious"
     (tmp_path / "tiny.safetensors").unlink()
     for budget in ("7", "0", "-1"):
         assert convert("--budget", budget) == 1
-        assert "budget is a share above 0 and up to 1" in capsys.readouterr().err
+        assert "budget must be a share above 0 and up to 1" in capsys.readouterr().err
 
 
 def test_a_network_with_memory_is_not_distilled(
@@ -279,7 +279,7 @@ def test_advanced_calibration_and_its_continuation(
     onward = ["--weights", str(convert.weights), "--out", str(second), "--continue", "--calibration", str(folder)]
     onward += sets("advanced_windows=4", "tuning_every=2")
     assert convert(*onward, "--set", "advanced_batch=3") == 1
-    assert "tuning_every no less than advanced_batch" in capsys.readouterr().err
+    assert "tuning_every must be at least advanced_batch" in capsys.readouterr().err
     with monkeypatch.context() as patched:
         patched.setattr(Distillation, "learn", out_of_memory)
         assert convert(*onward) == 1
@@ -407,6 +407,18 @@ def test_a_run_is_not_resumed_with_other_settings(
         assert train_main([*small, "--set", mapping]) == 1
         assert message in capsys.readouterr().err
     assert best.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "log.csv", "curves.png", "config.json"])
+def test_files_of_others_stop_a_training_before_it_begins(
+    folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("precious")
+    assert train_main(train_flags(folder, cache, tmp_path)) == 1
+    assert f"{name}: exists already and was not written by evburst" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "precious")]
+    assert train_main([*train_flags(folder, cache, tmp_path), "--out", ""]) == 1
+    assert "out is empty" in capsys.readouterr().err
 
 
 def test_a_run_whose_settings_are_unknown_is_not_resumed(

@@ -286,8 +286,7 @@ def test_data_sets_and_detection_read_the_same_events(tmp_path: Path, encoding: 
     assert len(data) == len(ends)
     for i, window in enumerate(whole):
         np.testing.assert_array_equal(unpack(data[i].window), unpack(window))
-    assert data.faults == ({path.name: stream.faults.found()} if stream.faults.found() else {})  # type: ignore[attr-defined]
-    assert data.fault_totals == stream.faults.found()  # type: ignore[attr-defined]
+    assert data.faults_of(0) == stream.faults.found()  # type: ignore[attr-defined]
     if fault == "wrapped" and wrap_us < 1 << 40:
         assert stream.faults.time_wraps == 1
 
@@ -306,4 +305,4 @@ def test_one_flipped_bit_empties_no_window(tmp_path: Path) -> None:
     labels(tmp_path / "a_bbox.npy", [700_000])
     data = open_dataset(DatasetConfig("folder", str(tmp_path)), Request("any", W, cache=tmp_path / "c"))
     assert len(data[0].window) == np.count_nonzero((events["t"] >= 650_000) & (events["t"] < 700_000)) > 900
-    assert data.fault_totals == {"time_glitches": 1}  # type: ignore[attr-defined]
+    assert data.faults_of(0) == {"time_glitches": 1}  # type: ignore[attr-defined]

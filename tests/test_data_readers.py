@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
-from evburst.data.readers import READERS, open_events, recognise_format
+from evburst.data.readers import READERS, open_events, recognise_format, recording_suffixes
 from evburst.data.writers import write_events
+from tests.conftest import ROOT
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, bin_bytes, collect
 
 KNOWN = ", ".join(sorted(READERS))
@@ -142,3 +144,11 @@ def test_long_recordings_come_in_packets_of_bounded_length(tmp_path: Path) -> No
         packets = list(open_events(tmp_path / f"a{suffix}", None if suffix != ".npy" else SensorSize(8, 8)).packets())
         assert max(map(len, packets)) <= PACKET_EVENTS
         np.testing.assert_array_equal(np.concatenate(packets), events)
+
+
+def test_the_page_of_formats_lists_their_names_and_suffixes() -> None:
+    rows = [line.split("|")[2:4] for line in (ROOT / "docs" / "formats.md").read_text().splitlines() if line.startswith("| ")]
+    table = [row for row in rows if row[0].strip().startswith("`.")]
+    names = [name for _, cell in table for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(names) == sorted(READERS)
+    assert {suffix for cell, _ in table for suffix in re.findall(r"`(\.\w+)`", cell)} == recording_suffixes()

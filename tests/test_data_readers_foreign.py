@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import io
 import lzma
 import os
 import pickle
-import threading
 import zipfile
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import pytest
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS
 from evburst.data.readers import open_events, packets, pipes, recognise_format, stream_format
-from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, fed
 
 CSV = b"".join(b"%d,%d,%d,%d\n" % event for event in SAMPLE.tolist())
 
@@ -100,19 +98,6 @@ def test_a_circle_of_links(tmp_path: Path) -> None:
     (tmp_path / "b.dat").symlink_to(tmp_path / "a.dat")
     with pytest.raises(EventFileError, match="cannot be read"):
         open_events(tmp_path / "a.dat")
-
-
-def fed(path: Path, content: bytes) -> threading.Thread:
-    """A pipe and who writes into it."""
-    os.mkfifo(path)
-
-    def write() -> None:
-        with contextlib.suppress(BrokenPipeError):  # The reader may have seen enough.
-            path.write_bytes(content)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    return writer
 
 
 @pytest.mark.parametrize("header", [b"", b"t,x,y,p\n", b"# sensor_size 32x24\n"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
+from evburst.data.files import part_of
 from evburst.data.readers import open_events
 from evburst.data.writers import WRITERS, Written, write_events
 from tests.event_files import SAMPLE, SIZE, collect, rows
@@ -108,9 +109,10 @@ def test_endings_that_cannot_be_written(tmp_path: Path, name: str, shown: str) -
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_folder_that_is_not_there(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(DataError, match=r"cannot be written \(No such file or directory\)"):
-        write_events(tmp_path / "no" / f"a{suffix}", SAMPLE, SIZE)
+def test_a_folder_that_is_not_there_is_made_if_possible(tmp_path: Path, suffix: str) -> None:
+    assert write_events(tmp_path / "new" / f"a{suffix}", SAMPLE, SIZE).events == len(SAMPLE)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_events(tmp_path / "new" / f"a{suffix}" / f"b{suffix}", SAMPLE, SIZE)
 
 
 def broken(error: BaseException) -> Iterator[Events]:
@@ -125,6 +127,17 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, suffix: s
     with pytest.raises(DataError, match="corrupt"):
         write_events(path, broken(DataError("corrupt")), SIZE)
     assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [(path.name, "old")]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_an_error_with_the_name_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    names = [part_of(path).name] + [part_of(path).name + ".events"] * (suffix == ".npz")
+    for name in names:
+        (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(DataError, match=rf"a{suffix}: cannot be written \(No space left on device\)"):
+        write_events(path, SAMPLE, SIZE)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -94,29 +94,32 @@ class ConvertConfig:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.timesteps <= 64 or not 1 <= self.phi_max <= 255:
-            raise ValueError("timesteps must be 1 to 64 and phi_max 1 to 255")
-        if not 0 <= self.blend <= 1:
-            raise ValueError("blend must be 0 to 1")
-        if self.level not in LEVELS:
-            raise ValueError(f"level must be one of {', '.join(LEVELS)}")
-        if self.thresholds not in ("error", "typical"):
-            raise ValueError("thresholds must be error or typical")
-        if sum(x is not None for x in self._criteria) > 1:
-            raise ValueError("budget, max_loss, compress and pick each choose a point: give at most one of them")
-        if not 0 < (1 if self.budget is None else self.budget) <= 1:
-            raise ValueError("budget is a share above 0 and up to 1, for instance 0.15 for 15 %")
-        if self.continues and (self.max_loss, self.compress, self.pick) != (None, None, None):
-            raise ValueError("continue keeps the burst limits and thresholds: it can be combined with budget only")
-        if self.unlabelled and not self.root:
-            raise ValueError("unlabelled needs the folder of the recordings (--calibration)")
-        if self.unlabelled and self.max_loss is not None:
-            raise ValueError("max_loss needs labels: with unlabelled recordings, give a budget or compress instead")
-        if not 1 <= self.advanced_batch <= self.tuning_every or self.advanced_rate <= 0 or (self.burst or 2.0) <= 1:
-            raise ValueError(
-                "advanced_batch must be 1 or more, tuning_every no less than advanced_batch, advanced_rate positive and burst"
-                " above 1"
+        points = self.max_loss, self.compress, self.pick
+        checks = {
+            "timesteps must be 1 to 64": 1 <= self.timesteps <= 64,
+            "phi_max must be 1 to 255": 1 <= self.phi_max <= 255,
+            "blend must be 0 to 1": 0 <= self.blend <= 1,
+            f"level must be one of {', '.join(LEVELS)}": self.level in LEVELS,
+            "thresholds must be error or typical": self.thresholds in ("error", "typical"),
+            "budget, max_loss, compress and pick each choose a point: give at most one of them": sum(
+                x is not None for x in self._criteria
             )
+            <= 1,
+            "budget must be a share above 0 and up to 1, for instance 0.15 for 15 %": self.budget is None
+            or 0 < self.budget <= 1,
+            "continue keeps the burst limits and thresholds: it can be combined with budget only": not self.continues
+            or points == (None, None, None),
+            "unlabelled needs the folder of the recordings (--calibration)": not self.unlabelled or bool(self.root),
+            "max_loss needs labels: with unlabelled recordings, give a budget or compress instead": not self.unlabelled
+            or self.max_loss is None,
+            "advanced_batch must be positive": self.advanced_batch > 0,
+            "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
+            "advanced_rate must be positive": self.advanced_rate > 0,
+            "burst must be above 1": self.burst is None or self.burst > 1,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
 
     @property
     def searches(self) -> bool:

@@ -19,8 +19,8 @@ from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.data import ConversionData
 from evburst.app.convert.descent import Showings, descend, fresh_batches, rate_of
 from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, score
-from evburst.app.inference import pick_device
 from evburst.app.plots.conversion import draw_course
+from evburst.app.runs import pick_device
 from evburst.app.scoring import scoring_of
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset

@@ -28,8 +28,8 @@ from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
-from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import only_writer
+from evburst.data.errors import DataError
+from evburst.data.files import only_writer, refuse_foreign
 from evburst.eval.energy import HEADLINE
 from evburst.models.bundle import DetectorBundle, find_weights, read_kind
 from evburst.models.spiking.convert.report import conversion_report
@@ -52,8 +52,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
     out = Path(config.out)
     refuse_overwriting(out, inputs, overwrite=True)
-    if out.exists() and not read_kind(out):
-        raise ConfigError(f"{out}: exists and is not a weights file of evburst; name another --out")
+    refuse_foreign([out], bool(read_kind(out)))
     with only_writer(out.parent, out.name):
         return _convert(config, out)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evburst.app.console import show_progress
-from evburst.app.inference import DatasetResults, Inference, run_dataset
+from evburst.app.dataset_runs import DatasetResults, run_dataset
+from evburst.app.inference import Inference
 from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from evburst.app.evaluate.predict import PartResult
+from evburst.app.processes import all_gather
 
 
 def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResult]]:
@@ -17,8 +16,8 @@ def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResul
     content = [(number, result.to_bytes()) for number, results in mine.items() for result in results]
     index = [[number, len(data)] for number, data in content]
     for sizes, data in zip(
-        _all_gather(np.array(index, np.int64).tobytes(), world),
-        _all_gather(b"".join(d for _, d in content), world),
+        all_gather(np.array(index, np.int64).tobytes(), world),
+        all_gather(b"".join(d for _, d in content), world),
         strict=True,
     ):
         start = 0
@@ -26,15 +25,3 @@ def gather(mine: dict[int, list[PartResult]], world: int) -> list[list[PartResul
             everything.setdefault(number, []).append(PartResult.from_bytes(data[start : start + length]))
             start += length
     return [everything[number] for number in sorted(everything)]
-
-
-def _all_gather(content: bytes, world: int) -> list[bytes]:
-    """Return the bytes sent by each process, in every process."""
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-    dist.all_gather(lengths, torch.tensor([len(content)]))
-    longest = max(int(n) for n in lengths)
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(content)] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-    received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
-    dist.all_gather(received, padded)
-    return [tensor.numpy()[: int(n)].tobytes() for tensor, n in zip(received, lengths, strict=True)]

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evburst.app.inference import BATCH, Inference, Stats, WindowResult, block_side, concatenate, run_batches
+from evburst.app.dataset_runs import concatenate, run_batches
+from evburst.app.inference import BATCH, Inference, Stats, WindowResult, block_side
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.datasets.recorded import RecordedWindows
@@ -50,11 +51,6 @@ class Run(NamedTuple):
 
     model: str
     timesteps: int
-
-    @property
-    def label(self) -> str:
-        """Name of the network in tables."""
-        return "ANN" if self.model == "ann" else f"SNN, T = {self.timesteps}"
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,17 @@ from tqdm import tqdm
 
 from evburst.app.config import load_config, to_dict
 from evburst.app.console import absolute_progress, show_progress
+from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run, check_order
-from evburst.app.inference import BATCH, concatenate, pick_device, with_memory_if_asked
+from evburst.app.inference import BATCH
 from evburst.app.lead import MOST_LEAD_MS
 from evburst.app.processes import process_group
 from evburst.app.provenance import provenance
+from evburst.app.runs import pick_device, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
@@ -117,6 +119,8 @@ class EvaluateConfig:
             "downsample must be 0 to 16": 0 <= self.downsample <= 16,
             "resamples must be 0 to 100000": 0 <= self.resamples <= 100_000,
             "ann or snn must be true": self.ann or self.snn,
+            "the ANN has no timesteps and engine: leave them out, or evaluate both networks": self.snn
+            or (not self.timesteps and self.engine == "auto"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
         }

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numba
 
-from evburst.app.detect import DetectConfig, network_name, open_inference
+from evburst.app.detect import DetectConfig, network_name
 from evburst.app.inference import Inference
 from evburst.app.live.sources import NO_EVENTS
+from evburst.app.runs import open_inference
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector

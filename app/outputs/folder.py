@@ -17,7 +17,7 @@ from typing import Any
 
 from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import only_writer, replacing
+from evburst.data.files import only_writer, read_json, refuse_foreign, replacing
 
 SUMMARY = "summary.json"
 _MARK = "evburst_run"
@@ -54,8 +54,10 @@ class RunFolder:
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
             status = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
-            with suppress(DataError):  # the disk may be full: the error that ended the run is the one to report
+            try:
                 self.write_summary(status)
+            except DataError:  # the disk may be full: the error that ended the run is the one to report
+                self._overwrite_summary(status["status"])
         self._stack.close()
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +65,12 @@ class RunFolder:
         content = {**self._about, **summary}
         write_json(self.path / SUMMARY, content)
         return content
+
+    def _overwrite_summary(self, status: str) -> None:
+        """Write the status over the summary in place, which needs no further space, because it is shorter without indents."""
+        with suppress(OSError), (self.path / SUMMARY).open("r+") as file:
+            file.write(json.dumps({**self._about, "status": status}))
+            file.truncate()
 
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one."""
@@ -76,8 +84,7 @@ class RunFolder:
                 raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")
             if file.is_dir():
                 raise ConfigError(f"{file}: is a folder; use another --out")
-            if before is None and not self._overwrite:
-                raise ConfigError(f"{file}: exists already and was not written by evburst; use another --out, or --overwrite")
+        refuse_foreign(found, before is not None or self._overwrite, "use another --out, or --overwrite")
         try:
             for file in found:
                 file.unlink()
@@ -87,11 +94,8 @@ class RunFolder:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """What the run that wrote into this folder says of itself; None if none has."""
-    try:
-        summary = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) and _MARK in summary else None
+    summary = read_json(folder / SUMMARY)
+    return summary if _MARK in summary else None
 
 
 def free_folder(base: Path, source: Path) -> Path:

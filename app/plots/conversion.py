@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from evburst.data.extras import require
+from evburst.app.plots import new_figure
 from evburst.data.files import replacing
 from evburst.eval.energy import HEADLINE
 from evburst.models.graph import Graph
@@ -128,14 +127,3 @@ def draw_report(report: ConversionReport, path: Path) -> None:
     for axes in (top, bottom):
         axes.grid(alpha=0.3, axis="y")
     figure.savefig(path, dpi=110)
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Return a matplotlib figure of the given size in inches that needs no display."""
-    require("matplotlib", "train", "drawing a conversion")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.app.plots import new_figure
 from evburst.app.scoring import Score
-from evburst.data.extras import require
 
 _LOG = logging.getLogger(__name__)
+
+LOGS = ("log.csv", "curves.png")
+"""What `Curves` writes."""
 
 
 class Curves:
@@ -27,7 +30,8 @@ class Curves:
     """
 
     def __init__(self, out: Path, loss_names: tuple[str, ...], figures: tuple[str, ...]) -> None:
-        self._log, self._picture, self._loss_names, self._figures = out / "log.csv", out / "curves.png", loss_names, figures
+        self._log, self._picture = (out / name for name in LOGS)
+        self._loss_names, self._figures = loss_names, figures
         self._board = _tensorboard(out)
 
     def add(self, epoch: int, loss: NDArray[np.float64], scored: Score, seconds: float) -> None:
@@ -51,15 +55,10 @@ class Curves:
 
     def _draw(self) -> None:
         """Loss and validation over the epochs so far."""
-        require("matplotlib", "train", "drawing training curves")
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         with self._log.open(newline="") as file:
             rows = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
         epochs = [row["epoch"] for row in rows]
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(10, 4)
         left, right = figure.subplots(1, 2)
         for name in self._loss_names:
             left.plot(epochs, [row[name] for row in rows], marker=".", label=name)

@@ -100,3 +100,7 @@ class TrainConfig:
     voxel: VoxelConfig = field(default_factory=VoxelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ValueError("out is empty: name a folder; is a shell variable unset?")

@@ -11,8 +11,8 @@ import torch
 from evburst.app import console
 from evburst.app.processes import process_group
 from evburst.app.train.config import TrainConfig
-from evburst.app.train.trainer import BEST, SOURCES, Trainer
-from evburst.data.files import only_writer
+from evburst.app.train.trainer import BEST, FILES, SOURCES, Trainer, is_training
+from evburst.data.files import only_writer, refuse_foreign
 from evburst.models.bundle import load_tensors
 
 _FIGURES = ("ap", "ap50", "top1", "top5")
@@ -29,13 +29,14 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
 
     Raises:
         EvburstError: the data or the initial weights cannot be used; another process writes into the folder; or the folder
-            holds a run with other settings.
+            holds a run with other settings, or files of these names that evburst has not written.
     """
     out = Path(config.out)
     with (
         process_group("nccl" if torch.cuda.is_available() else "gloo") as (rank, _),
         only_writer(out) if rank == 0 else nullcontext(),
     ):
+        refuse_foreign((out / name for name in FILES), is_training(out))
         Trainer(config, console.show_progress() if show_progress is None else show_progress).run()
     return out / BEST
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from evburst.app.config import setting_names, to_dict
 from evburst.app.outputs.folder import write_json
-from evburst.app.plots.training import Curves
+from evburst.app.plots.training import LOGS, Curves
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS, Scoring
@@ -36,15 +36,17 @@ from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
-from evburst.data.files import make_folder
+from evburst.data.files import make_folder, read_json
 from evburst.data.representations.voxel_grid import padded_size, voxel_batch
-from evburst.models.bundle import load_tensors, save_tensors
+from evburst.models.bundle import load_tensors, read_kind, save_tensors
 from evburst.models.detectors import NetworkConfig, build_network, task_of_architecture, training_stride
 from evburst.models.initialise import start_from
 
 _LOG = logging.getLogger(__name__)
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+BEST, LAST, SETTINGS = "best.safetensors", "last.safetensors", "config.json"
+FILES = (BEST, LAST, SETTINGS, *LOGS)
+"""What a run writes."""
 
 SOURCES = ("recordings", "pictures")
 """What windows come from: recordings, or pictures from which recordings are simulated."""
@@ -106,7 +108,7 @@ class Trainer:
         self.epoch, self.best = 0, -1.0
         self._resume()
         if self.rank == 0:
-            write_json(self.out / "config.json", {**to_dict(config), **self._provenance})
+            write_json(self.out / SETTINGS, {**to_dict(config), **self._provenance})
         self._curves = Curves(self.out, self._loss.names, self.scoring.figures) if self.rank == 0 else None
 
     def run(self) -> None:
@@ -238,6 +240,11 @@ class Trainer:
             _LOG.info("resuming %s at epoch %d", path, self.epoch)
 
 
+def is_training(out: Path) -> bool:
+    """Return whether a folder contains a training run of evburst, finished or not."""
+    return {"schedule", "commit"} <= read_json(out / SETTINGS).keys() or read_kind(out / LAST) == "training"
+
+
 def _optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -249,7 +256,7 @@ def _optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimi
 
 def _refuse_other_settings(config: TrainConfig, out: Path) -> None:
     """Raise ConfigError if the run in the output folder has other settings, except those in _MAY_CHANGE, or unknown ones."""
-    path = out / "config.json"
+    path = out / SETTINGS
     try:
         before = _flat(json.loads(path.read_text()))
     except (OSError, ValueError, AttributeError):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evburst.app.inference import Inference, run_dataset
+from evburst.app.dataset_runs import run_dataset
+from evburst.app.inference import Inference
 from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.events import SensorSize

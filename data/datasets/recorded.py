@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import groupby
@@ -156,19 +156,6 @@ class RecordedWindows:
         clipped, inside = _clipped(boxes.boxes_xyxy, size)
         found = Detections(clipped[inside], boxes.scores[inside], boxes.labels[inside], boxes.t_us)
         return LabelledWindow(window, found, recording.events.name)
-
-    @property
-    def faults(self) -> dict[str, dict[str, int]]:
-        """Counts of repairs in the recordings read so far, each counted once: by path below the root, then by kind of fault."""
-        return {name: dict(counts) for name, counts in sorted(self._faults.items()) if counts}
-
-    @property
-    def fault_totals(self) -> dict[str, int]:
-        """Sums of `faults` over the recordings."""
-        total: Counter[str] = Counter()
-        for counts in self._faults.values():
-            total.update(counts)
-        return dict(total)
 
     def faults_of(self, i: int) -> dict[str, int]:
         """Return the faults of item i's recording, which is read for this purpose if necessary."""

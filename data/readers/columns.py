@@ -48,6 +48,9 @@ UNIT_SYMBOLS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns"}
 SAMPLE_EVENTS = 1 << 16
 """Number of events at the beginning that are used for inference."""
 
+MAX_ITEM_BYTES = 1 << 8
+"""Maximum size of one event with all its fields: 256 MB per packet."""
+
 _MAX_TIME_US = 1 << 62
 _MAX_COORDINATE = np.iinfo(np.uint16).max
 _NAME_AND_UNIT = re.compile(r"(.*?)[\s_.\[(]+([a-zµμ]+)[\])]?")
@@ -79,13 +82,13 @@ MICRO = Unit("us")
 
 
 def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
-    """Map t, x, y and p to the matching `names`, e.g. {"t": "timestamp_us", ...}.
+    """Map t, x, y and p to the matching `names`, e.g. {"t": "timestamp_us", ...}; of several, to the first in COLUMN_NAMES.
 
     Raises:
         EventFileError: one of them is missing.
     """
     lower = {name.strip().lower(): name for name in names}
-    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in aliases if alias in lower}
+    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in reversed(aliases) if alias in lower}
     if "t" not in found:
         found.update(("t", name) for text, name in lower.items() if unit_in_name(text))
     missing = [column for column in COLUMN_NAMES if column not in found]
@@ -118,6 +121,12 @@ def column_places(options: ReadOptions, n_columns: int, place: str) -> dict[str,
     if n_columns < len(COLUMNS):
         raise EventFileError(f"{place} has {n_columns} columns, expected t x y p")
     return {column: order.index(column) for column in COLUMNS}
+
+
+def pick_column(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
+    """Return a field or a column of rows; for None the rows themselves."""
+    column: NDArray[Any] = rows if key is None else rows[key] if isinstance(key, str) else rows[:, key]
+    return column
 
 
 def refuse_columns(options: ReadOptions, place: str) -> None:

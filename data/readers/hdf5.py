@@ -37,6 +37,7 @@ from evburst.data.readers.columns import (
     find_columns,
     judge_order,
     judge_times,
+    pick_column,
     refuse_columns,
     to_microseconds,
     unit_in_name,
@@ -167,7 +168,7 @@ class Hdf5File(PacketFile):
         for name in {name for name, _ in self._places.values()}:
             with library_errors(f"{self.path}: {name} from event {start} cannot be read{filters}"):
                 rows[name] = self._dataset(file, name)[start:stop]
-        return {column: _pick(rows[name], key) for column, (name, key) in self._places.items()}
+        return {column: pick_column(rows[name], key) for column, (name, key) in self._places.items()}
 
     def _read_size(self, file: Any, name: str) -> str | None:
         """Return the sensor size in data sets or attributes `width` and `height` of an item, or None."""
@@ -180,11 +181,6 @@ class Hdf5File(PacketFile):
                 return None
             sides.append(str(scalar(value, f"{self.path}: {side}")))
         return "x".join(sides)
-
-
-def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
-    column: NDArray[Any] = rows if key is None else rows[key] if isinstance(key, str) else rows[:, key]
-    return column
 
 
 def _is_hdf5(head: bytes, path: Path) -> bool:

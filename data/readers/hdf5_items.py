@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from evburst.data.errors import EventFileError
+from evburst.data.readers.columns import MAX_ITEM_BYTES
 
 MAX_CHUNK_BYTES = 1 << 28
 """Maximum size of a compressed chunk, which HDF5 decompresses as a whole."""
 
-MAX_ITEM_BYTES = 1 << 8
 _MAX_LINKS = 16
 _ALLOW = "which is not followed by default; pass --allow-external to follow it, for files that you trust"
 

@@ -29,7 +29,7 @@ def parse_header(head: bytes) -> tuple[dict[str, str], int]:
     end = _find_end(head) if head.startswith(b"%") else None
     lines = head[: end.end()].splitlines(keepends=True) if end else _header_lines(head)
     offset = end.end() if end else sum(map(len, lines))
-    return _fields(lines), offset
+    return header_fields(lines), offset
 
 
 @lru_cache(maxsize=2)
@@ -72,10 +72,6 @@ def is_dat(head: bytes, path: Path | None = None) -> bool:
 
 def header_fields(lines: list[bytes]) -> dict[str, str]:
     """Return the values of `% keyword value` lines by keyword in lower case; the last one wins if a keyword is repeated."""
-    return _fields(lines)
-
-
-def _fields(lines: list[bytes]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in lines:
         if line.startswith(b"%"):

@@ -30,12 +30,14 @@ from evburst.data.errors import EventFileError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.columns import (
+    MAX_ITEM_BYTES,
     SAMPLE_EVENTS,
     column_places,
     columns_to_events,
     find_columns,
     judge_order,
     judge_times,
+    pick_column,
     refuse_columns,
     unit_in_name,
 )
@@ -45,8 +47,6 @@ from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 
 NPY_MAGIC = b"\x93NUMPY"
 SIZE_MEMBER = "sensor_size"
-MAX_ITEM_BYTES = 1 << 8
-"""Maximum size of one event with all its fields: 256 MB per packet."""
 
 _SKIP_BYTES = 1 << 20  # ZipFile.seek would read everything at once.
 _MAX_ARCHIVE_MEMBERS = 1 << 10
@@ -184,7 +184,7 @@ class NpzFile(PacketFile):
                 count = min(n_rows, self._n_events - start)
                 place = f"{self.path}: events {start} to {start + count - 1}"
                 rows = {member: _read(stream, member, count, place) for member, stream in streams.items()}
-                yield place, {column: _pick(rows[member], key) for column, (member, key) in self._sources.items()}
+                yield place, {column: pick_column(rows[member], key) for column, (member, key) in self._sources.items()}
 
 
 def _is_npy(head: bytes, path: Path) -> bool:
@@ -239,7 +239,7 @@ def _check_item(dtype: np.dtype[Any], shape: tuple[int, ...], place: str) -> Non
 
 
 def _columns(rows: NDArray[Any], keys: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    return {column: _pick(rows, key) for column, key in keys.items()}
+    return {column: pick_column(rows, key) for column, key in keys.items()}
 
 
 def _refuse_objects(dtype: np.dtype[Any], place: str) -> None:
@@ -263,11 +263,6 @@ def _read_npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...],
     if min(shape, default=1) < 0:
         raise ValueError(f"an array of shape {shape}")
     return dtype, shape, stream.tell(), fortran
-
-
-def _pick(rows: NDArray[Any], key: str | int | None) -> NDArray[Any]:
-    column: NDArray[Any] = rows if key is None else rows[key] if isinstance(key, str) else rows[:, key]
-    return column
 
 
 def _sources(members: dict[str, _Member], place: str, options: ReadOptions) -> dict[str, _Source]:

@@ -66,6 +66,7 @@ class TextFile(PacketFile):
     ) -> None:
         super().__init__(path)
         self._pipe, self._is_read = pipe, False
+        self.finite = pipe is None
         if pipe is None:
             with path.open("rb") as file:
                 head = file.read(_HEAD_BYTES)

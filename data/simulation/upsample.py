@@ -44,7 +44,7 @@ class MotionUpsampler:
 def _interpolate(
     before: NDArray[np.uint8], after: NDArray[np.uint8], flow: NDArray[np.float32], fraction: float
 ) -> NDArray[np.float32]:
-    """Interpolate a frame at fraction `part` of the interval: warp both frames along the flow to that time, and blend them."""
+    """Interpolate a frame at this fraction of the interval: warp both frames along the flow to that time, and blend them."""
     height, width = before.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     warped = [

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from evburst.data.extras import require
-from evburst.data.files import make_folder, replacing
+from evburst.data.files import make_folder, read_json, refuse_foreign, replacing
 from evburst.eval.coco import IOUS
 from evburst.eval.matching import BINS
 from evburst.eval.report import charts, tables
 from evburst.eval.report.charts import COLOURS, Labels, Series
 from evburst.eval.results import NetworkResult, Results, parse, to_json
+
+FILES = ("results.json", "results.md", "report.html", "confusion.svg")
+"""What reports consist of; the last one only of classifiers."""
 
 _MAX_CURVES = 12
 _MAX_CONFUSION_ROWS = 13
@@ -60,12 +63,15 @@ def writable(out: Path) -> Path:
     """Create the folder of a report that is written later, if it is missing, and check the required packages.
 
     Raises:
+        ConfigError: the folder contains files of these names that evburst has not written.
         DataError: the folder cannot be created.
         MissingPackageError: a package that is needed to write reports is not installed.
     """
     for package in ("jinja2", "matplotlib", "pydantic"):
         require(package, "eval", "a report")
-    return make_folder(out)
+    make_folder(out)
+    refuse_foreign((out / name for name in FILES), {"version", "results"} <= read_json(out / FILES[0]).keys())
+    return out
 
 
 def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[Picture] = ()) -> str:

@@ -1,0 +1,263 @@
+"""Runs through recordings: the settings common to all tasks, the network for a sensor, and the windows of a recording.
+
+detect, classify, live and the Python API (library.py) share these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal
+
+import torch
+
+from evburst.app.inference import BATCH, Inference, WindowResult, block_side
+from evburst.data.classification import CLASSIFICATION, DETECTION
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size, first_us
+from evburst.data.filters import FiltersConfig
+from evburst.data.readers import ReadOptions
+from evburst.data.readers.packets import MAX_WINDOW_EVENTS
+from evburst.data.slicing import overlapping, windows_by_count
+from evburst.eval.energy import COST_TABLES, HEADLINE
+from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.detectors.remembering import remembering
+from evburst.models.tasks import task_of
+
+_JUDGED_FROM = 10_000
+"""Number of events from which a run ends early if too many lie outside the sensor; at the end every run is judged."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run through a recording, common to all tasks.
+
+    Attributes:
+        format: format of the recording: aedat2, aedat3, aedat4, bin, csv, dat, evt, hdf5, npy, npz; None: recognised by its
+            content, then by its name.
+        weights: bundled weights by name, or a file that convert wrote.
+        window_ms: length of a window; None: the length with which the weights were trained.
+        window_events: number of events per window, instead of a fixed length.
+        stride_ms: time from the start of one window to the start of the next, so that windows overlap; None: their length.
+        timesteps: timesteps T of the spiking network; None: the number for which the weights were calibrated.
+        ann: run the ANN instead of the spiking network.
+        device: device to run on.
+        engine: engine that runs the spiking network: reference, int8, onnx, openvino, cuda; auto is the fastest available.
+        count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
+            energy, and energies of a run are means over the counted windows. None: in all windows, or with the engines onnx and
+            openvino, in which counting takes additional time, in every 10th.
+        adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
+        batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
+            high throughput.
+        start_s: start this many seconds after the first event.
+        max_windows: stop after this many windows.
+        downsample: side of the square blocks of pixels that the network sees as one pixel; suits sensors that are much larger
+            than in training, and saves energy. 0: automatic, which is 1, or for a side of at least 1280 px the number of times
+            that 640 px fit into it.
+        sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
+        energy_table: energies per operation: int8, fp16 or fp32.
+        idle_events: windows with at most this many events are idle: they are not run through the network, have no result, and
+            add to neither network's energy.
+        reading: unit of time, order of columns and similar options, for files that do not state them.
+        filters: filters that remove events before binning; none by default.
+    """
+
+    format: str | None = None
+    weights: str = ""
+    window_ms: float | None = None
+    window_events: int | None = None
+    stride_ms: float | None = None
+    timesteps: int | None = None
+    ann: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: str = "auto"
+    count_every: int | None = None
+    adaptive: float | None = None
+    batch: int = 1
+    start_s: float = 0.0
+    max_windows: int | None = None
+    downsample: int = 0
+    sensor_size: str | None = None
+    energy_table: str = HEADLINE
+    idle_events: int = 0
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+
+    def __post_init__(self) -> None:
+        checks = {
+            "window_ms must be 0.1 to 60000": self.window_ms is None or 0.1 <= self.window_ms <= 60_000,
+            f"window_events must be 1 to {MAX_WINDOW_EVENTS}": self.window_events is None
+            or 1 <= self.window_events <= MAX_WINDOW_EVENTS,
+            "window_ms and window_events exclude each other: give one of them": None in (self.window_ms, self.window_events),
+            "stride_ms must be 0.1 to 60000": self.stride_ms is None or 0.1 <= self.stride_ms <= 60_000,
+            "stride_ms and window_events exclude each other: give one of them": None in (self.stride_ms, self.window_events),
+            "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
+            "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
+            "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
+            "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
+            "batch must be 0 to 256": 0 <= self.batch <= 256,
+            "downsample must be 0 to 16": 0 <= self.downsample <= 16,
+            "idle_events must not be negative": self.idle_events >= 0,
+            "count_every must be 1 to 1000000": self.count_every is None or 1 <= self.count_every <= 1_000_000,
+            "adaptive counts every window: leave out count_every": self.adaptive is None or self.count_every in (None, 1),
+            "adaptive stops each window separately: batch must be 1": self.batch == 1 or self.adaptive is None,
+            "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
+            f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the network is given a memory."""
+        return False
+
+    @property
+    def decoding(self) -> PostConfig:
+        """Thresholds of the boxes for decoding."""
+        return PostConfig()
+
+
+def open_inference(
+    bundle: DetectorBundle,
+    config: RunConfig,
+    sensor_size: SensorSize,
+    faults: Faults | None = None,
+    maps: bool = False,
+    task: str = DETECTION,
+) -> Inference:
+    """Prepare the network of loaded weights for the windows of a sensor.
+
+    Args:
+        bundle: the weights.
+        config: the settings.
+        sensor_size: (W, H) px.
+        faults: faults of the recording, to which events outside the sensor are added.
+        maps: keep the output maps in each result.
+        task: task that the weights must have.
+
+    Raises:
+        ConfigError: the engine or the device is not available, T contradicts the other settings, or the weights have another
+            task.
+    """
+    weights_task = task_of(bundle.head).name
+    if weights_task != task:
+        other = "evburst classify" if weights_task == CLASSIFICATION else "evburst detect"
+        raise ConfigError(f"weights {config.weights} are for {weights_task}, not for {task}: use {other}")
+    if config.adaptive is not None and not config.ann:
+        if (config.timesteps or bundle.parameters.timesteps) == 1:
+            raise ConfigError(
+                "adaptive needs at least two timesteps, and these weights run with T = 1; pass --timesteps 2 or more"
+            )
+        if config.engine not in ("auto", "reference"):
+            raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
+    bundle = with_memory_if_asked(bundle, config.remembers, config.stride_ms)
+    detector = Detector(
+        bundle,
+        config.decoding,
+        config.ann,
+        config.timesteps,
+        pick_device(config.device),
+        config.engine,
+        config.adaptive,
+        config.count_every,
+    )
+    voxel = bundle.voxel if config.window_ms is None else replace(bundle.voxel, window_ms=config.window_ms)
+    return Inference(
+        detector,
+        voxel,
+        sensor_size,
+        faults,
+        spiking=not config.ann,
+        table=COST_TABLES[config.energy_table],
+        idle_events=config.idle_events,
+        maps=maps,
+        downsample=block_side(config.downsample, sensor_size),
+        count_every=detector.count_every,
+    )
+
+
+def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:
+    """Return the network of loaded weights, with a memory if `memory` is set; `stride_ms` is None if windows do not overlap.
+
+    Raises:
+        ConfigError: the network cannot have a memory, or it has one and windows are to overlap.
+    """
+    if memory:
+        bundle = remembering(bundle)
+    if bundle.graph.memories and stride_ms is not None:
+        raise ConfigError("stride_ms: windows of a network with memory follow each other; leave --stride-ms out")
+    return bundle
+
+
+def pick_device(name: str) -> str:
+    """Resolve `auto`, `cpu` or `cuda` to a device of this machine; raise ConfigError for a GPU that it does not have."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: torch finds no CUDA device; use --device cpu")
+    return name
+
+
+def refuse_ignored(config: RunConfig) -> None:
+    """Raise ConfigError if the ANN is to run with settings of the spiking network, which it would ignore.
+
+    Live detection accepts them, because it can change the network while it runs.
+    """
+    settings = {"timesteps": config.timesteps, "engine": config.engine, "adaptive": config.adaptive}
+    ignored = [name for name, value in settings.items() if value not in (None, "auto")]
+    if config.ann and ignored:
+        raise ConfigError(f"ann: the ANN has no {', '.join(ignored)}; leave out one or the other")
+
+
+def start_time(stream: EventStream, start_s: float) -> int | None:
+    """Return the time `start_s` seconds after a stream's first event, µs on its clock; None for 0 s.
+
+    Raises:
+        ConfigError: the stream can be read only once.
+    """
+    return (first_us(stream) or 0) + round(1e6 * start_s) if start_s else None
+
+
+def run_windows(
+    inference: Inference, stream: EventStream, windows: Iterator[EventWindow], config: RunConfig, name: str
+) -> Generator[WindowResult, None, None]:
+    """Yield the results of a recording's windows, at most `config.max_windows`.
+
+    Raises:
+        SensorSizeError: too many events lie outside the sensor.
+    """
+    inside = outside = 0
+    with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
+        for result in results:
+            inside, outside = inside + result.events, outside + result.outside
+            if inside + outside >= _JUDGED_FROM:
+                check_sensor_size(name, stream.sensor_size, inside, outside)
+            yield result
+    check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+
+
+def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:
+    """Cut a stream into windows as the settings specify: by duration, overlapping or not, or by number of events.
+
+    Raises:
+        ConfigError: the length of a window is not a multiple of the stride.
+    """
+    if config.window_events is not None:
+        return windows_by_count(stream, config.window_events, start_us)
+    stride_us = step_of(config, window_us)
+    windows = stream.windows(stride_us, start_us)
+    return windows if stride_us == window_us else overlapping(windows, window_us)
+
+
+def step_of(config: RunConfig, window_us: int) -> int:
+    """Return the time from the end of one window to the end of the next, in µs; raises ConfigError like `cut_windows`."""
+    stride_us = window_us if config.stride_ms is None else round(1000 * config.stride_ms)
+    if window_us % stride_us:
+        raise ConfigError(f"stride_ms {stride_us / 1000:g}: must divide the length of the windows, {window_us / 1000:g} ms")
+    return stride_us
