@@ -338,8 +338,8 @@ def human_summary(summary: dict[str, Any]) -> str:
         )
     elif energy["snn_pj"] is not None:
         lines.append(
-            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ of arithmetic per window{sample_note(energy)}, without memory traffic: "
-            f"{100 * energy['of_ann']:.1f} % of the dense ANN's {energy['ann_pj'] / 1e6:,.0f} uJ"
+            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ of arithmetic per window{sample_note(energy)}, "
+            f"without memory traffic: {100 * energy['of_ann']:.1f} % of the dense ANN's {energy['ann_pj'] / 1e6:,.0f} uJ"
             + (f", {100 * energy['of_qnn']:.0f} % of the same network quantised" if energy["of_qnn"] is not None else "")
             + f" ({energy['table']})"
         )

@@ -38,7 +38,7 @@ NOT_MEASURED = {
     ): TERMS,
     ("export.md", "flag | writes"): OPTIONS,
     ("export.md", "engine | implementation | runs on"): OPTIONS,
-    ("formats.md", "format | suffix | sensor size | extra"): FILES,
+    ("formats.md", "format | suffix | `--format` | sensor size | extra"): FILES,
     ("formats.md", "quantity | unit"): TERMS,
     ("formats.md", "fault | treatment"): TERMS,
     ("index.md", "you want to | read"): "links",
