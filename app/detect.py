@@ -333,9 +333,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
     lines.append(speed + (f"; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency["p50"] is not None else ""))
     if summary["network"] == "ann":
-        lines.append(
-            f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ of arithmetic per window, without memory traffic (ANN, {energy['table']})"
-        )
+        spent = f"{energy['ann_pj'] / 1e6:,.0f} uJ of arithmetic per window"
+        lines.append(f"energy    {spent}, without memory traffic (ANN, {energy['table']})")
     elif energy["snn_pj"] is not None:
         lines.append(
             f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ of arithmetic per window{sample_note(energy)}, "
