@@ -322,12 +322,12 @@ def cards() -> str:
 
 def downsampled() -> str:
     """AP and energy of --downsample by sensor, for docs/benchmarks.md."""
-    lines = ["| sensor | `--downsample` | AP | AP50 | energy per window |", "|---|---|---:|---:|---:|"]
+    lines = ["| sensor | `--downsample` | AP | AP50 | energy per window | ms per window |", "|---|---|---:|---:|---:|---:|"]
     for record in _read("downsample"):
         width, height = record["sensor_size"]
         for row in record["results"]:
             default = ", the default" if row["downsample"] == (2 if width >= 1280 else 1) else ""
-            cells = f"{row['ap']:.1f} | {row['ap50']:.1f} | {row['energy_uj']:.0f} uJ"
+            cells = f"{row['ap']:.1f} | {row['ap50']:.1f} | {row['energy_uj']:.0f} uJ | {row['latency_ms']:.1f}"
             lines.append(f"| {width}x{height} | {row['downsample']}{default} | {cells} |")
     return "\n".join(lines)
 
