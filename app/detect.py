@@ -32,8 +32,11 @@ from evburst.data.events import EventStream, SensorSize
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
+from evburst.eval.memory import memory_figures
 from evburst.models.bundle import DetectorBundle
+from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.spiking.cost import memory_geometry
 
 log = logging.getLogger("evburst")
 
@@ -258,6 +261,7 @@ def _summary(
         "real_time_factor": round(recorded_s / run.wall_s, 3),
         "latency_ms": {f"p{q}": _percentile(run.latencies, q) for q in (50, 99)},
         "energy": energy_figures(energy, config.energy_table),
+        "memory": _memory_figures(run.energy, inference, config.energy_table),
         "timesteps": None if config.ann else config.timesteps or bundle.parameters.timesteps,
         "timesteps_mean": None if energy.timesteps is None else round(energy.timesteps, 3),
         "engine": None if config.ann else getattr(inference.network, "engine", None),
@@ -270,6 +274,14 @@ def _summary(
         "weights_record": bundle.record,
         "provenance": provenance(),
     }
+
+
+def _memory_figures(energy: EnergyTotals, inference: Inference, table: str) -> dict[str, Any] | None:
+    """The energy with memory traffic, without the zero-skipping ANN; None if no window of a spiking network was counted."""
+    stats, network = energy.mean_stats(), inference.network
+    if stats is None or not isinstance(network, Detector):
+        return None
+    return memory_figures(stats, None, memory_geometry(network.bundle.graph, *inference.seen_shape), table)
 
 
 def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
@@ -306,6 +318,13 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
+def _traffic_line(memory: dict[str, Any]) -> str:
+    qnn = memory["alternatives"].get("qnn")
+    share = f", {100 * memory['total_pj'] / qnn['total_pj']:.0f} % of the same network quantised" if qnn else ""
+    spent = f"{memory['total_pj'] / 1e6:,.0f} uJ per window with memory traffic, by a model"
+    return f"traffic   {spent}: {100 * memory['share_of_ann']:.0f} % of the dense ANN's{share}"
+
+
 def human_summary(summary: dict[str, Any]) -> str:
     """Return the summary as a few lines of text."""
     energy, latency = summary["energy"], summary["latency_ms"]
@@ -333,15 +352,15 @@ def human_summary(summary: dict[str, Any]) -> str:
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
     lines.append(speed + (f"; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency["p50"] is not None else ""))
     if summary["network"] == "ann":
-        spent = f"{energy['ann_pj'] / 1e6:,.0f} uJ of arithmetic per window"
-        lines.append(f"energy    {spent}, without memory traffic (ANN, {energy['table']})")
+        lines.append(f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ of arithmetic per window (ANN, {energy['table']})")
     elif energy["snn_pj"] is not None:
         lines.append(
-            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ of arithmetic per window{sample_note(energy)}, "
-            f"without memory traffic: {100 * energy['of_ann']:.1f} % of the dense ANN's {energy['ann_pj'] / 1e6:,.0f} uJ"
+            f"energy    {energy['snn_pj'] / 1e6:,.1f} uJ of arithmetic per window{sample_note(energy)}: "
+            f"{100 * energy['of_ann']:.1f} % of the dense ANN's {energy['ann_pj'] / 1e6:,.0f} uJ"
             + (f", {100 * energy['of_qnn']:.0f} % of the same network quantised" if energy["of_qnn"] is not None else "")
             + f" ({energy['table']})"
         )
+        lines.append(_traffic_line(summary["memory"]))
         if (beyond := energy["beyond_silence"])["snn_pj"] is not None:
             share = 100 * beyond["of_ann"]
             spent = f"{beyond['snn_pj'] / 1e6:,.1f} uJ per window, {share:.1f} %"

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.stats import ActivityStats, SpikeStats
+from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,8 @@ class EnergyTotals:
         self._sums = np.zeros(6)  # synaptic ops, graded ops, spikes, spikes per neuron, updates, timesteps
         self._bursts: float | None = 0.0
         self._activity = np.zeros(2)  # effective MACs, active share
+        self._example: SpikeStats | None = None
+        self._by_layer: NDArray[np.float64] | None = None  # synaptic ops, graded ops and spikes of its layers
         # Beyond silence; None as soon as a window was not counted so.
         self._beyond: NDArray[np.float64] | None = np.zeros(3)  # synaptic ops, graded ops, spikes
         self._beyond_macs: float | None = 0.0
@@ -220,6 +222,7 @@ class EnergyTotals:
         layers, n = stats.layers, len(stats.layers[0].spikes)
         is_neuron = np.array([layer.kind == "neuron" for layer in layers])
         counts = _summed([(layer.synaptic_ops, layer.graded_ops, layer.spikes) for layer in layers])
+        self._add_layers(stats, counts)
         (ops, graded, _), spikes = counts.sum(0), counts[is_neuron, 2].sum()
         neurons = [layer for layer in layers if layer.kind == "neuron"]
         units, updates = sum(layer.neurons for layer in neurons), sum(layer.neurons * layer.timesteps for layer in neurons)
@@ -243,6 +246,22 @@ class EnergyTotals:
         self._bursts = _both(self._bursts, other._bursts)
         self._beyond = _both(self._beyond, other._beyond)
         self._beyond_macs = _both(self._beyond_macs, other._beyond_macs)
+        if other._example is not None and other._by_layer is not None:
+            self._add_layers(other._example, other._by_layer)
+
+    def _add_layers(self, example: SpikeStats, counts: NDArray[np.float64]) -> None:
+        self._example, self._by_layer = example, counts if self._by_layer is None else self._by_layer + counts
+
+    def mean_stats(self) -> SpikeStats | None:
+        """Return the mean counts of every layer over the counted windows, as those of one image; None if there are none."""
+        if self._example is None or self._by_layer is None:
+            return None
+        means = self._by_layer / self._spiking
+        layers = [
+            LayerStats(layer.name, layer.kind, layer.neurons, layer.timesteps, own[2:3], own[0:1], own[1:2])
+            for layer, own in zip(self._example.layers, means, strict=True)
+        ]
+        return SpikeStats(tuple(layers), self._example.dense_macs)
 
     def add_uncounted(self, windows: int) -> None:
         """Count windows that were run without counting spikes, by the ANN or by the spiking network."""

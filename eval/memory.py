@@ -17,10 +17,11 @@ included); its distribution over several convolutions is the layer's mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from evburst.data.stats import MemoryGeometry, SpikeStats
-from evburst.eval.energy import CostTable
+from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
+from evburst.eval.energy import COST_TABLES, CostTable, is_a_qnn
 
 MODEL = (
     "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no "
@@ -105,3 +106,36 @@ def qnn_macs(stats: SpikeStats, geometry: MemoryGeometry) -> dict[str, float]:
         for name, part in fan_out.items():
             macs[name] += float(layer.graded_ops.mean()) * part / sum(fan_out.values())
     return macs
+
+
+def memory_figures(
+    stats: SpikeStats | ActivityStats, activity: ActivityStats | None, geometry: MemoryGeometry, table: str
+) -> dict[str, Any]:
+    """Return the energy with memory traffic of a network and of its alternatives, in JSON types.
+
+    Args:
+        stats: counts of the network, of windows over which means are taken.
+        activity: counts of the ANN; None: the zero-skipping ANN is left out.
+        geometry: sizes of the network.
+        table: number format.
+
+    Returns:
+        The fields of MemoryReport, `model`, `share_of_ann`, and `alternatives`: "ann", "ann_zero_skipping", and at one timestep
+        only (`is_a_qnn`) "qnn".
+    """
+    costs = COST_TABLES[table]
+    others = {"ann": ann_memory(geometry, costs)}
+    if activity is not None:
+        effective = {name: float(counts.mean()) for name, counts in activity.effective_macs.items()}
+        others["ann_zero_skipping"] = ann_memory(geometry, costs, effective)
+    network = others["ann"]
+    if isinstance(stats, SpikeStats):
+        network = snn_memory(stats, geometry, costs)
+        if is_a_qnn(max(layer.timesteps for layer in stats.layers)):
+            others["qnn"] = ann_memory(geometry, costs, qnn_macs(stats, geometry))
+    return {
+        "model": MODEL,
+        **asdict(network),
+        "share_of_ann": network.total_pj / others["ann"].total_pj,
+        "alternatives": {name: asdict(one) for name, one in others.items()},
+    }

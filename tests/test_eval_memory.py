@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from torch import Tensor, nn
 
 from evburst.data.stats import ConvMemory, LayerStats, MemoryGeometry, SpikeStats
-from evburst.eval.energy import COST_TABLES
-from evburst.eval.memory import QUEUE_WORDS, access_pj, ann_memory, qnn_macs, snn_memory
+from evburst.eval.energy import COST_TABLES, EnergyTotals
+from evburst.eval.memory import QUEUE_WORDS, access_pj, ann_memory, memory_figures, qnn_macs, snn_memory
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.cost import fan_out_maps, memory_geometry
 from tests.conftest import EveryOperation, FurtherOperations, drawn
@@ -57,6 +59,32 @@ def test_bursts_of_the_qnn_are_divided_among_convolutions() -> None:
     layer = LayerStats("relu", "neuron", 32, 1, bursts, bursts, bursts)
     geometry = MemoryGeometry(GEOMETRY.convs, {"relu": {"a": 30.0, "b": 10.0}})
     assert qnn_macs(SpikeStats((layer,), {"a": 200, "b": 64}), geometry) == {"a": 37.5, "b": 12.5}
+
+
+def test_totals_of_a_run_give_the_figures_of_its_windows() -> None:
+    """Windows that are added one by one, merged, or not counted: the means are those over the counted windows."""
+    rng = np.random.default_rng(0)
+
+    def window() -> SpikeStats:
+        def layer(name: str, kind: Literal["input", "neuron"], neurons: int) -> LayerStats:
+            return LayerStats(name, kind, neurons, 1, *rng.random((3, 1)))
+
+        return SpikeStats((layer("input", "input", 0), layer("relu", "neuron", 32)), {"a": 200, "b": 64})
+
+    windows = [window() for _ in range(5)]
+    totals, others = EnergyTotals(264), EnergyTotals(264)
+    assert totals.mean_stats() is None
+    for k, one in enumerate(windows):
+        (totals if k < 3 else others).add(one)
+    others.add_uncounted(4)
+    totals.merge(others)
+    totals.merge(EnergyTotals(264))
+    found, whole = totals.mean_stats(), SpikeStats.concatenate(windows)
+    assert found is not None
+    figures, expected = (memory_figures(stats, None, GEOMETRY, "int8") for stats in (found, whole))
+    assert figures["alternatives"].keys() == {"ann", "qnn"}
+    assert figures["total_pj"] == pytest.approx(expected["total_pj"])
+    assert figures["alternatives"]["qnn"] == pytest.approx(expected["alternatives"]["qnn"])
 
 
 def test_accesses_cost_what_the_paper_fits() -> None:

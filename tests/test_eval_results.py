@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evburst.app.evaluate.account import memory_figures
 from evburst.data.errors import DataError
 from evburst.data.stats import ActivityStats, ConvMemory, LayerStats, MemoryGeometry, SpikeStats
 from evburst.eval.coco import coco_result
 from evburst.eval.energy import energy_figures, energy_report
+from evburst.eval.memory import memory_figures
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import VERSION, finite, json_schema, parse, read_results, to_json
 from evburst.eval.scoring import ap_figures, describe, detail_figures

@@ -1,4 +1,4 @@
-"""Energy, memory and NeuroBench figures for the results, computed from a network's operation counts."""
+"""Energy and NeuroBench figures for the results, computed from a network's operation counts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
-from evburst.eval.energy import COST_TABLES, energy_figures, energy_report, is_a_qnn, synaptic_ops
+from evburst.data.stats import ActivityStats, SpikeStats
+from evburst.eval.energy import COST_TABLES, energy_figures, energy_report, synaptic_ops
 from evburst.eval.layer_energy import ann_layers, snn_layers
-from evburst.eval.memory import MODEL, ann_memory, qnn_macs, snn_memory
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from evburst.models.activity import footprint
 from evburst.models.bundle import DetectorBundle
@@ -41,28 +40,6 @@ def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[]
         return ann_metrics(stats, *footprint(bundle.graph))
     counted = None if activation_sparsity(stats) is not None else sample()
     return snn_metrics(stats, *footprint(bundle.spiking, bundle.parameters), counted)
-
-
-def memory_figures(stats: Stats, activity: ActivityStats, geometry: MemoryGeometry, table: str) -> dict[str, Any]:
-    """Return the energy by a second model, which includes memory traffic, of a network and of its alternatives.
-
-    There is a QNN at one timestep only (`is_a_qnn`).
-    """
-    costs = COST_TABLES[table]
-    effective = {name: float(counts.mean()) for name, counts in activity.effective_macs.items()}
-    others = {"ann": ann_memory(geometry, costs), "ann_zero_skipping": ann_memory(geometry, costs, effective)}
-    network = others["ann"]
-    if isinstance(stats, SpikeStats):
-        network = snn_memory(stats, geometry, costs)
-        if is_a_qnn(max(layer.timesteps for layer in stats.layers)):
-            others["qnn"] = ann_memory(geometry, costs, qnn_macs(stats, geometry))
-    share = network.total_pj / others["ann"].total_pj
-    return {
-        "model": MODEL,
-        **asdict(network),
-        "share_of_ann": share,
-        "alternatives": {name: asdict(one) for name, one in others.items()},
-    }
 
 
 def layer_figures(stats: Stats, table: str) -> list[dict[str, Any]]:

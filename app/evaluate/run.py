@@ -23,7 +23,7 @@ from tqdm import tqdm
 from evburst.app.config import load_config, to_dict
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.dataset_runs import concatenate
-from evburst.app.evaluate.account import Stats, account, layer_figures, memory_figures, neurobench_metrics
+from evburst.app.evaluate.account import Stats, account, layer_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
 from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import CLOCK, Timing, spread, streaming_figures, time_networks
@@ -43,6 +43,7 @@ from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.bootstrap import RESAMPLES, Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult
 from evburst.eval.energy import COST_TABLES
+from evburst.eval.memory import memory_figures
 from evburst.eval.protocol import Protocol, match
 from evburst.eval.report.write import Picture, writable, write_report
 from evburst.eval.results import VERSION, finite, network_label

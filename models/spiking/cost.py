@@ -38,33 +38,42 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
         only: name of a convolution, to count the weights of that one alone.
 
     Returns:
-        `(C, H, W)` float32 by the name of the source: the input, and every relu, max_pool and hold node.
+        `(C, H, W)` float32 by the name of the source: the input, and every relu, max_pool and hold node; with `only`, those of
+        them that it reads.
     """
-    shapes = graph.shapes(channels, height, width)
-    fan_out = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    shapes, fan_out = graph.shapes(channels, height, width), dict[str, Tensor]()
+
+    def add(name: str, weights: Tensor) -> None:
+        fan_out[name] = fan_out[name] + weights.float() if name in fan_out else weights.float().expand(shapes[name])
+
     for node in reversed(graph.nodes):
+        own = fan_out.get(node.name)
         if node.op == "conv" and only in (None, node.name):
             _, rows, columns = shapes[node.inputs[0]]
-            per_position = coverage(graph, node, shapes)
             out_channels = len(graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
-            fan_out[node.inputs[0]] += out_channels * per_position.view(1, rows, columns)
-        elif node.op == "slice":
-            fan_out[node.inputs[0]][node.attrs["start"] : node.attrs["stop"]] += fan_out[node.name]
+            add(node.inputs[0], out_channels * coverage(graph, node, shapes).view(1, rows, columns))
         elif node.op == "relu" and only is None:
-            fan_out[node.inputs[0]] += 1
+            add(node.inputs[0], torch.ones(1, 1, 1))
+        elif own is None:
+            continue
+        elif node.op == "slice":
+            whole = torch.zeros(shapes[node.inputs[0]])
+            whole[node.attrs["start"] : node.attrs["stop"]] = own
+            add(node.inputs[0], whole)
         elif node.op == "add":
             for name in node.inputs:
-                fan_out[name] += fan_out[node.name]
+                add(name, own)
         elif node.op == "concat":
-            parts = torch.split(fan_out[node.name], [shapes[name][0] for name in node.inputs])
+            parts = torch.split(own, [shapes[name][0] for name in node.inputs])
             for name, part in zip(node.inputs, parts, strict=True):
-                fan_out[name] += part
+                add(name, part)
         elif node.op == "avg_pool":
-            fan_out[node.inputs[0]] += _before_average(fan_out[node.name], node, shapes)
+            add(node.inputs[0], _before_average(own, node, shapes))
         elif node.op == "upsample":
             k = node.attrs["factor"]
-            fan_out[node.inputs[0]] += F.avg_pool2d(fan_out[node.name], k) * k * k
-    return {node.name: fan_out[node.name] for node in graph.nodes if node.op in KINDS}
+            add(node.inputs[0], F.avg_pool2d(own, k) * k * k)
+    sources = [node.name for node in graph.nodes if node.op in KINDS and (only is None or node.name in fan_out)]
+    return {name: fan_out[name].contiguous() if name in fan_out else torch.zeros(shapes[name]) for name in sources}
 
 
 def dense_macs(graph: Graph, channels: int, height: int, width: int) -> dict[str, int]:
