@@ -321,7 +321,7 @@ def peak_memory_mb() -> float:
 def _traffic_line(memory: dict[str, Any]) -> str:
     qnn = memory["alternatives"].get("qnn")
     share = f", {100 * memory['total_pj'] / qnn['total_pj']:.0f} % of the same network quantised" if qnn else ""
-    spent = f"{memory['total_pj'] / 1e6:,.0f} uJ per window with memory traffic, by a model"
+    spent = f"{memory['total_pj'] / 1e6:,.0f} uJ with memory traffic (a model)"
     return f"traffic   {spent}: {100 * memory['share_of_ann']:.0f} % of the dense ANN's{share}"
 
 
