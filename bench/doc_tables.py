@@ -184,7 +184,7 @@ def headline() -> str:
     ann, int8, *others = _networks(results, _read("int8_ann" + OTHER_DRIVES))
     found, few = _account(trained), _recorded_levels(trained)
     rows = [
-        [f"QNN, {few} levels", *found.scores, *_qnn_cells(found, TRAINED_QNN), "-"],
+        [f"QNN, {few} levels, energy unlimited", *found.scores, *_qnn_cells(found, TRAINED_QNN), "-"],
         [f"SNN, the same, up to {few - 1} spikes", *found.scores, *_snn_cells(found), "-"],
     ]
     return Table(_NETWORKS_HEAD, [ann, int8, *rows, *others], 1).markdown()

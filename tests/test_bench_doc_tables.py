@@ -171,7 +171,7 @@ def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     assert isinstance(own, Results)
     assert own.results[1].energy is not None
     its = own.results[1].energy.tables["int8"]
-    assert trained[:2] == ["QNN, 16 levels", f"{own.results[1].ap:.1f}"]
+    assert trained[:2] == ["QNN, 16 levels, energy unlimited", f"{own.results[1].ap:.1f}"]
     assert trained[4].startswith(f"{100 * (its.qnn_pj or 0) / its.ann_pj:.1f} % (")
     assert trained_snn[4] == f"{100 * (its.snn_pj or 0) / its.ann_pj:.1f} %"
     ms = doc_tables._read("inference")["results"]
