@@ -46,7 +46,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice
 
-BELOW, ABOVE = 5.0, 0.7
+BELOW, ABOVE = 6.5, 0.7
 """Points of AP below and above the ANN's that the picture shows; rows further below are named at its lower edge."""
 UNIFORM = (1.5, 2.0, 2.5, 3.0)
 BUDGETS = (0.162, 0.119, 0.136, 0.102, 0.187, 0.085, 0.239)
@@ -234,9 +234,9 @@ def _draw_kind(axes: Any, kind: str, rows: list[Row], low: float) -> None:
     for row in rows:
         if row.ap < low:
             at = 100 * row.int8, low + 0.035 * (BELOW + ABOVE)
-            axes.plot(*at, "v", color=colour, markersize=6)
+            axes.annotate("", at, xytext=(0, 14), textcoords="offset points", arrowprops={"arrowstyle": "->", "color": colour})
             name = f"T = {row.timesteps:g}\n{row.ap:.1f} AP" if kind == "without bursts" else ""
-            axes.annotate(name, at, xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center", color=colour)
+            axes.annotate(name, at, xytext=(0, 15), textcoords="offset points", fontsize=8, ha="center", color=colour)
         elif kind in ("bursts", "without bursts"):
             at = 100 * row.int8, row.ap
             axes.annotate(f"T = {row.timesteps:g}", at, xytext=(6, -12), textcoords="offset points", fontsize=8)
