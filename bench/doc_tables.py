@@ -401,7 +401,7 @@ TABLES = (
     ),
     DocTable("tradeoff", "docs/results.md", "AP against energy", lambda: tradeoff.table(_read("tradeoff"))),
     DocTable("epochs", "docs/results.md", "How the weights were made", epochs, 1),
-    DocTable("seeds", "docs/convert.md", "Spread", lambda: seeds.table([RESULTS / "seeds_caltech6.json"])),
+    DocTable("seeds", "docs/convert.md", "Spread", lambda: seeds.table([RESULTS / f"seeds_{name}.json" for name in ("caltech6", "street")])),
     DocTable("tracks_choice", "docs/detect.md", "Tracks", partial(_tracks, 0)),
     DocTable("tracks_check", "docs/detect.md", "Tracks", partial(_tracks, 1), 1),
     DocTable("memory", "docs/detect.md", "Objects that stand still", lambda: memory.table(_read("memory"))),
