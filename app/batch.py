@@ -202,7 +202,7 @@ def _written_at(folder: Path) -> int | None:
 
 def _write_failure(folder: Path, path: Path, error: EvburstError) -> None:
     """Write a summary that states why the recording failed; results of an earlier run in the folder are deleted."""
-    with suppress(EvburstError), RunFolder(folder, path, [entry.file for entry in SINKS.values()]) as run:
+    with suppress(EvburstError), RunFolder(folder, path, [], [entry.file for entry in SINKS.values()]) as run:
         run.write_summary({"status": "failed", "error": str(error)})
 
 

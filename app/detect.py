@@ -176,7 +176,8 @@ def detect_file(
     info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms)
     folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
     run = _Totals(time.perf_counter(), info, inference.dense_macs)
-    with RunFolder(folder, path, [entry.file for entry in SINKS.values()], c.overwrite) as run_folder:
+    possible = [entry.file for entry in SINKS.values()]
+    with RunFolder(folder, path, [SINKS[name].file for name in c.sinks], possible, c.overwrite) as run_folder:
         with ExitStack() as stack:
             sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))

@@ -347,6 +347,10 @@ def _conversions() -> str:
     return conversion.document_table([_read(f"conversion_{weights}") for weights in ("nmnist", "caltech6")])
 
 
+def _spread() -> str:
+    return seeds.table([RESULTS / f"seeds_{weights}.json" for weights in ("caltech6", "street")])
+
+
 def _tracks(number: int) -> str:
     return tracks.document_tables(_read("tracks_choice"), _read("tracks_check"))[number]
 
@@ -401,7 +405,12 @@ TABLES = (
     ),
     DocTable("tradeoff", "docs/results.md", "AP against energy", lambda: tradeoff.table(_read("tradeoff"))),
     DocTable("epochs", "docs/results.md", "How the weights were made", epochs, 1),
-    DocTable("seeds", "docs/convert.md", "Spread", lambda: seeds.table([RESULTS / f"seeds_{name}.json" for name in ("caltech6", "street")])),
+    DocTable(
+        "seeds",
+        "docs/convert.md",
+        "Spread",
+        _spread,
+    ),
     DocTable("tracks_choice", "docs/detect.md", "Tracks", partial(_tracks, 0)),
     DocTable("tracks_check", "docs/detect.md", "Tracks", partial(_tracks, 1), 1),
     DocTable("memory", "docs/detect.md", "Objects that stand still", lambda: memory.table(_read("memory"))),

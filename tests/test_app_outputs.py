@@ -99,7 +99,7 @@ def test_a_failed_run_leaves_a_summary_that_says_so(tmp_path: Path) -> None:
     assert "energy" not in summary
 
 
-@pytest.mark.parametrize("name", ["bbox.npy", "summary.json", "annotated.mp4"])
+@pytest.mark.parametrize("name", ["bbox.npy", "summary.json"])
 def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path, name: str) -> None:
     path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
     out.mkdir()
@@ -120,13 +120,44 @@ def test_the_recording_itself_is_never_replaced(tmp_path: Path) -> None:
             out.mkdir()
             (out / "bbox.npy").symlink_to(path)
         with pytest.raises(ConfigError, match="the recording itself"):
-            detect_file(path, out, DetectConfig(format="dat", overwrite=True))
+            detect_file(path, out, DetectConfig(format="dat", sinks=("csv", "bbox"), overwrite=True))
     assert path.read_bytes() == before
+
+
+def test_a_run_removes_only_what_the_run_before_has_written(tmp_path: Path) -> None:
+    """Files of other names that evburst could have written stay, and are not replaced either."""
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    detect_file(path, out, DetectConfig(sinks=("jsonl", "bbox")))
+    (out / "boxes.csv").write_text("mine")
+    detect_file(path, out, DetectConfig(sinks=("jsonl",)))
+    assert {file.name for file in out.iterdir() if not file.name.startswith(".")} == {
+        "boxes.csv",
+        "detections.jsonl",
+        "summary.json",
+    }
+    with pytest.raises(ConfigError, match=r"boxes\.csv: exists already and was not written by evburst"):
+        detect_file(path, out, DetectConfig(sinks=("csv",)))
+    assert (out / "boxes.csv").read_text() == "mine"
+    detect_file(path, out, DetectConfig(sinks=("csv",), overwrite=True))
+    assert (out / "boxes.csv").read_text() != "mine"
+
+
+def test_a_summary_cannot_have_other_files_deleted(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    detect_file(path, out, FAST)
+    (tmp_path / "precious").write_text("mine")
+    for names in (["../precious"], "boxes.csv", None, [1, {}]):
+        summary = json.loads((out / "summary.json").read_text())
+        (out / "summary.json").write_text(json.dumps({**summary, "outputs": names}))
+        for name in ("detections.jsonl", "bbox.npy"):
+            (out / name).unlink(missing_ok=True)
+        detect_file(path, out, FAST)
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_a_second_run_into_one_folder_is_refused(tmp_path: Path) -> None:
     path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
-    with RunFolder(out, path, ["bbox.npy"]), pytest.raises(ConfigError, match="another process is writing"):
+    with RunFolder(out, path, ["bbox.npy"], ["bbox.npy"]), pytest.raises(ConfigError, match="another process is writing"):
         detect_file(path, out, FAST)
     detect_file(path, out, FAST)
 
@@ -324,7 +355,7 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
 
 @pytest.mark.parametrize(("error", "status"), [(DataError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")])
 def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, error: BaseException, status: str) -> None:
-    folder = RunFolder(tmp_path / "out", tmp_path / "a.dat", [])
+    folder = RunFolder(tmp_path / "out", tmp_path / "a.dat", [], [])
     folder.__enter__()
     part_of(folder.path / SUMMARY).symlink_to("/dev/full")
     folder.__exit__(type(error), error, None)

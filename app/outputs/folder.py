@@ -1,7 +1,8 @@
 """The folder of one run: it holds the outputs of one run and nothing of another.
 
 While a run writes, it holds the folder's lock, and `summary.json` says "running"; at the end "complete", or why not. A run
-begins by deleting what an earlier run left in the folder. What no run of evburst has written is never deleted.
+begins by deleting what an earlier run left in the folder, as its summary lists it. What no run of evburst has written is never
+deleted unasked.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +22,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import only_writer, read_json, refuse_foreign, replacing
 
 SUMMARY = "summary.json"
-_MARK = "evburst_run"
+_MARK, _OUTPUTS = "evburst_run", "outputs"
 
 
 class RunFolder:
@@ -29,7 +31,8 @@ class RunFolder:
     Args:
         path: the folder; made if it is not there.
         source: the recording, which no output may replace.
-        outputs: names of the files that this run may write, or patterns of them, `summary.json` left out.
+        outputs: names of the files that this run writes, or patterns of them, `summary.json` left out.
+        possible: the same of all files that a run can write.
         overwrite: replace files of these names even if no run of evburst has written them.
 
     Raises:
@@ -37,10 +40,12 @@ class RunFolder:
         DataError: it cannot be written to.
     """
 
-    def __init__(self, path: Path, source: Path, outputs: Sequence[str], overwrite: bool = False) -> None:
-        self.path, self._source, self._outputs, self._overwrite = path, source, tuple(outputs), overwrite
-        self._stack = ExitStack()
-        self._about = {_MARK: 1, "events_path": str(source.resolve()), "folder": str(path)}
+    def __init__(
+        self, path: Path, source: Path, outputs: Sequence[str], possible: Sequence[str], overwrite: bool = False
+    ) -> None:
+        self.path, self._source, self._overwrite = path, source, overwrite
+        self._outputs, self._possible, self._stack = tuple(outputs), tuple(possible), ExitStack()
+        self._about = {_MARK: 1, "events_path": str(source.resolve()), "folder": str(path), _OUTPUTS: list(outputs)}
 
     def __enter__(self) -> RunFolder:
         with ExitStack() as stack:
@@ -73,23 +78,34 @@ class RunFolder:
             file.truncate()
 
     def _clear(self) -> None:
-        """Delete what an earlier run left, after checking that it was one."""
+        """Delete what an earlier run left, after checking that it was one, and that nothing else would be replaced."""
         before = read_summary(self.path)
-        patterns = [name for name in self._outputs if glob.has_magic(name)]
-        plain = [self.path / name for name in (*self._outputs, SUMMARY) if name not in patterns]
-        found = [file for file in plain if os.path.lexists(file)]
-        found += sorted(file for name in patterns for file in self.path.glob(name))
-        for file in found:
+        left = [] if before is None else self._found([*filter(_listed(before).__contains__, self._possible), SUMMARY])
+        written = self._found([*self._outputs, SUMMARY])
+        files = list(dict.fromkeys([*left, *written]))
+        for file in files:
             if same_file(file, self._source):
                 raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")
             if file.is_dir():
                 raise ConfigError(f"{file}: is a folder; use another --out")
-        refuse_foreign(found, before is not None or self._overwrite, "use another --out, or --overwrite")
+        refuse_foreign([file for file in written if file not in left], self._overwrite, "use another --out, or --overwrite")
         try:
-            for file in found:
+            for file in files:
                 file.unlink()
         except OSError as error:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
+
+    def _found(self, names: Sequence[str]) -> list[Path]:
+        """Return the files of these names or patterns that exist."""
+        plain = [self.path / name for name in names if not glob.has_magic(name)]
+        patterns = (sorted(self.path.glob(name)) for name in names if glob.has_magic(name))
+        return [*filter(os.path.lexists, plain), *chain.from_iterable(patterns)]
+
+
+def _listed(summary: dict[str, Any]) -> list[Any]:
+    """Names and patterns of what a run has written; it may come from anywhere, so that only names that are known count."""
+    names = summary.get(_OUTPUTS, summary.get("written"))
+    return names if isinstance(names, list) else []
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
