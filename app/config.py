@@ -35,6 +35,18 @@ class _SettingError(ConfigError):
         self.name = name
 
 
+class _Loader(yaml.SafeLoader):
+    """SafeLoader, except that every key is the text in the file: `1`, `yes` or a date would be no name."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """See yaml.composer.Composer."""
+        node = super().compose_mapping_node(anchor)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return node
+
+
 def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
     """Build a `kind` from a YAML file and `section.name=value` assignments whose values are YAML.
 
@@ -74,7 +86,7 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
     hints = typing.get_type_hints(kind)
     for name, value in settings.items():
         if name not in fields:
-            raise _SettingError(where + name, _unknown_message(kind, name, value, where))
+            raise _SettingError(f"{where}{name}", _unknown_message(kind, str(name), value, where))
     for name, field in fields.items():
         if name not in settings and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"setting {where + name!r} is missing: it has no default")
@@ -209,7 +221,7 @@ def _parse_yaml(text: str, where: str) -> Any:
         with suppress(ValueError, RecursionError):  # of JSON's surrogate pairs, YAML reads each half as a character
             return json.loads(text)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark and not where.startswith("--set") else ""
         raise ConfigError(f"{where}{line}: invalid YAML ({(error.problem or str(error))[:200]})") from None

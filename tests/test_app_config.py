@@ -98,6 +98,11 @@ def test_a_setting_without_default_must_be_given() -> None:
         ("name: x\nvoxel:\n  scale: none\n", r"c\.yaml, line 3: setting 'voxel\.scale': expected a number"),
         ("\nnam: x\n", r"c\.yaml, line 2: unknown setting 'nam'; did you mean 'name'"),
         ("&a {name: *a}", "invalid YAML"),
+        ("name: x\n1: 2\n", r"c\.yaml, line 2: unknown setting '1'; known: name"),
+        ("yes: 2\n", r"c\.yaml, line 1: unknown setting 'yes'"),
+        ("null: 2\n", r"c\.yaml, line 1: unknown setting 'null'"),
+        ("2026-01-02: 2\n", r"c\.yaml, line 1: unknown setting '2026-01-02'"),
+        ("voxel: {1: 2}\n", r"c\.yaml, line 1: unknown setting 'voxel\.1'"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:

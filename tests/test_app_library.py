@@ -164,6 +164,7 @@ def test_settings_and_errors() -> None:
     for settings, message in (
         ({"weights": "strete"}, "bundled: caltech101, caltech6"),
         ({"timestep": 2}, "did you mean 'timesteps'"),
+        ({"post": {1: 2}}, r"unknown setting 'post\.1'"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
         ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
     ):
