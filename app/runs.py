@@ -26,6 +26,7 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
+from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
 
 _JUDGED_FROM = 10_000
@@ -111,6 +112,7 @@ class RunConfig:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+        check_engine(self.engine)
 
     @property
     def remembers(self) -> bool:
