@@ -223,8 +223,16 @@ class Classifier(_Network):
 
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings in the form that the command line produces; every window is counted unless the settings differ."""
-    if sensor_size is not None and not isinstance(sensor_size, str):
-        sensor_size = f"{sensor_size[0]}x{sensor_size[1]}"
-    return {"count_every": 1, **settings, "weights": str(weights)} | (
-        {} if sensor_size is None else {"sensor_size": sensor_size}
-    )
+    given = {"count_every": 1, **settings, "weights": str(weights)}
+    return given if sensor_size is None else {**given, "sensor_size": _size_text(sensor_size)}
+
+
+def _size_text(size: tuple[int, int] | str) -> str:
+    """Return a sensor size as "WxH"; raise ConfigError if it is neither this nor a pair."""
+    if isinstance(size, str):
+        return size
+    try:
+        width, height = size
+    except (TypeError, ValueError):
+        raise ConfigError(f"sensor_size {size!r}: expected (W, H) in pixels, e.g. (304, 240)") from None
+    return f"{width}x{height}"

@@ -102,6 +102,10 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([1], [1], [1], [3]), "polarity 3"),
         (([1], [1], [1], ["on"]), "column p"),
         ([[0, 1, 1, 1]] * 4, "rows or columns"),
+        ([[0, 1, 1, 1], [2, 3]], "rows or columns of different lengths"),
+        ([[0, 1, 1, 1], [2, [3]], [4], [5]], "rows or columns of different lengths"),
+        ({"t": [0, [1]], "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "rows or columns of different lengths"),
+        ({"t_ns": [0, [1]], "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "rows or columns of different lengths"),
         ((np.array([2**63], np.uint64), [1], [1], [1]), "t = 9223372036854775808 does not fit"),
         (([1e30], [1], [1], [1]), "does not fit"),
         ("no file.dat", "shape"),
@@ -166,6 +170,8 @@ def test_settings_and_errors() -> None:
         ({"timestep": 2}, "did you mean 'timesteps'"),
         ({"post": {1: 2}}, r"unknown setting 'post\.1'"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
+        ({"sensor_size": (304.5, 240)}, "WIDTHxHEIGHT"),
+        *(({"sensor_size": size}, r"sensor_size .*: expected \(W, H\)") for size in (304, (304,), (), {"w": 3}, (304, 240, 3))),
         ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
     ):
         with pytest.raises(EvburstError, match=message):
