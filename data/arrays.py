@@ -28,8 +28,9 @@ def as_events(events: Any) -> Events:
         A new array, or `events` itself if it already has this dtype and is sorted.
 
     Raises:
-        DataError: another shape, four lists of four numbers (rows or columns), columns of different lengths, fractional values,
-            negative coordinates, times beyond int64, other polarities, or a masked array.
+        DataError: another shape, four lists of four numbers or a list of four such arrays (rows or columns; arrays in a tuple
+            are columns), columns of different lengths, fractional values, negative coordinates, times beyond int64, other
+            polarities, or a masked array.
     """
     _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
@@ -50,10 +51,13 @@ def _columns(events: Any) -> Sequence[Any]:
         return _named(events, events.dtype.names)
     if isinstance(events, Mapping) or hasattr(events, "columns"):
         return _named(events, list(events if isinstance(events, Mapping) else events.columns))
-    if isinstance(events, tuple | list) and len(events) == len(_NAMES) and all(_array(column).ndim == 1 for column in events):
-        if all(isinstance(column, tuple | list) and len(column) == len(_NAMES) for column in events):
+    if isinstance(events, tuple | list) and len(events) == len(_NAMES):
+        shapes = {_array(column).shape for column in events}
+        plain = all(isinstance(column, tuple | list) for column in events)
+        if shapes == {(len(_NAMES),)} and (plain or isinstance(events, list)):
             raise DataError("events: four lists of four numbers may be rows or columns; pass an array of rows, or a dict")
-        return events
+        if all(len(shape) == 1 for shape in shapes):
+            return events
     array = _array(events)
     if array.ndim == 2 and array.shape[1] == len(_NAMES):
         return list(array.T)

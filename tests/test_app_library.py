@@ -101,7 +101,8 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([1], [1], [70_000], [1]), "y = 70000"),
         (([1], [1], [1], [3]), "polarity 3"),
         (([1], [1], [1], ["on"]), "column p"),
-        ([[0, 1, 1, 1]] * 4, "rows or columns"),
+        ([[0, 1, 1, 1]] * 4, "may be rows or columns"),
+        (list(np.ones((4, 4), int)), "may be rows or columns"),
         ([[0, 1, 1, 1], [2, 3]], "rows or columns of different lengths"),
         ([[0, 1, 1, 1], [2, [3]], [4], [5]], "rows or columns of different lengths"),
         ({"t": [0, [1]], "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "rows or columns of different lengths"),
@@ -114,6 +115,10 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
 def test_other_arrays_are_refused(value: Any, message: str) -> None:
     with pytest.raises(EvburstError, match=message):
         as_events(value)
+
+
+def test_four_arrays_in_a_tuple_are_columns() -> None:
+    assert as_events(tuple(np.array([[0, 1, 2, 3], [4] * 4, [5] * 4, [1] * 4]))).tolist() == [(t, 4, 5, 1) for t in range(4)]
 
 
 def test_events_of_one_window_are_one_result_wherever_it_begins(detector: Detector, events: Events) -> None:
