@@ -223,7 +223,7 @@ class Classifier(_Network):
 
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings in the form that the command line produces; every window is counted unless the settings differ."""
-    given = {"count_every": 1, **settings, "weights": str(weights)}
+    given = {"count_every": 1, **_plain(settings), "weights": str(weights)}
     return given if sensor_size is None else {**given, "sensor_size": _size_text(sensor_size)}
 
 
@@ -236,3 +236,12 @@ def _size_text(size: tuple[int, int] | str) -> str:
     except (TypeError, ValueError):
         raise ConfigError(f"sensor_size {size!r}: expected (W, H) in pixels, e.g. (304, 240)") from None
     return f"{width}x{height}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting with Python's numbers in place of NumPy's, in sections and lists, too."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value

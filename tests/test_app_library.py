@@ -168,6 +168,15 @@ def test_a_stream_that_can_be_read_once_has_no_start_in_seconds(events: Events) 
         Detector("street", start_s=1.0).stream(stream)
 
 
+def test_numbers_of_numpy_are_settings() -> None:
+    numbers = {"max_windows": np.int64(2), "ann": np.bool_(True), "post": {"nms_iou": np.float32(0.5)}}
+    config = Detector("street", score=np.float32(0.25), sensor_size=np.array([304, 240]), **numbers).config
+    assert config == Detector("street", score=0.25, sensor_size=SIZE, max_windows=2, ann=True, post={"nms_iou": 0.5}).config
+    assert type(config.max_windows) is int
+    with pytest.raises(EvburstError, match="expected a whole number, received True"):
+        Detector("street", max_windows=np.bool_(True))
+
+
 def test_settings_and_errors() -> None:
     assert Detector("street", score=0.7, ann=True).config.post.score == 0.7
     for settings, message in (
