@@ -187,6 +187,7 @@ def test_settings_and_errors() -> None:
         ({"sensor_size": (304.5, 240)}, "WIDTHxHEIGHT"),
         *(({"sensor_size": size}, r"sensor_size .*: expected \(W, H\)") for size in (304, (304,), (), {"w": 3}, (304, 240, 3))),
         ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
+        ({"ann": True, "count_every": 3}, "the ANN has no count_every"),
     ):
         with pytest.raises(EvburstError, match=message):
             Detector(**settings)
