@@ -164,8 +164,8 @@ class Detector(_Network):
         maps: bool = False,
         **settings: Any,
     ) -> None:
-        if score is not None:
-            settings["post"] = {**settings.get("post", {}), "score": score}
+        if score is not None and isinstance(post := settings.get("post", {}), dict):
+            settings["post"] = {**post, "score": score}
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)
         class_numbers(self.config.classes, self.classes)
 

@@ -183,6 +183,7 @@ def test_settings_and_errors() -> None:
         ({"weights": "strete"}, "bundled: caltech101, caltech6"),
         ({"timestep": 2}, "did you mean 'timesteps'"),
         ({"post": {1: 2}}, r"unknown setting 'post\.1'"),
+        ({"post": 5, "score": 0.5}, "setting 'post': expected a section"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
         ({"sensor_size": (304.5, 240)}, "WIDTHxHEIGHT"),
         *(({"sensor_size": size}, r"sensor_size .*: expected \(W, H\)") for size in (304, (304,), (), {"w": 3}, (304, 240, 3))),
