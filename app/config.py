@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from contextlib import suppress
@@ -28,11 +29,23 @@ _MOST_BYTES = 1 << 20
 
 
 class _SettingError(ConfigError):
-    """A setting that cannot be used; `name` is its full name."""
+    """Settings that cannot be used; `names` are their full names, empty if they are not known."""
 
-    def __init__(self, name: str, message: str) -> None:
+    def __init__(self, message: str, *names: str) -> None:
         super().__init__(message)
-        self.name = name
+        self.names = names
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader, except that every key is the text in the file: `1`, `yes` or a date would be no name."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """See yaml.composer.Composer."""
+        node = super().compose_mapping_node(anchor)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return node
 
 
 def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
@@ -56,12 +69,15 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {assignment[:100]!r}: {parent!r} is not a section")
         target[leaf] = _parse_yaml(value, f"--set {assignment[:100]!r}")
-        lines.pop(key.strip(), None)
+        lines = {name: line for name, line in lines.items() if not f"{name}.".startswith(f"{key.strip()}.")}
     try:
         return build(kind, settings)
     except _SettingError as error:
-        line = lines.get(error.name)
-        raise ConfigError(f"{file}, line {line}: {error}" if line else str(error)) from None
+        found = sorted({lines[name] for name in error.names if name in lines})
+        if file is None or (error.names and not found):
+            raise
+        where = f", line{'s' if found[1:] else ''} {', '.join(map(str, found))}" if found else ""
+        raise ConfigError(f"{file}{where}: {error}") from None
 
 
 def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
@@ -74,15 +90,18 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
     hints = typing.get_type_hints(kind)
     for name, value in settings.items():
         if name not in fields:
-            raise _SettingError(where + name, _unknown_message(kind, name, value, where))
+            raise _SettingError(_unknown_message(kind, str(name), value, where), f"{where}{name}")
     for name, field in fields.items():
         if name not in settings and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"setting {where + name!r} is missing: it has no default")
     values = {name: _convert(hints[name], value, where + name) for name, value in settings.items()}
     try:
         return kind(**values)
-    except ValueError as error:
-        raise ConfigError(f"{where.rstrip('.') or 'settings'}: {error}") from None
+    except (ValueError, ConfigError) as error:
+        message = str(error) if isinstance(error, ConfigError) else f"{where.rstrip('.') or 'settings'}: {error}"
+        words = re.findall(r"[\w-]+", str(error))
+        names = [where + word for word in (word.strip("-").replace("-", "_") for word in words) if word in fields]
+        raise _SettingError(message, *names) from None
 
 
 def setting_names(kind: type) -> list[str]:
@@ -125,14 +144,14 @@ def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise _SettingError(where, f"setting {where!r}: expected a section, received {_shown(value)}")
+            raise _SettingError(f"setting {where!r}: expected a section, received {_shown(value)}", where)
         return build(hint, value, where + ".")  # type: ignore[arg-type]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value in args:
             return value
         raise _SettingError(
-            where, f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {_shown(value)}"
+            f"setting {where!r}: expected {', '.join(args[:-1])} or {args[-1]}, received {_shown(value)}", where
         )
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -141,7 +160,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         hints = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(value) != len(hints):
-            raise _SettingError(where, f"setting {where!r}: expected {len(hints)} values, received {_shown(value)}")
+            raise _SettingError(f"setting {where!r}: expected {len(hints)} values, received {_shown(value)}", where)
         return tuple(_convert(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, where) for key, item in value.items()}
@@ -152,7 +171,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return number
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise _SettingError(where, f"setting {where!r}: expected {_kind(hint)}, received {_shown(value)}")
+    raise _SettingError(f"setting {where!r}: expected {_kind(hint)}, received {_shown(value)}", where)
 
 
 def _kind(hint: Any) -> str:
@@ -209,7 +228,7 @@ def _parse_yaml(text: str, where: str) -> Any:
         with suppress(ValueError, RecursionError):  # of JSON's surrogate pairs, YAML reads each half as a character
             return json.loads(text)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark and not where.startswith("--set") else ""
         raise ConfigError(f"{where}{line}: invalid YAML ({(error.problem or str(error))[:200]})") from None

@@ -164,8 +164,8 @@ class Detector(_Network):
         maps: bool = False,
         **settings: Any,
     ) -> None:
-        if score is not None:
-            settings["post"] = {**settings.get("post", {}), "score": score}
+        if score is not None and isinstance(post := settings.get("post", {}), dict):
+            settings["post"] = {**post, "score": score}
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)
         class_numbers(self.config.classes, self.classes)
 
@@ -223,8 +223,25 @@ class Classifier(_Network):
 
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings in the form that the command line produces; every window is counted unless the settings differ."""
-    if sensor_size is not None and not isinstance(sensor_size, str):
-        sensor_size = f"{sensor_size[0]}x{sensor_size[1]}"
-    return {"count_every": 1, **settings, "weights": str(weights)} | (
-        {} if sensor_size is None else {"sensor_size": sensor_size}
-    )
+    given = {"count_every": 1, **_plain(settings), "weights": str(weights)}
+    return given if sensor_size is None else {**given, "sensor_size": _size_text(sensor_size)}
+
+
+def _size_text(size: tuple[int, int] | str) -> str:
+    """Return a sensor size as "WxH"; raise ConfigError if it is neither this nor a pair."""
+    if isinstance(size, str):
+        return size
+    try:
+        width, height = size
+    except (TypeError, ValueError):
+        raise ConfigError(f"sensor_size {size!r}: expected (W, H) in pixels, e.g. (304, 240)") from None
+    return f"{width}x{height}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting with Python's numbers in place of NumPy's, in sections and lists, too."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value

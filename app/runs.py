@@ -26,6 +26,7 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
+from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
 
 _JUDGED_FROM = 10_000
@@ -111,6 +112,7 @@ class RunConfig:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+        check_engine(self.engine)
 
     @property
     def remembers(self) -> bool:
@@ -207,9 +209,11 @@ def pick_device(name: str) -> str:
 def refuse_ignored(config: RunConfig) -> None:
     """Raise ConfigError if the ANN is to run with settings of the spiking network, which it would ignore.
 
-    Live detection accepts them, because it can change the network while it runs.
+    Live detection accepts them, because it can change the network while it runs. To count every window is a default of some
+    commands, and not an error.
     """
-    settings = {"timesteps": config.timesteps, "engine": config.engine, "adaptive": config.adaptive}
+    sampled = None if config.count_every == 1 else config.count_every
+    settings = {"timesteps": config.timesteps, "engine": config.engine, "adaptive": config.adaptive, "count_every": sampled}
     ignored = [name for name, value in settings.items() if value not in (None, "auto")]
     if config.ann and ignored:
         raise ConfigError(f"ann: the ANN has no {', '.join(ignored)}; leave out one or the other")

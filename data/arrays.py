@@ -28,8 +28,9 @@ def as_events(events: Any) -> Events:
         A new array, or `events` itself if it already has this dtype and is sorted.
 
     Raises:
-        DataError: another shape, four lists of four numbers (rows or columns), columns of different lengths, fractional values,
-            negative coordinates, times beyond int64, other polarities, or a masked array.
+        DataError: another shape, four lists of four numbers or a list of four such arrays (rows or columns; arrays in a tuple
+            are columns), columns of different lengths, fractional values, negative coordinates, times beyond int64, other
+            polarities, or a masked array.
     """
     _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
@@ -50,11 +51,14 @@ def _columns(events: Any) -> Sequence[Any]:
         return _named(events, events.dtype.names)
     if isinstance(events, Mapping) or hasattr(events, "columns"):
         return _named(events, list(events if isinstance(events, Mapping) else events.columns))
-    if isinstance(events, tuple | list) and len(events) == len(_NAMES) and all(np.ndim(column) == 1 for column in events):
-        if all(isinstance(column, tuple | list) and len(column) == len(_NAMES) for column in events):
+    if isinstance(events, tuple | list) and len(events) == len(_NAMES):
+        shapes = {_array(column).shape for column in events}
+        plain = all(isinstance(column, tuple | list) for column in events)
+        if shapes == {(len(_NAMES),)} and (plain or isinstance(events, list)):
             raise DataError("events: four lists of four numbers may be rows or columns; pass an array of rows, or a dict")
-        return events
-    array = np.asarray(events)
+        if all(len(shape) == 1 for shape in shapes):
+            return events
+    array = _array(events)
     if array.ndim == 2 and array.shape[1] == len(_NAMES):
         return list(array.T)
     raise DataError(
@@ -70,8 +74,16 @@ def _named(events: Any, names: Sequence[Any]) -> list[Any]:
     unit = unit_in_name(found["t"])
     if unit not in (None, MICRO.name):
         _refuse_mask(columns[0])
-        columns[0] = to_microseconds(np.asarray(columns[0]), Unit(str(unit)), "events")
+        columns[0] = to_microseconds(_array(columns[0]), Unit(str(unit)), "events")
     return columns
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Return values as an array; raise DataError if they have no shape."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise DataError("events: rows or columns of different lengths; expected t, x, y and p of each event") from None
 
 
 def _refuse_mask(events: Any) -> None:
@@ -83,7 +95,7 @@ def _refuse_mask(events: Any) -> None:
 def _column(name: str, column: Any) -> NDArray[Any]:
     """Return a column as integers, after checking its range."""
     _refuse_mask(column)
-    values = np.asarray(column)
+    values = _array(column)
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():

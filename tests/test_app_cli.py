@@ -252,6 +252,8 @@ def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pyt
         ("detect --events a.dat --ann --timesteps 4 --engine int8", "the ANN has no timesteps, engine; leave out"),
         ("detect --events a.dat --set ann=true --adaptive", "the ANN has no adaptive"),
         ("classify --events a.dat --ann --timesteps 1", "the ANN has no timesteps"),
+        ("detect --events a.dat --ann --count-every 3", "the ANN has no count_every; leave out"),
+        ("classify --events a.dat --ann --count-every 3", "the ANN has no count_every"),
         ("evaluate --ann --engine int8", "the ANN has no timesteps and engine"),
     ],
 )

@@ -98,6 +98,11 @@ def test_a_setting_without_default_must_be_given() -> None:
         ("name: x\nvoxel:\n  scale: none\n", r"c\.yaml, line 3: setting 'voxel\.scale': expected a number"),
         ("\nnam: x\n", r"c\.yaml, line 2: unknown setting 'nam'; did you mean 'name'"),
         ("&a {name: *a}", "invalid YAML"),
+        ("name: x\n1: 2\n", r"c\.yaml, line 2: unknown setting '1'; known: name"),
+        ("yes: 2\n", r"c\.yaml, line 1: unknown setting 'yes'"),
+        ("null: 2\n", r"c\.yaml, line 1: unknown setting 'null'"),
+        ("2026-01-02: 2\n", r"c\.yaml, line 1: unknown setting '2026-01-02'"),
+        ("voxel: {1: 2}\n", r"c\.yaml, line 1: unknown setting 'voxel\.1'"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
@@ -106,6 +111,43 @@ def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         load_config(Outer, path, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "assignment", "message"),
+    [
+        ("ann: false\ntimesteps: 65\n", "", "c.yaml, line 2: settings: timesteps must be 1 to 64"),
+        ("post:\n  nms_iou: 2\n", "", "c.yaml, line 2: post: nms_iou must be 0 to 1, received 2.0"),
+        ("tracking:\n  lost_s: 1\n  hold_s: -1\n", "", "c.yaml, line 3: tracking: hold_s must be 0 to 86400"),
+        ("energy_table: int7\n", "", "c.yaml, line 1: settings: energy_table must be one of"),
+        ("\nsinks: [tape]\n", "", "c.yaml, line 2: settings: sinks: 'tape' is unknown (known: "),
+        ("\nengine: steam\n", "", "c.yaml, line 2: engine 'steam' is unknown (known: auto, "),
+        ("reading:\n  columns: x,y\n", "", "c.yaml, line 2: --columns 'x,y': name t, x, y and p"),
+        ("slow: 2\nann: false\nfps: 3\n", "", "c.yaml, lines 1, 3: settings: slow and fps both set"),
+        ("timesteps: 4\n", "timesteps=65", "settings: timesteps must be 1 to 64"),
+        ("post: {nms_iou: 0.5}\n", "post={nms_iou: 2}", "post: nms_iou must be 0 to 1"),
+        ("fps: 3\n", "timesteps=65", "settings: timesteps must be 1 to 64"),
+    ],
+)
+def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assignment: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(DetectConfig, tmp_path / "c.yaml", [assignment] if assignment else [])
+    assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(message)
+
+
+def test_an_error_that_names_no_setting_names_the_file(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Odd:
+        size: int = 1
+
+        def __post_init__(self) -> None:
+            if self.size % 2 == 0:
+                raise ValueError("an even number")
+
+    (tmp_path / "c.yaml").write_text("size: 2\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: settings: an even number"):
+        load_config(Odd, tmp_path / "c.yaml", [])
 
 
 def test_a_file_may_be_json(tmp_path: Path) -> None:

@@ -101,7 +101,12 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([1], [1], [70_000], [1]), "y = 70000"),
         (([1], [1], [1], [3]), "polarity 3"),
         (([1], [1], [1], ["on"]), "column p"),
-        ([[0, 1, 1, 1]] * 4, "rows or columns"),
+        ([[0, 1, 1, 1]] * 4, "may be rows or columns"),
+        (list(np.ones((4, 4), int)), "may be rows or columns"),
+        ([[0, 1, 1, 1], [2, 3]], "rows or columns of different lengths"),
+        ([[0, 1, 1, 1], [2, [3]], [4], [5]], "rows or columns of different lengths"),
+        ({"t": [0, [1]], "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "rows or columns of different lengths"),
+        ({"t_ns": [0, [1]], "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "rows or columns of different lengths"),
         ((np.array([2**63], np.uint64), [1], [1], [1]), "t = 9223372036854775808 does not fit"),
         (([1e30], [1], [1], [1]), "does not fit"),
         ("no file.dat", "shape"),
@@ -110,6 +115,10 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
 def test_other_arrays_are_refused(value: Any, message: str) -> None:
     with pytest.raises(EvburstError, match=message):
         as_events(value)
+
+
+def test_four_arrays_in_a_tuple_are_columns() -> None:
+    assert as_events(tuple(np.array([[0, 1, 2, 3], [4] * 4, [5] * 4, [1] * 4]))).tolist() == [(t, 4, 5, 1) for t in range(4)]
 
 
 def test_events_of_one_window_are_one_result_wherever_it_begins(detector: Detector, events: Events) -> None:
@@ -159,13 +168,27 @@ def test_a_stream_that_can_be_read_once_has_no_start_in_seconds(events: Events) 
         Detector("street", start_s=1.0).stream(stream)
 
 
+def test_numbers_of_numpy_are_settings() -> None:
+    numbers = {"max_windows": np.int64(2), "ann": np.bool_(True), "post": {"nms_iou": np.float32(0.5)}}
+    config = Detector("street", score=np.float32(0.25), sensor_size=np.array([304, 240]), **numbers).config
+    assert config == Detector("street", score=0.25, sensor_size=SIZE, max_windows=2, ann=True, post={"nms_iou": 0.5}).config
+    assert type(config.max_windows) is int
+    with pytest.raises(EvburstError, match="expected a whole number, received True"):
+        Detector("street", max_windows=np.bool_(True))
+
+
 def test_settings_and_errors() -> None:
     assert Detector("street", score=0.7, ann=True).config.post.score == 0.7
     for settings, message in (
         ({"weights": "strete"}, "bundled: caltech101, caltech6"),
         ({"timestep": 2}, "did you mean 'timesteps'"),
+        ({"post": {1: 2}}, r"unknown setting 'post\.1'"),
+        ({"post": 5, "score": 0.5}, "setting 'post': expected a section"),
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
+        ({"sensor_size": (304.5, 240)}, "WIDTHxHEIGHT"),
+        *(({"sensor_size": size}, r"sensor_size .*: expected \(W, H\)") for size in (304, (304,), (), {"w": 3}, (304, 240, 3))),
         ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
+        ({"ann": True, "count_every": 3}, "the ANN has no count_every"),
     ):
         with pytest.raises(EvburstError, match=message):
             Detector(**settings)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.errors import ConfigError, DataError, EventFileError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
 from evburst.data.readers import READERS, open_events, recognise_format, recording_suffixes
 from evburst.data.writers import write_events
@@ -116,6 +117,12 @@ def test_files_that_are_none(tmp_path: Path, content: bytes | None, message: str
     with pytest.raises(EventFileError) as error:
         open_events(path)
     assert str(error.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("value", [5, None])
+def test_what_is_no_path_is_one_clear_error(value: Any) -> None:
+    with pytest.raises(DataError, match="expected the path of a recording, received"):
+        open_events(value)
 
 
 def test_a_folder_is_no_recording(tmp_path: Path) -> None:

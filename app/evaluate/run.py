@@ -51,6 +51,7 @@ from evburst.eval.scoring import ap_figures, describe, detail_figures, find_prot
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import DetectorBundle, find_weights
 from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.runtime import check_engine
 from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
@@ -128,6 +129,7 @@ class EvaluateConfig:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+        check_engine(self.engine)
 
 
 def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[EvaluateConfig, DetectorBundle]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from evburst.data.errors import ConfigError, EventFileError
+from evburst.data.errors import ConfigError, DataError, EventFileError
 from evburst.data.events import EventStream, SensorSize
 from evburst.data.readers.foreign import describe_foreign, is_pipe
 from evburst.data.readers.header import MAX_HEADER_BYTES
@@ -97,10 +98,13 @@ def open_events(
 
     Raises:
         ConfigError: `format` is unknown, or `options` contradict the format.
+        DataError: `path` is no path.
         EventFileError: the file is missing, empty, corrupt, or of an unknown format.
         SensorSizeError: the file and the caller state different sizes of the sensor.
         SensorSizeUnknownError: neither of them states it.
     """
+    if not isinstance(path, str | PathLike):
+        raise DataError(f"open_events: expected the path of a recording, received {type(path).__name__}")
     path = Path(path)
     _check_format(format)
     pipe = Pipe(path, _HEAD_BYTES) if is_pipe(path) else None

@@ -123,10 +123,9 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
         integer: whether the network is in integer form.
         count_every: spikes will be counted in every N-th window; None: as is the default of the engine.
     """
+    check_engine(name)
     if name == "auto":
         return _fastest(device, timesteps, integer, count_every)
-    if name not in ENGINES:
-        raise ConfigError(f"engine {name!r} is unknown (known: auto, {', '.join(ENGINES)})")
     if ENGINES[name].exact_only and not integer:
         raise ConfigError(
             f"engine {name!r} only runs networks in integer form: convert these weights again, or use another engine"
@@ -134,6 +133,12 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
     if reason := ENGINES[name].available(device):
         raise ConfigError(f"engine {name!r} {reason}; or use --engine reference")
     return name
+
+
+def check_engine(name: str) -> None:
+    """Raise ConfigError if `name` is neither an engine's nor auto."""
+    if name not in ("auto", *ENGINES):
+        raise ConfigError(f"engine {name!r} is unknown (known: auto, {', '.join(ENGINES)})")
 
 
 def _fastest(device: str, timesteps: int, integer: bool, count_every: int | None) -> str:
