@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,6 +139,35 @@ def test_a_budget_searches_the_frontier_and_leaves_its_files(
     costs = [float(row["synaptic_ops"]) for row in frontier]
     assert costs == sorted(costs)
     assert all((tmp_path / f"tiny_{name}").stat().st_size > 500 for name in ("frontier.png", "report.png", "report.json"))
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.png", "frontier.csv", "frontier.png", "sensitivity.npz"])
+def test_a_conversion_replaces_only_its_own_files_beside_the_weights(
+    convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Before it begins, whether or not the weights file is there; those of an earlier conversion are replaced."""
+    file = tmp_path / f"tiny_{name}"
+    file.write_text("precious")
+    assert convert("--budget", "0.5") == 1
+    assert f"tiny_{name}: exists already and was not written by evburst" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.glob("tiny*")] == [(file.name, "precious")]
+    file.unlink()
+    assert [convert("--budget", "0.5"), convert("--budget", "0.5")] == [0, 0]
+
+
+def test_a_complete_run_and_other_data_are_said(best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second training into the folder of a complete one trains nothing."""
+    run = tmp_path / "run"
+    shutil.copytree(best.parent, run)
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**settings, "data": {**settings["data"], "root": "elsewhere"}}))
+    before = (run / "best.safetensors").read_bytes()
+    root, cache = settings["data"]["root"], settings["cache"]
+    assert train_main(train_flags(Path(root), Path(cache), run)) == 0
+    err = capsys.readouterr().err
+    assert "begun with the data in 'elsewhere', continued with those in" in err
+    assert "the run is complete: nothing is trained" in err
+    assert (run / "best.safetensors").read_bytes() == before
 
 
 def test_only_a_weights_file_is_replaced_and_a_budget_is_a_share(

@@ -107,7 +107,7 @@ class Conversion:
         """Return the path of a file beside the weights file, and make its folder."""
         out = Path(self.config.out)
         make_folder(out.parent)
-        return out.with_name(f"{out.stem}_{name}")
+        return beside(out, name)
 
     def continued(self, bundle: DetectorBundle) -> DetectorBundle:
         """Return a converted network with the scales that are used."""
@@ -216,3 +216,8 @@ class Conversion:
         table = COST_TABLES[HEADLINE]
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
         return table.ac_pj / (macs * table.mac_pj)
+
+
+def beside(weights: Path, name: str) -> Path:
+    """Return the path of a file beside a weights file."""
+    return weights.with_name(f"{weights.stem}_{name}")

@@ -11,13 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evburst.app.convert.checkpoints import chosen_on_select, read_converted
 from evburst.app.convert.config import ConvertConfig
-from evburst.app.convert.conversion import Conversion
+from evburst.app.convert.conversion import Conversion, beside
 from evburst.app.convert.data import UNLABELLED
 from evburst.app.convert.score_maps import takes_score_maps, with_score_maps
 from evburst.app.convert.scores import compare_with_ann
@@ -29,7 +32,7 @@ from evburst.app.scoring import SCORINGS
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import DataError
-from evburst.data.files import only_writer, refuse_foreign
+from evburst.data.files import only_writer, read_json, refuse_foreign
 from evburst.eval.energy import HEADLINE
 from evburst.models.bundle import DetectorBundle, find_weights, read_kind
 from evburst.models.spiking.convert.report import conversion_report
@@ -46,15 +49,43 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     """Convert a network, measure it and save it; return the record that is saved with the weights.
 
     Raises:
-        EvburstError: the weights or the data cannot be used; no choice meets the settings; or another process writes the same
-            file.
+        EvburstError: the weights or the data cannot be used; no choice meets the settings; a file that would be replaced is not
+            evburst's; or another process writes the same file.
     """
     inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
     out = Path(config.out)
     refuse_overwriting(out, inputs, overwrite=True)
-    refuse_foreign([out], bool(read_kind(out)))
+    for file in (out, *_files_beside(config)):
+        refuse_foreign([file], _is_ours(file))
     with only_writer(out.parent, out.name):
         return _convert(config, out)
+
+
+def _files_beside(config: ConvertConfig) -> list[Path]:
+    """The files that a conversion writes beside the weights file."""
+    names = ["report.json", "report.png"]
+    names += ["sensitivity.npz", "frontier.csv", "frontier.png"] if config.searches else []
+    names += ["descent.safetensors", "descent.csv", "descent.png"] if config.distils else []
+    return [beside(Path(config.out), name) for name in names]
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a conversion has written a file, as its beginning shows; a picture is ours if the table that it shows is."""
+    with suppress(OSError, UnicodeDecodeError, ValueError):
+        match file.suffix:
+            case ".json":
+                return "timesteps" in read_json(file)
+            case ".csv":
+                with file.open(encoding="utf-8") as table:
+                    return table.readline().startswith(("point,synaptic_ops,", "minutes,windows"))
+            case ".npz":
+                with np.load(file, allow_pickle=False) as arrays:
+                    return "identity" in arrays.files
+            case ".png":
+                return any(_is_ours(file.with_suffix(suffix)) for suffix in (".json", ".csv"))
+            case _:
+                return bool(read_kind(file))
+    return False
 
 
 def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:

@@ -20,6 +20,14 @@ LOGS = ("log.csv", "curves.png")
 """What `Curves` writes."""
 
 
+def _number(text: object) -> float:
+    """Return a cell of the log as a number; NaN if somebody has edited it."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return float("nan")
+
+
 class Curves:
     """Logs one row per epoch and plots the curves; a resumed run appends to its log.
 
@@ -56,7 +64,7 @@ class Curves:
     def _draw(self) -> None:
         """Loss and validation over the epochs so far."""
         with self._log.open(newline="") as file:
-            rows = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
         epochs = [row["epoch"] for row in rows]
         figure = new_figure(10, 4)
         left, right = figure.subplots(1, 2)

@@ -237,7 +237,10 @@ class Trainer:
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.rank == 0:
-            _LOG.info("resuming %s at epoch %d", path, self.epoch)
+            if self.epoch >= self.config.schedule.epochs:
+                _LOG.warning("%s: the run is complete: nothing is trained; use another --out for a new one", self.out)
+            else:
+                _LOG.info("resuming %s at epoch %d", path, self.epoch)
 
 
 def is_training(out: Path) -> bool:
@@ -264,6 +267,8 @@ def _refuse_other_settings(config: TrainConfig, out: Path) -> None:
             f"{path}: cannot be read, so the settings of the run in {out} are unknown; use another --out"
         ) from None
     now = _flat(json.loads(json.dumps(to_dict(config))))
+    if (root := before.get("data.root")) != now["data.root"]:
+        _LOG.warning("%s: begun with the data in %r, continued with those in %r", out, root, now["data.root"])
     changed = [name for name in now if name in before and before[name] != now[name] and name not in _MAY_CHANGE]
     if changed:
         differences = ", ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed[:3])

@@ -248,6 +248,7 @@ class ClassMatcher:
         names = ", ".join(f"{name[:40]!r} ({count})" for name, count in self.unmatched.most_common(12))
         classes = ", ".join(self._spec.classes) or "none"
         advice = f"the classes are {classes}; --classes 'NAME=CLASS,...' maps names to them, or to {IGNORED_CLASS}"
+        advice += " (evburst train: --data.classes '{NAME: CLASS}')"
         if not self.matched:
             raise LabelError(f"{place}: no labelled box is of a known class: {names}; {advice}")
         _LOG.warning("%s: %d boxes of other classes were ignored: %s; %s", place, self.unmatched.total(), names, advice)
