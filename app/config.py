@@ -68,7 +68,7 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {assignment[:100]!r}: {parent!r} is not a section")
-        target[leaf] = _parse_yaml(value, f"--set {assignment[:100]!r}")
+        target[leaf] = parse_yaml(value, f"--set {assignment[:100]!r}")
         lines = {name: line for name, line in lines.items() if not f"{name}.".startswith(f"{key.strip()}.")}
     try:
         return build(kind, settings)
@@ -200,7 +200,7 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{file}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
-    settings = _parse_yaml(text, str(file))
+    settings = parse_yaml(text, str(file))
     if not isinstance(settings, dict):
         found = "is empty" if settings is None else f"contains {_shown(settings)}"
         raise ConfigError(f"{file}: {found}; expected settings, one a line, such as `max_windows: 10`")
@@ -223,7 +223,8 @@ def _lines(node: Any, file: Path, prefix: str = "") -> dict[str, int]:
     return lines
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of YAML or JSON text; its keys are text. Raises ConfigError, with `where` in front, on anything else."""
     if text.lstrip()[:1] in ('"', "[", "{"):
         with suppress(ValueError, RecursionError):  # of JSON's surrogate pairs, YAML reads each half as a character
             return json.loads(text)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import evburst
+from evburst.data.errors import ConfigError
 
 _SCALARS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 _METAVARS = {"int": "N", "float": "X", "str": "TEXT", "tuple": "A,B,...", "dict": "'{NAME: X}'"}
@@ -287,8 +288,8 @@ def given(args: argparse.Namespace) -> list[str]:
 
 
 def as_assignments(values: Mapping[str, object]) -> list[str]:
-    """Return the values that are not None, as `--set` assignments."""
-    return [f"{name}={json.dumps(value)}" for name, value in values.items() if value is not None]
+    """Return the values that are not None, as `--set` assignments; a date, which JSON lacks, as text."""
+    return [f"{name}={json.dumps(value, default=str)}" for name, value in values.items() if value is not None]
 
 
 def _add(parser: Any, setting: Setting, flag: Flag) -> None:
@@ -336,11 +337,11 @@ def _value_parser(kind: str, inner: str) -> Callable[[str], Any]:
     if kind == "dict":
 
         def mapping(text: str) -> Any:
-            import yaml
+            from evburst.app.config import parse_yaml
 
             try:
-                return yaml.safe_load(text)
-            except (yaml.YAMLError, RecursionError):
+                return parse_yaml(text, "")
+            except ConfigError:
                 raise ValueError(text) from None
 
         mapping.__name__ = "YAML"

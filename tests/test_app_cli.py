@@ -190,6 +190,7 @@ def test_documented_commands_parse(line: str, parsed: Any) -> None:
         ("detect", "--weights 12", ['weights="12"']),
         ("evaluate", "--timesteps 1,2,4 --dataset gen1 --root D", ["timesteps=[1, 2, 4]", 'data.kind="gen1"', 'data.root="D"']),
         ("evaluate", "--data.simulated.sets {voc:\\ 0.5}", ['data.simulated.sets={"voc": 0.5}']),
+        ("evaluate", "--data.classes {2026-01-02:\\ 2026-01-03}", ['data.classes={"2026-01-02": "2026-01-03"}']),
         ("train", "--augment.zoom-range 0.5,2 --root D", ["augment.zoom_range=[0.5, 2.0]", 'data.root="D"']),
         ("convert", "--calibration D --phi-max 4 --signed", ['root="D"', "phi_max=4", "signed=true"]),
         ("live", "--camera 0 --timesteps 2 --ann", ["detect.timesteps=2", "detect.ann=true"]),
