@@ -163,7 +163,8 @@ def test_a_complete_run_and_other_data_are_said(best: Path, tmp_path: Path, caps
     (run / "config.json").write_text(json.dumps({**settings, "data": {**settings["data"], "root": "elsewhere"}}))
     before = (run / "best.safetensors").read_bytes()
     root, cache = settings["data"]["root"], settings["cache"]
-    assert train_main(train_flags(Path(root), Path(cache), run)) == 0
+    epochs = sets(f"schedule.epochs={settings['schedule']['epochs']}")
+    assert train_main([*train_flags(Path(root), Path(cache), run), *epochs]) == 0
     err = capsys.readouterr().err
     assert "begun with the data in 'elsewhere', continued with those in" in err
     assert "the run is complete: nothing is trained" in err
