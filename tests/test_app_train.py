@@ -155,7 +155,7 @@ def test_a_conversion_replaces_only_its_own_files_beside_the_weights(
     assert [convert("--budget", "0.5"), convert("--budget", "0.5")] == [0, 0]
 
 
-def test_a_complete_run_and_other_data_are_said(best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run_and_other_data_are_reported(best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second training into the folder of a complete one trains nothing."""
     run = tmp_path / "run"
     shutil.copytree(best.parent, run)
