@@ -151,6 +151,10 @@ def test_a_conversion_replaces_only_its_own_files_beside_the_weights(
     assert convert("--budget", "0.5") == 1
     assert f"tiny_{name}: exists already and was not written by evburst" in capsys.readouterr().err
     assert [(path.name, path.read_text()) for path in tmp_path.glob("tiny*")] == [(file.name, "precious")]
+    for content in (b"", b"PK\x03\x04 damaged"):
+        file.write_bytes(content)
+        assert convert("--budget", "0.5") == 1
+        assert "was not written by evburst" in capsys.readouterr().err
     file.unlink()
     assert [convert("--budget", "0.5"), convert("--budget", "0.5")] == [0, 0]
 

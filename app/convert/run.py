@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _files_beside(config: ConvertConfig) -> list[Path]:
 
 def _is_ours(file: Path) -> bool:
     """Whether a conversion has written a file, as its beginning shows; a picture is ours if the table that it shows is."""
-    with suppress(OSError, UnicodeDecodeError, ValueError):
+    with suppress(OSError, ValueError, EOFError, BadZipFile):
         match file.suffix:
             case ".json":
                 return "timesteps" in read_json(file)
@@ -79,7 +80,7 @@ def _is_ours(file: Path) -> bool:
                 with file.open(encoding="utf-8") as table:
                     return table.readline().startswith(("point,synaptic_ops,", "minutes,windows"))
             case ".npz":
-                with np.load(file, allow_pickle=False) as arrays:
+                with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
                     return "identity" in arrays.files
             case ".png":
                 return any(_is_ours(file.with_suffix(suffix)) for suffix in (".json", ".csv"))
