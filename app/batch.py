@@ -22,7 +22,7 @@ from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
-from evburst.data.files import refuse_foreign
+from evburst.data.files import begins_with, refuse_foreign
 from evburst.data.readers import recording_suffixes
 from evburst.models.bundle import DetectorBundle
 
@@ -127,7 +127,9 @@ def detect_many(
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
-    refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
+    refuse_foreign(
+        [out / TABLE], config.overwrite or begins_with(out / TABLE, ",".join(_COLUMNS)), "use another --out, or --overwrite"
+    )
     bundle = DetectorBundle.load(config.weights)
     class_numbers(config.classes, bundle.head.classes)
     with process_group() as (rank, world):
@@ -241,13 +243,6 @@ def _write_table(
         )
     write_text(out / TABLE, text.getvalue())
     return summaries
-
-
-def _is_table(path: Path) -> bool:
-    """Return whether a file is a table of an earlier batch."""
-    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
-        return file.readline().startswith(",".join(_COLUMNS))
-    return False
 
 
 def _join_counts(counts: dict[str, int] | None) -> str:

@@ -10,7 +10,6 @@ additions are needed: 7 w = 8 w - w. Shifts are free here, which favours the QNN
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.int8_ann import measured
 from evburst.app.evaluate.run import load_evaluation
 from evburst.app.provenance import provenance
 from evburst.data.datasets.registry import Request, open_dataset
@@ -109,19 +109,12 @@ def measure(weights: str, root: str, cache: str, limit: int = 0) -> dict[str, An
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("weights", nargs="+", metavar="NAME=FOLDER", help="weights, and the pictures to measure them on")
-    parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
-    parser.add_argument("--limit", type=int, default=0, help="number of windows (0: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    args = parser.parse_args()
-    pairs = (pair.partition("=")[::2] for pair in args.weights)
-    found = {Path(name).stem: measure(name, root, args.cache, args.limit) for name, root in pairs}
+    found, file = measured((__doc__ or "").splitlines()[0], measure)
     for name, one in found.items():
         shares = ", ".join(f"{kind} {pj / one['energy_pj']['qnn']:.1%}" for kind, pj in one["energy_pj"].items())
         print(f"{name}: {one['windows']} windows, {one['spikes_per_burst']:.2f} spikes per burst; of the QNN: {shares}")
-    if args.json:
-        args.json.write_text(json.dumps({"weights": found, "provenance": provenance()}, indent=1) + "\n")
+    if file:
+        file.write_text(json.dumps({"weights": found, "provenance": provenance()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -124,20 +124,25 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def measured(description: str, measure: Callable[[str, str, str, int], dict[str, Any]]) -> tuple[dict[str, Any], Path | None]:
+    """Read a command line of weights with their pictures, and measure each; return the figures by weights, and --json."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("weights", nargs="+", metavar="NAME=FOLDER", help="weights, and the pictures to measure them on")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
     parser.add_argument("--limit", type=int, default=0, help="number of windows (0: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
     pairs = (pair.partition("=")[::2] for pair in args.weights)
-    found = {name: measure(name, root, args.cache, args.limit) for name, root in pairs}
+    return {Path(name).stem: measure(name, root, args.cache, args.limit) for name, root in pairs}, args.json
+
+
+def main() -> None:
+    """Command line."""
+    found, file = measured((__doc__ or "").splitlines()[0], measure)
     record = {"calibration": {"split": "select", "windows": CALIBRATION}, "weights": found, "provenance": provenance()}
     print(table(record))
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    if file:
+        file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def begins_with(path: Path, *beginnings: str) -> bool:
+    """Return whether the first line of a text file begins with one of these; False if it cannot be read."""
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+        return file.readline().startswith(beginnings)
+    return False
+
+
 def make_folder(path: Path) -> Path:
     """The folder, made if it is missing; raises DataError if it cannot be."""
     try:

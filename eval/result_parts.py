@@ -155,7 +155,7 @@ class NetworkTiming:
 
 @dataclass(frozen=True)
 class Layer:
-    """Energy of one layer, see `evburst.eval.energy.LayerEnergy`."""
+    """Energy of one layer, see `evburst.eval.layer_energy.LayerEnergy`."""
 
     __pydantic_config__ = STRICT
     name: str

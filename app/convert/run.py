@@ -27,13 +27,13 @@ from evburst.app.convert.score_maps import takes_score_maps, with_score_maps
 from evburst.app.convert.scores import compare_with_ann
 from evburst.app.convert.search import choose
 from evburst.app.outputs.paths import refuse_overwriting
-from evburst.app.plots.conversion import draw_report
+from evburst.app.plots.conversion import FRONTIER, draw_report
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import DataError
-from evburst.data.files import only_writer, read_json, refuse_foreign
+from evburst.data.files import begins_with, only_writer, read_json, refuse_foreign
 from evburst.eval.energy import HEADLINE
 from evburst.models.bundle import DetectorBundle, find_weights, read_kind
 from evburst.models.spiking.convert.report import conversion_report
@@ -77,8 +77,7 @@ def _is_ours(file: Path) -> bool:
             case ".json":
                 return "timesteps" in read_json(file)
             case ".csv":
-                with file.open(encoding="utf-8") as table:
-                    return table.readline().startswith(("point,synaptic_ops,", "minutes,windows"))
+                return begins_with(file, ",".join(FRONTIER), "minutes,windows")  # the search's, or the descent's
             case ".npz":
                 with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
                     return "identity" in arrays.files

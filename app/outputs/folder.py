@@ -80,7 +80,8 @@ class RunFolder:
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one, and that nothing else would be replaced."""
         before = read_summary(self.path)
-        left = [] if before is None else self._found([*filter(_listed(before).__contains__, self._possible), SUMMARY])
+        listed = [] if before is None else [SUMMARY, *_listed(before)]
+        left = self._found([name for name in (SUMMARY, *self._possible) if name in listed])
         written = self._found([*self._outputs, SUMMARY])
         files = list(dict.fromkeys([*left, *written]))
         for file in files:

@@ -17,6 +17,9 @@ from evburst.models.spiking.convert.calibrate import Choice
 from evburst.models.spiking.convert.report import ConversionReport
 from evburst.models.spiking.convert.sensitivity import SensitivityTable
 
+FRONTIER = ("point", "synaptic_ops", "energy_share", "sensitivity")
+"""First columns of `write_frontier`."""
+
 
 def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int) -> None:
     """Write a sensitivity table with a hash of the network, T and candidates that it was measured on."""
@@ -54,7 +57,7 @@ def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
     """Write a CSV row per point: index, cost, share of the ANN's energy, sensitivity, and each layer's phi or phi x rho."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["point", "synaptic_ops", "energy_share", "sensitivity", *frontier.table.layers])
+        writer.writerow([*FRONTIER, *frontier.table.layers])
         for k in range(len(frontier)):
             chosen = [f"{c.phi}" if c.rho == 1 else f"{c.phi}x{c.rho:g}" for c in frontier.point(k).values()]
             writer.writerow([k, round(frontier.cost[k]), f"{share[k]:.5f}", f"{frontier.sensitivity[k]:.6g}", *chosen])
