@@ -92,7 +92,13 @@ def test_time_is_held_out_with_a_gap() -> None:
     assert HeldTime().select("select", ends, W) == ends
     blocks = [HeldTime(5, k, 0).select("select", ends, W) for k in range(5)]
     assert sorted(end for block in blocks for end in block) == ends
-    for wrong in ({"blocks": 1}, {"blocks": 5, "block": 5}, {"blocks": 3, "gap_s": -1.0}):
+    three = HeldTime(5, 3, 0.1, test_block=4)
+    assert three.select("test", ends, W) == [W * k for k in range(17, 21)]
+    assert three.select("select", ends, W) == [W * k for k in range(13, 17)]
+    assert three.select("train", ends, W) == [W * k for k in range(1, 12)]
+    assert HeldTime(5, 3, 0.1).select("test", ends, W) == ends  # a published split
+    wrongs = ({"blocks": 1}, {"blocks": 5, "block": 5}, {"blocks": 3, "gap_s": -1.0}, {"blocks": 3, "test_block": 3})
+    for wrong in (*wrongs, {"blocks": 3, "block": 1, "test_block": 1}):
         with pytest.raises(ValueError, match="held"):
             HeldTime(**wrong)  # type: ignore[arg-type]
 
@@ -116,6 +122,11 @@ def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pyt
     assert found["train"].spec.classes == ("mug", "pen")
     assert {item.name for item in map(found["select"].__getitem__, range(len(found["select"])))} == {"a.dat", "b.dat"}
     assert len(found["train"]) + len(found["select"]) == 40
+    with pytest.raises(DataError, match="no recording found of split 'test'"):
+        open_class_windows("folder", root, "test", W, 0, cache, held)
+    three = HeldTime(4, 3, 0.0, test_block=2)
+    lengths = [len(open_class_windows("folder", root, name, W, 0, cache, three)) for name in ("train", "select", "test")]
+    assert lengths == [20, 10, 10]
     assert "missing.dat: is in recordings.csv but missing" in caplog.text
     assert list((cache / "classes").glob("*.json"))
     again = open_class_windows("folder", root, "select", W, 0, cache, held)

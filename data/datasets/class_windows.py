@@ -39,36 +39,45 @@ _OPEN_RECORDINGS = 2048
 
 @dataclass(frozen=True)
 class HeldTime:
-    """Holds out a block of every recording's time as the split "select"; the rest, except for a gap, is "train".
+    """Holds out blocks of every recording's time as the splits "select" and "test"; the rest, except for gaps, is "train".
 
     Attributes:
         blocks: number of equal blocks into which a recording's time is divided; 0: whole recordings are held out instead.
-        block: index of the block that is held out, from 0; -1: none.
-        gap_s: time before and after the block that belongs to neither split.
+        block: index of the block that is "select", from 0; -1: none.
+        gap_s: time before and after each of these blocks that belongs to no split.
+        test_block: index of the block that is "test", from 0; -1: none, so that "test" is what the data set publishes as such.
     """
 
     blocks: int = 0
     block: int = 0
     gap_s: float = 0.5
+    test_block: int = -1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.blocks <= 1000 or self.blocks == 1 or not -1 <= self.block < max(self.blocks, 1) or self.gap_s < 0:
-            raise ValueError(
-                "held.blocks must be 0, or 2 to 1000, held.block less than that or -1, and held.gap_s not negative"
-            )
+        given = [block for block in (self.block, self.test_block) if block != -1]
+        if not 0 <= self.blocks <= 1000 or self.blocks == 1 or any(not 0 <= block < max(self.blocks, 1) for block in given):
+            raise ValueError("held.blocks must be 0, or 2 to 1000, held.block and held.test_block less than that or -1")
+        if (len(given) == 2 and self.block == self.test_block) or self.gap_s < 0:
+            raise ValueError("held.block and held.test_block must differ, and held.gap_s must not be negative")
+
+    def holds(self, split: str) -> bool:
+        """Return whether a split is a part of every recording's time."""
+        return self.blocks > 0 and (split != "test" or self.test_block >= 0)
 
     def select(self, split: str, ends: Sequence[int], window_us: int) -> list[int]:
         """Return those of a recording's window ends that belong to a split."""
-        if not self.blocks or not ends:
+        if not self.holds(split) or not ends:
             return list(ends)
         first, span = ends[0] - window_us, ends[-1] - ends[0] + window_us
-        low, high = (first + span * (self.block + k) // self.blocks for k in (0, 1))
-        if self.block < 0:
-            return list(ends) if split == "train" else []
-        if split == "select":
-            return [end for end in ends if end - window_us >= low and end <= high]
+        held = {
+            name: tuple(first + span * (block + k) // self.blocks for k in (0, 1))
+            for name, block in (("select", self.block), ("test", self.test_block))
+            if block >= 0
+        }
+        if split != "train":
+            return [end for end in ends if split in held and end - window_us >= held[split][0] and end <= held[split][1]]
         gap = round(1e6 * self.gap_s)
-        return [end for end in ends if end <= low - gap or end - window_us >= high + gap]
+        return [end for end in ends if all(end <= low - gap or end - window_us >= high + gap for low, high in held.values())]
 
 
 def filled_numbers(first_us: int, end_us: int, window_us: int) -> range:
@@ -126,8 +135,9 @@ def open_class_windows(
         reading: further arguments of open_classes.
     """
     split = "test" if split == "val" else split
-    dataset = open_classes(kind, root, split, in_time=held.blocks > 0, **reading)
-    return ClassWindows(dataset, split, window_us, n_windows, cache, HeldTime() if split == "test" else held, filters)
+    whole = "train" if held.holds(split) else split
+    dataset = open_classes(kind, root, whole, in_time=held.holds(split), **reading)
+    return ClassWindows(dataset, split, window_us, n_windows, cache, held, filters)
 
 
 class ClassWindows:
