@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.inference import WindowResult
-from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time
+from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS
@@ -52,7 +52,7 @@ def classify_file(
     Returns:
         In JSON types: events_file (its name), events_path, class, score, top5 (class and score of the best five), windows
         (t0_us, t1_us, events, class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean number
-        used), energy (as reported by `evburst detect`), faults. Class and score are None if every window was idle.
+        used), energy and memory (as reported by `evburst detect`), faults. Class and score are None if every window was idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.
@@ -87,6 +87,7 @@ def classify_file(
         "stride_ms": c.stride_ms,
         "idle_windows": totals.report().idle_windows,
         "energy": energy_figures(totals.report(), c.energy_table),
+        "memory": traffic_figures(totals, inference, c.energy_table),
         "windows": window_rows,
         "sensor_size": list(stream.sensor_size),
         "faults": stream.faults.found(),
@@ -162,9 +163,9 @@ def classify_many(
 
 def human_line(summary: dict[str, Any], windows: bool = False) -> str:
     """Return a line of text for a recording, and with `windows` a line for each window."""
-    energy, t = summary["energy"], summary["timesteps"]
+    t = summary["timesteps"]
     lines = [
-        _line(summary["events_file"], summary["class"], summary["score"], _spent(energy), "ANN" if t is None else f"T {t:g}")
+        _line(summary["events_file"], summary["class"], summary["score"], _spent(summary), "ANN" if t is None else f"T {t:g}")
     ]
     for window in summary["windows"] if windows else []:
         name = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
@@ -181,10 +182,12 @@ def human_line(summary: dict[str, Any], windows: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _spent(energy: dict[str, Any]) -> str:
+def _spent(summary: dict[str, Any]) -> str:
+    energy, memory = summary["energy"], summary["memory"]
     pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
     share = "" if energy["of_ann"] is None else f" ({100 * energy['of_ann']:.1f} % of the ANN's)"
-    return f"{pj / 1e6:.2f} uJ of arithmetic per window{sample_note(energy)}{share}"
+    traffic = memory and f", {memory['total_pj'] / 1e6:,.1f} uJ with memory traffic ({100 * memory['share_of_ann']:.1f} %)"
+    return f"{pj / 1e6:.2f} uJ of arithmetic per window{sample_note(energy)}{share}{traffic or ''}"
 
 
 def _line(name: str, label: str | None, score: float | None, energy: str, timesteps: str) -> str:

@@ -25,18 +25,15 @@ from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
-from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, step_of
+from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, step_of, traffic_figures
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventStream, SensorSize
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
-from evburst.eval.memory import memory_figures
 from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.spiking.cost import memory_geometry
 
 log = logging.getLogger("evburst")
 
@@ -262,7 +259,7 @@ def _summary(
         "real_time_factor": round(recorded_s / run.wall_s, 3),
         "latency_ms": {f"p{q}": _percentile(run.latencies, q) for q in (50, 99)},
         "energy": energy_figures(energy, config.energy_table),
-        "memory": _memory_figures(run.energy, inference, config.energy_table),
+        "memory": traffic_figures(run.energy, inference, config.energy_table),
         "timesteps": None if config.ann else config.timesteps or bundle.parameters.timesteps,
         "timesteps_mean": None if energy.timesteps is None else round(energy.timesteps, 3),
         "engine": None if config.ann else getattr(inference.network, "engine", None),
@@ -275,14 +272,6 @@ def _summary(
         "weights_record": bundle.record,
         "provenance": provenance(),
     }
-
-
-def _memory_figures(energy: EnergyTotals, inference: Inference, table: str) -> dict[str, Any] | None:
-    """The energy with memory traffic, without the zero-skipping ANN; None if no window of a spiking network was counted."""
-    stats, network = energy.mean_stats(), inference.network
-    if stats is None or not isinstance(network, Detector):
-        return None
-    return memory_figures(stats, None, memory_geometry(network.bundle.graph, *inference.seen_shape), table)
 
 
 def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,12 +21,14 @@ from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
 from evburst.data.slicing import overlapping, windows_by_count
-from evburst.eval.energy import COST_TABLES, HEADLINE
+from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
+from evburst.eval.memory import memory_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
+from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
 _JUDGED_FROM = 10_000
@@ -265,3 +267,14 @@ def step_of(config: RunConfig, window_us: int) -> int:
     if window_us % stride_us:
         raise ConfigError(f"stride_ms {stride_us / 1000:g}: must divide the length of the windows, {window_us / 1000:g} ms")
     return stride_us
+
+
+def traffic_figures(energy: EnergyTotals, inference: Inference, table: str) -> dict[str, Any] | None:
+    """Return a run's energy with memory traffic, as `memory_figures` does, without the zero-skipping ANN.
+
+    None if no window of a spiking network was counted.
+    """
+    stats, network = energy.mean_stats(), inference.network
+    if stats is None or not isinstance(network, Detector):
+        return None
+    return memory_figures(stats, None, memory_geometry(network.bundle.graph, *inference.seen_shape), table)

@@ -144,9 +144,19 @@ def test_a_line_of_classify_states_what_was_counted() -> None:
     energy = {"snn_pj": 2e6, "of_ann": 0.5, "counted_windows": 1, "windows": 2}
     times = {"t0_us": 0, "t1_us": 5, "class": "a", "score": 1.0, "timesteps": 1}
     rows = [{**times, "energy_pj": 2e6}, {**times, "energy_pj": None}]
-    summary = {"events_file": "x", "class": "a", "score": 1.0, "energy": energy, "timesteps": 1.0, "windows": rows}
+    memory = {"total_pj": 1.25e9, "share_of_ann": 0.4}
+    summary = {
+        "events_file": "x",
+        "class": "a",
+        "score": 1.0,
+        "energy": energy,
+        "memory": memory,
+        "timesteps": 1.0,
+        "windows": rows,
+    }
     lines = human_line(summary, True).splitlines()
-    assert "2.00 uJ of arithmetic per window (of 1 of 2 windows) (50.0 % of the ANN's)" in lines[0]
+    assert "2.00 uJ of arithmetic per window (of 1 of 2 windows) (50.0 % of the ANN's), 1,250.0 uJ with memory" in lines[0]
+    assert "memory" not in human_line(summary | {"memory": None})
     assert ("2.00 uJ" in lines[1], "not counted" in lines[2]) == (True, True)
 
 
