@@ -1,7 +1,7 @@
 """Compare our conversion with those of SpikingJelly and sinabs on the same ANN, windows and timesteps.
 
     python bench/conversion.py --root PICTURES --limit 32 --json conversion.json
-    python bench/conversion.py --weights nmnist --root NMNIST --split select --contenders bundled evburst spikingjelly-channel
+    python bench/conversion.py --weights nmnist --root NMNIST --split test --contenders bundled evburst spikingjelly-channel
 
 Reports COCO AP (of a classifier: top-1 over recordings), spikes per neuron, and energy and latency per window for each T.
 Energy is a share of the dense ANN's in the headline table (INT8). Every converter gets the folded ANN of a
