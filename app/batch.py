@@ -17,7 +17,7 @@ from typing import Any
 
 from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, class_numbers, detect_file
-from evburst.app.outputs.folder import SUMMARY, RunFolder, read_summary, write_text
+from evburst.app.outputs.folder import SUMMARY, RunFolder, is_output, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.data.datasets.labels import is_label_file
@@ -45,7 +45,8 @@ _COLUMNS = (
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
-    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped.
+    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped. So are
+    results of earlier runs, which may lie beside the recordings, here and where a pattern matches them.
 
     Args:
         patterns: files, folders and glob patterns.
@@ -61,7 +62,7 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         if path.is_dir():
             matches = sorted(file for file in path.rglob("*") if _is_recording(file))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
-            matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
+            matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if _is_usable(Path(name)))
         else:
             matches = [path]
         if not matches:
@@ -79,7 +80,17 @@ def _absolute(path: Path) -> Path:
 
 def _is_recording(path: Path) -> bool:
     skipped = path.name.startswith(".") or is_label_file(path)
-    return path.suffix.lower() in recording_suffixes() and not skipped and path.is_file()
+    return path.suffix.lower() in recording_suffixes() and not skipped and _is_usable(path)
+
+
+def _is_usable(path: Path) -> bool:
+    """Return whether this is a file, and no result of an earlier run."""
+    return path.is_file() and not is_output(path) and not _is_table(path)
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether this is the table of an earlier batch."""
+    return path.name == TABLE and begins_with(path, ",".join(_COLUMNS))
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
@@ -119,7 +130,8 @@ def detect_many(
         recordings: the files.
         out: output folder; None for runs/detect/NAME, where NAME is the recordings' common folder.
         config: settings for all recordings.
-        skip_existing: skip recordings whose folder contains a complete run with the same settings.
+        skip_existing: skip recordings that have not changed since their folder's complete run, if weights and settings are
+            those of that run.
 
     Raises:
         ConfigError: `out` contains a summary.csv that evburst has not written.
@@ -127,14 +139,12 @@ def detect_many(
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
-    refuse_foreign(
-        [out / TABLE], config.overwrite or begins_with(out / TABLE, ",".join(_COLUMNS)), "use another --out, or --overwrite"
-    )
+    refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
     bundle = DetectorBundle.load(config.weights)
     class_numbers(config.classes, bundle.head.classes)
     with process_group() as (rank, world):
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
-        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], config))]
+        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], config, bundle))]
         left, failures = _TimeLeft([path for path, _ in todo]), dict[str, str]()
         for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
             before = _written_at(folder)
@@ -183,14 +193,15 @@ class _TimeLeft:
         return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
 
 
-def _is_done(folder: Path, path: Path, config: DetectConfig) -> bool:
-    """Return whether the folder contains a complete run of this recording with these settings."""
+def _is_done(folder: Path, path: Path, config: DetectConfig, bundle: DetectorBundle) -> bool:
+    """Return whether the folder contains a complete run of this recording, as it is, with these weights and settings."""
     summary = read_summary(folder)
     return (
         summary is not None
         and summary["status"] == "complete"
-        and summary.get("events_path") == str(path.resolve())
+        and {"events_path": str(path.resolve()), **state_of(path)}.items() <= summary.items()
         and summary.get("config") == json.loads(json.dumps(to_dict(config)))
+        and summary.get("weights_record") == json.loads(json.dumps(bundle.record))
     )
 
 

@@ -47,6 +47,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
     Returns:
         The exit code.
     """
+    _open_standard_streams()
     add_common_flags(parser)
     args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
     limit_spinning()
@@ -70,6 +71,21 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
             LOG.error("%s", message)
             return 1
         return 0
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in place of standard streams that the caller has closed.
+
+    Otherwise the next file that is opened would take their number, and receive what libraries write there; and Python would
+    print on stdout what is meant for stderr.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def exit_code(number: int) -> int:

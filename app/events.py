@@ -25,6 +25,7 @@ from evburst.data.events import (
     PACKET_EVENTS,
     Events,
     EventStream,
+    Faults,
     SensorSize,
     check_sensor_size,
     first_us,
@@ -34,12 +35,14 @@ from evburst.data.readers import READERS, ReadOptions, open_events, stream_forma
 from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
+from evburst.data.slicing import first_sound_us
 from evburst.data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
 HOT_LISTED = 5
 _CUT_WINDOW_US = 1_000_000
+_LATEST_START_S = 1e9
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
@@ -161,8 +164,9 @@ def _convert(args: argparse.Namespace) -> str:
 
 def _cut(args: argparse.Namespace) -> str:
     stop_s = math.inf if args.stop_s is None else args.stop_s
-    if not 0 <= args.start_s < stop_s or not math.isfinite(args.start_s):
-        raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected 0 <= FROM < TO, in seconds")
+    if not 0 <= args.start_s < stop_s or args.start_s > _LATEST_START_S:
+        expected = f"0 <= FROM < TO, and FROM at most {_LATEST_START_S:g}, in seconds"
+        raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected {expected}")
     stream = _open(args)
     t0_us = first_us(stream) or 0
     stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
@@ -173,7 +177,7 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     """Write the file, log repairs, and return the line for stdout."""
     writer_for(args.out)
     refuse_overwriting(args.out, [args.file], args.overwrite)
-    packets = _from_zero(packets) if args.from_zero else packets
+    packets = _from_zero(packets, stream.faults) if args.from_zero else packets
     written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
@@ -204,13 +208,14 @@ def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Eve
             yield inside
 
 
-def _from_zero(packets: Iterator[Events]) -> Iterator[Events]:
-    """Yield the events with the first timestamp subtracted; out-of-order events before the first are clamped to 0."""
+def _from_zero(packets: Iterator[Events], faults: Faults) -> Iterator[Events]:
+    """Yield the events with the first sound time subtracted; events before it are dropped and counted as late."""
     t0_us = None
     for packet in packets:
-        t0_us = int(packet["t"][0]) if t0_us is None else t0_us
-        shifted = packet.copy()
-        shifted["t"] = np.maximum(packet["t"] - t0_us, 0)
+        t0_us = first_sound_us(packet["t"]) if t0_us is None else t0_us
+        shifted = packet[packet["t"] >= t0_us]
+        faults.late_events += len(packet) - len(shifted)
+        shifted["t"] -= t0_us
         yield shifted
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import DataError
 from evburst.data.events import EVENT_DTYPE, Events
-from evburst.data.readers.columns import MICRO, Unit, find_columns, to_microseconds, unit_in_name
+from evburst.data.readers.columns import MAX_TIME_US, MICRO, Unit, find_columns, to_microseconds, unit_in_name
 
 _NAMES = ("t", "x", "y", "p")
 
@@ -29,12 +29,12 @@ def as_events(events: Any) -> Events:
 
     Raises:
         DataError: another shape, four lists of four numbers or a list of four such arrays (rows or columns; arrays in a tuple
-            are columns), columns of different lengths, fractional values, negative coordinates, times beyond int64, other
-            polarities, or a masked array.
+            are columns), columns of different lengths, fractional values, negative coordinates, times that are 2**62 µs or more
+            from 0, other polarities, or a masked array.
     """
     _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
-        return events if _is_sorted(events["t"]) else events[np.argsort(events["t"], kind="stable")]
+        return _sorted(events)
     columns = [_column(name, column) for name, column in zip(_NAMES, _columns(events), strict=True)]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(_NAMES, columns, strict=True))
@@ -42,7 +42,7 @@ def as_events(events: Any) -> Events:
     out = np.empty(len(columns[0]), EVENT_DTYPE)
     for name, column in zip(_NAMES, columns, strict=True):
         out[name] = column
-    return out if _is_sorted(out["t"]) else out[np.argsort(out["t"], kind="stable")]
+    return _sorted(out)
 
 
 def _columns(events: Any) -> Sequence[Any]:
@@ -59,6 +59,8 @@ def _columns(events: Any) -> Sequence[Any]:
         if all(len(shape) == 1 for shape in shapes):
             return events
     array = _array(events)
+    if array.shape == (0,):  # a list of no rows
+        return [array] * len(_NAMES)
     if array.ndim == 2 and array.shape[1] == len(_NAMES):
         return list(array.T)
     raise DataError(
@@ -115,5 +117,12 @@ def _column(name: str, column: Any) -> NDArray[Any]:
     return values
 
 
-def _is_sorted(t: NDArray[np.int64]) -> bool:
-    return bool((np.diff(t) >= 0).all())
+def _sorted(events: Events) -> Events:
+    """Return events sorted by time, after checking that differences of their times fit into 64 bits."""
+    t = events["t"]
+    if not (t[1:] >= t[:-1]).all():
+        events = events[np.argsort(t, kind="stable")]
+        t = events["t"]
+    if len(t) and not -MAX_TIME_US < t[0] <= t[-1] < MAX_TIME_US:
+        raise DataError(f"events: times from {t[0]} to {t[-1]} µs; expected less than 2**62 µs from 0")
+    return events

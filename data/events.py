@@ -156,7 +156,7 @@ class EventStream(Protocol):
 
 
 def first_us(stream: EventStream) -> int | None:
-    """Return the time of a stream's first event, or None if it has none; its `faults` stay as they are.
+    """Return the time of a stream's first sound event, or None if it has none; its `faults` stay as they are.
 
     Raises:
         ConfigError: the stream can be read only once, so that its first events would be lost.
@@ -167,10 +167,12 @@ def first_us(stream: EventStream) -> int | None:
             f"{name}: can only be read once, and a start in seconds after the first event needs its first time: "
             "save it to a file first, or leave the start out"
         )
+    from evburst.data.slicing import first_sound_us  # it imports this module
+
     before = replace(stream.faults)
     packet = next(stream.packets(), None)
     vars(stream.faults).update(vars(before))
-    return None if packet is None else int(packet["t"][0])
+    return None if packet is None else first_sound_us(packet["t"])
 
 
 @dataclass

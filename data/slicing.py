@@ -165,6 +165,11 @@ def next_start(t1_us: int, next_us: int, window_us: int, phase_us: int, faults: 
     return after
 
 
+def first_sound_us(t: NDArray[np.int64]) -> int:
+    """Return the first time of a recording that is sound, among its first ones `(n,)` in file order, n > 0."""
+    return int(t[_first_sound(t, len(t))])
+
+
 def find_marks(t: NDArray[np.int64], min_events: int, min_us: int) -> tuple[list[Mark], int]:
     """Find the marks of a recording whose times `(n,)` are in memory, and its latest sound time.
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
+from evburst.models.bundle import DetectorBundle
 from tests.conftest import ROOT, needs_fork, random_events
 
 SIZE = SensorSize(64, 48)
@@ -65,6 +67,20 @@ def test_folders_files_and_patterns(recordings: Path) -> None:
     assert one_file([recordings / "a" / "rec_td.dat"])
     assert not one_file([recordings])
     assert not one_file([str(recordings / "*.dat")])
+
+
+def test_results_beside_the_recordings_are_no_recordings(recordings: Path) -> None:
+    (recordings / "b" / "bad.dat").unlink()
+    names = find_recordings([recordings])
+    command = ["--events", str(recordings), "--out", str(recordings), "--sensor-size", "64x48", "--ann", "--sinks", "bbox,csv"]
+    assert detect_main(command) == 0
+    assert (recordings / "a" / "rec_td" / "boxes.csv").exists()
+    assert find_recordings([recordings]) == names
+    assert find_recordings([str(recordings / "a" / "**")]) == [recordings / "a" / "rec_td.dat"]
+    with pytest.raises(ConfigError, match="no file matches"):
+        find_recordings([str(recordings / "a" / "**" / "*.csv")])
+    (recordings / "a" / "summary.csv").write_text("t,x,y,p\n1,1,1,1\n")
+    assert recordings / "a" / "summary.csv" in find_recordings([recordings])
 
 
 def test_no_two_recordings_share_a_folder(tmp_path: Path) -> None:
@@ -170,6 +186,25 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     assert again == {"b/bad"}
     assert detect_main([*command, "--skip-existing", "--score", "0.5"]) == 1  # other settings: all anew
     assert all((out / name / "summary.json").stat().st_mtime_ns != times[name] for name in rows)
+
+
+def test_a_recording_or_weights_that_have_changed_are_not_done(recordings: Path, tmp_path: Path) -> None:
+    weights, out = tmp_path / "mine.safetensors", tmp_path / "out"
+    bundle = DetectorBundle.load("street")
+    bundle.save(weights)
+    command = ["--events", str(recordings / "a"), "--out", str(out), *SMALL, "--weights", str(weights), "--skip-existing"]
+    assert detect_main(command) == 0
+    assert table(out)["rec_td"]["events"] == "500"
+    write_events(recordings / "a" / "rec_td.dat", random_events(400, SIZE, 100_000), SIZE)
+    assert detect_main(command) == 0
+    assert table(out)["rec_td"]["events"] == "400"
+    summary = out / "rec_td" / "summary.json"
+    before = summary.stat().st_mtime_ns
+    assert detect_main(command) == 0
+    assert summary.stat().st_mtime_ns == before
+    replace(bundle, record={**bundle.record, "dataset": "another"}).save(weights)
+    assert detect_main(command) == 0
+    assert summary.stat().st_mtime_ns != before
 
 
 def test_a_run_that_was_killed_is_taken_up(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -443,6 +444,17 @@ def test_a_closed_stdout_is_no_message() -> None:
     done = subprocess.run(INFO, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_closed_standard_streams_end_no_run_and_mix_nothing(tmp_path: Path) -> None:
+    """The recording opens as number 2 if nothing else does, and a warning without stderr would be printed on stdout."""
+    damaged = tmp_path / "a.dat"
+    damaged.write_bytes(SAMPLE.read_bytes()[:50_002])
+    words = [sys.executable, "-m", "evburst", "detect", "--events", str(damaged), "--out", str(tmp_path / "out"), "--json"]
+    script = 'exec "$@" --no-video --ann --max-windows 1 <&- 2>&-'
+    done = subprocess.run(["sh", "-c", script, "sh", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["faults"] == {"truncated_bytes": 1}
 
 
 def test_a_deleted_current_folder_is_one_line(tmp_path: Path) -> None:

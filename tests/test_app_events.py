@@ -204,6 +204,25 @@ def test_cut(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[st
     assert collect(open_events(out))["t"].tolist() == times
 
 
+@pytest.mark.parametrize("first_us", [9_000_000, 1 << 40])
+def test_a_corrupt_first_time_is_not_the_start(capsys: pytest.CaptureFixture[str], tmp_path: Path, first_us: int) -> None:
+    np.save(tmp_path / "a.npy", np.concatenate([rows((first_us, 1, 1, 1)), SAMPLE]))
+    out = tmp_path / "b.npz"
+    assert run(capsys, "cut", tmp_path / "a.npy", out, "--from", "0.0005", "--sensor-size", "32x24", "--overwrite")[0] == 0
+    assert collect(open_events(out))["t"].tolist() == [1750, 62_000, 62_001]
+    assert run(capsys, "convert", tmp_path / "a.npy", out, "--from-zero", "--sensor-size", "32x24", "--overwrite")[0] == 0
+    assert collect(open_events(out))["t"].tolist() == [first_us - 1000, *(SAMPLE["t"] - 1000)]
+
+
+def test_events_before_the_first_are_counted_as_late(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.concatenate([SAMPLE, rows((900, 1, 1, 1))]))
+    assert run(capsys, "convert", tmp_path / "a.npy", tmp_path / "b.csv", "--from-zero", "--sensor-size", "32x24") == (
+        0,
+        f"{tmp_path / 'b.csv'}: 5 events, 32x24\n",
+        f"warning: {tmp_path / 'a.npy'}: repaired: late events 1\n",
+    )
+
+
 def test_cutting_counts_what_was_left_out_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write_events(tmp_path / "a.dat", np.concatenate([SAMPLE[:3], rows((9_000_000, 1, 1, 1)), SAMPLE[3:]]), SIZE)
     assert run(capsys, "cut", tmp_path / "a.dat", tmp_path / "b.csv", "--to", "0.05") == (
@@ -231,13 +250,14 @@ def test_cutting_out_nothing_keeps_the_old_file(capsys: pytest.CaptureFixture[st
         (["--from", "-1"], "--from -1 --to inf"),
         (["--from", "nan"], "--from nan --to inf"),
         (["--from", "inf"], "--from inf --to inf"),
+        (["--from", "1e300"], "--from 1e+300 --to inf"),
         (["--to", "0"], "--from 0 --to 0"),
         (["--to", "nan"], "--from 0 --to nan"),
     ],
 )
 def test_parts_that_are_none(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[str], shown: str) -> None:
     found = run(capsys, "cut", recording, recording.with_name("b.csv"), *flags)
-    assert found == (1, "", f"error: {shown}: expected 0 <= FROM < TO, in seconds\n")
+    assert found == (1, "", f"error: {shown}: expected 0 <= FROM < TO, and FROM at most 1e+09, in seconds\n")
 
 
 def test_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

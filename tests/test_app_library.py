@@ -15,7 +15,7 @@ from evburst import Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
-from evburst.data.events import EventArray, Events, SensorSize
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
 from evburst.data.readers.dat import dat_header
 from tests.conftest import SAMPLE, in_new_process, random_events
 
@@ -109,12 +109,20 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         ({"t_ns": [0, [1]], "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "rows or columns of different lengths"),
         ((np.array([2**63], np.uint64), [1], [1], [1]), "t = 9223372036854775808 does not fit"),
         (([1e30], [1], [1], [1]), "does not fit"),
+        (([-(2**63), 2**63 - 1], [1, 1], [1, 1], [1, 1]), "times from -9223372036854775808 to 9223372036854775807"),
+        (np.array([(2**63 - 1, 1, 1, 1), (-(2**63), 1, 1, 1)], EVENT_DTYPE), "times from -9223372036854775808"),
+        (([2**62], [1], [1], [1]), "expected less than"),
         ("no file.dat", "shape"),
     ],
 )
 def test_other_arrays_are_refused(value: Any, message: str) -> None:
     with pytest.raises(EvburstError, match=message):
         as_events(value)
+
+
+@pytest.mark.parametrize("value", [[], (), np.empty((0, 4)), [[], [], [], []], {name: [] for name in "txyp"}])
+def test_no_events_are_events(value: Any) -> None:
+    assert as_events(value).tolist() == []
 
 
 def test_four_arrays_in_a_tuple_are_columns() -> None:

@@ -385,6 +385,13 @@ def test_the_command_prints_its_figures_and_writes_a_recording(tmp_path: Path, c
     assert (code, out.split()[0]) == (0, "fake")
 
 
+def test_a_recording_of_another_suffix_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.csv"
+    assert live_main(["--camera", "fake", "--headless", "--seconds", "1", "--record", str(out)]) == 1
+    assert f"--record {out}: recordings are DAT files" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_recording_ends_by_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
     recorder.write(make_events(list(range(0, 400_000, 100)), 5, 6, 1))

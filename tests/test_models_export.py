@@ -220,6 +220,14 @@ def test_bursts_that_need_too_many_weights_are_refused(grid: Tensor) -> None:
         to_nir(graph, replace(parameters, neurons=neurons), (4, 12, 20))
 
 
+def test_grids_that_need_too_many_neurons_are_refused(pooling: tuple[Graph, SpikingParameters], grid: Tensor) -> None:
+    pytest.importorskip("nir")
+    channels = grid.shape[1]
+    assert to_nir(*pooling, (channels, 16, 16)).left_out == ()
+    with pytest.raises(ModelError, match=r"for grids of 8192x8192, NIR would need \d\.\de\+\d+ numbers for neurons"):
+        to_nir(*pooling, (channels, 8192, 8192))
+
+
 def test_max_pools_of_sums_are_refused(grid: Tensor) -> None:
     pytest.importorskip("nir")
     window = {"stride": [1, 1], "padding": [0, 0]}

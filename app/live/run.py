@@ -75,6 +75,8 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
     """
     cv2.setNumThreads(1)
     if request.record:
+        if request.record.suffix.lower() != ".dat" and (request.record.is_file() or not request.record.exists()):
+            raise ConfigError(f"--record {request.record}: recordings are DAT files; choose a name that ends in .dat")
         source_file = request.source[1] if _is_file(request.source) else None
         refuse_overwriting(request.record, [source_file, find_weights(config.detect.weights)], request.overwrite, streams=True)
     with ExitStack() as stack:

@@ -45,7 +45,8 @@ class RunFolder:
     ) -> None:
         self.path, self._source, self._overwrite = path, source, overwrite
         self._outputs, self._possible, self._stack = tuple(outputs), tuple(possible), ExitStack()
-        self._about = {_MARK: 1, "events_path": str(source.resolve()), "folder": str(path), _OUTPUTS: list(outputs)}
+        about = {_MARK: 1, "events_path": str(source.resolve()), **state_of(source)}
+        self._about = {**about, "folder": str(path), _OUTPUTS: list(outputs)}
 
     def __enter__(self) -> RunFolder:
         with ExitStack() as stack:
@@ -113,6 +114,21 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     """What the run that wrote into this folder says of itself; None if none has."""
     summary = read_json(folder / SUMMARY)
     return summary if _MARK in summary else None
+
+
+def state_of(source: Path) -> dict[str, int]:
+    """Return size and time of change of a recording, from which a later run sees whether it is still the same."""
+    try:
+        found = source.stat()
+    except OSError:
+        return {}
+    return {"events_bytes": found.st_size, "events_modified_ns": found.st_mtime_ns}
+
+
+def is_output(path: Path) -> bool:
+    """Return whether a run has written this file into its folder."""
+    summary = read_summary(path.parent)
+    return summary is not None and path.name in (SUMMARY, *_listed(summary))
 
 
 def free_folder(base: Path, source: Path) -> Path:

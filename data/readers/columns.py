@@ -51,7 +51,8 @@ SAMPLE_EVENTS = 1 << 16
 MAX_ITEM_BYTES = 1 << 8
 """Maximum size of one event with all its fields: 256 MB per packet."""
 
-_MAX_TIME_US = 1 << 62
+MAX_TIME_US = 1 << 62
+"""Largest time of an event, so that differences of times fit into 64 bits."""
 _MAX_COORDINATE = np.iinfo(np.uint16).max
 _NAME_AND_UNIT = re.compile(r"(.*?)[\s_.\[(]+([a-zµμ]+)[\])]?")
 _MIN_EVENTS = 1000
@@ -182,7 +183,7 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
         return t.astype(np.int64)
     low, high = t.min(), t.max()
     factor = MICROSECONDS[unit.name]
-    if not (low >= 0 and float(high) * factor <= _MAX_TIME_US):
+    if not (low >= 0 and float(high) * factor <= MAX_TIME_US):
         symbol = UNIT_SYMBOLS[unit.name]
         if low < 0:
             raise EventFileError(

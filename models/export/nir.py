@@ -38,8 +38,11 @@ from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
 
-_MOST_WEIGHTS = 2**28
-"""A graph with more weights is not written; it would take more than a gigabyte."""
+_MOST_NUMBERS = 2**28
+"""A graph with more weights, or with more numbers for its neurons, is not written; it would take more than a gigabyte."""
+
+_NUMBERS_OF_IF = 3
+"""What an `IF` stores for every neuron: resistance, threshold and reset potential."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def to_nir(graph: Graph, parameters: SpikingParameters, size: tuple[int, int, in
         bursts, unsupported = False, _unsupported(graph, parameters, False)
     if bursts:
         _check_weights(graph, parameters)
+    _check_neurons(graph, parameters, size, unsupported, bursts)
     return NirGraph(_Translator(nir, graph, parameters, size, unsupported, bursts).graph(), tuple(unsupported), bursts)
 
 
@@ -126,10 +130,25 @@ def _check_weights(graph: Graph, parameters: SpikingParameters) -> None:
         for node in graph.nodes
         if node.op == "conv"
     )
-    if size > _MOST_WEIGHTS:
+    if size > _MOST_NUMBERS:
         raise ModelError(
             f"with bursts of up to {max(spikes.values())} spikes, NIR would need {size:.1e} weights, more than the "
-            f"{_MOST_WEIGHTS:.0e} that are written: convert with a lower burst limit, or export as ONNX (--onnx-snn)"
+            f"{_MOST_NUMBERS:.0e} that are written: convert with a lower burst limit, or export as ONNX (--onnx-snn)"
+        )
+
+
+def _check_neurons(
+    graph: Graph, parameters: SpikingParameters, size: tuple[int, int, int], unsupported: dict[str, str], bursts: bool
+) -> None:
+    """Refuse a network whose neurons would be too many for grids of this size; NIR repeats what they have in common."""
+    shapes = graph.shapes(*size)
+    layers = [node.name for node in graph.nodes if node.op == "relu" and node.name not in unsupported]
+    copies = {name: _copies(parameters.neurons[name]) if bursts else 1 for name in layers}
+    numbers = _NUMBERS_OF_IF * sum(copies[name] * math.prod(shapes[name]) for name in layers)
+    if numbers > _MOST_NUMBERS:
+        raise ModelError(
+            f"for grids of {size[2]}x{size[1]}, NIR would need {numbers:.1e} numbers for neurons, more than the "
+            f"{_MOST_NUMBERS:.0e} that are written: choose a smaller --sensor-size, or export as ONNX (--onnx-snn)"
         )
 
 
