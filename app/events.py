@@ -28,14 +28,13 @@ from evburst.data.events import (
     Faults,
     SensorSize,
     check_sensor_size,
-    first_us,
     list_counts,
 )
 from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
 from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
-from evburst.data.slicing import first_sound_us
+from evburst.data.slicing import first_sound_us, first_us
 from evburst.data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000

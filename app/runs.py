@@ -16,11 +16,11 @@ import torch
 from evburst.app.inference import BATCH, Inference, WindowResult, block_side
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size, first_us
+from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
-from evburst.data.slicing import overlapping, windows_by_count
+from evburst.data.slicing import first_us, overlapping, windows_by_count
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
 from evburst.eval.memory import memory_figures
 from evburst.models.bundle import DetectorBundle

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -153,26 +153,6 @@ class EventStream(Protocol):
     def packets(self) -> Iterator[Events]:
         """Yield the events in file order, as non-empty arrays of at most PACKET_EVENTS."""
         ...
-
-
-def first_us(stream: EventStream) -> int | None:
-    """Return the time of a stream's first sound event, or None if it has none; its `faults` stay as they are.
-
-    Raises:
-        ConfigError: the stream can be read only once, so that its first events would be lost.
-    """
-    if not stream.finite:
-        name = getattr(stream, "path", "the stream")
-        raise ConfigError(
-            f"{name}: can only be read once, and a start in seconds after the first event needs its first time: "
-            "save it to a file first, or leave the start out"
-        )
-    from evburst.data.slicing import first_sound_us  # it imports this module
-
-    before = replace(stream.faults)
-    packet = next(stream.packets(), None)
-    vars(stream.faults).update(vars(before))
-    return None if packet is None else first_sound_us(packet["t"])
 
 
 @dataclass

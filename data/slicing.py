@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import dropwhile
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import unpack
+from evburst.data.errors import ConfigError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
 
 GLITCH_US = 1_000_000
@@ -168,6 +170,24 @@ def next_start(t1_us: int, next_us: int, window_us: int, phase_us: int, faults: 
 def first_sound_us(t: NDArray[np.int64]) -> int:
     """Return the first time of a recording that is sound, among its first ones `(n,)` in file order, n > 0."""
     return int(t[_first_sound(t, len(t))])
+
+
+def first_us(stream: EventStream) -> int | None:
+    """Return the time of a stream's first sound event, or None if it has none; its `faults` stay as they are.
+
+    Raises:
+        ConfigError: the stream can be read only once, so that its first events would be lost.
+    """
+    if not stream.finite:
+        name = getattr(stream, "path", "the stream")
+        raise ConfigError(
+            f"{name}: can only be read once, and a start in seconds after the first event needs its first time: "
+            "save it to a file first, or leave the start out"
+        )
+    before = replace(stream.faults)
+    packet = next(stream.packets(), None)
+    vars(stream.faults).update(vars(before))
+    return None if packet is None else first_sound_us(packet["t"])
 
 
 def find_marks(t: NDArray[np.int64], min_events: int, min_us: int) -> tuple[list[Mark], int]:
