@@ -62,7 +62,7 @@ class LabelledRecording:
         name: path below the root.
         label: class index.
         open: opens the recording again on each call, as a finite EventStream.
-        identity: changes if the file changes; empty if there is no file.
+        identity: changes if the file or the part changes; empty if there is no file.
     """
 
     name: str
@@ -238,7 +238,7 @@ def _recording(
 
     part = f"@{sample.span_us[0]}" if sample.span_us else ""
     name, status = sample.path.relative_to(root).as_posix() + part, sample.path.stat()
-    identity = f"{status.st_size} {status.st_mtime_ns} {options}"
+    identity = f"{status.st_size} {status.st_mtime_ns} {options} {sample.span_us or ''}"
     return LabelledRecording(name, classes.index(sample.class_name), open_sample, identity)
 
 
