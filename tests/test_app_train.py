@@ -175,6 +175,23 @@ def test_a_complete_run_and_other_data_are_reported(best: Path, tmp_path: Path, 
     assert (run / "best.safetensors").read_bytes() == before
 
 
+def test_a_run_is_not_resumed_with_data_of_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither if their number differs, nor if it is the same."""
+    size = SensorSize(32, 32)
+    for name in ("left", "right"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(12):
+            write_events(tmp_path / "data" / name / f"{k}.dat", random_events(400, size, 60_000), size)
+    flags = ["--dataset", "folder", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    flags += sets("architecture=little", "schedule.batch=2", "schedule.warmup_steps=1", f"cache={tmp_path / 'cache'}")
+    assert train_main([*flags, *sets("schedule.epochs=1")]) == 0
+    shutil.copytree(tmp_path / "data" / "left", tmp_path / "data" / "up")
+    for _ in range(2):
+        assert train_main([*flags, *sets("schedule.epochs=2")]) == 1
+        assert "classes was ['left', 'right'], now ['" in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "data" / "left", ignore_errors=True)
+
+
 def test_only_a_weights_file_is_replaced_and_a_budget_is_a_share(
     convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
