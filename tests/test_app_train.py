@@ -284,6 +284,8 @@ def test_another_point_is_picked_without_measuring_again(
     measured = (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns
     assert convert("--pick", "0") == 0
     assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns == measured
+    assert convert("--pick", "0", "--set", "seed=1") == 0  # other windows
+    assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns != measured
     assert convert("--pick", "99999") == 1
     assert "frontier has points 0 to" in capsys.readouterr().err
 
