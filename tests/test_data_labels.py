@@ -179,15 +179,6 @@ def test_voc_corners_that_are_none(tmp_path: Path, corner: str) -> None:
         LABEL_FILES[".xml"](tmp_path / "a.xml")
 
 
-@pytest.mark.parametrize(("field", "value"), [("w", -3), ("h", -0.5)])
-def test_prophesee_numbers_that_are_negative(tmp_path: Path, field: str, value: float) -> None:
-    boxes = np.zeros(3, BBOX_DTYPE)
-    boxes[field][1] = value
-    np.save(tmp_path / "a_bbox.npy", boxes)
-    with pytest.raises(LabelError, match=f"box 1: {field} is negative .{value}"):
-        LABEL_FILES["_bbox.npy"](tmp_path / "a_bbox.npy")
-
-
 # ---------------------------------------------------------------- classes
 
 

@@ -90,13 +90,9 @@ def prophesee(path: Path) -> LabelFile:
     """Read Prophesee's box file.
 
     Raises:
-        LabelError: see `load_prophesee_boxes`; or a width or height is negative.
+        LabelError: see `load_prophesee_boxes`.
     """
     raw = load_prophesee_boxes(path)
-    for name in ("w", "h"):
-        if (raw[name] < 0).any():
-            row = int(np.argmax(raw[name] < 0))
-            raise LabelError(f"{path}: box {row}: {name} is negative ({raw[name][row]})")
     xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
     boxes = np.concatenate([xy, xy + wh], 1)
     order = np.argsort(raw["t"], kind="stable")
