@@ -591,6 +591,11 @@ _HEADER = "set,file,split,class,x0,y0,x1,y1,flag\n"
         ("file,split\na.png,train\n", "column 'class' is missing"),
         ("file,split,class\na.png,train,car\n", "column 'x0' is missing"),
         (_HEADER + "voc,a.png,train,car,0,0,one,1,ok\n", "line 2: x1 'one' is not a number"),
+        (_HEADER + "voc,a.png,train,car,5,0,1,1,ok\n", "line 2: the box is -4 px wide and 1 px high: negative"),
+        (
+            _HEADER + "voc,a.png,train,car,0,0,1,1,ok\nvoc,a.png,val,none,,,,,ok\n",
+            "line 3: a.png is in the splits 'train' and 'val'",
+        ),
         (_HEADER + "voc,a.png,train,car,0,0\n", "line 2: x1 '' is not a number"),
         (_HEADER + "voc,\udcff.png,train,car,0,0,1,1,ok\n", "not a table of labels"),
     ],
