@@ -150,13 +150,17 @@ def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "2 files were skipped" in record.message
 
 
-def test_class_folders_may_be_split_already(tmp_path: Path) -> None:
+def test_class_folders_may_be_split_already(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "test"):
         folder_tree(tmp_path / split)
     assert len(open_classes("folder", tmp_path, "test").recordings) == 80
     counts = [len(open_classes("folder", tmp_path, split).recordings) for split in ("train", "select")]
     assert sum(counts) == 80
     assert counts[1] > 0
+    assert not caplog.records
+    folder_tree(tmp_path / "val")
+    open_classes("folder", tmp_path, "train")
+    assert f"{tmp_path / 'val'}: beside train/, only test/ is read" in caplog.text
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
