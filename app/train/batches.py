@@ -83,7 +83,7 @@ class Batches:
             )
         if config.schedule.batch < world:
             raise ConfigError(
-                f"schedule.batch {config.schedule.batch}: fewer windows than the {world} processes; set it higher, or start fewer"
+                f"schedule.batch {config.schedule.batch}: fewer windows than the {world} processes; set it higher"
             )
         self._work = _Work(opened, n_windows, config, task, stride, rank, world)
         self._epochs, self._loaders, self._begin = config.schedule.epochs, config.schedule.loaders, begin
