@@ -51,7 +51,7 @@ def table_identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...], gr
     """Return a digest of what a sensitivity table is measured on: network, T, candidates and calibration grids."""
     digest = hashlib.sha256(f"{graph.to_json()} {timesteps} {choices} {tuple(grids.shape)}".encode())
     for tensor in (*(graph.tensors[name] for name in sorted(graph.tensors)), grids):
-        digest.update(np.ascontiguousarray(tensor.numpy()))
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
