@@ -142,8 +142,8 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     beyond the frame.
 
     Raises:
-        LabelError: the file is missing or is not an .npy file, a field is missing, a value is NaN or infinite, or a time or a
-            class is not whole or beyond `_RANGES`.
+        LabelError: the file is missing or is not an .npy file, a field is missing, a value is NaN or infinite, a side is
+            negative, or a time or a class is not whole or beyond `_RANGES`.
     """
     if path.exists() and not path.is_file():
         raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")
@@ -170,7 +170,7 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
 
 
 def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) -> None:
-    """Raise LabelError if a field does not hold one number per box, or contains NaN, infinity or a negative class."""
+    """Raise LabelError if a field does not hold one number per box, or contains NaN, infinity, or a negative class or side."""
     for name, field in fields.items():
         if name not in (BBOX_DTYPE.names or ()):
             continue
@@ -185,6 +185,9 @@ def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) ->
             row = int(np.flatnonzero(wrong)[0])
             unit = " µs; expected whole microseconds" if name == "t" else ""
             raise LabelError(f"{path}: box {row}: {field} is {values[row]}{unit}")
+        if name in ("w", "h") and (values < 0).any():
+            row = int(np.argmax(values < 0))
+            raise LabelError(f"{path}: box {row}: {field} is negative ({values[row]})")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:

@@ -175,6 +175,23 @@ def test_a_complete_run_and_other_data_are_reported(best: Path, tmp_path: Path, 
     assert (run / "best.safetensors").read_bytes() == before
 
 
+def test_a_run_is_not_resumed_with_data_of_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither if their number differs, nor if it is the same."""
+    size = SensorSize(32, 32)
+    for name in ("left", "right"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(12):
+            write_events(tmp_path / "data" / name / f"{k}.dat", random_events(400, size, 60_000), size)
+    flags = ["--dataset", "folder", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    flags += sets("architecture=little", "schedule.batch=2", "schedule.warmup_steps=1", f"cache={tmp_path / 'cache'}")
+    assert train_main([*flags, *sets("schedule.epochs=1")]) == 0
+    shutil.copytree(tmp_path / "data" / "left", tmp_path / "data" / "up")
+    for _ in range(2):
+        assert train_main([*flags, *sets("schedule.epochs=2")]) == 1
+        assert "classes was ['left', 'right'], now ['" in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "data" / "left", ignore_errors=True)
+
+
 def test_only_a_weights_file_is_replaced_and_a_budget_is_a_share(
     convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +284,8 @@ def test_another_point_is_picked_without_measuring_again(
     measured = (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns
     assert convert("--pick", "0") == 0
     assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns == measured
+    assert convert("--pick", "0", "--set", "seed=1") == 0  # other windows
+    assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns != measured
     assert convert("--pick", "99999") == 1
     assert "frontier has points 0 to" in capsys.readouterr().err
 
@@ -572,6 +591,11 @@ _HEADER = "set,file,split,class,x0,y0,x1,y1,flag\n"
         ("file,split\na.png,train\n", "column 'class' is missing"),
         ("file,split,class\na.png,train,car\n", "column 'x0' is missing"),
         (_HEADER + "voc,a.png,train,car,0,0,one,1,ok\n", "line 2: x1 'one' is not a number"),
+        (_HEADER + "voc,a.png,train,car,5,0,1,1,ok\n", "line 2: the box is -4 px wide and 1 px high: negative"),
+        (
+            _HEADER + "voc,a.png,train,car,0,0,1,1,ok\nvoc,a.png,val,none,,,,,ok\n",
+            "line 3: a.png is in the splits 'train' and 'val'",
+        ),
         (_HEADER + "voc,a.png,train,car,0,0\n", "line 2: x1 '' is not a number"),
         (_HEADER + "voc,\udcff.png,train,car,0,0,1,1,ok\n", "not a table of labels"),
     ],

@@ -75,6 +75,11 @@ def test_processes_and_a_resumed_run_prepare_the_same_batches() -> None:
     assert by_process[0].grids.dtype == torch.uint8
 
 
+def test_a_batch_has_a_window_for_every_process() -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.batch 2: fewer windows than the 3 processes"):
+        Batches(drawn_windows, SCHEDULE.windows, TrainConfig(schedule=SCHEDULE), DETECTION, 64, rank=0, world=3)
+
+
 def test_fresh_windows_differ_between_epochs_and_old_ones_are_deleted(config: TrainConfig) -> None:
     with simulated_here():
         windows = EpochWindows(config, DETECTION, open_split(config, DETECTION, "train", SCHEDULE.windows, False))

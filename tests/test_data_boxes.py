@@ -94,6 +94,16 @@ def test_times_and_classes_that_are_no_whole_numbers(tmp_path: Path, field: str,
         load_prophesee_boxes(tmp_path / "a_bbox.npy")
 
 
+@pytest.mark.parametrize(("field", "value"), [("w", -3), ("h", -0.5)])
+def test_sides_that_are_negative(tmp_path: Path, field: str, value: float) -> None:
+    """COCO's evaluation would leave such a box out, whether it is a label or a prediction."""
+    boxes = np.zeros(3, BBOX_DTYPE)
+    boxes[field][1] = value
+    np.save(tmp_path / "a_bbox.npy", boxes)
+    with pytest.raises(LabelError, match=f"box 1: {field} is negative .{value}"):
+        load_prophesee_boxes(tmp_path / "a_bbox.npy")
+
+
 def test_what_is_no_box_file_is_named_without_advice(tmp_path: Path) -> None:
     (tmp_path / "a_bbox.npy").write_bytes(bytes(100))
     with pytest.raises(LabelError, match=r"a_bbox.npy: not a NumPy box file \(it does not begin like one\)"):

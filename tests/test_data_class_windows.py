@@ -139,6 +139,14 @@ def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pyt
     assert len(list((cache / "classes").glob("*.json"))) == 2
 
 
+def test_a_recording_is_listed_once(tmp_path: Path) -> None:
+    """In one split and with one class."""
+    root = table_tree(tmp_path / "data")
+    (root / "recordings.csv").write_text("file,class,split\na.dat,mug,train\nb.dat,pen,test\n./a.dat,mug,test\n")
+    with pytest.raises(LabelError, match=r"line 4: \./a\.dat is also in line 2"):
+        open_classes("folder", root, "test")
+
+
 def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = table_tree(tmp_path / "data")
     known = open_classes("folder", root, "train", in_time=True, classes=("pen", "cup"))

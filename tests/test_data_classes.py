@@ -123,6 +123,11 @@ def test_a_gesture_is_a_part_of_its_file(tmp_path: Path) -> None:
     windows = list(second.open().windows(60_000))
     assert [windows[0].t0_us, windows[-1].t0_us] == [480_000, 720_000]
     np.testing.assert_array_equal(np.concatenate([unpack(window) for window in windows]), inside)
+    table = tmp_path / "user24_fluorescent_labels.csv"
+    table.write_text(table.read_text().replace("100000,200000", "100000,300000"))
+    longer = open_classes("dvsgesture", tmp_path, "test").recordings[0]
+    assert longer.name == first.name
+    assert longer.identity != first.identity  # so that nothing measured before is reused
     names = {r.name.partition("_")[0] for r in open_classes("dvsgesture", tmp_path, "select").recordings}
     assert names.isdisjoint(r.name.partition("_")[0] for r in open_classes("dvsgesture", tmp_path, "train").recordings)
 
@@ -145,13 +150,17 @@ def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "2 files were skipped" in record.message
 
 
-def test_class_folders_may_be_split_already(tmp_path: Path) -> None:
+def test_class_folders_may_be_split_already(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "test"):
         folder_tree(tmp_path / split)
     assert len(open_classes("folder", tmp_path, "test").recordings) == 80
     counts = [len(open_classes("folder", tmp_path, split).recordings) for split in ("train", "select")]
     assert sum(counts) == 80
     assert counts[1] > 0
+    assert not caplog.records
+    folder_tree(tmp_path / "val")
+    open_classes("folder", tmp_path, "train")
+    assert f"{tmp_path / 'val'}: beside train/, only test/ is read" in caplog.text
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:

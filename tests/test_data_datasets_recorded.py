@@ -150,8 +150,8 @@ def test_a_plain_folder_takes_prophesee_and_coco_boxes(tmp_path: Path) -> None:
     (tmp_path / "val" / "other.json").write_text(json.dumps(coco))
     data = open_dataset(DatasetConfig("folder", str(tmp_path), "street"), Request("val", W50))
     assert len(data) == 6
-    assert (data[5].window.t1_us, data[5].boxes.labels.tolist()) == (60_000, [1])
-    assert len(data[4].boxes) == 0
+    assert (data[4].window.t1_us, data[4].boxes.labels.tolist()) == (60_000, [1])
+    assert len(data[5].boxes) == 0
 
 
 @pytest.mark.parametrize("kind", ["gen1", "ncaltech101", "pedro", "folder"])

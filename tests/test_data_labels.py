@@ -152,6 +152,15 @@ def test_coco_files_that_are_wrong(tmp_path: Path, changes: dict[str, object], m
     assert message in str(error.value)
 
 
+def test_coco_pictures_at_the_same_time_are_one_instant(tmp_path: Path) -> None:
+    pictures = [{"id": k, "t_us": t} for k, t in enumerate([20, None, 10, 20])]
+    found = [annotation(image_id=k, bbox=[k, 0, 3, 4]) for k in (0, 1, 3)]
+    (tmp_path / "a.json").write_text(json.dumps(coco(images=pictures, annotations=found)))
+    first, second = [0, 0, 3, 4], [3, 0, 6, 4]
+    instants = by_time(LABEL_FILES[".json"](tmp_path / "a.json"))
+    assert [(t, boxes) for t, _, boxes in instants] == [(10, []), (20, [first, second]), (None, [[1, 0, 4, 4]])]
+
+
 def test_coco_and_voc_say_the_sensors_size(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(coco(images=[{"id": 1, "width": 346, "height": 260}])))
     assert LABEL_FILES[".json"](tmp_path / "a.json").sensor_size == SensorSize(346, 260)
@@ -168,15 +177,6 @@ def test_voc_corners_that_are_none(tmp_path: Path, corner: str) -> None:
     (tmp_path / "a.xml").write_text(f"<annotation><object><name>car</name>{box}</object></annotation>")
     with pytest.raises(LabelError, match="object 0: the box is"):
         LABEL_FILES[".xml"](tmp_path / "a.xml")
-
-
-@pytest.mark.parametrize(("field", "value"), [("w", -3), ("h", -0.5)])
-def test_prophesee_numbers_that_are_negative(tmp_path: Path, field: str, value: float) -> None:
-    boxes = np.zeros(3, BBOX_DTYPE)
-    boxes[field][1] = value
-    np.save(tmp_path / "a_bbox.npy", boxes)
-    with pytest.raises(LabelError, match=f"box 1: {field} is negative .{value}"):
-        LABEL_FILES["_bbox.npy"](tmp_path / "a_bbox.npy")
 
 
 # ---------------------------------------------------------------- classes

@@ -244,12 +244,28 @@ def test_boxes_outside_the_sensor_are_reported(tmp_path: Path, caplog: pytest.Lo
     labels = np.load(path)
     labels["x"][0] = 700
     np.save(path, labels)
-    open_windows("gen1", root, "street")
+    data = open_windows("gen1", root, "street")
     assert f"1 of {len(labels)} labelled boxes lie outside the 304x240 sensor and are left out" in caplog.text
+    assert len(data.labels(0)) == len(data[0].boxes) == len(labels) - 1
     labels["x"] += 700
     np.save(path, labels)
     with pytest.raises(SensorSizeError, match=f"{len(labels)} of {len(labels)} labelled boxes lie outside 304x240"):
         open_windows("gen1", root, "street")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pedro"])
+def test_a_folder_without_splits_is_reported_when_it_is_learned_from(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its split "val" holds the recordings of "train"."""
+    size = "<size><width>346</width><height>260</height></size>"
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", events(500, 40_000, SensorSize(346, 260)))
+        (tmp_path / f"{name}.xml").write_text(VOC.format(size=size, name="car"))
+    assert len(open_windows(kind, tmp_path, "street")) == 3
+    assert not caplog.records
+    assert len(open_windows(kind, tmp_path, "street", "train")) == 2
+    assert "the split 'val' is the whole folder, with all that is learned from" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "no such folder; expected"), ("file", "a file, not a folder")])

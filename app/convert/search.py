@@ -15,7 +15,7 @@ from tqdm import tqdm
 from evburst.app.console import show_progress
 from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.scores import score
-from evburst.app.plots.conversion import draw_frontier, load_table, save_table, write_frontier
+from evburst.app.plots.conversion import draw_frontier, load_table, save_table, table_identity, write_frontier
 from evburst.data.errors import ConfigError
 from evburst.eval.energy import HEADLINE
 from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
@@ -98,13 +98,14 @@ def _cheapest_within_loss(
 
 
 def sensitivity_table(conversion: Conversion) -> SensitivityTable:
-    """Measure the sensitivities, or read them from a file if the same network was measured before."""
+    """Measure the sensitivities, or read them from a file if the same network was measured before on the same grids."""
     c, path = conversion.config, conversion.beside("sensitivity.npz")
     grids, choices = conversion.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed, c.uniform.typical)
     batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
-    start = load_table(path, conversion.graph, c.timesteps, choices)
+    identity = table_identity(conversion.graph, c.timesteps, choices, conversion.grids)
+    start = load_table(path, identity, choices)
     layers = sum(node.op == "relu" for node in conversion.graph.nodes)
     done = start.batches if start else 0
     with tqdm(total=layers * len(batches), initial=layers * done, desc="sensitivity", disable=not show_progress()) as bar:
-        save: Callable[[SensitivityTable], None] = lambda table: save_table(path, table, conversion.graph, c.timesteps)  # noqa: E731
+        save: Callable[[SensitivityTable], None] = lambda table: save_table(path, table, identity)  # noqa: E731
         return measure(conversion.graph, conversion.head, batches, c.timesteps, choices, start, save, bar.update)

@@ -42,7 +42,7 @@ from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
 
 _APART_US = 1_000_000
-_VERSION = 5
+_VERSION = 6
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 

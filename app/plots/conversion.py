@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from evburst.app.plots import new_figure
 from evburst.data.files import replacing
@@ -21,12 +22,12 @@ FRONTIER = ("point", "synaptic_ops", "energy_share", "sensitivity")
 """First columns of `write_frontier`."""
 
 
-def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int) -> None:
-    """Write a sensitivity table with a hash of the network, T and candidates that it was measured on."""
+def save_table(path: Path, table: SensitivityTable, identity: str) -> None:
+    """Write a sensitivity table with the identity of what it was measured on, see `table_identity`."""
     with replacing(path) as part, part.open("wb") as file:
         np.savez(
             file,
-            identity=_identity(graph, timesteps, table.choices),
+            identity=identity,
             layers=np.array(table.layers),
             cost=table.cost,
             sensitivity=table.sensitivity,
@@ -34,11 +35,11 @@ def save_table(path: Path, table: SensitivityTable, graph: Graph, timesteps: int
         )
 
 
-def load_table(path: Path, graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> SensitivityTable | None:
-    """Read a sensitivity table; None if there is none, or if it belongs to another network, T or set of candidates."""
+def load_table(path: Path, identity: str, choices: tuple[Choice, ...]) -> SensitivityTable | None:
+    """Read the sensitivity table of these candidates; None if there is none, or if it has another identity."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            if str(file["identity"]) != _identity(graph, timesteps, choices):
+            if str(file["identity"]) != identity:
                 return None
             layers = tuple(str(name) for name in file["layers"])
             return SensitivityTable(layers, choices, file["cost"], file["sensitivity"], int(file["batches"]))
@@ -46,10 +47,11 @@ def load_table(path: Path, graph: Graph, timesteps: int, choices: tuple[Choice, 
         return None
 
 
-def _identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...]) -> str:
-    digest = hashlib.sha256(f"{graph.to_json()} {timesteps} {choices}".encode())
-    for name in sorted(graph.tensors):
-        digest.update(graph.tensors[name].numpy().tobytes())
+def table_identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...], grids: Tensor) -> str:
+    """Return a digest of what a sensitivity table is measured on: network, T, candidates and calibration grids."""
+    digest = hashlib.sha256(f"{graph.to_json()} {timesteps} {choices} {tuple(grids.shape)}".encode())
+    for tensor in (*(graph.tensors[name] for name in sorted(graph.tensors)), grids):
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 

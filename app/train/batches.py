@@ -63,7 +63,7 @@ class Batches:
         begin: called with the number of an epoch before any of its batches is prepared.
 
     Raises:
-        ConfigError: there are too few windows for one batch.
+        ConfigError: there are too few windows for one batch, or a batch has fewer windows than there are processes.
     """
 
     def __init__(
@@ -80,6 +80,10 @@ class Batches:
         if n_windows < config.schedule.batch:
             raise ConfigError(
                 f"schedule.batch {config.schedule.batch}: there are only {n_windows} windows to learn from; set it lower"
+            )
+        if config.schedule.batch < world:
+            raise ConfigError(
+                f"schedule.batch {config.schedule.batch}: fewer windows than the {world} processes; set it higher"
             )
         self._work = _Work(opened, n_windows, config, task, stride, rank, world)
         self._epochs, self._loaders, self._begin = config.schedule.epochs, config.schedule.loaders, begin

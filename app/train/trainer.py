@@ -214,7 +214,7 @@ class Trainer:
         tensors |= {f"ema/{k}": v.clone() for k, v in self.ema.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
         tensors |= {f"optimizer/{i}/{k}": v for i, entry in state.items() for k, v in entry.items() if v is not None}
-        record = {"epoch": self.epoch, "best": self.best}
+        record = {"epoch": self.epoch, "best": self.best, "network": asdict(self.network_config)}
         save_tensors(self.out / LAST, "training", tensors, record)
 
     def _resume(self) -> None:
@@ -224,6 +224,7 @@ class Trainer:
             return
         _refuse_other_settings(self.config, self.out)
         tensors, record = load_tensors(path, "training")
+        _refuse_other_network(self.network_config, record, self.out)
         self.epoch, self.best = record["epoch"], record["best"]
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
@@ -273,6 +274,18 @@ def _refuse_other_settings(config: TrainConfig, out: Path) -> None:
     if changed:
         differences = ", ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed[:3])
         raise ConfigError(f"{out}: contains a run with other settings ({differences}); use the same settings or another --out")
+
+
+def _refuse_other_network(config: NetworkConfig, record: dict[str, Any], out: Path) -> None:
+    """Raise ConfigError if the data require another network than that of the run in the output folder."""
+    now = json.loads(json.dumps(asdict(config)))
+    before = record.get("network", now)
+    changed = [f"{name} was {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"{out}: contains a run on other data, which its network does not fit ({'; '.join(changed)}); use the same data "
+            "or another --out"
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,7 +62,7 @@ class LabelledRecording:
         name: path below the root.
         label: class index.
         open: opens the recording again on each call, as a finite EventStream.
-        identity: changes if the file changes; empty if there is no file.
+        identity: changes if the file or the part changes; empty if there is no file.
     """
 
     name: str
@@ -238,7 +238,7 @@ def _recording(
 
     part = f"@{sample.span_us[0]}" if sample.span_us else ""
     name, status = sample.path.relative_to(root).as_posix() + part, sample.path.stat()
-    identity = f"{status.st_size} {status.st_mtime_ns} {options}"
+    identity = f"{status.st_size} {status.st_mtime_ns} {options} {sample.span_us or ''}"
     return LabelledRecording(name, classes.index(sample.class_name), open_sample, identity)
 
 
@@ -343,13 +343,17 @@ def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
 
 @class_layout("folder", "{train,test}/CLASS/* or CLASS/*, or a table of labels")
 def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """Class folders of event files of any known format, or event files with a table of labels."""
+    """Class folders of event files of any known format, or event files with a table of labels; without a table, the splits of
+    a divided folder are train/ and test/."""
     tables = (dataset_folder.root / name for name in TABLES)
     table = dataset_folder.table or next((path for path in tables if path.is_file()), None)
     if table:
         yield from _listed(dataset_folder, table)
         return
     published = (dataset_folder.root / "train").is_dir()
+    if published:
+        others = [path for path in dataset_folder.folders(dataset_folder.root) if path.name not in ("train", "test")]
+        dataset_folder.skipped += [f"{path}: beside train/, only test/ is read" for path in others]
     for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
         for kind in dataset_folder.folders(dataset_folder.root / parent):
             for path in dataset_folder.files(kind, "*"):
@@ -364,6 +368,7 @@ def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{table}: not a table of labels ({error})") from None
     divided = any(row.get("split") == "select" for row in rows)
+    listed: dict[Path, int] = {}
     for number, row in enumerate(rows, 2):
         name, kind, split = row.get("file"), row.get("class"), row.get("split") or "unknown"
         if not name or not kind or split not in (*SPLITS, "unknown"):
@@ -371,6 +376,8 @@ def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
                 f"{table}: line {number}: expected columns file and class, and split {', '.join(SPLITS)} or nothing"
             )
         path = dataset_folder.root / name
+        if (first := listed.setdefault(path, number)) != number:
+            raise LabelError(f"{table}: line {number}: {name} is also in line {first}; a recording has one class and one split")
         if path.is_file():
             yield Sample(path, kind, "training" if split == "train" and not divided else split, name)
         else:

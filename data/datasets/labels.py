@@ -57,7 +57,7 @@ class LabelFile(NamedTuple):
     """Contents of a label file.
 
     Attributes:
-        instants: its boxes, one entry per labelled time.
+        instants: its boxes, one entry per labelled time, in order.
         sensor_size: (W, H) px, or None if the file does not state it.
     """
 
@@ -90,13 +90,9 @@ def prophesee(path: Path) -> LabelFile:
     """Read Prophesee's box file.
 
     Raises:
-        LabelError: see `load_prophesee_boxes`; or a width or height is negative.
+        LabelError: see `load_prophesee_boxes`.
     """
     raw = load_prophesee_boxes(path)
-    for name in ("w", "h"):
-        if (raw[name] < 0).any():
-            row = int(np.argmax(raw[name] < 0))
-            raise LabelError(f"{path}: box {row}: {name} is negative ({raw[name][row]})")
     xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
     boxes = np.concatenate([xy, xy + wh], 1)
     order = np.argsort(raw["t"], kind="stable")
@@ -135,7 +131,7 @@ def csv_boxes(path: Path) -> LabelFile:
 
 @label_file(".json")
 def coco(path: Path) -> LabelFile:
-    """Read COCO boxes.
+    """Read COCO boxes; those of pictures at the same time are of one instant.
 
     Raises:
         LabelError: not a COCO file, an annotation refers to an unknown image or category, or a time or box is invalid.
@@ -155,10 +151,12 @@ def coco(path: Path) -> LabelFile:
                     raise LabelError(f"{where}: {what} {value!r} is not in the file (known: {_join(known)})")
             name: str | int = categories[annotation["category_id"]]
             rows[annotation["image_id"]].append((_box(where, annotation["bbox"], True), name))
-        found = []
+        by_time: dict[int | None, list[tuple[list[float], str | int]]] = {}
         for number, image in images.items():
             t = None if image.get("t_us") is None else _whole_time(f"{path}: image {number}", image["t_us"])
-            found.append(_named_boxes(t, *zip(*rows[number], strict=True)) if rows[number] else _named_boxes(t, (), ()))
+            by_time.setdefault(t, []).extend(rows[number])
+        instants = sorted(by_time.items(), key=lambda item: (item[0] is None, item[0] or 0))
+        found = (_named_boxes(t, [box for box, _ in own], [name for _, name in own]) for t, own in instants)
         sizes = {(image.get("width"), image.get("height")) for image in images.values()} - {(None, None)}
         return LabelFile(tuple(found), _sensor_size(path, sizes))
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:

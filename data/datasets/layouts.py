@@ -68,6 +68,7 @@ class LayoutFolder:
     Attributes:
         root, split: the folder of the dataset, and the split to find.
         spec: the dataset's classes; a layout may replace them with those in the folder.
+        undivided: whether the folder has no folders of splits, so that every split has all of its files.
         unlabelled: event files without labels.
         skipped: other skipped files, with the reason.
     """
@@ -75,6 +76,7 @@ class LayoutFolder:
     root: Path
     split: str
     spec: DatasetSpec
+    undivided: bool = False
     unlabelled: list[Path] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -203,7 +205,7 @@ def read_layout(
 def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutFolder, list[LabelledFile]]:
     """Find the recordings of a split, in order. If the folder has no split "select", recordings are held out of "train" for it.
 
-    In a folder without splits, all files count as "train" here.
+    In a folder without splits, all files count as "train" here. They are "val" as well, which is logged.
     """
     has_select = any(path.is_dir() for path in (root / SELECT, root / "numpy" / SELECT, root / _NESTED / SELECT))
     if has_select or split not in ("train", SELECT):
@@ -211,6 +213,11 @@ def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[
         return source, list(kind.find(source))
     source = LayoutFolder(root, "train", spec)
     found = list(kind.find(source))
+    if source.undivided and split == "train" and not (root / "val").is_dir():
+        _LOG.warning(
+            "%s: has no folders train/ and val/, so that the split 'val' is the whole folder, with all that is learned from; "
+            "move the recordings to be measured on into a folder val/, and the others into train/", root,
+        )  # fmt: skip
     held_paths: set[Path] = set()
     for folder in sorted({item.events.parent for item in found}):
         sizes = {item.events.name: len(item.labels.instants) for item in found if item.events.parent == folder}
@@ -293,7 +300,8 @@ def _caltech_labels(path: Path, name: str) -> LabelFile:
 def pedro(source: LayoutFolder) -> Iterator[LabelledFile]:
     """PEDRo (Boretti et al. 2023): people, DAVIS346, one file per labelled slice; labels in Pascal VOC format."""
     folder = labels = source.root
-    if (source.root / "numpy").is_dir():
+    source.undivided = not (source.root / "numpy").is_dir()
+    if not source.undivided:
         folder, labels = (source.root / name / source.split for name in ("numpy", "xml"))
     for path in source.files(folder, "*.npy"):
         yield from source.labelled(path, labels / f"{path.stem}.xml", LABEL_FILES[".xml"])
@@ -302,7 +310,8 @@ def pedro(source: LayoutFolder) -> Iterator[LabelledFile]:
 @layout("folder", expected=f"event files NAME.* with label files {', '.join(f'NAME{end}' for end in LABEL_FILES)}")
 def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     """Event files of any format with label files in the same folder."""
-    folder_path = source.root / source.split if (source.root / source.split).is_dir() else source.root
+    source.undivided = not (source.root / source.split).is_dir()
+    folder_path = source.root if source.undivided else source.root / source.split
     for path in source.files(folder_path, "*"):
         if path.suffix.lower() not in recording_suffixes() or is_label_file(path):
             continue

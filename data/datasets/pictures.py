@@ -66,7 +66,12 @@ _NO_OBJECT = ("", "none")
 
 
 def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a table; raises DataError if it cannot be read, lacks a column, or an object has no box."""
+    """Yield the rows of a table.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, has an object without a box, or has a picture in two splits.
+    """
+    splits: dict[tuple[str, str], str] = {}
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
@@ -74,12 +79,25 @@ def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                 if name not in (reader.fieldnames or ()):
                     raise DataError(f"{table}: column {name!r} is missing")
             for row in reader:
-                for name in _SIDES if row["class"] not in _NO_OBJECT and "x0" in columns else ():
-                    if not _is_number(row[name]):
-                        raise DataError(f"{table}: line {reader.line_num}: {name} {row[name][:40]!r} is not a number")
+                where = f"{table}: line {reader.line_num}"
+                if row["class"] not in _NO_OBJECT and "x0" in columns:
+                    _check_box(where, row)
+                known = splits.setdefault((row.get("set") or row["class"], row["file"]), row["split"])
+                if known != row["split"]:
+                    raise DataError(f"{where}: {row['file']} is in the splits {known!r} and {row['split']!r}; give it one")
                 yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: not a table of labels ({error})") from None
+
+
+def _check_box(where: str, row: Row) -> None:
+    """Raise DataError unless a row's box has four numbers and no negative side."""
+    for name in _SIDES:
+        if not _is_number(row[name]):
+            raise DataError(f"{where}: {name} {row[name][:40]!r} is not a number")
+    x0, y0, x1, y1 = (float(row[name]) for name in _SIDES)
+    if x1 < x0 or y1 < y0:
+        raise DataError(f"{where}: the box is {x1 - x0:g} px wide and {y1 - y0:g} px high: negative")
 
 
 def _is_number(text: str) -> bool:

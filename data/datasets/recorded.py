@@ -150,12 +150,11 @@ class RecordedWindows:
         return len(self._items)
 
     def __getitem__(self, i: int) -> LabelledWindow:
-        boxes, size = self.labels(i), self.spec.sensor_size
+        boxes = self.labels(i)
         recording = self._items[i][0]
         window = self._index(recording).window(boxes.t_us)
-        clipped, inside = _clipped(boxes.boxes_xyxy, size)
-        found = Detections(clipped[inside], boxes.scores[inside], boxes.labels[inside], boxes.t_us)
-        return LabelledWindow(window, found, recording.events.name)
+        clipped, _ = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
+        return LabelledWindow(window, replace(boxes, boxes_xyxy=clipped), recording.events.name)
 
     def faults_of(self, i: int) -> dict[str, int]:
         """Return the faults of item i's recording, which is read for this purpose if necessary."""
@@ -163,10 +162,12 @@ class RecordedWindows:
         return dict(self._faults[self._name(self._items[i][0])])
 
     def labels(self, i: int) -> Detections:
-        """See Dataset."""
+        """See Dataset. Boxes that lie outside the sensor are left out."""
         recording, k = self._items[i]
         t, boxes = recording.labels[k]
-        return replace(boxes, t_us=self._index(recording).end_us if t is None else t)
+        _, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
+        t_us = self._index(recording).end_us if t is None else t
+        return Detections(boxes.boxes_xyxy[inside], boxes.scores[inside], boxes.labels[inside], t_us)
 
     def window_before(self, i: int, t_us: int) -> LabelledWindow:
         """Return the window of item i's recording that ends at `t_us` instead of its label's time, without labels."""
