@@ -86,7 +86,7 @@ class BinnedWindow:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowResult:
     """The result of one window.
 

@@ -31,7 +31,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     )
     parser.add_argument("--out", type=named_path, metavar="FILE", help="write the tables to a file instead of stdout")
     parser.add_argument("--overwrite", action="store_true", help="let --out replace an existing file")
-    parser.add_argument("--weights", metavar="A,B", help="weights whose results are expected (default: the bundled ones)")
+    parser.add_argument("--weights", metavar="A,B", help="weights whose results have to be there: what lacks is named")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead of tables")
 
     def main(args: argparse.Namespace) -> str | None:
@@ -43,7 +43,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
             parser.error("give at least one folder, e.g. runs/evaluate")
         if args.out is not None:
             refuse_overwriting(args.out, args.places, args.overwrite)
-        text = tables(args.places, args.format, args.weights.split(",") if args.weights else None)
+        text = tables(args.places, args.format, args.weights.split(",") if args.weights else ())
         if args.out is None:
             return text.rstrip("\n")
         write_text(args.out, text)
@@ -52,13 +52,13 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     return run(parser, main, argv)
 
 
-def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[str] | None = None) -> str:
+def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[str] = ()) -> str:
     """Make all tables of the results found in these places, and log which results are missing.
 
     Args:
         places: results.json files, or folders that are searched recursively.
         form: markdown, csv or latex.
-        expected: weights whose results are expected; None for the bundled ones.
+        expected: weights whose results have to be there.
 
     Raises:
         DataError: no readable results.json was found.
@@ -70,10 +70,6 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
         log.warning("left out: %s", problem)
     if not collected.files:
         raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evaluate.py writes them")
-    if expected is None:
-        expected = sorted(
-            path.stem for path in (Path(__file__).resolve().parents[1] / "models" / "weights").glob("*.safetensors")
-        )
     missing = [f"left out: {problem}" for problem in collected.problems] + gaps(collected.files, expected)
     for line in missing[len(collected.problems) :]:
         log.info("missing: %s", line)

@@ -32,7 +32,7 @@ _RANGES = {"t": (-(1 << 62), 1 << 62), "class_id": (0, (1 << 32) - 1)}
 _OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Boxes at one instant: predictions, or labels (whose scores are 1).
 

@@ -264,7 +264,9 @@ def test_weights_record_on_what_their_epoch_was_chosen(best: Path) -> None:
     assert not chosen_on_select({})
 
 
-def test_without_an_object_to_find_the_last_epoch_is_kept(cache: Path, tmp_path: Path) -> None:
+def test_without_an_object_to_find_the_last_epoch_is_kept(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "images" / "voc").mkdir(parents=True)
     rows = []
     for k in range(4):
@@ -275,6 +277,7 @@ def test_without_an_object_to_find_the_last_epoch_is_kept(cache: Path, tmp_path:
     run = [*train_flags(tmp_path, cache, tmp_path / "run"), "--set", "schedule.epochs=1"]
     assert train_main(run) == 0
     assert np.isnan(load_tensors(tmp_path / "run" / "best.safetensors", "ann")[1]["validation"]["ap"])
+    assert "'select' has no object to find" in capsys.readouterr().err
 
 
 def test_another_point_is_picked_without_measuring_again(

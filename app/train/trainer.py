@@ -121,7 +121,9 @@ class Trainer:
                 result = validate(self.ema, self.val, self.config.voxel, self.stride, self.config.schedule.amp)
                 self._curves.add(self.epoch, loss, result.score, time.perf_counter() - started)
                 value = result.score.value
-                if not value < self.best:  # the score is NaN if there is no object to find: the last epoch is kept
+                if math.isnan(value) and self.epoch == 1:
+                    _LOG.warning("%s: the split 'select' has no object to find, so that the last epoch is kept", self.out)
+                if not value < self.best:
                     self.best = -1.0 if math.isnan(value) else value
                     self._save_best(result)
                 self._save_last()

@@ -186,7 +186,7 @@ def _select_files(set_name: str, files: Files, chosen: bool) -> Files:
     groups: dict[str, list[str]] = {}
     for file, rows in files.items():
         frame = rows[0].get("frame") or ""
-        groups.setdefault(f"stretch {int(frame) // _STRETCH}" if frame.isdigit() else file, []).append(file)
+        groups.setdefault(f"stretch {int(frame) // _STRETCH}" if frame.isdecimal() else file, []).append(file)
     held_groups = held_out(set_name, {name: len(members) for name, members in groups.items()})
     held = {file for name in held_groups for file in groups[name]}
     return {file: rows for file, rows in files.items() if (file in held) == chosen}
