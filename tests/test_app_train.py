@@ -21,7 +21,7 @@ import torch
 
 from evburst.app.cli import convert_main, detect_main, train_main
 from evburst.app.config import load_config
-from evburst.app.convert.checkpoints import chosen_on_select
+from evburst.app.convert.checkpoints import blended, chosen_on_select
 from evburst.app.convert.data import ConversionData
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
@@ -278,6 +278,19 @@ def test_without_an_object_to_find_the_last_epoch_is_kept(
     assert train_main(run) == 0
     assert np.isnan(load_tensors(tmp_path / "run" / "best.safetensors", "ann")[1]["validation"]["ap"])
     assert "'select' has no object to find" in capsys.readouterr().err
+
+
+def test_a_network_is_averaged_with_a_converted_one(convert: Command, tmp_path: Path) -> None:
+    assert convert() == 0
+    before = (tmp_path / "tiny.safetensors").rename(tmp_path / "before.safetensors")
+    assert convert("--set", f"blend_with={before}", "--set", "blend=0.25") == 0
+    one, other = (DetectorBundle.load(path).graph for path in (before, tmp_path / "tiny.safetensors"))
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+    five = replace(one, tensors={name: 5 * tensor for name, tensor in one.tensors.items()})
+    mean = blended(one, five, 0.25)
+    assert all(torch.allclose(mean.tensors[name], 4 * tensor, rtol=2e-3) for name, tensor in one.tensors.items())
+    with pytest.raises(CheckpointError, match="different networks"):
+        blended(one, replace(one, outputs=one.outputs[:1]), 0.5)
 
 
 def test_another_point_is_picked_without_measuring_again(

@@ -70,8 +70,6 @@ class Conversion:
         if config.distils:
             refuse_memory(self.graph)
         self.task, self.scoring = task_of(self.head), scoring_of(self.head)
-        if config.blend_with:
-            self.graph = blended(self.graph, read_ann(config.blend_with)[0], config.blend)
         self.settings = build(TrainConfig, self.trained["config"])
         self.data = ConversionData(config, self.settings, self.head, input_stride(self.graph, self.head))
         calibration = self.data.windows("train", config.calibration_windows)
@@ -79,6 +77,9 @@ class Conversion:
         self.sensor_size = calibration.spec.sensor_size
         strides = self.head.strides
         self.graph, self.head = without_unused_scales(self.graph, self.head, self.grids)
+        if config.blend_with:  # perhaps a bundled file, from which unused scales have been left out
+            other, head, _ = read_ann(config.blend_with)
+            self.graph = blended(self.graph, without_unused_scales(other, head, self.grids)[0], config.blend)
         if self.head.strides != strides:
             _LOG.info("of the strides %s the network uses %s; the others are left out", list(strides), list(self.head.strides))
 
