@@ -44,7 +44,7 @@ class HeldTime:
     Attributes:
         blocks: number of equal blocks into which a recording's time is divided; 0: whole recordings are held out instead.
         block: index of the block that is "select", from 0; -1: none.
-        gap_s: time before and after each of these blocks that belongs to no split.
+        gap_s: time before and after each of these blocks that is not learned from.
         test_block: index of the block that is "test", from 0; -1: none, so that "test" is what the data set publishes as such.
     """
 
