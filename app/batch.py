@@ -10,14 +10,15 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, class_numbers, detect_file
-from evburst.app.outputs.folder import SUMMARY, RunFolder, is_output, read_summary, state_of, write_text
+from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.data.datasets.labels import is_label_file
@@ -60,9 +61,9 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if _is_recording(file))
+            matches = _usable(file for file in path.rglob("*") if _is_named_recording(file))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
-            matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if _is_usable(Path(name)))
+            matches = _usable(map(Path, glob.glob(str(pattern), recursive=True)))
         else:
             matches = [path]
         if not matches:
@@ -78,14 +79,15 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _is_recording(path: Path) -> bool:
-    skipped = path.name.startswith(".") or is_label_file(path)
-    return path.suffix.lower() in recording_suffixes() and not skipped and _is_usable(path)
+def _is_named_recording(path: Path) -> bool:
+    """Return whether a file in a folder of recordings is one, by its name."""
+    return path.suffix.lower() in recording_suffixes() and not path.name.startswith(".") and not is_label_file(path)
 
 
-def _is_usable(path: Path) -> bool:
-    """Return whether this is a file, and no result of an earlier run."""
-    return path.is_file() and not is_output(path) and not _is_table(path)
+def _usable(paths: Iterable[Path]) -> list[Path]:
+    """Return those paths, in order, that are files and no results of an earlier run."""
+    outputs = cache(outputs_in)
+    return sorted(path for path in paths if path.is_file() and path.name not in outputs(path.parent) and not _is_table(path))
 
 
 def _is_table(path: Path) -> bool:
@@ -144,7 +146,8 @@ def detect_many(
     class_numbers(config.classes, bundle.head.classes)
     with process_group() as (rank, world):
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
-        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], config, bundle))]
+        settings = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
+        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], settings))]
         left, failures = _TimeLeft([path for path, _ in todo]), dict[str, str]()
         for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
             before = _written_at(folder)
@@ -193,16 +196,10 @@ class _TimeLeft:
         return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
 
 
-def _is_done(folder: Path, path: Path, config: DetectConfig, bundle: DetectorBundle) -> bool:
-    """Return whether the folder contains a complete run of this recording, as it is, with these weights and settings."""
-    summary = read_summary(folder)
-    return (
-        summary is not None
-        and summary["status"] == "complete"
-        and {"events_path": str(path.resolve()), **state_of(path)}.items() <= summary.items()
-        and summary.get("config") == json.loads(json.dumps(to_dict(config)))
-        and summary.get("weights_record") == json.loads(json.dumps(bundle.record))
-    )
+def _is_done(folder: Path, path: Path, settings: dict[str, Any]) -> bool:
+    """Return whether the folder contains a complete run of this recording, as it is, with these `settings` of its summary."""
+    wanted = {"status": "complete", "events_path": str(path.resolve()), **state_of(path), **settings}
+    return wanted.items() <= (read_summary(folder) or {}).items()
 
 
 def _written_at(folder: Path) -> int | None:

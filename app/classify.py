@@ -186,8 +186,10 @@ def _spent(summary: dict[str, Any]) -> str:
     energy, memory = summary["energy"], summary["memory"]
     pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
     share = "" if energy["of_ann"] is None else f" ({100 * energy['of_ann']:.1f} % of the ANN's)"
-    traffic = memory and f", {memory['total_pj'] / 1e6:,.1f} uJ with memory traffic ({100 * memory['share_of_ann']:.1f} %)"
-    return f"{pj / 1e6:.2f} uJ of arithmetic per window{sample_note(energy)}{share}{traffic or ''}"
+    line = f"{pj / 1e6:.2f} uJ of arithmetic per window{sample_note(energy)}{share}"
+    if memory is None:
+        return line
+    return f"{line}, {memory['total_pj'] / 1e6:,.1f} uJ with memory traffic ({100 * memory['share_of_ann']:.1f} %)"
 
 
 def _line(name: str, label: str | None, score: float | None, energy: str, timesteps: str) -> str:

@@ -34,14 +34,13 @@ from evburst.data.readers import READERS, ReadOptions, open_events, stream_forma
 from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
-from evburst.data.slicing import first_sound_us, first_us
+from evburst.data.slicing import MAX_START_S, first_sound_us, first_us
 from evburst.data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000
 HOT_DEVIATIONS = 10.0
 HOT_LISTED = 5
 _CUT_WINDOW_US = 1_000_000
-_LATEST_START_S = 1e9
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
@@ -163,8 +162,8 @@ def _convert(args: argparse.Namespace) -> str:
 
 def _cut(args: argparse.Namespace) -> str:
     stop_s = math.inf if args.stop_s is None else args.stop_s
-    if not 0 <= args.start_s < stop_s or args.start_s > _LATEST_START_S:
-        expected = f"0 <= FROM < TO, and FROM at most {_LATEST_START_S:g}, in seconds"
+    if not 0 <= args.start_s < stop_s or args.start_s > MAX_START_S:
+        expected = f"0 <= FROM < TO, and FROM at most {MAX_START_S:g}, in seconds"
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected {expected}")
     stream = _open(args)
     t0_us = first_us(stream) or 0

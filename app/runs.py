@@ -20,7 +20,7 @@ from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, ch
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
-from evburst.data.slicing import first_us, overlapping, windows_by_count
+from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_count
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
 from evburst.eval.memory import memory_figures
 from evburst.models.bundle import DetectorBundle
@@ -100,7 +100,7 @@ class RunConfig:
             "stride_ms and window_events exclude each other: give one of them": None in (self.stride_ms, self.window_events),
             "timesteps must be 1 to 64": self.timesteps is None or 1 <= self.timesteps <= 64,
             "adaptive must be 0 to 1": self.adaptive is None or 0 <= self.adaptive <= 1,
-            "start_s must be 0 to 1e9": 0 <= self.start_s <= 1e9,
+            "start_s must be 0 to 1e9": 0 <= self.start_s <= MAX_START_S,
             "max_windows must be positive": self.max_windows is None or self.max_windows > 0,
             "batch must be 0 to 256": 0 <= self.batch <= 256,
             "downsample must be 0 to 16": 0 <= self.downsample <= 16,

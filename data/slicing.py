@@ -38,6 +38,8 @@ from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, F
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8
 LONG_SILENCE_US = 600_000_000
+MAX_START_S = 1e9
+"""Latest start of a part of a recording, in seconds after its first event."""
 
 _EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 _BEFORE_ALL = np.iinfo(np.int64).min // 2

@@ -34,8 +34,11 @@ from evburst.data.events import SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle, load_tensors
+from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.remembering import remembering
+from evburst.models.graph import Graph
 from evburst.models.spiking.convert.distil import Distillation
+from evburst.models.spiking.convert.scales import without_unused_scales
 from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.pictures import COLUMNS, street_folder
@@ -280,10 +283,19 @@ def test_without_an_object_to_find_the_last_epoch_is_kept(
     assert "'select' has no object to find" in capsys.readouterr().err
 
 
-def test_a_network_is_averaged_with_a_converted_one(convert: Command, tmp_path: Path) -> None:
+def test_a_network_is_averaged_with_a_converted_one(convert: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unused scales, which a converted file lacks, are left out of both."""
     assert convert() == 0
     before = (tmp_path / "tiny.safetensors").rename(tmp_path / "before.safetensors")
+    reduced = []
+
+    def recorded(graph: Graph, head: HeadSpec, grids: torch.Tensor) -> tuple[Graph, HeadSpec]:
+        reduced.append(graph)
+        return without_unused_scales(graph, head, grids)
+
+    monkeypatch.setattr("evburst.app.convert.conversion.without_unused_scales", recorded)
     assert convert("--set", f"blend_with={before}", "--set", "blend=0.25") == 0
+    assert len(reduced) == 2
     one, other = (DetectorBundle.load(path).graph for path in (before, tmp_path / "tiny.safetensors"))
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
     five = replace(one, tensors={name: 5 * tensor for name, tensor in one.tensors.items()})

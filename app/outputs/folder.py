@@ -80,8 +80,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one, and that nothing else would be replaced."""
-        before = read_summary(self.path)
-        listed = [] if before is None else [SUMMARY, *_listed(before)]
+        listed = outputs_in(self.path)
         left = self._found([name for name in (SUMMARY, *self._possible) if name in listed])
         written = self._found([*self._outputs, SUMMARY])
         files = list(dict.fromkeys([*left, *written]))
@@ -125,10 +124,10 @@ def state_of(source: Path) -> dict[str, int]:
     return {"events_bytes": found.st_size, "events_modified_ns": found.st_mtime_ns}
 
 
-def is_output(path: Path) -> bool:
-    """Return whether a run has written this file into its folder."""
-    summary = read_summary(path.parent)
-    return summary is not None and path.name in (SUMMARY, *_listed(summary))
+def outputs_in(folder: Path) -> list[Any]:
+    """Return the names of the files that a run has written into its folder; none if no run has."""
+    summary = read_summary(folder)
+    return [] if summary is None else [SUMMARY, *_listed(summary)]
 
 
 def free_folder(base: Path, source: Path) -> Path:
