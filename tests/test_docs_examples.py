@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,8 +30,9 @@ from evburst.app.outputs import sinks
 from evburst.data import readers
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConversionError, EventFileError, SensorSizeError
-from evburst.data.events import EventArray, SensorSize
-from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.data.events import EventArray, EventWindow, SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
+from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, log_intensity
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -205,7 +207,7 @@ def export_street(folder: Path) -> None:
     """Write street_snn.onnx as docs/export.md does, and put the bundled recording beside it."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    ((_, *command),) = named_commands("docs/export.md", "evburst export --weights street --onnx-snn")
+    ((_, *command),) = named_commands("docs/export.md", "evburst export --weights street --onnx-snn street_snn.onnx")
     assert main(command) == 0
     shutil.copy(SAMPLE, folder)
 
@@ -316,3 +318,42 @@ def test_events_that_arrive_are_detected_in_as_those_of_a_recording() -> None:
     assert [(one.t0_us, one.events, one.spikes) for one in found] == [(one.t0_us, one.events, one.spikes) for one in expected]
     assert len(found) == 4
     assert sum(len(one.detections) for one in found) > 0
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_page_in_the_browser_counts_the_events_of_the_simulator(tmp_path: Path) -> None:
+    """Three windows of 50 ms from pictures 30 ms apart; after a jump back, the page begins anew."""
+    rng = np.random.default_rng(0)
+    size, config = (
+        SensorSize(16, 12),
+        SimulatorConfig(0.25, 0.25, mismatch=0, refractory_us=0, cutoff_hz=0, leak_hz=0, shot_hz=0),
+    )
+    pictures = rng.integers(0, 256, (6, size.height, size.width)).astype(np.uint8)
+    (tmp_path / "pictures.json").write_text(json.dumps(pictures.reshape(6, -1).tolist()))
+    script = """
+        import { readFileSync } from "fs";
+        import { EventCounter } from "./events.mjs";
+        const pictures = JSON.parse(readFileSync(process.argv[2]));
+        const counter = new EventCounter({ width: 16, height: 12, gridWidth: 32, gridHeight: 32, bins: 5, windowMs: 50 });
+        for (const again of [0, 1]) {
+          const windows = pictures.flatMap((picture, k) => counter.add(picture, 5000 * (1 - again) + 30 * k));
+          console.log(JSON.stringify(windows.map(({ counts, events }) => [Array.from(counts), events])));
+        }"""
+    (tmp_path / "run.mjs").write_text(script)
+    shutil.copy(ROOT / "docs" / "examples" / "browser" / "events.js", tmp_path / "events.mjs")
+    node = [shutil.which("node") or "node", str(tmp_path / "run.mjs"), str(tmp_path / "pictures.json")]
+    found = [json.loads(line) for line in subprocess.run(node, check=True, capture_output=True, text=True).stdout.splitlines()]
+    assert found[0] == found[1]
+
+    simulator = EventSimulator(size, config)
+    simulator._initial_offset[:] = 0
+    parts = [simulator.step(log_intensity(picture), 30_000 * k) for k, picture in enumerate(pictures)]
+    events = np.concatenate(parts)
+    windows = [
+        EventWindow(t, t + 50_000, events[(events["t"] >= t) & (events["t"] < t + 50_000)]) for t in (0, 50_000, 100_000)
+    ]
+    expected = voxel_batch(windows, VoxelConfig(), size, 32)
+    counted = np.array([counts for counts, _ in found[0]], np.uint8).reshape(expected.shape)
+    assert expected.any(axis=(1, 2, 3)).all()
+    assert (counted != expected).mean() < 1e-3  # a time on the border of two bins is rounded differently
+    assert [number for _, number in found[0]] == pytest.approx([len(window) for window in windows], rel=1e-3)
