@@ -10,7 +10,6 @@ additions are needed: 7 w = 8 w - w. Shifts are free here, which favours the QNN
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from torch import Tensor
 
 from bench.int8_ann import measured
 from evburst.app.evaluate.run import load_evaluation
-from evburst.app.provenance import provenance
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import voxel_batch
@@ -109,12 +107,9 @@ def measure(weights: str, root: str, cache: str, limit: int = 0) -> dict[str, An
 
 def main() -> None:
     """Command line."""
-    found, file = measured((__doc__ or "").splitlines()[0], measure)
-    for name, one in found.items():
+    for name, one in measured((__doc__ or "").splitlines()[0], measure).items():
         shares = ", ".join(f"{kind} {pj / one['energy_pj']['qnn']:.1%}" for kind, pj in one["energy_pj"].items())
         print(f"{name}: {one['windows']} windows, {one['spikes_per_burst']:.2f} spikes per burst; of the QNN: {shares}")
-    if file:
-        file.write_text(json.dumps({"weights": found, "provenance": provenance()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

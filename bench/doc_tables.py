@@ -445,7 +445,7 @@ TABLES = (
         "spikes",
         "docs/benchmarks.md",
         "Spikes of every engine",
-        lambda: spikes.table([spikes.Agreement(**row) for row in _read("spikes")]),
+        lambda: spikes.table([spikes.Agreement(**row) for row in _read("spikes")["results"]]),
     ),
     DocTable("downsample", "docs/benchmarks.md", "Larger sensors", downsampled),
 )

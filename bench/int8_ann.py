@@ -106,6 +106,7 @@ def measure(weights: str, root: str, cache: str, limit: int = 0, calibration: in
 
     return {
         "windows": len(scored),
+        "calibration": {"split": "select", "windows": calibration},
         "networks": {name: {"ap": one.summary.ap, "ap50": one.summary.ap50} for name, one in found.items()},
         "int8_of_ann": lost("ann", "int8"),
         "snn_of_int8": lost("int8", "snn"),
@@ -120,29 +121,33 @@ def table(record: dict[str, Any]) -> str:
     for weights, one in record["weights"].items():
         figures = ["{ap:.1f}, {ap50:.1f}".format(**one["networks"][name]) for name in NETWORKS]
         losses = [interval(Interval(**one[pair]["ap"]), 1) for pair in ("int8_of_ann", "snn_of_int8")]
-        lines.append(f"| {' | '.join([weights, str(one['windows']), *figures, *losses])} |")
+        lines.append(f"| {' | '.join([weights, format(one['windows'], ','), *figures, *losses])} |")
     return "\n".join(lines)
 
 
-def measured(description: str, measure: Callable[[str, str, str, int], dict[str, Any]]) -> tuple[dict[str, Any], Path | None]:
-    """Read a command line of weights with their pictures, and measure each; return the figures by weights, and --json."""
+def measured(description: str, measure: Callable[[str, str, str, int], dict[str, Any]]) -> dict[str, Any]:
+    """Read a command line of weights with their pictures, and measure each; return the figures by weights.
+
+    A file of --json keeps the figures of other weights that it contains.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("weights", nargs="+", metavar="NAME=FOLDER", help="weights, and the pictures to measure them on")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
     parser.add_argument("--limit", type=int, default=0, help="number of windows (0: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file, beside those of other "
+                        "weights that it contains")  # fmt: skip
     args = parser.parse_args()
     pairs = (pair.partition("=")[::2] for pair in args.weights)
-    return {Path(name).stem: measure(name, root, args.cache, args.limit) for name, root in pairs}, args.json
+    found = {Path(name).stem: measure(name, root, args.cache, args.limit) | provenance() for name, root in pairs}
+    if args.json:
+        before = json.loads(args.json.read_text())["weights"] if args.json.exists() else {}
+        args.json.write_text(json.dumps({"weights": before | found}, indent=1) + "\n")
+    return found
 
 
 def main() -> None:
     """Command line."""
-    found, file = measured((__doc__ or "").splitlines()[0], measure)
-    record = {"calibration": {"split": "select", "windows": CALIBRATION}, "weights": found, "provenance": provenance()}
-    print(table(record))
-    if file:
-        file.write_text(json.dumps(record, indent=1) + "\n")
+    print(table({"weights": measured((__doc__ or "").splitlines()[0], measure)}))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.app.classify import sensor_of
+from evburst.app.provenance import provenance
 from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
@@ -234,7 +235,7 @@ def main() -> int:
     rows = [row for weights in args.weights for row in compare(weights, engines, args.windows)]
     print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        args.json.write_text(json.dumps({"results": [asdict(row) for row in rows], **provenance()}, indent=1) + "\n")
     return int(any(row.different for row in rows if row.integer_layers == row.layers))
 
 
