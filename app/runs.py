@@ -239,7 +239,8 @@ def run_windows(
         SensorSizeError: too many events lie outside the sensor.
     """
     inside = outside = 0
-    with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
+    taken = islice(windows, config.max_windows)
+    with closing(inference.stream(taken, config.batch or BATCH, stream.finite)) as results:
         for result in results:
             inside, outside = inside + result.events, outside + result.outside
             if inside + outside >= _JUDGED_FROM:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,24 @@ def test_streams_of_one_detector_at_the_same_time(detector: Detector, events: Ev
     assert expected[0] != boxes(list(Detector("street", sensor_size=SIZE).stream(one)))
     assert (one.faults.outside_sensor, other.faults.outside_sensor) == (0, 2 * lost)
     assert lost > 0
+
+
+def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
+    """Who leaves the loop does not wait for events that may never come; the thread that reads ends after the next ones."""
+    left, waited = Event(), list[bool]()
+
+    class Silent(EventArray):
+        def packets(self) -> Iterator[Events]:
+            yield self.events
+            waited.append(left.wait(20))
+
+    for _ in Detector("street").stream(Silent(events[events["t"] < 60_000], SIZE, finite=False)):
+        break
+    left.set()
+    for thread in threading.enumerate():
+        if thread.name == "binning":
+            thread.join()
+    assert waited == [True]
 
 
 def test_a_start_in_seconds(events: Events, tmp_path: Path) -> None:
