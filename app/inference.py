@@ -293,9 +293,7 @@ class Inference:
         if waiting:
             yield from self.run(waiting, batch)
 
-    def _binned_ahead(
-        self, windows: Iterator[EventWindow], batch: int, finite: bool
-    ) -> Generator[BinnedWindow, None, None]:
+    def _binned_ahead(self, windows: Iterator[EventWindow], batch: int, finite: bool) -> Generator[BinnedWindow, None, None]:
         worker, waiting = Worker("binning"), deque[Future[BinnedWindow | None]]()
         # Those of the batch in use, those binned ahead, and the one being binned.
         grids = cycle([self.new_grid() for _ in range(2 * batch + _AHEAD + 1)])
