@@ -28,7 +28,6 @@ from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
-from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
 _JUDGED_FROM = 10_000
@@ -290,4 +289,4 @@ def traffic_figures(energy: EnergyTotals, inference: Inference, table: str) -> d
     stats, network = energy.mean_stats(), inference.network
     if stats is None or not isinstance(network, Detector):
         return None
-    return memory_figures(stats, None, memory_geometry(network.bundle.graph, *inference.seen_shape), table)
+    return memory_figures(stats, None, network.memory_geometry(*inference.seen_shape), table)
