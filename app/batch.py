@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
+from evburst.app.console import number_of
 from evburst.app.detect import DetectConfig, class_numbers, detect_file
 from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
@@ -171,7 +172,7 @@ def detect_many(
     if failed := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
         raise DataError(f"{failed} of {len(recordings)} recordings failed: see {out / TABLE}")
     windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
-    text = f"{len(summaries)} recordings: {windows:,} windows, {boxes:,} boxes"
+    text = f"{number_of(len(summaries), 'recording')}: {number_of(windows, 'window')}, {number_of(boxes, 'box', 'boxes')}"
     return summaries, f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
 
 

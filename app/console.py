@@ -88,6 +88,11 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
+def number_of(n: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 window`, `1,200 windows`; the plural has an s unless it is given."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def exit_code(number: int) -> int:
     """Return the exit code of a process that a signal has ended."""
     exec("")  # CPython remembers a KeyboardInterrupt that left an `exec`, and would end by SIGINT; the next `exec` clears that

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import show_progress
+from evburst.app.console import number_of, show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
@@ -79,6 +79,8 @@ class DetectConfig(RunConfig):
             "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
+            "slow and fps set the speed of the video: add video to the sinks, or leave them out": "video" in self.sinks
+            or (self.slow == 1 and self.fps is None),
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
         }
         for message, holds in checks.items():
@@ -308,7 +310,8 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
-def _traffic_line(memory: dict[str, Any]) -> str:
+def traffic_line(memory: dict[str, Any]) -> str:
+    """Return the energy of a run with memory traffic, from `traffic_figures`, as a line of text."""
     qnn = memory["alternatives"].get("qnn")
     share = f", {100 * memory['total_pj'] / qnn['total_pj']:.0f} % of the same network quantised" if qnn else ""
     spent = f"{memory['total_pj'] / 1e6:,.0f} uJ with memory traffic (a model)"
@@ -327,7 +330,7 @@ def human_summary(summary: dict[str, Any]) -> str:
         length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
     events = f"{summary['events']:,} events" + (" (each once per window it lies in)" if "stride_ms" in summary else "")
-    windows = "1 window" if summary["windows"] == 1 else f"{summary['windows']} windows"
+    windows = number_of(summary["windows"], "window")
     lines = [
         f"{summary['events_file']}: {events}, {windows} of {length}{idle}",
         f"boxes     {summary['detections']} ({boxes})",
@@ -350,7 +353,7 @@ def human_summary(summary: dict[str, Any]) -> str:
             + (f", {100 * energy['of_qnn']:.0f} % of the same network quantised" if energy["of_qnn"] is not None else "")
             + f" ({energy['table']})"
         )
-        lines.append(_traffic_line(summary["memory"]))
+        lines.append(traffic_line(summary["memory"]))
         if (beyond := energy["beyond_silence"])["snn_pj"] is not None:
             share = 100 * beyond["of_ann"]
             spent = f"{beyond['snn_pj'] / 1e6:,.1f} uJ per window, {share:.1f} %"

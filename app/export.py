@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     parser.add_argument("--with-boxes", action="store_true",
                         help="with --onnx-snn: output boxes, scores and labels (of a classifier: scores and label) instead "
                         "of raw maps, batch size 1")  # fmt: skip
-    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="with --with-boxes: minimum score (default: 0.3)")
+    parser.add_argument("--score", type=float, metavar="S", help="with --with-boxes: minimum score (default: 0.3)")
     parser.add_argument("--totals", action="store_true",
                         help="with --onnx-snn: also output the spikes and synaptic operations of every layer")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
@@ -60,6 +60,10 @@ def _export(args: argparse.Namespace) -> str:
 
     if not args.onnx_snn and (args.with_boxes or args.totals):
         raise ConfigError("--with-boxes and --totals need --onnx-snn")
+    if args.score is not None and not args.with_boxes:
+        raise ConfigError("--score needs --with-boxes")
+    if args.sensor_size and not (args.nir or args.with_boxes or args.totals):
+        raise ConfigError("--sensor-size needs --nir, --with-boxes or --totals: this file is for any size")
     if args.part and not args.nir:
         raise ConfigError("--part needs --nir")
     refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
@@ -77,7 +81,8 @@ def _export(args: argparse.Namespace) -> str:
                 "note: these weights were not in integer form: thresholds and biases were rounded; boxes may differ slightly"
             )
         size = (height, width) if args.with_boxes or args.totals else None
-        boxes = BoxOptions(sensor, build(PostConfig, {"score": args.score})) if args.with_boxes else None
+        post = {} if args.score is None else {"score": args.score}
+        boxes = BoxOptions(sensor, build(PostConfig, post)) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
         outputs = ", ".join(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs)
         return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"

@@ -13,14 +13,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.app.worker import Worker
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
 from evburst.data.errors import EvburstError
@@ -258,7 +260,9 @@ class Inference:
             results.append(self._result(binned, output, binned.seconds + seconds))
         return results
 
-    def stream(self, windows: Iterator[EventWindow], batch: int = 1) -> Generator[WindowResult, None, None]:
+    def stream(
+        self, windows: Iterator[EventWindow], batch: int = 1, finite: bool = True
+    ) -> Generator[WindowResult, None, None]:
         """Yield the results of all windows, in order; a result's grid is valid until the next result is requested.
 
         One thread reads and bins in advance while the network computes: both release Python's global lock.
@@ -266,12 +270,14 @@ class Inference:
         Args:
             windows: read in advance by the binning thread.
             batch: number of windows per batch.
+            finite: whether `windows` end by themselves. Otherwise their source may be silent for ever, and a generator that is
+                closed does not wait for the thread, which ends after the next window.
 
         Raises:
             EvburstError: from `windows`, after the results of the windows before it.
         """
         self.begin()
-        ahead, waiting = self._binned_ahead(windows, batch), list[BinnedWindow]()
+        ahead, waiting = self._binned_ahead(windows, batch, finite), list[BinnedWindow]()
         try:
             for binned in ahead:
                 waiting.append(binned)
@@ -287,8 +293,8 @@ class Inference:
         if waiting:
             yield from self.run(waiting, batch)
 
-    def _binned_ahead(self, windows: Iterator[EventWindow], batch: int) -> Generator[BinnedWindow, None, None]:
-        pool, waiting = ThreadPoolExecutor(1, "binning"), deque[Future[BinnedWindow | None]]()
+    def _binned_ahead(self, windows: Iterator[EventWindow], batch: int, finite: bool) -> Generator[BinnedWindow, None, None]:
+        worker, waiting = Worker("binning"), deque[Future[BinnedWindow | None]]()
         # Those of the batch in use, those binned ahead, and the one being binned.
         grids = cycle([self.new_grid() for _ in range(2 * batch + _AHEAD + 1)])
 
@@ -299,13 +305,15 @@ class Inference:
         try:
             while True:
                 while len(waiting) < batch + _AHEAD:
-                    waiting.append(pool.submit(bin_next, next(grids)))
+                    waiting.append(worker.submit(partial(bin_next, next(grids))))
                 binned = waiting.popleft().result()
                 if binned is None:
                     return
                 yield binned
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in waiting:
+                future.cancel()
+            worker.end(wait=finite)
 
     def _detect(self, batch: Sequence[BinnedWindow], size: int) -> list[Output]:
         """Return the prediction, counts and maps of each window, from a batch of `size` grids."""

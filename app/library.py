@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
 from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
-from evburst.app.runs import RunConfig, cut_windows, open_inference, refuse_ignored, run_windows, start_time
+from evburst.app.runs import RunConfig, check_task, cut_windows, open_inference, refuse_ignored, run_windows, start_time
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.datasets.class_windows import filled_windows
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
@@ -43,6 +44,7 @@ class _Network:
         self.config = config
         self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
         self._bundle = DetectorBundle.load(config.weights)
+        check_task(self._bundle, config.weights, self._task)
         self.classes = self._bundle.head.classes
         self._maps = maps
         self._inferences: dict[SensorSize, Inference] = {}
@@ -57,12 +59,12 @@ class _Network:
                 in any form that `as_events` accepts.
 
         Raises:
-            EvburstError: the recording cannot be used, or its sensor size is unknown.
+            EvburstError: the recording cannot be used, its sensor size is unknown, or it ends before `start_s`.
         """
         stream: EventStream
         if isinstance(source, str | Path):
             stream, name = self._open(Path(source)), str(source)
-        elif hasattr(source, "windows") and hasattr(source, "sensor_size"):
+        elif hasattr(source, "windows") and hasattr(source, "sensor_size") and not isinstance(source, EventArray):
             stream, name = source, "stream"
         else:
             stream, name = self._as_stream(source), "events"
@@ -77,7 +79,7 @@ class _Network:
         result per window, as `stream` does.
 
         Raises:
-            EvburstError: the events cannot be used, or the sensor size is unknown.
+            EvburstError: the events cannot be used, the sensor size is unknown, or the events end before `start_s`.
         """
         array = self._as_stream(events)
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
@@ -94,11 +96,17 @@ class _Network:
     def _results(
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
     ) -> Iterator[WindowResult]:
-        inference.faults = stream.faults
-        for result in map(self._result_filter(inference), run_windows(inference, stream, windows, self.config, name)):
-            yield replace(result, grid=result.grid.copy())
-        if stream.faults.found():
-            log.warning("%s: repaired: %s", name, stream.faults)
+        inference.faults, before, is_empty = stream.faults, replace(stream.faults), True
+        results = run_windows(inference, stream, windows, self.config, name, before)
+        with closing(results):
+            for result in map(self._result_filter(inference), results):
+                is_empty = False
+                yield replace(result, grid=result.grid.copy())
+        if is_empty and self.config.start_s:
+            raise EventFileError(f"{name}: contains no usable events after {self.config.start_s:g} s")
+        faults = stream.faults.since(before)
+        if faults.found():
+            log.warning("%s: repaired: %s", name, faults)
 
     def _open(self, path: Path) -> EventStream:
         return open_events(path, self._size, self.config.format, options=self.config.reading)
@@ -112,7 +120,7 @@ class _Network:
 
     def _as_stream(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):
-            return events
+            return replace(events, events=as_events(events.events))
         if self._size is None:
             raise ConfigError("events in memory do not state their sensor size: pass it, Detector(..., sensor_size=(304, 240))")
         return EventArray(as_events(events), self._size)
@@ -122,6 +130,10 @@ class _Network:
         if size not in self._inferences:
             self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps, task=self._task)
         return copy(self._inferences[size])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy prepares its own networks: their buffers are views of each other, which copies would not be."""
+        return {**vars(self), "_inferences": {}}
 
     def __repr__(self) -> str:
         t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"
@@ -149,7 +161,7 @@ class Detector(_Network):
         config: the settings.
 
     Raises:
-        EvburstError: the weights or a setting cannot be used.
+        EvburstError: the weights or a setting cannot be used, or the weights are a classifier's.
     """
 
     _task = DETECTION

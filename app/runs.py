@@ -28,7 +28,6 @@ from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
-from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
 _JUDGED_FROM = 10_000
@@ -149,10 +148,7 @@ def open_inference(
         ConfigError: the engine or the device is not available, T contradicts the other settings, or the weights have another
             task.
     """
-    weights_task = task_of(bundle.head).name
-    if weights_task != task:
-        other = "evburst classify" if weights_task == CLASSIFICATION else "evburst detect"
-        raise ConfigError(f"weights {config.weights} are for {weights_task}, not for {task}: use {other}")
+    check_task(bundle, config.weights, task)
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError(
@@ -184,6 +180,14 @@ def open_inference(
         downsample=block_side(config.downsample, sensor_size),
         count_every=detector.count_every,
     )
+
+
+def check_task(bundle: DetectorBundle, weights: str, task: str) -> None:
+    """Raise ConfigError if loaded weights have another task."""
+    weights_task = task_of(bundle.head).name
+    if weights_task != task:
+        other = "evburst classify" if weights_task == CLASSIFICATION else "evburst detect"
+        raise ConfigError(f"weights {weights} are for {weights_task}, not for {task}: use {other}")
 
 
 def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:
@@ -231,21 +235,29 @@ def start_time(stream: EventStream, start_s: float) -> int | None:
 
 
 def run_windows(
-    inference: Inference, stream: EventStream, windows: Iterator[EventWindow], config: RunConfig, name: str
+    inference: Inference,
+    stream: EventStream,
+    windows: Iterator[EventWindow],
+    config: RunConfig,
+    name: str,
+    before: Faults | None = None,
 ) -> Generator[WindowResult, None, None]:
     """Yield the results of a recording's windows, at most `config.max_windows`.
+
+    `before` are the stream's faults before this pass; None: it is the first one.
 
     Raises:
         SensorSizeError: too many events lie outside the sensor.
     """
     inside = outside = 0
-    with closing(inference.stream(islice(windows, config.max_windows), config.batch or BATCH)) as results:
+    taken = islice(windows, config.max_windows)
+    with closing(inference.stream(taken, config.batch or BATCH, stream.finite)) as results:
         for result in results:
             inside, outside = inside + result.events, outside + result.outside
             if inside + outside >= _JUDGED_FROM:
                 check_sensor_size(name, stream.sensor_size, inside, outside)
             yield result
-    check_sensor_size(name, stream.sensor_size, inside, stream.faults.outside_sensor)
+    check_sensor_size(name, stream.sensor_size, inside, stream.faults.since(before or Faults()).outside_sensor)
 
 
 def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:
@@ -277,4 +289,4 @@ def traffic_figures(energy: EnergyTotals, inference: Inference, table: str) -> d
     stats, network = energy.mean_stats(), inference.network
     if stats is None or not isinstance(network, Detector):
         return None
-    return memory_figures(stats, None, memory_geometry(network.bundle.graph, *inference.seen_shape), table)
+    return memory_figures(stats, None, network.memory_geometry(*inference.seen_shape), table)

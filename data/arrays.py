@@ -58,6 +58,8 @@ def _columns(events: Any) -> Sequence[Any]:
             raise DataError("events: four lists of four numbers may be rows or columns; pass an array of rows, or a dict")
         if all(len(shape) == 1 for shape in shapes):
             return events
+    if hasattr(events, "__next__"):
+        raise DataError("events: an iterator; join its chunks to one array, or pass a source of events (an EventStream)")
     array = _array(events)
     if array.shape == (0,):  # a list of no rows
         return [array] * len(_NAMES)

@@ -96,6 +96,11 @@ class Faults:
         """Return the nonzero counters by name."""
         return {name: count for name, count in vars(self).items() if count}
 
+    def since(self, before: Faults) -> Faults:
+        """Return what a pass over a stream counted that began with the counters `before`; truncated bytes are the file's."""
+        own = {name: count - getattr(before, name) for name, count in vars(self).items()}
+        return Faults(**{**own, "truncated_bytes": self.truncated_bytes})
+
     def __str__(self) -> str:
         """Return the nonzero counters as text: `truncated bytes 3, late events 2`."""
         return list_counts(self.found())

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
-from evburst.data.stats import SpikeStats
+from evburst.data.stats import MemoryGeometry, SpikeStats
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Memory, Runner
 from evburst.models.runtime import ENGINES, choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
-from evburst.models.spiking.cost import dense_macs
+from evburst.models.spiking.cost import dense_macs, memory_geometry
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
 from evburst.models.spiking.rounding import is_integer
 from evburst.models.tasks import Prediction, task_of
@@ -64,6 +64,7 @@ class Detector:
         self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
         self.has_memory = bool(bundle.graph.memories)
         self._adaptive = adaptive
+        self._geometries: dict[tuple[int, int, int], MemoryGeometry] = {}
         self._ann = Runner(bundle.graph.on(self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
         if self.has_memory and timesteps > 1:
@@ -150,6 +151,13 @@ class Detector:
 
     def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Prediction]:
         return lambda maps: self._decoded(maps, sensor_size, t_us)[0]
+
+    def memory_geometry(self, channels: int, height: int, width: int) -> MemoryGeometry:
+        """Sizes that memory traffic depends on, for one grid of this size; computed once."""
+        size = channels, height, width
+        if size not in self._geometries:
+            self._geometries[size] = memory_geometry(self.bundle.graph, *size)
+        return self._geometries[size]
 
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""

@@ -149,8 +149,8 @@ def test_what_a_failed_recording_had_computed_is_kept(
 ) -> None:
     computed = Inference.stream
 
-    def failing(self: Inference, windows: Iterator[EventWindow], batch: int) -> Iterator[WindowResult]:
-        yield next(computed(self, windows, batch))
+    def failing(self: Inference, windows: Iterator[EventWindow], batch: int, finite: bool) -> Iterator[WindowResult]:
+        yield next(computed(self, windows, batch, finite))
         raise DataError("the disk is gone")
 
     monkeypatch.setattr(Inference, "stream", failing)
@@ -188,12 +188,15 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     assert all((out / name / "summary.json").stat().st_mtime_ns != times[name] for name in rows)
 
 
-def test_a_recording_or_weights_that_have_changed_are_not_done(recordings: Path, tmp_path: Path) -> None:
+def test_a_recording_or_weights_that_have_changed_are_not_done(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights, out = tmp_path / "mine.safetensors", tmp_path / "out"
     bundle = DetectorBundle.load("street")
     bundle.save(weights)
     command = ["--events", str(recordings / "a"), "--out", str(out), *SMALL, "--weights", str(weights), "--skip-existing"]
     assert detect_main(command) == 0
+    assert "1 recording: 2 windows, " in capsys.readouterr().out
     assert table(out)["rec_td"]["events"] == "500"
     write_events(recordings / "a" / "rec_td.dat", random_events(400, SIZE, 100_000), SIZE)
     assert detect_main(command) == 0

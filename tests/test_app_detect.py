@@ -105,6 +105,8 @@ def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--window-events", "5", "--window-ms", "5"], "give one"),
         (["--slow", "2", "--fps", "2"], "give one"),
         (["--slow", "0"], "slow must be"),
+        (["--slow", "2", "--sinks", "jsonl"], "add video to the sinks"),
+        (["--fps", "2", "--sinks", "jsonl,csv"], "add video to the sinks"),
     ],
 )
 def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:

@@ -283,7 +283,7 @@ def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.Captur
     assert evaluate_main(run) == 0
     out, err = capsys.readouterr()
     assert "1 event files without labels were skipped" in err
-    assert out.startswith("folder val: 1 windows of 50 ms; protocol coco")
+    assert out.startswith("folder val: 1 window of 50 ms; protocol coco")
 
 
 @pytest.mark.shared

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from copy import copy, deepcopy
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -113,6 +117,7 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (np.array([(2**63 - 1, 1, 1, 1), (-(2**63), 1, 1, 1)], EVENT_DTYPE), "times from -9223372036854775808"),
         (([2**62], [1], [1], [1]), "expected less than"),
         ("no file.dat", "shape"),
+        (iter([[0, 1, 1, 1]]), "an iterator; join its chunks"),
     ],
 )
 def test_other_arrays_are_refused(value: Any, message: str) -> None:
@@ -154,13 +159,64 @@ def test_streams_of_one_detector_at_the_same_time(detector: Detector, events: Ev
     assert lost > 0
 
 
+def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
+    """Who leaves the loop does not wait for events that may never come; the thread that reads ends after the next ones."""
+    left, waited = Event(), list[bool]()
+
+    class Silent(EventArray):
+        def packets(self) -> Iterator[Events]:
+            yield self.events
+            waited.append(left.wait(20))
+
+    for _ in Detector("street").stream(Silent(events[events["t"] < 60_000], SIZE, finite=False)):
+        break
+    left.set()
+    for thread in threading.enumerate():
+        if thread.name == "binning":
+            thread.join()
+    assert waited == [True]
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy, lambda detector: pickle.loads(pickle.dumps(detector))])
+def test_a_copy_finds_the_same(copied: Callable[[Detector], Detector], events: Events) -> None:
+    """Whether or not the original has been used, and by the engine whose buffers are views of each other."""
+    detector = Detector("street", sensor_size=SIZE, max_windows=2, engine="int8")
+    unused, expected = copied(detector), detector(events)
+    assert boxes(expected)[0]
+    for one in (unused, copied(detector)):
+        found = one(events)
+        assert boxes(found) == boxes(expected)
+        assert [result.energy_pj for result in found] == [result.energy_pj for result in expected]
+
+
+def test_a_stream_may_be_passed_again(detector: Detector, events: Events, caplog: pytest.LogCaptureFixture) -> None:
+    """Its faults add up; the judgement of the sensor's size and the warning are those of one pass."""
+    outside = events.copy()
+    outside["x"][::12] = 400  # 8 % lie beyond the sensor
+    stream = EventArray(outside, SIZE)
+    for _ in range(3):
+        list(detector.stream(stream))
+    assert len(caplog.messages) == 3
+    assert len(set(caplog.messages)) == 1
+    assert f"outside sensor {stream.faults.outside_sensor // 3}" in caplog.messages[0]
+
+
+def test_an_event_array_is_checked_as_other_arrays_are(detector: Detector, events: Events) -> None:
+    expected = boxes(list(detector.stream(events)))
+    assert boxes(list(detector.stream(EventArray(events[::-1], SIZE)))) == expected
+    assert boxes(detector(EventArray(SHAPES["names as in files"](events), SIZE))) == expected
+
+
 def test_a_start_in_seconds(events: Events, tmp_path: Path) -> None:
     """Windows that end before it are left out, also of short recordings; the faults of the recording are counted once."""
     late = Detector("street", sensor_size=SIZE, start_s=0.06)
     part = events[(events["t"] >= 73_000) & (events["t"] < 123_000)]
     assert [result.t0_us for result in late(events)] == [50_000 * k for k in range(1, len(late(events)) + 1)]
     assert [result.t0_us for result in late(part)] == [100_000]
-    assert late(part[part["t"] < 80_000]) == []
+    with pytest.raises(EvburstError, match=r"events: contains no usable events after 0\.06 s"):
+        late(part[part["t"] < 80_000])
+    with pytest.raises(EvburstError, match="contains no usable events after 50 s"):
+        list(Detector("street", start_s=50).stream(SAMPLE))
     words = pack(events)
     words[5, 0] = 1 << 31  # a time far ahead
     (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + words.tobytes())
@@ -200,6 +256,8 @@ def test_settings_and_errors() -> None:
     ):
         with pytest.raises(EvburstError, match=message):
             Detector(**settings)
+    with pytest.raises(EvburstError, match="weights nmnist are for classification, not for detection"):
+        Detector("nmnist")
     with pytest.raises(EvburstError, match="no such file"):
         Detector().stream("gone.dat")
     with pytest.raises(EvburstError, match="sensor_size"):

@@ -477,7 +477,7 @@ def test_no_password_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         (["--camera", "fake", "--weights", "strete"], "bundled: caltech101, caltech6"),
         (["--camera", "fake", "--headless", "--serve"], "--headless contradicts --serve"),
         (["--camera", "fake", "--set", "queue_window=1"], "did you mean 'queue_windows'"),
-        (["--camera", "fake", "--record", "gone/o.dat"], "cannot be written"),
+        (["--video", "rtsp://127.0.0.1:9/none", "--record", "gone/o.dat"], "there is no folder gone; create it first"),
         (["--camera", "fake", "--record", "."], "is a folder"),
         (["--camera", "fake", "--speed", "0.5"], "only a recording"),
         (["--video", "a.mp4", "--speed", "0"], "--speed 0: expected"),

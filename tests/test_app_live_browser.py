@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -340,11 +341,34 @@ def test_network_and_weights_are_switched_while_windows_go_on(browser: Any, pipe
 
 def test_energy_above_the_anns_is_red(browser: Any) -> None:
     header = {"energy_uj": 300, "beyond_silence_uj": 9, "ann_uj": 200, "spikes": 5, "idle": False, "boxes": [], "events": 1,
-              "events_per_s": 1, "latency_ms": 1, "t_us": 0}  # fmt: skip
+              "traffic": None, "events_per_s": 1, "latency_ms": 1, "t_us": 0}  # fmt: skip
     over = """figures(arguments[0]);
         return ["energy", "share"].map((id) => document.getElementById(id).classList.contains("over"));"""
     assert browser.execute_script(over, header) == [True, True]
     assert browser.execute_script(over, {**header, "energy_uj": 100}) == [False, False]
+
+
+def test_memory_traffic_is_in_the_footnote(browser: Any) -> None:
+    wait_until(lambda: "With memory traffic" in text(browser, "traffic"))
+    assert re.search(r"the SNN takes [\d,]+ µJ, \d+ % of the ANN's\.$", text(browser, "traffic"))
+
+
+def test_explanations_stay_on_the_page_of_a_phone(browser: Any) -> None:
+    """Wherever the figure stands in its line: an explanation is as far left as its figure, or spans all of them."""
+    metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    sides = """const figure = arguments[0], style = getComputedStyle(figure, "::after");
+        const around = getComputedStyle(figure).position === "static" ? figure.offsetParent : figure;
+        const left = around.getBoundingClientRect().left + parseFloat(style.left);
+        return [left, left + parseFloat(style.width)];"""
+    try:
+        for figure in browser.find_elements(By.CSS_SELECTOR, ".totals > span, .card[data-help], #kind"):
+            browser.execute_script("arguments[0].focus()", figure)
+            ActionChains(browser).send_keys(Keys.SHIFT).perform()  # a focus by script is shown after a key
+            left, right = browser.execute_script(sides, figure)
+            assert 0 <= left < right <= 360, figure.text
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_energies_are_plotted_on_one_scale_and_events_behind_them(browser: Any) -> None:

@@ -43,6 +43,7 @@ from evburst.app.live import server as server_module  # noqa: E402
 from evburst.app.live.broadcast import pack_picture  # noqa: E402
 from evburst.app.live.server import PageServer, Site, guarded  # noqa: E402
 from evburst.app.outputs.render import palette  # noqa: E402
+from evburst.app.runs import traffic_figures  # noqa: E402
 
 SIZE = SensorSize(64, 48)
 PICTURE = struct.pack("<4sHH", b"EVB1", *SIZE) + bytes(64 * 48)
@@ -244,20 +245,28 @@ def test_energy_is_sent_for_every_spike_and_for_differences_from_silence(ann: bo
     network = pipeline.network
     size, window_us = network.inference.sensor_size, network.inference.voxel.window_us
     headers = []
-    for events in (random_events(200, size, window_us), random_events(0, size, window_us)):
+    for events in (random_events(0, size, window_us), random_events(200, size, window_us)):
         binned = network.inference.bin(EventWindow(0, window_us, events), network.inference.new_grid())
         (result,) = network.inference.run([binned])
         message = broadcast.encode(broadcast._Shown(result, network, None, 1, 0), size, False)  # private: what `show` keeps
         headers.append(json.loads(message[4 : 4 + struct.unpack_from("<I", message)[0]]))
         assert headers[-1]["events"] == len(events)
-    busy, idle = headers
+    idle, busy = headers
     if ann:
         assert busy["energy_uj"] == busy["ann_uj"]
+        assert busy["traffic"] is idle["traffic"] is None
         assert busy["beyond_silence_uj"] is idle["beyond_silence_uj"] is None
     else:
         assert 0 < busy["beyond_silence_uj"] < busy["energy_uj"] < busy["ann_uj"]
         assert idle["idle"]
         assert idle["energy_uj"] == idle["beyond_silence_uj"] == 0
+        expected = traffic_figures(result.totals, network.inference, "int8")
+        assert expected is not None
+        assert busy["traffic"] == {
+            "uj": round(expected["total_pj"] / 1e6, 1),
+            "share_of_ann": round(expected["share_of_ann"], 4),
+        }
+        assert idle["traffic"] is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import lzma
 import os
 import pickle
 import zipfile
+from itertools import islice
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -110,6 +112,26 @@ def test_text_is_read_from_a_pipe_once(tmp_path: Path, header: bytes) -> None:
     writer.join()
     with pytest.raises(EventFileError, match="a pipe can be read only once: save it to a file first"):
         collect(stream)
+
+
+def test_a_window_does_not_wait_for_more_than_the_next_event(tmp_path: Path) -> None:
+    """Of a pipe whose writer pauses, the windows that are complete are read."""
+    lines = b"".join(b"%d,1,1,1\n" % t for t in range(0, 500_000, 50))
+    assert 2 * pipes._READ_BYTES > len(lines) > pipes._READ_BYTES  # private: more than is read to recognise the format
+    seen, waited = Event(), list[bool]()
+
+    def write() -> None:
+        with (tmp_path / "a").open("wb", 0) as file:
+            file.write(lines)
+            waited.append(seen.wait(20))
+
+    os.mkfifo(tmp_path / "a")
+    (writer := Thread(target=write)).start()
+    windows = open_events(tmp_path / "a", SIZE).windows(50_000)
+    assert [len(window) for window in islice(windows, 9)] == [1000] * 9
+    seen.set()
+    writer.join()
+    assert waited == [True]
 
 
 def test_other_formats_are_not_read_from_a_pipe(tmp_path: Path) -> None:

@@ -296,7 +296,14 @@ def test_command_writes_both_and_refuses_in_one_line(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize(
     ("flags", "needs"),
-    [("--onnx --with-boxes", "--onnx-snn"), ("--nir --totals", "--onnx-snn"), ("--onnx --part", "--nir")],
+    [
+        ("--onnx --with-boxes", "--onnx-snn"),
+        ("--nir --totals", "--onnx-snn"),
+        ("--onnx --part", "--nir"),
+        ("--onnx-snn --score=0.5", "--with-boxes"),
+        ("--onnx --sensor-size=64x48", "--nir, --with-boxes or --totals"),
+        ("--onnx-snn --sensor-size=64x48", "--nir, --with-boxes or --totals"),
+    ],
 )
 def test_flags_of_another_format_are_refused(
     flags: str, needs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evburst.app.console import number_of
 from evburst.app.evaluate.predict import PartResult
 from evburst.app.evaluate.run import Evaluation, Measured, energy_columns, loss_line, rounded
 from evburst.data.classification import CLASSIFICATION
@@ -80,8 +81,8 @@ def _scores(parts: Sequence[PartResult]) -> tuple[ClassScores, ClassScores]:
 def human_table(results: dict[str, Any], out: Path) -> str:
     """Return the results as a table in plain text."""
     head = (
-        f"{results['dataset']} {results['split']}: {results['recordings']} recordings, {results['windows']} windows of "
-        f"{results['window_ms']:g} ms"
+        f"{results['dataset']} {results['split']}: {number_of(results['recordings'], 'recording')}, "
+        f"{number_of(results['windows'], 'window')} of {results['window_ms']:g} ms"
     )
     lines = [head, f"{'':14}{'top-1':>7}{'top-5':>7}{'window':>8}{'ECE':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}"]
     for row in results["results"]:

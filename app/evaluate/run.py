@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evburst.app.config import load_config, to_dict
-from evburst.app.console import absolute_progress, show_progress
+from evburst.app.console import absolute_progress, number_of, show_progress
 from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import Stats, account, layer_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
@@ -462,7 +462,7 @@ def loss_line(loss: dict[str, Any], what: str, timesteps: int) -> str:
 
 def human_table(results: dict[str, Any], out: Path) -> str:
     """Return the results as a table in plain text."""
-    windows = f"{results['windows']} windows of {results['window_ms']:g} ms"
+    windows = f"{number_of(results['windows'], 'window')} of {results['window_ms']:g} ms"
     if (side := results["downsample"]) > 1:
         windows += f" in blocks of {side}x{side} px"
     if results["memory"]:

@@ -22,6 +22,7 @@ from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import palette
+from evburst.app.runs import traffic_figures
 from evburst.data.classification import DETECTION
 from evburst.data.events import EventWindow, SensorSize
 from evburst.models.bundle import bundled_weights
@@ -168,6 +169,7 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
         "energy_uj": _uj(counted.energy_pj),
         "beyond_silence_uj": _uj(_beyond_silence_pj(counted, network)),
         "ann_uj": _uj(network.inference.ann_pj),
+        "traffic": _traffic(counted, network),
         "windows": shown.windows,
         "dropped": shown.dropped,
     }
@@ -188,6 +190,14 @@ def _beyond_silence_pj(result: WindowResult, network: Prepared) -> float | None:
         return 0.0
     energy = result.energy
     return None if energy is None else energy.energies_beyond_silence(network.inference.table.name).snn_pj
+
+
+def _traffic(result: WindowResult, network: Prepared) -> dict[str, float] | None:
+    """Energy of a window with memory traffic, as in the summary of `detect`; None for the ANN, or if idle or not counted."""
+    if result.energy is None:
+        return None
+    figures = traffic_figures(result.totals, network.inference, network.inference.table.name)
+    return figures and {"uj": round(figures["total_pj"] * 1e-6, 1), "share_of_ann": round(figures["share_of_ann"], 4)}
 
 
 def weights_choices(initial: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import cv2
 
-from evburst.app.console import show_progress
-from evburst.app.detect import peak_memory_mb
+from evburst.app.console import number_of, show_progress
+from evburst.app.detect import peak_memory_mb, traffic_line
 from evburst.app.live.addresses import is_address, is_stream, masked
 from evburst.app.live.commands import PAGE_CAMERA
 from evburst.app.live.devices import NetworkSource, SensorSource
@@ -25,6 +25,7 @@ from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
+from evburst.app.runs import traffic_figures
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
@@ -78,6 +79,8 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         if request.record.suffix.lower() != ".dat" and (request.record.is_file() or not request.record.exists()):
             raise ConfigError(f"--record {request.record}: recordings are DAT files; choose a name that ends in .dat")
         source_file = request.source[1] if _is_file(request.source) else None
+        if not request.record.parent.is_dir():
+            raise ConfigError(f"--record {request.record}: there is no folder {request.record.parent}; create it first")
         refuse_overwriting(request.record, [source_file, find_weights(config.detect.weights)], request.overwrite, streams=True)
     with ExitStack() as stack:
         source = open_source(request, config)
@@ -207,6 +210,7 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         **({"lead_ms": detect.lead_ms} if detect.lead_ms else {}),
         "per_class": dict(totals.per_class),
         "energy": energy_figures(energy, detect.energy_table),
+        "memory": traffic_figures(totals.energy, network.inference, detect.energy_table),
         "timesteps": network.timesteps,
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "source_lost": pipeline.lost,
@@ -222,8 +226,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     energy, latency = summary["energy"], summary["latency_ms"]
     kind = "simulated events" if summary["simulated"] else "events"
     lines = [
-        f"{summary['source']}: {summary['seconds']:.1f} s, {summary['windows']} windows of {summary['window_ms']:g} ms, "
-        f"{summary['dropped']} dropped; {summary['events_per_s']:,} {kind} per second",
+        f"{summary['source']}: {summary['seconds']:.1f} s, {number_of(summary['windows'], 'window')} of "
+        f"{summary['window_ms']:g} ms, {summary['dropped']} dropped; {summary['events_per_s']:,} {kind} per second",
         f"boxes     {summary['detections']} "
         f"({', '.join(f'{count} {name}' for name, count in summary['per_class'].items()) or 'none'})",
     ]
@@ -234,6 +238,8 @@ def human_summary(summary: dict[str, Any]) -> str:
             text
             + (f", {100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})" if energy["of_ann"] else " (ANN)")
         )
+    if summary["memory"]:
+        lines.append(traffic_line(summary["memory"]))
     if summary["faults"]:
         lines.append(f"repaired  {list_counts(summary['faults'])}")
     if summary["source_lost"]:

@@ -63,6 +63,12 @@ class Pipe:
             missing -= len(data)
         return b"".join(parts)
 
+    def read1(self, size: int) -> bytes:
+        """Return at most `size` bytes as soon as there are some; none at the end. Like io.BufferedReader.read1."""
+        self._buffered = self._buffered or self._read(size)
+        data, self._buffered = self._buffered[:size], self._buffered[size:]
+        return data
+
     def close(self) -> None:
         """Close the pipe; has no effect the second time."""
         if self._descriptor >= 0:

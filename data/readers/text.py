@@ -110,7 +110,7 @@ class TextFile(PacketFile):
             raise EventFileError(f"{self.path}: no event in the whole file")
 
     def _blocks(self) -> Iterator[tuple[bytes, bool]]:
-        """Yield complete lines, a few MB at a time; the last block may lack its last line end."""
+        """Yield complete lines: a few MB at a time, of a pipe what has arrived; the last ones may lack their last line end."""
         if self._is_read and self._pipe is not None:
             raise EventFileError(f"{self.path}: a pipe can be read only once: save it to a file first")
         self._is_read = True
@@ -118,7 +118,7 @@ class TextFile(PacketFile):
             for position in range(0, self._start, BLOCK_BYTES):
                 file.read(min(BLOCK_BYTES, self._start - position))
             rest, line = b"", self._header_lines + 1
-            while data := file.read(BLOCK_BYTES):
+            while data := file.read1(BLOCK_BYTES):
                 data = rest + data
                 cut = data.rfind(self._newline) + 1
                 if cut:

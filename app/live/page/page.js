@@ -57,7 +57,7 @@ function applyAbout(content) {
   $("stage").style.background = ground;
   $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
   $("footnote").textContent = `Energy: ${about.energy_table.toUpperCase()} operations at 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
-    + "the ANN's one multiply-accumulate per weight and position. Neither includes memory traffic."
+    + "the ANN's one multiply-accumulate per weight and position. Both are without memory traffic."
     + (about.count_every > 1 && about.network === "snn" ? ` Spikes and energy are those of the last counted window; one of ${about.count_every} is counted.` : "");
 }
 
@@ -255,6 +255,8 @@ function countedFigures(header) {
   $("beyond").textContent = header.beyond_silence_uj === null ? "–" : microjoules(header.beyond_silence_uj);
   const over = header.energy_uj > header.ann_uj;
   $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN's ${microjoules(header.ann_uj)} µJ`;
+  const { traffic } = header; // null: the ANN, or an idle window
+  $("traffic").textContent = traffic ? `With memory traffic, in a model without reuse, the SNN takes ${microjoules(traffic.uj)} µJ, ${Math.round(100 * traffic.share_of_ann)} % of the ANN's.` : "";
   for (const id of ["energy", "share"]) $(id).classList.toggle("over", over);
 }
 
