@@ -253,6 +253,19 @@ def test_boxes_outside_the_sensor_are_reported(tmp_path: Path, caplog: pytest.Lo
         open_windows("gen1", root, "street")
 
 
+def test_boxes_without_area_do_not_lie_outside_the_sensor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However many they are, the sensor's size is not doubted."""
+    root = prophesee_tree(tmp_path, SensorSize(304, 240), [0] * 4)
+    path = next(root.rglob("*_bbox.npy"))
+    labels = np.load(path)
+    labels["w"][:2], labels["h"][2] = 0, 0
+    np.save(path, labels)
+    data = open_windows("gen1", root, "street")
+    assert "3 of 4 labelled boxes have no width or no height and are left out" in caplog.text
+    assert "outside" not in caplog.text
+    assert len(data.labels(0)) == len(data[0].boxes) == 1
+
+
 @pytest.mark.parametrize("kind", ["folder", "pedro"])
 def test_a_folder_without_splits_is_reported_when_it_is_learned_from(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture

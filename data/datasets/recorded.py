@@ -162,7 +162,7 @@ class RecordedWindows:
         return dict(self._faults[self._name(self._items[i][0])])
 
     def labels(self, i: int) -> Detections:
-        """See Dataset. Boxes that lie outside the sensor are left out."""
+        """See Dataset. Boxes without area, or outside the sensor, are left out."""
         recording, k = self._items[i]
         t, boxes = recording.labels[k]
         _, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
@@ -260,14 +260,15 @@ class RecordedWindows:
             raise LabelError(f"no labelled time lies within its recording; do labels and events use the same clock? {message}")
 
     def _check_places(self) -> None:
-        """Tell how many boxes lie outside the sensor; stop if most of them do."""
-        boxes = [recording.labels[k][1].boxes_xyxy for recording, k in self._items]
-        inside = _clipped(np.concatenate(boxes), self.spec.sensor_size)[1] if boxes else np.ones(0, np.bool_)
-        outside = int((~inside).sum())
-        check_sensor_size(str(self._root), self.spec.sensor_size, len(inside) - outside, outside, "labelled boxes")
-        if outside:
-            _LOG.warning("%s: %d of %d labelled boxes lie outside the %s sensor and are left out",
-                         self._root, outside, len(inside), self.spec.sensor_size)  # fmt: skip
+        """Tell how many boxes have no area or lie outside the sensor; stop if many lie outside."""
+        boxes = np.concatenate([np.zeros((0, 4), np.float32)] + [r.labels[k][1].boxes_xyxy for r, k in self._items])
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        _, inside = _clipped(boxes, self.spec.sensor_size)
+        flat, outside = int((~has_area).sum()), int((has_area & ~inside).sum())
+        check_sensor_size(str(self._root), self.spec.sensor_size, len(boxes) - flat - outside, outside, "labelled boxes")
+        for count, what in ((outside, f"lie outside the {self.spec.sensor_size} sensor"), (flat, "have no width or no height")):
+            if count:
+                _LOG.warning("%s: %d of %d labelled boxes %s and are left out", self._root, count, len(boxes), what)
 
 
 def _clipped(boxes: NDArray[np.float32], size: SensorSize) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
