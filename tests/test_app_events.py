@@ -316,6 +316,7 @@ def test_an_existing_file_is_replaced_only_on_request(capsys: pytest.CaptureFixt
     [
         (["info", "no.dat"], "no.dat: no such file"),
         (["info", "no.dat", "--format", "avi"], f"format 'avi' is unknown (known: {KNOWN})"),
+        (["info", "no.dat", "--sensor-size", "40000x9"], "sensor size '40000x9': a side has at most 16384 pixels"),
         (["info", "no.dat", "--sensor-size", "big"], "sensor size 'big': write it as WIDTHxHEIGHT in pixels, e.g. 304x240"),
     ],
 )
