@@ -77,11 +77,11 @@ def test_rows_say_what_was_not_as_usual(tmp_path: Path) -> None:
     write(tmp_path / "b", protocol="prophesee", downsample=2, memory=True)
     tables = parsed(render(summary_tables(find([tmp_path]).files), [], "csv"))
     usual, where = ({title: rows[k]["data, split"] for title, rows in tables.items()} for k in (0, -1))
-    told, protocol = "simulated val, with memory, blocks of 2x2 px", ", protocol prophesee"
-    assert (usual.pop("Detection"), where.pop("Detection")) == ("simulated val, 7", f"{told}{protocol}, 7")
-    assert (usual["AP by IoU"], where.pop("AP by IoU")) == ("simulated val", told + protocol)
+    unusual, protocol = "simulated val, with memory, blocks of 2x2 px", ", protocol prophesee"
+    assert (usual.pop("Detection"), where.pop("Detection")) == ("simulated val, 7", f"{unusual}{protocol}, 7")
+    assert (usual["AP by IoU"], where.pop("AP by IoU")) == ("simulated val", unusual + protocol)
     assert set(usual.values()) == {"simulated val"}
-    assert set(where.values()) == {told}
+    assert set(where.values()) == {unusual}
 
 
 def test_beyond_one_timestep_no_table_compares_with_a_quantised_network(tmp_path: Path) -> None:
