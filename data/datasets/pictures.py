@@ -3,8 +3,8 @@
 There are two layouts. With a column `set`, a picture is images/<set>/<file>. Without it, a picture is
 images/<class>/<file>, and folders that boxes.csv does not name contain pictures without objects, which only the split
 "train" uses. Columns: file, split, class, x0, y0, x1, y1 in pixels of the picture, which is turned as its EXIF data say;
-optional: set, flag (`ok`, `small`;
-`difficult` and `ignore`: neither object nor background), frame (number of a picture in a sequence).
+optional: set, flag (`ok`, `small`; `difficult` and `ignore`: neither object nor background), frame (number of a picture in a
+sequence).
 
 For classification (DatasetSpec.whole) the label is the class of the whole picture: either labels.csv with columns file,
 class and split lists images/<class>/<file>, or there are class folders, ROOT/{train,test}/CLASS/* or ROOT/CLASS/*; of the

@@ -296,15 +296,9 @@ def _origin(files: Sequence[File]) -> Table:
         faults = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in results.faults.items()) or "none"
         windows = "-" if results.windows is None else f"{results.windows:,}"
         date = results.timing.date[:10] if results.timing else "-"
-        key_cells = [
-            results.weights or "box files",
-            _data(results),
-            results.protocol,
-            windows,
-            f"{results.idle_windows:,}",
-            faults,
-        ]
-        table.append([*key_cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
+        cells = [results.weights or "box files", _data(results), results.protocol]
+        cells += [windows, f"{results.idle_windows:,}", faults]
+        table.append([*cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
     return Table(head, table, len(_KEY_COLUMNS))
 
 
