@@ -236,7 +236,7 @@ class _Totals:
         self.per_pixel = np.zeros(self.sensor_size.width * self.sensor_size.height, np.int64)
 
     def add(self, events: Events) -> None:
-        """Add the events of whole windows; they need not be sorted."""
+        """Add the events of whole windows, all inside the sensor; they need not be sorted."""
         width, height = self.sensor_size
         t = np.sort(events["t"])
         previous_us = t[0] if self.first_us is None else self.last_us
@@ -245,11 +245,9 @@ class _Totals:
             widest = int(gaps.argmax())
             self.gap_us, self.gap_at_us = int(gaps[widest]), int(t[widest] - gaps[widest])
         self.first_us, self.last_us = int(t[0]) if self.first_us is None else self.first_us, int(t[-1])
-        inside = events[(events["x"] < width) & (events["y"] < height)]
-        self.events += len(inside)
-        self.outside += len(events) - len(inside)
-        self.on += int(np.count_nonzero(inside["p"]))
-        pixels = inside["y"].astype(np.int64) * width + inside["x"]
+        self.events += len(events)
+        self.on += int(np.count_nonzero(events["p"]))
+        pixels = events["y"].astype(np.int64) * width + events["x"]
         self.per_pixel += np.bincount(pixels, minlength=width * height)
 
     def smallest_size(self) -> list[int] | None:
@@ -278,8 +276,8 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     """Describe a recording in the form that `info --json` prints.
 
     `smallest_sensor` is the smallest size that holds all events. Rates are in events per second; the peak rate is taken over
-    windows of 10 ms on the recording's clock. Events that arrive after their window are dropped and counted as faults, as in
-    detection.
+    windows of 10 ms on the recording's clock. Events outside the sensor, and those that arrive after their window, are dropped
+    and counted as faults, as in detection.
 
     Raises:
         EventFileError: the recording contains no usable events.
@@ -287,10 +285,10 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     totals = _Totals(stream.sensor_size)
     for events in _batches(stream, totals):
         totals.add(events)
+    stream.faults.outside_sensor += totals.outside
     if totals.first_us is None:
         faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
         raise EventFileError(f"{path}: contains no usable events{faults}")
-    stream.faults.outside_sensor += totals.outside
     duration_s = (totals.last_us - totals.first_us) * 1e-6
     mean_rate = totals.events / duration_s if duration_s else 0.0
     hot, worst = totals.hot_pixels()
@@ -313,14 +311,19 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
 
 
 def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
-    """Yield the events of several windows at a time, to amortise the pass over all pixels; update the peak window count."""
+    """Yield the events inside the sensor, of several windows at a time to amortise the pass over all pixels; update the peak
+    window count and the number of events outside."""
     pending: list[Events] = []
     count = 0
+    width, height = stream.sensor_size
     for window in stream.windows(RATE_WINDOW_US):
-        totals.peak = max(totals.peak, len(window))
-        if len(window):
-            pending.append(unpack(window))
-            count += len(window)
+        events = unpack(window)
+        inside = events[(events["x"] < width) & (events["y"] < height)]
+        totals.peak = max(totals.peak, len(inside))
+        totals.outside += len(events) - len(inside)
+        if len(inside):
+            pending.append(inside)
+            count += len(inside)
         if count >= PACKET_EVENTS:
             yield np.concatenate(pending)
             pending, count = [], 0

@@ -45,10 +45,12 @@ class SensorSize(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> SensorSize:
         """Read 'WxH', e.g. '304x240'; raises ConfigError on anything else."""
-        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
+        sides = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.lower())
         size = cls(*map(int, sides.groups())) if sides else cls(0, 0)
-        if not 0 < min(size) <= max(size) <= MAX_SENSOR_SIDE:
+        if min(size) <= 0:
             raise ConfigError(f"sensor size {text!r}: write it as WIDTHxHEIGHT in pixels, e.g. 304x240")
+        if max(size) > MAX_SENSOR_SIDE:
+            raise ConfigError(f"sensor size {text!r}: a side has at most {MAX_SENSOR_SIDE} pixels")
         if size.width * size.height > MAX_SENSOR_PIXELS:
             raise ConfigError(
                 f"sensor size {text!r}: {size.width * size.height} pixels; at most {MAX_SENSOR_PIXELS} are supported"

@@ -18,6 +18,7 @@ from evburst.eval.result_parts import (
     NeuroBench,
     Provenance,
     RunTiming,
+    in_blocks,
 )
 from evburst.eval.results import check_version, network_label
 
@@ -148,8 +149,8 @@ class ClassResults:
 
     @property
     def title(self) -> str:
-        """Weights, data and split."""
-        return f"{self.weights} on {self.dataset}, {self.split} split"
+        """Weights, data and split, and blocks of pixels."""
+        return f"{self.weights} on {self.dataset}, {self.split} split{in_blocks(self.downsample)}"
 
     @property
     def protocol(self) -> str:

@@ -176,3 +176,8 @@ class RunTiming:
     processes: int
     threads: int
     date: str
+
+
+def in_blocks(downsample: int) -> str:
+    """Return what is added to the name of data whose pixels the networks saw in blocks; nothing for single pixels."""
+    return f", blocks of {downsample}x{downsample} px" if downsample > 1 else ""

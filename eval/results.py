@@ -28,6 +28,7 @@ from evburst.eval.result_parts import (
     NeuroBench,
     Provenance,
     RunTiming,
+    in_blocks,
 )
 
 if TYPE_CHECKING:
@@ -258,10 +259,10 @@ class Results:
 
     @property
     def title(self) -> str:
-        """Title of the results: weights, data and split."""
+        """Title of the results: weights, data and split, and blocks of pixels."""
         split = f", {self.split} split" if self.split else ""
         memory = " with memory" if self.memory else ""
-        return f"{self.weights or 'predictions'}{memory} on {self.dataset}{split}"
+        return f"{self.weights or 'predictions'}{memory} on {self.dataset}{split}{in_blocks(self.downsample)}"
 
 
 def check_version(version: int, results: Sequence[object]) -> None:

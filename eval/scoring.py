@@ -117,7 +117,7 @@ def score(
         )
     if left_out.unmatched:
         within = f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one"
-        text = "note: %d predictions belong to no labelled time: protocol %s uses those %s"
+        text = "note: %d predictions belong to no labelled time with boxes to score: protocol %s uses those %s"
         _LOG.info(text, left_out.unmatched, protocol.name, within)
     return coco_result(frames, classes), left_out, frames
 

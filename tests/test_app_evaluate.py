@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from evburst.app.cli import evaluate_main
 from evburst.app.evaluate.predict import PartResult
+from evburst.app.evaluate.run import load_evaluation
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS, simulated
 from evburst.data.datasets.pictures import PictureFolder
@@ -25,6 +28,7 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
+from evburst.models.bundle import DetectorBundle
 from tests.conftest import ROOT, SAMPLES, SHARED, in_new_process, needs_fork, random_events
 from tests.helpers.simulation import simulated_here
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
@@ -200,6 +204,22 @@ def test_simulation_settings_come_from_the_weights(
         assert (one["windows"], one["window_ms"], one["protocol"]) == (1, 50, "coco")
         assert one["results"][0]["timing"]["streaming"] is None
         assert evaluated(capsys, *run, "--limit", "1", "--ann", "--protocol", "cordone")["window_ms"] == 100
+
+
+def test_the_mapping_of_classes_comes_from_weights_trained_on_such_data(tmp_path: Path) -> None:
+    """Boxes of a class that the training renamed are labels in the evaluation, too."""
+    bundle = DetectorBundle.load("street")
+    record = deepcopy(bundle.record)
+    record["training"]["config"]["data"] |= {"kind": "folder", "classes": {"van": "car"}}
+    weights = tmp_path / "mine.safetensors"
+    replace(bundle, record=record).save(weights)
+
+    def classes(*settings: str) -> dict[str, str]:
+        return load_evaluation(None, [f"weights={weights}", "data.root=x", *settings])[0].data.classes
+
+    assert classes("data.kind=folder") == {"van": "car"}
+    assert classes("data.kind=folder", "data.classes={bus: car}") == {"bus": "car"}
+    assert classes("data.kind=gen1") == {}
 
 
 def test_a_spread_sample_shows_windows_of_the_whole_set(

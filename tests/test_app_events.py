@@ -129,6 +129,20 @@ def test_info_counts_faults_and_events_outside(capsys: pytest.CaptureFixture[str
     assert "faults       truncated bytes 3, outside sensor 2\n" in out
 
 
+def test_info_treats_events_outside_the_sensor_as_dropped(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Rates, times and gaps are those of the other events."""
+    sound = rows(*((10_000 + 5_000 * k, k, k, 1) for k in range(5)))
+    outside = rows(*((9_000 + 30 * k, 31, 0, 1) for k in range(50)), *((80_000 + k, 0, 23, 0) for k in range(50)))
+    write_events(tmp_path / "sound.dat", sound, SensorSize(31, 23))
+    both = np.sort(np.concatenate([sound, outside]), order="t")
+    (tmp_path / "both.dat").write_bytes(dat_bytes(both, SensorSize(31, 23)))
+    known, found = (json.loads(run(capsys, "info", "--json", tmp_path / f"{name}.dat")[1]) for name in ("sound", "both"))
+    assert found == {**known, "file": found["file"], "faults": {"outside_sensor": 100}}
+    (tmp_path / "both.dat").write_bytes(dat_bytes(outside[:1], SensorSize(31, 23)))
+    code, _, err = run(capsys, "info", tmp_path / "both.dat")
+    assert (code, "contains no usable events (repaired: outside sensor 1)" in err) == (1, True)
+
+
 def test_info_describes_the_other_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, recording: Path) -> None:
     """Columns contradict the format of the first file, but not that of the second."""
     (tmp_path / "b.csv").write_text("0,1,2,1\n5,3,4,0\n")
@@ -302,6 +316,7 @@ def test_an_existing_file_is_replaced_only_on_request(capsys: pytest.CaptureFixt
     [
         (["info", "no.dat"], "no.dat: no such file"),
         (["info", "no.dat", "--format", "avi"], f"format 'avi' is unknown (known: {KNOWN})"),
+        (["info", "no.dat", "--sensor-size", "40000x9"], "sensor size '40000x9': a side has at most 16384 pixels"),
         (["info", "no.dat", "--sensor-size", "big"], "sensor size 'big': write it as WIDTHxHEIGHT in pixels, e.g. 304x240"),
     ],
 )

@@ -123,13 +123,24 @@ def test_training_says_what_it_came_to_and_what_is_next(best: Path) -> None:
     assert written.startswith(f"written   {best}: ap ")
     where = "on the split 'select' (2 windows, 1 pictures), epoch"
     assert written.endswith((f"{where} 1 (the best)", f"{where} 2 (the best)"))
-    assert following == f"next      evburst convert --weights {best} --out street.safetensors"
+    assert following == f"next      evburst convert --weights {best} --out {best.parent.name}.safetensors"
 
 
 def test_training_resumes_and_logs_every_epoch(best: Path) -> None:
     rows = list(csv.DictReader((best.parent / "log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(np.isfinite(float(row["box"])) for row in rows)
+
+
+def test_an_epoch_that_is_repeated_replaces_its_row_of_the_log(folder: Path, cache: Path, tmp_path: Path) -> None:
+    """A run that is killed after it has logged an epoch, or while it does, and before it has saved it, repeats the epoch."""
+    flags = [*train_flags(folder, cache, tmp_path), *sets("schedule.warmup_steps=0")]
+    assert train_main([*flags, "--set", "schedule.epochs=1"]) == 0
+    log, first = tmp_path / "log.csv", (tmp_path / "log.csv").read_text()
+    log.write_text(first + first.splitlines()[1].replace("1,", "2,", 1) + "\n2,0.")
+    assert train_main([*flags, "--set", "schedule.epochs=2"]) == 0
+    assert log.read_text().startswith(first)
+    assert [row["epoch"] for row in csv.DictReader(log.read_text().splitlines())] == ["1", "2"]
 
 
 def test_a_budget_searches_the_frontier_and_leaves_its_files(
@@ -615,7 +626,7 @@ _HEADER = "set,file,split,class,x0,y0,x1,y1,flag\n"
     ("table", "message"),
     [
         (None, "no such file"),
-        (_HEADER + "voc,a.png,test,car,0,0,1,1,ok\n", "no picture of split"),
+        (_HEADER + "voc,a.png,test,car,0,0,1,1,ok\n", r"no picture of split 'train' \(splits with pictures: test\)"),
         ("file,split\na.png,train\n", "column 'class' is missing"),
         ("file,split,class\na.png,train,car\n", "column 'x0' is missing"),
         (_HEADER + "voc,a.png,train,car,0,0,one,1,ok\n", "line 2: x1 'one' is not a number"),
@@ -633,6 +644,19 @@ def test_bad_folders_say_why(tmp_path: Path, table: str | None, message: str) ->
         (tmp_path / "boxes.csv").write_text(table, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         SimulatedWindows(tmp_path, SPECS["street"], SimulatedConfig(), 50_000, "train", 1, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("box", ["4,0,9,3", "0,4,4,9", "-9,0,0,3", "0,-9,4,0"])
+def test_a_box_outside_its_picture_is_an_error(tmp_path: Path, box: str) -> None:
+    """The boxes of a picture that its EXIF data turn are those of the turned picture, as it is read."""
+    (tmp_path / "images" / "voc").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "images" / "voc" / "a.png"), np.zeros((4, 4), np.uint8))
+    (tmp_path / "boxes.csv").write_text(f"{_HEADER}voc,a.png,val,car,-1,-1,3,5,ok\n")
+    boxes = PictureFolder(tmp_path, "val", SPECS["street"]).get("voc", 0).boxes_xyxy
+    assert boxes.tolist() == [[-1, -1, 3, 5]]
+    (tmp_path / "boxes.csv").write_text(f"{_HEADER}voc,a.png,val,car,0,0,4,4,ok\nvoc,a.png,val,car,{box},ok\n")
+    with pytest.raises(DataError, match=rf"a\.png: the box {box.replace(',', ', ')} .* outside the picture of 4x4 px"):
+        PictureFolder(tmp_path, "val", SPECS["street"]).get("voc", 0)
 
 
 def test_only_pictures_are_taken_from_folders_without_objects(tmp_path: Path) -> None:

@@ -71,6 +71,19 @@ def test_every_figure_is_that_of_a_file(tmp_path: Path) -> None:
     assert "Spread over seeds" not in tables
 
 
+def test_rows_say_what_was_not_as_usual(tmp_path: Path) -> None:
+    """The protocol also stands in tables that have no column for it."""
+    write(tmp_path / "a")
+    write(tmp_path / "b", protocol="prophesee", downsample=2, memory=True)
+    tables = parsed(render(summary_tables(find([tmp_path]).files), [], "csv"))
+    usual, where = ({title: rows[k]["data, split"] for title, rows in tables.items()} for k in (0, -1))
+    unusual, protocol = "simulated val, with memory, blocks of 2x2 px", ", protocol prophesee"
+    assert (usual.pop("Detection"), where.pop("Detection")) == ("simulated val, 7", f"{unusual}{protocol}, 7")
+    assert (usual["AP by IoU"], where.pop("AP by IoU")) == ("simulated val", unusual + protocol)
+    assert set(usual.values()) == {"simulated val"}
+    assert set(where.values()) == {unusual}
+
+
 def test_beyond_one_timestep_no_table_compares_with_a_quantised_network(tmp_path: Path) -> None:
     """Also of a file that holds such a share."""
     rows = results()["results"]

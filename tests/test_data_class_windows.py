@@ -122,7 +122,7 @@ def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pyt
     assert found["train"].spec.classes == ("mug", "pen")
     assert {item.name for item in map(found["select"].__getitem__, range(len(found["select"])))} == {"a.dat", "b.dat"}
     assert len(found["train"]) + len(found["select"]) == 40
-    with pytest.raises(DataError, match="no recording found of split 'test'"):
+    with pytest.raises(DataError, match="none of the 2 recordings is of split 'test'"):
         open_class_windows("folder", root, "test", W, 0, cache, held)
     three = HeldTime(4, 3, 0.0, test_block=2)
     lengths = [len(open_class_windows("folder", root, name, W, 0, cache, three)) for name in ("train", "select", "test")]

@@ -107,6 +107,16 @@ def test_every_layout_divides_its_recordings_into_splits(tmp_path: Path, name: s
         open_classes(name, tmp_path / "empty", "test")
 
 
+def test_a_split_that_gets_none_of_few_recordings_says_why(tmp_path: Path) -> None:
+    (tmp_path / "cup").mkdir()
+    for k in (1, 2):
+        write_events(tmp_path / "cup" / f"{k}.dat", events(9, 90, SensorSize(32, 24)), SensorSize(32, 24))
+    assert len(open_classes("folder", tmp_path, "train").recordings) == 2
+    for split in ("select", "test"):
+        with pytest.raises(DataError, match=f"none of the 2 recordings is of split '{split}', which takes about a tenth"):
+            open_classes("folder", tmp_path, split)
+
+
 def test_published_test_splits_are_kept(tmp_path: Path) -> None:
     nmnist_tree(tmp_path)
     test = open_classes("nmnist", tmp_path, "test").recordings

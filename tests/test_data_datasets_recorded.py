@@ -14,7 +14,7 @@ from evburst.data.datasets import SPECS
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, DataError
+from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
 from tests.conftest import ROOT
@@ -152,6 +152,11 @@ def test_a_plain_folder_takes_prophesee_and_coco_boxes(tmp_path: Path) -> None:
     assert len(data) == 6
     assert (data[4].window.t1_us, data[4].boxes.labels.tolist()) == (60_000, [1])
     assert len(data[5].boxes) == 0
+    coco["images"][1]["t_us"] = data[5].window.t1_us  # type: ignore[index]
+    (tmp_path / "val" / "other.json").write_text(json.dumps(coco))
+    data = open_dataset(DatasetConfig("folder", str(tmp_path), "street"), Request("val", W50))
+    with pytest.raises(LabelError, match=r"other\.npy: labels without a time are of the recording's end"):
+        data[5]
 
 
 @pytest.mark.parametrize("kind", ["gen1", "ncaltech101", "pedro", "folder"])

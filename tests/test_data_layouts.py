@@ -143,7 +143,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
         caplog.clear()
     mapped = open_windows("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
     assert mapped.labels(0).labels.tolist() == [1, 1, 0, 0]
-    assert not caplog.records
+    assert "of other classes" not in caplog.text
 
 
 def test_one_megapixel_recordings_are_no_gen1(tmp_path: Path) -> None:
@@ -251,6 +251,34 @@ def test_boxes_outside_the_sensor_are_reported(tmp_path: Path, caplog: pytest.Lo
     np.save(path, labels)
     with pytest.raises(SensorSizeError, match=f"{len(labels)} of {len(labels)} labelled boxes lie outside 304x240"):
         open_windows("gen1", root, "street")
+
+
+def test_boxes_without_area_do_not_lie_outside_the_sensor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However many they are, the sensor's size is not doubted."""
+    root = prophesee_tree(tmp_path, SensorSize(304, 240), [0] * 4)
+    path = next(root.rglob("*_bbox.npy"))
+    labels = np.load(path)
+    labels["w"][:2], labels["h"][2] = 0, 0
+    np.save(path, labels)
+    data = open_windows("gen1", root, "street")
+    assert "3 of 4 labelled boxes have no width or no height and are left out" in caplog.text
+    assert "outside" not in caplog.text
+    assert len(data.labels(0)) == len(data[0].boxes) == 1
+
+
+def test_repeated_boxes_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Boxes of another class or of another time are not repeated."""
+    root = prophesee_tree(tmp_path, SensorSize(304, 240), [0, 0, 1, 0])
+    path = next(root.rglob("*_bbox.npy"))
+    labels = np.load(path)
+    labels["t"][3] += 10_000
+    np.save(path, labels)
+    assert len(open_windows("gen1", root, "street")) == 2
+    assert "1 of 4 labelled boxes equal another one in time, class and place; each counts as an object" in caplog.text
+    caplog.clear()
+    np.save(path, labels[1:])
+    open_windows("gen1", root, "street")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind", ["folder", "pedro"])

@@ -74,6 +74,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(to_json(found))
     assert read_results(tmp_path / "results.json") == found
     assert (found.main.label, found.results[0].label, found.title) == ("SNN, T = 1", "ANN", "street on simulated, val split")
+    assert parse(results(downsample=2)).title == "street on simulated, val split, blocks of 2x2 px"
     assert found.sensor_size == (304, 240)
     assert found.results[0].energy is not None
     assert found.results[0].energy.tables["int8"].snn_pj is None

@@ -64,7 +64,8 @@ class EvaluateConfig:
     """Settings of evaluate.
 
     Attributes:
-        data: the data set; its spec and its simulation are taken from the weights unless set.
+        data: the data set; its spec and its simulation, and for the kind of data that was trained on its mapping of classes,
+            are taken from the weights unless set.
         split: train, val or test; for classifiers train, select or test, and val is the same as test.
         weights: name of bundled weights, or a file.
         ann, snn: whether to evaluate the ANN, and the spiking network.
@@ -145,8 +146,8 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
         return load_config(EvaluateConfig, file, assignments, {"data": _class_data(training_data, file, assignments)}), bundle
     spec = training_data.get("spec", bundle.record.get("dataset"))
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
-    if "simulated" in training_data:
-        base["simulated"] = training_data["simulated"]
+    names = ("simulated", "classes") if given.data.kind == training_data.get("kind") else ("simulated",)
+    base |= {name: training_data[name] for name in names if name in training_data}
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from evburst.app.plots import new_figure
 from evburst.app.scoring import Score
+from evburst.data.files import replacing
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def _number(text: object) -> float:
 
 
 class Curves:
-    """Logs one row per epoch and plots the curves; a resumed run appends to its log.
+    """Logs one row per epoch and plots the curves. A resumed run continues its log and replaces rows of epochs it repeats.
 
     Args:
         out: folder of the run.
@@ -48,12 +49,11 @@ class Curves:
         row |= {name: round(value, 2) for name, value in scored.figures.items()}
         row |= scored.columns
         row |= {"seconds": round(seconds)}
-        new = not self._log.exists()
-        with self._log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        before = [own for own in self._rows() if not _number(own.get("epoch")) >= epoch]
+        with replacing(self._log) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(row), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows([*before, row])
         if self._board is not None:
             for name, value in row.items():
                 self._board.add_scalar(name, value, epoch)
@@ -61,10 +61,16 @@ class Curves:
         self._draw()
         _LOG.info(json.dumps({name: None if value != value else value for name, value in row.items()}))
 
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the log; none if there is no log yet."""
+        if not self._log.exists():
+            return []
+        with self._log.open(newline="") as file:
+            return list(csv.DictReader(file))
+
     def _draw(self) -> None:
         """Loss and validation over the epochs so far."""
-        with self._log.open(newline="") as file:
-            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        rows = [{k: _number(v) for k, v in row.items()} for row in self._rows()]
         epochs = [row["epoch"] for row in rows]
         figure = new_figure(10, 4)
         left, right = figure.subplots(1, 2)

@@ -47,7 +47,7 @@ def human_summary(best: Path) -> str:
     scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _FIGURES)
     chosen = record["chosen_on"]
     sources = next(f"{chosen[kind]} {kind}" for kind in SOURCES if kind in chosen)
-    out = shlex.quote(f"{record['config']['name']}.safetensors")
+    out = shlex.quote(f"{best.resolve().parent.name}.safetensors")
     return (
         f"written   {best}: {scored} on the split {chosen['split']!r} ({chosen['windows']} windows, {sources}), "
         f"epoch {record['epoch']} (the best)\n"

@@ -199,6 +199,11 @@ def open_classes(
     present = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
     available = tuple(name for name in present if name not in ignored)
     chosen = [s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s) == split)]
+    if not chosen and any(_may_be(sample, split) for sample in samples):
+        raise DataError(
+            f"{root}: none of the {len(samples)} recordings is of split {split!r}, which takes about a tenth of them by their "
+            "names; if they are few, name splits in a table (data.kind folder), or hold out a part of their time (data.held)"
+        )
     if not chosen:
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}")
     known, size = classes or available, sensor_size or kind.sensor_size
@@ -222,6 +227,11 @@ def _split_of(sample: Sample) -> str:
     if sample.split == "unknown":
         return {0: "select", 1: "test"}.get(_tenth(sample.group), "train")
     return sample.split
+
+
+def _may_be(sample: Sample, split: str) -> bool:
+    """Return whether a digest of the sample's group decides whether it is of the split."""
+    return split in {"training": ("train", "select"), "unknown": SPLITS}.get(sample.split, ())
 
 
 def _tenth(text: str) -> int:

@@ -2,8 +2,9 @@
 
 There are two layouts. With a column `set`, a picture is images/<set>/<file>. Without it, a picture is
 images/<class>/<file>, and folders that boxes.csv does not name contain pictures without objects, which only the split
-"train" uses. Columns: file, split, class, x0, y0, x1, y1 in pixels of the picture; optional: set, flag (`ok`, `small`;
-`difficult` and `ignore`: neither object nor background), frame (number of a picture in a sequence).
+"train" uses. Columns: file, split, class, x0, y0, x1, y1 in pixels of the picture, which is turned as its EXIF data say;
+optional: set, flag (`ok`, `small`; `difficult` and `ignore`: neither object nor background), frame (number of a picture in a
+sequence).
 
 For classification (DatasetSpec.whole) the label is the class of the whole picture: either labels.csv with columns file,
 class and split lists images/<class>/<file>, or there are class folders, ROOT/{train,test}/CLASS/* or ROOT/CLASS/*; of the
@@ -98,6 +99,17 @@ def _check_box(where: str, row: Row) -> None:
     x0, y0, x1, y1 = (float(row[name]) for name in _SIDES)
     if x1 < x0 or y1 < y0:
         raise DataError(f"{where}: the box is {x1 - x0:g} px wide and {y1 - y0:g} px high: negative")
+
+
+def _check_inside(path: Path, boxes: NDArray[np.float32], height: int, width: int) -> None:
+    """Raise DataError if a box `(n, 4)` lies outside its picture."""
+    outside = (boxes[:, :2] >= [width, height]).any(1) | (boxes[:, 2:] <= 0).any(1)
+    if outside.any():
+        corners = ", ".join(f"{value:g}" for value in boxes[int(outside.argmax())])
+        raise DataError(
+            f"{path}: the box {corners} (x0, y0, x1, y1) lies outside the picture of {width}x{height} px; correct boxes.csv, "
+            "which refers to the picture as its EXIF data turn it"
+        )
 
 
 def _is_number(text: str) -> bool:
@@ -225,7 +237,8 @@ class PictureFolder:
             rows = {name: _select_files(name, files, split == SELECT) for name, files in found.get("train", {}).items()}
             rows = {name: files for name, files in rows.items() if files}
         if not rows:
-            raise DataError(f"{table}: no picture of split {split!r}")
+            known = ", ".join(sorted(found)) or "none"
+            raise DataError(f"{table}: no picture of split {split!r} (splits with pictures: {known})")
         if split == "train" and unlisted:
             named = {name for sets in found.values() for name in sets}
             for name, paths in _folders_of_pictures(root / "images"):
@@ -258,11 +271,12 @@ class PictureFolder:
             return Picture(f"{set_name}/{file}", np.asarray(grey, np.uint8), boxes_xyxy, label)
         labelled = [(row, self._label(row)) for row in rows]
         kept = [(row, label) for row, label in labelled if label is not None]
-        boxes = [[float(row[name]) for name in _SIDES] for row, _ in kept]
+        boxes = np.array([[float(row[name]) for name in _SIDES] for row, _ in kept], np.float32).reshape(-1, 4)
+        _check_inside(path, boxes, *grey.shape)
         return Picture(
             f"{set_name}/{file}",
             np.asarray(grey, np.uint8),
-            np.array(boxes, np.float32).reshape(-1, 4),
+            boxes,
             np.array([label for _, label in kept], np.int64),
         )
 

@@ -162,7 +162,7 @@ class RecordedWindows:
         return dict(self._faults[self._name(self._items[i][0])])
 
     def labels(self, i: int) -> Detections:
-        """See Dataset. Boxes that lie outside the sensor are left out."""
+        """See Dataset. Boxes without area, or outside the sensor, are left out."""
         recording, k = self._items[i]
         t, boxes = recording.labels[k]
         _, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
@@ -222,6 +222,12 @@ class RecordedWindows:
             index = index_events(stream, self._reading.window_us, file)
         except DataError as error:
             raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        times = [t for t, _ in recording.labels]
+        if None in times and index.end_us in times:
+            raise LabelError(
+                f"{path}: labels without a time are of the recording's end, {index.end_us} µs, and others have this time; "
+                "give all of them a time"
+            )
         if self._name(recording) not in self._faults:
             self._faults[self._name(recording)] = index.faults.found()
             self._warn_outside(recording, index)
@@ -260,14 +266,25 @@ class RecordedWindows:
             raise LabelError(f"no labelled time lies within its recording; do labels and events use the same clock? {message}")
 
     def _check_places(self) -> None:
-        """Tell how many boxes lie outside the sensor; stop if most of them do."""
-        boxes = [recording.labels[k][1].boxes_xyxy for recording, k in self._items]
-        inside = _clipped(np.concatenate(boxes), self.spec.sensor_size)[1] if boxes else np.ones(0, np.bool_)
-        outside = int((~inside).sum())
-        check_sensor_size(str(self._root), self.spec.sensor_size, len(inside) - outside, outside, "labelled boxes")
-        if outside:
-            _LOG.warning("%s: %d of %d labelled boxes lie outside the %s sensor and are left out",
-                         self._root, outside, len(inside), self.spec.sensor_size)  # fmt: skip
+        """Tell how many boxes have no area, are repeated or lie outside the sensor; stop if many lie outside."""
+        boxes = np.concatenate([np.zeros((0, 4), np.float32)] + [r.labels[k][1].boxes_xyxy for r, k in self._items])
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        _, inside = _clipped(boxes, self.spec.sensor_size)
+        flat, outside = int((~has_area).sum()), int((has_area & ~inside).sum())
+        check_sensor_size(str(self._root), self.spec.sensor_size, len(boxes) - flat - outside, outside, "labelled boxes")
+        for count, what in ((outside, f"lie outside the {self.spec.sensor_size} sensor"), (flat, "have no width or no height")):
+            if count:
+                _LOG.warning("%s: %d of %d labelled boxes %s and are left out", self._root, count, len(boxes), what)
+        if repeated := self._count_repeated(boxes):
+            text = "%s: %d of %d labelled boxes equal another one in time, class and place; each counts as an object"
+            _LOG.warning(text, self._root, repeated, len(boxes))
+
+    def _count_repeated(self, boxes: NDArray[np.float32]) -> int:
+        """Return how many of the boxes `(n, 4)` of all items equal one before in the same item, of the same class."""
+        own = [recording.labels[k][1].labels for recording, k in self._items]
+        items = np.repeat(np.arange(len(own)), [len(labels) for labels in own])
+        classes = np.concatenate([np.zeros(0, np.int64), *own])
+        return len(boxes) - len(np.unique(np.column_stack([items, classes, boxes]), axis=0))
 
 
 def _clipped(boxes: NDArray[np.float32], size: SensorSize) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -19,10 +19,12 @@ from statistics import mean, stdev
 from evburst.data.errors import DataError
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
 from evburst.eval.report.tables import Table, headline_pj, interval, memory_traffic_rows, micro, number, of_qnn, percent
+from evburst.eval.result_parts import in_blocks
 from evburst.eval.results import NetworkResult, Results, read_results
 
 NAME = "results.json"
 _SEED = re.compile(r"[-_](?:s|seed)[-_]?\d+$")
+_SAMPLE = " (the zero-skipping ANN over a sample of them, if the ANN was not evaluated)"
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "µ": r"$\mu$", "±": r"$\pm$", "<": r"$<$", "+": "{+}"}
 
 
@@ -74,9 +76,10 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
         TitledTable(
             "Detection",
             headline_table(files),
-            "COCO AP in percent. Lost: the ANN's AP minus the network's, in points, with the 95 % interval of a paired "
-            "bootstrap. Energy in INT8, every spike counted: of the dense ANN, of the ANN that skips zeros, and of the same "
-            "network as a quantised network (QNN) that skips zeros.",
+            "AP in percent, by COCO's protocol unless another one is named. Lost: the ANN's AP minus the network's, in points, "
+            "with the 95 % interval of a paired bootstrap. Energy in INT8, every spike counted: of the dense ANN, of the ANN "
+            "that skips zeros (over a sample of windows, if it was not evaluated), and of the same network as a quantised "
+            "network (QNN) that skips zeros.",
         ),
         TitledTable(
             "Classification",
@@ -94,20 +97,20 @@ def summary_tables(all_files: Sequence[File]) -> list[TitledTable]:
         TitledTable(
             "AP by IoU",
             _by_iou(files),
-            "AP in percent at each IoU.",
+            "AP in percent at each IoU, by COCO's protocol unless another one is named.",
         ),
         TitledTable(
             "Energy per window",
             _energy(all_files),
-            "µJ, mean over the same windows for every column. Per spike: every spike of a burst is an accumulate. QNN: the "
-            "same network, every burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
+            f"µJ, mean over the same windows for every column{_SAMPLE}. Per spike: every spike of a burst is an accumulate. "
+            "QNN: the same network, every burst one multiply-accumulate. 45 nm, Horowitz, ISSCC 2014, without memory traffic.",
         ),
         TitledTable(
             "Energy with memory traffic",
             _memory_traffic(all_files),
-            "µJ per window in the number format of the settings, mean over the same windows. Arithmetic includes biases and "
-            "resets, which the table above leaves out. Model: Lemaire et al., ICONIP 2022, one memory per layer and kind of "
-            "data, no reuse.",
+            f"µJ per window in the number format of the settings, mean over the same windows{_SAMPLE}. Arithmetic includes "
+            "biases and resets, which the table above leaves out. Model: Lemaire et al., ICONIP 2022, one memory per layer and "
+            "kind of data, no reuse.",
         ),
         TitledTable("Latency", _latency(all_files), "One window at a time: binning, network, decoding and NMS."),
         TitledTable(
@@ -124,11 +127,11 @@ def headline_table(files: Sequence[tuple[Path, Results]]) -> Table:
     """Tabulate every detection network in one row."""
     head = [*_KEY_COLUMNS, "AP", "AP50", "AP lost [95 %]", "energy, of ANN", "of zero-skipping", "of QNN"]
     table = []
-    for _, row, (weights, data, network) in _rows(files):
+    for results, row, (weights, data, network) in _rows(files):
         energies = row.energy.tables["int8"] if row.energy and row.model == "snn" else None
         shares = *((energies.of_ann, energies.of_ann_zero_skipping) if energies else (None, None)), of_qnn(row)
         cells = [number(row.ap, 1), number(row.ap50, 1), interval(row.ap_loss, 1), *(percent(share) for share in shares)]
-        table.append([weights, f"{data}, {row.frames:,}", network, *cells])
+        table.append([weights, f"{data}{_other_protocol(results)}, {row.frames:,}", network, *cells])
     return Table(head, table, len(_KEY_COLUMNS))
 
 
@@ -170,8 +173,19 @@ def render(tables: Sequence[TitledTable], missing: Sequence[str], form: str) -> 
 
 def _what(results: Results | ClassResults, row: NetworkResult | ClassNetworkResult) -> list[str]:
     """The cells that say what a network is."""
-    data = f"{results.dataset} {results.split}" if results.split else results.dataset
-    return [results.weights or "box files", data, row.label]
+    return [results.weights or "box files", _data(results), row.label]
+
+
+def _data(results: Results | ClassResults) -> str:
+    """The cell that says on which data networks were evaluated, and what was not as usual."""
+    split = f" {results.split}" if results.split else ""
+    memory = ", with memory" if isinstance(results, Results) and results.memory else ""
+    return f"{results.dataset}{split}{memory}{in_blocks(results.downsample)}"
+
+
+def _other_protocol(results: Results) -> str:
+    """What is added to that cell where no column names the protocol; nothing for COCO's."""
+    return "" if results.protocol == "coco" else f", protocol {results.protocol}"
 
 
 def _rows(files: Sequence[tuple[Path, Results]]) -> Iterable[tuple[Results, NetworkResult, list[str]]]:
@@ -215,11 +229,11 @@ def _accuracy(files: Sequence[tuple[Path, Results]]) -> Table:
 
 def _by_iou(files: Sequence[tuple[Path, Results]]) -> Table:
     ious = list(files[0][1].results[0].ap_by_iou) if files else []
-    return Table(
-        [*_KEY_COLUMNS, *ious],
-        [[*key_cells, *(number(row.ap_by_iou[iou], 1) for iou in ious)] for _, row, key_cells in _rows(files)],
-        len(_KEY_COLUMNS),
-    )
+    table = [
+        [weights, data + _other_protocol(results), network, *(number(row.ap_by_iou[iou], 1) for iou in ious)]
+        for results, row, (weights, data, network) in _rows(files)
+    ]
+    return Table([*_KEY_COLUMNS, *ious], table, len(_KEY_COLUMNS))
 
 
 def _energy(files: Sequence[File]) -> Table:
@@ -279,12 +293,12 @@ def _origin(files: Sequence[File]) -> Table:
     head = ["weights", "data, split", "protocol", "windows", "idle", "faults", "date", "commit", "machine", "device"]
     table = []
     for _, results in files:
-        data = f"{results.dataset} {results.split}" if results.split else results.dataset
         faults = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in results.faults.items()) or "none"
         windows = "-" if results.windows is None else f"{results.windows:,}"
         date = results.timing.date[:10] if results.timing else "-"
-        key_cells = [results.weights or "box files", data, results.protocol, windows, f"{results.idle_windows:,}", faults]
-        table.append([*key_cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
+        cells = [results.weights or "box files", _data(results), results.protocol]
+        cells += [windows, f"{results.idle_windows:,}", faults]
+        table.append([*cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
     return Table(head, table, len(_KEY_COLUMNS))
 
 
