@@ -54,7 +54,7 @@ from evburst.models.spiking.network import SpikingParameters  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 DETECTORS = ("street", "caltech6", "caltech6-ssd")
 CLASSIFIERS = ("nmnist", "dvs128-objects", "caltech101")
-ONE_TIMESTEP = ("street", "caltech6")
+ONE_TIMESTEP = ("street", "caltech6", "caltech6-ssd")
 """Detectors of one timestep, which are the same network as a quantised one."""
 TRAINED_QNN = "street-16-levels"
 """Results of the network of configs/convert_street_qnn.yaml, whose weights do not come with evburst."""

@@ -35,6 +35,7 @@ RUN = (
 WITH_EXTRA = {
     f"{DETECT} --track": "trackers",
     "evburst export --weights street --onnx street.onnx": "onnx",
+    "evburst export --weights street --onnx-snn street_boxes.onnx --with-boxes --sensor-size 320x240": "onnx",
     "evburst export --weights nmnist --nir nmnist.nir": "nir",
     "evburst export --weights caltech6 --nir caltech6.nir --part": "nir",
 }
@@ -60,6 +61,7 @@ ELSEWHERE = {
 NOT_RUN = {
     r"(python3 -m venv|\.venv/bin/|pip|make) ?.*": "installs or tests the project; CI does (.ci/run, .github/workflows/ci.yml)",
     r"evburst live --camera 0 --serve": "needs a webcam",
+    r"python -m http.server .*": "serves files until it is stopped",
     r"evburst live --stream .*": "needs a program that sends a DV stream",
     r"(evburst train|torchrun|evburst convert) .*": "needs a data set and hours; tests train and convert small networks",
     r"evburst detect .* --weights my\.safetensors": "needs the result of such a conversion",

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, SAMPLES
 GOLDEN = {
     "street": ([1_519_343, 1_516_425, 1_484_397], [7, 5, 6], [0.14092, 0.14056, 0.13584]),
     "caltech6": ([1_197_050, 1_143_859, 1_171_573], [0, 0, 1], [0.12504, 0.11838, 0.12211]),
-    "caltech6-ssd": ([3_191_553, 3_188_127, 3_179_341], [1, 1, 2], [0.46485, 0.46338, 0.46128]),
+    "caltech6-ssd": ([671_692, 668_809, 660_215], [1, 1, 2], [0.12210, 0.12155, 0.12104]),
 }
 
 # Likewise of the bundled recording folded into a sensor of that size: spikes, the best class, share of the energy.

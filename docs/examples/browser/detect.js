@@ -4,7 +4,7 @@
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 import { EventCounter } from "./events.js";
 
-const MODEL = "street.onnx"; // evburst export --weights street --onnx-snn street.onnx --with-boxes --sensor-size 320x240
+const MODEL = "street_boxes.onnx"; // evburst export --weights street --onnx-snn street_boxes.onnx --with-boxes --sensor-size 320x240
 const WIDTH = 320, HEIGHT = 240, WINDOW_MS = 50; // as exported; as the network was trained
 const CLASSES = ["car", "pedestrian"], COLOURS = ["#ffb000", "#4fc3f7"];
 const SCALE = 3; // pixels of the canvas per pixel of the sensor
