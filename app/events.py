@@ -317,6 +317,8 @@ def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
     count = 0
     width, height = stream.sensor_size
     for window in stream.windows(RATE_WINDOW_US):
+        if not len(window):
+            continue
         events = unpack(window)
         inside = events[(events["x"] < width) & (events["y"] < height)]
         totals.peak = max(totals.peak, len(inside))

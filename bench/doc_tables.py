@@ -53,9 +53,8 @@ from evburst.models.spiking.network import SpikingParameters  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
 DETECTORS = ("street", "caltech6", "caltech6-ssd")
+"""All of one timestep, so that each is the same network as a quantised one."""
 CLASSIFIERS = ("nmnist", "dvs128-objects", "caltech101")
-ONE_TIMESTEP = ("street", "caltech6", "caltech6-ssd")
-"""Detectors of one timestep, which are the same network as a quantised one."""
 TRAINED_QNN = "street-16-levels"
 """Results of the network of configs/convert_street_qnn.yaml, whose weights do not come with evburst."""
 OTHER_DRIVES = "-other-drives"
@@ -237,7 +236,7 @@ def multipliers() -> str:
     A narrow multiplication costs in proportion to the bits of an activation; additions have their full width.
     """
     costs, rows = COST_TABLES["int8"], []
-    for results in _detectors((*ONE_TIMESTEP, TRAINED_QNN)):
+    for results in _detectors((*DETECTORS, TRAINED_QNN)):
         name, share, ways = results.weights or "", of_qnn(results.results[1]), _of_multiplications(results.weights or "")
         bits = _bits(_recorded_levels(results) if name == TRAINED_QNN else levels(name))
         of_additions = ways["snn"] / ways["qnn_signed"]

@@ -58,6 +58,7 @@ async function detect(window) {
     while (waiting) {
       const { counts, events } = waiting, began = performance.now();
       waiting = null;
+      // A copy, because the worker may take the array over and the picture is drawn from it.
       const { boxes, scores, labels } = await session.run({ input: new ort.Tensor("uint8", counts.slice(), shape) });
       const ms = performance.now() - began;
       draw(counts, boxes.data, scores.data, labels.data);
