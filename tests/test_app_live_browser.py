@@ -400,9 +400,15 @@ def test_every_figure_explains_itself(browser: Any) -> None:
     figures = browser.find_elements(By.CSS_SELECTOR, ".card:not(.settings), .totals > span, #kind")
     assert len(figures) == 10
     assert all(len(figure.get_attribute("data-help")) > 20 for figure in figures)
-    ActionChains(browser).move_to_element(figures[-1]).perform()
+    # Its words come with the first window after a page was loaded: before, there is nothing under the pointer.
+    wait_until(lambda: text(browser, "network").startswith("SNN"))
     shown = "return getComputedStyle(arguments[0], '::after').content"
-    assert "its timesteps T, and its weights" in browser.execute_script(shown, figures[-1])
+
+    def explained() -> bool:
+        ActionChains(browser).move_to_element(figures[-1]).perform()
+        return "its timesteps T, and its weights" in browser.execute_script(shown, figures[-1])
+
+    wait_until(explained)
 
 
 def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePipeline) -> None:
