@@ -66,7 +66,7 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
     from evburst.data.representations.voxel_grid import voxel_batch
     from evburst.models.bundle import DetectorBundle
     from evburst.models.runtime import ENGINES, Times, open_engine
-    from evburst.models.spiking.rounding import integer_form
+    from evburst.models.spiking.integer_form import integer_form
 
     bundle = DetectorBundle.load(_WEIGHTS)
     stream = open_events(SAMPLE)

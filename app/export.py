@@ -55,7 +55,7 @@ def _export(args: argparse.Namespace) -> str:
     from evburst.models.export.onnx import write_onnx
     from evburst.models.export.onnx_boxes import DECODED, BoxOptions
     from evburst.models.export.onnx_snn import SnnOptions, write_onnx_snn
-    from evburst.models.spiking.rounding import integer_form, is_integer
+    from evburst.models.spiking.integer_form import integer_form, is_integer
     from evburst.models.tasks import task_of
 
     if not args.onnx_snn and (args.with_boxes or args.totals):
@@ -77,9 +77,7 @@ def _export(args: argparse.Namespace) -> str:
         if not is_integer(bundle.spiking, bundle.parameters):
             spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
             bundle = replace(bundle, spiking=spiking, parameters=parameters)
-            LOG.info(
-                "note: these weights were not in integer form: thresholds and biases were rounded; boxes may differ slightly"
-            )
+            LOG.info("note: these weights were not in integer form and were rounded: boxes may differ slightly")
         size = (height, width) if args.with_boxes or args.totals else None
         post = {} if args.score is None else {"score": args.score}
         boxes = BoxOptions(sensor, build(PostConfig, post)) if args.with_boxes else None

@@ -167,7 +167,7 @@ def _openvino(
 
 def _engine(bundle: DetectorBundle, name: str, timesteps: int, counted: bool = True) -> Contender:
     from evburst.models.runtime import ENGINES, open_engine
-    from evburst.models.spiking.rounding import integer_form
+    from evburst.models.spiking.integer_form import integer_form
 
     parameters = replace(bundle.parameters, timesteps=timesteps)
     graph = bundle.spiking
@@ -182,7 +182,7 @@ def _auto(bundle: DetectorBundle, timesteps: int) -> Contender:
     """The engine that `auto` chooses for these weights, counting in the windows in which it does by default."""
     from evburst.app.engines import ensure_measured
     from evburst.models.runtime import ENGINES, choose, open_engine
-    from evburst.models.spiking.rounding import is_integer
+    from evburst.models.spiking.integer_form import is_integer
 
     ensure_measured()
     parameters = replace(bundle.parameters, timesteps=timesteps)
@@ -427,7 +427,7 @@ def chosen(bundle: DetectorBundle) -> dict[str, dict[str, str]]:
     """Return the engines that `auto` chooses by T, for the weights as they are and in integer form."""
     from evburst.app.engines import ensure_measured
     from evburst.models.runtime import choose
-    from evburst.models.spiking.rounding import is_integer
+    from evburst.models.spiking.integer_form import is_integer
 
     ensure_measured()
     forms = {"as bundled": is_integer(bundle.spiking, bundle.parameters), "in integer form": True}

@@ -4,9 +4,8 @@
 
 Runs windows of the bundled recording, cut to the sensor of the weights, at the weights' own number of timesteps. Files that are
 not in integer form are compared in integer form, into which `evburst export` and the engines `onnx` and `openvino` bring them
-(`integer_form` in models/spiking/rounding.py). Neurons driven by a sum of currents, as after the additions of a residual
-network, have no integer form: there, currents within float32 rounding of a threshold can make libraries differ. Exit code 1 if
-a spike differs in a network whose layers are all in integer form.
+(models/spiking/integer_form.py). Where a layer has no integer form, currents within float32 rounding of a threshold can make
+libraries differ. Exit code 1 if a spike differs in a network whose layers are all in integer form.
 
 `nir` is the network as a NIR file, read and run by SpikingJelly (extra `bench`), of weights that NIR can express completely,
 bursts included: those of one timestep without upsampling.
@@ -44,8 +43,8 @@ from evburst.models.export.onnx_snn import INPUT, SnnOptions, spiking_model
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime import ENGINES
 from evburst.models.runtime.exported import open_onnxruntime, open_openvino
+from evburst.models.spiking.integer_form import driven, integer_form, is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from evburst.models.spiking.rounding import driven, integer_form, is_integer
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
 _GEN1 = SensorSize(304, 240)

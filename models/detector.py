@@ -19,8 +19,8 @@ from evburst.models.graph import Memory, Runner
 from evburst.models.runtime import ENGINES, choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs, memory_geometry
+from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingState
-from evburst.models.spiking.rounding import is_integer
 from evburst.models.tasks import Prediction, task_of
 
 

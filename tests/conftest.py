@@ -163,6 +163,31 @@ class FurtherOperations(nn.Module):
         return [self.out(pooled), self.linear(self.squeeze(residual).flatten(1))]
 
 
+class Residual(nn.Module):
+    """Neurons driven by sums of a convolution and spikes, summed spikes, or a second convolution; 20 channels fill no block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.wide = Block(4, 20, 3, 2), Block(20, 20), Block(20, 24, 3, 2)
+        self.first, self.again, self.second, self.third = Block(20, 20), Block(20, 20), Block(20, 20, 1), Block(24, 24)
+        self.beside, self.out = Block(20, 24, 1, 2), nn.Conv2d(24, 3, 1)
+        for block in (self.first, self.second, self.third, self.beside):
+            block.act = nn.Identity()
+        self.relu, self.relu6 = nn.ReLU(), nn.ReLU6()
+
+    def features(self, x: Tensor) -> Tensor:
+        """Of stride 4: 24 channels."""
+        x = self.stem(x)
+        x = self.again(self.relu6(x + self.first(self.inner(x))))
+        summed = x + self.inner(x)
+        x = self.relu(self.second(x) + summed)
+        out: Tensor = self.relu(self.third(self.wide(x)) + self.beside(x))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        return self.out(self.features(x))
+
+
 @pytest.fixture
 def network() -> nn.Module:
     """EveryOperation with weights and statistics drawn from a fixed seed."""

@@ -38,7 +38,7 @@ from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime.int8.simd import AVAILABLE
-from evburst.models.spiking.rounding import integer_form
+from evburst.models.spiking.integer_form import integer_form
 from tests.test_docs import PAGES
 
 SIZE = SensorSize(32, 24)

@@ -24,7 +24,7 @@ from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.runtime.int8.simd import AVAILABLE
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.rounding import integer_form
+from evburst.models.spiking.integer_form import integer_form
 from tests.conftest import drawn, spiking
 from tests.test_models_detector import TwoLevels
 

@@ -28,10 +28,11 @@ from evburst.models.runtime import ENGINES, open_engine
 from evburst.models.runtime.counting import FanOut, count_spikes, count_spikes_reference
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from evburst.models.spiking.rounding import driven, integer_form, rounded
+from evburst.models.spiking.integer_form import driven, integer_form
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.rounding import rounded
 from evburst.models.tasks import task_of
-from tests.conftest import EveryOperation, FurtherOperations, drawn, in_new_process
+from tests.conftest import EveryOperation, FurtherOperations, Residual, drawn, in_new_process
 from tests.test_models_detector import TwoLevels
 from tests.test_models_runtime import same_counts
 
@@ -69,7 +70,10 @@ def network(
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
-@pytest.mark.parametrize(("kind", "signed"), [(EveryOperation, False), (EveryOperation, True), (FurtherOperations, False)])
+@pytest.mark.parametrize(
+    ("kind", "signed"),
+    [(EveryOperation, False), (EveryOperation, True), (FurtherOperations, False), (Residual, False), (Residual, True)],
+)
 def test_spikes_are_the_references(kind: type[nn.Module], signed: bool, timesteps: int, grid: Tensor) -> None:
     graph, parameters = network(kind, grid, timesteps, signed)
     options = SnnOptions(counts=True, totals=True, size=(12, 20))
@@ -174,27 +178,51 @@ except KeyboardInterrupt:
     assert in_new_process(code).strip() == "interrupted"
 
 
-def test_integer_form_compares_whole_numbers_with_halves(grid: Tensor) -> None:
-    graph, parameters = network(EveryOperation, grid, 2)
-    layers = driven(graph)
-    assert len(layers) == 3
-    for conv, relu in layers:
-        step, layer = graph.tensors[f"{conv.name}.step"].double(), parameters.neurons[relu.name]
-        steps = layer.theta.double() / step
-        assert torch.allclose(steps, torch.round(steps), rtol=1e-6)
-        assert (torch.round(steps) % 2 == 1).all()
-        bias = graph.tensors[f"{conv.name}.bias"].double() / step
-        assert torch.allclose(bias, torch.round(bias), rtol=1e-6, atol=1e-3)
+@pytest.mark.parametrize(("kind", "layers"), [(EveryOperation, 3), (Residual, 8)])
+def test_integer_form_compares_whole_numbers_with_halves(kind: type[nn.Module], layers: int, grid: Tensor) -> None:
+    graph, parameters = network(kind, grid, 2)
+    sizes = signal_thresholds(graph, parameters.neurons)
+    assert len(driven(graph)) == layers
+
+    def whole_steps_of(sizes: Tensor | None, step: Tensor) -> Tensor:
+        assert sizes is not None
+        steps = sizes.double() / step
+        assert torch.allclose(steps, torch.round(steps), rtol=1e-6, atol=1e-3)
+        return torch.round(steps)
+
+    for drive in driven(graph):
+        step, layer = graph.tensors[f"{drive.convs[0].name}.step"].double(), parameters.neurons[drive.relu.name]
+        assert all(torch.equal(graph.tensors[f"{conv.name}.step"].double(), step) for conv in drive.convs)
+        assert (whole_steps_of(layer.theta, step) % 2 == 1).all()
+        assert all((whole_steps_of(sizes[name], step) >= 1).all() for name in drive.spikes)
+        for conv in drive.convs:
+            whole_steps_of(graph.tensors[f"{conv.name}.bias"], step)
         assert not layer.shift.any()
+        assert (layer.theta * layer.burst_limits <= layer.ceiling * (1 + 1e-6)).all()
     again, parameters_again = integer_form(graph, parameters)
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in graph.tensors.items())
     assert parameters_again.timesteps == parameters.timesteps
 
 
-def test_the_integer_form_survives_the_weights_file(grid: Tensor, tmp_path: Path) -> None:
-    graph = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16()
+class OneLevel(Residual):
+    """A residual network and a head that fits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.classes = nn.Conv2d(24, 8, 1), nn.Conv2d(24, 1, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.features(x)
+        return [self.out(x), self.classes(x)]
+
+
+@pytest.mark.parametrize(("kind", "strides"), [(TwoLevels, (4, 2)), (OneLevel, (4,))])
+def test_the_integer_form_survives_the_weights_file(
+    kind: type[nn.Module], strides: tuple[int, ...], grid: Tensor, tmp_path: Path
+) -> None:
+    graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16)).in_float16()
     spikes, parameters = calibrate(graph, record_targets(graph, grid), 1, Choice(4))
-    bundle = DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", (4, 2), 2, ("car",)), VoxelConfig(bins=2), {})
+    bundle = DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", strides, 2, ("car",)), VoxelConfig(bins=2), {})
     bundle.save(tmp_path / "a.safetensors")
     loaded = DetectorBundle.load(tmp_path / "a.safetensors")
     assert loaded.spiking.tensors.keys() == spikes.tensors.keys()

@@ -25,8 +25,8 @@ from evburst.models.runtime.int8.hold import active_cells
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation
 from evburst.models.spiking.convert.sensitivity import _Prefix  # private: only there can one candidate follow another
+from evburst.models.spiking.integer_form import integer_form
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from evburst.models.spiking.rounding import integer_form
 from tests.test_models_spiking_convert_distil import SPEC, Detects, traced
 
 CELLS = (16, 24)

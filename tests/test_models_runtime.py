@@ -33,15 +33,16 @@ from evburst.models.runtime.int8 import quantise
 from evburst.models.runtime.int8.kernels import ADD
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
-from evburst.models.runtime.int8.quantise import integer_weights, pack
+from evburst.models.runtime.int8.quantise import Reading, integer_weights, pack
 from evburst.models.runtime.int8.signals import Part, Read, Source, reads
 from evburst.models.runtime.int8.simd import AVAILABLE, LANES
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from evburst.models.spiking.rounding import from_int8, spike_values, to_int8
-from tests.conftest import Block, drawn, in_new_process, spiking
+from tests.conftest import Block, Residual, drawn, in_new_process, spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
 SIZES = [(12, 20), (8, 8), (20, 36), (16, 44)]
@@ -157,6 +158,53 @@ def test_sums_of_counts_are_carried_out_in_eight_bits(timesteps: int, phi: int, 
     assert added == sums if timesteps == 1 or not takes_back else added <= sums
 
 
+@integers
+@pytest.mark.parametrize("timesteps", [1, 2, 3])
+@pytest.mark.parametrize("phi", [1, 4, 40])
+@pytest.mark.parametrize("signed", [False, True], ids=["plain", "signed"])
+def test_sums_of_currents_are_integers_too(timesteps: int, phi: int, signed: bool) -> None:
+    """After conversion every neuron fires as in the reference, in busy windows and in those with few events."""
+    graph = trace(drawn(Residual), torch.zeros(1, 4, 16, 16))
+    graph, parameters = calibrate(
+        graph, record_targets(graph, grids(4, (12, 20)).float()), timesteps, Choice(phi, signed=signed)
+    )
+    assert is_integer(graph, parameters)
+    fast, slow = IntegerNetwork(graph, parameters, 10), SpikingNetwork(graph, parameters)
+    for seed, size in enumerate(SIZES):
+        grid = grids(1 + seed % 2, size, seed, rate=0.02 if seed % 2 else 0.7)
+        outputs, stats = fast.run(grid)
+        expected, reference = slow.run(grid)
+        same_counts(stats, reference)
+        for a, b in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    plan = compiled(fast).plan
+    assert plan.on_integers
+    assert [len(step.current.added) for step in plan.steps if step.current and len(step.windows) > 1] == [1, 2, 0]
+
+
+class Entangled(Residual):
+    """Spikes of neurons that spikes drive, too, are added to spikes: two rules for one threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Identity()  # type: ignore[assignment]
+
+
+@integers
+def test_neurons_whose_spikes_are_added_to_spikes_keep_their_thresholds() -> None:
+    """They are left to the reference engine, so that the sum of spikes has a common unit."""
+    graph, grid = trace(drawn(Entangled), torch.zeros(1, 4, 16, 16)), grids(2, (12, 20))
+    graph, parameters = calibrate(graph, record_targets(graph, grid.float()), 2, Choice(4))
+    assert is_integer(graph, parameters)
+    fast = IntegerNetwork(graph, parameters, 10)
+    same_counts(fast.run(grid)[1], SpikingNetwork(graph, parameters).run(grid)[1])
+    assert [step.node.name for step in compiled(fast).plan.steps if step.kind is None][1:] == [
+        "first.conv",
+        "add.add",
+        "add.add.relu",
+    ]
+
+
 class SlowIntegers(SpikingNetwork):
     """What the integer engine computes, spelled out: convolutions of counts with rounded weights, in float64, source by source.
 
@@ -171,7 +219,8 @@ class SlowIntegers(SpikingNetwork):
     def run_step(self, conv: Node, name: str) -> Tensor:
         """Counts `(T, N, C, H, W)` of the neurons behind a convolution, from those it reads."""
         step = next(s for s in self.plan.steps if s.node.name == name)
-        found = reads(step.signal)
+        assert step.current is not None
+        found = reads(step.current.readings[0].signal)
         values = spike_values(self.graph, conv, self.theta)
         integers, scale = integer_weights(self.graph.tensors[f"{conv.name}.weight"], found, values)
         total = 0.0
@@ -207,9 +256,9 @@ def test_rounded_weights_give_exactly_the_spikes_they_should(graph: Graph, phi: 
         view = torch.from_numpy(program.counts(source).copy()).permute(0, 1, 4, 2, 3)
         slow.counts[source.name] = view
         step = next(s for s in plan.steps if s.out is source)
-        if step.conv is not None:
-            assert torch.equal(slow.run_step(step.conv, source.name), view.float()), source.name
-    assert sum(step.conv is not None for step in plan.steps) == 5
+        if step.current is not None:
+            assert torch.equal(slow.run_step(step.current.readings[0].conv, source.name), view.float()), source.name
+    assert sum(step.current is not None for step in plan.steps) == 5
 
 
 @integers
@@ -234,16 +283,14 @@ def test_the_integers_are_those_that_conversion_rounded_to(graph: Graph) -> None
     network.run(grid)
     plan = compiled(network).plan
     rounded_before = 0
-    for step in plan.steps:
-        values = spike_values(converted, step.conv, theta) if step.conv is not None else None
-        if step.conv is None or values is None:
-            continue
-        weight = converted.tensors[f"{step.conv.name}.weight"]
-        own = converted.tensors.get(f"{step.conv.name}.step")
-        integers, scale = integer_weights(weight, reads(step.signal), values, own)
+    for conv, signal in (reading for step in plan.steps if step.current is not None for reading in step.current.readings):
+        values = spike_values(converted, conv, theta)
+        assert values is not None
+        weight, own = converted.tensors[f"{conv.name}.weight"], converted.tensors.get(f"{conv.name}.step")
+        integers, scale = integer_weights(weight, reads(signal), values, own)
         expected, own_scale = to_int8(weight, values, own)
         assert np.array_equal(scale, own_scale.numpy())
-        if len(step.signal) == 1:
+        if len(signal) == 1:
             assert np.array_equal(integers[0], expected.numpy())
         rebuilt = from_int8(expected, own_scale, values)
         assert torch.equal(rebuilt, weight)
@@ -399,7 +446,7 @@ def test_sums_of_sixteen_bits_cannot_overflow(monkeypatch: pytest.MonkeyPatch, l
     sizes[:large] = 4
     source = Source("a", (64, 8, 8), sizes, limit)
     read = Read(source, 0, 64, [Part(source, 0, 0, 64)])
-    packed = pack(weight, [read], torch.ones(64))
+    packed = pack([Reading(weight, [read], torch.ones(64))])
     assert packed is not None
     planes, (repetitions,) = packed.data.shape[1], packed.repetitions
     small = vnni or limit <= 129

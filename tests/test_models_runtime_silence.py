@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from evburst.data.boxes import Detections
 from evburst.data.events import SensorSize
@@ -20,7 +20,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import open_engine
 from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.network import IntegerNetwork
-from evburst.models.runtime.int8.plan import Step
+from evburst.models.runtime.int8.plan import Added, Step
 from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import integer_weights
 from evburst.models.runtime.int8.signals import Source, reads
@@ -30,7 +30,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.tasks import task_of
-from tests.conftest import EveryOperation, drawn
+from tests.conftest import EveryOperation, Residual, drawn
 from tests.differences import DifferenceNetwork
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
@@ -73,9 +73,7 @@ class IntegerDifferences:
             elif step.kind == MAX_POOL:
                 self._pool(step)
             elif step.kind == ADD:
-                parts = [self.differences[p.source][:, :, p.first : p.first + p.channels] for p in step.signal]
-                factors = [torch.from_numpy(own).double()[:, None, None] for own in step.factors]
-                self._emit(step, sum(part * own for part, own in zip(parts, factors, strict=True)))  # type: ignore[arg-type]
+                self._emit(step, sum(map(self._multiplied, step.added)))  # type: ignore[arg-type]
             elif step.kind == UPSAMPLE:
                 k = step.node.attrs["factor"]
                 self._emit(step, self._read(step).repeat_interleave(k, 3).repeat_interleave(k, 4))
@@ -84,6 +82,11 @@ class IntegerDifferences:
     def _emit(self, step: Step, differences: Tensor) -> None:
         assert step.out is not None
         self.differences[step.out] = differences
+
+    def _multiplied(self, added: Added) -> Tensor:
+        part, factors = added
+        own = self.differences[part.source][:, :, part.first : part.first + part.channels]
+        return own * torch.from_numpy(factors).double()[:, None, None]
 
     def _read(self, step: Step) -> Tensor:
         (part,) = step.signal
@@ -94,23 +97,27 @@ class IntegerDifferences:
         return self.resting.get(source, 0.0) if source is not None else 0.0
 
     def _convolve(self, step: Step) -> Tensor:
-        conv, found = step.conv, reads(step.signal)
-        assert conv is not None
-        tensors, a = self.network.graph.tensors, conv.attrs
-        values = spike_values(self.network.graph, conv, self.network.theta)
-        whole, scale = integer_weights(tensors[f"{conv.name}.weight"], found, values, tensors.get(f"{conv.name}.step"))
-        total: Tensor = torch.zeros(())
-        for item, weights in zip(found, whole, strict=True):
-            x = self.differences[item.source][:, :, item.first : item.first + item.channels]
-            y = F.conv2d(x.flatten(0, 1), torch.from_numpy(weights).double(), None, a["stride"], a["padding"], a["dilation"])
-            total = total + y.reshape(*x.shape[:2], *y.shape[1:])
+        assert step.current is not None
+        tensors, total, scale, bias = self.network.graph.tensors, torch.zeros(()), np.zeros(0), 0.0
+        for conv, signal in step.current.readings:
+            found, a = reads(signal), conv.attrs
+            values = spike_values(self.network.graph, conv, self.network.theta)
+            whole, scale = integer_weights(tensors[f"{conv.name}.weight"], found, values, tensors.get(f"{conv.name}.step"))
+            for item, weights in zip(found, whole, strict=True):
+                x = self.differences[item.source][:, :, item.first : item.first + item.channels]
+                y = F.conv2d(
+                    x.flatten(0, 1), torch.from_numpy(weights).double(), None, a["stride"], a["padding"], a["dilation"]
+                )
+                total = total + y.reshape(*x.shape[:2], *y.shape[1:])
+            bias = bias + tensors[f"{conv.name}.bias"].numpy()
+        total = sum(map(self._multiplied, step.current.added), total)
         total = total + self._sums.get(step.node.name, 0.0)  # what silence contributes: the constant map
-        self._use(step, total, scale.astype(np.float32), tensors[f"{conv.name}.bias"].numpy())
+        self._use(step, total, scale.astype(np.float32), bias)
         return total
 
     def _use(self, step: Step, total: Tensor, scale: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Fire neurons, or read out, with the engine's float32 arithmetic."""
-        constant = all(part.source.constant for part in step.signal)
+        constant = all(part.source.constant for part, _ in step.windows)
         parameters = self.network.parameters
         if step.kind == READ_OUT:
             scale = scale / np.float32(1 if constant else self.timesteps)
@@ -176,9 +183,12 @@ def check_against_engine(network: IntegerNetwork, grid: Tensor) -> SpikeStats:
 @integers
 @pytest.mark.parametrize("timesteps", [1, 2, 4])
 @pytest.mark.parametrize("size", [(12, 20), (16, 36)])
-def test_differences_of_integers_are_bit_for_bit_the_engines(timesteps: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("kind", [EveryOperation, Residual])
+def test_differences_of_integers_are_bit_for_bit_the_engines(
+    kind: type[nn.Module], timesteps: int, size: tuple[int, int]
+) -> None:
     """Weights and thresholds as conversion finds them: sums of differences and of silence are whole, so nothing is rounded."""
-    graph = trace(drawn(EveryOperation), torch.zeros(1, 4, 16, 16))
+    graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16))
     grid = torch.poisson(torch.full((3, 4, *size), 0.7), generator=torch.Generator().manual_seed(1)).clamp(max=10)
     graph, parameters = calibrate(graph, record_targets(graph, grid), timesteps, Choice(8))
     grid[1:] = 0

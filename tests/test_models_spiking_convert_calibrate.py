@@ -23,9 +23,10 @@ from evburst.models.spiking.convert.calibrate import (
 )
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import BACKGROUND, position_weights
+from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
-from evburst.models.spiking.rounding import from_int8, is_integer, rounded, spike_values, to_int8
+from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
 from tests.conftest import activations, spiking
 
 

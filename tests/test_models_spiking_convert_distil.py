@@ -22,9 +22,10 @@ from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, ca
 from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, distil
 from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
-from evburst.models.spiking.rounding import is_integer, rounded, spike_values
+from evburst.models.spiking.rounding import rounded, spike_values
 from evburst.models.tasks import divergence, task_of
 from tests.conftest import Block, drawn
 

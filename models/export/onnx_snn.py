@@ -10,9 +10,11 @@ Spike counts are integers. A layer driven by a single convolution is written in 
 current is quantised to integers with scale 1 and then clipped to the burst limit. A clip before the quantisation would prevent
 onnxruntime from computing in integers.
 
-After `integer_form` (models/spiking/rounding.py), no current lies on a threshold, and the counts equal those of the reference
-engine. Otherwise biases are rounded here, by at most half a step. Everything else (averages, sums of currents, grouped
-convolutions) is float32, as in the reference engine.
+A layer driven by a sum of convolutions and spikes adds them in whole steps, which float32 does exactly.
+
+After `integer_form` (models/spiking/integer_form.py), no current lies on a threshold, and the counts equal those of the
+reference engine. Otherwise biases are rounded here, by at most half a step. Everything else (averages, sums that have no
+integer form, grouped convolutions) is float32, as in the reference engine.
 
 A network with memory has further inputs: for each hold `<name>.before` `(N, C, h, w)` uint8, the output `<name>.next` of the
 window before, and `begins` `(N, 1, 1, 1)` bool, which says that there is none; `<name>.before` is not used then.
@@ -42,9 +44,10 @@ from evburst.models.export.onnx import IR_VERSION, OPSET, save_onnx
 from evburst.models.export.onnx_boxes import BoxOptions, write_boxes
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import fan_out_maps
+from evburst.models.spiking.integer_form import Driven, driven, step_in_use
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
 from evburst.models.spiking.neurons import NeuronLayer
-from evburst.models.spiking.rounding import driven, spike_values, to_int8
+from evburst.models.spiking.rounding import spike_values, to_int8
 
 INPUT = "input"
 """Name of the input: `(N, 2 * bins, H, W)` uint8 counts."""
@@ -151,14 +154,21 @@ class SpikingWriter:
         self._graph, self._parameters, self._options = graph, parameters, options
         self._channels, self._timesteps = channels, parameters.timesteps
         self._theta = signal_thresholds(graph, parameters.neurons)
-        self._drives = {conv.name: relu for conv, relu in driven(graph)}
-        self._driven = {relu.name for relu in self._drives.values()}
+        drives = [drive for drive in driven(graph) if self._is_whole(drive)]
+        self._drives = {conv.name: drive for drive in drives for conv in drive.convs}
+        self._sums = {drive.add.name: drive for drive in drives if drive.add}
+        self._driven = {drive.relu.name for drive in drives}
         self.nodes: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._signals: dict[str, Signal] = {}
         self._fan_out = fan_out_maps(graph, channels, *options.size) if options.totals and options.size else {}
+
+    def _is_whole(self, drive: Driven) -> bool:
+        """Whether neurons are driven by a convolution, which is rounded here, or by a sum in integer form."""
+        layer = self._parameters.neurons[drive.relu.name]
+        return drive.add is None or step_in_use(self._graph, drive, layer, self._theta) is not None
 
     def model(self, head: HeadSpec | None) -> Any:
         """Translate the whole network; `head` is needed to decode boxes."""
@@ -257,7 +267,7 @@ class SpikingWriter:
         a, values = node.attrs, spike_values(self._graph, node, self._theta)
         weight, bias = (self._graph.tensors[f"{node.name}.{what}"] for what in ("weight", "bias"))
         window = {"strides": a["stride"], "pads": a["padding"] * 2, "dilations": a["dilation"], "group": a["groups"]}
-        relu = self._drives.get(node.name)
+        drive = self._drives.get(node.name)
         if values is None or not x.units:
             names = [self.constant(f"{node.name}.{what}", t.numpy()) for what, t in (("weight", weight), ("bias", bias))]
             return Signal(self.emit("Conv", [self._real(node.inputs[0]), *names], f"{node.name}.current", **window), x.length)
@@ -269,18 +279,19 @@ class SpikingWriter:
             integers = integers[:, np.concatenate([channels for _, channels in x.pieces])]
         shift: Tensor = torch.zeros_like(bias)
         gain = scale.double()
-        if relu is not None:
-            layer = self._parameters.neurons[relu.name]
-            shift, gain = layer.shift, gain / layer.theta.double()
+        if drive is not None:
+            layer = self._parameters.neurons[drive.relu.name]
+            shift = layer.shift if node.name == drive.convs[0].name else shift
+            gain = gain / layer.theta.double() if drive.add is None else torch.ones_like(gain)
         steps = torch.round((bias + shift).double() / scale.double()).clamp(-(2**31), 2**31 - 1).to(torch.int32)
         unit = self.constant(f"{node.name}.gain", gain.float().numpy())
         names = [self._dequantised(f"{node.name}.weight", integers.numpy(), unit)]
-        if relu is not None:
+        if drive is not None:
             names.append(self._dequantised(f"{node.name}.bias", steps.numpy(), unit))
         else:
             names.append(self.constant(f"{node.name}.bias", bias.numpy()))
         current = self.emit("Conv", [source, *names], f"{node.name}.current", **window)
-        return Signal(current, x.length, units=relu is not None)
+        return Signal(current, x.length, units=drive is not None)
 
     def _dequantised(self, name: str, integers: NDArray[Any], gain: str) -> str:
         zero = self.constant(f"{name}.zero", np.zeros(len(integers), integers.dtype))
@@ -403,6 +414,8 @@ class SpikingWriter:
         return replace(signal, pieces=tuple(pieces))
 
     def _add(self, node: Node, *parts: Signal) -> Signal:
+        if node.name in self._sums:
+            return self._sum_of_currents(node, self._sums[node.name], parts)
         length, unit = max(part.length for part in parts), self._theta[node.name]
         names = []
         low, high = np.zeros_like(parts[0].low), np.zeros_like(parts[0].high)
@@ -425,6 +438,21 @@ class SpikingWriter:
             return Signal(total, length)
         signal = self._counts(total, node, length, low, high)
         return signal if signal.whole or low.min() < 0 else replace(signal, pieces=self._pieces(total, node, names, high))
+
+    def _sum_of_currents(self, node: Node, drive: Driven, parts: Sequence[Signal]) -> Signal:
+        """Add the currents of convolutions, in steps, and spikes; the result is in units of the neurons' thresholds."""
+        step, length = self._graph.tensors[f"{drive.convs[0].name}.step"].double(), max(part.length for part in parts)
+        names = []
+        for source, part in zip(node.inputs, parts, strict=True):
+            name, theta = part.name, self._theta[source]
+            if source in drive.spikes:
+                assert theta is not None  # see `_is_whole`
+                column = self._column(f"{node.name}.spike_size", torch.round(theta.double() / step))
+                name = self.emit("Mul", [name, column], f"{node.name}.spikes")
+            names.append(self._repeated(name, part.length, length))
+        gain = self._column(f"{node.name}.gain", step / self._parameters.neurons[drive.relu.name].theta.double())
+        total = self.emit("Mul", [self.emit("Add", names, f"{node.name}.sum"), gain], f"{node.name}.current")
+        return Signal(total, length, units=True)
 
     def _pieces(self, total: str, node: Node, parts: list[str], high: Bounds) -> tuple[tuple[str, NDArray[np.int64]], ...]:
         """Split a sum of parts into its first 255 counts, those above 255 of the channels that can have them, and so on."""

@@ -6,9 +6,9 @@
     openvino    the network as ONNX in OpenVINO, on any CPU
     cuda        the reference as CUDA graphs with the neurons in one Triton kernel, on a GPU
 
-All engines fire the same spikes as the reference where layers are in integer form (models/spiking/rounding.py). Otherwise, int8
-can differ for neurons within float32 rounding of their threshold, and onnx and openvino refuse the network. Layers driven by a
-sum of currents have no integer form, so that onnx and openvino can differ there (bench/spikes.py).
+All engines fire the same spikes as the reference where layers are in integer form (models/spiking/integer_form.py). Networks
+that are not are refused by onnx and openvino; with int8, neurons within float32 rounding of their threshold can differ. The few
+layers that have no integer form are computed in float32, so that there engines can differ, too (bench/spikes.py).
 
 To add an engine, decorate a function `(graph, parameters, max_count) -> SpikingNetwork` with @engine. It returns a subclass
 that overrides `run`. Its `available` returns why the engine cannot run on a device, or "".
@@ -33,8 +33,8 @@ import torch
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import replacing
 from evburst.models.graph import Graph
+from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from evburst.models.spiking.rounding import is_integer
 
 Builder = Callable[[Graph, SpikingParameters, int], SpikingNetwork]
 
@@ -46,7 +46,7 @@ class Engine:
     Attributes:
         build: (graph, parameters, max_count) -> network ready to run.
         available: device ("cpu", "cuda") -> reason why the engine cannot run on it, "" if it can.
-        exact_only: it only runs networks in integer form (models/spiking/rounding.py), as others would spike differently.
+        exact_only: it only runs networks in integer form (models/spiking/integer_form.py), as others would spike differently.
         count_every: by default, spikes are counted in every N-th window; more than 1 where counting takes additional time.
     """
 

@@ -1,7 +1,7 @@
 """Engines that run the exported ONNX network (models/export/onnx_snn.py) in an inference library.
 
 `onnx` uses onnxruntime, on any processor. `openvino` uses OpenVINO, which is faster on x86 with 8-bit dot products. For
-layers in integer form (`integer_form` in models/spiking/rounding.py), every neuron fires the same spikes as in the reference
+layers in integer form (models/spiking/integer_form.py), every neuron fires the same spikes as in the reference
 engine.
 
 Runs without counting use a model that outputs the read-outs only. Windows in which operations are counted are left to the int8

@@ -46,12 +46,14 @@ from evburst.models.runtime.int8.simd import (
 FIRE, READ_OUT, MAX_POOL, UPSAMPLE, ADD = range(5)
 """Kinds of operations."""
 
-_FIELDS = """kind rows columns blocks channels first_term terms weights steps planes flush channel constant
+_FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush channel constant
     out out_step out_image out_row out_pixel fan_out by_channel uniform factor"""
 OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
 """One operation. Distances and positions are in elements.
 
 rows, columns, channels: shape of the output, computed in blocks of LANES channels.
+first_term, terms, added: position of its terms, the number of those that are convolved, or resampled, or added up, and of
+    those after them whose counts are added to the sums of convolutions.
 weights, steps (per block and plane), planes, flush: see `_dot`.
 channel: index of the first channel in scale, bias and limits.
 constant: whether its current is equal at every timestep.
@@ -70,7 +72,7 @@ TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
 start: where the window of the first output begins.
 step, image, row, pixel: distances per timestep, image, output row and output column.
 offsets, steps, first_step: position of its steps in the offsets, their number, and the index of the first in the weights. Of
-    ADD, first_step is the position of its factors in the weights.
+    counts that are added, first_step is the position of their factors.
 span_rows, span_columns: extent of the window.
 source_row, source_pixel: distances of rows and pixels in the buffer.
 blocks: number of blocks of LANES channels that it reads.
@@ -99,8 +101,8 @@ PROGRESS = 8
 
 @njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
-    operations, terms, offsets, weights, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps, skip_silence,
-    summed, timesteps, images, acc, before, progress, counts, totals
+    operations, terms, offsets, weights, factors, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps,
+    skip_silence, summed, timesteps, images, acc, before, progress, counts, totals
 ):  # fmt: skip
     """Run operations in order.
 
@@ -108,6 +110,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         operations, terms: records, see OPERATION and TERM.
         offsets: int32 distances of the steps.
         weights: int8.
+        factors: int32, that counts are multiplied by before they are added.
         scale, bias, limits: float32 per output channel; limits are burst limits.
         fan_out: int32, number of weights that a spike meets.
         arena, silent: uint8 spike counts of this window, and of a window without events.
@@ -127,8 +130,9 @@ def run_operations(  # type: ignore[no-untyped-def]
     _clear(progress, counts)
     for thread in numba.prange(len(acc)):
         _work(
-            thread, (operations, terms, offsets, weights), (scale, bias, limits), fan_out, (arena, silent, changed, summed),
-            (maps, silent_maps), skip_silence, timesteps, images, acc, before, progress, counts[thread],
+            thread, (operations, terms, offsets, weights, factors), (scale, bias, limits), fan_out,
+            (arena, silent, changed, summed), (maps, silent_maps), skip_silence, timesteps, images, acc, before, progress,
+            counts[thread],
         )  # fmt: skip
     _add_up(counts, totals)
 
@@ -138,11 +142,11 @@ def _work(  # type: ignore[no-untyped-def]
     thread, tables, neurons, fan_out, state, maps, skip_silence, timesteps, images, acc, before, progress, counts
 ):
     """Run all operations as one of several threads; see `run_operations`."""
-    operations, terms, offsets, weights = tables
+    operations, terms, offsets, weights, factors = tables
     threads, changed, own = len(acc), state[2], counts[-1, 0]
     for index in range(len(operations)):
         operation = operations[index]
-        reader = operation, terms, offsets, weights
+        reader = operation, terms, offsets, weights, factors
         per_image, line = operation.rows * operation.blocks, index * (threads + 1) * PROGRESS
         units, all_done = images * per_image, line + threads * PROGRESS
         skip = skip_silence and _share_changed(operation, terms, changed) <= MAX_CHANGED_SHARE
@@ -163,7 +167,7 @@ def _work(  # type: ignore[no-untyped-def]
                 elif operation.kind == UPSAMPLE:
                     _upsample(operation, terms[operation.first_term], state, timesteps, place)
                 else:
-                    _add(operation, terms, weights, state, timesteps, place)
+                    _add(operation, terms, factors, state, timesteps, place)
                 for k in range(COUNTERS):
                     counts[index, image, k] += own[k]
                 done += 1
@@ -200,7 +204,7 @@ def _add_up(counts, totals):  # type: ignore[no-untyped-def]
 def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
     """Share of an operation's input that differs from silence."""
     n_changed, size = 0, 0
-    for k in range(operation.first_term, operation.first_term + operation.terms):
+    for k in range(operation.first_term, operation.first_term + operation.terms + operation.added):
         for at in range(np.uintp(terms[k].buffer), np.uintp(terms[k].buffer + terms[k].buffer_size)):
             n_changed += changed[at]
         size += terms[k].buffer_size
@@ -210,9 +214,9 @@ def _share_changed(operation, terms, changed):  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
     """Whether anything that a tile reads differs from silence."""
-    operation, terms, _, _ = reader
+    operation, terms, _, _, _ = reader
     image, _, row = place
-    for k in range(operation.first_term, operation.first_term + operation.terms):
+    for k in range(operation.first_term, operation.first_term + operation.terms + operation.added):
         term = terms[k]
         start = term.start + image * term.image + row * term.row + column * term.pixel
         length = ((pixels - 1) * term.pixel + (term.span_columns - 1) * term.source_pixel) // LANES + term.blocks
@@ -276,7 +280,7 @@ def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ig
 
     Weights of two planes are 128 * first + second.
     """
-    operation, terms, offsets, weights = reader
+    operation, terms, offsets, weights, factors = reader
     image, block, row = place
     size = operation.steps * 4 * LANES
     at = operation.weights + block * operation.planes * size
@@ -295,6 +299,15 @@ def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ig
                     to, fresh,
                 )  # fmt: skip
                 fresh = False
+    for t in range(begin, end):
+        for k in range(operation.first_term + operation.terms, operation.first_term + operation.terms + operation.added):
+            term = terms[k]
+            start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel + block * LANES
+            first = np.uintp(term.first_step + block * LANES)
+            for i in range(pixels):
+                here, sums = np.uintp(start + i * term.pixel), np.uintp(to + i * LANES)
+                for lane in range(np.uintp(LANES)):
+                    acc[sums + lane] += np.int32(arena[here + lane]) * factors[first + lane]
 
 
 @njit(cache=True, nogil=True)
@@ -393,7 +406,7 @@ def _upsample(operation, term, state, timesteps, place):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
-def _add(operation, terms, weights, state, timesteps, place):  # type: ignore[no-untyped-def]
+def _add(operation, terms, factors, state, timesteps, place):  # type: ignore[no-untyped-def]
     """Compute a row of a sum of counts, each times a factor of its channel."""
     arena, (image, block, row) = state[0], place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
@@ -402,10 +415,10 @@ def _add(operation, terms, weights, state, timesteps, place):  # type: ignore[no
         for k in range(operation.first_term, operation.first_term + operation.terms):
             term = terms[k]
             at = term.start + image * term.image + row * term.row + column * term.pixel + block * LANES
-            factors = term.first_step + block * LANES
+            first = term.first_step + block * LANES
             for t in range(timesteps):
                 here = to + t * operation.out_step
-                multiply_lanes(arena, at + t * term.step, weights, factors, here, k > operation.first_term)
+                multiply_lanes(arena, at + t * term.step, factors, first, here, k > operation.first_term)
         _mark(operation, state, timesteps, to)
 
 

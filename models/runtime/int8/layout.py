@@ -70,16 +70,17 @@ def lay_out(plan: Plan, timesteps: int, images: int) -> Layout:
     """Place the buffers of a plan one after another, for T timesteps and N images."""
     margins: dict[Source, tuple[int, int]] = dict.fromkeys(plan.sources, (0, 0))
     for step in plan.steps:
-        for part in step.signal:
-            rows, columns = margins[part.source]
-            margins[part.source] = max(rows, step.padding[0]), max(columns, step.padding[1])
+        for part, window in step.windows:
+            (rows, columns), padding = margins[part.source], window["padding"]
+            margins[part.source] = max(rows, padding[0]), max(columns, padding[1])
     places: dict[Source, Place] = {}
     end = 0
     for source, margin in margins.items():
         places[source] = place = _place(source, margin, end, images)
         end += (1 if source.constant else timesteps) * images * place.image
     # The last tile of a row reads, but never writes, pixels beyond it.
-    beyond = max(place.pixel for place in places.values()) * PIXELS * max(step.stride for step in plan.steps)
+    stride = max((window["stride"][1] for step in plan.steps for _, window in step.windows), default=1)
+    beyond = max(place.pixel for place in places.values()) * PIXELS * stride
     return Layout(timesteps, images, places, end + beyond)
 
 

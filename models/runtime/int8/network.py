@@ -10,6 +10,7 @@ for neurons within float32 rounding of their threshold. Weights that have not be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,11 +21,12 @@ from torch import Tensor
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Memory, Node
 from evburst.models.runtime.counting import FanOut, count_spikes, grid_counts
+from evburst.models.runtime.int8 import plan as planning
 from evburst.models.runtime.int8.hold import active_cells
 from evburst.models.runtime.int8.layout import lay_out
 from evburst.models.runtime.int8.plan import Planner, Step
 from evburst.models.runtime.int8.program import Program
-from evburst.models.runtime.int8.quantise import PackedWeights, pack
+from evburst.models.runtime.int8.quantise import PackedWeights, Reading, pack
 from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
@@ -99,8 +101,7 @@ class IntegerNetwork(SpikingNetwork):
             shapes, parameters = self.graph.shapes(*shape[1:]), self.parameters
             plan = Planner(self.graph, parameters.neurons, shapes, parameters.timesteps, self._max_count, self._packed).plan()
             layout = lay_out(plan, parameters.timesteps, shape[0])
-            biases = {name.removesuffix(".bias"): bias for name, bias in self.graph.tensors.items() if name.endswith(".bias")}
-            tables = Tabulator(plan, layout, parameters, biases, self._fan_out).tables()
+            tables = Tabulator(plan, layout, parameters, self.graph.tensors, self._fan_out).tables()
             program = Program(plan, layout, tables, self._fan_out[plan.sources[0].name])
             values = self._compute(program, skip=False)
             self._counted.clear()
@@ -118,13 +119,20 @@ class IntegerNetwork(SpikingNetwork):
             if node.op in ("relu", "max_pool") and (value := values.get(node.name)) is not None
         }
 
-    def _packed(self, conv: Node, signal: Signal) -> PackedWeights | None:
-        """Pack the weights of a convolution, once for all shapes of grids; see plan.Pack."""
-        key = conv.name, *(f"{part.source.name} {part.first} {part.channels} {part.at}" for part in signal)
+    def _packed(self, readings: Sequence[planning.Reading]) -> PackedWeights | None:
+        """Pack the weights of convolutions, once for all shapes of grids; see plan.Pack."""
+        key = tuple(
+            f"{conv.name} {part.source.name} {part.first} {part.channels} {part.at}"
+            for conv, signal in readings
+            for part in signal
+        )
         if key not in self._weights:
-            weight, values = self.graph.tensors[f"{conv.name}.weight"], spike_values(self.graph, conv, self.theta)
-            self._weights[key] = pack(weight, reads(signal), values, self.graph.tensors.get(f"{conv.name}.step"))
+            self._weights[key] = pack([self._reading(*reading) for reading in readings])
         return self._weights[key]
+
+    def _reading(self, conv: Node, signal: Signal) -> Reading:
+        tensors, values = self.graph.tensors, spike_values(self.graph, conv, self.theta)
+        return Reading(tensors[f"{conv.name}.weight"], reads(signal), values, tensors.get(f"{conv.name}.step"))
 
     def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:
         """Compute a node with the reference engine; spikes that it emits are written to the arena as counts."""

@@ -6,23 +6,48 @@ whose current is used by anything but neurons) are left to the reference engine,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
-from evburst.models.runtime.int8.quantise import PackedWeights
+from evburst.models.runtime.int8.quantise import PackedWeights, factors_of
 from evburst.models.runtime.int8.signals import Part, Signal, Source, disjoint, whole
 from evburst.models.runtime.int8.simd import LANES
+from evburst.models.spiking.integer_form import Driven, driven
 from evburst.models.spiking.neurons import NeuronLayer
 
 _LARGEST_COUNT = 255
 
-Pack = Callable[[Node, Signal], PackedWeights | None]
-"""The packed weights of a convolution that reads a signal; None if its sums could leave 32 bits."""
+
+class Reading(NamedTuple):
+    """A convolution and the signal that it reads."""
+
+    conv: Node
+    signal: Signal
+
+
+class Added(NamedTuple):
+    """Spikes that are added: a part of a signal, and the factors of its counts, `(C,)` int32."""
+
+    part: Part
+    factors: NDArray[np.int32]
+
+
+class Current(NamedTuple):
+    """What drives neurons: the sum of convolutions, with their weights, and of spikes."""
+
+    readings: tuple[Reading, ...]
+    weights: PackedWeights
+    added: tuple[Added, ...] = ()
+
+
+Pack = Callable[[Sequence[Reading]], PackedWeights | None]
+"""The packed weights of convolutions whose sums are added; None if that is impossible in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -33,35 +58,35 @@ class Step:
         kind: an operation of kernels.py; None for a node left to the reference engine.
         node: the node whose value this computes.
         shape: (C, H, W) of the node.
-        conv: for FIRE and READ_OUT, the convolution.
-        weights: its weights.
-        signal: what it reads.
+        current: for FIRE and READ_OUT.
+        signal: what other operations read, but for ADD.
         out: where its spikes go.
         first_channel: first channel of the node that `out` holds.
-        factors: for ADD, `(C,)` int8 of each part of the signal.
+        added: for ADD.
     """
 
     kind: int | None
     node: Node
     shape: tuple[int, int, int]
-    conv: Node | None = None
-    weights: PackedWeights | None = None
+    current: Current | None = None
     signal: Signal = field(default_factory=list)
     out: Source | None = None
     first_channel: int = 0
-    factors: tuple[NDArray[np.int8], ...] = ()
+    added: tuple[Added, ...] = ()
 
     @property
-    def padding(self) -> tuple[int, int]:
-        """Rows and columns of zeros that it reads around its signal."""
-        attrs = (self.conv or self.node).attrs
-        return attrs.get("padding", (0, 0)) if self.kind in (FIRE, READ_OUT, MAX_POOL) else (0, 0)
+    def windows(self) -> list[tuple[Part, dict[str, Any]]]:
+        """Every part that it reads, with `padding` and `stride` of the windows in which it does."""
+        if self.current is None:
+            attrs = self.node.attrs if self.kind == MAX_POOL else PIXEL
+            found = [(part, attrs) for part in self.signal]
+        else:
+            found = [(part, reading.conv.attrs) for reading in self.current.readings for part in reading.signal]
+        return found + [(item.part, PIXEL) for item in (self.added if self.current is None else self.current.added)]
 
-    @property
-    def stride(self) -> int:
-        """Columns of its signal between two of its outputs."""
-        attrs = (self.conv or self.node).attrs
-        return int(attrs["stride"][1]) if self.kind in (FIRE, READ_OUT, MAX_POOL) else 1
+
+PIXEL: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0)}
+"""A window of one pixel around each output."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +141,9 @@ class Planner:
             layer.takes_back and not layer.negative_slope and timesteps * layer.phi <= 255 for layer in neurons.values()
         )
         self._summed_steps = timesteps if self._summed else 1
-        self._currents: dict[str, tuple[Signal, PackedWeights]] = {}
+        self._sums = {drive.add.name: drive for drive in driven(graph) if drive.add}
+        self._parts: dict[str, Reading] = {}  # convolutions that sums wait for
+        self._currents: dict[str, Current] = {}
         self._steps: list[Step] = []
         self._signals: dict[str, Signal] = {}
 
@@ -137,10 +164,11 @@ class Planner:
     def _on_integers(self, node: Node) -> bool:
         """Plan a node to run on integers; False if that is impossible."""
         if node.op == "relu" and node.inputs[0] in self._currents:
-            signal, weights = self._currents[node.inputs[0]]
-            conv, out = self._nodes[node.inputs[0]], self._spikes_of(node)
-            self._emit(Step(FIRE, node, self._shapes[node.name], conv, weights, signal, out), whole(out))
+            out = self._spikes_of(node)
+            self._emit(Step(FIRE, node, self._shapes[node.name], self._currents[node.inputs[0]], out=out), whole(out))
             return True
+        if node.name in self._sums:
+            return self._sum_of_currents(node, self._sums[node.name])
         if not all(name in self._signals for name in node.inputs):
             return False
         signals = [self._signals[name] for name in node.inputs]
@@ -148,19 +176,52 @@ class Planner:
         return plan is not None and bool(plan(node, *signals))
 
     def _conv(self, node: Node, signal: Signal) -> bool:
-        users, is_output = self._consumers[node.name], node.name in self._graph.outputs
+        users, reading = self._consumers[node.name], Reading(node, signal)
         if node.attrs["groups"] != 1:
             return False
-        if self._summed and len({part.source.constant for part in signal}) > 1:
-            return False  # what does not change has not been summed
-        read_out, fires = is_output and not users, not is_output and len(users) == 1 and self._counts_up(users[0])
-        weights = self._pack(node, signal) if read_out or fires else None
-        if weights is None:
+        if len(users) == 1 and users[0].name in self._sums:
+            self._parts[node.name] = reading
+            return True
+        read_out = node.name in self._graph.outputs and not users
+        fires = node.name not in self._graph.outputs and len(users) == 1 and self._counts_up(users[0])
+        current = self._current([reading]) if read_out or fires else None
+        if current is None:
             return False
         if read_out:
-            self._emit(Step(READ_OUT, node, self._shapes[node.name], node, weights, signal), None)
+            self._emit(Step(READ_OUT, node, self._shapes[node.name], current), None)
         else:
-            self._currents[node.name] = signal, weights
+            self._currents[node.name] = current
+        return True
+
+    def _current(self, readings: Sequence[Reading], spikes: Signal | None = None) -> Current | None:
+        """The current of convolutions and spikes; None if it cannot be on integers."""
+        parts = [part for reading in readings for part in reading.signal] + (spikes or [])
+        if self._summed and len({part.source.constant for part in parts}) > 1:
+            return None  # what does not change has not been summed
+        weights = self._pack(readings)
+        if weights is None:
+            return None
+        added = []
+        for part in spikes or []:
+            step = weights.scale[: part.channels]
+            factors = factors_of(part.source.theta[part.first : part.first + part.channels], step)
+            if factors is None or part.first % LANES or part.channels < self._shapes[readings[0].conv.name][0]:
+                return None
+            added.append(Added(part, factors))
+        return Current(tuple(readings), weights, tuple(added))
+
+    def _sum_of_currents(self, node: Node, drive: Driven) -> bool:
+        """Plan neurons driven by a sum; if that is impossible, leave its convolutions to the network, too."""
+        parts = [self._parts[conv.name] for conv in drive.convs if conv.name in self._parts]
+        known = len(parts) == len(drive.convs) and all(name in self._signals for name in drive.spikes)
+        current = None
+        if known and self._counts_up(drive.relu) and len({self._shapes[name] for name in node.inputs}) == 1:
+            current = self._current(parts, [part for name in drive.spikes for part in self._signals[name]])
+        if current is None:
+            for part in parts:
+                self._leave(part.conv)
+            return False
+        self._currents[node.name] = current
         return True
 
     def _slice(self, node: Node, signal: Signal) -> bool:
@@ -204,7 +265,8 @@ class Planner:
         if limit > _LARGEST_COUNT or not all(np.array_equal(unit * own, t) for own, t in zip(factors, thetas, strict=True)):
             return None
         out = Source(node.name, shape, unit, int(limit))
-        return Step(ADD, node, shape, signal=signal, out=out, factors=tuple(own.astype(np.int8) for own in factors))
+        added = tuple(Added(part, own.astype(np.int32)) for part, own in zip(signal, factors, strict=True))
+        return Step(ADD, node, shape, out=out, added=added)
 
     def _read_repeatedly(self, node: Node) -> bool:
         """Whether a convolution larger than 1 x 1 reads a node, directly or through nodes that pass it on."""

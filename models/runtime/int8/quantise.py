@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from evburst.models.runtime.int8.signals import Read
 from evburst.models.runtime.int8.simd import LANES, VNNI
 from evburst.models.spiking.rounding import LARGEST, to_int8
 
-_SHORT_MAX, _INT_MAX = 2**15 - 1, 2**31 - 1
+_SHORT_MAX, _LARGEST_SUM, _LARGEST_FACTOR = 2**15 - 1, 2**30, 2**16
+"""A sum of convolutions and the counts of up to 64 layers, times their factors, then fit into 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,12 @@ class PackedWeights:
         scale: `(blocks * LANES,)` float32, current per unit of the integer sum; 0 for padded channels.
         repetitions: of each source, how often each of its steps is taken, in the order above.
         flush: number of steps that can be summed in 16 bits whatever the counts are.
-        kernel: (rows, columns).
     """
 
     data: NDArray[np.int8]
     scale: NDArray[np.float32]
     repetitions: tuple[NDArray[np.int64], ...]
     flush: int
-    kernel: tuple[int, int]
 
 
 def integer_weights(
@@ -82,15 +82,33 @@ def _largest_count(sources: Sequence[Read]) -> int:
     return max(read.source.limit for read in sources)
 
 
-def pack(weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: Tensor | None = None) -> PackedWeights | None:
-    """Compute the integer weights and pack them; returns None if a sum could exceed 32 bits.
+class Reading(NamedTuple):
+    """A convolution and what it reads.
 
-    Args:
-        weight, sources, values, step: as in `integer_weights`.
+    Attributes:
+        weight: `(O, C, kh, kw)` float32.
+        sources: everything that it reads.
+        values, step: as in `integer_weights`.
     """
-    integers, scale = integer_weights(weight, sources, values, step)
+
+    weight: Tensor
+    sources: Sequence[Read]
+    values: Tensor | None
+    step: Tensor | None = None
+
+
+def pack(readings: Sequence[Reading]) -> PackedWeights | None:
+    """Compute the integer weights of convolutions whose sums are added, and pack them.
+
+    Returns None if a sum could be too large for 32 bits, or if the weights of several convolutions have no common step.
+    """
+    sources = [source for reading in readings for source in reading.sources]
+    found = [integer_weights(*reading) for reading in readings]
+    integers, scale = [part for parts, _ in found for part in parts], found[0][1]
+    if any(not np.array_equal(own, scale) for _, own in found):
+        return None
     limit = _largest_count(sources)
-    if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _INT_MAX:  # type: ignore[union-attr]
+    if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _LARGEST_SUM:  # type: ignore[union-attr]
         return None
     packed = [_pack_part(part) for part in integers]
     largest = LARGEST if VNNI else _largest_in_a_plane(sources)  # VNNI sums in 32 bits
@@ -106,8 +124,14 @@ def pack(weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: T
     padded = np.zeros(planes.shape[0] * LANES, np.float32)
     padded[: len(scale)] = scale
     steps = tuple(int(times.sum()) for times in repetitions)
-    kernel = (weight.shape[2], weight.shape[3])
-    return PackedWeights(planes, padded, repetitions, _steps_in_16_bits(planes, steps, limit), kernel)
+    return PackedWeights(planes, padded, repetitions, _steps_in_16_bits(planes, steps, limit))
+
+
+def factors_of(theta: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.int32] | None:
+    """Number of steps, `(C,)`, of a spike that is added to a sum of convolutions; None if it is not whole."""
+    exact = theta.astype(np.float64) / step
+    whole = np.rint(exact)
+    return whole.astype(np.int32) if np.allclose(exact, whole, rtol=1e-6, atol=0) and whole.max() < _LARGEST_FACTOR else None
 
 
 def _repeated(weights: NDArray[np.int64], repetitions: NDArray[np.int64], largest: int) -> NDArray[np.int64]:

@@ -343,13 +343,14 @@ def multiply_lanes(typingctx, x, start, factors, first, to, add):  # type: ignor
     """Write x[start : start + LANES] * factors[first : first + LANES] to x[to : to + LANES], or add it to that if `add`.
 
     Args:
-        x, factors: uint8 and int8 arrays; results are taken modulo 256.
+        x, factors: uint8 and int32 arrays; results are taken modulo 256.
     """
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        bytes_ = ir.VectorType(_BYTE, LANES)
+        bytes_, ints = ir.VectorType(_BYTE, LANES), ir.VectorType(_INT, LANES)
         x, factors = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
-        product = builder.mul(_load(builder, x, args[1], bytes_), _load(builder, factors, args[3], bytes_))
+        factor = builder.trunc(_load(builder, factors, builder.mul(args[3], _const(4)), ints), bytes_)
+        product = builder.mul(_load(builder, x, args[1], bytes_), factor)
         before = builder.select(args[5], _load(builder, x, args[4], bytes_), ir.Constant(bytes_, [0] * LANES))
         _store(builder, builder.add(product, before), x, args[4])
         return context.get_dummy_value()

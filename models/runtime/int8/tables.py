@@ -5,7 +5,7 @@ They are a function of plan, layout and parameters alone; nothing here holds spi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -18,8 +18,7 @@ from torch import Tensor
 from evburst.models.graph import Node
 from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, OPERATION, TERM
 from evburst.models.runtime.int8.layout import Layout
-from evburst.models.runtime.int8.plan import Plan, Step
-from evburst.models.runtime.int8.quantise import PackedWeights
+from evburst.models.runtime.int8.plan import PIXEL, Added, Current, Plan, Step
 from evburst.models.runtime.int8.signals import Part, Read, Source, reads
 from evburst.models.runtime.int8.simd import LANES
 from evburst.models.spiking.network import SpikingParameters
@@ -57,7 +56,8 @@ class Tables:
         runs: in order: operations to carry out together, and single steps left to the reference engine.
         layers: in order.
         operations, terms: of OPERATION and TERM.
-        constants: offsets int32, weights int8, scale, bias and limits float32, fan-out int32; see `run_operations`.
+        constants: offsets int32, weights int8, factors int32, scale, bias and limits float32, fan-out int32; see
+            `run_operations`.
         maps: of each read-out.
         map_size: elements of all maps.
     """
@@ -86,6 +86,7 @@ class _Reads:
     kind: int
     first_term: int
     terms: int
+    added: int
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Tabulator:
     Args:
         plan, layout: of the network.
         parameters: its neurons and read-out shifts.
-        biases: `(C,)` of each convolution.
+        tensors: of the network's graph.
         fan_out: weights reached by a spike of each node that emits some, `(C, H, W)`.
     """
 
@@ -149,13 +150,13 @@ class Tabulator:
         plan: Plan,
         layout: Layout,
         parameters: SpikingParameters,
-        biases: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor],
         fan_out: Mapping[str, Tensor],
     ) -> None:
-        self._plan, self._layout, self._parameters, self._biases, self._fan_out = plan, layout, parameters, biases, fan_out
+        self._plan, self._layout, self._parameters, self._tensors, self._fan_out = plan, layout, parameters, tensors, fan_out
         self._operations: list[tuple[_Fields, ...]] = []
         self._terms: list[tuple[int, ...]] = []
-        self._offsets, self._weights = _Array(np.int32), _Array(np.int8)
+        self._offsets, self._weights, self._factors = _Array(np.int32), _Array(np.int8), _Array(np.int32)
         self._scale, self._bias, self._limits = (_Array(np.float32) for _ in range(3))
         self._fan = _Array(np.int32)
         self._maps: dict[str, Map] = {}
@@ -178,30 +179,30 @@ class Tabulator:
             for name, value in (pair for group in groups for pair in asdict(group).items()):
                 record[name] = value
         terms = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
-        arrays = self._offsets, self._weights, self._scale, self._bias, self._limits, self._fan
+        arrays = self._offsets, self._weights, self._factors, self._scale, self._bias, self._limits, self._fan
         constants = tuple(array.joined() for array in arrays)
         return Tables(runs, list(self._layers.values()), operations, terms, constants, self._maps, self._map_size)
 
     def _add(self, step: Step) -> None:
-        terms = len(step.signal) if step.kind == ADD else len(reads(step.signal))
-        groups: list[_Fields] = [_Reads(int(step.kind or 0), len(self._terms), terms)]
-        if step.conv is not None:
-            groups += self._convolution(step)
+        first, groups = len(self._terms), list[_Fields]()
+        if step.current is not None:
+            groups += self._convolution(step, step.current)
         elif step.kind == ADD:
-            self._addition(step)
+            self._add_counts(step.added)
         else:
             groups += self._resampling(step, step.signal[0])
+        added = len(step.current.added) if step.current else 0
+        groups.append(_Reads(int(step.kind or 0), first, len(self._terms) - first - added, added))
         if step.out is not None:
             place = self._layout.places[step.out]
             groups.append(_writes(step.out.shape, place.start, place.step, place.image, place.row, place.pixel))
             groups += self._counted(step, step.out)
         self._operations.append(tuple(groups))
 
-    def _convolution(self, step: Step) -> list[_Fields]:
-        assert step.conv is not None
-        assert step.weights is not None
-        packed, bias, scale = step.weights, self._biases[step.conv.name].numpy(), step.weights.scale
-        constant = all(part.source.constant for part in step.signal)
+    def _convolution(self, step: Step, current: Current) -> list[_Fields]:
+        packed, scale = current.weights, current.weights.scale
+        bias = np.sum([self._tensors[f"{reading.conv.name}.bias"].numpy() for reading in current.readings], 0)
+        constant = all(part.source.constant for part, _ in step.windows)
         limits, output = np.zeros(0, np.float32), list[_Fields]()
         if step.out is None:
             scale = scale / np.float32(1 if constant else self._parameters.timesteps)
@@ -216,23 +217,31 @@ class Tabulator:
         weights, channel = self._weights.add(packed.data), self._scale.add(scale)
         self._bias.add(_padded(bias, len(scale), 0.0))
         self._limits.add(_padded(limits, len(scale), 0.0))
-        self._terms_of(step, packed)
+        self._terms_of(current)
+        self._add_counts(current.added)
         _, planes, steps = packed.data.shape[:3]
         return [*output, _Convolves(int(constant), planes, steps, packed.flush, weights, channel)]
 
-    def _terms_of(self, step: Step, packed: PackedWeights) -> None:
-        """Add what a convolution reads of every source."""
-        assert step.conv is not None
-        attrs, first = step.conv.attrs, 0
-        dilation_y, dilation_x = attrs["dilation"]
-        y, x = np.arange(packed.kernel[0])[:, None, None], np.arange(packed.kernel[1])[:, None]
-        extent = (packed.kernel[0] - 1) * dilation_y + 1, (packed.kernel[1] - 1) * dilation_x + 1
-        for item, repetitions in zip(reads(step.signal), packed.repetitions, strict=True):
-            place, quads = self._layout.places[item.source], np.arange(-(-item.channels // 4))
-            distances = (y * dilation_y * place.row + x * dilation_x * place.pixel + 4 * quads).reshape(-1)
-            offsets, steps = self._offsets.add(np.repeat(distances, repetitions)), int(repetitions.sum())
-            self._terms.append((*self._window(item, attrs), offsets, steps, first, *extent, *self._buffer(item)))
-            first += steps
+    def _terms_of(self, current: Current) -> None:
+        """Add what convolutions read of every source."""
+        repeated, first = iter(current.weights.repetitions), 0
+        for conv, signal in current.readings:
+            (dilation_y, dilation_x), (rows, columns) = conv.attrs["dilation"], self._tensors[f"{conv.name}.weight"].shape[2:]
+            y, x = np.arange(rows)[:, None, None], np.arange(columns)[:, None]
+            extent = (rows - 1) * dilation_y + 1, (columns - 1) * dilation_x + 1
+            for item in reads(signal):
+                place, quads, repetitions = self._layout.places[item.source], np.arange(-(-item.channels // 4)), next(repeated)
+                distances = (y * dilation_y * place.row + x * dilation_x * place.pixel + 4 * quads).reshape(-1)
+                offsets, steps = self._offsets.add(np.repeat(distances, repetitions)), int(repetitions.sum())
+                self._terms.append((*self._window(item, conv.attrs), offsets, steps, first, *extent, *self._buffer(item)))
+                first += steps
+
+    def _add_counts(self, added: Sequence[Added]) -> None:
+        """Add terms whose counts are added."""
+        for part, factors in added:
+            padded = np.zeros(-(-len(factors) // LANES) * LANES, np.int32)
+            padded[: len(factors)] = factors
+            self._terms.append((*self._window(part, PIXEL), 0, 0, self._factors.add(padded), 1, 1, *self._buffer(part)))
 
     def _map_of(self, step: Step) -> _Writes:
         """Make room for a map, its channels padded to whole blocks."""
@@ -247,16 +256,8 @@ class Tabulator:
         if step.kind == MAX_POOL:
             self._terms.append((*self._window(part, attrs), 0, 0, 0, *attrs["kernel"], *self._buffer(part)))
             return []
-        window = self._window(part, {"stride": (1, 1), "padding": (0, 0)})
-        self._terms.append((*window, 0, 0, 0, 1, 1, *self._buffer(part)))
+        self._terms.append((*self._window(part, PIXEL), 0, 0, 0, 1, 1, *self._buffer(part)))
         return [_Resamples(attrs["factor"])]
-
-    def _addition(self, step: Step) -> None:
-        for part, factors in zip(step.signal, step.factors, strict=True):
-            window = self._window(part, {"stride": (1, 1), "padding": (0, 0)})
-            padded = np.zeros(-(-len(factors) // LANES) * LANES, np.int8)
-            padded[: len(factors)] = factors
-            self._terms.append((*window, 0, 0, self._weights.add(padded), 1, 1, *self._buffer(part)))
 
     def _window(self, item: Part | Read, attrs: dict[str, Any]) -> tuple[int, int, int, int, int]:
         """Start, step, image, row and pixel of a TERM."""

@@ -2,7 +2,7 @@
 
 `calibrate` walks the graph once. At every convolution it rounds the weights, because the thresholds of the spikes they are
 multiplied by are known by then; at every layer of neurons it chooses thresholds for the current that really arrives, rounds
-the weights that drive them again, in whole steps of these thresholds (`integer_form` in rounding.py), and chooses a shift. So
+the weights that drive them again, in whole steps of these thresholds (integer_form.py), and chooses a shift. So
 each layer makes up for the errors of those before it and for its own rounding. The reference at every layer is the ANN's
 activation for the same grids (`record_targets`). There are three levels:
 
@@ -37,9 +37,18 @@ from evburst.data.errors import ConversionError
 from evburst.models.activation_regulariser import LEVELS as ROUNDING_LEVELS
 from evburst.models.graph import Graph, Node, Runner, activation
 from evburst.models.spiking.convert.importance import position_weights
+from evburst.models.spiking.integer_form import (
+    Driven,
+    can_be_whole,
+    constant_current,
+    driven,
+    steps_of,
+    whole_biases,
+    whole_weights,
+)
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from evburst.models.spiking.rounding import driven, rounded, spike_values, threshold_steps, whole_steps, whole_weights
+from evburst.models.spiking.rounding import rounded, spike_values
 
 
 class Level(NamedTuple):
@@ -156,41 +165,67 @@ def calibrate(
         choices = {node.name: choices for node in graph.nodes if node.op == "relu"}
     if any(choice.typical for choice in choices.values()):
         targets = replace(targets, confidence=None)
-    drives = {relu.name: conv for conv, relu in driven(graph)}
+    drives = {drive.relu.name: drive for drive in driven(graph)}
+    readers = {conv.name for drive in drives.values() for conv in drive.convs}
+    adders = {drive.add.name: drive for drive in drives.values() if drive.add}
     tensors, neurons, values = dict(graph.tensors), dict[str, NeuronLayer](), dict[str, Tensor]()
-    read, sources = dict[str, Tensor | None](), dict[str, Tensor]()
+    sources = dict[str, Tensor]()  # what convolutions read, and spikes that are added to their currents
     network = SpikingNetwork(graph, SpikingParameters(timesteps, {}, {}))
     network.begin(targets.grids)
     for node in graph.nodes:
         if node.op == "conv":
-            read[node.name], sources[node.name] = spike_values(graph, node, network.theta), values[node.inputs[0]]
-            if (counts := read[node.name]) is not None:
+            if node.name in readers:
+                sources[node.name] = values[node.inputs[0]]
+            if (counts := spike_values(graph, node, network.theta)) is not None:
                 tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], counts)
             network = network.with_layers(tensors, neurons)
+        elif node.name in adders:
+            sources |= {name: values[name] for name in adders[node.name].spikes}
         elif node.op == "relu":
             fit = _Layer(node, targets, timesteps, choices[node.name], LEVELS[level])
-            given = thresholds[node.name] if thresholds else None
+            given, drive = thresholds[node.name] if thresholds else None, drives.get(node.name)
             layer = fit.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta), given)
-            conv = drives.get(node.name)
-            counts = read[conv.name] if conv else None
-            if conv and counts is not None:
-                weight, bias = (graph.tensors[f"{conv.name}.{part}"] for part in ("weight", "bias"))
-                step = threshold_steps(weight, counts, layer.theta, bias, layer.phi * timesteps)
-                tensors |= whole_weights(conv, weight, counts, step)
-                values[conv.name] = network.with_layers(tensors, neurons).conv(conv, sources[conv.name])
-                layer = fit.shifted(values[conv.name], layer)
-                tensors[f"{conv.name}.bias"] = whole_steps(bias + layer.shift, step)
-                values[conv.name] += (tensors[f"{conv.name}.bias"] - bias)[:, None, None]
-                layer = replace(layer, shift=torch.zeros_like(layer.shift))
+            if drive and can_be_whole(graph, drive, network.theta):
+                own, layer, values[node.inputs[0]] = _whole(network, drive, graph, fit, layer, sources)
+                tensors |= own
             else:
                 layer = fit.shifted(values[node.inputs[0]], layer)
+            for name in (*(conv.name for conv in drive.convs), *drive.spikes) if drive else ():
+                sources.pop(name)
             neurons[node.name] = layer
             network = network.with_layers(tensors, neurons)
-            sources.pop(node.inputs[0], None)
         network.advance(node, values, targets.grids)
     calibrated = Graph(graph.nodes, graph.outputs, tensors)
     shifts = {name: _readout_shift(targets, name, values[name], LEVELS[level]) for name in graph.outputs}
     return calibrated, SpikingParameters(timesteps, neurons, shifts)
+
+
+def _whole(
+    network: SpikingNetwork, drive: Driven, graph: Graph, fit: _Layer, layer: NeuronLayer, sources: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], NeuronLayer, Tensor]:
+    """A layer in `integer_form`: its tensors, its neurons, and the current that drives them.
+
+    Args:
+        network: with the layers before it.
+        drive: what drives it.
+        graph: with the weights that are rounded.
+        fit, layer: its neurons, without a shift.
+        sources: what its convolutions read, and the spikes that are added to their currents.
+    """
+    step, theta = steps_of(graph, drive, layer, network.theta, network.parameters.timesteps)
+    tensors = network.graph.tensors | whole_weights(graph, drive, network.theta, step)
+    rounded_network = network.with_layers(tensors, network.parameters.neurons)
+    parts = {conv.name: rounded_network.conv(conv, sources[conv.name]) for conv in drive.convs}
+    if drive.add is None:
+        (current,) = parts.values()
+    else:
+        parts |= {name: sources[name] for name in drive.spikes}
+        current = network.add(drive.add, *(parts[name] for name in drive.add.inputs))
+    layer = fit.shifted(current, replace(layer, theta=theta))
+    constant = constant_current(graph, drive)
+    tensors |= whole_biases(drive, constant + layer.shift, step)
+    change = tensors[f"{drive.convs[0].name}.bias"] - constant
+    return tensors, replace(layer, shift=torch.zeros_like(layer.shift)), current + change[:, None, None]
 
 
 def _readout_shift(targets: Targets, name: str, value: Tensor, level: Level) -> Tensor:

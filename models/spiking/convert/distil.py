@@ -26,8 +26,9 @@ from evburst.data.errors import CheckpointError, ConfigError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.student import Student
+from evburst.models.spiking.integer_form import can_be_whole, driven, integer_form
 from evburst.models.spiking.network import SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import driven, integer_form, rounded, spike_values
+from evburst.models.spiking.rounding import rounded, spike_values
 from evburst.models.tasks import divergence
 
 WARM_UP = 10
@@ -228,8 +229,8 @@ class Distillation:
     def network(self) -> tuple[Graph, SpikingParameters]:
         """The network as it is now, on the CPU and ready to run; learning can continue."""
         student, cpu = self._student, torch.device("cpu")
-        learned = student.parameters_now().on(cpu, copy=True)
         graph = Graph(student.graph.nodes, student.graph.outputs, student.graph.tensors | student.steps_now())
+        learned = student.parameters_now().on(cpu, copy=True)
         return _rounded(graph.on(cpu, copy=True), _unfolded(learned, self._before) if self._before else learned)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -239,7 +240,7 @@ class Distillation:
             tensors[f"value/{name}"] = tensor.detach().clone().cpu()
             for what, moment in self._optimizer.state.get(self._optimizer.param_groups[k]["params"][0], {}).items():
                 tensors[f"{what}/{name}"] = moment.clone().cpu()
-        tensors |= {f"odd/{name}": odd.float().cpu() for name, odd in self._student.odd.items()}
+        tensors |= {f"steps/{name}": number.float().cpu() for name, number in self._student.steps.items()}
         limits = [asdict(limit) for limit in self._limits]
         return tensors, {"step": self.step, "operations": self.operations, "burst": self.burst, "limits": limits}
 
@@ -256,11 +257,11 @@ class Distillation:
             if moments:
                 self._optimizer.state[tensor] = {what: moment.to(self._device, copy=True) for what, moment in moments.items()}
         kept = {
-            name.removeprefix("odd/"): odd.to(self._device, torch.float64)
-            for name, odd in tensors.items()
-            if name.startswith("odd/")
+            name.removeprefix("steps/"): number.to(self._device, torch.float64)
+            for name, number in tensors.items()
+            if name.startswith("steps/")
         }
-        self._student.odd.update(kept)
+        self._student.steps.update(kept)
         self.step, self.operations, self.burst = int(numbers["step"]), numbers["operations"], numbers["burst"]
         self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
 
@@ -314,7 +315,7 @@ def _rounded(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Spikin
     """Round weights to 8 bits, or to half precision where they are not integers, and bring layers into `integer_form`."""
     theta = signal_thresholds(graph, parameters.neurons)
     tensors = {name: tensor.detach() for name, tensor in graph.tensors.items()}
-    integer = {conv.name for conv, _ in driven(graph)}
+    integer = {conv.name for drive in driven(graph) if can_be_whole(graph, drive, theta) for conv in drive.convs}
     for node in (node for node in graph.nodes if node.op == "conv"):
         weight, values = f"{node.name}.weight", spike_values(graph, node, theta)
         if values is None:

@@ -15,8 +15,17 @@ from torch import Tensor
 
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.convert.fire import fire
+from evburst.models.spiking.integer_form import (
+    Driven,
+    can_be_whole,
+    constant_current,
+    driven,
+    step_in_use,
+    steps_of,
+    whole_steps,
+)
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import driven, rounded, spike_values, threshold_steps, whole_steps
+from evburst.models.spiking.rounding import Sizes, rounded, spike_values
 
 RATE = 1e-3
 """Adam's learning rate for weights, relative to the root mean square of their layer, and for shifts, relative to thresholds."""
@@ -36,7 +45,7 @@ class Student(SpikingNetwork):
     Attributes:
         operations: synaptic operations per image in the last run, with gradient.
         bursts: the same with each burst counted once, without gradient.
-        odd: by convolution, `(O,)` float64 thresholds in steps of the weights, see `threshold_steps`.
+        steps: by relu node, `(O,)` float64 numbers of steps to keep, see `choose_steps`.
         surplus: see `Fired`, over all layers.
     """
 
@@ -66,10 +75,11 @@ class Student(SpikingNetwork):
         self._values: dict[str, Tensor | None] = {}
         self._driven = driven(self.graph) if integer else []
         self._steps: dict[str, Tensor] = {}
-        self.odd = {  # thresholds in steps, which stay what they are as long as they can
-            conv.name: torch.round(copied.neurons[relu.name].theta.double() / step.to(device).double())
-            for conv, relu in self._driven
-            if (step := graph.tensors.get(f"{conv.name}.step")) is not None
+        sizes = signal_thresholds(graph, parameters.neurons)
+        self.steps = {  # they stay what they are as long as they can
+            drive.relu.name: _numbers_of_steps(drive, layer.theta, sizes, step).to(device)
+            for drive in self._driven
+            if (step := step_in_use(graph, drive, layer := parameters.neurons[drive.relu.name], sizes)) is not None
         }
 
     def learned(self) -> list[tuple[str, Tensor]]:
@@ -96,34 +106,39 @@ class Student(SpikingNetwork):
 
     def steps_now(self) -> dict[str, Tensor]:
         """Choose the steps that the present weights and thresholds are rounded to; returns them as tensors of the graph."""
-        self._layers = self.parameters_now().neurons
-        self.theta = signal_thresholds(self.graph, self._layers)
-        self._values = {node.name: spike_values(self.graph, node, self.theta) for node in self.graph.nodes if node.op == "conv"}
-        self._steps = {}
-        for conv, relu in self._driven:
-            self._to_steps(conv, relu)
-        return {f"{name}.step": step for name, step in self._steps.items()}
-
-    @torch.no_grad()
-    def _to_steps(self, conv: Node, relu: Node) -> None:
-        """Choose the steps of a layer as `integer_form` does, and round its constant current to them."""
-        values, layer = self._values[conv.name], self._layers[relu.name]
-        if values is None:
-            return
-        weight, bias = (self.graph.tensors[f"{conv.name}.{name}"] for name in ("weight", "bias"))
-        constant, most = bias + layer.shift, layer.phi * self._timesteps
-        step = threshold_steps(weight, values, layer.theta, constant, most, self.odd.get(conv.name))
-        self.odd[conv.name] = torch.round(layer.theta.double() / step.double())
-        self._steps[conv.name], self._layers[relu.name] = step, replace(layer, shift=whole_steps(constant, step) - bias)
-
-    def parameters_now(self) -> SpikingParameters:
-        """The present neurons and read-out shifts, detached."""
-        layers = {
+        self._layers = {
             name: replace(layer, theta=self._theta_of(name).detach(), shift=self._shift[name].detach().clone())
             for name, layer in self.parameters.neurons.items()
         }
+        self._follow_thresholds()
+        self._steps = {}
+        for drive in self._driven:
+            if can_be_whole(self.graph, drive, self.theta):
+                self._to_steps(drive)
+        return {f"{name}.step": step for name, step in self._steps.items()}
+
+    def _follow_thresholds(self) -> None:
+        """Update what follows from the thresholds of all layers."""
+        self.theta = signal_thresholds(self.graph, self._layers)
+        self._values = {node.name: spike_values(self.graph, node, self.theta) for node in self.graph.nodes if node.op == "conv"}
+
+    @torch.no_grad()
+    def _to_steps(self, drive: Driven) -> None:
+        """Choose the steps of a layer as `integer_form` does, and round its constant current to them."""
+        name, layer = drive.relu.name, self._layers[drive.relu.name]
+        step, theta = steps_of(self.graph, drive, layer, self.theta, self._timesteps, self.steps.get(name))
+        self.steps[name] = _numbers_of_steps(drive, theta, self.theta, step)
+        self._steps |= {conv.name: step for conv in drive.convs}
+        constant = constant_current(self.graph, drive)
+        shift = whole_steps(constant + layer.shift, step) - constant
+        self._layers[name] = replace(layer, theta=theta, shift=shift)
+        if drive.spikes:  # the threshold has followed from theirs
+            self._follow_thresholds()
+
+    def parameters_now(self) -> SpikingParameters:
+        """The neurons of `steps_now` and the present read-out shifts, detached."""
         readout = {name: shift.detach().clone() for name, shift in self.parameters.readout_shift.items()}
-        return SpikingParameters(self.parameters.timesteps, layers, readout)
+        return SpikingParameters(self.parameters.timesteps, self._layers, readout)
 
     def _theta_of(self, name: str) -> Tensor:
         return self._theta_log[name].exp() if name in self._theta_log else self.parameters.neurons[name].theta
@@ -172,6 +187,13 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient, None, None
+
+
+def _numbers_of_steps(drive: Driven, theta: Tensor, sizes: Sizes, step: Tensor) -> Tensor:
+    """The `kept` of `choose_steps`, `(O,)` float64."""
+    unit = sizes[drive.spikes[0]] if drive.spikes else theta
+    assert unit is not None  # see `can_be_whole`
+    return torch.round(unit.double() / step.double())
 
 
 def _added(graph: Graph) -> set[str]:
