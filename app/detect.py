@@ -213,6 +213,8 @@ class _Totals:
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
+        if result.t1_us < self._end_us:  # the clock was reset
+            self._end_us = result.t0_us
         self.recorded_us += result.t1_us - max(result.t0_us, self._end_us)
         self._end_us = result.t1_us
         if self.durations is not None:

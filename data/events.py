@@ -73,6 +73,7 @@ class Faults:
     Attributes:
         truncated_bytes: bytes after the last complete event, dropped.
         late_events: events older than the current window (time ran backwards), dropped.
+        clock_resets: jumps of a live source's clock back by more than a second, after which windows continue at the new time.
         time_glitches: single events whose time jumps ahead of both neighbours, dropped.
         long_silences: gaps of ten minutes or more without an event, whose empty windows are skipped.
         outside_sensor: events whose x or y lies outside the sensor, dropped.
@@ -85,6 +86,7 @@ class Faults:
 
     truncated_bytes: int = 0
     late_events: int = 0
+    clock_resets: int = 0
     time_glitches: int = 0
     long_silences: int = 0
     outside_sensor: int = 0
