@@ -8,7 +8,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -27,8 +27,9 @@ from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_si
 from evburst.app.provenance import provenance
 from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, step_of, traffic_figures
 from evburst.app.tracking import TrackConfig, Tracker
+from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventStream, SensorSize
+from evburst.data.events import EventStream, EventWindow, SensorSize
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
@@ -180,7 +181,8 @@ def detect_file(
         with ExitStack() as stack:
             sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
-            results = stack.enter_context(closing(run_windows(inference, stream, chain([first], windows), c, str(path))))
+            passed = run.passing(chain([first], windows))
+            results = stack.enter_context(closing(run_windows(inference, stream, passed, c, str(path))))
             for result in map(filter_result, results):
                 run.add(result)
                 for sink in sinks:
@@ -209,6 +211,13 @@ class _Totals:
         self.per_class: Counter[str] = Counter()
         self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
+        self._ends: list[EventWindow] = []
+
+    def passing(self, windows: Iterator[EventWindow]) -> Iterator[EventWindow]:
+        """Yield the windows, at least one, and keep the first and the last one for `finish`."""
+        for window in windows:
+            self._ends = [*self._ends[:1], window]
+            yield window
 
     def add(self, result: WindowResult) -> None:
         self.windows += 1
@@ -228,7 +237,13 @@ class _Totals:
             self.latencies.append(result.latency_ms)
 
     def finish(self) -> None:
+        """Stop the clock, and reduce the recorded time to that from the first event to the last one."""
         self.wall_s = time.perf_counter() - self.started
+        first, last = self._ends[0], self._ends[-1]
+        if len(first):
+            self.recorded_us -= int(columns(first)[0].min()) - first.t0_us
+        if len(last):
+            self.recorded_us -= last.t1_us - 1 - int(columns(last)[0].max())
 
 
 def _summary(

@@ -282,6 +282,15 @@ def test_a_pipe_whose_clock_is_reset_is_detected_on(tmp_path: Path, capsys: pyte
     assert [json.loads(line)["t_us"] for line in lines] == [9_050_000, 9_100_000, 2_050_000, 2_100_000]
 
 
+@pytest.mark.parametrize("length", [[], ["--window-ms", 40, "--stride-ms", 10]])
+def test_the_recorded_time_is_that_from_the_first_event_to_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: list[str | int]
+) -> None:
+    path = dat(tmp_path / "a.dat", list(range(1_040_000, 1_161_001, 1000)))
+    code, out, _ = detect(capsys, "--events", path, "--out", tmp_path / "o", "--json", "--no-video", *length)
+    assert (code, json.loads(out)["recorded_s"]) == (0, 0.121)
+
+
 def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
