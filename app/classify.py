@@ -13,8 +13,8 @@ from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS
-from evburst.data.errors import DataError, EvburstError, EventFileError, SensorSizeError
-from evburst.data.events import EventStream, SensorSize
+from evburst.data.errors import DataError, EvburstError, SensorSizeError
+from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events, recognise_format
 from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
@@ -73,7 +73,7 @@ def classify_file(
 
     whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
     if not window_rows:
-        raise EventFileError(f"{path}: contains no usable events")
+        raise no_usable_events(path, stream.faults, c.start_s)
     if stream.faults.found():
         log.warning("%s: repaired: %s", path, stream.faults)
     return {

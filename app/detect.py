@@ -28,8 +28,8 @@ from evburst.app.provenance import provenance
 from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, step_of, traffic_figures
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.encoding import columns
-from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventStream, EventWindow, SensorSize
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
@@ -166,9 +166,7 @@ def detect_file(
     windows = cut_windows(stream, inference.voxel.window_us, c, start_us)
     first = next(windows, None)
     if first is None:
-        part = f" after {c.start_s:g} s" if c.start_s else ""
-        faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
-        raise EventFileError(f"{path}: contains no usable events{part}{faults}")
+        raise no_usable_events(path, stream.faults, c.start_s)
     filter_result = result_filter(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)

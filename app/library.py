@@ -20,8 +20,8 @@ from evburst.app.runs import RunConfig, check_task, cut_windows, open_inference,
 from evburst.data.arrays import as_events
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.datasets.class_windows import filled_windows
-from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.models.bundle import DetectorBundle
@@ -102,9 +102,9 @@ class _Network:
             for result in map(self._result_filter(inference), results):
                 is_empty = False
                 yield replace(result, grid=result.grid.copy())
-        if is_empty and self.config.start_s:
-            raise EventFileError(f"{name}: contains no usable events after {self.config.start_s:g} s")
         faults = stream.faults.since(before)
+        if is_empty and self.config.start_s:
+            raise no_usable_events(name, faults, self.config.start_s)
         if faults.found():
             log.warning("%s: repaired: %s", name, faults)
 
