@@ -25,7 +25,16 @@ from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
-from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, step_of, traffic_figures
+from evburst.app.runs import (
+    RunConfig,
+    cut_windows,
+    load_weights,
+    open_inference,
+    run_windows,
+    start_time,
+    step_of,
+    traffic_figures,
+)
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError
@@ -161,7 +170,7 @@ def detect_file(
     size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
     recording = open_events(path, size, c.format, options=c.reading)
     stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
-    bundle = bundle or DetectorBundle.load(c.weights)
+    bundle = bundle or load_weights(c)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = cut_windows(stream, inference.voxel.window_us, c, start_us)
     first = next(windows, None)

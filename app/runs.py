@@ -116,6 +116,11 @@ class RunConfig:
         check_engine(self.engine)
 
     @property
+    def task(self) -> str:
+        """The task that the weights must have."""
+        return DETECTION
+
+    @property
     def remembers(self) -> bool:
         """Whether the network is given a memory."""
         return False
@@ -132,7 +137,6 @@ def open_inference(
     sensor_size: SensorSize,
     faults: Faults | None = None,
     maps: bool = False,
-    task: str = DETECTION,
 ) -> Inference:
     """Prepare the network of loaded weights for the windows of a sensor.
 
@@ -142,13 +146,10 @@ def open_inference(
         sensor_size: (W, H) px.
         faults: faults of the recording, to which events outside the sensor are added.
         maps: keep the output maps in each result.
-        task: task that the weights must have.
 
     Raises:
-        ConfigError: the engine or the device is not available, T contradicts the other settings, or the weights have another
-            task.
+        ConfigError: the engine or the device is not available, or T contradicts the other settings.
     """
-    check_task(bundle, config.weights, task)
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError(
@@ -182,12 +183,19 @@ def open_inference(
     )
 
 
-def check_task(bundle: DetectorBundle, weights: str, task: str) -> None:
-    """Raise ConfigError if loaded weights have another task."""
-    weights_task = task_of(bundle.head).name
-    if weights_task != task:
-        other = "evburst classify" if weights_task == CLASSIFICATION else "evburst detect"
-        raise ConfigError(f"weights {weights} are for {weights_task}, not for {task}: use {other}")
+def load_weights(config: RunConfig) -> DetectorBundle:
+    """Load the weights of a run.
+
+    Raises:
+        CheckpointError: they cannot be read.
+        ConfigError: they have another task than the run.
+    """
+    bundle = DetectorBundle.load(config.weights)
+    task = task_of(bundle.head).name
+    if task != config.task:
+        other = "evburst classify" if task == CLASSIFICATION else "evburst detect"
+        raise ConfigError(f"weights {config.weights} are for {task}, not for {config.task}: use {other}")
+    return bundle
 
 
 def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:
