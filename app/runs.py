@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from evburst.app.inference import BATCH, Inference, WindowResult, block_side
+from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size
@@ -29,6 +29,9 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
+
+_USUAL_SIDE = 640
+"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
 _JUDGED_FROM = 10_000
 """Number of events from which a run ends early if too many lie outside the sensor; at the end every run is judged."""
@@ -181,6 +184,11 @@ def open_inference(
         downsample=block_side(config.downsample, sensor_size),
         count_every=detector.count_every,
     )
+
+
+def block_side(downsample: int, sensor_size: SensorSize) -> int:
+    """Return the side of the blocks of pixels that the network sees as one; `downsample` 0 chooses it by the sensor's size."""
+    return downsample or max(1, max(sensor_size) // _USUAL_SIDE)
 
 
 def load_weights(config: RunConfig) -> DetectorBundle:
