@@ -155,10 +155,9 @@ class RecordedWindows:
         return len(self._items)
 
     def __getitem__(self, i: int) -> LabelledWindow:
-        boxes = self.labels(i)
+        boxes, clipped = self._labelled(i)
         recording = self._items[i][0]
         window = self._index(recording).window(boxes.t_us)
-        clipped, _ = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
         return LabelledWindow(window, replace(boxes, boxes_xyxy=clipped), recording.events.name)
 
     def faults_of(self, i: int) -> dict[str, int]:
@@ -168,11 +167,7 @@ class RecordedWindows:
 
     def labels(self, i: int) -> Detections:
         """See Dataset. Boxes without area, or outside the sensor, are left out."""
-        recording, k = self._items[i]
-        t, boxes = recording.labels[k]
-        _, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
-        t_us = self._index(recording).end_us if t is None else t
-        return Detections(boxes.boxes_xyxy[inside], boxes.scores[inside], boxes.labels[inside], t_us)
+        return self._labelled(i)[0]
 
     def window_before(self, i: int, t_us: int) -> LabelledWindow:
         """Return the window of item i's recording that ends at `t_us` instead of its label's time, without labels."""
@@ -204,6 +199,14 @@ class RecordedWindows:
             found.append(Part(path.stem, range(first, first + len(chosen)), identity))
             first += len(chosen)
         return found
+
+    def _labelled(self, i: int) -> tuple[Detections, NDArray[np.float32]]:
+        """Return the boxes of item i that lie on the sensor, as labelled, and clipped to it, `(n, 4)`."""
+        recording, k = self._items[i]
+        t, boxes = recording.labels[k]
+        clipped, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
+        t_us = self._index(recording).end_us if t is None else t
+        return replace(boxes.take(inside), t_us=t_us), clipped[inside]
 
     def _name(self, recording: Recording) -> str:
         path = recording.events
