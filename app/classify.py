@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evburst.app.console import sample_note
 from evburst.app.inference import WindowResult
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
@@ -17,7 +18,7 @@ from evburst.data.errors import DataError, EvburstError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events, recognise_format
-from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
+from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")

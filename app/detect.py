@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import number_of, show_progress
+from evburst.app.console import number_of, sample_note, show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
@@ -41,7 +41,7 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
+from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 
