@@ -146,7 +146,7 @@ class EmptyRecording:
     """An EventIndex of a recording without events, whose windows are all empty.
 
     Args:
-        first_us: time at which it is taken to begin, because no event shows it; it ends a window's length later.
+        first_us: time at which it is taken to begin and to end, because no event shows it.
         window_us: length of all windows.
     """
 
@@ -154,7 +154,7 @@ class EmptyRecording:
 
     def __init__(self, first_us: int, window_us: int) -> None:
         self.faults, self._window_us = Faults(), window_us
-        self.first_us, self.end_us = first_us, first_us + window_us
+        self.first_us = self.end_us = first_us
 
     def window(self, end_us: int) -> EventWindow:
         """See EventIndex."""

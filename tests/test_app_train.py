@@ -199,14 +199,14 @@ def test_a_run_that_is_resumed_with_changed_labels_says_so(tmp_path: Path, capsy
         np.save(tmp_path / f"{k}_bbox.npy", boxes)
     flags = ["--dataset", "folder", "--root", str(tmp_path), "--out", str(tmp_path / "run")]
     flags += sets("architecture=tiny", "schedule.batch=2", "schedule.warmup_steps=1", f"cache={tmp_path / 'cache'}")
-    said = []
+    warned = []
     for epochs in (1, 2, 3, 4):
         if epochs == 3:
             boxes["w"] = 10
             np.save(tmp_path / "0_bbox.npy", boxes)
         assert train_main([*flags, *sets(f"schedule.epochs={epochs}")]) == 0
-        said.append("recordings or labels in" in capsys.readouterr().err)
-    assert said == [False, False, True, False]
+        warned.append("recordings or labels in" in capsys.readouterr().err)
+    assert warned == [False, False, True, False]
 
 
 def test_a_run_is_not_resumed_with_data_of_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
