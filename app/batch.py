@@ -22,11 +22,11 @@ from evburst.app.detect import DetectConfig, class_numbers, detect_file
 from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
+from evburst.app.runs import load_weights
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.files import begins_with, refuse_foreign
 from evburst.data.readers import recording_suffixes
-from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
@@ -143,7 +143,7 @@ def detect_many(
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
     refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
-    bundle = DetectorBundle.load(config.weights)
+    bundle = load_weights(config)
     class_numbers(config.classes, bundle.head.classes)
     with process_group() as (rank, world):
         own_share = list(zip(recordings, folders, strict=True))[rank::world]

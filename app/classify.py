@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evburst.app.console import sample_note
 from evburst.app.inference import WindowResult
-from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, traffic_figures
+from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.datasets.recorded import SIZELESS_FORMATS
-from evburst.data.errors import DataError, EvburstError, EventFileError, SensorSizeError
-from evburst.data.events import EventStream, SensorSize
+from evburst.data.errors import DataError, EvburstError, SensorSizeError
+from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events, recognise_format
-from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
+from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
@@ -37,6 +38,11 @@ class ClassifyConfig(RunConfig):
 
     weights: str = "nmnist"
     count_every: int | None = 1
+
+    @property
+    def task(self) -> str:
+        """The task that the weights must have."""
+        return CLASSIFICATION
 
 
 def classify_file(
@@ -58,10 +64,10 @@ def classify_file(
         EvburstError: the recording or the weights cannot be used.
     """
     path, c = Path(path), config or ClassifyConfig()
-    bundle = bundle or DetectorBundle.load(c.weights)
+    bundle = bundle or load_weights(c)
     recording = open_recording(path, c, bundle)
     stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
-    inference = open_inference(bundle, c, stream.sensor_size, stream.faults, task=CLASSIFICATION)
+    inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = filled_windows(cut_windows(stream, inference.voxel.window_us, c, start_us))
     totals, window_rows = EnergyTotals(inference.dense_macs), list[dict[str, Any]]()
 
@@ -73,7 +79,7 @@ def classify_file(
 
     whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
     if not window_rows:
-        raise EventFileError(f"{path}: contains no usable events")
+        raise no_usable_events(path, stream.faults, c.start_s)
     if stream.faults.found():
         log.warning("%s: repaired: %s", path, stream.faults)
     return {
@@ -147,7 +153,7 @@ def classify_many(
         DataError: some of several recordings failed; raised after the last one.
         EvburstError: the only recording failed.
     """
-    bundle = bundle or DetectorBundle.load(config.weights)
+    bundle = bundle or load_weights(config)
     failed = 0
     for path in recordings:
         try:

@@ -93,6 +93,16 @@ def number_of(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def sample_note(energy: dict[str, Any]) -> str:
+    """Return how many windows were counted, to be appended to "per window"; "" if all were, or none because the ANN ran.
+
+    Args:
+        energy: from `evburst.eval.energy.energy_figures`.
+    """
+    counted, windows = energy["counted_windows"], energy["windows"]
+    return f" (of {counted} of {windows} windows)" if 0 < counted < windows else ""
+
+
 def exit_code(number: int) -> int:
     """Return the exit code of a process that a signal has ended."""
     exec("")  # CPython remembers a KeyboardInterrupt that left an `exec`, and would end by SIGINT; the next `exec` clears that

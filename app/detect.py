@@ -8,7 +8,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -19,19 +19,29 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import number_of, show_progress
+from evburst.app.console import number_of, sample_note, show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
 from evburst.app.outputs.sinks import SINKS, RunInfo, Sink, check_sinks, open_sink
 from evburst.app.provenance import provenance
-from evburst.app.runs import RunConfig, cut_windows, open_inference, run_windows, start_time, step_of, traffic_figures
+from evburst.app.runs import (
+    RunConfig,
+    cut_windows,
+    load_weights,
+    open_inference,
+    run_windows,
+    start_time,
+    step_of,
+    traffic_figures,
+)
 from evburst.app.tracking import TrackConfig, Tracker
-from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventStream, SensorSize
+from evburst.data.encoding import columns
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.eval.energy import EnergyTotals, energy_figures, sample_note
+from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 
@@ -160,14 +170,12 @@ def detect_file(
     size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
     recording = open_events(path, size, c.format, options=c.reading)
     stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
-    bundle = bundle or DetectorBundle.load(c.weights)
+    bundle = bundle or load_weights(c)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
     windows = cut_windows(stream, inference.voxel.window_us, c, start_us)
     first = next(windows, None)
     if first is None:
-        part = f" after {c.start_s:g} s" if c.start_s else ""
-        faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
-        raise EventFileError(f"{path}: contains no usable events{part}{faults}")
+        raise no_usable_events(path, stream.faults, c.start_s)
     filter_result = result_filter(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
@@ -180,7 +188,8 @@ def detect_file(
         with ExitStack() as stack:
             sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
             bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
-            results = stack.enter_context(closing(run_windows(inference, stream, chain([first], windows), c, str(path))))
+            passed = run.passing(chain([first], windows))
+            results = stack.enter_context(closing(run_windows(inference, stream, passed, c, str(path))))
             for result in map(filter_result, results):
                 run.add(result)
                 for sink in sinks:
@@ -209,10 +218,19 @@ class _Totals:
         self.per_class: Counter[str] = Counter()
         self.tracks, self.held = set[int](), 0
         self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
+        self._ends: list[EventWindow] = []
+
+    def passing(self, windows: Iterator[EventWindow]) -> Iterator[EventWindow]:
+        """Yield the windows, at least one, and keep the first and the last one for `finish`."""
+        for window in windows:
+            self._ends = [*self._ends[:1], window]
+            yield window
 
     def add(self, result: WindowResult) -> None:
         self.windows += 1
         self.events += result.events
+        if result.t1_us < self._end_us:  # the clock was reset
+            self._end_us = result.t0_us
         self.recorded_us += result.t1_us - max(result.t0_us, self._end_us)
         self._end_us = result.t1_us
         if self.durations is not None:
@@ -226,7 +244,13 @@ class _Totals:
             self.latencies.append(result.latency_ms)
 
     def finish(self) -> None:
+        """Stop the clock, and reduce the recorded time to that from the first event to the last one."""
         self.wall_s = time.perf_counter() - self.started
+        first, last = self._ends[0], self._ends[-1]
+        if len(first):
+            self.recorded_us -= int(columns(first)[0].min()) - first.t0_us
+        if len(last):
+            self.recorded_us -= last.t1_us - 1 - int(columns(last)[0].max())
 
 
 def _summary(

@@ -29,6 +29,7 @@ from evburst.data.events import (
     SensorSize,
     check_sensor_size,
     list_counts,
+    no_usable_events,
 )
 from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
 from evburst.data.readers.columns import UNIT_SYMBOLS
@@ -280,15 +281,14 @@ def describe(stream: EventStream, path: Path) -> dict[str, Any]:
     and counted as faults, as in detection.
 
     Raises:
-        EventFileError: the recording contains no usable events.
+        NoEventsError: the recording contains no usable events.
     """
     totals = _Totals(stream.sensor_size)
     for events in _batches(stream, totals):
         totals.add(events)
     stream.faults.outside_sensor += totals.outside
     if totals.first_us is None:
-        faults = f" (repaired: {stream.faults})" if stream.faults.found() else ""
-        raise EventFileError(f"{path}: contains no usable events{faults}")
+        raise no_usable_events(path, stream.faults)
     duration_s = (totals.last_us - totals.first_us) * 1e-6
     mean_rate = totals.events / duration_s if duration_s else 0.0
     hot, worst = totals.hot_pixels()

@@ -148,15 +148,6 @@ class WindowResult:
         return self.events / ((self.t1_us - self.t0_us) * 1e-6)
 
 
-_USUAL_SIDE = 640
-"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
-
-
-def block_side(downsample: int, sensor_size: SensorSize) -> int:
-    """Return the side of the blocks of pixels that the network sees as one; `downsample` 0 chooses it by the sensor's size."""
-    return downsample or max(1, max(sensor_size) // _USUAL_SIDE)
-
-
 class Inference:
     """Runs the windows of one sensor through one network.
 

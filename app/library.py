@@ -16,15 +16,14 @@ from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
 from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
-from evburst.app.runs import RunConfig, check_task, cut_windows, open_inference, refuse_ignored, run_windows, start_time
+from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, refuse_ignored, run_windows, start_time
 from evburst.data.arrays import as_events
-from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
+from evburst.data.classification import Classification
 from evburst.data.datasets.class_windows import filled_windows
-from evburst.data.errors import ConfigError, EventFileError
-from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
@@ -37,14 +36,11 @@ class _Network:
         config: the settings.
     """
 
-    _task: str
-
     def __init__(self, config: RunConfig, maps: bool) -> None:
         refuse_ignored(config)
         self.config = config
         self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
-        self._bundle = DetectorBundle.load(config.weights)
-        check_task(self._bundle, config.weights, self._task)
+        self._bundle = load_weights(config)
         self.classes = self._bundle.head.classes
         self._maps = maps
         self._inferences: dict[SensorSize, Inference] = {}
@@ -102,9 +98,9 @@ class _Network:
             for result in map(self._result_filter(inference), results):
                 is_empty = False
                 yield replace(result, grid=result.grid.copy())
-        if is_empty and self.config.start_s:
-            raise EventFileError(f"{name}: contains no usable events after {self.config.start_s:g} s")
         faults = stream.faults.since(before)
+        if is_empty and self.config.start_s:
+            raise no_usable_events(name, faults, self.config.start_s)
         if faults.found():
             log.warning("%s: repaired: %s", name, faults)
 
@@ -128,7 +124,7 @@ class _Network:
     def _inference(self, size: SensorSize) -> Inference:
         """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes."""
         if size not in self._inferences:
-            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps, task=self._task)
+            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps)
         return copy(self._inferences[size])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +160,6 @@ class Detector(_Network):
         EvburstError: the weights or a setting cannot be used, or the weights are a classifier's.
     """
 
-    _task = DETECTION
     config: DetectConfig
 
     def __init__(
@@ -204,7 +199,6 @@ class Classifier(_Network):
         EvburstError: the weights or a setting cannot be used, or the weights are a detector's.
     """
 
-    _task = CLASSIFICATION
     config: ClassifyConfig
 
     def __init__(

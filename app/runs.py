@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from evburst.app.inference import BATCH, Inference, WindowResult, block_side
+from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size
@@ -29,6 +29,9 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
+
+_USUAL_SIDE = 640
+"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
 _JUDGED_FROM = 10_000
 """Number of events from which a run ends early if too many lie outside the sensor; at the end every run is judged."""
@@ -116,6 +119,11 @@ class RunConfig:
         check_engine(self.engine)
 
     @property
+    def task(self) -> str:
+        """The task that the weights must have."""
+        return DETECTION
+
+    @property
     def remembers(self) -> bool:
         """Whether the network is given a memory."""
         return False
@@ -132,7 +140,6 @@ def open_inference(
     sensor_size: SensorSize,
     faults: Faults | None = None,
     maps: bool = False,
-    task: str = DETECTION,
 ) -> Inference:
     """Prepare the network of loaded weights for the windows of a sensor.
 
@@ -142,13 +149,10 @@ def open_inference(
         sensor_size: (W, H) px.
         faults: faults of the recording, to which events outside the sensor are added.
         maps: keep the output maps in each result.
-        task: task that the weights must have.
 
     Raises:
-        ConfigError: the engine or the device is not available, T contradicts the other settings, or the weights have another
-            task.
+        ConfigError: the engine or the device is not available, or T contradicts the other settings.
     """
-    check_task(bundle, config.weights, task)
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError(
@@ -182,12 +186,24 @@ def open_inference(
     )
 
 
-def check_task(bundle: DetectorBundle, weights: str, task: str) -> None:
-    """Raise ConfigError if loaded weights have another task."""
-    weights_task = task_of(bundle.head).name
-    if weights_task != task:
-        other = "evburst classify" if weights_task == CLASSIFICATION else "evburst detect"
-        raise ConfigError(f"weights {weights} are for {weights_task}, not for {task}: use {other}")
+def block_side(downsample: int, sensor_size: SensorSize) -> int:
+    """Return the side of the blocks of pixels that the network sees as one; `downsample` 0 chooses it by the sensor's size."""
+    return downsample or max(1, max(sensor_size) // _USUAL_SIDE)
+
+
+def load_weights(config: RunConfig) -> DetectorBundle:
+    """Load the weights of a run.
+
+    Raises:
+        CheckpointError: they cannot be read.
+        ConfigError: they have another task than the run.
+    """
+    bundle = DetectorBundle.load(config.weights)
+    task = task_of(bundle.head).name
+    if task != config.task:
+        other = "evburst classify" if task == CLASSIFICATION else "evburst detect"
+        raise ConfigError(f"weights {config.weights} are for {task}, not for {config.task}: use {other}")
+    return bundle
 
 
 def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,17 +130,31 @@ class Tracker:
     def __init__(self, config: TrackConfig, sensor_size: SensorSize, score: float, step_us: int) -> None:
         trackers, self._supervision = require("trackers", "track", "--track"), require("supervision", "track", "--track")
         self._config, self._size, self._score = config, sensor_size, score
-        self._objects: dict[int, _Object] = {}
-        self._byte_track: Any = trackers.ByteTrackTracker(
+        self._new_byte_track = partial(
+            trackers.ByteTrackTracker,
             lost_track_buffer=round(30 * config.lost_s),
             frame_rate=1e6 / step_us,
             track_activation_threshold=config.start_score,
             high_conf_det_threshold=config.start_score,
         )
+        self._last_number, self._end_us = 0, 0
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget all objects; their numbers are not used again."""
+        self._first_number = self._last_number + 1
+        self._objects: dict[int, _Object] = {}
+        self._byte_track: Any = self._new_byte_track()
 
     def update(self, result: WindowResult) -> WindowResult:
-        """Return the next window's result with `track_ids` and `held` in its detections."""
+        """Return the next window's result with `track_ids` and `held` in its detections.
+
+        If the window is earlier than the one before, because the source's clock was reset, all tracks begin anew.
+        """
         found, t_us = result.detections, result.t1_us
+        if t_us < self._end_us:
+            self._restart()
+        self._end_us = t_us
         still = [number for number, obj in self._objects.items() if self._stands_still(obj, result)]
         ids = self._link(found, still, t_us)
         seen, still_ids = ids[: len(found)], ids[len(found) :]
@@ -151,7 +166,7 @@ class Tracker:
         return replace(result, detections=self._joined(found.take(shown), seen[shown], held))
 
     def _link(self, found: Detections, still: list[int], t_us: int) -> NDArray[np.int64]:
-        """Return ByteTrack's numbers, from 1, of the detected boxes, then of the objects that stand still; 0: no track.
+        """Return the track numbers, from 1, of the detected boxes, then of the objects that stand still; 0: no track.
 
         The boxes of objects that stand still have the score 0, so that ByteTrack assigns detected boxes first and starts
         no tracks with them.
@@ -163,7 +178,8 @@ class Tracker:
         linked = self._byte_track.update(boxes_and_scores, timestamp=t_us * 1e-6)
         ids = np.zeros(len(boxes), np.int64)
         if len(linked):
-            ids[linked.data["position"]] = linked.tracker_id + 1
+            ids[linked.data["position"]] = np.where(linked.tracker_id < 0, 0, linked.tracker_id + self._first_number)
+            self._last_number = max(self._last_number, int(ids.max()))
         return ids
 
     def _see(self, number: int, found: Detections, i: int, result: WindowResult) -> None:

@@ -5,6 +5,7 @@ EvburstError                 any error that the user can correct; the command li
 ├── MissingPackageError      an optional package is not installed
 ├── DataError                a file or folder given as input data is unusable
 │   ├── EventFileError       an event recording is missing, empty, corrupt or of an unknown format
+│   │   └── NoEventsError    it is intact, but contains no event
 │   ├── SensorSizeError      the sensor size is unknown, or contradicts the events
 │   │   └── SensorSizeUnknownError   neither the file nor the caller states it
 │   ├── SourceError          a camera or network stream is unavailable or was disconnected
@@ -39,6 +40,10 @@ class DataError(EvburstError):
 
 class EventFileError(DataError):
     """An event recording is missing, empty, corrupt or of an unknown format."""
+
+
+class NoEventsError(EventFileError):
+    """An event recording is intact, but contains no event."""
 
 
 class SensorSizeError(DataError):

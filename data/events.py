@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import ConfigError, SensorSizeError
+from evburst.data.errors import ConfigError, NoEventsError, SensorSizeError
 
 EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 """One event: t µs, x and y pixels from the top-left corner, p in {0 (OFF), 1 (ON)}. 13 bytes."""
@@ -73,6 +74,7 @@ class Faults:
     Attributes:
         truncated_bytes: bytes after the last complete event, dropped.
         late_events: events older than the current window (time ran backwards), dropped.
+        clock_resets: jumps of a live source's clock back by more than a second, after which windows continue at the new time.
         time_glitches: single events whose time jumps ahead of both neighbours, dropped.
         long_silences: gaps of ten minutes or more without an event, whose empty windows are skipped.
         outside_sensor: events whose x or y lies outside the sensor, dropped.
@@ -85,6 +87,7 @@ class Faults:
 
     truncated_bytes: int = 0
     late_events: int = 0
+    clock_resets: int = 0
     time_glitches: int = 0
     long_silences: int = 0
     outside_sensor: int = 0
@@ -106,6 +109,13 @@ class Faults:
     def __str__(self) -> str:
         """Return the nonzero counters as text: `truncated bytes 3, late events 2`."""
         return list_counts(self.found())
+
+
+def no_usable_events(name: Path | str, faults: Faults, start_s: float = 0.0) -> NoEventsError:
+    """Create the error for a recording without a usable event, or without one later than `start_s` after the first."""
+    part = f" after {start_s:g} s" if start_s else ""
+    repaired = f" (repaired: {faults})" if faults.found() else ""
+    return NoEventsError(f"{name}: contains no usable events{part}{repaired}")
 
 
 def list_counts(counts: dict[str, int]) -> str:

@@ -27,7 +27,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from evburst.data.encoding import columns, unpack
-from evburst.data.errors import DataError
+from evburst.data.errors import DataError, NoEventsError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream
@@ -85,8 +85,8 @@ def index_events(stream: EventStream, window_us: int, file: Path | None = None) 
             recording, its state on disk, and the length of the windows.
 
     Raises:
-        EventFileError: the recording cannot be read.
-        DataError: it contains no event, or more than MAX_HELD_EVENTS that would have to be held in memory.
+        EventFileError: the recording cannot be read (NoEventsError: it contains no event).
+        DataError: it contains more than MAX_HELD_EVENTS, which would have to be held in memory.
     """
     if isinstance(stream, Markable):
         return MarkedRecording(stream, window_us, file)
@@ -142,6 +142,25 @@ class HeldRecording:
         return _pick(windows, t0, end_us)
 
 
+class EmptyRecording:
+    """An EventIndex of a recording without events, whose windows are all empty.
+
+    Args:
+        first_us: time at which it is taken to begin and to end, because no event shows it.
+        window_us: length of all windows.
+    """
+
+    held_events = 0
+
+    def __init__(self, first_us: int, window_us: int) -> None:
+        self.faults, self._window_us = Faults(), window_us
+        self.first_us = self.end_us = first_us
+
+    def window(self, end_us: int) -> EventWindow:
+        """See EventIndex."""
+        return EventWindow(end_us - self._window_us, end_us, np.empty(0, EVENT_DTYPE))
+
+
 def _mark_before(times: list[int], t_us: int) -> int:
     """Return the index of the last mark before `t_us`, or 0."""
     return max(bisect_left(times, t_us) - 1, 0)
@@ -179,7 +198,7 @@ def _read_events(stream: EventStream, window_us: int) -> list[Events]:
         for _ in windows_by_duration(hold(stream.packets()), window_us, stream.faults):
             pass
     if not total:
-        raise DataError("holds no event")
+        raise NoEventsError("holds no event")
     return parts
 
 
@@ -197,7 +216,7 @@ def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
             marks.append(mark)
         last = window if len(window) else last
     if last is None:
-        raise DataError("holds no event")
+        raise NoEventsError("holds no event")
     return marks, int(columns(last)[0].max()) + 1
 
 

@@ -17,14 +17,19 @@ Faulty times are handled as in `evburst.data.readers.dat`, so that all formats b
 
 An event is classified once the eight events after it are available, possibly from later packets. Memory holds one packet
 and the events of one window.
+
+A source that is read as it arrives (`EventStream.finite` is False) may reset its clock, for example when a camera is restarted
+or a recording begins again. There, windows continue at the new time (`Faults.clock_resets`): see `clock_runs`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import dropwhile
+from itertools import dropwhile, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +46,7 @@ LONG_SILENCE_US = 600_000_000
 MAX_START_S = 1e9
 """Latest start of a part of a recording, in seconds after its first event."""
 
+_LOG = logging.getLogger("evburst")
 _EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 _BEFORE_ALL = np.iinfo(np.int64).min // 2
 
@@ -97,6 +103,28 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
         yield EventWindow(t0, t0 + window_us, _joined(parts))
 
 
+def live_windows(packets: Iterable[Events], window_us: int, faults: Faults) -> Iterator[EventWindow]:
+    """Yield the windows of a source that is read as it arrives: those of `windows_by_duration`, for every run of its clock."""
+    for run in clock_runs(packets, faults):
+        yield from windows_by_duration(run, window_us, faults)
+
+
+def clock_runs(packets: Iterable[Events], faults: Faults) -> Iterator[Iterator[Events]]:
+    """Split packets where their clock is reset: yield the packets of one run of the clock after the other.
+
+    The clock is reset if nine consecutive events are more than a second older than a sound one before them. Smaller steps back
+    are disorder. The runs must be read in order, each to its end.
+    """
+    for _, run in groupby(_numbered(packets, faults), itemgetter(0)):
+        yield (events for _, events in run)
+
+
+def count_reset(faults: Faults, back_us: int) -> None:
+    """Count a reset of a live source's clock, which has jumped back by `back_us`, and log a warning."""
+    faults.clock_resets += 1
+    _LOG.warning("the clock of the source jumped back by %.1f s: windows continue at its new time", back_us * 1e-6)
+
+
 def windows_from(windows: Iterator[EventWindow], start_us: int | None) -> Iterator[EventWindow]:
     """Yield the windows that end after `start_us`; all of them for None."""
     return windows if start_us is None else dropwhile(lambda window: window.t1_us <= start_us, windows)
@@ -111,6 +139,8 @@ def overlapping(windows: Iterator[EventWindow], length_us: int) -> Iterator[Even
     """
     parts = deque[tuple[int, Events]]()
     for window in windows:
+        if parts and window.t0_us < parts[-1][0]:
+            parts.clear()  # the clock was reset
         parts.append((window.t0_us, unpack(window)))
         begin_us = window.t1_us - length_us
         while parts[0][0] < begin_us:
@@ -136,6 +166,11 @@ def windows_by_count(stream: EventStream, n_events: int, start_us: int | None = 
     if n_events <= 0:
         raise ValueError(f"n_events must be positive, received {n_events}")
     packets = (packet if start_us is None else packet[packet["t"] >= start_us] for packet in stream.packets())
+    for run in [packets] if stream.finite else clock_runs(packets, stream.faults):
+        yield from _windows_by_count(run, n_events, stream.faults)
+
+
+def _windows_by_count(packets: Iterable[Events], n_events: int, faults: Faults) -> Iterator[EventWindow]:
     parts: list[Events] = []
     floor = latest = _BEFORE_ALL
     missing = n_events
@@ -144,8 +179,8 @@ def windows_by_count(stream: EventStream, n_events: int, start_us: int | None = 
         keep = np.ones(decided, np.bool_)
         while start < decided:
             stop, taken, latest, late, glitches = _find_count_end(t, start, decided, missing, floor, latest, keep)
-            stream.faults.late_events += late
-            stream.faults.time_glitches += glitches
+            faults.late_events += late
+            faults.time_glitches += glitches
             parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
             start, missing = stop, missing - taken
             if missing == 0:
@@ -216,6 +251,21 @@ def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
         yield held, len(held)
 
 
+def _numbered(packets: Iterable[Events], faults: Faults) -> Iterator[tuple[int, Events]]:
+    """Yield (number of resets of the clock before them, events)."""
+    number, latest = 0, _BEFORE_ALL
+    for events, decided in _with_lookahead(packets):
+        t, start = events["t"], 0
+        while start < decided:
+            stop, latest = _find_reset(t, start, decided, latest)
+            if stop > start:
+                yield number, events[start:stop]
+            if stop < decided:
+                count_reset(faults, int(latest - t[stop]))
+                number, latest = number + 1, _BEFORE_ALL
+            start = stop
+
+
 def _joined(parts: list[Events]) -> Events:
     """Concatenate the parts; a single non-empty part is returned without a copy."""
     parts = [part for part in parts if len(part)]
@@ -236,6 +286,20 @@ def _is_glitch(t, i):  # type: ignore[no-untyped-def]
         if t[i] - t[k] > GLITCH_US:
             return True
     return False
+
+
+@njit(cache=True, nogil=True)
+def _find_reset(t, start, decided, latest):  # type: ignore[no-untyped-def]
+    """Return (index of the first event of nine that are all more than GLITCH_US older than a sound one, latest sound time)."""
+    for i in range(start, decided):
+        if t[i] > latest:
+            if not _is_glitch(t, i):
+                latest = t[i]
+            continue
+        nine = t[i : i + GLITCH_EVENTS + 1]
+        if latest - t[i] > GLITCH_US and len(nine) > GLITCH_EVENTS and latest - nine.max() > GLITCH_US:
+            return i, latest
+    return decided, latest
 
 
 @njit(cache=True, nogil=True)

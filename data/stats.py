@@ -81,10 +81,14 @@ class SpikeStats:
     dense_macs: dict[str, int]
 
     @property
+    def neurons(self) -> list[LayerStats]:
+        """The layers of neurons."""
+        return [layer for layer in self.layers if layer.kind == "neuron"]
+
+    @property
     def spikes_per_neuron(self) -> NDArray[np.float64]:
         """Mean spikes per neuron over all timesteps of an image, `(N,)`; a burst of 3 counts as 3."""
-        neurons = [layer for layer in self.layers if layer.kind == "neuron"]
-        return np.sum([layer.spikes for layer in neurons], 0) / sum(layer.neurons for layer in neurons)  # type: ignore[no-any-return]
+        return np.sum([layer.spikes for layer in self.neurons], 0) / sum(layer.neurons for layer in self.neurons)  # type: ignore[no-any-return]
 
     def of_image(self, index: int) -> SpikeStats:
         """Return the counts of one image of the batch."""

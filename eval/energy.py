@@ -208,7 +208,7 @@ class EnergyTotals:
     def __init__(self, dense_macs: int) -> None:
         self._dense_macs = dense_macs
         self._windows = self._idle = self._spiking = self._active = 0
-        self._sums = np.zeros(6)  # synaptic ops, graded ops, spikes, spikes per neuron, updates, timesteps
+        self._sums = np.zeros(2)  # neuron updates, timesteps; with adaptive timesteps they differ from window to window
         self._bursts: float | None = 0.0
         self._activity = np.zeros(2)  # effective MACs, active share
         self._example: SpikeStats | None = None
@@ -220,18 +220,14 @@ class EnergyTotals:
     def add(self, stats: SpikeStats) -> None:
         """Count windows that the spiking network ran."""
         layers, n = stats.layers, len(stats.layers[0].spikes)
-        is_neuron = np.array([layer.kind == "neuron" for layer in layers])
-        counts = _summed([(layer.synaptic_ops, layer.graded_ops, layer.spikes) for layer in layers])
-        self._add_layers(stats, counts)
-        (ops, graded, _), spikes = counts.sum(0), counts[is_neuron, 2].sum()
-        neurons = [layer for layer in layers if layer.kind == "neuron"]
-        units, updates = sum(layer.neurons for layer in neurons), sum(layer.neurons * layer.timesteps for layer in neurons)
-        steps = max(layer.timesteps for layer in layers)
-        self._sums += (ops, graded, spikes, spikes / max(units, 1), n * updates, n * steps)
+        self._add_layers(stats, _summed([(layer.synaptic_ops, layer.graded_ops, layer.spikes) for layer in layers]))
+        neurons = stats.neurons
+        updates = sum(layer.neurons * layer.timesteps for layer in neurons)
+        self._sums += (n * updates, n * max(layer.timesteps for layer in layers))
         active = [layer.active for layer in neurons if layer.active is not None]
         bursts = float(np.concatenate([*active, np.empty(0)]).sum()) if len(active) == len(neurons) else None
         self._bursts = _both(self._bursts, bursts)
-        self._beyond = _both(self._beyond, _beyond_silence(stats, is_neuron))
+        self._beyond = _both(self._beyond, _beyond_silence(stats))
         self._windows += n
         self._spiking += n
 
@@ -283,16 +279,17 @@ class EnergyTotals:
     def report(self) -> EnergyReport:
         """Return the means so far."""
         report = EnergyReport(self._windows, self._idle, self._dense_macs, self._spiking)
-        if self._spiking:
-            ops, graded, spikes, per_neuron, updates, steps = (self._sums / self._spiking).tolist()
-            per_active = self._sums[2] / self._bursts if self._bursts else None
+        n = self._spiking
+        if n and self._example is not None and self._by_layer is not None:
+            ops, graded, spikes = _over_layers(self._by_layer, self._example)
+            updates, steps = (self._sums / n).tolist()
             report = replace(
                 report,
-                synaptic_ops=ops,
-                graded_ops=graded,
-                spikes=spikes,
-                spikes_per_neuron=per_neuron,
-                spikes_per_active_neuron=None if per_active is None else float(per_active),
+                synaptic_ops=ops / n,
+                graded_ops=graded / n,
+                spikes=spikes / n,
+                spikes_per_neuron=spikes / n / max(sum(layer.neurons for layer in self._example.neurons), 1),
+                spikes_per_active_neuron=spikes / self._bursts if self._bursts else None,
                 neuron_updates=updates,
                 timesteps=steps,
             )
@@ -360,22 +357,18 @@ def energy_figures(report: EnergyReport, table: str = HEADLINE) -> dict[str, Any
     }
 
 
-def sample_note(energy: dict[str, Any]) -> str:
-    """Return how many windows were counted, to be appended to "per window"; "" if all were, or none because the ANN ran.
-
-    Args:
-        energy: from `energy_figures`.
-    """
-    counted, windows = energy["counted_windows"], energy["windows"]
-    return f" (of {counted} of {windows} windows)" if 0 < counted < windows else ""
-
-
 def synaptic_ops(stats: SpikeStats) -> NDArray[np.float64]:
     """Synaptic operations of each image, `(N,)`: fan-outs of all spikes; a burst of 3 counts as 3."""
     return np.sum([layer.synaptic_ops for layer in stats.layers], 0)  # type: ignore[no-any-return]
 
 
-def _beyond_silence(stats: SpikeStats, is_neuron: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+def _over_layers(counts: NDArray[np.float64], stats: SpikeStats) -> list[float]:
+    """Sum counts by layer `(layers, 3)` to synaptic operations, graded operations, and spikes of the neurons."""
+    is_neuron = np.array([layer.kind == "neuron" for layer in stats.layers])
+    return [*counts[:, :2].sum(0).tolist(), float(counts[is_neuron, 2].sum())]
+
+
+def _beyond_silence(stats: SpikeStats) -> NDArray[np.float64] | None:
     """Synaptic and graded operations, and spikes of neurons, beyond silence, summed over the images; None: not counted."""
     rows = [
         (layer.synaptic_ops_beyond_silence, layer.graded_ops_beyond_silence, layer.spikes_beyond_silence)
@@ -383,8 +376,7 @@ def _beyond_silence(stats: SpikeStats, is_neuron: NDArray[np.bool_]) -> NDArray[
     ]
     if any(own is None for row in rows for own in row):
         return None
-    counts = _summed(rows)  # type: ignore[arg-type]
-    return np.array([*counts[:, :2].sum(0), counts[is_neuron, 2].sum()])
+    return np.array(_over_layers(_summed(rows), stats))  # type: ignore[arg-type]
 
 
 def _summed(rows: list[tuple[NDArray[np.float64], ...]]) -> NDArray[np.float64]:

@@ -103,8 +103,9 @@ def qnn_macs(stats: SpikeStats, geometry: MemoryGeometry) -> dict[str, float]:
     macs = dict.fromkeys((conv.name for conv in geometry.convs), 0.0)
     for layer in stats.layers:
         fan_out = geometry.fan_out.get(layer.name, {})
+        bursts, total = float(layer.graded_ops.mean()), sum(fan_out.values())
         for name, part in fan_out.items():
-            macs[name] += float(layer.graded_ops.mean()) * part / sum(fan_out.values())
+            macs[name] += bursts * part / total
     return macs
 
 

@@ -62,6 +62,6 @@ def snn_metrics(
 
 def activation_sparsity(stats: SpikeStats) -> float | None:
     """Return the fraction of neuron-timesteps without a spike; None if active neurons were not counted."""
-    neurons = [layer for layer in stats.layers if layer.kind == "neuron"]
+    neurons = stats.neurons
     active = [float(layer.active.mean()) for layer in neurons if layer.active is not None]
     return 1 - sum(active) / sum(layer.neurons * layer.timesteps for layer in neurons) if len(active) == len(neurons) else None

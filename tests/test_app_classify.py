@@ -181,7 +181,7 @@ def test_idle_windows_are_excluded(place: Path) -> None:
     path, weights = place / "digits" / "Test" / "7" / "00003.bin", str(place / "digits.safetensors")
     found = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000))
     assert (found["class"], found["score"], found["top5"], found["idle_windows"]) == (None, None, [], 1)
-    with pytest.raises(EventFileError, match="no usable event"):
+    with pytest.raises(EventFileError, match="contains no usable events after 10 s"):
         classify_file(path, ClassifyConfig(weights=weights, start_s=10))
 
 

@@ -27,6 +27,7 @@ from evburst.eval.energy import EnergyTotals
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime.int8.simd import AVAILABLE
 from tests.conftest import ROOT, SAMPLE, SHARED, random_events
+from tests.event_files import fed
 from tests.test_data_readers_dat import HEADER, dat
 
 
@@ -264,6 +265,30 @@ def test_truncation_backwards_time_and_strays_are_repaired_and_reported(
     assert code == 0
     assert json.loads(out)["faults"] == {"truncated_bytes": 3, "late_events": 2, "outside_sensor": 1}
     assert err == f"warning: {path}: repaired: truncated bytes 3, late events 2, outside sensor 1\n"
+
+
+def test_a_pipe_whose_clock_is_reset_is_detected_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = [start + t for start in (9_000_000, 2_000_000) for t in range(0, 100_000, 100)]
+    writer = fed(tmp_path / "a", b"".join(b"%d,1,1,1\n" % t for t in times))
+    code, out, err = detect(
+        capsys, "--events", tmp_path / "a", "--sensor-size", "64x48", "--out", tmp_path / "o", "--json", "--no-video"
+    )
+    writer.join()
+    summary = json.loads(out)
+    assert (code, summary["windows"], summary["events"], summary["recorded_s"]) == (0, 4, 2000, 0.2)
+    assert summary["faults"] == {"clock_resets": 1}
+    assert "warning: the clock of the source jumped back by 7.1 s: windows continue at its new time\n" in err
+    lines = (tmp_path / "o" / "detections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["t_us"] for line in lines] == [9_050_000, 9_100_000, 2_050_000, 2_100_000]
+
+
+@pytest.mark.parametrize("length", [[], ["--window-ms", 40, "--stride-ms", 10]])
+def test_the_recorded_time_is_that_from_the_first_event_to_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: list[str | int]
+) -> None:
+    path = dat(tmp_path / "a.dat", list(range(1_040_000, 1_161_001, 1000)))
+    code, out, _ = detect(capsys, "--events", path, "--out", tmp_path / "o", "--json", "--no-video", *length)
+    assert (code, json.loads(out)["recorded_s"]) == (0, 0.121)
 
 
 def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(

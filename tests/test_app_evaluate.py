@@ -30,6 +30,7 @@ from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
 from evburst.models.bundle import DetectorBundle
 from tests.conftest import ROOT, SAMPLES, SHARED, in_new_process, needs_fork, random_events
+from tests.event_files import dat_bytes
 from tests.helpers.simulation import simulated_here
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
@@ -37,6 +38,7 @@ from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recor
 
 pytestmark = pytest.mark.usefixtures("without_page")
 
+SIZE = SPECS["street"].sensor_size
 FAST = ["--set", "latency_windows=2"]
 
 
@@ -126,6 +128,19 @@ def test_gen1_s_own_protocol_skips_half_a_second(tmp_path: Path, capsys: pytest.
     assert "protocol prophesee: no label is left to score (all 6 are filtered out" in capsys.readouterr().err
     found = evaluated(capsys, *run, "--protocol", "prophesee-toolbox")
     assert (found["results"][0]["frames"], found["results"][0]["left_out"]["labels"]) == (4, 0)
+
+
+def test_a_recording_without_events_is_evaluated_as_one_in_which_nothing_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = gen1_tree(tmp_path / "gen1", ("val",))
+    run = ["--dataset", "gen1", "--root", str(root), "--protocol", "coco", "--out", str(tmp_path / "out"), *FAST]
+    whole = evaluated(capsys, *run)
+    (root / "val" / "17-03-30_12-53-58_0_60500000_td.dat").write_bytes(dat_bytes(events(0, 1, SIZE), SIZE))
+    found = evaluated(capsys, *run)
+    assert (whole["idle_windows"], found["idle_windows"], found["recordings"]) == (0, 2, 2)
+    for row in [*whole["results"], *found["results"]]:
+        assert (row["frames"], row["left_out"]["labels"]) == (4, 0)
 
 
 def test_an_ncaltech101_tree_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

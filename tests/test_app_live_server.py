@@ -131,6 +131,16 @@ def test_the_page_is_one_document_without_outside_parts(served: tuple[LivePipeli
         assert outside not in text, outside
 
 
+def test_a_check_of_the_page_gets_its_headers_alone(served: tuple[LivePipeline, PageServer]) -> None:
+    """Monitors and proxies ask with HEAD whether a page is there."""
+    _, body, headers = get(served[1], "/")
+    request = urllib.request.Request(served[1].url, method="HEAD")
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+        assert (answer.status, answer.read()) == (200, b"")
+        assert int(answer.headers["content-length"]) == len(body)
+        assert answer.headers["content-security-policy"] == headers["content-security-policy"]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/page.js", "/docs", "/openapi.json", "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/page.css", "//etc/passwd",

@@ -518,12 +518,30 @@ def test_unusable_videos_are_refused(tmp_path: Path, content: bytes | None, mess
 
 
 def test_a_device_clock_continues_in_a_silence(clock: Clock) -> None:
-    device = DeviceClock()
+    device = DeviceClock(Faults())
     assert device.packet(NO_EVENTS).until_us is None
     assert device.packet(make_events([7_000_000])).until_us == 7_000_001
     assert device.packet(NO_EVENTS).until_us == 7_000_001
     clock.sleep(0.08)
     assert device.packet(NO_EVENTS).until_us == 7_060_001  # 20 ms are left for events on their way
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_device_clock_follows_a_reset_but_no_disorder(caplog: pytest.LogCaptureFixture) -> None:
+    device = DeviceClock(faults := Faults())
+    device.packet(make_events([9_000_000]))
+    for times in ([8_995_000, 9_000_010], [3], [4] * 8 + [9_000_020]):  # disorder, then single times that are wrong
+        assert not device.packet(make_events(times)).restarted
+    assert (device.packet(NO_EVENTS).until_us, faults, caplog.messages) == (9_000_021, Faults(), [])
+    # The reset may lie inside a packet, or its first events may come in a few small ones.
+    packet = device.packet(make_events([9_000_030, *range(10)]))
+    assert (packet.events["t"].tolist(), packet.until_us, packet.restarted) == (list(range(10)), 10, True)
+    device.packet(make_events([5_000_000]))
+    packets = [device.packet(make_events([20, 21])) for _ in range(5)]
+    assert [packet.restarted for packet in packets] == [False] * 4 + [True]
+    assert (packets[-1].until_us, faults.found()) == (22, {"clock_resets": 2})
+    back = [message.partition(":")[0] for message in caplog.messages]
+    assert back == ["the clock of the source jumped back by 9.0 s", "the clock of the source jumped back by 5.0 s"]
 
 
 class Driver:

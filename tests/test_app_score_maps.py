@@ -126,6 +126,16 @@ def test_without_labels_enough_the_weights_stay(bundle: DetectorBundle) -> None:
         assert torch.equal(shift, same.parameters.readout_shift[name])
 
 
+def test_without_boxes_there_is_no_calibration_error(bundle: DetectorBundle, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    silent = [
+        Graph(g.nodes, g.outputs, {**g.tensors, "cls.bias": g.tensors["cls.bias"] - 90}) for g in (bundle.graph, bundle.spiking)
+    ]
+    _, record = with_score_maps(replace(bundle, graph=silent[0], spiking=silent[1]), Windows())
+    assert record["car"]["ece_before"] is None
+    assert "scores of car: scale 1.000, bias +0.000; no box has a score of 0.1 or more" in caplog.text
+
+
 def test_data_of_other_classes_fit_nothing(bundle: DetectorBundle) -> None:
     same, record = with_score_maps(bundle, Windows(classes=("car", "bus")))
     assert same is bundle

@@ -117,6 +117,15 @@ def test_objects_are_held_no_longer_than_the_setting() -> None:
     assert [held(result) for result in results] == [[True]] * 10 + [[]] * 10
 
 
+def test_after_a_reset_of_the_clock_tracks_begin_anew_under_other_numbers() -> None:
+    tracks = tracker()
+    mine, _, _ = approach(tracks)
+    again, _, number = approach(tracks)
+    assert (mine, again) == (1, 2)
+    still = tracks.update(window(number, [], []))
+    assert (numbers(still), held(still)) == ([again], [True])
+
+
 def test_events_without_a_box_end_the_holding_for_good() -> None:
     tracks = tracker()
     _, x, number = approach(tracks)

@@ -26,6 +26,7 @@ from evburst.app.convert.data import ConversionData
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
 from evburst.app.train.trainer import Trainer
+from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.pictures import PictureFolder, class_spec
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
@@ -187,6 +188,25 @@ def test_a_complete_run_and_other_data_are_reported(best: Path, tmp_path: Path, 
     assert "begun with the data in 'elsewhere', continued with those in" in err
     assert "the run is complete: nothing is trained" in err
     assert (run / "best.safetensors").read_bytes() == before
+
+
+def test_a_run_that_is_resumed_with_changed_labels_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = SensorSize(32, 32)
+    for k in range(4):
+        write_events(tmp_path / f"{k}.dat", random_events(400, size, 60_000), size)
+        boxes = np.zeros(1, BBOX_DTYPE)
+        boxes["t"], boxes["w"], boxes["h"] = 50_000, 20, 20
+        np.save(tmp_path / f"{k}_bbox.npy", boxes)
+    flags = ["--dataset", "folder", "--root", str(tmp_path), "--out", str(tmp_path / "run")]
+    flags += sets("architecture=tiny", "schedule.batch=2", "schedule.warmup_steps=1", f"cache={tmp_path / 'cache'}")
+    warned = []
+    for epochs in (1, 2, 3, 4):
+        if epochs == 3:
+            boxes["w"] = 10
+            np.save(tmp_path / "0_bbox.npy", boxes)
+        assert train_main([*flags, *sets(f"schedule.epochs={epochs}")]) == 0
+        warned.append("recordings or labels in" in capsys.readouterr().err)
+    assert warned == [False, False, True, False]
 
 
 def test_a_run_is_not_resumed_with_data_of_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

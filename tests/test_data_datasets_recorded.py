@@ -18,10 +18,11 @@ from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
 from tests.conftest import ROOT
-from tests.event_files import bin_bytes
+from tests.event_files import bin_bytes, dat_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 
 W50 = 50_000
+NO_EVENTS = dat_bytes(np.zeros(0, EVENT_DTYPE), SPECS["street"].sensor_size)
 
 
 def events(n: int, t1: int, size: SensorSize, seed: int = 0) -> Events:
@@ -93,6 +94,41 @@ def test_windows_between_labels_follow_each_other(tmp_path: Path) -> None:
     assert found[4] == [180_000, 230_000, 280_000, 330_000, 380_000, 430_000, 480_000]
     window = data.window_before(3, 430_000)
     assert (window.window.t1_us, len(window.boxes)) == (430_000, 0)
+
+
+def test_the_labels_of_a_recording_without_events_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = gen1_tree(tmp_path, ("val",)) / "val"
+    empty, other = sorted(root.glob("*_td.dat"))
+    whole = open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("val", W50))
+    empty.write_bytes(NO_EVENTS)
+    data = open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("val", W50))
+    assert data.spec == whole.spec
+    assert [len(data[i].window) for i in range(2)] == [0, 0]
+    assert [data[i].window.t1_us for i in range(4)] == [200_000, 500_000] * 2
+    assert len(data[2].window) > 0
+    for i in range(4):
+        assert data[i].boxes.boxes_xyxy.tolist() == whole[i].boxes.boxes_xyxy.tolist()
+        assert (data.start_us(i), data.faults_of(i)) == (0, {})
+    assert caplog.messages == [f"{empty}: contains no events: nothing can be found at its labelled times (2)"]
+    assert isinstance(data, RecordedWindows)
+    assert list(data.ends_between(None, 0)) == [50_000, 100_000, 150_000]
+    other.write_bytes(NO_EVENTS)
+    with pytest.raises(DataError, match="no recording contains events"):
+        open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("val", W50))
+
+
+def test_a_recording_without_events_begins_shortly_before_its_labels(tmp_path: Path) -> None:
+    """Its clock may count from 1970."""
+    gen1_tree(tmp_path, ("val",))
+    path = sorted((tmp_path / "val").glob("*_bbox.npy"))[0]
+    boxes = np.load(path)
+    boxes["t"] += 1_674_050_002_000_000
+    np.save(path, boxes)
+    path.with_name(path.name.replace("_bbox.npy", "_td.dat")).write_bytes(NO_EVENTS)
+    data = open_dataset(DatasetConfig("gen1", str(tmp_path), "street"), Request("val", W50))
+    assert isinstance(data, RecordedWindows)
+    assert data[0].window.t1_us - data.start_us(0) == 1_000_000
+    assert len(data.ends_between(None, 0)) == 19
 
 
 def test_gen1_is_also_found_in_the_folder_it_unpacks_to(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from evburst.data.datasets.layouts import LAYOUTS
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.registry import OPENERS, DatasetConfig, Request, open_dataset
 from evburst.data.errors import DataError, LabelError, SensorSizeError
-from evburst.data.events import SensorSize
+from evburst.data.events import EVENT_DTYPE, SensorSize
 from evburst.data.filters import FiltersConfig
 from evburst.data.writers import write_events
+from tests.event_files import dat_bytes
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
 
 W = 50_000
@@ -144,6 +145,9 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
     mapped = open_windows("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
     assert mapped.labels(0).labels.tolist() == [1, 1, 0, 0]
     assert "of other classes" not in caplog.text
+    (root / "val" / "0_td.dat").write_bytes(dat_bytes(np.zeros(0, EVENT_DTYPE), SensorSize(1280, 720)))
+    boxes(root / "val" / "0_bbox.npy", [200_000] * 4, [0, 1, 2, 4])
+    assert open_windows("folder", root, "street").labels(0).labels.tolist() == [1, 0]  # by the sensor of the others
 
 
 def test_one_megapixel_recordings_are_no_gen1(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from evburst.data.encoding import unpack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers.dat import DatFile
-from evburst.data.slicing import overlapping, windows_by_count, windows_by_duration
+from evburst.data.slicing import clock_runs, live_windows, overlapping, windows_by_count, windows_by_duration
 from evburst.data.writers import write_events
 
 SIZE = SensorSize(64, 48)
@@ -261,3 +262,55 @@ def test_overlapping_windows_hold_what_their_length_covers(times: list[int], par
         assert window.t1_us - window.t0_us == 100 * parts
         assert window.t1_us % 100 == 0
         np.testing.assert_array_equal(window.words, expected)
+
+
+# Sources that are read as they arrive
+
+
+@pytest.mark.parametrize("packet_events", [1, 7, 1000])
+def test_windows_of_a_live_source_continue_after_its_clock_was_reset(
+    packet_events: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = [9_000_000 + 100 * k for k in range(30)]
+    first[5] += 10**9  # a single time that is wrong
+    first[20] -= 5_000_000
+    first[22] -= 900  # disorder
+    second = [2_000_000 + 100 * k for k in range(30)]
+    events, faults = events_at(first + second), Faults()
+    windows = list(live_windows(cut(events, packet_events), 1000, faults))
+    assert [(w.t0_us, len(w)) for w in windows] == [
+        (9_000_000, 9), (9_001_000, 10), (9_002_000, 8), (2_000_000, 10), (2_001_000, 10), (2_002_000, 10)
+    ]  # fmt: skip
+    assert faults.found() == {"late_events": 2, "time_glitches": 1, "clock_resets": 1}
+    assert caplog.messages == ["the clock of the source jumped back by 7.0 s: windows continue at its new time"]
+    # A file is read as before: it can be entered at any time, which must be unique.
+    windows = list(windows_by_duration(cut(events, packet_events), 1000, Faults()))
+    assert [w.t0_us for w in windows] == [9_000_000, 9_001_000, 9_002_000]
+
+
+def test_windows_by_count_of_a_live_source_continue_after_its_clock_was_reset() -> None:
+    times = [9_000_000 + k for k in range(15)] + list(range(20))
+    found = [(w.t0_us, len(w)) for w in windows_by_count(EventArray(events_at(times), SIZE, finite=False), 10)]
+    assert found == [(9_000_000, 10), (9_000_010, 5), (0, 10), (10, 10)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0, 1_000_000, 1_000_001, 2_000_002, 5_000_000]), max_size=60), st.integers(1, 30))
+def test_runs_of_a_clock_end_where_nine_events_are_far_older(times: list[int], packet_events: int) -> None:
+    t = [time for time in times for _ in range(4)]
+    ends, latest = [], -math.inf
+    for i, time in enumerate(t):
+        later = t[i : i + 9]
+        if len(later) == 9 and latest - max(later) > 1_000_000:
+            ends.append(i)
+            latest = -math.inf
+        if time > latest and all(time - other <= 1_000_000 for other in later):
+            latest = time
+    runs = [[int(u) for events in run for u in events["t"]] for run in clock_runs(cut(events_at(t), packet_events), Faults())]
+    borders = [0, *ends, len(t)]
+    assert runs == [t[i:k] for i, k in pairwise(borders) if i < k]
+
+
+def test_overlapping_windows_do_not_join_what_lies_before_a_reset() -> None:
+    windows = [EventWindow(t0, t0 + 100, events_at([t0])) for t0 in (900, 1000, 0, 100)]
+    assert [w.words["t"].tolist() for w in overlapping(iter(windows), 200)] == [[900], [900, 1000], [0], [0, 100]]

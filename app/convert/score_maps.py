@@ -8,6 +8,7 @@ ANN remain comparable with those of the spiking network.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from evburst.data.datasets import Dataset
 from evburst.eval.bootstrap import number_units
 from evburst.eval.coco import frames_of
 from evburst.eval.matching import match_predictions
-from evburst.eval.score_maps import ScoreMap, calibrate_scores, record_of
+from evburst.eval.score_maps import FROM_SCORE, ScoreMap, calibrate_scores, record_of
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -54,6 +55,8 @@ def with_score_maps(bundle: DetectorBundle, windows: Dataset) -> tuple[DetectorB
     results = calibrate_scores(matches, len(classes), number_units(found.names))
     for name, result in zip(classes, results, strict=True):
         effect = f"calibration error {result.ece_before:.3f} -> {result.ece_after:.3f} on {result.boxes} boxes"
+        if math.isnan(result.ece_before):
+            effect = f"no box has a score of {FROM_SCORE} or more, so that there is no calibration error"
         _LOG.info("scores of %s: scale %.3f, bias %+.3f; %s", name, result.map.scale, result.map.bias, effect)
     record = {name: record_of(result) for name, result in zip(classes, results, strict=True)}
     return _folded(bundle, [result.map for result in results]), record

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from evburst.app.dataset_runs import concatenate, run_batches
-from evburst.app.inference import BATCH, Inference, Stats, WindowResult, block_side
+from evburst.app.inference import BATCH, Inference, Stats, WindowResult
+from evburst.app.runs import block_side
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.datasets.recorded import RecordedWindows

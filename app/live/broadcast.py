@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,7 +170,7 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
         "energy_uj": _uj(counted.energy_pj),
         "beyond_silence_uj": _uj(_beyond_silence_pj(counted, network)),
         "ann_uj": _uj(network.inference.ann_pj),
-        "traffic": _traffic(counted, network),
+        "traffic": _traffic(counted, network.inference),
         "windows": shown.windows,
         "dropped": shown.dropped,
     }
@@ -192,11 +193,15 @@ def _beyond_silence_pj(result: WindowResult, network: Prepared) -> float | None:
     return None if energy is None else energy.energies_beyond_silence(network.inference.table.name).snn_pj
 
 
-def _traffic(result: WindowResult, network: Prepared) -> dict[str, float] | None:
-    """Energy of a window with memory traffic, as in the summary of `detect`; None for the ANN, or if idle or not counted."""
+@lru_cache(maxsize=1)
+def _traffic(result: WindowResult, inference: Inference) -> dict[str, float] | None:
+    """Energy of a window with memory traffic, as in the summary of `detect`; None for the ANN, or if idle or not counted.
+
+    It is computed once for both kinds of message, and for the windows that follow until one is counted again.
+    """
     if result.energy is None:
         return None
-    figures = traffic_figures(result.totals, network.inference, network.inference.table.name)
+    figures = traffic_figures(result.totals, inference, inference.table.name)
     return figures and {"uj": round(figures["total_pj"] * 1e-6, 1), "share_of_ann": round(figures["share_of_ann"], 4)}
 
 

@@ -7,12 +7,15 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from evburst.app.live.addresses import masked
 from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet
 from evburst.data.errors import ConfigError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.extras import require
 from evburst.data.readers.columns import columns_to_events, find_columns
+from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, count_reset
 
 SENSORS = {
     "evk4": "prophesee_evk4",
@@ -32,22 +35,36 @@ class DeviceClock:
 
     That time is the timestamp of the last event. While no events arrive, it is advanced by this computer's clock, minus 20 ms
     for events in transit. The two clocks are compared only within one pause, so that their drift does not accumulate.
+
+    If the device's clock jumps back (see `evburst.data.slicing.clock_runs`), it is followed to the new time.
+
+    Args:
+        faults: counters; `clock_resets` is incremented.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
         self._last_us: int | None = None
         self._arrived_s = 0.0
+        self._old = 0
 
     def packet(self, events: Events) -> Packet:
-        """Make a packet of the events that have just arrived, which may be none."""
-        now_s = time.perf_counter()
+        """Make a packet of the events that have just arrived, which may be none; without those before a reset of the clock."""
+        now_s, restarted = time.perf_counter(), False
         if len(events):
+            age_us = max(self._last_us or 0, int(events["t"].max())) - events["t"]
+            recent = np.flatnonzero(age_us <= GLITCH_US)
+            self._old = len(events) - 1 - int(recent[-1]) if len(recent) else self._old + len(events)
+            restarted = self._old > GLITCH_EVENTS
+            if restarted:
+                count_reset(self._faults, int(age_us[-1]))
+                events, self._last_us = events[-self._old :], None
             last_us = int(events["t"].max()) + 1
             self._last_us, self._arrived_s = max(last_us, self._last_us or 0), now_s
         elif self._last_us is not None:
             pause_us = round(1e6 * (now_s - self._arrived_s)) - _TRANSPORT_US
             return Packet(events, self._last_us + max(pause_us, 0), now_s)
-        return Packet(events, self._last_us, now_s)
+        return Packet(events, self._last_us, now_s, restarted)
 
 
 class NetworkSource:
@@ -60,7 +77,7 @@ class NetworkSource:
         self._host, self._port = _host_port(address)
         self._dv = require("dv_processing", "dv", f"--stream {masked(address)}")
         self._reader: Any = None
-        self._clock = DeviceClock()
+        self._clock = DeviceClock(self.faults)
 
     def open(self) -> None:
         """See LiveSource."""
@@ -72,7 +89,7 @@ class NetworkSource:
         size = self._reader.getEventResolution()
         if size is None:
             raise SourceError(f"{self.name}: the stream has no events; is it an event stream?")
-        self.sensor_size, self._clock = SensorSize(int(size[0]), int(size[1])), DeviceClock()
+        self.sensor_size, self._clock = SensorSize(int(size[0]), int(size[1])), DeviceClock(self.faults)
 
     def read(self) -> Packet | None:
         """See LiveSource."""
@@ -107,7 +124,7 @@ class SensorSource:
         properties = self._module.Properties()
         self.sensor_size = SensorSize(int(properties.width), int(properties.height))
         self._device: Any = None
-        self._clock = DeviceClock()
+        self._clock = DeviceClock(self.faults)
 
     def open(self) -> None:
         """See LiveSource."""
@@ -115,7 +132,7 @@ class SensorSource:
             self._device = self._drivers.open(configuration=self._module.Configuration(), iterator_timeout=POLL_S)
         except RuntimeError as error:
             raise SourceError(f"{self.name}: the camera cannot be opened ({_first_line(error)}); is it plugged in?") from None
-        self._clock = DeviceClock()
+        self._clock = DeviceClock(self.faults)
 
     def read(self) -> Packet | None:
         """See LiveSource."""

@@ -12,7 +12,7 @@ import numba
 from evburst.app.detect import DetectConfig, network_name
 from evburst.app.inference import Inference
 from evburst.app.live.sources import NO_EVENTS
-from evburst.app.runs import open_inference
+from evburst.app.runs import load_weights, open_inference
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -75,7 +75,7 @@ def prepare(detect: DetectConfig, sensor_size: SensorSize, faults: Faults, curre
     if current is not None and same_network(current.detect, detect):
         return current
     is_loaded = current is not None and current.detect.weights == detect.weights
-    bundle = current.bundle if current is not None and is_loaded else DetectorBundle.load(detect.weights)
+    bundle = current.bundle if current is not None and is_loaded else load_weights(detect)
     inference = open_inference(bundle, detect, sensor_size, faults)
     with kernel_lock():
         inference.warm_up(EventWindow(0, inference.voxel.window_us, NO_EVENTS))

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 
-from evburst.app.console import number_of, show_progress
+from evburst.app.console import number_of, sample_note, show_progress
 from evburst.app.detect import peak_memory_mb, traffic_line
 from evburst.app.live.addresses import is_address, is_stream, masked
 from evburst.app.live.commands import PAGE_CAMERA
@@ -25,13 +25,13 @@ from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
-from evburst.app.runs import traffic_figures
+from evburst.app.runs import load_weights, traffic_figures
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
-from evburst.eval.energy import energy_figures, sample_note
+from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle, find_weights
 
 _LOG = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
 def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     """Return the requested source after opening and closing it once, so that errors are reported at the start."""
     kind, value = request.source
-    bundle = DetectorBundle.load(config.detect.weights)
+    bundle = load_weights(config.detect)
     size = SensorSize.parse(config.detect.sensor_size) if config.detect.sensor_size else None
     window_us = round(1000 * (config.detect.window_ms or bundle.voxel.window_ms))
     loop = request.serve is not None or request.window

@@ -239,7 +239,7 @@ def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -
         "Cache-Control": "no-store",
     }
 
-    @application.get("/")
+    @application.api_route("/", methods=["GET", "HEAD"])
     async def index() -> HTMLResponse:
         return HTMLResponse(markup, headers=headers)
 

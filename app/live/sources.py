@@ -42,7 +42,8 @@ class Packet(NamedTuple):
         until_us: time on the source's clock before which all events have been delivered; None if the clock is not known yet,
             before a device's first event.
         due_s: earliest time at which these events were available, on time.perf_counter's clock.
-        restarted: whether the source's clock restarts with this packet, because a recording continues at another position.
+        restarted: whether the source's clock restarts with this packet, because a recording continues at another position or a
+            device was reset.
     """
 
     events: Events

@@ -5,6 +5,7 @@ The best epoch is chosen on the split "select" (data/datasets/selection.py), fro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -91,6 +92,7 @@ class Trainer:
         if self.rank == 0:
             make_folder(self.out)
         self.val, self.train, self._windows = self._datasets()
+        self._data = {"root": config.data.root, "identity": _identity(self.val, self.train)}
         torch.manual_seed(s.seed)
         size = self.train.spec.sensor_size
         self.stride = training_stride(config.architecture, size)
@@ -216,7 +218,7 @@ class Trainer:
         tensors |= {f"ema/{k}": v.clone() for k, v in self.ema.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
         tensors |= {f"optimizer/{i}/{k}": v for i, entry in state.items() for k, v in entry.items() if v is not None}
-        record = {"epoch": self.epoch, "best": self.best, "network": asdict(self.network_config)}
+        record = {"epoch": self.epoch, "best": self.best, "network": asdict(self.network_config), "data": self._data}
         save_tensors(self.out / LAST, "training", tensors, record)
 
     def _resume(self) -> None:
@@ -240,6 +242,7 @@ class Trainer:
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.rank == 0:
+            _warn_of_other_data(record.get("data", self._data), self._data, self.out)
             if self.epoch >= self.config.schedule.epochs:
                 _LOG.warning("%s: the run is complete: nothing is trained; use another --out for a new one", self.out)
             else:
@@ -258,6 +261,19 @@ def _optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimi
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=decayed[0].is_cuda)
+
+
+def _identity(*datasets: Dataset) -> str:
+    """Return a digest that changes if the files or the labels of data sets change."""
+    identities = [part.identity for dataset in datasets for part in dataset.parts()]
+    return hashlib.sha256("\n".join(identities).encode()).hexdigest()
+
+
+def _warn_of_other_data(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Warn if the files in the same folder are not those of the run in the output folder."""
+    if before["root"] == now["root"] and before["identity"] != now["identity"]:
+        text = "%s: recordings or labels in %r have changed, or were written again, since the last epoch; continued with them"
+        _LOG.warning(text, out, now["root"])
 
 
 def _refuse_other_settings(config: TrainConfig, out: Path) -> None:

@@ -14,6 +14,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.encoding import columns
-from evburst.data.errors import DataError, SensorSizeError
+from evburst.data.errors import DataError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import EventIndex, index_events
+from evburst.data.random_access import EmptyRecording, EventIndex, index_events
 
 _LOG = logging.getLogger("evburst")
 _VERSION = 1
@@ -143,6 +144,8 @@ def open_class_windows(
 class ClassWindows:
     """A Dataset of class recordings; the only box of a window covers the whole sensor.
 
+    A recording without events has one empty window, which no network can classify.
+
     Args:
         dataset: the recordings of the split.
         split: name of the split.
@@ -172,13 +175,16 @@ class ClassWindows:
     ) -> None:
         self._dataset, self._window_us, self._filters = dataset, window_us, filters
         self._open: OrderedDict[int, EventIndex] = OrderedDict()
-        size = self._stream(dataset.recordings[0]).sensor_size
+        size = self._sensor_size()
         self.spec = DatasetSpec(dataset.name, dataset.classes, size, "", {}, whole=True)
         self._key = hashlib.sha256(repr((dataset.name, window_us, filters, size)).encode()).hexdigest()
         self._spans = self._measure(cache)
+        for recording, (first_us, end_us, _) in zip(dataset.recordings, self._spans, strict=True):
+            if first_us == end_us:
+                _LOG.warning("%s: contains no events, so that its class cannot be found", recording.name)
         items = []
         for number, (first_us, end_us, _) in enumerate(self._spans):
-            ends = [(k + 1) * window_us for k in filled_numbers(first_us, end_us, window_us)]
+            ends = [(k + 1) * window_us for k in filled_numbers(first_us, end_us, window_us)] or [first_us + window_us]
             items += [(number, end) for end in held.select(split, ends, window_us)]
         if not items:
             raise DataError(f"{dataset.name}: the recordings are too short for a window of split {split!r}")
@@ -221,6 +227,13 @@ class ClassWindows:
             parts.append(Part(Path(recording.name).stem, range(first, stop), hashlib.sha256(identity.encode()).hexdigest()))
         return parts
 
+    def _sensor_size(self) -> SensorSize:
+        """Return the sensor size of the first recording that has events."""
+        for recording in self._dataset.recordings:
+            with suppress(NoEventsError):
+                return self._stream(recording).sensor_size
+        raise NoEventsError(f"{self._dataset.name}: no recording contains events")
+
     def _stream(self, recording: LabelledRecording) -> EventStream:
         stream = recording.open()
         return FilteredStream(stream, self._filters) if self._filters.any_on else stream
@@ -251,14 +264,17 @@ class ClassWindows:
             self._open.move_to_end(number)
             return self._open[number]
         recording = self._dataset.recordings[number]
-        stream = self._stream(recording)
-        if stream.sensor_size != self.spec.sensor_size:
-            raise SensorSizeError(
-                f"{recording.name}: a {stream.sensor_size} sensor among recordings of "
-                f"{self.spec.sensor_size}; use one folder per sensor"
-            )
+        index: EventIndex
         try:
+            stream = self._stream(recording)
+            if stream.sensor_size != self.spec.sensor_size:
+                raise SensorSizeError(
+                    f"{recording.name}: a {stream.sensor_size} sensor among recordings of "
+                    f"{self.spec.sensor_size}; use one folder per sensor"
+                )
             index = index_events(stream, self._window_us)
+        except NoEventsError:
+            index = EmptyRecording(0, self._window_us)
         except DataError as error:
             raise type(error)(str(error) if recording.name in str(error) else f"{recording.name}: {error}") from None
         self._open[number] = index

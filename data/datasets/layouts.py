@@ -163,7 +163,12 @@ class Layout(NamedTuple):
 
 
 def read_layout(
-    name: str, root: Path, split: str, spec: DatasetSpec, classes: dict[str, str], size_of: Callable[[LabelledFile], SensorSize]
+    name: str,
+    root: Path,
+    split: str,
+    spec: DatasetSpec,
+    classes: dict[str, str],
+    size_of: Callable[[LabelledFile], SensorSize | None],
 ) -> Layout:
     """Find a dataset's recordings and read their labels; logs what is skipped.
 
@@ -173,7 +178,8 @@ def read_layout(
         split: the split to find.
         spec: the dataset's classes.
         classes: names (or class ids) in label files to classes of the spec; see ClassMatcher.
-        size_of: returns the sensor size of a recording, which decides the names of class ids if the layout does not.
+        size_of: returns the sensor size of a recording, None if it has no events; it decides the names of class ids if the
+            layout does not, for a recording without events by the others.
 
     Raises:
         DataError: there is no recording.
@@ -194,7 +200,8 @@ def read_layout(
     recordings = []
     for item in found:
         recording_matcher = matcher
-        if kind.class_ids is None and _has_ids(item.labels) and size_of(item) == _ONE_MPX:
+        ids_by_size = kind.class_ids is None and _has_ids(item.labels)
+        if ids_by_size and (size_of(item) or next(filter(None, map(size_of, found)), None)) == _ONE_MPX:
             recording_matcher = matcher.with_ids(ONE_MPX_CLASSES)
         labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)
         recordings.append(Recording(item.events, labels, item.labels.sensor_size or kind.sensor_size))

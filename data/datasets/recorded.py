@@ -12,6 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -23,15 +24,18 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.datasets.selection import SELECT, held_out
-from evburst.data.errors import DataError, LabelError, SensorSizeError
+from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import MAX_HELD_EVENTS, EventIndex, index_events
+from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
 
 _LOG = logging.getLogger("evburst")
 _OPEN_FILES = 64
 _FROM_ZERO_US = 100_000
+_BEFORE_LABELS_US = 1_000_000
+"""Time before its first label at which a recording without events is taken to begin, if that is not before zero."""
+
 _STRETCHES = 8
 _IDENTITY_VERSION = 2
 SIZELESS_FORMATS = {"bin"}
@@ -119,6 +123,8 @@ def unlabelled_windows(
 class RecordedWindows:
     """A Dataset of recordings.
 
+    The windows of a recording without events are empty: nothing can be found in them, and their labels count as missed.
+
     Args:
         layout: the files and their labels.
         reading: how they are read.
@@ -129,7 +135,7 @@ class RecordedWindows:
         unlabelled: number of event files skipped because they have no labels.
 
     Raises:
-        EventFileError, SensorSizeError: the first recording cannot be opened.
+        EventFileError, SensorSizeError: the first recording cannot be opened, or none has events.
         LabelError: no label lies within its recording.
     """
 
@@ -141,8 +147,7 @@ class RecordedWindows:
         self._items = items
         self._open: OrderedDict[Path, EventIndex] = OrderedDict()
         self._faults: dict[str, dict[str, int]] = {}
-        first = layout.recordings[0]
-        self.spec = replace(layout.spec, sensor_size=reading.open(first.events, first.sensor_size).sensor_size)
+        self.spec = replace(layout.spec, sensor_size=self._sensor_size(layout))
         self._check_clocks([next(items_of_file)[0] for _, items_of_file in groupby(items, key=_path)])
         self._check_places()
 
@@ -150,10 +155,9 @@ class RecordedWindows:
         return len(self._items)
 
     def __getitem__(self, i: int) -> LabelledWindow:
-        boxes = self.labels(i)
+        boxes, clipped = self._labelled(i)
         recording = self._items[i][0]
         window = self._index(recording).window(boxes.t_us)
-        clipped, _ = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
         return LabelledWindow(window, replace(boxes, boxes_xyxy=clipped), recording.events.name)
 
     def faults_of(self, i: int) -> dict[str, int]:
@@ -163,11 +167,7 @@ class RecordedWindows:
 
     def labels(self, i: int) -> Detections:
         """See Dataset. Boxes without area, or outside the sensor, are left out."""
-        recording, k = self._items[i]
-        t, boxes = recording.labels[k]
-        _, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
-        t_us = self._index(recording).end_us if t is None else t
-        return Detections(boxes.boxes_xyxy[inside], boxes.scores[inside], boxes.labels[inside], t_us)
+        return self._labelled(i)[0]
 
     def window_before(self, i: int, t_us: int) -> LabelledWindow:
         """Return the window of item i's recording that ends at `t_us` instead of its label's time, without labels."""
@@ -200,6 +200,14 @@ class RecordedWindows:
             first += len(chosen)
         return found
 
+    def _labelled(self, i: int) -> tuple[Detections, NDArray[np.float32]]:
+        """Return the boxes of item i that lie on the sensor, as labelled, and clipped to it, `(n, 4)`."""
+        recording, k = self._items[i]
+        t, boxes = recording.labels[k]
+        clipped, inside = _clipped(boxes.boxes_xyxy, self.spec.sensor_size)
+        t_us = self._index(recording).end_us if t is None else t
+        return replace(boxes.take(inside), t_us=t_us), clipped[inside]
+
     def _name(self, recording: Recording) -> str:
         path = recording.events
         return (path.relative_to(self._root) if path.is_relative_to(self._root) else path).as_posix()
@@ -210,18 +218,7 @@ class RecordedWindows:
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
-        stream = self._reading.open(path, recording.sensor_size)
-        if stream.sensor_size != self.spec.sensor_size:
-            raise SensorSizeError(
-                f"{path}: a {stream.sensor_size} sensor among recordings of {self.spec.sensor_size}: use one folder per sensor"
-            )
-        file = (
-            self._reading.cache / "recordings" / f"{_identity(path, self._reading, [])}.json" if self._reading.cache else None
-        )
-        try:
-            index = index_events(stream, self._reading.window_us, file)
-        except DataError as error:
-            raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        index = self._new_index(recording)
         times = [t for t, _ in recording.labels]
         if None in times and index.end_us in times:
             raise LabelError(
@@ -236,6 +233,28 @@ class RecordedWindows:
             self._open.popitem(last=False)
         return index
 
+    def _new_index(self, recording: Recording) -> EventIndex:
+        path, window_us, cache = recording.events, self._reading.window_us, self._reading.cache
+        try:
+            stream = self._reading.open(path, recording.sensor_size)
+            if stream.sensor_size != self.spec.sensor_size:
+                others = f"among recordings of {self.spec.sensor_size}: use one folder per sensor"
+                raise SensorSizeError(f"{path}: a {stream.sensor_size} sensor {others}")
+            file = cache / "recordings" / f"{_identity(path, self._reading, [])}.json" if cache else None
+            return index_events(stream, window_us, file)
+        except NoEventsError:
+            first_us = min((t for t, _ in recording.labels if t is not None), default=0) - _BEFORE_LABELS_US
+            return EmptyRecording(max(first_us, 0), window_us)
+        except DataError as error:
+            raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+    def _sensor_size(self, layout: Layout) -> SensorSize:
+        """Return the sensor size of the first recording that has events."""
+        for recording in layout.recordings:
+            with suppress(NoEventsError):
+                return self._reading.open(recording.events, recording.sensor_size).sensor_size
+        raise NoEventsError(f"{self._root}: no recording contains events")
+
     def _count_held_events(self) -> int:
         return sum(index.held_events for index in self._open.values())
 
@@ -245,6 +264,10 @@ class RecordedWindows:
         return [t for t in times if t <= index.first_us or t - self._reading.window_us >= index.end_us]
 
     def _warn_outside(self, recording: Recording, index: EventIndex) -> None:
+        if isinstance(index, EmptyRecording):
+            text = "%s: contains no events: nothing can be found at its labelled times (%d)"
+            _LOG.warning(text, recording.events, len(recording.labels))
+            return
         outside = self._times_outside(recording, index)
         if outside:
             _LOG.warning(
@@ -257,6 +280,8 @@ class RecordedWindows:
         message = ""
         for recording in recordings:
             index = self._index(recording)
+            if isinstance(index, EmptyRecording):
+                continue
             outside = self._times_outside(recording, index)
             if len(outside) < len(recording.labels):
                 return

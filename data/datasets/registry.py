@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
 from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, NoEventsError
 from evburst.data.events import SensorSize
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
@@ -154,8 +155,10 @@ def _simulated(config: DatasetConfig, request: Request) -> Dataset:
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
     reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache, config.reading)
 
-    def size_of(file: LabelledFile) -> SensorSize:
-        return reading.open(file.events, file.labels.sensor_size).sensor_size
+    def size_of(file: LabelledFile) -> SensorSize | None:
+        with suppress(NoEventsError):
+            return reading.open(file.events, file.labels.sensor_size).sensor_size
+        return None
 
     layout = read_layout(config.kind, Path(config.root), request.split, SPECS[config.spec], config.classes, size_of)
     return RecordedWindows(layout, reading, request.n_windows)

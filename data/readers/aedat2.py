@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data._numba import njit
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.mapping import MappedWords
@@ -92,7 +92,7 @@ class Aedat2File(PacketFile):
         self.offset = len(header)
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - self.offset, EVENT_BYTES)
         if n_events <= 0:
-            raise EventFileError(f"{path}: no event after the header, which ends at byte {self.offset}")
+            raise NoEventsError(f"{path}: no event after the header, which ends at byte {self.offset}")
         self._mapped = MappedWords(path, ">u4", self.offset, (n_events, 2))
         self.words: NDArray[np.uint32] = self._mapped.array
         self.skipped_events = 0

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.aedat2 import CHIPS
@@ -76,7 +76,7 @@ class Aedat3File(PacketFile):
         if count:
             yield np.concatenate(waiting)
         if total + count == 0:
-            raise EventFileError(f"{self.path}: no event in the whole file")
+            raise NoEventsError(f"{self.path}: no event in the whole file")
 
     def _decoded(self) -> Iterator[Events]:
         """Yield the events of each packet, at most _JOINED_EVENTS at a time."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import Events, SensorSize
 from evburst.data.extras import require
 from evburst.data.readers import reader
@@ -61,7 +61,7 @@ class Aedat4File(PacketFile):
             count += len(events)
             yield from split_packets([columns_to_events(columns, place, self.faults)])
         if count == 0:
-            raise EventFileError(f"{self.path}: no event in the whole file")
+            raise NoEventsError(f"{self.path}: no event in the whole file")
 
     def _decoded(self) -> Iterator[dict[str, Any]]:
         """Yield the library's packets and convert its errors to ours; ends early if the file is truncated.

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data._numba import njit
-from evburst.data.errors import EventFileError
+from evburst.data.errors import NoEventsError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.mapping import MappedWords
@@ -54,7 +54,7 @@ class BinFile(PacketFile):
         self.sensor_size = sensor_size or N_CALTECH101
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size, EVENT_BYTES)
         if n_events == 0:
-            raise EventFileError(f"{path}: holds only {self.faults.truncated_bytes} bytes; an event has {EVENT_BYTES}")
+            raise NoEventsError(f"{path}: holds only {self.faults.truncated_bytes} bytes; an event has {EVENT_BYTES}")
         self._mapped = MappedWords(path, np.uint8, 0, (n_events, EVENT_BYTES))
         self.raw: NDArray[np.uint8] = self._mapped.array
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import WRAP_US, unpack
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.header import MAX_HEADER_BYTES, header_fields, is_dat, split_lines
@@ -71,7 +71,7 @@ class DatFile:
         self.faults = Faults()
         n_events, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, EVENT_BYTES)
         if n_events == 0:
-            raise EventFileError(f"{path}: no event after the header, which ends at byte {offset}")
+            raise NoEventsError(f"{path}: no event after the header, which ends at byte {offset}")
         self._mapped = MappedWords(path, "<u4", offset, (n_events, 2))
         self.words: NDArray[np.uint32] = self._mapped.array
         stated_size = f"{header['width']}x{header['height']}" if {"width", "height"} <= header.keys() else None

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import evt_kernels as kernels
 from evburst.data.readers import reader
@@ -72,7 +72,7 @@ class RawFile(PacketFile):
         word_bytes = WORD_BYTES[self.encoding]
         n_words, self.faults.truncated_bytes = divmod(path.stat().st_size - offset, word_bytes)
         if n_words == 0:
-            raise EventFileError(f"{path}: no complete word after the header, which ends at byte {offset}")
+            raise NoEventsError(f"{path}: no complete word after the header, which ends at byte {offset}")
         self.words: NDArray[np.uint16] | NDArray[np.uint32]
         if self.encoding == "EVT3":
             self._mapped = MappedWords(path, "<u2", offset, (n_words,))

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.extras import require
 from evburst.data.readers import reader
@@ -141,7 +141,7 @@ class Hdf5File(PacketFile):
         if len(set(lengths.values())) != 1:
             raise EventFileError(f"{self.path}: the columns' lengths differ: {lengths}")
         if lengths["t"] == 0:
-            raise EventFileError(f"{self.path}: {self._places['t'][0].lstrip('/')} is empty: no event")
+            raise NoEventsError(f"{self.path}: {self._places['t'][0].lstrip('/')} is empty: no event")
         return lengths["t"]
 
     def _clock(self, file: Any) -> tuple[Unit, int]:

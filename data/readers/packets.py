@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evburst.data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError, SensorSizeUnknownError
 from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
-from evburst.data.slicing import windows_by_duration, windows_from
+from evburst.data.slicing import live_windows, windows_by_duration, windows_from
 
 MAX_WINDOW_EVENTS = 1 << 25
 """Maximum number of events per window: 436 MB, ten times what the busiest sensor sends in 50 ms. More means a broken clock."""
@@ -41,7 +41,8 @@ class PacketFile:
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """See EventStream.windows. Events before `start_us` are read as well."""
         packets = bounded_packets(self.path, self.packets(), window_us)
-        return windows_from(windows_by_duration(packets, window_us, self.faults), start_us)
+        cut = windows_by_duration if self.finite else live_windows
+        return windows_from(cut(packets, window_us, self.faults), start_us)
 
 
 def bounded_packets(path: Path, packets: Iterable[Events], window_us: int) -> Iterator[Events]:

@@ -26,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.columns import (
@@ -216,7 +216,7 @@ def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], place: str, options: R
         ConfigError: --columns was given although the array has named fields.
     """
     if shape[:1] == (0,):
-        raise EventFileError(f"{place}: an array of shape {shape}: no event")
+        raise NoEventsError(f"{place}: an array of shape {shape}: no event")
     _check_item(dtype, shape, place)
     if dtype.names and len(shape) == 1:
         refuse_columns(options, place)

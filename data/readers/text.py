@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.columns import COLUMN_NAMES, SAMPLE_EVENTS, Unit, columns_to_events, judge_order, judge_times
@@ -107,7 +107,7 @@ class TextFile(PacketFile):
             count += n_events
             line += block.count(self._newline)
         if count == 0:
-            raise EventFileError(f"{self.path}: no event in the whole file")
+            raise NoEventsError(f"{self.path}: no event in the whole file")
 
     def _blocks(self) -> Iterator[tuple[bytes, bool]]:
         """Yield complete lines: a few MB at a time, of a pipe what has arrived; the last ones may lack their last line end."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evburst.data.errors import EventFileError
+from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.readers.columns import COLUMN_NAMES, column_places, find_columns, refuse_columns, unit_in_name
 from evburst.data.readers.options import ReadOptions
 
@@ -74,7 +74,8 @@ def parse_text_header(path: Path, head: bytes) -> TextHeader:
     """Parse the header in a text file's first bytes.
 
     Raises:
-        EventFileError: there is no line of numbers, or the line before it does not contain column names.
+        EventFileError: there is no line of numbers (NoEventsError: only column names), or the line before it does not contain
+            column names.
     """
     if b"\0" in head.partition(b"\n")[0]:
         raise EventFileError(f"{path}: not text: its first line holds zero bytes; was the file written to its end?")
@@ -91,7 +92,8 @@ def parse_text_header(path: Path, head: bytes) -> TextHeader:
             _read_line(path, header, line, fields, is_comment)
         header.start += len(line)
         header.n_lines += 1
-    raise EventFileError(f"{path}: no line of numbers 't x y p' within its first {len(head)} bytes")
+    error = NoEventsError if header.names else EventFileError
+    raise error(f"{path}: no line of numbers 't x y p' within its first {len(head)} bytes")
 
 
 def find_separator(line: bytes) -> str | None:

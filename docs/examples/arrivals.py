@@ -8,7 +8,7 @@ from typing import Any
 
 from evburst.data.arrays import as_events
 from evburst.data.events import Events, EventWindow, Faults, SensorSize
-from evburst.data.slicing import windows_by_duration, windows_from
+from evburst.data.slicing import live_windows, windows_from
 
 
 class Arrivals:
@@ -36,5 +36,5 @@ class Arrivals:
                 yield packet
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
-        """Yield consecutive windows; a window ends when a later event has arrived."""
-        return windows_from(windows_by_duration(self.packets(), window_us, self.faults), start_us)
+        """Yield consecutive windows; a window ends when a later event has arrived, or if the clock jumps back."""
+        return windows_from(live_windows(self.packets(), window_us, self.faults), start_us)
