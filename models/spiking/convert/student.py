@@ -214,8 +214,8 @@ class _Rounded(torch.autograd.Function):
 def centred_at_rest(layer: NeuronLayer, current: Tensor, timesteps: int, step: Tensor | None) -> NeuronLayer:
     """Shift the currents of a layer so that in a window without events they are as far as possible from firing otherwise.
 
-    A neuron that fires n spikes then gets the current of exactly n thresholds, and one that is silent at most 0: any difference
-    from silence takes a change of half a threshold. Neurons that fire all they can are left as they are.
+    A neuron that fires n spikes then gets the current of exactly n thresholds, and one that is silent at most 0: it takes half a
+    threshold of change for any difference from silence. This leaves neurons as they are that fire all they can.
 
     Args:
         layer: the neurons.
