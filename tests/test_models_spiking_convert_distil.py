@@ -17,7 +17,7 @@ from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
 from evburst.eval.energy import synaptic_ops
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
-from evburst.models.graph import Graph, Node, Runner
+from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, distil
 from evburst.models.spiking.convert.fire import fire
@@ -124,44 +124,6 @@ def test_other_activations_and_pools_learn_too(batches: list[Tensor], case: str)
     learned = distil(other, *start, SPEC, batches[:40] * 8, Descent(320), seen.append)
     assert seen[0].divergence == pytest.approx(mean_divergence(other, start, batches[0]), rel=1e-4)
     assert mean_divergence(other, learned, batches[40]) < 0.97 * mean_divergence(other, start, batches[40])
-
-
-@pytest.mark.parametrize("case", ["T1", "signed T3"])
-@pytest.mark.parametrize("kind", [Detects, DetectsOtherwise])
-def test_networks_centred_at_rest_differ_little_for_few_events(kind: type[nn.Module], batches: list[Tensor], case: str) -> None:
-    """In the middle of a silent window, currents are whole numbers of thresholds; scattered events change less."""
-    network, (timesteps, choice) = traced(kind), CASES[case]
-    start = calibrate(network, record_targets(network, torch.cat(batches[:4])), timesteps, choice)
-    plain, centred = (distil(network, *start, SPEC, batches[:40], Descent(40, centred=c)) for c in (False, True))
-    watched, grid = Levels(*centred), torch.zeros(1, 4, 16, 16)
-    watched.run(grid)
-    for name, level in watched.levels.items():
-        spikes, most = torch.round(level).clamp(min=0), timesteps * centred[1].neurons[name].burst_limits
-        free = (level < most - 0.5) & (level > 0)
-        assert torch.allclose(level[free], spikes[free], atol=0.1), name
-    grid = torch.poisson(torch.full_like(grid, 0.05), generator=torch.Generator().manual_seed(1))
-
-    def differences(converted: tuple[Graph, SpikingParameters]) -> float:
-        stats = SpikingNetwork(*converted).run(grid)[1]
-        return sum(float(np.sum(layer.spikes_beyond_silence)) for layer in stats.layers if layer.kind == "neuron")
-
-    assert 0 < differences(centred) < differences(plain)
-    assert mean_divergence(network, centred, batches[40]) < 1.5 * mean_divergence(network, plain, batches[40])
-
-
-class Levels(SpikingNetwork):
-    """The reference, with the currents of the pixel in the middle over all timesteps, in thresholds; not of a LeakyReLU."""
-
-    def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
-        super().__init__(graph, parameters)
-        self.levels: dict[str, Tensor] = {}
-
-    def relu(self, node: Node, x: Tensor) -> Tensor:
-        layer = self.parameters.neurons[node.name]
-        if not layer.negative_slope:
-            middle = x[:, :, x.shape[2] // 2, x.shape[3] // 2].mean(0) + layer.shift
-            self.levels[node.name] = self.parameters.timesteps * middle / layer.theta
-        return super().relu(node, x)
 
 
 def test_nothing_learned_is_nothing_changed(graph: Graph, calibrated: tuple[Graph, SpikingParameters]) -> None:

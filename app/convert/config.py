@@ -48,8 +48,6 @@ class ConvertConfig:
         advanced_rate: factor on the learning rate of the descent.
         advanced_weights: whether weights learn besides thresholds and shifts; without them, the weights file is a third
             smaller.
-        centre_rest: whether the descent keeps every neuron's current in a window without events midway between two numbers of
-            spikes, so that a few events change few neurons (`centred_at_rest` in models/spiking/convert/student.py).
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
             0: every picture once.
         tuning_every: windows of advanced calibration between two such measurements; its state is saved at each.
@@ -87,7 +85,6 @@ class ConvertConfig:
     advanced_batch: int = 2
     advanced_rate: float = 1.0
     advanced_weights: bool = True
-    centre_rest: bool = False
     tuning_windows: int = 0
     tuning_every: int = 1024
     calibrate_scores: bool = True
@@ -119,7 +116,6 @@ class ConvertConfig:
             "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
             "advanced_rate must be positive": self.advanced_rate > 0,
             "burst must be above 1": self.burst is None or self.burst > 1,
-            "centre_rest needs the descent of level advanced, or continue": not self.centre_rest or self.distils,
         }
         for message, holds in checks.items():
             if not holds:

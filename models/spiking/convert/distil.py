@@ -58,7 +58,6 @@ class Descent:
         rate: factor on the learning rate.
         weights: whether weights learn too, besides thresholds and shifts. Weights that do not learn follow from the ANN's
             and take no space in a weights file.
-        centred: whether currents at rest are centred (`centred_at_rest` in student.py), so that few events change few neurons.
     """
 
     steps: int
@@ -66,7 +65,6 @@ class Descent:
     burst: float | None = None
     rate: float = 1.0
     weights: bool = True
-    centred: bool = False
 
     def rate_at(self, step: int) -> float:
         """Factor on every learning rate at a step: a short warm-up, then a cosine."""
@@ -182,7 +180,6 @@ class Distillation:
             self._device,
             descent.weights,
             not folds,
-            descent.centred,
         )
         self._teacher = Runner(ann.on(self._device, copy=True))
         self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)

@@ -25,7 +25,6 @@ from evburst.models.spiking.integer_form import (
     whole_steps,
 )
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from evburst.models.spiking.neurons import NeuronLayer, over_time
 from evburst.models.spiking.rounding import Sizes, rounded, spike_values
 
 RATE = 1e-3
@@ -42,7 +41,6 @@ class Student(SpikingNetwork):
         device: where it is computed.
         learns_weights: whether weights learn too.
         integer: whether layers are rounded as `integer_form` does.
-        centred: whether currents at rest are centred, see `centred_at_rest`.
 
     Attributes:
         operations: synaptic operations per image in the last run, with gradient.
@@ -58,7 +56,6 @@ class Student(SpikingNetwork):
         device: torch.device,
         learns_weights: bool = True,
         integer: bool = True,
-        centred: bool = False,
     ) -> None:
         # steps of `integer_form` follow thresholds and weights that learn
         weights = {name: tensor for name, tensor in graph.tensors.items() if not name.endswith(".step")}
@@ -77,10 +74,7 @@ class Student(SpikingNetwork):
         self.operations = self.surplus = self.bursts = torch.zeros((), device=device)
         self._values: dict[str, Tensor | None] = {}
         self._driven = driven(self.graph) if integer else []
-        self._centred, self._resting_now = centred, False
-        self._shape: tuple[int, ...] = (self.graph.channels, *[8 * self.graph.stride] * 2)
-        self._steps: dict[str, Tensor] = {}  # by convolution
-        self._step_of: dict[str, Tensor] = {}  # by relu node
+        self._steps: dict[str, Tensor] = {}
         sizes = signal_thresholds(graph, parameters.neurons)
         self.steps = {  # they stay what they are as long as they can
             drive.relu.name: _numbers_of_steps(drive, layer.theta, sizes, step).to(device)
@@ -105,10 +99,9 @@ class Student(SpikingNetwork):
 
     def outputs(self, grids: Tensor) -> list[Tensor]:
         """Read-outs for a batch of grids, `(N, 2 * bins, H, W)` float32."""
-        self._shape = tuple(grids.shape[1:])
-        self.steps_now()
         self.begin(grids)
         self.operations = self.surplus = self.bursts = torch.zeros((), device=self.device)
+        self.steps_now()
         return self.compute(grids)
 
     def steps_now(self) -> dict[str, Tensor]:
@@ -122,18 +115,7 @@ class Student(SpikingNetwork):
         for drive in self._driven:
             if can_be_whole(self.graph, drive, self.theta):
                 self._to_steps(drive)
-        if self._centred:
-            self._rest()
         return {f"{name}.step": step for name, step in self._steps.items()}
-
-    @torch.no_grad()
-    def _rest(self) -> None:
-        """Centre the currents of all layers for a window without events."""
-        silent = torch.zeros((1, *self._shape), device=self.device)
-        self._resting_now = True
-        self.begin(silent)
-        self.compute(silent)
-        self._resting_now = False
 
     def _follow_thresholds(self) -> None:
         """Update what follows from the thresholds of all layers."""
@@ -147,7 +129,6 @@ class Student(SpikingNetwork):
         step, theta = steps_of(self.graph, drive, layer, self.theta, self._timesteps, self.steps.get(name))
         self.steps[name] = _numbers_of_steps(drive, theta, self.theta, step)
         self._steps |= {conv.name: step for conv in drive.convs}
-        self._step_of[name] = step
         constant = constant_current(self.graph, drive)
         shift = whole_steps(constant + layer.shift, step) - constant
         self._layers[name] = replace(layer, theta=theta, shift=shift)
@@ -180,9 +161,6 @@ class Student(SpikingNetwork):
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
         current = x.reshape(-1, self._images, *x.shape[1:])
-        if self._resting_now:
-            own, step = self._layers[node.name], self._step_of.get(node.name)
-            self._layers[node.name] = centred_at_rest(own, current[:, 0], self._timesteps, step)
         layer, fan_out = self._layers[node.name], self._fan_out[node.name]
         fired = fire(current, self._theta_of(node.name), self._shift[node.name], layer, self._timesteps, fan_out)
         self.operations = self.operations + fired.operations
@@ -209,30 +187,6 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient, None, None
-
-
-def centred_at_rest(layer: NeuronLayer, current: Tensor, timesteps: int, step: Tensor | None) -> NeuronLayer:
-    """Shift the currents of a layer so that in a window without events they are as far as possible from firing otherwise.
-
-    A neuron that fires n spikes then gets the current of exactly n thresholds, and one that is silent at most 0: it takes half a
-    threshold of change for any difference from silence. This leaves neurons as they are that fire all they can.
-
-    Args:
-        layer: the neurons.
-        current: `(T, C, h, w)` without events, or `(1, C, h, w)` if it is the same at every timestep. That of the pixel in the
-            middle stands for all.
-        timesteps: T.
-        step: `(C,)` that shifts are multiples of.
-    """
-    if layer.negative_slope:
-        return layer
-    middle = over_time(current[:, None])[0, :, current.shape[2] // 2, current.shape[3] // 2] + layer.shift
-    level = timesteps * middle / layer.theta
-    limits = timesteps * layer.burst_limits
-    spikes = torch.floor(level + 0.5).clamp(min=0).minimum(limits)
-    change = torch.where(spikes > 0, spikes - level, -level.clamp(min=0)) * layer.theta / timesteps
-    change = torch.where(spikes < limits, change, 0.0)
-    return replace(layer, shift=layer.shift + (change if step is None else torch.round(change / step) * step))
 
 
 def _numbers_of_steps(drive: Driven, theta: Tensor, sizes: Sizes, step: Tensor) -> Tensor:
