@@ -48,6 +48,8 @@ class ConvertConfig:
         advanced_rate: factor on the learning rate of the descent.
         advanced_weights: whether weights learn besides thresholds and shifts; without them, the weights file is a third
             smaller.
+        margin: by how many thresholds, up to 0.5, a neuron's current in a window without events stays away from another number
+            of spikes (models/spiking/convert/margin.py), so that few events change few neurons; the last step but for scores.
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
             0: every picture once.
         tuning_every: windows of advanced calibration between two such measurements; its state is saved at each.
@@ -85,6 +87,7 @@ class ConvertConfig:
     advanced_batch: int = 2
     advanced_rate: float = 1.0
     advanced_weights: bool = True
+    margin: float = 0.0
     tuning_windows: int = 0
     tuning_every: int = 1024
     calibrate_scores: bool = True
@@ -116,6 +119,7 @@ class ConvertConfig:
             "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
             "advanced_rate must be positive": self.advanced_rate > 0,
             "burst must be above 1": self.burst is None or self.burst > 1,
+            "margin must be 0 to 0.5": 0 <= self.margin <= 0.5,
         }
         for message, holds in checks.items():
             if not holds:

@@ -37,6 +37,7 @@ from evburst.models.layout import input_stride
 from evburst.models.spiking.adaptive import least_tau
 from evburst.models.spiking.convert.calibrate import Choice, Targets, calibrate, record_targets
 from evburst.models.spiking.convert.distil import Descent, Distillation, refuse_memory
+from evburst.models.spiking.convert.margin import keep_margin
 from evburst.models.spiking.convert.scales import parameters_of, without_unused_scales
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingParameters
@@ -152,6 +153,14 @@ class Conversion:
             raise ConfigError(message) from None
         draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
         return learned(), course.rows
+
+    def with_margin(self, bundle: DetectorBundle) -> DetectorBundle:
+        """Return the network with the margin of silence that is wanted."""
+        if not self.config.margin:
+            return bundle
+        size = int(self.grids.shape[2]), int(self.grids.shape[3])
+        spiking, parameters = keep_margin(bundle.spiking, bundle.parameters, size, self.config.margin)
+        return replace(bundle, spiking=spiking, parameters=parameters)
 
     def _fresh_batches(self, windows: int, done: int) -> Iterator[Tensor]:
         """Yield batches of training windows. Recordings have no other showings: all windows are used, in another order."""

@@ -157,7 +157,7 @@ def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
         bundle = conversion.calibrated(choices)
     if config.distils:
         bundle, found["descent"] = conversion.distilled(bundle, config.budget or found.get("expected_share"))
-    return bundle, found
+    return conversion.with_margin(bundle), found
 
 
 def _write_report(conversion: Conversion, bundle: DetectorBundle) -> None:
