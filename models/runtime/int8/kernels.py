@@ -14,8 +14,9 @@ Signed neurons: their counts are stored summed over time (`summed`). These are n
 ordinary maximum, and a read-out needs the last timestep only. The spikes of a timestep are the difference of two sums.
 
 Silence (models/spiking/silence.py): the counts of a window without events are computed once and kept. For every LANES channels
-of a pixel, `changed` records whether the counts of the current window differ from them, and the differences are counted. A tile
-whose inputs do not differ is copied from silence, and no difference is counted for it.
+of a pixel, `changed` records whether the counts of the current window differ from them, and the differences are counted. What
+does not differ in the input of a tile, or of a whole operation, is not computed: its counts are restored where the window
+before had changed them, and how many they are is known.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FIRE, READ_OUT, MAX_POOL, UPSAMPLE, ADD = range(5)
 """Kinds of operations."""
 
 _FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush channel constant
-    out out_step out_image out_row out_pixel fan_out by_channel uniform factor"""
+    out out_step out_image out_row out_pixel fan_out by_channel uniform factor tiles"""
 OPERATION = np.dtype([(name, np.int64) for name in _FIELDS.split()])
 """One operation. Distances and positions are in elements.
 
@@ -62,6 +63,7 @@ fan_out: position of the fan-out `(rows, columns, blocks)`.
 uniform: whether the channels of each block have equal fan-out; else `by_channel` is the position of one per channel,
     `(rows, columns, blocks * LANES)`.
 factor: of upsampling.
+tiles: of FIRE, index of its first tile in the counts of silence `(rows, blocks, tiles)`.
 """
 
 _TERM_FIELDS = """start step image row pixel offsets steps first_step span_rows span_columns source_row source_pixel blocks
@@ -102,7 +104,7 @@ PROGRESS = 8
 @njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, factors, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps,
-    skip_silence, summed, timesteps, images, acc, before, progress, counts, totals
+    silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, before, progress, counts, totals
 ):  # fmt: skip
     """Run operations in order.
 
@@ -116,7 +118,10 @@ def run_operations(  # type: ignore[no-untyped-def]
         arena, silent: uint8 spike counts of this window, and of a window without events.
         changed: uint8 flags, one for every LANES elements of the arena; those of the first timestep stand for all timesteps.
         maps, silent_maps: float32 read-outs of this window, and of a window without events.
-        skip_silence: whether to copy unchanged tiles from silence.
+        silent_totals: `totals` of a window without events.
+        silent_tiles: int64 `(tiles, 4)`: the first four of them for every tile of one image.
+        restored: uint8 flag of each operation: whether its output is known to be that of silence; updated.
+        skip_silence: whether to leave out what does not differ from silence.
         summed: whether counts are summed over time.
         timesteps, images: T and N.
         acc: int32 scratch memory per thread, one tile per timestep.
@@ -131,25 +136,33 @@ def run_operations(  # type: ignore[no-untyped-def]
     for thread in numba.prange(len(acc)):
         _work(
             thread, (operations, terms, offsets, weights, factors), (scale, bias, limits), fan_out,
-            (arena, silent, changed, summed), (maps, silent_maps), skip_silence, timesteps, images, acc, before, progress,
-            counts[thread],
+            (arena, silent, changed, summed), (maps, silent_maps), (silent_totals, silent_tiles, restored), skip_silence,
+            timesteps, images, acc, before, progress, counts[thread],
         )  # fmt: skip
     _add_up(counts, totals)
 
 
 @njit(cache=True, nogil=True)
 def _work(  # type: ignore[no-untyped-def]
-    thread, tables, neurons, fan_out, state, maps, skip_silence, timesteps, images, acc, before, progress, counts
+    thread, tables, neurons, fan_out, state, maps, silence, skip_silence, timesteps, images, acc, before, progress, counts
 ):
     """Run all operations as one of several threads; see `run_operations`."""
     operations, terms, offsets, weights, factors = tables
     threads, changed, own = len(acc), state[2], counts[-1, 0]
+    silent_totals, silent_tiles, restored = silence
     for index in range(len(operations)):
         operation = operations[index]
         reader = operation, terms, offsets, weights, factors
         per_image, line = operation.rows * operation.blocks, index * (threads + 1) * PROGRESS
         units, all_done = images * per_image, line + threads * PROGRESS
-        skip = skip_silence and _share_changed(operation, terms, changed) <= MAX_CHANGED_SHARE
+        share = _share_changed(operation, terms, changed) if skip_silence else 1.0
+        skip, nothing = share <= MAX_CHANGED_SHARE, share == 0
+        if nothing and thread == 0:
+            for image in range(images):
+                for k in range(COUNTERS // 2):
+                    counts[index, image, 2 * k] += silent_totals[index, image, k]
+        if nothing and restored[index]:
+            continue
         for turn in range(threads):
             owner, done = (thread + turn) % threads, 0
             first, stop = owner * units // threads, (owner + 1) * units // threads
@@ -158,8 +171,10 @@ def _work(  # type: ignore[no-untyped-def]
                 image, rest = unit // per_image, unit % per_image
                 place = image, rest % operation.blocks, rest // operation.blocks
                 own[:] = 0
-                if operation.kind == FIRE:
-                    _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc[thread], own)
+                if nothing:
+                    _restore_row(operation, state, maps[0], maps[1], timesteps, place)
+                elif operation.kind == FIRE:
+                    _fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc[thread], own)
                 elif operation.kind == READ_OUT:
                     _read_out(reader, neurons[0], neurons[1], state, maps[0], maps[1], skip, timesteps, place, acc[thread])
                 elif operation.kind == MAX_POOL:
@@ -180,6 +195,61 @@ def _work(  # type: ignore[no-untyped-def]
                 pause()
             else:
                 give_way()
+        restored[index] = nothing
+
+
+@njit(inline="always")
+def _restore(operation, state, timesteps, to, pixels):  # type: ignore[no-untyped-def]
+    """Restore the counts of neighbouring pixels to those of silence, where they differ from the window before."""
+    arena, silent, changed, _ = state
+    for i in range(pixels):
+        at = to + i * operation.out_pixel
+        if changed[np.uintp(at) // np.uintp(LANES)]:
+            changed[np.uintp(at) // np.uintp(LANES)] = 0
+            for t in range(timesteps):
+                copy_lanes(silent, at + t * operation.out_step, arena, at + t * operation.out_step)
+
+
+@njit(cache=True, nogil=True)
+def _restore_row(operation, state, maps, silent_maps, timesteps, place):  # type: ignore[no-untyped-def]
+    """Restore a row of an operation's output to silence."""
+    image, block, row = place
+    to = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    if operation.kind == READ_OUT:
+        for column in range(operation.columns):
+            for at in range(to + column * operation.out_pixel, to + column * operation.out_pixel + LANES):
+                maps[at] = silent_maps[at]
+    else:
+        _restore(operation, state, timesteps, to, operation.columns)
+
+
+@njit(cache=True, nogil=True)
+def tally_silence(operations, fan_out, silent, summed, timesteps, tiles):  # type: ignore[no-untyped-def]
+    """Count spikes, synaptic operations, and both with each burst counted once, of every tile in silence.
+
+    Args:
+        operations, fan_out, silent, summed, timesteps: as in `run_operations`.
+        tiles: int64 `(tiles, 4)`, overwritten.
+    """
+    counts, index = np.zeros(COUNTERS, np.int64), 0
+    for operation in operations:
+        if operation.kind != FIRE:
+            continue
+        for row in range(operation.rows):
+            for block in range(operation.blocks):
+                for column in range(operation.columns):
+                    if column % PIXELS == 0:
+                        counts[:] = 0
+                    fan_out_at = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
+                    at = operation.out + row * operation.out_row + column * operation.out_pixel + block * LANES
+                    for t in range(timesteps):
+                        here, since = at + t * operation.out_step, summed and t > 0
+                        before = here - since * operation.out_step
+                        count_lanes(silent, here, silent, before, since, fan_out, fan_out_at, counts, 0)
+                    if column % PIXELS == PIXELS - 1 or column == operation.columns - 1:
+                        for k in range(4):
+                            tiles[index, k] = counts[2 * k] + counts[2 * k + 1]
+                        index += 1
 
 
 @njit(cache=True, nogil=True)
@@ -311,25 +381,21 @@ def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ig
 
 
 @njit(cache=True, nogil=True)
-def _fire(reader, neurons, fan_out, state, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
+def _fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
     """Compute a convolution and its burst neurons for one row."""
     operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
     channel, width = operation.channel + block * LANES, operation.out_pixel
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     fan_out_row = operation.fan_out + row * operation.columns * operation.blocks + block
+    tiles = operation.tiles + (row * operation.blocks + block) * ((operation.columns + PIXELS - 1) // PIXELS)
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
         to, fan_out_at = out + column * width, fan_out_row + column * operation.blocks
         if skip and not _has_changed(reader, changed, place, column, pixels):
-            for i in range(pixels):
-                changed[np.uintp(to + i * width) // np.uintp(LANES)] = 0
-                for t in range(timesteps):
-                    at = to + i * width + t * operation.out_step
-                    copy_lanes(silent, at, arena, at)
-                    since = summed and t > 0
-                    before, targets = at - since * operation.out_step, fan_out_at + i * operation.blocks
-                    count_lanes(silent, at, silent, before, since, fan_out, targets, counts, 0)
+            _restore(operation, state, timesteps, to, pixels)
+            for k in range(4):
+                counts[2 * k] += silent_tiles[tiles + column // PIXELS, k]
             continue
         for t in range(1 if operation.constant else timesteps):
             _dot(reader, arena, t, t + 1, place, column, pixels, acc, t * PIXELS * LANES)

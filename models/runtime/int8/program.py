@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.models.runtime.int8.kernels import COUNTERS, PROGRESS, pack_grid, run_operations
+from evburst.models.runtime.int8.kernels import COUNTERS, PROGRESS, pack_grid, run_operations, tally_silence
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.signals import Source
@@ -25,6 +25,7 @@ class _Silence:
     arena: NDArray[np.uint8]
     maps: NDArray[np.float32]
     totals: NDArray[np.int64]
+    tiles: NDArray[np.int64]
 
 
 class Program:
@@ -50,7 +51,9 @@ class Program:
         self.totals = np.zeros((len(operations), images, COUNTERS // 2), np.int64)
         self.resting: dict[str, Tensor] = {}
         self._map_arena = np.zeros(tables.map_size, np.float32)
-        self._silence = _Silence(np.zeros_like(self.arena), np.zeros_like(self._map_arena), np.zeros_like(self.totals))
+        tiles = np.zeros((tables.tiles, 4), np.int64)
+        self._silence = _Silence(np.zeros_like(self.arena), np.zeros_like(self._map_arena), np.zeros_like(self.totals), tiles)
+        self._restored = np.zeros(len(operations), np.uint8)
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
         threads = numba.config.NUMBA_NUM_THREADS
         self._acc = np.zeros((threads, layout.timesteps * PIXELS * LANES), np.int32)
@@ -79,12 +82,14 @@ class Program:
 
         Args:
             operations: one of the tables' runs.
-            skip: whether tiles whose input equals that of silence are taken from there.
+            skip: whether what does not differ from silence is left out.
         """
+        silence = self._silence
         run_operations(
-            self.tables.operations[operations], self.tables.terms, *self.tables.constants, self.arena, self._silence.arena,
-            self.changed, self._map_arena, self._silence.maps, skip, self.plan.summed, self.layout.timesteps,
-            self.layout.images, self._acc, self._before, self._progress, self._counts, self.totals[operations],
+            self.tables.operations[operations], self.tables.terms, *self.tables.constants, self.arena, silence.arena,
+            self.changed, self._map_arena, silence.maps, silence.totals[operations], silence.tiles,
+            self._restored[operations], skip, self.plan.summed, self.layout.timesteps, self.layout.images, self._acc,
+            self._before, self._progress, self._counts, self.totals[operations],
         )  # fmt: skip
 
     def remember_silence(self) -> None:
@@ -92,6 +97,8 @@ class Program:
         silence = self._silence
         self.totals[..., COUNTERS // 4 :] = 0
         silence.arena[:], silence.maps[:], silence.totals[:] = self.arena, self._map_arena, self.totals
+        fan_out = self.tables.constants[-1]
+        tally_silence(self.tables.operations, fan_out, silence.arena, self.plan.summed, self.layout.timesteps, silence.tiles)
 
     def recall_silence(self) -> None:
         """Restore the maps and totals of a window without events, without running anything."""

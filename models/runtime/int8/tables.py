@@ -20,7 +20,7 @@ from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, OPERATION, 
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import PIXEL, Added, Current, Plan, Step
 from evburst.models.runtime.int8.signals import Part, Read, Source, reads
-from evburst.models.runtime.int8.simd import LANES
+from evburst.models.runtime.int8.simd import LANES, PIXELS
 from evburst.models.spiking.network import SpikingParameters
 
 
@@ -60,6 +60,7 @@ class Tables:
             `run_operations`.
         maps: of each read-out.
         map_size: elements of all maps.
+        tiles: number of tiles of all layers of neurons, of one image.
     """
 
     runs: list[Step | slice]
@@ -69,6 +70,7 @@ class Tables:
     constants: tuple[NDArray[Any], ...]
     maps: dict[str, Map]
     map_size: int
+    tiles: int
 
     @cached_property
     def members(self) -> NDArray[np.float64]:
@@ -123,6 +125,7 @@ class _FanOut:
     uniform: int
     fan_out: int
     by_channel: int
+    tiles: int
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class Tabulator:
         self._maps: dict[str, Map] = {}
         self._map_size = 0
         self._layers: dict[str, CountedLayer] = {}
+        self._tiles = 0
 
     def tables(self) -> Tables:
         """The tables."""
@@ -181,7 +185,8 @@ class Tabulator:
         terms = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
         arrays = self._offsets, self._weights, self._factors, self._scale, self._bias, self._limits, self._fan
         constants = tuple(array.joined() for array in arrays)
-        return Tables(runs, list(self._layers.values()), operations, terms, constants, self._maps, self._map_size)
+        layers = list(self._layers.values())
+        return Tables(runs, layers, operations, terms, constants, self._maps, self._map_size, self._tiles)
 
     def _add(self, step: Step) -> None:
         first, groups = len(self._terms), list[_Fields]()
@@ -289,7 +294,11 @@ class Tabulator:
         # Padded channels never fire, so their fan-out is free to equal their block's.
         blocks[..., -1, source.shape[0] - pixel + LANES :] = blocks[..., -1, :1]
         uniform = bool((blocks == blocks[..., :1]).all())
-        return [_FanOut(int(uniform), self._fan.add(blocks[..., 0]), 0 if uniform else self._fan.add(blocks))]
+        first = self._tiles
+        if step.kind == FIRE:
+            self._tiles += blocks.shape[0] * blocks.shape[2] * -(-blocks.shape[1] // PIXELS)
+        by_channel = 0 if uniform else self._fan.add(blocks)
+        return [_FanOut(int(uniform), self._fan.add(blocks[..., 0]), by_channel, first)]
 
 
 class _Array:
