@@ -32,6 +32,7 @@ from bench import (  # noqa: E402
     inference,
     int8_ann,
     late,
+    margin,
     memory,
     quiet,
     real,
@@ -404,6 +405,7 @@ TABLES = (
     ),
     DocTable("tradeoff", "docs/results.md", "AP against energy", lambda: tradeoff.table(_read("tradeoff"))),
     DocTable("epochs", "docs/results.md", "How the weights were made", epochs, 1),
+    DocTable("margin", "docs/convert.md", "Margin of silence", lambda: margin.table(_read("margin"))),
     DocTable(
         "seeds",
         "docs/convert.md",

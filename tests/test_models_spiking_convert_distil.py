@@ -27,7 +27,7 @@ from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, si
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
 from evburst.models.spiking.rounding import rounded, spike_values
 from evburst.models.tasks import divergence, task_of
-from tests.conftest import Block, drawn
+from tests.conftest import Block, Residual, drawn
 
 SPEC = HeadSpec("yolo", (4,), 4, ("a", "b"))
 CASES = {"T1": (1, Choice(3)), "T3": (3, Choice(2)), "signed T3": (3, Choice(8, signed=True)), "raised": (1, Choice(8, 2.0))}
@@ -124,6 +124,32 @@ def test_other_activations_and_pools_learn_too(batches: list[Tensor], case: str)
     learned = distil(other, *start, SPEC, batches[:40] * 8, Descent(320), seen.append)
     assert seen[0].divergence == pytest.approx(mean_divergence(other, start, batches[0]), rel=1e-4)
     assert mean_divergence(other, learned, batches[40]) < 0.97 * mean_divergence(other, start, batches[40])
+
+
+class DetectsResidually(Residual):
+    """A residual network with what a detector reads out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.scores = nn.Conv2d(24, 16, 1), nn.Conv2d(24, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.features(x)
+        return [self.boxes(x), self.scores(x)]
+
+
+@pytest.mark.parametrize("case", ["T1", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "T1")])
+def test_neurons_driven_by_sums_learn_as_integers(batches: list[Tensor], case: str) -> None:
+    """The network that learns is the one that runs: thresholds follow those of the spikes that are added."""
+    network, (timesteps, choice) = traced(DetectsResidually), CASES[case]
+    start = calibrate(network, record_targets(network, torch.cat(batches[:4])), timesteps, choice)
+    first: list[Progress] = []
+    distil(network, *start, SPEC, batches[:1], Descent(1), first.append)
+    folds = all(layer.signed for layer in start[1].neurons.values())
+    assert folds or first[0].divergence == pytest.approx(mean_divergence(network, start, batches[0]), rel=1e-4)
+    learned = distil(network, *start, SPEC, batches[:40] * 8, Descent(320))
+    assert is_integer(*learned)
+    assert mean_divergence(network, learned, batches[40]) < mean_divergence(network, start, batches[40])
 
 
 def test_nothing_learned_is_nothing_changed(graph: Graph, calibrated: tuple[Graph, SpikingParameters]) -> None:
