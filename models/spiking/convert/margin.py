@@ -71,5 +71,5 @@ def with_margin(layer: NeuronLayer, current: Tensor, timesteps: int, margin: flo
     spikes = torch.floor(level + 0.5).clamp(min=0).minimum(most)
     lowest = torch.where(spikes > 0, spikes - 0.5 + margin, -torch.inf)
     highest = torch.where(spikes < most, spikes + 0.5 - margin, torch.inf)
-    moved = level.maximum(lowest).minimum(highest) - level
-    return replace(layer, shift=layer.shift + moved * layer.theta / timesteps)
+    change = level.maximum(lowest).minimum(highest) - level
+    return replace(layer, shift=layer.shift + change * layer.theta / timesteps)
