@@ -405,7 +405,12 @@ TABLES = (
     ),
     DocTable("tradeoff", "docs/results.md", "AP against energy", lambda: tradeoff.table(_read("tradeoff"))),
     DocTable("epochs", "docs/results.md", "How the weights were made", epochs, 1),
-    DocTable("margin", "docs/convert.md", "Margin of silence", lambda: margin.table(_read("margin"))),
+    DocTable(
+        "margin",
+        "docs/convert.md",
+        "Margin of silence",
+        lambda: margin.table([_read(f"margin_{weights}") for weights in ("street", "caltech6")]),
+    ),
     DocTable(
         "seeds",
         "docs/convert.md",

@@ -1,6 +1,7 @@
 """Measure what the margin of silence (models/spiking/convert/margin.py) costs in AP, and saves in windows of few events.
 
-    python bench/margin.py --weights street --root STREET [--json docs/results/margin.json]
+    python bench/margin.py --weights street --root STREET [--json docs/results/margin_street.json]
+    python bench/margin.py --weights caltech6 --root CALTECH6 --limit 1902 [--json docs/results/margin_caltech6.json]
 
 The margin is set in bundled weights, which were converted without one. For each: AP of the spiking network on the validation
 windows, and its energy there; then, of windows with scattered events, the operations beyond silence and the time of the `int8`
@@ -15,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from bench.inference import window_grid
-from bench.quiet import RECORDING, WINDOW, scattered
+from bench.quiet import RECORDING, scattered
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.scores import score
@@ -36,6 +38,8 @@ from evburst.models.spiking.network import SpikingNetwork
 
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 EVENTS = (1, 10, 100, 1300)
+BUSY_MS = 1500
+"""Where the window of the recording begins."""
 SEEDS, TURNS = 5, 40
 
 
@@ -95,16 +99,16 @@ def _noise(bundle: DetectorBundle, busy: torch.Tensor, events: int) -> list[torc
     return [scattered(events, bundle, int(busy.shape[2]), int(busy.shape[3]), seed) for seed in range(SEEDS)]
 
 
-def table(record: dict[str, Any]) -> str:
-    """Return a Markdown table of the results."""
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table of the results of several networks."""
     events = [f"{n:,} event{'s' if n > 1 else ''}" for n in EVENTS]
     heads = [f"{what} of {name}" for what in ("operations", "time") for name in events]
-    lines = [["margin", "AP", "AP lost", "of dense ANN, INT8", *heads], ["---:"] * (4 + len(heads))]
-    for row in record["rows"]:
+    head = ["weights", "windows", "margin", "AP", "AP lost", "of dense ANN, INT8", *heads]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for record, row in ((record, row) for record in records for row in record["rows"]):
         shares = [f"{100 * row[what][str(n)]:.0f} %" for what in ("operations", "time") for n in EVENTS]
-        lines.append(
-            [f"{row['margin']:g}", f"{row['ap']:.1f}", f"{row['lost_ap']:.1f}", f"{100 * row['energy_int8']:.1f} %", *shares]
-        )
+        name = f"`{record['weights']}`", f"{record['windows']:,}", f"{row['margin']:g}"
+        lines.append([*name, f"{row['ap']:.1f}", f"{row['lost_ap']:.1f}", f"{100 * row['energy_int8']:.1f} %", *shares])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -112,16 +116,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every margin; returns the record of the results."""
     bundle = DetectorBundle.load(args.weights)
     conversion = Conversion(ConvertConfig(args.weights, "unused.safetensors", args.root, continues=True, cache=args.cache))
-    windows, busy = conversion.data.windows("val", args.limit), window_grid(RECORDING, bundle, WINDOW)
+    windows = conversion.data.windows("val", args.limit)
+    busy = window_grid(RECORDING, bundle, int(BUSY_MS / bundle.voxel.window_ms))
     ann, rows = score(bundle, windows, ann=True)[0].value, []
+    found = {"weights": Path(args.weights).stem, "windows": len(windows), "ann_ap": ann}
     for margin in args.margins:
         own = with_margin(bundle, (int(busy.shape[2]), int(busy.shape[3])), margin)
         scored, operations = score(own, windows)
         energy = operations * conversion.share_per_operation()
         shares = relative_operations(own, busy), relative_times(own, busy)
         rows.append(Row(margin, scored.value, ann - scored.value, energy, *shares))
-        print(table({"rows": [asdict(rows[-1])]}).splitlines()[-1], flush=True)
-    found = {"weights": Path(args.weights).stem, "windows": len(windows), "ann_ap": ann}
+        print(table([found | {"rows": [asdict(rows[-1])]}]).splitlines()[-1], flush=True)
     return found | {"rows": [asdict(row) for row in rows], **provenance()}
 
 
@@ -135,7 +140,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file of the results")
     args = parser.parse_args()
     record = measure(args)
-    print(table(record))
+    print(table([record]))
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -13,8 +13,8 @@ from evburst.models.bundle import DetectorBundle
 def test_the_table_is_of_the_figures() -> None:
     shares = {str(n): 0.1 * k for k, n in enumerate(EVENTS)}
     row = {"margin": 0.3, "ap": 31.04, "lost_ap": 1.98, "energy_int8": 0.1512, "operations": shares, "time": shares}
-    assert table({"rows": [row]}).splitlines()[2] == (
-        "| 0.3 | 31.0 | 2.0 | 15.1 % | 0 % | 10 % | 20 % | 30 % | 0 % | 10 % | 20 % | 30 % |"
+    assert table([{"weights": "street", "windows": 514, "rows": [row]}]).splitlines()[2] == (
+        "| `street` | 514 | 0.3 | 31.0 | 2.0 | 15.1 % | 0 % | 10 % | 20 % | 30 % | 0 % | 10 % | 20 % | 30 % |"
     )
 
 
