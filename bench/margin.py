@@ -105,7 +105,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     heads = [f"{what} of {name}" for what in ("operations", "time") for name in events]
     head = ["weights", "windows", "margin", "AP", "AP lost", "of dense ANN, INT8", *heads]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for record, row in ((record, row) for record in records for row in record["rows"]):
+    for record, row in ((found, own) for found in records for own in found["rows"]):
         shares = [f"{100 * row[what][str(n)]:.0f} %" for what in ("operations", "time") for n in EVENTS]
         name = f"`{record['weights']}`", f"{record['windows']:,}", f"{row['margin']:g}"
         lines.append([*name, f"{row['ap']:.1f}", f"{row['lost_ap']:.1f}", f"{100 * row['energy_int8']:.1f} %", *shares])
