@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,11 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         from evburst.app.detect import DetectConfig, detect_file, human_summary
         from evburst.app.runs import refuse_ignored
 
-        config = load_config(DetectConfig, args.config, args.set + given(args))
+        assignments = args.set + given(args)
+        sinks = [*load_config(DetectConfig, args.config, assignments).sinks, *(["crops"] if args.crops else [])]
+        wanted = [name for name in dict.fromkeys(sinks) if name != "video" or not args.no_video]
+        config = load_config(DetectConfig, args.config, assignments + as_assignments({"sinks": wanted}))
         refuse_ignored(config)
-        if args.no_video:
-            config = replace(config, sinks=tuple(name for name in config.sinks if name != "video"))
-        if args.crops and "crops" not in config.sinks:
-            config = replace(config, sinks=(*config.sinks, "crops"))
         summary: Any
         if one_file(args.events) and not args.skip_existing:
             summary = detect_file(args.events[0], args.out, config)

@@ -233,6 +233,33 @@ def test_a_missing_required_flag_is_named(capsys: pytest.CaptureFixture[str]) ->
     assert "convert.py: error: the following arguments are required: --weights" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flags", "where"), [("--slow 10", ""), ("--fps 20", ""), ("--config {}", "{}, line 2: ")])
+def test_flags_of_outputs_that_contradict_settings_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, where: str
+) -> None:
+    (file := tmp_path / "slow.yaml").write_text("ann: true\nslow: 3\n")
+    assert cli.detect_main(["--events", "x.dat", "--no-video", *flags.format(file).split()]) == 1
+    message = "slow and fps set the speed of the video: add video to the sinks, or leave them out"
+    assert capsys.readouterr().err == f"error: {where.format(file)}settings: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sinks"),
+    [
+        ("--no-video", ("jsonl", "bbox")),
+        ("--crops", ("jsonl", "bbox", "video", "crops")),
+        ("--crops --no-video --sinks crops,video", ("crops",)),
+    ],
+)
+def test_flags_choose_outputs(monkeypatch: pytest.MonkeyPatch, flags: str, sinks: tuple[str, ...]) -> None:
+    def detect_file(events: Path, out: Path, config: Any) -> dict[str, Any]:
+        assert config.sinks == sinks
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("evburst.app.detect.detect_file", detect_file)
+    assert cli.detect_main(["--events", "x.dat", *flags.split()]) == 1
+
+
 def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "c.yaml").write_text("post: {score: 0.1, nms_iou: 0.1, max_detections: 1}\nann: true\n")
     seen: list[Any] = []
