@@ -10,23 +10,24 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
 from evburst.app.console import number_of
-from evburst.app.detect import DetectConfig, class_numbers, detect_file
+from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, detect_file
 from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.app.runs import load_weights
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
-from evburst.data.files import begins_with, refuse_foreign
+from evburst.data.files import begins_with, only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
+from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
@@ -122,12 +123,26 @@ def common_folder(recordings: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
 
 
+class BatchError(DataError):
+    """Some recordings failed, or were not reached; the others are complete.
+
+    Args:
+        message: which.
+        summaries: the summary of every recording so far; of one that failed, `status` is "failed", and `error` says why.
+        text: totals of the recordings, for the terminal.
+    """
+
+    def __init__(self, message: str, summaries: list[dict[str, Any]], text: str) -> None:
+        super().__init__(message)
+        self.summary, self.text = summaries, text
+
+
 def detect_many(
     recordings: Sequence[Path], out: Path | None, config: DetectConfig, skip_existing: bool = False
-) -> tuple[list[dict[str, Any]], str]:
+) -> tuple[list[dict[str, Any]], str] | None:
     """Detect in every recording, write OUT/summary.csv, and return the summaries and a text for the terminal.
 
-    Under torchrun every process handles a share of the recordings, and rank 0 writes the table.
+    Under torchrun every process handles a share of the recordings; rank 0 writes the table, and the others return None.
 
     Args:
         recordings: the files.
@@ -137,43 +152,70 @@ def detect_many(
             those of that run.
 
     Raises:
-        ConfigError: `out` contains a summary.csv that evburst has not written.
-        DataError: some recordings failed; the others are complete.
+        ConfigError: `out` contains a summary.csv that evburst has not written, or another process writes there.
+        BatchError: some recordings failed; the others are complete.
+        DetectInterrupted: Ctrl-C.
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
     refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
     bundle = load_weights(config)
     class_numbers(config.classes, bundle.head.classes)
-    with process_group() as (rank, world):
+    failures = dict[str, str]()
+    with process_group() as (rank, world), only_writer(out) if rank == 0 else nullcontext():
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
-        settings = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
-        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], settings))]
-        left, failures = _TimeLeft([path for path, _ in todo]), dict[str, str]()
-        for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
-            before = _written_at(folder)
-            try:
-                summary = detect_file(path, folder, config, bundle)
-                boxes, windows = summary["detections"], summary["windows"]
-                progress = f"{number} of {len(own_share)}", path, boxes, windows, left.after(path)
-                log.info("%s: %s: %d boxes in %d windows%s", *progress)
-            except EvburstError as error:
-                log.error("%s", error)
-                failures[str(path)] = str(error)
-                if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
-                    _write_failure(folder, path, error)
-            if world == 1:
-                _write_table(out, recordings, folders, failures)
+        try:
+            for failed in _detect_each(own_share, config, bundle, skip_existing):
+                failures |= failed
+                if world == 1:
+                    _write_table(out, recordings, folders, failures)
+        except KeyboardInterrupt:
+            if world > 1:
+                raise
+            summaries = _write_table(out, recordings, folders, failures)
+            raise DetectInterrupted(summaries, _totals_text(summaries, out), out) from None
         for content in all_gather(json.dumps(failures).encode(), world):
             failures |= json.loads(content)
         if rank > 0:
-            return [], ""
+            return None
         summaries = _write_table(out, recordings, folders, failures)
-    if failed := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
-        raise DataError(f"{failed} of {len(recordings)} recordings failed: see {out / TABLE}")
-    windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
-    text = f"{number_of(len(summaries), 'recording')}: {number_of(windows, 'window')}, {number_of(boxes, 'box', 'boxes')}"
-    return summaries, f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
+    text = _totals_text(summaries, out)
+    if failed_count := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
+        message = f"{failed_count} of {number_of(len(recordings), 'recording')} failed: see {out / TABLE}"
+        raise BatchError(message, summaries, text)
+    return summaries, text
+
+
+def _detect_each(
+    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: DetectorBundle, skip_existing: bool
+) -> Iterator[dict[str, str]]:
+    """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail."""
+    settings = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
+    todo = [entry for entry in recordings if not (skip_existing and _is_done(entry[1], entry[0], settings))]
+    left = _TimeLeft([path for path, _ in todo])
+    for number, (path, folder) in enumerate(todo, len(recordings) - len(todo) + 1):
+        before = _written_at(folder)
+        try:
+            summary = detect_file(path, folder, config, bundle)
+        except EvburstError as error:
+            log.error("%s", error)
+            if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
+                _write_failure(folder, path, error)
+            yield {str(path): str(error)}
+        else:
+            found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
+            log.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))
+            yield {}
+
+
+def _totals_text(summaries: Sequence[Mapping[str, Any]], out: Path) -> str:
+    """Return the totals of a batch as text."""
+    windows, boxes = (sum(summary.get(name, 0) for summary in summaries) for name in ("windows", "detections"))
+    states = Counter(summary["status"] for summary in summaries)
+    others = ", ".join(f"{count} {status}" for status, count in states.items() if status != "complete")
+    recordings = number_of(len(summaries), "recording") + (f" ({others})" if others else "")
+    text = f"{recordings}: {number_of(windows, 'window')}, {number_of(boxes, 'box', 'boxes')}"
+    return f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
 
 
 class _TimeLeft:
@@ -231,7 +273,8 @@ def _write_table(
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
         if str(path) in failures and (summary is None or summary["status"] != "failed"):
-            summary = {"events_path": str(path.resolve()), "status": "failed", "error": failures[str(path)]}
+            about = {"events_file": path.name, "events_path": str(path.resolve())}
+            summary = {**about, "status": "failed", "error": failures[str(path)]}
         if summary is None or summary.get("events_path") != str(path.resolve()):
             continue
         summaries.append(summary)

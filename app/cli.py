@@ -114,10 +114,10 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         example="post.nms_iou=0.6",
     )
 
-    def main(args: argparse.Namespace) -> str:
-        from evburst.app.batch import detect_many, find_recordings, one_file
+    def main(args: argparse.Namespace) -> Iterator[str]:
+        from evburst.app.batch import BatchError, detect_many, find_recordings, one_file
         from evburst.app.config import load_config
-        from evburst.app.detect import DetectConfig, detect_file, human_summary
+        from evburst.app.detect import DetectConfig, DetectInterrupted, detect_file, human_summary
         from evburst.app.runs import refuse_ignored
 
         assignments = args.set + given(args)
@@ -125,13 +125,18 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         wanted = [name for name in dict.fromkeys(sinks) if name != "video" or not args.no_video]
         config = load_config(DetectConfig, args.config, assignments + as_assignments({"sinks": wanted}))
         refuse_ignored(config)
-        summary: Any
-        if one_file(args.events) and not args.skip_existing:
-            summary = detect_file(args.events[0], args.out, config)
-            text = human_summary(summary)
-        else:
-            summary, text = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
-        return json.dumps(summary, indent=1) if args.json else text
+        found: tuple[Any, str] | None
+        try:
+            if one_file(args.events) and not args.skip_existing:
+                summary = detect_file(args.events[0], args.out, config)
+                found = summary, human_summary(summary)
+            else:
+                found = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
+        except (BatchError, DetectInterrupted) as error:
+            yield json.dumps(error.summary, indent=1) if args.json else error.text
+            raise
+        if found is not None:
+            yield json.dumps(found[0], indent=1) if args.json else found[1]
 
     return run(parser, main, argv)
 
@@ -175,12 +180,13 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
 
 
 def _as_json(found: Iterator[dict[str, Any]], single: bool) -> Iterator[str]:
-    """Yield the results as one text, a list unless `single`, before an error of some recordings is raised."""
-    results, failure = list[dict[str, Any]](), None
+    """Yield the results as one text, a list unless `single`, before an error of some recordings or Ctrl-C is raised."""
+    results = list[dict[str, Any]]()
+    failure: BaseException | None = None
     try:
         for result in found:
             results.append(result)
-    except EvburstError as error:
+    except (EvburstError, KeyboardInterrupt) as error:
         failure = error
     if results or not single:
         yield json.dumps(results[0] if single else results, indent=1)

@@ -60,11 +60,11 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
             for text in [result] if isinstance(result, str) else result or ():
                 if code := _print_result(text):
                     return code
-        except KeyboardInterrupt:
-            return _interrupted(received)
+        except KeyboardInterrupt as error:
+            return _interrupted(received, error)
         except Exception as error:
             if received and not isinstance(error, EvburstError):  # what was interrupted may fail in its own way
-                return _interrupted(received)
+                return _interrupted(received, error)
             message = _message(error)
             if args.debug or message is None:
                 raise
@@ -109,8 +109,9 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-def _interrupted(received: list[int]) -> int:
-    LOG.warning("interrupted: what was written so far is complete and readable")
+def _interrupted(received: list[int], error: BaseException) -> int:
+    """Say so, with the notes of what was written (`evburst.data.files.readable_note`), and return the exit code."""
+    LOG.warning("%s", ": ".join(["interrupted", *getattr(error, "__notes__", [])[:1]]))
     return exit_code(received[0] if received else signal.SIGINT)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,57 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     assert again == {"b/bad"}
     assert detect_main([*command, "--skip-existing", "--score", "0.5"]) == 1  # other settings: all anew
     assert all((out / name / "summary.json").stat().st_mtime_ns != times[name] for name in rows)
+
+
+def test_json_of_a_batch_lists_failed_recordings_too(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(recordings / "a")
+    (recordings / "b" / "plain.npz").unlink()
+    command = ["--events", str(recordings), "--out", str(tmp_path / "out"), *SMALL]
+    assert detect_main([*command, "--json"]) == 1
+    bad, other, third = json.loads(capsys.readouterr().out)
+    assert (bad["events_file"], bad["status"]) == ("bad.dat", "failed")
+    assert "no event after the header" in bad["error"]
+    assert [(summary["status"], summary["windows"]) for summary in (other, third)] == [("complete", 2)] * 2
+    assert detect_main(command) == 1
+    assert capsys.readouterr().out.startswith("3 recordings (1 failed): 4 windows, ")
+
+
+def test_a_second_batch_into_one_folder_is_refused(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["--events", str(recordings / "a"), "--out", str(out), *SMALL]
+    with only_writer(out):
+        assert detect_main(command) == 1
+        assert [file.name for file in out.iterdir() if file.name != ".evburst.lock"] == []
+    assert "out: another process is writing its results there; use another --out" in capsys.readouterr().err
+    assert detect_main(command) == 0
+
+
+def test_an_interrupted_batch_has_totals_and_a_table(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recordings / "b" / "bad.dat").unlink()
+    computed, windows = Inference.stream, 0
+
+    def interrupted(self: Inference, *args: Any) -> Iterator[WindowResult]:
+        nonlocal windows
+        for result in computed(self, *args):
+            yield result
+            windows += 1
+            if windows == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Inference, "stream", interrupted)
+    out = tmp_path / "out"
+    assert detect_main(["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith("2 recordings (1 interrupted): 3 windows, ")
+    assert f"interrupted: what was written to {out} so far is complete and readable" in shown.err
+    found = {name: (row["status"], row["windows"]) for name, row in table(out).items()}
+    assert found == {"a/rec_td": ("complete", "2"), "b/other": ("interrupted", "1")}
 
 
 def test_a_recording_or_weights_that_have_changed_are_not_done(

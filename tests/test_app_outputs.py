@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -15,19 +16,20 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, detect_file
+from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import SUMMARY, RunFolder, free_folder, read_summary
 from evburst.app.outputs.render import Renderer
 from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
 from evburst.app.outputs.video import VideoFile
+from evburst.app.runs import run_windows
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import SensorSize
 from evburst.data.files import part_of
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
-from tests.conftest import ROOT, random_events
+from tests.conftest import SAMPLE, random_events
 
 SIZE = SensorSize(64, 48)
 FAST = DetectConfig(sinks=("jsonl", "bbox"))
@@ -184,7 +186,7 @@ def full_disk() -> Iterator[None]:
 def test_a_full_disk_is_one_line_and_what_was_written_is_readable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], full_disk: None, sink: str
 ) -> None:
-    run = ["--events", str(ROOT / "data" / "samples" / "street_td.dat"), "--out", str(tmp_path / "out"), "--max-windows", "30"]
+    run = ["--events", str(SAMPLE), "--out", str(tmp_path / "out"), "--max-windows", "30"]
     assert detect_main([*run, "--set", f"sinks=[{sink}]"]) == 1
     err = capsys.readouterr().err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -362,3 +364,39 @@ def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, er
     summary = read_summary(tmp_path / "out")
     assert summary is not None
     assert (summary["status"], summary["events_path"]) == (status, str(tmp_path / "a.dat"))
+
+
+@pytest.mark.parametrize("windows", [0, 3])
+def test_an_interrupted_run_has_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], windows: int
+) -> None:
+    """Ctrl-C before the first window and after the third, all of which have events from their beginning to their end."""
+
+    def interrupted(results: Iterator[WindowResult]) -> Iterator[WindowResult]:
+        yield from islice(results, windows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evburst.app.detect.run_windows", lambda *args: interrupted(run_windows(*args)))
+    out = tmp_path / "out"
+    assert detect_main(["--events", str(SAMPLE), "--out", str(out), "--sinks", "jsonl"]) == 130
+    shown, summary = capsys.readouterr(), read_summary(out)
+    assert summary is not None
+    assert (summary["status"], summary["windows"], summary["energy"]["windows"]) == ("interrupted", windows, windows)
+    assert summary["recorded_s"] == pytest.approx(0.05 * windows, abs=0.01)
+    assert summary["config"]["sinks"] == ["jsonl"]
+    assert "commit" in summary["provenance"]
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [len(lines), sum(line["events"] for line in lines)] == [windows, summary["events"]]
+    assert shown.out == human_summary(summary) + "\n"
+    assert shown.err.endswith(f"warning: interrupted: what was written to {out} so far is complete and readable\n")
+
+
+def test_an_interrupted_start_claims_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evburst.app.detect.load_weights", interrupted)
+    assert detect_main(["--events", str(SAMPLE), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr() == ("", "warning: interrupted\n")

@@ -45,7 +45,7 @@ class RunFolder:
     ) -> None:
         self.path, self._source, self._overwrite = path, source, overwrite
         self._outputs, self._possible, self._stack = tuple(outputs), tuple(possible), ExitStack()
-        about = {_MARK: 1, "events_path": str(source.resolve()), **state_of(source)}
+        about = {_MARK: 1, "events_file": source.name, "events_path": str(source.resolve()), **state_of(source)}
         self._about = {**about, "folder": str(path), _OUTPUTS: list(outputs)}
 
     def __enter__(self) -> RunFolder:
@@ -56,7 +56,7 @@ class RunFolder:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
             status = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
@@ -64,7 +64,7 @@ class RunFolder:
                 self.write_summary(status)
             except DataError:  # the disk may be full: the error that ended the run is the one to report
                 self._overwrite_summary(status["status"])
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Replace `summary.json`, all of it or nothing; returns what it now holds."""
