@@ -27,6 +27,7 @@ from evburst.data.events import (
     EventStream,
     Faults,
     SensorSize,
+    check_order,
     check_sensor_size,
     list_counts,
     no_usable_events,
@@ -177,23 +178,28 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     writer_for(args.out)
     refuse_overwriting(args.out, [args.file], args.overwrite)
     packets = _from_zero(packets, stream.faults) if args.from_zero else packets
-    written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
+    written = write_events(args.out, _checked(packets, args, stream), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
         LOG.warning("%s: repaired: %s", args.file, stream.faults)
     return f"{args.out}: {written.events} events, {stream.sensor_size}"
 
 
-def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:
-    """Yield the packets unchanged; raise at the end if none had a usable event, so that the writer discards its file."""
-    total, outside = 0, 0
+def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventStream) -> Iterator[Events]:
+    """Yield the packets unchanged; raise at the end, so that the writer discards its file, if too few events were usable."""
+    total, outside, late_before = 0, 0, 0
+    width, height = stream.sensor_size
     for packet in packets:
+        if not total and getattr(args, "start_s", 0):  # late events before the start do not count
+            late_before = stream.faults.late_events
         total += len(packet)
-        outside += int(np.count_nonzero((packet["x"] >= sensor_size.width) | (packet["y"] >= sensor_size.height)))
+        outside += int(np.count_nonzero((packet["x"] >= width) | (packet["y"] >= height)))
         yield packet
     if not total:
-        raise EventFileError(f"{path}: no events in this part; nothing was written")
-    check_sensor_size(str(path), sensor_size, total - outside, outside)
+        raise EventFileError(f"{args.file}: no events in this part; nothing was written")
+    check_sensor_size(str(args.file), stream.sensor_size, total - outside, outside)
+    if stream.finite:
+        check_order(str(args.file), total, stream.faults.late_events - late_before)
 
 
 def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:
