@@ -190,7 +190,7 @@ def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventS
     total, outside, late_before = 0, 0, 0
     width, height = stream.sensor_size
     for packet in packets:
-        if not total and getattr(args, "start_s", 0):  # late events before the start do not count
+        if not total and getattr(args, "start_s", None):  # late events before the start do not count
             late_before = stream.faults.late_events
         total += len(packet)
         outside += int(np.count_nonzero((packet["x"] >= width) | (packet["y"] >= height)))

@@ -34,7 +34,7 @@ _USUAL_SIDE = 640
 """`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
 _JUDGED_FROM = 10_000
-"""Number of events from which a run ends early if too many lie outside the sensor or are late; at the end all runs are judged."""
+"""Number of events from which a run ends early if too many lie outside the sensor or are late; at its end each is judged."""
 
 
 @dataclass(frozen=True)
