@@ -355,6 +355,24 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
     assert renderer.draw(result()).shape == (renderer.picture_size[1], renderer.picture_size[0], 3)
 
 
+def test_the_legend_can_be_read_over_events_and_beside_labels() -> None:
+    """Its part of the picture does not depend on what is behind it; a label beside it takes another place."""
+    renderer = Renderer(SIZE, ("car", "pedestrian"), "ANN")
+    corner = np.array([[56, 0, 64, 9]], np.float32)
+    boxes = Detections(corner, np.full(1, 0.5, np.float32), np.zeros(1, np.int64), 50_000)
+    pictures = [
+        renderer.draw(replace(result(0), grid=np.full((4, 48, 64), events, np.uint8), detections=found))
+        for events, found in ((0, result(0).detections), (1, result(0).detections), (1, boxes))
+    ]
+    # Private: in a picture a legend is only pixels.
+    places = renderer._legend(np.zeros_like(pictures[0]))
+    assert len(places) == 4
+    for left, top, right, bottom in places:
+        shown = [picture[top:bottom, left:right] for picture in pictures]
+        assert all((part == shown[0]).all() for part in shown)
+        assert len(np.unique(shown[0].reshape(-1, 3), axis=0)) > 2
+
+
 @pytest.mark.parametrize(("error", "status"), [(DataError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")])
 def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, error: BaseException, status: str) -> None:
     folder = RunFolder(tmp_path / "out", tmp_path / "a.dat", [], [])
