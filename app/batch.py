@@ -18,7 +18,7 @@ from typing import Any
 
 from evburst.app.config import to_dict
 from evburst.app.console import number_of
-from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, detect_file
+from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
 from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
@@ -123,6 +123,20 @@ def common_folder(recordings: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
 
 
+def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[str, Any]:
+    """Return the summary of `detect_file`, or that of an earlier run if it has done the same in the same folder.
+
+    Raises:
+        EvburstError, DetectInterrupted: see `detect_file`.
+    """
+    folder, bundle = out or default_folder(path), load_weights(config)
+    summary = read_summary(folder)
+    if summary is not None and _is_done(summary, path, _settings(config, bundle)):
+        log.info("%s: done already, skipped", path)
+        return summary
+    return detect_file(path, folder, config, bundle)
+
+
 class BatchError(DataError):
     """Some recordings failed, or were not reached; the others are complete.
 
@@ -190,8 +204,12 @@ def _detect_each(
     recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: DetectorBundle, skip_existing: bool
 ) -> Iterator[dict[str, str]]:
     """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail."""
-    settings = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
-    todo = [entry for entry in recordings if not (skip_existing and _is_done(entry[1], entry[0], settings))]
+    settings = _settings(config, bundle)
+    todo = [
+        (path, folder)
+        for path, folder in recordings
+        if not (skip_existing and _is_done(read_summary(folder) or {}, path, settings))
+    ]
     left = _TimeLeft([path for path, _ in todo])
     for number, (path, folder) in enumerate(todo, len(recordings) - len(todo) + 1):
         before = _written_at(folder)
@@ -239,10 +257,16 @@ class _TimeLeft:
         return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
 
 
-def _is_done(folder: Path, path: Path, settings: dict[str, Any]) -> bool:
-    """Return whether the folder contains a complete run of this recording, as it is, with these `settings` of its summary."""
+def _settings(config: DetectConfig, bundle: DetectorBundle) -> dict[str, Any]:
+    """Return the entries of a summary that say how a run was made, as they are in its file."""
+    settings: dict[str, Any] = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
+    return settings
+
+
+def _is_done(summary: dict[str, Any], path: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a folder's summary is of a complete run of this recording, as it is, with these `settings`."""
     wanted = {"status": "complete", "events_path": str(path.resolve()), **state_of(path), **settings}
-    return wanted.items() <= (read_summary(folder) or {}).items()
+    return wanted.items() <= summary.items()
 
 
 def _written_at(folder: Path) -> int | None:

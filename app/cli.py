@@ -91,8 +91,11 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     parser.add_argument("--events", nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, .bin, .aedat4, "
                         ".h5, .npy, .npz, .csv), folders of recordings, or quoted glob patterns")  # fmt: skip
     parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
-                        "RECORDING); for several recordings it receives one folder per recording and summary.csv")  # fmt: skip
-    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that are already done")
+                        "RECORDING); for several recordings it receives summary.csv and a folder for each, at its path below "
+                        "the deepest folder that holds them all")  # fmt: skip
+    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that have not changed since they were "
+                        "processed with the same weights and settings; name the same recordings again, because others can "
+                        "move their folders, see --out")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
     parser.add_argument("--crops", action="store_true", help="write what is in each box as a picture, crops/*.png")
@@ -115,7 +118,7 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     )
 
     def main(args: argparse.Namespace) -> Iterator[str]:
-        from evburst.app.batch import BatchError, detect_many, find_recordings, one_file
+        from evburst.app.batch import BatchError, detect_many, detect_or_skip, find_recordings, one_file
         from evburst.app.config import load_config
         from evburst.app.detect import DetectConfig, DetectInterrupted, detect_file, human_summary
         from evburst.app.runs import refuse_ignored
@@ -127,8 +130,9 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         refuse_ignored(config)
         found: tuple[Any, str] | None
         try:
-            if one_file(args.events) and not args.skip_existing:
-                summary = detect_file(args.events[0], args.out, config)
+            if one_file(args.events):
+                detect = detect_or_skip if args.skip_existing else detect_file
+                summary = detect(Path(args.events[0]), args.out, config)
                 found = summary, human_summary(summary)
             else:
                 found = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)

@@ -147,6 +147,11 @@ def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
     return f"{name}, boxes {config.lead_ms:g} ms ahead" if config.lead_ms else name
 
 
+def default_folder(events: Path) -> Path:
+    """Return the folder for the results of a recording: runs/detect/NAME, or NAME-2 ... if that is another's."""
+    return free_folder(Path("runs") / "detect" / events.stem, events)
+
+
 class DetectInterrupted(KeyboardInterrupt):
     """Ctrl-C in detection, whose results up to there are written.
 
@@ -196,7 +201,7 @@ def detect_file(
     name = network_name(bundle, c)
     step_us = step_of(c, inference.voxel.window_us) if c.window_events is None else None
     info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms)
-    folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
+    folder = default_folder(path) if out is None else Path(out)
     run = RecordingTotals(time.perf_counter(), info, inference.dense_macs)
     possible = [entry.file for entry in SINKS.values()]
     with RunFolder(folder, path, [SINKS[name].file for name in c.sinks], possible, c.overwrite) as run_folder:

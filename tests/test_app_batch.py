@@ -262,6 +262,26 @@ def test_a_recording_or_weights_that_have_changed_are_not_done(
     assert summary.stat().st_mtime_ns != before
 
 
+@pytest.mark.parametrize("flags", [[], ["--out", "mine"]])
+def test_a_single_recording_is_skipped_in_the_folder_of_a_run_without_the_flag(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = recordings / "a" / "rec_td.dat"
+    command = ["--events", str(path), *SMALL, *flags]
+    folder = tmp_path / (flags[1] if flags else "runs/detect/rec_td")
+    assert detect_main(command) == 0
+    first, before = capsys.readouterr().out, (folder / "summary.json").stat().st_mtime_ns
+    assert detect_main([*command, "--skip-existing"]) == 0
+    again = capsys.readouterr()
+    assert (again.out, again.err) == (first, f"{path}: done already, skipped\n")
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+    assert detect_main([*command, "--skip-existing", "--score", "0.5"]) == 0
+    assert (folder / "summary.json").stat().st_mtime_ns != before
+    results = [file for file in tmp_path.rglob("summary.*") if recordings not in file.parents]
+    assert results == [folder / "summary.json"]
+
+
 def test_a_run_that_was_killed_is_taken_up(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The interrupted recording, whose summary says "running", is processed again; finished ones are not."""
     (recordings / "b" / "bad.dat").unlink()
