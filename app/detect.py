@@ -90,6 +90,7 @@ class DetectConfig(RunConfig):
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
             "slow and fps set the speed of the video: add video to the sinks, or leave them out": "video" in self.sinks
             or (self.slow == 1 and self.fps is None),
+            "tracking sets how boxes are tracked: add track, or leave it out": self.track or self.tracking == TrackConfig(),
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
         }
         for message, holds in checks.items():

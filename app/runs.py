@@ -151,7 +151,7 @@ def open_inference(
         maps: keep the output maps in each result.
 
     Raises:
-        ConfigError: the engine or the device is not available, or T contradicts the other settings.
+        ConfigError: the engine or the device is not available, or T or a memory contradicts the other settings.
     """
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
@@ -161,6 +161,11 @@ def open_inference(
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     bundle = with_memory_if_asked(bundle, config.remembers, config.stride_ms)
+    if bundle.graph.memories and (config.batch, config.idle_events) != (1, 0):
+        raise ConfigError(
+            "batch and idle_events: a network with memory runs every window, one after the other; "
+            "leave --batch and --idle-events out"
+        )
     detector = Detector(
         bundle,
         config.decoding,

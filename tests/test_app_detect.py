@@ -108,6 +108,10 @@ def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--slow", "0"], "slow must be"),
         (["--slow", "2", "--sinks", "jsonl"], "add video to the sinks"),
         (["--fps", "2", "--sinks", "jsonl,csv"], "add video to the sinks"),
+        (["--tracking.hold-s", "5"], "add track, or leave it out"),
+        (["--memory", "--batch", "7"], "leave --batch and --idle-events out"),
+        (["--memory", "--batch", "auto"], "leave --batch and --idle-events out"),
+        (["--memory", "--idle-events", "9"], "leave --batch and --idle-events out"),
     ],
 )
 def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
