@@ -223,6 +223,15 @@ def test_every_sink_writes_its_file_and_closes_it_readable(tmp_path: Path, name:
     assert READ[name](path) == EXPECTED[name]
 
 
+def test_lines_of_idle_windows_say_so(tmp_path: Path) -> None:
+    sink = open_sink("jsonl", tmp_path, info())
+    for idle in (False, True):
+        sink.write(result(0, idle=idle))
+    sink.close()
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [line.get("idle") for line in lines] == [None, True]
+
+
 def video_facts(path: Path) -> tuple[str, int, float]:
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
