@@ -356,9 +356,11 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     config = load_config(ScoreConfig, args.config, args.set + flags)
     scored = score_files(args.predictions, args.labels, config)
     summary = {**scored, "config": to_dict(config), "provenance": provenance()}
+    text = human_scores(summary)
     if args.out:
         write_report(summary, args.out)
-    return human_scores(summary), summary
+        text += f"\nwritten   {args.out}/: results.json, results.md, report.html"
+    return text, summary
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
@@ -462,7 +464,7 @@ def _source(args: argparse.Namespace) -> tuple[str, str]:
         if value is None:
             continue
         if kind == "events" and not args.realtime:
-            raise ConfigError("--events: add --realtime to play the recording in real time, or use detect.py")
+            raise ConfigError("--events: add --realtime to play the recording in real time, or use evburst detect")
         if kind == "camera" and value != "fake" and not (value.isascii() and value.isdigit()):
             raise ConfigError(f"--camera {value}: expected a number, 0 for the first camera, or `fake`")
         return kind, value

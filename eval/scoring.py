@@ -76,11 +76,11 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         EvburstError: a file cannot be used, the files cannot be paired, or nothing is left to score.
     """
     protocol, pairs = find_protocol(config.protocol), pair_files(predictions, labels)
-    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])
     recordings = [
         RecordingBoxes(load_prophesee_boxes(label_file), load_prophesee_boxes(prediction_file))
         for prediction_file, label_file in pairs
     ]
+    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])
     _check_sensor(recordings, size)
     _check_clock(recordings, protocol)
     n_other_classes = sum(
