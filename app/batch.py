@@ -19,7 +19,7 @@ from typing import Any
 from evburst.app.config import to_dict
 from evburst.app.console import number_of
 from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
-from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
+from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, path_of, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.app.runs import load_weights
@@ -265,7 +265,7 @@ def _settings(config: DetectConfig, bundle: DetectorBundle) -> dict[str, Any]:
 
 def _is_done(summary: dict[str, Any], path: Path, settings: dict[str, Any]) -> bool:
     """Return whether a folder's summary is of a complete run of this recording, as it is, with these `settings`."""
-    wanted = {"status": "complete", "events_path": str(path.resolve()), **state_of(path), **settings}
+    wanted = {"status": "complete", "events_path": path_of(path), **state_of(path), **settings}
     return wanted.items() <= summary.items()
 
 
@@ -297,9 +297,9 @@ def _write_table(
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
         if str(path) in failures and (summary is None or summary["status"] != "failed"):
-            about = {"events_file": path.name, "events_path": str(path.resolve())}
+            about = {"events_file": path.name, "events_path": path_of(path)}
             summary = {**about, "status": "failed", "error": failures[str(path)]}
-        if summary is None or summary.get("events_path") != str(path.resolve()):
+        if summary is None or summary.get("events_path") != path_of(path):
             continue
         summaries.append(summary)
         energy, latency = summary.get("energy") or {}, summary.get("latency_ms") or {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from evburst.app.console import sample_note
 from evburst.app.inference import WindowResult
+from evburst.app.outputs.folder import path_of
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
@@ -84,7 +85,7 @@ def classify_file(
         log.warning("%s: repaired: %s", path, stream.faults)
     return {
         "events_file": path.name,
-        "events_path": str(path.resolve()),
+        "events_path": path_of(path),
         **_best_classes(whole, bundle.head.classes),
         "network": "ann" if c.ann else "snn",
         "timesteps": None if (t := totals.report().timesteps) is None else round(t, 3),

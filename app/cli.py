@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.console import run
-from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given, named_path
+from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given, named_path, recording
 from evburst.app.provenance import installed_version
 from evburst.data.errors import ConfigError, EvburstError
 
@@ -88,8 +88,9 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         "Detect objects in event recordings with a burst-spiking network and report its energy.",
         "--events recording_td.dat",
     )
-    parser.add_argument("--events", nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, .bin, .aedat4, "
-                        ".h5, .npy, .npz, .csv), folders of recordings, or quoted glob patterns")  # fmt: skip
+    parser.add_argument("--events", type=recording, nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, "
+                        ".bin, .aedat4, .h5, .npy, .npz, .csv; - is standard input), folders of recordings, or quoted glob "
+                        "patterns")  # fmt: skip
     parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
                         "RECORDING); for several recordings it receives summary.csv and a folder for each, at its path below "
                         "the deepest folder that holds them all")  # fmt: skip
@@ -153,7 +154,12 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         "--events 00001.bin --weights nmnist",
     )
     parser.add_argument(
-        "--events", nargs="+", required=True, metavar="FILE", help="recordings, folders of them, or quoted patterns"
+        "--events",
+        type=recording,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="recordings (- is standard input), folders of them, or quoted patterns",
     )
     parser.add_argument("--windows", action="store_true", help="a line for each window, too")
     parser.add_argument(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, run
-from evburst.app.flags import Parser, named_path
+from evburst.app.flags import Parser, named_path, recording
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EvburstError, EventFileError, SensorSizeUnknownError
@@ -72,15 +72,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 def _command(commands: Any, name: str, text: str, several: bool = False) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if several:
-        parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="the recordings")
+        parser.add_argument("files", type=_recording, metavar="FILE", nargs="+", help="the recordings; - is standard input")
     else:
-        parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
+        parser.add_argument("file", type=_recording, metavar="FILE", help="the recording; - is standard input")
     parser.add_argument(
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not state it, e.g. 304x240"
     )
     parser.add_argument("--format", metavar="NAME", help=f"format, instead of recognising it: {', '.join(sorted(READERS))}")
     add_read_options(parser)
     return parser
+
+
+def _recording(text: str) -> Path:
+    return Path(recording(text))
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:

@@ -220,6 +220,11 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def recording(text: str) -> str:
+    """Return the name of a recording, where `-` is standard input; the `type` of an argument."""
+    return "/dev/stdin" if text == "-" else text
+
+
 class CommandParser(Parser):
     """Parser of a command: its own flags, the common settings, then all other settings in groups.
 

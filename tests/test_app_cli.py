@@ -227,6 +227,13 @@ def test_wrong_flags_are_exit_2(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["detect --events", "classify --events", "events info", "events convert", "events cut"])
+def test_a_dash_is_standard_input(command: str, parsed: Any) -> None:
+    args = parsed(*command.split(), "-", *(["out.csv"] if command.split()[-1] in ("convert", "cut") else []))
+    (found,) = args.events if "--events" in command else getattr(args, "files", None) or [args.file]
+    assert str(found) == "/dev/stdin"
+
+
 def test_a_missing_required_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.convert_main(["--out", "x"])

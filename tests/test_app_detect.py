@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, human_summary
+from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.sinks import BoxSink, RunInfo
 from evburst.app.runs import open_inference
@@ -323,6 +323,23 @@ def test_a_pipe_whose_clock_is_reset_is_detected_on(tmp_path: Path, capsys: pyte
     assert "warning: the clock of the source jumped back by 7.1 s: windows continue at its new time\n" in err
     lines = (tmp_path / "o" / "detections.jsonl").read_text().splitlines()
     assert [json.loads(line)["t_us"] for line in lines] == [9_050_000, 9_100_000, 2_050_000, 2_100_000]
+
+
+def test_a_pipe_keeps_its_name_and_the_results_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for _ in range(2):
+        writer = fed(tmp_path / "a", b"".join(b"%d,1,1,1\n" % t for t in range(0, 100_000, 100)))
+        # What /dev/stdin and <(...) are: a link to a pipe, whose own name says nothing.
+        (link := tmp_path / "link").unlink(missing_ok=True)
+        link.symlink_to(tmp_path / "a")
+        found.append(detect_file(link, config=DetectConfig(sinks=("jsonl",), sensor_size="64x48")))
+        writer.join()
+        (tmp_path / "a").unlink()
+    assert [(summary["events_path"], summary["folder"]) for summary in found] == [
+        (str(tmp_path / "link"), "runs/detect/link"),
+        (str(tmp_path / "link"), "runs/detect/link-2"),
+    ]
 
 
 @pytest.mark.parametrize("length", [[], ["--window-ms", 40, "--stride-ms", 10]])

@@ -45,7 +45,7 @@ class RunFolder:
     ) -> None:
         self.path, self._source, self._overwrite = path, source, overwrite
         self._outputs, self._possible, self._stack = tuple(outputs), tuple(possible), ExitStack()
-        about = {_MARK: 1, "events_file": source.name, "events_path": str(source.resolve()), **state_of(source)}
+        about = {_MARK: 1, "events_file": source.name, "events_path": path_of(source), **state_of(source)}
         self._about = {**about, "folder": str(path), _OUTPUTS: list(outputs)}
 
     def __enter__(self) -> RunFolder:
@@ -115,6 +115,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if _MARK in summary else None
 
 
+def path_of(source: Path) -> str:
+    """Return the path of a recording from the root; that of a pipe as it is given, because it has no other name."""
+    return str(source if os.path.exists(source) and not os.path.isfile(source) else source.resolve())
+
+
 def state_of(source: Path) -> dict[str, int]:
     """Return size and time of change of a recording, from which a later run sees whether it is still the same."""
     try:
@@ -131,13 +136,16 @@ def outputs_in(folder: Path) -> list[Any]:
 
 
 def free_folder(base: Path, source: Path) -> Path:
-    """`base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files of somebody else's."""
+    """`base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files of somebody else's.
+
+    A pipe is another recording each time.
+    """
     for number in range(1, 10_000):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         before = read_summary(folder)
         if before is None and not (folder.is_dir() and any(folder.iterdir())):
             return folder
-        if before is not None and before.get("events_path") == str(source.resolve()):
+        if before is not None and before.get("events_path") == path_of(source) and os.path.isfile(source):
             return folder
     raise ConfigError(f"{base}: too many folders with this name; use another --out")
 
