@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
-from evburst.app.console import number_of
 from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
 from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, path_of, read_summary, state_of, write_text
 from evburst.app.outputs.sinks import SINKS
@@ -27,6 +26,7 @@ from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.files import begins_with, only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
+from evburst.data.text import number_of
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"evburst {installed_version()}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(argv)
     module, function, _ = COMMANDS[args.command]
     command: Callable[[Sequence[str], str], int] = getattr(import_module(module), function)
@@ -177,14 +182,16 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.batch import find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
-        from evburst.app.runs import refuse_ignored
+        from evburst.app.runs import load_weights, refuse_ignored
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
         refuse_ignored(config)
-        found = classify_many(find_recordings(args.events), config)
+        recordings, bundle = find_recordings(args.events), load_weights(config)
+        found = classify_many(recordings, config, bundle)
         if args.json:
             return _as_json(found, one_file(args.events))
-        return (human_line(summary, args.windows) for summary in found)
+        widths = max(len(path.name) for path in recordings), max(map(len, bundle.head.classes))
+        return (human_line(summary, args.windows, widths) for summary in found)
 
     return run(parser, main, argv)
 

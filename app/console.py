@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from evburst.data.errors import ConfigError, EvburstError
+from evburst.data.text import number_of as number_of
 
 LOG = logging.getLogger("evburst")
 """The project's root logger; modules log to its children, `logging.getLogger(__name__)`."""
@@ -86,11 +87,6 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-
-
-def number_of(n: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: `1 window`, `1,200 windows`; the plural has an s unless it is given."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def sample_note(energy: dict[str, Any]) -> str:

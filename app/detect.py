@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import number_of, sample_note, show_progress
+from evburst.app.console import sample_note, show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
@@ -40,6 +40,7 @@ from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
+from evburst.data.text import number_of
 from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
@@ -324,11 +325,11 @@ def human_summary(summary: dict[str, Any]) -> str:
     spread = summary["window_ms"]
     if isinstance(spread, dict):
         lengths = f"1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms"
-        length = f"{summary['window_events']:,} events ({lengths})"
+        length = f"{number_of(summary['window_events'], 'event')} ({lengths})"
     else:
         length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
-    events = f"{summary['events']:,} events" + (" (each once per window it lies in)" if "stride_ms" in summary else "")
+    events = number_of(summary["events"], "event") + (" (each once per window it lies in)" if "stride_ms" in summary else "")
     windows = number_of(summary["windows"], "window")
     lines = [
         f"{summary['events_file']}: {events}, {windows} of {length}{idle}",
@@ -340,7 +341,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     if "lead_ms" in summary:
         lines.append(f"ahead     boxes are predicted for {summary['lead_ms']:g} ms after the end of their window")
     if "tracks" in summary:
-        lines.append(f"tracks    {summary['tracks']} objects; {summary['held']} boxes of objects that stand still")
+        tracks, held = number_of(summary["tracks"], "object"), number_of(summary["held"], "box", "boxes")
+        lines.append(f"tracks    {tracks}; {held} of objects that stand still")
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
     lines.append(speed + (f"; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency["p50"] is not None else ""))
     if summary["network"] == "ann":
@@ -362,6 +364,6 @@ def human_summary(summary: dict[str, Any]) -> str:
         lines.append(f"energy    none: {'every window is idle' if summary['windows'] else 'no window was finished'}")
     if any(summary["filtered"].values()):
         removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary["filtered"].items() if count)
-        lines.append(f"filtered  {sum(summary['filtered'].values()):,} events ({removed})")
+        lines.append(f"filtered  {number_of(sum(summary['filtered'].values()), 'event')} ({removed})")
     lines.append(f"written   {summary['folder']}/: {', '.join([*summary['written'], 'summary.json'])}")
     return "\n".join(lines)

@@ -37,6 +37,7 @@ from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
 from evburst.data.slicing import MAX_START_S, first_sound_us, first_us
+from evburst.data.text import number_of
 from evburst.data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000
@@ -186,7 +187,7 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
         LOG.warning("%s: repaired: %s", args.file, stream.faults)
-    return f"{args.out}: {written.events} events, {stream.sensor_size}"
+    return f"{args.out}: {number_of(written.events, 'event')}, {stream.sensor_size}"
 
 
 def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventStream) -> Iterator[Events]:

@@ -211,6 +211,7 @@ def test_flags_set_their_settings(command: str, flags: str, expected: list[str],
     [
         ("detect", "--window-ms five", "argument --window-ms: invalid float value: 'five'"),
         ("detect", "--post.nms-iuo 0.5", "unrecognized arguments: --post.nms-iuo 0.5; did you mean --post.nms-iou?"),
+        ("classify", "--events a --out x", "unrecognized arguments: --out x\n"),
         ("detect", "--device gpu", "invalid choice: 'gpu'"),
         ("evaluate", "--timesteps 1,x", "argument --timesteps: invalid A,B,... value: '1,x'"),
         ("evaluate", "--ann --both", "not allowed with argument"),
@@ -232,6 +233,14 @@ def test_a_dash_is_standard_input(command: str, parsed: Any) -> None:
     args = parsed(*command.split(), "-", *(["out.csv"] if command.split()[-1] in ("convert", "cut") else []))
     (found,) = args.events if "--events" in command else getattr(args, "files", None) or [args.file]
     assert str(found) == "/dev/stdin"
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: evburst ")
+    assert "detect objects in recordings" in shown.err
 
 
 def test_a_missing_required_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:

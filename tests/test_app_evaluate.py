@@ -317,7 +317,7 @@ def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.Captur
     run = ["--dataset", "folder", "--root", str(voc_folder(tmp_path / "v")), "--ann", "--out", str(tmp_path / "o"), *FAST]
     assert evaluate_main(run) == 0
     out, err = capsys.readouterr()
-    assert "1 event files without labels were skipped" in err
+    assert "1 event file without labels skipped" in err
     assert out.startswith("folder val: 1 window of 50 ms; protocol coco")
 
 
@@ -363,7 +363,7 @@ def test_text_shows_percent_and_distinct_row_names(tmp_path: Path, capsys: pytes
     file = str(tmp_path / "a.npy")
     assert evaluate_main(["--predictions", file, "--labels", file, *GEN1_SENSOR, "--classes", "car,a long class name"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "protocol  prophesee, sensor 304x240: 10 labelled times, 1 recordings; percent"
+    assert first == "protocol  prophesee, sensor 304x240: 10 labelled times, 1 recording; percent"
     cells = [line.rsplit(maxsplit=2 if line.startswith(("class", "car", "a long")) else 1) for line in lines]
     names = [row[0].strip() for row in cells]
     assert len(set(names)) == len(names)
@@ -380,7 +380,7 @@ def test_box_files_pair_in_order_if_names_differ(tmp_path: Path, capsys: pytest.
     results = evaluated(capsys, *run)
     assert (results["protocol"], results["results"][0]["ap"], results["results"][0]["frames"]) == ("prophesee", 100, 10)
     assert evaluate_main([*run, str(tmp_path / "mine.npy")]) == 1
-    assert "1 files of predictions but 2 of labels" in capsys.readouterr().err
+    assert "1 file of predictions but 2 of labels" in capsys.readouterr().err
 
 
 def test_the_sensor_size_of_box_files_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
