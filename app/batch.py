@@ -26,11 +26,15 @@ from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.files import begins_with, only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
+from evburst.data.readers.columns import COLUMN_NAMES
+from evburst.data.readers.text_header import count_numbers, split_fields
 from evburst.data.text import number_of
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
+_LONGEST_NAMES = 4096
+"""Bytes of the line of names of a table."""
 TABLE = "summary.csv"
 _COLUMNS = (
     "recording",
@@ -48,8 +52,9 @@ _COLUMNS = (
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
-    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped. So are
-    results of earlier runs, which may lie beside the recordings, here and where a pattern matches them.
+    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped, and with a
+    note tables of something else than events. So are results of earlier runs, which may lie beside the recordings, here and
+    where a pattern matches them.
 
     Args:
         patterns: files, folders and glob patterns.
@@ -58,12 +63,15 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         ConfigError: a pattern matches no file, or a folder contains no recording.
     """
     recordings: dict[Path, Path] = {}
+    other_tables: list[Path] = []
     for pattern in patterns:
         if not str(pattern):
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
-            matches = _usable(file for file in path.rglob("*") if _is_named_recording(file))
+            named = _usable(file for file in path.rglob("*") if _is_named_recording(file))
+            other_tables += filter(_is_other_table, named)
+            matches = [file for file in named if file not in other_tables]
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             matches = _usable(map(Path, glob.glob(str(pattern), recursive=True)))
         else:
@@ -73,6 +81,8 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
             raise ConfigError(f"{pattern}: {reason}")
         for match in matches:
             recordings.setdefault(_absolute(match), match)
+    if other_tables:
+        log.info("note: passed over, because they have columns, but none of events: %s", ", ".join(map(str, other_tables)))
     return list(recordings.values())
 
 
@@ -84,6 +94,20 @@ def _absolute(path: Path) -> Path:
 def _is_named_recording(path: Path) -> bool:
     """Return whether a file in a folder of recordings is one, by its name."""
     return path.suffix.lower() in recording_suffixes() and not path.name.startswith(".") and not is_label_file(path)
+
+
+def _is_other_table(path: Path) -> bool:
+    """Return whether a text file begins with names of columns, none of which is a position or a polarity."""
+    if path.suffix.lower() not in (".csv", ".txt"):
+        return False
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_NAMES)
+    except OSError:
+        return False  # who reads it says why
+    names, of_events = split_fields(line), {name for column in "xyp" for name in COLUMN_NAMES[column]}
+    has_names = len(names) > 1 and not count_numbers(names) and not line.startswith((b"#", b"%"))
+    return has_names and of_events.isdisjoint(name.decode("utf-8", "replace").lower() for name in names)
 
 
 def _usable(paths: Iterable[Path]) -> list[Path]:

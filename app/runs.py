@@ -58,7 +58,7 @@ class RunConfig:
         adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
         batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
             high throughput.
-        start_s: start this many seconds after the first event.
+        start_s: start with the window that contains the time this many seconds after the first event.
         max_windows: stop after this many windows.
         downsample: side of the square blocks of pixels that the network sees as one pixel; suits sensors that are much larger
             than in training, and saves energy. 0: automatic, which is 1, or for a side of at least 1280 px the number of times

@@ -70,6 +70,28 @@ def test_folders_files_and_patterns(recordings: Path) -> None:
     assert not one_file([str(recordings / "*.dat")])
 
 
+def test_tables_without_events_are_passed_over_with_a_note(recordings: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = find_recordings([recordings])
+    tables = {
+        "boxes.csv": "file,class,t0_us,t1_us,x0,y0,x1,y1\na.dat,car,0,5,1,1,2,2\n",
+        "recordings.csv": "file,class,seconds,events\na.dat,car,1.5,9\n",
+    }
+    events = {"bare.csv": "1,1,1,1\n", "named.csv": "t,x,y,p\n1,1,1,1\n", "misnamed.csv": "t,x,y,q\n1,1,1,1\n", "void.csv": ""}
+    comments = {
+        "geometry.csv": "%geometry:64,48\n1,1,1,1\n",
+        "size.txt": "64 48\n1 1 1 1\n",
+        "comment.txt": "# mine\n1 1 1 1\n",
+    }
+    for name, text in (tables | events | comments).items():
+        (recordings / name).write_text(text)
+    with caplog.at_level("INFO"):
+        assert sorted(find_recordings([recordings])) == sorted([*names, *(recordings / name for name in events | comments)])
+    (message,) = caplog.messages
+    assert message.startswith("note: passed over, because they have columns, but none of events: ")
+    assert all(str(recordings / name) in message for name in tables)
+    assert find_recordings([recordings / "boxes.csv"]) == [recordings / "boxes.csv"]  # whoever names it learns what is wrong
+
+
 def test_results_beside_the_recordings_are_no_recordings(recordings: Path) -> None:
     (recordings / "b" / "bad.dat").unlink()
     names = find_recordings([recordings])
