@@ -18,13 +18,24 @@ from typing import Any
 
 from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
-from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, path_of, read_summary, state_of, write_text
+from evburst.app.outputs.folder import (
+    SUMMARY,
+    TABLE,
+    TABLE_COLUMNS,
+    RunFolder,
+    is_table,
+    outputs_in,
+    path_of,
+    read_summary,
+    state_of,
+    write_text,
+)
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.app.runs import load_weights
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
-from evburst.data.files import begins_with, only_writer, refuse_foreign
+from evburst.data.files import only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
 from evburst.data.readers.columns import COLUMN_NAMES
 from evburst.data.readers.text_header import count_numbers, split_fields
@@ -35,18 +46,6 @@ log = logging.getLogger("evburst")
 
 _LONGEST_NAMES = 4096
 """Bytes of the line of names of a table."""
-TABLE = "summary.csv"
-_COLUMNS = (
-    "recording",
-    "folder",
-    "status",
-    "windows",
-    "idle_windows",
-    "events",
-    "detections",
-    "recorded_s",
-    "real_time_factor",
-)
 
 
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
@@ -113,12 +112,7 @@ def _is_other_table(path: Path) -> bool:
 def _usable(paths: Iterable[Path]) -> list[Path]:
     """Return those paths, in order, that are files and no results of an earlier run."""
     outputs = cache(outputs_in)
-    return sorted(path for path in paths if path.is_file() and path.name not in outputs(path.parent) and not _is_table(path))
-
-
-def _is_table(path: Path) -> bool:
-    """Return whether this is the table of an earlier batch."""
-    return path.name == TABLE and begins_with(path, ",".join(_COLUMNS))
+    return sorted(path for path in paths if path.is_file() and path.name not in outputs(path.parent) and not is_table(path))
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
@@ -190,13 +184,16 @@ def detect_many(
             those of that run.
 
     Raises:
-        ConfigError: `out` contains a summary.csv that evburst has not written, or another process writes there.
+        ConfigError: `out` contains a summary.csv that evburst has not written, or results of a single recording; or another
+            process writes there.
         BatchError: some recordings failed; the others are complete.
         DetectInterrupted: Ctrl-C.
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
-    refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
+    if read_summary(out) is not None:
+        raise ConfigError(f"{out}: holds the results of a single recording; use another --out")
+    refuse_foreign([out / TABLE], config.overwrite or is_table(out / TABLE), "use another --out, or --overwrite")
     bundle = load_weights(config)
     class_numbers(config.classes, bundle.head.classes)
     failures = dict[str, str]()
@@ -317,7 +314,9 @@ def _write_table(
     summaries = []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
+    writer.writerow(
+        [*TABLE_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"]
+    )
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
         if str(path) in failures and (summary is None or summary["status"] != "failed"):
@@ -331,7 +330,7 @@ def _write_table(
         pj = energy.get("snn_pj")
         writer.writerow(
             [
-                *(values.get(name, "") for name in _COLUMNS),
+                *(values.get(name, "") for name in TABLE_COLUMNS),
                 "" if pj is None else round(pj * 1e-6, 1),
                 energy.get("counted_windows", ""),
                 energy.get("ratio", ""),

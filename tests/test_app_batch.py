@@ -238,6 +238,19 @@ def test_a_second_batch_into_one_folder_is_refused(
     assert detect_main(command) == 0
 
 
+def test_one_recording_and_several_do_not_share_a_folder(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, several = str(recordings / "a" / "rec_td.dat"), str(recordings / "a")
+    for first, second, message in ((one, several, "a single recording"), (several, one, "several recordings")):
+        out = tmp_path / message
+        assert detect_main(["--events", first, "--out", str(out), *SMALL]) == 0
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        assert detect_main(["--events", second, "--out", str(out), *SMALL]) == 1
+        assert f"{out}: holds the results of {message}; use another --out" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
 def test_an_interrupted_batch_has_totals_and_a_table(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

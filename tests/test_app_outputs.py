@@ -295,6 +295,17 @@ def test_windows_of_uneven_length_are_shown_as_long_as_they_took(tmp_path: Path,
     assert played(tmp_path / "annotated.mp4") == ([0.0, *(round(slow * t * 1e-6, 4) for t in ends[:-1])], round(0.9 * slow, 3))
 
 
+def test_an_emptied_folder_of_crops_is_removed(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    detect_file(path, out, replace(FAST, sinks=("jsonl", "crops")))
+    assert (out / "crops").is_dir()
+    detect_file(path, out, FAST)
+    assert not (out / "crops").exists()
+    (out / "crops").mkdir()
+    detect_file(path, out, FAST)
+    assert (out / "crops").is_dir()  # no run of evburst has made this one
+
+
 def test_crops_of_an_earlier_run_are_deleted_and_nothing_else(tmp_path: Path) -> None:
     path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
     detect_file(path, out, replace(FAST, sinks=("jsonl", "crops")))

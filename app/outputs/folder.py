@@ -19,9 +19,21 @@ from typing import Any
 
 from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import only_writer, read_json, refuse_foreign, replacing
+from evburst.data.files import begins_with, only_writer, read_json, refuse_foreign, replacing
 
-SUMMARY = "summary.json"
+SUMMARY, TABLE = "summary.json", "summary.csv"
+TABLE_COLUMNS = (
+    "recording",
+    "folder",
+    "status",
+    "windows",
+    "idle_windows",
+    "events",
+    "detections",
+    "recorded_s",
+    "real_time_factor",
+)
+"""First columns of the table that stands above the folders of several recordings."""
 _MARK, _OUTPUTS = "evburst_run", "outputs"
 
 
@@ -80,6 +92,8 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one, and that nothing else would be replaced."""
+        if is_table(self.path / TABLE):
+            raise ConfigError(f"{self.path}: holds the results of several recordings; use another --out")
         listed = outputs_in(self.path)
         left = self._found([name for name in (SUMMARY, *self._possible) if name in listed])
         written = self._found([*self._outputs, SUMMARY])
@@ -95,6 +109,10 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
+        for name in self._possible:
+            if name in listed and "/" in name:
+                with suppress(OSError):  # it holds files of somebody else's
+                    (self.path / name).parent.rmdir()
 
     def _found(self, names: Sequence[str]) -> list[Path]:
         """Return the files of these names or patterns that exist."""
@@ -118,6 +136,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 def path_of(source: Path) -> str:
     """Return the path of a recording from the root; that of a pipe as it is given, because it has no other name."""
     return str(source if os.path.exists(source) and not os.path.isfile(source) else source.resolve())
+
+
+def is_table(path: Path) -> bool:
+    """Return whether this is the table of an earlier run over several recordings."""
+    return path.name == TABLE and begins_with(path, ",".join(TABLE_COLUMNS))
 
 
 def state_of(source: Path) -> dict[str, int]:
