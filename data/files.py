@@ -98,14 +98,15 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
         ConfigError: another process holds it.
         DataError: the folder cannot be written to.
     """
-    path = make_folder(folder) / f".{name[:_NAME] or 'evburst'}.lock"
+    path = folder / f".{name[:_NAME] or 'evburst'}.lock"
     lock = FileLock(path, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise ConfigError(f"{folder / name}: another process is writing its results there; use another --out") from None
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise DataError(f"{folder}: cannot be written into ({error.strerror}); use another --out") from None
     try:
         yield
     except KeyboardInterrupt as error:

@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
     path = recording(tmp_path / "a.dat")
     assert detect_main(["--events", str(path), "--out", str(path / "out")]) == 1
     err = capsys.readouterr().err
-    assert "cannot be written" in err
+    assert "out: cannot be written into (Not a directory); use another --out" in err
     assert err.count("\n") == 1
 
 
