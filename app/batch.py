@@ -156,17 +156,17 @@ def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[s
 
 
 class BatchError(DataError):
-    """Some recordings failed, or were not reached; the others are complete.
+    """Some recordings failed; the others are complete.
 
     Args:
-        message: which.
-        summaries: the summary of every recording so far; of one that failed, `status` is "failed", and `error` says why.
+        message: how many.
+        summary: the summaries of all recordings; of one that failed, `status` is "failed", and `error` says why.
         text: totals of the recordings, for the terminal.
     """
 
-    def __init__(self, message: str, summaries: list[dict[str, Any]], text: str) -> None:
+    def __init__(self, message: str, summary: list[dict[str, Any]], text: str) -> None:
         super().__init__(message)
-        self.summary, self.text = summaries, text
+        self.summary, self.text = summary, text
 
 
 def detect_many(
