@@ -10,45 +10,50 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evburst.app.config import to_dict
-from evburst.app.console import number_of
-from evburst.app.detect import DetectConfig, class_numbers, detect_file
-from evburst.app.outputs.folder import SUMMARY, RunFolder, outputs_in, read_summary, state_of, write_text
+from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
+from evburst.app.outputs.folder import (
+    SUMMARY,
+    TABLE,
+    TABLE_COLUMNS,
+    RunFolder,
+    is_table,
+    outputs_in,
+    path_of,
+    read_summary,
+    state_of,
+    write_text,
+)
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.app.runs import load_weights
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import ConfigError, DataError, EvburstError
-from evburst.data.files import begins_with, refuse_foreign
+from evburst.data.files import only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
+from evburst.data.readers.columns import COLUMN_NAMES
+from evburst.data.readers.text_header import count_numbers, split_fields
+from evburst.data.text import number_of
+from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
 
-TABLE = "summary.csv"
-_COLUMNS = (
-    "recording",
-    "folder",
-    "status",
-    "windows",
-    "idle_windows",
-    "events",
-    "detections",
-    "recorded_s",
-    "real_time_factor",
-)
+_LONGEST_NAMES = 4096
+"""Bytes of the line of names of a table."""
 
 
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
-    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped. So are
-    results of earlier runs, which may lie beside the recordings, here and where a pattern matches them.
+    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped, and with a
+    note tables of something else than events. So are results of earlier runs, which may lie beside the recordings, here and
+    where a pattern matches them.
 
     Args:
         patterns: files, folders and glob patterns.
@@ -57,12 +62,15 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         ConfigError: a pattern matches no file, or a folder contains no recording.
     """
     recordings: dict[Path, Path] = {}
+    other_tables: list[Path] = []
     for pattern in patterns:
         if not str(pattern):
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
-            matches = _usable(file for file in path.rglob("*") if _is_named_recording(file))
+            named = _usable(file for file in path.rglob("*") if _is_named_recording(file))
+            other_tables += filter(_is_other_table, named)
+            matches = [file for file in named if file not in other_tables]
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             matches = _usable(map(Path, glob.glob(str(pattern), recursive=True)))
         else:
@@ -72,6 +80,8 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
             raise ConfigError(f"{pattern}: {reason}")
         for match in matches:
             recordings.setdefault(_absolute(match), match)
+    if other_tables:
+        log.info("note: passed over, because they have columns, but none of events: %s", ", ".join(map(str, other_tables)))
     return list(recordings.values())
 
 
@@ -85,15 +95,24 @@ def _is_named_recording(path: Path) -> bool:
     return path.suffix.lower() in recording_suffixes() and not path.name.startswith(".") and not is_label_file(path)
 
 
+def _is_other_table(path: Path) -> bool:
+    """Return whether a text file begins with names of columns, none of which is a position or a polarity."""
+    if path.suffix.lower() not in (".csv", ".txt"):
+        return False
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_NAMES)
+    except OSError:
+        return False  # who reads it says why
+    names, of_events = split_fields(line), {name for column in "xyp" for name in COLUMN_NAMES[column]}
+    has_names = len(names) > 1 and not count_numbers(names) and not line.startswith((b"#", b"%"))
+    return has_names and of_events.isdisjoint(name.decode("utf-8", "replace").lower() for name in names)
+
+
 def _usable(paths: Iterable[Path]) -> list[Path]:
     """Return those paths, in order, that are files and no results of an earlier run."""
     outputs = cache(outputs_in)
-    return sorted(path for path in paths if path.is_file() and path.name not in outputs(path.parent) and not _is_table(path))
-
-
-def _is_table(path: Path) -> bool:
-    """Return whether this is the table of an earlier batch."""
-    return path.name == TABLE and begins_with(path, ",".join(_COLUMNS))
+    return sorted(path for path in paths if path.is_file() and path.name not in outputs(path.parent) and not is_table(path))
 
 
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
@@ -122,12 +141,40 @@ def common_folder(recordings: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
 
 
+def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[str, Any]:
+    """Return the summary of `detect_file`, or that of an earlier run if it has done the same in the same folder.
+
+    Raises:
+        EvburstError, DetectInterrupted: see `detect_file`.
+    """
+    folder, bundle = out or default_folder(path), load_weights(config)
+    summary = read_summary(folder)
+    if summary is not None and _is_done(summary, path, _settings(config, bundle)):
+        log.info("%s: done already, skipped", path)
+        return summary
+    return detect_file(path, folder, config, bundle)
+
+
+class BatchError(DataError):
+    """Some recordings failed; the others are complete.
+
+    Args:
+        message: how many.
+        summary: the summaries of all recordings; of one that failed, `status` is "failed", and `error` says why.
+        text: totals of the recordings, for the terminal.
+    """
+
+    def __init__(self, message: str, summary: list[dict[str, Any]], text: str) -> None:
+        super().__init__(message)
+        self.summary, self.text = summary, text
+
+
 def detect_many(
     recordings: Sequence[Path], out: Path | None, config: DetectConfig, skip_existing: bool = False
-) -> tuple[list[dict[str, Any]], str]:
+) -> tuple[list[dict[str, Any]], str] | None:
     """Detect in every recording, write OUT/summary.csv, and return the summaries and a text for the terminal.
 
-    Under torchrun every process handles a share of the recordings, and rank 0 writes the table.
+    Under torchrun every process handles a share of the recordings; rank 0 writes the table, and the others return None.
 
     Args:
         recordings: the files.
@@ -137,43 +184,77 @@ def detect_many(
             those of that run.
 
     Raises:
-        ConfigError: `out` contains a summary.csv that evburst has not written.
-        DataError: some recordings failed; the others are complete.
+        ConfigError: `out` contains a summary.csv that evburst has not written, or results of a single recording; or another
+            process writes there.
+        BatchError: some recordings failed; the others are complete.
+        DetectInterrupted: Ctrl-C.
     """
     out = out or Path("runs") / "detect" / (common_folder(recordings).name or "all")
     folders = result_folders(recordings, out)
-    refuse_foreign([out / TABLE], config.overwrite or _is_table(out / TABLE), "use another --out, or --overwrite")
+    if read_summary(out) is not None:
+        raise ConfigError(f"{out}: holds the results of a single recording; use another --out")
+    refuse_foreign([out / TABLE], config.overwrite or is_table(out / TABLE), "use another --out, or --overwrite")
     bundle = load_weights(config)
     class_numbers(config.classes, bundle.head.classes)
-    with process_group() as (rank, world):
+    failures = dict[str, str]()
+    with process_group() as (rank, world), only_writer(out) if rank == 0 else nullcontext():
         own_share = list(zip(recordings, folders, strict=True))[rank::world]
-        settings = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
-        todo = [entry for entry in own_share if not (skip_existing and _is_done(entry[1], entry[0], settings))]
-        left, failures = _TimeLeft([path for path, _ in todo]), dict[str, str]()
-        for number, (path, folder) in enumerate(todo, len(own_share) - len(todo) + 1):
-            before = _written_at(folder)
-            try:
-                summary = detect_file(path, folder, config, bundle)
-                boxes, windows = summary["detections"], summary["windows"]
-                progress = f"{number} of {len(own_share)}", path, boxes, windows, left.after(path)
-                log.info("%s: %s: %d boxes in %d windows%s", *progress)
-            except EvburstError as error:
-                log.error("%s", error)
-                failures[str(path)] = str(error)
-                if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
-                    _write_failure(folder, path, error)
-            if world == 1:
-                _write_table(out, recordings, folders, failures)
+        try:
+            for failed in _detect_each(own_share, config, bundle, skip_existing):
+                failures |= failed
+                if world == 1:
+                    _write_table(out, recordings, folders, failures)
+        except KeyboardInterrupt:
+            if world > 1:
+                raise
+            summaries = _write_table(out, recordings, folders, failures)
+            raise DetectInterrupted(summaries, _totals_text(summaries, out), out) from None
         for content in all_gather(json.dumps(failures).encode(), world):
             failures |= json.loads(content)
         if rank > 0:
-            return [], ""
+            return None
         summaries = _write_table(out, recordings, folders, failures)
-    if failed := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
-        raise DataError(f"{failed} of {len(recordings)} recordings failed: see {out / TABLE}")
-    windows, boxes = (sum(summary[name] for summary in summaries) for name in ("windows", "detections"))
-    text = f"{number_of(len(summaries), 'recording')}: {number_of(windows, 'window')}, {number_of(boxes, 'box', 'boxes')}"
-    return summaries, f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
+    text = _totals_text(summaries, out)
+    if failed_count := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
+        message = f"{failed_count} of {number_of(len(recordings), 'recording')} failed: see {out / TABLE}"
+        raise BatchError(message, summaries, text)
+    return summaries, text
+
+
+def _detect_each(
+    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: DetectorBundle, skip_existing: bool
+) -> Iterator[dict[str, str]]:
+    """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail."""
+    settings = _settings(config, bundle)
+    todo = [
+        (path, folder)
+        for path, folder in recordings
+        if not (skip_existing and _is_done(read_summary(folder) or {}, path, settings))
+    ]
+    left = _TimeLeft([path for path, _ in todo])
+    for number, (path, folder) in enumerate(todo, len(recordings) - len(todo) + 1):
+        before = _written_at(folder)
+        try:
+            summary = detect_file(path, folder, config, bundle)
+        except EvburstError as error:
+            log.error("%s", error)
+            if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
+                _write_failure(folder, path, error)
+            yield {str(path): str(error)}
+        else:
+            found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
+            log.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))
+            yield {}
+
+
+def _totals_text(summaries: Sequence[Mapping[str, Any]], out: Path) -> str:
+    """Return the totals of a batch as text."""
+    windows, boxes = (sum(summary.get(name, 0) for summary in summaries) for name in ("windows", "detections"))
+    states = Counter(summary["status"] for summary in summaries)
+    others = ", ".join(f"{count} {status}" for status, count in states.items() if status != "complete")
+    recordings = number_of(len(summaries), "recording") + (f" ({others})" if others else "")
+    text = f"{recordings}: {number_of(windows, 'window')}, {number_of(boxes, 'box', 'boxes')}"
+    return f"{text}\nwritten   {out}/: {TABLE}, one folder per recording"
 
 
 class _TimeLeft:
@@ -197,10 +278,16 @@ class _TimeLeft:
         return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
 
 
-def _is_done(folder: Path, path: Path, settings: dict[str, Any]) -> bool:
-    """Return whether the folder contains a complete run of this recording, as it is, with these `settings` of its summary."""
-    wanted = {"status": "complete", "events_path": str(path.resolve()), **state_of(path), **settings}
-    return wanted.items() <= (read_summary(folder) or {}).items()
+def _settings(config: DetectConfig, bundle: DetectorBundle) -> dict[str, Any]:
+    """Return the entries of a summary that say how a run was made, as they are in its file."""
+    settings: dict[str, Any] = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
+    return settings
+
+
+def _is_done(summary: dict[str, Any], path: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a folder's summary is of a complete run of this recording, as it is, with these `settings`."""
+    wanted = {"status": "complete", "events_path": path_of(path), **state_of(path), **settings}
+    return wanted.items() <= summary.items()
 
 
 def _written_at(folder: Path) -> int | None:
@@ -227,12 +314,15 @@ def _write_table(
     summaries = []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"])
+    writer.writerow(
+        [*TABLE_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"]
+    )
     for path, folder in zip(recordings, folders, strict=True):
         summary = read_summary(folder)
         if str(path) in failures and (summary is None or summary["status"] != "failed"):
-            summary = {"events_path": str(path.resolve()), "status": "failed", "error": failures[str(path)]}
-        if summary is None or summary.get("events_path") != str(path.resolve()):
+            about = {"events_file": path.name, "events_path": path_of(path)}
+            summary = {**about, "status": "failed", "error": failures[str(path)]}
+        if summary is None or summary.get("events_path") != path_of(path):
             continue
         summaries.append(summary)
         energy, latency = summary.get("energy") or {}, summary.get("latency_ms") or {}
@@ -240,7 +330,7 @@ def _write_table(
         pj = energy.get("snn_pj")
         writer.writerow(
             [
-                *(values.get(name, "") for name in _COLUMNS),
+                *(values.get(name, "") for name in TABLE_COLUMNS),
                 "" if pj is None else round(pj * 1e-6, 1),
                 energy.get("counted_windows", ""),
                 energy.get("ratio", ""),

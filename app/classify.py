@@ -10,6 +10,7 @@ from typing import Any
 
 from evburst.app.console import sample_note
 from evburst.app.inference import WindowResult
+from evburst.app.outputs.folder import path_of
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
@@ -22,6 +23,9 @@ from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 
 log = logging.getLogger("evburst")
+
+_NAME_WIDTH, _CLASS_WIDTH = 28, 10
+"""Least widths of the columns of names and of classes."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,10 @@ def classify_file(
         bundle: the weights, if they are already loaded.
 
     Returns:
-        In JSON types: events_file (its name), events_path, class, score, top5 (class and score of the best five), windows
-        (t0_us, t1_us, events, class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean number
-        used), energy and memory (as reported by `evburst detect`), faults. Class and score are None if every window was idle.
+        In JSON types: events_file (its name), events_path, class, score, top5 (class and score of the best five), weights,
+        windows (t0_us, t1_us, events, class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean
+        number used), energy and memory (as reported by `evburst detect`), faults. Class and score are None if every window was
+        idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.
@@ -84,9 +89,10 @@ def classify_file(
         log.warning("%s: repaired: %s", path, stream.faults)
     return {
         "events_file": path.name,
-        "events_path": str(path.resolve()),
+        "events_path": path_of(path),
         **_best_classes(whole, bundle.head.classes),
         "network": "ann" if c.ann else "snn",
+        "weights": c.weights,
         "timesteps": None if (t := totals.report().timesteps) is None else round(t, 3),
         "window_ms": inference.voxel.window_us / 1000 if c.window_events is None else None,
         "window_events": c.window_events,
@@ -167,17 +173,20 @@ def classify_many(
         raise DataError(f"{failed} of {len(recordings)} recordings failed")
 
 
-def human_line(summary: dict[str, Any], windows: bool = False) -> str:
-    """Return a line of text for a recording, and with `windows` a line for each window."""
+def human_line(summary: dict[str, Any], windows: bool = False, widths: tuple[int, int] = (0, 0)) -> str:
+    """Return a line of text for a recording, and with `windows` a line for each window.
+
+    `widths` are the lengths of the longest file name and of the longest class name in lines that stand below each other.
+    """
     t = summary["timesteps"]
-    lines = [
-        _line(summary["events_file"], summary["class"], summary["score"], _spent(summary), "ANN" if t is None else f"T {t:g}")
-    ]
+    network = f"{'ANN' if t is None else f'T {t:g}'}, {summary['weights']}"
+    lines = [_line(widths, summary["events_file"], summary["class"], summary["score"], _spent(summary), network)]
     for window in summary["windows"] if windows else []:
         name = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
         t = window["timesteps"]
         lines.append(
             _line(
+                widths,
                 name,
                 window["class"],
                 window["score"],
@@ -198,6 +207,7 @@ def _spent(summary: dict[str, Any]) -> str:
     return f"{line}, {memory['total_pj'] / 1e6:,.1f} uJ with memory traffic ({100 * memory['share_of_ann']:.1f} %)"
 
 
-def _line(name: str, label: str | None, score: float | None, energy: str, timesteps: str) -> str:
-    answer = f"{'idle':<16}" if label is None else f"{label:<10} {score:5.3f}"
-    return f"{name:<28} {answer}  {energy}  {timesteps}"
+def _line(widths: tuple[int, int], name: str, label: str | None, score: float | None, energy: str, network: str) -> str:
+    name_width, class_width = max(widths[0], _NAME_WIDTH), max(widths[1], _CLASS_WIDTH)
+    answer = f"{'idle':<{class_width + 6}}" if label is None else f"{label:<{class_width}} {score:5.3f}"
+    return f"{name:<{name_width}} {answer}  {energy}  {network}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from evburst.app.console import run
-from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given, named_path
+from evburst.app.flags import CommandParser, Flag, Parser, as_assignments, given, named_path, recording
 from evburst.app.provenance import installed_version
 from evburst.data.errors import ConfigError, EvburstError
 
@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"evburst {installed_version()}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(argv)
     module, function, _ = COMMANDS[args.command]
     command: Callable[[Sequence[str], str], int] = getattr(import_module(module), function)
@@ -89,11 +93,15 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         "Detect objects in event recordings with a burst-spiking network and report its energy.",
         "--events recording_td.dat",
     )
-    parser.add_argument("--events", nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, .bin, .aedat4, "
-                        ".h5, .npy, .npz, .csv), folders of recordings, or quoted glob patterns")  # fmt: skip
+    parser.add_argument("--events", type=recording, nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, "
+                        ".bin, .aedat4, .h5, .npy, .npz, .csv; - is standard input), folders of recordings, or quoted glob "
+                        "patterns")  # fmt: skip
     parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
-                        "RECORDING); for several recordings it receives one folder per recording and summary.csv")  # fmt: skip
-    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that are already done")
+                        "RECORDING); for several recordings it receives summary.csv and a folder for each, at its path below "
+                        "the deepest folder that holds them all")  # fmt: skip
+    parser.add_argument("--skip-existing", action="store_true", help="skip recordings that have not changed since they were "
+                        "processed with the same weights and settings; name the same recordings again, because others can "
+                        "move their folders, see --out")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--no-video", action="store_true", help="do not write annotated.mp4")
     parser.add_argument("--crops", action="store_true", help="write what is in each box as a picture, crops/*.png")
@@ -115,25 +123,30 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         example="post.nms_iou=0.6",
     )
 
-    def main(args: argparse.Namespace) -> str:
-        from evburst.app.batch import detect_many, find_recordings, one_file
+    def main(args: argparse.Namespace) -> Iterator[str]:
+        from evburst.app.batch import BatchError, detect_many, detect_or_skip, find_recordings, one_file
         from evburst.app.config import load_config
-        from evburst.app.detect import DetectConfig, detect_file, human_summary
+        from evburst.app.detect import DetectConfig, DetectInterrupted, detect_file, human_summary
         from evburst.app.runs import refuse_ignored
 
-        config = load_config(DetectConfig, args.config, args.set + given(args))
+        assignments = args.set + given(args)
+        sinks = [*load_config(DetectConfig, args.config, assignments).sinks, *(["crops"] if args.crops else [])]
+        wanted = [name for name in dict.fromkeys(sinks) if name != "video" or not args.no_video]
+        config = load_config(DetectConfig, args.config, assignments + as_assignments({"sinks": wanted}))
         refuse_ignored(config)
-        if args.no_video:
-            config = replace(config, sinks=tuple(name for name in config.sinks if name != "video"))
-        if args.crops and "crops" not in config.sinks:
-            config = replace(config, sinks=(*config.sinks, "crops"))
-        summary: Any
-        if one_file(args.events) and not args.skip_existing:
-            summary = detect_file(args.events[0], args.out, config)
-            text = human_summary(summary)
-        else:
-            summary, text = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
-        return json.dumps(summary, indent=1) if args.json else text
+        found: tuple[Any, str] | None
+        try:
+            if one_file(args.events):
+                detect = detect_or_skip if args.skip_existing else detect_file
+                summary = detect(Path(args.events[0]), args.out, config)
+                found = summary, human_summary(summary)
+            else:
+                found = detect_many(find_recordings(args.events), args.out, config, args.skip_existing)
+        except (BatchError, DetectInterrupted) as error:
+            yield json.dumps(error.summary, indent=1) if args.json else error.text
+            raise
+        if found is not None:
+            yield json.dumps(found[0], indent=1) if args.json else found[1]
 
     return run(parser, main, argv)
 
@@ -146,7 +159,12 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         "--events 00001.bin --weights nmnist",
     )
     parser.add_argument(
-        "--events", nargs="+", required=True, metavar="FILE", help="recordings, folders of them, or quoted patterns"
+        "--events",
+        type=recording,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="recordings (- is standard input), folders of them, or quoted patterns",
     )
     parser.add_argument("--windows", action="store_true", help="a line for each window, too")
     parser.add_argument(
@@ -164,25 +182,28 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         from evburst.app.batch import find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
-        from evburst.app.runs import refuse_ignored
+        from evburst.app.runs import load_weights, refuse_ignored
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))
         refuse_ignored(config)
-        found = classify_many(find_recordings(args.events), config)
+        recordings, bundle = find_recordings(args.events), load_weights(config)
+        found = classify_many(recordings, config, bundle)
         if args.json:
             return _as_json(found, one_file(args.events))
-        return (human_line(summary, args.windows) for summary in found)
+        widths = max(len(path.name) for path in recordings), max(map(len, bundle.head.classes))
+        return (human_line(summary, args.windows, widths) for summary in found)
 
     return run(parser, main, argv)
 
 
 def _as_json(found: Iterator[dict[str, Any]], single: bool) -> Iterator[str]:
-    """Yield the results as one text, a list unless `single`, before an error of some recordings is raised."""
-    results, failure = list[dict[str, Any]](), None
+    """Yield the results as one text, a list unless `single`, before an error of some recordings or Ctrl-C is raised."""
+    results = list[dict[str, Any]]()
+    failure: BaseException | None = None
     try:
         for result in found:
             results.append(result)
-    except EvburstError as error:
+    except (EvburstError, KeyboardInterrupt) as error:
         failure = error
     if results or not single:
         yield json.dumps(results[0] if single else results, indent=1)
@@ -348,9 +369,11 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     config = load_config(ScoreConfig, args.config, args.set + flags)
     scored = score_files(args.predictions, args.labels, config)
     summary = {**scored, "config": to_dict(config), "provenance": provenance()}
+    text = human_scores(summary)
     if args.out:
         write_report(summary, args.out)
-    return human_scores(summary), summary
+        text += f"\nwritten   {args.out}/: results.json, results.md, report.html"
+    return text, summary
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
@@ -454,7 +477,7 @@ def _source(args: argparse.Namespace) -> tuple[str, str]:
         if value is None:
             continue
         if kind == "events" and not args.realtime:
-            raise ConfigError("--events: add --realtime to play the recording in real time, or use detect.py")
+            raise ConfigError("--events: add --realtime to play the recording in real time, or use evburst detect")
         if kind == "camera" and value != "fake" and not (value.isascii() and value.isdigit()):
             raise ConfigError(f"--camera {value}: expected a number, 0 for the first camera, or `fake`")
         return kind, value

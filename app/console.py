@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from evburst.data.errors import ConfigError, EvburstError
+from evburst.data.text import number_of as number_of
 
 LOG = logging.getLogger("evburst")
 """The project's root logger; modules log to its children, `logging.getLogger(__name__)`."""
@@ -60,11 +61,11 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
             for text in [result] if isinstance(result, str) else result or ():
                 if code := _print_result(text):
                     return code
-        except KeyboardInterrupt:
-            return _interrupted(received)
+        except KeyboardInterrupt as error:
+            return _interrupted(received, error)
         except Exception as error:
             if received and not isinstance(error, EvburstError):  # what was interrupted may fail in its own way
-                return _interrupted(received)
+                return _interrupted(received, error)
             message = _message(error)
             if args.debug or message is None:
                 raise
@@ -88,11 +89,6 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
-def number_of(n: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: `1 window`, `1,200 windows`; the plural has an s unless it is given."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
-
-
 def sample_note(energy: dict[str, Any]) -> str:
     """Return how many windows were counted, to be appended to "per window"; "" if all were, or none because the ANN ran.
 
@@ -109,8 +105,9 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-def _interrupted(received: list[int]) -> int:
-    LOG.warning("interrupted: what was written so far is complete and readable")
+def _interrupted(received: list[int], error: BaseException) -> int:
+    """Say so, with the notes of what was written (`evburst.data.files.readable_note`), and return the exit code."""
+    LOG.warning("%s", ": ".join(["interrupted", *getattr(error, "__notes__", [])[:1]]))
     return exit_code(received[0] if received else signal.SIGINT)
 
 

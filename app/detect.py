@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 import time
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -19,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import number_of, sample_note, show_progress
+from evburst.app.console import sample_note, show_progress
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
@@ -35,13 +33,15 @@ from evburst.app.runs import (
     step_of,
     traffic_figures,
 )
+from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
-from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventStream, EventWindow, SensorSize, no_usable_events
+from evburst.data.events import EventStream, SensorSize, no_usable_events
+from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.eval.energy import EnergyTotals, energy_figures
+from evburst.data.text import number_of
+from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 
@@ -91,6 +91,7 @@ class DetectConfig(RunConfig):
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
             "slow and fps set the speed of the video: add video to the sinks, or leave them out": "video" in self.sinks
             or (self.slow == 1 and self.fps is None),
+            "tracking sets how boxes are tracked: add track, or leave it out": self.track or self.tracking == TrackConfig(),
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
         }
         for message, holds in checks.items():
@@ -148,6 +149,26 @@ def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
     return f"{name}, boxes {config.lead_ms:g} ms ahead" if config.lead_ms else name
 
 
+def default_folder(events: Path) -> Path:
+    """Return the folder for the results of a recording: runs/detect/NAME, or NAME-2 ... if that is another's."""
+    return free_folder(Path("runs") / "detect" / events.stem, events)
+
+
+class DetectInterrupted(KeyboardInterrupt):
+    """Ctrl-C in detection, whose results up to there are written.
+
+    Args:
+        summary: the summary of a recording, or those of several.
+        text: the same for the terminal.
+        folder: folder of the results.
+    """
+
+    def __init__(self, summary: dict[str, Any] | list[dict[str, Any]], text: str, folder: Path) -> None:
+        super().__init__()
+        self.summary, self.text = summary, text
+        self.add_note(readable_note(folder))
+
+
 def detect_file(
     events: Path | str,
     out: Path | str | None = None,
@@ -164,6 +185,7 @@ def detect_file(
 
     Raises:
         EvburstError: the recording, the weights or the folder cannot be used; output written before the error is readable.
+        DetectInterrupted: Ctrl-C; the folder holds the results up to there.
     """
     started = time.perf_counter()
     path, c = Path(events), config or DetectConfig()
@@ -181,23 +203,29 @@ def detect_file(
     name = network_name(bundle, c)
     step_us = step_of(c, inference.voxel.window_us) if c.window_events is None else None
     info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms)
-    folder = free_folder(Path("runs") / "detect" / path.stem, path) if out is None else Path(out)
-    run = _Totals(time.perf_counter(), info, inference.dense_macs)
+    folder = default_folder(path) if out is None else Path(out)
+    run = RecordingTotals(time.perf_counter(), info, inference.dense_macs)
     possible = [entry.file for entry in SINKS.values()]
     with RunFolder(folder, path, [SINKS[name].file for name in c.sinks], possible, c.overwrite) as run_folder:
-        with ExitStack() as stack:
-            sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
-            bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
-            passed = run.passing(chain([first], windows))
-            results = stack.enter_context(closing(run_windows(inference, stream, passed, c, str(path))))
-            for result in map(filter_result, results):
-                run.add(result)
-                for sink in sinks:
-                    sink.write(result)
-                bar.update()
+        status = "interrupted"
+        with suppress(KeyboardInterrupt):
+            with ExitStack() as stack:
+                sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
+                bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
+                passed = run.passing(chain([first], windows))
+                results = stack.enter_context(closing(run_windows(inference, stream, passed, c, str(path))))
+                for result in map(filter_result, results):
+                    run.add(result)
+                    for sink in sinks:
+                        sink.write(result)
+                    bar.update()
+            status = "complete"
         run.finish()
-        summary = run_folder.write_summary(_summary(path, stream, bundle, inference, run, c, run.started - started))
+        totals = _summary(stream, bundle, inference, run, c, run.started - started)
+        summary = run_folder.write_summary({"status": status, **totals})
     _warn(path, stream)
+    if status == "interrupted":
+        raise DetectInterrupted(summary, human_summary(summary), folder)
     return summary
 
 
@@ -208,65 +236,17 @@ def _open_sink(stack: ExitStack, name: str, folder: Path, info: RunInfo) -> Sink
     return sink
 
 
-class _Totals:
-    """Totals of one run, which grow by 8 bytes per window for the latencies."""
-
-    def __init__(self, started: float, info: RunInfo, dense_macs: int) -> None:
-        self.started, self.wall_s, self._info = started, 0.0, info
-        self.windows, self.events, self.recorded_us, self._end_us = 0, 0, 0, info.start_us
-        self.durations = array("d") if info.step_us is None else None
-        self.per_class: Counter[str] = Counter()
-        self.tracks, self.held = set[int](), 0
-        self.latencies, self.energy = array("d"), EnergyTotals(dense_macs)
-        self._ends: list[EventWindow] = []
-
-    def passing(self, windows: Iterator[EventWindow]) -> Iterator[EventWindow]:
-        """Yield the windows, at least one, and keep the first and the last one for `finish`."""
-        for window in windows:
-            self._ends = [*self._ends[:1], window]
-            yield window
-
-    def add(self, result: WindowResult) -> None:
-        self.windows += 1
-        self.events += result.events
-        if result.t1_us < self._end_us:  # the clock was reset
-            self._end_us = result.t0_us
-        self.recorded_us += result.t1_us - max(result.t0_us, self._end_us)
-        self._end_us = result.t1_us
-        if self.durations is not None:
-            self.durations.append((result.t1_us - result.t0_us) / 1000)
-        self.per_class.update(self._info.classes[label] for label in result.detections.labels)
-        if result.detections.track_ids is not None and result.detections.held is not None:
-            self.tracks.update(result.detections.track_ids[result.detections.track_ids > 0].tolist())
-            self.held += int(result.detections.held.sum())
-        self.energy.merge(result.totals)
-        if not result.idle:
-            self.latencies.append(result.latency_ms)
-
-    def finish(self) -> None:
-        """Stop the clock, and reduce the recorded time to that from the first event to the last one."""
-        self.wall_s = time.perf_counter() - self.started
-        first, last = self._ends[0], self._ends[-1]
-        if len(first):
-            self.recorded_us -= int(columns(first)[0].min()) - first.t0_us
-        if len(last):
-            self.recorded_us -= last.t1_us - 1 - int(columns(last)[0].max())
-
-
 def _summary(
-    path: Path,
     stream: FilteredStream,
     bundle: DetectorBundle,
     inference: Inference,
-    run: _Totals,
+    run: RecordingTotals,
     config: DetectConfig,
     startup_s: float,
 ) -> dict[str, Any]:
     recorded_s = run.recorded_us * 1e-6
     energy = run.energy.report()
     return {
-        "status": "complete",
-        "events_file": path.name,
         "network": "ann" if config.ann else "snn",
         "weights": config.weights,
         "sensor_size": list(stream.sensor_size),
@@ -283,7 +263,7 @@ def _summary(
         "wall_s": round(run.wall_s, 3),
         "recorded_s": round(recorded_s, 3),
         "real_time_factor": round(recorded_s / run.wall_s, 3),
-        "latency_ms": {f"p{q}": _percentile(run.latencies, q) for q in (50, 99)},
+        "latency_ms": {f"p{q}": percentile(run.latencies, q) for q in (50, 99)},
         "energy": energy_figures(energy, config.energy_table),
         "memory": traffic_figures(run.energy, inference, config.energy_table),
         "timesteps": None if config.ann else config.timesteps or bundle.parameters.timesteps,
@@ -300,17 +280,13 @@ def _summary(
     }
 
 
-def _lengths(run: _Totals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
+def _lengths(run: RecordingTotals, inference: Inference, config: DetectConfig) -> dict[str, Any]:
     """Return the length of the windows, or percentiles of their lengths if they are cut by number of events."""
     if run.durations is None:
         stride = {} if config.stride_ms is None else {"stride_ms": config.stride_ms}
         return {"window_ms": inference.voxel.window_us / 1000, **stride}
-    spread = {f"p{q}": _percentile(run.durations, q) for q in (1, 50, 99)}
+    spread = {f"p{q}": percentile(run.durations, q) for q in (1, 50, 99)}
     return {"window_events": config.window_events, "window_ms": spread}
-
-
-def _percentile(values: Sequence[float], q: int) -> float | None:
-    return round(float(np.percentile(values, q)), 2) if len(values) else None
 
 
 def _warn(path: Path, stream: EventStream) -> None:
@@ -349,11 +325,11 @@ def human_summary(summary: dict[str, Any]) -> str:
     spread = summary["window_ms"]
     if isinstance(spread, dict):
         lengths = f"1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms"
-        length = f"{summary['window_events']:,} events ({lengths})"
+        length = f"{number_of(summary['window_events'], 'event')} ({lengths})"
     else:
         length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"
-    events = f"{summary['events']:,} events" + (" (each once per window it lies in)" if "stride_ms" in summary else "")
+    events = number_of(summary["events"], "event") + (" (each once per window it lies in)" if "stride_ms" in summary else "")
     windows = number_of(summary["windows"], "window")
     lines = [
         f"{summary['events_file']}: {events}, {windows} of {length}{idle}",
@@ -365,7 +341,8 @@ def human_summary(summary: dict[str, Any]) -> str:
     if "lead_ms" in summary:
         lines.append(f"ahead     boxes are predicted for {summary['lead_ms']:g} ms after the end of their window")
     if "tracks" in summary:
-        lines.append(f"tracks    {summary['tracks']} objects; {summary['held']} boxes of objects that stand still")
+        tracks, held = number_of(summary["tracks"], "object"), number_of(summary["held"], "box", "boxes")
+        lines.append(f"tracks    {tracks}; {held} of objects that stand still")
     speed = f"speed     {summary['real_time_factor']:.2f} x real time"
     lines.append(speed + (f"; latency p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency["p50"] is not None else ""))
     if summary["network"] == "ann":
@@ -384,9 +361,9 @@ def human_summary(summary: dict[str, Any]) -> str:
             lines.append(f"changes   {spent}, if neurons sent only what differs from a window without events")
         lines.append(f"spikes    {summary['spikes_per_neuron']:.2f} per neuron and window; T = {summary['timesteps_mean']:g}")
     else:
-        lines.append("energy    none: every window is idle")
+        lines.append(f"energy    none: {'every window is idle' if summary['windows'] else 'no window was finished'}")
     if any(summary["filtered"].values()):
         removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary["filtered"].items() if count)
-        lines.append(f"filtered  {sum(summary['filtered'].values()):,} events ({removed})")
+        lines.append(f"filtered  {number_of(sum(summary['filtered'].values()), 'event')} ({removed})")
     lines.append(f"written   {summary['folder']}/: {', '.join([*summary['written'], 'summary.json'])}")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, run
-from evburst.app.flags import Parser, named_path
+from evburst.app.flags import Parser, named_path, recording
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EvburstError, EventFileError, SensorSizeUnknownError
@@ -27,6 +27,7 @@ from evburst.data.events import (
     EventStream,
     Faults,
     SensorSize,
+    check_order,
     check_sensor_size,
     list_counts,
     no_usable_events,
@@ -36,6 +37,7 @@ from evburst.data.readers.columns import UNIT_SYMBOLS
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
 from evburst.data.slicing import MAX_START_S, first_sound_us, first_us
+from evburst.data.text import number_of
 from evburst.data.writers import write_events, writer_for
 
 RATE_WINDOW_US = 10_000
@@ -71,15 +73,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 def _command(commands: Any, name: str, text: str, several: bool = False) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if several:
-        parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="the recordings")
+        parser.add_argument("files", type=_recording, metavar="FILE", nargs="+", help="the recordings; - is standard input")
     else:
-        parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
+        parser.add_argument("file", type=_recording, metavar="FILE", help="the recording; - is standard input")
     parser.add_argument(
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not state it, e.g. 304x240"
     )
     parser.add_argument("--format", metavar="NAME", help=f"format, instead of recognising it: {', '.join(sorted(READERS))}")
     add_read_options(parser)
     return parser
+
+
+def _recording(text: str) -> Path:
+    return Path(recording(text))
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
@@ -177,23 +183,28 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     writer_for(args.out)
     refuse_overwriting(args.out, [args.file], args.overwrite)
     packets = _from_zero(packets, stream.faults) if args.from_zero else packets
-    written = write_events(args.out, _checked(packets, args.file, stream.sensor_size), stream.sensor_size)
+    written = write_events(args.out, _checked(packets, args, stream), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
     if stream.faults.found():
         LOG.warning("%s: repaired: %s", args.file, stream.faults)
-    return f"{args.out}: {written.events} events, {stream.sensor_size}"
+    return f"{args.out}: {number_of(written.events, 'event')}, {stream.sensor_size}"
 
 
-def _checked(packets: Iterator[Events], path: Path, sensor_size: SensorSize) -> Iterator[Events]:
-    """Yield the packets unchanged; raise at the end if none had a usable event, so that the writer discards its file."""
-    total, outside = 0, 0
+def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventStream) -> Iterator[Events]:
+    """Yield the packets unchanged; raise at the end, so that the writer discards its file, if too few events were usable."""
+    total, outside, late_before = 0, 0, 0
+    width, height = stream.sensor_size
     for packet in packets:
+        if not total and getattr(args, "start_s", None):  # late events before the start do not count
+            late_before = stream.faults.late_events
         total += len(packet)
-        outside += int(np.count_nonzero((packet["x"] >= sensor_size.width) | (packet["y"] >= sensor_size.height)))
+        outside += int(np.count_nonzero((packet["x"] >= width) | (packet["y"] >= height)))
         yield packet
     if not total:
-        raise EventFileError(f"{path}: no events in this part; nothing was written")
-    check_sensor_size(str(path), sensor_size, total - outside, outside)
+        raise EventFileError(f"{args.file}: no events in this part; nothing was written")
+    check_sensor_size(str(args.file), stream.sensor_size, total - outside, outside)
+    if stream.finite:
+        check_order(str(args.file), total, stream.faults.late_events - late_before)
 
 
 def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:

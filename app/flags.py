@@ -13,7 +13,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -204,13 +204,14 @@ class Parser(argparse.ArgumentParser):
         """See argparse."""
         if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
             choices = re.findall(r"[^\s,']+", wrong[2])  # depending on Python's version, each is in quotes
-            message += _suggestion(wrong[1], choices)
+            message += _suggestion(wrong[1], dict(zip(choices, choices, strict=True)))
         super().error(message)
 
 
-def _suggestion(text: str, known: Iterable[str]) -> str:
+def _suggestion(text: str, known: Mapping[str, str]) -> str:
+    """Return a question for the nearest of the known names, each with the form in which it is shown; "" if none is near."""
     near = difflib.get_close_matches(text, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def named_path(text: str) -> Path:
@@ -218,6 +219,11 @@ def named_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; is a shell variable unset?")
     return Path(text)
+
+
+def recording(text: str) -> str:
+    """Return the name of a recording, where `-` is standard input; the `type` of an argument."""
+    return "/dev/stdin" if text == "-" else text
 
 
 class CommandParser(Parser):
@@ -275,8 +281,9 @@ class CommandParser(Parser):
         """Parse as argparse does; the error for an unknown flag suggests the nearest known one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flag = next((text for text in unknown if text.startswith("--")), "")
-            suggestion = _suggestion(flag.partition("=")[0], self._option_string_actions)
+            flag = next((text for text in unknown if text.startswith("--")), "--").partition("=")[0]
+            known = {option.lstrip("-"): option for option in self._option_string_actions}
+            suggestion = _suggestion(flag.lstrip("-"), known)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
         return parsed
 

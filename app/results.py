@@ -21,7 +21,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     """Run `evburst results`: write tables to stdout or a file, and list missing results on stderr."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Make every table of docs/results.md from the results.json files that evaluate.py writes.",
+        description="Make every table of docs/results.md from the results.json files that evburst evaluate writes.",
         epilog=f"example: {prog} runs/evaluate --out tables.md",
     )
     parser.add_argument("places", type=Path, nargs="*", metavar="FOLDER|FILE",
@@ -69,7 +69,7 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
     for problem in collected.problems:
         log.warning("left out: %s", problem)
     if not collected.files:
-        raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evaluate.py writes them")
+        raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evburst evaluate writes them")
     missing = [f"left out: {problem}" for problem in collected.problems] + gaps(collected.files, expected)
     for line in missing[len(collected.problems) :]:
         log.info("missing: %s", line)

@@ -16,8 +16,8 @@ import torch
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_sensor_size
-from evburst.data.filters import FiltersConfig
+from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_order, check_sensor_size
+from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
 from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_count
@@ -34,7 +34,7 @@ _USUAL_SIDE = 640
 """`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
 _JUDGED_FROM = 10_000
-"""Number of events from which a run ends early if too many lie outside the sensor; at the end every run is judged."""
+"""Number of events from which a run ends early if too many lie outside the sensor or are late; at its end each is judged."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RunConfig:
         adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
         batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
             high throughput.
-        start_s: start this many seconds after the first event.
+        start_s: start with the window that contains the time this many seconds after the first event.
         max_windows: stop after this many windows.
         downsample: side of the square blocks of pixels that the network sees as one pixel; suits sensors that are much larger
             than in training, and saves energy. 0: automatic, which is 1, or for a side of at least 1280 px the number of times
@@ -151,7 +151,7 @@ def open_inference(
         maps: keep the output maps in each result.
 
     Raises:
-        ConfigError: the engine or the device is not available, or T contradicts the other settings.
+        ConfigError: the engine or the device is not available, or T or a memory contradicts the other settings.
     """
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
@@ -161,6 +161,11 @@ def open_inference(
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     bundle = with_memory_if_asked(bundle, config.remembers, config.stride_ms)
+    if bundle.graph.memories and (config.batch, config.idle_events) != (1, 0):
+        raise ConfigError(
+            "batch and idle_events: a network with memory runs every window, one after the other; "
+            "leave --batch and --idle-events out"
+        )
     detector = Detector(
         bundle,
         config.decoding,
@@ -252,7 +257,7 @@ def start_time(stream: EventStream, start_s: float) -> int | None:
 
 def run_windows(
     inference: Inference,
-    stream: EventStream,
+    stream: FilteredStream,
     windows: Iterator[EventWindow],
     config: RunConfig,
     name: str,
@@ -264,9 +269,11 @@ def run_windows(
 
     Raises:
         SensorSizeError: too many events lie outside the sensor.
+        EventFileError: too many events are late.
     """
     inside = outside = 0
-    taken = islice(windows, config.max_windows)
+    ordered = _in_order(windows, stream, name, config, before) if stream.finite else windows
+    taken = islice(ordered, config.max_windows)
     with closing(inference.stream(taken, config.batch or BATCH, stream.finite)) as results:
         for result in results:
             inside, outside = inside + result.events, outside + result.outside
@@ -274,6 +281,21 @@ def run_windows(
                 check_sensor_size(name, stream.sensor_size, inside, outside)
             yield result
     check_sensor_size(name, stream.sensor_size, inside, stream.faults.since(before or Faults()).outside_sensor)
+
+
+def _in_order(
+    windows: Iterator[EventWindow], stream: FilteredStream, name: str, config: RunConfig, before: Faults | None
+) -> Iterator[EventWindow]:
+    """Yield the windows as long as few events are late; those that were read before `config.start_s` do not count."""
+    late_before = 0 if before is None else before.late_events
+    for number, window in enumerate(windows):
+        if number == 0 and config.start_s:
+            late_before = stream.faults.late_events
+        late = stream.faults.late_events - late_before
+        if stream.passed + late >= _JUDGED_FROM:
+            check_order(name, stream.passed, late)
+        yield window
+    check_order(name, stream.passed, stream.faults.late_events - late_before)
 
 
 def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us: int | None = None) -> Iterator[EventWindow]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import ConfigError, NoEventsError, SensorSizeError
+from evburst.data.errors import ConfigError, EventFileError, NoEventsError, SensorSizeError
 
 EVENT_DTYPE = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 """One event: t µs, x and y pixels from the top-left corner, p in {0 (OFF), 1 (ON)}. 13 bytes."""
@@ -32,6 +32,10 @@ MAX_SENSOR_PIXELS = 1 << 24
 
 OUTSIDE_LIMIT = 0.1
 """Fraction of events outside the sensor above which its size must be wrong."""
+
+
+LATE_LIMIT = 0.1
+"""Fraction of late events above which a recording is not in order of time."""
 
 
 class SensorSize(NamedTuple):
@@ -64,6 +68,15 @@ def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, no
     if outside > OUTSIDE_LIMIT * (inside + outside):
         raise SensorSizeError(
             f"{what}: {outside} of {inside + outside} {noun} lie outside {size}: pass the sensor's true size with --sensor-size"
+        )
+
+
+def check_order(what: str, kept: int, late: int) -> None:
+    """Raise EventFileError if more than LATE_LIMIT of the events of `what` are late, so that it has to be sorted."""
+    if late > LATE_LIMIT * (kept + late):
+        raise EventFileError(
+            f"{what}: {late} of {kept + late} events are older than a window before them: the file is not in order of time; "
+            "sort its events by time first (text: sort -n; arrays: numpy.argsort)"
         )
 
 

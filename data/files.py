@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -82,24 +83,36 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def readable_note(written: Path) -> str:
+    """Return the note of a KeyboardInterrupt that ended a run which had written something; the command line prints it."""
+    return f"what was written to {written} so far is complete and readable"
+
+
 @contextmanager
 def only_writer(folder: Path, name: str = "") -> Iterator[None]:
     """Hold the lock of an output folder, or of the outputs `name` in it; the folder is made if it is missing.
+
+    A KeyboardInterrupt gets a note if there are outputs: see `readable_note`.
 
     Raises:
         ConfigError: another process holds it.
         DataError: the folder cannot be written to.
     """
-    path = make_folder(folder) / f".{name[:_NAME] or 'evburst'}.lock"
+    path = folder / f".{name[:_NAME] or 'evburst'}.lock"
     lock = FileLock(path, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise ConfigError(f"{folder / name}: another process is writing its results there; use another --out") from None
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise DataError(f"{folder}: cannot be written into ({error.strerror}); use another --out") from None
     try:
         yield
+    except KeyboardInterrupt as error:
+        if any(not file.name.startswith(".") for file in folder.glob(f"{glob.escape(Path(name).stem)}*")):
+            error.add_note(readable_note(folder / name))
+        raise
     finally:
         lock.release()
         with suppress(OSError):

@@ -108,35 +108,40 @@ class FilteredStream:
         finite: that of `stream`.
         faults: those of `stream`.
         removed: numbers of events that the latest pass has removed so far.
+        passed: number of events that the latest pass has read so far, before the filters.
     """
 
     def __init__(self, stream: EventStream, config: FiltersConfig) -> None:
         self.sensor_size, self.finite, self.faults = stream.sensor_size, stream.finite, stream.faults
-        self.removed = Removed()
+        self.removed, self.passed = Removed(), 0
         self._stream, self._config = stream, config
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """See EventStream.windows; the filters do not see events before the window of `start_us`."""
-        if not self._config.any_on:
-            yield from self._stream.windows(window_us, start_us)
-            return
         event_filter = self._new_filter()
         for window in self._stream.windows(window_us, start_us):
-            keep = event_filter.keep(*columns(window)[:3])
-            yield replace(window, words=window.words.compress(keep, 0))
+            self.passed += len(window)
+            if event_filter is None:
+                yield window
+            else:
+                keep = event_filter.keep(*columns(window)[:3])
+                yield replace(window, words=window.words.compress(keep, 0))
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
-        if not self._config.any_on:
-            yield from self._stream.packets()
-            return
         event_filter = self._new_filter()
         for packet in self._stream.packets():
-            kept = packet.compress(event_filter.keep(packet["t"], packet["x"], packet["y"]), 0)
+            self.passed += len(packet)
+            columns_txy = packet["t"], packet["x"], packet["y"]
+            kept = packet if event_filter is None else packet.compress(event_filter.keep(*columns_txy), 0)
             if len(kept):
                 yield kept
 
-    def _new_filter(self) -> EventFilter:
+    def _new_filter(self) -> EventFilter | None:
+        """Return the filters for a pass; None if all are off."""
+        self.passed = 0
+        if not self._config.any_on:
+            return None
         event_filter = EventFilter(self._config, self.sensor_size)
         self.removed = event_filter.removed
         return event_filter

@@ -22,7 +22,7 @@ import numpy as np
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from evburst.data.files import replacing
+from evburst.data.files import readable_note, replacing
 from evburst.data.readers.dat import dat_header
 
 DAT_TIMES_US = 1 << 32
@@ -126,10 +126,11 @@ def _write_all(
                 out.write(kept)
             events += len(kept)
             outside += len(packet) - len(kept)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if events and not path.exists():
             out.finish()
             part.replace(path)
+            error.add_note(readable_note(path))
         raise
     out.finish()
     return Written(events, outside)

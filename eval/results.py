@@ -304,7 +304,7 @@ def read_results(path: Path) -> Results | ClassResults:
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict) or "version" not in content:
-        raise DataError(f"{path}: not a results.json of this version; run evaluate.py again")
+        raise DataError(f"{path}: not a results.json of this version; run evburst evaluate again")
     try:
         return parse(content)
     except DataError as error:

@@ -22,6 +22,7 @@ from evburst.data.boxes import load_prophesee_boxes
 from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError
 from evburst.data.events import SensorSize, check_sensor_size
 from evburst.data.readers import open_events, recording_suffixes
+from evburst.data.text import number_of
 from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
 from evburst.eval.matching import SAME_IOU, SHOWN_SCORE, calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
@@ -76,18 +77,20 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         EvburstError: a file cannot be used, the files cannot be paired, or nothing is left to score.
     """
     protocol, pairs = find_protocol(config.protocol), pair_files(predictions, labels)
-    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])
     recordings = [
         RecordingBoxes(load_prophesee_boxes(label_file), load_prophesee_boxes(prediction_file))
         for prediction_file, label_file in pairs
     ]
+    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])
     _check_sensor(recordings, size)
     _check_clock(recordings, protocol)
     n_other_classes = sum(
         int((boxes["class_id"] >= len(config.classes)).sum()) for r in recordings for boxes in (r.labels, r.predictions)
     )
     if n_other_classes:
-        _LOG.info("note: %d boxes of classes other than %s are ignored (--classes)", n_other_classes, ", ".join(config.classes))
+        _LOG.info(
+            "note: boxes of classes other than %s are ignored: %d (--classes)", ", ".join(config.classes), n_other_classes
+        )
     result, left_out, frames = score(recordings, protocol, size, config.classes)
     row = {"model": "predictions", "timesteps": None, **ap_figures(result), "left_out": asdict(left_out)}
     return {
@@ -117,7 +120,7 @@ def score(
         )
     if left_out.unmatched:
         within = f"within {protocol.tolerance_us / 1000:g} ms of one" if protocol.tolerance_us else "made exactly at one"
-        text = "note: %d predictions belong to no labelled time with boxes to score: protocol %s uses those %s"
+        text = "note: predictions at no labelled time with boxes to score: %d; protocol %s uses those %s"
         _LOG.info(text, left_out.unmatched, protocol.name, within)
     return coco_result(frames, classes), left_out, frames
 
@@ -185,7 +188,8 @@ def pair_files(predictions: Sequence[Path], labels: Sequence[Path]) -> list[tupl
     prediction_paths, label_paths = _list_files(predictions), _list_files(labels)
     if len(prediction_paths) != len(label_paths):
         raise ConfigError(
-            f"{len(prediction_paths)} files of predictions but {len(label_paths)} of labels: pass one of each per recording"
+            f"{number_of(len(prediction_paths), 'file')} of predictions but {len(label_paths)} of labels: "
+            "pass one of each per recording"
         )
     by_name, names = {_stem(path): path for path in prediction_paths}, {_stem(path) for path in label_paths}
     if len(by_name) == len(prediction_paths) and names == by_name.keys():
@@ -308,8 +312,8 @@ def human_scores(results: dict[str, Any]) -> str:
     """Format the results as text, AP in percent; a dash means that there is no label of that kind."""
     row, size = results["results"][0], "x".join(str(side) for side in results["sensor_size"])
     lines = [
-        f"protocol  {results['protocol']}, sensor {size}: {row['frames']} labelled times, "
-        f"{len(results['files'])} recordings; percent"
+        f"protocol  {results['protocol']}, sensor {size}: {number_of(row['frames'], 'labelled time')}, "
+        f"{number_of(len(results['files']), 'recording')}; percent"
     ]
     lines += [f"{name:<12}{_format(None if v < 0 else 100 * v):>7}" for name, v in zip(_ROWS, row["coco_stats"], strict=True)]
     width = max(12, *(len(name) + 2 for name in row["per_class"]))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,28 @@ def test_folders_files_and_patterns(recordings: Path) -> None:
     assert one_file([recordings / "a" / "rec_td.dat"])
     assert not one_file([recordings])
     assert not one_file([str(recordings / "*.dat")])
+
+
+def test_tables_without_events_are_passed_over_with_a_note(recordings: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = find_recordings([recordings])
+    tables = {
+        "boxes.csv": "file,class,t0_us,t1_us,x0,y0,x1,y1\na.dat,car,0,5,1,1,2,2\n",
+        "recordings.csv": "file,class,seconds,events\na.dat,car,1.5,9\n",
+    }
+    events = {"bare.csv": "1,1,1,1\n", "named.csv": "t,x,y,p\n1,1,1,1\n", "misnamed.csv": "t,x,y,q\n1,1,1,1\n", "void.csv": ""}
+    comments = {
+        "geometry.csv": "%geometry:64,48\n1,1,1,1\n",
+        "size.txt": "64 48\n1 1 1 1\n",
+        "comment.txt": "# mine\n1 1 1 1\n",
+    }
+    for name, text in (tables | events | comments).items():
+        (recordings / name).write_text(text)
+    with caplog.at_level("INFO"):
+        assert sorted(find_recordings([recordings])) == sorted([*names, *(recordings / name for name in events | comments)])
+    (message,) = caplog.messages
+    assert message.startswith("note: passed over, because they have columns, but none of events: ")
+    assert all(str(recordings / name) in message for name in tables)
+    assert find_recordings([recordings / "boxes.csv"]) == [recordings / "boxes.csv"]  # whoever names it learns what is wrong
 
 
 def test_results_beside_the_recordings_are_no_recordings(recordings: Path) -> None:
@@ -188,6 +211,70 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     assert all((out / name / "summary.json").stat().st_mtime_ns != times[name] for name in rows)
 
 
+def test_json_of_a_batch_lists_failed_recordings_too(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(recordings / "a")
+    (recordings / "b" / "plain.npz").unlink()
+    command = ["--events", str(recordings), "--out", str(tmp_path / "out"), *SMALL]
+    assert detect_main([*command, "--json"]) == 1
+    bad, other, third = json.loads(capsys.readouterr().out)
+    assert (bad["events_file"], bad["status"]) == ("bad.dat", "failed")
+    assert "no event after the header" in bad["error"]
+    assert [(summary["status"], summary["windows"]) for summary in (other, third)] == [("complete", 2)] * 2
+    assert detect_main(command) == 1
+    assert capsys.readouterr().out.startswith("3 recordings (1 failed): 4 windows, ")
+
+
+def test_a_second_batch_into_one_folder_is_refused(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["--events", str(recordings / "a"), "--out", str(out), *SMALL]
+    with only_writer(out):
+        assert detect_main(command) == 1
+        assert [file.name for file in out.iterdir() if file.name != ".evburst.lock"] == []
+    assert "out: another process is writing its results there; use another --out" in capsys.readouterr().err
+    assert detect_main(command) == 0
+
+
+def test_one_recording_and_several_do_not_share_a_folder(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, several = str(recordings / "a" / "rec_td.dat"), str(recordings / "a")
+    for first, second, message in ((one, several, "a single recording"), (several, one, "several recordings")):
+        out = tmp_path / message
+        assert detect_main(["--events", first, "--out", str(out), *SMALL]) == 0
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        assert detect_main(["--events", second, "--out", str(out), *SMALL]) == 1
+        assert f"{out}: holds the results of {message}; use another --out" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_an_interrupted_batch_has_totals_and_a_table(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recordings / "b" / "bad.dat").unlink()
+    computed, windows = Inference.stream, 0
+
+    def interrupted(self: Inference, *args: Any) -> Iterator[WindowResult]:
+        nonlocal windows
+        for result in computed(self, *args):
+            yield result
+            windows += 1
+            if windows == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Inference, "stream", interrupted)
+    out = tmp_path / "out"
+    assert detect_main(["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith("2 recordings (1 interrupted): 3 windows, ")
+    assert f"interrupted: what was written to {out} so far is complete and readable" in shown.err
+    found = {name: (row["status"], row["windows"]) for name, row in table(out).items()}
+    assert found == {"a/rec_td": ("complete", "2"), "b/other": ("interrupted", "1")}
+
+
 def test_a_recording_or_weights_that_have_changed_are_not_done(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +295,26 @@ def test_a_recording_or_weights_that_have_changed_are_not_done(
     replace(bundle, record={**bundle.record, "dataset": "another"}).save(weights)
     assert detect_main(command) == 0
     assert summary.stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize("flags", [[], ["--out", "mine"]])
+def test_a_single_recording_is_skipped_in_the_folder_of_a_run_without_the_flag(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = recordings / "a" / "rec_td.dat"
+    command = ["--events", str(path), *SMALL, *flags]
+    folder = tmp_path / (flags[1] if flags else "runs/detect/rec_td")
+    assert detect_main(command) == 0
+    first, before = capsys.readouterr().out, (folder / "summary.json").stat().st_mtime_ns
+    assert detect_main([*command, "--skip-existing"]) == 0
+    again = capsys.readouterr()
+    assert (again.out, again.err) == (first, f"{path}: done already, skipped\n")
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+    assert detect_main([*command, "--skip-existing", "--score", "0.5"]) == 0
+    assert (folder / "summary.json").stat().st_mtime_ns != before
+    results = [file for file in tmp_path.rglob("summary.*") if recordings not in file.parents]
+    assert results == [folder / "summary.json"]
 
 
 def test_a_run_that_was_killed_is_taken_up(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

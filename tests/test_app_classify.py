@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from evburst.app.classify import ClassifyConfig, classify_file
+from evburst.app.classify import ClassifyConfig, classify_file, human_line
 from evburst.app.cli import classify_main, convert_main, detect_main, evaluate_main, train_main
 from evburst.app.results import tables
 from evburst.data.classification import CLASSIFICATION, DETECTION
@@ -134,11 +135,36 @@ def test_classify_prints_one_line_per_recording(place: Path, capsys: pytest.Capt
     assert classify_main(["--events", *files, *weights]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["00000.bin", "1"], ["00000.bin", "7"]]
-    assert all("uJ of arithmetic per window" in line and line.endswith("T 2") for line in lines)
+    assert all("uJ of arithmetic per window" in line and line.endswith(f"T 2, {weights[1]}") for line in lines)
     assert classify_main(["--events", files[0], *weights, "--windows", "--timesteps", "4", "--adaptive"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].split()[:5] == ["0.000", "to", "0.100", "s", "1"]
+
+
+def test_columns_are_as_wide_as_their_longest_entry(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "a.bin", tmp_path / f"{'b' * 40}.bin"]
+    for file in files:
+        shutil.copy(place / "digits" / "Test" / "7" / "00001.bin", file)
+    assert classify_main(["--events", *map(str, files), "--weights", str(place / "digits.safetensors"), "--windows"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.index(" 7 ") for line in lines} == {44}
+    summary = classify_file(files[0], ClassifyConfig(weights=str(place / "digits.safetensors")))
+    short, long = (human_line({**summary, "class": name}, widths=(0, 14)) for name in ("7", "written number"))
+    assert short.index("uJ of") == long.index("uJ of")
+
+
+def test_json_of_an_interrupted_run_has_the_recordings_before(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def classify_file(path: Path, *_: object) -> dict[str, Any]:
+        if path.name == "b":
+            raise KeyboardInterrupt
+        return {"events_file": path.name}
+
+    monkeypatch.setattr("evburst.app.classify.classify_file", classify_file)
+    assert classify_main(["--events", "a", "b", "--weights", str(place / "digits.safetensors"), "--json"]) == 130
+    assert json.loads(capsys.readouterr().out) == [{"events_file": "a"}]
 
 
 def test_classify_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,6 +211,7 @@ def test_flags_set_their_settings(command: str, flags: str, expected: list[str],
     [
         ("detect", "--window-ms five", "argument --window-ms: invalid float value: 'five'"),
         ("detect", "--post.nms-iuo 0.5", "unrecognized arguments: --post.nms-iuo 0.5; did you mean --post.nms-iou?"),
+        ("classify", "--events a --out x", "unrecognized arguments: --out x\n"),
         ("detect", "--device gpu", "invalid choice: 'gpu'"),
         ("evaluate", "--timesteps 1,x", "argument --timesteps: invalid A,B,... value: '1,x'"),
         ("evaluate", "--ann --both", "not allowed with argument"),
@@ -227,10 +228,52 @@ def test_wrong_flags_are_exit_2(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["detect --events", "classify --events", "events info", "events convert", "events cut"])
+def test_a_dash_is_standard_input(command: str, parsed: Any) -> None:
+    args = parsed(*command.split(), "-", *(["out.csv"] if command.split()[-1] in ("convert", "cut") else []))
+    (found,) = args.events if "--events" in command else getattr(args, "files", None) or [args.file]
+    assert str(found) == "/dev/stdin"
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: evburst ")
+    assert "detect objects in recordings" in shown.err
+
+
 def test_a_missing_required_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.convert_main(["--out", "x"])
     assert "convert.py: error: the following arguments are required: --weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "where"), [("--slow 10", ""), ("--fps 20", ""), ("--config {}", "{}, line 2: ")])
+def test_flags_of_outputs_that_contradict_settings_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, where: str
+) -> None:
+    (file := tmp_path / "slow.yaml").write_text("ann: true\nslow: 3\n")
+    assert cli.detect_main(["--events", "x.dat", "--no-video", *flags.format(file).split()]) == 1
+    message = "slow and fps set the speed of the video: add video to the sinks, or leave them out"
+    assert capsys.readouterr().err == f"error: {where.format(file)}settings: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sinks"),
+    [
+        ("--no-video", ("jsonl", "bbox")),
+        ("--crops", ("jsonl", "bbox", "video", "crops")),
+        ("--crops --no-video --sinks crops,video", ("crops",)),
+    ],
+)
+def test_flags_choose_outputs(monkeypatch: pytest.MonkeyPatch, flags: str, sinks: tuple[str, ...]) -> None:
+    def detect_file(events: Path, out: Path, config: Any) -> dict[str, Any]:
+        assert config.sinks == sinks
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("evburst.app.detect.detect_file", detect_file)
+    assert cli.detect_main(["--events", "x.dat", *flags.split()]) == 1
 
 
 def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +404,7 @@ def test_signals_end_a_run_as_ctrl_c_does(number: int, capsys: pytest.CaptureFix
         assert (cleaned, signal.getsignal(number)) == ([True], signal.SIG_DFL)
     finally:
         signal.signal(number, outside)
-    assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+    assert capsys.readouterr().err == "warning: interrupted\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -384,7 +427,7 @@ def test_an_interruption_in_a_callback_ends_a_run(
     finally:
         signal.signal(signal.SIGTERM, outside[0])
         signal.signal(signal.SIGINT, outside[1])
-    assert capsys.readouterr().err == "warning: interrupted: what was written so far is complete and readable\n"
+    assert capsys.readouterr().err == "warning: interrupted\n"
 
 
 def test_ctrl_c_while_modules_are_imported_is_no_message() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, human_summary
+from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.sinks import BoxSink, RunInfo
 from evburst.app.runs import open_inference
@@ -26,7 +26,7 @@ from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime.int8.simd import AVAILABLE
-from tests.conftest import ROOT, SAMPLE, SHARED, random_events
+from tests.conftest import ROOT, SAMPLE, SHARED, make_events, random_events
 from tests.event_files import fed
 from tests.test_data_readers_dat import HEADER, dat
 
@@ -108,6 +108,10 @@ def test_only_some_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--slow", "0"], "slow must be"),
         (["--slow", "2", "--sinks", "jsonl"], "add video to the sinks"),
         (["--fps", "2", "--sinks", "jsonl,csv"], "add video to the sinks"),
+        (["--tracking.hold-s", "5"], "add track, or leave it out"),
+        (["--memory", "--batch", "7"], "leave --batch and --idle-events out"),
+        (["--memory", "--batch", "auto"], "leave --batch and --idle-events out"),
+        (["--memory", "--idle-events", "9"], "leave --batch and --idle-events out"),
     ],
 )
 def test_settings_that_contradict_each_other(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
@@ -267,6 +271,45 @@ def test_truncation_backwards_time_and_strays_are_repaired_and_reported(
     assert err == f"warning: {path}: repaired: truncated bytes 3, late events 2, outside sensor 1\n"
 
 
+@pytest.mark.parametrize("flags", ["", "--stride-ms 10", "--window-events 50", "--filters.refractory-us 1000000"])
+@pytest.mark.parametrize("suffix", [".dat", ".npy"])
+def test_a_recording_that_is_not_in_order_of_time_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, flags: str
+) -> None:
+    """The newest event first, and halves that were swapped; the filter would remove nearly all that is left."""
+    t = np.arange(0, 800_000, 1000)
+    for name, order in (("reversed", t[::-1]), ("swapped", np.concatenate([t[300:], t[:300]]))):
+        path = tmp_path / f"{name}{suffix}"
+        size = ["--sensor-size", "64x48"] if suffix == ".npy" else []
+        if size:
+            np.save(path, make_events(order, 3, 4))
+        else:
+            write_events(path, make_events(order, 3, 4), SensorSize(64, 48))
+        code, out, err = detect(capsys, "--events", path, "--out", tmp_path / "o", "--no-video", "--ann", *size, *flags.split())
+        assert (code, out) == (1, "")
+        assert "events are older than a window before them: the file is not in order of time; sort its events" in err
+
+
+@pytest.mark.parametrize("flags", ["", "--stride-ms 10", "--window-events 50", "--filters.refractory-us 1000000"])
+def test_some_late_events_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str) -> None:
+    """One of 20, and many before the start, which is in the last tenth."""
+    t = np.arange(0, 800_000, 1000).tolist()
+    for number in range(760, 0, -20):
+        t.insert(number, 0)
+    np.save(tmp_path / "a.npy", make_events(t, 3, 4))
+    command = ["--events", tmp_path / "a.npy", "--out", tmp_path / "o", "--no-video", "--ann", "--sensor-size", "64x48"]
+    for start in ([], ["--start-s", 0.76]):
+        assert detect(capsys, *command, *flags.split(), *start)[0] == 0
+
+
+def test_a_run_whose_events_are_late_ends_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    t = [*range(1_000_000, 1_100_000, 10), *range(0, 1_000_000, 200), *range(1_100_000, 1_500_000, 1000)]
+    write_events(tmp_path / "a.dat", make_events(t, 3, 4), SensorSize(64, 48))
+    code, _, err = detect(capsys, "--events", tmp_path / "a.dat", "--out", tmp_path / "o", "--no-video", "--ann")
+    assert (code, "5000 of 15000 events are older" in err) == (1, True)
+    assert len((tmp_path / "o" / "detections.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_pipe_whose_clock_is_reset_is_detected_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     times = [start + t for start in (9_000_000, 2_000_000) for t in range(0, 100_000, 100)]
     writer = fed(tmp_path / "a", b"".join(b"%d,1,1,1\n" % t for t in times))
@@ -280,6 +323,23 @@ def test_a_pipe_whose_clock_is_reset_is_detected_on(tmp_path: Path, capsys: pyte
     assert "warning: the clock of the source jumped back by 7.1 s: windows continue at its new time\n" in err
     lines = (tmp_path / "o" / "detections.jsonl").read_text().splitlines()
     assert [json.loads(line)["t_us"] for line in lines] == [9_050_000, 9_100_000, 2_050_000, 2_100_000]
+
+
+def test_a_pipe_keeps_its_name_and_the_results_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for _ in range(2):
+        writer = fed(tmp_path / "a", b"".join(b"%d,1,1,1\n" % t for t in range(0, 100_000, 100)))
+        # What /dev/stdin and <(...) are: a link to a pipe, whose own name says nothing.
+        (link := tmp_path / "link").unlink(missing_ok=True)
+        link.symlink_to(tmp_path / "a")
+        found.append(detect_file(link, config=DetectConfig(sinks=("jsonl",), sensor_size="64x48")))
+        writer.join()
+        (tmp_path / "a").unlink()
+    assert [(summary["events_path"], summary["folder"]) for summary in found] == [
+        (str(tmp_path / "link"), "runs/detect/link"),
+        (str(tmp_path / "link"), "runs/detect/link-2"),
+    ]
 
 
 @pytest.mark.parametrize("length", [[], ["--window-ms", 40, "--stride-ms", 10]])

@@ -317,7 +317,7 @@ def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.Captur
     run = ["--dataset", "folder", "--root", str(voc_folder(tmp_path / "v")), "--ann", "--out", str(tmp_path / "o"), *FAST]
     assert evaluate_main(run) == 0
     out, err = capsys.readouterr()
-    assert "1 event files without labels were skipped" in err
+    assert "1 event file without labels skipped" in err
     assert out.startswith("folder val: 1 window of 50 ms; protocol coco")
 
 
@@ -363,7 +363,7 @@ def test_text_shows_percent_and_distinct_row_names(tmp_path: Path, capsys: pytes
     file = str(tmp_path / "a.npy")
     assert evaluate_main(["--predictions", file, "--labels", file, *GEN1_SENSOR, "--classes", "car,a long class name"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "protocol  prophesee, sensor 304x240: 10 labelled times, 1 recordings; percent"
+    assert first == "protocol  prophesee, sensor 304x240: 10 labelled times, 1 recording; percent"
     cells = [line.rsplit(maxsplit=2 if line.startswith(("class", "car", "a long")) else 1) for line in lines]
     names = [row[0].strip() for row in cells]
     assert len(set(names)) == len(names)
@@ -380,7 +380,7 @@ def test_box_files_pair_in_order_if_names_differ(tmp_path: Path, capsys: pytest.
     results = evaluated(capsys, *run)
     assert (results["protocol"], results["results"][0]["ap"], results["results"][0]["frames"]) == ("prophesee", 100, 10)
     assert evaluate_main([*run, str(tmp_path / "mine.npy")]) == 1
-    assert "1 files of predictions but 2 of labels" in capsys.readouterr().err
+    assert "1 file of predictions but 2 of labels" in capsys.readouterr().err
 
 
 def test_the_sensor_size_of_box_files_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,6 +389,8 @@ def test_the_sensor_size_of_box_files_is_asked_for(tmp_path: Path, capsys: pytes
     run = ["--predictions", str(tmp_path / "a.npy"), "--labels", str(tmp_path / "a.npy")]
     assert evaluate_main(run) == 1
     assert "pass --sensor-size WIDTHxHEIGHT, e.g. 304x240 for Gen1" in capsys.readouterr().err
+    assert evaluate_main([*run[:-1], str(tmp_path / "nix.npy")]) == 1  # a file that is missing is the first error
+    assert f"{tmp_path / 'nix.npy'}: no such" in capsys.readouterr().err
     root = gen1_tree(tmp_path / "gen1", ("val",)) / "val"
     beside = sorted(str(path) for path in root.glob("*_bbox.npy"))
     results = evaluated(capsys, "--predictions", *beside, "--labels", *beside, "--protocol", "coco")
@@ -452,6 +454,15 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
         f"import sys; sys.modules['torch'] = None\nfrom evburst.app.cli import evaluate_main\nsys.exit(evaluate_main({run!r}))"
     )
     in_new_process(code)
+
+
+@pytest.mark.usefixtures("without_page")
+def test_scores_of_files_say_what_they_have_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", labels_at_4_hz())
+    file, out = str(tmp_path / "a.npy"), tmp_path / "out"
+    assert evaluate_main(["--predictions", file, "--labels", file, "--out", str(out), *GEN1_SENSOR]) == 0
+    named = capsys.readouterr().out.splitlines()[-1].removeprefix(f"written   {out}/: ").split(", ")
+    assert sorted(named) == sorted(path.name for path in out.iterdir())
 
 
 def test_predictions_need_labels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -229,12 +230,35 @@ def test_a_corrupt_first_time_is_not_the_start(capsys: pytest.CaptureFixture[str
 
 
 def test_events_before_the_first_are_counted_as_late(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.concatenate([SAMPLE, rows((900, 1, 1, 1))]))
+    later = [(70_000 + k, 1, 1, 1) for k in range(9)]
+    np.save(tmp_path / "a.npy", np.concatenate([SAMPLE, rows((900, 1, 1, 1), *later)]))
     assert run(capsys, "convert", tmp_path / "a.npy", tmp_path / "b.csv", "--from-zero", "--sensor-size", "32x24") == (
         0,
-        f"{tmp_path / 'b.csv'}: 5 events, 32x24\n",
+        f"{tmp_path / 'b.csv'}: 14 events, 32x24\n",
         f"warning: {tmp_path / 'a.npy'}: repaired: late events 1\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"), [("cut", []), ("cut", ["--from", "0.5"]), ("convert", []), ("convert", ["--from-zero"])]
+)
+def test_events_in_another_order_are_no_loss_that_is_passed_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, flags: list[str]
+) -> None:
+    """Two halves that were swapped: what drops events in silence otherwise is an error, and leaves no file."""
+    t = [*range(4_000_000, 6_000_000, 10_000), *range(0, 4_000_000, 10_000)]
+    write_events(tmp_path / "a.dat", rows(*((time, 1, 1, 1) for time in t)), SIZE)
+    code, out, err = run(capsys, command, tmp_path / "a.dat", tmp_path / "b.csv", *flags)
+    assert (code, out) == (1, "")
+    assert re.search(r"a\.dat: 400 of \d+ events are older than a window before them: .*; sort its events by time first", err)
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_late_events_before_a_part_do_not_count(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    t = [t for second in range(1, 9) for t in (*range(second * 1_000_000, second * 1_000_000 + 100), 5)]
+    np.save(tmp_path / "a.npy", rows(*((time, 1, 1, 1) for time in [*t, *range(9_000_000, 9_000_020)])))
+    code, out, _ = run(capsys, "cut", tmp_path / "a.npy", tmp_path / "b.csv", "--from", "8", "--sensor-size", "32x24")
+    assert (code, out) == (0, f"{tmp_path / 'b.csv'}: 20 events, 32x24\n")
 
 
 def test_cutting_counts_what_was_left_out_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

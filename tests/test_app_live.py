@@ -470,7 +470,7 @@ def test_no_password_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         (["--camera", "front"], "expected a number"),
         (["--camera", "77"], "camera 77: cannot be opened"),
         (["--video", "gone.mp4"], "no such file"),
-        (["--events", "a.dat"], "add --realtime"),
+        (["--events", "a.dat"], "add --realtime to play the recording in real time, or use evburst detect"),
         (["--stream", "127.0.0.1"], "tcp://HOST:PORT"),
         (["--camera", "fake", "--preset", "dvs"], "known: dvs346"),
         (["--camera", "fake", "--seconds", "0"], "seconds must be"),

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -15,19 +16,20 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, detect_file
+from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import SUMMARY, RunFolder, free_folder, read_summary
 from evburst.app.outputs.render import Renderer
 from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
 from evburst.app.outputs.video import VideoFile
+from evburst.app.runs import run_windows
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import SensorSize
 from evburst.data.files import part_of
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
-from tests.conftest import ROOT, random_events
+from tests.conftest import SAMPLE, random_events
 
 SIZE = SensorSize(64, 48)
 FAST = DetectConfig(sinks=("jsonl", "bbox"))
@@ -166,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
     path = recording(tmp_path / "a.dat")
     assert detect_main(["--events", str(path), "--out", str(path / "out")]) == 1
     err = capsys.readouterr().err
-    assert "cannot be written" in err
+    assert "out: cannot be written into (Not a directory); use another --out" in err
     assert err.count("\n") == 1
 
 
@@ -184,7 +186,7 @@ def full_disk() -> Iterator[None]:
 def test_a_full_disk_is_one_line_and_what_was_written_is_readable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], full_disk: None, sink: str
 ) -> None:
-    run = ["--events", str(ROOT / "data" / "samples" / "street_td.dat"), "--out", str(tmp_path / "out"), "--max-windows", "30"]
+    run = ["--events", str(SAMPLE), "--out", str(tmp_path / "out"), "--max-windows", "30"]
     assert detect_main([*run, "--set", f"sinks=[{sink}]"]) == 1
     err = capsys.readouterr().err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -219,6 +221,15 @@ def test_every_sink_writes_its_file_and_closes_it_readable(tmp_path: Path, name:
     (path,) = tmp_path.iterdir()
     assert path.name == SINKS[name].file.partition("/")[0]
     assert READ[name](path) == EXPECTED[name]
+
+
+def test_lines_of_idle_windows_say_so(tmp_path: Path) -> None:
+    sink = open_sink("jsonl", tmp_path, info())
+    for idle in (False, True):
+        sink.write(result(0, idle=idle))
+    sink.close()
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [line.get("idle") for line in lines] == [None, True]
 
 
 def video_facts(path: Path) -> tuple[str, int, float]:
@@ -282,6 +293,17 @@ def test_windows_of_uneven_length_are_shown_as_long_as_they_took(tmp_path: Path,
         shown = end
     sink.close()
     assert played(tmp_path / "annotated.mp4") == ([0.0, *(round(slow * t * 1e-6, 4) for t in ends[:-1])], round(0.9 * slow, 3))
+
+
+def test_an_emptied_folder_of_crops_is_removed(tmp_path: Path) -> None:
+    path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
+    detect_file(path, out, replace(FAST, sinks=("jsonl", "crops")))
+    assert (out / "crops").is_dir()
+    detect_file(path, out, FAST)
+    assert not (out / "crops").exists()
+    (out / "crops").mkdir()
+    detect_file(path, out, FAST)
+    assert (out / "crops").is_dir()  # no run of evburst has made this one
 
 
 def test_crops_of_an_earlier_run_are_deleted_and_nothing_else(tmp_path: Path) -> None:
@@ -353,6 +375,24 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
     assert renderer.draw(result()).shape == (renderer.picture_size[1], renderer.picture_size[0], 3)
 
 
+def test_the_legend_can_be_read_over_events_and_beside_labels() -> None:
+    """Its part of the picture does not depend on what is behind it; a label beside it takes another place."""
+    renderer = Renderer(SIZE, ("car", "pedestrian"), "ANN")
+    corner = np.array([[56, 0, 64, 9]], np.float32)
+    boxes = Detections(corner, np.full(1, 0.5, np.float32), np.zeros(1, np.int64), 50_000)
+    pictures = [
+        renderer.draw(replace(result(0), grid=np.full((4, 48, 64), events, np.uint8), detections=found))
+        for events, found in ((0, result(0).detections), (1, result(0).detections), (1, boxes))
+    ]
+    # Private: in a picture a legend is only pixels.
+    places = renderer._legend(np.zeros_like(pictures[0]))
+    assert len(places) == 4
+    for left, top, right, bottom in places:
+        shown = [picture[top:bottom, left:right] for picture in pictures]
+        assert all((part == shown[0]).all() for part in shown)
+        assert len(np.unique(shown[0].reshape(-1, 3), axis=0)) > 2
+
+
 @pytest.mark.parametrize(("error", "status"), [(DataError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")])
 def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, error: BaseException, status: str) -> None:
     folder = RunFolder(tmp_path / "out", tmp_path / "a.dat", [], [])
@@ -362,3 +402,39 @@ def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, er
     summary = read_summary(tmp_path / "out")
     assert summary is not None
     assert (summary["status"], summary["events_path"]) == (status, str(tmp_path / "a.dat"))
+
+
+@pytest.mark.parametrize("windows", [0, 3])
+def test_an_interrupted_run_has_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], windows: int
+) -> None:
+    """Ctrl-C before the first window and after the third, all of which have events from their beginning to their end."""
+
+    def interrupted(results: Iterator[WindowResult]) -> Iterator[WindowResult]:
+        yield from islice(results, windows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evburst.app.detect.run_windows", lambda *args: interrupted(run_windows(*args)))
+    out = tmp_path / "out"
+    assert detect_main(["--events", str(SAMPLE), "--out", str(out), "--sinks", "jsonl"]) == 130
+    shown, summary = capsys.readouterr(), read_summary(out)
+    assert summary is not None
+    assert (summary["status"], summary["windows"], summary["energy"]["windows"]) == ("interrupted", windows, windows)
+    assert summary["recorded_s"] == pytest.approx(0.05 * windows, abs=0.01)
+    assert summary["config"]["sinks"] == ["jsonl"]
+    assert "commit" in summary["provenance"]
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [len(lines), sum(line["events"] for line in lines)] == [windows, summary["events"]]
+    assert shown.out == human_summary(summary) + "\n"
+    assert shown.err.endswith(f"warning: interrupted: what was written to {out} so far is complete and readable\n")
+
+
+def test_an_interrupted_start_claims_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evburst.app.detect.load_weights", interrupted)
+    assert detect_main(["--events", str(SAMPLE), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr() == ("", "warning: interrupted\n")

@@ -119,7 +119,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "b" / "results.json").write_text("{}")
     found = find([tmp_path])
     assert [problem.split(": ")[1] for problem in found.problems] == [
-        "not a results.json of this version; run evaluate.py again"
+        "not a results.json of this version; run evburst evaluate again"
     ]
     lines = "\n".join(gaps(found.files, ["caltech6", "street"]))
     for text in ("weights caltech6: no results.json", "evaluate with --both", "no date", "uncommitted changes"):

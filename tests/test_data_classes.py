@@ -157,7 +157,7 @@ def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFix
     shutil.copy(folder / "image_0001.bin", folder / "._image_0001.bin")
     assert len(open_classes("ncaltech101", tmp_path, "train").recordings) == 24
     (record,) = caplog.records
-    assert "2 files were skipped" in record.message
+    assert "2 files skipped" in record.message
 
 
 def test_class_folders_may_be_split_already(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

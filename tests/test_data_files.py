@@ -68,3 +68,17 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
     with only_writer(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("name", ["", "a.safetensors"])
+def test_an_interruption_says_what_was_written_if_anything_was(tmp_path: Path, name: str) -> None:
+    for written in ([], ["a_sensitivity.npz"]):
+        for file in written:
+            (tmp_path / file).write_bytes(b"")
+        with pytest.raises(KeyboardInterrupt) as caught, only_writer(tmp_path, name):
+            raise KeyboardInterrupt
+        notes = [f"what was written to {tmp_path / name} so far is complete and readable"] if written else []
+        assert getattr(caught.value, "__notes__", []) == notes
+    with pytest.raises(KeyboardInterrupt) as caught, only_writer(tmp_path, "b.safetensors"):
+        raise KeyboardInterrupt
+    assert not hasattr(caught.value, "__notes__")

@@ -104,7 +104,7 @@ def test_files_of_macos_and_files_without_labels_are_skipped_and_reported(
     data = open_windows(kind, root, spec)
     assert (len(data), data.unlabelled) == (before, 1)
     log = " ".join(record.message for record in caplog.records)
-    assert f"1 event files without labels were skipped, the first one: {other}" in log
+    assert f"1 event file without labels skipped, the first one: {other}" in log
     assert "created by macOS" in log
 
 
@@ -116,7 +116,7 @@ def test_odd_names_and_annotations_of_ncaltech101_are_reported(tmp_path: Path, c
     data = open_windows("ncaltech101", root, "caltech6")
     assert len(data) == 3
     (record,) = caplog.records
-    assert "2 files were skipped, the first one:" in record.message
+    assert "2 files skipped, the first one:" in record.message
     assert "image_0005 (1).bin: its name is not image_NUMBER.bin" in record.message
     other = root / "Caltech101_annotations/airplanes/annotation_0005.bin"
     other.write_bytes(b"")
@@ -140,7 +140,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
     for kind in ("1mpx", "folder"):
         data = open_windows(kind, root, "street")
         assert data.labels(0).labels.tolist() == [1, 0]
-        assert "2 boxes of other classes were ignored: 'two wheeler' (1), 'bus' (1)" in caplog.text
+        assert "boxes of other classes are ignored: 'two wheeler' (1), 'bus' (1)" in caplog.text
         caplog.clear()
     mapped = open_windows("1mpx", root, "street", classes={"two wheeler": "pedestrian", "4": "car"})
     assert mapped.labels(0).labels.tolist() == [1, 1, 0, 0]

@@ -149,15 +149,17 @@ def test_an_interruption_replaces_no_file_and_leaves_no_empty_one(tmp_path: Path
         source = broken(KeyboardInterrupt())
         if not content:
             source = (packet[:0] for packet in source)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             write_events(path, source, SIZE)
+        assert not hasattr(caught.value, "__notes__")
         assert [item.read_text() for item in tmp_path.iterdir()] == ([content] if content else [])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_interruption_keeps_what_was_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         write_events(path, broken(KeyboardInterrupt()), SIZE)
+    assert caught.value.__notes__ == [f"what was written to {path} so far is complete and readable"]
     assert collect(open_events(path, size_for(suffix))).tolist() == SAMPLE[:2].tolist()
     assert [item.name for item in tmp_path.iterdir()] == [path.name]

@@ -126,7 +126,7 @@ def test_what_is_misshapen_is_named(place: str, value: Any) -> None:
     ("content", "message"),
     [
         (b"", "not JSON"),
-        (b"[1, 2]", "not a results.json of this version; run evaluate.py again"),
+        (b"[1, 2]", "not a results.json of this version; run evburst evaluate again"),
         (b'{"results": []}', "not a results.json of this version"),
         (b'{"version": 1}', "results: Field required"),
         (b"\xff\xfe", "not JSON"),

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from evburst.app.console import number_of
 from evburst.app.evaluate.predict import PartResult
 from evburst.app.evaluate.run import Evaluation, Measured, energy_columns, loss_line, rounded
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.data.text import number_of
 from evburst.eval.classification import ClassScores, calibration, confusion, per_class, top, top1_loss
 from evburst.eval.report.classes import write_class_report
 from evburst.eval.results import network_label

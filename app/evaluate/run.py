@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evburst.app.config import load_config, to_dict
-from evburst.app.console import absolute_progress, number_of, show_progress
+from evburst.app.console import absolute_progress, show_progress
 from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import Stats, account, layer_figures, neurobench_metrics
 from evburst.app.evaluate.distributed import gather
@@ -40,6 +40,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import only_writer
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, SpikeStats
+from evburst.data.text import number_of
 from evburst.eval.bootstrap import RESAMPLES, Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult
 from evburst.eval.energy import COST_TABLES

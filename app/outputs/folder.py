@@ -19,9 +19,21 @@ from typing import Any
 
 from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import only_writer, read_json, refuse_foreign, replacing
+from evburst.data.files import begins_with, only_writer, read_json, refuse_foreign, replacing
 
-SUMMARY = "summary.json"
+SUMMARY, TABLE = "summary.json", "summary.csv"
+TABLE_COLUMNS = (
+    "recording",
+    "folder",
+    "status",
+    "windows",
+    "idle_windows",
+    "events",
+    "detections",
+    "recorded_s",
+    "real_time_factor",
+)
+"""First columns of the table that stands above the folders of several recordings."""
 _MARK, _OUTPUTS = "evburst_run", "outputs"
 
 
@@ -45,7 +57,7 @@ class RunFolder:
     ) -> None:
         self.path, self._source, self._overwrite = path, source, overwrite
         self._outputs, self._possible, self._stack = tuple(outputs), tuple(possible), ExitStack()
-        about = {_MARK: 1, "events_path": str(source.resolve()), **state_of(source)}
+        about = {_MARK: 1, "events_file": source.name, "events_path": path_of(source), **state_of(source)}
         self._about = {**about, "folder": str(path), _OUTPUTS: list(outputs)}
 
     def __enter__(self) -> RunFolder:
@@ -56,7 +68,7 @@ class RunFolder:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
             status = {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
@@ -64,7 +76,7 @@ class RunFolder:
                 self.write_summary(status)
             except DataError:  # the disk may be full: the error that ended the run is the one to report
                 self._overwrite_summary(status["status"])
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Replace `summary.json`, all of it or nothing; returns what it now holds."""
@@ -80,6 +92,8 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one, and that nothing else would be replaced."""
+        if is_table(self.path / TABLE):
+            raise ConfigError(f"{self.path}: holds the results of several recordings; use another --out")
         listed = outputs_in(self.path)
         left = self._found([name for name in (SUMMARY, *self._possible) if name in listed])
         written = self._found([*self._outputs, SUMMARY])
@@ -95,6 +109,10 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
+        for name in self._possible:
+            if name in listed and "/" in name:
+                with suppress(OSError):  # it holds files of somebody else's
+                    (self.path / name).parent.rmdir()
 
     def _found(self, names: Sequence[str]) -> list[Path]:
         """Return the files of these names or patterns that exist."""
@@ -115,6 +133,16 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if _MARK in summary else None
 
 
+def path_of(source: Path) -> str:
+    """Return the path of a recording from the root; that of a pipe as it is given, because it has no other name."""
+    return str(source if os.path.exists(source) and not os.path.isfile(source) else source.resolve())
+
+
+def is_table(path: Path) -> bool:
+    """Return whether this is the table of an earlier run over several recordings."""
+    return path.name == TABLE and begins_with(path, ",".join(TABLE_COLUMNS))
+
+
 def state_of(source: Path) -> dict[str, int]:
     """Return size and time of change of a recording, from which a later run sees whether it is still the same."""
     try:
@@ -131,13 +159,16 @@ def outputs_in(folder: Path) -> list[Any]:
 
 
 def free_folder(base: Path, source: Path) -> Path:
-    """`base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files of somebody else's."""
+    """`base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files of somebody else's.
+
+    A pipe is another recording each time.
+    """
     for number in range(1, 10_000):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         before = read_summary(folder)
         if before is None and not (folder.is_dir() and any(folder.iterdir())):
             return folder
-        if before is not None and before.get("events_path") == str(source.resolve()):
+        if before is not None and before.get("events_path") == path_of(source) and os.path.isfile(source):
             return folder
     raise ConfigError(f"{base}: too many folders with this name; use another --out")
 

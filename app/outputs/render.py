@@ -20,7 +20,6 @@ _TEXT, _QUIET = (225, 225, 225), (150, 150, 150)
 _TARGET_WIDTH = 912
 _TRAIL_US = 2_000_000
 _DASH_PX = 8
-_LEGEND_STEP = 18
 _LINE_HEIGHT = 34
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -80,26 +79,22 @@ class Renderer:
         picture[: big.shape[0], : big.shape[1]] = big
         self._draw_trails(picture, result.detections)
         self._boxes(picture, result.detections)
-        self._legend(picture)
         self._figures(picture, result)
         return picture
 
     def _boxes(self, picture: NDArray[np.uint8], found: Detections) -> None:
-        """Boxes first, then their labels, each where it covers no other label."""
+        """Boxes first, then the legend, then labels of boxes, each where it covers no other label and not the legend."""
         corners = (found.boxes_xyxy * self.scale).round().astype(int).tolist()
         held = np.zeros(len(found), np.bool_) if found.held is None else found.held
         for box, label, dashed in zip(corners, found.labels, held, strict=True):
             _rectangle(picture, box, _colour(label), bool(dashed))
-        taken: list[tuple[int, int, int, int]] = []
+        taken = self._legend(picture)
         for i, ((x0, y0, _, y1), score, label) in enumerate(zip(corners, found.scores, found.labels, strict=True)):
             number = "" if found.track_ids is None or not found.track_ids[i] else f" {found.track_ids[i]}"
             text = f"{self.classes[label]}{number} {'held' if held[i] else f'{score:.2f}'}"
-            (width, height), _ = cv2.getTextSize(text, _FONT, 0.5, 1)
-            place = self._place((width + 8, height + 8), x0, y0, y1, taken)
+            place = self._place(_label_size(text), x0, y0, y1, taken)
             taken.append(place)
-            left, top, right, bottom = place
-            cv2.rectangle(picture, (left, top), (right, bottom), _colour(label), -1)
-            cv2.putText(picture, text, (left + 4, bottom - 4), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+            _label(picture, place, text, _colour(label))
 
     def _draw_trails(self, picture: NDArray[np.uint8], found: Detections) -> None:
         """Where the centres of tracked boxes were in the last two seconds, thinner the longer ago."""
@@ -132,18 +127,22 @@ class Renderer:
         free = (place for place in places if not any(_overlap(place, other) for other in taken))
         return next(free, places[0] if places else (left, 0, left + width, height))
 
-    def _legend(self, picture: NDArray[np.uint8]) -> None:
-        """What the colours of events and boxes mean, in the upper right corner; as many classes as there is room for."""
+    def _legend(self, picture: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
+        """Draw what the colours of events and boxes mean, in the upper right corner, in labels whose places are returned.
+
+        There are as many classes as there is room for.
+        """
         entries = [[("ON", _ON), ("OFF", _OFF)], *([(name, _colour(label))] for label, name in enumerate(self.classes))]
-        room = self.sensor_size.height * self.scale // (3 * _LEGEND_STEP)
-        for row, texts in enumerate(entries[: max(room, 1)]):
-            right = self.sensor_size.width * self.scale - 10
+        places = []
+        step = _label_size("ON")[1] + 2
+        for row, texts in enumerate(entries[: max(self.sensor_size.height * self.scale // (3 * step), 1)]):
+            right, top = self.sensor_size.width * self.scale - 4, 4 + row * step
             for text, colour in reversed(texts):
-                (width, height), _ = cv2.getTextSize(text, _FONT, 0.45, 1)
-                place = (right - width, 8 + height + _LEGEND_STEP * row)
-                cv2.putText(picture, text, place, _FONT, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-                cv2.putText(picture, text, place, _FONT, 0.45, colour, 1, cv2.LINE_AA)
-                right -= width + 10
+                width, height = _label_size(text)
+                places.append((right - width, top, right, top + height))
+                _label(picture, places[-1], text, colour)
+                right -= width + 4
+        return places
 
     def _figures(self, picture: NDArray[np.uint8], result: WindowResult) -> None:
         base = self.sensor_size.height * self.scale
@@ -163,6 +162,19 @@ class Renderer:
         share = f" = {100 * result.energy_pj / result.ann_energy_pj:.0f} % of the ANN's" if result.ann_energy_pj else ""
         self._counted = f"{result.energy_pj * 1e-6:.0f} uJ{share}"
         return self._counted
+
+
+def _label_size(text: str) -> tuple[int, int]:
+    """Return width and height of a label."""
+    (width, height), _ = cv2.getTextSize(text, _FONT, 0.5, 1)
+    return width + 8, height + 8
+
+
+def _label(picture: NDArray[np.uint8], place: tuple[int, int, int, int], text: str, colour: tuple[int, int, int]) -> None:
+    """Draw a label: black text on a colour."""
+    left, top, right, bottom = place
+    cv2.rectangle(picture, (left, top), (right, bottom), colour, -1)
+    cv2.putText(picture, text, (left + 4, bottom - 4), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def _rectangle(picture: NDArray[np.uint8], box: list[int], colour: tuple[int, int, int], dashed: bool) -> None:

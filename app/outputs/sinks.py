@@ -145,6 +145,8 @@ class JsonlSink:
             "spikes": result.spikes,
             "energy_pj": None if result.energy_pj is None else round(result.energy_pj),
         }
+        if result.idle:
+            line["idle"] = True
         if self._uneven:
             line = {"t0_us": result.t0_us, **line}
         if found.track_ids is not None and found.held is not None:

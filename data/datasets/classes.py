@@ -42,6 +42,7 @@ from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
+from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
 SPLITS = ("train", "select", "test")
@@ -194,7 +195,7 @@ def open_classes(
     samples = [sample for sample in kind.find(dataset_folder) if sample.class_name not in ignored]
     if dataset_folder.skipped:
         _LOG.warning(
-            "%s: %d files were skipped, the first one: %s", root, len(dataset_folder.skipped), dataset_folder.skipped[0]
+            "%s: %s skipped, the first one: %s", root, number_of(len(dataset_folder.skipped), "file"), dataset_folder.skipped[0]
         )
     present = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
     available = tuple(name for name in present if name not in ignored)

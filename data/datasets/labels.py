@@ -249,7 +249,7 @@ class ClassMatcher:
         advice += " (evburst train: --data.classes '{NAME: CLASS}')"
         if not self.matched:
             raise LabelError(f"{place}: no labelled box is of a known class: {names}; {advice}")
-        _LOG.warning("%s: %d boxes of other classes were ignored: %s; %s", place, self.unmatched.total(), names, advice)
+        _LOG.warning("%s: boxes of other classes are ignored: %s; %s", place, names, advice)
 
 
 def parse_classes(text: str) -> dict[str, str]:

@@ -37,6 +37,7 @@ from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import recording_suffixes
+from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
 
@@ -245,9 +246,10 @@ def _has_ids(labels: LabelFile) -> bool:
 
 def _log_skipped(source: LayoutFolder) -> None:
     """Log the files that the layout skipped."""
-    for what, paths in (("event files without labels", [str(path) for path in source.unlabelled]), ("files", source.skipped)):
+    unlabelled = "event file without labels", "event files without labels"
+    for (noun, plural), paths in ((unlabelled, source.unlabelled), (("file", "files"), source.skipped)):
         if paths:
-            _LOG.warning("%s: %d %s were skipped, the first one: %s", source.root, len(paths), what, paths[0])
+            _LOG.warning("%s: %s skipped, the first one: %s", source.root, number_of(len(paths), noun, plural), paths[0])
 
 
 @layout("gen1", expected="*_td.dat with *_bbox.npy", sensor_size=SensorSize(304, 240), class_ids=("car", "pedestrian"))

@@ -29,6 +29,7 @@ from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
+from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
 _OPEN_FILES = 64
@@ -110,7 +111,7 @@ def unlabelled_windows(
     held = held_out("unlabelled", {names[stretch]: len(times) for stretch, times in ends.items()})
     if not held:
         windows, files = sum(map(len, ends.values())), ", ".join(map(str, recordings[:3]))
-        raise DataError(f"{files}: {windows} windows with events in these recordings; at least two are needed")
+        raise DataError(f"{files}: {number_of(windows, 'window')} with events in these recordings; at least two are needed")
     found: dict[int, list[int]] = {}
     for stretch, times in ends.items():
         if (names[stretch] in held) == (split == SELECT):
