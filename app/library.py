@@ -124,7 +124,8 @@ class _Network:
     def _inference(self, size: SensorSize) -> Inference:
         """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes."""
         if size not in self._inferences:
-            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps)
+            opened = open_inference(self._bundle, self.config, size, maps=self._maps)
+            self._inferences.setdefault(size, opened)  # another thread may have been faster
         return copy(self._inferences[size])
 
     def __getstate__(self) -> dict[str, Any]:

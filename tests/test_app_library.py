@@ -6,6 +6,7 @@ import json
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from pathlib import Path
 from threading import Event
@@ -157,6 +158,23 @@ def test_streams_of_one_detector_at_the_same_time(detector: Detector, events: Ev
     assert expected[0] != boxes(list(Detector("street", sensor_size=SIZE).stream(one)))
     assert (one.faults.outside_sensor, other.faults.outside_sensor) == (0, 2 * lost)
     assert lost > 0
+
+
+def test_threads_share_a_detector(events: Events) -> None:
+    """By calls and by streams, also after a stream was left in the middle. Engines reuse the buffers that boxes come from."""
+    detector, t = Detector("street", sensor_size=SIZE, engine="int8"), events["t"]
+    parts = [events[(t >= t0) & (t < t0 + 60_000)] for t0 in range(0, 150_000, 10_000)]
+
+    def found(part: Events) -> list[Any]:
+        return [(boxes([result]), result.energy_pj) for run in (detector, detector.stream) for result in run(part)]
+
+    left = detector.stream(events)
+    next(left)
+    left.close()
+    expected = [found(part) for part in parts]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(found, 3 * parts)) == 3 * expected
+    assert len({str(one) for one in expected}) == len(parts)
 
 
 def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
