@@ -132,8 +132,8 @@ def engines_table() -> str:
             f"({', '.join(sampling)}); auto compares it"
         )
         lines.append(
-            f"measured with the bundled network {_WEIGHTS} on one window of the bundled recording; every T > 1 uses the columns "
-            "of T=4"
+            f"measured with the bundled network {_WEIGHTS} on one window of the bundled recording; every T > 1 uses the "
+            "columns of T=4"
         )
     return "\n".join(line.rstrip() for line in lines)
 
