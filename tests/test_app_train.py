@@ -280,6 +280,12 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     own.mkdir()
     write_events(own / "a.dat", random_events(4000, SensorSize(96, 64), 300_000), SensorSize(96, 64))
     np.save(own / "b.npy", random_events(3000, SensorSize(96, 64), 200_000, seed=1))
+    assert convert("--calibration", str(own)) == 1
+    assert f"must contain boxes.csv and images/; to use the recordings in {own} without labels, pass --unlabelled" in (
+        capsys.readouterr().err
+    )
+    assert convert("--calibration", str(tmp_path / "none")) == 1
+    assert "--unlabelled" not in capsys.readouterr().err
     flags = ["--calibration", str(own), "--unlabelled", "--timesteps", "2"]
     assert convert(*flags) == 1
     assert "b.npy: the file does not say the sensor's size" in capsys.readouterr().err
