@@ -117,9 +117,10 @@ class _Network:
     def _as_stream(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):
             return replace(events, events=as_events(events.events))
+        array = as_events(events)
         if self._size is None:
             raise ConfigError("events in memory do not state their sensor size: pass it, Detector(..., sensor_size=(304, 240))")
-        return EventArray(as_events(events), self._size)
+        return EventArray(array, self._size)
 
     def _inference(self, size: SensorSize) -> Inference:
         """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import IOBase
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ def as_events(events: Any) -> Events:
             are columns), columns of different lengths, fractional values, negative coordinates, times that are 2**62 µs or more
             from 0, other polarities, or a masked array.
     """
+    _refuse_files(events)
     _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
         return _sorted(events)
@@ -88,6 +91,16 @@ def _array(values: Any) -> NDArray[Any]:
         return np.asarray(values)
     except ValueError:
         raise DataError("events: rows or columns of different lengths; expected t, x, y and p of each event") from None
+
+
+def _refuse_files(events: Any) -> None:
+    """Raise DataError for names, contents and handles of files, and for lists of them."""
+    one = events[0] if isinstance(events, tuple | list) and events else events
+    if isinstance(one, str | bytes | bytearray | PathLike | IOBase):
+        raise DataError(
+            f"events: expected fields or four columns t, x, y, p, received {type(events).__name__}; a recording is passed by "
+            "its path (str or Path) to `stream`, one at a time"
+        )
 
 
 def _refuse_mask(events: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import threading
@@ -117,7 +118,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([-(2**63), 2**63 - 1], [1, 1], [1, 1], [1, 1]), "times from -9223372036854775808 to 9223372036854775807"),
         (np.array([(2**63 - 1, 1, 1, 1), (-(2**63), 1, 1, 1)], EVENT_DTYPE), "times from -9223372036854775808"),
         (([2**62], [1], [1], [1]), "expected less than"),
-        ("no file.dat", "shape"),
+        *((one, "a recording is passed by its path") for one in ("a.dat", b"a.dat", Path("a.dat"), ["a.dat"] * 2, [b""] * 4)),
+        (io.BytesIO(), "received BytesIO; a recording is passed by its path"),
+        (5, "received int of shape"),
         (iter([[0, 1, 1, 1]]), "an iterator; join its chunks"),
     ],
 )
@@ -280,6 +283,9 @@ def test_settings_and_errors() -> None:
         Detector().stream("gone.dat")
     with pytest.raises(EvburstError, match="sensor_size"):
         Detector()(random_events(10, SIZE, 1000))
+    for given in (SAMPLE.read_bytes(), [SAMPLE, SAMPLE]):  # what they are, before their sensor size
+        with pytest.raises(EvburstError, match=r"a recording is passed by its path \(str or Path\) to `stream`, one at a time"):
+            Detector().stream(given)
     with pytest.raises(EvburstError, match="lie outside 32x32"):
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
 
