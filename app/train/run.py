@@ -47,7 +47,7 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
 def human_summary(best: Path) -> str:
     """Two lines for the user: the score of the best epoch of a finished run, and the next command to type.
 
-    Without a split "val", that command is told not to measure its result, which it does on this split.
+    That command measures its result on the split "val", unless the data lack it.
     """
     _, record = load_tensors(best, "ann")
     config = build(TrainConfig, record["config"])
