@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import evburst
-from evburst import Detections, Detector, EvburstError, open_events
+from evburst import Classifier, Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
@@ -288,6 +289,18 @@ def test_settings_and_errors() -> None:
             Detector().stream(given)
     with pytest.raises(EvburstError, match="lie outside 32x32"):
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
+
+
+def test_a_result_is_shown_in_one_line() -> None:
+    (result,) = Detector("street", max_windows=1).stream(SAMPLE)
+    assert repr(result) == (
+        f"WindowResult(0 to 50000 us, {result.events} events, {len(result.detections)} boxes, {result.energy_pj / 1e6:.3g} uJ)"
+    )
+    assert repr(replace(result, energy_pj=None)).endswith("boxes, energy not counted)")
+    assert repr(replace(result, idle=True)).endswith("events, idle)")
+    (windows,) = Classifier("nmnist", max_windows=1)(random_events(1000, SensorSize(34, 34), 90_000))
+    assert windows.classification is not None
+    assert f", class {windows.classification.label}, score {windows.classification.score:.2f}, " in repr(windows)
 
 
 def test_a_larger_sensor_in_blocks(events: Events) -> None:
