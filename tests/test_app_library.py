@@ -80,6 +80,9 @@ SHAPES: dict[str, Callable[[Events], Any]] = {
     "further columns": lambda e: {name: e[name] for name in "txyp"} | {"time": e["t"] * 0, "sign": e["p"] * 0},
     "times in ns": lambda e: {"t_ns": e["t"] * 1000, "x": e["x"], "y": e["y"], "p": e["p"]},
     "times in seconds": lambda e: {"Time [s]": e["t"] * 1e-6, "x": e["x"], "y": e["y"], "p": e["p"]},
+    "timedelta64": lambda e: {"t": e["t"].astype("m8[us]").astype("m8[ns]"), "x": e["x"], "y": e["y"], "p": e["p"]},
+    "datetime64": lambda e: (e["t"].astype("M8[us]"), e["x"], e["y"], e["p"]),
+    "datetime64 by a name": lambda e: {"t_ns": e["t"].astype("M8[us]"), "x": e["x"], "y": e["y"], "p": e["p"]},
     "not sorted": lambda e: e[np.random.default_rng(0).permutation(len(e))],
 }
 
@@ -104,6 +107,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([1, 2], [1], [1], [1]), "different lengths"),
         (([0.5], [1], [1], [1]), "column t has fractions"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
+        ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
+        ((np.array([5], "m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
+        (([1], np.array([5], "m8[us]"), [1], [1]), "column x: expected a list of numbers, received timedelta64"),
         (([1], [-1], [1], [1]), "x = -1"),
         (([1], [1], [70_000], [1]), "y = 70000"),
         (([1], [1], [1], [3]), "polarity 3"),
