@@ -27,6 +27,9 @@ from evburst.data.readers import open_events
 
 log = logging.getLogger("evburst")
 
+_OF_FILES = ("sinks", "slow", "fps", "overwrite")
+"""Settings of the files that `evburst detect` writes."""
+
 
 class _Network:
     """Base of Detector and Classifier: runs recordings, streams and arrays through a network.
@@ -149,10 +152,9 @@ class Detector(_Network):
         sensor_size: (W, H) px, or "WxH"; required for arrays and for files that do not state it.
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
-        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            count_every (here 1, so that every result has its energy),
-            window_ms, window_events, stride_ms, classes, track, lead_ms, batch, idle_events, filters={"background_us": 5000},
-            post={"nms_iou": 0.5} ...
+        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig), except for its files: timesteps, ann,
+            engine, device, count_every (here 1, so that every result has its energy), window_ms, window_events, stride_ms,
+            classes, track, lead_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
 
     Attributes:
         classes: class names, indexed by `Detections.labels`.
@@ -173,6 +175,8 @@ class Detector(_Network):
         maps: bool = False,
         **settings: Any,
     ) -> None:
+        if files := [name for name in _OF_FILES if name in settings]:
+            raise ConfigError(f"{', '.join(files)}: for the files of `evburst detect`; a Detector writes none, so leave it out")
         if score is not None and isinstance(post := settings.get("post", {}), dict):
             settings["post"] = {**post, "score": score}
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)

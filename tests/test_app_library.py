@@ -279,6 +279,9 @@ def test_settings_and_errors() -> None:
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
         ({"sensor_size": (304.5, 240)}, "WIDTHxHEIGHT"),
         *(({"sensor_size": size}, r"sensor_size .*: expected \(W, H\)") for size in (304, (304,), (), {"w": 3}, (304, 240, 3))),
+        ({"sinks": ("jsonl",), "slow": 3.0}, "sinks, slow: for the files of `evburst detect`; a Detector writes none"),
+        ({"fps": 3.0}, "fps: for the files"),
+        ({"overwrite": False}, "overwrite: for the files"),
         ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
         ({"ann": True, "count_every": 3}, "the ANN has no count_every"),
     ):
