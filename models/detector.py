@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -115,10 +117,11 @@ class Detector:
 
         Raises:
             CheckpointError: the weights are damaged.
-            ConfigError: several grids, if `adaptive`.
+            ConfigError: several grids, if `adaptive`; or this process was forked after its parent had run a network.
         """
         if self._adaptive is not None and len(grids) != 1:
             raise ConfigError(f"adaptive: {len(grids)} grids in one call; timesteps adapt to one grid: pass one a call")
+        _refuse_forked_process()
         x = torch.from_numpy(grids).to(self.device)
         with self._lock:  # until the outputs, which may be the engine's buffers, have been decoded and copied
             if self._adaptive is not None and self._ann is None:
@@ -169,3 +172,32 @@ class Detector:
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
+
+
+_first_run_in: int | None = None
+"""Number of the process in which the first network ran."""
+
+
+def _refuse_forked_process() -> None:
+    """Raise ConfigError in a process that was forked after a network had run, if GNU OpenMP runs the kernels.
+
+    It would end the process, and who waits for a result would wait for ever.
+    """
+    global _first_run_in
+    own = os.getpid()
+    if _first_run_in not in (None, own) and _forks_are_ended():
+        raise ConfigError(
+            "this process was forked after its parent had run a network, so that OpenMP would end it: start processes with "
+            'multiprocessing.get_context("spawn")'
+        )
+    _first_run_in = own
+
+
+def _forks_are_ended() -> bool:
+    """Whether parallel kernels run on GNU OpenMP, which ends processes that are forked after it was used."""
+    try:
+        from numba.np.ufunc.omppool import openmp_vendor
+
+        return bool(openmp_vendor == "GNU" and numba.threading_layer() == "omp")
+    except (ImportError, ValueError):  # it is not there, or no parallel kernel has run
+        return False

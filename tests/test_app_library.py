@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,29 @@ def test_threads_share_a_detector(events: Events) -> None:
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(found, 3 * parts)) == 3 * expected
     assert len({str(one) for one in expected}) == len(parts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is that of numba's wheels for Linux")
+def test_a_process_forked_after_a_run_gets_an_error() -> None:
+    """OpenMP would end it without one."""
+    code = f"""
+import os
+os.environ["NUMBA_THREADING_LAYER"] = "omp"
+from evburst import Detector, EvburstError
+detector = Detector("street", max_windows=1, engine="int8")
+print(len(list(detector.stream({str(SAMPLE)!r}))), flush=True)
+if child := os.fork():
+    raise SystemExit(os.waitpid(child, 0)[1])
+try:
+    list(detector.stream({str(SAMPLE)!r}))
+except EvburstError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    windows, error = in_new_process(code).splitlines()
+    assert windows == "1"
+    assert error.startswith("this process was forked after its parent had run a network")
+    assert 'start processes with multiprocessing.get_context("spawn")' in error
 
 
 def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
