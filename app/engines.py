@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evburst.models.runtime import Times
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
-_WEIGHTS, _ROUNDS, _NOT_MEASURED = "street", 4, ("reference", "cuda")
+_WEIGHTS, _ROUNDS = "street", 4
 _REST_S, _RUNS = 0.05, 3
 """Pause before a turn, as threads of the engine before keep spinning for a while, and measured runs per turn."""
 
@@ -43,14 +43,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> in
 
 
 def ensure_measured(again: bool = False) -> None:
-    """Measure the engines once per machine if at least two are available; takes a few seconds and is announced on stderr."""
-    from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, measured, remember
+    """Measure the engines that run on this CPU, once per machine; takes some seconds and is announced on stderr."""
+    from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, measured, measurements_file, remember
 
-    names = [name for name, engine in ENGINES.items() if name not in _NOT_MEASURED and not engine.available("cpu")]
-    if len(names) < 2 or (measured() and not again):
+    if measured() and not again:
         return
+    names = [name for name, engine in ENGINES.items() if not engine.available("cpu")]
     LOG.info("measuring engines once on this machine: %s", ", ".join(names))
-    remember({str(timesteps): measure(names, timesteps) for timesteps in MEASURED_TIMESTEPS})
+    if not remember({str(timesteps): measure(names, timesteps) for timesteps in MEASURED_TIMESTEPS}):
+        LOG.warning("%s cannot be written, so that the measurements are lost: set EVBURST_CACHE", measurements_file())
 
 
 def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict[str, Times]:
@@ -123,14 +124,22 @@ def engines_table() -> str:
     lines.append(f"{'engine':<11}" + "".join(f"{kind:>10}" for _, kind in columns))
     for row in rows:
         cells = ["-" if row["ms"][t] is None else f"{row['ms'][t][kind]:.2f}" for t, kind in columns]
-        auto = f"auto for {' and '.join(f'T={t}' for t in row['auto'])}" if row["auto"] else ""
-        lines.append(f"{row['engine']:<11}" + "".join(f"{cell:>10}" for cell in cells) + f"  {row['reason'] or auto}")
-    sampling = [f"{row['engine']} {row['count_every']}" for row in rows if row["count_every"] > 1]
-    lines.append(
-        "mean: with the engine's default of windows in which spikes are counted, which is all of them, or one of "
-        f"({', '.join(sampling)}); auto compares it"
-    )
-    lines.append(
-        "measured with the bundled network street on one window of the bundled recording; every T > 1 uses the columns of T=4"
-    )
+        lines.append(f"{row['engine']:<11}" + "".join(f"{cell:>10}" for cell in cells) + f"  {_remark(row)}")
+    if any(any(row["ms"].values()) for row in rows):
+        sampling = [f"{row['engine']} {row['count_every']}" for row in rows if row["count_every"] > 1]
+        lines.append(
+            "mean: with the engine's default of windows in which spikes are counted, which is all of them, or one of "
+            f"({', '.join(sampling)}); auto compares it"
+        )
+        lines.append(
+            f"measured with the bundled network {_WEIGHTS} on one window of the bundled recording; every T > 1 uses the "
+            "columns of T=4"
+        )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _remark(row: dict[str, Any]) -> str:
+    """Return why an engine has no times, and where `auto` chooses it."""
+    missing = "not measured" if None in row["ms"].values() else ""
+    auto = f"auto for {' and '.join(f'T={t}' for t in row['auto'])}" if row["auto"] else ""
+    return row["reason"] or ", ".join(filter(None, (missing, auto)))

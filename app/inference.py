@@ -88,7 +88,7 @@ class BinnedWindow:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WindowResult:
     """The result of one window.
 
@@ -146,6 +146,13 @@ class WindowResult:
     def events_per_s(self) -> float:
         """Event rate in the window."""
         return self.events / ((self.t1_us - self.t0_us) * 1e-6)
+
+    def __repr__(self) -> str:
+        boxes, scores = self.detections, self.classification
+        found = f"{len(boxes)} boxes" if scores is None else f"class {scores.label}, score {scores.score:.2f}"
+        energy = "energy not counted" if self.energy_pj is None else f"{self.energy_pj / 1e6:.3g} uJ"
+        run = "idle" if self.idle else f"{found}, {energy}"
+        return f"WindowResult({self.t0_us} to {self.t1_us} us, {self.events} events, {run})"
 
 
 class Inference:

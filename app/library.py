@@ -27,6 +27,9 @@ from evburst.data.readers import open_events
 
 log = logging.getLogger("evburst")
 
+_OF_FILES = ("sinks", "slow", "fps", "overwrite")
+"""Settings of the files that `evburst detect` writes."""
+
 
 class _Network:
     """Base of Detector and Classifier: runs recordings, streams and arrays through a network.
@@ -117,14 +120,16 @@ class _Network:
     def _as_stream(self, events: Any) -> EventArray:
         if isinstance(events, EventArray):
             return replace(events, events=as_events(events.events))
+        array = as_events(events)
         if self._size is None:
             raise ConfigError("events in memory do not state their sensor size: pass it, Detector(..., sensor_size=(304, 240))")
-        return EventArray(as_events(events), self._size)
+        return EventArray(array, self._size)
 
     def _inference(self, size: SensorSize) -> Inference:
         """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes."""
         if size not in self._inferences:
-            self._inferences[size] = open_inference(self._bundle, self.config, size, maps=self._maps)
+            opened = open_inference(self._bundle, self.config, size, maps=self._maps)
+            self._inferences.setdefault(size, opened)  # another thread may have been faster
         return copy(self._inferences[size])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -147,10 +152,9 @@ class Detector(_Network):
         sensor_size: (W, H) px, or "WxH"; required for arrays and for files that do not state it.
         score: minimum score of a box.
         maps: keep the head's output maps, from which boxes are decoded, in `result.maps`, by name.
-        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig): timesteps, ann, engine, device,
-            count_every (here 1, so that every result has its energy),
-            window_ms, window_events, stride_ms, classes, track, lead_ms, batch, idle_events, filters={"background_us": 5000},
-            post={"nms_iou": 0.5} ...
+        settings: any other setting of `evburst detect` (evburst.app.detect.DetectConfig), except for its files: timesteps, ann,
+            engine, device, count_every (here 1, so that every result has its energy), window_ms, window_events, stride_ms,
+            classes, track, lead_ms, batch, idle_events, filters={"background_us": 5000}, post={"nms_iou": 0.5} ...
 
     Attributes:
         classes: class names, indexed by `Detections.labels`.
@@ -171,6 +175,8 @@ class Detector(_Network):
         maps: bool = False,
         **settings: Any,
     ) -> None:
+        if files := [name for name in _OF_FILES if name in settings]:
+            raise ConfigError(f"{', '.join(files)}: for the files of `evburst detect`; a Detector writes none, so leave it out")
         if score is not None and isinstance(post := settings.get("post", {}), dict):
             settings["post"] = {**post, "score": score}
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import IOBase
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -22,16 +24,18 @@ def as_events(events: Any) -> Events:
         events: a structured array with fields t, x, y, p, or named otherwise as in files (`COLUMN_NAMES` of
             evburst.data.readers.columns); an `(n, 4)` array with columns t, x, y, p, or a list of such rows; a mapping from
             names to columns (a dict, a data frame); or a sequence of the four columns in this order. Times are whole
-            microseconds unless their name states another unit (`t_ns`); polarities are 0 and 1, -1 and 1, or booleans.
+            microseconds unless their name (`t_ns`) or their type (datetime64, timedelta64) states another unit; polarities are
+            0 and 1, -1 and 1, or booleans.
 
     Returns:
         A new array, or `events` itself if it already has this dtype and is sorted.
 
     Raises:
         DataError: another shape, four lists of four numbers or a list of four such arrays (rows or columns; arrays in a tuple
-            are columns), columns of different lengths, fractional values, negative coordinates, times that are 2**62 µs or more
-            from 0, other polarities, or a masked array.
+            are columns), columns of different lengths, fractional or missing values, negative coordinates, times that are
+            2**62 µs or more from 0, other polarities, or a masked array.
     """
+    _refuse_files(events)
     _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
         return _sorted(events)
@@ -76,7 +80,7 @@ def _named(events: Any, names: Sequence[Any]) -> list[Any]:
     by_text = {str(name): events[name] for name in names}
     columns = [by_text[found[name]] for name in _NAMES]
     unit = unit_in_name(found["t"])
-    if unit not in (None, MICRO.name):
+    if unit not in (None, MICRO.name) and not _has_unit(columns[0]):
         _refuse_mask(columns[0])
         columns[0] = to_microseconds(_array(columns[0]), Unit(str(unit)), "events")
     return columns
@@ -90,6 +94,16 @@ def _array(values: Any) -> NDArray[Any]:
         raise DataError("events: rows or columns of different lengths; expected t, x, y and p of each event") from None
 
 
+def _refuse_files(events: Any) -> None:
+    """Raise DataError for names, contents and handles of files, and for lists of them."""
+    one = events[0] if isinstance(events, tuple | list) and events else events
+    if isinstance(one, str | bytes | bytearray | PathLike | IOBase):
+        raise DataError(
+            f"events: expected fields or four columns t, x, y, p, received {type(events).__name__}; a recording is passed by "
+            "its path (str or Path) to `stream`, one at a time"
+        )
+
+
 def _refuse_mask(events: Any) -> None:
     """Raise DataError for a masked array, whose mask would be ignored."""
     if isinstance(events, np.ma.MaskedArray):
@@ -100,6 +114,10 @@ def _column(name: str, column: Any) -> NDArray[Any]:
     """Return a column as integers, after checking its range."""
     _refuse_mask(column)
     values = _array(column)
+    if name == "t" and _has_unit(values):
+        if np.isnat(values).any():
+            raise DataError("events: column t has a time that is missing (NaT)")
+        values = values.astype(f"{values.dtype.kind}8[us]").astype(np.int64)
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
@@ -117,6 +135,12 @@ def _column(name: str, column: Any) -> NDArray[Any]:
     if name in ("x", "y") and (low < 0 or high > np.iinfo(np.uint16).max):
         raise DataError(f"events: {name} = {low if low < 0 else high}; expected a pixel of the sensor")
     return values
+
+
+def _has_unit(times: Any) -> bool:
+    """Return whether times are of NumPy's types datetime64 or timedelta64, which state their unit."""
+    dtype = _array(times).dtype
+    return dtype.kind in "mM" and np.datetime_data(dtype)[0] != "generic"
 
 
 def _sorted(events: Events) -> Events:

@@ -67,7 +67,8 @@ def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, no
     """Raise SensorSizeError if more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""
     if outside > OUTSIDE_LIMIT * (inside + outside):
         raise SensorSizeError(
-            f"{what}: {outside} of {inside + outside} {noun} lie outside {size}: pass the sensor's true size with --sensor-size"
+            f"{what}: {outside} of {inside + outside} {noun} lie outside {size}: pass the sensor's true size (--sensor-size, "
+            "in Python sensor_size), unless it is their coordinates that are wrong, e.g. negative"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from evburst.data.errors import MissingPackageError
@@ -28,4 +29,17 @@ def require(module: str, extra: str, wanted_by: str) -> ModuleType:
             raise MissingPackageError(
                 f"{wanted_by} needs {package}, which is installed but does not load ({reason})"
             ) from error
-        raise MissingPackageError(f'{wanted_by} needs {package}: pip install "evburst[{extra}]"') from None
+        raise MissingPackageError(f"{wanted_by} needs {package}: {pip_install(extra)}") from None
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that installs an extra, for error messages.
+
+    pip finds evburst by its name if it is installed; a checkout of which only the dependencies are installed is named by its
+    folder.
+    """
+    try:
+        version("evburst")
+    except PackageNotFoundError:
+        return f'pip install ".[{extra}]" in the folder of the checkout'
+    return f'pip install "evburst[{extra}]"'

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Lock
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,7 +41,8 @@ class Detector:
         count_every: spikes will be counted in every N-th window, for which `auto` chooses the engine; None: as is the default
             of the engine. The caller of `detect` selects these windows.
 
-    `adaptive` takes one grid a call, and is run by the reference engine.
+    `adaptive` takes one grid a call, and is run by the reference engine. Threads may share a detector; their calls run one
+    after the other, because engines reuse their buffers.
 
     Attributes:
         timesteps: T; None for the ANN.
@@ -63,7 +67,7 @@ class Detector:
         self.bundle, self.post, self.device = bundle, post, torch.device(device)
         self.classes, self.stride, self.task = bundle.head.classes, bundle.stride, task_of(bundle.head)
         self.has_memory = bool(bundle.graph.memories)
-        self._adaptive = adaptive
+        self._adaptive, self._lock = adaptive, Lock()
         self._geometries: dict[tuple[int, int, int], MemoryGeometry] = {}
         self._ann = Runner(bundle.graph.on(self.device)) if ann else None
         timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
@@ -113,25 +117,30 @@ class Detector:
 
         Raises:
             CheckpointError: the weights are damaged.
-            ConfigError: several grids, if `adaptive`.
+            ConfigError: several grids, if `adaptive`; or this process was forked after its parent had run a network.
         """
         if self._adaptive is not None and len(grids) != 1:
             raise ConfigError(f"adaptive: {len(grids)} grids in one call; timesteps adapt to one grid: pass one a call")
+        _refuse_forked_process()
         x = torch.from_numpy(grids).to(self.device)
+        with self._lock:  # until the outputs, which may be the engine's buffers, have been decoded and copied
+            if self._adaptive is not None and self._ann is None:
+                decode = self._decoder(sensor_size, t_us)
+                found, stats = run_adaptive(self._snn, x, self._adaptive, decode, SpikingState(), self.task.settled)
+                return [found], stats
+            maps, own = self._run(x, count, memory)
+            if readouts is not None:
+                copies = (output.float().cpu().numpy().copy() for output in maps)
+                readouts.update(zip(self.bundle.graph.outputs, copies, strict=True))
+            return self._decoded(maps, sensor_size, t_us), own
+
+    def _run(self, x: Tensor, count: bool, memory: Memory | None) -> tuple[list[Tensor], SpikeStats | None]:
+        """Compute the maps of grids, valid until the next run, and the spikes that they took; see `detect`."""
         if self._ann is not None:
-            maps, stats = self._ann(x.float(), memory), None
-        elif self._adaptive is not None:
-            decode = self._decoder(sensor_size, t_us)
-            found, stats = run_adaptive(self._snn, x, self._adaptive, decode, SpikingState(), self.task.settled)
-            return [found], stats
-        elif count:
-            maps, stats = self._snn.run(x, memory=memory)
-        else:
-            maps, stats = self._snn.run_uncounted(x, memory), None
-        if readouts is not None:
-            copies = (output.float().cpu().numpy().copy() for output in maps)  # engines reuse their buffers
-            readouts.update(zip(self.bundle.graph.outputs, copies, strict=True))
-        return self._decoded(maps, sensor_size, t_us), stats
+            return self._ann(x.float(), memory), None
+        if count:
+            return self._snn.run(x, memory=memory)
+        return self._snn.run_uncounted(x, memory), None
 
     def _decoded(self, maps: list[Tensor], sensor_size: SensorSize, t_us: Sequence[int]) -> Sequence[Prediction]:
         """What is found in maps; raises CheckpointError if one is not finite."""
@@ -147,7 +156,8 @@ class Detector:
     def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Prediction]:
         """What is found in one grid `(1, 2 * bins, H, W)` after each timestep."""
         x = torch.from_numpy(grid).to(self.device)
-        return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
+        with self._lock:
+            return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
 
     def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Prediction]:
         return lambda maps: self._decoded(maps, sensor_size, t_us)[0]
@@ -162,3 +172,32 @@ class Detector:
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
+
+
+_first_run_in: int | None = None
+"""Number of the process in which the first network ran."""
+
+
+def _refuse_forked_process() -> None:
+    """Raise ConfigError in a process that was forked after a network had run, if GNU OpenMP runs the kernels.
+
+    It would end the process, and who waits for a result would wait for ever.
+    """
+    global _first_run_in
+    own = os.getpid()
+    if _first_run_in not in (None, own) and _forks_are_ended():
+        raise ConfigError(
+            "this process was forked after its parent had run a network, so that OpenMP would end it: start processes with "
+            'multiprocessing.get_context("spawn")'
+        )
+    _first_run_in = own
+
+
+def _forks_are_ended() -> bool:
+    """Whether parallel kernels run on GNU OpenMP, which ends processes that are forked after it was used."""
+    try:
+        from numba.np.ufunc.omppool import openmp_vendor
+
+        return bool(openmp_vendor == "GNU" and numba.threading_layer() == "omp")
+    except (ImportError, ValueError):  # it is not there, or no parallel kernel has run
+        return False

@@ -17,13 +17,14 @@ import pytest
 from evburst.app.classify import ClassifyConfig, classify_file, human_line
 from evburst.app.cli import classify_main, convert_main, detect_main, evaluate_main, train_main
 from evburst.app.results import tables
+from evburst.app.train.run import human_summary
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
 from evburst.eval.class_results import ClassResults
 from evburst.eval.results import read_results
-from evburst.models.bundle import DetectorBundle, bundled_weights
+from evburst.models.bundle import DetectorBundle, bundled_weights, load_tensors, save_tensors
 from tests.event_files import bin_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.simulation import simulated_here
@@ -87,6 +88,16 @@ def test_training_records_the_split_used_for_selection(place: Path) -> None:
     assert 0 < record["conversion"]["adaptive"]["mean_timesteps"] <= 2
     with (place / "run" / "log.csv").open() as file:
         assert list(csv.DictReader(file))[-1]["top1"] == "100.0"
+
+
+def test_the_next_command_measures_if_there_are_recordings_for_it(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "digits" / "Train", tmp_path / "digits" / "Train")
+    best = place / "run" / "best.safetensors"
+    assert human_summary(best).endswith("--out run.safetensors")
+    tensors, record = load_tensors(best, "ann")
+    record["config"]["data"]["root"] = str(tmp_path / "digits")
+    save_tensors(tmp_path / "best.safetensors", "ann", tensors, record)
+    assert human_summary(tmp_path / "best.safetensors").endswith(".safetensors --set check_windows=-1")
 
 
 def test_an_unfinished_run_is_resumed(place: Path, tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ def test_wrong_sensor_size_is_an_error_and_written_output_is_readable(
     path = dat(tmp_path / "a.dat", list(range(0, 200_000, 100)), header=b"% Version 2\n", x=200, y=50)
     code, _, err = detect(capsys, "--events", path, "--out", tmp_path / "o", "--sensor-size", "64x48", "--no-video")
     assert code == 1
-    assert "lie outside 64x48: pass the sensor's true size with --sensor-size" in err
+    assert "lie outside 64x48: pass the sensor's true size (--sensor-size, in Python sensor_size)" in err
     assert len(np.load(tmp_path / "o" / "bbox.npy")) == 0
 
 

@@ -30,9 +30,7 @@ def measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[
 def test_engines_are_measured_once_and_again_where_asked_to(
     measurements: list[tuple[list[str], int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [name for name in ENGINES if name not in ("reference", "cuda") and not ENGINES[name].available("cpu")]
-    if len(names) < 2:
-        pytest.skip("one engine or none: nothing to choose between")
+    names = [name for name in ENGINES if not ENGINES[name].available("cpu")]
     assert main(["engines", "--json"]) == 0
     out, err = capsys.readouterr()
     rows = {row["engine"]: row for row in json.loads(out)}
@@ -52,13 +50,31 @@ def test_engines_are_measured_once_and_again_where_asked_to(
     assert len(measurements) == 2 * len(MEASURED_TIMESTEPS)
 
 
-@pytest.mark.usefixtures("measurements")
-def test_a_single_engine_is_not_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_engine_is_measured_too(
+    measurements: list[tuple[list[str], int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("evburst.models.runtime.find_spec", lambda name: None)
     monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
     assert main(["engines"]) == 0
+    assert measurements == [(["reference"], timesteps) for timesteps in MEASURED_TIMESTEPS]
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " ".join(rows["reference"].split()) == "reference 2.00 2.00 1.00 5.00 5.00 4.00 auto for T=1 and T=4"
+    assert "needs the package onnx" in rows["onnx"]
+    assert "measured" in rows
+
+
+@pytest.mark.usefixtures("measurements")
+def test_times_that_cannot_be_stored_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "file").touch()
+    monkeypatch.setenv("EVBURST_CACHE", str(file))
+    assert main(["engines"]) == 0
+    out, err = capsys.readouterr()
     assert measured() == {}
-    assert capsys.readouterr().err == ""
+    assert "engines.json cannot be written, so that the measurements are lost: set EVBURST_CACHE" in err
+    assert out.splitlines()[2].split("  ")[-1].startswith("not measured")
+    assert len(out.splitlines()) == len(ENGINES) + 2
 
 
 def test_a_measurement_is_a_time_for_each_engine() -> None:

@@ -310,7 +310,8 @@ def test_a_wrong_sensor_size_is_noticed(capsys: pytest.CaptureFixture[str], tmp_
     assert run(capsys, "convert", tmp_path / "a.npy", tmp_path / "b.csv", "--sensor-size", "8x8") == (
         1,
         "",
-        f"error: {tmp_path / 'a.npy'}: 4 of 5 events lie outside 8x8: pass the sensor's true size with --sensor-size\n",
+        f"error: {tmp_path / 'a.npy'}: 4 of 5 events lie outside 8x8: pass the sensor's true size (--sensor-size, in "
+        "Python sensor_size), unless it is their coordinates that are wrong, e.g. negative\n",
     )
     assert [item.name for item in tmp_path.iterdir()] == ["a.npy"]
 

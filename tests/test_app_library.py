@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,7 +19,7 @@ import numpy as np
 import pytest
 
 import evburst
-from evburst import Detections, Detector, EvburstError, open_events
+from evburst import Classifier, Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
@@ -77,6 +81,9 @@ SHAPES: dict[str, Callable[[Events], Any]] = {
     "further columns": lambda e: {name: e[name] for name in "txyp"} | {"time": e["t"] * 0, "sign": e["p"] * 0},
     "times in ns": lambda e: {"t_ns": e["t"] * 1000, "x": e["x"], "y": e["y"], "p": e["p"]},
     "times in seconds": lambda e: {"Time [s]": e["t"] * 1e-6, "x": e["x"], "y": e["y"], "p": e["p"]},
+    "timedelta64": lambda e: {"t": e["t"].astype("m8[us]").astype("m8[ns]"), "x": e["x"], "y": e["y"], "p": e["p"]},
+    "datetime64": lambda e: (e["t"].astype("M8[us]"), e["x"], e["y"], e["p"]),
+    "datetime64 by a name": lambda e: {"t_ns": e["t"].astype("M8[us]"), "x": e["x"], "y": e["y"], "p": e["p"]},
     "not sorted": lambda e: e[np.random.default_rng(0).permutation(len(e))],
 }
 
@@ -101,6 +108,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([1, 2], [1], [1], [1]), "different lengths"),
         (([0.5], [1], [1], [1]), "column t has fractions"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
+        ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
+        ((np.array([5], "m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
+        (([1], np.array([5], "m8[us]"), [1], [1]), "column x: expected a list of numbers, received timedelta64"),
         (([1], [-1], [1], [1]), "x = -1"),
         (([1], [1], [70_000], [1]), "y = 70000"),
         (([1], [1], [1], [3]), "polarity 3"),
@@ -116,7 +126,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([-(2**63), 2**63 - 1], [1, 1], [1, 1], [1, 1]), "times from -9223372036854775808 to 9223372036854775807"),
         (np.array([(2**63 - 1, 1, 1, 1), (-(2**63), 1, 1, 1)], EVENT_DTYPE), "times from -9223372036854775808"),
         (([2**62], [1], [1], [1]), "expected less than"),
-        ("no file.dat", "shape"),
+        *((one, "a recording is passed by its path") for one in ("a.dat", b"a.dat", Path("a.dat"), ["a.dat"] * 2, [b""] * 4)),
+        (io.BytesIO(), "received BytesIO; a recording is passed by its path"),
+        (5, "received int of shape"),
         (iter([[0, 1, 1, 1]]), "an iterator; join its chunks"),
     ],
 )
@@ -157,6 +169,46 @@ def test_streams_of_one_detector_at_the_same_time(detector: Detector, events: Ev
     assert expected[0] != boxes(list(Detector("street", sensor_size=SIZE).stream(one)))
     assert (one.faults.outside_sensor, other.faults.outside_sensor) == (0, 2 * lost)
     assert lost > 0
+
+
+def test_threads_share_a_detector(events: Events) -> None:
+    """By calls and by streams, also after a stream was left in the middle. Engines reuse the buffers that boxes come from."""
+    detector, t = Detector("street", sensor_size=SIZE, engine="int8"), events["t"]
+    parts = [events[(t >= t0) & (t < t0 + 60_000)] for t0 in range(0, 150_000, 10_000)]
+
+    def found(part: Events) -> list[Any]:
+        return [(boxes([result]), result.energy_pj) for run in (detector, detector.stream) for result in run(part)]
+
+    left = detector.stream(events)
+    next(left)
+    left.close()
+    expected = [found(part) for part in parts]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(found, 3 * parts)) == 3 * expected
+    assert len({str(one) for one in expected}) == len(parts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is that of numba's wheels for Linux")
+def test_a_process_forked_after_a_run_gets_an_error() -> None:
+    """OpenMP would end it without one."""
+    code = f"""
+import os
+os.environ["NUMBA_THREADING_LAYER"] = "omp"
+from evburst import Detector, EvburstError
+detector = Detector("street", max_windows=1, engine="int8")
+print(len(list(detector.stream({str(SAMPLE)!r}))), flush=True)
+if child := os.fork():
+    raise SystemExit(os.waitpid(child, 0)[1])
+try:
+    list(detector.stream({str(SAMPLE)!r}))
+except EvburstError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    windows, error = in_new_process(code).splitlines()
+    assert windows == "1"
+    assert error.startswith("this process was forked after its parent had run a network")
+    assert 'start processes with multiprocessing.get_context("spawn")' in error
 
 
 def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
@@ -251,6 +303,9 @@ def test_settings_and_errors() -> None:
         ({"sensor_size": "304"}, "WIDTHxHEIGHT"),
         ({"sensor_size": (304.5, 240)}, "WIDTHxHEIGHT"),
         *(({"sensor_size": size}, r"sensor_size .*: expected \(W, H\)") for size in (304, (304,), (), {"w": 3}, (304, 240, 3))),
+        ({"sinks": ("jsonl",), "slow": 3.0}, "sinks, slow: for the files of `evburst detect`; a Detector writes none"),
+        ({"fps": 3.0}, "fps: for the files"),
+        ({"overwrite": False}, "overwrite: for the files"),
         ({"ann": True, "engine": "reference"}, "the ANN has no engine"),
         ({"ann": True, "count_every": 3}, "the ANN has no count_every"),
     ):
@@ -262,8 +317,23 @@ def test_settings_and_errors() -> None:
         Detector().stream("gone.dat")
     with pytest.raises(EvburstError, match="sensor_size"):
         Detector()(random_events(10, SIZE, 1000))
+    for given in (SAMPLE.read_bytes(), [SAMPLE, SAMPLE]):  # what they are, before their sensor size
+        with pytest.raises(EvburstError, match=r"a recording is passed by its path \(str or Path\) to `stream`, one at a time"):
+            Detector().stream(given)
     with pytest.raises(EvburstError, match="lie outside 32x32"):
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
+
+
+def test_a_result_is_shown_in_one_line() -> None:
+    (result,) = Detector("street", max_windows=1).stream(SAMPLE)
+    assert repr(result) == (
+        f"WindowResult(0 to 50000 us, {result.events} events, {len(result.detections)} boxes, {result.energy_pj / 1e6:.3g} uJ)"
+    )
+    assert repr(replace(result, energy_pj=None)).endswith("boxes, energy not counted)")
+    assert repr(replace(result, idle=True)).endswith("events, idle)")
+    (windows,) = Classifier("nmnist", max_windows=1)(random_events(1000, SensorSize(34, 34), 90_000))
+    assert windows.classification is not None
+    assert f", class {windows.classification.label}, score {windows.classification.score:.2f}, " in repr(windows)
 
 
 def test_a_larger_sensor_in_blocks(events: Events) -> None:

@@ -436,6 +436,25 @@ def test_a_run_overwrites_a_recording_only_where_asked_to(tmp_path: Path, capsys
     assert open_events(tmp_path / "o.dat").sensor_size == SIZE
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["track=true", "classes=[car]", "window_events=5", "stride_ms=5", "batch=4", "start_s=3", "max_windows=2", "slow=3",
+     "fps=5", "sinks=[jsonl]", "overwrite=true"],
+)  # fmt: skip
+def test_settings_of_recordings_are_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = live(capsys, "--camera", "fake", "--headless", "--seconds", 1, "--set", f"detect.{given}")
+    assert code == 1
+    assert f"live detection has no detect.{given.partition('=')[0]}; settings of recordings have to be left out" in err
+
+
+def test_a_recording_is_read_as_the_settings_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "a.csv").write_text("t,x,y,p\n" + "".join(f"{t},5,5,1\n" for t in range(151)))
+    flags = ["--events", path, "--realtime", "--json", "--sensor-size", "32x32", "--set", "detect.reading.time_unit=ms"]
+    code, out, _ = live(capsys, *flags)
+    result = json.loads(out)
+    assert (code, result["windows"] + result["dropped"]) == (0, 4)
+
+
 def test_a_source_that_ends_before_the_first_window_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "a.avi", 2, 25.0)
     code, out, err = live(capsys, "--video", tmp_path / "a.avi", "--sensor-size", "64x48", "--ann")

@@ -6,16 +6,13 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig
 from evburst.app.inference import WindowResult
 from evburst.app.library import Detector
-from evburst.app.live.pipeline import LiveConfig
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import EvburstError
@@ -225,9 +222,3 @@ def test_without_the_package_a_message_names_the_extra(monkeypatch: pytest.Monke
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"start_score|hold_s must|lost_s must"):
         TrackConfig(**settings)
-
-
-@pytest.mark.parametrize("settings", [{"track": True}, {"classes": ("car",)}, {"window_events": 5}, {"stride_ms": 5.0}])
-def test_live_rejects_settings_that_it_does_not_support(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="settings of recordings, not of live"):
-        LiveConfig(detect=DetectConfig(**settings))

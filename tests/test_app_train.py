@@ -34,7 +34,7 @@ from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle, load_tensors
+from evburst.models.bundle import DetectorBundle, load_tensors, save_tensors
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.remembering import remembering
 from evburst.models.graph import Graph
@@ -125,6 +125,17 @@ def test_training_says_what_it_came_to_and_what_is_next(best: Path) -> None:
     where = "on the split 'select' (2 windows, 1 pictures), epoch"
     assert written.endswith((f"{where} 1 (the best)", f"{where} 2 (the best)"))
     assert following == f"next      evburst convert --weights {best} --out {best.parent.name}.safetensors"
+
+
+def test_the_next_command_does_not_measure_on_a_split_that_is_missing(best: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, other := tmp_path / "pictures")
+    table = (folder / "boxes.csv").read_text()
+    assert ",val," in table
+    (other / "boxes.csv").write_text(table.replace(",val,", ",test,"))
+    tensors, record = load_tensors(best, "ann")
+    record["config"]["data"]["root"] = str(other)
+    save_tensors(tmp_path / "best.safetensors", "ann", tensors, record)
+    assert human_summary(tmp_path / "best.safetensors").endswith(".safetensors --set check_windows=-1")
 
 
 def test_training_resumes_and_logs_every_epoch(best: Path) -> None:
@@ -269,6 +280,12 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     own.mkdir()
     write_events(own / "a.dat", random_events(4000, SensorSize(96, 64), 300_000), SensorSize(96, 64))
     np.save(own / "b.npy", random_events(3000, SensorSize(96, 64), 200_000, seed=1))
+    assert convert("--calibration", str(own)) == 1
+    assert f"must contain boxes.csv and images/; to use the recordings in {own} without labels, pass --unlabelled" in (
+        capsys.readouterr().err
+    )
+    assert convert("--calibration", str(tmp_path / "none")) == 1
+    assert "--unlabelled" not in capsys.readouterr().err
     flags = ["--calibration", str(own), "--unlabelled", "--timesteps", "2"]
     assert convert(*flags) == 1
     assert "b.npy: the file does not say the sensor's size" in capsys.readouterr().err

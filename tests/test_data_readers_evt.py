@@ -530,7 +530,7 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
     assert open_events(path, SensorSize(640, 480)).sensor_size == (640, 480)
     path.write_bytes(b"% evt 2.0\n% geometry 320x320\n" + bytes(4))
     assert open_events(path, SensorSize(320, 320)).sensor_size == (320, 320)
-    with pytest.raises(SensorSizeError, match=r"file says 320x320, --sensor-size says 640x480; leave the flag out"):
+    with pytest.raises(SensorSizeError, match=r"file says 320x320, --sensor-size says 640x480; leave the flag out, and"):
         open_events(path, SensorSize(640, 480))
 
 

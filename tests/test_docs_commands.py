@@ -54,7 +54,9 @@ ELSEWHERE = {
     "evburst live --events FILE --realtime": "test_app_live.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both": "test_app_evaluate.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both --memory": "test_app_evaluate_memory.py",
-    "evburst convert --weights street --calibration RECORDINGS --unlabelled --out mine.safetensors": "test_app_descent.py",
+    "evburst convert --weights street --calibration RECORDINGS --unlabelled --budget 0.15 --out mine.safetensors": (
+        "test_app_train.py"
+    ),
     "PROGRAM | evburst detect --events /dev/stdin --sensor-size 304x240": "test_docs_commands.py",
 }
 """Run by another test, of this file or another one, some on smaller files or with fewer seconds."""

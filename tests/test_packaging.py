@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from evburst.data.errors import MissingPackageError
 from evburst.data.extras import require
+from evburst.models.runtime import ENGINES
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -154,6 +156,21 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingPackageError, match="needs nowhere: pip"):
         require("nowhere.inside", "export", "writing it")
     assert require("json", "export", "x").__name__ == "json"
+
+
+def test_a_checkout_that_is_not_installed_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which only the dependencies are installed: pip does not know the name evburst."""
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("evburst.data.extras.version", version)
+    monkeypatch.setattr("evburst.models.runtime.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "nowhere", None)
+    in_checkout = 'pip install ".[{}]" in the folder of the checkout'
+    with pytest.raises(MissingPackageError, match=re.escape(f"writing it needs nowhere: {in_checkout.format('dv')}")):
+        require("nowhere", "dv", "writing it")
+    assert ENGINES["onnx"].available("cpu").endswith(in_checkout.format("engines"))
 
 
 def test_a_package_that_does_not_load_is_distinguished_from_a_missing_one(

@@ -22,6 +22,7 @@ from evburst.data.datasets import Dataset, DatasetSpec
 from evburst.data.datasets.recorded import Reading, unlabelled_windows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.simulated import SimulatedWindows
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.models.detectors.postprocess import HeadSpec
@@ -72,7 +73,12 @@ class ConversionData:
         with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
             progress = absolute_progress(bar)
             request = Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress, task=task, classes=classes)
-            opened = open_dataset(data, request)
+            try:
+                opened = open_dataset(data, request)
+            except DataError as error:
+                if split == "train" and c.root and _has_recordings(c.root):
+                    raise DataError(f"{error}; to use the recordings in {c.root} without labels, pass --unlabelled") from None
+                raise
         left_out = getattr(opened, "left_out", ())
         if left_out and showing == 0:
             _LOG.info(
@@ -95,9 +101,20 @@ class ConversionData:
             windows.delete()
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
-        from evburst.app.batch import find_recordings  # imported here because it loads video encoders
-
         size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
         reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache))
         spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})
-        return unlabelled_windows(find_recordings([self._config.root]), spec, reading, split, n)
+        return unlabelled_windows(_recordings(self._config.root), spec, reading, split, n)
+
+
+def _recordings(folder: str) -> list[Path]:
+    from evburst.app.batch import find_recordings  # imported here because it loads video encoders
+
+    return find_recordings([folder])
+
+
+def _has_recordings(folder: str) -> bool:
+    try:
+        return Path(folder).exists() and bool(_recordings(folder))
+    except ConfigError:
+        return False

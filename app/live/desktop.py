@@ -19,6 +19,7 @@ from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import Renderer, beside
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow
+from evburst.data.extras import pip_install
 
 _TITLE = "evburst live: Space pauses, left and right seek, p shows the source, s saves a picture, q ends"
 
@@ -54,7 +55,7 @@ class LiveWindow:
             cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE)
         except cv2.error:
             raise ConfigError(
-                '--window needs OpenCV with window support: pip install "evburst[window]"; or use --serve and a browser'
+                f"--window needs OpenCV with window support: {pip_install('window')}; or use --serve and a browser"
             ) from None
         if isinstance(pipeline.source, RecordingSource):
             pipeline.source.measure()

@@ -31,12 +31,20 @@ _PACKETS = 64
 _RETRY_S = 0.5
 
 
+OF_RECORDINGS = (
+    "window_events", "stride_ms", "batch", "start_s", "max_windows", "classes", "track", "tracking", "sinks", "slow", "fps",
+    "overwrite",
+)  # fmt: skip
+"""Settings of detection that live detection does not have."""
+_DEFAULTS = DetectConfig()
+
+
 @dataclass(frozen=True)
 class LiveConfig:
     """Settings of live detection, apart from its source and outputs.
 
     Attributes:
-        detect: settings of detect.py, with one timestep as the default; `video`, `start_s` and `max_windows` have no effect.
+        detect: settings of detection, except for those of recordings (`OF_RECORDINGS`); one timestep is the default.
         simulator: sensor that is simulated for video.
         upsample: interpolate video frames along the motion.
         queue_windows: maximum number of windows waiting for inference; beyond it the oldest is dropped.
@@ -50,12 +58,9 @@ class LiveConfig:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        own = self.detect.window_events, self.detect.stride_ms
-        if self.detect.track or self.detect.classes or own != (None, None):
-            raise ValueError(
-                "detect.track, detect.classes, detect.window_events and detect.stride_ms are settings of recordings, not of "
-                "live"
-            )
+        given = [f"detect.{name}" for name in OF_RECORDINGS if getattr(self.detect, name) != getattr(_DEFAULTS, name)]
+        if given:
+            raise ValueError(f"live detection has no {', '.join(given)}; settings of recordings have to be left out")
         if not 1 <= self.queue_windows <= 100:
             raise ValueError(f"queue_windows must be between 1 and 100, received {self.queue_windows}")
         if self.seconds is not None and not 0 < self.seconds <= 1e9:

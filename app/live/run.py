@@ -127,7 +127,8 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     loop = request.serve is not None or request.window
     source: LiveSource
     if kind == "events":
-        source = RecordingSource(Path(value), window_us, size, config.detect.format, loop, request.speed)
+        detect = config.detect
+        source = RecordingSource(Path(value), window_us, size, detect.format, loop, request.speed, detect.reading)
     elif kind == "stream":
         source = NetworkSource(value)
     elif kind == "sensor":

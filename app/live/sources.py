@@ -22,7 +22,7 @@ from evburst.data.encoding import unpack
 from evburst.data.errors import EvburstError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.readers import open_events
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
 
 POLL_S = 0.1
@@ -152,6 +152,7 @@ class RecordingSource:
         sensor_size, format: as in `open_events`.
         loop: start again at the end.
         speed: playback speed; 0.1 plays it ten times slower.
+        options: as in `open_events`.
 
     Attributes:
         duration_s: time from the start of the first window to the end of the last one, on the recording's clock; None while
@@ -168,9 +169,10 @@ class RecordingSource:
         format: str | None = None,
         loop: bool = False,
         speed: float = 1.0,
+        options: ReadOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.name, self.finite, self._speed = path.name, not loop, speed
-        self._path, self._window_us, self._size, self._format = path, window_us, sensor_size, format
+        self._path, self._window_us, self._size, self._format, self._options = path, window_us, sensor_size, format, options
         self._stream = self._open_stream()
         self.sensor_size, self.faults = self._stream.sensor_size, self._stream.faults
         self.duration_s: float | None = None
@@ -252,7 +254,7 @@ class RecordingSource:
         self._closed.set()
 
     def _open_stream(self) -> EventStream:
-        return FilteredStream(open_events(self._path, self._size, self._format), FiltersConfig())
+        return FilteredStream(open_events(self._path, self._size, self._format, options=self._options), FiltersConfig())
 
     def _go_to_target(self) -> bool:
         """Restart the source's clock at the position that was sought last; return False if there is none."""

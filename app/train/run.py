@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 
 from evburst.app import console
+from evburst.app.config import build
 from evburst.app.processes import process_group
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.trainer import BEST, FILES, SOURCES, Trainer, is_training
+from evburst.app.train.windows import has_split
 from evburst.data.files import only_writer, refuse_foreign
 from evburst.models.bundle import load_tensors
+from evburst.models.detectors import task_of_architecture
 
 _FIGURES = ("ap", "ap50", "top1", "top5")
 
@@ -42,8 +45,13 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
 
 
 def human_summary(best: Path) -> str:
-    """Two lines for the user: the score of the best epoch of a finished run, and the next command to type."""
+    """Two lines for the user: the score of the best epoch of a finished run, and the next command to type.
+
+    That command measures its result on the split "val", unless the data lack it.
+    """
     _, record = load_tensors(best, "ann")
+    config = build(TrainConfig, record["config"])
+    unmeasured = "" if has_split(config, task_of_architecture(config.architecture), "val") else " --set check_windows=-1"
     scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _FIGURES)
     chosen = record["chosen_on"]
     sources = next(f"{chosen[kind]} {kind}" for kind in SOURCES if kind in chosen)
@@ -51,5 +59,5 @@ def human_summary(best: Path) -> str:
     return (
         f"written   {best}: {scored} on the split {chosen['split']!r} ({chosen['windows']} windows, {sources}), "
         f"epoch {record['epoch']} (the best)\n"
-        f"next      evburst convert --weights {shlex.quote(str(best))} --out {out}"
+        f"next      evburst convert --weights {shlex.quote(str(best))} --out {out}{unmeasured}"
     )

@@ -11,10 +11,12 @@ from tqdm import tqdm
 from evburst.app.console import absolute_progress
 from evburst.app.processes import barrier
 from evburst.app.train.config import TrainConfig
-from evburst.data.datasets import Dataset
+from evburst.data.classification import DETECTION
+from evburst.data.datasets import SPECS, Dataset
+from evburst.data.datasets.pictures import PictureFolder, class_spec
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.datasets.simulated import SimulatedWindows
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, EvburstError
 
 _SEEDS = 100_003
 """Difference between the seeds of two epochs' windows."""
@@ -29,6 +31,20 @@ def open_split(config: TrainConfig, task: str, split: str, n_windows: int, show_
     with tqdm(desc=f"simulate {split}", unit="win", disable=not show_progress) as bar:
         request = _request(config, task, split, n_windows, config.schedule.seed, progress=absolute_progress(bar))
         return open_dataset(config.data, request)
+
+
+def has_split(config: TrainConfig, task: str, split: str) -> bool:
+    """Return whether the data of a run have windows of a split; nothing is simulated to find out."""
+    data, root = config.data, Path(config.data.root)
+    try:
+        if data.kind == "simulated":
+            spec = SPECS[data.spec] if task == DETECTION else class_spec(root, frozenset(data.classes), (), None)
+            PictureFolder(root, split, spec)
+        else:
+            open_dataset(data, _request(config, task, split, 1, config.schedule.seed))
+    except EvburstError:
+        return False
+    return True
 
 
 def _request(config: TrainConfig, task: str, split: str, n_windows: int, seed: int, **others: Any) -> Request:

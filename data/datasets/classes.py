@@ -41,6 +41,7 @@ from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
+from evburst.data.extras import pip_install
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
 from evburst.data.text import number_of
 
@@ -400,7 +401,7 @@ def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> 
     try:
         known = importlib.import_module("tonic.datasets")
     except ImportError:
-        raise DataError("tonic's datasets need the package tonic: pip install 'evburst[tonic]'") from None
+        raise DataError(f"tonic's datasets need the package tonic: {pip_install('tonic')}") from None
     kind: Any = getattr(known, name, None)
     if not inspect.isclass(kind):
         raise ConfigError(f"tonic has no dataset {name!r}")

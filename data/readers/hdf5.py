@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
-from evburst.data.extras import require
+from evburst.data.extras import pip_install, require
 from evburst.data.readers import reader
 from evburst.data.readers.columns import (
     SAMPLE_EVENTS,
@@ -163,7 +163,7 @@ class Hdf5File(PacketFile):
 
     def _read(self, file: Any, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the columns of events [start, stop)."""
-        filters = "" if find_spec("hdf5plugin") else '; if it is blosc-compressed: pip install "evburst[hdf5]"'
+        filters = "" if find_spec("hdf5plugin") else f"; if it is blosc-compressed: {pip_install('hdf5')}"
         rows: dict[str, NDArray[Any]] = {}
         for name in {name for name, _ in self._places.values()}:
             with library_errors(f"{self.path}: {name} from event {start} cannot be read{filters}"):

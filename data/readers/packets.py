@@ -114,7 +114,10 @@ def settle_size(
             raise SensorSizeError(f"{path}: the file's sensor size {stated[:40]!r} is invalid; {_PASS_SIZE}") from None
         return given
     if given is not None and given != size:
-        raise SensorSizeError(f"{path}: the file says {size}, --sensor-size says {given}; leave the flag out")
+        raise SensorSizeError(
+            f"{path}: the file says {size}, --sensor-size says {given}; leave the flag out, and give it in a separate run to "
+            "files that do not state their size"
+        )
     return size
 
 

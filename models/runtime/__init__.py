@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.extras import pip_install
 from evburst.data.files import replacing
 from evburst.models.graph import Graph
 from evburst.models.spiking.integer_form import is_integer
@@ -236,7 +237,7 @@ def _library_available(package: str) -> Callable[[str], str]:
         if device != "cpu":
             return "runs on the CPU only"
         absent = [name for name in ("onnx", package) if find_spec(name) is None]
-        return f'needs the package {" and ".join(absent)}: pip install "evburst[engines]"' if absent else ""
+        return f"needs the package {' and '.join(absent)}: {pip_install('engines')}" if absent else ""
 
     return available
 
