@@ -309,9 +309,9 @@ def test_simulated_events_are_the_same_every_time_and_spread_in_time() -> None:
 
 
 def test_a_lower_contrast_threshold_gives_more_events() -> None:
-    counts = []
+    counts, pictures = [], drive()
     for threshold in (0.5, 0.25, 0.12):
-        source = FrameSource(Frames(drive(), 20_000), SIZE, SimulatorConfig(), 50_000)
+        source = FrameSource(Frames(pictures, 20_000), SIZE, SimulatorConfig(), 50_000)
         source.open()
         before = read_events(source, 2)
         source.set_contrast(threshold)

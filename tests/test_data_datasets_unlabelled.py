@@ -61,5 +61,5 @@ def test_silence_is_left_out_and_one_window_is_too_few(files: list[Path], tmp_pa
     gap = [tmp_path / "gap.dat"]
     assert len(opened(gap, "train")) + len(opened(gap, "select")) == 4
     write_events(tmp_path / "one.dat", random_events(50, SIZE, WINDOW_US, 4), SIZE)
-    with pytest.raises(DataError, match="1 windows with events in these recordings; at least two are needed"):
+    with pytest.raises(DataError, match="1 window with events in these recordings; at least two are needed"):
         opened([tmp_path / "one.dat"], "train")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,12 +192,8 @@ def _beyond_silence_pj(result: WindowResult, network: Prepared) -> float | None:
     return None if energy is None else energy.energies_beyond_silence(network.inference.table.name).snn_pj
 
 
-@lru_cache(maxsize=1)
 def _traffic(result: WindowResult, inference: Inference) -> dict[str, float] | None:
-    """Energy of a window with memory traffic, as in the summary of `detect`; None for the ANN, or if idle or not counted.
-
-    It is computed once for both kinds of message, and for the windows that follow until one is counted again.
-    """
+    """Energy of a window with memory traffic, as in the summary of `detect`; None for the ANN, or if idle or not counted."""
     if result.energy is None:
         return None
     figures = traffic_figures(result.totals, inference, inference.table.name)
