@@ -33,7 +33,8 @@ class ClassifyConfig(RunConfig):
     """Settings of classification.
 
     Attributes:
-        adaptive: skip the remaining timesteps of a window once its certainty reaches this value, 0 to 1; None: never.
+        adaptive: skip the remaining timesteps of a window once its certainty reaches this value, 0 to 1; on the engine
+            reference, which is many times slower. None: never.
         count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
             energy, and the energy of a recording is the mean over the counted windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels; None: as stated in the file, or else the size used in training.

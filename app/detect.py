@@ -53,7 +53,8 @@ class DetectConfig(RunConfig):
     """Settings of detection in a recording.
 
     Attributes:
-        adaptive: skip the remaining timesteps of a window once its boxes agree this well, 0 to 1; None: never.
+        adaptive: skip the remaining timesteps of a window once its boxes agree this well, 0 to 1; on the engine reference,
+            which is many times slower. None: never.
         idle_events: windows with at most this many events are idle: they are not run through the network, have no boxes, and
             add to neither network's energy.
         classes: names of the classes to detect; empty: all.

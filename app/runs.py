@@ -5,6 +5,7 @@ detect, classify, live and the Python API (library.py) share these.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,11 @@ from evburst.models.tasks import task_of
 _USUAL_SIDE = 640
 """`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
 
+_FARTHEST = 4
+"""Windows that are more times longer or shorter than in training give a warning; `street` saw 0.7 to 2.2 times."""
+
+_LOG = logging.getLogger("evburst")
+
 _JUDGED_FROM = 10_000
 """Number of events from which a run ends early if too many lie outside the sensor or are late; at its end each is judged."""
 
@@ -55,7 +61,8 @@ class RunConfig:
         count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
             energy, and energies of a run are means over the counted windows. None: in all windows, or with the engines onnx and
             openvino, in which counting takes additional time, in every 10th.
-        adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; None: never.
+        adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; on the engine reference,
+            which is many times slower. None: never.
         batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
             high throughput.
         start_s: start with the window that contains the time this many seconds after the first event.
@@ -197,7 +204,7 @@ def block_side(downsample: int, sensor_size: SensorSize) -> int:
 
 
 def load_weights(config: RunConfig) -> DetectorBundle:
-    """Load the weights of a run.
+    """Load the weights of a run; warns of windows unlike those of training, and says which engine `adaptive` needs.
 
     Raises:
         CheckpointError: they cannot be read.
@@ -208,6 +215,11 @@ def load_weights(config: RunConfig) -> DetectorBundle:
     if task != config.task:
         other = "evburst classify" if task == CLASSIFICATION else "evburst detect"
         raise ConfigError(f"weights {config.weights} are for {task}, not for {config.task}: use {other}")
+    trained_ms = bundle.voxel.window_ms
+    if config.window_ms and not 1 / _FARTHEST <= config.window_ms / trained_ms <= _FARTHEST:
+        _LOG.warning("windows of %g ms: the network was trained with %g ms; expect worse results", config.window_ms, trained_ms)
+    if config.adaptive is not None and not config.ann:
+        _LOG.info("note: adaptive runs on the engine reference; `evburst engines` shows how much slower that is")
     return bundle
 
 

@@ -336,6 +336,21 @@ def test_a_result_is_shown_in_one_line() -> None:
     assert f", class {windows.classification.label}, score {windows.classification.score:.2f}, " in repr(windows)
 
 
+@pytest.mark.parametrize(("window_ms", "warned"), [(12.4, True), (12.5, False), (200.0, False), (200.1, True)])
+def test_windows_unlike_those_of_training_give_a_warning(
+    window_ms: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    Detector("street", window_ms=window_ms)
+    found = [f"windows of {window_ms:g} ms: the network was trained with 50 ms; expect worse results"] if warned else []
+    assert caplog.messages == found
+
+
+def test_adaptive_timesteps_name_their_engine(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        Detector("street", adaptive=0.8, timesteps=2)
+    assert caplog.messages == ["note: adaptive runs on the engine reference; `evburst engines` shows how much slower that is"]
+
+
 def test_a_larger_sensor_in_blocks(events: Events) -> None:
     """Blocks of 2 x 2 px of a sensor twice as large are the pixels of the smaller one; boxes are in its own pixels."""
     large = events.copy()
