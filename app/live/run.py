@@ -25,7 +25,7 @@ from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
-from evburst.app.runs import traffic_figures
+from evburst.app.runs import load_weights, traffic_figures
 from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
@@ -121,7 +121,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
 def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     """Return the requested source after opening and closing it once, so that errors are reported at the start."""
     kind, value = request.source
-    bundle = DetectorBundle.load(config.detect.weights)
+    bundle = load_weights(config.detect)
     size = SensorSize.parse(config.detect.sensor_size) if config.detect.sensor_size else None
     window_us = round(1000 * (config.detect.window_ms or bundle.voxel.window_ms))
     loop = request.serve is not None or request.window
