@@ -203,8 +203,12 @@ def block_side(downsample: int, sensor_size: SensorSize) -> int:
     return downsample or max(1, max(sensor_size) // _USUAL_SIDE)
 
 
-def load_weights(config: RunConfig) -> DetectorBundle:
-    """Load the weights of a run; warns of windows unlike those of training, and says which engine `adaptive` needs.
+def load_weights(config: RunConfig, remarks: bool = True) -> DetectorBundle:
+    """Load the weights of a run.
+
+    Args:
+        config: the run.
+        remarks: whether to warn of windows unlike those of training, and to say which engine `adaptive` needs.
 
     Raises:
         CheckpointError: they cannot be read.
@@ -216,6 +220,8 @@ def load_weights(config: RunConfig) -> DetectorBundle:
         other = "evburst classify" if task == CLASSIFICATION else "evburst detect"
         raise ConfigError(f"weights {config.weights} are for {task}, not for {config.task}: use {other}")
     trained_ms = bundle.voxel.window_ms
+    if not remarks:
+        return bundle
     if config.window_ms and not 1 / _FARTHEST <= config.window_ms / trained_ms <= _FARTHEST:
         _LOG.warning("windows of %g ms: the network was trained with %g ms; expect worse results", config.window_ms, trained_ms)
     if config.adaptive is not None and not config.ann:

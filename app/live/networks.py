@@ -75,7 +75,7 @@ def prepare(detect: DetectConfig, sensor_size: SensorSize, faults: Faults, curre
     if current is not None and same_network(current.detect, detect):
         return current
     is_loaded = current is not None and current.detect.weights == detect.weights
-    bundle = current.bundle if current is not None and is_loaded else load_weights(detect)
+    bundle = current.bundle if current is not None and is_loaded else load_weights(detect, remarks=False)
     inference = open_inference(bundle, detect, sensor_size, faults)
     with kernel_lock():
         inference.warm_up(EventWindow(0, inference.voxel.window_us, NO_EVENTS))
