@@ -69,8 +69,9 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         path = Path(pattern)
         if path.is_dir():
             named = _usable(file for file in path.rglob("*") if _is_named_recording(file))
-            other_tables += filter(_is_other_table, named)
-            matches = [file for file in named if file not in other_tables]
+            tables = [file for file in named if _is_other_table(file)]
+            other_tables += tables
+            matches = sorted(set(named).difference(tables))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             matches = _usable(map(Path, glob.glob(str(pattern), recursive=True)))
         else:

@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Any
 
 from evburst.data.errors import ConfigError, EvburstError
-from evburst.data.text import number_of as number_of
 
 LOG = logging.getLogger("evburst")
 """The project's root logger; modules log to its children, `logging.getLogger(__name__)`."""

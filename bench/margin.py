@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,11 @@ import torch
 from bench.inference import window_grid
 from bench.quiet import RECORDING, scattered
 from evburst.app.convert.config import ConvertConfig
-from evburst.app.convert.conversion import Conversion
+from evburst.app.convert.conversion import Conversion, with_margin
 from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime import open_engine
-from evburst.models.spiking.convert.margin import keep_margin
 from evburst.models.spiking.network import SpikingNetwork
 
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -60,14 +59,6 @@ class Row:
     energy_int8: float
     operations: dict[str, float]
     time: dict[str, float]
-
-
-def with_margin(bundle: DetectorBundle, size: tuple[int, int], margin: float) -> DetectorBundle:
-    """Return the network with a margin, in silence of grids of a size (H, W); unchanged for 0."""
-    if not margin:
-        return bundle
-    spiking, parameters = keep_margin(bundle.spiking, bundle.parameters, size, margin)
-    return replace(bundle, spiking=spiking, parameters=parameters)
 
 
 def relative_operations(bundle: DetectorBundle, busy: torch.Tensor) -> dict[str, float]:

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -28,7 +29,7 @@ import numpy as np
 
 from evburst.data.encoding import columns, unpack
 from evburst.data.errors import DataError, NoEventsError
-from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, SensorSize
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream
 from evburst.data.slicing import GLITCH_EVENTS, Mark, find_marks, windows_by_duration
@@ -159,6 +160,14 @@ class EmptyRecording:
     def window(self, end_us: int) -> EventWindow:
         """See EventIndex."""
         return EventWindow(end_us - self._window_us, end_us, np.empty(0, EVENT_DTYPE))
+
+
+def first_sensor_size(openers: Iterable[Callable[[], EventStream]], where: object) -> SensorSize:
+    """Return the sensor size of the first recording that has events; raises NoEventsError, naming `where`, if none has."""
+    for open_recording in openers:
+        with suppress(NoEventsError):
+            return open_recording().sensor_size
+    raise NoEventsError(f"{where}: no recording contains events")
 
 
 def _mark_before(times: list[int], t_us: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.margin import EVENTS, relative_operations, table, with_margin
+from bench.margin import EVENTS, relative_operations, table
 from bench.quiet import scattered
+from evburst.app.convert.conversion import with_margin
 from evburst.models.bundle import DetectorBundle
 
 

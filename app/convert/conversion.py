@@ -156,11 +156,7 @@ class Conversion:
 
     def with_margin(self, bundle: DetectorBundle) -> DetectorBundle:
         """Return the network with the margin of silence that is wanted."""
-        if not self.config.margin:
-            return bundle
-        size = int(self.grids.shape[2]), int(self.grids.shape[3])
-        spiking, parameters = keep_margin(bundle.spiking, bundle.parameters, size, self.config.margin)
-        return replace(bundle, spiking=spiking, parameters=parameters)
+        return with_margin(bundle, (int(self.grids.shape[2]), int(self.grids.shape[3])), self.config.margin)
 
     def _fresh_batches(self, windows: int, done: int) -> Iterator[Tensor]:
         """Yield batches of training windows. Recordings have no other showings: all windows are used, in another order."""
@@ -226,6 +222,14 @@ class Conversion:
         table = COST_TABLES[HEADLINE]
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
         return table.ac_pj / (macs * table.mac_pj)
+
+
+def with_margin(bundle: DetectorBundle, size: tuple[int, int], margin: float) -> DetectorBundle:
+    """Return a network with a margin, in silence of grids of a size (H, W); unchanged for 0."""
+    if not margin:
+        return bundle
+    spiking, parameters = keep_margin(bundle.spiking, bundle.parameters, size, margin)
+    return replace(bundle, spiking=spiking, parameters=parameters)
 
 
 def beside(weights: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 
-from evburst.app.console import number_of, sample_note, show_progress
+from evburst.app.console import sample_note, show_progress
 from evburst.app.detect import peak_memory_mb, traffic_line
 from evburst.app.live.addresses import is_address, is_stream, masked
 from evburst.app.live.commands import PAGE_CAMERA
@@ -31,6 +31,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
+from evburst.data.text import number_of
 from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle, find_weights
 

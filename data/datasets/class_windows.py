@@ -14,8 +14,8 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from evburst.data.errors import DataError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import EmptyRecording, EventIndex, index_events
+from evburst.data.random_access import EmptyRecording, EventIndex, first_sensor_size, index_events
 
 _LOG = logging.getLogger("evburst")
 _VERSION = 1
@@ -175,7 +175,7 @@ class ClassWindows:
     ) -> None:
         self._dataset, self._window_us, self._filters = dataset, window_us, filters
         self._open: OrderedDict[int, EventIndex] = OrderedDict()
-        size = self._sensor_size()
+        size = first_sensor_size((partial(self._stream, recording) for recording in dataset.recordings), dataset.name)
         self.spec = DatasetSpec(dataset.name, dataset.classes, size, "", {}, whole=True)
         self._key = hashlib.sha256(repr((dataset.name, window_us, filters, size)).encode()).hexdigest()
         self._spans = self._measure(cache)
@@ -226,13 +226,6 @@ class ClassWindows:
             identity = f"{self._key} {recording.name} {recording.identity} {recording.label} {self._items[first:stop]}"
             parts.append(Part(Path(recording.name).stem, range(first, stop), hashlib.sha256(identity.encode()).hexdigest()))
         return parts
-
-    def _sensor_size(self) -> SensorSize:
-        """Return the sensor size of the first recording that has events."""
-        for recording in self._dataset.recordings:
-            with suppress(NoEventsError):
-                return self._stream(recording).sensor_size
-        raise NoEventsError(f"{self._dataset.name}: no recording contains events")
 
     def _stream(self, recording: LabelledRecording) -> EventStream:
         stream = recording.open()

@@ -12,8 +12,8 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, index_events
+from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, first_sensor_size, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
 from evburst.data.text import number_of
 
@@ -148,7 +148,8 @@ class RecordedWindows:
         self._items = items
         self._open: OrderedDict[Path, EventIndex] = OrderedDict()
         self._faults: dict[str, dict[str, int]] = {}
-        self.spec = replace(layout.spec, sensor_size=self._sensor_size(layout))
+        openers = (partial(reading.open, recording.events, recording.sensor_size) for recording in layout.recordings)
+        self.spec = replace(layout.spec, sensor_size=first_sensor_size(openers, self._root))
         self._check_clocks([next(items_of_file)[0] for _, items_of_file in groupby(items, key=_path)])
         self._check_places()
 
@@ -248,13 +249,6 @@ class RecordedWindows:
             return EmptyRecording(max(first_us, 0), window_us)
         except DataError as error:
             raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-    def _sensor_size(self, layout: Layout) -> SensorSize:
-        """Return the sensor size of the first recording that has events."""
-        for recording in layout.recordings:
-            with suppress(NoEventsError):
-                return self._reading.open(recording.events, recording.sensor_size).sensor_size
-        raise NoEventsError(f"{self._root}: no recording contains events")
 
     def _count_held_events(self) -> int:
         return sum(index.held_events for index in self._open.values())

@@ -244,9 +244,8 @@ class Tabulator:
     def _add_counts(self, added: Sequence[Added]) -> None:
         """Add terms whose counts are added."""
         for part, factors in added:
-            padded = np.zeros(-(-len(factors) // LANES) * LANES, np.int32)
-            padded[: len(factors)] = factors
-            self._terms.append((*self._window(part, PIXEL), 0, 0, self._factors.add(padded), 1, 1, *self._buffer(part)))
+            first = self._factors.add(_padded(factors, -(-len(factors) // LANES) * LANES, 0))
+            self._terms.append((*self._window(part, PIXEL), 0, 0, first, 1, 1, *self._buffer(part)))
 
     def _map_of(self, step: Step) -> _Writes:
         """Make room for a map, its channels padded to whole blocks."""
@@ -323,7 +322,7 @@ def _writes(shape: tuple[int, int, int], start: int, step: int, image: int, row:
     return _Writes(channels, rows, columns, -(-channels // LANES), start, step, image, row, pixel)
 
 
-def _padded(values: NDArray[np.float32], length: int, value: float) -> NDArray[np.float32]:
-    out = np.full(length, value, np.float32)
+def _padded(values: NDArray[Any], length: int, value: float) -> NDArray[Any]:
+    out = np.full(length, value, values.dtype)
     out[: len(values)] = values
     return out

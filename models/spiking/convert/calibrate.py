@@ -213,8 +213,8 @@ def _whole(
         sources: what its convolutions read, and the spikes that are added to their currents.
     """
     step, theta = steps_of(graph, drive, layer, network.theta, network.parameters.timesteps)
-    tensors = network.graph.tensors | whole_weights(graph, drive, network.theta, step)
-    rounded_network = network.with_layers(tensors, network.parameters.neurons)
+    tensors = whole_weights(graph, drive, network.theta, step)
+    rounded_network = network.with_layers(network.graph.tensors | tensors, network.parameters.neurons)
     parts = {conv.name: rounded_network.conv(conv, sources[conv.name]) for conv in drive.convs}
     if drive.add is None:
         (current,) = parts.values()
