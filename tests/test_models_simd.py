@@ -101,7 +101,9 @@ def test_neurons_of_either_width_are_the_specified_ones(
             silent.reshape(-1), changed,
         )  # fmt: skip
 
-    run(acc, 0 if constant else size, scale, bias, limits, out, fan_out, totals, silent, changed)
+    elapsed = np.arange(1, timesteps + 1, dtype=np.float32)[:, None] if signed else np.ones((1, 1), np.float32)
+    scales = scale * (elapsed if constant else np.ones_like(elapsed))
+    run(acc, 0 if constant else size, scales, bias * elapsed, limits, out, fan_out, totals, silent, changed)
     sums = acc.reshape(timesteps, simd.PIXELS, lanes)[:, :pixels]
     currents = sums[:1] if constant else sums
     if signed and not constant:  # what is read is summed over time

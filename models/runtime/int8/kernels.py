@@ -113,7 +113,8 @@ def run_operations(  # type: ignore[no-untyped-def]
         offsets: int32 distances of the steps.
         weights: int8.
         factors: int32, that counts are multiplied by before they are added.
-        scale, bias, limits: float32 per output channel; limits are burst limits.
+        scale, bias: float32 `(T, C)` per output channel, or `(1, C)` if equal at every timestep.
+        limits: float32 (C), burst limits.
         fan_out: int32, number of weights that a spike meets.
         arena, silent: uint8 spike counts of this window, and of a window without events.
         changed: uint8 flags, one for every LANES elements of the arena; those of the first timestep stand for all timesteps.
@@ -400,7 +401,7 @@ def _fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place,
         for t in range(1 if operation.constant else timesteps):
             _dot(reader, arena, t, t + 1, place, column, pixels, acc, t * PIXELS * LANES)
         step = 0 if operation.constant else PIXELS * LANES
-        if summed:
+        if summed and timesteps > 1:
             fire_signed_tile(
                 acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
                 fan_out_at, operation.blocks, counts, silent, changed,

@@ -157,7 +157,8 @@ def fire_tile(  # type: ignore[no-untyped-def]
     Args:
         acc: int32 array of tiles of PIXELS * LANES, `acc_step` elements apart per timestep; 0 if the current is constant.
         timesteps: T.
-        scale, bias, limits: float32 arrays, read from index `channel` on; limits are burst limits.
+        scale, bias: float32 `(1 or more, C)`, whose first row is read from index `channel` on.
+        limits: float32 (C), burst limits.
         out: uint8 array for the counts n, from index `start` on; pixels are `pitch` apart, timesteps `out_step`.
         pixels: number of pixels of the tile that are written.
         fan_out: int32 array; the fan-out of pixel i is at index `fan_out_at + i * fan_out_pitch`.
@@ -178,11 +179,10 @@ def _fire_signature(
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(currents, gain, shift, v_mem, limit, timestep):  # type: ignore[no-untyped-def]
-        current = builder.fadd(builder.fmul(currents, gain), shift)
-        v, zero = builder.fadd(v_mem, current), _floats(0.0)
-        n = _smaller(builder, _larger(builder, _floor(builder, v), zero), limit)
-        return builder.fsub(v, n), n, zero
+    def step(current, v_mem, limit):  # type: ignore[no-untyped-def]
+        v = builder.fadd(v_mem, current)
+        n, spikes = _truncated(builder, _smaller(builder, _larger(builder, v, _floats(0.0)), limit))
+        return builder.fsub(v, spikes), n
 
     return _emit_neurons(context, builder, signature, args, 0.5, step, summed=False)  # type: ignore[no-untyped-call]
 
@@ -192,30 +192,26 @@ def fire_signed_tile(  # type: ignore[no-untyped-def]
     typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
     fan_out_pitch, totals, silent, changed,
 ):  # fmt: skip
-    """Run the signed neurons of a ReLU for all timesteps t = 1, 2, ..., T, with inputs and counts summed over time.
+    """Run the signed neurons of a ReLU for all timesteps t = 1, 2, ..., T > 1, with inputs and counts summed over time.
 
-    In units of theta, from k = 0: u = acc * scale + t * bias, or t * acc * scale + t * bias if the current is constant;
-    k += clip(max(floor(u + 1/2), 0) - k, -phi, phi).
+    In units of theta, from k = 0: u = acc * scale[t - 1] + bias[t - 1]; k += clip(max(floor(u + 1/2), 0) - k, -phi, phi).
+    At T = 1 these are the neurons of `fire_tile`.
 
     Args:
-        out, silent: as in `fire_tile`, but for the summed counts k.
+        scale, bias: float32 `(T, C)`, read from index `channel` of each row on.
+        limits: as in `fire_tile`, at most 127.
+        out, silent: as in `fire_tile`, but for the summed counts k, at most 255.
         others: as in `fire_tile`; negative spikes count like positive ones.
     """
     return _fire_signature(acc, scale, bias, limits, out, fan_out, totals, silent, changed), _emit_fire_signed
 
 
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    is_constant = builder.icmp_signed("==", args[1], _const(0))
-
-    def step(currents, gain, shift, fired, limit, timestep):  # type: ignore[no-untyped-def]
-        elapsed = builder.sitofp(builder.add(timestep, _const(1)), _FLOAT)
-        repeats = builder.select(is_constant, elapsed, ir.Constant(_FLOAT, 1.0))
-        gain, shift = (builder.fmul(x, _broadcast(builder, n, _WIDTH, None)) for x, n in ((gain, repeats), (shift, elapsed)))
-        current = builder.fadd(builder.fmul(currents, gain), shift)
-        level = _floor(builder, builder.fadd(current, _floats(0.5)))
-        new = _smaller(builder, _larger(builder, level, _floats(0.0)), builder.fadd(fired, limit))
-        new = _larger(builder, new, builder.fsub(fired, limit))
-        return new, new, fired
+    def step(current, fired, limit):  # type: ignore[no-untyped-def]
+        level = _larger(builder, builder.fadd(current, _floats(0.5)), _floats(0.0))
+        level = _smaller(builder, level, builder.fadd(fired, limit))
+        k, new = _truncated(builder, _larger(builder, level, builder.fsub(fired, limit)))
+        return new, k
 
     return _emit_neurons(context, builder, signature, args, 0.0, step, summed=True)  # type: ignore[no-untyped-call]
 
@@ -223,36 +219,38 @@ def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-unt
 def _emit_neurons(context, builder, signature, args, rest, step, summed):  # type: ignore[no-untyped-def]
     """Emit the loop over the pixels and timesteps of a tile.
 
-    `step` returns the new state, the counts to write, and the counts to subtract from these to get the spikes. States start
-    at `rest`.
+    `step` returns the new state and the counts to write, int32. States start at `rest`.
     """
-    _, acc_step, timesteps, _, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, *_ = args
+    _, acc_step, timesteps, scale, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, *_ = args
+    row_of_scale = cgutils.unpack_tuple(builder, make_array(signature.args[3])(context, builder, scale).shape)[1]
     acc, scale, bias, limits, out, fan_out, totals, silent, changed = (
         _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15, 16, 17)
     )
     floats, ints, narrow = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
     byte_lanes = ir.VectorType(_BYTE, LANES)
-    parts = list(zip(*(_lanes(builder, array, channel, floats) for array in (scale, bias, limits)), strict=True))
-    states = [cgutils.alloca_once(builder, floats) for _ in parts]
+    all_limits = _lanes(builder, limits, channel, floats)
+    states = [cgutils.alloca_once(builder, floats) for _ in all_limits]
     changed = _at(builder, changed, builder.udiv(start, _const(LANES)))
     out, silent, counter = _at(builder, out, start), _at(builder, silent, start), _SpikeCounter(builder, summed)
     with cgutils.for_range(builder, pixels) as pixel:
-        counter.begin()
+        counter.begin(timesteps)
         for state in states:
             builder.store(_floats(rest), state)
         to = builder.mul(pixel.index, pitch)
         with cgutils.for_range(builder, timesteps) as loop:
             first = builder.add(builder.mul(loop.index, acc_step), builder.mul(pixel.index, _const(LANES)))
-            row, counts_of_parts = builder.mul(first, _const(4)), []
-            for i, (state, (gain, shift, limit)) in enumerate(zip(states, parts, strict=True)):
-                currents = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
-                new, *counts = step(currents, gain, shift, builder.load(state), limit, loop.index)
+            row, counts = builder.mul(first, _const(4)), []
+            own = builder.add(channel, builder.mul(loop.index, row_of_scale)) if summed else channel
+            gains, shifts = (_lanes(builder, array, own, floats) for array in (scale, bias))
+            for i, (state, gain, shift, limit) in enumerate(zip(states, gains, shifts, all_limits, strict=True)):
+                sums = builder.sitofp(_load(builder, acc, builder.add(row, _const(4 * _WIDTH * i)), ints), floats)
+                current = builder.fadd(builder.fmul(sums, gain), shift)
+                new, n = step(current, builder.load(state), limit)
                 builder.store(new, state)
-                counts_of_parts.append([builder.trunc(builder.fptosi(n, ints), narrow) for n in counts])
-            written, since = (_joined(builder, halves) for halves in zip(*counts_of_parts, strict=True))
-            here = builder.add(to, builder.mul(loop.index, out_step))
+                counts.append(builder.trunc(n, narrow))
+            here, written = builder.add(to, builder.mul(loop.index, out_step)), _joined(builder, counts)
             _store(builder, written, out, here)
-            counter.add(written, since, _load(builder, silent, here, byte_lanes))
+            counter.add(written, _load(builder, silent, here, byte_lanes))
         place = builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch))
         differs = counter.end(builder.load(builder.gep(fan_out, [place])))
         _store(builder, differs, changed, builder.udiv(to, _const(LANES)))
@@ -451,6 +449,7 @@ class _SpikeCounter:
     differences from silence.
 
     Between `begin` and `end`, counts of LANES channels of one pixel are added, timestep by timestep; at most 255 timesteps.
+    Spikes and differences are counted together, as the two halves of one register.
 
     Args:
         builder: of the function.
@@ -459,41 +458,34 @@ class _SpikeCounter:
 
     def __init__(self, builder: Any, summed: bool) -> None:
         self._builder, self._summed = builder, summed
-        self._pairs, self._bytes = ir.VectorType(_LONG, 2), ir.VectorType(_BYTE, LANES)
-        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(self._pairs, [0, 0])) for _ in range(8)]
-        kinds = self._pairs, self._bytes, self._pairs, self._bytes, self._bytes
-        self._own = [cgutils.alloca_once(builder, kind) for kind in kinds]
-        self._spikes, self._bursts, self._differences, self._changes, self._resting = self._own
+        sums, flags, counts = ir.VectorType(_LONG, 4), ir.VectorType(_BYTE, 2 * LANES), ir.VectorType(_BYTE, LANES)
+        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(sums, None)) for _ in range(4)]
+        self._sums, self._bursts = (cgutils.alloca_once(builder, kind) for kind in (sums, flags))
+        self._before = [cgutils.alloca_once(builder, counts) for _ in range(2)]
 
-    def begin(self) -> None:
-        """Set all counters of the pixel to zero."""
-        for place in self._own:
-            self._builder.store(ir.Constant(place.type.pointee, [0] * place.type.pointee.count), place)
+    def begin(self, timesteps: Any) -> None:
+        """Start a pixel of which counts of `timesteps` timesteps will be added."""
+        start = _broadcast(self._builder, self._builder.trunc(timesteps, _BYTE), 2 * LANES, None)
+        for place in (self._sums, *self._before):
+            self._builder.store(ir.Constant(place.type.pointee, None), place)
+        self._builder.store(start, self._bursts)
 
-    def add(self, counts: Any, before: Any, resting: Any) -> None:
-        """Add the differences between two vectors of LANES bytes, the second 0 unless counts are summed.
+    def add(self, counts: Any, resting: Any) -> None:
+        """Add the counts of a timestep, and their differences from `resting`, those of a window without events.
 
-        Args:
-            counts, before: the vectors.
-            resting: `counts` of a window without events.
+        Of sums, at most 127 are added per timestep.
         """
-        builder = self._builder
-        self._add_to(self._spikes, _sum_of_differences(builder, counts, before))
-        self._add_to(self._bursts, _differ(builder, counts, before))
-        if not self._summed:
-            self._add_to(self._differences, _sum_of_differences(builder, counts, resting))
-            self._add_to(self._changes, _differ(builder, counts, resting))
-            return
-        # |(counts - before) - (resting - resting before)|, in 16 bits
-        words = ir.VectorType(_SHORT, LANES)
-        a, b, c, d = (builder.zext(x, words) for x in (counts, builder.load(self._resting), before, resting))
-        a, b = builder.add(a, b), builder.add(c, d)
-        larger = builder.icmp_unsigned(">", a, b)
-        difference = builder.select(larger, builder.sub(a, b), builder.sub(b, a))
-        total = builder.zext(_call(builder, f"llvm.vector.reduce.add.v{LANES}i16", _SHORT, difference), _LONG)
-        self._add_to(self._differences, builder.insert_element(ir.Constant(self._pairs, [0, 0]), total, ir.Constant(_INT, 0)))
-        self._add_to(self._changes, _differ(builder, a, b))
-        builder.store(resting, self._resting)
+        builder, nothing = self._builder, ir.Constant(counts.type, None)
+        a, b = (counts, counts), (nothing, resting)
+        if self._summed:
+            before, rested = (builder.load(place) for place in self._before)
+            own, idle = builder.sub(counts, before), builder.sub(resting, rested)
+            a, b = (counts, _distance(builder, own, idle)), (before, nothing)
+            for place, value in zip(self._before, (counts, resting), strict=True):
+                builder.store(value, place)
+        added, base = _joined(builder, a), _joined(builder, b)
+        self._add_to(self._sums, _sum_of_distances(builder, added, base))
+        self._add_to(self._bursts, builder.sext(builder.icmp_unsigned("==", added, base), added.type))
 
     def end(self, fan_out: Any) -> Any:
         """Add the spikes since `begin` to the totals; each has the given fan-out (int32).
@@ -501,21 +493,22 @@ class _SpikeCounter:
         Returns:
             Byte: 1 if any spike count differed from silence, else 0.
         """
-        builder, values = self._builder, list[Any]()
-        fan_out = _broadcast(builder, builder.zext(fan_out, _LONG), 2, None)
-        for summed, flags in ((self._spikes, self._bursts), (self._differences, self._changes)):
-            spikes = builder.load(summed)
-            bursts = _sum(builder, builder.load(flags))
-            values += spikes, _product(builder, spikes, fan_out), bursts, _product(builder, bursts, fan_out)
+        builder = self._builder
+        fan_out = builder.bitcast(_broadcast(builder, fan_out, 8, None), self._sums.type.pointee)
+        bursts = builder.load(self._bursts)
+        sums, bursts = builder.load(self._sums), _sum_of_distances(builder, bursts, ir.Constant(bursts.type, None))
+        values = sums, _product(builder, sums, fan_out), bursts, _product(builder, bursts, fan_out)
         for total, value in zip(self._totals, values, strict=True):
             self._add_to(total, value)
-        wide = builder.bitcast(values[4], ir.IntType(128))
-        return builder.zext(builder.icmp_unsigned("!=", wide, ir.Constant(wide.type, 0)), _BYTE)
+        differences = ir.Constant(sums.type, [0, 0, -1, -1])
+        equal = _call(builder, "llvm.x86.avx.ptestz.256", _INT, sums, differences)
+        return builder.xor(builder.trunc(equal, _BYTE), ir.Constant(_BYTE, 1))
 
     def write(self, totals: Any) -> None:
         """Add the totals to an int64 array (16), two elements each."""
-        for i, total in enumerate(self._totals):
-            _add_to(self._builder, totals, 16 * i, self._builder.load(total))
+        for half in range(2):
+            for i, total in enumerate(self._totals):
+                _add_to(self._builder, totals, 64 * half + 16 * i, _half(self._builder, self._builder.load(total), half))
 
     def _add_to(self, place: Any, value: Any) -> None:
         self._builder.store(self._builder.add(self._builder.load(place), value), place)
@@ -556,15 +549,36 @@ def _floats(value: float) -> ir.Constant:
     return ir.Constant(ir.VectorType(_FLOAT, _WIDTH), [value] * _WIDTH)
 
 
-def _floor(builder: Any, value: Any) -> Any:
-    return _call(builder, f"llvm.floor.v{_WIDTH}f32", value.type, value)
+def _truncated(builder: Any, value: Any) -> tuple[Any, Any]:
+    """Floor of floats that are not negative: as int32, and as floats."""
+    whole = builder.fptosi(value, ir.VectorType(_INT, value.type.count))
+    return whole, builder.sitofp(whole, value.type)
 
 
 def _joined(builder: Any, parts: Any) -> Any:
-    """Join one or two vectors into one of LANES bytes."""
+    """Join one or two vectors of equal length into one."""
     if len(parts) == 1:
         return parts[0]
-    return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES))))
+    size = 2 * parts[0].type.count
+    return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(_INT, size), list(range(size))))
+
+
+def _half(builder: Any, vector: Any, half: int) -> Any:
+    """The first or second half of a vector."""
+    size = vector.type.count // 2
+    numbers = ir.Constant(ir.VectorType(_INT, size), list(range(half * size, (half + 1) * size)))
+    return builder.shuffle_vector(vector, vector, numbers)
+
+
+def _distance(builder: Any, a: Any, b: Any) -> Any:
+    """Absolute differences of two vectors of signed integers, as unsigned ones."""
+    larger = builder.icmp_signed(">", a, b)
+    return builder.sub(builder.select(larger, a, b), builder.select(larger, b, a))
+
+
+def _sum_of_distances(builder: Any, a: Any, b: Any) -> Any:
+    """Sums over eight bytes each of the absolute differences of two vectors of 2 * LANES bytes, as four int64."""
+    return _call(builder, "llvm.x86.avx2.psad.bw", ir.VectorType(_LONG, 4), a, b)
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:

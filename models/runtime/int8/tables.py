@@ -56,8 +56,8 @@ class Tables:
         runs: in order: operations to carry out together, and single steps left to the reference engine.
         layers: in order.
         operations, terms: of OPERATION and TERM.
-        constants: offsets int32, weights int8, factors int32, scale, bias and limits float32, fan-out int32; see
-            `run_operations`.
+        constants: offsets int32, weights int8, factors int32, scale and bias float32 `(T or 1, C)`, limits float32, fan-out
+            int32; see `run_operations`.
         maps: of each read-out.
         map_size: elements of all maps.
         tiles: number of tiles of all layers of neurons, of one image.
@@ -160,7 +160,10 @@ class Tabulator:
         self._operations: list[tuple[_Fields, ...]] = []
         self._terms: list[tuple[int, ...]] = []
         self._offsets, self._weights, self._factors = _Array(np.int32), _Array(np.int8), _Array(np.int32)
-        self._scale, self._bias, self._limits = (_Array(np.float32) for _ in range(3))
+        self._limits = _Array(np.float32)
+        self._timesteps = parameters.timesteps if plan.summed else 1
+        empty = np.zeros((self._timesteps, 0), np.float32)
+        self._scale, self._bias = [empty], [empty]
         self._fan = _Array(np.int32)
         self._maps: dict[str, Map] = {}
         self._map_size = 0
@@ -183,8 +186,9 @@ class Tabulator:
             for name, value in (pair for group in groups for pair in asdict(group).items()):
                 record[name] = value
         terms = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
-        arrays = self._offsets, self._weights, self._factors, self._scale, self._bias, self._limits, self._fan
-        constants = tuple(array.joined() for array in arrays)
+        reading, limits, fan = (self._offsets, self._weights, self._factors), self._limits.joined(), self._fan.joined()
+        scales = (np.concatenate(rows, 1) for rows in (self._scale, self._bias))
+        constants = (*(array.joined() for array in reading), *scales, limits, fan)
         layers = list(self._layers.values())
         return Tables(runs, layers, operations, terms, constants, self._maps, self._map_size, self._tiles)
 
@@ -209,6 +213,7 @@ class Tabulator:
         bias = np.sum([self._tensors[f"{reading.conv.name}.bias"].numpy() for reading in current.readings], 0)
         constant = all(part.source.constant for part, _ in step.windows)
         limits, output = np.zeros(0, np.float32), list[_Fields]()
+        elapsed = np.arange(1, self._timesteps + 1, dtype=np.float32)[:, None]
         if step.out is None:
             scale = scale / np.float32(1 if constant else self._parameters.timesteps)
             bias = bias + self._parameters.readout_shift[step.node.name].numpy()
@@ -219,9 +224,9 @@ class Tabulator:
             scale = scale / _padded(theta, len(scale), 1.0)
             bias = (bias + layer.shift.numpy()) / theta
             limits = layer.burst_limits.numpy()
-        weights, channel = self._weights.add(packed.data), self._scale.add(scale)
-        self._bias.add(_padded(bias, len(scale), 0.0))
-        self._limits.add(_padded(limits, len(scale), 0.0))
+        weights, channel = self._weights.add(packed.data), self._limits.add(_padded(limits, len(scale), 0.0))
+        self._scale.append(np.float32(scale) * (elapsed if constant else np.ones_like(elapsed)))
+        self._bias.append(np.float32(_padded(bias, len(scale), 0.0)) * elapsed)
         self._terms_of(current)
         self._add_counts(current.added)
         _, planes, steps = packed.data.shape[:3]
