@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ OPTIONAL_COUNTS = ("active", *BEYOND_SILENCE)
 """All counts of a layer that are None for engines that do not make them."""
 
 
-@dataclass(frozen=True)
-class LayerStats:
+class LayerStats(NamedTuple):
     """Counts of one source of spikes, for N images, summed over the timesteps.
 
     Attributes:
@@ -65,7 +64,7 @@ def merged(parts: Sequence[LayerStats], merge: Callable[[list[NDArray[np.float64
     for name in OPTIONAL_COUNTS:
         known = [counted for part in parts if (counted := getattr(part, name)) is not None]
         counts[name] = merge(known) if len(known) == len(parts) else None
-    return replace(parts[0], **counts)  # type: ignore[arg-type]
+    return parts[0]._replace(**counts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

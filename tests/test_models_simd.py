@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numba
@@ -18,16 +19,18 @@ from tests.conftest import in_new_process
 
 integers = pytest.mark.skipif(not simd.AVAILABLE, reason="needs AVX2")
 SIGNATURE = (
-    types.uint8[::1], *[types.int64] * 3, types.int32[::1], types.int64, types.int8[::1], *[types.int64] * 3, types.int32[::1],
+    types.uint8[::1], *[types.int64] * 3, types.int32[::1], types.int64, types.int8[::1], *[types.int64] * 5, types.int32[::1],
     types.int64, types.boolean,
 )  # fmt: skip
 
 
 def dot() -> Any:
-    """`dot_tile` compiled anew."""
+    """`dot_tiles` compiled anew."""
 
-    def call(x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh):  # type: ignore[no-untyped-def]
-        simd.dot_tile(x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh)
+    def call(  # type: ignore[no-untyped-def]
+        x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh
+    ):
+        simd.dot_tiles(x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh)
 
     return numba.njit(call)
 
@@ -53,23 +56,23 @@ def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, v
     monkeypatch.setattr(simd, "_call", spelled_out)
     rng = np.random.default_rng(0)
     steps, pitch, start, at, to = 37, 48, 16, 64, simd.LANES
+    size, tile = steps * 4 * simd.LANES, simd.PIXELS * simd.LANES
+    apart = size + 64
     x = rng.integers(0, 9, 4000).astype(np.uint8)
     offsets = (4 * rng.integers(0, 200, steps + 3)).astype(np.int32)
-    weights = rng.integers(-127, 128, at + steps * 4 * simd.LANES).astype(np.int8)
-    before = rng.integers(-1000, 1000, to + simd.PIXELS * simd.LANES).astype(np.int32)
-    sums, run = slowly(x, start, pitch, offsets[3:], weights[at:]), dot()
-    for pixels, summed in (
-        (1, simd.GROUP),
-        (simd.GROUP, simd.GROUP),
-        (simd.GROUP + 1, simd.PIXELS),
-        (simd.PIXELS, simd.PIXELS),
+    weights = rng.integers(-127, 128, at + apart + size).astype(np.int8)
+    before = rng.integers(-1000, 1000, to + 2 * tile).astype(np.int32)
+    sums, run = [slowly(x, start, pitch, offsets[3:], weights[first : first + size]) for first in (at, at + apart)], dot()
+    for pixels, fresh, tiles in itertools.product(
+        (1, simd.GROUP, simd.GROUP + 1, simd.PIXELS), (True, False), (1, simd.PAIR)
     ):
-        for fresh in (True, False):
-            acc, expected = before.copy(), before.copy()
-            run(x, start, pitch, pixels, offsets, 3, weights, at, steps, 8, acc, to, fresh)
-            tile = slice(to, to + summed * simd.LANES)
-            expected[tile] = sums[: summed * simd.LANES] + (0 if fresh else before[tile])
-            assert acc.tolist() == expected.tolist()
+        acc, expected = before.copy(), before.copy()
+        run(x, start, pitch, pixels, offsets, 3, weights, at, apart, tiles, steps, 8, acc, to, fresh)
+        written = (simd.GROUP if pixels <= simd.GROUP else simd.PIXELS) * simd.LANES
+        for first, own in zip((to, to + tile), sums[:tiles], strict=False):
+            place = slice(first, first + written)
+            expected[place] = own[:written] + (0 if fresh else before[place])
+        assert acc.tolist() == expected.tolist()
 
 
 @integers
@@ -83,7 +86,7 @@ def test_neurons_of_either_width_are_the_specified_ones(
     rng = np.random.default_rng(0)
     timesteps, pixels, lanes, phi = 4, 7, simd.LANES, 3
     size = simd.PIXELS * lanes
-    acc = rng.integers(-200, 400, timesteps * size).astype(np.int32)
+    acc = rng.integers(-200, 400, (timesteps + 1) * size).astype(np.int32)  # of which the first tile is not read
     scale, bias = (rng.integers(1, 9, lanes).astype(np.float32) / d for d in (256, 8))  # exact: no rounding to differ by
     limits, fan_out = np.full(lanes, phi, np.float32), rng.integers(1, 99, 2 * pixels).astype(np.int32)
     out, totals = np.full((timesteps, pixels + 1, 2, lanes), 77, np.uint8), np.zeros(16, np.int64)
@@ -97,14 +100,14 @@ def test_neurons_of_either_width_are_the_specified_ones(
         at, pitch = out.shape[3], 2 * out.shape[3]
         flat, apart, pixels = out.reshape(-1), out.shape[1] * pitch, out.shape[1] - 1
         fire(
-            acc, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, pixels, fan_out, 0, 2, totals,
+            acc, size, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, pixels, fan_out, 0, 2, totals,
             silent.reshape(-1), changed,
         )  # fmt: skip
 
     elapsed = np.arange(1, timesteps + 1, dtype=np.float32)[:, None] if signed else np.ones((1, 1), np.float32)
     scales = scale * (elapsed if constant else np.ones_like(elapsed))
     run(acc, 0 if constant else size, scales, bias * elapsed, limits, out, fan_out, totals, silent, changed)
-    sums = acc.reshape(timesteps, simd.PIXELS, lanes)[:, :pixels]
+    sums = acc.reshape(timesteps + 1, simd.PIXELS, lanes)[1:, :pixels]
     currents = sums[:1] if constant else sums
     if signed and not constant:  # what is read is summed over time
         currents = np.diff(currents, axis=0, prepend=0)

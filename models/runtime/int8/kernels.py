@@ -2,9 +2,9 @@
 
 Memory: spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the
 images, so that padding needs no special case. Concatenations and slices copy nothing, because an operation can read parts of
-several buffers (terms). A unit of work is one row of LANES output channels for all timesteps; currents are never
-written to memory. An addition is carried out only where it can be in 8 bits, because fewer channels are read then. Units that
-share rows follow each other, so that a thread mostly reads what it wrote itself.
+several buffers (terms). A unit of work is one row of LANES output channels for all timesteps, of convolutions of PAIR times as
+many; currents are never written to memory. An addition is carried out only where it can be in 8 bits, because fewer channels
+are read then. Units that share rows follow each other, so that a thread mostly reads what it wrote itself.
 
 Threads start once for the whole network, because a start takes up to 0.1 ms, as long as an operation. Each thread works on its
 own share of an operation's units, then on what is left of the others', and waits until all units are done. No thread waits for
@@ -27,10 +27,12 @@ import numpy as np
 from evburst.data._numba import njit
 from evburst.models.runtime.int8.simd import (
     LANES,
+    PAIR,
     PIXELS,
+    TILE,
     copy_lanes,
     count_lanes,
-    dot_tile,
+    dot_tiles,
     fetch_add,
     fire_signed_tile,
     fire_tile,
@@ -125,7 +127,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         skip_silence: whether to leave out what does not differ from silence.
         summed: whether counts are summed over time.
         timesteps, images: T and N.
-        acc: int32 scratch memory per thread, one tile per timestep.
+        acc: int32 scratch memory per thread, PAIR tiles per timestep.
         before: uint16 scratch memory per thread, LANES each.
         progress: int64 `(operations * (threads + 1) * PROGRESS,)`, overwritten: of each operation, the number of units begun in
             the share of each thread, and of those done.
@@ -154,7 +156,9 @@ def _work(  # type: ignore[no-untyped-def]
     for index in range(len(operations)):
         operation = operations[index]
         reader = operation, terms, offsets, weights, factors
-        per_image, line = operation.rows * operation.blocks, index * (threads + 1) * PROGRESS
+        together = PAIR if operation.kind == FIRE or operation.kind == READ_OUT else 1
+        groups = (operation.blocks + together - 1) // together
+        per_image, line = operation.rows * groups, index * (threads + 1) * PROGRESS
         units, all_done = images * per_image, line + threads * PROGRESS
         share = _share_changed(operation, terms, changed) if skip_silence else 1.0
         skip, nothing = share <= MAX_CHANGED_SHARE, share == 0
@@ -170,10 +174,12 @@ def _work(  # type: ignore[no-untyped-def]
             unit = first + fetch_add(progress, line + owner * PROGRESS, 1)
             while unit < stop:
                 image, rest = unit // per_image, unit % per_image
-                place = image, rest % operation.blocks, rest // operation.blocks
+                block = rest % groups * together
+                place = image, block, rest // groups
                 own[:] = 0
                 if nothing:
-                    _restore_row(operation, state, maps[0], maps[1], timesteps, place)
+                    for own_block in range(block, min(block + together, operation.blocks)):
+                        _restore_row(operation, state, maps[0], maps[1], timesteps, (image, own_block, rest // groups))
                 elif operation.kind == FIRE:
                     _fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc[thread], own)
                 elif operation.kind == READ_OUT:
@@ -211,15 +217,21 @@ def _restore(operation, state, timesteps, to, pixels):  # type: ignore[no-untype
                 copy_lanes(silent, at + t * operation.out_step, arena, at + t * operation.out_step)
 
 
+@njit(inline="always")
+def _restore_maps(operation, maps, silent_maps, to, pixels):  # type: ignore[no-untyped-def]
+    """Restore a read-out of neighbouring pixels to that of silence."""
+    for i in range(pixels):
+        for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
+            maps[at] = silent_maps[at]
+
+
 @njit(cache=True, nogil=True)
 def _restore_row(operation, state, maps, silent_maps, timesteps, place):  # type: ignore[no-untyped-def]
     """Restore a row of an operation's output to silence."""
     image, block, row = place
     to = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     if operation.kind == READ_OUT:
-        for column in range(operation.columns):
-            for at in range(to + column * operation.out_pixel, to + column * operation.out_pixel + LANES):
-                maps[at] = silent_maps[at]
+        _restore_maps(operation, maps, silent_maps, to, operation.columns)
     else:
         _restore(operation, state, timesteps, to, operation.columns)
 
@@ -346,8 +358,9 @@ def _spikes_of(arena, at, step):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ignore[no-untyped-def]
-    """Compute the weighted sum of the counts of timesteps [begin, end) for one tile, into `acc` from index `to` on.
+def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # type: ignore[no-untyped-def]
+    """Compute the weighted sums of the counts of timesteps [begin, end) for the tiles of one or PAIR blocks, into `acc` from
+    index `to` on.
 
     Weights of two planes are 128 * first + second.
     """
@@ -358,80 +371,88 @@ def _dot(reader, arena, begin, end, place, column, pixels, acc, to):  # type: ig
     fresh = True
     for plane in range(operation.planes):
         if plane:
-            for i in range(PIXELS * LANES):
+            for i in range(blocks * TILE):
                 acc[to + i] <<= 7
         for t in range(begin, end):
             for k in range(operation.first_term, operation.first_term + operation.terms):
                 term = terms[k]
                 start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
                 first = at + plane * size + term.first_step * 4 * LANES
-                dot_tile(
-                    arena, start, term.pixel, pixels, offsets, term.offsets, weights, first, term.steps, operation.flush, acc,
-                    to, fresh,
+                dot_tiles(
+                    arena, start, term.pixel, pixels, offsets, term.offsets, weights, first, operation.planes * size, blocks,
+                    term.steps, operation.flush, acc, to, fresh,
                 )  # fmt: skip
                 fresh = False
     for t in range(begin, end):
         for k in range(operation.first_term + operation.terms, operation.first_term + operation.terms + operation.added):
             term = terms[k]
-            start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel + block * LANES
-            first = np.uintp(term.first_step + block * LANES)
-            for i in range(pixels):
-                here, sums = np.uintp(start + i * term.pixel), np.uintp(to + i * LANES)
-                for lane in range(np.uintp(LANES)):
-                    acc[sums + lane] += np.int32(arena[here + lane]) * factors[first + lane]
+            start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
+            for own in range(blocks):
+                channel = (block + own) * LANES
+                first = np.uintp(term.first_step + channel)
+                for i in range(pixels):
+                    here, sums = np.uintp(start + i * term.pixel + channel), np.uintp(to + own * TILE + i * LANES)
+                    for lane in range(np.uintp(LANES)):
+                        acc[sums + lane] += np.int32(arena[here + lane]) * factors[first + lane]
 
 
 @njit(cache=True, nogil=True)
 def _fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
-    """Compute a convolution and its burst neurons for one row."""
+    """Compute a convolution and its burst neurons for one row of one or PAIR blocks."""
     operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
-    channel, width = operation.channel + block * LANES, operation.out_pixel
-    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks + block
-    tiles = operation.tiles + (row * operation.blocks + block) * ((operation.columns + PIXELS - 1) // PIXELS)
+    blocks, width = min(PAIR, operation.blocks - block), operation.out_pixel
+    out = operation.out + image * operation.out_image + row * operation.out_row
+    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks
+    per_row = (operation.columns + PIXELS - 1) // PIXELS
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
-        to, fan_out_at = out + column * width, fan_out_row + column * operation.blocks
-        if skip and not _has_changed(reader, changed, place, column, pixels):
-            _restore(operation, state, timesteps, to, pixels)
-            for k in range(4):
-                counts[2 * k] += silent_tiles[tiles + column // PIXELS, k]
-            continue
-        for t in range(1 if operation.constant else timesteps):
-            _dot(reader, arena, t, t + 1, place, column, pixels, acc, t * PIXELS * LANES)
-        step = 0 if operation.constant else PIXELS * LANES
-        if summed and timesteps > 1:
-            fire_signed_tile(
-                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
-                fan_out_at, operation.blocks, counts, silent, changed,
-            )  # fmt: skip
-        else:
-            fire_tile(
-                acc, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels, fan_out,
-                fan_out_at, operation.blocks, counts, silent, changed,
-            )  # fmt: skip
+        unchanged = skip and not _has_changed(reader, changed, place, column, pixels)
+        if not unchanged:
+            for t in range(1 if operation.constant else timesteps):
+                _dot(reader, arena, t, t + 1, place, blocks, column, pixels, acc, t * PAIR * TILE)
+        step = 0 if operation.constant else PAIR * TILE
+        for own in range(blocks):
+            to, channel = out + column * width + (block + own) * LANES, operation.channel + (block + own) * LANES
+            fan_out_at, sums = fan_out_row + column * operation.blocks + block + own, own * TILE
+            if unchanged:
+                _restore(operation, state, timesteps, to, pixels)
+                tile = operation.tiles + (row * operation.blocks + block + own) * per_row + column // PIXELS
+                for k in range(4):
+                    counts[2 * k] += silent_tiles[tile, k]
+            elif summed and timesteps > 1:
+                fire_signed_tile(
+                    acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
+                    fan_out, fan_out_at, operation.blocks, counts, silent, changed,
+                )  # fmt: skip
+            else:
+                fire_tile(
+                    acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
+                    fan_out, fan_out_at, operation.blocks, counts, silent, changed,
+                )  # fmt: skip
     if not operation.uniform:
-        _count_by_channel(operation, fan_out, state, timesteps, place, counts)
+        _count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts)
 
 
 @njit(cache=True, nogil=True)
 def _read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
-    """Compute a row of a convolution that is an output of the network: its current summed over time."""
+    """Compute a row, of one or PAIR blocks, of a convolution that is an output of the network: its current summed over time."""
     operation, (arena, _, changed, summed) = reader[0], state
     image, block, row = place
-    end = 1 if operation.constant else timesteps
+    blocks, end = min(PAIR, operation.blocks - block), 1 if operation.constant else timesteps
     begin = end - 1 if summed else 0
-    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row
     for column in range(0, operation.columns, PIXELS):
-        to, pixels = out + column * operation.out_pixel, min(PIXELS, operation.columns - column)
-        if skip and not _has_changed(reader, changed, place, column, pixels):
-            for i in range(pixels):
-                for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
-                    maps[at] = silent_maps[at]
-            continue
-        _dot(reader, arena, begin, end, place, column, pixels, acc, 0)
-        read_tile(acc, scale, bias, operation.channel + block * LANES, maps, to, operation.out_pixel, pixels)
+        pixels = min(PIXELS, operation.columns - column)
+        unchanged = skip and not _has_changed(reader, changed, place, column, pixels)
+        if not unchanged:
+            _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, 0)
+        for own in range(blocks):
+            to, channel = out + column * operation.out_pixel + (block + own) * LANES, operation.channel + (block + own) * LANES
+            if unchanged:
+                _restore_maps(operation, maps, silent_maps, to, pixels)
+            else:
+                read_tile(acc, own * TILE, scale, bias, channel, maps, to, operation.out_pixel, pixels)
 
 
 @njit(cache=True, nogil=True)
@@ -453,7 +474,7 @@ def _max_pool(operation, term, fan_out, state, timesteps, place, before, counts)
             )  # fmt: skip
         _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts)
     if not operation.uniform:
-        _count_by_channel(operation, fan_out, state, timesteps, place, counts)
+        _count_by_channel(operation, fan_out, state, timesteps, place, 1, counts)
 
 
 @njit(cache=True, nogil=True)
@@ -490,7 +511,7 @@ def _add(operation, terms, factors, state, timesteps, place):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # type: ignore[no-untyped-def]
+def _count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts):  # type: ignore[no-untyped-def]
     """Count the synaptic operations of a row in which the channels of a block differ in fan-out."""
     arena, silent, _, summed = state
     image, block, row = place
@@ -500,7 +521,7 @@ def _count_by_channel(operation, fan_out, state, timesteps, place, counts):  # t
     for column in range(operation.columns):
         first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
         for t in range(timesteps):
-            for lane in range(LANES):
+            for lane in range(blocks * LANES):
                 at = out + column * operation.out_pixel + t * operation.out_step + lane
                 n, resting = np.int64(arena[at]), np.int64(silent[at])
                 if summed and t > 0:

@@ -195,11 +195,11 @@ class IntegerNetwork(SpikingNetwork):
         stats = [LayerStats(name, "input", 0, timesteps, spikes, synaptic_ops, graded, None, *own), *self._layer_stats()]
         operations, images, counters = program.totals.shape
         by_operation = program.totals.reshape(operations, images * counters).astype(np.float64)
-        by_layer = (program.tables.members @ by_operation).reshape(-1, images, counters) if program.tables.layers else ()
-        for layer, counts in zip(program.tables.layers, by_layer, strict=True):
-            spikes, synaptic_ops, active, graded, *beyond = counts.T
+        layers = program.tables.layers
+        by_layer = (program.tables.members @ by_operation).reshape(len(layers), images, counters).swapaxes(1, 2)
+        for layer, counts in zip(layers, by_layer, strict=True):
+            spikes, synaptic_ops, active, graded, *beyond, _, graded_beyond = counts
             kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
-            fired = active if layer.neurons else None
-            plain, differences = (spikes, synaptic_ops, graded), (beyond[0], beyond[1], beyond[3])
-            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *plain, fired, *differences))
+            fired, counted = active if layer.neurons else None, (spikes, synaptic_ops, graded)
+            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *counted, fired, *beyond, graded_beyond))
         return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))

@@ -14,7 +14,7 @@ from evburst.models.runtime.int8.kernels import COUNTERS, PROGRESS, pack_grid, r
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.signals import Source
-from evburst.models.runtime.int8.simd import LANES, PIXELS
+from evburst.models.runtime.int8.simd import LANES, PAIR, TILE
 from evburst.models.runtime.int8.tables import Tables
 
 
@@ -56,7 +56,7 @@ class Program:
         self._restored = np.zeros(len(operations), np.uint8)
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
         threads = numba.config.NUMBA_NUM_THREADS
-        self._acc = np.zeros((threads, layout.timesteps * PIXELS * LANES), np.int32)
+        self._acc = np.zeros((threads, layout.timesteps * PAIR * TILE), np.int32)
         self._before = np.zeros((threads, LANES), np.uint16)
         self._progress = np.zeros(len(operations) * (threads + 1) * PROGRESS, np.int64)
         self._counts = np.zeros((threads, len(operations) + 1, images, COUNTERS), np.int64)

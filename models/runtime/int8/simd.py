@@ -1,10 +1,10 @@
 """Vector instructions for the inner loops of the int8 engine: numba intrinsics that emit LLVM (x86-64, AVX2 or better).
 
-A tile is PIXELS neighbouring outputs of one row by LANES output channels. AVX2 sums it in GROUPs of pixels, VNNI in one go. A
-step adds the products of four input channels of one pixel:
+A tile is PIXELS neighbouring outputs of one row by LANES output channels. AVX2 sums it in GROUPs of pixels, VNNI together with
+the tile of the next LANES channels, which reads the same counts. A step adds the products of four input channels of one pixel:
 
     AVX2    vpmaddubsw adds u8 x s8 products of two channels in 16 bits; vpmaddwd widens the sums after `flush` steps
-    VNNI    vpdpbusd adds u8 x s8 products of four channels in 32 bits; ten independent sums hide its latency
+    VNNI    vpdpbusd adds u8 x s8 products of four channels in 32 bits; twenty independent sums hide its latency
 
 16 bits suffice for many steps because spike counts are small: at most phi, where other quantised networks have 255. `flush` is
 computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
@@ -26,6 +26,9 @@ from numba.np.arrayobj import make_array
 LANES = 16
 GROUP = 5
 PIXELS = 2 * GROUP
+TILE = PIXELS * LANES
+PAIR = 2
+"""Tiles that are summed together."""
 
 _BYTE, _SHORT, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -51,44 +54,50 @@ _WIDTH = LANES if VNNI else LANES // 2
 
 
 @intrinsic
-def dot_tile(  # type: ignore[no-untyped-def]
-    typingctx, x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh
+def dot_tiles(  # type: ignore[no-untyped-def]
+    typingctx, x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh
 ):
-    """Add to acc[pixel, lane] the exact sum of x * weights over steps and their four channels.
+    """Add to acc[tile, pixel, lane] the exact sum of x * weights over steps and their four channels.
 
     Args:
-        x: uint8 array; `start` is the index of the tile's first pixel, `pitch` the distance between its pixels.
+        x: uint8 array; `start` is the index of the tiles' first pixel, `pitch` the distance between their pixels.
         pixels: number of pixels needed; GROUPs without any of them are left out.
         offsets: int32 array; the distance of each step from the first pixel, from index `first` on.
-        weights: int8 array; LANES x 4 for each step, from index `at` on.
+        weights: int8 array; LANES x 4 for each step, from index `at` on; those of the second tile `apart` elements further.
+        tiles: number of tiles, 1 or PAIR.
         steps, flush: number of steps, and of those summed in 16 bits.
-        acc: int32 array; the PIXELS * LANES sums of the tile, from index `to` on.
+        acc: int32 array; the TILE sums of each tile, from index `to` on.
         fresh: whether the sums start from 0 instead of the content of `acc`.
     """
     longs = [types.int64] * 3
-    return types.void(x, *longs, offsets, types.int64, weights, *longs, acc, types.int64, types.boolean), _emit_dot
+    return types.void(x, *longs, offsets, types.int64, weights, *[types.int64] * 5, acc, types.int64, types.boolean), _emit_dot
 
 
 def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    x, start, pitch, pixels, offsets, first, weights, at, steps, flush, acc, to, fresh = args
+    x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh = args
     kinds = signature.args
     origin = _at(builder, _data(context, builder, kinds[0], x), start)
     offsets = builder.gep(_data(context, builder, kinds[4], offsets), [first])
     weights = _at(builder, _data(context, builder, kinds[6], weights), at)
-    acc = builder.gep(_data(context, builder, kinds[10], acc), [to])
+    acc = builder.gep(_data(context, builder, kinds[12], acc), [to])
     pitches = [builder.mul(pitch, _const(i)) for i in range(PIXELS)]
-    reader = origin, offsets, weights, steps
-    has_two_groups = builder.icmp_signed(">", pixels, _const(GROUP))
+    pair = [weights, _at(builder, weights, apart)]
+    has_two_groups, has_two_tiles = builder.icmp_signed(">", pixels, _const(GROUP)), builder.icmp_signed("==", tiles, _const(PAIR))
     if VNNI:
-        with builder.if_else(has_two_groups) as (both, only_one):
-            with both:
-                _emit_vnni(builder, reader, pitches, acc, fresh)  # type: ignore[no-untyped-call]
-            with only_one:
-                _emit_vnni(builder, reader, pitches[:GROUP], acc, fresh)  # type: ignore[no-untyped-call]
-    else:
-        _emit_avx2(builder, reader, pitches[:GROUP], flush, acc, fresh)  # type: ignore[no-untyped-call]
+        with builder.if_else(has_two_tiles) as cases:
+            for case, own in zip(cases, (pair, pair[:1]), strict=True):
+                with case, builder.if_else(has_two_groups) as (both, only_one):
+                    with both:
+                        _emit_vnni(builder, (origin, offsets, own, steps), pitches, acc, fresh)  # type: ignore[no-untyped-call]
+                    with only_one:
+                        _emit_vnni(builder, (origin, offsets, own, steps), pitches[:GROUP], acc, fresh)  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+    with cgutils.for_range(builder, tiles) as tile:
+        reader = origin, offsets, _at(builder, weights, builder.mul(tile.index, apart)), steps
+        own = builder.gep(acc, [builder.mul(tile.index, _const(TILE))])
+        _emit_avx2(builder, reader, pitches[:GROUP], flush, own, fresh)  # type: ignore[no-untyped-call]
         with builder.if_then(has_two_groups):
-            second = _at(builder, acc, _const(4 * GROUP * LANES), _INT)
+            second = _at(builder, own, _const(4 * GROUP * LANES), _INT)
             _emit_avx2(builder, reader, pitches[GROUP:], flush, second, fresh)  # type: ignore[no-untyped-call]
     return context.get_dummy_value()
 
@@ -132,22 +141,25 @@ def _emit_avx2(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-
 def _emit_vnni(builder, reader, pitches, acc, fresh):  # type: ignore[no-untyped-def]
     origin, offsets, weights, steps = reader
     ints = ir.VectorType(_INT, LANES)
-    sums = [[cgutils.alloca_once(builder, ints)] for _ in pitches]
+    sums = [[cgutils.alloca_once(builder, ints) for _ in weights] for _ in pitches]
     _clear(builder, sums)
     with cgutils.for_range(builder, steps) as loop:
         here = _at(builder, origin, builder.sext(builder.load(builder.gep(offsets, [loop.index])), _LONG))
-        row_of_weights = _load(builder, weights, builder.mul(loop.index, _const(4 * LANES)), ints)
-        for (total,), distance in zip(sums, pitches, strict=True):
+        place = builder.mul(loop.index, _const(4 * LANES))
+        rows_of_weights = [_load(builder, own, place, ints) for own in weights]
+        for totals, distance in zip(sums, pitches, strict=True):
             counts = builder.bitcast(_broadcast(builder, _load(builder, here, distance, _INT), LANES), ints)
-            added = _call(builder, "llvm.x86.avx512.vpdpbusd.512", ints, builder.load(total), counts, row_of_weights)
-            builder.store(added, total)
-    for i, (total,) in enumerate(sums):
-        _add_to(builder, acc, 4 * LANES * i, builder.load(total), fresh)
+            for total, row_of_weights in zip(totals, rows_of_weights, strict=True):
+                added = _call(builder, "llvm.x86.avx512.vpdpbusd.512", ints, builder.load(total), counts, row_of_weights)
+                builder.store(added, total)
+    for tile in range(len(weights)):
+        for i, totals in enumerate(sums):
+            _add_to(builder, acc, 4 * (TILE * tile + LANES * i), builder.load(totals[tile]), fresh)
 
 
 @intrinsic
 def fire_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
+    typingctx, acc, acc_at, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
     fan_out_pitch, totals, silent, changed,
 ):  # fmt: skip
     """Run burst neurons for all timesteps.
@@ -155,7 +167,8 @@ def fire_tile(  # type: ignore[no-untyped-def]
     In units of theta, from v = 1/2: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n.
 
     Args:
-        acc: int32 array of tiles of PIXELS * LANES, `acc_step` elements apart per timestep; 0 if the current is constant.
+        acc: int32 array; the TILE sums of the first timestep from index `acc_at` on, those of the others `acc_step` elements
+            apart; 0 if the current is constant.
         timesteps: T.
         scale, bias: float32 `(1 or more, C)`, whose first row is read from index `channel` on.
         limits: float32 (C), burst limits.
@@ -175,7 +188,7 @@ def _fire_signature(
 ) -> Any:
     long = types.int64
     arrays = totals, silent, changed
-    return types.void(acc, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, *arrays)
+    return types.void(acc, long, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, *arrays)
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -189,7 +202,7 @@ def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-de
 
 @intrinsic
 def fire_signed_tile(  # type: ignore[no-untyped-def]
-    typingctx, acc, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
+    typingctx, acc, acc_at, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out, fan_out_at,
     fan_out_pitch, totals, silent, changed,
 ):  # fmt: skip
     """Run the signed neurons of a ReLU for all timesteps t = 1, 2, ..., T > 1, with inputs and counts summed over time.
@@ -221,11 +234,12 @@ def _emit_neurons(context, builder, signature, args, rest, step, summed):  # typ
 
     `step` returns the new state and the counts to write, int32. States start at `rest`.
     """
-    _, acc_step, timesteps, scale, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, *_ = args
-    row_of_scale = cgutils.unpack_tuple(builder, make_array(signature.args[3])(context, builder, scale).shape)[1]
+    _, acc_at, acc_step, timesteps, scale, _, _, channel, _, start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch, *_ = args
+    row_of_scale = cgutils.unpack_tuple(builder, make_array(signature.args[4])(context, builder, scale).shape)[1]
     acc, scale, bias, limits, out, fan_out, totals, silent, changed = (
-        _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 7, 12, 15, 16, 17)
+        _data(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 6, 8, 13, 16, 17, 18)
     )
+    acc = builder.gep(acc, [acc_at])
     floats, ints, narrow = _floats(0.0).type, ir.VectorType(_INT, _WIDTH), ir.VectorType(_BYTE, _WIDTH)
     byte_lanes = ir.VectorType(_BYTE, LANES)
     all_limits = _lanes(builder, limits, channel, floats)
@@ -259,15 +273,15 @@ def _emit_neurons(context, builder, signature, args, rest, step, summed):  # typ
 
 
 @intrinsic
-def read_tile(typingctx, acc, scale, bias, channel, out, start, pitch, pixels):  # type: ignore[no-untyped-def]
+def read_tile(typingctx, acc, acc_at, scale, bias, channel, out, start, pitch, pixels):  # type: ignore[no-untyped-def]
     """Write acc * scale + bias of the first `pixels` pixels to `out`, float32; arguments as in `fire_tile`."""
     longs = [types.int64] * 3
-    return types.void(acc, scale, bias, types.int64, out, *longs), _emit_read
+    return types.void(acc, types.int64, scale, bias, types.int64, out, *longs), _emit_read
 
 
 def _emit_read(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    acc, scale, bias, out = (_data(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 4))
-    channel, (start, pitch, pixels) = args[3], args[5:]
+    acc, scale, bias, out = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2, 3, 5))
+    acc, channel, (start, pitch, pixels) = builder.gep(acc, [args[1]]), args[4], args[6:]
     floats, ints = _floats(0.0).type, ir.VectorType(_INT, _WIDTH)
     gains, shifts = (_lanes(builder, array, channel, floats) for array in (scale, bias))
     with cgutils.for_range(builder, pixels) as loop:
