@@ -25,7 +25,7 @@ from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
 from evburst.models.bundle import DetectorBundle
-from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from tests.conftest import ROOT, SAMPLE, SHARED, make_events, random_events
 from tests.event_files import fed
 from tests.test_data_readers_dat import HEADER, dat

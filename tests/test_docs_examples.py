@@ -37,7 +37,7 @@ from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
-from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.integer_form import integer_form
 from tests.test_docs import PAGES
 

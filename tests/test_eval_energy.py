@@ -70,7 +70,7 @@ def test_counts_by_hand() -> None:
 def test_snn_against_qnn_is_the_mean_burst_at_the_cost_of_additions() -> None:
     """At one timestep; beyond it, the network is no quantised one."""
     several = stats()
-    once = replace(several, layers=tuple(replace(layer, timesteps=1) for layer in several.layers))
+    once = replace(several, layers=tuple(layer._replace(timesteps=1) for layer in several.layers))
     report = energy_report(once)
     for table in COST_TABLES.values():
         found = report.energies(table.name).as_dict()
@@ -174,8 +174,8 @@ def test_timesteps_that_vary_are_averaged() -> None:
 def counted_beyond_silence() -> tuple[SpikeStats, ActivityStats]:
     """`stats` with 4 spikes of differences (3 bursts) reaching 3 weights each; 30 and 10 MACs of the ANN, in each window."""
     events, hidden = stats().layers
-    events = replace(events, **dict(zip(BEYOND_SILENCE, (events.spikes, events.synaptic_ops, events.graded_ops), strict=True)))
-    hidden = replace(hidden, **dict(zip(BEYOND_SILENCE, (np.array([n]) for n in (4.0, 12.0, 9.0)), strict=True)))
+    events = events._replace(**dict(zip(BEYOND_SILENCE, (events.spikes, events.synaptic_ops, events.graded_ops), strict=True)))
+    hidden = hidden._replace(**dict(zip(BEYOND_SILENCE, (np.array([n]) for n in (4.0, 12.0, 9.0)), strict=True)))
     beyond = {"conv1": np.array([30.0, 30.0]), "conv2": np.array([10.0, 10.0])}
     return SpikeStats((events, hidden), stats().dense_macs), replace(activity(), macs_beyond_silence=beyond)
 

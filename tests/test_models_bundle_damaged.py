@@ -22,7 +22,7 @@ from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.bundle import FORMAT, DetectorBundle, load_tensors
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
-from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.integer_form import integer_form
 from tests.conftest import drawn, spiking

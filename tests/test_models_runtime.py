@@ -30,12 +30,12 @@ from evburst.models.runtime import (
     remember,
 )
 from evburst.models.runtime.int8 import quantise
-from evburst.models.runtime.int8.kernels import ADD
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.quantise import Reading, integer_weights, pack
+from evburst.models.runtime.int8.records import ADD
 from evburst.models.runtime.int8.signals import Part, Read, Source, reads
-from evburst.models.runtime.int8.simd import AVAILABLE, LANES
+from evburst.models.runtime.int8.simd.emit import AVAILABLE, LANES
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.integer_form import is_integer

@@ -18,13 +18,13 @@ from evburst.eval.energy import energy_report
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import open_engine
-from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Added, Step
 from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import integer_weights
+from evburst.models.runtime.int8.records import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.signals import Source, reads
-from evburst.models.runtime.int8.simd import AVAILABLE
+from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork

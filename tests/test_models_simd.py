@@ -13,11 +13,11 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from evburst.models.runtime.int8 import simd
+from evburst.models.runtime.int8.simd import dots, emit, neurons
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from tests.conftest import in_new_process
 
-integers = pytest.mark.skipif(not simd.AVAILABLE, reason="needs AVX2")
+integers = pytest.mark.skipif(not emit.AVAILABLE, reason="needs AVX2")
 SIGNATURE = (
     types.uint8[::1], *[types.int64] * 3, types.int32[::1], types.int64, types.int8[::1], *[types.int64] * 5, types.int32[::1],
     types.int64, types.boolean,
@@ -30,17 +30,17 @@ def dot() -> Any:
     def call(  # type: ignore[no-untyped-def]
         x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh
     ):
-        simd.dot_tiles(x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh)
+        dots.dot_tiles(x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh)
 
     return numba.njit(call)
 
 
-def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = simd._call) -> Any:
-    """vpdpbusd in instructions that every CPU has; in place of the private `_call`, which is where instructions are named."""
+def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = emit.call) -> Any:
+    """vpdpbusd in instructions that every CPU has; in place of the `call`, which is where instructions are named."""
     if "vpdpbusd" not in name:
         return real(builder, name, result, *args)
     total, counts, weights = args
-    wide, numbers = ir.VectorType(ir.IntType(32), 64), ir.VectorType(ir.IntType(32), simd.LANES)
+    wide, numbers = ir.VectorType(ir.IntType(32), 64), ir.VectorType(ir.IntType(32), emit.LANES)
     counts, weights = (builder.bitcast(x, ir.VectorType(ir.IntType(8), 64)) for x in (counts, weights))
     products = builder.mul(builder.zext(counts, wide), builder.sext(weights, wide))
     for k in range(4):
@@ -52,23 +52,21 @@ def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = si
 @integers
 @pytest.mark.parametrize("vnni", [False, True], ids=["avx2", "vnni"])
 def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, vnni: bool) -> None:
-    monkeypatch.setattr(simd, "VNNI", vnni)
-    monkeypatch.setattr(simd, "_call", spelled_out)
+    monkeypatch.setattr(emit, "VNNI", vnni)
+    monkeypatch.setattr(emit, "call", spelled_out)
     rng = np.random.default_rng(0)
-    steps, pitch, start, at, to = 37, 48, 16, 64, simd.LANES
-    size, tile = steps * 4 * simd.LANES, simd.PIXELS * simd.LANES
+    steps, pitch, start, at, to = 37, 48, 16, 64, emit.LANES
+    size, tile = steps * 4 * emit.LANES, emit.PIXELS * emit.LANES
     apart = size + 64
     x = rng.integers(0, 9, 4000).astype(np.uint8)
     offsets = (4 * rng.integers(0, 200, steps + 3)).astype(np.int32)
     weights = rng.integers(-127, 128, at + apart + size).astype(np.int8)
     before = rng.integers(-1000, 1000, to + 2 * tile).astype(np.int32)
     sums, run = [slowly(x, start, pitch, offsets[3:], weights[first : first + size]) for first in (at, at + apart)], dot()
-    for pixels, fresh, tiles in itertools.product(
-        (1, simd.GROUP, simd.GROUP + 1, simd.PIXELS), (True, False), (1, simd.PAIR)
-    ):
+    for pixels, fresh, tiles in itertools.product((1, emit.GROUP, emit.GROUP + 1, emit.PIXELS), (True, False), (1, emit.PAIR)):
         acc, expected = before.copy(), before.copy()
         run(x, start, pitch, pixels, offsets, 3, weights, at, apart, tiles, steps, 8, acc, to, fresh)
-        written = (simd.GROUP if pixels <= simd.GROUP else simd.PIXELS) * simd.LANES
+        written = (emit.GROUP if pixels <= emit.GROUP else emit.PIXELS) * emit.LANES
         for first, own in zip((to, to + tile), sums[:tiles], strict=False):
             place = slice(first, first + written)
             expected[place] = own[:written] + (0 if fresh else before[place])
@@ -82,10 +80,10 @@ def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, v
 def test_neurons_of_either_width_are_the_specified_ones(
     monkeypatch: pytest.MonkeyPatch, width: int, signed: bool, constant: bool
 ) -> None:
-    monkeypatch.setattr(simd, "_WIDTH", width)  # private: it follows from the CPU
+    monkeypatch.setattr(emit, "WIDTH", width)  # private: it follows from the CPU
     rng = np.random.default_rng(0)
-    timesteps, pixels, lanes, phi = 4, 7, simd.LANES, 3
-    size = simd.PIXELS * lanes
+    timesteps, pixels, lanes, phi = 4, 7, emit.LANES, 3
+    size = emit.PIXELS * lanes
     acc = rng.integers(-200, 400, (timesteps + 1) * size).astype(np.int32)  # of which the first tile is not read
     scale, bias = (rng.integers(1, 9, lanes).astype(np.float32) / d for d in (256, 8))  # exact: no rounding to differ by
     limits, fan_out = np.full(lanes, phi, np.float32), rng.integers(1, 99, 2 * pixels).astype(np.int32)
@@ -93,7 +91,7 @@ def test_neurons_of_either_width_are_the_specified_ones(
     resting = np.minimum(rng.integers(-2, phi + 1, (timesteps, pixels + 1, 2, lanes)).clip(0), phi)
     silent = (resting.cumsum(0) if signed else resting).astype(np.uint8)
     changed = np.full(2 * (pixels + 1), 77, np.uint8)
-    fire = simd.fire_signed_tile if signed else simd.fire_tile
+    fire = neurons.fire_signed_tile if signed else neurons.fire_tile
 
     @numba.njit
     def run(acc, step, scale, bias, limits, out, fan_out, totals, silent, changed):  # type: ignore[no-untyped-def]
@@ -107,7 +105,7 @@ def test_neurons_of_either_width_are_the_specified_ones(
     elapsed = np.arange(1, timesteps + 1, dtype=np.float32)[:, None] if signed else np.ones((1, 1), np.float32)
     scales = scale * (elapsed if constant else np.ones_like(elapsed))
     run(acc, 0 if constant else size, scales, bias * elapsed, limits, out, fan_out, totals, silent, changed)
-    sums = acc.reshape(timesteps + 1, simd.PIXELS, lanes)[1:, :pixels]
+    sums = acc.reshape(timesteps + 1, emit.PIXELS, lanes)[1:, :pixels]
     currents = sums[:1] if constant else sums
     if signed and not constant:  # what is read is summed over time
         currents = np.diff(currents, axis=0, prepend=0)
@@ -131,9 +129,9 @@ def test_neurons_of_either_width_are_the_specified_ones(
 def slowly(
     x: NDArray[np.uint8], start: int, pitch: int, offsets: NDArray[np.int32], weights: NDArray[np.int8]
 ) -> NDArray[np.int64]:
-    by_step = weights.reshape(len(offsets), simd.LANES, 4).astype(np.int64)
-    out = np.zeros((simd.PIXELS, simd.LANES), np.int64)
-    for pixel in range(simd.PIXELS):
+    by_step = weights.reshape(len(offsets), emit.LANES, 4).astype(np.int64)
+    out = np.zeros((emit.PIXELS, emit.LANES), np.int64)
+    for pixel in range(emit.PIXELS):
         for step, offset in enumerate(offsets):
             place = start + pitch * pixel + offset
             out[pixel] += by_step[step] @ x[place : place + 4].astype(np.int64)
@@ -142,7 +140,7 @@ def slowly(
 
 def prints_what_was_compiled_for_vnni() -> None:
     """Called by the test below in a process that compiles for such a CPU."""
-    simd.VNNI = True
+    emit.VNNI = True
     run = dot()
     run.compile(SIGNATURE)
     assembly = next(iter(run.inspect_asm().values()))
@@ -156,5 +154,5 @@ def test_a_cpu_with_vnni_gets_its_instruction() -> None:
     features = "+avx512f,+avx512vl,+avx512vnni,+avx512bw,+avx2,+avx,+sse4.2"
     printed = in_new_process(code, NUMBA_CPU_NAME="icelake-server", NUMBA_CPU_FEATURES=features)
     found, others = (int(word) for word in printed.split())
-    assert found >= simd.PIXELS
+    assert found >= emit.PIXELS
     assert others == 0

@@ -217,7 +217,7 @@ def _reference(graph: Graph, parameters: SpikingParameters, max_count: int) -> S
 
 
 def _int8_available(device: str) -> str:
-    from evburst.models.runtime.int8.simd import AVAILABLE
+    from evburst.models.runtime.int8.simd.emit import AVAILABLE
 
     generic = os.environ.get("NUMBA_CPU_NAME", "") == "generic"  # makes numba compile without AVX2
     if AVAILABLE and device == "cpu" and not generic:

@@ -10,7 +10,6 @@ data (`least_tau`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,5 +122,5 @@ def added(first: SpikeStats, second: SpikeStats) -> SpikeStats:
     """The spikes of two runs over the same images, one after the other."""
     layers = []
     for a, b in zip(first.layers, second.layers, strict=True):
-        layers.append(replace(merged([a, b], sum), timesteps=a.timesteps + b.timesteps))  # type: ignore[arg-type]
+        layers.append(merged([a, b], sum)._replace(timesteps=a.timesteps + b.timesteps))  # type: ignore[arg-type]
     return SpikeStats(tuple(layers), first.dense_macs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.signals import Source
-from evburst.models.runtime.int8.simd import LANES, PIXELS
+from evburst.models.runtime.int8.simd.emit import LANES, PIXELS
 
 
 @dataclass(frozen=True)

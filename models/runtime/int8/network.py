@@ -198,8 +198,12 @@ class IntegerNetwork(SpikingNetwork):
         layers = program.tables.layers
         by_layer = (program.tables.members @ by_operation).reshape(len(layers), images, counters).swapaxes(1, 2)
         for layer, counts in zip(layers, by_layer, strict=True):
-            spikes, synaptic_ops, active, graded, *beyond, _, graded_beyond = counts
+            spikes, synaptic_ops, active, graded, *beyond = counts
             kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
-            fired, counted = active if layer.neurons else None, (spikes, synaptic_ops, graded)
-            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *counted, fired, *beyond, graded_beyond))
+            fired, plain, differences = (
+                active if layer.neurons else None,
+                (spikes, synaptic_ops, graded),
+                beyond[:2] + beyond[3:],
+            )
+            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *plain, fired, *differences))
         return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))

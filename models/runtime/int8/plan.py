@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.models.graph import Graph, Node
-from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.quantise import PackedWeights, factors_of
+from evburst.models.runtime.int8.records import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.signals import Part, Signal, Source, disjoint, whole
-from evburst.models.runtime.int8.simd import LANES
+from evburst.models.runtime.int8.simd.emit import LANES
 from evburst.models.spiking.integer_form import Driven, driven
 from evburst.models.spiking.neurons import NeuronLayer
 
@@ -55,7 +55,7 @@ class Step:
     """One operation of a plan.
 
     Attributes:
-        kind: an operation of kernels.py; None for a node left to the reference engine.
+        kind: an operation of records.py; None for a node left to the reference engine.
         node: the node whose value this computes.
         shape: (C, H, W) of the node.
         current: for FIRE and READ_OUT.

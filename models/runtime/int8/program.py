@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.models.runtime.int8.kernels import COUNTERS, PROGRESS, pack_grid, run_operations, tally_silence
+from evburst.models.runtime.int8.kernels import PROGRESS, pack_grid, run_operations, tally_silence
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan
+from evburst.models.runtime.int8.records import COUNTERS
 from evburst.models.runtime.int8.signals import Source
-from evburst.models.runtime.int8.simd import LANES, PAIR, TILE
+from evburst.models.runtime.int8.simd.emit import LANES, PAIR, TILE
 from evburst.models.runtime.int8.tables import Tables
 
 

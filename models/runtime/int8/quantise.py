@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.models.runtime.int8.signals import Read
-from evburst.models.runtime.int8.simd import LANES, VNNI
+from evburst.models.runtime.int8.simd.emit import LANES, VNNI
 from evburst.models.spiking.rounding import LARGEST, to_int8
 
 _SHORT_MAX, _LARGEST_SUM, _LARGEST_FACTOR = 2**15 - 1, 2**30, 2**16

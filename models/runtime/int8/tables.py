@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.models.graph import Node
-from evburst.models.runtime.int8.kernels import ADD, FIRE, MAX_POOL, OPERATION, TERM
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import PIXEL, Added, Current, Plan, Step
+from evburst.models.runtime.int8.records import ADD, FIRE, MAX_POOL, OPERATION, TERM
 from evburst.models.runtime.int8.signals import Part, Read, Source, reads
-from evburst.models.runtime.int8.simd import LANES, PIXELS
+from evburst.models.runtime.int8.simd.emit import LANES, PIXELS
 from evburst.models.spiking.network import SpikingParameters
 
 

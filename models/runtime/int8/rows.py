@@ -1,0 +1,284 @@
+"""Operations of the kernels, each for one row of one image and LANES channels or a PAIR of them, for all timesteps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evburst.data._numba import njit
+from evburst.models.runtime.int8.records import BEYOND, READ_OUT
+from evburst.models.runtime.int8.simd.dots import dot_tiles
+from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS, TILE
+from evburst.models.runtime.int8.simd.lanes import copy_lanes, count_lanes, lanes_differ, multiply_lanes, pool_lanes
+from evburst.models.runtime.int8.simd.neurons import fire_signed_tile, fire_tile, read_tile
+
+# Indices into `changed` are unsigned: numba tests signed ones for being negative, which prevents vectorisation.
+
+
+@njit(inline="always")
+def _restore(operation, state, timesteps, to, pixels):  # type: ignore[no-untyped-def]
+    """Restore the counts of neighbouring pixels to those of silence, where they differ from the window before."""
+    arena, silent, changed, _ = state
+    for i in range(pixels):
+        at = to + i * operation.out_pixel
+        if changed[np.uintp(at) // np.uintp(LANES)]:
+            changed[np.uintp(at) // np.uintp(LANES)] = 0
+            for t in range(timesteps):
+                copy_lanes(silent, at + t * operation.out_step, arena, at + t * operation.out_step)
+
+
+@njit(inline="always")
+def _restore_maps(operation, maps, silent_maps, to, pixels):  # type: ignore[no-untyped-def]
+    """Restore a read-out of neighbouring pixels to that of silence."""
+    for i in range(pixels):
+        for at in range(to + i * operation.out_pixel, to + i * operation.out_pixel + LANES):
+            maps[at] = silent_maps[at]
+
+
+@njit(cache=True, nogil=True)
+def restore_row(operation, state, maps, silent_maps, timesteps, place):  # type: ignore[no-untyped-def]
+    """Restore a row of an operation's output to silence."""
+    image, block, row = place
+    to = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    if operation.kind == READ_OUT:
+        _restore_maps(operation, maps, silent_maps, to, operation.columns)
+    else:
+        _restore(operation, state, timesteps, to, operation.columns)
+
+
+@njit(inline="always")
+def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
+    """Whether anything that a tile reads differs from silence."""
+    operation, terms, _, _, _ = reader
+    image, _, row = place
+    for k in range(operation.first_term, operation.first_term + operation.terms + operation.added):
+        term = terms[k]
+        start = term.start + image * term.image + row * term.row + column * term.pixel
+        length = ((pixels - 1) * term.pixel + (term.span_columns - 1) * term.source_pixel) // LANES + term.blocks
+        for i in range(term.span_rows):
+            first = (start + i * term.source_row) // LANES
+            any_changed = np.uint8(0)
+            for at in range(np.uintp(first), np.uintp(first + length)):
+                any_changed |= changed[at]
+            if any_changed:
+                return True
+    return False
+
+
+@njit(inline="always")
+def _mark(operation, state, timesteps, to):  # type: ignore[no-untyped-def]
+    """Flag whether a pixel just written differs from silence at any timestep."""
+    arena, silent, changed, _ = state
+    differs = False
+    for t in range(timesteps):
+        differs |= lanes_differ(arena, silent, to + t * operation.out_step)
+    changed[np.uintp(to) // np.uintp(LANES)] = differs
+    return differs
+
+
+@njit(inline="always")
+def _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts):  # type: ignore[no-untyped-def]
+    """Flag whether a pixel just written differs from silence, and count the differences."""
+    arena, silent, _, summed = state
+    if _mark(operation, state, timesteps, to):
+        for t in range(timesteps):
+            at = to + t * operation.out_step
+            if summed and t > 0:
+                _count_changes(arena, silent, at, operation.out_step, fan_out[fan_out_at], counts)
+            else:
+                count_lanes(arena, at, silent, at, True, fan_out, fan_out_at, counts, BEYOND)
+
+
+@njit(cache=True, nogil=True)
+def _count_changes(arena, silent, at, step, fan_out, counts):  # type: ignore[no-untyped-def]
+    """Count the differences from silence of LANES spike counts that are stored as sums over time, after the first timestep."""
+    total, changed = np.int64(0), np.int64(0)
+    for lane in range(LANES):
+        difference = abs(_spikes_of(arena, at + lane, step) - _spikes_of(silent, at + lane, step))
+        total += difference
+        changed += difference != 0
+    counts[BEYOND] += total
+    counts[BEYOND + 2] += total * fan_out
+    counts[BEYOND + 4] += changed
+    counts[BEYOND + 6] += changed * fan_out
+
+
+@njit(inline="always")
+def _spikes_of(arena, at, step):  # type: ignore[no-untyped-def]
+    """Spikes of a neuron in a timestep after the first, of counts that are stored as sums over time."""
+    return np.int64(arena[at]) - np.int64(arena[at - step])
+
+
+@njit(inline="always")
+def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # type: ignore[no-untyped-def]
+    """Compute the weighted sums of the counts of timesteps [begin, end) for the tiles of one or PAIR blocks, into `acc` from
+    index `to` on.
+
+    Weights of two planes are 128 * first + second.
+    """
+    operation, terms, offsets, weights, factors = reader
+    image, block, row = place
+    size = operation.steps * 4 * LANES
+    at = operation.weights + block * operation.planes * size
+    fresh = True
+    for plane in range(operation.planes):
+        if plane:
+            for i in range(blocks * TILE):
+                acc[to + i] <<= 7
+        for t in range(begin, end):
+            for k in range(operation.first_term, operation.first_term + operation.terms):
+                term = terms[k]
+                start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
+                first = at + plane * size + term.first_step * 4 * LANES
+                dot_tiles(
+                    arena, start, term.pixel, pixels, offsets, term.offsets, weights, first, operation.planes * size, blocks,
+                    term.steps, operation.flush, acc, to, fresh,
+                )  # fmt: skip
+                fresh = False
+    for t in range(begin, end):
+        for k in range(operation.first_term + operation.terms, operation.first_term + operation.terms + operation.added):
+            term = terms[k]
+            start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
+            for own in range(blocks):
+                channel = (block + own) * LANES
+                first = np.uintp(term.first_step + channel)
+                for i in range(pixels):
+                    here, sums = np.uintp(start + i * term.pixel + channel), np.uintp(to + own * TILE + i * LANES)
+                    for lane in range(np.uintp(LANES)):
+                        acc[sums + lane] += np.int32(arena[here + lane]) * factors[first + lane]
+
+
+@njit(cache=True, nogil=True)
+def fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
+    """Compute a convolution and its burst neurons for one row of one or PAIR blocks."""
+    operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
+    image, block, row = place
+    blocks, width = min(PAIR, operation.blocks - block), operation.out_pixel
+    out = operation.out + image * operation.out_image + row * operation.out_row
+    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks
+    per_row = (operation.columns + PIXELS - 1) // PIXELS
+    for column in range(0, operation.columns, PIXELS):
+        pixels = min(PIXELS, operation.columns - column)
+        unchanged = skip and not _has_changed(reader, changed, place, column, pixels)
+        if not unchanged:
+            for t in range(1 if operation.constant else timesteps):
+                _dot(reader, arena, t, t + 1, place, blocks, column, pixels, acc, t * PAIR * TILE)
+        step = 0 if operation.constant else PAIR * TILE
+        for own in range(blocks):
+            to, channel = out + column * width + (block + own) * LANES, operation.channel + (block + own) * LANES
+            fan_out_at, sums = fan_out_row + column * operation.blocks + block + own, own * TILE
+            if unchanged:
+                _restore(operation, state, timesteps, to, pixels)
+                tile = operation.tiles + (row * operation.blocks + block + own) * per_row + column // PIXELS
+                for k in range(4):
+                    counts[2 * k] += silent_tiles[tile, k]
+            elif summed and timesteps > 1:
+                fire_signed_tile(
+                    acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
+                    fan_out, fan_out_at, operation.blocks, counts, silent, changed,
+                )  # fmt: skip
+            else:
+                fire_tile(
+                    acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
+                    fan_out, fan_out_at, operation.blocks, counts, silent, changed,
+                )  # fmt: skip
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts)
+
+
+@njit(cache=True, nogil=True)
+def read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, place, acc):  # type: ignore[no-untyped-def]
+    """Compute a row, of one or PAIR blocks, of a convolution that is an output of the network: its current summed over time."""
+    operation, (arena, _, changed, summed) = reader[0], state
+    image, block, row = place
+    blocks, end = min(PAIR, operation.blocks - block), 1 if operation.constant else timesteps
+    begin = end - 1 if summed else 0
+    out = operation.out + image * operation.out_image + row * operation.out_row
+    for column in range(0, operation.columns, PIXELS):
+        pixels = min(PIXELS, operation.columns - column)
+        unchanged = skip and not _has_changed(reader, changed, place, column, pixels)
+        if not unchanged:
+            _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, 0)
+        for own in range(blocks):
+            to, channel = out + column * operation.out_pixel + (block + own) * LANES, operation.channel + (block + own) * LANES
+            if unchanged:
+                _restore_maps(operation, maps, silent_maps, to, pixels)
+            else:
+                read_tile(acc, own * TILE, scale, bias, channel, maps, to, operation.out_pixel, pixels)
+
+
+@njit(cache=True, nogil=True)
+def max_pool(operation, term, fan_out, state, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
+    """Compute a row of a max-pool: the growth of the largest accumulated count of each window, at every timestep."""
+    arena, summed, (image, block, row) = state[0], state[3], place
+    lanes = min(LANES, operation.channels - block * LANES)
+    start = term.start + image * term.image + row * term.row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(operation.columns):
+        fan_out_at = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
+        at, to = start + column * term.pixel, out + column * operation.out_pixel
+        before[:] = 0
+        for t in range(timesteps):
+            first, steps = (at + t * term.step, 1) if summed else (at, t + 1)
+            pool_lanes(
+                arena, first, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, steps, lanes,
+                before, to + t * operation.out_step, fan_out, fan_out_at, counts, summed,
+            )  # fmt: skip
+        _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts)
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, state, timesteps, place, 1, counts)
+
+
+@njit(cache=True, nogil=True)
+def upsample(operation, term, state, timesteps, place):  # type: ignore[no-untyped-def]
+    """Compute a row of nearest-neighbour upsampling."""
+    arena, (image, block, row) = state[0], place
+    factor = operation.factor
+    start = term.start + image * term.image + row // factor * term.row + block * LANES
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(operation.columns // factor):
+        at = start + column * term.pixel
+        for i in range(factor):
+            to = out + (column * factor + i) * operation.out_pixel
+            for t in range(timesteps):
+                copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
+            _mark(operation, state, timesteps, to)
+
+
+@njit(cache=True, nogil=True)
+def add(operation, terms, factors, state, timesteps, place):  # type: ignore[no-untyped-def]
+    """Compute a row of a sum of counts, each times a factor of its channel."""
+    arena, (image, block, row) = state[0], place
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for column in range(operation.columns):
+        to = out + column * operation.out_pixel
+        for k in range(operation.first_term, operation.first_term + operation.terms):
+            term = terms[k]
+            at = term.start + image * term.image + row * term.row + column * term.pixel + block * LANES
+            first = term.first_step + block * LANES
+            for t in range(timesteps):
+                here = to + t * operation.out_step
+                multiply_lanes(arena, at + t * term.step, factors, first, here, k > operation.first_term)
+        _mark(operation, state, timesteps, to)
+
+
+@njit(cache=True, nogil=True)
+def _count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts):  # type: ignore[no-untyped-def]
+    """Count the synaptic operations of a row in which the channels of a block differ in fan-out."""
+    arena, silent, _, summed = state
+    image, block, row = place
+    out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    for first in (0, BEYOND):
+        counts[first + 2 : first + 4], counts[first + 6 : first + 8] = 0, 0
+    for column in range(operation.columns):
+        first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
+        for t in range(timesteps):
+            for lane in range(blocks * LANES):
+                at = out + column * operation.out_pixel + t * operation.out_step + lane
+                n, resting = np.int64(arena[at]), np.int64(silent[at])
+                if summed and t > 0:
+                    n, resting = _spikes_of(arena, at, operation.out_step), _spikes_of(silent, at, operation.out_step)
+                targets = np.int64(fan_out[first + lane])
+                counts[2] += abs(n) * targets
+                counts[6] += (n != 0) * targets
+                counts[BEYOND + 2] += abs(n - resting) * targets
+                counts[BEYOND + 6] += (n != resting) * targets

@@ -1,0 +1,129 @@
+"""Counts of LANES channels of one pixel: pooled, copied, multiplied, compared and counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from evburst.models.runtime.int8.simd import emit
+from evburst.models.runtime.int8.simd.emit import LANES
+
+
+@intrinsic
+def pool_lanes(  # type: ignore[no-untyped-def]
+    typingctx, x, start, row, pixel, rows, columns, step, steps, lanes, before, to, fan_out, fan_out_at, totals, summed
+):
+    """Max-pool LANES channels: write the growth of the largest accumulated count of a window, or that count itself if `summed`.
+
+    Args:
+        x: uint8 array. The window starts at index `start` and has `rows` by `columns` pixels, `row` and `pixel` apart. `steps`
+            timesteps, `step` apart, are accumulated. The result is written at index `to`.
+        lanes: number of channels in use; the others are set to 0.
+        before: uint16 array (LANES) of the largest counts at the previous timestep; updated.
+        fan_out, fan_out_at, totals: as in `fire_tile`.
+        summed: whether the counts in `x` are already summed over time.
+    """
+    longs = [types.int64] * 8
+    return types.void(x, *longs, before, types.int64, fan_out, types.int64, totals, types.boolean), _emit_pool
+
+
+def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    x, before, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 9, 11, 13))
+    start, row, pixel, rows, columns, step, steps, lanes = args[1:9]
+    to, fan_out_at, is_summed = args[10], args[12], args[14]
+    bytes_, shorts = ir.VectorType(emit.BYTE, LANES), ir.VectorType(emit.SHORT, LANES)
+    zero = ir.Constant(shorts, [0] * LANES)
+    largest, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(2))
+    with cgutils.for_range(builder, rows) as i, cgutils.for_range(builder, columns) as j:
+        corner = builder.add(start, builder.add(builder.mul(i.index, row), builder.mul(j.index, pixel)))
+        builder.store(zero, summed)
+        with cgutils.for_range(builder, steps) as t:
+            counts = emit.load(builder, x, builder.add(corner, builder.mul(t.index, step)), bytes_)
+            builder.store(builder.add(builder.load(summed), builder.zext(counts, shorts)), summed)
+        here, so_far = builder.load(summed), builder.load(largest)
+        builder.store(builder.select(builder.icmp_unsigned(">", here, so_far), here, so_far), largest)
+    now, earlier = builder.load(largest), emit.load(builder, before, emit.const(0), shorts)
+    emit.store(builder, now, before, emit.const(0))
+    numbers = ir.Constant(shorts, list(range(LANES)))
+    in_use = builder.icmp_unsigned("<", numbers, emit.broadcast(builder, builder.trunc(lanes, emit.SHORT), LANES, None))
+    values = builder.select(is_summed, now, builder.sub(now, earlier)), builder.select(is_summed, earlier, zero)
+    written, since = (builder.trunc(builder.select(in_use, value, zero), bytes_) for value in values)
+    emit.store(builder, written, x, to)
+    _count(builder, written, since, builder.load(builder.gep(fan_out, [fan_out_at])), totals)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def copy_lanes(typingctx, x, start, out, to):  # type: ignore[no-untyped-def]
+    """Copy x[start : start + LANES] to out[to : to + LANES], uint8 arrays."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        x, out = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        emit.store(builder, emit.load(builder, x, args[1], ir.VectorType(emit.BYTE, LANES)), out, args[3])
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, out, types.int64), generate
+
+
+@intrinsic
+def multiply_lanes(typingctx, x, start, factors, first, to, add):  # type: ignore[no-untyped-def]
+    """Write x[start : start + LANES] * factors[first : first + LANES] to x[to : to + LANES], or add it to that if `add`.
+
+    Args:
+        x, factors: uint8 and int32 arrays; results are taken modulo 256.
+    """
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        bytes_, ints = ir.VectorType(emit.BYTE, LANES), ir.VectorType(emit.INT, LANES)
+        x, factors = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        factor = builder.trunc(emit.load(builder, factors, builder.mul(args[3], emit.const(4)), ints), bytes_)
+        product = builder.mul(emit.load(builder, x, args[1], bytes_), factor)
+        before = builder.select(args[5], emit.load(builder, x, args[4], bytes_), ir.Constant(bytes_, [0] * LANES))
+        emit.store(builder, builder.add(product, before), x, args[4])
+        return context.get_dummy_value()
+
+    long = types.int64
+    return types.void(x, long, factors, long, long, types.boolean), generate
+
+
+@intrinsic
+def lanes_differ(typingctx, x, y, at):  # type: ignore[no-untyped-def]
+    """Whether two uint8 arrays differ anywhere in [at, at + LANES)."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        wide = ir.IntType(8 * LANES)
+        x, y = (emit.load(builder, emit.data_of(context, builder, signature.args[i], args[i]), args[2], wide) for i in range(2))
+        return builder.icmp_unsigned("!=", x, y)
+
+    return types.boolean(x, y, types.int64), generate
+
+
+@intrinsic
+def count_lanes(typingctx, x, start, y, since, subtract, fan_out, fan_out_at, totals, first):  # type: ignore[no-untyped-def]
+    """Add x[start : start + LANES] to totals[first : first + 8], as `fire_tile` does; if `subtract`, its difference from the
+    LANES of `y` at `since`."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        x, y, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 2, 5, 7))
+        bytes_ = ir.VectorType(emit.BYTE, LANES)
+        now, before = emit.load(builder, x, args[1], bytes_), emit.load(builder, y, args[3], bytes_)
+        before = builder.select(args[4], before, ir.Constant(bytes_, [0] * LANES))
+        totals = builder.gep(totals, [args[8]])
+        _count(builder, now, before, builder.load(builder.gep(fan_out, [args[6]])), totals)
+        return context.get_dummy_value()
+
+    long = types.int64
+    return types.void(x, long, y, long, types.boolean, fan_out, long, totals, long), generate
+
+
+def _count(builder: Any, counts: Any, before: Any, fan_out: Any, totals: Any) -> None:
+    """Add the differences between two vectors of LANES bytes to an int64 array (8), see `fire_tile`."""
+    fan_out = emit.broadcast(builder, builder.zext(fan_out, emit.LONG), 2, None)
+    spikes = emit.sum_of_differences(builder, counts, before)
+    bursts = emit.sum_of_lanes(builder, emit.differ(builder, counts, before))
+    for i, value in enumerate((spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out))):
+        emit.add_to_memory(builder, totals, 16 * i, value)

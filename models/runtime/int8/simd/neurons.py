@@ -1,0 +1,223 @@
+"""Burst neurons and read-outs of a tile, and the counts of its spikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from evburst.models.runtime.int8.simd import emit
+from evburst.models.runtime.int8.simd.emit import LANES
+
+
+@intrinsic
+def fire_tile(  # type: ignore[no-untyped-def]
+    typingctx, acc, acc_at, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out,
+    fan_out_at, fan_out_pitch, totals, silent, changed,
+):  # fmt: skip
+    """Run burst neurons for all timesteps.
+
+    In units of theta, from v = 1/2: v += acc * scale + bias; n = clip(floor(v), 0, phi); v -= n.
+
+    Args:
+        acc: int32 array; the TILE sums of the first timestep from index `acc_at` on, those of the others `acc_step` elements
+            apart; 0 if the current is constant.
+        timesteps: T.
+        scale, bias: float32 `(1 or more, C)`, whose first row is read from index `channel` on.
+        limits: float32 (C), burst limits.
+        out: uint8 array for the counts n, from index `start` on; pixels are `pitch` apart, timesteps `out_step`.
+        pixels: number of pixels of the tile that are written.
+        fan_out: int32 array; the fan-out of pixel i is at index `fan_out_at + i * fan_out_pitch`.
+        totals: int64 array (16) to add to: spikes, synaptic operations, and both with each burst counted once; then the same
+            for differences from silence. Each is the sum of two consecutive elements.
+        silent: like `out`, the counts of a window without events.
+        changed: uint8 array of flags, one for every LANES elements of `out`: whether they differ from silence at any timestep.
+    """
+    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals, silent, changed), _emit_fire
+
+
+def _fire_signature(
+    acc: Any, scale: Any, bias: Any, limits: Any, out: Any, fan_out: Any, totals: Any, silent: Any, changed: Any
+) -> Any:
+    long = types.int64
+    arrays = totals, silent, changed
+    return types.void(acc, long, long, long, scale, bias, limits, long, out, *[long] * 4, fan_out, long, long, *arrays)
+
+
+def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def step(current, v_mem, limit):  # type: ignore[no-untyped-def]
+        v = builder.fadd(v_mem, current)
+        n, spikes = emit.truncated(builder, emit.smaller(builder, emit.larger(builder, v, emit.floats_of(0.0)), limit))
+        return builder.fsub(v, spikes), n
+
+    return _emit_neurons(context, builder, signature, args, 0.5, step, summed=False)  # type: ignore[no-untyped-call]
+
+
+@intrinsic
+def fire_signed_tile(  # type: ignore[no-untyped-def]
+    typingctx, acc, acc_at, acc_step, timesteps, scale, bias, limits, channel, out, start, out_step, pitch, pixels, fan_out,
+    fan_out_at, fan_out_pitch, totals, silent, changed,
+):  # fmt: skip
+    """Run the signed neurons of a ReLU for all timesteps t = 1, 2, ..., T > 1, with inputs and counts summed over time.
+
+    In units of theta, from k = 0: u = acc * scale[t - 1] + bias[t - 1]; k += clip(max(floor(u + 1/2), 0) - k, -phi, phi).
+    At T = 1 these are the neurons of `fire_tile`.
+
+    Args:
+        scale, bias: float32 `(T, C)`, read from index `channel` of each row on.
+        limits: as in `fire_tile`, at most 127.
+        out, silent: as in `fire_tile`, but for the summed counts k, at most 255.
+        others: as in `fire_tile`; negative spikes count like positive ones.
+    """
+    return _fire_signature(acc, scale, bias, limits, out, fan_out, totals, silent, changed), _emit_fire_signed
+
+
+def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def step(current, fired, limit):  # type: ignore[no-untyped-def]
+        level = emit.larger(builder, builder.fadd(current, emit.floats_of(0.5)), emit.floats_of(0.0))
+        level = emit.smaller(builder, level, builder.fadd(fired, limit))
+        k, new = emit.truncated(builder, emit.larger(builder, level, builder.fsub(fired, limit)))
+        return new, k
+
+    return _emit_neurons(context, builder, signature, args, 0.0, step, summed=True)  # type: ignore[no-untyped-call]
+
+
+def _emit_neurons(context, builder, signature, args, rest, step, summed):  # type: ignore[no-untyped-def]
+    """Emit the loop over the pixels and timesteps of a tile.
+
+    `step` returns the new state and the counts to write, int32. States start at `rest`.
+    """
+    acc_at, acc_step, timesteps, scale, _, _, channel = args[1:8]
+    start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch = args[9:16]
+    row_of_scale = cgutils.unpack_tuple(builder, make_array(signature.args[4])(context, builder, scale).shape)[1]
+    acc, scale, bias, limits, out, fan_out, totals, silent, changed = (
+        emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 6, 8, 13, 16, 17, 18)
+    )
+    acc = builder.gep(acc, [acc_at])
+    floats, ints, narrow = emit.floats_of(0.0).type, ir.VectorType(emit.INT, emit.WIDTH), ir.VectorType(emit.BYTE, emit.WIDTH)
+    byte_lanes = ir.VectorType(emit.BYTE, LANES)
+    all_limits = emit.lanes_of(builder, limits, channel, floats)
+    states = [cgutils.alloca_once(builder, floats) for _ in all_limits]
+    changed = emit.at(builder, changed, builder.udiv(start, emit.const(LANES)))
+    out, silent, counter = emit.at(builder, out, start), emit.at(builder, silent, start), _SpikeCounter(builder, summed)
+    with cgutils.for_range(builder, pixels) as pixel:
+        counter.begin(timesteps)
+        for state in states:
+            builder.store(emit.floats_of(rest), state)
+        to = builder.mul(pixel.index, pitch)
+        with cgutils.for_range(builder, timesteps) as loop:
+            first = builder.add(builder.mul(loop.index, acc_step), builder.mul(pixel.index, emit.const(LANES)))
+            row, counts = builder.mul(first, emit.const(4)), []
+            own = builder.add(channel, builder.mul(loop.index, row_of_scale)) if summed else channel
+            gains, shifts = (emit.lanes_of(builder, array, own, floats) for array in (scale, bias))
+            for i, (state, gain, shift, limit) in enumerate(zip(states, gains, shifts, all_limits, strict=True)):
+                sums = builder.sitofp(emit.load(builder, acc, builder.add(row, emit.const(4 * emit.WIDTH * i)), ints), floats)
+                current = builder.fadd(builder.fmul(sums, gain), shift)
+                new, n = step(current, builder.load(state), limit)
+                builder.store(new, state)
+                counts.append(builder.trunc(n, narrow))
+            here, written = builder.add(to, builder.mul(loop.index, out_step)), emit.joined(builder, counts)
+            emit.store(builder, written, out, here)
+            counter.add(written, emit.load(builder, silent, here, byte_lanes))
+        place = builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch))
+        differs = counter.end(builder.load(builder.gep(fan_out, [place])))
+        emit.store(builder, differs, changed, builder.udiv(to, emit.const(LANES)))
+    counter.write(totals)
+    return context.get_dummy_value()
+
+
+class _SpikeCounter:
+    """Emits counters in registers: spikes, synaptic operations, and both with each burst counted once; then the same for
+    differences from silence.
+
+    Between `begin` and `end`, counts of LANES channels of one pixel are added, timestep by timestep; at most 255 timesteps.
+    Spikes and differences are counted together, as the two halves of one register.
+
+    Args:
+        builder: of the function.
+        summed: whether the counts are sums over time, of which the spikes are the differences.
+    """
+
+    def __init__(self, builder: Any, summed: bool) -> None:
+        self._builder, self._summed = builder, summed
+        sums, flags, counts = ir.VectorType(emit.LONG, 4), ir.VectorType(emit.BYTE, 2 * LANES), ir.VectorType(emit.BYTE, LANES)
+        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(sums, None)) for _ in range(4)]
+        self._sums, self._bursts = (cgutils.alloca_once(builder, kind) for kind in (sums, flags))
+        self._before = [cgutils.alloca_once(builder, counts) for _ in range(2)]
+
+    def begin(self, timesteps: Any) -> None:
+        """Start a pixel of which counts of `timesteps` timesteps will be added."""
+        start = emit.broadcast(self._builder, self._builder.trunc(timesteps, emit.BYTE), 2 * LANES, None)
+        for place in (self._sums, *self._before):
+            self._builder.store(ir.Constant(place.type.pointee, None), place)
+        self._builder.store(start, self._bursts)
+
+    def add(self, counts: Any, resting: Any) -> None:
+        """Add the counts of a timestep, and their differences from `resting`, those of a window without events.
+
+        Of sums, at most 127 are added per timestep.
+        """
+        builder, nothing = self._builder, ir.Constant(counts.type, None)
+        a, b = (counts, counts), (nothing, resting)
+        if self._summed:
+            before, rested = (builder.load(place) for place in self._before)
+            own, idle = builder.sub(counts, before), builder.sub(resting, rested)
+            a, b = (counts, emit.distance(builder, own, idle)), (before, nothing)
+            for place, value in zip(self._before, (counts, resting), strict=True):
+                builder.store(value, place)
+        added, base = emit.joined(builder, a), emit.joined(builder, b)
+        self._add_to(self._sums, emit.sum_of_distances(builder, added, base))
+        self._add_to(self._bursts, builder.sext(builder.icmp_unsigned("==", added, base), added.type))
+
+    def end(self, fan_out: Any) -> Any:
+        """Add the spikes since `begin` to the totals; each has the given fan-out (int32).
+
+        Returns:
+            Byte: 1 if any spike count differed from silence, else 0.
+        """
+        builder = self._builder
+        fan_out = builder.bitcast(emit.broadcast(builder, fan_out, 8, None), self._sums.type.pointee)
+        bursts = builder.load(self._bursts)
+        sums, bursts = builder.load(self._sums), emit.sum_of_distances(builder, bursts, ir.Constant(bursts.type, None))
+        values = sums, emit.product(builder, sums, fan_out), bursts, emit.product(builder, bursts, fan_out)
+        for total, value in zip(self._totals, values, strict=True):
+            self._add_to(total, value)
+        differences = ir.Constant(sums.type, [0, 0, -1, -1])
+        equal = emit.call(builder, "llvm.x86.avx.ptestz.256", emit.INT, sums, differences)
+        return builder.xor(builder.trunc(equal, emit.BYTE), ir.Constant(emit.BYTE, 1))
+
+    def write(self, totals: Any) -> None:
+        """Add the totals to an int64 array (16), two elements each."""
+        for half in range(2):
+            for i, total in enumerate(self._totals):
+                own = emit.half_of(self._builder, self._builder.load(total), half)
+                emit.add_to_memory(self._builder, totals, 64 * half + 16 * i, own)
+
+    def _add_to(self, place: Any, value: Any) -> None:
+        self._builder.store(self._builder.add(self._builder.load(place), value), place)
+
+
+@intrinsic
+def read_tile(typingctx, acc, acc_at, scale, bias, channel, out, start, pitch, pixels):  # type: ignore[no-untyped-def]
+    """Write acc * scale + bias of the first `pixels` pixels to `out`, float32; arguments as in `fire_tile`."""
+    longs = [types.int64] * 3
+    return types.void(acc, types.int64, scale, bias, types.int64, out, *longs), _emit_read
+
+
+def _emit_read(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    acc, scale, bias, out = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 2, 3, 5))
+    acc, channel, (start, pitch, pixels) = builder.gep(acc, [args[1]]), args[4], args[6:]
+    floats, ints = emit.floats_of(0.0).type, ir.VectorType(emit.INT, emit.WIDTH)
+    gains, shifts = (emit.lanes_of(builder, array, channel, floats) for array in (scale, bias))
+    with cgutils.for_range(builder, pixels) as loop:
+        to = builder.mul(builder.add(start, builder.mul(loop.index, pitch)), emit.const(4))
+        for part, (gain, shift) in enumerate(zip(gains, shifts, strict=True)):
+            distance = emit.const(4 * emit.WIDTH * part)
+            here = builder.add(builder.mul(loop.index, emit.const(4 * LANES)), distance)
+            value = builder.fadd(builder.fmul(builder.sitofp(emit.load(builder, acc, here, ints), floats), gain), shift)
+            emit.store(builder, value, out, builder.add(to, distance))
+    return context.get_dummy_value()
