@@ -26,7 +26,16 @@ import numpy as np
 
 from evburst.data._numba import njit
 from evburst.models.runtime.int8.records import COUNTERS, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
-from evburst.models.runtime.int8.rows import add, fire, max_pool, read_out, restore_row, upsample
+from evburst.models.runtime.int8.rows import (
+    add,
+    count_silent_row,
+    fire,
+    has_changed,
+    max_pool,
+    read_out,
+    restore_row,
+    upsample,
+)
 from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS
 from evburst.models.runtime.int8.simd.lanes import count_lanes
 from evburst.models.runtime.int8.simd.threads import fetch_add, give_way, pause, read, trailing_zeros
@@ -44,7 +53,7 @@ PROGRESS = 8
 @njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, factors, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps,
-    silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, before, progress, counts, totals
+    silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, rows, progress, counts, totals
 ):  # fmt: skip
     """Run operations in order.
 
@@ -66,7 +75,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         summed: whether counts are summed over time.
         timesteps, images: T and N.
         acc: int32 scratch memory per thread, PAIR tiles per timestep.
-        before: uint16 scratch memory per thread, LANES each.
+        rows: uint8 scratch memory per thread, LANES for every pixel that a row of a max-pool reads.
         progress: int64 `(operations * (threads + 1) * PROGRESS,)`, overwritten: of each operation, the number of units begun in
             the share of each thread, and of those done.
         counts: int64 `(threads, operations + 1, N, COUNTERS)`, overwritten: of each thread's units, and scratch memory.
@@ -78,19 +87,20 @@ def run_operations(  # type: ignore[no-untyped-def]
         _work(
             thread, (operations, terms, offsets, weights, factors), (scale, bias, limits), fan_out,
             (arena, silent, changed, summed), (maps, silent_maps), (silent_totals, silent_tiles, restored), skip_silence,
-            timesteps, images, acc, before, progress, counts[thread],
+            timesteps, images, acc, rows, progress, counts[thread],
         )  # fmt: skip
     _add_up(counts, totals)
 
 
 @njit(cache=True, nogil=True)
 def _work(  # type: ignore[no-untyped-def]
-    thread, tables, neurons, fan_out, state, maps, silence, skip_silence, timesteps, images, acc, before, progress, counts
+    thread, tables, neurons, fan_out, state, maps, silence, skip_silence, timesteps, images, acc, rows, progress, counts
 ):
     """Run all operations as one of several threads; see `run_operations`."""
     operations, terms, offsets, weights, factors = tables
     threads, changed, own = len(acc), state[2], counts[-1, 0]
     silent_totals, silent_tiles, restored = silence
+    buffers = acc[thread], rows[thread]
     for index in range(len(operations)):
         operation = operations[index]
         reader = operation, terms, offsets, weights, factors
@@ -100,6 +110,7 @@ def _work(  # type: ignore[no-untyped-def]
         units, all_done = images * per_image, line + threads * PROGRESS
         share = _share_changed(operation, terms, changed) if skip_silence else 1.0
         skip, nothing = share <= MAX_CHANGED_SHARE, share == 0
+        skip_rows = skip and operation.kind != UPSAMPLE
         if nothing and thread == 0:
             for image in range(images):
                 for k in range(COUNTERS // 2):
@@ -115,17 +126,20 @@ def _work(  # type: ignore[no-untyped-def]
                 block = rest % groups * together
                 place = image, block, rest // groups
                 own[:] = 0
-                if nothing:
+                if nothing or (skip_rows and not has_changed(reader, changed, place, 0, operation.columns)):
                     for own_block in range(block, min(block + together, operation.blocks)):
-                        restore_row(operation, state, maps[0], maps[1], timesteps, (image, own_block, rest // groups))
+                        own_place = image, own_block, rest // groups
+                        restore_row(operation, state, maps[0], maps[1], timesteps, own_place)
+                        if not nothing:
+                            count_silent_row(operation, fan_out, state, silent_tiles, timesteps, own_place, own)
                 elif operation.kind == FIRE:
-                    fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc[thread], own)
+                    fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, buffers[0], own)
                 elif operation.kind == READ_OUT:
-                    read_out(reader, neurons[0], neurons[1], state, maps[0], maps[1], skip, timesteps, place, acc[thread])
+                    read_out(reader, neurons[0], neurons[1], state, maps[0], maps[1], skip, timesteps, place, buffers[0])
                 elif operation.kind == MAX_POOL:
-                    max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, before[thread], own)
+                    max_pool(operation, terms[operation.first_term], fan_out, state, timesteps, place, buffers[1], own)
                 elif operation.kind == UPSAMPLE:
-                    upsample(operation, terms[operation.first_term], state, timesteps, place)
+                    upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
                 else:
                     add(operation, terms, factors, state, timesteps, place)
                 for k in range(COUNTERS):
@@ -153,7 +167,7 @@ def tally_silence(operations, fan_out, silent, summed, timesteps, tiles):  # typ
     """
     counts, index = np.zeros(COUNTERS, np.int64), 0
     for operation in operations:
-        if operation.kind != FIRE:
+        if operation.kind != FIRE and operation.kind != MAX_POOL:
             continue
         for row in range(operation.rows):
             for block in range(operation.blocks):
@@ -223,8 +237,10 @@ def pack_grid(  # type: ignore[no-untyped-def]
         totals = units[unit]
         totals[:4] = 0
         first = start + image * image_pitch + row * row_pitch
-        arena[first : first + columns * pixel_pitch] = 0
-        changed[first // LANES : (first + columns * pixel_pitch) // LANES] = 0
+        for at in range(first, first + columns * pixel_pitch, LANES):
+            if changed[np.uintp(at) // np.uintp(LANES)]:
+                changed[np.uintp(at) // np.uintp(LANES)] = 0
+                arena[at : at + LANES] = 0
         for channel in range(channels):
             for index in range(per_row):
                 word = words[image, channel, row, index]

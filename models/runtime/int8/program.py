@@ -58,10 +58,10 @@ class Program:
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
         threads = numba.config.NUMBA_NUM_THREADS
         self._acc = np.zeros((threads, layout.timesteps * PAIR * TILE), np.int32)
-        self._before = np.zeros((threads, LANES), np.uint16)
+        self._rows = np.zeros((threads, LANES * tables.widest_pool), np.uint8)
         self._progress = np.zeros(len(operations) * (threads + 1) * PROGRESS, np.int64)
         self._counts = np.zeros((threads, len(operations) + 1, images, COUNTERS), np.int64)
-        self._rows = np.zeros((images * input_fan_out.shape[1], 4), np.int64)
+        self._units = np.zeros((images * input_fan_out.shape[1], 4), np.int64)
         self.maps = {}
         for name, place in tables.maps.items():
             flat = self._map_arena[place.start : place.start + int(np.prod(place.shape))]
@@ -74,8 +74,8 @@ class Program:
             grid = np.pad(grid, ((0, 0), (0, 0), (0, 0), (0, -columns % 8)))
         place = self.layout.places[self.plan.sources[0]]
         at = place.start, place.image, place.row, place.pixel
-        pack_grid(grid.view(np.uint64), columns, self._input_fan_out, self.arena, self.changed, *at, self._rows)
-        totals = self._rows.reshape(images, grid.shape[2], 4)
+        pack_grid(grid.view(np.uint64), columns, self._input_fan_out, self.arena, self.changed, *at, self._units)
+        totals = self._units.reshape(images, grid.shape[2], 4)
         return np.concatenate([totals[..., :3].sum(1), totals[..., 3:4].max(1)], 1)
 
     def run(self, operations: slice, skip: bool = True) -> None:
@@ -90,7 +90,7 @@ class Program:
             self.tables.operations[operations], self.tables.terms, *self.tables.constants, self.arena, silence.arena,
             self.changed, self._map_arena, silence.maps, silence.totals[operations], silence.tiles,
             self._restored[operations], skip, self.plan.summed, self.layout.timesteps, self.layout.images, self._acc,
-            self._before, self._progress, self._counts, self.totals[operations],
+            self._rows, self._progress, self._counts, self.totals[operations],
         )  # fmt: skip
 
     def remember_silence(self) -> None:

@@ -35,7 +35,7 @@ fan_out: position of the fan-out `(rows, columns, blocks)`.
 uniform: whether the channels of each block have equal fan-out; else `by_channel` is the position of one per channel,
     `(rows, columns, blocks * LANES)`.
 factor: of upsampling.
-tiles: of FIRE, index of its first tile in the counts of silence `(rows, blocks, tiles)`.
+tiles: of FIRE and MAX_POOL, index of its first tile in the counts of silence `(rows, blocks, tiles)`.
 sources_...: not used. numba's cache compiles a kernel anew if its own file or the types of its arguments change, of which this
     name is a part, but not if another file does whose functions it calls.
 """

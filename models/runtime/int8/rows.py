@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from evburst.data._numba import njit
-from evburst.models.runtime.int8.records import BEYOND, READ_OUT
+from evburst.models.runtime.int8.records import BEYOND, FIRE, MAX_POOL, READ_OUT
 from evburst.models.runtime.int8.simd.dots import dot_tiles
 from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS, TILE
-from evburst.models.runtime.int8.simd.lanes import copy_lanes, count_lanes, lanes_differ, multiply_lanes, pool_lanes
+from evburst.models.runtime.int8.simd.lanes import (
+    copy_lanes,
+    count_lanes,
+    lanes_differ,
+    largest_lanes,
+    multiply_lanes,
+    pool_lanes,
+)
 from evburst.models.runtime.int8.simd.neurons import fire_signed_tile, fire_tile, read_tile
 
 # Indices into `changed` are unsigned: numba tests signed ones for being negative, which prevents vectorisation.
@@ -46,8 +53,8 @@ def restore_row(operation, state, maps, silent_maps, timesteps, place):  # type:
 
 
 @njit(inline="always")
-def _has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
-    """Whether anything that a tile reads differs from silence."""
+def has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
+    """Whether anything that neighbouring pixels of a row read differs from silence."""
     operation, terms, _, _, _ = reader
     image, _, row = place
     for k in range(operation.first_term, operation.first_term + operation.terms + operation.added):
@@ -158,7 +165,7 @@ def fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, 
     per_row = (operation.columns + PIXELS - 1) // PIXELS
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
-        unchanged = skip and not _has_changed(reader, changed, place, column, pixels)
+        unchanged = skip and not has_changed(reader, changed, place, column, pixels)
         if not unchanged:
             for t in range(1 if operation.constant else timesteps):
                 _dot(reader, arena, t, t + 1, place, blocks, column, pixels, acc, t * PAIR * TILE)
@@ -195,7 +202,7 @@ def read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pla
     out = operation.out + image * operation.out_image + row * operation.out_row
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
-        unchanged = skip and not _has_changed(reader, changed, place, column, pixels)
+        unchanged = skip and not has_changed(reader, changed, place, column, pixels)
         if not unchanged:
             _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, 0)
         for own in range(blocks):
@@ -207,21 +214,39 @@ def read_out(reader, scale, bias, state, maps, silent_maps, skip, timesteps, pla
 
 
 @njit(cache=True, nogil=True)
-def max_pool(operation, term, fan_out, state, timesteps, place, before, counts):  # type: ignore[no-untyped-def]
-    """Compute a row of a max-pool: the growth of the largest accumulated count of each window, at every timestep."""
+def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts):  # type: ignore[no-untyped-def]
+    """Compute a row of a max-pool: the growth of the largest accumulated count of each window, at every timestep.
+
+    Args:
+        scratch: uint8, for the largest counts of the columns that the windows consist of.
+    """
     arena, summed, (image, block, row) = state[0], state[3], place
     lanes = min(LANES, operation.channels - block * LANES)
     start = term.start + image * term.image + row * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
+    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks + block
+    stride = term.pixel // term.source_pixel
+    width = (operation.columns - 1) * stride + term.span_columns
+    for t in range(timesteps if summed else 0):
+        for column in range(width):
+            largest_lanes(
+                arena, start + t * term.step + column * term.source_pixel, term.source_row, term.span_rows, LANES, scratch,
+                column * LANES,
+            )  # fmt: skip
+        for column in range(operation.columns):
+            to, fan_out_at = (
+                out + column * operation.out_pixel + t * operation.out_step,
+                fan_out_row + column * operation.blocks,
+            )
+            largest_lanes(scratch, column * stride * LANES, LANES, term.span_columns, lanes, arena, to)
+            before = to - (t > 0) * operation.out_step
+            count_lanes(arena, to, arena, before, t > 0, fan_out, fan_out_at, counts, 0)
     for column in range(operation.columns):
-        fan_out_at = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
-        at, to = start + column * term.pixel, out + column * operation.out_pixel
-        before[:] = 0
-        for t in range(timesteps):
-            first, steps = (at + t * term.step, 1) if summed else (at, t + 1)
+        fan_out_at, to = fan_out_row + column * operation.blocks, out + column * operation.out_pixel
+        if not summed:
             pool_lanes(
-                arena, first, term.source_row, term.source_pixel, term.span_rows, term.span_columns, term.step, steps, lanes,
-                before, to + t * operation.out_step, fan_out, fan_out_at, counts, summed,
+                arena, start + column * term.pixel, term.source_row, term.source_pixel, term.span_rows, term.span_columns,
+                term.step, timesteps, lanes, to, operation.out_step, fan_out, fan_out_at, counts,
             )  # fmt: skip
         _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts)
     if not operation.uniform:
@@ -229,19 +254,23 @@ def max_pool(operation, term, fan_out, state, timesteps, place, before, counts):
 
 
 @njit(cache=True, nogil=True)
-def upsample(operation, term, state, timesteps, place):  # type: ignore[no-untyped-def]
-    """Compute a row of nearest-neighbour upsampling."""
-    arena, (image, block, row) = state[0], place
+def upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no-untyped-def]
+    """Compute a row of nearest-neighbour upsampling; where its input is silence, so is it."""
+    arena, changed, (image, block, row) = state[0], state[2], place
     factor = operation.factor
     start = term.start + image * term.image + row // factor * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(operation.columns // factor):
         at = start + column * term.pixel
+        first, last = np.uintp(at) // np.uintp(LANES), np.uintp(at + LANES - 1) // np.uintp(LANES)
+        differs = changed[first] | changed[last]
         for i in range(factor):
             to = out + (column * factor + i) * operation.out_pixel
-            for t in range(timesteps):
-                copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
-            _mark(operation, state, timesteps, to)
+            flag = np.uintp(to) // np.uintp(LANES)
+            if differs or changed[flag] or not skip:
+                for t in range(timesteps):
+                    copy_lanes(arena, at + t * term.step, arena, to + t * operation.out_step)
+            changed[flag] = differs
 
 
 @njit(cache=True, nogil=True)
@@ -259,6 +288,21 @@ def add(operation, terms, factors, state, timesteps, place):  # type: ignore[no-
                 here = to + t * operation.out_step
                 multiply_lanes(arena, at + t * term.step, factors, first, here, k > operation.first_term)
         _mark(operation, state, timesteps, to)
+
+
+@njit(cache=True, nogil=True)
+def count_silent_row(operation, fan_out, state, silent_tiles, timesteps, place, counts):  # type: ignore[no-untyped-def]
+    """Count a row of an operation's output that has been restored to silence."""
+    if operation.kind != FIRE and operation.kind != MAX_POOL:
+        return
+    _, block, row = place
+    per_row = (operation.columns + PIXELS - 1) // PIXELS
+    first = operation.tiles + (row * operation.blocks + block) * per_row
+    for tile in range(first, first + per_row):
+        for k in range(4):
+            counts[2 * k] += silent_tiles[tile, k]
+    if not operation.uniform:
+        _count_by_channel(operation, fan_out, state, timesteps, place, 1, counts)
 
 
 @njit(cache=True, nogil=True)

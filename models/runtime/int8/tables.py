@@ -60,7 +60,7 @@ class Tables:
             int32; see `run_operations`.
         maps: of each read-out.
         map_size: elements of all maps.
-        tiles: number of tiles of all layers of neurons, of one image.
+        tiles: number of tiles of all layers of neurons and max-pools, of one image.
     """
 
     runs: list[Step | slice]
@@ -79,6 +79,14 @@ class Tables:
         for row, layer in zip(members, self.layers, strict=True):
             row[layer.operations] = 1
         return members
+
+    @property
+    def widest_pool(self) -> int:
+        """Largest number of pixels that a row of a max-pool reads."""
+        pools = self.operations[self.operations["kind"] == MAX_POOL]
+        terms = self.terms[pools["first_term"]]
+        widths = (pools["columns"] - 1) * (terms["pixel"] // np.maximum(terms["source_pixel"], 1)) + terms["span_columns"]
+        return int(widths.max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -299,8 +307,7 @@ class Tabulator:
         blocks[..., -1, source.shape[0] - pixel + LANES :] = blocks[..., -1, :1]
         uniform = bool((blocks == blocks[..., :1]).all())
         first = self._tiles
-        if step.kind == FIRE:
-            self._tiles += blocks.shape[0] * blocks.shape[2] * -(-blocks.shape[1] // PIXELS)
+        self._tiles += blocks.shape[0] * blocks.shape[2] * -(-blocks.shape[1] // PIXELS)
         by_channel = 0 if uniform else self._fan.add(blocks)
         return [_FanOut(int(uniform), self._fan.add(blocks[..., 0]), by_channel, first)]
 

@@ -14,46 +14,78 @@ from evburst.models.runtime.int8.simd.emit import LANES
 
 
 @intrinsic
-def pool_lanes(  # type: ignore[no-untyped-def]
-    typingctx, x, start, row, pixel, rows, columns, step, steps, lanes, before, to, fan_out, fan_out_at, totals, summed
-):
-    """Max-pool LANES channels: write the growth of the largest accumulated count of a window, or that count itself if `summed`.
+def largest_lanes(typingctx, x, start, pitch, n, lanes, out, to):  # type: ignore[no-untyped-def]
+    """Write the largest of n times LANES counts to out[to : to + LANES].
 
     Args:
-        x: uint8 array. The window starts at index `start` and has `rows` by `columns` pixels, `row` and `pixel` apart. `steps`
-            timesteps, `step` apart, are accumulated. The result is written at index `to`.
+        x, out: uint8 arrays; the counts begin at index `start` of `x`, `pitch` elements apart.
         lanes: number of channels in use; the others are set to 0.
-        before: uint16 array (LANES) of the largest counts at the previous timestep; updated.
-        fan_out, fan_out_at, totals: as in `fire_tile`.
-        summed: whether the counts in `x` are already summed over time.
     """
-    longs = [types.int64] * 8
-    return types.void(x, *longs, before, types.int64, fan_out, types.int64, totals, types.boolean), _emit_pool
+    return types.void(x, *[types.int64] * 4, out, types.int64), _emit_largest
+
+
+def _emit_largest(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    x, out = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 5))
+    start, pitch, n, lanes = args[1:5]
+    bytes_ = ir.VectorType(emit.BYTE, LANES)
+    largest = cgutils.alloca_once_value(builder, ir.Constant(bytes_, None))
+    with cgutils.for_range(builder, n) as loop:
+        counts = emit.load(builder, x, builder.add(start, builder.mul(loop.index, pitch)), bytes_)
+        _keep_larger(builder, counts, largest)
+    emit.store(builder, _in_use(builder, builder.load(largest), lanes), out, args[6])
+    return context.get_dummy_value()
+
+
+def _keep_larger(builder: Any, values: Any, place: Any) -> None:
+    """Store the larger of new and stored values."""
+    stored = builder.load(place)
+    builder.store(builder.select(builder.icmp_unsigned(">", values, stored), values, stored), place)
+
+
+def _in_use(builder: Any, counts: Any, lanes: Any) -> Any:
+    """The first `lanes` of LANES bytes, and 0 for the others."""
+    numbers = ir.Constant(counts.type, list(range(LANES)))
+    in_use = builder.icmp_unsigned("<", numbers, emit.broadcast(builder, builder.trunc(lanes, emit.BYTE), LANES, None))
+    return builder.select(in_use, counts, ir.Constant(counts.type, None))
+
+
+@intrinsic
+def pool_lanes(  # type: ignore[no-untyped-def]
+    typingctx, x, start, row, pixel, rows, columns, step, timesteps, lanes, to, out_step, fan_out, fan_out_at, totals
+):
+    """Max-pool LANES channels: at every timestep, write the growth of the largest accumulated count of a window.
+
+    Args:
+        x: uint8 array. The window starts at index `start` and has `rows` by `columns` pixels, `row` and `pixel` apart; its
+            timesteps are `step` apart. Results are written from index `to` on, `out_step` apart.
+        timesteps: T.
+        lanes: number of channels in use; the others are set to 0.
+        fan_out, fan_out_at, totals: as in `fire_tile`.
+    """
+    return types.void(x, *[types.int64] * 10, fan_out, types.int64, totals), _emit_pool
 
 
 def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    x, before, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 9, 11, 13))
-    start, row, pixel, rows, columns, step, steps, lanes = args[1:9]
-    to, fan_out_at, is_summed = args[10], args[12], args[14]
+    x, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 11, 13))
+    start, row, pixel, rows, columns, step, timesteps, lanes, to, out_step = args[1:11]
     bytes_, shorts = ir.VectorType(emit.BYTE, LANES), ir.VectorType(emit.SHORT, LANES)
-    zero = ir.Constant(shorts, [0] * LANES)
-    largest, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(2))
-    with cgutils.for_range(builder, rows) as i, cgutils.for_range(builder, columns) as j:
-        corner = builder.add(start, builder.add(builder.mul(i.index, row), builder.mul(j.index, pixel)))
-        builder.store(zero, summed)
-        with cgutils.for_range(builder, steps) as t:
-            counts = emit.load(builder, x, builder.add(corner, builder.mul(t.index, step)), bytes_)
-            builder.store(builder.add(builder.load(summed), builder.zext(counts, shorts)), summed)
-        here, so_far = builder.load(summed), builder.load(largest)
-        builder.store(builder.select(builder.icmp_unsigned(">", here, so_far), here, so_far), largest)
-    now, earlier = builder.load(largest), emit.load(builder, before, emit.const(0), shorts)
-    emit.store(builder, now, before, emit.const(0))
-    numbers = ir.Constant(shorts, list(range(LANES)))
-    in_use = builder.icmp_unsigned("<", numbers, emit.broadcast(builder, builder.trunc(lanes, emit.SHORT), LANES, None))
-    values = builder.select(is_summed, now, builder.sub(now, earlier)), builder.select(is_summed, earlier, zero)
-    written, since = (builder.trunc(builder.select(in_use, value, zero), bytes_) for value in values)
-    emit.store(builder, written, x, to)
-    _count(builder, written, since, builder.load(builder.gep(fan_out, [fan_out_at])), totals)
+    zero = ir.Constant(shorts, None)
+    largest, before, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(3))
+    fan_out = builder.load(builder.gep(fan_out, [args[12]]))
+    with cgutils.for_range(builder, timesteps) as now:
+        builder.store(zero, largest)
+        with cgutils.for_range(builder, rows) as i, cgutils.for_range(builder, columns) as j:
+            corner = builder.add(start, builder.add(builder.mul(i.index, row), builder.mul(j.index, pixel)))
+            builder.store(zero, summed)
+            with cgutils.for_range(builder, builder.add(now.index, emit.const(1))) as t:
+                counts = emit.load(builder, x, builder.add(corner, builder.mul(t.index, step)), bytes_)
+                builder.store(builder.add(builder.load(summed), builder.zext(counts, shorts)), summed)
+            _keep_larger(builder, builder.load(summed), largest)
+        growth = builder.trunc(builder.sub(builder.load(largest), builder.load(before)), bytes_)
+        builder.store(builder.load(largest), before)
+        written = _in_use(builder, growth, lanes)
+        emit.store(builder, written, x, builder.add(to, builder.mul(now.index, out_step)))
+        _count(builder, written, ir.Constant(bytes_, None), fan_out, totals)
     return context.get_dummy_value()
 
 
