@@ -305,7 +305,7 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_settings(
-        "evburst.app.evaluate.run:EvaluateConfig",
+        "evburst.app.evaluate.config:EvaluateConfig",
         [
             Flag("data.kind", "--dataset", "KIND"),
             Flag("data.root", "--root", "DIR"),
@@ -377,9 +377,9 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
-    from evburst.app.evaluate import classes
-    from evburst.app.evaluate.run import evaluate, human_table, load_evaluation
-    from evburst.data.classification import CLASSIFICATION
+    from evburst.app.evaluate.config import load_evaluation
+    from evburst.app.evaluate.run import evaluate
+    from evburst.app.evaluate.tables import human_table
 
     networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
     if args.classes:
@@ -389,10 +389,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
     out = args.out or Path("runs") / "evaluate" / f"{config.data.kind.replace(':', '_')}_{Path(config.weights).stem}"
     results = evaluate(config, bundle, out)
-    if results is None:
-        return None
-    table = classes.human_table if results.get("task") == CLASSIFICATION else human_table
-    return table(results, out), results
+    return None if results is None else (human_table(results, out), results)
 
 
 def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import inference
 from evburst.app.dataset_runs import run_dataset
-from evburst.app.evaluate.run import load_evaluation
+from evburst.app.evaluate.config import load_evaluation
 from evburst.app.inference import Inference
 from evburst.app.provenance import provenance
 from evburst.data.datasets import Dataset

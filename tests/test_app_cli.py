@@ -29,7 +29,7 @@ from tests.conftest import ROOT, SAMPLE
 
 CONFIGS = {
     "detect": "evburst.app.detect:DetectConfig",
-    "evaluate": "evburst.app.evaluate.run:EvaluateConfig",
+    "evaluate": "evburst.app.evaluate.config:EvaluateConfig",
     "train": "evburst.app.train.config:TrainConfig",
     "convert": "evburst.app.convert.config:ConvertConfig",
     "live": "evburst.app.live.pipeline:LiveConfig",

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import evaluate_main
+from evburst.app.evaluate.config import load_evaluation
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.evaluate.run import load_evaluation
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS, simulated
 from evburst.data.datasets.pictures import PictureFolder
