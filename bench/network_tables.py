@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import inference, real
+from bench.contenders import TIMESTEPS
 from evburst.data.errors import DataError
 from evburst.eval.bootstrap import Interval
 from evburst.eval.energy import COST_TABLES
@@ -55,7 +56,7 @@ def window_times() -> dict[tuple[str, str], str]:
         ms = {name: result["ms"] for name, result in record["results"].items() if "ms" in result}
         found = {"ann": ms[inference.baseline(record["results"])], "int8": _fastest(ms, "(openvino|onnxruntime) int8.*")}
         found["qnn"] = _fastest(ms, "snn .* T=1 uncounted")
-        found |= {f"snn {steps}": _fastest(ms, rf"snn (reference|int8) T={steps}") for steps in inference.TIMESTEPS}
+        found |= {f"snn {steps}": _fastest(ms, rf"snn (reference|int8) T={steps}") for steps in TIMESTEPS}
         times |= {(record["weights"], name): f"{value:.1f}" for name, value in found.items() if value is not None}
     return times
 
