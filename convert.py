@@ -2,7 +2,7 @@
 
 import sys
 
-from evburst.app.cli import convert_main
+from evburst.app.convert.cli import convert_main
 
 if __name__ == "__main__":
     sys.exit(convert_main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from evburst.app.cli import evaluate_main
+from evburst.app.evaluate.cli import evaluate_main
 
 if __name__ == "__main__":
     sys.exit(evaluate_main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from evburst.app.cli import live_main
+from evburst.app.live.cli import live_main
 
 if __name__ == "__main__":
     sys.exit(live_main())

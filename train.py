@@ -2,7 +2,7 @@
 
 import sys
 
-from evburst.app.cli import train_main
+from evburst.app.train.cli import train_main
 
 if __name__ == "__main__":
     sys.exit(train_main())

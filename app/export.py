@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from evburst.app.console import LOG, run
-from evburst.app.flags import named_path
+from evburst.app.flags import WEIGHTS, named_path
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
         description="Write the ANN of a weights file as ONNX, or its spiking network as ONNX or NIR.",
         epilog="example: %(prog)s --weights street --onnx-snn street_snn.onnx --with-boxes",
     )
-    parser.add_argument("--weights", default="street", metavar="NAME|FILE",
+    parser.add_argument("--weights", default="street", metavar=WEIGHTS,
                         help="name of bundled weights, or a file that evburst convert wrote (default: street)")  # fmt: skip
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--onnx", type=named_path, metavar="FILE",

@@ -27,6 +27,9 @@ _METAVARS = {"int": "N", "float": "X", "str": "TEXT", "tuple": "A,B,...", "dict"
 _UNITS = ("ms", "us", "s", "hz", "px", "rad", "deg")
 _DESTINATION = "setting "
 
+WEIGHTS = "NAME|FILE"
+"""Placeholder for bundled weights or a weights file in the help text."""
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -202,7 +202,7 @@ class Inference:
         self.idle_events = -1 if network.has_memory else idle_events
         self._memory: Memory = {}
         self._end_us = 0
-        self._seen = merged_size(sensor_size, downsample)
+        self._seen = SensorSize(*(-(-side // downsample) for side in sensor_size))  # blocks at the edge may be partial
         width, height = padded_size(self._seen, network.stride)
         self.shape = (voxel.channels, height * downsample, width * downsample)
         self.seen_shape = (voxel.channels, height, width)
@@ -362,7 +362,6 @@ class Inference:
     def _result(self, binned: BinnedWindow, output: Output | None, seconds: float) -> WindowResult:
         """Return the window's result from the network's output, which is None if the window was idle."""
         prediction, stats, maps = output or (Detections.empty(binned.t1_us), None, {})
-        scores = prediction if isinstance(prediction, Classification) else None
         totals, idle = EnergyTotals(self.dense_macs), output is None
         energy_pj: float | None = 0.0 if idle else self.ann_pj
         spikes, per_neuron, timesteps = (0.0, 0.0, 0) if self.spiking and idle else (None, None, None)
@@ -394,11 +393,6 @@ class Inference:
             ann_energy_pj=0.0 if idle else self.ann_pj,
             latency_ms=1000 * seconds,
             maps=maps or None,
-            classification=scores,
+            classification=prediction if isinstance(prediction, Classification) else None,
             outside=binned.outside,
         )
-
-
-def merged_size(size: SensorSize, factor: int) -> SensorSize:
-    """Return the sensor size after `factor` x `factor` pixels are merged; pixels at the right and lower edge may be partial."""
-    return SensorSize(-(-size.width // factor), -(-size.height // factor))

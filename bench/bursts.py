@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.int8_ann import measured
-from evburst.app.evaluate.run import load_evaluation
+from evburst.app.evaluate.config import load_evaluation
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import voxel_batch

@@ -27,6 +27,7 @@ from evburst.data.events import EventArray, SensorSize
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.data.simulation.sensor import EventSimulator
 from evburst.eval.coco import average_precision
+from evburst.eval.report.tables import Table
 
 STEP_US, WINDOW_US, SPAN_US = 2_500, 50_000, 600_000
 
@@ -58,6 +59,18 @@ def measured(weights: str, size: SensorSize, factor: int, drives: list[tuple[Eve
         "energy_uj": round(float(np.mean([one.energy_pj for one in found])) / 1e6, 1),
         "latency_ms": round(float(np.median([one.latency_ms for one in found])), 1),
     }
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The table of docs/benchmarks.md, of several sensors."""
+    rows = []
+    for record in records:
+        width, height = record["sensor_size"]
+        for row in record["results"]:
+            default = ", the default" if row["downsample"] == (2 if width >= 1280 else 1) else ""
+            cells = [f"{row['ap']:.1f}", f"{row['ap50']:.1f}", f"{row['energy_uj']:.0f} uJ", f"{row['latency_ms']:.1f}"]
+            rows.append([f"{width}x{height}", f"{row['downsample']}{default}", *cells])
+    return Table(["sensor", "`--downsample`", "AP", "AP50", "energy per window", "ms per window"], rows, 2).markdown()
 
 
 def main() -> None:

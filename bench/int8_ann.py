@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import inference
+from bench.contenders import contenders
 from evburst.app.dataset_runs import run_dataset
-from evburst.app.evaluate.run import load_evaluation
+from evburst.app.evaluate.config import load_evaluation
 from evburst.app.inference import Inference
 from evburst.app.provenance import provenance
 from evburst.data.datasets import Dataset
@@ -41,7 +41,7 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.tasks import Prediction, task_of
 
 TIMED_AS = "openvino int8"
-"""Its name in bench/inference.py, where "fixed size" is the same network compiled for one size of grids."""
+"""Its name in bench/contenders.py, where "fixed size" is the same network compiled for one size of grids."""
 CALIBRATION = 128
 """Number of windows from which the ranges of activations are taken."""
 NETWORKS = {"ann": "ANN", "int8": "ANN, INT8", "snn": "SNN"}
@@ -60,7 +60,7 @@ class QuantisedAnn:
 
     def __init__(self, bundle: DetectorBundle, grids: NDArray[np.uint8], post: PostConfig) -> None:
         self.classes, self.stride, self._head, self._post = bundle.head.classes, bundle.stride, bundle.head, post
-        self._run = inference.contenders(bundle, torch.from_numpy(grids))[TIMED_AS]().run
+        self._run = contenders(bundle, torch.from_numpy(grids))[TIMED_AS]().run
 
     def detect(
         self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int]

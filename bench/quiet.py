@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.inference import Contender, Turns, contenders, window_grid
+from bench.contenders import Contender, contenders
+from bench.inference import Turns, window_grid
 
 if TYPE_CHECKING:
     import torch

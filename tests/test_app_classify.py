@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from evburst.app.classify import ClassifyConfig, classify_file, human_line
-from evburst.app.cli import classify_main, convert_main, detect_main, evaluate_main, train_main
+from evburst.app.cli import classify_main, detect_main
+from evburst.app.convert.cli import convert_main
+from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.results import tables
+from evburst.app.train.cli import train_main
 from evburst.app.train.run import human_summary
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError

@@ -12,7 +12,7 @@ import yaml
 from evburst.app.config import load_config, to_dict
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.detect import DetectConfig
-from evburst.app.evaluate.run import EvaluateConfig
+from evburst.app.evaluate.config import EvaluateConfig
 from evburst.app.flags import as_assignments
 from evburst.app.live.pipeline import LiveConfig
 from evburst.app.train.config import TrainConfig

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evburst.app.cli import evaluate_main
+from evburst.app.evaluate.cli import evaluate_main
+from evburst.app.evaluate.config import load_evaluation
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.evaluate.run import load_evaluation
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS, simulated
 from evburst.data.datasets.pictures import PictureFolder
@@ -450,9 +450,8 @@ def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", labels_at_4_hz())
     file = str(tmp_path / "a.npy")
     run = ["--predictions", file, "--labels", file, "--out", str(tmp_path / "out"), *GEN1_SENSOR]
-    code = (
-        f"import sys; sys.modules['torch'] = None\nfrom evburst.app.cli import evaluate_main\nsys.exit(evaluate_main({run!r}))"
-    )
+    start = "import sys; sys.modules['torch'] = None\nfrom evburst.app.evaluate.cli import evaluate_main\n"
+    code = f"{start}sys.exit(evaluate_main({run!r}))"
     in_new_process(code)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evburst.app.cli import evaluate_main
 from evburst.app.dataset_runs import run_dataset
+from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.evaluate.predict import PartResult
 from evburst.app.inference import Inference
 from evburst.app.library import Detector

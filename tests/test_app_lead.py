@@ -15,7 +15,8 @@ from evburst.app import lead
 from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, result_filter
 from evburst.app.evaluate import latency
-from evburst.app.evaluate.run import EvaluateConfig, Evaluation
+from evburst.app.evaluate.boxes import BoxEvaluation
+from evburst.app.evaluate.config import EvaluateConfig
 from evburst.app.lead import CameraMotion, LeadPredictor
 from evburst.app.library import Detector
 from evburst.data.boxes import Detections, iou_matrix, load_prophesee_boxes, read_prophesee_boxes
@@ -205,7 +206,7 @@ def test_streaming_figures_are_those_of_boxes_predicted_window_by_window(
     for name in (SAMPLE.name, "street_bbox.npy"):
         shutil.copy(SAMPLE.with_name(name), tmp_path)
     config = EvaluateConfig(DatasetConfig(kind="folder", root=str(tmp_path)), limit=8, protocol="coco")
-    evaluation = Evaluation(config, DetectorBundle.load("street"), tmp_path / "out", 0, 1)
+    evaluation = BoxEvaluation(config, DetectorBundle.load("street"), tmp_path / "out", 0, 1)
     (part,), ((result,),) = evaluation.dataset.parts(), evaluation.predict().values()
     figures = latency.streaming_figures(
         evaluation.predictor, evaluation.networks[0], [(part, result)], evaluation.protocol, 20.0, 8, lead_ms, stride_ms

@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import pytest
 
-from evburst.app.cli import live_main
 from evburst.app.detect import DetectConfig
 from evburst.app.inference import BinnedWindow, WindowResult
 from evburst.app.live import pipeline as pipeline_module
 from evburst.app.live.builder import Builder
+from evburst.app.live.cli import live_main
 from evburst.app.live.desktop import LiveWindow
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.networks import Prepared

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evburst.app.cli import evaluate_main
+from evburst.app.evaluate.cli import evaluate_main
 from evburst.data.errors import ConfigError, DataError
 from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top

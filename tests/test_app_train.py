@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 import torch
 
-from evburst.app.cli import convert_main, detect_main, train_main
+from evburst.app.cli import detect_main
 from evburst.app.config import load_config
 from evburst.app.convert.checkpoints import blended, chosen_on_select
+from evburst.app.convert.cli import convert_main
 from evburst.app.convert.data import ConversionData
+from evburst.app.train.cli import train_main
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
 from evburst.app.train.trainer import Trainer

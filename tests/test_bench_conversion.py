@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.conversion import Result, first_within, quantiles
+from bench.conversion import Result, first_within
+from bench.converters import quantiles
 from bench.torch_graph import TorchGraph
 from evburst.models.graph import Runner
 from evburst.models.spiking.convert.fold import trace

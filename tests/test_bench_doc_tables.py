@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import conversion, doc_tables, events, gpu, inference, simulator
-from bench.doc_tables import TABLES, DocTable, parsed, window_times
+from bench import conversion, doc_tables, events, gpu, inference, network_tables, simulator
+from bench.doc_tables import TABLES, DocTable, parsed
+from bench.network_tables import CLASSIFIERS, DETECTORS, RESULTS, read, window_times
 from evburst.app.results import tables
 from evburst.data.errors import DataError
 from evburst.eval.energy import COST_TABLES
@@ -93,7 +94,7 @@ def test_a_table_without_a_results_file_is_found(tmp_path: Path, monkeypatch: py
 
 def test_what_benchmarks_says_of_one_window_holds() -> None:
     """Sentences of docs/benchmarks.md that compare rows of the table; 10 % are noise."""
-    results = doc_tables._read("inference")["results"]
+    results = read("inference")["results"]
     ms = {name: result["ms"] for name, result in results.items() if "ms" in result}
     ann, fastest = ms["openvino int8 fixed size"], {name: result.get("fastest_ms") for name, result in results.items()}
     assert fastest["snn openvino T=1 uncounted"] == pytest.approx(fastest["openvino int8 fixed size"], rel=0.1)
@@ -145,9 +146,9 @@ def test_tables_are_those_of_the_results(table: DocTable) -> None:
 
 
 def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
-    rows = parsed(doc_tables.headline()).rows
+    rows = parsed(network_tables.headline()).rows
     assert len(rows) == 6
-    results = read_results(doc_tables.RESULTS / "street-other-drives" / "results.json")
+    results = read_results(RESULTS / "street-other-drives" / "results.json")
     assert isinstance(results, Results)
     snn = results.results[1]
     loss, energy, memory = snn.ap_loss, snn.energy, snn.memory
@@ -160,21 +161,21 @@ def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
     assert spiking[3] == f"{loss.mean:.1f} [{loss.low:.1f}, {loss.high:.1f}]"
     e = energy.tables["int8"]
     assert spiking[4] == f"{100 * (e.snn_pj or 0) / e.ann_pj:.1f} %"
-    added = doc_tables._read("bursts")["weights"]["street"]["energy_pj"]["qnn_signed"]
+    added = read("bursts")["weights"]["street"]["energy_pj"]["qnn_signed"]
     assert qnn[4].startswith(f"{100 * (e.qnn_pj or 0) / e.ann_pj:.1f} % (")
     assert float(qnn[4].partition("(")[2].removesuffix(" %)")) == pytest.approx(100 * added / e.ann_pj, abs=0.2)
     assert qnn[5] == f"{100 * memory.alternatives['qnn'].total_pj / memory.alternatives['ann'].total_pj:.1f} %"
-    eight = doc_tables._read("int8_ann-other-drives")["weights"]["street"]  # private: the files behind the other columns
+    eight = read("int8_ann-other-drives")["weights"]["street"]  # the files behind the other columns
     assert int8[1] == f"{eight['networks']['int8']['ap']:.1f}"
     assert int8[3].startswith(f"{eight['int8_of_ann']['ap']['mean']:.1f} [")
-    own = read_results(doc_tables.RESULTS / "street-16-levels-other-drives" / "results.json")
+    own = read_results(RESULTS / "street-16-levels-other-drives" / "results.json")
     assert isinstance(own, Results)
     assert own.results[1].energy is not None
     its = own.results[1].energy.tables["int8"]
     assert trained[:2] == ["QNN, 16 levels, energy unlimited", f"{own.results[1].ap:.1f}"]
     assert trained[4].startswith(f"{100 * (its.qnn_pj or 0) / its.ann_pj:.1f} % (")
     assert trained_snn[4] == f"{100 * (its.snn_pj or 0) / its.ann_pj:.1f} %"
-    ms = doc_tables._read("inference")["results"]
+    ms = read("inference")["results"]
     quantised = min(ms[name]["ms"] for name in ("onnxruntime int8", "openvino int8", "openvino int8 fixed size"))
     assert int8[6] == window_times()["street", "int8"] == f"{quantised:.1f}"
     assert float_ann[6] == f"{min(ms[name]['ms'] for name in inference.FLOAT):.1f}"
@@ -183,8 +184,8 @@ def test_the_headline_has_the_figures_of_the_results_and_of_the_times() -> None:
 
 def test_the_float_ann_is_that_of_the_results() -> None:
     """The AP of bench/int8_ann.py is that of evburst evaluate: the same windows, the same protocol."""
-    for name, one in doc_tables._read("int8_ann")["weights"].items():
-        results = read_results(doc_tables.RESULTS / name / "results.json")
+    for name, one in read("int8_ann")["weights"].items():
+        results = read_results(RESULTS / name / "results.json")
         assert isinstance(results, Results)
         assert one["windows"] == results.windows
         for row, network in zip(results.results, ("ann", "snn"), strict=True):
@@ -193,19 +194,19 @@ def test_the_float_ann_is_that_of_the_results() -> None:
 
 def test_bits_are_those_of_the_weights() -> None:
     """A row for each burst limit of a weights file: its layers, its levels, and their logarithm, rounded up."""
-    rows = {row[0]: row[1:] for row in parsed(doc_tables.burst_limits()).rows}
+    rows = {row[0]: row[1:] for row in parsed(network_tables.burst_limits()).rows}
     parameters = DetectorBundle.load("street").parameters
     limits = [int(layer.burst_limits.max()) for layer in parameters.neurons.values()]
     steps, layers, levels, bits = rows["street"]
     assert steps == str(parameters.timesteps)
     assert layers.startswith(f"{max(limits)}: {limits.count(max(limits))}")
     assert levels.split(", ")[0] == str(max(limits) + 1)
-    assert bits.split(", ")[0] == f"{math.ceil(math.log2(doc_tables.levels('street')))}"
+    assert bits.split(", ")[0] == f"{math.ceil(math.log2(network_tables.levels('street')))}"
 
 
 def test_narrow_multipliers_and_additions_cost_what_their_bits_and_digits_say() -> None:
     """A multiplication of 8 by 8 bits takes 0.2 of the 0.3 pJ of a MAC."""
-    rows = {row[0]: row[1:] for row in parsed(doc_tables.multipliers()).rows}
+    rows = {row[0]: row[1:] for row in parsed(network_tables.multipliers()).rows}
     _, wide, narrow, added, break_even = rows["street"]
     costs = COST_TABLES["int8"]
     assert costs.mac_pj - costs.ac_pj == pytest.approx(0.2)
@@ -213,7 +214,7 @@ def test_narrow_multipliers_and_additions_cost_what_their_bits_and_digits_say() 
     share, _, bits = narrow.partition(" % (")
     assert bits == "6 bits)"
     assert float(share) == pytest.approx(expected, abs=0.1)
-    energy = doc_tables._read("bursts")["weights"]["street"]["energy_pj"]  # private: the file behind the column
+    energy = read("bursts")["weights"]["street"]["energy_pj"]  # the file behind the column
     assert float(added.removesuffix(" %")) == pytest.approx(100 * energy["snn"] / energy["qnn_signed"], abs=0.1)
     assert float(break_even) == pytest.approx((energy["snn"] - energy["qnn_signed"]) / energy["qnn_signed"], abs=0.01)
 
@@ -244,19 +245,19 @@ def test_tables_are_written_as_files(form: str, suffix: str, tmp_path: Path, mon
     if form == "csv":
         title, head, *rows = list(csv.reader(text.splitlines()))
         assert title == ["# Results"]
-        assert [head, *rows] == [parsed(doc_tables.headline()).head, *parsed(doc_tables.headline()).rows]
+        assert [head, *rows] == [parsed(network_tables.headline()).head, *parsed(network_tables.headline()).rows]
     else:
-        assert text.count(r" \\") == 1 + len(parsed(doc_tables.headline()).rows)
+        assert text.count(r" \\") == 1 + len(parsed(network_tables.headline()).rows)
         assert r"\%" in text
 
 
 def test_the_results_command_makes_the_tables_of_the_pages() -> None:
     """`evburst results` prints the tables of docs/results.md and docs/classify.md."""
     for weights, names in (
-        (doc_tables.DETECTORS, ("ap", "ap_by_iou", "energy", "memory_traffic")),
-        (doc_tables.CLASSIFIERS, ("classification", "classification_energy")),
+        (DETECTORS, ("ap", "ap_by_iou", "energy", "memory_traffic")),
+        (CLASSIFIERS, ("classification", "classification_energy")),
     ):
-        printed = tables([doc_tables.RESULTS / name for name in weights])
+        printed = tables([RESULTS / name for name in weights])
         for table in TABLES:
             if table.name in names:
                 assert table.make() in printed

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bench import inference
-from bench.inference import QUANTISED, Contender, baseline, contenders, measure, table
+from bench.contenders import Contender, contenders
+from bench.inference import QUANTISED, baseline, measure, table
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime import ENGINES
 from evburst.models.spiking.network import SpikingNetwork

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import inference
-from bench.inference import Contender
+from bench.contenders import Contender
 from bench.quiet import Row, affected_shares, measure, scattered, table
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Node

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evburst.data.datasets.classes import CLASS_LAYOUTS, GESTURES, Excerpt, open_classes
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, GESTURES
+from evburst.data.datasets.classes import Excerpt, open_classes
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, SensorSize

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evburst.app.cli import train_main
+from evburst.app.train.cli import train_main
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.recorded import RecordedWindows

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evburst import Classifier, Detector, open_events
-from evburst.app.cli import evaluate_main
+from evburst.app.evaluate.cli import evaluate_main
 from tests.conftest import ROOT, SAMPLES
 
 # Of the first three windows: spikes of all neurons, boxes, share of the dense ANN's energy (INT8).

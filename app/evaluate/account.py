@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from evburst.app.inference import Stats
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, energy_figures, energy_report, synaptic_ops
 from evburst.eval.layer_energy import ann_layers, snn_layers
 from evburst.eval.neurobench import NeuroBenchMetrics, activation_sparsity, ann_metrics, snn_metrics
 from evburst.models.activity import footprint
 from evburst.models.bundle import DetectorBundle
-
-Stats = SpikeStats | ActivityStats
 
 
 def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Evaluation of classifiers: top-1, top-5, confusion, calibration and the spiking network's loss; run.py has the rest."""
+"""Evaluation of classifiers: top-1, top-5, confusion, calibration and the spiking network's loss."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from evburst.app.evaluate.evaluation import Evaluation, Measured, rounded
 from evburst.app.evaluate.predict import PartResult
-from evburst.app.evaluate.run import Evaluation, Measured, energy_columns, loss_line, rounded
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.data.text import number_of
 from evburst.eval.classification import ClassScores, calibration, confusion, per_class, top, top1_loss
 from evburst.eval.report.classes import write_class_report
-from evburst.eval.results import network_label
 
 
 class ClassEvaluation(Evaluation):
@@ -76,26 +74,3 @@ def _scores(parts: Sequence[PartResult]) -> tuple[ClassScores, ClassScores]:
     labels = np.concatenate([part.boxes.labels["class_id"] for part in parts]).astype(np.int64)
     windows = ClassScores(scores, labels)
     return windows.by_recording([name for part in parts for name in part.names])[0], windows
-
-
-def human_table(results: dict[str, Any], out: Path) -> str:
-    """Return the results as a table in plain text."""
-    head = (
-        f"{results['dataset']} {results['split']}: {number_of(results['recordings'], 'recording')}, "
-        f"{number_of(results['windows'], 'window')} of {results['window_ms']:g} ms"
-    )
-    lines = [head, f"{'':14}{'top-1':>7}{'top-5':>7}{'window':>8}{'ECE':>7}{'uJ':>9}{'% ANN':>8}{'% QNN':>8}{'p50 ms':>9}"]
-    for row in results["results"]:
-        error, name = row["calibration"]["error"], network_label(row["model"], row["timesteps"])
-        figures = (
-            f"{row['top1']:7.2f}{row['top5']:7.2f}{row['window_top1']:8.2f}{'-' if error is None else format(error, '.3f'):>7}"
-        )
-        lines.append(f"{name:14}{figures}{energy_columns(row['energy'], 2)}{row['latency_ms']['p50']:9.1f}")
-    for row in results["results"]:
-        if loss := row["top1_loss"]:
-            lines.append(loss_line(loss, "points of top-1", row["timesteps"]))
-    energy = results["results"][-1]["energy"]
-    lines.append(
-        f"energy    {energy['table']}, per window and spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate"
-    )
-    return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html, confusion.svg"])

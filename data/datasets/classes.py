@@ -1,17 +1,5 @@
-"""Classification datasets: event recordings, each of one class. A new layout is one registered function here:
-
-@class_layout("ncars", expected="...", sensor_size=SensorSize(120, 100))
-def ncars(dataset_folder): ...
-
-    nmnist       ROOT/{Train,Test}/DIGIT/NNNNN.bin
-    ncaltech101  ROOT/Caltech101/CLASS/image_0001.bin
-    ncars        ROOT/{train,test}/{cars,background}/*.dat   (also below n-cars_train/, n-cars_test/)
-    cifar10dvs   ROOT/CLASS/*.aedat, *.aedat4
-    dvsgesture   ROOT/*.aedat, each with NAME_labels.csv (class, startTime_usec, endTime_usec)
-    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format; or ROOT/* with a CSV table
-                 of labels: columns file, class and optionally split (train, select or test); by default
-                 ROOT/recordings.csv or ROOT/labels.csv
-    tonic:NAME   dataset NAME of tonic, which must already be in ROOT/NAME: nothing is downloaded
+"""Classification datasets: event recordings, each of one class, in a layout of class_layouts.py, or tonic:NAME, the dataset
+NAME of tonic, which must already be in ROOT/NAME: nothing is downloaded.
 
 Splits are "train", "select" and "test". A published test split stays the test split. "select" is for choosing models and
 settings: a tenth of the training recordings, selected by a digest of their names (in dvsgesture, of the person), and
@@ -22,14 +10,12 @@ some of tonic's), another tenth is the test split. In ncaltech101 and cifar10dvs
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import inspect
 import logging
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -37,23 +23,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SPLITS, ClassFolder, Sample
 from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
-from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
 from evburst.data.extras import pip_install
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
 from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
-SPLITS = ("train", "select", "test")
-TABLES = ("recordings.csv", "labels.csv")
-"""Names of tables of labels that the layout "folder" looks for."""
-GESTURES = (
-    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
-    "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
-)  # fmt: skip
-"""Classes of DVS128 Gesture, whose numbers start at 1 (Amir et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -87,71 +66,6 @@ class ClassDataset(NamedTuple):
     classes: tuple[str, ...]
     sensor_size: SensorSize | None
     recordings: list[LabelledRecording]
-
-
-class Sample(NamedTuple):
-    """A recording found by a layout function.
-
-    Attributes:
-        path: event file.
-        class_name: name of its class.
-        split: "training" (divided into "train" and "select" later), "unknown" (also into "test"), or the final split.
-        group: recordings with the same value are put into the same split.
-        span_us: (first, one past the last) µs of the part that belongs to the class; None: all.
-    """
-
-    path: Path
-    class_name: str
-    split: str
-    group: str
-    span_us: tuple[int, int] | None = None
-
-
-@dataclass
-class ClassFolder:
-    """The folder that a layout function searches, a table of labels if one was given, and the skipped files, with the
-    reason."""
-
-    root: Path
-    table: Path | None = None
-    skipped: list[str] = field(default_factory=list)
-
-    def files(self, folder: Path, *patterns: str) -> list[Path]:
-        """Return the sorted files of a folder, without those that macOS adds."""
-        found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        self.skipped += [f"{path}: created by macOS" for path in found if path.name.startswith("._")]
-        return [path for path in found if not path.name.startswith(".")]
-
-    def folders(self, folder: Path) -> list[Path]:
-        """Return the sorted subfolders of a folder."""
-        return sorted(path for path in folder.glob("*/") if path.is_dir() and not path.name.startswith("."))
-
-
-Finder = Callable[[ClassFolder], Iterator[Sample]]
-
-
-class ClassLayout(NamedTuple):
-    """One entry of the registry: the function, its expected files, its sensor, and its classes (None: the folders, sorted)."""
-
-    find: Finder
-    expected: str
-    sensor_size: SensorSize | None
-    classes: tuple[str, ...] | None
-
-
-CLASS_LAYOUTS: dict[str, ClassLayout] = {}
-
-
-def class_layout(
-    name: str, expected: str, sensor_size: SensorSize | None = None, classes: tuple[str, ...] | None = None
-) -> Callable[[Finder], Finder]:
-    """Register a layout; see ClassLayout."""
-
-    def register(find: Finder) -> Finder:
-        CLASS_LAYOUTS[name] = ClassLayout(find, expected, sensor_size, classes)
-        return find
-
-    return register
 
 
 def open_classes(
@@ -200,7 +114,9 @@ def open_classes(
         )
     present = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
     available = tuple(name for name in present if name not in ignored)
-    chosen = [s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s) == split)]
+    chosen = [
+        s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s.split, s.group) == split)
+    ]
     if not chosen and any(_may_be(sample, split) for sample in samples):
         raise DataError(
             f"{root}: none of the {len(samples)} recordings is of split {split!r}, which takes about a tenth of them by their "
@@ -223,12 +139,13 @@ def _warn_about_unknown(dataset: ClassDataset, root: Path, available: tuple[str,
     return dataset
 
 
-def _split_of(sample: Sample) -> str:
-    if sample.split == "training":
-        return "select" if _tenth(sample.group) == 0 else "train"
-    if sample.split == "unknown":
-        return {0: "select", 1: "test"}.get(_tenth(sample.group), "train")
-    return sample.split
+def _split_of(split: str, group: str) -> str:
+    """Return the final split of recordings of a group, see Sample."""
+    if split == "training":
+        return "select" if _tenth(group) == 0 else "train"
+    if split == "unknown":
+        return {0: "select", 1: "test"}.get(_tenth(group), "train")
+    return split
 
 
 def _may_be(sample: Sample, split: str) -> bool:
@@ -281,121 +198,6 @@ class Excerpt:
                 yield inside
 
 
-@class_layout("nmnist", "{Train,Test}/DIGIT/NNNNN.bin", SensorSize(34, 34), tuple("0123456789"))
-def nmnist(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """N-MNIST (Orchard et al. 2015)."""
-    for split, folder in (("training", "Train"), ("test", "Test")):
-        for digit in "0123456789":
-            for path in dataset_folder.files(dataset_folder.root / folder / digit, "*.bin"):
-                yield Sample(path, digit, split, path.name)
-
-
-@class_layout("ncaltech101", "Caltech101/CLASS/image_*.bin", SensorSize(240, 180))
-def ncaltech101(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """N-Caltech101 (Orchard et al. 2015), with all of its 101 folders."""
-    for folder in dataset_folder.folders(dataset_folder.root / "Caltech101"):
-        yield from _numbered(dataset_folder, folder, r"image_(\d+)\.bin", "*.bin")
-
-
-@class_layout("cifar10dvs", "CLASS/*.aedat or *.aedat4", SensorSize(128, 128))
-def cifar10dvs(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """CIFAR10-DVS (Li et al. 2017)."""
-    for folder in dataset_folder.folders(dataset_folder.root):
-        yield from _numbered(dataset_folder, folder, r".*?(\d+)\.aedat4?", "*.aedat", "*.aedat4")
-
-
-def _numbered(dataset_folder: ClassFolder, folder: Path, name: str, *patterns: str) -> Iterator[Sample]:
-    """Yield files whose number decides the split."""
-    for path in dataset_folder.files(folder, *patterns):
-        number = re.fullmatch(name, path.name)
-        if number is None:
-            dataset_folder.skipped.append(f"{path}: its name contains no number")
-        else:
-            yield Sample(path, folder.name, {0: "test", 5: "select"}.get(int(number[1]) % 10, "train"), path.name)
-
-
-@class_layout("ncars", "{train,test}/{cars,background}/*.dat", SensorSize(120, 100), ("background", "cars"))
-def ncars(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """N-CARS (Sironi et al. 2018)."""
-    for split, folders in (("training", ("train", "n-cars_train")), ("test", ("test", "n-cars_test"))):
-        for folder in folders:
-            for name in ("background", "cars"):
-                for path in dataset_folder.files(dataset_folder.root / folder / name, "*.dat"):
-                    yield Sample(path, name, split, path.name)
-
-
-@class_layout("dvsgesture", "*.aedat with *_labels.csv", SensorSize(128, 128), GESTURES)
-def dvsgesture(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """DVS128 Gesture: persons 24 to 29 are the test split; the other splits hold out persons as well, not single gestures."""
-    for path in dataset_folder.files(dataset_folder.root, "*.aedat", "*.aedat4"):
-        table, person = path.with_name(f"{path.stem}_labels.csv"), re.match(r"user(\d+)", path.name)
-        if person is None or not table.is_file():
-            dataset_folder.skipped.append(
-                f"{path}: " + ("its name is not userNN_*" if person is None else f"{table.name} is missing")
-            )
-            continue
-        split = "test" if int(person[1]) >= 24 else "training"
-        for number, span in _gestures(table):
-            yield Sample(path, GESTURES[number - 1], split, person[0], span)
-
-
-def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield (class from 1, span in µs) of each row."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        for row in rows:
-            try:
-                number, start, end = (int(row[name]) for name in ("class", "startTime_usec", "endTime_usec"))
-                if not (1 <= number <= len(GESTURES) and 0 <= start < end):
-                    raise ValueError(f"class {number} from {start} to {end} µs")
-            except (KeyError, TypeError, ValueError) as error:
-                raise LabelError(f"{table}: line {rows.line_num}: not a gesture ({error})") from None
-            yield number, (start, end)
-
-
-@class_layout("folder", "{train,test}/CLASS/* or CLASS/*, or a table of labels")
-def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """Class folders of event files of any known format, or event files with a table of labels; without a table, the splits of
-    a divided folder are train/ and test/."""
-    tables = (dataset_folder.root / name for name in TABLES)
-    table = dataset_folder.table or next((path for path in tables if path.is_file()), None)
-    if table:
-        yield from _listed(dataset_folder, table)
-        return
-    published = (dataset_folder.root / "train").is_dir()
-    if published:
-        others = [path for path in dataset_folder.folders(dataset_folder.root) if path.name not in ("train", "test")]
-        dataset_folder.skipped += [f"{path}: beside train/, only test/ is read" for path in others]
-    for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
-        for kind in dataset_folder.folders(dataset_folder.root / parent):
-            for path in dataset_folder.files(kind, "*"):
-                yield Sample(path, kind.name, split, f"{kind.name}/{path.name}")
-
-
-def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
-    """Yield the files of a table of labels."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{table}: not a table of labels ({error})") from None
-    divided = any(row.get("split") == "select" for row in rows)
-    listed: dict[Path, int] = {}
-    for number, row in enumerate(rows, 2):
-        name, kind, split = row.get("file"), row.get("class"), row.get("split") or "unknown"
-        if not name or not kind or split not in (*SPLITS, "unknown"):
-            raise LabelError(
-                f"{table}: line {number}: expected columns file and class, and split {', '.join(SPLITS)} or nothing"
-            )
-        path = dataset_folder.root / name
-        if (first := listed.setdefault(path, number)) != number:
-            raise LabelError(f"{table}: line {number}: {name} is also in line {first}; a recording has one class and one split")
-        if path.is_file():
-            yield Sample(path, kind, "training" if split == "train" and not divided else split, name)
-        else:
-            dataset_folder.skipped.append(f"{path}: is in {table.name} but missing")
-
-
 def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> ClassDataset:
     """Open a dataset of tonic through tonic's own class, which must have `data`, `targets` and `sensor_size`."""
     try:
@@ -416,7 +218,8 @@ def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> 
     size = SensorSize(*dataset_class.sensor_size[:2])
     has_split = "train" in inspect.signature(kind.__init__).parameters
     dataset = dataset_class(str(root), train=split != "test") if has_split else dataset_class(str(root))
-    chosen = [k for k in range(len(dataset)) if _split_of(_tonic_sample(k, split, has_split)) == split]
+    found = ("test" if split == "test" else "training") if has_split else "unknown"
+    chosen = [k for k in range(len(dataset)) if _split_of(found, str(k)) == split]
     names = _tonic_classes(dataset)
     if not chosen:
         raise DataError(f"{root / name}: no recording of split {split!r}")
@@ -427,11 +230,6 @@ def _open_tonic(name: str, root: Path, split: str, classes: tuple[str, ...]) -> 
         if str(dataset.targets[k]) in wanted
     ]
     return _warn_about_unknown(ClassDataset(f"tonic:{name}", wanted, size, recordings), root / name, tuple(names))
-
-
-def _tonic_sample(number: int, split: str, has_split: bool) -> Sample:
-    kind = ("test" if split == "test" else "training") if has_split else "unknown"
-    return Sample(Path(), "", kind, str(number))
 
 
 def _tonic_classes(dataset: Any) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS
 from evburst.data.datasets.class_windows import HeldTime, open_class_windows
-from evburst.data.datasets.classes import CLASS_LAYOUTS
 from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
 from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows

@@ -10,7 +10,6 @@ Outputs of a classifier: `scores` `(K,)` float32, which sum to 1, `label` `(1,)`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +17,10 @@ from numpy.typing import NDArray
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import SSD_GAINS, SSD_LARGEST, HeadSpec, PostConfig
+from evburst.models.export.onnx_graph import OnnxGraph
 
 DECODED = {DETECTION: ("boxes", "scores", "labels"), CLASSIFICATION: ("scores", "label")}
 """Names of the decoded outputs, by task."""
-
-
-class Writer(Protocol):
-    """Adds operators to an ONNX graph; see SpikingWriter."""
-
-    def emit(self, kind: str, inputs: Any, name: str, unused: str = "", **attributes: Any) -> str: ...
-
-    def constant(self, name: str, value: Any) -> str: ...
-
-    def output(self, name: str, kind: str, shape: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,51 +36,51 @@ class BoxOptions:
     post: PostConfig = field(default_factory=PostConfig)
 
 
-def write_boxes(writer: Writer, maps: list[str], head: HeadSpec, options: BoxOptions, size: tuple[int, int]) -> None:
+def write_boxes(onnx: OnnxGraph, maps: list[str], head: HeadSpec, options: BoxOptions, size: tuple[int, int]) -> None:
     """Add operators that decode boxes, or a class, from the outputs of a network.
 
     Args:
-        writer: adds operators to the graph of the network.
+        onnx: the graph of the network.
         maps: names of the outputs: box maps of every stride, then class maps of every stride; of a classifier its class map.
         head: how the maps are decoded.
         options: thresholds and sensor size.
         size: (H, W) of the grid.
     """
     if head.kind == "classes":
-        _class(writer, maps[0], len(head.classes))
+        _class(onnx, maps[0], len(head.classes))
         return
     level = {"yolo": _yolo_level, "ssd": _ssd_level}[head.kind]
     levels = len(head.strides)
-    parts = [level(writer, maps[k], maps[levels + k], k, head, size) for k in range(levels)]
-    boxes, scores = (_joined(writer, [part[i] for part in parts], name) for i, name in enumerate(("all_boxes", "all_scores")))
+    parts = [level(onnx, maps[k], maps[levels + k], k, head, size) for k in range(levels)]
+    boxes, scores = (_joined(onnx, [part[i] for part in parts], name) for i, name in enumerate(("all_boxes", "all_scores")))
     width, height = options.sensor_size
     ends = (
-        writer.constant("decode.least", np.float32(0)),
-        writer.constant("decode.most", np.array([width, height] * 2, np.float32)),
+        onnx.constant("decode.least", np.float32(0)),
+        onnx.constant("decode.most", np.array([width, height] * 2, np.float32)),
     )
-    clipped = writer.emit("Min", [writer.emit("Max", [boxes, ends[0]], "decode.above"), ends[1]], "decode.clipped")
-    valid = _has_area(writer, clipped)
-    scores = writer.emit("Mul", [scores, valid], "decode.scores")
-    _select(writer, clipped, scores, options.post)
+    clipped = onnx.emit("Min", [onnx.emit("Max", [boxes, ends[0]], "decode.above"), ends[1]], "decode.clipped")
+    valid = _has_area(onnx, clipped)
+    scores = onnx.emit("Mul", [scores, valid], "decode.scores")
+    _select(onnx, clipped, scores, options.post)
 
 
-def _class(writer: Writer, logits: str, n_classes: int) -> None:
+def _class(onnx: OnnxGraph, logits: str, n_classes: int) -> None:
     """Add the softmax of the mean over the map `(1, K, h, w)`, and its largest entry."""
-    mean = writer.emit("ReduceMean", [logits], "decode.mean", axes=[2, 3], keepdims=0)
-    shares = writer.emit("Softmax", [mean], "decode.shares", axis=1)
-    writer.emit("Reshape", [shares, _constant(writer, "last", -1)], "scores")
-    writer.emit("ArgMax", ["scores"], "label", axis=0)
-    writer.output("scores", "FLOAT", [n_classes])
-    writer.output("label", "INT64", [1])
+    mean = onnx.emit("ReduceMean", [logits], "decode.mean", axes=[2, 3], keepdims=0)
+    shares = onnx.emit("Softmax", [mean], "decode.shares", axis=1)
+    onnx.emit("Reshape", [shares, _constant(onnx, "last", -1)], "scores")
+    onnx.emit("ArgMax", ["scores"], "label", axis=0)
+    onnx.output("scores", "FLOAT", [n_classes])
+    onnx.output("label", "INT64", [1])
 
 
-def _constant(writer: Writer, name: str, *values: int) -> str:
-    return writer.constant(f"decode.{name}", np.array(values, np.int64))
+def _constant(onnx: OnnxGraph, name: str, *values: int) -> str:
+    return onnx.constant(f"decode.{name}", np.array(values, np.int64))
 
 
-def _joined(writer: Writer, parts: list[str], name: str) -> str:
+def _joined(onnx: OnnxGraph, parts: list[str], name: str) -> str:
     """Concatenate the boxes `(1, n, 4)` or scores `(1, classes, n)` of all levels."""
-    return parts[0] if len(parts) == 1 else writer.emit("Concat", parts, f"decode.{name}", axis=1 if name == "all_boxes" else 2)
+    return parts[0] if len(parts) == 1 else onnx.emit("Concat", parts, f"decode.{name}", axis=1 if name == "all_boxes" else 2)
 
 
 def _centres(rows: int, columns: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -99,92 +89,92 @@ def _centres(rows: int, columns: int) -> tuple[NDArray[np.float32], NDArray[np.f
     return x, y
 
 
-def _yolo_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadSpec, size: tuple[int, int]) -> tuple[str, str]:
+def _yolo_level(
+    onnx: OnnxGraph, boxes: str, classes: str, level: int, head: HeadSpec, size: tuple[int, int]
+) -> tuple[str, str]:
     stride, bins, name = head.strides[level], head.reg_max, f"decode.{level}"
     rows, columns = size[0] // stride, size[1] // stride
     cells = rows * columns
-    shaped = writer.emit("Reshape", [boxes, _constant(writer, f"{level}.shape", 4, bins, cells)], f"{name}.bins")
-    shares = writer.emit("Softmax", [shaped], f"{name}.shares", axis=1)
-    weights = writer.constant(f"{name}.distances", np.arange(bins, dtype=np.float32).reshape(1, 1, bins))
-    sides = writer.emit("MatMul", [weights, shares], f"{name}.sides")  # (4, 1, cells): left, top, right, bottom
+    shaped = onnx.emit("Reshape", [boxes, _constant(onnx, f"{level}.shape", 4, bins, cells)], f"{name}.bins")
+    shares = onnx.emit("Softmax", [shaped], f"{name}.shares", axis=1)
+    weights = onnx.constant(f"{name}.distances", np.arange(bins, dtype=np.float32).reshape(1, 1, bins))
+    sides = onnx.emit("MatMul", [weights, shares], f"{name}.sides")  # (4, 1, cells): left, top, right, bottom
     x, y = _centres(rows, columns)
-    centre = writer.constant(f"{name}.centres", np.stack([x, y, x, y])[:, None])
-    signs = writer.constant(f"{name}.signs", np.array([-1, -1, 1, 1], np.float32).reshape(4, 1, 1))
-    corners = writer.emit("Add", [centre, writer.emit("Mul", [sides, signs], f"{name}.signed")], f"{name}.corners")
-    pixels = writer.emit("Mul", [corners, writer.constant(f"{name}.stride", np.float32(stride))], f"{name}.px")
-    turned = writer.emit("Transpose", [pixels], f"{name}.boxes", perm=[1, 2, 0])
-    logits = writer.emit(
-        "Reshape", [classes, _constant(writer, f"{level}.flat", 1, len(head.classes), cells)], f"{name}.logits"
-    )
-    return turned, writer.emit("Sigmoid", [logits], f"{name}.scores")
+    centre = onnx.constant(f"{name}.centres", np.stack([x, y, x, y])[:, None])
+    signs = onnx.constant(f"{name}.signs", np.array([-1, -1, 1, 1], np.float32).reshape(4, 1, 1))
+    corners = onnx.emit("Add", [centre, onnx.emit("Mul", [sides, signs], f"{name}.signed")], f"{name}.corners")
+    pixels = onnx.emit("Mul", [corners, onnx.constant(f"{name}.stride", np.float32(stride))], f"{name}.px")
+    turned = onnx.emit("Transpose", [pixels], f"{name}.boxes", perm=[1, 2, 0])
+    logits = onnx.emit("Reshape", [classes, _constant(onnx, f"{level}.flat", 1, len(head.classes), cells)], f"{name}.logits")
+    return turned, onnx.emit("Sigmoid", [logits], f"{name}.scores")
 
 
-def _ssd_level(writer: Writer, boxes: str, classes: str, level: int, head: HeadSpec, size: tuple[int, int]) -> tuple[str, str]:
+def _ssd_level(onnx: OnnxGraph, boxes: str, classes: str, level: int, head: HeadSpec, size: tuple[int, int]) -> tuple[str, str]:
     stride, anchors, name = head.strides[level], np.array(head.anchors[level], np.float32), f"decode.{level}"
     rows, columns, n = size[0] // stride, size[1] // stride, len(head.anchors[level])
     cells, kinds = rows * columns, 1 + len(head.classes)
-    offsets = writer.emit("Reshape", [boxes, _constant(writer, f"{level}.shape", n, 4, cells)], f"{name}.offsets")
-    gains = writer.constant(f"{name}.gains", (1 / np.array(SSD_GAINS)).astype(np.float32).reshape(1, 4, 1))
-    scaled = writer.emit("Mul", [offsets, gains], f"{name}.scaled")
-    ends = [_constant(writer, f"two{i}", 2 * i) for i in range(3)], _constant(writer, "axis1", 1)
-    shift = writer.emit("Slice", [scaled, ends[0][0], ends[0][1], ends[1]], f"{name}.shift")
-    growth = writer.emit("Slice", [scaled, ends[0][1], ends[0][2], ends[1]], f"{name}.growth")
-    wh = writer.constant(f"{name}.wh", anchors[:, :, None])
+    offsets = onnx.emit("Reshape", [boxes, _constant(onnx, f"{level}.shape", n, 4, cells)], f"{name}.offsets")
+    gains = onnx.constant(f"{name}.gains", (1 / np.array(SSD_GAINS)).astype(np.float32).reshape(1, 4, 1))
+    scaled = onnx.emit("Mul", [offsets, gains], f"{name}.scaled")
+    ends = [_constant(onnx, f"two{i}", 2 * i) for i in range(3)], _constant(onnx, "axis1", 1)
+    shift = onnx.emit("Slice", [scaled, ends[0][0], ends[0][1], ends[1]], f"{name}.shift")
+    growth = onnx.emit("Slice", [scaled, ends[0][1], ends[0][2], ends[1]], f"{name}.growth")
+    wh = onnx.constant(f"{name}.wh", anchors[:, :, None])
     x, y = _centres(rows, columns)
-    origin = writer.constant(f"{name}.origin", np.stack([x, y])[None] * np.float32(stride))
-    centre = writer.emit("Add", [origin, writer.emit("Mul", [shift, wh], f"{name}.offset")], f"{name}.centre")
-    largest = writer.constant("decode.largest", np.float32(SSD_LARGEST))
-    grown = writer.emit("Exp", [writer.emit("Min", [growth, largest], f"{name}.least")], f"{name}.exp")
-    half_wh = writer.constant(f"{name}.half", anchors[:, :, None] / 2)
-    half = writer.emit("Mul", [grown, half_wh], f"{name}.halves")
-    corners = [writer.emit(kind, [centre, half], f"{name}.{kind}") for kind in ("Sub", "Add")]
-    joined = writer.emit("Concat", corners, f"{name}.corners", axis=1)  # (n, 4, cells)
-    turned = writer.emit("Transpose", [joined], f"{name}.turned", perm=[0, 2, 1])
-    flat = writer.emit("Reshape", [turned, _constant(writer, "boxes", 1, -1, 4)], f"{name}.boxes")
-    logits = writer.emit("Reshape", [classes, _constant(writer, f"{level}.kinds", n, kinds, cells)], f"{name}.logits")
-    shares = writer.emit("Softmax", [logits], f"{name}.shares", axis=1)
-    own = writer.emit("Slice", [shares, _constant(writer, "one", 1), _constant(writer, "kinds", kinds), ends[1]], f"{name}.own")
-    by_class = writer.emit("Transpose", [own], f"{name}.by_class", perm=[1, 0, 2])
-    shape = _constant(writer, f"{level}.scores_shape", 1, kinds - 1, n * cells)
-    return flat, writer.emit("Reshape", [by_class, shape], f"{name}.scores")
+    origin = onnx.constant(f"{name}.origin", np.stack([x, y])[None] * np.float32(stride))
+    centre = onnx.emit("Add", [origin, onnx.emit("Mul", [shift, wh], f"{name}.offset")], f"{name}.centre")
+    largest = onnx.constant("decode.largest", np.float32(SSD_LARGEST))
+    grown = onnx.emit("Exp", [onnx.emit("Min", [growth, largest], f"{name}.least")], f"{name}.exp")
+    half_wh = onnx.constant(f"{name}.half", anchors[:, :, None] / 2)
+    half = onnx.emit("Mul", [grown, half_wh], f"{name}.halves")
+    corners = [onnx.emit(kind, [centre, half], f"{name}.{kind}") for kind in ("Sub", "Add")]
+    joined = onnx.emit("Concat", corners, f"{name}.corners", axis=1)  # (n, 4, cells)
+    turned = onnx.emit("Transpose", [joined], f"{name}.turned", perm=[0, 2, 1])
+    flat = onnx.emit("Reshape", [turned, _constant(onnx, "boxes", 1, -1, 4)], f"{name}.boxes")
+    logits = onnx.emit("Reshape", [classes, _constant(onnx, f"{level}.kinds", n, kinds, cells)], f"{name}.logits")
+    shares = onnx.emit("Softmax", [logits], f"{name}.shares", axis=1)
+    own = onnx.emit("Slice", [shares, _constant(onnx, "one", 1), _constant(onnx, "kinds", kinds), ends[1]], f"{name}.own")
+    by_class = onnx.emit("Transpose", [own], f"{name}.by_class", perm=[1, 0, 2])
+    shape = _constant(onnx, f"{level}.scores_shape", 1, kinds - 1, n * cells)
+    return flat, onnx.emit("Reshape", [by_class, shape], f"{name}.scores")
 
 
-def _has_area(writer: Writer, boxes: str) -> str:
+def _has_area(onnx: OnnxGraph, boxes: str) -> str:
     """1 for boxes with an area, 0 for others, `(1, 1, n)`."""
-    axis, ends = _constant(writer, "axis2", 2), [_constant(writer, f"two{i}", 2 * i) for i in range(3)]
-    low = writer.emit("Slice", [boxes, ends[0], ends[1], axis], "decode.low")
-    high = writer.emit("Slice", [boxes, ends[1], ends[2], axis], "decode.high")
-    positive = writer.emit("Greater", [high, low], "decode.positive")
-    both = writer.emit("ReduceMin", [writer.emit("Cast", [positive], "decode.ones", to=1)], "decode.both", axes=[2], keepdims=1)
-    return writer.emit("Transpose", [both], "decode.solid", perm=[0, 2, 1])
+    axis, ends = _constant(onnx, "axis2", 2), [_constant(onnx, f"two{i}", 2 * i) for i in range(3)]
+    low = onnx.emit("Slice", [boxes, ends[0], ends[1], axis], "decode.low")
+    high = onnx.emit("Slice", [boxes, ends[1], ends[2], axis], "decode.high")
+    positive = onnx.emit("Greater", [high, low], "decode.positive")
+    both = onnx.emit("ReduceMin", [onnx.cast(positive, "decode.ones", "FLOAT")], "decode.both", axes=[2], keepdims=1)
+    return onnx.emit("Transpose", [both], "decode.solid", perm=[0, 2, 1])
 
 
-def _select(writer: Writer, boxes: str, scores: str, post: PostConfig) -> None:
+def _select(onnx: OnnxGraph, boxes: str, scores: str, post: PostConfig) -> None:
     """Add non-maximum suppression and the selection of the best remaining boxes as outputs."""
     limits = [
-        writer.constant("decode.per_class", np.array([post.max_detections], np.int64)),
-        writer.constant("decode.iou", np.array([post.nms_iou], np.float32)),
-        writer.constant("decode.score", np.array([np.nextafter(np.float32(post.score), np.float32(0))], np.float32)),
+        onnx.constant("decode.per_class", np.array([post.max_detections], np.int64)),
+        onnx.constant("decode.iou", np.array([post.nms_iou], np.float32)),
+        onnx.constant("decode.score", np.array([np.nextafter(np.float32(post.score), np.float32(0))], np.float32)),
     ]
-    kept = writer.emit("NonMaxSuppression", [boxes, scores, *limits], "decode.kept")  # (k, 3): image, class, box
-    best = _best(writer, scores, kept, post.max_detections)
-    rows = writer.emit("Gather", [kept, best], "decode.rows", axis=0)
-    columns = {i: _constant(writer, f"column{i}", i) for i in (1, 2, 3)}
-    axis = _constant(writer, "axis1", 1)
-    labels, index = (writer.emit("Slice", [rows, columns[i], columns[i + 1], axis], f"decode.slice{i}") for i in (1, 2))
-    last = _constant(writer, "last", -1)
-    flat = writer.emit("Reshape", [index, last], "decode.index")
-    plain = writer.emit("Reshape", [boxes, _constant(writer, "rows4", -1, 4)], "decode.plain")
-    writer.emit("Gather", [plain, flat], "boxes", axis=0)
-    writer.emit("Reshape", [labels, last], "labels")
-    writer.emit("GatherND", [scores, rows], "scores")
+    kept = onnx.emit("NonMaxSuppression", [boxes, scores, *limits], "decode.kept")  # (k, 3): image, class, box
+    best = _best(onnx, scores, kept, post.max_detections)
+    rows = onnx.emit("Gather", [kept, best], "decode.rows", axis=0)
+    columns = {i: _constant(onnx, f"column{i}", i) for i in (1, 2, 3)}
+    axis = _constant(onnx, "axis1", 1)
+    labels, index = (onnx.emit("Slice", [rows, columns[i], columns[i + 1], axis], f"decode.slice{i}") for i in (1, 2))
+    last = _constant(onnx, "last", -1)
+    flat = onnx.emit("Reshape", [index, last], "decode.index")
+    plain = onnx.emit("Reshape", [boxes, _constant(onnx, "rows4", -1, 4)], "decode.plain")
+    onnx.emit("Gather", [plain, flat], "boxes", axis=0)
+    onnx.emit("Reshape", [labels, last], "labels")
+    onnx.emit("GatherND", [scores, rows], "scores")
     for name, kind, shape in (("boxes", "FLOAT", [None, 4]), ("scores", "FLOAT", [None]), ("labels", "INT64", [None])):
-        writer.output(name, kind, shape)
+        onnx.output(name, kind, shape)
 
 
-def _best(writer: Writer, scores: str, kept: str, max_detections: int) -> str:
+def _best(onnx: OnnxGraph, scores: str, kept: str, max_detections: int) -> str:
     """Indices of the best of the kept boxes, in descending order of score."""
-    candidates = writer.emit("GatherND", [scores, kept], "decode.found")
-    count = writer.emit("Shape", [candidates], "decode.count")
-    limit = writer.emit("Min", [count, _constant(writer, "detections", max_detections)], "decode.limit")
-    return writer.emit("TopK", [candidates, limit], "decode.best", unused="decode.best.scores", axis=0)
+    candidates = onnx.emit("GatherND", [scores, kept], "decode.found")
+    count = onnx.emit("Shape", [candidates], "decode.count")
+    limit = onnx.emit("Min", [count, _constant(onnx, "detections", max_detections)], "decode.limit")
+    return onnx.emit("TopK", [candidates, limit], "decode.best", unused="decode.best.scores", axis=0)

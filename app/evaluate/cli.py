@@ -1,0 +1,115 @@
+"""Flags of `evburst evaluate`, which evaluates networks on a dataset, or scores box files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evburst.app.console import run
+from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path
+
+
+def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") -> int:
+    """Run `evburst evaluate`."""
+    parser = CommandParser(
+        prog,
+        "Measure average precision under a named protocol (of a classifier: top-1, confusion and calibration), energy "
+        "and latency of a network on a dataset, or score the box files of any detector.",
+        "--dataset gen1 --root GEN1 --split test --weights street --both",
+    )
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--ann", action="store_true", help="evaluate the ANN that the spiking network was converted from")
+    network.add_argument("--both", action="store_true", help="evaluate the spiking network and its ANN")
+    parser.add_argument(
+        "--out", type=named_path, metavar="DIR", help="output folder; an unfinished evaluation in it is resumed"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_settings(
+        "evburst.app.evaluate.config:EvaluateConfig",
+        [
+            Flag("data.kind", "--dataset", "KIND"),
+            Flag("data.root", "--root", "DIR"),
+            Flag("split", metavar="S"),
+            Flag("weights", metavar=WEIGHTS),
+            Flag("timesteps", metavar="T[,T...]"),
+            Flag("protocol", metavar="NAME"),
+            Flag("limit"),
+            Flag("workers"),
+            Flag("device"),
+            Flag("engine", metavar="NAME"),
+            Flag("data.sensor_size", "--sensor-size", "WxH"),
+            Flag("downsample", metavar="N"),
+            Flag("memory"),
+            Flag("lead_ms"),
+            Flag("stride_ms"),
+        ],
+        example="latency_windows=20",
+        hidden=("ann", "snn"),
+    )
+    files = parser.add_argument_group("scoring box files of any detector, in Prophesee's format, instead of a dataset",
+                                      "Of the flags above, only --protocol and --sensor-size apply.")  # fmt: skip
+    files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
+    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY",
+                       help="one label file per prediction file, matched by name or else by order; "
+                       "without --predictions: a CSV "
+                       "file with columns file and class, for recordings of a classifier")  # fmt: skip
+    parser.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="for box files: names of the classes 0, 1, ... (default: car,pedestrian); for a dataset: mapping from the "
+        'names in its label files to classes or to "ignore", e.g. Car=car,Van=ignore',
+    )
+
+    def main(args: argparse.Namespace) -> str | None:
+        table = args.labels if args.labels and len(args.labels) == 1 and args.labels[0].suffix.lower() == ".csv" else None
+        if table and not args.predictions:
+            args.set = args.set + as_assignments({"data.labels": str(table[0])})
+        elif bool(args.predictions) != bool(args.labels):
+            parser.error("--predictions and --labels must be given together")
+        from evburst.eval.scoring import without_details
+
+        results = _score_files(args) if args.predictions else _evaluate(args)
+        if results is None:
+            return None
+        text, summary = results
+        return json.dumps(without_details(summary), indent=1) if args.json else text
+
+    return run(parser, main, argv)
+
+
+def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    from evburst.app.config import load_config, to_dict
+    from evburst.app.provenance import provenance
+    from evburst.eval.report.write import write_report
+    from evburst.eval.scoring import ScoreConfig, human_scores, score_files
+
+    names = {"protocol": "protocol", "data.sensor_size": "sensor_size"}
+    flags = [names[key] + "=" + value for key, _, value in (text.partition("=") for text in given(args)) if key in names]
+    flags += as_assignments({"classes": args.classes.split(",") if args.classes else None})
+    config = load_config(ScoreConfig, args.config, args.set + flags)
+    scored = score_files(args.predictions, args.labels, config)
+    summary = {**scored, "config": to_dict(config), "provenance": provenance()}
+    text = human_scores(summary)
+    if args.out:
+        write_report(summary, args.out)
+        text += f"\nwritten   {args.out}/: results.json, results.md, report.html"
+    return text, summary
+
+
+def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
+    from evburst.app.evaluate.config import load_evaluation
+    from evburst.app.evaluate.run import evaluate
+    from evburst.app.evaluate.tables import human_table
+
+    networks = as_assignments({"ann": args.ann or args.both or None, "snn": False if args.ann else None})
+    if args.classes:
+        from evburst.data.datasets.labels import parse_classes
+
+        networks += as_assignments({"data.classes": parse_classes(args.classes)})
+    config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
+    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind.replace(':', '_')}_{Path(config.weights).stem}"
+    results = evaluate(config, bundle, out)
+    return None if results is None else (human_table(results, out), results)

@@ -1,0 +1,41 @@
+"""Flags of `evburst train`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from evburst.app.console import run
+from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given
+
+
+def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
+    """Run `evburst train`."""
+    parser = CommandParser(
+        prog,
+        "Train a detector or a classifier on labelled recordings, or on events simulated from labelled pictures.",
+        "--config configs/train_gen1.yaml --root GEN1 --init street",
+    )
+    parser.add_argument("--relu-from", metavar="FILE",
+                        help="fine-tune a checkpoint trained with SiLU to use ReLU, which conversion requires")  # fmt: skip
+    parser.add_settings(
+        "evburst.app.train.config:TrainConfig",
+        [
+            Flag("data.kind", "--dataset", "KIND"),
+            Flag("data.root", "--root", "DIR"),
+            Flag("data.labels", "--labels", "CSV"),
+            Flag("init", metavar=WEIGHTS),
+            Flag("out", metavar="DIR"),
+        ],
+        example="schedule.epochs=4",
+    )
+
+    def main(args: argparse.Namespace) -> str:
+        from evburst.app.config import load_config
+        from evburst.app.train.config import TrainConfig
+        from evburst.app.train.run import human_summary, train
+
+        relu_settings = as_assignments({"init": args.relu_from, "activation": "relu"}) if args.relu_from else []
+        return human_summary(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
+
+    return run(parser, main, argv)
