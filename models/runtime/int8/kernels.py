@@ -37,7 +37,7 @@ from evburst.models.runtime.int8.rows import (
     upsample,
 )
 from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS
-from evburst.models.runtime.int8.simd.lanes import count_lanes
+from evburst.models.runtime.int8.simd.neurons import count_pixel
 from evburst.models.runtime.int8.simd.threads import fetch_add, give_way, pause, read, trailing_zeros
 
 MAX_CHANGED_SHARE = 0.5
@@ -176,10 +176,8 @@ def tally_silence(operations, fan_out, silent, summed, timesteps, tiles):  # typ
                         counts[:] = 0
                     fan_out_at = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
                     at = operation.out + row * operation.out_row + column * operation.out_pixel + block * LANES
-                    for t in range(timesteps):
-                        here, since = at + t * operation.out_step, summed and t > 0
-                        before = here - since * operation.out_step
-                        count_lanes(silent, here, silent, before, since, fan_out, fan_out_at, counts, 0)
+                    by_sums = summed and timesteps > 1
+                    count_pixel(silent, silent, at, operation.out_step, timesteps, by_sums, fan_out, fan_out_at, counts)
                     if column % PIXELS == PIXELS - 1 or column == operation.columns - 1:
                         for k in range(4):
                             tiles[index, k] = counts[2 * k] + counts[2 * k + 1]

@@ -10,13 +10,12 @@ from evburst.models.runtime.int8.simd.dots import dot_tiles
 from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS, TILE
 from evburst.models.runtime.int8.simd.lanes import (
     copy_lanes,
-    count_lanes,
     lanes_differ,
     largest_lanes,
     multiply_lanes,
     pool_lanes,
 )
-from evburst.models.runtime.int8.simd.neurons import fire_signed_tile, fire_tile, read_tile
+from evburst.models.runtime.int8.simd.neurons import count_pixel, fire_signed_tile, fire_tile, read_tile
 
 # Indices into `changed` are unsigned: numba tests signed ones for being negative, which prevents vectorisation.
 
@@ -48,7 +47,7 @@ def restore_row(operation, state, maps, silent_maps, timesteps, place):  # type:
     to = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     if operation.kind == READ_OUT:
         _restore_maps(operation, maps, silent_maps, to, operation.columns)
-    else:
+    elif _any_flag(state[2], to // LANES, (operation.columns - 1) * operation.out_pixel // LANES + 1):
         _restore(operation, state, timesteps, to, operation.columns)
 
 
@@ -62,51 +61,18 @@ def has_changed(reader, changed, place, column, pixels):  # type: ignore[no-unty
         start = term.start + image * term.image + row * term.row + column * term.pixel
         length = ((pixels - 1) * term.pixel + (term.span_columns - 1) * term.source_pixel) // LANES + term.blocks
         for i in range(term.span_rows):
-            first = (start + i * term.source_row) // LANES
-            any_changed = np.uint8(0)
-            for at in range(np.uintp(first), np.uintp(first + length)):
-                any_changed |= changed[at]
-            if any_changed:
+            if _any_flag(changed, (start + i * term.source_row) // LANES, length):
                 return True
     return False
 
 
 @njit(inline="always")
-def _mark(operation, state, timesteps, to):  # type: ignore[no-untyped-def]
-    """Flag whether a pixel just written differs from silence at any timestep."""
-    arena, silent, changed, _ = state
-    differs = False
-    for t in range(timesteps):
-        differs |= lanes_differ(arena, silent, to + t * operation.out_step)
-    changed[np.uintp(to) // np.uintp(LANES)] = differs
-    return differs
-
-
-@njit(inline="always")
-def _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts):  # type: ignore[no-untyped-def]
-    """Flag whether a pixel just written differs from silence, and count the differences."""
-    arena, silent, _, summed = state
-    if _mark(operation, state, timesteps, to):
-        for t in range(timesteps):
-            at = to + t * operation.out_step
-            if summed and t > 0:
-                _count_changes(arena, silent, at, operation.out_step, fan_out[fan_out_at], counts)
-            else:
-                count_lanes(arena, at, silent, at, True, fan_out, fan_out_at, counts, BEYOND)
-
-
-@njit(cache=True, nogil=True)
-def _count_changes(arena, silent, at, step, fan_out, counts):  # type: ignore[no-untyped-def]
-    """Count the differences from silence of LANES spike counts that are stored as sums over time, after the first timestep."""
-    total, changed = np.int64(0), np.int64(0)
-    for lane in range(LANES):
-        difference = abs(_spikes_of(arena, at + lane, step) - _spikes_of(silent, at + lane, step))
-        total += difference
-        changed += difference != 0
-    counts[BEYOND] += total
-    counts[BEYOND + 2] += total * fan_out
-    counts[BEYOND + 4] += changed
-    counts[BEYOND + 6] += changed * fan_out
+def _any_flag(changed, first, length):  # type: ignore[no-untyped-def]
+    """Whether any of neighbouring flags is set."""
+    found = np.uint8(0)
+    for at in range(np.uintp(first), np.uintp(first + length)):
+        found |= changed[at]
+    return found != 0
 
 
 @njit(inline="always")
@@ -220,7 +186,7 @@ def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts)
     Args:
         scratch: uint8, for the largest counts of the columns that the windows consist of.
     """
-    arena, summed, (image, block, row) = state[0], state[3], place
+    (arena, silent, changed, summed), (image, block, row) = state, place
     lanes = min(LANES, operation.channels - block * LANES)
     start = term.start + image * term.image + row * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
@@ -228,27 +194,23 @@ def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts)
     stride = term.pixel // term.source_pixel
     width = (operation.columns - 1) * stride + term.span_columns
     for t in range(timesteps if summed else 0):
+        first = start + t * term.step
         for column in range(width):
-            largest_lanes(
-                arena, start + t * term.step + column * term.source_pixel, term.source_row, term.span_rows, LANES, scratch,
-                column * LANES,
-            )  # fmt: skip
+            at, to = first + column * term.source_pixel, column * LANES
+            largest_lanes(arena, at, term.source_row, term.span_rows, LANES, scratch, to)
         for column in range(operation.columns):
-            to, fan_out_at = (
-                out + column * operation.out_pixel + t * operation.out_step,
-                fan_out_row + column * operation.blocks,
-            )
-            largest_lanes(scratch, column * stride * LANES, LANES, term.span_columns, lanes, arena, to)
-            before = to - (t > 0) * operation.out_step
-            count_lanes(arena, to, arena, before, t > 0, fan_out, fan_out_at, counts, 0)
+            at, to = column * stride * LANES, out + column * operation.out_pixel + t * operation.out_step
+            largest_lanes(scratch, at, LANES, term.span_columns, lanes, arena, to)
     for column in range(operation.columns):
         fan_out_at, to = fan_out_row + column * operation.blocks, out + column * operation.out_pixel
         if not summed:
             pool_lanes(
                 arena, start + column * term.pixel, term.source_row, term.source_pixel, term.span_rows, term.span_columns,
-                term.step, timesteps, lanes, to, operation.out_step, fan_out, fan_out_at, counts,
+                term.step, timesteps, lanes, to, operation.out_step,
             )  # fmt: skip
-        _compare(operation, state, timesteps, to, fan_out, fan_out_at, counts)
+        changed[np.uintp(to) // np.uintp(LANES)] = count_pixel(
+            arena, silent, to, operation.out_step, timesteps, summed and timesteps > 1, fan_out, fan_out_at, counts
+        )
     if not operation.uniform:
         _count_by_channel(operation, fan_out, state, timesteps, place, 1, counts)
 
@@ -276,7 +238,7 @@ def upsample(operation, term, state, skip, timesteps, place):  # type: ignore[no
 @njit(cache=True, nogil=True)
 def add(operation, terms, factors, state, timesteps, place):  # type: ignore[no-untyped-def]
     """Compute a row of a sum of counts, each times a factor of its channel."""
-    arena, (image, block, row) = state[0], place
+    (arena, silent, changed, _), (image, block, row) = state, place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for column in range(operation.columns):
         to = out + column * operation.out_pixel
@@ -287,7 +249,10 @@ def add(operation, terms, factors, state, timesteps, place):  # type: ignore[no-
             for t in range(timesteps):
                 here = to + t * operation.out_step
                 multiply_lanes(arena, at + t * term.step, factors, first, here, k > operation.first_term)
-        _mark(operation, state, timesteps, to)
+        differs = False
+        for t in range(timesteps):
+            differs |= lanes_differ(arena, silent, to + t * operation.out_step)
+        changed[np.uintp(to) // np.uintp(LANES)] = differs
 
 
 @njit(cache=True, nogil=True)

@@ -137,21 +137,6 @@ def distance(builder: Any, a: Any, b: Any) -> Any:
     return builder.sub(builder.select(larger, a, b), builder.select(larger, b, a))
 
 
-def differ(builder: Any, a: Any, b: Any) -> Any:
-    """Vector of LANES bytes: 1 where two vectors differ, else 0."""
-    return builder.zext(builder.icmp_unsigned("!=", a, b), ir.VectorType(BYTE, LANES))
-
-
-def sum_of_lanes(builder: Any, counts: Any) -> Any:
-    """Sum of LANES bytes, as two int64."""
-    return sum_of_differences(builder, counts, ir.Constant(counts.type, [0] * LANES))
-
-
-def sum_of_differences(builder: Any, a: Any, b: Any) -> Any:
-    """Sum of the absolute differences of two vectors of LANES bytes, as two int64."""
-    return call(builder, "llvm.x86.sse2.psad.bw", ir.VectorType(LONG, 2), a, b)
-
-
 def sum_of_distances(builder: Any, a: Any, b: Any) -> Any:
     """Sums over eight bytes each of the absolute differences of two vectors of 2 * LANES bytes, as four int64."""
     return call(builder, "llvm.x86.avx2.psad.bw", ir.VectorType(LONG, 4), a, b)

@@ -1,4 +1,4 @@
-"""Counts of LANES channels of one pixel: pooled, copied, multiplied, compared and counted."""
+"""Counts of LANES channels of one pixel: pooled, copied, multiplied and compared."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _in_use(builder: Any, counts: Any, lanes: Any) -> Any:
 
 @intrinsic
 def pool_lanes(  # type: ignore[no-untyped-def]
-    typingctx, x, start, row, pixel, rows, columns, step, timesteps, lanes, to, out_step, fan_out, fan_out_at, totals
+    typingctx, x, start, row, pixel, rows, columns, step, timesteps, lanes, to, out_step
 ):
     """Max-pool LANES channels: at every timestep, write the growth of the largest accumulated count of a window.
 
@@ -60,18 +60,16 @@ def pool_lanes(  # type: ignore[no-untyped-def]
             timesteps are `step` apart. Results are written from index `to` on, `out_step` apart.
         timesteps: T.
         lanes: number of channels in use; the others are set to 0.
-        fan_out, fan_out_at, totals: as in `fire_tile`.
     """
-    return types.void(x, *[types.int64] * 10, fan_out, types.int64, totals), _emit_pool
+    return types.void(x, *[types.int64] * 10), _emit_pool
 
 
 def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    x, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 11, 13))
+    x = emit.data_of(context, builder, signature.args[0], args[0])
     start, row, pixel, rows, columns, step, timesteps, lanes, to, out_step = args[1:11]
     bytes_, shorts = ir.VectorType(emit.BYTE, LANES), ir.VectorType(emit.SHORT, LANES)
     zero = ir.Constant(shorts, None)
     largest, before, summed = (cgutils.alloca_once_value(builder, zero) for _ in range(3))
-    fan_out = builder.load(builder.gep(fan_out, [args[12]]))
     with cgutils.for_range(builder, timesteps) as now:
         builder.store(zero, largest)
         with cgutils.for_range(builder, rows) as i, cgutils.for_range(builder, columns) as j:
@@ -83,9 +81,7 @@ def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-de
             _keep_larger(builder, builder.load(summed), largest)
         growth = builder.trunc(builder.sub(builder.load(largest), builder.load(before)), bytes_)
         builder.store(builder.load(largest), before)
-        written = _in_use(builder, growth, lanes)
-        emit.store(builder, written, x, builder.add(to, builder.mul(now.index, out_step)))
-        _count(builder, written, ir.Constant(bytes_, None), fan_out, totals)
+        emit.store(builder, _in_use(builder, growth, lanes), x, builder.add(to, builder.mul(now.index, out_step)))
     return context.get_dummy_value()
 
 
@@ -132,30 +128,3 @@ def lanes_differ(typingctx, x, y, at):  # type: ignore[no-untyped-def]
         return builder.icmp_unsigned("!=", x, y)
 
     return types.boolean(x, y, types.int64), generate
-
-
-@intrinsic
-def count_lanes(typingctx, x, start, y, since, subtract, fan_out, fan_out_at, totals, first):  # type: ignore[no-untyped-def]
-    """Add x[start : start + LANES] to totals[first : first + 8], as `fire_tile` does; if `subtract`, its difference from the
-    LANES of `y` at `since`."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        x, y, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 2, 5, 7))
-        bytes_ = ir.VectorType(emit.BYTE, LANES)
-        now, before = emit.load(builder, x, args[1], bytes_), emit.load(builder, y, args[3], bytes_)
-        before = builder.select(args[4], before, ir.Constant(bytes_, [0] * LANES))
-        totals = builder.gep(totals, [args[8]])
-        _count(builder, now, before, builder.load(builder.gep(fan_out, [args[6]])), totals)
-        return context.get_dummy_value()
-
-    long = types.int64
-    return types.void(x, long, y, long, types.boolean, fan_out, long, totals, long), generate
-
-
-def _count(builder: Any, counts: Any, before: Any, fan_out: Any, totals: Any) -> None:
-    """Add the differences between two vectors of LANES bytes to an int64 array (8), see `fire_tile`."""
-    fan_out = emit.broadcast(builder, builder.zext(fan_out, emit.LONG), 2, None)
-    spikes = emit.sum_of_differences(builder, counts, before)
-    bursts = emit.sum_of_lanes(builder, emit.differ(builder, counts, before))
-    for i, value in enumerate((spikes, builder.mul(spikes, fan_out), bursts, builder.mul(bursts, fan_out))):
-        emit.add_to_memory(builder, totals, 16 * i, value)

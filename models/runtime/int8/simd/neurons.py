@@ -130,6 +130,42 @@ def _emit_neurons(context, builder, signature, args, rest, step, summed):  # typ
     return context.get_dummy_value()
 
 
+@intrinsic
+def count_pixel(typingctx, x, silent, start, step, timesteps, summed, fan_out, fan_out_at, totals):  # type: ignore[no-untyped-def]
+    """Count the spikes of LANES channels of one pixel, as `fire_tile` does, or `fire_signed_tile` if `summed`.
+
+    Args:
+        x, silent: uint8 arrays; the counts of a timestep and those of a window without events, from index `start` on, timesteps
+            `step` apart.
+        timesteps: T, above 1 if `summed`.
+        fan_out, fan_out_at: int32 array and the index of the fan-out.
+        totals: as in `fire_tile`.
+
+    Returns:
+        uint8: 1 if any count differed from silence, else 0.
+    """
+    longs = [types.int64] * 3
+    return types.uint8(x, silent, *longs, types.boolean, fan_out, types.int64, totals), _emit_count
+
+
+def _emit_count(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    x, silent, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 1, 6, 8))
+    start, step, timesteps, is_summed = args[2:6]
+    fan_out, differs = builder.load(builder.gep(fan_out, [args[7]])), cgutils.alloca_once(builder, emit.BYTE)
+    bytes_ = ir.VectorType(emit.BYTE, LANES)
+    with builder.if_else(is_summed) as cases:
+        for case, summed in zip(cases, (True, False), strict=True):
+            with case:
+                counter = _SpikeCounter(builder, summed)
+                counter.begin(timesteps)
+                with cgutils.for_range(builder, timesteps) as loop:
+                    here = builder.add(start, builder.mul(loop.index, step))
+                    counter.add(*(emit.load(builder, array, here, bytes_) for array in (x, silent)))
+                builder.store(counter.end(fan_out), differs)
+                counter.write(totals)
+    return builder.load(differs)
+
+
 class _SpikeCounter:
     """Emits counters in registers: spikes, synaptic operations, and both with each burst counted once; then the same for
     differences from silence.
