@@ -117,10 +117,27 @@ def floats_of(value: float) -> ir.Constant:
     return ir.Constant(ir.VectorType(FLOAT, WIDTH), [value] * WIDTH)
 
 
-def truncated(builder: Any, value: Any) -> tuple[Any, Any]:
-    """Floor of floats that are not negative: as int32, and as floats."""
-    whole = builder.fptosi(value, ir.VectorType(INT, value.type.count))
-    return whole, builder.sitofp(whole, value.type)
+def floor(builder: Any, value: Any) -> Any:
+    """Floor of floats that are not negative, int32."""
+    return builder.fptosi(value, ir.VectorType(INT, value.type.count))
+
+
+def bytes_of(builder: Any, value: Any) -> Any:
+    """Bytes of int32 that are not negative; those above 255 become 255."""
+    most = ir.Constant(value.type, [255] * value.type.count)
+    smaller = builder.icmp_unsigned("<", value, most)
+    return builder.trunc(builder.select(smaller, value, most), ir.VectorType(BYTE, value.type.count))
+
+
+def saturating(builder: Any, operation: str, a: Any, b: Any) -> Any:
+    """Sum ("add") or difference ("sub") of two vectors of LANES bytes, kept within 0 and 255."""
+    return call(builder, f"llvm.u{operation}.sat.v{LANES}i8", a.type, a, b)
+
+
+def within(builder: Any, value: Any, least: Any, most: Any) -> Any:
+    """The nearest numbers between two vectors of unsigned integers."""
+    value = builder.select(builder.icmp_unsigned("<", value, most), value, most)
+    return builder.select(builder.icmp_unsigned(">", value, least), value, least)
 
 
 def larger(builder: Any, a: Any, b: Any) -> Any:

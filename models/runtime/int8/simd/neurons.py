@@ -49,12 +49,7 @@ def _fire_signature(
 
 
 def _emit_fire(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(current, v_mem, limit):  # type: ignore[no-untyped-def]
-        v = builder.fadd(v_mem, current)
-        n, spikes = emit.truncated(builder, emit.smaller(builder, emit.larger(builder, v, emit.floats_of(0.0)), limit))
-        return builder.fsub(v, spikes), n
-
-    return _emit_neurons(context, builder, signature, args, 0.5, step, summed=False)  # type: ignore[no-untyped-call]
+    return _emit_neurons(context, builder, signature, args, _Neurons)  # type: ignore[no-untyped-call]
 
 
 @intrinsic
@@ -77,20 +72,72 @@ def fire_signed_tile(  # type: ignore[no-untyped-def]
 
 
 def _emit_fire_signed(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    def step(current, fired, limit):  # type: ignore[no-untyped-def]
-        level = emit.larger(builder, builder.fadd(current, emit.floats_of(0.5)), emit.floats_of(0.0))
-        level = emit.smaller(builder, level, builder.fadd(fired, limit))
-        k, new = emit.truncated(builder, emit.larger(builder, level, builder.fsub(fired, limit)))
-        return new, k
-
-    return _emit_neurons(context, builder, signature, args, 0.0, step, summed=True)  # type: ignore[no-untyped-call]
+    return _emit_neurons(context, builder, signature, args, _SignedNeurons)  # type: ignore[no-untyped-call]
 
 
-def _emit_neurons(context, builder, signature, args, rest, step, summed):  # type: ignore[no-untyped-def]
-    """Emit the loop over the pixels and timesteps of a tile.
+class _Neurons:
+    """Emits the neurons of LANES channels of one pixel.
 
-    `step` returns the new state and the counts to write, int32. States start at `rest`.
+    Args:
+        builder: of the function.
+        limits: their burst limits, as vectors of floats.
     """
+
+    summed = False
+
+    def __init__(self, builder: Any, limits: list[Any]) -> None:
+        self._builder, self._limits = builder, limits
+        self._v_mem = [cgutils.alloca_once(builder, limit.type) for limit in limits]
+
+    def begin(self) -> None:
+        """Start a pixel."""
+        for v_mem in self._v_mem:
+            self._builder.store(emit.floats_of(0.5), v_mem)
+
+    def step(self, currents: list[Any]) -> Any:
+        """Return the counts of a timestep, LANES bytes, given the currents as vectors of floats."""
+        builder, counts = self._builder, []
+        for current, place, limit in zip(currents, self._v_mem, self._limits, strict=True):
+            v = builder.fadd(builder.load(place), current)
+            n = emit.floor(builder, emit.smaller(builder, emit.larger(builder, v, emit.floats_of(0.0)), limit))
+            builder.store(builder.fsub(v, builder.sitofp(n, v.type)), place)
+            counts.append(emit.bytes_of(builder, n))
+        return emit.joined(builder, counts)
+
+
+class _SignedNeurons:
+    """Like _Neurons, for signed neurons whose currents and counts are summed over time.
+
+    All that depends on the counts before is a few operations on bytes, which saturate, as the sums stay below 256.
+    """
+
+    summed = True
+
+    def __init__(self, builder: Any, limits: list[Any]) -> None:
+        self._builder = builder
+        whole = (emit.bytes_of(builder, emit.floor(builder, limit)) for limit in limits)
+        self._limit = emit.joined(builder, list(whole))
+        self._fired = cgutils.alloca_once(builder, self._limit.type)
+
+    def begin(self) -> None:
+        """Start a pixel."""
+        self._builder.store(ir.Constant(self._limit.type, None), self._fired)
+
+    def step(self, currents: list[Any]) -> Any:
+        """Return the summed counts at a timestep, LANES bytes, given the summed currents as vectors of floats."""
+        builder, levels = self._builder, []
+        for current in currents:
+            level = emit.larger(builder, builder.fadd(current, emit.floats_of(0.5)), emit.floats_of(0.0))
+            levels.append(emit.bytes_of(builder, emit.floor(builder, level)))
+        fired = builder.load(self._fired)
+        most, least = (emit.saturating(builder, sign, fired, self._limit) for sign in ("add", "sub"))
+        counts = emit.within(builder, emit.joined(builder, levels), least, most)
+        builder.store(counts, self._fired)
+        return counts
+
+
+def _emit_neurons(context, builder, signature, args, kind):  # type: ignore[no-untyped-def]
+    """Emit the loop over the pixels and timesteps of a tile, for a kind of neurons."""
     acc_at, acc_step, timesteps, scale, _, _, channel = args[1:8]
     start, out_step, pitch, pixels, _, fan_out_at, fan_out_pitch = args[9:16]
     row_of_scale = cgutils.unpack_tuple(builder, make_array(signature.args[4])(context, builder, scale).shape)[1]
@@ -98,29 +145,23 @@ def _emit_neurons(context, builder, signature, args, rest, step, summed):  # typ
         emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 6, 8, 13, 16, 17, 18)
     )
     acc = builder.gep(acc, [acc_at])
-    floats, ints, narrow = emit.floats_of(0.0).type, ir.VectorType(emit.INT, emit.WIDTH), ir.VectorType(emit.BYTE, emit.WIDTH)
-    byte_lanes = ir.VectorType(emit.BYTE, LANES)
-    all_limits = emit.lanes_of(builder, limits, channel, floats)
-    states = [cgutils.alloca_once(builder, floats) for _ in all_limits]
+    floats, ints, byte_lanes = emit.floats_of(0.0).type, ir.VectorType(emit.INT, emit.WIDTH), ir.VectorType(emit.BYTE, LANES)
     changed = emit.at(builder, changed, builder.udiv(start, emit.const(LANES)))
-    out, silent, counter = emit.at(builder, out, start), emit.at(builder, silent, start), _SpikeCounter(builder, summed)
+    out, silent = emit.at(builder, out, start), emit.at(builder, silent, start)
+    neurons, counter = kind(builder, emit.lanes_of(builder, limits, channel, floats)), _SpikeCounter(builder, kind.summed)
     with cgutils.for_range(builder, pixels) as pixel:
         counter.begin(timesteps)
-        for state in states:
-            builder.store(emit.floats_of(rest), state)
+        neurons.begin()
         to = builder.mul(pixel.index, pitch)
         with cgutils.for_range(builder, timesteps) as loop:
             first = builder.add(builder.mul(loop.index, acc_step), builder.mul(pixel.index, emit.const(LANES)))
-            row, counts = builder.mul(first, emit.const(4)), []
-            own = builder.add(channel, builder.mul(loop.index, row_of_scale)) if summed else channel
+            row, currents = builder.mul(first, emit.const(4)), []
+            own = builder.add(channel, builder.mul(loop.index, row_of_scale)) if kind.summed else channel
             gains, shifts = (emit.lanes_of(builder, array, own, floats) for array in (scale, bias))
-            for i, (state, gain, shift, limit) in enumerate(zip(states, gains, shifts, all_limits, strict=True)):
-                sums = builder.sitofp(emit.load(builder, acc, builder.add(row, emit.const(4 * emit.WIDTH * i)), ints), floats)
-                current = builder.fadd(builder.fmul(sums, gain), shift)
-                new, n = step(current, builder.load(state), limit)
-                builder.store(new, state)
-                counts.append(builder.trunc(n, narrow))
-            here, written = builder.add(to, builder.mul(loop.index, out_step)), emit.joined(builder, counts)
+            for i, (gain, shift) in enumerate(zip(gains, shifts, strict=True)):
+                sums = emit.load(builder, acc, builder.add(row, emit.const(4 * emit.WIDTH * i)), ints)
+                currents.append(builder.fadd(builder.fmul(builder.sitofp(sums, floats), gain), shift))
+            here, written = builder.add(to, builder.mul(loop.index, out_step)), neurons.step(currents)
             emit.store(builder, written, out, here)
             counter.add(written, emit.load(builder, silent, here, byte_lanes))
         place = builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch))
