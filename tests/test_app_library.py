@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -110,6 +111,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
         ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
         ((np.array([5], "m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
+        (([datetime.now(UTC)], [1], [1], [1]), r"column t holds datetime objects, .* t\.dt\.tz_convert\(None\)"),
+        ({"t_ns": [datetime.now(UTC)], "x": [1], "y": [1], "p": [1]}, "column t holds datetime objects"),
+        ({"t_ns": ["0"], "x": [1], "y": [1], "p": [1]}, "column t: expected a list of numbers, received <U1"),
         (([1], np.array([5], "m8[us]"), [1], [1]), "column x: expected a list of numbers, received timedelta64"),
         (([1], [-1], [1], [1]), "x = -1"),
         (([1], [1], [70_000], [1]), "y = 70000"),
