@@ -90,7 +90,8 @@ class Faults:
         late_events: events older than the current window (time ran backwards), dropped.
         clock_resets: jumps of a live source's clock back by more than a second, after which windows continue at the new time.
         time_glitches: single events whose time jumps ahead of both neighbours, dropped.
-        long_silences: gaps of ten minutes or more without an event, whose empty windows are skipped.
+        long_silences: gaps of ten minutes or more without an event, live of more than 200 windows, whose empty windows are
+            skipped.
         outside_sensor: events whose x or y lies outside the sensor, dropped.
         time_wraps: wrap-arounds of the recording's clock; repaired without loss.
         untimed_events: events before the first time word (RAW), whose time is unknown, dropped.

@@ -97,6 +97,14 @@ def test_windows_are_complete_when_the_source_says_so(
     assert faults.late_events == late
 
 
+def test_a_gap_to_a_time_far_ahead_is_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    far = 10**6  # 100,000 windows
+    windows, faults = assembled(([1], 5), ([far + 2], far + 3), ([far + 4], far + 20))
+    assert windows == [(0, [1]), (far, [far + 2, far + 4]), (far + 10, [])]
+    assert faults.found() == {"long_silences": 1}
+    assert caplog.messages == ["the clock of the source jumped ahead by 1.0 s: windows continue there"]
+
+
 def test_random_packets_lose_nothing() -> None:
     events = random_events(5000, SIZE, 100_000, seed=1)
     cuts = np.sort(np.random.default_rng(0).integers(0, 5000, 40))
