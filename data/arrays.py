@@ -98,12 +98,12 @@ def _array(values: Any) -> NDArray[Any]:
 
 
 def _refuse_files(events: Any) -> None:
-    """Raise DataError for names, contents and handles of files, and for lists of them."""
+    """Raise DataError for names, contents and handles of files, for open recordings, and for lists of them."""
     one = events[0] if isinstance(events, tuple | list) and events else events
-    if isinstance(one, str | bytes | bytearray | PathLike | IOBase):
+    if isinstance(one, str | bytes | bytearray | PathLike | IOBase) or hasattr(type(one), "packets"):
         raise DataError(
             f"events: expected fields or four columns t, x, y, p, received {type(events).__name__}; a recording is passed by "
-            "its path (str or Path) to `stream`, one at a time"
+            "its path (str or Path), or opened, to `stream`, one at a time"
         )
 
 
