@@ -77,7 +77,7 @@ def check_order(what: str, kept: int, late: int) -> None:
     if late > LATE_LIMIT * (kept + late):
         raise EventFileError(
             f"{what}: {late} of {kept + late} events are older than a window before them: the file is not in order of time; "
-            "sort its events by time first (text: sort -n; arrays: numpy.argsort)"
+            "sort its events first: evburst events convert FILE OUT --sort"
         )
 
 
