@@ -46,14 +46,15 @@ log = logging.getLogger("evburst")
 
 _LONGEST_NAMES = 4096
 """Bytes of the line of names of a table."""
+_COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zst")
 
 
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
     A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped, and with a
-    note tables of something else than events. So are results of earlier runs, which may lie beside the recordings, here and
-    where a pattern matches them.
+    note tables of something else than events and compressed recordings. So are results of earlier runs, which may lie beside
+    the recordings, here and where a pattern matches them.
 
     Args:
         patterns: files, folders and glob patterns.
@@ -62,15 +63,17 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         ConfigError: a pattern matches no file, or a folder contains no recording.
     """
     recordings: dict[Path, Path] = {}
-    other_tables: list[Path] = []
+    other_tables, compressed = list[Path](), list[Path]()
     for pattern in patterns:
         if not str(pattern):
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
-            named = _usable(file for file in path.rglob("*") if _is_named_recording(file))
+            inside = sorted(path.rglob("*"))
+            named = _usable(file for file in inside if _is_named_recording(file))
             tables = [file for file in named if _is_other_table(file)]
             other_tables += tables
+            compressed += [file for file in inside if _is_compressed_recording(file)]
             matches = sorted(set(named).difference(tables))
         elif not os.path.lexists(path) and glob.has_magic(str(pattern)):
             matches = _usable(map(Path, glob.glob(str(pattern), recursive=True)))
@@ -78,11 +81,15 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
             matches = [path]
         if not matches:
             reason = f"no file named *{', *'.join(sorted(recording_suffixes()))}" if path.is_dir() else "no file matches"
+            if path.is_dir() and compressed:
+                reason += f"; unpack the compressed ones first, such as {compressed[-1].name}"
             raise ConfigError(f"{pattern}: {reason}")
         for match in matches:
             recordings.setdefault(_absolute(match), match)
     if other_tables:
         log.info("note: passed over, because they have columns, but none of events: %s", ", ".join(map(str, other_tables)))
+    if compressed:
+        log.info("note: passed over, because they are compressed: %s; unpack them first", ", ".join(map(str, compressed)))
     return list(recordings.values())
 
 
@@ -94,6 +101,12 @@ def _absolute(path: Path) -> Path:
 def _is_named_recording(path: Path) -> bool:
     """Return whether a file in a folder of recordings is one, by its name."""
     return path.suffix.lower() in recording_suffixes() and not path.name.startswith(".") and not is_label_file(path)
+
+
+def _is_compressed_recording(path: Path) -> bool:
+    """Return whether a file in a folder of recordings is one that was compressed, and whose original is not beside it."""
+    original = path.with_suffix("")
+    return path.suffix.lower() in _COMPRESSED and _is_named_recording(original) and not original.exists()
 
 
 def _is_other_table(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.app.console import run
-from evburst.app.flags import WEIGHTS, CommandParser, Flag, Parser, as_assignments, given, named_path, recording
+from evburst.app.flags import WEIGHTS, CommandParser, Flag, Parser, given, named_path, recording
 from evburst.app.provenance import installed_version
 from evburst.data.errors import EvburstError
 
@@ -130,10 +130,11 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         from evburst.app.detect import DetectConfig, DetectInterrupted, detect_file, human_summary
         from evburst.app.runs import refuse_ignored
 
-        assignments = args.set + given(args)
-        sinks = [*load_config(DetectConfig, args.config, assignments).sinks, *(["crops"] if args.crops else [])]
-        wanted = [name for name in dict.fromkeys(sinks) if name != "video" or not args.no_video]
-        config = load_config(DetectConfig, args.config, assignments + as_assignments({"sinks": wanted}))
+        def outputs(config: DetectConfig) -> dict[str, Any]:
+            sinks = [*config.sinks, *(["crops"] if args.crops else [])]
+            return {"sinks": [name for name in dict.fromkeys(sinks) if name != "video" or not args.no_video]}
+
+        config = load_config(DetectConfig, args.config, args.set + given(args), adjust=outputs)
         refuse_ignored(config)
         found: tuple[Any, str] | None
         try:

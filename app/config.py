@@ -14,6 +14,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -48,8 +49,21 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load_config(kind: type[T], file: Path | None, assignments: list[str], base: dict[str, Any] | None = None) -> T:
+def load_config(
+    kind: type[T],
+    file: Path | None,
+    assignments: list[str],
+    base: dict[str, Any] | None = None,
+    adjust: Callable[[T], dict[str, Any]] | None = None,
+) -> T:
     """Build a `kind` from a YAML file and `section.name=value` assignments whose values are YAML.
+
+    Args:
+        kind: the dataclass.
+        file: the YAML file, which is read once, so that it may be a pipe; None for no file.
+        assignments: see above.
+        base: defaults that differ from those of `kind`.
+        adjust: returns, for the settings so far, those to replace; they are checked in the same way.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
@@ -71,7 +85,8 @@ def load_config(kind: type[T], file: Path | None, assignments: list[str], base: 
         target[leaf] = parse_yaml(value, f"--set {assignment[:100]!r}")
         lines = {name: line for name, line in lines.items() if not f"{name}.".startswith(f"{key.strip()}.")}
     try:
-        return build(kind, settings)
+        config = build(kind, settings)
+        return config if adjust is None else build(kind, to_dict(config) | adjust(config))
     except _SettingError as error:
         found = sorted({lines[name] for name in error.names if name in lines})
         if file is None or (error.names and not found):

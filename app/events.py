@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from evburst.app.console import LOG, run
 from evburst.app.flags import Parser, named_path, recording
 from evburst.app.outputs.paths import refuse_overwriting
+from evburst.data.arrays import as_events
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EvburstError, EventFileError, SensorSizeUnknownError
 from evburst.data.events import (
     MAX_SENSOR_PIXELS,
     MAX_SENSOR_SIDE,
     PACKET_EVENTS,
+    EventArray,
     Events,
     EventStream,
     Faults,
@@ -32,8 +34,10 @@ from evburst.data.events import (
     list_counts,
     no_usable_events,
 )
+from evburst.data.random_access import MAX_HELD_EVENTS
 from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
 from evburst.data.readers.columns import UNIT_SYMBOLS
+from evburst.data.readers.dat import DatFile
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
 from evburst.data.slicing import MAX_START_S, first_sound_us, first_us
@@ -54,6 +58,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     info_parser.add_argument("--json", action="store_true", help="print the description as JSON")
     info_parser.set_defaults(action=_info)
     convert_parser = _command(commands, "convert", "write a recording in another format (.dat, .npz, .csv)")
+    convert_parser.add_argument("--sort", action="store_true", help="sort the events by time, each time taken as it is")
     convert_parser.set_defaults(action=_convert)
     cut_parser = _command(commands, "cut", "write a part of a recording; timestamps are kept")
     cut_parser.add_argument(
@@ -164,7 +169,18 @@ def _info(args: argparse.Namespace) -> Iterator[str]:
 
 def _convert(args: argparse.Namespace) -> str:
     stream = _open(args)
-    return _write(args, stream, stream.packets())
+    return _write(args, stream, _sorted(stream, args.file) if args.sort else stream.packets())
+
+
+def _sorted(stream: EventStream, path: Path) -> Iterator[Events]:
+    """Yield all events in order of time, faulty times included; raises DataError if they are too many for the memory."""
+    parts, total = list[Events](), 0
+    for packet in stream.unsorted() if isinstance(stream, DatFile) else stream.packets():
+        parts.append(packet)
+        total += len(packet)
+        if total > MAX_HELD_EVENTS:
+            raise DataError(f"{path}: more than {MAX_HELD_EVENTS:,} events, too many to sort in memory")
+    yield from EventArray(as_events(np.concatenate(parts)), stream.sensor_size).packets()
 
 
 def _cut(args: argparse.Namespace) -> str:

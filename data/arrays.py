@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from io import IOBase
 from os import PathLike
 from typing import Any
@@ -15,6 +16,8 @@ from evburst.data.events import EVENT_DTYPE, Events
 from evburst.data.readers.columns import MAX_TIME_US, MICRO, Unit, find_columns, to_microseconds, unit_in_name
 
 _NAMES = ("t", "x", "y", "p")
+_NUMBERS = "biuf"
+"""Kinds of NumPy's types of numbers."""
 
 
 def as_events(events: Any) -> Events:
@@ -33,7 +36,7 @@ def as_events(events: Any) -> Events:
     Raises:
         DataError: another shape, four lists of four numbers or a list of four such arrays (rows or columns; arrays in a tuple
             are columns), columns of different lengths, fractional or missing values, negative coordinates, times that are
-            2**62 µs or more from 0, other polarities, or a masked array.
+            2**62 µs or more from 0, datetime objects, other polarities, or a masked array.
     """
     _refuse_files(events)
     _refuse_mask(events)
@@ -80,7 +83,7 @@ def _named(events: Any, names: Sequence[Any]) -> list[Any]:
     by_text = {str(name): events[name] for name in names}
     columns = [by_text[found[name]] for name in _NAMES]
     unit = unit_in_name(found["t"])
-    if unit not in (None, MICRO.name) and not _has_unit(columns[0]):
+    if unit not in (None, MICRO.name) and _array(columns[0]).dtype.kind in _NUMBERS:
         _refuse_mask(columns[0])
         columns[0] = to_microseconds(_array(columns[0]), Unit(str(unit)), "events")
     return columns
@@ -95,12 +98,12 @@ def _array(values: Any) -> NDArray[Any]:
 
 
 def _refuse_files(events: Any) -> None:
-    """Raise DataError for names, contents and handles of files, and for lists of them."""
+    """Raise DataError for names, contents and handles of files, for open recordings, and for lists of them."""
     one = events[0] if isinstance(events, tuple | list) and events else events
-    if isinstance(one, str | bytes | bytearray | PathLike | IOBase):
+    if isinstance(one, str | bytes | bytearray | PathLike | IOBase) or hasattr(type(one), "packets"):
         raise DataError(
             f"events: expected fields or four columns t, x, y, p, received {type(events).__name__}; a recording is passed by "
-            "its path (str or Path) to `stream`, one at a time"
+            "its path (str or Path), or opened, to `stream`, one at a time"
         )
 
 
@@ -118,7 +121,12 @@ def _column(name: str, column: Any) -> NDArray[Any]:
         if np.isnat(values).any():
             raise DataError("events: column t has a time that is missing (NaT)")
         values = values.astype(f"{values.dtype.kind}8[us]").astype(np.int64)
-    if values.ndim != 1 or values.dtype.kind not in "biuf":
+    if values.dtype.kind == "O" and values.size and isinstance(values.flat[0], datetime):
+        raise DataError(
+            f"events: column {name} holds datetime objects, as times with a time zone do; convert them to NumPy's datetime64, "
+            "in pandas t.dt.tz_convert(None), or to whole microseconds"
+        )
+    if values.ndim != 1 or values.dtype.kind not in _NUMBERS:
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
         raise DataError(f"events: column {name} has fractions or NaN; expected whole microseconds and whole pixels")

@@ -77,7 +77,7 @@ def check_order(what: str, kept: int, late: int) -> None:
     if late > LATE_LIMIT * (kept + late):
         raise EventFileError(
             f"{what}: {late} of {kept + late} events are older than a window before them: the file is not in order of time; "
-            "sort its events by time first (text: sort -n; arrays: numpy.argsort)"
+            "sort its events first: evburst events convert FILE OUT --sort"
         )
 
 
@@ -90,7 +90,8 @@ class Faults:
         late_events: events older than the current window (time ran backwards), dropped.
         clock_resets: jumps of a live source's clock back by more than a second, after which windows continue at the new time.
         time_glitches: single events whose time jumps ahead of both neighbours, dropped.
-        long_silences: gaps of ten minutes or more without an event, whose empty windows are skipped.
+        long_silences: gaps of ten minutes or more without an event, live of more than 200 windows, whose empty windows are
+            skipped.
         outside_sensor: events whose x or y lies outside the sensor, dropped.
         time_wraps: wrap-arounds of the recording's clock; repaired without loss.
         untimed_events: events before the first time word (RAW), whose time is unknown, dropped.

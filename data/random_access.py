@@ -40,7 +40,7 @@ MAX_HELD_EVENTS = 100_000_000
 MARK_EVENTS, MARK_WINDOWS = 1 << 14, 100
 """Minimum distance of two marks, in events or in windows; one of the two suffices."""
 
-_VERSION = 1
+_VERSION = 2
 _EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
 
@@ -63,12 +63,14 @@ class EventIndex(Protocol):
     Attributes:
         faults: faults found by one pass over the recording, in windows on multiples of their length.
         first_us, end_us: time of the first sound event, and one microsecond after the last.
+        events: number of events in that pass, without those that were dropped.
         held_events: number of events held in memory.
     """
 
     faults: Faults
     first_us: int
     end_us: int
+    events: int
     held_events: int
 
     def window(self, end_us: int) -> EventWindow:
@@ -104,12 +106,12 @@ class MarkedRecording:
         self._stream, self._window_us = stream, window_us
         cached = _load(file) if file else None
         if cached is None:
-            marks, self.end_us = _marks_of(stream, window_us)
-            self._marks, self.faults = marks, stream.faults
+            self._marks, self.end_us, self.events = _marks_of(stream, window_us)
+            self.faults = stream.faults
             if file:
-                _save(file, marks, self.end_us, self.faults)
+                _save(file, self._marks, self.end_us, self.events, self.faults)
         else:
-            self._marks, self.end_us, self.faults = cached
+            self._marks, self.end_us, self.events, self.faults = cached
         self._times = [mark.t_us for mark in self._marks]
         self.first_us = self._times[0]
 
@@ -124,7 +126,7 @@ class HeldRecording:
     """An EventIndex of events held in memory, in file order, faulty ones included; see `index_events`."""
 
     def __init__(self, stream: EventStream, window_us: int) -> None:
-        parts = _read_events(stream, window_us)
+        parts, self.events = _read_events(stream, window_us)
         self.faults, self._window_us = stream.faults, window_us
         self._events = np.concatenate([part.view(_EVENT_BYTES) for part in parts]).view(EVENT_DTYPE)
         self.held_events = len(self._events)
@@ -151,7 +153,7 @@ class EmptyRecording:
         window_us: length of all windows.
     """
 
-    held_events = 0
+    events = held_events = 0
 
     def __init__(self, first_us: int, window_us: int) -> None:
         self.faults, self._window_us = Faults(), window_us
@@ -183,8 +185,12 @@ def _pick(windows: Iterable[EventWindow], t0_us: int, t1_us: int) -> EventWindow
     return EventWindow(t0_us, t1_us, np.empty(0, EVENT_DTYPE))
 
 
-def _read_events(stream: EventStream, window_us: int) -> list[Events]:
-    """Read the events to hold in memory, in parts; counts the stream's faults as `stream.windows` does."""
+def _read_events(stream: EventStream, window_us: int) -> tuple[list[Events], int]:
+    """Read the events to hold in memory, in parts; counts the stream's faults as `stream.windows` does.
+
+    Returns:
+        The events, and the number of those that the windows hold, before filters.
+    """
     parts: list[Events] = []
     total = 0
 
@@ -203,19 +209,21 @@ def _read_events(stream: EventStream, window_us: int) -> list[Events]:
     if isinstance(stream, FilteredStream):
         for _ in hold(unpack(window) for window in stream.windows(window_us)):
             pass
+        kept = stream.passed
     else:
-        for _ in windows_by_duration(hold(stream.packets()), window_us, stream.faults):
-            pass
+        kept = sum(map(len, windows_by_duration(hold(stream.packets()), window_us, stream.faults)))
     if not total:
         raise NoEventsError("holds no event")
-    return parts
+    return parts, kept
 
 
-def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
-    """Return marks spread over the recording, and the time one microsecond after its last sound event."""
+def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int, int]:
+    """Return marks spread over the recording, the time one microsecond after its last sound event, and the number of events."""
     marks: list[Mark] = []
     last: EventWindow | None = None
+    events = 0
     for mark, window in stream.marked_windows(window_us):
+        events += len(window)
         previous = marks[-1] if marks else None
         if (
             previous is None
@@ -226,21 +234,23 @@ def _marks_of(stream: Markable, window_us: int) -> tuple[list[Mark], int]:
         last = window if len(window) else last
     if last is None:
         raise NoEventsError("holds no event")
-    return marks, int(columns(last)[0].max()) + 1
+    return marks, int(columns(last)[0].max()) + 1, events
 
 
-def _save(file: Path, marks: list[Mark], end_us: int, faults: Faults) -> None:
+def _save(file: Path, marks: list[Mark], end_us: int, events: int, faults: Faults) -> None:
     """Write an index to its cache file atomically."""
+    content = {"version": _VERSION, "end_us": end_us, "events": events, "faults": asdict(faults), "marks": marks}
     with replacing(file) as part:
-        part.write_text(json.dumps({"version": _VERSION, "end_us": end_us, "faults": asdict(faults), "marks": marks}))
+        part.write_text(json.dumps(content))
 
 
-def _load(file: Path) -> tuple[list[Mark], int, Faults] | None:
+def _load(file: Path) -> tuple[list[Mark], int, int, Faults] | None:
     """Read a cached index; returns None if there is none, or none that this version can read."""
     try:
         cached = json.loads(file.read_text())
         if cached["version"] != _VERSION:
             return None
-        return [Mark(*mark) for mark in cached["marks"]], int(cached["end_us"]), Faults(**cached["faults"])
+        marks = [Mark(*mark) for mark in cached["marks"]]
+        return marks, int(cached["end_us"]), int(cached["events"]), Faults(**cached["faults"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -119,6 +119,40 @@ def clock_runs(packets: Iterable[Events], faults: Faults) -> Iterator[Iterator[E
         yield (events for _, events in run)
 
 
+class ClockWatch:
+    """Finds resets of a clock, by the rule of `clock_runs`, in packets that are not held back.
+
+    Attributes:
+        latest_us: latest sound time of the current run of the clock; None if there is none yet.
+        undecided: `(n,)` times of the last eight events, of which later ones decide whether they are sound.
+    """
+
+    def __init__(self) -> None:
+        self.undecided, self._latest = np.empty(0, np.int64), _BEFORE_ALL
+
+    @property
+    def latest_us(self) -> int | None:
+        """See above."""
+        return None if self._latest == _BEFORE_ALL else int(self._latest)
+
+    def find(self, t: NDArray[np.int64], faults: Faults) -> int | None:
+        """Return the index of the first event after the last reset, 0 if it lies in a packet before; None without a reset.
+
+        Args:
+            t: `(n,)` times of the next packet, in order of arrival.
+            faults: counters; `clock_resets` is incremented.
+        """
+        times, begin = np.concatenate([self.undecided, t]), None
+        start, decided = 0, max(len(times) - GLITCH_EVENTS, 0)
+        while start < decided:
+            start, self._latest = _find_reset(times, start, decided, self._latest)
+            if start < decided:
+                count_reset(faults, int(self._latest - times[start]))
+                begin, self._latest = max(start - len(self.undecided), 0), _BEFORE_ALL
+        self.undecided = times[decided:]
+        return begin
+
+
 def count_reset(faults: Faults, back_us: int) -> None:
     """Count a reset of a live source's clock, which has jumped back by `back_us`, and log a warning."""
     faults.clock_resets += 1

@@ -92,6 +92,19 @@ def test_tables_without_events_are_passed_over_with_a_note(recordings: Path, cap
     assert find_recordings([recordings / "boxes.csv"]) == [recordings / "boxes.csv"]  # whoever names it learns what is wrong
 
 
+def test_compressed_recordings_are_passed_over_with_a_note(recordings: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = find_recordings([recordings])
+    for name in ("c/x.csv.gz", "c/y.DAT.ZST", "c/rec_bbox.npy.gz", "c/notes.txt.md.gz", "b/other.dat.xz"):
+        (recordings / name).parent.mkdir(exist_ok=True)
+        (recordings / name).write_bytes(b"compressed")
+    with caplog.at_level("INFO"):
+        assert find_recordings([recordings]) == names
+    files = f"{recordings / 'c' / 'x.csv.gz'}, {recordings / 'c' / 'y.DAT.ZST'}"
+    assert caplog.messages == [f"note: passed over, because they are compressed: {files}; unpack them first"]
+    with pytest.raises(ConfigError, match=r"no file named .*; unpack the compressed ones first, such as y\.DAT\.ZST"):
+        find_recordings([recordings / "c"])
+
+
 def test_results_beside_the_recordings_are_no_recordings(recordings: Path) -> None:
     (recordings / "b" / "bad.dat").unlink()
     names = find_recordings([recordings])

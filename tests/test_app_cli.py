@@ -292,6 +292,15 @@ def test_defaults_then_file_then_set_then_flags(tmp_path: Path, monkeypatch: pyt
     assert (seen[0].ann, seen[0].weights) == (False, "street")
 
 
+def test_settings_are_read_once_so_that_they_may_come_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"weights: from-the-pipe\n")
+    os.close(writing)
+    assert cli.detect_main(["--events", str(SAMPLE), "--config", f"/dev/fd/{reading}", "--crops"]) == 1
+    os.close(reading)
+    assert "from-the-pipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

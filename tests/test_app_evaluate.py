@@ -143,6 +143,24 @@ def test_a_recording_without_events_is_evaluated_as_one_in_which_nothing_is_foun
         assert (row["frames"], row["left_out"]["labels"]) == (4, 0)
 
 
+def test_late_events_are_reported_and_a_recording_out_of_order_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = gen1_tree(tmp_path / "gen1", ("val",))
+    run = ["--dataset", "gen1", "--root", str(root), "--protocol", "coco", "--out", str(tmp_path / "out"), *FAST]
+    ordered = events(2000, 600_000, SIZE)
+    for late in (20, 1000):
+        name = root / "val" / f"17-03-30_12-53-58_{int(late == 1000)}_60500000_td.dat"
+        name.write_bytes(dat_bytes(np.concatenate([ordered[late:], ordered[:late]]), SIZE))
+        code = evaluate_main(run)
+        out, err = capsys.readouterr()
+        if late == 20:
+            assert "\nrepaired  late events 20\n" in out
+            assert json.loads((tmp_path / "out" / "results.json").read_text())["faults"] == {"late_events": 20}
+    assert (code, out) == (1, "")
+    assert f"{name}: 1000 of 2000 events are older than a window before them" in err
+
+
 def test_an_ncaltech101_tree_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ncaltech_tree(tmp_path / "ncaltech101")
     run = ["--dataset", "ncaltech101", "--root", str(root), "--split", "test", "--weights", "caltech6"]

@@ -15,6 +15,7 @@ from evburst.app.events import main
 from evburst.data.events import SensorSize
 from evburst.data.readers import READERS, open_events
 from evburst.data.writers import write_events
+from tests.conftest import random_events
 from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, evt3_high, evt3_low, evt3_x, evt3_y, fed, real, rows
 
 KNOWN = ", ".join(sorted(READERS))
@@ -219,6 +220,37 @@ def test_cut(capsys: pytest.CaptureFixture[str], recording: Path, flags: list[st
     assert collect(open_events(out))["t"].tolist() == times
 
 
+@pytest.mark.parametrize("name", ["a.dat", "a.npz", "a.csv"])
+def test_convert_sorts(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    ordered = random_events(30_000, SensorSize(32, 24), 3_000_000)
+    ordered["t"] = np.arange(30_000) * 100
+    write_events(tmp_path / name, np.random.default_rng(0).permutation(ordered), SensorSize(32, 24))
+    command = ["convert", tmp_path / name, tmp_path / "b.dat", "--sort"]
+    assert run(capsys, *command) == (0, f"{tmp_path / 'b.dat'}: 30,000 events, 32x24\n", "")
+    assert np.array_equal(collect(open_events(tmp_path / "b.dat")), ordered)
+
+
+def test_convert_sorts_across_a_wrap_of_the_clock(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    times = [(1 << 32) - 10, 5, (1 << 32) - 3_000_000, 2_000_000]
+    content = rows(*((t, 1, 2, 1) for t in times))
+    (tmp_path / "a.dat").write_bytes(dat_bytes(content))
+    assert run(capsys, "convert", tmp_path / "a.dat", tmp_path / "b.npz", "--sort")[0] == 0
+    found = collect(open_events(tmp_path / "b.npz"))["t"].tolist()
+    assert found == [times[2], times[0], (1 << 32) + 5, (1 << 32) + 2_000_000]
+
+
+def test_more_events_than_fit_into_memory_are_not_sorted(
+    capsys: pytest.CaptureFixture[str], recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evburst.app.events.MAX_HELD_EVENTS", 4)
+    assert run(capsys, "convert", recording, recording.with_name("b.npz"), "--sort") == (
+        1,
+        "",
+        f"error: {recording}: more than 4 events, too many to sort in memory\n",
+    )
+    assert not recording.with_name("b.npz").exists()
+
+
 @pytest.mark.parametrize("first_us", [9_000_000, 1 << 40])
 def test_a_corrupt_first_time_is_not_the_start(capsys: pytest.CaptureFixture[str], tmp_path: Path, first_us: int) -> None:
     np.save(tmp_path / "a.npy", np.concatenate([rows((first_us, 1, 1, 1)), SAMPLE]))
@@ -250,7 +282,9 @@ def test_events_in_another_order_are_no_loss_that_is_passed_over(
     write_events(tmp_path / "a.dat", rows(*((time, 1, 1, 1) for time in t)), SIZE)
     code, out, err = run(capsys, command, tmp_path / "a.dat", tmp_path / "b.csv", *flags)
     assert (code, out) == (1, "")
-    assert re.search(r"a\.dat: 400 of \d+ events are older than a window before them: .*; sort its events by time first", err)
+    assert re.search(
+        r"a\.dat: 400 of \d+ events are older than a window before them: .*; sort its events first: .* --sort", err
+    )
     assert not (tmp_path / "b.csv").exists()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -110,6 +111,9 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
         ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
         ((np.array([5], "m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
+        (([datetime.now(UTC)], [1], [1], [1]), r"column t holds datetime objects, .* t\.dt\.tz_convert\(None\)"),
+        ({"t_ns": [datetime.now(UTC)], "x": [1], "y": [1], "p": [1]}, "column t holds datetime objects"),
+        ({"t_ns": ["0"], "x": [1], "y": [1], "p": [1]}, "column t: expected a list of numbers, received <U1"),
         (([1], np.array([5], "m8[us]"), [1], [1]), "column x: expected a list of numbers, received timedelta64"),
         (([1], [-1], [1], [1]), "x = -1"),
         (([1], [1], [70_000], [1]), "y = 70000"),
@@ -128,6 +132,8 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([2**62], [1], [1], [1]), "expected less than"),
         *((one, "a recording is passed by its path") for one in ("a.dat", b"a.dat", Path("a.dat"), ["a.dat"] * 2, [b""] * 4)),
         (io.BytesIO(), "received BytesIO; a recording is passed by its path"),
+        (open_events(SAMPLE), r"received DatFile; .*, or opened, to `stream`, one at a time"),
+        ([open_events(SAMPLE)] * 2, "received list; a recording is passed by its path"),
         (5, "received int of shape"),
         (iter([[0, 1, 1, 1]]), "an iterator; join its chunks"),
     ],
@@ -318,7 +324,7 @@ def test_settings_and_errors() -> None:
     with pytest.raises(EvburstError, match="sensor_size"):
         Detector()(random_events(10, SIZE, 1000))
     for given in (SAMPLE.read_bytes(), [SAMPLE, SAMPLE]):  # what they are, before their sensor size
-        with pytest.raises(EvburstError, match=r"a recording is passed by its path \(str or Path\) to `stream`, one at a time"):
+        with pytest.raises(EvburstError, match=r"a recording is passed by its path \(str or Path\), or opened, to `stream`"):
             Detector().stream(given)
     with pytest.raises(EvburstError, match="lie outside 32x32"):
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))

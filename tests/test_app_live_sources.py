@@ -26,6 +26,7 @@ from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.data.errors import ConfigError, MissingPackageError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.slicing import live_windows
 from evburst.data.writers import write_events
 from tests.conftest import make_events, random_events
 
@@ -95,6 +96,14 @@ def test_windows_are_complete_when_the_source_says_so(
     found, faults = assembled(*packets)
     assert found == windows
     assert faults.late_events == late
+
+
+def test_a_gap_to_a_time_far_ahead_is_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    far = 10**6  # 100,000 windows
+    windows, faults = assembled(([1], 5), ([far + 2], far + 3), ([far + 4], far + 20))
+    assert windows == [(0, [1]), (far, [far + 2, far + 4]), (far + 10, [])]
+    assert faults.found() == {"long_silences": 1}
+    assert caplog.messages == ["the clock of the source jumped ahead by 1.0 s: windows continue there"]
 
 
 def test_random_packets_lose_nothing() -> None:
@@ -529,19 +538,37 @@ def test_a_device_clock_continues_in_a_silence(clock: Clock) -> None:
 @pytest.mark.usefixtures("clock")
 def test_a_device_clock_follows_a_reset_but_no_disorder(caplog: pytest.LogCaptureFixture) -> None:
     device = DeviceClock(faults := Faults())
-    device.packet(make_events([9_000_000]))
-    for times in ([8_995_000, 9_000_010], [3], [4] * 8 + [9_000_020]):  # disorder, then single times that are wrong
+    device.packet(make_events(range(9_000_000, 9_000_012)))
+    for times in ([8_995_000, 9_000_020], [3], [4] * 7 + [9_000_030]):  # disorder, then single times that are wrong
         assert not device.packet(make_events(times)).restarted
-    assert (device.packet(NO_EVENTS).until_us, faults, caplog.messages) == (9_000_021, Faults(), [])
+    assert (device.packet(NO_EVENTS).until_us, faults, caplog.messages) == (9_000_031, Faults(), [])
     # The reset may lie inside a packet, or its first events may come in a few small ones.
-    packet = device.packet(make_events([9_000_030, *range(10)]))
+    packet = device.packet(make_events([9_000_040, *range(10)]))
     assert (packet.events["t"].tolist(), packet.until_us, packet.restarted) == (list(range(10)), 10, True)
-    device.packet(make_events([5_000_000]))
+    device.packet(make_events(range(5_000_000, 5_000_012)))
     packets = [device.packet(make_events([20, 21])) for _ in range(5)]
     assert [packet.restarted for packet in packets] == [False] * 4 + [True]
     assert (packets[-1].until_us, faults.found()) == (22, {"clock_resets": 2})
     back = [message.partition(":")[0] for message in caplog.messages]
     assert back == ["the clock of the source jumped back by 9.0 s", "the clock of the source jumped back by 5.0 s"]
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("packet_events", [1, 3, 20])
+def test_a_device_clock_goes_by_the_rule_of_recordings(packet_events: int) -> None:
+    times = [9_000_000 + 100 * k for k in range(60)]
+    times[20] += 10**12  # a single time that is wrong
+    times[40:] = [2_000_000 + 100 * k for k in range(20)]
+    times[50:] = [8_000_000 + 100 * k for k in range(10)]
+    device, faults = DeviceClock(live := Faults()), Faults()
+    packets = [device.packet(make_events(times[i : i + packet_events])) for i in range(0, 60, packet_events)]
+    expected = list(live_windows(iter([make_events(times)]), 1_000_000, faults))
+    assert live == faults == Faults(clock_resets=1, time_glitches=1)
+    assert sum(packet.restarted for packet in packets) == 1
+    delivered = {int(t) for packet in packets for t in packet.events["t"]}
+    assert delivered == {int(t) for window in expected for t in window.words["t"]}
+    assert max(packet.until_us for packet in packets) < 10_000_000
+    assert packets[-1].until_us == 8_000_901
 
 
 class Driver:

@@ -10,7 +10,7 @@ import pytest
 from evburst.data.datasets.class_windows import ClassWindows, HeldTime, filled_numbers, filled_windows, open_class_windows
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
+from evburst.data.errors import ConfigError, DataError, EventFileError, LabelError, SensorSizeError
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.readers import ReadOptions
 from evburst.data.writers import write_events
@@ -122,6 +122,13 @@ def table_tree(root: Path) -> Path:
         write_events(root / f"{name}.dat", recording(0, 2_000_000).events, SIZE)
     (root / "recordings.csv").write_text("file,class\na.dat,mug\nb.dat,pen\nmissing.dat,pen\n")
     return root
+
+
+def test_recordings_out_of_order_are_refused() -> None:
+    shuffled = recording(0, 3 * W)
+    shuffled.events["t"] = shuffled.events["t"][::-1].copy()
+    with pytest.raises(EventFileError, match=r"1\.dat: \d+ of 500 events are older .* not in order of time; sort its events"):
+        ClassWindows(dataset(recording(0, 3 * W), shuffled), "train", W)
 
 
 def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evburst.app.config import load_config
 from evburst.app.train.cli import train_main
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.errors import ConfigError, DataError, EventFileError, LabelError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
 from tests.conftest import ROOT
@@ -94,6 +95,21 @@ def test_windows_between_labels_follow_each_other(tmp_path: Path) -> None:
     assert found[4] == [180_000, 230_000, 280_000, 330_000, 380_000, 430_000, 480_000]
     window = data.window_before(3, 430_000)
     assert (window.window.t1_us, len(window.boxes)) == (430_000, 0)
+
+
+@pytest.mark.parametrize("filters", ["", "{refractory_us: 10}"])
+@pytest.mark.parametrize("suffix", [".dat", ".csv"])
+def test_a_recording_out_of_order_is_refused(tmp_path: Path, suffix: str, filters: str) -> None:
+    root = gen1_tree(tmp_path, ("val",)) / "val"
+    first = min(root.glob("*_td.dat"))
+    shuffled = events(2_000, 600_000, SPECS["street"].sensor_size)
+    first.unlink()
+    write_events(first.with_suffix(suffix), np.concatenate([shuffled[1000:], shuffled[:1000]]), SPECS["street"].sensor_size)
+    config = load_config(DatasetConfig, None, ["kind=folder", f"root={root}", "spec=street", f"filters={filters or '{}'}"])
+    for _ in range(2):  # the second time, the index is in the cache
+        message = rf"{first.stem}{suffix}: \d+ of 2000 events are older .* not in order of time; sort its events"
+        with pytest.raises(EventFileError, match=message):
+            open_dataset(config, Request("val", W50, cache=tmp_path / "cache"))
 
 
 def test_the_labels_of_a_recording_without_events_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

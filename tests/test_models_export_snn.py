@@ -253,18 +253,19 @@ def same_boxes(found: dict[str, Any], expected: Any) -> None:
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-3, atol=1e-3)
 
 
-def test_boxes_of_default_boxes(grid: Tensor) -> None:
+@pytest.mark.parametrize("names", [("box", "cls"), ("boxes", "scores"), ("labels", "boxes")])
+def test_boxes_of_default_boxes(names: tuple[str, str], grid: Tensor) -> None:
     """SSD's: the maps of a network with two default boxes and two classes, decoded inside and outside."""
     nodes = [Node("input", "input", ())]
     tensors = {}
     window = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
     generator = torch.Generator().manual_seed(4)
-    for name, outputs in (("box", 8), ("cls", 6)):
+    for name, outputs in zip(names, (8, 6), strict=True):
         nodes.append(Node(name, "conv", ("input",), window))
         weight = rounded(torch.randn(outputs, 4, 1, 1, generator=generator), torch.ones(4))
         tensors |= {f"{name}.weight": weight, f"{name}.bias": torch.zeros(outputs)}
-    graph = Graph(nodes, ["box", "cls"], tensors)
-    parameters = SpikingParameters(1, {}, {"box": torch.zeros(8), "cls": torch.zeros(6)})
+    graph = Graph(nodes, [*names], tensors)
+    parameters = SpikingParameters(1, {}, dict(zip(names, (torch.zeros(8), torch.zeros(6)), strict=True)))
     head = HeadSpec("ssd", (1,), 0, ("a", "b"), (((3.0, 4.0), (6.0, 2.0)),))
     size, post = SensorSize(20, 12), PostConfig(score=0.6, nms_iou=0.3)
     model = spiking_model(graph, parameters, 4, SnnOptions(size=(12, 20), boxes=BoxOptions(size, post)), head)
@@ -272,6 +273,18 @@ def test_boxes_of_default_boxes(grid: Tensor) -> None:
     expected = decode(maps, head, post, size, [0])[0]
     assert len(expected) > 3
     same_boxes(run(model, grid[:1]), expected)
+
+
+@pytest.mark.parametrize("name", ["input", "one"])
+def test_a_module_whose_name_the_file_needs_is_named(name: str) -> None:
+    window = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+    graph = Graph(
+        [Node("x", "input", ()), Node(name, "conv", ("x",), window)],
+        [name],
+        {f"{name}.weight": torch.ones(1, 4, 1, 1), f"{name}.bias": torch.zeros(1)},
+    )
+    with pytest.raises(ModelError, match=f"needs the name '{name}' for itself: rename that module"):
+        spiking_model(graph, SpikingParameters(1, {}, {name: torch.zeros(1)}), 4, SnnOptions())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evburst.data.classification import CLASSIFICATION
+from evburst.data.events import list_counts
 from evburst.data.text import number_of
 from evburst.eval.results import network_label
 
@@ -30,7 +31,7 @@ def _box_table(results: dict[str, Any], out: Path) -> str:
     lines += [_loss_line(row["ap_loss"], "AP", row["timesteps"]) for row in results["results"] if row["ap_loss"]]
     energy = results["results"][-1]["energy"]
     lines.append(f"energy    {energy['table']}, per spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate")
-    return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html"])
+    return "\n".join([*lines, *_repaired_lines(results), f"written   {out}/: results.json, results.md, report.html"])
 
 
 def _class_table(results: dict[str, Any], out: Path) -> str:
@@ -52,7 +53,14 @@ def _class_table(results: dict[str, Any], out: Path) -> str:
     lines.append(
         f"energy    {energy['table']}, per window and spike; ANN: dense; QNN: zero-skipping, a burst one multiply-accumulate"
     )
-    return "\n".join([*lines, f"written   {out}/: results.json, results.md, report.html, confusion.svg"])
+    return "\n".join(
+        [*lines, *_repaired_lines(results), f"written   {out}/: results.json, results.md, report.html, confusion.svg"]
+    )
+
+
+def _repaired_lines(results: dict[str, Any]) -> list[str]:
+    """Return a line on the faults of the recordings in plain text; none if they are intact."""
+    return [f"repaired  {list_counts(results['faults'])}"] if results["faults"] else []
 
 
 def _energy_columns(energy: dict[str, Any], decimals: int) -> str:

@@ -15,7 +15,7 @@ from evburst.data.errors import ConfigError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.extras import require
 from evburst.data.readers.columns import columns_to_events, find_columns
-from evburst.data.slicing import GLITCH_EVENTS, GLITCH_US, count_reset
+from evburst.data.slicing import GLITCH_US, ClockWatch
 
 SENSORS = {
     "evk4": "prophesee_evk4",
@@ -36,35 +36,44 @@ class DeviceClock:
     That time is the timestamp of the last event. While no events arrive, it is advanced by this computer's clock, minus 20 ms
     for events in transit. The two clocks are compared only within one pause, so that their drift does not accumulate.
 
-    If the device's clock jumps back (see `evburst.data.slicing.clock_runs`), it is followed to the new time.
+    If the device's clock is reset (see `evburst.data.slicing.clock_runs`), it is followed to the new time. An event more than a
+    second ahead is held back until the eight events after it tell whether its time is wrong.
 
     Args:
-        faults: counters; `clock_resets` is incremented.
+        faults: counters; `clock_resets` and `time_glitches` are incremented.
     """
 
     def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-        self._last_us: int | None = None
+        self._faults, self._watch = faults, ClockWatch()
+        self._until_us: int | None = None
         self._arrived_s = 0.0
-        self._old = 0
+        self._held = NO_EVENTS
 
     def packet(self, events: Events) -> Packet:
         """Make a packet of the events that have just arrived, which may be none; without those before a reset of the clock."""
-        now_s, restarted = time.perf_counter(), False
-        if len(events):
-            age_us = max(self._last_us or 0, int(events["t"].max())) - events["t"]
-            recent = np.flatnonzero(age_us <= GLITCH_US)
-            self._old = len(events) - 1 - int(recent[-1]) if len(recent) else self._old + len(events)
-            restarted = self._old > GLITCH_EVENTS
-            if restarted:
-                count_reset(self._faults, int(age_us[-1]))
-                events, self._last_us = events[-self._old :], None
-            last_us = int(events["t"].max()) + 1
-            self._last_us, self._arrived_s = max(last_us, self._last_us or 0), now_s
-        elif self._last_us is not None:
+        now_s, until_us = time.perf_counter(), self._until_us
+        if until_us is not None:
             pause_us = round(1e6 * (now_s - self._arrived_s)) - _TRANSPORT_US
-            return Packet(events, self._last_us + max(pause_us, 0), now_s)
-        return Packet(events, self._last_us, now_s, restarted)
+            until_us += max(pause_us, 0)
+        if not len(events):
+            return Packet(events, until_us, now_s)
+        begin = self._watch.find(events["t"], self._faults)
+        if begin is not None:
+            events, self._held = events[begin:], NO_EVENTS
+            until_us = self._until_us = self._watch.latest_us
+        events = self._sound(np.concatenate([self._held, events]), until_us)
+        if len(events):
+            self._until_us, self._arrived_s = max(int(events["t"].max()) + 1, self._until_us or 0), now_s
+        return Packet(events, self._until_us, now_s, begin is not None)
+
+    def _sound(self, events: Events, until_us: int | None) -> Events:
+        """Return the events that are not too far ahead; the others are held back, or dropped if they are decided."""
+        known = [time_us for time_us in (until_us, self._watch.latest_us) if time_us is not None]
+        ahead = events["t"] > max(known, default=int(events["t"].max())) + GLITCH_US
+        undecided = np.isin(events["t"], self._watch.undecided)
+        self._faults.time_glitches += int(np.count_nonzero(ahead & ~undecided))
+        self._held = events[ahead & undecided]
+        return events[~ahead]
 
 
 class NetworkSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from threading import Condition
 from typing import Generic, NamedTuple, TypeVar
@@ -10,9 +11,11 @@ import numpy as np
 
 from evburst.app.live.sources import NO_EVENTS
 from evburst.data.events import Events, EventWindow, Faults
+from evburst.data.slicing import window_start
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger("evburst")
 _MAX_EMPTY_WINDOWS = 200
 
 
@@ -27,11 +30,12 @@ class WindowAssembler:
     """Cuts live packets into windows [k * window_us, (k + 1) * window_us).
 
     A window is complete once its source has delivered all events before the window's end, even if there are none. Events older
-    than the current window are dropped and counted (`Faults.late_events`).
+    than the current window are dropped and counted (`Faults.late_events`). If the source's clock jumps ahead, the empty windows
+    of the gap are skipped (`Faults.long_silences`).
 
     Args:
         window_us: window length.
-        faults: counters of dropped events.
+        faults: counters of dropped events and skipped gaps.
     """
 
     def __init__(self, window_us: int, faults: Faults) -> None:
@@ -61,10 +65,8 @@ class WindowAssembler:
             self._parts.append(events[late:])
         windows = []
         while until_us >= self._t0 + self._window_us:
-            if until_us - self._t0 > _MAX_EMPTY_WINDOWS * self._window_us and not self._parts:
-                # The source's clock jumped ahead: skip the empty windows.
-                self._t0 = until_us // self._window_us * self._window_us
-                break
+            if self._skip_gap(until_us):
+                continue
             t1 = self._t0 + self._window_us
             pending = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts or [NO_EVENTS])
             n = int(np.searchsorted(pending["t"], t1))
@@ -72,6 +74,18 @@ class WindowAssembler:
             self._parts = [pending[n:]] if n < len(pending) else []
             self._t0 = t1
         return windows
+
+    def _skip_gap(self, until_us: int) -> bool:
+        """Begin the current window at the next event, or at until_us without one, if that is too many empty windows ahead."""
+        assert self._t0 is not None
+        next_us = min((int(part["t"].min()) for part in self._parts), default=until_us)
+        after_us = window_start(next_us, self._window_us)
+        if after_us - self._t0 <= _MAX_EMPTY_WINDOWS * self._window_us:
+            return False
+        self._faults.long_silences += 1
+        _LOG.warning("the clock of the source jumped ahead by %.1f s: windows continue there", (after_us - self._t0) * 1e-6)
+        self._t0 = after_us
+        return True
 
 
 class DropOldest(Generic[T]):

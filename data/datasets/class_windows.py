@@ -26,7 +26,7 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, NoEventsError, SensorSizeError
-from evburst.data.events import EventStream, EventWindow, SensorSize
+from evburst.data.events import EventStream, EventWindow, SensorSize, check_order
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import EmptyRecording, EventIndex, first_sensor_size, index_events
@@ -266,6 +266,7 @@ class ClassWindows:
                     f"{self.spec.sensor_size}; use one folder per sensor"
                 )
             index = index_events(stream, self._window_us)
+            check_order(recording.name, index.events, index.faults.late_events)
         except NoEventsError:
             index = EmptyRecording(0, self._window_us)
         except DataError as error:

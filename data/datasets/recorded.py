@@ -25,7 +25,7 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
-from evburst.data.events import EventStream, SensorSize, check_sensor_size
+from evburst.data.events import EventStream, SensorSize, check_order, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, first_sensor_size, index_events
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
@@ -243,7 +243,9 @@ class RecordedWindows:
                 others = f"among recordings of {self.spec.sensor_size}: use one folder per sensor"
                 raise SensorSizeError(f"{path}: a {stream.sensor_size} sensor {others}")
             file = cache / "recordings" / f"{_identity(path, self._reading, [])}.json" if cache else None
-            return index_events(stream, window_us, file)
+            index = index_events(stream, window_us, file)
+            check_order(str(path), index.events, index.faults.late_events)
+            return index
         except NoEventsError:
             first_us = min((t for t, _ in recording.labels if t is not None), default=0) - _BEFORE_LABELS_US
             return EmptyRecording(max(first_us, 0), window_us)

@@ -144,6 +144,16 @@ class DatFile:
                 words = window.words[start : start + PACKET_EVENTS]
                 yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
 
+    def unsorted(self) -> Iterator[Events]:
+        """Yield all events in file order, with their times as they are, except that wraps of the clock are undone."""
+        last_us = int(self.words[0, 0])
+        for start in range(0, len(self.words), PACKET_EVENTS):
+            events = unpack(EventWindow(0, WRAP_US, self.words[start : start + PACKET_EVENTS], 0, self.version))
+            events["t"] = np.unwrap(np.append(last_us, events["t"]), period=WRAP_US)[1:]
+            last_us = int(events["t"][-1])
+            yield events
+        self._mapped.check()
+
     def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int, faults: Faults) -> EventWindow:
         """Return the window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""
         words = np.empty((stop - start, 2), np.uint32)

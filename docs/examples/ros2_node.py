@@ -4,7 +4,7 @@
 
 Subscribes to `events` (event_camera_msgs/EventPacket, decoded by event_camera_py) and, where dvs_msgs is installed, to
 `dvs_events` (dvs_msgs/EventArray); publishes `detections` (vision_msgs/Detection2DArray) for every window, stamped with its
-end. Needs arrivals.py beside it.
+end. Windows are cut on ROS's clock, which a reset of the camera does not change. Needs arrivals.py beside it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from evburst import Detector, EvburstError
 
 _CLOCK_US = 1 << 32
 """Times of event_camera_py are 32-bit microseconds, which begin again after this."""
+_RESET_US = 1_000_000
+"""The sensor's clock was reset if it and ROS's differ by this much more or less than before."""
 
 
 class DetectionNode(Node):
@@ -63,13 +65,15 @@ class DetectionNode(Node):
             self._put(message, dict(zip("txyp", map(np.array, columns), strict=True)))
 
     def _put(self, message: Any, events: dict[str, Any]) -> None:
-        if self._arrivals is None:  # the first message states the size of the sensor, and ROS's time of its first event
+        offset_us = _microseconds(message.header.stamp) - int(events["t"][0])
+        if self._arrivals is None or abs(offset_us - self._offset_us) > _RESET_US:
+            self._offset_us = offset_us
+        if self._arrivals is None:  # the first message states the size of the sensor
             self._arrivals = Arrivals(message.width, message.height)
             self._frame_id = message.header.frame_id
-            self._offset_us = _microseconds(message.header.stamp) - int(events["t"][0])
             self._thread = Thread(target=self._detect)
             self._thread.start()
-        self._arrivals.put(events)
+        self._arrivals.put({**events, "t": events["t"] + self._offset_us})
 
     def _detect(self) -> None:
         try:
@@ -81,7 +85,7 @@ class DetectionNode(Node):
     def _message(self, result: Any) -> Any:
         """The boxes of a window: centre and size in pixels, the class's name, the score, and the number of the track."""
         found, message = result.detections, Detection2DArray()
-        seconds, rest_us = divmod(result.t1_us + self._offset_us, 1_000_000)
+        seconds, rest_us = divmod(result.t1_us, 1_000_000)
         message.header.stamp, message.header.frame_id = Time(sec=seconds, nanosec=1000 * rest_us), self._frame_id
         numbers = found.track_ids if found.track_ids is not None else np.zeros(len(found), np.int64)
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), numbers.tolist(), strict=True)

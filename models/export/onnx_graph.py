@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evburst.data.errors import ModelError
 from evburst.data.extras import require
 from evburst.data.files import replacing
 from evburst.models.bundle import DetectorBundle
@@ -36,8 +38,11 @@ class OnnxGraph:
         self._constants: dict[str, Any] = {}
 
     def model(self, name: str) -> Any:
-        """Return the graph as an `onnx.ModelProto`."""
-        helper = self._onnx.helper
+        """Return the graph as an `onnx.ModelProto`; raises ModelError if a module has the name of another tensor in it."""
+        helper, computed = self._onnx.helper, [output for node in self._nodes for output in node.output]
+        names = Counter([*(one.name for one in self._inputs), *self._constants, *computed])
+        if taken := [name for name, count in names.items() if count > 1]:
+            raise ModelError(f"the ONNX file needs the name {taken[0]!r} for itself: rename that module in the network")
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._constants.values()))
         opset = [helper.make_opsetid("", _OPSET)]
         return helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION, producer_name="evburst")

@@ -92,7 +92,7 @@ def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | Non
 
     Raises:
         MissingPackageError: the package onnx is missing.
-        ModelError: an option needs the size of the grids.
+        ModelError: an option needs the size of the grids, or a module has a name that the file needs.
         DataError: the file cannot be written.
     """
     options = options or SnnOptions()
@@ -171,10 +171,9 @@ class SpikingWriter:
             self._declare(BEGINS, "BOOL", [1, 1, 1])
         for node in self._graph.nodes:
             self._signals[node.name] = getattr(self, f"_{node.op}")(node, *(self._signals[name] for name in node.inputs))
-        for name in self._graph.outputs:
-            self._read_out(name)
+        maps = [self._read_out(name) for name in self._graph.outputs]
         if boxes and size and head:
-            write_boxes(self._onnx, self._graph.outputs, head, boxes, size)
+            write_boxes(self._onnx, maps, head, boxes, size)
         self._onnx.drop_unread()
         return self._onnx.model("spiking")
 
@@ -368,15 +367,18 @@ class SpikingWriter:
             self._onnx.emit("Mul", [signal.name, self._onnx.column(f"{source}.theta", theta)], name)
         return name
 
-    def _read_out(self, output: str) -> None:
+    def _read_out(self, output: str) -> str:
+        """Add a read-out and return the name of its tensor: its own, unless boxes are decoded from it, which may have that."""
         signal, shift = self._signals[output], self._parameters.readout_shift[output]
         parts = self._onnx.split(self._real(output), signal.length, f"{output}.t")
         total = self._onnx.summed(parts, output)
         if len(parts) > 1:
             total = self._onnx.emit("Mul", [total, self._onnx.constant("share", np.float32(1 / len(parts)))], f"{output}.mean")
-        self._onnx.emit("Add", [total, self._onnx.column(f"{output}.readout", shift)], output)
+        name = f"{output}.map" if self._options.boxes else output
+        self._onnx.emit("Add", [total, self._onnx.column(f"{output}.readout", shift)], name)
         if not self._options.boxes:
-            self._onnx.output(output, "FLOAT", ["N", len(shift), None, None])
+            self._onnx.output(name, "FLOAT", ["N", len(shift), None, None])
+        return name
 
     def _total(self, node: Node, signal: Signal) -> None:
         """Add the optional outputs of a layer that spikes."""

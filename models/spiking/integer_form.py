@@ -225,14 +225,14 @@ def step_in_use(graph: Graph, drive: Driven, layer: NeuronLayer, sizes: Sizes) -
     step, *others = (graph.tensors.get(f"{conv.name}.step") for conv in drive.convs)
     if step is None or any(other is None or not torch.equal(step, other) for other in others):
         return None
-    odd, whole = _in_steps(layer.theta, step)
+    odd, whole = in_steps(layer.theta, step)
     if not whole or not bool((odd % 2 == 1).all()):
         return None
     spikes = [sizes[name] for name in drive.spikes]
-    return step if all(size is not None and _in_steps(size, step)[1] for size in spikes) else None
+    return step if all(size is not None and in_steps(size, step)[1] for size in spikes) else None
 
 
-def _in_steps(theta: Tensor, step: Tensor) -> tuple[Tensor, bool]:
+def in_steps(theta: Tensor, step: Tensor) -> tuple[Tensor, bool]:
     """Thresholds in steps, rounded, and whether they are whole."""
     exact = theta.double() / step.double()
     whole = torch.round(exact)

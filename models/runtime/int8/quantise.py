@@ -15,11 +15,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.models.runtime.int8.signals import Read
 from evburst.models.runtime.int8.simd.emit import LANES, VNNI
+from evburst.models.spiking.integer_form import in_steps
 from evburst.models.spiking.rounding import LARGEST, to_int8
 
 _SHORT_MAX, _LARGEST_SUM, _LARGEST_FACTOR = 2**15 - 1, 2**30, 2**16
@@ -129,9 +131,8 @@ def pack(readings: Sequence[Reading]) -> PackedWeights | None:
 
 def factors_of(theta: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.int32] | None:
     """Number of steps, `(C,)`, of a spike that is added to a sum of convolutions; None if it is not whole."""
-    exact = theta.astype(np.float64) / step
-    whole = np.rint(exact)
-    return whole.astype(np.int32) if np.allclose(exact, whole, rtol=1e-6, atol=0) and whole.max() < _LARGEST_FACTOR else None
+    number, is_whole = in_steps(torch.from_numpy(theta), torch.from_numpy(step))
+    return number.int().numpy() if is_whole and number.max() < _LARGEST_FACTOR else None
 
 
 def _repeated(weights: NDArray[np.int64], repetitions: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
