@@ -185,7 +185,7 @@ def test_counts_of_several_runs_are_put_together(graph: Graph, grid: Tensor) -> 
     for a, b, c in zip(whole.layers, parts.layers, whole.of_image(2).layers, strict=True):
         assert counts_of(a, BEYOND_SILENCE) == counts_of(b, BEYOND_SILENCE)
         assert counts_of(c, BEYOND_SILENCE) == [own[2:] for own in counts_of(a, BEYOND_SILENCE)]
-    uncounted = replace(whole.layers[1], spikes_beyond_silence=None)
+    uncounted = whole.layers[1]._replace(spikes_beyond_silence=None)
     mixed = SpikeStats.concatenate([SpikeStats((whole.layers[1],), {}), SpikeStats((uncounted,), {})])
     assert mixed.layers[0].spikes_beyond_silence is None
     assert mixed.layers[0].synaptic_ops_beyond_silence is not None

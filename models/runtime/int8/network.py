@@ -33,6 +33,9 @@ from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParam
 from evburst.models.spiking.rounding import spike_values
 from evburst.models.spiking.silence import as_counts
 
+_AS_LAYER_STATS = [0, 1, 3, 2, 4, 5, 7]
+"""Counters of kernels.py in the order of LayerStats; differences have no number of active neurons there."""
+
 
 class IntegerNetwork(SpikingNetwork):
     """A spiking network in integer arithmetic; the reference engine computes the nodes that cannot be.
@@ -197,13 +200,10 @@ class IntegerNetwork(SpikingNetwork):
         by_operation = program.totals.reshape(operations, images * counters).astype(np.float64)
         layers = program.tables.layers
         by_layer = (program.tables.members @ by_operation).reshape(len(layers), images, counters).swapaxes(1, 2)
-        for layer, counts in zip(layers, by_layer, strict=True):
-            spikes, synaptic_ops, active, graded, *beyond = counts
+        for layer, own in zip(layers, by_layer[:, _AS_LAYER_STATS], strict=True):
+            counts: list[NDArray[np.float64] | None] = list(own)
+            if not layer.neurons:
+                counts[3] = None
             kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
-            fired, plain, differences = (
-                active if layer.neurons else None,
-                (spikes, synaptic_ops, graded),
-                beyond[:2] + beyond[3:],
-            )
-            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *plain, fired, *differences))
+            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *counts))  # type: ignore[arg-type]
         return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))
