@@ -240,6 +240,11 @@ def pack_grid(  # type: ignore[no-untyped-def]
                 changed[np.uintp(at) // np.uintp(LANES)] = 0
                 arena[at : at + LANES] = 0
         for channel in range(channels):
+            found = low - low
+            for index in range(np.uintp(per_row)):
+                found |= words[image, channel, row, index]
+            if found == 0:
+                continue
             for index in range(per_row):
                 word = words[image, channel, row, index]
                 while word != 0:

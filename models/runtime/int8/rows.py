@@ -10,8 +10,8 @@ from evburst.models.runtime.int8.simd.dots import dot_tiles
 from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS, TILE
 from evburst.models.runtime.int8.simd.lanes import (
     copy_lanes,
+    keep_larger,
     lanes_differ,
-    largest_lanes,
     multiply_lanes,
     pool_lanes,
 )
@@ -195,12 +195,12 @@ def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts)
     width = (operation.columns - 1) * stride + term.span_columns
     for t in range(timesteps if summed else 0):
         first = start + t * term.step
-        for column in range(width):
-            at, to = first + column * term.source_pixel, column * LANES
-            largest_lanes(arena, at, term.source_row, term.span_rows, LANES, scratch, to)
-        for column in range(operation.columns):
-            at, to = column * stride * LANES, out + column * operation.out_pixel + t * operation.out_step
-            largest_lanes(scratch, at, LANES, term.span_columns, lanes, arena, to)
+        for i in range(term.span_rows):
+            keep_larger(arena, first + i * term.source_row, term.source_pixel, width, LANES, scratch, 0, LANES, i == 0)
+        to = out + t * operation.out_step
+        for i in range(term.span_columns):
+            at, pitch = i * LANES, stride * LANES
+            keep_larger(scratch, at, pitch, operation.columns, lanes, arena, to, operation.out_pixel, i == 0)
     for column in range(operation.columns):
         fan_out_at, to = fan_out_row + column * operation.blocks, out + column * operation.out_pixel
         if not summed:

@@ -134,10 +134,14 @@ def saturating(builder: Any, operation: str, a: Any, b: Any) -> Any:
     return call(builder, f"llvm.u{operation}.sat.v{LANES}i8", a.type, a, b)
 
 
+def larger_count(builder: Any, a: Any, b: Any) -> Any:
+    """The larger of two vectors of unsigned integers."""
+    return builder.select(builder.icmp_unsigned(">", a, b), a, b)
+
+
 def within(builder: Any, value: Any, least: Any, most: Any) -> Any:
     """The nearest numbers between two vectors of unsigned integers."""
-    value = builder.select(builder.icmp_unsigned("<", value, most), value, most)
-    return builder.select(builder.icmp_unsigned(">", value, least), value, least)
+    return larger_count(builder, builder.select(builder.icmp_unsigned("<", value, most), value, most), least)
 
 
 def larger(builder: Any, a: Any, b: Any) -> Any:

@@ -14,32 +14,30 @@ from evburst.models.runtime.int8.simd.emit import LANES
 
 
 @intrinsic
-def largest_lanes(typingctx, x, start, pitch, n, lanes, out, to):  # type: ignore[no-untyped-def]
-    """Write the largest of n times LANES counts to out[to : to + LANES].
+def keep_larger(typingctx, x, start, pitch, n, lanes, out, to, out_pitch, fresh):  # type: ignore[no-untyped-def]
+    """Replace the counts of neighbouring pixels in `out` by those in `x` where these are larger.
 
     Args:
-        x, out: uint8 arrays; the counts begin at index `start` of `x`, `pitch` elements apart.
+        x, out: uint8 arrays; the pixels begin at indices `start` and `to` and are `pitch` and `out_pitch` elements apart.
+        n: number of pixels.
         lanes: number of channels in use; the others are set to 0.
+        fresh: whether to write the counts of `x` whatever `out` contains.
     """
-    return types.void(x, *[types.int64] * 4, out, types.int64), _emit_largest
+    longs = [types.int64] * 4
+    return types.void(x, *longs, out, types.int64, types.int64, types.boolean), _emit_keep_larger
 
 
-def _emit_largest(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def _emit_keep_larger(context, builder, signature, args):  # type: ignore[no-untyped-def]
     x, out = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 5))
     start, pitch, n, lanes = args[1:5]
+    to, out_pitch, fresh = args[6:]
     bytes_ = ir.VectorType(emit.BYTE, LANES)
-    largest = cgutils.alloca_once_value(builder, ir.Constant(bytes_, None))
-    with cgutils.for_range(builder, n) as loop:
-        counts = emit.load(builder, x, builder.add(start, builder.mul(loop.index, pitch)), bytes_)
-        _keep_larger(builder, counts, largest)
-    emit.store(builder, _in_use(builder, builder.load(largest), lanes), out, args[6])
+    with cgutils.for_range(builder, n) as pixel:
+        counts = emit.load(builder, x, builder.add(start, builder.mul(pixel.index, pitch)), bytes_)
+        here = builder.add(to, builder.mul(pixel.index, out_pitch))
+        before = builder.select(fresh, ir.Constant(bytes_, None), emit.load(builder, out, here, bytes_))
+        emit.store(builder, emit.larger_count(builder, _in_use(builder, counts, lanes), before), out, here)
     return context.get_dummy_value()
-
-
-def _keep_larger(builder: Any, values: Any, place: Any) -> None:
-    """Store the larger of new and stored values."""
-    stored = builder.load(place)
-    builder.store(builder.select(builder.icmp_unsigned(">", values, stored), values, stored), place)
 
 
 def _in_use(builder: Any, counts: Any, lanes: Any) -> Any:
@@ -78,7 +76,7 @@ def _emit_pool(context, builder, signature, args):  # type: ignore[no-untyped-de
             with cgutils.for_range(builder, builder.add(now.index, emit.const(1))) as t:
                 counts = emit.load(builder, x, builder.add(corner, builder.mul(t.index, step)), bytes_)
                 builder.store(builder.add(builder.load(summed), builder.zext(counts, shorts)), summed)
-            _keep_larger(builder, builder.load(summed), largest)
+            builder.store(emit.larger_count(builder, builder.load(summed), builder.load(largest)), largest)
         growth = builder.trunc(builder.sub(builder.load(largest), builder.load(before)), bytes_)
         builder.store(builder.load(largest), before)
         emit.store(builder, _in_use(builder, growth, lanes), x, builder.add(to, builder.mul(now.index, out_step)))
