@@ -40,19 +40,21 @@ def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = em
     if "vpdpbusd" not in name:
         return real(builder, name, result, *args)
     total, counts, weights = args
-    wide, numbers = ir.VectorType(ir.IntType(32), 64), ir.VectorType(ir.IntType(32), emit.LANES)
-    counts, weights = (builder.bitcast(x, ir.VectorType(ir.IntType(8), 64)) for x in (counts, weights))
+    size = 4 * total.type.count
+    wide, numbers = ir.VectorType(ir.IntType(32), size), total.type
+    counts, weights = (builder.bitcast(x, ir.VectorType(ir.IntType(8), size)) for x in (counts, weights))
     products = builder.mul(builder.zext(counts, wide), builder.sext(weights, wide))
     for k in range(4):
-        every_fourth = ir.Constant(numbers, list(range(k, 64, 4)))
+        every_fourth = ir.Constant(numbers, list(range(k, size, 4)))
         total = builder.add(total, builder.shuffle_vector(products, products, every_fourth))
     return total
 
 
 @integers
-@pytest.mark.parametrize("vnni", [False, True], ids=["avx2", "vnni"])
-def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, vnni: bool) -> None:
+@pytest.mark.parametrize(("vnni", "width"), [(False, 8), (True, 8), (True, 16)], ids=["avx2", "avx-vnni", "avx512-vnni"])
+def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, vnni: bool, width: int) -> None:
     monkeypatch.setattr(emit, "VNNI", vnni)
+    monkeypatch.setattr(emit, "WIDTH", width)
     monkeypatch.setattr(emit, "call", spelled_out)
     rng = np.random.default_rng(0)
     steps, pitch, start, at, to = 37, 48, 16, 64, emit.LANES
@@ -138,21 +140,27 @@ def slowly(
     return out.ravel()
 
 
-def prints_what_was_compiled_for_vnni() -> None:
-    """Called by the test below in a process that compiles for such a CPU."""
-    emit.VNNI = True
+def prints_what_was_compiled() -> None:
+    """Called by the test below in a process that compiles for another CPU."""
     run = dot()
     run.compile(SIGNATURE)
     assembly = next(iter(run.inspect_asm().values()))
-    print(assembly.count("vpdpbusd"), assembly.count("vpmaddubsw"))
+    print(assembly.count("vpdpbusd"), assembly.count("vpmaddubsw"), assembly.count("zmm"))
 
 
 @integers
-def test_a_cpu_with_vnni_gets_its_instruction() -> None:
-    """One for each pixel of a tile and turn of the loop, and none of AVX2's."""
-    code = "from tests.test_models_simd import prints_what_was_compiled_for_vnni as run; run()"
-    features = "+avx512f,+avx512vl,+avx512vnni,+avx512bw,+avx2,+avx,+sse4.2"
-    printed = in_new_process(code, NUMBA_CPU_NAME="icelake-server", NUMBA_CPU_FEATURES=features)
-    found, others = (int(word) for word in printed.split())
+@pytest.mark.parametrize(
+    ("cpu", "features", "wide"),
+    [
+        ("icelake-server", "+avx512f,+avx512vl,+avx512vnni,+avx512bw,+avx2,+avx,+sse4.2", True),
+        ("alderlake", "+avxvnni,+avx2,+avx,+sse4.2", False),
+    ],
+)
+def test_a_cpu_with_vnni_gets_its_instruction(cpu: str, features: str, wide: bool) -> None:
+    """One for each pixel of a tile and turn of the loop, and none of AVX2's; AVX-512's registers where it has them."""
+    code = "from tests.test_models_simd import prints_what_was_compiled as run; run()"
+    printed = in_new_process(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
+    found, others, wide_registers = (int(word) for word in printed.split())
     assert found >= emit.PIXELS
     assert others == 0
+    assert (wide_registers > 0) == wide

@@ -1,10 +1,11 @@
 """Weighted sums of counts.
 
-A tile is PIXELS neighbouring outputs of one row by LANES output channels. AVX2 sums it in GROUPs of pixels, VNNI together with
-the tile of the next LANES channels, which reads the same counts. A step adds the products of four input channels of one pixel:
+A tile is PIXELS neighbouring outputs of one row by LANES output channels. AVX2 sums it in GROUPs of pixels, AVX-512 together
+with the tile of the next LANES channels, which reads the same counts. A step adds the products of four input channels of one
+pixel:
 
     AVX2    vpmaddubsw adds u8 x s8 products of two channels in 16 bits; vpmaddwd widens the sums after `flush` steps
-    VNNI    vpdpbusd adds u8 x s8 products of four channels in 32 bits; twenty independent sums hide its latency
+    VNNI    vpdpbusd adds u8 x s8 products of four channels in 32 bits; ten or twenty independent sums hide its latency
 
 16 bits suffice for many steps because spike counts are small: at most phi, where other quantised networks have 255. `flush` is
 computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
@@ -49,30 +50,38 @@ def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def
     weights = emit.at(builder, emit.data_of(context, builder, kinds[6], weights), at)
     acc = builder.gep(emit.data_of(context, builder, kinds[12], acc), [to])
     pitches = [builder.mul(pitch, emit.const(i)) for i in range(PIXELS)]
-    pair = [weights, emit.at(builder, weights, apart)]
     has_two_groups = builder.icmp_signed(">", pixels, emit.const(GROUP))
-    has_two_tiles = builder.icmp_signed("==", tiles, emit.const(PAIR))
-    if emit.VNNI:
-        with builder.if_else(has_two_tiles) as cases:
+    if emit.VNNI and emit.WIDTH == LANES:
+        pair = [weights, emit.at(builder, weights, apart)]
+        with builder.if_else(builder.icmp_signed("==", tiles, emit.const(PAIR))) as cases:
             for case, own in zip(cases, (pair, pair[:1]), strict=True):
+                reader = origin, offsets, own, steps
                 with case, builder.if_else(has_two_groups) as (both, only_one):
                     with both:
-                        _emit_vnni(builder, (origin, offsets, own, steps), pitches, acc, fresh)  # type: ignore[no-untyped-call]
+                        _emit_vnni(builder, reader, pitches, acc, fresh)  # type: ignore[no-untyped-call]
                     with only_one:
-                        _emit_vnni(builder, (origin, offsets, own, steps), pitches[:GROUP], acc, fresh)  # type: ignore[no-untyped-call]
+                        _emit_vnni(builder, reader, pitches[:GROUP], acc, fresh)  # type: ignore[no-untyped-call]
         return context.get_dummy_value()
     with cgutils.for_range(builder, tiles) as tile:
-        reader = origin, offsets, emit.at(builder, weights, builder.mul(tile.index, apart)), steps
-        own = builder.gep(acc, [builder.mul(tile.index, emit.const(TILE))])
-        _emit_avx2(builder, reader, pitches[:GROUP], flush, own, fresh)  # type: ignore[no-untyped-call]
+        reader = origin, offsets, [emit.at(builder, weights, builder.mul(tile.index, apart))], steps
+        first_group = builder.gep(acc, [builder.mul(tile.index, emit.const(TILE))])
+        _emit_group(builder, reader, pitches[:GROUP], flush, first_group, fresh)  # type: ignore[no-untyped-call]
         with builder.if_then(has_two_groups):
-            second = emit.at(builder, own, emit.const(4 * GROUP * LANES), emit.INT)
-            _emit_avx2(builder, reader, pitches[GROUP:], flush, second, fresh)  # type: ignore[no-untyped-call]
+            second_group = builder.gep(first_group, [emit.const(GROUP * LANES)])
+            _emit_group(builder, reader, pitches[GROUP:], flush, second_group, fresh)  # type: ignore[no-untyped-call]
     return context.get_dummy_value()
 
 
+def _emit_group(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-untyped-def]
+    """Emit the sums of a GROUP of pixels of one tile, which fill the registers of AVX2."""
+    if emit.VNNI:
+        _emit_vnni(builder, reader, pitches, acc, fresh)  # type: ignore[no-untyped-call]
+    else:
+        _emit_avx2(builder, reader, pitches, flush, acc, fresh)  # type: ignore[no-untyped-call]
+
+
 def _emit_avx2(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-untyped-def]
-    origin, offsets, weights, steps = reader
+    origin, offsets, (weights,), steps = reader
     shorts, halves = ir.VectorType(emit.SHORT, 16), range(2)
     sums = [[cgutils.alloca_once(builder, shorts) for _ in halves] for _ in pitches]
     position = cgutils.alloca_once_value(builder, emit.const(0))
@@ -112,18 +121,23 @@ def _emit_avx2(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-
 
 def _emit_vnni(builder, reader, pitches, acc, fresh):  # type: ignore[no-untyped-def]
     origin, offsets, weights, steps = reader
-    ints = ir.VectorType(emit.INT, LANES)
-    sums = [[cgutils.alloca_once(builder, ints) for _ in weights] for _ in pitches]
+    ints = ir.VectorType(emit.INT, emit.WIDTH)
+    registers = [(tile, part) for tile in range(len(weights)) for part in range(LANES // emit.WIDTH)]
+    sums = [[cgutils.alloca_once(builder, ints) for _ in registers] for _ in pitches]
     emit.clear(builder, sums)
     with cgutils.for_range(builder, steps) as loop:
         here = emit.at(builder, origin, builder.sext(builder.load(builder.gep(offsets, [loop.index])), emit.LONG))
         place = builder.mul(loop.index, emit.const(4 * LANES))
-        rows_of_weights = [emit.load(builder, own, place, ints) for own in weights]
+        own = [
+            emit.load(builder, weights[tile], builder.add(place, emit.const(4 * emit.WIDTH * part)), ints)
+            for tile, part in registers
+        ]
         for totals, distance in zip(sums, pitches, strict=True):
-            counts = builder.bitcast(emit.broadcast(builder, emit.load(builder, here, distance, emit.INT), LANES), ints)
-            for total, row_of_weights in zip(totals, rows_of_weights, strict=True):
-                added = emit.call(builder, "llvm.x86.avx512.vpdpbusd.512", ints, builder.load(total), counts, row_of_weights)
-                builder.store(added, total)
-    for tile in range(len(weights)):
-        for i, totals in enumerate(sums):
-            emit.add_to_memory(builder, acc, 4 * (TILE * tile + LANES * i), builder.load(totals[tile]), fresh)
+            counts = builder.bitcast(emit.broadcast(builder, emit.load(builder, here, distance, emit.INT), emit.WIDTH), ints)
+            for total, products in zip(totals, own, strict=True):
+                instruction = f"llvm.x86.avx512.vpdpbusd.{32 * emit.WIDTH}"
+                builder.store(emit.call(builder, instruction, ints, builder.load(total), counts, products), total)
+    for i, totals in enumerate(sums):
+        for total, (tile, part) in zip(totals, registers, strict=True):
+            to = 4 * (TILE * tile + LANES * i + emit.WIDTH * part)
+            emit.add_to_memory(builder, acc, to, builder.load(total), fresh)

@@ -36,11 +36,13 @@ def _features() -> dict[str, bool]:
 AVAILABLE = bool(_features().get("avx2"))
 """Whether the processor supports AVX2."""
 
-VNNI = bool(_features().get("avx512vnni") and _features().get("avx512vl"))
-"""Whether the processor adds four products in one instruction (AVX-512 VNNI)."""
+_WIDE = bool(_features().get("avx512vnni") and _features().get("avx512vl"))
 
-WIDTH = LANES if VNNI else LANES // 2
-"""Channels of a pixel that fit into one float32 register: of AVX-512, or of AVX2."""
+VNNI = _WIDE or bool(_features().get("avxvnni"))
+"""Whether the processor adds four products in one instruction (AVX-512 VNNI, AVX-VNNI)."""
+
+WIDTH = LANES if _WIDE else LANES // 2
+"""Channels of a pixel that fit into one register as 32-bit numbers: of AVX-512, or of AVX2."""
 
 
 def const(value: int) -> ir.Constant:
