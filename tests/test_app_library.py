@@ -393,6 +393,21 @@ def test_overlapping_windows(events: Events) -> None:
         next(iter(Detector("street", sensor_size=(304, 240), stride_ms=15).stream(EventArray(events, SIZE))))
 
 
+@pytest.mark.parametrize("start_s", [0.02, 0.05, 0.06, 0.1125, 0.13])
+@pytest.mark.parametrize("form", ["events", "a file"])
+def test_overlapping_windows_from_a_start_have_the_events_before_it(
+    events: Events, tmp_path: Path, start_s: float, form: str
+) -> None:
+    (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + pack(events).tobytes())
+    source = EventArray(events, SIZE) if form == "events" else path
+    whole = list(Detector("street", sensor_size=SIZE, stride_ms=12.5).stream(source))
+    found = list(Detector("street", sensor_size=SIZE, stride_ms=12.5, start_s=start_s).stream(source))
+    expected = [result for result in whole if result.t1_us > int(events["t"][0]) + round(1e6 * start_s)]
+    assert len(found) < len(whole)
+    assert [(r.t0_us, r.t1_us, r.events) for r in found] == [(r.t0_us, r.t1_us, r.events) for r in expected]
+    assert boxes(found) == boxes(expected)
+
+
 def test_maps_on_request() -> None:
     (result,) = Detector("street", max_windows=1, maps=True).stream(SAMPLE)
     assert result.maps is not None
