@@ -259,6 +259,33 @@ def test_an_event_array_is_checked_as_other_arrays_are(detector: Detector, event
     assert boxes(detector(EventArray(SHAPES["names as in files"](events), SIZE))) == expected
 
 
+def test_networks_and_a_simulation_run_in_threads_on_numba_s_own_thread_pool() -> None:
+    """It ends a process in which two threads use it at once; it is what there is without OpenMP and TBB."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+import numba, numpy as np
+from evburst import Classifier, Detector, SensorSize
+from evburst.data.events import EventArray
+from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig
+from tests.conftest import SAMPLE, random_events
+size = SensorSize(304, 240)
+detector, reference = Detector("street"), Detector("street", engine="reference", max_windows=4)
+classifier, small = Classifier("dvs128-objects"), SensorSize(128, 128)
+events = EventArray(random_events(40_000, small, 1_000_000), small)
+def simulate():
+    simulator = EventSimulator(size, SimulatorConfig(), parallel=True)
+    frames = np.random.default_rng(0).random((40, 240, 304), np.float32)
+    return sum(len(simulator.step(frame, 1000 * k)) for k, frame in enumerate(frames))
+jobs = [lambda: list(detector.stream(SAMPLE)), lambda: list(detector.stream(SAMPLE)), lambda: list(reference.stream(SAMPLE)),
+        lambda: list(classifier.stream(events)), simulate]
+with ThreadPoolExecutor(len(jobs)) as threads:
+    list(threads.map(lambda job: job(), jobs))
+print(numba.threading_layer())
+"""
+    assert in_new_process(code, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2").strip() == "workqueue"
+
+
 def test_a_start_in_seconds(events: Events, tmp_path: Path) -> None:
     """Windows that end before it are left out, also of short recordings; the faults of the recording are counted once."""
     late = Detector("street", sensor_size=SIZE, start_s=0.06)
