@@ -23,7 +23,7 @@ from evburst import Classifier, Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
-from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
 from evburst.data.readers.dat import dat_header
 from tests.conftest import SAMPLE, in_new_process, random_events
 
@@ -209,6 +209,31 @@ os._exit(0)
     assert windows == "1"
     assert error.startswith("this process was forked after its parent had run a network")
     assert 'start processes with multiprocessing.get_context("spawn")' in error
+
+
+@pytest.mark.parametrize("form", ["npz", "dat", "memory"])
+def test_passes_over_one_stream_count_their_own_faults(form: str, events: Events, tmp_path: Path) -> None:
+    """A share of late events, and one outside the sensor, below the limits, which they exceeded if several passes added up."""
+    faulty, rng = events.copy(), np.random.default_rng(0)
+    late = rng.random(len(faulty)) < 0.06
+    faulty["t"][late] = np.maximum(faulty["t"][late] - 80_000, 0)
+    faulty["x"][rng.random(len(faulty)) < 0.06] = 400
+    if form == "npz":
+        np.savez(path := tmp_path / "a.npz", **{name: faulty[name] for name in "txyp"})
+    else:
+        (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + pack(faulty).tobytes())
+    stream = EventArray(faulty, SIZE) if form == "memory" else open_events(path, SIZE if form == "npz" else None)
+    # In memory, `stream` sorts the events, so that none is late.
+    detector = Detector("street", sensor_size=SIZE)
+    expected = [result.events for result in detector.stream(stream)]
+    once = replace(stream.faults)
+    assert bool(once.late_events) == (form != "memory")
+    assert once.outside_sensor > 0
+    together = zip(*(detector.stream(stream) for _ in range(3)), strict=True)
+    assert [[one.events for one in results] for results in together] == [[count] * 3 for count in expected]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(lambda _: [one.events for one in detector.stream(stream)], range(3))) == [expected] * 3
+    assert stream.faults == Faults(**{name: 7 * count for name, count in vars(once).items()})
 
 
 def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
