@@ -31,9 +31,13 @@ _MIN_SCORE = 0.1
 """Boxes below this score are moved with the camera's motion only, and are not used to estimate it."""
 
 _MIN_IOU = 0.25
-_LOST_S, _SPAN_S, _MEMORY_S, _GAP_S = 0.1, 0.15, 0.5, 1.0
-"""An object that is not found for this long is forgotten; the displacement from which the camera's motion is estimated lasts
-at most this long; time constant with which it is forgotten; after a gap this long everything is forgotten."""
+_LOST_US, _SPAN_US, _GAP_US = 100_000, 150_000, 1_000_000
+"""An object that is not found for longer is forgotten; the displacement from which the camera's motion is estimated lasts at
+most this long; after a gap this long everything is forgotten. Times are compared in whole µs, because they are often multiples
+of a window's length: in seconds, as floats, the comparison would depend on where the clock starts."""
+
+_MEMORY_S = 0.5
+"""Time constant with which the camera's motion is forgotten."""
 
 _NOISE, _VELOCITY, _ACCELERATION = 0.12, 0.5, 0.7
 """Standard deviations of a detected position, box sizes; of an object's own velocity, box sizes / s; of its change in 1 s."""
@@ -119,16 +123,16 @@ class _Objects:
         variance: `(n, 3)` of the centre in each direction, in squared box sizes: variance of its position, covariance of
             position and velocity, variance of its velocity.
         labels: `(n,)` classes.
-        seen_s: `(n,)` time of the latest sighting.
-        sightings: (time in s, box) of the latest sightings, for each object.
+        seen_us: `(n,)` int64 time of the latest sighting.
+        sightings: (time in µs, box) of the latest sightings, for each object.
     """
 
     boxes: Boxes = field(default_factory=lambda: np.zeros((0, 4)))
     velocity: Boxes = field(default_factory=lambda: np.zeros((0, 2)))
     variance: Boxes = field(default_factory=lambda: np.zeros((0, 3)))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    seen_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    sightings: list[deque[tuple[float, Boxes]]] = field(default_factory=list)
+    seen_us: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    sightings: list[deque[tuple[int, Boxes]]] = field(default_factory=list)
 
     def advance(self, camera: CameraMotion, seconds: float) -> None:
         """Predict the objects for some seconds later."""
@@ -144,7 +148,7 @@ class _Objects:
             1,
         )
 
-    def correct(self, index: NDArray[np.int64], boxes: Boxes, noise: float, now_s: float) -> None:
+    def correct(self, index: NDArray[np.int64], boxes: Boxes, noise: float, now_us: int) -> None:
         """Correct the state of objects by the boxes `(k, 4)` in which they were detected; `noise` is a position's variance."""
         position, both, velocity = self.variance[index].T
         gain, velocity_gain = position / (position + noise), both / (position + noise)
@@ -152,22 +156,22 @@ class _Objects:
         self.boxes[index] = boxes - np.tile((1 - gain[:, None]) * error, 2)
         self.velocity[index] += velocity_gain[:, None] * error
         self.variance[index] = np.stack([(1 - gain) * position, (1 - gain) * both, velocity - velocity_gain * both], 1)
-        self.seen_s[index] = now_s
+        self.seen_us[index] = now_us
         for number, box in zip(index, boxes, strict=True):
-            self.sightings[number].append((now_s, box))
+            self.sightings[number].append((now_us, box))
 
-    def append(self, boxes: Boxes, labels: NDArray[np.int64], noise: float, now_s: float) -> None:
+    def append(self, boxes: Boxes, labels: NDArray[np.int64], noise: float, now_us: int) -> None:
         """Add objects that are seen for the first time."""
         n = len(boxes)
         self.boxes, self.velocity = np.concatenate([self.boxes, boxes]), np.concatenate([self.velocity, np.zeros((n, 2))])
         self.variance = np.concatenate([self.variance, np.tile([noise, 0, _VELOCITY**2], (n, 1))])
-        self.labels, self.seen_s = np.concatenate([self.labels, labels]), np.concatenate([self.seen_s, np.full(n, now_s)])
-        self.sightings += [deque([(now_s, box)]) for box in boxes]
+        self.labels, self.seen_us = np.concatenate([self.labels, labels]), np.concatenate([self.seen_us, np.full(n, now_us)])
+        self.sightings += [deque([(now_us, box)]) for box in boxes]
 
-    def forget(self, before_s: float) -> None:
+    def forget(self, before_us: int) -> None:
         """Delete the objects that were last seen before a time."""
-        kept = self.seen_s >= before_s
-        for name in ("boxes", "velocity", "variance", "labels", "seen_s"):
+        kept = self.seen_us >= before_us
+        for name in ("boxes", "velocity", "variance", "labels", "seen_us"):
             setattr(self, name, getattr(self, name)[kept])
         self.sightings = [sightings for sightings, is_kept in zip(self.sightings, kept, strict=True) if is_kept]
 
@@ -189,11 +193,11 @@ class LeadPredictor:
         step_us = step_us or window_us
         self._overlap = max(window_us / step_us, 1.0)
         self._noise = _NOISE**2 * self._overlap
-        self._lost_s, self._span_s = max(_LOST_S, 2e-6 * step_us), max(_SPAN_S, 2e-6 * step_us)
+        self._lost_us, self._span_us = max(_LOST_US, 2 * step_us), max(_SPAN_US, 2 * step_us)
         self._restart()
 
     def _restart(self) -> None:
-        self._now_s: float | None = None
+        self._now_us: int | None = None
         self._camera, self._objects = CameraMotion(self._sensor), _Objects()
 
     def update(self, result: WindowResult) -> WindowResult:
@@ -206,24 +210,24 @@ class LeadPredictor:
 
     def moved(self, found: Detections) -> Detections:
         """Do the same with the boxes at the end of the next window."""
-        now_s, lead_s = found.t_us * 1e-6, self._lead_us * 1e-6
-        if self._now_s is not None and not 0 < now_s - self._now_s < _GAP_S:
+        now_us, lead_s = found.t_us, self._lead_us * 1e-6
+        if self._now_us is not None and not 0 < now_us - self._now_us < _GAP_US:
             self._restart()
-        since_s = 0.0 if self._now_s is None else now_s - self._now_s
-        self._now_s = now_s
+        since_s = 0.0 if self._now_us is None else (now_us - self._now_us) * 1e-6
+        self._now_us = now_us
         self._objects.advance(self._camera, since_s)
         boxes = found.boxes_xyxy.astype(np.float64)
         moving = np.ones(len(found), np.bool_) if found.held is None else ~found.held
         used = np.flatnonzero(moving & (found.scores >= _MIN_SCORE))
         linked = self._link(found.take(used))
         seen, objects = used[linked >= 0], linked[linked >= 0]
-        self._observe_camera(objects, boxes[seen], found.scores[seen], now_s, since_s)
-        self._objects.correct(objects, boxes[seen], self._noise, now_s)
+        self._observe_camera(objects, boxes[seen], found.scores[seen], now_us, since_s)
+        self._objects.correct(objects, boxes[seen], self._noise, now_us)
         ahead = boxes + self._camera.displacement(boxes, lead_s)
         ahead[seen] += np.tile(self._objects.velocity[objects], 2) * lead_s
         new = used[linked < 0]
-        self._objects.append(boxes[new], found.labels[new], self._noise, now_s)
-        self._objects.forget(now_s - self._lost_s)
+        self._objects.append(boxes[new], found.labels[new], self._noise, now_us)
+        self._objects.forget(now_us - self._lost_us)
         return self._in_view(found, np.where(moving[:, None], ahead, boxes))
 
     def _link(self, found: Detections) -> NDArray[np.int64]:
@@ -238,17 +242,17 @@ class LeadPredictor:
         return linked
 
     def _observe_camera(
-        self, objects: NDArray[np.int64], now: Boxes, scores: NDArray[np.float32], now_s: float, since_s: float
+        self, objects: NDArray[np.int64], now: Boxes, scores: NDArray[np.float32], now_us: int, since_s: float
     ) -> None:
         """Estimate the camera's motion from the boxes `(k, 4)` in which objects are seen now."""
         before, seconds = np.zeros((len(objects), 4)), np.ones((len(objects), 1))
         weights = scores[:, None].astype(np.float64) / self._overlap
         for i, number in enumerate(objects):
             sightings = self._objects.sightings[number]
-            while len(sightings) > 1 and now_s - sightings[0][0] > self._span_s:
+            while len(sightings) > 1 and now_us - sightings[0][0] > self._span_us:
                 sightings.popleft()
-            seen_s, before[i] = sightings[0]
-            seconds[i] = now_s - seen_s
+            seen_us, before[i] = sightings[0]
+            seconds[i] = (now_us - seen_us) * 1e-6
         self._camera.update(since_s, before, now, seconds, weights)
 
     def _in_view(self, found: Detections, ahead: Boxes) -> Detections:

@@ -21,9 +21,11 @@ from evburst.data.arrays import as_events
 from evburst.data.classification import Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventArray, EventStream, EventWindow, SensorSize, no_usable_events
+from evburst.data.events import EventArray, EventStream, EventWindow, Faults, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
+from evburst.data.readers.dat import DatFile
+from evburst.data.readers.packets import PacketFile
 
 log = logging.getLogger("evburst")
 
@@ -54,8 +56,8 @@ class _Network:
         Windows start at multiples of their length on the recording's clock.
 
         Args:
-            source: path of a recording in any supported format, an EventStream (`evburst.open_events`), or events in memory
-                in any form that `as_events` accepts.
+            source: path of a recording in any supported format, an EventStream (`evburst.open_events`; its `faults` include
+                those of a pass once that has ended), or events in memory in any form that `as_events` accepts.
 
         Raises:
             EvburstError: the recording cannot be used, its sensor size is unknown, or it ends before `start_s`.
@@ -67,9 +69,11 @@ class _Network:
             stream, name = source, "stream"
         else:
             stream, name = self._as_stream(source), "events"
-        filtered, start_us = FilteredStream(stream, self.config.filters), start_time(stream, self.config.start_s)
+        apart = _counting_apart(stream)
+        filtered, start_us = FilteredStream(apart, self.config.filters), start_time(apart, self.config.start_s)
         inference = self._inference(filtered.sensor_size)
-        return self._results(inference, filtered, self._cut_windows(filtered, inference.voxel.window_us, start_us), name)
+        windows = self._cut_windows(filtered, inference.voxel.window_us, start_us)
+        return self._results(inference, filtered, windows, name, stream.faults)
 
     def __call__(self, events: Any) -> list[WindowResult]:
         """Run through events in memory, in any form that `as_events` accepts.
@@ -87,20 +91,25 @@ class _Network:
         cut_otherwise = (self.config.window_events, self.config.stride_ms, self.config.start_s) != (None, None, 0)
         if cut_otherwise or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
-        filtered = FilteredStream(array, self.config.filters)
+        filtered = FilteredStream(_counting_apart(array), self.config.filters)
         kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
         window = EventWindow(int(t[0]), int(t[0]) + window_us, kept)
-        return list(self._results(self._inference(array.sensor_size), filtered, iter([window]), "events"))
+        return list(self._results(self._inference(array.sensor_size), filtered, iter([window]), "events", array.faults))
 
     def _results(
-        self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str
+        self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str, total: Faults
     ) -> Iterator[WindowResult]:
+        """Yield the results of one pass, whose faults are then added to `total` if `stream` counts them apart from it."""
         inference.faults, before, is_empty = stream.faults, replace(stream.faults), True
         results = run_windows(inference, stream, windows, self.config, name, before)
-        with closing(results):
-            for result in map(self._result_filter(inference), results):
-                is_empty = False
-                yield replace(result, grid=result.grid.copy())
+        try:
+            with closing(results):
+                for result in map(self._result_filter(inference), results):
+                    is_empty = False
+                    yield replace(result, grid=result.grid.copy())
+        finally:
+            if total is not stream.faults:
+                total.add(stream.faults)
         faults = stream.faults.since(before)
         if is_empty and self.config.start_s:
             raise no_usable_events(name, faults, self.config.start_s)
@@ -231,6 +240,19 @@ class Classifier(_Network):
 
     def _cut_windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
         return filled_windows(super()._cut_windows(stream, window_us, start_us))
+
+
+def _counting_apart(stream: EventStream) -> EventStream:
+    """Return a recording with counters of its own, because other passes over it may run at the same time.
+
+    A live source has one pass, and the counters of a stream that reads from another one are those of that one: both stay as
+    they are.
+    """
+    if not stream.finite or not isinstance(stream, PacketFile | DatFile | EventArray):
+        return stream
+    apart = copy(stream)
+    apart.faults = Faults(truncated_bytes=stream.faults.truncated_bytes)
+    return apart
 
 
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, ch
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
-from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_count
+from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_count, windows_from
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
 from evburst.eval.memory import memory_figures
 from evburst.models.bundle import DetectorBundle
@@ -325,8 +325,11 @@ def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us
     if config.window_events is not None:
         return windows_by_count(stream, config.window_events, start_us)
     stride_us = step_of(config, window_us)
-    windows = stream.windows(stride_us, start_us)
-    return windows if stride_us == window_us else overlapping(windows, window_us)
+    if stride_us == window_us:
+        return stream.windows(window_us, start_us)
+    # The first window contains events from before the start: they are read, and the windows that end before it are left out.
+    read_from_us = None if start_us is None else start_us - (window_us - stride_us)
+    return windows_from(overlapping(stream.windows(stride_us, read_from_us), window_us), start_us)
 
 
 def step_of(config: RunConfig, window_us: int) -> int:

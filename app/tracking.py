@@ -36,7 +36,7 @@ _SILENT = 0.25
 _MIN_VISIBLE = 1 / 3
 """If less than this share of a box lies outside the boxes of other objects, its events are attributed to those."""
 
-_GRACE_S = 0.2
+_GRACE_US = 200_000
 """An object can become held if it was last seen at most this long before the window."""
 
 _MIN_SIGHTINGS = 3
@@ -130,10 +130,13 @@ class Tracker:
     def __init__(self, config: TrackConfig, sensor_size: SensorSize, score: float, step_us: int) -> None:
         trackers, self._supervision = require("trackers", "track", "--track"), require("supervision", "track", "--track")
         self._config, self._size, self._score = config, sensor_size, score
+        self._lost_us, self._hold_us = round(1e6 * config.lost_s), round(1e6 * config.hold_s)
+        # ByteTrack adds up times as floats. Here they are µs instead of seconds, whose sums are exact. It expects `lost_us` in
+        # 30ths of its unit.
         self._new_byte_track = partial(
             trackers.ByteTrackTracker,
-            lost_track_buffer=round(30 * config.lost_s),
-            frame_rate=1e6 / step_us,
+            lost_track_buffer=30 * self._lost_us,
+            frame_rate=1 / step_us,
             track_activation_threshold=config.start_score,
             high_conf_det_threshold=config.start_score,
         )
@@ -175,7 +178,7 @@ class Tracker:
         scores = np.concatenate([found.scores, np.zeros(len(still), np.float32)])
         positions = {"position": np.arange(len(boxes))}
         boxes_and_scores = self._supervision.Detections(xyxy=boxes.astype(float), confidence=scores, data=positions)
-        linked = self._byte_track.update(boxes_and_scores, timestamp=t_us * 1e-6)
+        linked = self._byte_track.update(boxes_and_scores, timestamp=float(t_us))
         ids = np.zeros(len(boxes), np.int64)
         if len(linked):
             ids[linked.data["position"]] = np.where(linked.tracker_id < 0, 0, linked.tracker_id + self._first_number)
@@ -196,10 +199,10 @@ class Tracker:
 
     def _stands_still(self, obj: _Object, result: WindowResult) -> bool:
         """Return whether an object that is not detected in this window must still be in its last position."""
-        since_s = (result.t1_us - obj.seen_us) * 1e-6
-        if since_s > self._config.hold_s or obj.gone or obj.sightings < _MIN_SIGHTINGS:
+        since_us = result.t1_us - obj.seen_us
+        if since_us > self._hold_us or obj.gone or obj.sightings < _MIN_SIGHTINGS:
             return False
-        if not obj.held and (self._leaves(obj) or since_s > _GRACE_S + (result.t1_us - result.t0_us) * 1e-6):
+        if not obj.held and (self._leaves(obj) or since_us > _GRACE_US + result.t1_us - result.t0_us):
             return False
         found = result.detections
         # A box with a low score there is probably the object itself and takes precedence; ByteTrack prefers high scores anyway.
@@ -239,7 +242,7 @@ class Tracker:
         for number, obj in list(self._objects.items()):
             obj.gone = obj.gone or (obj.held and number not in held and obj.seen_us != t_us)
             obj.held = number in held
-            if not obj.held and (t_us - obj.seen_us) * 1e-6 > self._config.lost_s + self._config.hold_s:
+            if not obj.held and t_us - obj.seen_us > self._lost_us + self._hold_us:
                 del self._objects[number]
 
     def _joined(self, found: Detections, ids: NDArray[np.int64], held: list[int]) -> Detections:

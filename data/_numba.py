@@ -1,8 +1,11 @@
-"""numba's `njit`, with a fallback for the cache folder of compiled kernels and a message before a long compilation.
+"""numba's `njit`, with a fallback for the cache folder of compiled kernels, a message before a long compilation, and a lock.
 
 When a kernel is defined, numba looks for a cache folder: NUMBA_CACHE_DIR, the __pycache__ beside the source, the user's
 cache. If it can write to none of them (a read-only installation, no home) it raises, and importing the package would fail.
 In that case a private folder in the system's temporary directory is used; without one, each process compiles the kernels again.
+
+Where there is neither OpenMP nor TBB, parallel kernels run on numba's own thread pool ("workqueue"), which ends the process if
+two threads use it at once. There, a parallel kernel waits until another thread's has finished.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import wraps
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numba
@@ -21,10 +26,13 @@ from numba.core import event
 
 _LOG = logging.getLogger(__name__)
 _SLOW: set[Callable[..., Any]] = set()
+_POOL_LOCK = Lock()
 
 
 def njit(*, slow: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return `numba.njit(**options)`, but do not raise if numba finds no cache folder.
+
+    Threads may call any kernel at any time. Compiled code cannot call a parallel one.
 
     Args:
         slow: compilation takes many seconds; it is announced in the log, unless the cache holds the kernel.
@@ -34,20 +42,44 @@ def njit(*, slow: bool = False, **options: Any) -> Callable[[Callable[..., Any]]
     def compile_kernel(function: Callable[..., Any]) -> Any:
         if slow:
             _SLOW.add(function)
-        with suppress(RuntimeError):
-            return numba.njit(**options)(function)
-        folder = private_folder()
-        if folder is not None:
-            configured = numba.config.CACHE_DIR
-            numba.config.CACHE_DIR = str(folder)
-            try:
-                with suppress(RuntimeError):
-                    return numba.njit(**options)(function)
-            finally:
-                numba.config.CACHE_DIR = configured
-        return numba.njit(**{**options, "cache": False})(function)
+        kernel = _compiled(function, options)
+        return _one_at_a_time(kernel, function) if options.get("parallel") else kernel
 
     return compile_kernel
+
+
+def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Return numba's kernel, which is compiled when it is first called."""
+    with suppress(RuntimeError):
+        return numba.njit(**options)(function)
+    folder = private_folder()
+    if folder is not None:
+        configured = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder)
+        try:
+            with suppress(RuntimeError):
+                return numba.njit(**options)(function)
+        finally:
+            numba.config.CACHE_DIR = configured
+    return numba.njit(**{**options, "cache": False})(function)
+
+
+def _one_at_a_time(kernel: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a parallel kernel that waits for other threads' kernels where numba's thread pool requires it."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        with _pool_lock():
+            return kernel(*arguments)
+
+    return run
+
+
+def _pool_lock() -> AbstractContextManager[object]:
+    try:
+        return _POOL_LOCK if numba.threading_layer() == "workqueue" else nullcontext()
+    except ValueError:  # no parallel kernel has run yet, so the threading layer is not known
+        return _POOL_LOCK
 
 
 def private_folder() -> Path | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,9 +34,10 @@ MAX_SENSOR_PIXELS = 1 << 24
 OUTSIDE_LIMIT = 0.1
 """Fraction of events outside the sensor above which its size must be wrong."""
 
-
 LATE_LIMIT = 0.1
 """Fraction of late events above which a recording is not in order of time."""
+
+_ADDING = Lock()
 
 
 class SensorSize(NamedTuple):
@@ -120,6 +122,12 @@ class Faults:
         """Return what a pass over a stream counted that began with the counters `before`; truncated bytes are the file's."""
         own = {name: count - getattr(before, name) for name, count in vars(self).items()}
         return Faults(**{**own, "truncated_bytes": self.truncated_bytes})
+
+    def add(self, of_pass: Faults) -> None:
+        """Add what a pass with counters of its own has counted; passes in several threads may do so at once."""
+        with _ADDING:
+            for name, count in vars(of_pass).items():
+                setattr(self, name, count if name == "truncated_bytes" else getattr(self, name) + count)
 
     def __str__(self) -> str:
         """Return the nonzero counters as text: `truncated bytes 3, late events 2`."""

@@ -212,6 +212,16 @@ def test_start_time_and_filters(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"filtered  {sum(filtered['filtered'].values()):,} events (refractory " in out
 
 
+def test_overlapping_windows_from_a_start_have_the_events_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = []
+    for start in ([], ["--start-s", 0.2]):
+        args = ["--events", SAMPLE, "--out", tmp_path, "--no-video", "--stride-ms", 10, "--max-windows", 24, *start]
+        assert detect(capsys, *args)[0] == 0
+        lines.append((tmp_path / "detections.jsonl").read_text().splitlines())
+    assert json.loads(lines[1][0])["t_us"] == 210_000
+    assert lines[1][:4] == lines[0][20:]
+
+
 @pytest.mark.parametrize("timesteps", [1, 2])
 def test_text_for_people_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str], timesteps: int) -> None:
     args = "--events", SAMPLE, "--out", tmp_path, "--no-video", "--max-windows", 2, "--timesteps", timesteps

@@ -141,6 +141,34 @@ def test_gaps_and_times_that_go_back_start_anew() -> None:
         assert (ahead.moved(replace(moving(t_us), t_us=t_us + jump)).boxes_xyxy == moving(t_us).boxes_xyxy).all()
 
 
+def test_boxes_ahead_do_not_depend_on_where_the_clock_starts() -> None:
+    """An object is not found in every window, so that times between sightings are multiples of a window's length."""
+    rng, low, high = np.random.default_rng(8), [90, 20, 120, 60], [110, 40, 140, 80]
+    moments = [
+        (t_us, [[20 + 9e-5 * t_us, 60, 60 + 9e-5 * t_us, 100], rng.uniform(low, high).tolist()])
+        for t_us in range(WINDOW_US, 2_000_001, WINDOW_US)
+        if rng.random() < 0.7
+    ]
+
+    def boxes(start_us: int) -> list[list[list[float]]]:
+        ahead = predictor()
+        return [ahead.moved(found(start_us + t_us, here)).boxes_xyxy.tolist() for t_us, here in moments]
+
+    for start_us in (1_000_000, 5_000_000, 60_000_000, 4_294_950_000, 1_700_000_000_000_000):
+        assert boxes(start_us) == boxes(0)
+
+
+@pytest.mark.parametrize("start_us", [0, 150_000, 1_700_000_000_000_000])
+def test_a_gap_of_a_second_is_too_long_and_a_shorter_one_is_not(start_us: int) -> None:
+    for gap_us, starts_anew in ((1_000_000, True), (999_999, False)):
+        ahead = predictor()
+        for t_us in range(WINDOW_US, 700_001, WINDOW_US):
+            ahead.moved(found(start_us + t_us, [[20 + 60e-6 * t_us, 60, 60 + 60e-6 * t_us, 100]]))
+        camera = ahead._camera  # private: what is forgotten, without another box to show it
+        ahead.moved(found(start_us + 700_000 + gap_us, []))
+        assert (ahead._camera is not camera) == starts_anew
+
+
 def test_held_objects_are_not_moved_and_boxes_that_leave_the_sensor_are_removed() -> None:
     ahead = predictor(lead_us=150_000)
     for t_us in range(WINDOW_US, 450_001, WINDOW_US):

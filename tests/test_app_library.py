@@ -24,7 +24,7 @@ from evburst import Classifier, Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
-from evburst.data.events import EVENT_DTYPE, EventArray, Events, SensorSize
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
 from evburst.data.readers.dat import dat_header
 from tests.conftest import SAMPLE, in_new_process, random_events
 
@@ -217,6 +217,31 @@ os._exit(0)
     assert 'start processes with multiprocessing.get_context("spawn")' in error
 
 
+@pytest.mark.parametrize("form", ["npz", "dat", "memory"])
+def test_passes_over_one_stream_count_their_own_faults(form: str, events: Events, tmp_path: Path) -> None:
+    """A share of late events, and one outside the sensor, below the limits, which they exceeded if several passes added up."""
+    faulty, rng = events.copy(), np.random.default_rng(0)
+    late = rng.random(len(faulty)) < 0.06
+    faulty["t"][late] = np.maximum(faulty["t"][late] - 80_000, 0)
+    faulty["x"][rng.random(len(faulty)) < 0.06] = 400
+    if form == "npz":
+        np.savez(path := tmp_path / "a.npz", **{name: faulty[name] for name in "txyp"})
+    else:
+        (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + pack(faulty).tobytes())
+    stream = EventArray(faulty, SIZE) if form == "memory" else open_events(path, SIZE if form == "npz" else None)
+    # In memory, `stream` sorts the events, so that none is late.
+    detector = Detector("street", sensor_size=SIZE)
+    expected = [result.events for result in detector.stream(stream)]
+    once = replace(stream.faults)
+    assert bool(once.late_events) == (form != "memory")
+    assert once.outside_sensor > 0
+    together = zip(*(detector.stream(stream) for _ in range(3)), strict=True)
+    assert [[one.events for one in results] for results in together] == [[count] * 3 for count in expected]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(lambda _: [one.events for one in detector.stream(stream)], range(3))) == [expected] * 3
+    assert stream.faults == Faults(**{name: 7 * count for name, count in vars(once).items()})
+
+
 def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
     """Who leaves the loop does not wait for events that may never come; the thread that reads ends after the next ones."""
     left, waited = Event(), list[bool]()
@@ -263,6 +288,33 @@ def test_an_event_array_is_checked_as_other_arrays_are(detector: Detector, event
     expected = boxes(list(detector.stream(events)))
     assert boxes(list(detector.stream(EventArray(events[::-1], SIZE)))) == expected
     assert boxes(detector(EventArray(SHAPES["names as in files"](events), SIZE))) == expected
+
+
+def test_networks_and_a_simulation_run_in_threads_on_numba_s_own_thread_pool() -> None:
+    """It ends a process in which two threads use it at once; it is what there is without OpenMP and TBB."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+import numba, numpy as np
+from evburst import Classifier, Detector, SensorSize
+from evburst.data.events import EventArray
+from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig
+from tests.conftest import SAMPLE, random_events
+size = SensorSize(304, 240)
+detector, reference = Detector("street"), Detector("street", engine="reference", max_windows=4)
+classifier, small = Classifier("dvs128-objects"), SensorSize(128, 128)
+events = EventArray(random_events(40_000, small, 1_000_000), small)
+def simulate():
+    simulator = EventSimulator(size, SimulatorConfig(), parallel=True)
+    frames = np.random.default_rng(0).random((40, 240, 304), np.float32)
+    return sum(len(simulator.step(frame, 1000 * k)) for k, frame in enumerate(frames))
+jobs = [lambda: list(detector.stream(SAMPLE)), lambda: list(detector.stream(SAMPLE)), lambda: list(reference.stream(SAMPLE)),
+        lambda: list(classifier.stream(events)), simulate]
+with ThreadPoolExecutor(len(jobs)) as threads:
+    list(threads.map(lambda job: job(), jobs))
+print(numba.threading_layer())
+"""
+    assert in_new_process(code, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2").strip() == "workqueue"
 
 
 def test_a_start_in_seconds(events: Events, tmp_path: Path) -> None:
@@ -397,6 +449,21 @@ def test_overlapping_windows(events: Events) -> None:
         np.testing.assert_array_equal(result.detections.scores, expected.scores)
     with pytest.raises(EvburstError, match="must divide the length of the windows, 50 ms"):
         next(iter(Detector("street", sensor_size=(304, 240), stride_ms=15).stream(EventArray(events, SIZE))))
+
+
+@pytest.mark.parametrize("start_s", [0.02, 0.05, 0.06, 0.1125, 0.13])
+@pytest.mark.parametrize("form", ["events", "a file"])
+def test_overlapping_windows_from_a_start_have_the_events_before_it(
+    events: Events, tmp_path: Path, start_s: float, form: str
+) -> None:
+    (path := tmp_path / "a_td.dat").write_bytes(dat_header(SIZE) + pack(events).tobytes())
+    source = EventArray(events, SIZE) if form == "events" else path
+    whole = list(Detector("street", sensor_size=SIZE, stride_ms=12.5).stream(source))
+    found = list(Detector("street", sensor_size=SIZE, stride_ms=12.5, start_s=start_s).stream(source))
+    expected = [result for result in whole if result.t1_us > int(events["t"][0]) + round(1e6 * start_s)]
+    assert len(found) < len(whole)
+    assert [(r.t0_us, r.t1_us, r.events) for r in found] == [(r.t0_us, r.t1_us, r.events) for r in expected]
+    assert boxes(found) == boxes(expected)
 
 
 def test_maps_on_request() -> None:

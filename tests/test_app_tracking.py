@@ -107,6 +107,18 @@ def test_an_object_that_is_not_held_is_lost() -> None:
     assert again[-1] == [mine + 1]
 
 
+@pytest.mark.parametrize("start", [0, 3, 20, 1000, 34_000_000_000])
+def test_an_object_found_again_after_exactly_the_setting_keeps_its_number_wherever_the_clock_starts(start: int) -> None:
+    for windows, kept in ((6, True), (7, False)):
+        tracks = tracker(hold_s=0.0, lost_s=0.3)
+        for number in range(start, start + 6):
+            mine = numbers(tracks.update(window(number, [(at(20), 0.8)], [at(20)])))
+        for n in range(number + 1, number + windows):
+            tracks.update(window(n, [], []))
+        again = [numbers(tracks.update(window(n, [(at(20), 0.8)], [at(20)]))) for n in (number + windows, number + windows + 1)]
+        assert (again[-1] == mine) == kept
+
+
 def test_objects_are_held_no_longer_than_the_setting() -> None:
     tracks = tracker(hold_s=0.5)
     _, _, number = approach(tracks)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from threading import Lock
 from typing import NamedTuple
-
-import numba
 
 from evburst.app.detect import DetectConfig, network_name
 from evburst.app.inference import Inference
@@ -16,8 +12,6 @@ from evburst.app.runs import load_weights, open_inference
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-
-_KERNEL_LOCK = Lock()
 
 
 class Prepared(NamedTuple):
@@ -77,23 +71,10 @@ def prepare(detect: DetectConfig, sensor_size: SensorSize, faults: Faults, curre
     is_loaded = current is not None and current.detect.weights == detect.weights
     bundle = current.bundle if current is not None and is_loaded else load_weights(detect, remarks=False)
     inference = open_inference(bundle, detect, sensor_size, faults)
-    with kernel_lock():
-        inference.warm_up(EventWindow(0, inference.voxel.window_us, NO_EVENTS))
+    inference.warm_up(EventWindow(0, inference.voxel.window_us, NO_EVENTS))
     return Prepared(detect, bundle, inference)
 
 
 def same_network(one: DetectConfig, other: DetectConfig) -> bool:
     """Return whether two settings differ at most in the post-processing."""
     return replace(one, post=other.post) == other
-
-
-def kernel_lock() -> AbstractContextManager[object]:
-    """Return the lock to hold while parallel kernels run.
-
-    numba's own thread pool ("workqueue") ends the process if two threads use it at once. OpenMP and TBB do not, so with them
-    nothing is locked.
-    """
-    try:
-        return _KERNEL_LOCK if numba.threading_layer() == "workqueue" else nullcontext()
-    except ValueError:  # no kernel has run yet, so the threading layer is not known
-        return _KERNEL_LOCK

@@ -15,7 +15,7 @@ from evburst.app.detect import DetectConfig, result_filter
 from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.builder import Builder
 from evburst.app.live.frames import FrameSource
-from evburst.app.live.networks import Prepared, kernel_lock, prepare
+from evburst.app.live.networks import Prepared, prepare
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
 from evburst.app.live.sources import LiveSource, RecordingSource
@@ -348,8 +348,7 @@ class LivePipeline:
                 continue
             window, due_s = item.due
             binned = replace(item.binned, seconds=time.perf_counter() - due_s)
-            with kernel_lock():
-                (result,) = item.network.inference.run([binned])
+            (result,) = item.network.inference.run([binned])
             result = self._filtered(item.network, result)
             self.figures.add(result, item.network)
             self.shown = item.network
