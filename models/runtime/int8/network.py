@@ -11,7 +11,6 @@ for neurons within float32 rounding of their threshold. Weights that have not be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -195,15 +194,17 @@ class IntegerNetwork(SpikingNetwork):
         timesteps = self.parameters.timesteps
         name = self.graph.nodes[0].name
         spikes, synaptic_ops, graded = own = events[:, :3].T.astype(np.float64)
-        stats = [LayerStats(name, "input", 0, timesteps, spikes, synaptic_ops, graded, None, *own), *self._layer_stats()]
+        stats = [LayerStats(name, "input", 0, timesteps, spikes, synaptic_ops, graded, None, *own)]
         operations, images, counters = program.totals.shape
         by_operation = program.totals.reshape(operations, images * counters).astype(np.float64)
         layers = program.tables.layers
-        by_layer = (program.tables.members @ by_operation).reshape(len(layers), images, counters).swapaxes(1, 2)
-        for layer, own in zip(layers, by_layer[:, _AS_LAYER_STATS], strict=True):
-            counts: list[NDArray[np.float64] | None] = list(own)
-            if not layer.neurons:
-                counts[3] = None
-            kind: Literal["neuron", "pool"] = "neuron" if layer.neurons else "pool"
-            stats.append(LayerStats(layer.node.name, kind, layer.neurons, timesteps, *counts))  # type: ignore[arg-type]
-        return tuple(sorted(stats, key=lambda layer: self._order[layer.name]))
+        by_layer = (program.tables.members @ by_operation).reshape(len(layers), images, counters)
+        rows = iter(by_layer.swapaxes(1, 2)[:, _AS_LAYER_STATS].reshape(-1, images))
+        for layer, counts in zip(layers, zip(*[rows] * len(_AS_LAYER_STATS), strict=True), strict=True):
+            if layer.neurons:
+                stats.append(LayerStats(layer.node.name, "neuron", layer.neurons, timesteps, *counts))
+            else:
+                stats.append(LayerStats(layer.node.name, "pool", 0, timesteps, *counts)._replace(active=None))
+        if others := self._layer_stats():
+            return tuple(sorted([*stats, *others], key=lambda layer: self._order[layer.name]))
+        return tuple(stats)

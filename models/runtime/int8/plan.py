@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,12 +104,12 @@ class Plan:
     signals: dict[str, Signal]
     summed: bool
 
-    @property
+    @cached_property
     def sources(self) -> list[Source]:
         """In order; the input's first."""
         return [step.out for step in self.steps if step.out is not None]
 
-    @property
+    @cached_property
     def on_integers(self) -> bool:
         """Whether nothing but the input is left to the reference engine."""
         return all(step.kind is not None for step in self.steps[1:])
