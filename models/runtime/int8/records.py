@@ -11,17 +11,17 @@ FIRE, READ_OUT, MAX_POOL, UPSAMPLE, ADD = range(5)
 """Kinds of operations."""
 
 
-def _sources() -> str:
-    """Digest of the source of this package."""
+def _sources(folder: Path) -> str:
+    """Digest of the files from which the kernels are compiled."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
+    for file in sorted([*(folder / "simd").glob("*.py"), *(folder / f"{name}.py" for name in ("kernels", "records", "rows"))]):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 _FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush channel constant
     out out_step out_image out_row out_pixel fan_out by_channel uniform factor tiles"""
-OPERATION = np.dtype([(name, np.int64) for name in (*_FIELDS.split(), f"sources_{_sources()}")])
+OPERATION = np.dtype([(name, np.int64) for name in (*_FIELDS.split(), f"sources_{_sources(Path(__file__).parent)}")])
 """One operation. Distances and positions are in elements.
 
 rows, columns, channels: shape of the output, computed in blocks of LANES channels.
