@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -13,6 +15,7 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
+from evburst.models.runtime.int8 import records
 from evburst.models.runtime.int8.simd import dots, emit, neurons
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
 from tests.conftest import in_new_process
@@ -164,3 +167,14 @@ def test_a_cpu_with_vnni_gets_its_instruction(cpu: str, features: str, wide: boo
     assert found >= emit.PIXELS
     assert others == 0
     assert (wide_registers > 0) == wide
+
+
+def test_a_change_of_any_kernel_file_compiles_all_kernels_anew(tmp_path: Path) -> None:
+    """The digest of the files is part of the types of the kernels' arguments, by which numba's cache tells kernels apart."""
+    package = Path(records.__file__).parent
+    assert f"sources_{records._sources(package)}" in (records.OPERATION.names or ())  # private: there is no other way to see it
+    copy = shutil.copytree(package, tmp_path / "int8", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, matters in (("simd/lanes.py", True), ("rows.py", True), ("plan.py", False)):
+        before = records._sources(copy)
+        (copy / name).write_text((copy / name).read_text() + "# changed\n")
+        assert (records._sources(copy) != before) == matters
