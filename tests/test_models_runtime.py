@@ -530,3 +530,49 @@ def test_the_table_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert table[1].split() == ["engine", *["mean", "counted", "uncounted"] * 2]
     assert table[2].split() == ["reference", *["1.25"] * 3, *["9.00"] * 3, "auto", "for", "T=1", "and", "T=4"]
     assert len(table) == len(ENGINES) + 4
+
+
+@integers
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
+def test_windows_in_sequence_are_counted_where_the_channels_of_a_block_differ_in_fan_out(
+    timesteps: int, takes_back: bool
+) -> None:
+    """Busy, nearly empty and empty windows after one another, in which rows, tiles or all of a layer is that of silence."""
+    generator = torch.Generator().manual_seed(5)
+    same = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    nodes = [
+        Node("x", "input", ()),
+        Node("c1", "conv", ("x",), same),
+        Node("r1", "relu", ("c1",), {}),
+        Node("part", "slice", ("r1",), {"start": 0, "stop": 20}),
+        Node("c2", "conv", ("part",), same),
+        Node("r2", "relu", ("c2",), {}),
+        Node("pool", "max_pool", ("r1",), {"kernel": [3, 3], "stride": [1, 1], "padding": [1, 1]}),
+        Node("rest", "slice", ("pool",), {"start": 5, "stop": 30}),
+        Node("c3", "conv", ("rest",), same),
+        Node("c4", "conv", ("r2",), same),
+    ]
+    tensors: dict[str, Tensor] = {}
+    for name, out, into in (("c1", 40, 2), ("c2", 33, 20), ("c3", 3, 25), ("c4", 17, 33)):
+        weight = torch.randint(-20, 21, (out, into, 3, 3), generator=generator).float()
+        weight.view(out, -1)[:, 0] = 127  # whole numbers of 64ths, which rounding to 8 bits keeps
+        tensors |= {f"{name}.weight": weight / 64, f"{name}.bias": torch.randint(-60, 30, (out,), generator=generator) / 64}
+    neurons = {
+        name: NeuronLayer(torch.ones(n), torch.zeros(n), 4, takes_back=takes_back) for name, n in (("r1", 40), ("r2", 33))
+    }
+    parameters = SpikingParameters(timesteps, neurons, {"c3": torch.zeros(3), "c4": torch.zeros(17)})
+    graph = Graph(nodes, ["c3", "c4"], tensors)
+    fast, slow = IntegerNetwork(graph, parameters), SpikingNetwork(graph, parameters)
+    busy = torch.poisson(torch.full((2, 2, 24, 40), 0.7), generator=generator).to(torch.uint8)
+    one, empty = torch.zeros_like(busy), torch.zeros_like(busy)
+    one[0, 1, 12, 20] = 3
+    for grid in (busy, one, empty, one.flip(0), busy, busy * (torch.arange(40) < 8), one):
+        (outputs, found), (expected, counted) = fast.run(grid), slow.run(grid)
+        for mine, theirs in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(mine, theirs)
+        for mine, theirs in zip(found.layers, counted.layers, strict=True):
+            for kind in (*COUNTS, *OPTIONAL_COUNTS):
+                own, other = getattr(mine, kind), getattr(theirs, kind)
+                assert (own is None) == (other is None)
+                assert own is None or own.tolist() == other.tolist(), (mine.name, kind)

@@ -28,6 +28,7 @@ from evburst.data._numba import njit
 from evburst.models.runtime.int8.records import COUNTERS, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.rows import (
     add,
+    count_by_channel,
     count_silent_row,
     fire,
     has_changed,
@@ -111,6 +112,7 @@ def _work(  # type: ignore[no-untyped-def]
         share = _share_changed(operation, terms, changed) if skip_silence else 1.0
         skip, nothing = share <= MAX_CHANGED_SHARE, share == 0
         skip_rows = skip and operation.kind != UPSAMPLE
+        by_channel = (operation.kind == FIRE or operation.kind == MAX_POOL) and not operation.uniform
         if nothing and thread == 0:
             for image in range(images):
                 for k in range(COUNTERS // 2):
@@ -131,7 +133,7 @@ def _work(  # type: ignore[no-untyped-def]
                         own_place = image, own_block, rest // groups
                         restore_row(operation, state, maps[0], maps[1], timesteps, own_place)
                         if not nothing:
-                            count_silent_row(operation, fan_out, state, silent_tiles, timesteps, own_place, own)
+                            count_silent_row(operation, silent_tiles, own_place, own)
                 elif operation.kind == FIRE:
                     fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, buffers[0], own)
                 elif operation.kind == READ_OUT:
@@ -142,6 +144,9 @@ def _work(  # type: ignore[no-untyped-def]
                     upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
                 else:
                     add(operation, terms, factors, state, timesteps, place)
+                if by_channel and not nothing:
+                    blocks = min(together, operation.blocks - block)
+                    count_by_channel(operation, fan_out, state, timesteps, place, blocks, own)
                 for k in range(COUNTERS):
                     counts[index, image, k] += own[k]
                 done += 1

@@ -154,8 +154,6 @@ def fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, 
                     acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
                     fan_out, fan_out_at, operation.blocks, counts, silent, changed,
                 )  # fmt: skip
-    if not operation.uniform:
-        _count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts)
 
 
 @njit(cache=True, nogil=True)
@@ -211,8 +209,6 @@ def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts)
         changed[np.uintp(to) // np.uintp(LANES)] = count_pixel(
             arena, silent, to, operation.out_step, timesteps, summed and timesteps > 1, fan_out, fan_out_at, counts
         )
-    if not operation.uniform:
-        _count_by_channel(operation, fan_out, state, timesteps, place, 1, counts)
 
 
 @njit(cache=True, nogil=True)
@@ -256,8 +252,8 @@ def add(operation, terms, factors, state, timesteps, place):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def count_silent_row(operation, fan_out, state, silent_tiles, timesteps, place, counts):  # type: ignore[no-untyped-def]
-    """Count a row of an operation's output that has been restored to silence."""
+def count_silent_row(operation, silent_tiles, place, counts):  # type: ignore[no-untyped-def]
+    """Count a row of an operation's output that has been restored to silence, if it is counted."""
     if operation.kind != FIRE and operation.kind != MAX_POOL:
         return
     _, block, row = place
@@ -266,13 +262,11 @@ def count_silent_row(operation, fan_out, state, silent_tiles, timesteps, place, 
     for tile in range(first, first + per_row):
         for k in range(4):
             counts[2 * k] += silent_tiles[tile, k]
-    if not operation.uniform:
-        _count_by_channel(operation, fan_out, state, timesteps, place, 1, counts)
 
 
 @njit(cache=True, nogil=True)
-def _count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts):  # type: ignore[no-untyped-def]
-    """Count the synaptic operations of a row in which the channels of a block differ in fan-out."""
+def count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts):  # type: ignore[no-untyped-def]
+    """Count the synaptic operations of a row in which the channels of a block differ in fan-out, in place of those counted."""
     arena, silent, _, summed = state
     image, block, row = place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
