@@ -4,7 +4,8 @@ ByteTrack (Zhang et al., ECCV 2022; the package `trackers`) assigns each box to 
 first the boxes with high scores, then those with low scores. In addition, boxes are held: without motion there are no events,
 so the network cannot see an object that has stopped. Its box is then silent, which means that far fewer of the pixels inside
 fire than while the object was moving (pixels in the boxes of other objects are not counted). ByteTrack receives the best of the
-object's last three boxes again, and the output contains that box, marked as held:
+object's last three boxes again, and the output contains that box, marked as held, with the mean score of the last five (an
+object that brakes causes few events, so that its last score is low):
 
     seen, slow        box silent              -> held
     held              box silent              -> held, at most `hold_s` after the object was last seen
@@ -86,7 +87,7 @@ class _Object:
         held: whether the object is held.
         gone: whether it has moved away while it was held.
         boxes: (time in µs, box) of the latest sightings.
-        scores: their scores.
+        scores: their scores; the mean is the score of the object while it is held.
         firing: mean share of the box's pixels that fire when the object is seen.
         sightings: number of sightings.
     """
@@ -250,7 +251,7 @@ class Tracker:
         objects = [self._objects[number] for number in held]
         return Detections(
             np.concatenate([found.boxes_xyxy, *(obj.resting_box()[None] for obj in objects)]),
-            np.concatenate([found.scores, np.array([obj.scores[-1] for obj in objects], np.float32)]),
+            np.concatenate([found.scores, np.array([np.mean(obj.scores) for obj in objects], np.float32)]),
             np.concatenate([found.labels, np.array([obj.label for obj in objects], np.int64)]),
             found.t_us,
             np.concatenate([ids, np.array(held, np.int64)]),

@@ -228,7 +228,9 @@ def main() -> None:
             results = results_of(bundle, ann, events, SIZE)
             kept = {name: [one.detections for one in results]}
             if name == f"{Path(args.weights[0]).stem}, SNN":
-                kept[f"{name}, --track"] = tracked(results, TrackConfig().hold_s, _TRACK_SCORE, SIZE)
+                config = TrackConfig()
+                seen = [replace(one, detections=one.detections.above(config.low_score)) for one in results]
+                kept[f"{name}, --track"] = tracked(seen, config.hold_s, _TRACK_SCORE, SIZE)
             for how, boxes in kept.items():
                 rows = windows.setdefault(kind, {}).setdefault(how, [])
                 for one, found in zip(results, boxes, strict=True):

@@ -98,6 +98,15 @@ def test_an_object_that_stops_is_held_and_keeps_its_number_when_it_moves_again()
         assert (numbers(result), held(result)) == ([mine], [False])
 
 
+def test_a_held_object_has_the_mean_of_the_last_five_scores() -> None:
+    tracks = tracker()
+    for number, score in enumerate((0.9, 0.9, 0.8, 0.7, 0.6, 0.4, 0.1)):
+        tracks.update(window(number, [(at(20), score)], [at(20)]))
+    result = tracks.update(window(7, [], []))
+    assert held(result) == [True]
+    assert result.detections.scores[0] == np.float32(np.mean([0.8, 0.7, 0.6, 0.4, 0.1]))
+
+
 def test_an_object_that_is_not_held_is_lost() -> None:
     tracks = tracker(hold_s=0.0)
     mine, x, number = approach(tracks)
