@@ -255,6 +255,25 @@ def test_the_mapping_of_classes_comes_from_weights_trained_on_such_data(tmp_path
     assert classes("data.kind=gen1") == {}
 
 
+def test_classes_of_ones_own_come_from_the_weights(tmp_path: Path) -> None:
+    """Those that the data were trained with, or, if the weights do not say how they were trained, those of the head."""
+    bundle, weights = DetectorBundle.load("street"), tmp_path / "mine.safetensors"
+    record = deepcopy(bundle.record)
+    record["training"]["config"]["data"] |= {"kind": "folder", "own_classes": ["van", "cat"], "sensor_size": "64x48"}
+
+    def data(kind: str) -> DatasetConfig:
+        return load_evaluation(None, [f"weights={weights}", "data.root=x", f"data.kind={kind}"])[0].data
+
+    replace(bundle, record=record).save(weights)
+    assert [(data(kind).own_classes, data(kind).sensor_size) for kind in ("folder", "gen1")] == [
+        (("van", "cat"), "64x48"),
+        (("van", "cat"), None),
+    ]
+    weights.unlink()
+    replace(bundle, record={}).save(weights)
+    assert data("folder").own_classes == ("car", "pedestrian")
+
+
 def test_a_spread_sample_shows_windows_of_the_whole_set(
     folder: Path,  # noqa: F811
     tmp_path: Path,

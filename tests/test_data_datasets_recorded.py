@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from evburst.app.config import load_config
+from evburst.app.convert.cli import convert_main
+from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.train.cli import train_main
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
@@ -18,6 +20,7 @@ from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EventFileError, LabelError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
+from evburst.models.bundle import DetectorBundle
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes, dat_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
@@ -265,3 +268,27 @@ def test_one_recording_is_too_few_to_hold_one_out(tmp_path: Path) -> None:
     assert len(open_dataset(config, Request("train", W50))) == 2
     with pytest.raises(DataError, match="split 'select'"):
         open_dataset(config, Request("select", W50))
+
+
+def test_classes_of_ones_own_are_trained_converted_and_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a", "train/b", "val/c"):
+        path = tmp_path / "data" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, events(3000, 400_000, SensorSize(64, 48)))
+        path.with_name(f"{path.stem}_bbox.csv").write_text(
+            "t_us,class,x0,y0,x1,y1\n"
+            + "".join(f"{t},{kind},5,5,40,30\n" for t in (100_000, 300_000) for kind in ("drone", "bird"))
+        )
+    data = ["--dataset", "folder", "--root", "data"]
+    small = ["--schedule.epochs", "1", "--schedule.batch", "2", "--architecture", "tiny"]
+    own = ["--own-classes", "drone,bird", "--sensor-size", "64x48"]
+    assert train_main([*data, *own, *small, "--out", "runs/mine"]) == 0
+    assert convert_main(["--weights", "runs/mine/best.safetensors", "--out", "mine.safetensors", "--check-windows", "-1"]) == 0
+    bundle = DetectorBundle.load("mine.safetensors")
+    assert (bundle.head.classes, bundle.record["dataset"]) == (("drone", "bird"), "mine")
+    capsys.readouterr()
+    assert evaluate_main(["--weights", "mine.safetensors", *data, "--json", "--resamples", "0"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["results"][0]["per_class"]) == {"drone", "bird"}

@@ -14,7 +14,7 @@ from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets.layouts import LAYOUTS
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.registry import OPENERS, DatasetConfig, Request, open_dataset
-from evburst.data.errors import DataError, LabelError, SensorSizeError
+from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, SensorSize
 from evburst.data.filters import FiltersConfig
 from evburst.data.writers import write_events
@@ -167,6 +167,28 @@ def test_capitals_of_voc_names_make_no_difference(tmp_path: Path, caplog: pytest
         open_windows("folder", tmp_path, "street")
     assert open_windows("folder", tmp_path, "street", classes={"tram": "car"})[0].boxes.labels.tolist() == [0]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("size", [SensorSize(64, 48), SensorSize(1280, 720)])
+def test_classes_of_ones_own_are_found_by_name_and_by_id(tmp_path: Path, size: SensorSize) -> None:
+    """Their ids are not those of the 1 megapixel data set, whose sensor has the same size as one of these."""
+    for name in ("a", "b"):
+        write_events(tmp_path / f"{name}.dat", events(500, 90_000, size), size)
+    (tmp_path / "a_bbox.csv").write_text("t_us,class,x0,y0,x1,y1\n60000,Sea bird,1,1,20,20\n60000,car,1,1,20,20\n")
+    boxes(tmp_path / "b_bbox.npy", [60_000], [0])
+    data = open_windows("folder", tmp_path, "street", own_classes=("drone", "sea_bird"))
+    assert data.spec.classes == ("drone", "sea_bird")
+    assert [data[i].boxes.labels.tolist() for i in range(2)] == [[1], [0]]
+    data = open_windows(
+        "folder", tmp_path, "street", own_classes=("drone", "sea_bird"), classes={"car": "drone", "0": "sea bird"}
+    )
+    assert [data[i].boxes.labels.tolist() for i in range(2)] == [[1, 0], [1]]
+
+
+@pytest.mark.parametrize("names", [("drone", "Drone"), ("sea_bird", "sea bird"), ("drone", " "), ("ignore", "drone")])
+def test_names_that_cannot_be_classes_of_ones_own_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.own_classes: .* (stands twice|cannot be the name of a class)"):
+        open_windows("folder", folder_tree(tmp_path / "data"), "street", own_classes=names)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.bin"])

@@ -66,7 +66,7 @@ NOT_RUN = {
     r"python -m http.server .*": "serves files until it is stopped",
     r"evburst live --stream .*": "needs a program that sends a DV stream",
     r"(evburst train|torchrun|evburst convert) .*": "needs a data set and hours; tests train and convert small networks",
-    r"evburst detect .* --weights my\.safetensors": "needs the result of such a conversion",
+    r"evburst detect .* --weights (my|mine)\.safetensors": "needs the result of such a conversion",
     r"evburst evaluate .*": "needs a data set; tests evaluate small ones of every kind",
     r"python bench/.*": "a measurement, which takes minutes; tests run the parts of the benches",
 }  # fmt: skip

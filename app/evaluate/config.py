@@ -109,7 +109,10 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
         return load_config(EvaluateConfig, file, assignments, {"data": _class_data(training_data, file, assignments)}), bundle
     spec = training_data.get("spec", bundle.record.get("dataset"))
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
-    names = ("simulated", "classes") if given.data.kind == training_data.get("kind") else ("simulated",)
+    if spec not in SPECS:
+        base["own_classes"] = bundle.head.classes
+    of_same_kind = ("classes", "sensor_size") if given.data.kind == training_data.get("kind") else ()
+    names = ("simulated", "own_classes", *of_same_kind)
     base |= {name: training_data[name] for name in names if name in training_data}
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
 

@@ -24,6 +24,8 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
             Flag("data.kind", "--dataset", "KIND"),
             Flag("data.root", "--root", "DIR"),
             Flag("data.labels", "--labels", "CSV"),
+            Flag("data.own_classes", "--own-classes", "A,B,..."),
+            Flag("data.sensor_size", "--sensor-size", "WxH"),
             Flag("init", metavar=WEIGHTS),
             Flag("out", metavar="DIR"),
         ],

@@ -82,7 +82,7 @@ class TrainConfig:
     """Settings of train.
 
     Attributes:
-        name: name of the weights.
+        name: name of the weights; empty: that of the output folder.
         out: output folder; an unfinished run in it is resumed.
         cache: folder of simulated windows.
         init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name; "": random.
@@ -90,7 +90,7 @@ class TrainConfig:
         activation: its activation function, see there.
     """
 
-    name: str = "street"
+    name: str = ""
     out: str = "runs/train/street"
     cache: str = "runs/cache"
     init: str = ""

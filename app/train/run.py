@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
             holds a run with other settings, or files of these names that evburst has not written.
     """
     out = Path(config.out)
+    config = replace(config, name=config.name or out.resolve().name)
     with (
         process_group("nccl" if torch.cuda.is_available() else "gloo") as (rank, _),
         only_writer(out) if rank == 0 else nullcontext(),

@@ -12,9 +12,9 @@ from evburst.app.console import absolute_progress
 from evburst.app.processes import barrier
 from evburst.app.train.config import TrainConfig
 from evburst.data.classification import DETECTION
-from evburst.data.datasets import SPECS, Dataset
+from evburst.data.datasets import Dataset
 from evburst.data.datasets.pictures import PictureFolder, class_spec
-from evburst.data.datasets.registry import Request, open_dataset
+from evburst.data.datasets.registry import Request, open_dataset, spec_of
 from evburst.data.datasets.simulated import SimulatedWindows
 from evburst.data.errors import ConfigError, EvburstError
 
@@ -38,7 +38,7 @@ def has_split(config: TrainConfig, task: str, split: str) -> bool:
     data, root = config.data, Path(config.data.root)
     try:
         if data.kind == "simulated":
-            spec = SPECS[data.spec] if task == DETECTION else class_spec(root, frozenset(data.classes), (), None)
+            spec = spec_of(data) if task == DETECTION else class_spec(root, frozenset(data.classes), (), None)
             PictureFolder(root, split, spec)
         else:
             open_dataset(data, _request(config, task, split, 1, config.schedule.seed))

@@ -25,6 +25,7 @@ class DatasetSpec:
         source_names: class names in labels of pictures, to class index.
         ignored_names: classes that are neither object nor background; their region is blanked.
         whole: a label is of a whole picture or recording, and a window's only box the sensor's area.
+        own_ids: class ids in label files are the indices of these classes, whatever data set has such files.
     """
 
     name: str
@@ -34,6 +35,7 @@ class DatasetSpec:
     source_names: dict[str, int]
     ignored_names: frozenset[str] = frozenset()
     whole: bool = False
+    own_ids: bool = False
 
 
 CALTECH6 = ("airplanes", "Motorbikes", "Faces", "butterfly", "dalmatian", "dolphin")

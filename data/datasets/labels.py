@@ -21,6 +21,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,10 +247,25 @@ class ClassMatcher:
         names = ", ".join(f"{name[:40]!r} ({count})" for name, count in self.unmatched.most_common(12))
         classes = ", ".join(self._spec.classes) or "none"
         advice = f"the classes are {classes}; --classes 'NAME=CLASS,...' maps names to them, or to {IGNORED_CLASS}"
-        advice += " (evburst train: --data.classes '{NAME: CLASS}')"
+        advice += " (evburst train: --data.classes '{NAME: CLASS}', or classes of your own: --own-classes A,B,...)"
         if not self.matched:
             raise LabelError(f"{place}: no labelled box is of a known class: {names}; {advice}")
         _LOG.warning("%s: boxes of other classes are ignored: %s; %s", place, names, advice)
+
+
+def with_own_classes(spec: DatasetSpec, names: Sequence[str]) -> DatasetSpec:
+    """Return a spec with other classes, which label files call by the same names.
+
+    Raises:
+        ConfigError: a name is empty, stands twice, or means that boxes are ignored.
+    """
+    same = Counter(map(_normalise, names))
+    for name in names:
+        if not _normalise(name) or same[_normalise(name)] > 1 or name == IGNORED_CLASS:
+            reason = "stands twice" if same[_normalise(name)] > 1 else "cannot be the name of a class"
+            raise ConfigError(f"data.own_classes: {name!r} {reason} (case, blanks, _ and - make no difference)")
+    own = replace(spec, name="data.own_classes", classes=tuple(names), own_ids=True)
+    return replace(own, source_names=_numbered(names), ignored_names=frozenset())
 
 
 def parse_classes(text: str) -> dict[str, str]:

@@ -197,11 +197,11 @@ def read_layout(
         hint = f"; {len(source.unlabelled)} event files have no labels" if source.unlabelled else ""
         hint += f"; skipped: {source.skipped[0]}" if source.skipped else ""
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}{hint}")
-    matcher = ClassMatcher(source.spec, classes, kind.class_ids)
+    matcher = ClassMatcher(source.spec, classes, None if spec.own_ids else kind.class_ids)
     recordings = []
     for item in found:
         recording_matcher = matcher
-        ids_by_size = kind.class_ids is None and _has_ids(item.labels)
+        ids_by_size = kind.class_ids is None and not spec.own_ids and _has_ids(item.labels)
         if ids_by_size and (size_of(item) or next(filter(None, map(size_of, found)), None)) == _ONE_MPX:
             recording_matcher = matcher.with_ids(ONE_MPX_CLASSES)
         labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evburst.data.classification import CLASSIFICATION, DETECTION
-from evburst.data.datasets import SPECS, Dataset
+from evburst.data.datasets import SPECS, Dataset, DatasetSpec
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS
 from evburst.data.datasets.class_windows import HeldTime, open_class_windows
+from evburst.data.datasets.labels import with_own_classes
 from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
 from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows
@@ -30,6 +31,7 @@ class DatasetConfig:
             nmnist, ncaltech101, ncars, cifar10dvs, dvsgesture, folder, tonic:NAME or simulated.
         root: folder of the data.
         spec: for a detector: classes and sensor, by a name in evburst.data.datasets.SPECS.
+        own_classes: for a detector: names of other classes than the spec's, in the order of their indices.
         sensor_size: WIDTHxHEIGHT; for simulated data, if it differs from the spec's; for recordings, if files do not state it.
         classes: names (or class ids) in label files to classes of the spec, or to "ignore", e.g. {Car: car, "3": ignore};
             for a classifier only to "ignore".
@@ -43,6 +45,7 @@ class DatasetConfig:
     kind: str = "simulated"
     root: str = ""
     spec: str = "street"
+    own_classes: tuple[str, ...] = ()
     sensor_size: str | None = None
     classes: dict[str, str] = field(default_factory=dict)
     labels: str = ""
@@ -103,17 +106,27 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
     """Open a dataset and return the requested windows.
 
     Raises:
-        ConfigError: the kind or the spec is unknown, or root is not set.
+        ConfigError: the kind or the spec is unknown, the classes cannot be used, or root is not set.
         DataError: the data are missing or malformed.
     """
     openers, kind = _TASKS[request.task], config.kind.partition(":")[0]
-    for setting, name, known in (("data.kind", kind, openers), ("data.spec", config.spec, SPECS)):
-        if name not in known:
-            of = "" if request.task == DETECTION else f" for {request.task}"
-            raise ConfigError(f"{setting} {name!r} is unknown{of} (known: {', '.join(sorted(known))})")
+    if kind not in openers:
+        of = "" if request.task == DETECTION else f" for {request.task}"
+        raise ConfigError(f"data.kind {kind!r} is unknown{of} (known: {', '.join(sorted(openers))})")
+    if config.own_classes and request.task != DETECTION:
+        raise ConfigError("data.own_classes: the classes of a classifier are those of its data")
     if not config.root:
         raise ConfigError("data.root is not set: pass the folder of the data, e.g. --root FOLDER")
     return openers[kind](config, request)
+
+
+def spec_of(config: DatasetConfig) -> DatasetSpec:
+    """Return the classes and the sensor of a detector's data; raises ConfigError if they are unknown or cannot be used."""
+    if config.spec not in SPECS:
+        raise ConfigError(
+            f"data.spec {config.spec!r} is unknown (known: {', '.join(sorted(SPECS))}); see also data.own_classes"
+        )
+    return with_own_classes(SPECS[config.spec], config.own_classes) if config.own_classes else SPECS[config.spec]
 
 
 @opener(*CLASS_LAYOUTS, "tonic", task=CLASSIFICATION)
@@ -144,7 +157,7 @@ def _ignored(config: DatasetConfig) -> frozenset[str]:
 
 @opener("simulated")
 def _simulated(config: DatasetConfig, request: Request) -> Dataset:
-    r, spec, size = request, SPECS[config.spec], _sensor_size(config)
+    r, spec, size = request, spec_of(config), _sensor_size(config)
     return SimulatedWindows(
         Path(config.root), replace(spec, sensor_size=size) if size else spec, config.simulated,
         r.window_us, r.split, r.n_windows, r.cache, r.seed, r.workers, r.progress, r.spread,
@@ -160,7 +173,7 @@ def _recorded(config: DatasetConfig, request: Request) -> Dataset:
             return reading.open(file.events, file.labels.sensor_size).sensor_size
         return None
 
-    layout = read_layout(config.kind, Path(config.root), request.split, SPECS[config.spec], config.classes, size_of)
+    layout = read_layout(config.kind, Path(config.root), request.split, spec_of(config), config.classes, size_of)
     return RecordedWindows(layout, reading, request.n_windows)
 
 
