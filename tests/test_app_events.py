@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -446,3 +447,31 @@ def test_a_column_to_pass_over_may_be_the_first(capsys: pytest.CaptureFixture[st
     (tmp_path / "a.csv").write_text("0,100,5,6,1\n1,110,7,8,0\n")
     assert main(["info", str(tmp_path / "a.csv"), "--columns", "-,t,x,y,p", "--sensor-size", "304x240"]) == 0
     assert "from 100 to 110 µs" in capsys.readouterr().out
+
+
+def test_frames_are_pictures_of_windows_named_by_their_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    events = random_events(4000, SIZE, 400_000)
+    path, folder = tmp_path / "a_td.dat", tmp_path / "pictures"
+    write_events(path, events[(events["t"] < 100_000) | (events["t"] >= 200_000)], SIZE)  # the second window is empty
+    assert run(capsys, "frames", path, folder, "--every-ms", "100") == (
+        0,
+        f"{folder}: 3 pictures, a_000000100000us.png to a_000000400000us.png\n"
+        f"next: label the objects, and save them in COCO's format as {tmp_path / 'a.json'}\n",
+        "",
+    )
+    for t in (100_000, 300_000, 400_000):
+        picture = cv2.imread(str(folder / f"a_{t:012d}us.png"))
+        window = events[(events["t"] >= t - 50_000) & (events["t"] < t)]
+        fired = np.zeros((SIZE.height, SIZE.width), bool)
+        fired[window["y"], window["x"]] = True
+        assert np.array_equal((picture != picture[~fired][0]).any(-1), fired)
+    code, _, err = run(capsys, "frames", path, folder)
+    assert (code, "exists already" in err) == (1, True)
+
+
+@pytest.mark.parametrize("flags", [("--every-ms", "120"), ("--every-ms", "0"), ("--window-ms", "0"), ("--every-ms", "nan")])
+def test_times_of_frames_that_cannot_be_used(
+    capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    code, _, err = run(capsys, "frames", recording, tmp_path / "pictures", *flags)
+    assert (code, flags[0] in err, (tmp_path / "pictures").exists()) == (1, True, False)

@@ -161,6 +161,19 @@ def test_coco_pictures_at_the_same_time_are_one_instant(tmp_path: Path) -> None:
     assert [(t, boxes) for t, _, boxes in instants] == [(10, []), (20, [first, second]), (None, [[1, 0, 4, 4]])]
 
 
+def test_coco_pictures_are_of_the_time_in_their_name(tmp_path: Path) -> None:
+    """As `evburst events frames` names them, also below a folder and behind what a labelling program writes before it."""
+    names = ["4f-a_000000500000us.png", "p/a_000001000000us.PNG", "a_000000500000us.png", "a_000002000000us.png", "a.png"]
+    pictures = [{"id": k, "file_name": name} for k, name in enumerate(names)]
+    pictures[3]["t_us"] = 70
+    found = [{"image_id": k, "category_id": 3, "bbox": [k, 1, 2, 3]} for k in range(5)]
+    (tmp_path / "a.json").write_text(json.dumps(coco(images=pictures, annotations=found)))
+    instants = LABEL_FILES[".json"](tmp_path / "a.json").instants
+    assert [(instant.t_us, instant.boxes_xyxy[:, 0].tolist()) for instant in instants] == [
+        (70, [3]), (500_000, [0, 2]), (1_000_000, [1]), (None, [4]),
+    ]  # fmt: skip
+
+
 def test_coco_and_voc_say_the_sensors_size(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(coco(images=[{"id": 1, "width": 346, "height": 260}])))
     assert LABEL_FILES[".json"](tmp_path / "a.json").sensor_size == SensorSize(346, 260)

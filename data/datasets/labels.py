@@ -5,7 +5,8 @@ def prophesee(path): ...
 
     NAME_bbox.npy   Prophesee: structured array with class ids; several times
     NAME_bbox.csv   columns t_us, class (a name or a number) and x, y, w, h or x0, y0, x1, y1 in pixels; several times
-    NAME.json       COCO; `t_us` of an image: time of its boxes (default: the recording's end); `width`, `height`: the sensor
+    NAME.json       COCO; time of an image's boxes: its `t_us`, or else the end of its `file_name`, as in a_000000500000us.png,
+                    or else the recording's end; `width`, `height`: the sensor
     NAME.xml        Pascal VOC, boxes at the recording's end; `size` is the sensor
 
 `ClassMatcher` maps these names to the classes of a dataset: by name, never by the order of another dataset's classes.
@@ -36,6 +37,8 @@ from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
 _LOG = logging.getLogger("evburst")
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 _LONG_NUMBER = 20
+_TIMED_PICTURE = re.compile(r".*_(\d{1,18})us\.\w+", re.DOTALL)
+"""Name of a picture that ends in a time, as `evburst events frames` writes it."""
 IGNORED_CLASS = "ignore"
 """Mapping target of classes whose boxes are dropped on purpose."""
 
@@ -154,7 +157,7 @@ def coco(path: Path) -> LabelFile:
             rows[annotation["image_id"]].append((_box(where, annotation["bbox"], True), name))
         by_time: dict[int | None, list[tuple[list[float], str | int]]] = {}
         for number, image in images.items():
-            t = None if image.get("t_us") is None else _whole_time(f"{path}: image {number}", image["t_us"])
+            t = _time_of(f"{path}: image {number}", image)
             by_time.setdefault(t, []).extend(rows[number])
         instants = sorted(by_time.items(), key=lambda item: (item[0] is None, item[0] or 0))
         found = (_named_boxes(t, [box for box, _ in own], [name for _, name in own]) for t, own in instants)
@@ -164,6 +167,13 @@ def coco(path: Path) -> LabelFile:
         raise LabelError(
             f"{path}: not a COCO file of boxes ({str(error)[:200] if isinstance(error, ValueError) else repr(error)})"
         ) from None
+
+
+def _time_of(where: str, image: dict[str, Any]) -> int | None:
+    named = _TIMED_PICTURE.fullmatch(str(image.get("file_name")))
+    if image.get("t_us") is None:
+        return int(named[1]) if named else None
+    return _whole_time(where, image["t_us"])
 
 
 @label_file(".xml")

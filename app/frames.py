@@ -1,0 +1,72 @@
+"""Pictures of a recording on which objects are labelled (`evburst events frames`).
+
+Any labelling program that writes COCO will do. Its file is read as the labels of the recording (data/datasets/labels.py), as
+the name of every picture ends in the time of its window's end: `NAME_000000500000us.png`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+
+from evburst.app.outputs.render import events_picture
+from evburst.data.encoding import unpack
+from evburst.data.errors import ConfigError
+from evburst.data.events import EventStream, check_order, check_sensor_size, no_usable_events
+from evburst.data.files import make_folder, replacing
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
+
+
+def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float, every_ms: float) -> list[Path]:
+    """Draw windows of a recording as PNG files of the sensor's size, so that boxes in them are in pixels of the sensor.
+
+    Windows without events are left out.
+
+    Args:
+        stream: the recording.
+        path: its file; pictures are named like it.
+        folder: of the pictures.
+        window_ms: length of a window.
+        every_ms: time from picture to picture.
+
+    Returns:
+        The files, in order of time.
+
+    Raises:
+        ConfigError: a time cannot be used, or the folder holds pictures of this recording.
+        EventFileError: there are no events, or they are not in order of time.
+        SensorSizeError: too many of the drawn events lie outside the sensor.
+    """
+    try:
+        voxel = VoxelConfig(bins=1, window_ms=window_ms)
+    except ValueError as error:
+        raise ConfigError(f"--window-ms {window_ms:g}: {error}") from None
+    every_us = round(every_ms * 1000) if math.isfinite(every_ms) else 0
+    if every_us < voxel.window_us or every_us % voxel.window_us:
+        raise ConfigError(f"--every-ms {every_ms:g} is not a multiple of the window's length, --window-ms {window_ms:g}")
+    name = path.stem.removesuffix("_td")
+    if before := next(folder.glob(f"{name}_*us.png"), None):
+        raise ConfigError(f"{before}: exists already; choose another folder")
+    total = inside = drawn = 0
+    written: list[Path] = []
+    width, height = stream.sensor_size
+    for window in stream.windows(voxel.window_us):
+        total += len(window)
+        if window.t1_us % every_us or not len(window):
+            continue
+        events = unpack(window)
+        drawn += len(events)
+        inside += int(((events["x"] < width) & (events["y"] < height)).sum())
+        picture = events_picture(voxel_batch([window], voxel, stream.sensor_size, 1)[0], stream.sensor_size, 1)
+        file = make_folder(folder) / f"{name}_{window.t1_us:012d}us.png"
+        with replacing(file) as part:
+            part.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        written.append(file)
+    stream.faults.outside_sensor += drawn - inside
+    if not written:
+        raise no_usable_events(path, stream.faults)
+    check_sensor_size(str(path), stream.sensor_size, inside, drawn - inside)
+    check_order(str(path), total, stream.faults.late_events)
+    return written
