@@ -274,6 +274,16 @@ def test_classes_of_ones_own_come_from_the_weights(tmp_path: Path) -> None:
     assert data("folder").own_classes == ("car", "pedestrian")
 
 
+def test_the_sensor_size_of_a_classifiers_data_comes_from_the_weights(tmp_path: Path) -> None:
+    bundle, weights = DetectorBundle.load("nmnist"), tmp_path / "mine.safetensors"
+    record = deepcopy(bundle.record)
+    record["training"]["config"]["data"] |= {"kind": "folder", "sensor_size": "64x48"}
+    replace(bundle, record=record).save(weights)
+    for kind, size in (("folder", "64x48"), ("ncars", None)):
+        config, _ = load_evaluation(None, [f"weights={weights}", "data.root=x", f"data.kind={kind}"])
+        assert config.data.sensor_size == size
+
+
 def test_a_spread_sample_shows_windows_of_the_whole_set(
     folder: Path,  # noqa: F811
     tmp_path: Path,

@@ -121,5 +121,5 @@ def _class_data(training_data: dict[str, Any], file: Path | None, assignments: l
     """Return default settings of the data for a classifier: its training data, unless another kind is set."""
     kind_in_training = {"kind": training_data["kind"]} if "kind" in training_data else {}
     kind = load_config(EvaluateConfig, file, assignments, {"data": kind_in_training}).data.kind
-    names = ("kind", "classes", "held", "simulated") if kind == training_data.get("kind") else ("simulated",)
+    names = ("kind", "classes", "sensor_size", "held", "simulated") if kind == training_data.get("kind") else ("simulated",)
     return {name: training_data[name] for name in names if name in training_data}
