@@ -260,14 +260,54 @@ def test_whole_recordings_are_held_out_to_choose_on(tmp_path: Path) -> None:
     assert names("select") == {f"17-03-30_12-53-58_{k}_60500000_td.dat" for k in range(2)}
 
 
-def test_one_recording_is_too_few_to_hold_one_out(tmp_path: Path) -> None:
-    tree = gen1_tree(tmp_path, ("train",))
-    for path in (tree / "train").glob("*_1_60500000*"):
-        path.unlink()
-    config = DatasetConfig("gen1", str(tree), "street")
-    assert len(open_dataset(config, Request("train", W50))) == 2
+def labelled_recording(path: Path, labels: dict[int, str]) -> None:
+    """A recording of 10 s of a 64x48 sensor, with a box of a class at each of some times (in units of 100 ms)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_events(path, events(4000, 10_000_000, SensorSize(64, 48)), SensorSize(64, 48))
+    rows = "".join(f"{100_000 * t},{name},5,5,40,30\n" for t, name in labels.items())
+    path.with_name(f"{path.stem}_bbox.csv").write_text(f"t_us,class,x0,y0,x1,y1\n{rows}")
+
+
+def times_of(root: Path, split: str, *classes: str) -> dict[str, list[int]]:
+    """The labelled times of each recording, in units of 100 ms."""
+    data, found = (
+        open_dataset(DatasetConfig("folder", str(root), own_classes=classes), Request(split, W50)),
+        dict[str, list[int]](),
+    )
+    for i in range(len(data)):
+        found.setdefault(data[i].name, []).append(data[i].window.t1_us // 100_000)
+    return found
+
+
+def test_a_recording_that_alone_has_a_class_is_not_held_out(tmp_path: Path) -> None:
+    for k in range(16):
+        labelled_recording(tmp_path / "train" / f"{k}.dat", {10: "cat" if k < 3 else f"bird {k}" if k < 10 else "dog"})
+    birds = [f"bird {k}" for k in range(3, 10)]
+    held, kept = (set(times_of(tmp_path, split, "cat", "dog", *birds)) for split in ("select", "train"))
+    assert (len(held), len(kept), held & kept) == (2, 14, set())
+    assert not held & {f"{k}.dat" for k in range(3, 10)}
+
+
+def test_if_no_recording_can_be_missed_the_end_of_each_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a second between what is learned from and what is chosen on, unless nothing would be left."""
+    labelled_recording(tmp_path / "train" / "a.dat", dict.fromkeys(range(10, 90, 5), "cat"))
+    labelled_recording(tmp_path / "train" / "b.dat", {10: "dog", 12: "dog"})
+    assert times_of(tmp_path, "select", "cat", "dog") == {"a.dat": [80, 85], "b.dat": [12]}
+    assert not caplog.records
+    with caplog.at_level("INFO"):
+        assert times_of(tmp_path, "train", "cat", "dog") == {"a.dat": list(range(10, 75, 5)), "b.dat": [10]}
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    (tmp_path / "train" / "b.dat").unlink()
+    assert times_of(tmp_path, "select", "cat", "dog") == {"a.dat": [80, 85]}
+    times_of(tmp_path, "train", "cat", "dog")
+    assert "the split 'train' has no box of dog: nothing is learned of it" in caplog.text
+
+
+def test_one_label_is_too_few_to_hold_one_out(tmp_path: Path) -> None:
+    labelled_recording(tmp_path / "train" / "a.dat", {10: "cat"})
+    assert times_of(tmp_path, "train", "cat") == {"a.dat": [10]}
     with pytest.raises(DataError, match="split 'select'"):
-        open_dataset(config, Request("select", W50))
+        times_of(tmp_path, "select", "cat")
 
 
 def test_classes_of_ones_own_are_trained_converted_and_evaluated(
@@ -289,6 +329,7 @@ def test_classes_of_ones_own_are_trained_converted_and_evaluated(
     assert convert_main(["--weights", "runs/mine/best.safetensors", "--out", "mine.safetensors", "--check-windows", "-1"]) == 0
     bundle = DetectorBundle.load("mine.safetensors")
     assert (bundle.head.classes, bundle.record["dataset"]) == (("drone", "bird"), "mine")
+    assert evaluate_main(["--weights", "runs/mine/best.safetensors", *data, "--ann", "--resamples", "0"]) == 0
     capsys.readouterr()
     assert evaluate_main(["--weights", "mine.safetensors", *data, "--json", "--resamples", "0"]) == 0
     assert set(json.loads(capsys.readouterr().out)["results"][0]["per_class"]) == {"drone", "bird"}

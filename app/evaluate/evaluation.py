@@ -216,5 +216,7 @@ def rounded(loss: Interval, unit: str) -> dict[str, Any]:
 
 def _runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
     """Return the networks to evaluate."""
-    timesteps = config.timesteps or (bundle.parameters.timesteps,)
-    return [Run("ann", 0)] * config.ann + [Run("snn", t) for t in timesteps] * config.snn
+    runs = [Run("ann", 0)] if config.ann else []
+    if config.snn:
+        runs += [Run("snn", t) for t in config.timesteps or (bundle.parameters.timesteps,)]
+    return runs

@@ -33,7 +33,7 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_annotation
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file
-from evburst.data.datasets.selection import SELECT, held_out
+from evburst.data.datasets.selection import SELECT, SHARE, held_out
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import recording_suffixes
@@ -46,6 +46,8 @@ ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car", "truck", "bus", "traffic 
 
 _NESTED = "detection_dataset_duration_60s_ratio_1.0"
 _ONE_MPX = SensorSize(1280, 720)
+_GAP_US = 1_000_000
+"""Time between what is learned from and what is held out of the same recording."""
 _SACCADE_ENDS_US = (100_000, 200_000, 300_000)
 _NOT_OBJECTS = {"Faces_easy", "BACKGROUND_Google"}
 
@@ -207,6 +209,8 @@ def read_layout(
         labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)
         recordings.append(Recording(item.events, labels, item.labels.sensor_size or kind.sensor_size))
     matcher.log_unmatched(root)
+    if split == "train" and (unseen := [name for name in source.spec.classes if not matcher.matched[name]]):
+        _LOG.warning("%s: the split 'train' has no box of %s: nothing is learned of it", root, ", ".join(unseen))
     return Layout(root, source.spec, recordings, len(source.unlabelled))
 
 
@@ -228,9 +232,27 @@ def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[
         )  # fmt: skip
     held_paths: set[Path] = set()
     for folder in sorted({item.events.parent for item in found}):
-        sizes = {item.events.name: len(item.labels.instants) for item in found if item.events.parent == folder}
-        held_paths |= {folder / name for name in held_out(folder.name, sizes)}
-    return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
+        own = {item.events.name: item.labels.instants for item in found if item.events.parent == folder}
+        sizes = {name: len(instants) for name, instants in own.items()}
+        classes = {name: {label for instant in instants for label in instant.names} for name, instants in own.items()}
+        held_paths |= {folder / name for name in held_out(folder.name, sizes, classes)}
+    if held_paths:
+        return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
+    if found and split == "train":
+        _LOG.info("%s: no recording can be missed: the split 'select' is the end of each", root)
+    parts = ((item, _part_of_time(item.labels.instants, split)) for item in found)
+    return source, [LabelledFile(item.events, item.labels._replace(instants=part)) for item, part in parts if part]
+
+
+def _part_of_time(instants: tuple[NamedBoxes, ...], split: str) -> tuple[NamedBoxes, ...]:
+    """Return the last ones of a recording's labelled times for the split "select", and those well before them for "train"."""
+    times = [instant.t_us for instant in instants if instant.t_us is not None]
+    n_held = max(1, round(len(times) / SHARE)) if len(times) > 1 and len(times) == len(instants) else 0
+    kept, held = instants[: len(instants) - n_held], instants[len(instants) - n_held :]
+    if split == SELECT or not held:
+        return held if split == SELECT else kept
+    before = tuple(one for one, t_us in zip(kept, times, strict=False) if t_us <= times[len(kept)] - _GAP_US)
+    return before or kept
 
 
 def _detections(instant: NamedBoxes, matcher: ClassMatcher) -> tuple[int | None, Detections]:

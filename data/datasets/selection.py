@@ -2,13 +2,14 @@
 
 Nothing is trained on it. Datasets that come with such a split keep it; of the others an eighth of "train" is held out, the
 same fraction of every class or set, chosen by a hash of the name: whole pictures, whole recordings, or contiguous stretches of
-picture sequences.
+picture sequences. Of recordings none of which can be missed, the end is held out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 
 SELECT = "select"
 """Name of the split."""
@@ -16,18 +17,22 @@ SHARE = 8
 """The split gets one in this number of training pictures or recordings."""
 
 
-def held_out(kind: str, sizes: Mapping[str, int]) -> set[str]:
-    """Return the names to hold out of one class or set: at least one if it has two or more, and never all.
+def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collection[object]] | None = None) -> set[str]:
+    """Return the names to hold out of one class or set: never all, and nothing that no other group contains.
 
     Args:
         kind: the class or set.
         sizes: number of items in each group that must not be split, by the group's name.
+        contents: what each group contains; None: the same. Then at least one is held out of two or more.
     """
     target, names, count = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
+    left = Counter(what for own in (contents or {}).values() for what in own)
     for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())[
         : len(sizes) - 1
     ]:
-        if count < target:
+        own = contents[name] if contents else ()
+        if count < target and all(left[what] > 1 for what in own):
             names.add(name)
             count += sizes[name]
+            left.subtract(own)
     return names
