@@ -44,6 +44,7 @@ from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import CocoResult, coco_result, frames_of
+from evburst.eval.report.tables import Table
 from evburst.eval.streaming import NOTHING_YET, newest_results, processed_windows
 
 FIXED_US, LABEL_US = 50_000, 15_000
@@ -148,25 +149,25 @@ def in_force(stop_us: int, ends: NDArray[np.int64], finished: NDArray[np.int64])
 
 def fixed_table(results: dict[str, Any]) -> str:
     """AP of boxes used 50 ms after their window's end, as a Markdown table."""
-    lines = ["| scene | a window every | at the window's end | 50 ms later | predicted | gain, AP |", "|---" * 6 + "|"]
+    head, rows = ["scene", "a window every", "at the window's end", "50 ms later", "predicted", "gain, AP"], []
     for kind, strides in results["figures"].items():
         for stride, row in strides.items():
             cells = [_both(row["offline"]), _both(row["fixed"]["late"]), _both(row["fixed"]["ahead"]), _gain(row["fixed"])]
-            lines.append(f"| {kind} | {stride} ms | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([kind, f"{stride} ms", *cells])
+    return Table(head, rows, len(head)).markdown()
 
 
 def measured_table(results: dict[str, Any]) -> str:
     """AP of the boxes in force if one window is processed at a time, with energy and time, as a Markdown table."""
     head = ["scene", "a window every", "ms per window", "mJ per second", "mean age, ms", "in force", "`--lead-ms`", "predicted"]
-    lines = [f"| {' | '.join(head)} | gain, AP |", "|---" * 9 + "|"]
+    head, rows = [*head, "gain, AP"], []
     for kind, strides in results["figures"].items():
         for stride, row in strides.items():
             cost = [f"{row[name]}" for name in ("ms_per_window", "mj_per_s", "mean_age_ms")]
             one = row["measured"]
             cells = [*cost, _both(one["late"]), f"{one['lead_ms']:g}", _both(one["ahead"]), _gain(one)]
-            lines.append(f"| {kind} | {stride} ms | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([kind, f"{stride} ms", *cells])
+    return Table(head, rows, len(head)).markdown()
 
 
 def _both(figures: Sequence[float]) -> str:

@@ -27,10 +27,11 @@ from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.run import convert
 from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
+from evburst.eval.report.tables import Table
 from evburst.models.bundle import DetectorBundle
 
 FIGURES = ("lost_ap", "energy_int8")
-HEAD = ("weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8", "minutes")
+HEAD = ["weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8", "minutes"]
 
 
 def converted(config: ConvertConfig, windows: Any, ann: float, share_per_operation: float) -> dict[str, float]:
@@ -55,7 +56,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def table(files: list[Path]) -> str:
     """Return a Markdown table with one line for each file."""
-    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)]]
+    rows = []
     for path in files:
         record = json.loads(path.read_text())
         lost, energy = (record["summary"][name] for name in FIGURES)
@@ -64,8 +65,8 @@ def table(files: list[Path]) -> str:
         spread = f"{lost['mean']:.2f} ± {lost['sd']:.2f}", f"{lost['least']:.2f} to {lost['most']:.2f}"
         cost = f"{100 * energy['mean']:.2f} ± {100 * energy['sd']:.2f} %"
         minutes = f"{statistics.fmean(row['seconds'] for row in record['rows']) / 60:.0f}"
-        lines.append([record["weights"], settings, *counts, *spread, cost, minutes])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([record["weights"], settings, *counts, *spread, cost, minutes])
+    return Table(HEAD, rows, 2).markdown()
 
 
 def begun(path: Path, identity: dict[str, Any]) -> list[dict[str, float]]:
