@@ -104,11 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="street")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--table", type=Path, help="print the table of these results, and measure nothing")
     args = parser.parse_args()
-    if args.table:
-        print(table(json.loads(args.table.read_text())))
-        return
     bundle = DetectorBundle.load(args.weights)
     torch.backends.cudnn.benchmark = True
     rows = [measure(bundle, batch) for batch in BATCHES]

@@ -1,9 +1,6 @@
 """AP of boxes that are used later than their window's end, with and without --lead-ms, for several --stride-ms.
 
     python bench/late.py [--seeds 6 7 8 9] [--strides 50 25 10] [--json FILE]
-    python bench/late.py --tables docs/results/late.json
-
-The second form prints the tables of docs/detect.md.
 
 Recordings are drawn streets (data/simulation/scenes/street.py), whose boxes are known at any time: `drive` from a camera that
 drives, 3 s, and `parked` from one that stands still while cars and people pass and stop (bench/tracks.py), 5 s. Windows are
@@ -187,12 +184,7 @@ def main() -> None:
     parser.add_argument("--parked", type=int, nargs="+", default=[21, 22, 23, 24], metavar="SEED", help="seeds of `parked`")
     parser.add_argument("--strides", type=int, nargs="+", default=[50, 25, 10], metavar="MS", help="multiples of 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--tables", type=Path, metavar="FILE", help="print docs/detect.md's tables from such a file")
     args = parser.parse_args()
-    if args.tables:
-        results = json.loads(args.tables.read_text())
-        print(fixed_table(results), measured_table(results), sep="\n\n")
-        return
     started, figures = provenance(), dict[str, Any]()
     for kind, seeds in (("drive", args.seeds), ("parked", args.parked)):
         recordings = [recorded(kind, seed, args.weights) for seed in seeds]

@@ -134,17 +134,11 @@ def table(reports: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--table", type=Path, nargs="+", help="print the table of these results, and measure nothing")
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", default="street")
     parser.add_argument("--ann", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.table:
-        print(table([json.loads(path.read_text()) for path in args.table]))
-        return
-    if args.data is None:
-        parser.error("--data is required")
     settings = {"weights": args.weights, "ann": args.ann, "score": SCORE}
     report = {
         "weights": Path(args.weights).stem,

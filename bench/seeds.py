@@ -1,7 +1,6 @@
 """Measure the mean and spread of AP loss and energy over conversions that differ only in the windows they learn from.
 
     python bench/seeds.py --weights caltech6 --root PICTURES --json seeds_caltech6.json --set budget=0.14
-    python bench/seeds.py --table docs/results/seeds_*.json
 
 Each seed calibrates on other training pictures with other motion; `--set level=advanced` adds the gradient descent. All results
 are scored (COCO AP) on the same validation windows. Energy counts every spike, as a share of the dense ANN's (INT8). The file
@@ -102,22 +101,16 @@ def measure(args: argparse.Namespace, folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="caltech6", help="bundled weights by name, or a file")
-    parser.add_argument("--root", help="folder of the pictures")
+    parser.add_argument("--root", required=True, help="folder of the pictures")
     parser.add_argument("--seeds", type=int, default=7, help="number of conversions (default: 7)")
     parser.add_argument("--limit", type=int, default=0, help="number of validation windows; 0: every picture once")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="settings of convert")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
-    parser.add_argument("--json", type=Path, help="file of the results")
-    parser.add_argument(
-        "--table", type=Path, nargs="+", metavar="FILE", help="print a table of such files, and measure nothing"
-    )
+    parser.add_argument("--json", type=Path, required=True, help="file of the results")
     args = parser.parse_args()
-    if not args.table:
-        if args.root is None or args.json is None:
-            parser.error("--root and --json are needed")
-        with tempfile.TemporaryDirectory() as folder:
-            measure(args, folder)
-    print(table(args.table or [args.json]))
+    with tempfile.TemporaryDirectory() as folder:
+        measure(args, folder)
+    print(table([args.json]))
 
 
 if __name__ == "__main__":
