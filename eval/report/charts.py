@@ -145,6 +145,11 @@ def matrix(shares: NDArray[np.float64], names: Sequence[str], columns: str, rows
     return _svg(figure, axes, labels)
 
 
+def colour(k: int) -> str:
+    """Return the colour of the k-th network."""
+    return COLOURS[k % len(COLOURS)]
+
+
 def nice_top(values: Sequence[float]) -> float:
     """Return a round number that is not below any of the values, as upper limit of an axis from 0."""
     largest = max(values, default=0.0)
