@@ -1,4 +1,4 @@
-"""`evburst results` and bench/results.py: tables of many evaluations."""
+"""`evburst results`: tables of many evaluations."""
 
 from __future__ import annotations
 

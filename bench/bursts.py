@@ -27,7 +27,6 @@ from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, synaptic_ops
-from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Node
 from evburst.models.spiking.cost import KINDS
 from evburst.models.spiking.network import SpikingNetwork
@@ -89,7 +88,7 @@ def figures(operations: NDArray[np.float64], windows: int) -> dict[str, Any]:
 def measure(weights: str, root: str, cache: str, limit: int = 0) -> dict[str, Any]:
     """Return the figures of one weights file on the pictures in `root`."""
     config, bundle = load_evaluation(None, [f"weights={weights}", f"data.root={root}", f"cache={cache}"])
-    if not isinstance(bundle, DetectorBundle) or bundle.parameters.timesteps != 1:
+    if bundle.parameters.timesteps != 1:
         raise ConfigError(f"{weights}: only detectors of one timestep are the same network as a QNN")
     dataset = open_dataset(config.data, Request("val", bundle.voxel.window_us, limit, Path(cache), config.seed, spread=True))
     network, counted, windows = BurstHistogram(bundle.spiking, bundle.parameters), 0.0, 0

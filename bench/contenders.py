@@ -39,13 +39,10 @@ class Contender:
 
     Attributes:
         run: runs it once, or on as many windows as `windows`.
-        bundle, options: for AP, passed to `score`.
         windows: number of windows of a run.
     """
 
     run: Callable[[torch.Tensor], Any]
-    bundle: DetectorBundle | None = None
-    options: dict[str, Any] | None = None
     windows: int = 1
 
 
@@ -81,7 +78,7 @@ def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     runner = Runner(bundle.graph.channels_last() if channels_last else bundle.graph)
-    return Contender(lambda grid: runner(grid.float().contiguous(memory_format=layout)), bundle, {"ann": True})
+    return Contender(lambda grid: runner(grid.float().contiguous(memory_format=layout)))
 
 
 def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | None) -> Path:
@@ -149,7 +146,7 @@ def _engine(bundle: DetectorBundle, name: str, timesteps: int, counted: bool = T
         graph, parameters = integer_form(graph, parameters)
     network = open_engine(name, graph, parameters, bundle.voxel.max_count)
     run: Callable[[torch.Tensor], Any] = network.run if counted else network.run_uncounted
-    return Contender(run, bundle, {"timesteps": timesteps, "engine": name})
+    return Contender(run)
 
 
 def _auto(bundle: DetectorBundle, timesteps: int) -> Contender:
@@ -168,7 +165,7 @@ def _auto(bundle: DetectorBundle, timesteps: int) -> Contender:
         for _ in range(every - 1):
             network.run_uncounted(grid)
 
-    return Contender(run, bundle, {"timesteps": timesteps, "engine": name}, every)
+    return Contender(run, every)
 
 
 def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:

@@ -198,10 +198,10 @@ def document_table(reports: Sequence[dict[str, Any]]) -> str:
     return Table(head, rows, 2).markdown()
 
 
-def first_within(results: list[Result], points: float = 1.0) -> dict[str, Result | None]:
-    """Return each converter's result at the smallest T whose score is within the given points of the ANN's, or None."""
+def first_within(results: list[Result]) -> dict[str, Result | None]:
+    """Return each converter's result at the smallest T whose score is within a point of the ANN's, or None."""
     names = dict.fromkeys(r.name for r in results[1:])
-    enough = results[0].score - points
+    enough = results[0].score - 1.0
     return {name: next((r for r in results[1:] if r.name == name and r.score >= enough), None) for name in names}
 
 

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from evburst.app.provenance import provenance
+from evburst.eval.report.tables import Table
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Graph, Runner
 from evburst.models.runtime import open_engine
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
+from evburst.models.spiking.network import SpikingNetwork
 
 BATCHES, TIMESTEPS, RUNS, WARM_UP = (1, 32, 256), (1, 2, 4), 50, 10
 HEIGHT, WIDTH = 256, 320
@@ -36,16 +37,6 @@ HEIGHT, WIDTH = 256, 320
 def on_gpu(graph: Graph, dtype: torch.dtype = torch.float32) -> Graph:
     """Copy a graph to the GPU."""
     return Graph(graph.nodes, graph.outputs, {name: tensor.to("cuda", dtype) for name, tensor in graph.tensors.items()})
-
-
-def parameters(bundle: DetectorBundle, timesteps: int) -> SpikingParameters:
-    """Copy the neurons to the GPU."""
-    neurons = {
-        n: replace(layer, theta=layer.theta.cuda(), shift=layer.shift.cuda()) for n, layer in bundle.parameters.neurons.items()
-    }
-    return SpikingParameters(
-        timesteps, neurons, {name: shift.cuda() for name, shift in bundle.parameters.readout_shift.items()}
-    )
 
 
 def median_ms(run: Callable[[], object]) -> float:
@@ -81,7 +72,7 @@ def measure(bundle: DetectorBundle, batch: int) -> dict[str, Any]:
     x = torch.randint(0, 3, (batch, bundle.voxel.channels, HEIGHT, WIDTH), dtype=torch.uint8, device="cuda")
     found: dict[str, Any] = {"batch": batch}
     for t in TIMESTEPS:
-        graph, own = on_gpu(bundle.spiking), parameters(bundle, t)
+        graph, own = on_gpu(bundle.spiking), replace(bundle.parameters.on(x.device), timesteps=t)
         fast, slow = open_engine("cuda", graph, own, 255, "cuda"), SpikingNetwork(graph, own)
         if batch < max(BATCHES):  # the reference keeps every layer of every timestep
             pairs = zip(fast.run(x)[0], slow.run(x)[0], strict=True)
@@ -104,23 +95,16 @@ def table(report: dict[str, Any]) -> str:
     """
     rows = report["ms"]
     names = [name for name in rows[0] if name != "batch" and not name.startswith("equal")]
-    heads = " | ".join(f"batch {row['batch']}" for row in rows)
     what = ", ".join([report["card"], report["weights"], *([report["note"]] if "note" in report else []), "ms"])
-    lines = [f"| {what} | {heads} |", "|---" * (len(rows) + 1) + "|"]
-    for name in names:
-        lines.append(f"| {name} | {' | '.join(f'{row[name]:.2f}' if name in row else '-' for row in rows)} |")
-    return "\n".join(lines)
+    cells = [[name, *(f"{row[name]:.2f}" if name in row else "-" for row in rows)] for name in names]
+    return Table([what, *(f"batch {row['batch']}" for row in rows)], cells, 1 + len(rows)).markdown()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="street")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--table", type=Path, help="print the table of these results, and measure nothing")
     args = parser.parse_args()
-    if args.table:
-        print(table(json.loads(args.table.read_text())))
-        return
     bundle = DetectorBundle.load(args.weights)
     torch.backends.cudnn.benchmark = True
     rows = [measure(bundle, batch) for batch in BATCHES]

@@ -1,12 +1,11 @@
 """Measure the time per window of each network and engine in bench/contenders.py.
 
-    python bench/inference.py --events RECORDING.dat [--weights street] [--root DIR]
+    python bench/inference.py --events RECORDING.dat [--weights street]
 
 The contenders take turns on the same window, round after round, so that other load on the machine affects all of them. Reports
 medians, the fastest run, and ratios of medians to the fastest float32 runtime of the ANN of the same weights and to its 8-bit
 form in OpenVINO. The process is pinned to --threads cores (2). `cpu` is the processor time of all threads, which other programs
-disturb less than the clock. Peak memory is measured in a separate process. With --root, AP is measured on the validation
-windows of the weights' training data.
+disturb less than the clock. Peak memory is measured in a separate process.
 
 After --minutes no more rounds begin; each contender's number of measured runs is in the results.
 """
@@ -159,27 +158,6 @@ def measure(
     return {contender.name: contender.result() for contender in contenders}
 
 
-def average_precisions(names: list[str], build: dict[str, Callable[[], Contender]], root: str, n: int) -> dict[str, float]:
-    """Return the AP by contender, on the validation windows of the training data; the peer's outputs are not decoded."""
-    from evburst.app.config import build as build_config
-    from evburst.app.convert.scores import score
-    from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
-
-    precisions: dict[str, float] = {}
-    windows = None
-    for name in names:
-        contender = build[name]() if not name.startswith(PEER) else None
-        if contender is None or contender.bundle is None:
-            continue
-        if windows is None:
-            trained = contender.bundle.record["training"]["config"]
-            config = build_config(DatasetConfig, {**trained["data"], "root": root})
-            request = Request("val", contender.bundle.voxel.window_us, n, Path("runs/cache"), trained["schedule"]["seed"])
-            windows = open_dataset(config, request)
-        precisions[name] = round(score(contender.bundle, windows, **(contender.options or {}))[0].ap, 2)
-    return precisions
-
-
 def peak_memory_mb(name: str, args: argparse.Namespace) -> float:
     """Return the peak memory of a process that runs only this contender."""
     command = [sys.executable, __file__, "--events", str(args.events), "--weights", args.weights, "--memory-of", name]
@@ -198,9 +176,8 @@ def table(results: dict[str, Any]) -> str:
 
     base = baseline(results)
     columns = ["network", "ms", "fastest", f"ms / {base}", f"ms / {QUANTISED}", "cpu ms"]
-    extra = {"peak_mb": "peak MB", "ap": "AP"}
-    shown = [key for key in extra if any(key in r for r in results.values())]
-    columns += [extra[key] for key in shown] + ["note"]
+    shown = ["peak_mb"] if any("peak_mb" in r for r in results.values()) else []
+    columns += ["peak MB"] * len(shown) + ["note"]
     rows = []
     for name, r in results.items():
         cells: list[Any] = [name, *[""] * 5]
@@ -233,8 +210,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="time after which no more rounds begin")
     parser.add_argument("--peer-seconds", type=float, default=60.0, help="time after which a peer takes no more turns")
     parser.add_argument("--only", default="", help="comma-separated prefixes of the contenders' names")
-    parser.add_argument("--root", default="", help="training data of the weights: also measure AP")
-    parser.add_argument("--limit", type=int, default=0, help="number of windows for AP (0: all)")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory")
     parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the results to this file")
@@ -260,9 +235,6 @@ def main() -> None:
         return
     names = [name for name in build if not args.only or name == "ann" or name.startswith(tuple(args.only.split(",")))]
     results = measure(names, build, grid, args.rounds, args.peer_seconds, 60 * args.minutes)
-    if args.root:
-        for name, ap in average_precisions(list(results), build, args.root, args.limit).items():
-            results[name]["ap"] = ap
     if args.memory:
         for name in (name for name, result in results.items() if "ms" in result):
             results[name]["peak_mb"] = round(peak_memory_mb(name, args), 1)

@@ -34,7 +34,7 @@ from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult, coco_result, frames_of
-from evburst.eval.report.tables import interval
+from evburst.eval.report.tables import Table, interval
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
@@ -117,12 +117,12 @@ def table(record: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
     head = ["weights", "windows", *(f"AP, AP50: {name}" for name in NETWORKS.values())]
     head += ["AP lost by ANN, INT8", "AP lost by SNN against ANN, INT8"]
-    lines = [f"| {' | '.join(head)} |", "|---|---:" + "|---:" * (len(head) - 2) + "|"]
+    rows = []
     for weights, one in record["weights"].items():
         figures = ["{ap:.1f}, {ap50:.1f}".format(**one["networks"][name]) for name in NETWORKS]
         losses = [interval(Interval(**one[pair]["ap"]), 1) for pair in ("int8_of_ann", "snn_of_int8")]
-        lines.append(f"| {' | '.join([weights, format(one['windows'], ','), *figures, *losses])} |")
-    return "\n".join(lines)
+        rows.append([weights, f"{one['windows']:,}", *figures, *losses])
+    return Table(head, rows).markdown()
 
 
 def measured(description: str, measure: Callable[[str, str, str, int], dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """AP of boxes that are used later than their window's end, with and without --lead-ms, for several --stride-ms.
 
     python bench/late.py [--seeds 6 7 8 9] [--strides 50 25 10] [--json FILE]
-    python bench/late.py --tables docs/results/late.json
-
-The second form prints the tables of docs/detect.md.
 
 Recordings are drawn streets (data/simulation/scenes/street.py), whose boxes are known at any time: `drive` from a camera that
 drives, 3 s, and `parked` from one that stands still while cars and people pass and stop (bench/tracks.py), 5 s. Windows are
@@ -44,6 +41,7 @@ from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import CocoResult, coco_result, frames_of
+from evburst.eval.report.tables import Table
 from evburst.eval.streaming import NOTHING_YET, newest_results, processed_windows
 
 FIXED_US, LABEL_US = 50_000, 15_000
@@ -148,25 +146,25 @@ def in_force(stop_us: int, ends: NDArray[np.int64], finished: NDArray[np.int64])
 
 def fixed_table(results: dict[str, Any]) -> str:
     """AP of boxes used 50 ms after their window's end, as a Markdown table."""
-    lines = ["| scene | a window every | at the window's end | 50 ms later | predicted | gain, AP |", "|---" * 6 + "|"]
+    head, rows = ["scene", "a window every", "at the window's end", "50 ms later", "predicted", "gain, AP"], []
     for kind, strides in results["figures"].items():
         for stride, row in strides.items():
             cells = [_both(row["offline"]), _both(row["fixed"]["late"]), _both(row["fixed"]["ahead"]), _gain(row["fixed"])]
-            lines.append(f"| {kind} | {stride} ms | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([kind, f"{stride} ms", *cells])
+    return Table(head, rows, len(head)).markdown()
 
 
 def measured_table(results: dict[str, Any]) -> str:
     """AP of the boxes in force if one window is processed at a time, with energy and time, as a Markdown table."""
     head = ["scene", "a window every", "ms per window", "mJ per second", "mean age, ms", "in force", "`--lead-ms`", "predicted"]
-    lines = [f"| {' | '.join(head)} | gain, AP |", "|---" * 9 + "|"]
+    head, rows = [*head, "gain, AP"], []
     for kind, strides in results["figures"].items():
         for stride, row in strides.items():
             cost = [f"{row[name]}" for name in ("ms_per_window", "mj_per_s", "mean_age_ms")]
             one = row["measured"]
             cells = [*cost, _both(one["late"]), f"{one['lead_ms']:g}", _both(one["ahead"]), _gain(one)]
-            lines.append(f"| {kind} | {stride} ms | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([kind, f"{stride} ms", *cells])
+    return Table(head, rows, len(head)).markdown()
 
 
 def _both(figures: Sequence[float]) -> str:
@@ -186,12 +184,7 @@ def main() -> None:
     parser.add_argument("--parked", type=int, nargs="+", default=[21, 22, 23, 24], metavar="SEED", help="seeds of `parked`")
     parser.add_argument("--strides", type=int, nargs="+", default=[50, 25, 10], metavar="MS", help="multiples of 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--tables", type=Path, metavar="FILE", help="print docs/detect.md's tables from such a file")
     args = parser.parse_args()
-    if args.tables:
-        results = json.loads(args.tables.read_text())
-        print(fixed_table(results), measured_table(results), sep="\n\n")
-        return
     started, figures = provenance(), dict[str, Any]()
     for kind, seeds in (("drive", args.seeds), ("parked", args.parked)):
         recordings = [recorded(kind, seed, args.weights) for seed in seeds]

@@ -31,6 +31,7 @@ from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.conversion import Conversion, with_margin
 from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
+from evburst.eval.report.tables import Table
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.network import SpikingNetwork
@@ -95,12 +96,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     events = [f"{n:,} event{'s' if n > 1 else ''}" for n in EVENTS]
     heads = [f"{what} of {name}" for what in ("operations", "time") for name in events]
     head = ["weights", "windows", "margin", "AP", "AP lost", "of dense ANN, INT8", *heads]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    rows = []
     for record, row in ((found, own) for found in records for own in found["rows"]):
         shares = [f"{100 * row[what][str(n)]:.0f} %" for what in ("operations", "time") for n in EVENTS]
         name = f"`{record['weights']}`", f"{record['windows']:,}", f"{row['margin']:g}"
-        lines.append([*name, f"{row['ap']:.1f}", f"{row['lost_ap']:.1f}", f"{100 * row['energy_int8']:.1f} %", *shares])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([*name, f"{row['ap']:.1f}", f"{row['lost_ap']:.1f}", f"{100 * row['energy_int8']:.1f} %", *shares])
+    return Table(head, rows).markdown()
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evburst import Detector
 from evburst.app.provenance import provenance
 from evburst.data.boxes import Detections, iou_matrix
+from evburst.eval.report.tables import Table
 
 SCORE, IOU = 0.3, 0.5
 GEN1_S = 0.74
@@ -113,52 +114,31 @@ _PERSONS = {
 def table(reports: list[dict[str, Any]]) -> str:
     """Return the reports as a table for docs/results.md, one column per network."""
     columns = [f"{report['weights']}, {report['network'].upper()}" for report in reports]
-    rows: list[tuple[str, list[str]]] = [
-        (
-            f"Gen1, car ahead, windows of {name}: found, other boxes",
-            [f"{r['gen1'][name]['found']} of {r['gen1'][name]['windows']}, {r['gen1'][name]['other_boxes']}" for r in reports],
-        )
-        for name in reports[0]["gen1"]
-    ]
+    rows = []
+    for name in reports[0]["gen1"]:
+        cars = [r["gen1"][name] for r in reports]
+        cells = [f"{found['found']} of {found['windows']}, {found['other_boxes']}" for found in cars]
+        rows.append([f"Gen1, car ahead, windows of {name}: found, other boxes", *cells])
     people = [r["pedro"] for r in reports]
-    rows.append(
-        (
-            "PEDRo, persons: found, other boxes",
-            [f"{found['found']} of {found['persons']}, {found['other_boxes']}" for found in people],
-        )
-    )
+    cells = [f"{found['found']} of {found['persons']}, {found['other_boxes']}" for found in people]
+    rows.append(["PEDRo, persons: found, other boxes", *cells])
     for recording, shown in _PERSONS.items():
         persons = [r["dvs128"][recording] for r in reports]
-        rows.append(
-            (
-                f"DVS128, {shown}, {persons[0]['windows']} windows: recall, other boxes per window",
-                [f"{found['recall']:.2f}, {found['other_boxes_per_window']:.2f}" for found in persons],
-            )
-        )
+        cells = [f"{found['recall']:.2f}, {found['other_boxes_per_window']:.2f}" for found in persons]
+        rows.append([f"DVS128, {shown}, {persons[0]['windows']} windows: recall, other boxes per window", *cells])
     objects = [r["dvs128"]["objects"] for r in reports]
-    rows.append(
-        (
-            f"DVS128, hand-sized objects, {objects[0]['windows']:,} windows: share with a `car`, with any box",
-            [f"{100 * found['with_car']:.1f} %, {100 * found['with_any_box']:.1f} %" for found in objects],
-        )
-    )
-    lines = [f"| recording | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
+    cells = [f"{100 * found['with_car']:.1f} %, {100 * found['with_any_box']:.1f} %" for found in objects]
+    what = f"DVS128, hand-sized objects, {objects[0]['windows']:,} windows: share with a `car`, with any box"
+    return Table(["recording", *columns], [*rows, [what, *cells]], 1 + len(columns)).markdown()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--table", type=Path, nargs="+", help="print the table of these results, and measure nothing")
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", default="street")
     parser.add_argument("--ann", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.table:
-        print(table([json.loads(path.read_text()) for path in args.table]))
-        return
-    if args.data is None:
-        parser.error("--data is required")
     settings = {"weights": args.weights, "ann": args.ann, "score": SCORE}
     report = {
         "weights": Path(args.weights).stem,

@@ -24,9 +24,9 @@ PIECE = 1 << 20
 HEADER = b"% Data file containing CD events.\n% Version 2\n% Height 240\n% Width 304\n\x0c\x08"
 
 
-def write_recording(path: Path, n_events: int, seed: int = 7) -> None:
+def write_recording(path: Path, n_events: int) -> None:
     """Write `n_events` as DAT version 2, in pieces of 2**20 events to bound memory."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(7)
     edges = _Edges(rng)
     t_us = 0.0
     with path.open("wb") as file:

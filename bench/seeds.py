@@ -1,7 +1,6 @@
 """Measure the mean and spread of AP loss and energy over conversions that differ only in the windows they learn from.
 
     python bench/seeds.py --weights caltech6 --root PICTURES --json seeds_caltech6.json --set budget=0.14
-    python bench/seeds.py --table docs/results/seeds_*.json
 
 Each seed calibrates on other training pictures with other motion; `--set level=advanced` adds the gradient descent. All results
 are scored (COCO AP) on the same validation windows. Energy counts every spike, as a share of the dense ANN's (INT8). The file
@@ -27,10 +26,11 @@ from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.run import convert
 from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
+from evburst.eval.report.tables import Table
 from evburst.models.bundle import DetectorBundle
 
 FIGURES = ("lost_ap", "energy_int8")
-HEAD = ("weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8", "minutes")
+HEAD = ["weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8", "minutes"]
 
 
 def converted(config: ConvertConfig, windows: Any, ann: float, share_per_operation: float) -> dict[str, float]:
@@ -55,7 +55,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def table(files: list[Path]) -> str:
     """Return a Markdown table with one line for each file."""
-    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)]]
+    rows = []
     for path in files:
         record = json.loads(path.read_text())
         lost, energy = (record["summary"][name] for name in FIGURES)
@@ -64,8 +64,8 @@ def table(files: list[Path]) -> str:
         spread = f"{lost['mean']:.2f} ± {lost['sd']:.2f}", f"{lost['least']:.2f} to {lost['most']:.2f}"
         cost = f"{100 * energy['mean']:.2f} ± {100 * energy['sd']:.2f} %"
         minutes = f"{statistics.fmean(row['seconds'] for row in record['rows']) / 60:.0f}"
-        lines.append([record["weights"], settings, *counts, *spread, cost, minutes])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([record["weights"], settings, *counts, *spread, cost, minutes])
+    return Table(HEAD, rows, 2).markdown()
 
 
 def begun(path: Path, identity: dict[str, Any]) -> list[dict[str, float]]:
@@ -101,22 +101,16 @@ def measure(args: argparse.Namespace, folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="caltech6", help="bundled weights by name, or a file")
-    parser.add_argument("--root", help="folder of the pictures")
+    parser.add_argument("--root", required=True, help="folder of the pictures")
     parser.add_argument("--seeds", type=int, default=7, help="number of conversions (default: 7)")
     parser.add_argument("--limit", type=int, default=0, help="number of validation windows; 0: every picture once")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="settings of convert")
     parser.add_argument("--cache", default="runs/cache", help="folder of simulated windows")
-    parser.add_argument("--json", type=Path, help="file of the results")
-    parser.add_argument(
-        "--table", type=Path, nargs="+", metavar="FILE", help="print a table of such files, and measure nothing"
-    )
+    parser.add_argument("--json", type=Path, required=True, help="file of the results")
     args = parser.parse_args()
-    if not args.table:
-        if args.root is None or args.json is None:
-            parser.error("--root and --json are needed")
-        with tempfile.TemporaryDirectory() as folder:
-            measure(args, folder)
-    print(table(args.table or [args.json]))
+    with tempfile.TemporaryDirectory() as folder:
+        measure(args, folder)
+    print(table([args.json]))
 
 
 if __name__ == "__main__":

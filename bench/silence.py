@@ -37,6 +37,7 @@ from evburst.data.events import EVENT_DTYPE, Events, EventWindow, SensorSize  # 
 from evburst.data.readers import open_events  # noqa: E402
 from evburst.data.representations.voxel_grid import padded_size, voxel_histogram  # noqa: E402
 from evburst.eval.energy import EnergyReport, energy_report  # noqa: E402
+from evburst.eval.report.tables import Table  # noqa: E402
 from evburst.models.activity import ActivityRunner  # noqa: E402
 from evburst.models.bundle import DetectorBundle  # noqa: E402
 from evburst.models.runtime import open_engine  # noqa: E402
@@ -206,14 +207,9 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 def table(record: dict[str, Any]) -> str:
     """Operations per MAC of the dense ANN as a Markdown table for docs/method.md."""
     rows = [Row(**row) for row in record["rows"]]
-    lines = [
-        f"| `{record['weights']}`, operations per MAC of the dense ANN | as they are | beyond silence |",
-        "|---|---:|---:|",
-    ]
-    for row in rows:
-        if name := _described(row):
-            lines.append(f"| {name} | {row.per_mac:.2f} | {row.per_mac_beyond:.2f} |")
-    return "\n".join(lines)
+    head = [f"`{record['weights']}`, operations per MAC of the dense ANN", "as they are", "beyond silence"]
+    shown = [[name, f"{row.per_mac:.2f}", f"{row.per_mac_beyond:.2f}"] for row in rows if (name := _described(row))]
+    return Table(head, shown).markdown()
 
 
 def _described(row: Row) -> str:

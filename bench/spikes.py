@@ -37,6 +37,7 @@ from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.eval.report.tables import Table
 from evburst.models.bundle import WEIGHTS, DetectorBundle
 from evburst.models.export.nir import to_nir, write_nir
 from evburst.models.export.onnx_snn import INPUT, SnnOptions, spiking_model
@@ -213,13 +214,13 @@ _BUILDERS: dict[str, Callable[..., Callable[[NDArray[np.uint8]], Counts] | None]
 
 def table(rows: Sequence[Agreement]) -> str:
     """Return the results as a Markdown table."""
-    names = "weights", "integer form", "layers in it", "engine", "T", "windows", "counts compared", "spikes", "different"
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    head = ["weights", "integer form", "layers in it", "engine", "T", "windows", "counts compared", "spikes", "different"]
+    lines = []
     for r in rows:
         form = "as bundled" if r.as_bundled else "converted for the comparison"
-        head = f"| `{r.weights}` | {form} | {r.integer_layers} of {r.layers} | `{r.engine}` | {r.timesteps} | {r.windows} "
-        lines.append(head + f"| {r.neurons:,} | {r.spikes:,} | {r.different:,} |")
-    return "\n".join(lines)
+        what = [f"`{r.weights}`", form, f"{r.integer_layers} of {r.layers}", f"`{r.engine}`", str(r.timesteps), str(r.windows)]
+        lines.append([*what, f"{r.neurons:,}", f"{r.spikes:,}", f"{r.different:,}"])
+    return Table(head, lines, len(head)).markdown()
 
 
 def main() -> int:

@@ -8,7 +8,6 @@ shows the latency.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -22,30 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from evburst.app.cli import detect_main  # noqa: E402
+from evburst.data.boxes import load_prophesee_boxes  # noqa: E402
+from evburst.eval.matching import match_predictions  # noqa: E402
+from evburst.eval.protocol import Frame  # noqa: E402
 
-IOU = 0.5
 GIF_WIDTH, GIF_MS, GIF_COLOURS = 400, 150, 48
-
-
-def intersection_over_union(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the `(n, m)` IoU of `(n, 4)` and `(m, 4)` xyxy boxes."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
-    area_a, area_b = np.prod(a[:, 2:] - a[:, :2], axis=1), np.prod(b[:, 2:] - b[:, :2], axis=1)
-    return np.asarray(shared / (area_a[:, None] + area_b[None] - shared))
-
-
-def count(line: dict[str, list[float]], labels: NDArray[np.void]) -> tuple[int, int]:
-    """Return the numbers of true and false positives of a window; boxes are matched one to one to labels of their class."""
-    boxes = np.stack([labels["x"], labels["y"], labels["x"] + labels["w"], labels["y"] + labels["h"]], axis=1).astype(float)
-    iou = intersection_over_union(np.array(line["boxes_xyxy"], float).reshape(-1, 4), boxes)
-    iou[np.array(line["labels"], int)[:, None] != labels["class_id"][None]] = 0
-    true_positives = 0
-    for row in iou:
-        if row.size and row.max() >= IOU:
-            true_positives += 1
-            iou[:, row.argmax()] = 0
-    return true_positives, len(iou) - true_positives
 
 
 def write_gif(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
@@ -62,18 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/street_sample.gif"), help="the picture")
     args = parser.parse_args()
-    labels = np.load(ROOT / "data/samples/street_bbox.npy")
+    labels = load_prophesee_boxes(ROOT / "data/samples/street_bbox.npy")
     with tempfile.TemporaryDirectory() as folder:
-        if detect_main(["--events", str(ROOT / "data/samples/street_td.dat"), "--out", folder, "--sinks", "jsonl,video"]):
+        if detect_main(["--events", str(ROOT / "data/samples/street_td.dat"), "--out", folder, "--sinks", "bbox,video"]):
             raise SystemExit(1)
-        lines = [json.loads(line) for line in (Path(folder) / "detections.jsonl").read_text().splitlines()]
+        boxes = load_prophesee_boxes(Path(folder) / "bbox.npy")
         video = cv2.VideoCapture(str(Path(folder) / "annotated.mp4"))
-        pictures = [np.asarray(video.read()[1], np.uint8) for _ in lines]
+        pictures = [np.asarray(video.read()[1], np.uint8) for _ in range(int(video.get(cv2.CAP_PROP_FRAME_COUNT)))]
         video.release()
     write_gif(args.out, pictures)
-    counts = [count(line, labels[labels["t"] == line["t_us"]]) for line in lines]
-    right, wrong = (sum(both[k] for both in counts) for k in (0, 1))
-    print(f"{args.out}: {right} right, {wrong} wrong, {len(labels) - right} missed", file=sys.stderr)
+    times = np.union1d(boxes["t"], labels["t"]).tolist()
+    frames = [Frame(t, labels[labels["t"] == t], boxes[boxes["t"] == t]) for t in times]
+    right = int(match_predictions(frames, 2).correct.sum())
+    print(f"{args.out}: {right} right, {len(boxes) - right} wrong, {len(labels) - right} missed", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class CocoResult:
     @property
     def ap_by_iou(self) -> dict[str, float]:
         """AP in percent at each of IOUS; NaN without labels."""
-        return {iou: _mean(self.precision[k, :, :, 0]) for k, iou in enumerate(IOUS)}
+        return {iou: mean_percent(self.precision[k, :, :, 0]) for k, iou in enumerate(IOUS)}
 
 
 def average_precision(
@@ -182,15 +182,16 @@ def _compare(frames: Sequence[Frame], classes: Sequence[str]) -> list[list[dict[
 def _summary(precision: NDArray[np.float64], classes: Sequence[str], frames: int) -> AveragePrecision:
     """Summarise precisions `(IoU 10, recall 101, class, area 4)`."""
     per_class = {
-        name: {"ap": _mean(precision[:, :, c, 0]), "ap50": _mean(precision[0, :, c, 0])} for c, name in enumerate(classes)
+        name: {"ap": mean_percent(precision[:, :, c, 0]), "ap50": mean_percent(precision[0, :, c, 0])}
+        for c, name in enumerate(classes)
     }
     return AveragePrecision(
-        ap=_mean(precision[:, :, :, 0]),
-        ap50=_mean(precision[0, :, :, 0]),
-        ap75=_mean(precision[5, :, :, 0]),
-        ap_small=_mean(precision[:, :, :, 1]),
-        ap_medium=_mean(precision[:, :, :, 2]),
-        ap_large=_mean(precision[:, :, :, 3]),
+        ap=mean_percent(precision[:, :, :, 0]),
+        ap50=mean_percent(precision[0, :, :, 0]),
+        ap75=mean_percent(precision[5, :, :, 0]),
+        ap_small=mean_percent(precision[:, :, :, 1]),
+        ap_medium=mean_percent(precision[:, :, :, 2]),
+        ap_large=mean_percent(precision[:, :, :, 3]),
         per_class=per_class,
         frames=frames,
     )
@@ -210,6 +211,7 @@ def _annotations(images: Sequence[NDArray[np.void]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _mean(precision: NDArray[np.float64]) -> float:
+def mean_percent(precision: NDArray[np.float64]) -> float:
+    """Return the mean precision in percent; NaN without labels (-1)."""
     valid = precision[precision > -1]
     return 100 * float(valid.mean()) if valid.size else float("nan")

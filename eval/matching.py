@@ -64,7 +64,7 @@ class Calibration:
     from_score: float
 
 
-def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOWN_SCORE, iou: float = SAME_IOU) -> Matches:
+def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOWN_SCORE) -> Matches:
     """Match the predictions of every frame; `score` is the minimum score for confusion and F1."""
     scores, predicted, correct = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
@@ -74,7 +74,7 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOW
         predictions = frame.predictions[frame.predictions["class_id"] < classes]
         predictions = predictions[np.argsort(-predictions["class_confidence"], kind="stable")]
         overlap = iou_matrix(_xyxy(predictions), _xyxy(labels))
-        matched = _greedy(np.where(predictions["class_id"][:, None] == labels["class_id"], overlap, 0), iou)
+        matched = _greedy(np.where(predictions["class_id"][:, None] == labels["class_id"], overlap, 0))
         scores.append(predictions["class_confidence"])
         predicted.append(predictions["class_id"].astype(np.int64))
         correct.append(matched >= 0)
@@ -83,7 +83,7 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOW
         f1[k] = 2 * is_correct.sum() / (is_shown.sum() + len(labels)) if is_shown.sum() + len(labels) else 1.0
         if is_correct.any():
             mean_iou[k] = overlap[np.flatnonzero(is_shown)[is_correct], matched[is_shown][is_correct]].mean()
-        any_class = _greedy(overlap[is_shown], iou, prefer=matched[is_shown])
+        any_class = _greedy(overlap[is_shown], matched[is_shown])
         for label, column in zip(predictions["class_id"][is_shown], any_class, strict=True):
             confusion[labels["class_id"][column] if column >= 0 else classes, label] += 1
         missed = np.setdiff1d(np.arange(len(labels)), any_class)
@@ -126,8 +126,8 @@ def binned(
     return count, is_correct, total
 
 
-def _greedy(overlap: NDArray[np.float32], iou: float, prefer: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Return, for each row in order, the free column of largest overlap >= iou, or -1. Columns in `prefer` are fixed."""
+def _greedy(overlap: NDArray[np.float32], prefer: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Return, for each row in order, the free column of largest overlap >= SAME_IOU, or -1. Columns in `prefer` are fixed."""
     matched = np.full(len(overlap), -1, np.int64)
     free = np.ones(overlap.shape[1], bool)
     if prefer is not None:
@@ -136,7 +136,7 @@ def _greedy(overlap: NDArray[np.float32], iou: float, prefer: NDArray[np.int64] 
     for row in np.flatnonzero(matched < 0):
         if free.any():
             best = int(np.argmax(np.where(free, overlap[row], -1)))
-            if overlap[row, best] >= iou:
+            if overlap[row, best] >= SAME_IOU:
                 matched[row], free[best] = best, False
     return matched
 

@@ -17,11 +17,12 @@ included); its distribution over several convolutions is the layer's mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
 from evburst.eval.energy import COST_TABLES, CostTable, is_a_qnn
+from evburst.eval.result_parts import MemoryEnergies
 
 MODEL = (
     "Lemaire et al., ICONIP 2022: one SRAM per layer and kind of data, 1.09e-5 pJ per bit it holds + 13.2 pJ per access, no "
@@ -32,31 +33,12 @@ QUEUE_WORDS = 2048
 """Capacity of a layer's queue in spikes (8 kB of 32-bit words)."""
 
 
-@dataclass(frozen=True)
-class MemoryReport:
-    """Energy per window in pJ, mean over the windows.
-
-    Attributes:
-        operations_pj: arithmetic, biases and resets included.
-        weights_pj: reading weights and biases.
-        potentials_pj: reading and writing membrane potentials; 0 for ANN and QNN.
-        signals_pj: reading inputs and writing outputs.
-        total_pj: their sum.
-    """
-
-    operations_pj: float
-    weights_pj: float
-    potentials_pj: float
-    signals_pj: float
-    total_pj: float
-
-
 def access_pj(words: int, bits: int) -> float:
     """Return the energy of one access to a memory of `words` words."""
     return 1.09e-5 * words * bits + 13.2
 
 
-def ann_memory(geometry: MemoryGeometry, table: CostTable, macs: Mapping[str, float] | None = None) -> MemoryReport:
+def ann_memory(geometry: MemoryGeometry, table: CostTable, macs: Mapping[str, float] | None = None) -> MemoryEnergies:
     """Estimate the energy of the dense ANN, or of a network that skips zeros.
 
     Args:
@@ -71,10 +53,10 @@ def ann_memory(geometry: MemoryGeometry, table: CostTable, macs: Mapping[str, fl
         operations += count * table.mac_pj + conv.outputs * table.ac_pj
         weights += count * access_pj(conv.weights, bits) + conv.outputs * access_pj(conv.biases, bits)
         signals += count * access_pj(conv.inputs, bits) + conv.outputs * access_pj(conv.outputs, bits)
-    return MemoryReport(operations, weights, 0.0, signals, operations + weights + signals)
+    return MemoryEnergies(operations, weights, 0.0, signals, operations + weights + signals)
 
 
-def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) -> MemoryReport:
+def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) -> MemoryEnergies:
     """Estimate the energy of the spiking network, with every spike of a burst counted separately."""
     bits, timesteps = WORD_BITS[table.name], max(layer.timesteps for layer in stats.layers)
     convs = {conv.name: conv for conv in geometry.convs}
@@ -92,7 +74,7 @@ def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) ->
         operations += updates * table.ac_pj
         weights += updates * access_pj(conv.biases, bits)
         potentials += 2 * updates * access_pj(conv.outputs, bits)
-    return MemoryReport(operations, weights, potentials, signals, operations + weights + potentials + signals)
+    return MemoryEnergies(operations, weights, potentials, signals, operations + weights + potentials + signals)
 
 
 def qnn_macs(stats: SpikeStats, geometry: MemoryGeometry) -> dict[str, float]:
@@ -121,8 +103,7 @@ def memory_figures(
         table: number format.
 
     Returns:
-        The fields of MemoryReport, `model`, `share_of_ann`, and `alternatives`: "ann", "ann_zero_skipping", and at one timestep
-        only (`is_a_qnn`) "qnn".
+        The fields of `evburst.eval.result_parts.Memory`; among the alternatives is "qnn" at one timestep only (`is_a_qnn`).
     """
     costs = COST_TABLES[table]
     others = {"ann": ann_memory(geometry, costs)}

@@ -7,43 +7,20 @@ are added before a convolution, coinciding spikes of both are counted separately
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from evburst.data.stats import ActivityStats, SpikeStats
+from evburst.eval.result_parts import NeuroBench
 
 
-@dataclass(frozen=True)
-class NeuroBenchMetrics:
-    """Complexity metrics, means over the windows.
-
-    Attributes:
-        footprint_bytes: size of parameters and buffers at run time.
-        connection_sparsity: fraction of weights that are zero.
-        activation_sparsity: fraction of activations (or neuron-timesteps) that are zero; None if not counted.
-        dense_synops: number of operations without sparsity.
-        effective_macs, effective_acs: operations whose input is not zero.
-    """
-
-    footprint_bytes: int
-    connection_sparsity: float
-    activation_sparsity: float | None
-    dense_synops: float
-    effective_macs: float
-    effective_acs: float
-
-
-def ann_metrics(stats: ActivityStats, footprint_bytes: int, connection_sparsity: float) -> NeuroBenchMetrics:
+def ann_metrics(stats: ActivityStats, footprint_bytes: int, connection_sparsity: float) -> NeuroBench:
     """Return the metrics of the ANN."""
     effective = sum(float(counts.mean()) for counts in stats.effective_macs.values())
     sparsity = 1 - float(stats.active.mean()) / stats.units
-    return NeuroBenchMetrics(
-        footprint_bytes, connection_sparsity, sparsity, float(sum(stats.dense_macs.values())), effective, 0.0
-    )
+    return NeuroBench(footprint_bytes, connection_sparsity, sparsity, float(sum(stats.dense_macs.values())), effective, 0.0)
 
 
 def snn_metrics(
     stats: SpikeStats, footprint_bytes: int, connection_sparsity: float, sample: SpikeStats | None = None
-) -> NeuroBenchMetrics:
+) -> NeuroBench:
     """Return the metrics of the spiking network; dense operations are those of all timesteps.
 
     `sample`: counts of a run that includes active neurons, if `stats` does not.
@@ -57,7 +34,7 @@ def snn_metrics(
             macs += float(layer.graded_ops.mean())
     sparsity = activation_sparsity(sample or stats)
     dense = float(timesteps * sum(stats.dense_macs.values()))
-    return NeuroBenchMetrics(footprint_bytes, connection_sparsity, sparsity, dense, macs, acs)
+    return NeuroBench(footprint_bytes, connection_sparsity, sparsity, dense, macs, acs)
 
 
 def activation_sparsity(stats: SpikeStats) -> float | None:

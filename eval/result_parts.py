@@ -90,7 +90,15 @@ class Energy(TableEnergies):
 
 @dataclass(frozen=True)
 class MemoryEnergies:
-    """Energy according to a model with memory traffic, see `evburst.eval.memory.MemoryReport`."""
+    """Energy per window in pJ according to the model of `evburst.eval.memory`, mean over the windows.
+
+    Attributes:
+        operations_pj: arithmetic, biases and resets included.
+        weights_pj: reading weights and biases.
+        potentials_pj: reading and writing membrane potentials; 0 for ANN and QNN.
+        signals_pj: reading inputs and writing outputs.
+        total_pj: their sum.
+    """
 
     __pydantic_config__ = STRICT
     operations_pj: float
@@ -112,7 +120,15 @@ class Memory(MemoryEnergies):
 
 @dataclass(frozen=True)
 class NeuroBench:
-    """Complexity metrics, see `evburst.eval.neurobench.NeuroBenchMetrics`."""
+    """NeuroBench's complexity metrics (`evburst.eval.neurobench`), means over the windows.
+
+    Attributes:
+        footprint_bytes: size of parameters and buffers at run time.
+        connection_sparsity: fraction of weights that are zero.
+        activation_sparsity: fraction of activations (or neuron-timesteps) that are zero; None if not counted.
+        dense_synops: number of operations without sparsity.
+        effective_macs, effective_acs: operations whose input is not zero.
+    """
 
     __pydantic_config__ = STRICT
     footprint_bytes: int
@@ -155,7 +171,16 @@ class NetworkTiming:
 
 @dataclass(frozen=True)
 class Layer:
-    """Energy of one layer, see `evburst.eval.layer_energy.LayerEnergy`."""
+    """Energy of one source of spikes, or of one convolution of the ANN; mean over the windows.
+
+    Attributes:
+        name, kind: the layer; kind is "input", "neuron", "pool", "memory" or "conv".
+        spikes: number of spikes, a burst of 3 counted as 3; 0 for "conv".
+        operations: accumulates (for "conv", multiply-accumulates).
+        graded_operations: the same with a burst counted once (for "conv", with zeros skipped).
+        neuron_updates: neurons x timesteps.
+        pj: energy of the operations.
+    """
 
     __pydantic_config__ = STRICT
     name: str

@@ -7,7 +7,6 @@ Prophesee's format. Rows and results are dictionaries in the JSON types of `evbu
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,11 +22,11 @@ from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError
 from evburst.data.events import SensorSize, check_sensor_size
 from evburst.data.readers import open_events, recording_suffixes
 from evburst.data.text import number_of
-from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result
+from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result, mean_percent
 from evburst.eval.matching import SAME_IOU, SHOWN_SCORE, calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from evburst.eval.results import VERSION
-from evburst.eval.score_maps import class_errors
+from evburst.eval.score_maps import class_errors, rounded
 
 _LOG = logging.getLogger(__name__)
 _ROWS = (
@@ -128,9 +127,9 @@ def score(
 def ap_figures(result: CocoResult) -> dict[str, Any]:
     """Return the AP part of a result, in percent; `coco_stats` are pycocotools' values (fractions, -1: no such label)."""
     summary = asdict(result.summary)
-    figures = {name: _percent(summary[name]) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
-    per_class = {name: {k: _percent(v) for k, v in row.items()} for name, row in result.summary.per_class.items()}
-    by_iou = {iou: _percent(ap) for iou, ap in result.ap_by_iou.items()}
+    figures = {name: rounded(summary[name]) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
+    per_class = {name: {k: rounded(v) for k, v in row.items()} for name, row in result.summary.per_class.items()}
+    by_iou = {iou: rounded(ap) for iou, ap in result.ap_by_iou.items()}
     stats = result.stats.tolist()
     return {"frames": summary["frames"], **figures, "ap_by_iou": by_iou, "per_class": per_class, "coco_stats": stats}
 
@@ -139,11 +138,11 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
     """Return AP by size and recall per class, precision curves, confusion and calibration; undefined values are None."""
     areas = ("all", "small", "medium", "large")
     sizes = {
-        name: {area: _mean_percent(result.precision[:, :, c, a]) for a, area in enumerate(areas)}
+        name: {area: rounded(mean_percent(result.precision[:, :, c, a])) for a, area in enumerate(areas)}
         for c, name in enumerate(classes)
     }
     curves = {
-        name: {iou: _rounded(result.precision[k, :, c, 0]) for k, iou in ((0, "0.50"), (5, "0.75"))}
+        name: {iou: _curve(result.precision[k, :, c, 0]) for k, iou in ((0, "0.50"), (5, "0.75"))}
         for c, name in enumerate(classes)
     }
     matches = match_predictions(frames, len(classes))
@@ -162,10 +161,10 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
         },
         "calibration": {
             "from_score": scores.from_score,
-            "error": None if math.isnan(scores.error) else round(scores.error, 4),
+            "error": rounded(scores.error),
             "count": scores.count.tolist(),
-            "confidence": [None if math.isnan(v) else round(v, 4) for v in scores.confidence.tolist()],
-            "precision": [None if math.isnan(v) else round(v, 4) for v in scores.precision.tolist()],
+            "confidence": [rounded(v) for v in scores.confidence.tolist()],
+            "precision": [rounded(v) for v in scores.precision.tolist()],
         },
         "ece": dict(zip(classes, class_errors(matches, len(classes)), strict=True)),
     }
@@ -286,21 +285,12 @@ def _explain_no_labels(
     return f"all {total} are filtered out: sides below {side:g}, diagonals below {diagonal:g}{skip}; --protocol coco keeps all"
 
 
-def _mean_percent(precision: NDArray[np.float64]) -> float | None:
-    valid = precision[precision > -1]
-    return _percent(100 * float(valid.mean())) if valid.size else None
-
-
-def _rounded(curve: NDArray[np.float64]) -> list[float] | None:
+def _curve(curve: NDArray[np.float64]) -> list[float] | None:
     return None if (curve < 0).all() else [round(float(p), 4) for p in curve]
 
 
 def _fraction(value: float) -> float | None:
     return None if value < 0 else round(float(value), 4)
-
-
-def _percent(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
 
 
 def without_details(results: dict[str, Any]) -> dict[str, Any]:

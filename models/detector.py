@@ -23,7 +23,7 @@ from evburst.models.runtime import ENGINES, choose, open_engine
 from evburst.models.spiking.adaptive import each_timestep, run_adaptive
 from evburst.models.spiking.cost import dense_macs, memory_geometry
 from evburst.models.spiking.integer_form import is_integer
-from evburst.models.spiking.network import SpikingNetwork, SpikingState
+from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
 
 
@@ -126,7 +126,7 @@ class Detector:
         with self._lock:  # until the outputs, which may be the engine's buffers, have been decoded and copied
             if self._adaptive is not None and self._ann is None:
                 decode = self._decoder(sensor_size, t_us)
-                found, stats = run_adaptive(self._snn, x, self._adaptive, decode, SpikingState(), self.task.settled)
+                found, stats = run_adaptive(self._snn, x, self._adaptive, decode, self.task.settled)
                 return [found], stats
             maps, own = self._run(x, count, memory)
             if readouts is not None:
@@ -153,11 +153,11 @@ class Detector:
                 raise CheckpointError(f"output {name!r} of the network is NaN or infinite: its weights are damaged")
         return self.task.decode(maps, self.bundle.head, self.post, sensor_size, t_us)
 
-    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize, t_us: int = 0) -> list[Prediction]:
+    def step_by_step(self, grid: NDArray[np.uint8], sensor_size: SensorSize) -> list[Prediction]:
         """What is found in one grid `(1, 2 * bins, H, W)` after each timestep."""
         x = torch.from_numpy(grid).to(self.device)
         with self._lock:
-            return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [t_us]), SpikingState())]
+            return [found for found, _ in each_timestep(self._snn, x, self._decoder(sensor_size, [0]))]
 
     def _decoder(self, sensor_size: SensorSize, t_us: Sequence[int]) -> Callable[[list[Tensor]], Prediction]:
         return lambda maps: self._decoded(maps, sensor_size, t_us)[0]

@@ -132,11 +132,6 @@ class Graph:
         return int(self.tensors[f"{conv.name}.weight"].shape[1]) * int(conv.attrs["groups"])
 
     @property
-    def tensor_names(self) -> list[str]:
-        """Names of the tensors that the nodes need."""
-        return [f"{node.name}.{what}" for node in self.nodes if node.op == "conv" for what in ("weight", "bias")]
-
-    @property
     def memories(self) -> list[Node]:
         """The nodes whose values depend on earlier windows."""
         return [node for node in self.nodes if node.op == "hold"]

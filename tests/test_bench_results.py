@@ -161,11 +161,3 @@ def test_nothing_to_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no readable results.json" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         results_main([])
-
-
-def test_the_bench_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from bench.results import main
-
-    write(tmp_path / "a")
-    assert main([str(tmp_path), "--format", "csv", "--weights", "street"]) == 0
-    assert capsys.readouterr().out.startswith("# Detection\n")

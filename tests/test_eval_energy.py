@@ -219,7 +219,7 @@ def test_layers_sum_to_the_whole() -> None:
     layers = snn_layers(stats(), INT8)
     assert [(layer.name, layer.operations, layer.neuron_updates) for layer in layers] == [("input", 40, 0), ("relu", 18, 10)]
     assert sum(layer.pj for layer in layers) == pytest.approx(energy_report(stats()).energies().snn_pj)
-    layers = ann_layers(activity())
+    layers = ann_layers(activity(), INT8)
     assert [(layer.name, layer.graded_operations) for layer in layers] == [("conv1", 110), ("conv2", 30)]
     assert sum(layer.pj for layer in layers) == pytest.approx(energy_report(stats()).energies().ann_pj)
 

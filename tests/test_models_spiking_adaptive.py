@@ -73,7 +73,7 @@ def test_it_stops_when_boxes_agree(network: nn.Module, grid: Tensor, boxes_at: t
         seen.append(maps)
         return boxes[len(seen) - 1]
 
-    found, stats = run_adaptive(snn, grid[:1], tau, decode, SpikingState())
+    found, stats = run_adaptive(snn, grid[:1], tau, decode)
     assert {layer.timesteps for layer in stats.layers} == {used}
     assert len(found) == len(boxes[used - 1])
     outputs, expected = snn.run(grid[:1], used)

@@ -137,19 +137,6 @@ def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, gri
         )
 
 
-def test_given_thresholds_stay(graph: Graph, grid: Tensor) -> None:
-    """And learned weights are rounded instead of the ANN's."""
-    targets = record_targets(graph, grid)
-    _, first = calibrate(graph, targets, 1, Choice(4))
-    thresholds = {name: 1.3 * layer.theta for name, layer in first.neurons.items()}
-    doubled = Graph(graph.nodes, graph.outputs, {name: 2 * tensor for name, tensor in graph.tensors.items()})
-    converted, again = calibrate(doubled, targets, 1, Choice(4), thresholds=thresholds)
-    assert is_integer(converted, again)
-    assert all(torch.equal(again.neurons[name].theta, theta) for name, theta in thresholds.items())
-    before, after = (one.tensors[f"{graph.outputs[0]}.weight"] for one in (doubled, converted))
-    assert float((after - before).norm()) < 0.1 * float(before.norm())
-
-
 @pytest.mark.parametrize("shape", [(16, 4, 3, 3), (5, 33, 1, 1), (1, 1, 1, 1)])
 @pytest.mark.parametrize("magnitude", [1e-12, 1.0, 1e9])
 def test_weights_rounded_in_one_pass_are_the_stored_integers(shape: tuple[int, ...], magnitude: float) -> None:

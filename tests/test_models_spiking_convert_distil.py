@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from evburst.eval.energy import synaptic_ops
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, calibrate, record_targets
-from evburst.models.spiking.convert.distil import Descent, Distillation, Progress, distil
+from evburst.models.spiking.convert.distil import Descent, Distillation, Progress
 from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.integer_form import is_integer
@@ -81,6 +81,22 @@ def batches() -> list[Tensor]:
 def calibrated(graph: Graph, batches: list[Tensor], request: pytest.FixtureRequest) -> tuple[Graph, SpikingParameters]:
     timesteps, choice = CASES[request.param]
     return calibrate(graph, record_targets(graph, torch.cat(batches[:4])), timesteps, choice)
+
+
+def distil(
+    ann: Graph,
+    spiking: Graph,
+    parameters: SpikingParameters,
+    spec: HeadSpec,
+    batches: Sequence[Tensor],
+    descent: Descent,
+    progress: Callable[[Progress], object] = lambda _: None,
+) -> tuple[Graph, SpikingParameters]:
+    """Learn from every batch once."""
+    learning = Distillation(ann, spiking, parameters, spec, descent)
+    for grids in batches:
+        progress(learning.learn(grids))
+    return learning.network()
 
 
 def mean_divergence(graph: Graph, converted: tuple[Graph, SpikingParameters], grids: Tensor) -> float:

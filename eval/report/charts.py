@@ -43,6 +43,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
+_WIDTH, _HEIGHT = 420, 250
 _MOST_NAMES, _MOST_FIGURES = 60, 24
 
 
@@ -69,7 +70,7 @@ class Labels:
     y_range: tuple[float | None, float | None] = (0, None)
 
 
-def lines(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 250) -> str:
+def lines(series: Sequence[Series], labels: Labels, width: int = _WIDTH, height: int = _HEIGHT) -> str:
     """Draw lines through all points, with a band if `low` and `high` are given."""
     figure, axes = _axes(labels, width, height)
     for series_item in series:
@@ -81,9 +82,9 @@ def lines(series: Sequence[Series], labels: Labels, width: int = 420, height: in
     return _svg(figure, axes, labels)
 
 
-def points(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 250) -> str:
+def points(series: Sequence[Series], labels: Labels) -> str:
     """Draw a named dot for each point."""
-    figure, axes = _axes(labels, width, height)
+    figure, axes = _axes(labels)
     axes.margins(x=0.25)
     for series_item in series:
         axes.plot(series_item.xs, series_item.ys, "o", color=series_item.colour, markersize=8)
@@ -92,9 +93,9 @@ def points(series: Sequence[Series], labels: Labels, width: int = 420, height: i
     return _svg(figure, axes, labels)
 
 
-def bars(series_item: Series, titles: Sequence[str], labels: Labels, width: int = 420, height: int = 190) -> str:
+def bars(series_item: Series, titles: Sequence[str], labels: Labels) -> str:
     """Draw a bar at each x; `titles` are shown on hover."""
-    figure, axes = _axes(labels, width, height)
+    figure, axes = _axes(labels, height=190)
     axes.grid(False, axis="x")
     axes.set_xticks([])
     for k, bar in enumerate(axes.bar(series_item.xs, series_item.ys, 0.85, color=series_item.colour)):
@@ -105,22 +106,21 @@ def bars(series_item: Series, titles: Sequence[str], labels: Labels, width: int 
     return svg
 
 
-def ranked(
-    names: Sequence[str], values: Sequence[float], colours: Sequence[str], label: str, width: int = 420, height: int = 250
-) -> str:
+def ranked(names: Sequence[str], values: Sequence[float], colours: Sequence[str], label: str) -> str:
     """Draw horizontal bars, the first at the top, each with its value."""
-    figure, axes = _axes(Labels(label, ""), width, height)
+    labels = Labels(label, "", y_range=(len(names) - 0.5, -0.5))
+    figure, axes = _axes(labels)
     axes.grid(False, axis="y")
     drawn = axes.barh(range(len(names)), values, 0.7, color=colours)
     axes.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=4, fontsize=10)
     axes.set_yticks(range(len(names)), names)
     axes.margins(x=0.12)
-    return _svg(figure, axes, Labels(label, "", y_range=(len(names) - 0.5, -0.5)))
+    return _svg(figure, axes, labels)
 
 
-def steps(series: Sequence[Series], labels: Labels, width: int = 420, height: int = 220) -> str:
+def steps(series: Sequence[Series], labels: Labels) -> str:
     """Draw outlines of histograms: `xs` are the bin edges, one more than `ys`."""
-    figure, axes = _axes(labels, width, height)
+    figure, axes = _axes(labels, height=220)
     for series_item in series:
         axes.stairs(series_item.ys, series_item.xs, color=series_item.colour, linewidth=1.6)
     return _svg(figure, axes, labels)
@@ -145,6 +145,11 @@ def matrix(shares: NDArray[np.float64], names: Sequence[str], columns: str, rows
     return _svg(figure, axes, labels)
 
 
+def colour(k: int) -> str:
+    """Return the colour of the k-th network."""
+    return COLOURS[k % len(COLOURS)]
+
+
 def nice_top(values: Sequence[float]) -> float:
     """Return a round number that is not below any of the values, as upper limit of an axis from 0."""
     largest = max(values, default=0.0)
@@ -154,7 +159,7 @@ def nice_top(values: Sequence[float]) -> float:
     return float(next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= largest))
 
 
-def _axes(labels: Labels, width: int, height: int) -> tuple[Figure, Axes]:
+def _axes(labels: Labels, width: int = _WIDTH, height: int = _HEIGHT) -> tuple[Figure, Axes]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
 from evburst.eval.report import charts, tables
-from evburst.eval.report.charts import COLOURS, Labels, Series
+from evburst.eval.report.charts import Labels, Series, colour
 from evburst.eval.report.tables import Table, interval, number, percent
 from evburst.eval.report.write import render, write_files
 from evburst.eval.results import parse, to_json
@@ -86,7 +86,7 @@ def _page(results: ClassResults, picture: str) -> str:
         results=results,
         main=results.main,
         ann=next((r for r in rows if r.model == "ann"), None),
-        networks=[(r.label, COLOURS[k % len(COLOURS)]) for k, r in enumerate(rows)],
+        networks=[(r.label, colour(k)) for k, r in enumerate(rows)],
         tables=_tables(results),
         confusion=picture,
         reliability=_reliability_diagram(rows),
@@ -108,13 +108,13 @@ def _reliability_diagram(rows: Sequence[ClassNetworkResult]) -> str:
         pairs = [
             (s, r) for s, r in zip(row.calibration.score, row.calibration.right, strict=True) if s is not None and r is not None
         ]
-        series.append(Series(row.label, [s for s, _ in pairs], [r for _, r in pairs], COLOURS[k % len(COLOURS)], "o-"))
+        series.append(Series(row.label, [s for s, _ in pairs], [r for _, r in pairs], colour(k), "o-"))
     return charts.lines(series, Labels("score", "share that is right", (0, 1), (0, 1.02)))
 
 
 def _accuracy_against_energy(rows: Sequence[ClassNetworkResult]) -> str:
     spent = [(row, tables.headline_pj(row) or 0.0) for row in rows]
-    series = [Series(row.label, [pj / 1e6], [row.top1], COLOURS[k % len(COLOURS)]) for k, (row, pj) in enumerate(spent)]
+    series = [Series(row.label, [pj / 1e6], [row.top1], colour(k)) for k, (row, pj) in enumerate(spent)]
     top = charts.nice_top([1.25 * pj / 1e6 for _, pj in spent])
     table = rows[0].energy.table.upper()
     return charts.points(series, Labels(f"energy per window, µJ ({table}, per spike)", "top-1, %", (0, top), (0, 105)))

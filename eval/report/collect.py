@@ -252,9 +252,9 @@ def _energy(files: Sequence[File]) -> Table:
 
 
 def _memory_traffic(files: Sequence[File]) -> Table:
-    head = ["weights", "data, split", "network", "arithmetic", "memory traffic", "sum"]
+    head = [*_KEY_COLUMNS, "arithmetic", "memory traffic", "sum"]
     head += ["SNN relative to it: arithmetic", "SNN relative to it: sum"]
-    table = [[*_what(results, row)[:2], *cells] for results, row, _ in _all_rows(files) for cells in memory_traffic_rows(row)]
+    table = [[*key_cells[:2], *cells] for _, row, key_cells in _all_rows(files) for cells in memory_traffic_rows(row)]
     return Table(head, table, len(_KEY_COLUMNS))
 
 

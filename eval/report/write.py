@@ -16,7 +16,7 @@ from evburst.data.files import make_folder, read_json, refuse_foreign, replacing
 from evburst.eval.coco import IOUS
 from evburst.eval.matching import BINS
 from evburst.eval.report import charts, tables
-from evburst.eval.report.charts import COLOURS, Labels, Series
+from evburst.eval.report.charts import COLOURS, Labels, Series, colour
 from evburst.eval.results import NetworkResult, Results, parse, to_json
 
 FILES = ("results.json", "results.md", "report.html", "confusion.svg")
@@ -89,7 +89,7 @@ def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[
         results=results,
         main=results.main,
         ann=next((r for r in rows if r.model == "ann"), None),
-        networks=[(r.label, _colour(k)) for k, r in enumerate(rows)],
+        networks=[(r.label, colour(k)) for k, r in enumerate(rows)],
         curves=curves,
         iou_chart=_iou_chart(rows),
         energy_charts=_energy_charts(results),
@@ -124,11 +124,6 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(t=tables, bins=BINS, **values)
 
 
-def _colour(k: int) -> str:
-    """Return the colour of the k-th network."""
-    return COLOURS[k % len(COLOURS)]
-
-
 def _curves(rows: Sequence[NetworkResult], classes: Sequence[str]) -> list[tuple[str, str]]:
     """Return a precision-recall chart for every class that has labels."""
     found = []
@@ -138,7 +133,7 @@ def _curves(rows: Sequence[NetworkResult], classes: Sequence[str]) -> list[tuple
             for iou, dash in (("0.50", "-"), ("0.75", "--")):
                 ys = row.details and row.details.precision_curves[name][iou]
                 if row.details and ys:
-                    series.append(Series(f"{row.label}, IoU {iou}", row.details.recalls, ys, _colour(k), dash))
+                    series.append(Series(f"{row.label}, IoU {iou}", row.details.recalls, ys, colour(k), dash))
         if series:
             labels = Labels("recall", "precision", (0, 1), (0, 1.02))
             found.append((name, charts.lines(series, labels, 360, 240)))
@@ -154,10 +149,10 @@ def _iou_chart(rows: Sequence[NetworkResult]) -> str:
             found = [losses[iou] for iou in IOUS]
             bounds = [] if any(one.low is None for one in found) else [(one.low or 0.0, one.high or 0.0) for one in found]
             low, high = ([b[0] for b in bounds], [b[1] for b in bounds])
-            series.append(Series(row.label, xs, [one.mean for one in found], _colour(k), "o-", low, high))
+            series.append(Series(row.label, xs, [one.mean for one in found], colour(k), "o-", low, high))
     if series:
         return charts.lines(series, Labels("IoU", "AP lost, points", y_range=(None, None)))
-    series = [Series(row.label, xs, [row.ap_by_iou[iou] or 0 for iou in IOUS], _colour(k), "o-") for k, row in enumerate(rows)]
+    series = [Series(row.label, xs, [row.ap_by_iou[iou] or 0 for iou in IOUS], colour(k), "o-") for k, row in enumerate(rows)]
     return charts.lines(series, Labels("IoU", "AP"))
 
 
@@ -181,7 +176,7 @@ def _energy_charts(results: Results) -> list[tuple[str, str]]:
 
 def _accuracy_against_energy(rows: Sequence[NetworkResult]) -> str:
     spent = [(k, row, tables.headline_pj(row)) for k, row in enumerate(rows)]
-    series = [Series(row.label, [pj / 1e6], [row.ap or 0], _colour(k)) for k, row, pj in spent if pj is not None]
+    series = [Series(row.label, [pj / 1e6], [row.ap or 0], colour(k)) for k, row, pj in spent if pj is not None]
     table = next(row.energy.table.upper() for row in rows if row.energy)
     top = charts.nice_top([1.25 * x for one in series for x in one.xs])
     labels = Labels(
@@ -200,7 +195,7 @@ def _layer_charts(rows: Sequence[NetworkResult]) -> list[tuple[str, str]]:
         ys = [layer.pj / 1e6 for layer in layers]
         titles = [f"{layer.name}: {y:,.2f} µJ" for layer, y in zip(layers, ys, strict=True)]
         what = "convolutions" if row.model == "ann" else "sources of spikes (events, neurons, pools)"
-        one = Series(row.label, list(range(len(ys))), ys, _colour(k))
+        one = Series(row.label, list(range(len(ys))), ys, colour(k))
         found.append((f"{row.label}: {len(ys)} {what}, first to last", charts.bars(one, titles, Labels("", "µJ"))))
     return found
 
@@ -212,7 +207,7 @@ def _reliability_chart(rows: Sequence[NetworkResult]) -> str:
         if row.details:
             found = row.details.calibration
             pairs = [(c, p) for c, p in zip(found.confidence, found.precision, strict=True) if c is not None and p is not None]
-            series.append(Series(row.label, [c for c, _ in pairs], [p for _, p in pairs], _colour(k), "o-"))
+            series.append(Series(row.label, [c for c, _ in pairs], [p for _, p in pairs], colour(k), "o-"))
     return charts.lines(series, Labels("score", "fraction that is correct", (0, 1), (0, 1.02)))
 
 
@@ -238,7 +233,7 @@ def _latency_chart(rows: Sequence[NetworkResult]) -> str | None:
     top = charts.nice_top([float(np.percentile(all_ms, 99.5))])
     edges = np.linspace(0, top, 61)
     series = [
-        Series(row.label, edges.tolist(), np.histogram(row.timing.latencies_ms, edges)[0].tolist(), _colour(k))
+        Series(row.label, edges.tolist(), np.histogram(row.timing.latencies_ms, edges)[0].tolist(), colour(k))
         for k, row in enumerate(rows)
         if row.timing
     ]

@@ -52,7 +52,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Compute raw maps from `(N, 2 * bins, H, W)` float counts.
+        """Compute raw maps from `(N, 2 * bins, H, W)` float counts; H and W are multiples of the largest stride.
 
         A detector returns the box maps of every stride, then the class maps; a classifier returns its class map.
         """

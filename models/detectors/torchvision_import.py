@@ -6,8 +6,6 @@ describes operators that were never registered. This project does not call them,
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 
 from evburst.data.extras import require
@@ -15,10 +13,10 @@ from evburst.data.extras import require
 _DECLARED: list[torch.library.Library] = []
 
 
-def torchvision() -> ModuleType:
-    """Import and return the package torchvision."""
+def torchvision() -> None:
+    """Import the package torchvision."""
     try:
-        package = require("torchvision", "train", "an SSD network")
+        require("torchvision", "train", "an SSD network")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -26,5 +24,4 @@ def torchvision() -> ModuleType:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _DECLARED.append(library)  # declarations last as long as their library
-        package = require("torchvision", "train", "an SSD network")
-    return package
+        require("torchvision", "train", "an SSD network")

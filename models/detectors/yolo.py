@@ -63,15 +63,12 @@ class Yolo(nn.Module):
 
     @property
     def head_spec(self) -> HeadSpec:
-        """Specification by which the maps of `forward` are decoded."""
+        """See Network.head_spec."""
         head = self.net.model[-1]
         return HeadSpec("yolo", tuple(int(s) for s in head.stride), int(head.reg_max), self.config.classes)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the raw maps of the head.
-
-        Args:
-            x: `(N, 2 * bins, H, W)` float counts; H and W are multiples of the largest stride.
+        """Compute raw maps, see Network.
 
         Returns:
             For every stride the box distribution `(N, 4 * reg_max, h, w)`, then for every stride the class logits
@@ -92,15 +89,7 @@ class Yolo(nn.Module):
         return boxes + classes
 
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
-        """Compute the box, class and distribution losses, `(3,)`, weighted and multiplied by the batch size.
-
-        Args:
-            x: `(N, 2 * bins, H, W)` float.
-            boxes: `(n, 4)` float32 xyxy in pixels of x.
-            labels: `(n,)` int64.
-            image_index: `(n,)` int64, the image of each box.
-            amp: run the convolutions in bfloat16.
-        """
+        """See Network.loss."""
         if self._criterion is None:
             from ultralytics.utils.loss import v8DetectionLoss
 

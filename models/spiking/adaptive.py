@@ -57,18 +57,15 @@ def boxes_settled(found: Sequence[Detections], tau: float) -> bool:
     return not len(last[-1]) or (len(last) > 1 and agreement(*last) >= tau)
 
 
-def each_timestep(
-    network: SpikingNetwork, grid: Tensor, decode: Decode, state: SpikingState
-) -> Iterator[tuple[Found, SpikeStats]]:
+def each_timestep(network: SpikingNetwork, grid: Tensor, decode: Decode) -> Iterator[tuple[Found, SpikeStats]]:
     """What is found after each timestep, and the spikes of that timestep.
 
     Args:
         network: of as many timesteps as its parameters say.
         grid: `(1, 2 * bins, H, W)` float32 counts.
         decode: of the output maps.
-        state: of the network; new for an independent window.
     """
-    total: list[Tensor] = []
+    state, total = SpikingState(), list[Tensor]()
     for t in range(1, network.parameters.timesteps + 1):
         outputs, stats = network.run(grid, 1, state)
         total = [a + b for a, b in zip(total, outputs, strict=True)] if total else outputs
@@ -76,17 +73,12 @@ def each_timestep(
 
 
 def run_adaptive(
-    network: SpikingNetwork,
-    grid: Tensor,
-    tau: float,
-    decode: Decode,
-    state: SpikingState,
-    settled: Settled = boxes_settled,
+    network: SpikingNetwork, grid: Tensor, tau: float, decode: Decode, settled: Settled = boxes_settled
 ) -> tuple[Found, SpikeStats]:
     """What is found in one window, and the spikes it took, whose layers hold the number of timesteps; see `each_timestep`."""
     found: list[Found] = []
     spent: SpikeStats | None = None
-    for now, stats in each_timestep(network, grid, decode, state):
+    for now, stats in each_timestep(network, grid, decode):
         found.append(now)
         spent = stats if spent is None else added(spent, stats)
         if settled(found, tau):

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -50,20 +49,9 @@ from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import rounded, spike_values
 
-
-class Level(NamedTuple):
-    """What calibration does.
-
-    Attributes:
-        as_it_arrives: whether thresholds are fitted to the spiking network's currents instead of the ANN's.
-        shifts: whether currents are shifted so that mean outputs equal the ANN's.
-    """
-
-    as_it_arrives: bool
-    shifts: bool
-
-
-LEVELS = {"none": Level(False, False), "light": Level(True, True), "advanced": Level(True, True)}
+LEVELS = {"none": False, "light": True, "advanced": True}
+"""Whether calibration corrects: thresholds are fitted to the spiking network's currents instead of the ANN's, and currents
+are shifted so that mean outputs equal the ANN's."""
 RATIOS = np.geomspace(1.0, 0.01, 48)
 """Candidate thresholds as shares of a channel's largest activation. The paper's grid ends at 0.05: too coarse for long
 tails and T phi >= 16."""
@@ -146,17 +134,15 @@ def calibrate(
     timesteps: int,
     choices: Mapping[str, Choice] | Choice,
     level: str = "light",
-    thresholds: Mapping[str, Tensor] | None = None,
 ) -> tuple[Graph, SpikingParameters]:
     """Give a folded graph neurons and 8-bit weights, in integer form.
 
     Args:
-        graph: the ANN, or a graph of the same nodes with weights that were learned since; not modified.
+        graph: the ANN; not modified.
         targets: from `record_targets`; all its grids are run as one batch.
         timesteps: T.
         choices: one per relu node, by name, or one for all.
         level: a name in LEVELS.
-        thresholds: `(C,)` by relu node, to use instead of a search.
 
     Returns:
         The graph with rounded weights, and its neurons.
@@ -168,6 +154,7 @@ def calibrate(
     drives = {drive.relu.name: drive for drive in driven(graph)}
     readers = {conv.name for drive in drives.values() for conv in drive.convs}
     adders = {drive.add.name: drive for drive in drives.values() if drive.add}
+    corrects = LEVELS[level]
     tensors, neurons, values = dict(graph.tensors), dict[str, NeuronLayer](), dict[str, Tensor]()
     sources = dict[str, Tensor]()  # what convolutions read, and spikes that are added to their currents
     network = SpikingNetwork(graph, SpikingParameters(timesteps, {}, {}))
@@ -182,9 +169,9 @@ def calibrate(
         elif node.name in adders:
             sources |= {name: values[name] for name in adders[node.name].spikes}
         elif node.op == "relu":
-            fit = _Layer(node, targets, timesteps, choices[node.name], LEVELS[level])
-            given, drive = thresholds[node.name] if thresholds else None, drives.get(node.name)
-            layer = fit.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta), given)
+            fit = _Layer(node, targets, timesteps, choices[node.name], corrects)
+            drive = drives.get(node.name)
+            layer = fit.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta))
             if drive and can_be_whole(graph, drive, network.theta):
                 own, layer, values[node.inputs[0]] = _whole(network, drive, graph, fit, layer, sources)
                 tensors |= own
@@ -196,7 +183,7 @@ def calibrate(
             network = network.with_layers(tensors, neurons)
         network.advance(node, values, targets.grids)
     calibrated = Graph(graph.nodes, graph.outputs, tensors)
-    shifts = {name: _readout_shift(targets, name, values[name], LEVELS[level]) for name in graph.outputs}
+    shifts = {name: _readout_shift(targets, name, values[name], corrects) for name in graph.outputs}
     return calibrated, SpikingParameters(timesteps, neurons, shifts)
 
 
@@ -228,12 +215,12 @@ def _whole(
     return tensors, replace(layer, shift=torch.zeros_like(layer.shift)), current + change[:, None, None]
 
 
-def _readout_shift(targets: Targets, name: str, value: Tensor, level: Level) -> Tensor:
+def _readout_shift(targets: Targets, name: str, value: Tensor, corrects: bool) -> Tensor:
     """`(C,)` what the averaged read-out `(T * N, C, h, w)` lacks, or zeros."""
     expected = targets.currents[name].float()
     mean = value.reshape(-1, *expected.shape).mean(0)
     gap = ((expected - mean) * targets.weights(*expected.shape[-2:])).mean((0, 2, 3))
-    return gap if level.shifts else torch.zeros_like(gap)
+    return gap if corrects else torch.zeros_like(gap)
 
 
 def _units_added_to(graph: Graph, node: Node, theta: Mapping[str, Tensor | None]) -> list[Tensor]:
@@ -248,34 +235,31 @@ class _Layer:
     Args:
         node: the relu.
         targets, timesteps: as for `calibrate`.
-        choice, level: of this layer.
+        choice: of this layer.
+        corrects: see LEVELS.
     """
 
-    def __init__(self, node: Node, targets: Targets, timesteps: int, choice: Choice, level: Level) -> None:
-        self._node, self._timesteps, self._choice, self._level = node, timesteps, choice, level
+    def __init__(self, node: Node, targets: Targets, timesteps: int, choice: Choice, corrects: bool) -> None:
+        self._node, self._timesteps, self._choice, self._corrects = node, timesteps, choice, corrects
         self._expected = activation(targets.currents[node.inputs[0]].float(), **node.attrs)
         self._weights = targets.weights(*self._expected.shape[-2:])
 
-    def fitted(self, current: Tensor, units: list[Tensor], theta: Tensor | None = None) -> NeuronLayer:
+    def fitted(self, current: Tensor, units: list[Tensor]) -> NeuronLayer:
         """The neurons, without a shift.
 
         Args:
             current: `(T * N, C, h, w)`, or `(N, C, h, w)` if it is the same at every timestep.
             units: of `_units_added_to`.
-            theta: `(C,)` thresholds that are known already.
         """
-        if theta is not None:
-            unshifted = torch.zeros_like(theta)
-            return NeuronLayer(theta, unshifted, self._choice.phi, **self._node.attrs, takes_back=self._choice.signed)
         current = current.reshape(-1, *self._expected.shape).contiguous()
         slope = self._node.attrs.get("negative_slope", 0.0)
-        driving = activation(over_time(current), negative_slope=slope) if self._level.as_it_arrives else self._expected
+        driving = activation(over_time(current), negative_slope=slope) if self._corrects else self._expected
         theta = thresholds_for(self._node, self._choice, driving, self._expected, self._weights, self._timesteps)
         return _with_common_unit(raised(self._node, theta, self._choice), units)
 
     def shifted(self, current: Tensor, layer: NeuronLayer) -> NeuronLayer:
-        """The layer with the shift that brings its weighted mean output closest to the expected one, if the level shifts."""
-        if not self._level.shifts:
+        """The layer with the shift that brings its weighted mean output closest to the expected one, if the level corrects."""
+        if not self._corrects:
             return layer
         current = current.reshape(-1, *self._expected.shape).contiguous()
         target, best_gap = (self._expected * self._weights).mean((0, 2, 3)), torch.full_like(layer.theta, torch.inf)

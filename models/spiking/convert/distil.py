@@ -14,7 +14,7 @@ through the rounding unchanged, and thresholds learn as step sizes (Esser et al.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -120,40 +120,14 @@ class Progress:
     multipliers: tuple[float, float]
 
 
-def distil(
-    ann: Graph,
-    spiking: Graph,
-    parameters: SpikingParameters,
-    spec: HeadSpec,
-    batches: Iterable[Tensor],
-    descent: Descent,
-    progress: Callable[[Progress], object] = lambda _: None,
-) -> tuple[Graph, SpikingParameters]:
-    """Reduce a calibrated network's divergence from its ANN.
+class Distillation:
+    """Reduces a calibrated network's divergence from its ANN, step by step; can be interrupted and resumed.
 
     Args:
         ann: the folded ANN.
         spiking, parameters: the result of `calibrate` or of an earlier distillation.
         spec: of the outputs.
-        batches: grids, `(N, 2 * bins, H, W)` counts each, float32 or uint8; read one at a time, used once.
         descent: length and limits.
-        progress: called after every step.
-
-    Returns:
-        A graph with 8-bit weights in integer form, and its neurons. Timesteps, burst limits, and the thresholds of layers
-        with a ceiling or whose spikes are added to others (see calibrate.py) do not change.
-    """
-    learning = Distillation(ann, spiking, parameters, spec, descent)
-    for grids in batches:
-        progress(learning.learn(grids))
-    return learning.network()
-
-
-class Distillation:
-    """`distil` step by step; can be interrupted and resumed.
-
-    Args:
-        ann, spiking, parameters, spec, descent: as in `distil`.
         device: where it is computed, "cpu" or "cuda".
 
     Attributes:
@@ -190,7 +164,7 @@ class Distillation:
         self.step = 0
 
     def learn(self, grids: Tensor) -> Progress:
-        """Take one step on a batch of grids, `(N, 2 * bins, H, W)` counts."""
+        """Take one step on a batch of grids, `(N, 2 * bins, H, W)` counts, float32 or uint8."""
         student, descent = self._student, self.descent
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * descent.rate_at(self.step)
@@ -227,7 +201,12 @@ class Distillation:
         return loss
 
     def network(self) -> tuple[Graph, SpikingParameters]:
-        """The network as it is now, on the CPU and ready to run; learning can continue."""
+        """The network as it is now, on the CPU and ready to run; learning can continue.
+
+        Returns:
+            A graph with 8-bit weights in integer form, and its neurons. Timesteps, burst limits, and the thresholds of layers
+            with a ceiling or whose spikes are added to others (see calibrate.py) do not change.
+        """
         student, cpu = self._student, torch.device("cpu")
         graph = Graph(student.graph.nodes, student.graph.outputs, student.graph.tensors | student.steps_now())
         learned = student.parameters_now().on(cpu, copy=True)
