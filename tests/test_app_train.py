@@ -566,7 +566,7 @@ def test_a_run_whose_settings_are_unknown_is_not_resumed(
     ("assignment", "message"),
     [
         ("schedule.optimizer=adam", "expected adamw or sgd"),
-        ("schedule.epochs=0", "epochs, passes and batch must be positive"),
+        ("schedule.epochs=0", "epochs and batch must be positive"),
         ("schedule.learning_rate=-1", "learning_rate and clip must be positive"),
         ("schedule.ema=1", "ema must be"),
         ("schedule.workers=-1", "must not be negative"),

@@ -75,6 +75,14 @@ def test_processes_and_a_resumed_run_prepare_the_same_batches() -> None:
     assert by_process[0].grids.dtype == torch.uint8
 
 
+@pytest.mark.parametrize(
+    ("windows", "passes", "batches"), [(20480, 0, 256), (0, 0, 256), (20, 0, 10), (20480, 1, 2), (4, 0, 2)]
+)
+def test_small_data_are_shown_several_times_in_an_epoch(windows: int, passes: int, batches: int) -> None:
+    config = TrainConfig(schedule=ScheduleConfig(windows=windows, passes=passes, batch=2))
+    assert len(Batches(drawn_windows, 4, config, DETECTION, 64)) == batches
+
+
 def test_a_batch_has_a_window_for_every_process() -> None:
     with pytest.raises(ConfigError, match=r"schedule\.batch 2: fewer windows than the 3 processes"):
         Batches(drawn_windows, SCHEDULE.windows, TrainConfig(schedule=SCHEDULE), DETECTION, 64, rank=0, world=3)

@@ -323,7 +323,7 @@ def test_classes_of_ones_own_are_trained_converted_and_evaluated(
             + "".join(f"{t},{kind},5,5,40,30\n" for t in (100_000, 300_000) for kind in ("drone", "bird"))
         )
     data = ["--dataset", "folder", "--root", "data"]
-    small = ["--schedule.epochs", "1", "--schedule.batch", "2", "--architecture", "tiny"]
+    small = ["--schedule.epochs", "1", "--schedule.batch", "2", "--schedule.passes", "1", "--architecture", "tiny"]
     own = ["--own-classes", "drone,bird", "--sensor-size", "64x48"]
     assert train_main([*data, *own, *small, "--out", "runs/mine"]) == 0
     assert convert_main(["--weights", "runs/mine/best.safetensors", "--out", "mine.safetensors", "--check-windows", "-1"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ from evburst.data.representations.voxel_grid import voxel_batch
 
 _AHEAD = 4
 """Number of batches prepared in advance, by each process."""
+
+_LEAST_SHOWN = 512
+"""Number of windows that an epoch shows at least, by passes over fewer ones, unless settings say otherwise."""
 
 Opener = Callable[[int], Dataset]
 """Returns the training windows of an epoch. Called in several processes, so it can be pickled; it is called again only when
@@ -158,7 +162,8 @@ class _Work:
 
     def __len__(self) -> int:
         s = self.config.schedule
-        return self.n_windows // s.batch * s.passes
+        wanted = min(s.windows or _LEAST_SHOWN, _LEAST_SHOWN)
+        return self.n_windows // s.batch * (s.passes or max(1, math.ceil(wanted / self.n_windows)))
 
     def batch(self, epoch: int, number: int) -> Batch:
         """Return a batch by its position in an epoch."""

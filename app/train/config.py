@@ -16,7 +16,8 @@ class ScheduleConfig:
 
     Attributes:
         windows: windows of the split "train" per epoch; 0: all.
-        passes: passes over these windows in an epoch, each with other augmentation.
+        passes: passes over these windows in an epoch, each with other augmentation; 0: one, or as many as it takes until an
+            epoch of few windows has shown 512, or `windows` of them.
         fresh: simulate new windows for every epoch, while the network learns from those of the epoch before. Only simulated
             windows can be fresh.
         val_windows: windows of the split "select" on which every epoch is validated; 0: all.
@@ -25,7 +26,7 @@ class ScheduleConfig:
         optimizer: "adamw" or "sgd" (momentum 0.9).
         learning_rate: peak learning rate; it falls as a cosine to 2 % of this.
         weight_decay: weight decay; biases and norms have none.
-        warmup_steps: steps over which the learning rate rises linearly.
+        warmup_steps: steps over which the learning rate rises linearly, at most a fifth of all steps.
         plain_epochs: number of final epochs without mosaics, zoom, rotation, shaking, stretched time and erased patches.
         ema: decay of the weights' moving average, which is validated and saved.
         clip: maximum norm of the gradient.
@@ -41,7 +42,7 @@ class ScheduleConfig:
     """
 
     windows: int = 20480
-    passes: int = 1
+    passes: int = 0
     fresh: bool = False
     val_windows: int = 0
     epochs: int = 8
@@ -61,14 +62,15 @@ class ScheduleConfig:
     loaders: int = 0
 
     def __post_init__(self) -> None:
-        counts = self.windows, self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.loaders
+        counts = (
+            self.windows, self.passes, self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.loaders,
+        )  # fmt: skip
         checks = {
-            "epochs, passes and batch must be positive": min(self.epochs, self.passes, self.batch) > 0,
+            "epochs and batch must be positive": min(self.epochs, self.batch) > 0,
             "learning_rate and clip must be positive": min(self.learning_rate, self.clip) > 0,
-            "windows, val_windows, warmup_steps, plain_epochs, workers, loaders and weight_decay must not be negative": min(
-                *counts, self.weight_decay
-            )
+            "windows, passes, val_windows, warmup_steps, plain_epochs, workers and loaders must not be negative": min(counts)
             >= 0,
+            "weight_decay must not be negative": self.weight_decay >= 0,
             "sparsity and rounding must not be negative": min(self.sparsity, self.rounding) >= 0,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
         }

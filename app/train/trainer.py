@@ -183,8 +183,9 @@ class Trainer:
     def _set_rate(self, step: int) -> None:
         s = self.config.schedule
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+        warmup = max(min(s.warmup_steps, self.total_steps // 5), 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = s.learning_rate * min(1.0, (step + 1) / max(s.warmup_steps, 1)) * cosine
+            group["lr"] = s.learning_rate * min(1.0, (step + 1) / warmup) * cosine
 
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
