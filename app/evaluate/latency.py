@@ -88,8 +88,8 @@ def streaming_figures(
     protocol: Protocol,
     latency_ms: float,
     windows: int,
-    lead_ms: float = 0.0,
-    stride_ms: float | None = None,
+    lead_ms: float,
+    stride_ms: float | None,
 ) -> dict[str, Any] | None:
     """Return the AP of the newest results at each labelled time, and the AP of windows that end at that time.
 

@@ -145,9 +145,9 @@ class Network:
         post: PostConfig,
         voxel: VoxelConfig,
         sensor_size: SensorSize,
-        device: str = "cpu",
-        engine: str = "auto",
-        downsample: int = 0,
+        device: str,
+        engine: str,
+        downsample: int,
     ) -> None:
         self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size)
         ann = run.model == "ann"

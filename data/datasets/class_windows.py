@@ -121,9 +121,9 @@ def open_class_windows(
     root: Path,
     split: str,
     window_us: int,
-    n_windows: int = 0,
-    cache: Path | None = None,
-    held: HeldTime = HeldTime(),
+    n_windows: int,
+    cache: Path | None,
+    held: HeldTime,
     filters: FiltersConfig = FiltersConfig(),  # noqa: B008 (frozen)
     **reading: Any,
 ) -> ClassWindows:

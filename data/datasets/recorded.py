@@ -85,7 +85,7 @@ class Reading:
 
 
 def unlabelled_windows(
-    recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, split: str, n_windows: int = 0
+    recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, split: str, n_windows: int
 ) -> RecordedWindows:
     """The windows of recordings without labels, those without events left out, as a Dataset without boxes.
 
@@ -140,7 +140,7 @@ class RecordedWindows:
         LabelError: no label lies within its recording.
     """
 
-    def __init__(self, layout: Layout, reading: Reading, n_windows: int = 0) -> None:
+    def __init__(self, layout: Layout, reading: Reading, n_windows: int) -> None:
         self.unlabelled, self._root, self._reading = layout.unlabelled, layout.root, reading
         items = [(recording, k) for recording in layout.recordings for k in range(len(recording.labels))]
         if n_windows:

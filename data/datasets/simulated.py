@@ -78,7 +78,7 @@ class SimulatedConfig:
             raise ValueError(f"sequence must be a power of two, 1 to {_BLOCK}")
 
 
-def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfig:
+def draw_sensor(rng: np.random.Generator, uneven: float) -> SimulatorConfig:
     """Draw the properties of a sensor from the range of real sensors and their bias settings.
 
     Args:
