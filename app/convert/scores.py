@@ -16,7 +16,7 @@ from evburst.app.dataset_runs import DatasetResults, run_dataset
 from evburst.app.inference import Inference
 from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
-from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
+from evburst.data.representations.voxel_grid import padded_size
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, synaptic_ops
 from evburst.models.bundle import DetectorBundle
@@ -101,7 +101,8 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
         results[name] = {**figures, "per_class": scored.per_class}
-    macs = sum(dense_macs(bundle.graph, *voxel_size(bundle.voxel, windows, bundle.stride)).values())
+    width, height = padded_size(windows.spec.sensor_size, bundle.stride)
+    macs = sum(dense_macs(bundle.graph, bundle.voxel.channels, height, width).values())
     operations = _operations(_spikes(snn))
     results["snn"]["energy_of_ann"] = {
         name: round(operations * table.ac_pj / (macs * table.mac_pj), 4) for name, table in COST_TABLES.items()
@@ -126,9 +127,3 @@ def _spikes(results: DatasetResults) -> list[SpikeStats]:
 def _operations(stats: Sequence[SpikeStats]) -> float:
     """Return the synaptic operations per window."""
     return sum(float(synaptic_ops(window).sum()) for window in stats) / max(len(stats), 1)
-
-
-def voxel_size(voxel: VoxelConfig, windows: Dataset, stride: int) -> tuple[int, int, int]:
-    """Return (channels, H, W) of the padded grids."""
-    shape = voxel_batch([windows[0].window], voxel, windows.spec.sensor_size, stride).shape
-    return shape[1], shape[2], shape[3]
