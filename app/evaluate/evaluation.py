@@ -20,14 +20,14 @@ from evburst.app.console import absolute_progress, show_progress
 from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import account, layer_figures, neurobench_metrics
 from evburst.app.evaluate.config import EvaluateConfig
-from evburst.app.evaluate.latency import CLOCK, Timing, spread, time_networks
+from evburst.app.evaluate.latency import CLOCK, Timing, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run, check_order
 from evburst.app.inference import BATCH, Stats
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
 from evburst.app.runs import pick_device, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION
-from evburst.data.datasets import Dataset
+from evburst.data.datasets import Dataset, evenly_spread
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -164,7 +164,7 @@ class Evaluation:
 
     def _sample(self) -> NDArray[np.uint8]:
         """Return the grids of a few windows, spread evenly."""
-        return np.stack([self.predictor.seen(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
+        return np.stack([self.predictor.seen(self.dataset[i].window) for i in evenly_spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
         """Open the data set; the first process simulates missing windows, and the others wait for it."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, NoEventsError, SensorSizeError
@@ -189,7 +189,7 @@ class ClassWindows:
         if not items:
             raise DataError(f"{dataset.name}: the recordings are too short for a window of split {split!r}")
         if n_windows:
-            items = [items[i] for i in np.linspace(0, len(items) - 1, min(n_windows, len(items))).astype(int)]
+            items = [items[i] for i in evenly_spread(len(items), n_windows)]
         self._items = items
 
     def __len__(self) -> int:

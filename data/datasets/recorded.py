@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
@@ -144,7 +144,7 @@ class RecordedWindows:
         self.unlabelled, self._root, self._reading = layout.unlabelled, layout.root, reading
         items = [(recording, k) for recording in layout.recordings for k in range(len(recording.labels))]
         if n_windows:
-            items = [items[i] for i in np.linspace(0, len(items) - 1, min(n_windows, len(items))).astype(int)]
+            items = [items[i] for i in evenly_spread(len(items), n_windows)]
         self._items = items
         self._open: OrderedDict[Path, EventIndex] = OrderedDict()
         self._faults: dict[str, dict[str, int]] = {}
