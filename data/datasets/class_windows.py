@@ -197,11 +197,7 @@ class ClassWindows:
 
     def __getitem__(self, i: int) -> LabelledWindow:
         number, end_us = self._items[i]
-        return LabelledWindow(self._index(number).window(end_us), self.labels(i), self.name_of(i))
-
-    def name_of(self, i: int) -> str:
-        """Return the name of the recording of item i."""
-        return self._dataset.recordings[self._items[i][0]].name
+        return LabelledWindow(self._index(number).window(end_us), self.labels(i), self._dataset.recordings[number].name)
 
     def labels(self, i: int) -> Detections:
         """See Dataset."""

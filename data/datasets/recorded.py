@@ -231,7 +231,9 @@ class RecordedWindows:
             self._faults[self._name(recording)] = index.faults.found()
             self._warn_outside(recording, index)
         self._open[path] = index
-        while len(self._open) > 1 and (len(self._open) > _OPEN_FILES or self._count_held_events() > MAX_HELD_EVENTS):
+        while len(self._open) > 1 and (
+            len(self._open) > _OPEN_FILES or sum(opened.held_events for opened in self._open.values()) > MAX_HELD_EVENTS
+        ):
             self._open.popitem(last=False)
         return index
 
@@ -251,9 +253,6 @@ class RecordedWindows:
             return EmptyRecording(max(first_us, 0), window_us)
         except DataError as error:
             raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-    def _count_held_events(self) -> int:
-        return sum(index.held_events for index in self._open.values())
 
     def _times_outside(self, recording: Recording, index: EventIndex) -> list[int]:
         """Return the labelled times whose windows do not overlap the recording."""
