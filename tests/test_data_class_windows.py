@@ -175,6 +175,6 @@ def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplo
         open_classes("folder", root, "train", in_time=True)
 
 
-def test_recordings_that_are_too_short_for_a_held_block(tmp_path: Path) -> None:
+def test_recordings_that_are_too_short_for_a_held_block() -> None:
     with pytest.raises(DataError, match="too short"):
         ClassWindows(dataset(recording(0, 90_000)), "select", W, held=HeldTime(5, 0))
