@@ -151,16 +151,13 @@ def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def classify_many(
-    recordings: Sequence[Path], config: ClassifyConfig, bundle: DetectorBundle | None = None
-) -> Iterator[dict[str, Any]]:
+def classify_many(recordings: Sequence[Path], config: ClassifyConfig, bundle: DetectorBundle) -> Iterator[dict[str, Any]]:
     """Yield the summary of each recording; a failure is logged and does not stop the others.
 
     Raises:
         DataError: some of several recordings failed; raised after the last one.
         EvburstError: the only recording failed.
     """
-    bundle = bundle or load_weights(config)
     failed = 0
     for path in recordings:
         try:

@@ -36,7 +36,7 @@ from evburst.app.runs import (
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventStream, SensorSize, no_usable_events
+from evburst.data.events import SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
@@ -224,7 +224,8 @@ def detect_file(
         run.finish()
         totals = _summary(stream, bundle, inference, run, c, run.started - started)
         summary = run_folder.write_summary({"status": status, **totals})
-    _warn(path, stream)
+    if stream.faults.found():
+        log.warning("%s: repaired: %s", path, stream.faults)
     if status == "interrupted":
         raise DetectInterrupted(summary, human_summary(summary), folder)
     return summary
@@ -288,11 +289,6 @@ def _lengths(run: RecordingTotals, inference: Inference, config: DetectConfig) -
         return {"window_ms": inference.voxel.window_us / 1000, **stride}
     spread = {f"p{q}": percentile(run.durations, q) for q in (1, 50, 99)}
     return {"window_events": config.window_events, "window_ms": spread}
-
-
-def _warn(path: Path, stream: EventStream) -> None:
-    if stream.faults.found():
-        log.warning("%s: repaired: %s", path, stream.faults)
 
 
 def peak_memory_mb() -> float:

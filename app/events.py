@@ -83,16 +83,6 @@ def _command(commands: Any, name: str, text: str, several: bool = False) -> argp
         "--sensor-size", metavar="WxH", help="sensor size in pixels, for files that do not state it, e.g. 304x240"
     )
     parser.add_argument("--format", metavar="NAME", help=f"format, instead of recognising it: {', '.join(sorted(READERS))}")
-    add_read_options(parser)
-    return parser
-
-
-def _recording(text: str) -> Path:
-    return Path(recording(text))
-
-
-def add_read_options(parser: argparse.ArgumentParser) -> None:
-    """Add flags for what text, NumPy and HDF5 files leave open; `read_options` reads them."""
     parser.add_argument(
         "--time-unit",
         choices=TIME_UNITS,
@@ -105,16 +95,18 @@ def add_read_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-external", action="store_true", help="follow links from HDF5 files to other files; only for trusted files"
     )
+    return parser
 
 
-def read_options(args: argparse.Namespace) -> ReadOptions:
-    """Return the values of `add_read_options`'s flags; raise ConfigError for invalid columns."""
-    return ReadOptions(args.time_unit, args.columns, args.allow_external)
+def _recording(text: str) -> Path:
+    return Path(recording(text))
 
 
-def _open(args: argparse.Namespace, path: Path | None = None) -> EventStream:
-    size = SensorSize.parse(args.sensor_size) if args.sensor_size else None
-    return open_events(path or args.file, size, args.format, options=read_options(args))
+def _open(args: argparse.Namespace, path: Path, size: SensorSize | None = None) -> EventStream:
+    """Open a recording; `size` precedes that of the flags."""
+    stated = SensorSize.parse(args.sensor_size) if args.sensor_size else None
+    options = ReadOptions(args.time_unit, args.columns, args.allow_external)
+    return open_events(path, size or stated, args.format, options=options)
 
 
 def _open_any(args: argparse.Namespace, path: Path) -> tuple[EventStream, bool]:
@@ -128,14 +120,13 @@ def _open_any(args: argparse.Namespace, path: Path) -> tuple[EventStream, bool]:
     except SensorSizeUnknownError:
         if is_pipe(path):  # it can be read only once
             raise
-        options = read_options(args)
-        unlimited = open_events(path, SensorSize(MAX_SENSOR_SIDE, MAX_SENSOR_SIDE), args.format, options=options)
+        unlimited = _open(args, path, SensorSize(MAX_SENSOR_SIDE, MAX_SENSOR_SIDE))
         width, height = 1, 1
         for packet in unlimited.packets():
             width, height = max(width, int(packet["x"].max()) + 1), max(height, int(packet["y"].max()) + 1)
         if max(width, height) > MAX_SENSOR_SIDE or width * height > MAX_SENSOR_PIXELS:
             raise
-        return open_events(path, SensorSize(width, height), args.format, options=options), False
+        return _open(args, path, SensorSize(width, height)), False
 
 
 def _info(args: argparse.Namespace) -> Iterator[str]:
@@ -166,7 +157,7 @@ def _info(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _convert(args: argparse.Namespace) -> str:
-    stream = _open(args)
+    stream = _open(args, args.file)
     return _write(args, stream, _sorted(stream, args.file) if args.sort else stream.packets())
 
 
@@ -186,7 +177,7 @@ def _cut(args: argparse.Namespace) -> str:
     if not 0 <= args.start_s < stop_s or args.start_s > MAX_START_S:
         expected = f"0 <= FROM < TO, and FROM at most {MAX_START_S:g}, in seconds"
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected {expected}")
-    stream = _open(args)
+    stream = _open(args, args.file)
     t0_us = first_us(stream) or 0
     stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
     return _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
@@ -224,7 +215,7 @@ def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventS
 def _frames(args: argparse.Namespace) -> str:
     from evburst.app.frames import write_frames
 
-    stream = _open(args)
+    stream = _open(args, args.file)
     written = write_frames(stream, args.file, args.folder, args.window_ms, args.every_ms)
     if stream.faults.found():
         LOG.warning("%s: repaired: %s", args.file, stream.faults)

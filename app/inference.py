@@ -214,13 +214,13 @@ class Inference:
         """Return an empty grid: `(2 * bins, H, W)` uint8 in pixels of the sensor, padded."""
         return np.zeros(self.shape, np.uint8)
 
-    def bin(self, window: EventWindow, grid: NDArray[np.uint8], started: float | None = None) -> BinnedWindow:
+    def bin(self, window: EventWindow, grid: NDArray[np.uint8]) -> BinnedWindow:
         """Count a window's events into a grid from `new_grid`.
 
-        `started` (time.perf_counter) is the time from which latency is measured; None: now. `run`, not this method, counts
-        events outside the sensor as a fault, because a thread may bin windows before their results are reported.
+        `run`, not this method, counts events outside the sensor as a fault, because a thread may bin windows before their
+        results are reported.
         """
-        started = time.perf_counter() if started is None else started
+        started = time.perf_counter()
         events, outside = voxel_histogram(window, self._binning, self.sensor_size, grid)
         return BinnedWindow(window.t0_us, window.t1_us, grid, events, outside, time.perf_counter() - started)
 

@@ -70,7 +70,8 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
         log.warning("left out: %s", problem)
     if not collected.files:
         raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evburst evaluate writes them")
-    missing = [f"left out: {problem}" for problem in collected.problems] + gaps(collected.files, expected)
-    for line in missing[len(collected.problems) :]:
+    missing = gaps(collected.files, expected)
+    for line in missing:
         log.info("missing: %s", line)
-    return render(summary_tables(collected.files), missing, form)
+    left_out = [f"left out: {problem}" for problem in collected.problems]
+    return render(summary_tables(collected.files), left_out + missing, form)

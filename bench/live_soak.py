@@ -36,7 +36,6 @@ from evburst.app.live.server import PageServer, Site
 from evburst.app.live.sources import Packet, RecordingSource
 from evburst.app.runs import open_inference
 from evburst.data.errors import SourceError
-from evburst.data.events import EventWindow
 from evburst.data.readers import open_events
 from evburst.models.bundle import DetectorBundle
 
@@ -76,7 +75,7 @@ class Log:
     def __init__(self) -> None:
         self.rows: list[tuple[float, float]] = []
 
-    def show(self, result: WindowResult, window: EventWindow) -> None:
+    def show(self, result: WindowResult) -> None:
         """See Viewer."""
         self.rows.append((time.perf_counter(), result.latency_ms))
 

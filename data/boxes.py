@@ -195,8 +195,7 @@ def read_prophesee_boxes(path: Path) -> list[Detections]:
     raw = load_prophesee_boxes(path)
     xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
     boxes, labels = np.concatenate([xy, xy + wh], 1), raw["class_id"].astype(np.int64)
-    return [
-        Detections(boxes[at_instant], raw["class_confidence"][at_instant], labels[at_instant], int(instant))
-        for instant in np.unique(raw["t"])
-        for at_instant in [raw["t"] == instant]
-    ]
+    order = np.argsort(raw["t"], kind="stable")
+    times, firsts = np.unique(raw["t"][order], return_index=True)
+    groups = zip(times.tolist(), np.split(order, firsts[1:]), strict=True) if len(raw) else ()
+    return [Detections(boxes[rows], raw["class_confidence"][rows], labels[rows], t_us) for t_us, rows in groups]

@@ -19,13 +19,12 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from evburst.data.encoding import pack
+from evburst.data.encoding import WRAP_US, pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
 from evburst.data.files import readable_note, replacing
 from evburst.data.readers.dat import dat_header
 
-DAT_TIMES_US = 1 << 32
 DAT_MAX_SIZE = 1 << 14
 
 
@@ -149,9 +148,9 @@ class DatWriter:
     def write(self, events: Events) -> None:
         """See PacketWriter.write."""
         for t in (int(events["t"].min()), int(events["t"].max())) if len(events) else ():
-            if not 0 <= t < DAT_TIMES_US:
+            if not 0 <= t < WRAP_US:
                 raise DataError(
-                    f"a DAT file holds times from 0 to {DAT_TIMES_US - 1} µs, this recording "
+                    f"a DAT file holds times from 0 to {WRAP_US - 1} µs, this recording "
                     f"has {t}: let it begin at 0 (--from-zero), or write .npz or .csv"
                 )
         self._file.write(pack(events).tobytes())

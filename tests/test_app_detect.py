@@ -176,7 +176,7 @@ def test_idle_windows_cost_nothing_and_change_no_other(
             assert line["spikes"] == (None if network else 0)
 
 
-def test_an_error_is_raised_after_the_results_of_earlier_windows(tmp_path: Path) -> None:
+def test_an_error_is_raised_after_the_results_of_earlier_windows() -> None:
     """Windows are read in advance and in batches; those before the fault still give results, in order."""
     stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
     inference = open_inference(DetectorBundle.load("street"), DetectConfig(window_ms=5.0), stream.sensor_size, stream.faults)

@@ -34,7 +34,7 @@ from evburst.app.live.run import summary
 from evburst.app.live.sources import RecordingSource
 from evburst.app.live.totals import LatencyHistogram
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.events import EventWindow, SensorSize
+from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
@@ -52,11 +52,11 @@ class Watcher:
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
 
-    def show(self, result: WindowResult, window: EventWindow) -> None:
-        self.seen.append((window.t0_us, len(window)))
+    def show(self, result: WindowResult) -> None:
+        self.seen.append((result.t0_us, result.events))
 
 
-def viewer(show: Callable[[WindowResult, EventWindow], None]) -> SimpleNamespace:
+def viewer(show: Callable[[WindowResult], None]) -> SimpleNamespace:
     """A viewer of one function that nobody looks at."""
     return SimpleNamespace(show=show, paused=None)
 
@@ -77,7 +77,7 @@ def run_until(pipeline: LivePipeline, windows: int) -> None:
 def test_boxes_are_predicted_ahead_in_every_window() -> None:
     """The same function as in recordings: the time of the boxes is that of the window's end and the lead."""
     pipeline, times = LivePipeline(camera(), LiveConfig(replace(CONFIG.detect, lead_ms=30.0))), list[int]()
-    pipeline.viewers.append(viewer(lambda result, window: times.append(result.detections.t_us - window.t1_us)))
+    pipeline.viewers.append(viewer(lambda result: times.append(result.detections.t_us - result.t1_us)))
     run_until(pipeline, 3)
     assert set(times) == {30_000}
     assert summary(pipeline, 1.0)["lead_ms"] == 30
@@ -112,7 +112,7 @@ def test_when_late_the_oldest_windows_are_dropped() -> None:
         return quick(batch, size)
 
     pipeline.inference.run = slow  # type: ignore[method-assign]
-    pipeline.viewers.append(viewer(lambda result, window: shown.append((window.t0_us, pipeline.dropped))))
+    pipeline.viewers.append(viewer(lambda result: shown.append((result.t0_us, pipeline.dropped))))
     pipeline.start()
     wait_until(lambda: len(shown) >= 8)
     done.set()

@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_readable(
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of any bytes are Linux's")
-def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     path = recording(tmp_path / "a.dat").rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.dat")))
     out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xfe"))
     detect_file(path, out, DetectConfig(sinks=("video", "jsonl")))

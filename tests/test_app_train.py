@@ -650,7 +650,7 @@ def test_validation_shows_every_picture_once(folder: Path, tmp_path: Path) -> No
     assert [item.name for item in windows] == ["voc/val0.png", "voc/val1.png"]
 
 
-def test_splits_never_share_a_picture(folder: Path, tmp_path: Path) -> None:
+def test_splits_never_share_a_picture(folder: Path) -> None:
     files = [
         {name for rows in PictureFolder(folder, split, SPECS["street"]).sets.values() for name, _ in rows}
         for split in ("train", "val")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evburst.data.datasets.caltech import read_caltech_annotation
+from evburst.data.datasets.caltech import read_caltech_box
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
 
@@ -21,17 +21,16 @@ def write(path: Path, values: list[int], extra: bytes = b"") -> Path:
 
 
 def test_bytes_by_hand(tmp_path: Path) -> None:
-    found = read_caltech_annotation(write(tmp_path / "annotation_0001.bin", BOX + OUTLINE))
-    assert found.box_xyxy.dtype == np.float32
-    assert found.box_xyxy.tolist() == [10, 20, 90, 80]
-    assert found.contour.tolist() == [[15, 25], [80, 30], [50, 75]]
+    found = read_caltech_box(write(tmp_path / "annotation_0001.bin", BOX + OUTLINE))
+    assert found.dtype == np.float32
+    assert found.tolist() == [10, 20, 90, 80]
 
 
 def test_corners_are_clipped_to_the_sensor(tmp_path: Path) -> None:
     values = [2, 4, -7, -3, 250, -3, 250, 190, -7, 190, 2, 0]
     path = write(tmp_path / "a.bin", values)
-    assert read_caltech_annotation(path).box_xyxy.tolist() == [0, 0, 240, 180]
-    assert read_caltech_annotation(path, SensorSize(100, 90)).box_xyxy.tolist() == [0, 0, 100, 90]
+    assert read_caltech_box(path).tolist() == [0, 0, 240, 180]
+    assert read_caltech_box(path, SensorSize(100, 90)).tolist() == [0, 0, 100, 90]
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,10 @@ def test_corners_are_clipped_to_the_sensor(tmp_path: Path) -> None:
 def test_files_that_are_none(tmp_path: Path, values: list[int], message: str) -> None:
     path = write(tmp_path / "a.bin", values)
     with pytest.raises(LabelError) as error:
-        read_caltech_annotation(path)
+        read_caltech_box(path)
     assert str(error.value) == f"{path}: {message}"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="no such annotation"):
-        read_caltech_annotation(tmp_path / "a.bin")
+        read_caltech_box(tmp_path / "a.bin")

@@ -79,14 +79,14 @@ def test_windows_equal_those_of_a_pass_over_the_recording() -> None:
 def test_a_recording_without_events_has_one_empty_window(caplog: pytest.LogCaptureFixture) -> None:
     """So that an evaluation counts it, as not classified."""
     found = ClassWindows(dataset(EventArray(events(0, 1, SIZE), SIZE), recording(0, 200_000)), "test", W)
-    assert [(found.name_of(i), len(found[i].window) > 0) for i in range(3)] == [("0.dat", False), *[("1.dat", True)] * 2]
+    assert [(found[i].name, len(found[i].window) > 0) for i in range(3)] == [("0.dat", False), *[("1.dat", True)] * 2]
     assert [found.labels(i).labels.tolist() for i in range(3)] == [[0], [1], [1]]
     assert caplog.messages == ["0.dat: contains no events, so that its class cannot be found"]
 
 
 def test_limited_windows_are_spread_evenly() -> None:
     found = ClassWindows(dataset(*(recording(0, 300_000) for _ in range(6))), "train", W, 4)
-    assert sorted({found.name_of(i) for i in range(4)}) == ["0.dat", "1.dat", "3.dat", "5.dat"]
+    assert sorted({found[i].name for i in range(4)}) == ["0.dat", "1.dat", "3.dat", "5.dat"]
 
 
 def test_time_is_held_out_with_a_gap() -> None:
@@ -175,6 +175,6 @@ def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplo
         open_classes("folder", root, "train", in_time=True)
 
 
-def test_recordings_that_are_too_short_for_a_held_block(tmp_path: Path) -> None:
+def test_recordings_that_are_too_short_for_a_held_block() -> None:
     with pytest.raises(DataError, match="too short"):
         ClassWindows(dataset(recording(0, 90_000)), "select", W, held=HeldTime(5, 0))

@@ -220,7 +220,7 @@ def test_an_empty_root_says_what_is_expected(tmp_path: Path, kind: str) -> None:
         open_dataset(DatasetConfig(kind, str(tmp_path), "pedro" if kind == "pedro" else "street"), Request("val", W50))
 
 
-def test_bad_requests_and_labels_are_named(tmp_path: Path) -> None:
+def test_bad_requests_and_labels_are_named() -> None:
     for config, message in ((DatasetConfig("gen2", "x"), "data.kind"), (DatasetConfig("gen1", "x", "cats"), "data.spec"),
                             (DatasetConfig("gen1", ""), "data.root")):  # fmt: skip
         with pytest.raises(ConfigError, match=message):

@@ -53,7 +53,7 @@ def test_windows_are_chosen_evenly_and_have_no_boxes(files: list[Path]) -> None:
     assert all(len(data[i].boxes.labels) == 0 for i in range(5))
 
 
-def test_silence_is_left_out_and_one_window_is_too_few(files: list[Path], tmp_path: Path) -> None:
+def test_silence_is_left_out_and_one_window_is_too_few(tmp_path: Path) -> None:
     events = random_events(900, SIZE, 2 * WINDOW_US, 3)
     late = events.copy()
     late["t"] += 40 * WINDOW_US

@@ -21,7 +21,7 @@ from evburst.app.convert.descent import Showings, descend, fresh_batches, rate_o
 from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, score
 from evburst.app.plots.conversion import draw_course
 from evburst.app.runs import pick_device
-from evburst.app.scoring import scoring_of
+from evburst.app.scoring import SCORED, scoring_of
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
@@ -31,7 +31,6 @@ from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Runner
 from evburst.models.layout import input_stride
 from evburst.models.spiking.adaptive import least_tau
@@ -192,7 +191,7 @@ class Conversion:
         if bundle.parameters.timesteps == 1 or self.config.unlabelled:
             return {}
         windows = self.data.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
-        detector = Detector(bundle, PostConfig(score=0.001), engine="reference")
+        detector = Detector(bundle, SCORED, engine="reference")
         size, labels, names, steps = windows.spec.sensor_size, [], [], []
         for item in (windows[i] for i in range(len(windows))):
             grid = voxel_batch([item.window], bundle.voxel, size, bundle.stride)

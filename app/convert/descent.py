@@ -51,11 +51,6 @@ def rate_of(batch: int) -> float:
     return math.sqrt(batch / TUNED_BATCH)
 
 
-def block_of(batch: int) -> int:
-    """Windows per simulated block, for a number of windows per step."""
-    return max(BLOCK[0], BLOCK[1] * batch)
-
-
 @dataclass
 class Course:
     """History of a descent.
@@ -98,9 +93,9 @@ def fresh_batches(source: Showings, windows: int, done: int, batch: int, block: 
         windows: number of windows in total.
         done: number of windows that were learned from before, a multiple of `batch`.
         batch: windows per step.
-        block: windows per showing, which is rounded up to whole batches; 0: `block_of(batch)`.
+        block: windows per showing, which is rounded up to whole batches; 0: see BLOCK.
     """
-    block = _whole(block or block_of(batch), batch)
+    block = _whole(block or max(BLOCK[0], BLOCK[1] * batch), batch)
     seen = number = 0
     while source.fresh and seen < windows and (after := seen + _whole(min(block, windows - seen), batch)) <= done:
         seen, number = after, number + 1

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from evburst.app.convert.scores import run_windows
+from evburst.app.scoring import SCORED
 from evburst.data.datasets import Dataset
 from evburst.eval.bootstrap import number_units
 from evburst.eval.coco import frames_of
@@ -22,7 +23,6 @@ from evburst.eval.matching import match_predictions
 from evburst.eval.score_maps import FROM_SCORE, ScoreMap, calibrate_scores, record_of
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.spiking.convert.score_maps import are_convolutions, fold_score_maps
 from evburst.models.tasks import task_of
 
@@ -50,7 +50,7 @@ def with_score_maps(bundle: DetectorBundle, windows: Dataset) -> tuple[DetectorB
     if windows.spec.classes != classes:
         _LOG.info("scores are not calibrated: the data's classes are not those of the network")
         return bundle, {}
-    found = run_windows(Detector(bundle, PostConfig(score=0.001)), windows)
+    found = run_windows(Detector(bundle, SCORED), windows)
     matches = match_predictions(frames_of(found.labels, found.predictions), len(classes))  # type: ignore[arg-type]
     results = calibrate_scores(matches, len(classes), number_units(found.names))
     for name, result in zip(classes, results, strict=True):

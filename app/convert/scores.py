@@ -14,14 +14,13 @@ from tqdm import tqdm
 from evburst.app.console import show_progress
 from evburst.app.dataset_runs import DatasetResults, run_dataset
 from evburst.app.inference import Inference
-from evburst.app.scoring import Score, scoring_of
+from evburst.app.scoring import SCORED, Score, scoring_of
 from evburst.data.datasets import Dataset
-from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
+from evburst.data.representations.voxel_grid import padded_size
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, synaptic_ops
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
@@ -49,7 +48,7 @@ def score(
     bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
 ) -> tuple[Score, float]:
     """Return the AP (COCO) or top-1 over labelled windows, and the synaptic operations per window (0 for the ANN)."""
-    detector = Detector(bundle, PostConfig(score=0.001), ann=ann, timesteps=timesteps, engine=engine)
+    detector = Detector(bundle, SCORED, ann=ann, timesteps=timesteps, engine=engine)
     result, stats = score_detector(detector, windows)
     return result, _operations(stats)
 
@@ -66,7 +65,7 @@ def score_detector(detector: Detector, windows: Dataset, batch: int = 16) -> tup
 
 def measure_labelled(bundle: DetectorBundle, windows: Dataset, ann_score: float) -> Measurement:
     """Measure the loss and the operations on labelled windows, given the ANN's AP or top-1 on them."""
-    scored, stats = score_detector(Detector(bundle, PostConfig(score=0.001)), windows)
+    scored, stats = score_detector(Detector(bundle, SCORED), windows)
     layers = [layer for batch in stats for layer in batch.layers]
     spent, graded = (sum(float(getattr(x, name).sum()) for x in layers) for name in ("synaptic_ops", "graded_ops"))
     return Measurement(ann_score - scored.value, _operations(stats), spent / max(graded, 1.0))
@@ -96,12 +95,13 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]
     """
     scoring, classes = scoring_of(bundle.head), windows.spec.classes
     results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": "val"}
-    ann, snn = (run_windows(Detector(bundle, PostConfig(score=0.001), ann=is_ann), windows) for is_ann in (True, False))
+    ann, snn = (run_windows(Detector(bundle, SCORED, ann=is_ann), windows) for is_ann in (True, False))
     for name, network in (("ann", ann), ("snn", snn)):
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
         results[name] = {**figures, "per_class": scored.per_class}
-    macs = sum(dense_macs(bundle.graph, *voxel_size(bundle.voxel, windows, bundle.stride)).values())
+    width, height = padded_size(windows.spec.sensor_size, bundle.stride)
+    macs = sum(dense_macs(bundle.graph, bundle.voxel.channels, height, width).values())
     operations = _operations(_spikes(snn))
     results["snn"]["energy_of_ann"] = {
         name: round(operations * table.ac_pj / (macs * table.mac_pj), 4) for name, table in COST_TABLES.items()
@@ -126,9 +126,3 @@ def _spikes(results: DatasetResults) -> list[SpikeStats]:
 def _operations(stats: Sequence[SpikeStats]) -> float:
     """Return the synaptic operations per window."""
     return sum(float(synaptic_ops(window).sum()) for window in stats) / max(len(stats), 1)
-
-
-def voxel_size(voxel: VoxelConfig, windows: Dataset, stride: int) -> tuple[int, int, int]:
-    """Return (channels, H, W) of the padded grids."""
-    shape = voxel_batch([windows[0].window], voxel, windows.spec.sensor_size, stride).shape
-    return shape[1], shape[2], shape[3]

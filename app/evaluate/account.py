@@ -18,7 +18,7 @@ from evburst.models.activity import footprint
 from evburst.models.bundle import DetectorBundle
 
 
-def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int = 0) -> dict[str, Any]:
+def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int) -> dict[str, Any]:
     """Return the energy per window of a network compared with its alternatives, see `evburst.eval.energy.energy_figures`.
 
     Args:

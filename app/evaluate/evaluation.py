@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -21,13 +20,14 @@ from evburst.app.console import absolute_progress, show_progress
 from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import account, layer_figures, neurobench_metrics
 from evburst.app.evaluate.config import EvaluateConfig
-from evburst.app.evaluate.latency import CLOCK, Timing, spread, time_networks
+from evburst.app.evaluate.latency import CLOCK, Timing, time_networks
 from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run, check_order
 from evburst.app.inference import BATCH, Stats
+from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
 from evburst.app.runs import pick_device, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION
-from evburst.data.datasets import Dataset
+from evburst.data.datasets import Dataset, evenly_spread
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -117,7 +117,7 @@ class Evaluation:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [_counts(results) for results in per_network]
-        geometry = memory_geometry(self.bundle.graph, *self.predictor.shape)
+        geometry = memory_geometry(self.bundle.graph, *self.networks[0].timed.seen_shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
         measured = []
         for network, results, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):
@@ -142,7 +142,7 @@ class Evaluation:
             "recordings": len(parts),
             "faults": _sum_of_faults(parts),
             "window_ms": self.voxel.window_ms,
-            "downsample": self.predictor.downsample,
+            "downsample": self.networks[0].timed.downsample,
             "weights": Path(c.weights).stem,
             "clock": CLOCK,
             "config": to_dict(c),
@@ -164,13 +164,13 @@ class Evaluation:
 
     def _sample(self) -> NDArray[np.uint8]:
         """Return the grids of a few windows, spread evenly."""
-        return np.stack([self.predictor.seen(self.dataset[int(i)].window) for i in spread(len(self.dataset), BATCH)])
+        return np.stack([self.predictor.seen(self.dataset[i].window) for i in evenly_spread(len(self.dataset), BATCH)])
 
     def _open(self) -> Dataset:
         """Open the data set; the first process simulates missing windows, and the others wait for it."""
         c = self.config
         if self.rank > 0:
-            dist.barrier()
+            barrier(self.world)
         hidden = self.rank > 0 or not show_progress()
         with tqdm(desc="simulate", unit="win", disable=hidden or c.data.kind != "simulated") as bar:
             progress = absolute_progress(bar)
@@ -180,8 +180,8 @@ class Evaluation:
                 c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, True, task, known
             )  # fmt: skip
             dataset = open_dataset(c.data, request)
-        if self.rank == 0 and self.world > 1:
-            dist.barrier()
+        if self.rank == 0:
+            barrier(self.world)
         if dataset.spec.classes != self.bundle.head.classes:
             raise ConfigError(
                 f"weights {c.weights} have the classes {', '.join(self.bundle.head.classes)}; the dataset has "

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from evburst.app.evaluate.predict import PartResult, Predictor
 from evburst.app.outputs.render import events_picture
 from evburst.data.datasets import Part
-from evburst.data.events import SensorSize
 from evburst.eval.matching import match_predictions
 from evburst.eval.protocol import Frame, Protocol, match
 from evburst.eval.report.write import Picture
@@ -23,6 +22,7 @@ from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
 SCORE = 0.3
+_EACH = 4
 _LABEL, _PREDICTION = (120, 220, 90), (60, 150, 255)
 _WIDTH = 560
 _LAYERS = 6
@@ -38,9 +38,9 @@ class _Candidate:
 
 
 def best_and_worst(
-    predictor: Predictor, parts: Sequence[tuple[Part, PartResult]], protocol: Protocol, each: int = 4
+    predictor: Predictor, parts: Sequence[tuple[Part, PartResult]], protocol: Protocol
 ) -> tuple[list[Picture], int]:
-    """Draw the labelled windows with the best and the worst F1 at score 0.3 and IoU 0.5.
+    """Draw the _EACH labelled windows with the best and with the worst F1 at score 0.3 and IoU 0.5.
 
     Ties are ordered by the number of labels, then by IoU.
 
@@ -59,8 +59,8 @@ def best_and_worst(
             for frame, f1, iou in zip(frames, matches.frame_f1, matches.frame_iou, strict=True)
             if len(frame.labels)
         ]
-        best = sorted(best + candidates, key=lambda c: (-c.f1, -min(c.labels, 3), -c.iou))[:each]
-        worst = sorted(worst + candidates, key=lambda c: (c.f1, -c.labels, c.iou))[:each]
+        best = sorted(best + candidates, key=lambda c: (-c.f1, -min(c.labels, 3), -c.iou))[:_EACH]
+        worst = sorted(worst + candidates, key=lambda c: (c.f1, -c.labels, c.iou))[:_EACH]
     shown = {c.item for c in best}
     worst = [c for c in worst if c.item not in shown]
     return [_draw(predictor, c, c.item in shown) for c in best + worst], best[0].item
@@ -100,7 +100,7 @@ def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> Picture:
     item = predictor.dataset[candidate.item]
     grid = predictor.grid(item.window)
     scale = max(1, round(_WIDTH / spec.sensor_size.width))
-    picture = events_picture(grid, SensorSize(*spec.sensor_size), scale)
+    picture = events_picture(grid, spec.sensor_size, scale)
     for rows, colour, thickness in ((candidate.frame.labels, _LABEL, 3), (candidate.frame.predictions, _PREDICTION, 2)):
         for row in rows[rows["class_confidence"] >= SCORE] if rows is candidate.frame.predictions else rows:
             x0, y0 = round(float(row["x"]) * scale), round(float(row["y"]) * scale)

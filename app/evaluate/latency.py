@@ -14,7 +14,7 @@ from evburst.app.evaluate.predict import Network, PartResult, Predictor
 from evburst.app.inference import BATCH
 from evburst.app.lead import LeadPredictor
 from evburst.data.boxes import BBOX_DTYPE, Detections
-from evburst.data.datasets import Part
+from evburst.data.datasets import Part, evenly_spread
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.eval.coco import coco_result
 from evburst.eval.protocol import NO_BOXES, Protocol, RecordingBoxes, match
@@ -59,7 +59,7 @@ class Timing:
 def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], object]) -> list[Timing]:
     """Time all networks on up to `windows` windows, in turn on each, so that other load on the machine affects all equally."""
     dataset, grid = predictor.dataset, predictor.networks[0].timed.new_grid()
-    chosen = spread(len(dataset), windows).tolist()
+    chosen = evenly_spread(len(dataset), windows)
     latencies: list[list[float]] = [[] for _ in predictor.networks]
     for count, i in enumerate(chosen[:1] * _WARM_UP + chosen):
         window = dataset[i].window
@@ -88,8 +88,8 @@ def streaming_figures(
     protocol: Protocol,
     latency_ms: float,
     windows: int,
-    lead_ms: float = 0.0,
-    stride_ms: float | None = None,
+    lead_ms: float,
+    stride_ms: float | None,
 ) -> dict[str, Any] | None:
     """Return the AP of the newest results at each labelled time, and the AP of windows that end at that time.
 
@@ -99,7 +99,7 @@ def streaming_figures(
     dataset = predictor.dataset
     if not isinstance(dataset, RecordedWindows):
         return None
-    chosen = set(spread(len(dataset), windows).tolist())
+    chosen = set(evenly_spread(len(dataset), windows))
     offline, streaming, ages_ms = [], [], []
     lead_us, latency_us = round(1000 * lead_ms), round(1000 * latency_ms)
     step_us = None if stride_ms is None else round(1000 * stride_ms)
@@ -163,8 +163,3 @@ def _at(boxes: RecordingBoxes, times: NDArray[np.int64]) -> RecordingBoxes:
     """Return the boxes at some of the labelled times."""
     labels, predictions = (rows[np.isin(rows["t"], times)] for rows in (boxes.labels, boxes.predictions))
     return RecordingBoxes(labels, predictions, times, boxes.start_us)
-
-
-def spread(n: int, most: int) -> NDArray[np.int64]:
-    """Return up to `most` evenly spread indices from 0 to n - 1."""
-    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)

@@ -145,9 +145,9 @@ class Network:
         post: PostConfig,
         voxel: VoxelConfig,
         sensor_size: SensorSize,
-        device: str = "cpu",
-        engine: str = "auto",
-        downsample: int = 0,
+        device: str,
+        engine: str,
+        downsample: int,
     ) -> None:
         self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size)
         ann = run.model == "ann"
@@ -178,23 +178,14 @@ class Predictor:
         self.dataset, self.networks, self.voxel = dataset, networks, networks[0].timed.voxel
         self._folder, self._settings = folder, json.dumps([_VERSION, BATCH, settings], sort_keys=True)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, H, W) of a grid as the networks see it, padded."""
-        return self.networks[0].timed.seen_shape
-
-    @property
-    def downsample(self) -> int:
-        """Side of the blocks of pixels that the networks see as one."""
-        return self.networks[0].timed.downsample
-
     def predict(self, part: Part, number: int, progress: Callable[[int], object]) -> list[PartResult]:
         """Return the result of each network on a part; `progress` is called with the number of windows done."""
         paths = [self._path(part, number, network.run) for network in self.networks]
         results = [_load(path) for path in paths]
         missing = [k for k, result in enumerate(results) if result is None]
         for k, result in zip(missing, self._compute(part, [self.networks[k] for k in missing], progress), strict=True):
-            _save(paths[k], result)
+            with replacing(paths[k]) as file:
+                file.write_bytes(result.to_bytes())
             results[k] = result
         if not missing:
             progress(len(part.items))
@@ -206,7 +197,7 @@ class Predictor:
         return inference.bin(window, inference.new_grid()).grid
 
     def seen(self, window: EventWindow) -> NDArray[np.uint8]:
-        """Return the grid of a window as the networks see it, `shape` uint8."""
+        """Return the grid of a window as the networks see it, padded: `(channels, H, W)` uint8."""
         return np.asarray(self.networks[0].timed.as_seen([self.grid(window)], 1)[0])
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
@@ -285,11 +276,6 @@ def check_order(dataset: Dataset, window_us: int) -> None:
 def _scores_of(result: WindowResult, n_classes: int) -> NDArray[np.float32]:
     """Return the class scores `(K,)` of a window, NaN if it was idle; `(0,)` for a detector."""
     return np.full(n_classes, np.nan, np.float32) if result.classification is None else result.classification.scores
-
-
-def _save(path: Path, result: PartResult) -> None:
-    with replacing(path) as part:
-        part.write_bytes(result.to_bytes())
 
 
 def _load(path: Path) -> PartResult | None:

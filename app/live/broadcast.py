@@ -24,7 +24,7 @@ from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import palette
 from evburst.app.runs import traffic_figures
 from evburst.data.classification import DETECTION
-from evburst.data.events import EventWindow, SensorSize
+from evburst.data.events import SensorSize
 from evburst.models.bundle import bundled_weights
 
 _POLL_S = 0.01
@@ -80,7 +80,7 @@ class Broadcaster:
         finally:
             self._views = [other for other in self._views if other is not view]
 
-    def show(self, result: WindowResult, window: EventWindow) -> None:
+    def show(self, result: WindowResult) -> None:
         """Store a result. Clients poll for it, because notifying them would make the inference thread release the GIL."""
         pipeline = self._pipeline
         source = pipeline.source

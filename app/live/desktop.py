@@ -18,7 +18,6 @@ from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import Renderer, beside
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventWindow
 from evburst.data.extras import pip_install
 
 _TITLE = "evburst live: Space pauses, left and right seek, p shows the source, s saves a picture, q ends"
@@ -61,7 +60,7 @@ class LiveWindow:
             pipeline.source.measure()
         pipeline.viewers.append(self)
 
-    def show(self, result: WindowResult, window: EventWindow) -> None:
+    def show(self, result: WindowResult) -> None:
         """See Viewer."""
         with self._lock:
             self._newest = result, self._pipeline.shown

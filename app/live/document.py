@@ -10,7 +10,7 @@ from pathlib import Path
 _FOLDER = Path(__file__).resolve().parent / "page"
 
 
-def page(root_path: str = "") -> str:
+def page(root_path: str) -> str:
     """Return the page's HTML; `root_path` is its path prefix behind a reverse proxy, or empty."""
     document = _read("page.html").replace("/* style */", _read("page.css")).replace("/* script */", _script())
     return document.replace('data-root=""', f'data-root="{html.escape(root_path)}"')

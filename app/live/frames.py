@@ -23,6 +23,8 @@ LONGEST_GAP_US = 1_000_000
 """Longest time between two frames from which events are simulated."""
 
 _SHORTEST_STEP_US = 10_000
+_LAP_S = 6.0
+"""Duration of one loop of the fake camera."""
 
 
 class Frame(NamedTuple):
@@ -74,15 +76,12 @@ class FakeCamera:
         size: (W, H) px of its frames.
         frames_per_s: frame rate, Hz.
         dies_after: seconds until the camera fails, for each time it is opened; it does not fail once the list is used up.
-        lap_s: duration of one loop, s.
     """
 
     finite, ahead, name, kind = False, False, "fake camera", "drawn"
 
-    def __init__(
-        self, size: SensorSize, frames_per_s: float = 30.0, dies_after: tuple[float, ...] = (), lap_s: float = 6.0
-    ) -> None:
-        self._size, self._step_us, self._lap = size, 1e6 / frames_per_s, max(round(lap_s * frames_per_s), 1)
+    def __init__(self, size: SensorSize, frames_per_s: float = 30.0, dies_after: tuple[float, ...] = ()) -> None:
+        self._step_us, self._lap = 1e6 / frames_per_s, max(round(_LAP_S * frames_per_s), 1)
         self._lives = list(dies_after)
         self._scene, self._drawn = StreetScene(size, 3), dict[int, NDArray[np.uint8]]()
         self._opened_s: float | None = None
@@ -159,7 +158,6 @@ class FrameSource:
         config: properties of the simulated sensor.
         window_us: window length, by which a file is paced.
         upsample: interpolate frames along the motion.
-        seed: random seed of the simulation.
         speed: playback speed of a file; 0.1 plays it ten times slower.
 
     Attributes:
@@ -175,13 +173,12 @@ class FrameSource:
         config: SimulatorConfig,
         window_us: int,
         upsample: bool = True,
-        seed: int = 0,
         speed: float = 1.0,
     ) -> None:
         self.kind = grabber.kind
         self.picture: NDArray[np.uint8] | None = None
         self.name, self.finite, self.sensor_size, self.faults = grabber.name, grabber.finite, sensor_size, Faults()
-        self.grabber, self._config, self._window_us, self._seed, self._speed = grabber, config, window_us, seed, speed
+        self.grabber, self._config, self._window_us, self._speed = grabber, config, window_us, speed
         self._upsampler = MotionUpsampler() if upsample else None
         self._sensor = self._new_sensor()
         self._last: tuple[NDArray[np.uint8], int] | None = None
@@ -257,7 +254,7 @@ class FrameSource:
         return np.concatenate([self._sensor.step(log_intensity(f), t) for f, t in zip(steps, times, strict=True)])
 
     def _new_sensor(self) -> EventSimulator:
-        return EventSimulator(self.sensor_size, self._config, self._seed, parallel=False)
+        return EventSimulator(self.sensor_size, self._config, parallel=False)
 
     def _warm_up(self) -> None:
         """Compile the simulator's kernels before the run starts."""

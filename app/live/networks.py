@@ -66,15 +66,10 @@ def prepare(detect: DetectConfig, sensor_size: SensorSize, faults: Faults, curre
         faults: counters of the source's faults.
         current: the current network; returned if only the post-processing differs, and its weights are reused if possible.
     """
-    if current is not None and same_network(current.detect, detect):
+    if current is not None and replace(current.detect, post=detect.post) == detect:
         return current
     is_loaded = current is not None and current.detect.weights == detect.weights
     bundle = current.bundle if current is not None and is_loaded else load_weights(detect, remarks=False)
     inference = open_inference(bundle, detect, sensor_size, faults)
     inference.warm_up(EventWindow(0, inference.voxel.window_us, NO_EVENTS))
     return Prepared(detect, bundle, inference)
-
-
-def same_network(one: DetectConfig, other: DetectConfig) -> bool:
-    """Return whether two settings differ at most in the post-processing."""
-    return replace(one, post=other.post) == other

@@ -22,7 +22,7 @@ from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.app.live.totals import RunTotals
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, EvburstError, SourceError
-from evburst.data.events import Events, EventWindow
+from evburst.data.events import Events
 from evburst.data.filters import EventFilter
 from evburst.data.simulation.sensor import SimulatorConfig
 
@@ -75,7 +75,7 @@ class Viewer(Protocol):
         """Whether everybody who watches has paused; None if nobody watches."""
         ...
 
-    def show(self, result: WindowResult, window: EventWindow) -> None:
+    def show(self, result: WindowResult) -> None:
         """Receive one window's result, whose arrays are not modified later."""
         ...
 
@@ -83,7 +83,7 @@ class Viewer(Protocol):
 class _Binned(NamedTuple):
     network: Prepared
     binned: BinnedWindow
-    due: DueWindow
+    due_s: float
 
 
 class _Captured(NamedTuple):
@@ -327,8 +327,7 @@ class LivePipeline:
         if self.config.detect.filters.any_on:
             keep = self._filter.keep(*columns(window)[:3])
             window = replace(window, words=window.words.compress(keep, 0))
-        grid = network.inference.new_grid()
-        return _Binned(network, network.inference.bin(window, grid), DueWindow(window, due.due_s))
+        return _Binned(network, network.inference.bin(window, network.inference.new_grid()), due.due_s)
 
     def _write(self, events: Events) -> None:
         with self._recording:
@@ -346,14 +345,13 @@ class LivePipeline:
             item = self._binned.get(0.1)
             if item is None:
                 continue
-            window, due_s = item.due
-            binned = replace(item.binned, seconds=time.perf_counter() - due_s)
+            binned = replace(item.binned, seconds=time.perf_counter() - item.due_s)
             (result,) = item.network.inference.run([binned])
             result = self._filtered(item.network, result)
             self.figures.add(result, item.network)
             self.shown = item.network
             for viewer in self.viewers:
-                viewer.show(result, window)
+                viewer.show(result)
 
     def _filtered(self, network: Prepared, result: WindowResult) -> WindowResult:
         """Apply the settings that concern consecutive windows; they start anew with another network."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evburst.data.encoding import pack
+from evburst.data.encoding import WRAP_US, pack
 from evburst.data.errors import DataError
 from evburst.data.events import Events, SensorSize
 from evburst.data.readers.dat import dat_header
-
-DAT_TIMES_US = 1 << 32
 
 
 class LiveRecorder:
@@ -52,7 +50,7 @@ class LiveRecorder:
         if not len(events) or self.full:
             return
         wrapped = events.copy()
-        wrapped["t"] %= DAT_TIMES_US
+        wrapped["t"] %= WRAP_US
         try:
             self._file.write(pack(wrapped).tobytes())
             self._file.flush()

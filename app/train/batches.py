@@ -109,7 +109,7 @@ class Batches:
         places = self._places(first)
         if self._loaders:
             loader: DataLoader[Batch] = DataLoader(
-                _BatchDataset(self._work),
+                self._work,
                 batch_size=None,
                 sampler=places,  # type: ignore[arg-type]  # any iterable, and it is read lazily
                 num_workers=self._loaders,
@@ -121,10 +121,10 @@ class Batches:
             yield from loader
             return
         with ThreadPoolExecutor(1) as pool:
-            pending = [pool.submit(self._work.batch, *place) for place in islice(places, _AHEAD)]
+            pending = [pool.submit(self._work.__getitem__, place) for place in islice(places, _AHEAD)]
             while pending:
                 yield pending.pop(0).result()
-                pending += [pool.submit(self._work.batch, *place) for place in islice(places, 1)]
+                pending += [pool.submit(self._work.__getitem__, place) for place in islice(places, 1)]
 
     def _places(self, first: int) -> Iterator[tuple[int, int]]:
         for epoch in range(first, self._epochs):
@@ -138,19 +138,9 @@ def _use_one_thread(_: int) -> None:
     numba.set_num_threads(1)
 
 
-class _BatchDataset(TorchDataset[Batch]):
-    """A run's batches, addressed by (epoch, number), as DataLoader expects it."""
-
-    def __init__(self, work: _Work) -> None:
-        self._work = work
-
-    def __getitem__(self, place: tuple[int, int]) -> Batch:
-        return self._work.batch(*place)
-
-
 @dataclass
-class _Work:
-    """Preparation of single batches; the fields are those of Batches."""
+class _Work(TorchDataset[Batch]):
+    """A run's batches by (epoch, number), as DataLoader expects them; the fields are those of Batches."""
 
     opened: Opener
     n_windows: int
@@ -165,8 +155,8 @@ class _Work:
         wanted = min(s.windows or _LEAST_SHOWN, _LEAST_SHOWN)
         return self.n_windows // s.batch * (s.passes or max(1, math.ceil(wanted / self.n_windows)))
 
-    def batch(self, epoch: int, number: int) -> Batch:
-        """Return a batch by its position in an epoch."""
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        epoch, number = place
         s, windows = self.config.schedule, self.opened(epoch)
         done, row = divmod(number, self.n_windows // s.batch)
         order = np.random.default_rng([s.seed, epoch, done]).permutation(self.n_windows)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from evburst.app import console
 from evburst.app.config import build
+from evburst.app.console import show_progress
 from evburst.app.processes import process_group
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.trainer import BEST, FILES, SOURCES, Trainer, is_training
@@ -22,14 +22,10 @@ from evburst.models.detectors import task_of_architecture
 _FIGURES = ("ap", "ap50", "top1", "top5")
 
 
-def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
+def train(config: TrainConfig) -> Path:
     """Train, or resume an unfinished run in the output folder, and return the path of the best epoch's weights.
 
     Under torchrun, every process takes its share of each batch; the first one also validates the epochs and writes all files.
-
-    Args:
-        config: settings of the run.
-        show_progress: whether to show progress bars; None: if stderr is a terminal.
 
     Raises:
         EvburstError: the data or the initial weights cannot be used; another process writes into the folder; or the folder
@@ -42,7 +38,7 @@ def train(config: TrainConfig, show_progress: bool | None = None) -> Path:
         only_writer(out) if rank == 0 else nullcontext(),
     ):
         refuse_foreign((out / name for name in FILES), is_training(out))
-        Trainer(config, console.show_progress() if show_progress is None else show_progress).run()
+        Trainer(config, show_progress()).run()
     return out / BEST
 
 

@@ -36,7 +36,6 @@ from evburst.app.train.windows import EpochWindows, open_split
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
-from evburst.data.events import SensorSize
 from evburst.data.files import make_folder, read_json
 from evburst.data.representations.voxel_grid import padded_size, voxel_batch
 from evburst.models.bundle import load_tensors, read_kind, save_tensors
@@ -54,12 +53,6 @@ SOURCES = ("recordings", "pictures")
 
 _MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers", "schedule.loaders")
 """Settings that may differ when a run is resumed."""
-
-
-def network_config(config: TrainConfig, classes: tuple[str, ...], size: SensorSize) -> NetworkConfig:
-    """The network for data of these classes and this sensor."""
-    width, height = padded_size(size, training_stride(config.architecture, size))
-    return NetworkConfig(config.architecture, config.activation, config.voxel.channels, classes, (width, height))
 
 
 class Trainer:
@@ -96,7 +89,10 @@ class Trainer:
         torch.manual_seed(s.seed)
         size = self.train.spec.sensor_size
         self.stride = training_stride(config.architecture, size)
-        self.network_config = network_config(config, self.train.spec.classes, size)
+        width, height = padded_size(size, self.stride)
+        self.network_config = NetworkConfig(
+            config.architecture, config.activation, config.voxel.channels, self.train.spec.classes, (width, height)
+        )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = self._initial_network()
         self.ema = deepcopy(self.model).eval().requires_grad_(False)

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from evburst.app.dataset_runs import run_dataset
 from evburst.app.inference import Inference
-from evburst.app.scoring import Score, scoring_of
+from evburst.app.scoring import SCORED, Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.tasks import Prediction, task_of
 
 
@@ -67,7 +66,7 @@ class _NetworkInTraining:
         x = torch.from_numpy(grids).to(self._device).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
             maps = self._model(x)
-        return self._task.decode(maps, self._model.head_spec, PostConfig(score=0.001), sensor_size, t_us), None
+        return self._task.decode(maps, self._model.head_spec, SCORED, sensor_size, t_us), None
 
     def dense_macs(self, height: int, width: int) -> int:
         """See GridNetwork; 0, because training reports no energy."""

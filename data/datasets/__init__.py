@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from evburst.data.boxes import Detections
 from evburst.data.events import EventWindow, SensorSize
 
@@ -118,3 +120,9 @@ class Dataset(Protocol):
     def parts(self) -> list[Part]:
         """Return all items, in order, grouped by recording."""
         ...
+
+
+def evenly_spread(n: int, most: int) -> list[int]:
+    """Return up to `most` evenly spread indices from 0 to n - 1."""
+    indices: list[int] = np.linspace(0, n - 1, min(n, most)).astype(int).tolist()
+    return indices

@@ -7,7 +7,6 @@ corners of the box, with the first repeated at the end, then the outline. In `Fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,10 @@ from evburst.data.readers.bin import N_CALTECH101
 _MIN_CORNERS = 4
 
 
-@dataclass(frozen=True)
-class CaltechAnnotation:
-    """The object of one N-Caltech101 recording.
+def read_caltech_box(path: Path, sensor_size: SensorSize = N_CALTECH101) -> NDArray[np.float32]:
+    """Return the box in an `annotation_XXXX.bin` file: `(4,)` float32, x0 y0 x1 y1 px, clipped to the sensor.
 
-    Attributes:
-        box_xyxy: `(4,)` float32, x0 y0 x1 y1 px, clipped to the sensor (corners can be negative in the file).
-        contour: `(n, 2)` int16, x and y of the outline in px, as in the file.
-    """
-
-    box_xyxy: NDArray[np.float32]
-    contour: NDArray[np.int16]
-
-
-def read_caltech_annotation(path: Path, sensor_size: SensorSize = N_CALTECH101) -> CaltechAnnotation:
-    """Read an `annotation_XXXX.bin` file.
+    Corners can be negative in the file. Its outline is checked, but not used.
 
     Raises:
         LabelError: the file is missing, truncated or of another layout, or its box lies outside the sensor or is empty.
@@ -44,14 +32,14 @@ def read_caltech_annotation(path: Path, sensor_size: SensorSize = N_CALTECH101) 
     except FileNotFoundError:
         raise LabelError(f"{path}: no such annotation") from None
     corners, contour_start = _matrix(path, values, 0)
-    contour, _ = _matrix(path, values, contour_start)
+    _matrix(path, values, contour_start)
     if len(corners) < _MIN_CORNERS:
         raise LabelError(f"{path}: the box has {len(corners)} corners, expected at least {_MIN_CORNERS}")
     ends = np.stack([corners.min(0), corners.max(0)])
-    box = np.clip(ends, 0, np.array(sensor_size)).astype(np.float32).reshape(4)
+    box: NDArray[np.float32] = np.clip(ends, 0, np.array(sensor_size)).astype(np.float32).reshape(4)
     if not (box[0] < box[2] and box[1] < box[3]):
         raise LabelError(f"{path}: the box {ends.reshape(4).tolist()} covers no pixel of the {sensor_size} sensor")
-    return CaltechAnnotation(box, contour)
+    return box
 
 
 def _matrix(path: Path, values: NDArray[np.int16], start: int) -> tuple[NDArray[np.int16], int]:

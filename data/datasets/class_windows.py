@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, NoEventsError, SensorSizeError
@@ -121,9 +121,9 @@ def open_class_windows(
     root: Path,
     split: str,
     window_us: int,
-    n_windows: int = 0,
-    cache: Path | None = None,
-    held: HeldTime = HeldTime(),
+    n_windows: int,
+    cache: Path | None,
+    held: HeldTime,
     filters: FiltersConfig = FiltersConfig(),  # noqa: B008 (frozen)
     **reading: Any,
 ) -> ClassWindows:
@@ -189,7 +189,7 @@ class ClassWindows:
         if not items:
             raise DataError(f"{dataset.name}: the recordings are too short for a window of split {split!r}")
         if n_windows:
-            items = [items[i] for i in np.linspace(0, len(items) - 1, min(n_windows, len(items))).astype(int)]
+            items = [items[i] for i in evenly_spread(len(items), n_windows)]
         self._items = items
 
     def __len__(self) -> int:
@@ -197,11 +197,7 @@ class ClassWindows:
 
     def __getitem__(self, i: int) -> LabelledWindow:
         number, end_us = self._items[i]
-        return LabelledWindow(self._index(number).window(end_us), self.labels(i), self.name_of(i))
-
-    def name_of(self, i: int) -> str:
-        """Return the name of the recording of item i."""
-        return self._dataset.recordings[self._items[i][0]].name
+        return LabelledWindow(self._index(number).window(end_us), self.labels(i), self._dataset.recordings[number].name)
 
     def labels(self, i: int) -> Detections:
         """See Dataset."""

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.boxes import load_prophesee_boxes
+from evburst.data.boxes import read_prophesee_boxes
 from evburst.data.datasets import DatasetSpec
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
@@ -96,13 +96,8 @@ def prophesee(path: Path) -> LabelFile:
     Raises:
         LabelError: see `load_prophesee_boxes`.
     """
-    raw = load_prophesee_boxes(path)
-    xy, wh = np.stack([raw["x"], raw["y"]], 1), np.stack([raw["w"], raw["h"]], 1)
-    boxes = np.concatenate([xy, xy + wh], 1)
-    order = np.argsort(raw["t"], kind="stable")
-    times, firsts = np.unique(raw["t"][order], return_index=True)
-    groups = zip(times.tolist(), np.split(order, firsts[1:]), strict=True) if len(raw) else ()
-    return LabelFile(tuple(NamedBoxes(t, boxes[rows], raw["class_id"][rows].tolist()) for t, rows in groups))
+    found = read_prophesee_boxes(path)
+    return LabelFile(tuple(NamedBoxes(boxes.t_us, boxes.boxes_xyxy, boxes.labels.tolist()) for boxes in found))
 
 
 @label_file("_bbox.csv")

@@ -31,7 +31,7 @@ import numpy as np
 
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
-from evburst.data.datasets.caltech import read_caltech_annotation
+from evburst.data.datasets.caltech import read_caltech_box
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file
 from evburst.data.datasets.selection import SELECT, SHARE, held_out
 from evburst.data.errors import DataError, LabelError
@@ -323,7 +323,7 @@ def _caltech(source: LayoutFolder, events: Path, annotation: Path, name: str) ->
 
 
 def _caltech_labels(path: Path, name: str) -> LabelFile:
-    box = read_caltech_annotation(path).box_xyxy[None]
+    box = read_caltech_box(path)[None]
     return LabelFile(tuple(NamedBoxes(t, box, (name,)) for t in _SACCADE_ENDS_US))
 
 

@@ -251,9 +251,9 @@ class PictureFolder:
         file, rows = self.sets[set_name][rng.integers(len(self.sets[set_name]))]
         return self._read(set_name, file, rows)
 
-    def names(self, sets: list[str] | None = None) -> list[tuple[str, int]]:
+    def names(self, sets: Sequence[str] = ()) -> list[tuple[str, int]]:
         """Return (set, index) of every picture, in order: of those given sets that exist, or of all sets."""
-        chosen = [name for name in sets or [] if name in self.sets] or self.sets
+        chosen = [name for name in sets if name in self.sets] or self.sets
         return [(name, k) for name in sorted(chosen) for k in range(len(self.sets[name]))]
 
     def get(self, set_name: str, number: int) -> Picture:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
@@ -85,7 +85,7 @@ class Reading:
 
 
 def unlabelled_windows(
-    recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, split: str, n_windows: int = 0
+    recordings: Sequence[Path], spec: DatasetSpec, reading: Reading, split: str, n_windows: int
 ) -> RecordedWindows:
     """The windows of recordings without labels, those without events left out, as a Dataset without boxes.
 
@@ -140,11 +140,11 @@ class RecordedWindows:
         LabelError: no label lies within its recording.
     """
 
-    def __init__(self, layout: Layout, reading: Reading, n_windows: int = 0) -> None:
+    def __init__(self, layout: Layout, reading: Reading, n_windows: int) -> None:
         self.unlabelled, self._root, self._reading = layout.unlabelled, layout.root, reading
         items = [(recording, k) for recording in layout.recordings for k in range(len(recording.labels))]
         if n_windows:
-            items = [items[i] for i in np.linspace(0, len(items) - 1, min(n_windows, len(items))).astype(int)]
+            items = [items[i] for i in evenly_spread(len(items), n_windows)]
         self._items = items
         self._open: OrderedDict[Path, EventIndex] = OrderedDict()
         self._faults: dict[str, dict[str, int]] = {}
@@ -231,7 +231,9 @@ class RecordedWindows:
             self._faults[self._name(recording)] = index.faults.found()
             self._warn_outside(recording, index)
         self._open[path] = index
-        while len(self._open) > 1 and (len(self._open) > _OPEN_FILES or self._count_held_events() > MAX_HELD_EVENTS):
+        while len(self._open) > 1 and (
+            len(self._open) > _OPEN_FILES or sum(opened.held_events for opened in self._open.values()) > MAX_HELD_EVENTS
+        ):
             self._open.popitem(last=False)
         return index
 
@@ -251,9 +253,6 @@ class RecordedWindows:
             return EmptyRecording(max(first_us, 0), window_us)
         except DataError as error:
             raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-    def _count_held_events(self) -> int:
-        return sum(index.held_events for index in self._open.values())
 
     def _times_outside(self, recording: Recording, index: EventIndex) -> list[int]:
         """Return the labelled times whose windows do not overlap the recording."""

@@ -27,9 +27,8 @@ def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collect
     """
     target, names, count = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
     left = Counter(what for own in (contents or {}).values() for what in own)
-    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())[
-        : len(sizes) - 1
-    ]:
+    by_hash = sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())
+    for name in by_hash[:-1]:
         own = contents[name] if contents else ()
         if count < target and all(left[what] > 1 for what in own):
             names.add(name)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets import DatasetSpec, LabelledWindow, Part
+from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
 from evburst.data.encoding import pack
@@ -78,7 +78,7 @@ class SimulatedConfig:
             raise ValueError(f"sequence must be a power of two, 1 to {_BLOCK}")
 
 
-def draw_sensor(rng: np.random.Generator, uneven: float = 0.0) -> SimulatorConfig:
+def draw_sensor(rng: np.random.Generator, uneven: float) -> SimulatorConfig:
     """Draw the properties of a sensor from the range of real sensors and their bias settings.
 
     Args:
@@ -113,7 +113,7 @@ def simulate_scene(
     spec = folder.spec
     single = number is not None
     if number is not None:  # Beyond the last picture the first ones are shown again, with other motion.
-        names = folder.names(list(config.val_sets) or None)
+        names = folder.names(config.val_sets)
         pictures = [folder.get(*names[number % len(names)])]
     else:
         sets = [name for name in config.sets if name in folder.sets] or sorted(folder.sets)
@@ -235,7 +235,7 @@ class SimulatedWindows:
         self.spec = spec
         self._window_us = window_us
         folder = PictureFolder(root, split, spec)
-        names = folder.names(list(config.val_sets) or None)
+        names = folder.names(config.val_sets)
         pictures = len(names)
         shown = {name for name, _ in names} if split != "train" else set(config.sets) & set(folder.sets) or set(folder.sets)
         self.left_out = tuple(sorted(set(folder.sets) - shown))
@@ -243,9 +243,7 @@ class SimulatedWindows:
         if config.sequence > 1 and (spec.scene != "drive" or spec.whole):
             raise ConfigError(f"data.simulated.sequence: {spec.name!r} has no sequences; leave it at 1")
         scenes = max(1, n_windows // config.sequence) if n_windows else pictures
-        numbers: list[int] | None = None
-        if spread and 0 < scenes < pictures:
-            numbers = np.linspace(0, pictures - 1, scenes).astype(int).tolist()
+        numbers = evenly_spread(pictures, scenes) if spread and 0 < scenes < pictures else None
         n_windows = scenes * config.sequence
         labels = sorted(spec.source_names.items()), sorted(spec.ignored_names)
         shown_as = [spec.name, list(spec.sensor_size), *labels]

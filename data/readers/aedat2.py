@@ -34,7 +34,6 @@ from evburst.data.readers.packets import PacketFile, settle_size
 
 MAGIC = b"#!AER-DAT2"
 EVENT_BYTES = 8
-WRAP_US = 1 << 32
 _MAX_HEADER_BYTES = 1 << 22
 _PROBED_EVENTS = 1 << 14
 _CHIP = re.compile(rb"^#\s*AEChip:\s*(\S+)", re.MULTILINE)
@@ -121,11 +120,7 @@ class Aedat2File(PacketFile):
                 yield events
 
 
-def _is_aedat2(head: bytes, path: Path) -> bool:
-    return head.startswith(MAGIC)
-
-
-@reader("aedat2", recognise=_is_aedat2, suffixes=(".aedat",))
+@reader("aedat2", recognise=lambda head, path: head.startswith(MAGIC), suffixes=(".aedat",))
 def open_aedat2(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Aedat2File:
     """Open an AEDAT 2.0 file; see Aedat2File."""
     return Aedat2File(path, sensor_size)

@@ -131,11 +131,7 @@ class Aedat3File(PacketFile):
         return events
 
 
-def _is_aedat3(head: bytes, path: Path) -> bool:
-    return head.startswith(MAGIC)
-
-
-@reader("aedat3", recognise=_is_aedat3)
+@reader("aedat3", recognise=lambda head, path: head.startswith(MAGIC))
 def open_aedat3(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Aedat3File:
     """Open an AEDAT 3.1 file; see Aedat3File."""
     return Aedat3File(path, sensor_size)

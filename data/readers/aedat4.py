@@ -21,7 +21,7 @@ from evburst.data.extras import require
 from evburst.data.readers import reader
 from evburst.data.readers.columns import columns_to_events
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
-from evburst.data.readers.packets import PacketFile, library_errors, settle_size, split_packets
+from evburst.data.readers.packets import PacketFile, library_errors, settle_size, split_packet
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 HEADER_IDENTIFIER = b"IOHE"
@@ -59,7 +59,7 @@ class Aedat4File(PacketFile):
             columns = {"t": events["t"], "x": events["x"], "y": events["y"], "p": events["on"]}
             place = f"{self.path}: events {count} to {count + len(events) - 1}"
             count += len(events)
-            yield from split_packets([columns_to_events(columns, place, self.faults)])
+            yield from split_packet(columns_to_events(columns, place, self.faults))
         if count == 0:
             raise NoEventsError(f"{self.path}: no event in the whole file")
 
@@ -86,11 +86,7 @@ class Aedat4File(PacketFile):
         self.faults.truncated_bytes = packets.rest()
 
 
-def _is_aedat4(head: bytes, path: Path) -> bool:
-    return head.startswith(MAGIC)
-
-
-@reader("aedat4", recognise=_is_aedat4, suffixes=(".aedat4",))
+@reader("aedat4", recognise=lambda head, path: head.startswith(MAGIC), suffixes=(".aedat4",))
 def open_aedat4(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Aedat4File:
     """Open an AEDAT4 file; see Aedat4File."""
     return Aedat4File(path, sensor_size)

@@ -30,7 +30,6 @@ from evburst.data.readers.packets import PacketFile
 
 EVENT_BYTES = 5
 N_CALTECH101 = SensorSize(240, 180)
-N_MNIST = SensorSize(34, 34)
 WRAP_US = 1 << 23
 LEAP_US = 1 << 22
 OVERFLOW_Y = 240

@@ -200,7 +200,7 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
     return t if unit.name == "us" else t.astype(np.int64) * int(factor)
 
 
-def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None = None) -> Unit:
+def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None) -> Unit:
     """Determine the unit of a recording's times from its first events; warns or raises if the result is implausible.
 
     An implausible unit is an error, even if the column's name states it, since names survive conversions; if the caller states

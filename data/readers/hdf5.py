@@ -183,11 +183,7 @@ class Hdf5File(PacketFile):
         return "x".join(sides)
 
 
-def _is_hdf5(head: bytes, path: Path) -> bool:
-    return head.startswith(SIGNATURE)
-
-
-@reader("hdf5", recognise=_is_hdf5, suffixes=(".h5", ".hdf5"), defined=False)
+@reader("hdf5", recognise=lambda head, path: head.startswith(SIGNATURE), suffixes=(".h5", ".hdf5"), defined=False)
 def open_hdf5(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Hdf5File:
     """Open an HDF5 file of one of the layouts above; see Hdf5File."""
     return Hdf5File(path, sensor_size, options)

@@ -34,7 +34,7 @@ class MappedWords:
         dtype: data type of a word.
         offset: bytes before the first word.
         shape: shape of the array of words.
-        order: "C" or "F", the memory order in the file.
+        fortran: whether the file has them in column-major order.
 
     Attributes:
         array: the words, as a view of the map.
@@ -43,7 +43,7 @@ class MappedWords:
         EventFileError: the file cannot be read or mapped, or was shortened.
     """
 
-    def __init__(self, path: Path, dtype: DTypeLike, offset: int, shape: tuple[int, ...], order: str = "C") -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, offset: int, shape: tuple[int, ...], fortran: bool = False) -> None:
         self._path, self._offset = path, offset
         count = math.prod(shape)
         self._end = offset + count * np.dtype(dtype).itemsize
@@ -59,7 +59,7 @@ class MappedWords:
         if len(memory) < self._end:
             raise self._shortened(len(memory))
         words = np.frombuffer(memory, dtype, count, offset)
-        self.array: NDArray[Any] = words.reshape(shape, order="F" if order == "F" else "C")
+        self.array: NDArray[Any] = words.reshape(shape, order="F" if fortran else "C")
         self._row_bytes = max(self.array.nbytes // len(self.array), 1)
         self.rewind()
 

@@ -70,11 +70,10 @@ def too_many_in_window(path: Path, t0_us: int, window_us: int) -> EventFileError
     )
 
 
-def split_packets(packets: Iterable[Events]) -> Iterator[Events]:
-    """Split packets into packets of 1 to PACKET_EVENTS events."""
-    for packet in packets:
-        for start in range(0, len(packet), PACKET_EVENTS):
-            yield packet[start : start + PACKET_EVENTS]
+def split_packet(events: Events) -> Iterator[Events]:
+    """Split events into packets of 1 to PACKET_EVENTS."""
+    for start in range(0, len(events), PACKET_EVENTS):
+        yield events[start : start + PACKET_EVENTS]
 
 
 @contextmanager

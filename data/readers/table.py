@@ -74,7 +74,7 @@ class NpyFile(PacketFile):
                 if extra_bytes < 0:
                     raise ValueError(f"{-extra_bytes} bytes are missing")
         self._keys = _layout(dtype, shape, str(path), options)
-        self._mapped = MappedWords(path, dtype, self.offset, shape, "F" if fortran else "C")
+        self._mapped = MappedWords(path, dtype, self.offset, shape, fortran)
         self.array: NDArray[Any] = self._mapped.array
         self.faults.truncated_bytes = extra_bytes
         rows = self.array[:SAMPLE_EVENTS]
@@ -187,16 +187,12 @@ class NpzFile(PacketFile):
                 yield place, {column: pick_column(rows[member], key) for column, (member, key) in self._sources.items()}
 
 
-def _is_npy(head: bytes, path: Path) -> bool:
-    return head.startswith(NPY_MAGIC)
-
-
 def _is_npz(head: bytes, path: Path) -> bool:
     """Recognise a zip archive whose first member is an array (its name is at byte 30)."""
     return head.startswith(b"PK\x03\x04") and b".npy" in head[30:286]
 
 
-@reader("npy", recognise=_is_npy, suffixes=(".npy",), defined=False)
+@reader("npy", recognise=lambda head, path: head.startswith(NPY_MAGIC), suffixes=(".npy",), defined=False)
 def open_npy(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> NpyFile:
     """Open a .npy file; see NpyFile."""
     return NpyFile(path, sensor_size, options)

@@ -31,7 +31,7 @@ from evburst.data.events import Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.columns import COLUMN_NAMES, SAMPLE_EVENTS, Unit, columns_to_events, judge_order, judge_times
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
-from evburst.data.readers.packets import PacketFile, settle_size, split_packets
+from evburst.data.readers.packets import PacketFile, settle_size, split_packet
 from evburst.data.readers.pipes import Pipe
 from evburst.data.readers.text_header import POLARITY_WORDS, TextHeader, is_text, parse_text_header
 
@@ -103,7 +103,7 @@ class TextFile(PacketFile):
             n_events = len(columns["t"])
             if n_events:
                 place = f"{self.path}: events {count} to {count + n_events - 1}, from line {line}"
-                yield from split_packets([columns_to_events(columns, place, self.faults, self._unit)])
+                yield from split_packet(columns_to_events(columns, place, self.faults, self._unit))
             count += n_events
             line += block.count(self._newline)
         if count == 0:
