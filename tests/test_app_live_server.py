@@ -431,6 +431,7 @@ def test_viewers_that_never_read_lose_their_place(
         "GET /live HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
+    wait(lambda: server.broadcaster.clients == 0)  # those of other tests have gone; one more would not be let in
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(raw_socket(server, request))

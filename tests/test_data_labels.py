@@ -11,7 +11,7 @@ import pytest
 
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import SPECS
-from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, parse_classes
+from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, parse_classes, with_own_classes
 from evburst.data.datasets.layouts import ONE_MPX_CLASSES
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import SensorSize
@@ -269,3 +269,9 @@ def test_a_name_is_mapped_once() -> None:
     assert parse_classes("Car=car, Car=car") == {"Car": "car"}
     with pytest.raises(ConfigError, match="Car is mapped to two classes"):
         parse_classes("Car=car,Car=pedestrian")
+
+
+def test_letters_may_be_composed_or_not() -> None:
+    """As macOS writes them in names of files."""
+    spec = with_own_classes(SPECS["street"], ("K\u00e4fer",))
+    assert ClassMatcher(spec).indices(["Ka\u0308fer", "Kafer"]).tolist() == [0, -1]

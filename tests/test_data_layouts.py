@@ -152,7 +152,7 @@ def test_class_ids_mean_what_their_data_set_says(tmp_path: Path, caplog: pytest.
 
 def test_one_megapixel_recordings_are_no_gen1(tmp_path: Path) -> None:
     root = prophesee_tree(tmp_path, SensorSize(1280, 720), [0])
-    with pytest.raises(SensorSizeError, match=r"a_td\.dat: its labels or its layout state a 304x240 sensor, but: .*1280x720"):
+    with pytest.raises(SensorSizeError, match=r"layout state a 304x240 sensor, the file a 1280x720 sensor; pass the"):
         open_windows("gen1", root, "street")
 
 
@@ -216,7 +216,7 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path: Path) -> None:
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     }  # fmt: skip
     (tmp_path / "data" / "a.json").write_text(json.dumps(coco))
-    with pytest.raises(SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, but: .*64x48"):
+    with pytest.raises(SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, the file a 64x48 sensor"):
         open_windows("folder", tmp_path / "data", "street")
 
 
@@ -351,3 +351,11 @@ def test_filters_are_applied_and_change_what_results_are_kept_under(tmp_path: Pa
         filtered.parts()[0].identity
         == open_windows("gen1", tmp_path, "street", filters=FiltersConfig(background_us=2000)).parts()[0].identity
     )
+
+
+def test_a_layout_can_be_registered_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after data sets have been opened."""
+    monkeypatch.setitem(LAYOUTS, "mine", LAYOUTS["folder"])
+    monkeypatch.setitem(OPENERS, "mine", OPENERS["folder"])  # so that it is removed afterwards
+    del OPENERS["mine"]
+    assert len(open_windows("mine", folder_tree(tmp_path / "data"), "street")) == 1

@@ -46,7 +46,7 @@ ELSEWHERE = {
     "evburst events info FILE": "test_docs_examples.py",
     "evburst events convert FILE out.npz": "test_docs_examples.py",
     "evburst events cut FILE out.dat --from 10 --to 15": "test_docs_examples.py",
-    "evburst events frames FILE FOLDER": "test_app_events.py",
+    "evburst events frames FILE FOLDER": "test_docs_examples.py",
     "evburst events frames mine/train/a.raw pictures --every-ms 500": "test_app_events.py",
     "python docs/examples/scene.py square_td.dat": "test_docs_examples.py",
     "python docs/examples/own_network.py direction.safetensors": "test_docs_examples.py",

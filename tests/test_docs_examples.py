@@ -241,13 +241,14 @@ def test_the_commands_on_recordings_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     write_events(tmp_path / "a.dat", random_events(2000, SIZE, 20_000_000), SIZE)
     commands = named_commands("docs/formats.md", "evburst events")
-    assert [words[2] for words in commands] == ["info", "convert", "cut"]
+    assert [words[2] for words in commands] == ["info", "convert", "cut", "frames"]
     for words in commands:
         assert main(["a.dat" if word == "FILE" else word for word in words[1:]]) == 0
     cut = np.concatenate(list(readers.open_events("out.dat").packets()))
     assert len(cut) > 300
     assert cut["t"].min() >= 10_000_000
     assert cut["t"].max() < 15_000_000
+    assert len(list((tmp_path / "FOLDER").glob("a_*us.png"))) == 40
 
 
 def test_the_commands_of_the_scene_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,11 @@ def test_every_kind_of_head_has_a_task_and_a_layout() -> None:
     assert {kind: task.name for kind, task in TASKS.items()} == {"yolo": DETECTION, "ssd": DETECTION, "classes": CLASSIFICATION}
 
 
-def test_families_state_their_task() -> None:
+def test_families_state_their_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_family("resnet18x0.25")[1] == "18x0.25"
+    monkeypatch.setitem(FAMILIES, "ssd-mine", FAMILIES["resnet"])
+    assert find_family("ssd-mine18") == (FAMILIES["resnet"], "18")
+    assert find_family("ssd-vgg11")[1] == "vgg11"
     assert {name: own.task for name, own in FAMILIES.items() if name in ("yolo", "ssd-", "resnet", "vgg", "mobile")} == {
         "yolo": DETECTION,
         "ssd-": DETECTION,

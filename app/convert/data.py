@@ -78,6 +78,10 @@ class ConversionData:
             except DataError as error:
                 if split == "train" and c.root and _has_recordings(c.root):
                     raise DataError(f"{error}; to use the recordings in {c.root} without labels, pass --unlabelled") from None
+                if not c.root and not Path(data.root).is_dir():
+                    raise DataError(
+                        f"{error}; this is the folder of the training: pass another one with --calibration"
+                    ) from None
                 raise
         left_out = getattr(opened, "left_out", ())
         if left_out and showing == 0:

@@ -198,7 +198,7 @@ def _selected(checked: Measurement) -> dict[str, float]:
 
 def write_course(path: Path, rows: list[dict[str, float]]) -> None:
     """Write the history as NAME_descent.csv."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[-1])
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)

@@ -110,6 +110,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
 
         networks += as_assignments({"data.classes": parse_classes(args.classes)})
     config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
-    out = args.out or Path("runs") / "evaluate" / f"{config.data.kind.replace(':', '_')}_{Path(config.weights).stem}"
+    name = f"{config.data.kind.replace(':', '_')}_{config.split}_{Path(config.weights).stem}"
+    out = args.out or Path("runs") / "evaluate" / name
     results = evaluate(config, bundle, out)
     return None if results is None else (human_table(results, out), results)

@@ -129,7 +129,7 @@ class JsonlSink:
         self._path, self._classes, self._uneven = path, run.classes, run.step_us is None
         self._lead = _lead(run)
         with writing(path):
-            self._file = path.open("w")
+            self._file = path.open("w", encoding="utf-8")
 
     def write(self, result: WindowResult) -> None:
         """See Sink."""
@@ -202,7 +202,7 @@ class CsvSink:
     def __init__(self, path: Path, run: RunInfo) -> None:
         self._path, self._classes, self._lead = path, run.classes, _lead(run)
         with writing(path):
-            self._file = path.open("w", newline="")
+            self._file = path.open("w", newline="", encoding="utf-8")
             self._rows = csv.writer(self._file)
             tracks = ["track_id", "held"] if run.tracks else []
             self._rows.writerow(["t_us", "class", "score", "x0", "y0", "x1", "y1", *tracks, *self._lead])

@@ -57,7 +57,7 @@ def table_identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...], gr
 
 def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
     """Write a CSV row per point: index, cost, share of the ANN's energy, sensitivity, and each layer's phi or phi x rho."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*FRONTIER, *frontier.table.layers])
         for k in range(len(frontier)):

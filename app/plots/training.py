@@ -50,7 +50,7 @@ class Curves:
         row |= scored.columns
         row |= {"seconds": round(seconds)}
         before = [own for own in self._rows() if not _number(own.get("epoch")) >= epoch]
-        with replacing(self._log) as part, part.open("w", newline="") as file:
+        with replacing(self._log) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row), extrasaction="ignore")
             writer.writeheader()
             writer.writerows([*before, row])
@@ -65,7 +65,7 @@ class Curves:
         """Return the rows of the log; none if there is no log yet."""
         if not self._log.exists():
             return []
-        with self._log.open(newline="") as file:
+        with self._log.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def _draw(self) -> None:

@@ -51,7 +51,7 @@ FILES = (BEST, LAST, SETTINGS, *LOGS)
 SOURCES = ("recordings", "pictures")
 """What windows come from: recordings, or pictures from which recordings are simulated."""
 
-_MAY_CHANGE = ("out", "cache", "data.root", "schedule.epochs", "schedule.workers", "schedule.loaders")
+_MAY_CHANGE = ("name", "out", "cache", "data.root", "schedule.epochs", "schedule.workers", "schedule.loaders")
 """Settings that may differ when a run is resumed."""
 
 

@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -194,7 +195,7 @@ def pascal_voc(path: Path) -> LabelFile:
 class ClassMatcher:
     """Maps the classes of label files to those of a dataset, by name; boxes without a match are counted and logged.
 
-    Case, blanks, `_` and `-` make no difference. Class ids are first converted to names with `ids`.
+    Case, blanks, `_`, `-` and the form of Unicode make no difference. Class ids are first converted to names with `ids`.
 
     Args:
         spec: the dataset's classes.
@@ -286,7 +287,7 @@ def parse_classes(text: str) -> dict[str, str]:
 
 
 def _normalise(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
 def _numbered(names: Sequence[str]) -> dict[str, int]:

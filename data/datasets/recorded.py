@@ -80,7 +80,12 @@ class Reading:
         except SensorSizeError as error:
             if self.sensor_size or stated is None:
                 raise
-            raise SensorSizeError(f"{path}: its labels or its layout state a {stated} sensor, but: {error}") from None
+            text = f"{path}: its labels or its layout state a {stated} sensor"
+            try:
+                own = open_events(path, options=self.options).sensor_size
+            except DataError:
+                raise SensorSizeError(f"{text}, but: {error}") from None
+            raise SensorSizeError(f"{text}, the file a {own} sensor; pass the true size: --sensor-size WxH") from None
         return FilteredStream(stream, self.filters) if self.filters.any_on else stream
 
 

@@ -109,6 +109,10 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
         ConfigError: the kind or the spec is unknown, the classes cannot be used, or root is not set.
         DataError: the data are missing or malformed.
     """
+    # Layouts can be registered at any time, also after this module has been imported.
+    for layouts, opens, registered in ((LAYOUTS, _recorded, OPENERS), (CLASS_LAYOUTS, _classes, CLASS_OPENERS)):
+        for name in layouts:
+            registered.setdefault(name, opens)
     openers, kind = _TASKS[request.task], config.kind.partition(":")[0]
     if kind not in openers:
         of = "" if request.task == DETECTION else f" for {request.task}"
@@ -129,7 +133,7 @@ def spec_of(config: DatasetConfig) -> DatasetSpec:
     return with_own_classes(SPECS[config.spec], config.own_classes) if config.own_classes else SPECS[config.spec]
 
 
-@opener(*CLASS_LAYOUTS, "tonic", task=CLASSIFICATION)
+@opener("tonic", task=CLASSIFICATION)
 def _classes(config: DatasetConfig, request: Request) -> Dataset:
     return open_class_windows(
         config.kind, Path(config.root), request.split, request.window_us, request.n_windows, request.cache, config.held,
@@ -164,7 +168,6 @@ def _simulated(config: DatasetConfig, request: Request) -> Dataset:
     )  # fmt: skip
 
 
-@opener(*LAYOUTS)
 def _recorded(config: DatasetConfig, request: Request) -> Dataset:
     reading = Reading(request.window_us, _sensor_size(config), config.filters, request.cache, config.reading)
 

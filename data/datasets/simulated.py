@@ -251,7 +251,7 @@ class SimulatedWindows:
         identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "config.json").write_text(identity, errors="backslashreplace")
+        (self._folder / "config.json").write_text(identity, encoding="utf-8", errors="backslashreplace")
         n_blocks = -(-n_windows // _BLOCK)
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
@@ -271,7 +271,7 @@ class SimulatedWindows:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read_names(self, block: int) -> list[str]:
-        return self._path(block, "names").with_suffix(".txt").read_text(errors="surrogatepass").split("\n")
+        return self._path(block, "names").with_suffix(".txt").read_text("utf-8", errors="surrogatepass").split("\n")
 
     def _path(self, block: int, what: str = "words") -> Path:
         return self._folder / f"{block:05d}_{what}.npy"
@@ -360,6 +360,6 @@ def _make_block(
             offsets.append(offsets[-1] + len(item.window))
     np.save(folder / f"{block:05d}_index.npy", np.array(offsets))
     np.save(folder / f"{block:05d}_boxes.npy", np.array(rows, np.float32).reshape(-1, 6))
-    (folder / f"{block:05d}_names.txt").write_text("\n".join(names), errors="surrogatepass")
+    (folder / f"{block:05d}_names.txt").write_text("\n".join(names), encoding="utf-8", errors="surrogatepass")
     with replacing(folder / f"{block:05d}_words.npy") as part:
         np.save(part, np.concatenate(words))

@@ -131,8 +131,8 @@ def find_family(architecture: str) -> tuple[Family, str]:
     from evburst.models.classifiers import mobile, resnet, vgg  # noqa: F401  (they register themselves)
     from evburst.models.detectors import ssd, yolo  # noqa: F401  (likewise; heavy)
 
-    for name, own in FAMILIES.items():
+    for name in sorted(FAMILIES, key=len, reverse=True):
         if architecture.startswith(name):
-            return own, architecture.removeprefix(name)
+            return FAMILIES[name], architecture.removeprefix(name)
     known = ", ".join(sorted(FAMILIES))
     raise ConfigError(f"architecture {architecture!r} is of no known family (known: {known})")
