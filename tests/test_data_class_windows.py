@@ -178,3 +178,16 @@ def test_classes_of_a_network_and_classes_that_are_ignored(tmp_path: Path, caplo
 def test_recordings_that_are_too_short_for_a_held_block() -> None:
     with pytest.raises(DataError, match="too short"):
         ClassWindows(dataset(recording(0, 90_000)), "select", W, held=HeldTime(5, 0))
+
+
+def test_a_class_without_a_recording_to_learn_from_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train/cup/a", "train/cup/b", "test/cup/c", "test/mug/d"):
+        path = tmp_path / f"{name}.dat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_events(path, events(500, 300_000, SIZE), SIZE)
+    for split, messages in (
+        ("test", []),
+        ("train", [f"{tmp_path}: the split 'train' has nothing of mug, so that it is not learned"]),
+    ):
+        assert open_class_windows("folder", tmp_path, split, W, 0, None, HeldTime()).spec.classes == ("cup", "mug")
+        assert caplog.messages == messages

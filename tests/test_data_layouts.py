@@ -13,7 +13,7 @@ import pytest
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets.layouts import LAYOUTS
 from evburst.data.datasets.recorded import RecordedWindows
-from evburst.data.datasets.registry import OPENERS, DatasetConfig, Request, open_dataset
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, SensorSize
 from evburst.data.filters import FiltersConfig
@@ -82,7 +82,6 @@ def test_the_contract_of_a_layout(tmp_path: Path, kind: str, caplog: pytest.LogC
     assert [i for part in data.parts() for i in part.items] == list(range(len(data)))
     assert (data.faults_of(0), data.unlabelled) == ({}, 0)
     assert not caplog.records
-    assert kind in OPENERS
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no recording found of split 'val'; expected"):
@@ -216,7 +215,9 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path: Path) -> None:
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     }  # fmt: skip
     (tmp_path / "data" / "a.json").write_text(json.dumps(coco))
-    with pytest.raises(SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, the file a 64x48 sensor"):
+    with pytest.raises(
+        SensorSizeError, match=r"a\.dat: its labels or its layout state a 99x99 sensor, the file a 64x48 sensor"
+    ):
         open_windows("folder", tmp_path / "data", "street")
 
 
@@ -356,6 +357,4 @@ def test_filters_are_applied_and_change_what_results_are_kept_under(tmp_path: Pa
 def test_a_layout_can_be_registered_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after data sets have been opened."""
     monkeypatch.setitem(LAYOUTS, "mine", LAYOUTS["folder"])
-    monkeypatch.setitem(OPENERS, "mine", OPENERS["folder"])  # so that it is removed afterwards
-    del OPENERS["mine"]
     assert len(open_windows("mine", folder_tree(tmp_path / "data"), "street")) == 1

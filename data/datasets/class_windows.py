@@ -24,6 +24,7 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
+from evburst.data.datasets.selection import warn_of_unseen
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, EventWindow, SensorSize, check_order
@@ -138,6 +139,8 @@ def open_class_windows(
     split = "test" if split == "val" else split
     whole = "train" if held.holds(split) else split
     dataset = open_classes(kind, root, whole, in_time=held.holds(split), **reading)
+    if split == "train":
+        warn_of_unseen(root, dataset.classes, {dataset.classes[recording.label] for recording in dataset.recordings})
     return ClassWindows(dataset, split, window_us, n_windows, cache, held, filters)
 
 

@@ -33,7 +33,7 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file
-from evburst.data.datasets.selection import SELECT, SHARE, held_out
+from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import recording_suffixes
@@ -209,8 +209,8 @@ def read_layout(
         labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)
         recordings.append(Recording(item.events, labels, item.labels.sensor_size or kind.sensor_size))
     matcher.log_unmatched(root)
-    if split == "train" and (unseen := [name for name in source.spec.classes if not matcher.matched[name]]):
-        _LOG.warning("%s: the split 'train' has no box of %s: nothing is learned of it", root, ", ".join(unseen))
+    if split == "train":
+        warn_of_unseen(root, source.spec.classes, matcher.matched)
     return Layout(root, source.spec, recordings, len(source.unlabelled))
 
 

@@ -86,9 +86,9 @@ class Request:
 
 Opener = Callable[[DatasetConfig, Request], Dataset]
 OPENERS: dict[str, Opener] = {}
-"""Of windows with boxes."""
+"""Of windows with boxes; besides, every layout in LAYOUTS is a kind."""
 CLASS_OPENERS: dict[str, Opener] = {}
-"""Of windows with a class; what stands before a colon (`tonic:NAME`) is the kind's name here."""
+"""Of windows with a class, besides CLASS_LAYOUTS; what stands before a colon (`tonic:NAME`) is the kind's name here."""
 _TASKS = {DETECTION: OPENERS, CLASSIFICATION: CLASS_OPENERS}
 
 
@@ -109,11 +109,8 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
         ConfigError: the kind or the spec is unknown, the classes cannot be used, or root is not set.
         DataError: the data are missing or malformed.
     """
-    # Layouts can be registered at any time, also after this module has been imported.
-    for layouts, opens, registered in ((LAYOUTS, _recorded, OPENERS), (CLASS_LAYOUTS, _classes, CLASS_OPENERS)):
-        for name in layouts:
-            registered.setdefault(name, opens)
-    openers, kind = _TASKS[request.task], config.kind.partition(":")[0]
+    layouts, opens = (LAYOUTS, _recorded) if request.task == DETECTION else (CLASS_LAYOUTS, _classes)
+    openers, kind = dict.fromkeys(layouts, opens) | _TASKS[request.task], config.kind.partition(":")[0]
     if kind not in openers:
         of = "" if request.task == DETECTION else f" for {request.task}"
         raise ConfigError(f"data.kind {kind!r} is unknown{of} (known: {', '.join(sorted(openers))})")

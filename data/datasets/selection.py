@@ -8,13 +8,23 @@ picture sequences. Of recordings none of which can be missed, the end is held ou
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
+
+_LOG = logging.getLogger("evburst")
 
 SELECT = "select"
 """Name of the split."""
 SHARE = 8
 """The split gets one in this number of training pictures or recordings."""
+
+
+def warn_of_unseen(root: Path, classes: Collection[str], seen: Collection[str]) -> None:
+    """Log which classes are not in the split "train"."""
+    if unseen := [name for name in classes if name not in seen]:
+        _LOG.warning("%s: the split 'train' has nothing of %s, so that it is not learned", root, ", ".join(unseen))
 
 
 def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collection[object]] | None = None) -> set[str]:
