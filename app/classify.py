@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evburst.app.console import sample_note
+from evburst.app.console import sample_note, warn_of_repairs
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import path_of
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
@@ -86,8 +86,7 @@ def classify_file(
     whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
     if not window_rows:
         raise no_usable_events(path, stream.faults, c.start_s)
-    if stream.faults.found():
-        log.warning("%s: repaired: %s", path, stream.faults)
+    warn_of_repairs(path, stream.faults)
     return {
         "events_file": path.name,
         "events_path": path_of(path),

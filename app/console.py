@@ -17,10 +17,14 @@ import threading
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evburst.data.errors import ConfigError, EvburstError
+
+if TYPE_CHECKING:
+    from evburst.data.events import Faults
 
 LOG = logging.getLogger("evburst")
 """The project's root logger; modules log to its children, `logging.getLogger(__name__)`."""
@@ -86,6 +90,12 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def warn_of_repairs(recording: Path | str, faults: Faults) -> None:
+    """Log what was repaired in a recording, if anything was."""
+    if faults.found():
+        LOG.warning("%s: repaired: %s", recording, faults)
 
 
 def sample_note(energy: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import sample_note, show_progress
+from evburst.app.console import sample_note, show_progress, warn_of_repairs
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
@@ -224,8 +224,7 @@ def detect_file(
         run.finish()
         totals = _summary(stream, bundle, inference, run, c, run.started - started)
         summary = run_folder.write_summary({"status": status, **totals})
-    if stream.faults.found():
-        log.warning("%s: repaired: %s", path, stream.faults)
+    warn_of_repairs(path, stream.faults)
     if status == "interrupted":
         raise DetectInterrupted(summary, human_summary(summary), folder)
     return summary

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evburst.app.console import LOG, run
+from evburst.app.console import LOG, run, warn_of_repairs
 from evburst.app.event_summary import describe, human_description
 from evburst.app.flags import Parser, named_path, recording
 from evburst.app.outputs.paths import refuse_overwriting
@@ -190,8 +190,7 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
     packets = _from_zero(packets, stream.faults) if args.from_zero else packets
     written = write_events(args.out, _checked(packets, args, stream), stream.sensor_size)
     stream.faults.outside_sensor += written.outside_sensor
-    if stream.faults.found():
-        LOG.warning("%s: repaired: %s", args.file, stream.faults)
+    warn_of_repairs(args.file, stream.faults)
     return f"{args.out}: {number_of(written.events, 'event')}, {stream.sensor_size}"
 
 
@@ -213,13 +212,13 @@ def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventS
 
 
 def _frames(args: argparse.Namespace) -> str:
-    from evburst.app.frames import write_frames
+    from evburst.app.event_frames import write_frames
+    from evburst.data.datasets.labels import labelled_name
 
     stream = _open(args, args.file)
     written = write_frames(stream, args.file, args.folder, args.window_ms, args.every_ms)
-    if stream.faults.found():
-        LOG.warning("%s: repaired: %s", args.file, stream.faults)
-    labels = args.file.with_name(f"{args.file.stem.removesuffix('_td')}.json")
+    warn_of_repairs(args.file, stream.faults)
+    labels = args.file.with_name(f"{labelled_name(args.file)}.json")
     return (
         f"{args.folder}: {number_of(len(written), 'picture')}, {written[0].name} to {written[-1].name}\n"
         f"next: label the objects, and save them in COCO's format as {labels}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
 from evburst.app.config import build
+from evburst.app.console import warn_of_repairs
 from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, refuse_ignored, run_windows, start_time
@@ -113,8 +114,7 @@ class _Network:
         faults = stream.faults.since(before)
         if is_empty and self.config.start_s:
             raise no_usable_events(name, faults, self.config.start_s)
-        if faults.found():
-            log.warning("%s: repaired: %s", name, faults)
+        warn_of_repairs(name, faults)
 
     def _open(self, path: Path) -> EventStream:
         return open_events(path, self._size, self.config.format, options=self.config.reading)

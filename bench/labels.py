@@ -28,6 +28,7 @@ from evburst.app.convert.cli import convert_main
 from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.provenance import provenance
 from evburst.app.train.cli import train_main
+from evburst.data.datasets import evenly_spread
 from evburst.data.readers import open_events
 from evburst.data.writers import write_events
 from evburst.eval.report.tables import Table
@@ -54,7 +55,7 @@ def write_split(folder: Path, data: Path, labels: int) -> list[str]:
         end = own[-1]["t_us"]
         learned, measured = (round(share * end) // _WINDOW_US * _WINDOW_US for share in (LEARNED, MEASURED))
         known = [row for row in own if row["t_us"] <= learned]
-        known = [known[i] for i in np.linspace(0, len(known) - 1, labels).astype(int)]
+        known = [known[i] for i in evenly_spread(len(known), labels)]
         later = [row for row in own if row["t_us"] > measured]
         for split, first, last, kept in (("train", 0, learned, known), ("val", measured, end, later)):
             path = folder / split / f"{own[0]['class']}.dat"

@@ -475,3 +475,11 @@ def test_times_of_frames_that_cannot_be_used(
 ) -> None:
     code, _, err = run(capsys, "frames", recording, tmp_path / "pictures", *flags)
     assert (code, flags[0] in err, (tmp_path / "pictures").exists()) == (1, True, False)
+
+
+def test_frames_are_not_replaced_whatever_the_recording_is_called(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path, folder = tmp_path / "a[1].dat", tmp_path / "pictures"
+    write_events(path, random_events(2000, SIZE, 500_000), SIZE)
+    assert run(capsys, "frames", path, folder)[0] == 0
+    code, _, err = run(capsys, "frames", path, folder)
+    assert (code, "exists already" in err) == (1, True)

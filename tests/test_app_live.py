@@ -45,15 +45,17 @@ CONFIG = LiveConfig(DetectConfig(ann=True, window_ms=20.0))
 
 
 class Watcher:
-    """A viewer that keeps the starts and the numbers of events of windows."""
+    """A viewer that keeps the starts and the numbers of events of windows, and the sums of their grids."""
 
     paused = None
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
+        self.binned: list[int] = []
 
     def show(self, result: WindowResult) -> None:
         self.seen.append((result.t0_us, result.events))
+        self.binned.append(int(result.grid.sum()))
 
 
 def viewer(show: Callable[[WindowResult], None]) -> SimpleNamespace:
@@ -91,7 +93,7 @@ def test_windows_come_in_order_without_gaps_and_are_counted() -> None:
     starts = [t0 for t0, _ in watcher.seen]
     assert len(starts) >= 8
     assert all(later > earlier and (later - earlier) % 20_000 == 0 for earlier, later in pairwise(starts))
-    assert sum(n for _, n in watcher.seen) == pipeline.figures.events > 0
+    assert sum(n for _, n in watcher.seen) == sum(watcher.binned) == pipeline.figures.events > 0
     missing = (starts[-1] - starts[0]) // 20_000 + 1 - len(starts)
     assert pipeline.dropped >= missing
     result = summary(pipeline, 1.0)

@@ -85,6 +85,11 @@ def label_file(ending: str) -> Callable[[Reader], Reader]:
     return register
 
 
+def labelled_name(recording: Path) -> str:
+    """Return what the names of a recording's label files begin with: NAME of NAME.raw, and of NAME_td.dat."""
+    return recording.stem.removesuffix("_td")
+
+
 def is_label_file(path: Path) -> bool:
     """Whether a file's name says that it holds labels: NAME_bbox.npy, NAME_bbox.csv, or DVS128 Gesture's NAME_labels.csv."""
     return path.name.endswith(("_labels.csv", *(ending for ending in LABEL_FILES if ending.startswith("_"))))
@@ -166,10 +171,10 @@ def coco(path: Path) -> LabelFile:
 
 
 def _time_of(where: str, image: dict[str, Any]) -> int | None:
+    if image.get("t_us") is not None:
+        return _whole_time(where, image["t_us"])
     named = _TIMED_PICTURE.fullmatch(str(image.get("file_name")))
-    if image.get("t_us") is None:
-        return int(named[1]) if named else None
-    return _whole_time(where, image["t_us"])
+    return int(named[1]) if named else None
 
 
 @label_file(".xml")

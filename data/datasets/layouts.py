@@ -32,7 +32,7 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
-from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file
+from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file, labelled_name
 from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
@@ -249,9 +249,9 @@ def _part_of_time(instants: tuple[NamedBoxes, ...], split: str) -> tuple[NamedBo
     times = [instant.t_us for instant in instants if instant.t_us is not None]
     n_held = max(1, round(len(times) / SHARE)) if len(times) > 1 and len(times) == len(instants) else 0
     kept, held = instants[: len(instants) - n_held], instants[len(instants) - n_held :]
-    if split == SELECT or not held:
-        return held if split == SELECT else kept
-    before = tuple(one for one, t_us in zip(kept, times, strict=False) if t_us <= times[len(kept)] - _GAP_US)
+    if split == SELECT:
+        return held
+    before = tuple(one for one, t_us in zip(kept, times, strict=False) if t_us <= times[-n_held] - _GAP_US) if held else ()
     return before or kept
 
 
@@ -346,7 +346,7 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     for path in source.files(folder_path, "*"):
         if path.suffix.lower() not in recording_suffixes() or is_label_file(path):
             continue
-        name = path.stem.removesuffix("_td")
+        name = labelled_name(path)
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}
         ending = next((ending for ending, file in candidates.items() if file.is_file()), next(iter(candidates)))
         yield from source.labelled(path, candidates[ending], LABEL_FILES[ending])

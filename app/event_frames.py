@@ -6,17 +6,19 @@ the name of every picture ends in the time of its window's end: `NAME_0000005000
 
 from __future__ import annotations
 
+import glob
 import math
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from evburst.app.outputs.render import events_picture
-from evburst.data.encoding import unpack
+from evburst.data.datasets.labels import labelled_name
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventStream, check_order, check_sensor_size, no_usable_events
 from evburst.data.files import make_folder, replacing
-from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
+from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
 
 def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float, every_ms: float) -> list[Path]:
@@ -46,27 +48,27 @@ def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float
     every_us = round(every_ms * 1000) if math.isfinite(every_ms) else 0
     if every_us < voxel.window_us or every_us % voxel.window_us:
         raise ConfigError(f"--every-ms {every_ms:g} is not a multiple of the window's length, --window-ms {window_ms:g}")
-    name = path.stem.removesuffix("_td")
-    if before := next(folder.glob(f"{name}_*us.png"), None):
+    name = labelled_name(path)
+    if before := next(folder.glob(f"{glob.escape(name)}_*us.png"), None):
         raise ConfigError(f"{before}: exists already; choose another folder")
-    total = inside = drawn = 0
+    total = drawn = outside = 0
     written: list[Path] = []
     width, height = stream.sensor_size
+    grid = np.zeros((voxel.channels, height, width), np.uint8)
     for window in stream.windows(voxel.window_us):
         total += len(window)
         if window.t1_us % every_us or not len(window):
             continue
-        events = unpack(window)
-        drawn += len(events)
-        inside += int(((events["x"] < width) & (events["y"] < height)).sum())
-        picture = events_picture(voxel_batch([window], voxel, stream.sensor_size, 1)[0], stream.sensor_size, 1)
+        counted, left_out = voxel_histogram(window, voxel, stream.sensor_size, grid)
+        drawn, outside = drawn + counted, outside + left_out
+        picture = events_picture(grid, stream.sensor_size, 1)
         file = make_folder(folder) / f"{name}_{window.t1_us:012d}us.png"
         with replacing(file) as part:
             part.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         written.append(file)
-    stream.faults.outside_sensor += drawn - inside
+    stream.faults.outside_sensor += outside
     if not written:
         raise no_usable_events(path, stream.faults)
-    check_sensor_size(str(path), stream.sensor_size, inside, drawn - inside)
+    check_sensor_size(str(path), stream.sensor_size, drawn, outside)
     check_order(str(path), total, stream.faults.late_events)
     return written
