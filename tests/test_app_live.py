@@ -431,7 +431,7 @@ def test_a_run_does_not_record_onto_its_own_source(tmp_path: Path, capsys: pytes
 
 def test_a_run_overwrites_a_recording_only_where_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "o.dat").write_bytes(b"old")
-    flags = ["--camera", "fake", "--sensor-size", "64x48", "--ann", "--seconds", "0.5", "--record", tmp_path / "o.dat"]
+    flags = ["--camera", "fake", "--sensor-size", "64x48", "--ann", "--seconds", "3", "--record", tmp_path / "o.dat"]
     code, _, err = live(capsys, *flags)
     assert (code, "--overwrite" in err, (tmp_path / "o.dat").read_bytes()) == (1, True, b"old")
     assert live(capsys, *flags, "--overwrite")[0] == 0
