@@ -39,7 +39,9 @@ def dot() -> Any:
 
 
 def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = emit.call) -> Any:
-    """vpdpbusd in instructions that every CPU has; in place of the `call`, which is where instructions are named."""
+    """Instructions of some CPUs in those that every CPU has; in place of the `call`, which is where instructions are named."""
+    if "mask.compress" in name:
+        return packed(builder, *args)
     if "vpdpbusd" not in name:
         return real(builder, name, result, *args)
     total, counts, weights = args
@@ -51,6 +53,57 @@ def spelled_out(builder: Any, name: str, result: Any, *args: Any, real: Any = em
         every_fourth = ir.Constant(numbers, list(range(k, size, 4)))
         total = builder.add(total, builder.shuffle_vector(products, products, every_fourth))
     return total
+
+
+def packed(builder: Any, values: Any, out: Any, mask: Any) -> Any:
+    """vpcompressd: the values of which the mask is set, one after another, then those of `out`."""
+    place = ir.Constant(emit.INT, 0)
+    for lane in range(values.type.count):
+        at = ir.Constant(emit.INT, lane)
+        chosen = builder.extract_element(mask, at)
+        out = builder.select(chosen, builder.insert_element(out, builder.extract_element(values, at), place), out)
+        place = builder.add(place, builder.zext(chosen, emit.INT))
+    return out
+
+
+@integers
+@pytest.mark.parametrize(("runs", "run"), [(1, 16), (3, 24), (9, 6), (2, 5), (3, 48)])
+def test_leaving_out_counts_of_0_changes_no_sum(monkeypatch: pytest.MonkeyPatch, runs: int, run: int) -> None:
+    monkeypatch.setattr(emit, "ACTIVE", True)
+    monkeypatch.setattr(emit, "call", spelled_out)
+
+    @numba.njit
+    def call(  # type: ignore[no-untyped-def]
+        x, start, pitch, pixels, step, timesteps, offsets, first, runs, run, weights, at, apart, acc, to, acc_step, fresh, found
+    ):
+        dots.dot_active(
+            x, start, pitch, pixels, step, timesteps, offsets, first, runs, run, weights, at, apart, acc, to, acc_step, fresh,
+            found,
+        )  # fmt: skip
+
+    rng = np.random.default_rng(0)
+    start, pitch, step, at, to, lanes = 16, 32, 3200, 64, 16, emit.LANES
+    steps = runs * run
+    size, tile = steps * 4 * lanes, emit.PIXELS * lanes
+    x = rng.integers(0, 9, 4 * step).astype(np.uint8)
+    x.reshape(-1, 4)[rng.random(len(x) // 4) < 0.8] = 0  # of which over four timesteps two fifths stay 0
+    offsets = (300 * np.arange(runs)[:, None] + 4 * np.arange(run)).reshape(-1).astype(np.int32)
+    weights = rng.integers(-127, 128, at + emit.QUAD * (size + 64)).astype(np.int8)
+    acc_step = emit.QUAD * tile + 32
+    before = rng.integers(-1000, 1000, to + emit.BATCH * acc_step).astype(np.int32)
+    for timesteps, pixels, fresh in itertools.product(range(1, emit.BATCH + 1), (1, emit.PIXELS), (True, False)):
+        acc, expected, found = before.copy(), before.copy(), np.full(steps + lanes + 1, 77, np.int32)
+        call(
+            x, start, pitch, pixels, step, timesteps, np.append([7], offsets).astype(np.int32), 1, runs, run, weights, at,
+            size + 64, acc, to, acc_step, fresh, found,
+        )  # fmt: skip
+        for t, k in itertools.product(range(timesteps), range(emit.QUAD)):
+            first, own = to + t * acc_step + k * tile, at + k * (size + 64)
+            sums = slowly(x, start + t * step, pitch, offsets, weights[own : own + size])[: pixels * lanes]
+            place = slice(first, first + pixels * lanes)
+            expected[place] = sums + (0 if fresh else before[place])
+        assert acc.tolist() == expected.tolist()
+        assert found[-1] == 77
 
 
 @integers

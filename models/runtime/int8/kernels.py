@@ -2,9 +2,9 @@
 
 Memory: spike counts lie in one uint8 arena, every buffer as `(T, N, rows, columns, channels)` with a margin of zeros around the
 images, so that padding needs no special case. Concatenations and slices copy nothing, because an operation can read parts of
-several buffers (terms). A unit of work is one row of LANES output channels for all timesteps, of convolutions of PAIR times as
-many; currents are never written to memory. An addition is carried out only where it can be in 8 bits, because fewer channels
-are read then. Units that share rows follow each other, so that a thread mostly reads what it wrote itself.
+several buffers (terms). A unit of work is one row of LANES output channels for all timesteps, of convolutions of PAIR or QUAD
+times as many; currents are never written to memory. An addition is carried out only where it can be in 8 bits, because fewer
+channels are read then. Units that share rows follow each other, so that a thread mostly reads what it wrote itself.
 
 Threads start once for the whole network, because a start takes up to 0.1 ms, as long as an operation. Each thread works on its
 own share of an operation's units, then on what is left of the others', and waits until all units are done. No thread waits for
@@ -37,7 +37,7 @@ from evburst.models.runtime.int8.rows import (
     restore_row,
     upsample,
 )
-from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS
+from evburst.models.runtime.int8.simd.emit import LANES, PIXELS
 from evburst.models.runtime.int8.simd.neurons import count_pixel
 from evburst.models.runtime.int8.simd.threads import fetch_add, give_way, pause, read, trailing_zeros
 
@@ -54,7 +54,7 @@ PROGRESS = 8
 @njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
     operations, terms, offsets, weights, factors, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps,
-    silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, rows, progress, counts, totals
+    silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, found, rows, progress, counts, totals
 ):  # fmt: skip
     """Run operations in order.
 
@@ -75,7 +75,8 @@ def run_operations(  # type: ignore[no-untyped-def]
         skip_silence: whether to leave out what does not differ from silence.
         summed: whether counts are summed over time.
         timesteps, images: T and N.
-        acc: int32 scratch memory per thread, PAIR tiles per timestep.
+        acc: int32 scratch memory per thread, QUAD tiles per timestep.
+        found: int32 scratch memory per thread, an element for each step of an operation, and LANES more.
         rows: uint8 scratch memory per thread, LANES for every pixel that a row of a max-pool reads.
         progress: int64 `(operations * (threads + 1) * PROGRESS,)`, overwritten: of each operation, the number of units begun in
             the share of each thread, and of those done.
@@ -88,24 +89,24 @@ def run_operations(  # type: ignore[no-untyped-def]
         _work(
             thread, (operations, terms, offsets, weights, factors), (scale, bias, limits), fan_out,
             (arena, silent, changed, summed), (maps, silent_maps), (silent_totals, silent_tiles, restored), skip_silence,
-            timesteps, images, acc, rows, progress, counts[thread],
+            timesteps, images, acc, found, rows, progress, counts[thread],
         )  # fmt: skip
     _add_up(counts, totals)
 
 
 @njit(cache=True, nogil=True)
 def _work(  # type: ignore[no-untyped-def]
-    thread, tables, neurons, fan_out, state, maps, silence, skip_silence, timesteps, images, acc, rows, progress, counts
+    thread, tables, neurons, fan_out, state, maps, silence, skip_silence, timesteps, images, acc, found, rows, progress, counts
 ):
     """Run all operations as one of several threads; see `run_operations`."""
     operations, terms, offsets, weights, factors = tables
     threads, changed, own = len(acc), state[2], counts[-1, 0]
     silent_totals, silent_tiles, restored = silence
-    buffers = acc[thread], rows[thread]
+    buffers = acc[thread], rows[thread], found[thread]
     for index in range(len(operations)):
         operation = operations[index]
         reader = operation, terms, offsets, weights, factors
-        together = PAIR if operation.kind == FIRE or operation.kind == READ_OUT else 1
+        together = operation.together
         groups = (operation.blocks + together - 1) // together
         per_image, line = operation.rows * groups, index * (threads + 1) * PROGRESS
         units, all_done = images * per_image, line + threads * PROGRESS
@@ -135,7 +136,7 @@ def _work(  # type: ignore[no-untyped-def]
                         if not nothing:
                             count_silent_row(operation, silent_tiles, own_place, own)
                 elif operation.kind == FIRE:
-                    fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, buffers[0], own)
+                    fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, buffers[0], buffers[2], own)
                 elif operation.kind == READ_OUT:
                     read_out(reader, neurons[0], neurons[1], state, maps[0], maps[1], skip, timesteps, place, buffers[0])
                 elif operation.kind == MAX_POOL:

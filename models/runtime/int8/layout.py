@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.signals import Source
-from evburst.models.runtime.int8.simd.emit import LANES, PIXELS
+from evburst.models.runtime.int8.simd.emit import LANES, LINE, PIXELS
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def lay_out(plan: Plan, timesteps: int, images: int) -> Layout:
     for source, margin in margins.items():
         places[source] = place = _place(source, margin, end, images)
         end += (1 if source.constant else timesteps) * images * place.image
+        end += -end % LINE
     # The last tile of a row reads, but never writes, pixels beyond it.
     stride = max((window["stride"][1] for step in plan.steps for _, window in step.windows), default=1)
     beyond = max(place.pixel for place in places.values()) * PIXELS * stride

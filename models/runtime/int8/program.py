@@ -15,8 +15,8 @@ from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.records import COUNTERS
 from evburst.models.runtime.int8.signals import Source
-from evburst.models.runtime.int8.simd.emit import LANES, PAIR, TILE
-from evburst.models.runtime.int8.tables import Tables
+from evburst.models.runtime.int8.simd.emit import LANES, QUAD, TILE
+from evburst.models.runtime.int8.tables import Tables, aligned
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Program:
     def __init__(self, plan: Plan, layout: Layout, tables: Tables, input_fan_out: Tensor) -> None:
         self.plan, self.layout, self.tables = plan, layout, tables
         images, operations = layout.images, tables.operations
-        self.arena, self.changed = np.zeros(layout.size, np.uint8), np.zeros(layout.size // LANES, np.uint8)
+        self.arena, self.changed = aligned(np.zeros(layout.size, np.uint8)), np.zeros(layout.size // LANES, np.uint8)
         self.totals = np.zeros((len(operations), images, COUNTERS // 2), np.int64)
         self.resting: dict[str, Tensor] = {}
         self._map_arena = np.zeros(tables.map_size, np.float32)
@@ -57,7 +57,8 @@ class Program:
         self._restored = np.zeros(len(operations), np.uint8)
         self._input_fan_out = input_fan_out.numpy().astype(np.int32)
         threads = numba.config.NUMBA_NUM_THREADS
-        self._acc = np.zeros((threads, layout.timesteps * PAIR * TILE), np.int32)
+        self._acc = aligned(np.zeros((threads, layout.timesteps * QUAD * TILE), np.int32))
+        self._found = np.zeros((threads, operations["steps"].max(initial=0) + LANES), np.int32)
         self._rows = np.zeros((threads, LANES * tables.widest_pool), np.uint8)
         self._progress = np.zeros(len(operations) * (threads + 1) * PROGRESS, np.int64)
         self._counts = np.zeros((threads, len(operations) + 1, images, COUNTERS), np.int64)
@@ -90,7 +91,7 @@ class Program:
             self.tables.operations[operations], self.tables.terms, *self.tables.constants, self.arena, silence.arena,
             self.changed, self._map_arena, silence.maps, silence.totals[operations], silence.tiles,
             self._restored[operations], skip, self.plan.summed, self.layout.timesteps, self.layout.images, self._acc,
-            self._rows, self._progress, self._counts, self.totals[operations],
+            self._found, self._rows, self._progress, self._counts, self.totals[operations],
         )  # fmt: skip
 
     def remember_silence(self) -> None:

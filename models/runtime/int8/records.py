@@ -19,7 +19,7 @@ def _sources(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-_FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush channel constant
+_FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush together channel constant
     out out_step out_image out_row out_pixel fan_out by_channel uniform factor tiles"""
 OPERATION = np.dtype([(name, np.int64) for name in (*_FIELDS.split(), f"sources_{_sources(Path(__file__).parent)}")])
 """One operation. Distances and positions are in elements.
@@ -28,6 +28,7 @@ rows, columns, channels: shape of the output, computed in blocks of LANES channe
 first_term, terms, added: position of its terms, the number of those that are convolved, or resampled, or added up, and of
     those after them whose counts are added to the sums of convolutions.
 weights, steps (per block and plane), planes, flush: see rows.py.
+together: number of blocks that are summed together; QUAD if steps whose counts are 0 are left out.
 channel: index of the first channel in scale, bias and limits.
 constant: whether its current is equal at every timestep.
 out, out_step, out_image, out_row, out_pixel: position of the counts or maps, and distances of timesteps, images, rows, pixels.
@@ -40,15 +41,16 @@ sources_...: not used. numba's cache compiles a kernel anew if its own file or t
     name is a part, but not if another file does whose functions it calls.
 """
 
-_TERM_FIELDS = """start step image row pixel offsets steps first_step span_rows span_columns source_row source_pixel blocks
+_TERM_FIELDS = """start step image row pixel offsets steps run first_step span_rows span_columns source_row source_pixel blocks
     buffer buffer_size"""
 TERM = np.dtype([(name, np.int64) for name in _TERM_FIELDS.split()])
 """What an operation reads from one buffer.
 
 start: where the window of the first output begins.
 step, image, row, pixel: distances per timestep, image, output row and output column.
-offsets, steps, first_step: position of its steps in the offsets, their number, and the index of the first in the weights. Of
-    counts that are added, first_step is the position of their factors.
+offsets, steps, run, first_step: position of its steps in the offsets, their number, how many at a time read what lies next to
+    each other (0 if this differs), and the index of the first in the weights. Of counts that are added, first_step is the
+    position of their factors.
 span_rows, span_columns: extent of the window.
 source_row, source_pixel: distances of rows and pixels in the buffer.
 blocks: number of blocks of LANES channels that it reads.

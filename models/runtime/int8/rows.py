@@ -1,4 +1,4 @@
-"""Operations of the kernels, each for one row of one image and LANES channels or a PAIR of them, for all timesteps."""
+"""Operations of the kernels, each for one row of one image and one or several blocks of LANES channels, for all timesteps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from evburst.data._numba import njit
 from evburst.models.runtime.int8.records import BEYOND, FIRE, MAX_POOL, READ_OUT
-from evburst.models.runtime.int8.simd.dots import dot_tiles
-from evburst.models.runtime.int8.simd.emit import LANES, PAIR, PIXELS, TILE
+from evburst.models.runtime.int8.simd.dots import dot_active, dot_tiles
+from evburst.models.runtime.int8.simd.emit import BATCH, LANES, PAIR, PIXELS, QUAD, TILE
 from evburst.models.runtime.int8.simd.lanes import (
     copy_lanes,
     keep_larger,
@@ -88,7 +88,7 @@ def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # 
 
     Weights of two planes are 128 * first + second.
     """
-    operation, terms, offsets, weights, factors = reader
+    operation, terms, offsets, weights, _ = reader
     image, block, row = place
     size = operation.steps * 4 * LANES
     at = operation.weights + block * operation.planes * size
@@ -107,6 +107,34 @@ def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # 
                     term.steps, operation.flush, acc, to, fresh,
                 )  # fmt: skip
                 fresh = False
+    _dot_added(reader, arena, begin, end, place, blocks, column, pixels, acc, to)
+
+
+@njit(inline="always")
+def _dot_found(reader, arena, timesteps, place, column, pixels, acc, found):  # type: ignore[no-untyped-def]
+    """Compute the weighted sums of the tiles of QUAD blocks for all timesteps, without steps whose counts are 0."""
+    operation, terms, offsets, weights, _ = reader
+    image, block, row = place
+    size, step = operation.steps * 4 * LANES, QUAD * TILE
+    at = operation.weights + block * size
+    for t in range(0, timesteps, BATCH):
+        for k in range(operation.first_term, operation.first_term + operation.terms):
+            term = terms[k]
+            start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
+            dot_active(
+                arena, start, term.pixel, pixels, term.step, min(BATCH, timesteps - t), offsets, term.offsets,
+                term.steps // term.run, term.run, weights, at + term.first_step * 4 * LANES, size, acc, t * step, step,
+                k == operation.first_term, found,
+            )  # fmt: skip
+    for t in range(timesteps if operation.added else 0):
+        _dot_added(reader, arena, t, t + 1, place, QUAD, column, pixels, acc, t * step)
+
+
+@njit(inline="always")
+def _dot_added(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # type: ignore[no-untyped-def]
+    """Add counts of timesteps [begin, end), each times its factor, to the sums of the tiles of one or several blocks."""
+    operation, terms, _, _, factors = reader
+    image, block, row = place
     for t in range(begin, end):
         for k in range(operation.first_term + operation.terms, operation.first_term + operation.terms + operation.added):
             term = terms[k]
@@ -121,21 +149,25 @@ def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # 
 
 
 @njit(cache=True, nogil=True)
-def fire(reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc, counts):  # type: ignore[no-untyped-def]
-    """Compute a convolution and its burst neurons for one row of one or PAIR blocks."""
+def fire(  # type: ignore[no-untyped-def]
+    reader, neurons, fan_out, state, silent_tiles, skip, timesteps, place, acc, found, counts
+):
+    """Compute a convolution and its burst neurons for one row of the blocks that are summed together."""
     operation, (arena, silent, changed, summed), (scale, bias, limits) = reader[0], state, neurons
     image, block, row = place
-    blocks, width = min(PAIR, operation.blocks - block), operation.out_pixel
-    out = operation.out + image * operation.out_image + row * operation.out_row
+    blocks, width = min(operation.together, operation.blocks - block), operation.out_pixel
+    out, tiles = operation.out + image * operation.out_image + row * operation.out_row, operation.together * TILE
     fan_out_row = operation.fan_out + row * operation.columns * operation.blocks
     per_row = (operation.columns + PIXELS - 1) // PIXELS
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
         unchanged = skip and not has_changed(reader, changed, place, column, pixels)
-        if not unchanged:
+        if not unchanged and operation.together == QUAD:
+            _dot_found(reader, arena, timesteps, place, column, pixels, acc, found)
+        elif not unchanged:
             for t in range(1 if operation.constant else timesteps):
-                _dot(reader, arena, t, t + 1, place, blocks, column, pixels, acc, t * PAIR * TILE)
-        step = 0 if operation.constant else PAIR * TILE
+                _dot(reader, arena, t, t + 1, place, blocks, column, pixels, acc, t * tiles)
+        step = 0 if operation.constant else tiles
         for own in range(blocks):
             to, channel = out + column * width + (block + own) * LANES, operation.channel + (block + own) * LANES
             fan_out_at, sums = fan_out_row + column * operation.blocks + block + own, own * TILE

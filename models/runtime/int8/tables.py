@@ -20,7 +20,7 @@ from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import PIXEL, Added, Current, Plan, Step
 from evburst.models.runtime.int8.records import ADD, FIRE, MAX_POOL, OPERATION, TERM
 from evburst.models.runtime.int8.signals import Part, Read, Source, reads
-from evburst.models.runtime.int8.simd.emit import LANES, PIXELS
+from evburst.models.runtime.int8.simd.emit import ACTIVE, LANES, LINE, PAIR, PIXELS, QUAD
 from evburst.models.spiking.network import SpikingParameters
 
 
@@ -122,6 +122,7 @@ class _Convolves:
     planes: int
     steps: int
     flush: int
+    together: int
     weights: int
     channel: int
 
@@ -190,6 +191,7 @@ class Tabulator:
             else:
                 runs += steps
         operations = np.zeros(len(self._operations), OPERATION)
+        operations["together"] = 1
         for record, groups in zip(operations, self._operations, strict=True):
             for name, value in (pair for group in groups for pair in asdict(group).items()):
                 record[name] = value
@@ -235,14 +237,16 @@ class Tabulator:
         weights, channel = self._weights.add(packed.data), self._limits.add(_padded(limits, len(scale), 0.0))
         self._scale.append(np.float32(scale) * (elapsed if constant else np.ones_like(elapsed)))
         self._bias.append(np.float32(_padded(bias, len(scale), 0.0)) * elapsed)
-        self._terms_of(current)
+        runs = self._terms_of(current)
         self._add_counts(current.added)
-        _, planes, steps = packed.data.shape[:3]
-        return [*output, _Convolves(int(constant), planes, steps, packed.flush, weights, channel)]
+        blocks, planes, steps = packed.data.shape[:3]
+        leaves_out = ACTIVE and step.out is not None and not constant and self._parameters.timesteps > 1
+        together = QUAD if leaves_out and all(runs) and planes == 1 and blocks % QUAD == 0 else PAIR
+        return [*output, _Convolves(int(constant), planes, steps, packed.flush, together, weights, channel)]
 
-    def _terms_of(self, current: Current) -> None:
-        """Add what convolutions read of every source."""
-        repeated, first = iter(current.weights.repetitions), 0
+    def _terms_of(self, current: Current) -> list[int]:
+        """Add what convolutions read of every source; returns the `run` of each."""
+        repeated, first, runs = iter(current.weights.repetitions), 0, list[int]()
         for conv, signal in current.readings:
             (dilation_y, dilation_x), (rows, columns) = conv.attrs["dilation"], self._tensors[f"{conv.name}.weight"].shape[2:]
             y, x = np.arange(rows)[:, None, None], np.arange(columns)[:, None]
@@ -250,15 +254,19 @@ class Tabulator:
             for item in reads(signal):
                 place, quads, repetitions = self._layout.places[item.source], np.arange(-(-item.channels // 4)), next(repeated)
                 distances = (y * dilation_y * place.row + x * dilation_x * place.pixel + 4 * quads).reshape(-1)
-                offsets, steps = self._offsets.add(np.repeat(distances, repetitions)), int(repetitions.sum())
-                self._terms.append((*self._window(item, conv.attrs), offsets, steps, first, *extent, *self._buffer(item)))
+                distances = np.repeat(distances, repetitions)
+                offsets, steps = self._offsets.add(distances), len(distances)
+                runs.append(_run(distances))
+                window, buffer = self._window(item, conv.attrs), self._buffer(item)
+                self._terms.append((*window, offsets, steps, runs[-1], first, *extent, *buffer))
                 first += steps
+        return runs
 
     def _add_counts(self, added: Sequence[Added]) -> None:
         """Add terms whose counts are added."""
         for part, factors in added:
             first = self._factors.add(_padded(factors, -(-len(factors) // LANES) * LANES, 0))
-            self._terms.append((*self._window(part, PIXEL), 0, 0, first, 1, 1, *self._buffer(part)))
+            self._terms.append((*self._window(part, PIXEL), 0, 0, 0, first, 1, 1, *self._buffer(part)))
 
     def _map_of(self, step: Step) -> _Writes:
         """Make room for a map, its channels padded to whole blocks."""
@@ -271,9 +279,9 @@ class Tabulator:
     def _resampling(self, step: Step, part: Part) -> list[_Fields]:
         attrs = step.node.attrs
         if step.kind == MAX_POOL:
-            self._terms.append((*self._window(part, attrs), 0, 0, 0, *attrs["kernel"], *self._buffer(part)))
+            self._terms.append((*self._window(part, attrs), 0, 0, 0, 0, *attrs["kernel"], *self._buffer(part)))
             return []
-        self._terms.append((*self._window(part, PIXEL), 0, 0, 0, 1, 1, *self._buffer(part)))
+        self._terms.append((*self._window(part, PIXEL), 0, 0, 0, 0, 1, 1, *self._buffer(part)))
         return [_Resamples(attrs["factor"])]
 
     def _window(self, item: Part | Read, attrs: dict[str, Any]) -> tuple[int, int, int, int, int]:
@@ -326,12 +334,28 @@ class _Array:
         return start
 
     def joined(self) -> NDArray[Any]:
-        return np.concatenate(self._parts)
+        """All of them, on a multiple of LINE in memory."""
+        return aligned(np.concatenate(self._parts))
+
+
+def aligned(values: NDArray[Any]) -> NDArray[Any]:
+    """A copy of an array that begins on a multiple of LINE in memory."""
+    memory = np.empty(values.nbytes + LINE, np.uint8)
+    first = -memory.ctypes.data % LINE
+    copy = memory[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[:] = values
+    return copy
 
 
 def _writes(shape: tuple[int, int, int], start: int, step: int, image: int, row: int, pixel: int) -> _Writes:
     channels, rows, columns = shape
     return _Writes(channels, rows, columns, -(-channels // LANES), start, step, image, row, pixel)
+
+
+def _run(distances: NDArray[Any]) -> int:
+    """Number of steps at a time that read what lies next to each other; 0 if it is not always the same."""
+    ends = np.flatnonzero(np.append(np.diff(distances) != 4, True)) + 1
+    return int(ends[0]) if (np.diff(ends, prepend=0) == ends[0]).all() else 0
 
 
 def _padded(values: NDArray[Any], length: int, value: float) -> NDArray[Any]:

@@ -9,9 +9,15 @@ pixel:
 
 16 bits suffice for many steps because spike counts are small: at most phi, where other quantised networks have 255. `flush` is
 computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
+
+Over several timesteps, QUAD tiles of one pixel are summed together (`dot_active`). Their sums fill the registers of AVX-512, a
+weight that has been read serves all timesteps, and steps whose counts are 0 at all of them are left out: half of them in the
+bundled detectors.
 """
 
 from __future__ import annotations
+
+from functools import reduce
 
 from llvmlite import ir
 from numba import types
@@ -19,7 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from evburst.models.runtime.int8.simd import emit
-from evburst.models.runtime.int8.simd.emit import GROUP, LANES, PAIR, PIXELS, TILE
+from evburst.models.runtime.int8.simd.emit import BATCH, GROUP, LANES, PAIR, PIXELS, QUAD, TILE
 
 
 @intrinsic
@@ -133,11 +139,112 @@ def _emit_vnni(builder, reader, pitches, acc, fresh):  # type: ignore[no-untyped
             for tile, part in registers
         ]
         for totals, distance in zip(sums, pitches, strict=True):
-            counts = builder.bitcast(emit.broadcast(builder, emit.load(builder, here, distance, emit.INT), emit.WIDTH), ints)
-            for total, products in zip(totals, own, strict=True):
-                instruction = f"llvm.x86.avx512.vpdpbusd.{32 * emit.WIDTH}"
-                builder.store(emit.call(builder, instruction, ints, builder.load(total), counts, products), total)
+            _emit_products(builder, totals, emit.load(builder, here, distance, emit.INT), own)  # type: ignore[no-untyped-call]
     for i, totals in enumerate(sums):
         for total, (tile, part) in zip(totals, registers, strict=True):
             to = 4 * (TILE * tile + LANES * i + emit.WIDTH * part)
             emit.add_to_memory(builder, acc, to, builder.load(total), fresh)
+
+
+@intrinsic
+def dot_active(  # type: ignore[no-untyped-def]
+    typingctx, x, start, pitch, pixels, step, timesteps, offsets, first, runs, run, weights, at, apart, acc, to, acc_step,
+    fresh, found,
+):  # fmt: skip
+    """Add to acc[timestep, tile, pixel, lane] of QUAD tiles the exact sum of x * weights over steps and their four channels.
+
+    Where `emit.ACTIVE` does not hold, it does nothing.
+
+    Args:
+        x: uint8 array, read LINE elements further than needed; `start` is the index of the first timestep's first pixel,
+            `pitch` and `step` the distances of pixels and timesteps.
+        pixels: number of pixels.
+        timesteps: their number, 1 to BATCH.
+        offsets, first: as in `dot_tiles`.
+        runs, run: number of runs of steps, and of steps in each; those of a run lie next to each other in `x`.
+        weights, at, apart: as in `dot_tiles`; on a multiple of LINE in memory, for speed.
+        acc, to: as in `dot_tiles`; the sums of the timesteps are `acc_step` elements apart.
+        fresh: as in `dot_tiles`.
+        found: int32 array, overwritten: `runs * run + LANES` elements for the steps with any count above 0.
+    """
+    long, longs = types.int64, [types.int64] * 5
+    arrays = offsets, *[long] * 3, weights, long, long, acc, long, long
+    return types.void(x, *longs, *arrays, types.boolean, found), _emit_active
+
+
+def _emit_active(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    if not emit.ACTIVE:
+        return context.get_dummy_value()
+    x, start, pitch, pixels, step, timesteps, offsets, first, runs, run, weights, at, apart, acc, to, acc_step, fresh, found = (
+        args
+    )
+    x, offsets, weights, acc, found = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 6, 10, 13, 17))
+    origin, offsets, acc = emit.at(builder, x, start), builder.gep(offsets, [first]), builder.gep(acc, [to])
+    tiles = [emit.at(builder, weights, builder.add(at, builder.mul(apart, emit.const(i)))) for i in range(QUAD)]
+    done = builder.append_basic_block("done")
+    cases = builder.switch(timesteps, done)
+    for number in range(1, BATCH + 1):
+        case = builder.append_basic_block(f"timesteps_{number}")
+        cases.add_case(emit.const(number), case)
+        builder.position_at_end(case)
+        origins = [emit.at(builder, origin, builder.mul(step, emit.const(t))) for t in range(number)]
+        targets = [builder.gep(acc, [builder.mul(acc_step, emit.const(t))]) for t in range(number)]
+        with cgutils.for_range(builder, pixels) as pixel:
+            own = [emit.at(builder, place, builder.mul(pixel.index, pitch)) for place in origins]
+            to = [builder.gep(target, [builder.mul(pixel.index, emit.const(LANES))]) for target in targets]
+            steps = _emit_search(builder, own, offsets, runs, run, found)  # type: ignore[no-untyped-call]
+            _emit_found(builder, own, offsets, tiles, found, steps, to, fresh)  # type: ignore[no-untyped-call]
+        builder.branch(done)
+    builder.position_at_end(done)
+    return context.get_dummy_value()
+
+
+def _emit_search(builder, origins, offsets, runs, run, found):  # type: ignore[no-untyped-def]
+    """Emit the search for steps of a pixel with any count above 0 at any timestep; returns how many were written to `found`."""
+    ints, wide = ir.VectorType(emit.INT, LANES), emit.const(LANES)
+    numbers, nothing = ir.Constant(ints, list(range(LANES))), ir.Constant(ints, None)
+    total = cgutils.alloca_once(builder, emit.LONG)
+    builder.store(emit.const(0), total)
+    vectors = builder.udiv(builder.add(run, emit.const(LANES - 1)), wide)
+    with cgutils.for_range(builder, runs) as loop, cgutils.for_range(builder, vectors) as vector:
+        done = builder.mul(vector.index, wide)
+        step = builder.add(builder.mul(loop.index, run), done)
+        distance = builder.sext(builder.load(builder.gep(offsets, [step])), emit.LONG)
+        counts = [emit.load(builder, origin, distance, ints) for origin in origins]
+        active = builder.icmp_unsigned("!=", reduce(builder.or_, counts), nothing)
+        left = builder.sub(run, done)
+        unused = builder.select(builder.icmp_signed("<", left, wide), builder.sub(wide, left), emit.const(0))
+        own = builder.trunc(builder.lshr(emit.const(2**LANES - 1), unused), ir.IntType(LANES))
+        active = builder.and_(active, builder.bitcast(own, active.type))
+        steps = builder.add(emit.broadcast(builder, builder.trunc(step, emit.INT), LANES, None), numbers)
+        packed = emit.call(builder, f"llvm.x86.avx512.mask.compress.v{LANES}i32", ints, steps, nothing, active)
+        so_far = builder.load(total)
+        emit.store(builder, packed, found, builder.mul(so_far, emit.const(4)))
+        more = builder.ctpop(builder.bitcast(active, own.type))
+        builder.store(builder.add(so_far, builder.zext(more, emit.LONG)), total)
+    return builder.load(total)
+
+
+def _emit_found(builder, origins, offsets, tiles, found, steps, to, fresh):  # type: ignore[no-untyped-def]
+    """Emit the sums of QUAD tiles of a pixel over the steps found, for all timesteps."""
+    ints = ir.VectorType(emit.INT, LANES)
+    sums = [[cgutils.alloca_once(builder, ints) for _ in tiles] for _ in origins]
+    emit.clear(builder, sums)
+    with cgutils.for_range(builder, steps) as item:
+        step = builder.zext(builder.load(builder.gep(found, [item.index])), emit.LONG)
+        distance = builder.sext(builder.load(builder.gep(offsets, [step])), emit.LONG)
+        own = [emit.load(builder, tile, builder.mul(step, emit.const(4 * LANES)), ints) for tile in tiles]
+        for totals, origin in zip(sums, origins, strict=True):
+            _emit_products(builder, totals, emit.load(builder, origin, distance, emit.INT), own)  # type: ignore[no-untyped-call]
+    for totals, target in zip(sums, to, strict=True):
+        for tile, total in enumerate(totals):
+            emit.add_to_memory(builder, target, 4 * TILE * tile, builder.load(total), fresh)
+
+
+def _emit_products(builder, totals, counts, weights):  # type: ignore[no-untyped-def]
+    """Emit the addition of the products of four counts (as an int32) with the weights of each total."""
+    ints = weights[0].type
+    counts = builder.bitcast(emit.broadcast(builder, counts, ints.count), ints)
+    for total, products in zip(totals, weights, strict=True):
+        instruction = f"llvm.x86.avx512.vpdpbusd.{32 * ints.count}"
+        builder.store(emit.call(builder, instruction, ints, builder.load(total), counts, products), total)

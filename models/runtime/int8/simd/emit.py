@@ -17,8 +17,10 @@ LANES = 16
 GROUP = 5
 PIXELS = 2 * GROUP
 TILE = PIXELS * LANES
-PAIR = 2
-"""Tiles that are summed together."""
+PAIR, QUAD = 2, 4
+"""Tiles that are summed together: of one timestep, and of up to BATCH timesteps."""
+
+BATCH = 4
 
 BYTE, SHORT, INT, LONG, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -43,6 +45,12 @@ VNNI = _WIDE or bool(_features().get("avxvnni"))
 
 WIDTH = LANES if _WIDE else LANES // 2
 """Channels of a pixel that fit into one register as 32-bit numbers: of AVX-512, or of AVX2."""
+
+ACTIVE = VNNI and WIDTH == LANES
+"""Whether sums can leave out counts of 0, which needs the registers of AVX-512."""
+
+LINE = 64
+"""Bytes that the memory reads at once; a vector across two lines takes twice as long."""
 
 
 def const(value: int) -> ir.Constant:
