@@ -153,23 +153,44 @@ def _int8(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -
     return counts
 
 
-def run_in_spikingjelly(path: Path) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
-    """Return a function that runs a NIR file with one output for one timestep in SpikingJelly.
+def leading_to(output: str, graph: Any) -> Any:
+    """The part of a `nir.NIRGraph` that leads to one of its outputs: SpikingJelly's importer never ends with several."""
+    import nir
 
-    It takes grids `(N, C, H, W)` float32, and returns the output and the spikes of every `IF`, by its name with underscores for
-    dots.
+    names, sources = set[str](), [output]
+    while sources:
+        names.add(name := sources.pop())
+        sources += [source for source, target in graph.edges if target == name and source not in names]
+    edges = [edge for edge in graph.edges if names.issuperset(edge)]
+    return nir.NIRGraph({name: graph.nodes[name] for name in names}, edges)
+
+
+def run_in_spikingjelly(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return a function that runs a NIR file for one timestep in SpikingJelly, as few of its outputs as all neurons lead to.
+
+    It takes a grid `(1, C, H, W)` float32, and returns the spikes of every `IF`, by its name with underscores for dots.
     """
+    import nir
     from spikingjelly.activation_based.neuron import IFNode
     from spikingjelly.activation_based.nir_exchange import import_from_nir
 
-    network, spikes = import_from_nir(path, dt=1.0), dict[str, Tensor]()
-    for name, module in network.named_children():
-        if any(isinstance(part, IFNode) for part in module.children()):
-            module.register_forward_hook(lambda _, __, result, name=name: spikes.update({name: result[0]}))
+    graph, spikes, networks = nir.read(path), dict[str, Tensor](), []
+    left = {name for name, node in graph.nodes.items() if isinstance(node, nir.IF)}
+    parts = [leading_to(name, graph) for name, node in graph.nodes.items() if isinstance(node, nir.Output)]
+    for part in sorted(parts, key=lambda part: -len(part.nodes)):
+        if left.isdisjoint(part.nodes):
+            continue
+        left -= set(part.nodes)
+        networks.append(network := import_from_nir(part, dt=1.0))
+        for name, module in network.named_children():
+            if any(isinstance(inner, IFNode) for inner in module.children()):
+                module.register_forward_hook(lambda _, __, result, name=name: spikes.update({name: result[0]}))
 
     @torch.inference_mode()
-    def run(grids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return network(grids)[0], spikes
+    def run(grid: Tensor) -> dict[str, Tensor]:
+        for network in networks:
+            network(grid)
+        return spikes
 
     return run
 
@@ -188,7 +209,7 @@ def _nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) ->
         run = run_in_spikingjelly(path)
 
     def counts(grid: NDArray[np.uint8]) -> Counts:
-        spikes, found = run(torch.from_numpy(grid).float())[1], {}
+        spikes, found = run(torch.from_numpy(grid).float()), {}
         for name, layer in parameters.neurons.items():
             _, channels, *size = (own := spikes[name.replace(".", "_")]).shape
             found[name] = own.reshape(channels // len(layer.theta), len(layer.theta), *size).sum(0, keepdim=True).numpy()
