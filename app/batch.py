@@ -134,8 +134,7 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
 
     The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous.
     """
-    base = common_folder(recordings)
-    relative = [_absolute(path).relative_to(base) for path in recordings]
+    relative = below_common_folder(recordings)
     stems = [path.with_suffix("") for path in relative]
     uses = Counter([*stems, *relative])
     return [out / (stem if uses[stem] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
@@ -148,6 +147,12 @@ def one_file(patterns: Sequence[str | Path]) -> bool:
         return False
     is_pattern = glob.has_magic(str(path)) and not os.path.lexists(path)
     return len(patterns) == 1 and not path.is_dir() and not is_pattern
+
+
+def below_common_folder(recordings: Sequence[Path]) -> list[Path]:
+    """Return the path of each recording from the deepest folder that contains them all."""
+    base = common_folder(recordings)
+    return [_absolute(path).relative_to(base) for path in recordings]
 
 
 def common_folder(recordings: Sequence[Path]) -> Path:

@@ -150,8 +150,10 @@ def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def classify_many(recordings: Sequence[Path], config: ClassifyConfig, bundle: DetectorBundle) -> Iterator[dict[str, Any]]:
-    """Yield the summary of each recording; a failure is logged and does not stop the others.
+def classify_many(
+    recordings: Sequence[Path], config: ClassifyConfig, bundle: DetectorBundle
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each recording and its summary; a failure is logged and does not stop the others.
 
     Raises:
         DataError: some of several recordings failed; raised after the last one.
@@ -160,7 +162,7 @@ def classify_many(recordings: Sequence[Path], config: ClassifyConfig, bundle: De
     failed = 0
     for path in recordings:
         try:
-            yield classify_file(path, config, bundle)
+            yield path, classify_file(path, config, bundle)
         except EvburstError as error:
             if len(recordings) == 1:
                 raise
@@ -170,14 +172,20 @@ def classify_many(recordings: Sequence[Path], config: ClassifyConfig, bundle: De
         raise DataError(f"{failed} of {len(recordings)} recordings failed")
 
 
-def human_line(summary: dict[str, Any], windows: bool = False, widths: tuple[int, int] = (0, 0)) -> str:
+def human_line(
+    summary: dict[str, Any], windows: bool = False, name: str | None = None, widths: tuple[int, int] = (0, 0)
+) -> str:
     """Return a line of text for a recording, and with `windows` a line for each window.
 
-    `widths` are the lengths of the longest file name and of the longest class name in lines that stand below each other.
+    Args:
+        summary: as `classify_file` returns it.
+        windows: whether to add the windows.
+        name: what to call the recording; None: its file name.
+        widths: lengths of the longest name and of the longest class name in lines that stand below each other.
     """
     t = summary["timesteps"]
     network = f"{'ANN' if t is None else f'T {t:g}'}, {summary['weights']}"
-    lines = [_line(widths, summary["events_file"], summary["class"], summary["score"], _spent(summary), network)]
+    lines = [_line(widths, name or summary["events_file"], summary["class"], summary["score"], _spent(summary), network)]
     for window in summary["windows"] if windows else []:
         name = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
         t = window["timesteps"]

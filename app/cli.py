@@ -181,7 +181,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
     )
 
     def main(args: argparse.Namespace) -> str | Iterator[str]:
-        from evburst.app.batch import find_recordings, one_file
+        from evburst.app.batch import below_common_folder, find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
         from evburst.app.runs import load_weights, refuse_ignored
@@ -191,9 +191,10 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         recordings, bundle = find_recordings(args.events), load_weights(config)
         found = classify_many(recordings, config, bundle)
         if args.json:
-            return _as_json(found, one_file(args.events))
-        widths = max(len(path.name) for path in recordings), max(map(len, bundle.head.classes))
-        return (human_line(summary, args.windows, widths) for summary in found)
+            return _as_json((summary for _, summary in found), one_file(args.events))
+        names = dict(zip(recordings, map(str, below_common_folder(recordings)), strict=True))
+        widths = max(map(len, names.values())), max(map(len, bundle.head.classes))
+        return (human_line(summary, args.windows, names[path], widths) for path, summary in found)
 
     return run(parser, main, argv)
 
