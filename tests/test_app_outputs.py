@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_readable(
     assert detect_main([*run, "--set", f"sinks=[{sink}]"]) == 1
     err = capsys.readouterr().err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert "cannot be written" in line
+    assert "cannot be written (File too large)" in line  # what the system says of this limit
     assert "Traceback" not in err
     if sink == "jsonl":
         lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
@@ -402,6 +402,17 @@ def test_a_run_that_ends_on_a_full_disk_does_not_stay_running(tmp_path: Path, er
     summary = read_summary(tmp_path / "out")
     assert summary is not None
     assert (summary["status"], summary["events_path"]) == (status, str(tmp_path / "a.dat"))
+    assert summary.get("error") == ("disk full" if status == "failed" else None)
+
+
+def test_where_an_error_does_not_fit_on_a_full_disk_the_status_does(tmp_path: Path, full_disk: None) -> None:
+    folder = RunFolder(tmp_path / "out", tmp_path / "a.dat", [], [])
+    folder.__enter__()
+    part_of(folder.path / SUMMARY).symlink_to("/dev/full")
+    folder.__exit__(DataError, DataError("x" * 2000), None)
+    summary = read_summary(tmp_path / "out")
+    assert summary is not None
+    assert (summary["status"], "error" in summary) == ("failed", False)
 
 
 @pytest.mark.parametrize("windows", [0, 3])

@@ -75,7 +75,7 @@ class RunFolder:
             try:
                 self.write_summary(status)
             except DataError:  # the disk may be full: the error that ended the run is the one to report
-                self._overwrite_summary(status["status"])
+                self._overwrite_summary(status)
         self._stack.__exit__(kind, error, trace)
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
@@ -84,11 +84,15 @@ class RunFolder:
         write_json(self.path / SUMMARY, content)
         return content
 
-    def _overwrite_summary(self, status: str) -> None:
-        """Write the status over the summary in place, which needs no further space, because it is shorter without indents."""
-        with suppress(OSError), (self.path / SUMMARY).open("r+") as file:
-            file.write(json.dumps({**self._about, "status": status}))
-            file.truncate()
+    def _overwrite_summary(self, status: dict[str, str]) -> None:
+        """Write the status over the summary in place: with the error if there is room, and else without, which needs none,
+        because the summary is shorter without indents."""
+        for content in (status, {"status": status["status"]}):
+            with suppress(OSError):
+                with (self.path / SUMMARY).open("r+") as file:
+                    file.write(json.dumps({**self._about, **content}))
+                    file.truncate()
+                return
 
     def _clear(self) -> None:
         """Delete what an earlier run left, after checking that it was one, and that nothing else would be replaced."""

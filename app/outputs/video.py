@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +17,27 @@ _CRF, _PRESET = "23", "ultrafast"
 _TICKS_PER_S = 90_000
 _MOST_FRAMES = 25
 """Frames of a fragment: what a killed run may lose."""
+
+
+class _File(io.FileIO):
+    """A file that is written, and remembers why it could not be: PyAV does not tell.
+
+    Attributes:
+        failure: the first error; None if there was none.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        try:
+            left = memoryview(data)
+            while len(left):
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        return len(data)
 
 
 class VideoFile:
@@ -33,7 +56,7 @@ class VideoFile:
         self._path, self._at, self._durations = path, 0, dict[int, int]()
         try:
             # A Python file, not a name: FFmpeg and OpenCV cannot open names that are not UTF-8.
-            self._file = path.open("wb", buffering=0)
+            self._file = _File(path, "wb")
             flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
             self._container = av.open(self._file, "w", format="mp4", options=flags)
             rate = Fraction(frames_per_s or _MOST_FRAMES).limit_denominator(100_000)
@@ -66,7 +89,11 @@ class VideoFile:
                 self._container.close()
                 self._file.close()
             except (OSError, av.FFmpegError) as error:
-                raise DataError(f"{self._path}: cannot be written ({error})") from None
+                raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> DataError:
+        failure = self._file.failure
+        return DataError(f"{self._path}: cannot be written ({failure.strerror if failure else error})")
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
@@ -74,4 +101,4 @@ class VideoFile:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
                 self._container.mux(packet)
         except (OSError, av.FFmpegError) as error:
-            raise DataError(f"{self._path}: cannot be written ({error})") from None
+            raise self._failed(error) from None

@@ -11,8 +11,7 @@ pixel:
 computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
 
 Over several timesteps, QUAD tiles of one pixel are summed together (`dot_active`). Their sums fill the registers of AVX-512, a
-weight that has been read serves all timesteps, and steps whose counts are 0 at all of them are left out: half of them in the
-bundled detectors.
+weight that has been read serves all timesteps, and steps whose counts are 0 at all of them are left out.
 """
 
 from __future__ import annotations
