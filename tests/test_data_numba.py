@@ -84,7 +84,12 @@ def test_a_folder_that_is_given_comes_first(nowhere: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "variables", [{"NUMBA_CPU_NAME": "generic"}, pytest.param({"NUMBA_CPU_FEATURES": "+sse2,-avx2"}, marks=pytest.mark.slow)]
+    "variables",
+    [
+        {"NUMBA_CPU_NAME": "generic"},
+        {"NUMBA_DISABLE_JIT": "1"},
+        pytest.param({"NUMBA_CPU_FEATURES": "+sse2,-avx2"}, marks=pytest.mark.slow),
+    ],
 )
 def test_auto_follows_what_numba_compiles_for(tmp_path: Path, variables: dict[str, str]) -> None:
     """int8 needs AVX2; networks that are not in integer form then have the reference engine only."""

@@ -222,7 +222,7 @@ def _int8_available(device: str) -> str:
     generic = os.environ.get("NUMBA_CPU_NAME", "") == "generic"  # makes numba compile without AVX2
     if AVAILABLE and device == "cpu" and not generic:
         return ""
-    return "needs --device cpu, an x86-64 processor with AVX2, and NUMBA_CPU_NAME not to be generic"
+    return "needs --device cpu, an x86-64 processor with AVX2, NUMBA_CPU_NAME not to be generic, and no NUMBA_DISABLE_JIT"
 
 
 @engine("int8", _int8_available)

@@ -35,8 +35,8 @@ def _features() -> dict[str, bool]:
     return dict(binding.get_host_cpu_features())  # type: ignore[no-untyped-call]
 
 
-AVAILABLE = bool(_features().get("avx2"))
-"""Whether the processor supports AVX2."""
+AVAILABLE = bool(_features().get("avx2")) and not numba.config.DISABLE_JIT
+"""Whether the processor supports AVX2, and numba compiles."""
 
 _WIDE = bool(_features().get("avx512vnni") and _features().get("avx512vl"))
 
