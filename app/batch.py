@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -260,6 +261,11 @@ def _detect_each(
             if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
                 _write_failure(folder, path, error)
             yield {str(path): str(error)}
+        except Exception as error:  # of own readers and sinks, or a bug: the other recordings can be processed all the same
+            text = f"{type(error).__name__}: {error}"
+            lines = [] if isinstance(error, OSError | MemoryError) else ["", traceback.format_exc().rstrip()]
+            log.error("%s: %s%s", path, text, "\n".join(lines))
+            yield {str(path): text}
         else:
             found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
             log.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))

@@ -125,7 +125,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, EvburstError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK:
-        return f"{_location(error)}cannot be written ({error.strerror}); what was written so far is readable"
+        what = "read or written" if error.errno == errno.EIO else "written"
+        return f"{_location(error)}cannot be {what} ({error.strerror}); what was written so far is readable"
     if isinstance(error, OSError) and error.errno in _NAMES and error.filename:
         return f"{_location(error)}cannot be used ({error.strerror})"
     if _is_out_of_memory(error):

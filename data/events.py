@@ -191,11 +191,11 @@ class EventStream(Protocol):
         ...
 
     def packets(self) -> Iterator[Events]:
-        """Yield the events in file order, as non-empty arrays of at most PACKET_EVENTS."""
+        """Yield the events in file order, as non-empty EVENT_DTYPE arrays of at most PACKET_EVENTS, not changed afterwards."""
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class EventArray:
     """An EventStream over an array of events in memory."""
 

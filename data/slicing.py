@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
 
 GLITCH_US = 1_000_000
@@ -276,6 +276,12 @@ def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
     """Yield (events, number of them that can be classified); the last eight are carried over to the next packet, if any."""
     held = np.empty(0, EVENT_DTYPE)
     for packet in packets:
+        if not isinstance(packet, np.ndarray) or packet.dtype != EVENT_DTYPE or packet.ndim != 1:
+            kind = f"an array {packet.shape} of {packet.dtype}" if isinstance(packet, np.ndarray) else type(packet).__name__
+            raise DataError(
+                f"a packet of events is {kind}; expected a one-dimensional array of evburst.data.events.EVENT_DTYPE: "
+                "evburst.data.arrays.as_events makes one"
+            )
         events = _joined([held, packet])
         decided = max(len(events) - GLITCH_EVENTS, 0)
         if decided:

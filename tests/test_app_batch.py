@@ -224,6 +224,25 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     assert all((out / name / "summary.json").stat().st_mtime_ns != times[name] for name in rows)
 
 
+def test_an_error_of_an_own_reader_does_not_stop_the_others(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(path: Path, *args: Any) -> dict[str, Any]:
+        if path.parent.name == "a":
+            raise RuntimeError("the vendor's library failed")
+        return detect_file(path, *args)
+
+    detect_file = batch.detect_file
+    monkeypatch.setattr(batch, "detect_file", failing)
+    out = tmp_path / "out"
+    assert detect_main(["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]) == 1
+    rows = table(out)
+    assert rows["a/rec_td"]["error"] == "RuntimeError: the vendor's library failed"
+    assert rows["b/rec_td"]["status"] == "complete"
+    err = capsys.readouterr().err
+    assert ("rec_td.dat: RuntimeError: the vendor's library failed" in err, "Traceback" in err) == (True, True)
+
+
 def test_json_of_a_batch_lists_failed_recordings_too(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -449,3 +449,14 @@ def test_an_interrupted_start_claims_no_output(
     monkeypatch.setattr("evburst.app.detect.load_weights", interrupted)
     assert detect_main(["--events", str(SAMPLE), "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr() == ("", "warning: interrupted\n")
+
+
+def test_a_file_of_an_unknown_sink_does_not_stay_beside_another_run(tmp_path: Path) -> None:
+    out, source = tmp_path / "out", tmp_path / "a.dat"
+    with RunFolder(out, source, ["own.csv"], ["own.csv"]):
+        (out / "own.csv").write_text("x")
+    with pytest.raises(ConfigError, match=r"own\.csv: was written by an earlier run with a sink"):
+        RunFolder(out, source, ["bbox.npy"], ["bbox.npy"]).__enter__()
+    assert (out / "own.csv").read_text() == "x"
+    with RunFolder(out, source, ["bbox.npy"], ["bbox.npy"], overwrite=True):
+        assert not (out / "own.csv").exists()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from evburst.data.errors import ConfigError, DataError, EventFileError
-from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, SensorSize
-from evburst.data.readers import READERS, open_events, recognise_format, recording_suffixes
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, EventArray, SensorSize
+from evburst.data.readers import READERS, open_events, recognise_format, recording_suffixes, stream_format
 from evburst.data.writers import write_events
 from tests.conftest import ROOT
 from tests.event_files import SAMPLE, SIZE, aedat4_bytes, bin_bytes, collect
@@ -159,3 +159,32 @@ def test_the_page_of_formats_lists_their_names_and_suffixes() -> None:
     names = [name for _, cell in table for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(names) == sorted(READERS)
     assert {suffix for cell, _ in table for suffix in re.findall(r"`(\.\w+)`", cell)} == recording_suffixes()
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (None, "returned no EventStream, but NoneType"),
+        ((packet for packet in ()), "returned no EventStream, but generator"),
+        (EventArray(np.zeros(1, EVENT_DTYPE), SensorSize(*np.array([34, 34]))), "states the sensor size"),
+        (EventArray(np.zeros(1, EVENT_DTYPE), "34x34"), "states the sensor size '34x34'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_an_own_reader_returns_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: object, message: str
+) -> None:
+    (tmp_path / "a.dat").write_bytes(b"own")
+    monkeypatch.setitem(READERS, "csv", lambda *_: stream)
+    with pytest.raises(EventFileError, match=rf"a\.dat: the reader of 'csv' {message}"):
+        open_events(tmp_path / "a.dat", format="csv")
+
+
+def test_an_own_reader_may_return_a_stream_without_a_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unhashable(EventArray):
+        __hash__ = None  # type: ignore[assignment]
+
+    (tmp_path / "a.dat").write_bytes(b"own")
+    array = Unhashable(np.zeros(1, EVENT_DTYPE), SensorSize(34, 34))
+    monkeypatch.setitem(READERS, "csv", lambda *_: array)
+    assert (stream := open_events(tmp_path / "a.dat", format="csv")) is array
+    assert stream_format(stream) == "own"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evburst.data.encoding import unpack
+from evburst.data.errors import DataError
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import clock_runs, live_windows, overlapping, windows_by_count, windows_by_duration
@@ -314,3 +315,22 @@ def test_runs_of_a_clock_end_where_nine_events_are_far_older(times: list[int], p
 def test_overlapping_windows_do_not_join_what_lies_before_a_reset() -> None:
     windows = [EventWindow(t0, t0 + 100, events_at([t0])) for t0 in (900, 1000, 0, 100)]
     assert [w.words["t"].tolist() for w in overlapping(iter(windows), 200)] == [[900], [900, 1000], [0], [0, 100]]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        np.zeros(20, [("t", ">i8"), ("x", ">u2"), ("y", ">u2"), ("p", "u1")]),
+        np.zeros(20, [("t", "<i8"), ("y", "<u2"), ("x", "<u2"), ("p", "u1")]),
+        np.zeros((20, 1), EVENT_DTYPE),
+        np.zeros((20, 4), np.int64),
+        [(0, 1, 2, 1)],
+    ],
+    ids=["big-endian", "another order", "two dimensions", "numbers", "list"],
+)
+def test_packets_of_another_form_are_refused(packet: Events) -> None:
+    """Those of 13 bytes per event would be read as something else."""
+    with pytest.raises(DataError, match="as_events makes one"):
+        list(windows_by_duration([packet], 1000, Faults()))
+    with pytest.raises(DataError, match="as_events makes one"):
+        list(clock_runs([packet], Faults()))

@@ -108,8 +108,11 @@ class RunFolder:
             if file.is_dir():
                 raise ConfigError(f"{file}: is a folder; use another --out")
         refuse_foreign([file for file in written if file not in left], self._overwrite, "use another --out, or --overwrite")
+        if (unknown := self._of_unknown_sinks(listed)) and not self._overwrite:
+            reason = "an earlier run with a sink that is not known here"
+            raise ConfigError(f"{unknown[0]}: was written by {reason}; delete it, or use another --out, or --overwrite")
         try:
-            for file in files:
+            for file in [*files, *unknown]:
                 file.unlink()
         except OSError as error:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
@@ -117,6 +120,12 @@ class RunFolder:
             if name in listed and "/" in name:
                 with suppress(OSError):  # it holds files of somebody else's
                     (self.path / name).parent.rmdir()
+
+    def _of_unknown_sinks(self, listed: Sequence[Any]) -> list[Path]:
+        """Return files of an earlier run with own sinks that are not registered here: they would stay beside this run's."""
+        known = {SUMMARY, *self._possible, *self._outputs}
+        names = [name for name in listed if isinstance(name, str) and name not in known and Path(name).name == name]
+        return self._found([name for name in names if not glob.has_magic(name)])
 
     def _found(self, names: Sequence[str]) -> list[Path]:
         """Return the files of these names or patterns that exist."""

@@ -1,7 +1,7 @@
 """Folder layouts of recorded datasets: where the event files and their labels are. A new one is a registered function here:
 
-@layout("gen1", sensor_size=SensorSize(304, 240), class_ids=("car", "pedestrian"))
-def gen1(source): ...
+@layout("gen1", expected="{split}/NAME_td.dat", sensor_size=SensorSize(304, 240), class_ids=("car", "pedestrian"))
+def gen1(source): ...  # yields a LabelledFile for each
 
 Published layouts (`{...}` is the split):
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,29 @@ def open_events(
     else:
         pipe.close()
         raise EventFileError(f"{path}: a pipe; {name} recordings can only be read from regular files: save it to a file first")
-    _FORMATS[stream] = name
+    _check_stream(stream, path, name)
+    with suppress(TypeError):  # an own stream that has no hash
+        _FORMATS[stream] = name
     return stream
 
 
 def stream_format(stream: EventStream) -> str:
-    """Return the format's name of a stream that `open_events` returned."""
-    return _FORMATS[stream]
+    """Return the format's name of a stream that `open_events` returned; "own" if it cannot be remembered for such a stream."""
+    try:
+        return _FORMATS[stream]
+    except TypeError:
+        return "own"
+
+
+def _check_stream(stream: Any, path: Path, name: str) -> None:
+    """Refuse what is no stream: an own reader may have returned anything."""
+    if not all(hasattr(stream, attribute) for attribute in ("sensor_size", "finite", "faults", "windows", "packets")):
+        raise EventFileError(f"{path}: the reader of {name!r} returned no EventStream, but {type(stream).__name__}")
+    size = stream.sensor_size
+    if not isinstance(size, SensorSize) or not all(type(n) is int and n > 0 for n in size):
+        raise EventFileError(
+            f"{path}: the reader of {name!r} states the sensor size {size!r}; expected SensorSize(width, height), int above 0"
+        )
 
 
 def recording_suffixes() -> frozenset[str]:

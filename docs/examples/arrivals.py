@@ -22,8 +22,8 @@ class Arrivals:
         self._queue = SimpleQueue[Events | None]()
 
     def put(self, events: Any) -> None:
-        """Add events in order of time: a structured array, an `(n, 4)` array or a dict of t (us), x, y, p."""
-        self._queue.put(as_events(events))
+        """Add events in order of time: a structured array, an `(n, 4)` array or a dict of t (us), x, y, p; they are copied."""
+        self._queue.put(as_events(events).copy())
 
     def close(self) -> None:
         """End the stream: the detector finishes the last window."""
