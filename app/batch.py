@@ -256,15 +256,16 @@ def _detect_each(
         before = _written_at(folder)
         try:
             summary = detect_file(path, folder, config, bundle)
-        except EvburstError as error:
-            log.error("%s", error)
+        except Exception as error:  # also of own readers and sinks, or a bug: the others can be processed all the same
+            text = str(error)
+            if isinstance(error, EvburstError):
+                log.error("%s", text)
+            else:
+                text = f"{type(error).__name__}: {error}"
+                trace = "" if isinstance(error, OSError | MemoryError) else f"\n{traceback.format_exc().rstrip()}"
+                log.error("%s: %s%s", path, text, trace)
             if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
-                _write_failure(folder, path, error)
-            yield {str(path): str(error)}
-        except Exception as error:  # of own readers and sinks, or a bug: the other recordings can be processed all the same
-            text = f"{type(error).__name__}: {error}"
-            lines = [] if isinstance(error, OSError | MemoryError) else ["", traceback.format_exc().rstrip()]
-            log.error("%s: %s%s", path, text, "\n".join(lines))
+                _write_failure(folder, path, text)
             yield {str(path): text}
         else:
             found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
@@ -323,10 +324,10 @@ def _written_at(folder: Path) -> int | None:
         return None
 
 
-def _write_failure(folder: Path, path: Path, error: EvburstError) -> None:
+def _write_failure(folder: Path, path: Path, error: str) -> None:
     """Write a summary that states why the recording failed; results of an earlier run in the folder are deleted."""
     with suppress(EvburstError), RunFolder(folder, path, [], [entry.file for entry in SINKS.values()]) as run:
-        run.write_summary({"status": "failed", "error": str(error)})
+        run.write_summary({"status": "failed", "error": error})
 
 
 def _write_table(

@@ -187,12 +187,12 @@ def human_line(
     network = f"{'ANN' if t is None else f'T {t:g}'}, {summary['weights']}"
     lines = [_line(widths, name or summary["events_file"], summary["class"], summary["score"], _spent(summary), network)]
     for window in summary["windows"] if windows else []:
-        name = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
+        span = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
         t = window["timesteps"]
         lines.append(
             _line(
                 widths,
-                name,
+                span,
                 window["class"],
                 window["score"],
                 "not counted" if window["energy_pj"] is None else f"{window['energy_pj'] / 1e6:.2f} uJ",

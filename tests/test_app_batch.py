@@ -239,6 +239,8 @@ def test_an_error_of_an_own_reader_does_not_stop_the_others(
     rows = table(out)
     assert rows["a/rec_td"]["error"] == "RuntimeError: the vendor's library failed"
     assert rows["b/rec_td"]["status"] == "complete"
+    summary = json.loads((out / "a" / "rec_td" / "summary.json").read_text())
+    assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: the vendor's library failed")
     err = capsys.readouterr().err
     assert ("rec_td.dat: RuntimeError: the vendor's library failed" in err, "Traceback" in err) == (True, True)
 

@@ -458,5 +458,7 @@ def test_a_file_of_an_unknown_sink_does_not_stay_beside_another_run(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"own\.csv: was written by an earlier run with a sink"):
         RunFolder(out, source, ["bbox.npy"], ["bbox.npy"]).__enter__()
     assert (out / "own.csv").read_text() == "x"
+    with pytest.raises(ConfigError, match=r"own\.csv: is the recording itself"):
+        RunFolder(out, out / "own.csv", ["bbox.npy"], ["bbox.npy"], overwrite=True).__enter__()
     with RunFolder(out, source, ["bbox.npy"], ["bbox.npy"], overwrite=True):
         assert not (out / "own.csv").exists()

@@ -101,18 +101,19 @@ class RunFolder:
         listed = outputs_in(self.path)
         left = self._found([name for name in (SUMMARY, *self._possible) if name in listed])
         written = self._found([*self._outputs, SUMMARY])
-        files = list(dict.fromkeys([*left, *written]))
+        unknown = self._of_unknown_sinks(listed)
+        files = list(dict.fromkeys([*left, *unknown, *written]))
         for file in files:
             if same_file(file, self._source):
                 raise ConfigError(f"{file}: is the recording itself and would be replaced; use another --out")
             if file.is_dir():
                 raise ConfigError(f"{file}: is a folder; use another --out")
         refuse_foreign([file for file in written if file not in left], self._overwrite, "use another --out, or --overwrite")
-        if (unknown := self._of_unknown_sinks(listed)) and not self._overwrite:
+        if unknown and not self._overwrite:
             reason = "an earlier run with a sink that is not known here"
             raise ConfigError(f"{unknown[0]}: was written by {reason}; delete it, or use another --out, or --overwrite")
         try:
-            for file in [*files, *unknown]:
+            for file in files:
                 file.unlink()
         except OSError as error:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
