@@ -14,11 +14,10 @@ from evburst.app.outputs.folder import path_of
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
-from evburst.data.datasets.recorded import SIZELESS_FORMATS
-from evburst.data.errors import DataError, EvburstError, SensorSizeError
+from evburst.data.errors import DataError, EvburstError
 from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
-from evburst.data.readers import open_events, recognise_format
+from evburst.data.readers import open_sized
 from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 
@@ -108,26 +107,17 @@ def classify_file(
 
 def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> EventStream:
     """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
-    trained_size = sensor_of(bundle)
-    if config.sensor_size:
-        return open_events(path, SensorSize.parse(config.sensor_size), config.format, options=config.reading)
-    if trained_size and (config.format or recognise_format(path)) in SIZELESS_FORMATS:
-        return open_events(path, trained_size, config.format, options=config.reading)
-    try:
-        stream = open_events(path, None, config.format, options=config.reading)
-    except SensorSizeError:
-        if trained_size is None:
-            raise
-        return open_events(path, trained_size, config.format, options=config.reading)
-    if trained_size and stream.sensor_size != trained_size:
-        log.warning("%s: a %s sensor; the network was trained on %s", path, stream.sensor_size, trained_size)
+    given = SensorSize.parse(config.sensor_size) if config.sensor_size else None
+    stream = open_sized(path, given, bundle.trained_size, config.format, options=config.reading)
+    if not given:
+        warn_of_other_sensor(path, stream.sensor_size, bundle)
     return stream
 
 
-def sensor_of(bundle: DetectorBundle) -> SensorSize | None:
-    """Return the sensor size of a network's training data, if its weights file states it."""
-    size = bundle.record.get("sensor_size")
-    return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
+def warn_of_other_sensor(path: Path, size: SensorSize, bundle: DetectorBundle) -> None:
+    """Log if a network was trained on another size of sensor than that of a recording or folder."""
+    if bundle.trained_size and size != bundle.trained_size:
+        log.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.trained_size)
 
 
 def _best_classes(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -183,27 +173,30 @@ def human_line(
         name: what to call the recording; None: its file name.
         widths: lengths of the longest name and of the longest class name in lines that stand below each other.
     """
-    t = summary["timesteps"]
-    network = f"{'ANN' if t is None else f'T {t:g}'}, {summary['weights']}"
+    ann = summary["network"] == "ann"
+    network = ", ".join(filter(None, [_network(ann, summary["timesteps"]), summary["weights"]]))
     lines = [_line(widths, name or summary["events_file"], summary["class"], summary["score"], _spent(summary), network)]
     for window in summary["windows"] if windows else []:
         span = f"  {window['t0_us'] / 1e6:.3f} to {window['t1_us'] / 1e6:.3f} s"
-        t = window["timesteps"]
-        lines.append(
-            _line(
-                widths,
-                span,
-                window["class"],
-                window["score"],
-                "not counted" if window["energy_pj"] is None else f"{window['energy_pj'] / 1e6:.2f} uJ",
-                "ANN" if t is None else f"T {t:g}",
-            )
-        )
+        energy, used = "nothing computed", ""
+        if window["class"] is not None:
+            energy = "not counted" if window["energy_pj"] is None else f"{window['energy_pj'] / 1e6:.2f} uJ"
+            used = _network(ann, window["timesteps"])
+        lines.append(_line(widths, span, window["class"], window["score"], energy, used))
     return "\n".join(lines)
+
+
+def _network(ann: bool, timesteps: float | None) -> str:
+    """Return what ran; "" if nothing did."""
+    if ann:
+        return "ANN"
+    return "" if timesteps is None else f"T {timesteps:g}"
 
 
 def _spent(summary: dict[str, Any]) -> str:
     energy, memory = summary["energy"], summary["memory"]
+    if summary["class"] is None:
+        return "no energy: every window is idle"
     pj = energy["ann_pj"] if energy["snn_pj"] is None else energy["snn_pj"]
     share = "" if energy["of_ann"] is None else f" ({100 * energy['of_ann']:.1f} % of the ANN's)"
     line = f"{pj / 1e6:.2f} uJ of arithmetic per window{sample_note(energy)}{share}"
@@ -215,4 +208,4 @@ def _spent(summary: dict[str, Any]) -> str:
 def _line(widths: tuple[int, int], name: str, label: str | None, score: float | None, energy: str, network: str) -> str:
     name_width, class_width = max(widths[0], _NAME_WIDTH), max(widths[1], _CLASS_WIDTH)
     answer = f"{'idle':<{class_width + 6}}" if label is None else f"{label:<{class_width}} {score:5.3f}"
-    return f"{name:<{name_width}} {answer}  {energy}  {network}"
+    return f"{name:<{name_width}} {answer}  {energy}  {network}".rstrip()

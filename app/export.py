@@ -47,7 +47,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 
 
 def _export(args: argparse.Namespace) -> str:
-    from evburst.app.classify import sensor_of
     from evburst.app.config import build
     from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
@@ -71,7 +70,7 @@ def _export(args: argparse.Namespace) -> str:
     if args.onnx:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
-    sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else sensor_of(bundle) or _SENSOR
+    sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.trained_size or _SENSOR
     height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
     if args.onnx_snn:
         if not is_integer(bundle.spiking, bundle.parameters):

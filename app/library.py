@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evburst.app.classify import ClassifyConfig, open_recording, sensor_of
+from evburst.app.classify import ClassifyConfig, open_recording
 from evburst.app.config import build
 from evburst.app.console import warn_of_repairs
 from evburst.app.detect import DetectConfig, class_numbers, result_filter
@@ -225,7 +225,7 @@ class Classifier(_Network):
         **settings: Any,
     ) -> None:
         super().__init__(build(ClassifyConfig, _settings(weights, sensor_size, settings)), maps)
-        self._size = self._size or sensor_of(self._bundle)
+        self._size = self._size or self._bundle.trained_size
 
     def classify(self, source: Any) -> Classification | None:
         """Return the mean class scores over a recording's windows; None if every window was idle.

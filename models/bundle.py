@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from evburst.data.errors import CheckpointError
+from evburst.data.events import SensorSize
 from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
@@ -184,6 +185,12 @@ class DetectorBundle:
     def converted(self) -> bool:
         """Whether there is a spiking network."""
         return True
+
+    @property
+    def trained_size(self) -> SensorSize | None:
+        """Sensor size of the training data, if the weights file states it."""
+        size = self.record.get("sensor_size")
+        return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
 
     def save(self, path: Path) -> None:
         """Write as safetensors: the ANN's weights in float16, thresholds, shifts and other biases than the ANN's in float32.

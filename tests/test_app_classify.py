@@ -13,14 +13,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from evburst.app.classify import ClassifyConfig, classify_file, human_line
 from evburst.app.cli import classify_main, detect_main
+from evburst.app.config import load_config
 from evburst.app.convert.cli import convert_main
 from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.results import tables
 from evburst.app.train.cli import train_main
+from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
+from evburst.app.train.trainer import Trainer
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import SensorSize
@@ -112,6 +116,26 @@ def test_an_unfinished_run_is_resumed(place: Path, tmp_path: Path) -> None:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
 
 
+def test_a_resumed_run_equals_an_uninterrupted_one(place: Path, tmp_path: Path) -> None:
+    """Bit for bit, dropout included."""
+
+    def trainer(out: str) -> Trainer:
+        where = [f"data.root={place / 'digits'}", f"out={tmp_path / out}", f"cache={place / 'cache'}"]
+        what = ["data.kind=nmnist", "architecture=little", "voxel.bins=2", "voxel.window_ms=100", "augment.mirror=0"]
+        schedule = ["schedule.batch=8", "schedule.epochs=2", "schedule.plain_epochs=0"]
+        return Trainer(load_config(TrainConfig, None, [*where, *what, *schedule]), False)
+
+    whole, first = trainer("whole"), trainer("parts")
+    whole.run()
+    object.__setattr__(first.config.schedule, "epochs", 1)  # killed after the first epoch
+    first.run()
+    second = trainer("parts")
+    assert second.epoch == 1
+    second.run()
+    for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_evaluate_reports_classes(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     command = ["--weights", str(place / "digits.safetensors"), "--root", str(place / "digits"), "--split", "test", "--both"]
@@ -135,6 +159,43 @@ def test_evaluate_reports_classes(place: Path, tmp_path: Path, capsys: pytest.Ca
     for name in ("report.html", "results.md", "confusion.svg"):
         assert "top-1" in (out / name).read_text() or name == "confusion.svg"
     assert "## Classification" in tables([out])
+
+
+def test_files_that_do_not_state_their_size_are_read_at_that_of_the_weights(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not at that of N-Caltech101, which the reader of .bin files assumes; of another size evaluate warns, as classify does."""
+    shutil.copytree(place / "digits" / "Test", tmp_path / "data" / "test")
+    weights = ["--weights", str(place / "digits.safetensors"), *settings(latency_windows=2, cache=tmp_path / "cache")]
+    command = [*weights, "--dataset", "folder", "--root", str(tmp_path / "data")]
+    assert evaluate_main([*command, "--out", str(tmp_path / "out")]) == 0
+    results = read_results(tmp_path / "out" / "results.json")
+    assert isinstance(results, ClassResults)
+    assert (results.split, results.sensor_size, results.main.top1) == ("test", (34, 34), 100)
+    assert "was trained on" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "data")
+    for name in "17":
+        (tmp_path / "data" / "test" / name).mkdir(parents=True)
+        write_events(tmp_path / "data" / "test" / name / "a.dat", bars(np.random.default_rng(4), name == "1", BUSY), BUSY)
+    assert evaluate_main([*command, "--out", str(tmp_path / "other")]) == 0
+    assert f"{tmp_path / 'data'}: a 48x32 sensor; the network was trained on 34x34" in capsys.readouterr().err
+
+
+def test_data_of_classes_need_the_architecture_of_a_classifier(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_of_bars(tmp_path / "table")
+    shutil.copytree(place / "digits" / "Train", tmp_path / "folders" / "train")
+    out, hint = (
+        ["--out", str(tmp_path / "out")],
+        "to train a classifier, set its architecture, e.g. --set architecture=resnet18",
+    )
+    for kind, root in (("nmnist", "digits"), ("folder", "folders"), ("folder", "table")):
+        assert train_main(["--dataset", kind, "--root", str((place if root == "digits" else tmp_path) / root), *out]) == 1
+        assert hint in capsys.readouterr().err
+    table = ["--labels", str(tmp_path / "table" / "labels.csv")]
+    assert train_main(["--dataset", "folder", "--root", str(tmp_path / "table"), *table, *out]) == 1
+    assert f"data.labels (--labels) is for classifiers; {hint}" in capsys.readouterr().err
 
 
 def test_protocols_are_for_detectors_only(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +282,11 @@ def test_idle_windows_are_excluded(place: Path) -> None:
     path, weights = place / "digits" / "Test" / "7" / "00003.bin", str(place / "digits.safetensors")
     found = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000))
     assert (found["class"], found["score"], found["top5"], found["idle_windows"]) == (None, None, [], 1)
+    name, _, rest = human_line({**found, "weights": "digits"}, windows=True).partition("\n")
+    assert name.split(maxsplit=1) == ["00003.bin", "idle              no energy: every window is idle  digits"]
+    assert rest.split() == ["0.000", "to", "0.100", "s", "idle", "nothing", "computed"]
+    as_ann = classify_file(path, ClassifyConfig(weights=weights, idle_events=1000, ann=True))
+    assert human_line(as_ann).endswith(f"no energy: every window is idle  ANN, {weights}")
     with pytest.raises(EventFileError, match="contains no usable events after 10 s"):
         classify_file(path, ClassifyConfig(weights=weights, start_s=10))
 

@@ -357,7 +357,7 @@ def test_a_larger_sensor_is_seen_in_blocks(tmp_path: Path, capsys: pytest.Captur
 def test_a_table_of_labels_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["--dataset", "folder", "--root", str(tmp_path), "--weights", "nmnist"]
     assert evaluate_main([*args, "--labels", str(tmp_path / "labels #2.csv")]) == 1
-    assert f"{tmp_path / 'labels #2.csv'}: not a table of labels" in capsys.readouterr().err
+    assert f"{tmp_path / 'labels #2.csv'}: no such file; expected a table of labels" in capsys.readouterr().err
 
 
 def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,7 @@ def test_a_line_of_classify_states_what_was_counted() -> None:
         "energy": energy,
         "memory": memory,
         "timesteps": 1.0,
+        "network": "snn",
         "weights": "nmnist",
         "windows": rows,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -215,3 +216,10 @@ def test_nothing_overflows(written: Path, width: int, browser: Any) -> None:
     browser.get((written / "report.html").as_uri())
     page = "document.documentElement"
     assert browser.execute_script(f"return {page}.scrollWidth - {page}.clientWidth") == 0
+
+
+def test_class_names_in_any_script_are_text_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = charts.matrix(np.eye(2), ["猫", "犬"], "found", "true")
+    assert svg.count("猫") == svg.count("犬") == 2

@@ -122,6 +122,17 @@ class TwoLayers(nn.Module):
         return 0 * self.relu(self.conv(self.relu(x))).mean()[None]
 
 
+def test_dropout_depends_on_the_step_and_the_process_only() -> None:
+    loss, drawn = ScheduledLoss(TwoLayers(), ScheduleConfig(), False), {}
+    for step, rank in ((3, 0), (4, 0), (3, 1), (3, 0)):
+        loss.begin(step, 0.5, rank)
+        kept = torch.nn.functional.dropout(torch.ones(64), 0.5)
+        assert torch.equal(drawn.setdefault((step, rank), kept), kept)
+        torch.randn(step)  # whatever else is drawn in between
+    masks = [tuple(mask.tolist()) for mask in drawn.values()]
+    assert len(set(masks)) == 3
+
+
 def test_layers_take_turns_in_the_sparsity_loss() -> None:
     torch.manual_seed(0)
     network, x, nothing = TwoLayers(), torch.randn(8, 4, 16, 16), torch.zeros(0)

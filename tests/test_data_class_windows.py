@@ -187,7 +187,7 @@ def test_a_class_without_a_recording_to_learn_from_is_named(tmp_path: Path, capl
         write_events(path, events(500, 300_000, SIZE), SIZE)
     for split, messages in (
         ("test", []),
-        ("train", [f"{tmp_path}: the split 'train' has nothing of mug, so that it is not learned"]),
+        ("train", [f"{tmp_path}: the split 'train' has nothing of mug, which cannot be learned from it"]),
     ):
         assert open_class_windows("folder", tmp_path, split, W, 0, None, HeldTime()).spec.classes == ("cup", "mug")
         assert caplog.messages == messages

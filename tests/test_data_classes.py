@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, GESTURES
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, GESTURES, SPLITS
 from evburst.data.datasets.classes import Excerpt, open_classes
 from evburst.data.encoding import unpack
-from evburst.data.errors import ConfigError, DataError, LabelError
+from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeUnknownError
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.writers import write_events
 from tests.event_files import aedat4_bytes, bin_bytes, collect
@@ -108,14 +108,36 @@ def test_every_layout_divides_its_recordings_into_splits(tmp_path: Path, name: s
         open_classes(name, tmp_path / "empty", "test")
 
 
-def test_a_split_that_gets_none_of_few_recordings_says_why(tmp_path: Path) -> None:
-    (tmp_path / "cup").mkdir()
-    for k in (1, 2):
-        write_events(tmp_path / "cup" / f"{k}.dat", events(9, 90, SensorSize(32, 24)), SensorSize(32, 24))
-    assert len(open_classes("folder", tmp_path, "train").recordings) == 2
-    for split in ("select", "test"):
-        with pytest.raises(DataError, match=f"none of the 2 recordings is of split '{split}', which takes about a tenth"):
-            open_classes("folder", tmp_path, split)
+def counts(root: Path, *classes: str) -> list[list[int]]:
+    """Number of recordings of each class in train, select and test."""
+    found = [[r.label for r in open_classes("folder", root, split, classes=classes).recordings] for split in SPLITS]
+    return [[labels.count(k) for labels in found] for k in range(len(classes))]
+
+
+def test_every_split_gets_one_of_few_recordings(tmp_path: Path) -> None:
+    """Of every class; which one depends on names only, and a split that the digests fill stays as it is."""
+    size = SensorSize(32, 24)
+    for name, number in (("cup", 2), ("mug", 3), ("pen", 5)):
+        (tmp_path / name).mkdir()
+        for k in range(number):
+            write_events(tmp_path / name / f"{k}.dat", events(9, 90, size), size)
+        if name == "cup":
+            with pytest.raises(
+                DataError, match="none of the 2 recordings is of split 'test': they are too few to hold some out"
+            ):
+                open_classes("folder", tmp_path, "test")
+    assert counts(tmp_path, "cup", "mug", "pen") == [[1, 1, 0], [1, 1, 1], [3, 1, 1]]
+
+
+def test_the_size_of_files_that_do_not_state_it_is_asked_for_or_that_of_the_network(tmp_path: Path) -> None:
+    for k in range(40):
+        put_bin(tmp_path / "up" / f"{k}.bin", SensorSize(34, 34))
+    with pytest.raises(SensorSizeUnknownError, match="does not say the sensor's size; pass --sensor-size"):
+        open_classes("folder", tmp_path, "train").recordings[0].open()
+    trained = open_classes("folder", tmp_path, "train", trained_size=SensorSize(34, 34))
+    assert trained.recordings[0].open().sensor_size == (34, 34)
+    given = open_classes("folder", tmp_path, "train", SensorSize(64, 48), trained_size=SensorSize(34, 34))
+    assert given.recordings[0].open().sensor_size == (64, 48)
 
 
 def test_published_test_splits_are_kept(tmp_path: Path) -> None:
@@ -171,7 +193,47 @@ def test_class_folders_may_be_split_already(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
     folder_tree(tmp_path / "val")
     open_classes("folder", tmp_path, "train")
-    assert f"{tmp_path / 'val'}: beside train/, only test/ is read" in caplog.text
+    assert f"{tmp_path / 'val'}: only train/ and test/ are read" in caplog.text
+
+
+def test_a_folder_may_have_only_a_test_split_and_names_in_capitals(tmp_path: Path) -> None:
+    folder_tree(tmp_path / "Test")
+    assert len(open_classes("folder", tmp_path, "test").recordings) == 80
+    with pytest.raises(DataError, match="no recording found of split 'train'"):
+        open_classes("folder", tmp_path, "train")
+    folder_tree(tmp_path / "Train")
+    assert sum(len(open_classes("folder", tmp_path, split).recordings) for split in ("train", "select")) == 80
+
+
+def test_train_and_test_may_be_classes(tmp_path: Path) -> None:
+    folder_tree(tmp_path)
+    (tmp_path / "up").rename(tmp_path / "train")
+    assert open_classes("folder", tmp_path, "train").classes == ("down", "train")
+
+
+def test_files_that_are_no_recordings_are_skipped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder_tree(tmp_path)
+    for name in ("README.txt.md", "Thumbs.db", ".DS_Store", "0_bbox.npy"):
+        (tmp_path / "up" / name).write_bytes(b"no events")
+    for split in ("train", "select", "test", "train"):
+        open_classes("folder", tmp_path, split)
+    assert caplog.messages == [
+        f"{tmp_path}: 3 files skipped, the first one: {tmp_path / 'up' / '0_bbox.npy'}: by its name not a recording"
+    ]
+
+
+def test_ignored_classes_that_do_not_exist_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder_tree(tmp_path)
+    found = open_classes("folder", tmp_path, "train", ignored=frozenset({"upp", "down"}))
+    assert found.classes == ("up",)
+    assert caplog.messages == [f"{tmp_path}: data.classes ignores upp, but there is no recording of such a class"]
+
+
+def test_missing_folders_and_tables_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such folder; expected \{Train,Test\}"):
+        open_classes("nmnist", tmp_path / "nowhere", "train")
+    with pytest.raises(LabelError, match=r"none\.csv: no such file; expected a table of labels"):
+        open_classes("folder", tmp_path, "train", table=tmp_path / "none.csv")
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:

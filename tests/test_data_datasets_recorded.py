@@ -300,7 +300,7 @@ def test_if_no_recording_can_be_missed_the_end_of_each_is_held_out(tmp_path: Pat
     (tmp_path / "train" / "b.dat").unlink()
     assert times_of(tmp_path, "select", "cat", "dog") == {"a.dat": [80, 85]}
     times_of(tmp_path, "train", "cat", "dog")
-    assert "the split 'train' has nothing of dog, so that it is not learned" in caplog.text
+    assert "the split 'train' has nothing of dog, which cannot be learned from it" in caplog.text
 
 
 def test_one_label_is_too_few_to_hold_one_out(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evburst.data import notices
 from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import ReadOptions, columns, open_events
@@ -29,7 +30,7 @@ BUSY_SIZE = SensorSize(304, 240)
 @pytest.fixture(autouse=True)
 def forget_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each warning is given once in a process; the private set holds those that were."""
-    monkeypatch.setattr(columns, "_warned", set())
+    monkeypatch.setattr(notices, "_warned", set())
 
 
 def table(events: Events, t: np.ndarray, order: str = "txyp") -> np.ndarray:

@@ -1,7 +1,7 @@
 """The windows that a conversion uses: of the training's data, of another folder, or of recordings without labels.
 
 The network learns from the split "train"; choices are made on "select" (data/datasets/selection.py), and the result is
-measured on "val".
+measured on "val", or on "test" of recordings with a class each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evburst.app.convert.config import ConvertConfig
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset, DatasetSpec
 from evburst.data.datasets.recorded import Reading, unlabelled_windows
-from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset, reported_split
 from evburst.data.datasets.simulated import SimulatedWindows
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
@@ -46,17 +46,19 @@ class ConversionData:
 
     Attributes:
         fresh: whether every showing of the data is different, as in a simulation.
+        reported_split: the split on which results are measured.
     """
 
     def __init__(self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec, stride: int) -> None:
         self._config, self._settings, self._head, self._stride = config, settings, head, stride
         self.fresh = settings.data.kind == "simulated" and not config.unlabelled
+        self.reported_split = reported_split(settings.data, task_of(head).name)
 
     def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
         """Open windows of a split.
 
         Args:
-            split: e.g. "val".
+            split: e.g. "select".
             n: number of windows; 0: all.
             showing: for simulated data, each number shows the same pictures with different motion and noise.
 

@@ -2,8 +2,9 @@
 
 The steps are: fold, measure each layer's sensitivity, choose burst limits and thresholds on the Pareto frontier (search.py),
 calibrate, distil (conversion.py), calibrate the scores (score_maps.py), measure, save. What is learned comes from the split
-"train", what is chosen from "select", what is reported from "val". Beside the weights file lie the files of the search,
-NAME_report.json and .png, and with advanced calibration NAME_descent.csv and .png (descent.py).
+"train", what is chosen from "select", what is reported from "val" ("test" of recordings with a class each). Beside the
+weights file lie the files of the search, NAME_report.json and .png, and with advanced calibration NAME_descent.csv and .png
+(descent.py).
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import FRONTIER, draw_report
 from evburst.app.provenance import provenance
 from evburst.app.scoring import SCORINGS
+from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import DataError
 from evburst.data.files import begins_with, only_writer, read_json, refuse_foreign
+from evburst.data.text import number_of
 from evburst.eval.energy import HEADLINE
 from evburst.models.bundle import DetectorBundle, find_weights, read_kind
 from evburst.models.spiking.convert.report import conversion_report
@@ -99,9 +102,12 @@ def human_line(config: ConvertConfig, record: dict[str, Any]) -> str:
         return f"{line}; its loss was not measured; `evburst evaluate --weights {config.out} --both` does so"
     loss, share = check["loss"], 100 * check["snn"]["energy_of_ann"][HEADLINE]
     bounds = "" if loss["low"] is None else f" [{loss['low']:.2f}, {loss['high']:.2f}]"
-    unit = next(scoring.unit for scoring in SCORINGS.values() if scoring.figures[0] in check["ann"])
+    task, unit = next((task, scoring.unit) for task, scoring in SCORINGS.items() if scoring.figures[0] in check["ann"])
+    data = number_of(check["windows"], "window")
+    if task == CLASSIFICATION:
+        data = f"{number_of(loss['units'], 'recording')} ({data})"
     return (
-        f"{line}; loses {loss['mean']:.2f}{bounds} {unit} on {check['windows']} windows of the split {check['split']!r}, "
+        f"{line}; loses {loss['mean']:.2f}{bounds} {unit} on {data} of the split {check['split']!r}, "
         f"at {share:.1f} % of the dense ANN's energy ({HEADLINE.upper()})"
     )
 
@@ -118,7 +124,7 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
     _write_report(conversion, bundle)
     record = _record(conversion, bundle, found, seconds)
     if check_windows is not None:
-        record["check"] = compare_with_ann(bundle, check_windows)
+        record["check"] = compare_with_ann(bundle, check_windows, conversion.data.reported_split)
     replace(bundle, record=record).save(out)
     return record
 
@@ -129,7 +135,7 @@ def _windows_to_check(conversion: Conversion) -> Dataset | None:
     if config.check_windows < 0 or config.unlabelled:
         return None
     try:
-        return conversion.data.windows("val", config.check_windows)
+        return conversion.data.windows(conversion.data.reported_split, config.check_windows)
     except DataError as error:
         raise DataError(f"{error}; the result is measured on this split; --set check_windows=-1 skips that") from None
 

@@ -86,15 +86,16 @@ def measure_unlabelled(bundle: DetectorBundle, ann: Graph, batches: Iterable[Ten
     return Measurement(None, spent / count, spent / max(graded, 1.0), diverged / count)
 
 
-def compare_with_ann(bundle: DetectorBundle, windows: Dataset) -> dict[str, Any]:
-    """Score the ANN and the SNN on the same labelled windows: AP or top-1, the SNN's loss with its interval, and its energy.
+def compare_with_ann(bundle: DetectorBundle, windows: Dataset, split: str) -> dict[str, Any]:
+    """Score the ANN and the SNN on the same labelled windows of a split: AP or top-1, the SNN's loss with its interval, and its
+    energy.
 
     Returns:
         In JSON types: windows, split, ann and snn (their figures; for the snn also energy_of_ann, its share of the dense ANN's
         energy by number format), loss (mean, low, high, units: how much lower the snn scores, see Scoring).
     """
     scoring, classes = scoring_of(bundle.head), windows.spec.classes
-    results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": "val"}
+    results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": split}
     ann, snn = (run_windows(Detector(bundle, SCORED, ann=is_ann), windows) for is_ann in (True, False))
     for name, network in (("ann", ann), ("snn", snn)):
         scored = scoring.score(network.labels, network.predictions, network.names, classes)

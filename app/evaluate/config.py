@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from evburst.app.config import load_config
 from evburst.app.lead import MOST_LEAD_MS
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import SPECS
-from evburst.data.datasets.registry import DatasetConfig
+from evburst.data.datasets.registry import DatasetConfig, reported_split
 from evburst.eval.bootstrap import RESAMPLES
 from evburst.eval.energy import COST_TABLES
 from evburst.models.bundle import DetectorBundle
@@ -29,7 +29,7 @@ class EvaluateConfig:
     Attributes:
         data: the data set; its spec and its simulation, and for the kind of data that was trained on its mapping of classes,
             are taken from the weights unless set.
-        split: train, val or test; for classifiers train, select or test, and val is the same as test.
+        split: train, val or test; for classifiers of recordings train, select or test, and val means test.
         weights: name of bundled weights, or a file.
         ann, snn: whether to evaluate the ANN, and the spiking network.
         timesteps: timesteps T of the spiking network, with one result for each; empty: the number for which the weights were
@@ -106,7 +106,9 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
     bundle = DetectorBundle.load(given.weights)
     training_data = bundle.record.get("training", {}).get("config", {}).get("data", {})
     if task_of(bundle.head).name == CLASSIFICATION:
-        return load_config(EvaluateConfig, file, assignments, {"data": _class_data(training_data, file, assignments)}), bundle
+        config = load_config(EvaluateConfig, file, assignments, {"data": _class_data(training_data, file, assignments)})
+        split = reported_split(config.data, CLASSIFICATION) if config.split == "val" else config.split
+        return replace(config, split=split), bundle
     spec = training_data.get("spec", bundle.record.get("dataset"))
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
     if spec not in SPECS:

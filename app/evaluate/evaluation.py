@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from evburst.app.classify import warn_of_other_sensor
 from evburst.app.config import to_dict
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.dataset_runs import concatenate
@@ -177,11 +178,14 @@ class Evaluation:
             task, head = task_of(self.bundle.head).name, self.bundle.head
             known = head.classes if task == CLASSIFICATION else ()
             request = Request(
-                c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, True, task, known
+                c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, True, task, known,
+                self.bundle.trained_size,
             )  # fmt: skip
             dataset = open_dataset(c.data, request)
         if self.rank == 0:
             barrier(self.world)
+            if task == CLASSIFICATION and not c.data.sensor_size:
+                warn_of_other_sensor(Path(c.data.root), dataset.spec.sensor_size, self.bundle)
         if dataset.spec.classes != self.bundle.head.classes:
             raise ConfigError(
                 f"weights {c.weights} have the classes {', '.join(self.bundle.head.classes)}; the dataset has "

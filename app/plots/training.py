@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evburst.app.plots import new_figure
 from evburst.app.scoring import Score
 from evburst.data.files import replacing
+from evburst.eval.report.charts import names_in_any_script
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ class Curves:
         for axes in (left, right):
             axes.legend(fontsize=8)
             axes.grid(alpha=0.3)
-        figure.savefig(self._picture, dpi=100)
+        with names_in_any_script():
+            figure.savefig(self._picture, dpi=100)
 
 
 def _tensorboard(out: Path) -> Any:

@@ -42,9 +42,16 @@ class ScheduledLoss(nn.Module):
             for module in {m for m in network.modules() if isinstance(m, nn.ReLU)}:
                 module.register_forward_hook(lambda _, __, out: self._activation(out))
 
-    def begin(self, step: int, progress: float) -> None:
-        """Draw the randomness of a step, which depends on its number only; `progress` is its position in the run, 0 to 1."""
+    def begin(self, step: int, progress: float, rank: int = 0) -> None:
+        """Draw the randomness of a step, which depends on its number and the process only.
+
+        Args:
+            step: number of the step, from 0.
+            progress: its position in the run, 0 to 1.
+            rank: number of the process, which has its own dropout; rounding and sparsity are the same in all processes.
+        """
         self._rng = np.random.default_rng([self._schedule.seed, step])
+        torch.manual_seed(int(np.random.default_rng([self._schedule.seed, step, rank]).integers(2**63)))
         self._rounds = bool(self._rng.random() < progress * self._schedule.rounding)
         self._sparsity = progress * self._schedule.sparsity
         self._turn = step % _TURNS

@@ -15,6 +15,7 @@ from evburst.app.processes import process_group
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.trainer import BEST, FILES, SOURCES, Trainer, is_training
 from evburst.app.train.windows import has_split
+from evburst.data.datasets.registry import reported_split
 from evburst.data.files import only_writer, refuse_foreign
 from evburst.models.bundle import load_tensors
 from evburst.models.detectors import task_of_architecture
@@ -45,11 +46,12 @@ def train(config: TrainConfig) -> Path:
 def human_summary(best: Path) -> str:
     """Two lines for the user: the score of the best epoch of a finished run, and the next command to type.
 
-    That command measures its result on the split "val", unless the data lack it.
+    That command measures its result on the split that is reported, unless the data lack it.
     """
     _, record = load_tensors(best, "ann")
     config = build(TrainConfig, record["config"])
-    unmeasured = "" if has_split(config, task_of_architecture(config.architecture), "val") else " --set check_windows=-1"
+    task = task_of_architecture(config.architecture)
+    unmeasured = "" if has_split(config, task, reported_split(config.data, task)) else " --set check_windows=-1"
     scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _FIGURES)
     chosen = record["chosen_on"]
     sources = next(f"{chosen[kind]} {kind}" for kind in SOURCES if kind in chosen)

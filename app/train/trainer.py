@@ -159,7 +159,7 @@ class Trainer:
         for number, (x, boxes, labels, index) in enumerate(self._batches.of_epoch(self.epoch)):
             step = self.epoch * steps + number
             self._set_rate(step)
-            self._loss.begin(step, step / self.total_steps)
+            self._loss.begin(step, step / self.total_steps, self.rank)
             x = x.to(self.device, non_blocking=True).to(memory_format=torch.channels_last).float()
             loss = self._step(x, boxes, labels.to(self.device), index.to(self.device))
             self.optimizer.zero_grad()

@@ -8,9 +8,9 @@ def ncars(dataset_folder): ...
     ncars        ROOT/{train,test}/{cars,background}/*.dat   (also below n-cars_train/, n-cars_test/)
     cifar10dvs   ROOT/CLASS/*.aedat, *.aedat4
     dvsgesture   ROOT/*.aedat, each with NAME_labels.csv (class, startTime_usec, endTime_usec)
-    folder       ROOT/{train,test}/CLASS/* or ROOT/CLASS/*, files of any known format; or ROOT/* with a CSV table
-                 of labels: columns file, class and optionally split (train, select or test); by default
-                 ROOT/recordings.csv or ROOT/labels.csv
+    folder       ROOT/{train,test}/CLASS/* (either folder, in any case) or ROOT/CLASS/*, files of any known format; or
+                 ROOT/* with a CSV table of labels: columns file, class and optionally split (train, select or test); by
+                 default ROOT/recordings.csv or ROOT/labels.csv
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
+from evburst.data.readers import recording_suffixes
 
 SPLITS = ("train", "select", "test")
 TABLES = ("recordings.csv", "labels.csv")
@@ -67,6 +69,16 @@ class ClassFolder:
         found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
         self.skipped += [f"{path}: created by macOS" for path in found if path.name.startswith("._")]
         return [path for path in found if not path.name.startswith(".")]
+
+    def recordings(self, folder: Path) -> list[Path]:
+        """Return the sorted files of a folder that are recordings by their names."""
+        recordings: list[Path] = []
+        for path in self.files(folder, "*"):
+            if path.suffix.lower() in recording_suffixes() and not is_label_file(path):
+                recordings.append(path)
+            else:
+                self.skipped.append(f"{path}: by its name not a recording")
+        return recordings
 
     def folders(self, folder: Path) -> list[Path]:
         """Return the sorted subfolders of a folder."""
@@ -174,20 +186,22 @@ def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
 
 @class_layout("folder", "{train,test}/CLASS/* or CLASS/*, or a table of labels")
 def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
-    """Class folders of event files of any known format, or event files with a table of labels; without a table, the splits of
-    a divided folder are train/ and test/."""
+    """Class folders of event files of any known format, or event files with a table of labels; without a table, the folders
+    train and test divide them, if these hold class folders."""
     tables = (dataset_folder.root / name for name in TABLES)
     table = dataset_folder.table or next((path for path in tables if path.is_file()), None)
     if table:
         yield from _listed(dataset_folder, table)
         return
-    published = (dataset_folder.root / "train").is_dir()
+    inside = dataset_folder.folders(dataset_folder.root)
+    published = [path for path in inside if path.name.lower() in ("train", "test") and dataset_folder.folders(path)]
     if published:
-        others = [path for path in dataset_folder.folders(dataset_folder.root) if path.name not in ("train", "test")]
-        dataset_folder.skipped += [f"{path}: beside train/, only test/ is read" for path in others]
-    for split, parent in (("training", "train"), ("test", "test")) if published else (("unknown", "."),):
-        for kind in dataset_folder.folders(dataset_folder.root / parent):
-            for path in dataset_folder.files(kind, "*"):
+        others = [path for path in inside if path not in published]
+        dataset_folder.skipped += [f"{path}: only train/ and test/ are read" for path in others]
+    for parent in published or [dataset_folder.root]:
+        split = {"train": "training", "test": "test"}[parent.name.lower()] if published else "unknown"
+        for kind in dataset_folder.folders(parent):
+            for path in dataset_folder.recordings(kind):
                 yield Sample(path, kind.name, split, f"{kind.name}/{path.name}")
 
 

@@ -132,11 +132,10 @@ def open_class_windows(
 
     Args:
         kind, root: see open_classes.
-        split: "train", "select", "test", or "val", which is the same as "test".
+        split: "train", "select" or "test".
         window_us, n_windows, cache, held, filters: see ClassWindows.
         reading: further arguments of open_classes.
     """
-    split = "test" if split == "val" else split
     whole = "train" if held.holds(split) else split
     dataset = open_classes(kind, root, whole, in_time=held.holds(split), **reading)
     if split == "train":
@@ -182,9 +181,9 @@ class ClassWindows:
         self.spec = DatasetSpec(dataset.name, dataset.classes, size, "", {}, whole=True)
         self._key = hashlib.sha256(repr((dataset.name, window_us, filters, size)).encode()).hexdigest()
         self._spans = self._measure(cache)
-        for recording, (first_us, end_us, _) in zip(dataset.recordings, self._spans, strict=True):
-            if first_us == end_us:
-                _LOG.warning("%s: contains no events, so that its class cannot be found", recording.name)
+        spans = zip(dataset.recordings, self._spans, strict=True)
+        if empty := [recording.name for recording, (first_us, end_us, _) in spans if first_us == end_us]:
+            _LOG.warning("%s", _without_events(empty))
         items = []
         for number, (first_us, end_us, _) in enumerate(self._spans):
             ends = [(k + 1) * window_us for k in filled_numbers(first_us, end_us, window_us)] or [first_us + window_us]
@@ -276,6 +275,12 @@ class ClassWindows:
         ):
             self._open.popitem(last=False)
         return index
+
+
+def _without_events(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]}: contains no events, so that its class cannot be found"
+    return f"{len(names):,} recordings contain no events, so that their classes cannot be found; the first one: {names[0]}"
 
 
 def _load(file: Path, n: int) -> list[tuple[int, int, dict[str, int]]] | None:

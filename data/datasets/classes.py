@@ -3,9 +3,10 @@ NAME of tonic, which must already be in ROOT/NAME: nothing is downloaded.
 
 Splits are "train", "select" and "test". A published test split stays the test split. "select" is for choosing models and
 settings: a tenth of the training recordings, selected by a digest of their names (in dvsgesture, of the person), and
-hence independent of where the files are. If no test split is published (ncaltech101, cifar10dvs, folder without train/,
-some of tonic's), another tenth is the test split. In ncaltech101 and cifar10dvs, recordings whose number ends in 0 are
-"test" and those that end in 5 are "select".
+hence independent of where the files are. If no test split is published (ncaltech101, cifar10dvs, folder without train/ and
+test/, some of tonic's), another tenth is the test split. If the digests give a class with few recordings none in one of these
+splits, it gets the recording with the lowest digest, as long as one is left to learn from. In ncaltech101 and cifar10dvs,
+recordings whose number ends in 0 are "test" and those that end in 5 are "select".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -26,10 +27,11 @@ import numpy as np
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SPLITS, ClassFolder, Sample
 from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
-from evburst.data.errors import ConfigError, DataError
+from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
 from evburst.data.extras import pip_install
-from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
+from evburst.data.notices import warn_once
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_sized
 from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
@@ -76,6 +78,7 @@ def open_classes(
     *,
     in_time: bool = False,
     table: Path | None = None,
+    trained_size: SensorSize | None = None,
     ignored: frozenset[str] = frozenset(),
     classes: tuple[str, ...] = (),
     options: ReadOptions = DEFAULT_OPTIONS,
@@ -90,6 +93,7 @@ def open_classes(
         in_time: "train" and "select" are parts of the same recordings (class_windows.py), so both get all recordings but
             those of a published split "test".
         table: CSV file of labels, for the layout "folder".
+        trained_size: (W, H) px that a network was trained on: the size of files for which it is not known otherwise.
         ignored: classes whose recordings are skipped.
         classes: classes of a network in the order of its outputs, others are skipped; empty: all classes.
         options: unit of time and order of columns, for files that do not state them.
@@ -98,6 +102,8 @@ def open_classes(
         ConfigError: the layout or the split is unknown.
         DataError: there is no recording of the split.
         LabelError: a label file is malformed.
+
+    Opening a recording raises SensorSizeError if nothing says the size of its sensor.
     """
     root = Path(root)
     if split not in SPLITS:
@@ -107,25 +113,34 @@ def open_classes(
     if name not in CLASS_LAYOUTS:
         raise ConfigError(f"data set {name!r} is unknown (known: {', '.join(sorted(CLASS_LAYOUTS))}, tonic:NAME)")
     kind, dataset_folder = CLASS_LAYOUTS[name], ClassFolder(root, table)
-    samples = [sample for sample in kind.find(dataset_folder) if sample.class_name not in ignored]
-    if dataset_folder.skipped:
-        _LOG.warning(
-            "%s: %s skipped, the first one: %s", root, number_of(len(dataset_folder.skipped), "file"), dataset_folder.skipped[0]
-        )
+    if not root.is_dir():
+        state = "a file, not a folder" if root.exists() else "no such folder"
+        raise DataError(f"{root}: {state}; expected {kind.expected} in it")
+    if table is not None and not table.is_file():
+        raise LabelError(f"{table}: no such file; expected a table of labels with the columns file and class")
+    found = list(kind.find(dataset_folder))
+    samples = [sample for sample in found if sample.class_name not in ignored]
+    if skipped := dataset_folder.skipped:
+        warn_once(f"{root}: {number_of(len(skipped), 'file')} skipped, the first one: {skipped[0]}")
     present = kind.classes or tuple(sorted({sample.class_name for sample in samples}))
     available = tuple(name for name in present if name not in ignored)
-    chosen = [
-        s for s in samples if (s.split != "test" if in_time and split != "test" else _split_of(s.split, s.group) == split)
-    ]
-    if not chosen and any(_may_be(sample, split) for sample in samples):
+    if in_time and split != "test":
+        chosen = [sample for sample in samples if sample.split != "test"]
+    else:
+        chosen = [sample for sample, own in zip(samples, divide(samples), strict=True) if own == split]
+    if not chosen and any(_may_be(sample.split, split) for sample in samples):
         raise DataError(
-            f"{root}: none of the {len(samples)} recordings is of split {split!r}, which takes about a tenth of them by their "
-            "names; if they are few, name splits in a table (data.kind folder), or hold out a part of their time (data.held)"
+            f"{root}: none of the {len(samples)} recordings is of split {split!r}: they are too few to hold some out; name "
+            "splits in a table (data.kind folder), or hold out a part of their time (data.held)"
         )
     if not chosen:
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}")
+    if split == "train" and (unknown := sorted(ignored - {sample.class_name for sample in found} - set(present))):
+        warn_once(f"{root}: data.classes ignores {', '.join(unknown)}, but there is no recording of such a class")
     known, size = classes or available, sensor_size or kind.sensor_size
-    recordings = [_recording(root, s, known, size, options) for s in chosen if s.class_name in known]
+    recordings = [
+        _recording(root, s, known.index(s.class_name), size, trained_size, options) for s in chosen if s.class_name in known
+    ]
     return _warn_about_unknown(ClassDataset(name, known, size, recordings), root, available)
 
 
@@ -139,8 +154,29 @@ def _warn_about_unknown(dataset: ClassDataset, root: Path, available: tuple[str,
     return dataset
 
 
+def divide(samples: Sequence[Sample]) -> list[str]:
+    """Return the final split of each sample: by the digest of its group, or by need; see the module.
+
+    Groups that have several classes, such as a person who performs all gestures, are counted together.
+    """
+    keys = [(sample.split, sample.group) for sample in samples]
+    final = {key: _split_of(*key) for key in keys}
+    classes: dict[tuple[str, str], set[str]] = {}
+    for key, sample in zip(keys, samples, strict=True):
+        classes.setdefault(key, set()).add(sample.class_name)
+    by_class: dict[frozenset[str], list[tuple[str, str]]] = {}
+    for key, names in classes.items():
+        by_class.setdefault(frozenset(names) if len(names) == 1 else frozenset(), []).append(key)
+    for own in by_class.values():
+        for split in ("select", "test"):
+            free = [key for key in own if final[key] == "train" and _may_be(key[0], split)]
+            if len(free) > 1 and split not in {final[key] for key in own}:
+                final[min(free, key=lambda key: _digest(key[1]))] = split
+    return [final[key] for key in keys]
+
+
 def _split_of(split: str, group: str) -> str:
-    """Return the final split of recordings of a group, see Sample."""
+    """Return the split of recordings of a group by its digest, see Sample."""
     if split == "training":
         return "select" if _tenth(group) == 0 else "train"
     if split == "unknown":
@@ -148,27 +184,31 @@ def _split_of(split: str, group: str) -> str:
     return split
 
 
-def _may_be(sample: Sample, split: str) -> bool:
-    """Return whether a digest of the sample's group decides whether it is of the split."""
-    return split in {"training": ("train", "select"), "unknown": SPLITS}.get(sample.split, ())
+def _may_be(found: str, split: str) -> bool:
+    """Return whether the digest of a group decides whether it is of a split, by the split of its sample."""
+    return split in {"training": ("train", "select"), "unknown": SPLITS}.get(found, ())
 
 
 def _tenth(text: str) -> int:
     """Return a number from 0 to 9 that depends on the text only."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4]) % 10
+    return int.from_bytes(_digest(text)[:4]) % 10
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _recording(
-    root: Path, sample: Sample, classes: tuple[str, ...], size: SensorSize | None, options: ReadOptions
+    root: Path, sample: Sample, label: int, size: SensorSize | None, trained: SensorSize | None, options: ReadOptions
 ) -> LabelledRecording:
     def open_sample() -> EventStream:
-        stream = open_events(sample.path, size, options=options)
+        stream = open_sized(sample.path, size, trained, options=options)
         return Excerpt(stream, *sample.span_us) if sample.span_us else stream
 
     part = f"@{sample.span_us[0]}" if sample.span_us else ""
     name, status = sample.path.relative_to(root).as_posix() + part, sample.path.stat()
     identity = f"{status.st_size} {status.st_mtime_ns} {options} {sample.span_us or ''}"
-    return LabelledRecording(name, classes.index(sample.class_name), open_sample, identity)
+    return LabelledRecording(name, label, open_sample, identity)
 
 
 class Excerpt:

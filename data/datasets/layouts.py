@@ -36,6 +36,7 @@ from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, N
 from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
+from evburst.data.notices import warn_once
 from evburst.data.readers import recording_suffixes
 from evburst.data.text import number_of
 
@@ -271,7 +272,7 @@ def _log_skipped(source: LayoutFolder) -> None:
     unlabelled = "event file without labels", "event files without labels"
     for (noun, plural), paths in ((unlabelled, source.unlabelled), (("file", "files"), source.skipped)):
         if paths:
-            _LOG.warning("%s: %s skipped, the first one: %s", source.root, number_of(len(paths), noun, plural), paths[0])
+            warn_once(f"{source.root}: {number_of(len(paths), noun, plural)} skipped, the first one: {paths[0]}")
 
 
 @layout("gen1", expected="*_td.dat with *_bbox.npy", sensor_size=SensorSize(304, 240), class_ids=("car", "pedestrian"))

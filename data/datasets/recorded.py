@@ -28,7 +28,7 @@ from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSize
 from evburst.data.events import EventStream, SensorSize, check_order, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, first_sensor_size, index_events
-from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, recognise_format
+from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, open_sized
 from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
@@ -39,8 +39,6 @@ _BEFORE_LABELS_US = 1_000_000
 
 _STRETCHES = 8
 _IDENTITY_VERSION = 2
-SIZELESS_FORMATS = {"bin"}
-"""Formats whose reader assumes the sensor of one dataset for every file."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,8 @@ class Reading:
             SensorSizeError: the sensor's size is unknown, or two sources contradict each other.
         """
         given = self.sensor_size or stated
-        if given is None and recognise_format(path) in SIZELESS_FORMATS:
-            raise SensorSizeError(f"{path}: the file does not say the sensor's size; pass --sensor-size WIDTHxHEIGHT")
         try:
-            stream = open_events(path, given, options=self.options)
+            stream = open_sized(path, given, None, options=self.options)
         except SensorSizeError as error:
             if self.sensor_size or stated is None:
                 raise

@@ -24,7 +24,7 @@ SHARE = 8
 def warn_of_unseen(root: Path, classes: Collection[str], seen: Collection[str]) -> None:
     """Log which classes are not in the split "train"."""
     if unseen := [name for name in classes if name not in seen]:
-        _LOG.warning("%s: the split 'train' has nothing of %s, so that it is not learned", root, ", ".join(unseen))
+        _LOG.warning("%s: the split 'train' has nothing of %s, which cannot be learned from it", root, ", ".join(unseen))
 
 
 def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collection[object]] | None = None) -> set[str]:

@@ -17,18 +17,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from evburst.data.errors import ConfigError, DataError, EventFileError
+from evburst.data.errors import ConfigError, DataError, EventFileError, SensorSizeError, SensorSizeUnknownError
 from evburst.data.events import EventStream, SensorSize
 from evburst.data.readers.foreign import describe_foreign, is_pipe
 from evburst.data.readers.header import MAX_HEADER_BYTES
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
+from evburst.data.readers.packets import PASS_SIZE
 from evburst.data.readers.pipes import Pipe
 
 __all__ = [
     "DEFAULT_OPTIONS",
     "READERS",
+    "SIZELESS_FORMATS",
     "ReadOptions",
     "open_events",
+    "open_sized",
     "reader",
     "recognise_format",
     "recording_suffixes",
@@ -47,6 +50,8 @@ _WITHOUT_SIGNATURE: set[str] = set()
 _WITHOUT_UNITS: set[str] = set()
 _FORMATS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _HEAD_BYTES = MAX_HEADER_BYTES
+SIZELESS_FORMATS = frozenset({"bin"})
+"""Formats whose reader assumes the sensor of one data set for every file."""
 
 
 def reader(
@@ -123,6 +128,40 @@ def open_events(
     with suppress(TypeError):  # an own stream that has no hash
         _FORMATS[stream] = name
     return stream
+
+
+def open_sized(
+    path: Path,
+    sensor_size: SensorSize | None,
+    trained_size: SensorSize | None,
+    format: str | None = None,
+    *,
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> EventStream:
+    """Open a recording with the first size of the sensor that is known: `sensor_size`, the file's own, `trained_size`.
+
+    Where `open_events` assumes the sensor of one data set because no file of a format states it, this function does not.
+
+    Args:
+        path, format, options: see `open_events`; a file that is a pipe is taken not to state its size.
+        sensor_size: (W, H) px as given by the user; None: not given.
+        trained_size: (W, H) px that the network was trained on; None: not known, or not to be taken.
+
+    Raises:
+        EvburstError: see `open_events`.
+        SensorSizeUnknownError: none of them is known.
+    """
+    given = sensor_size or (trained_size if is_pipe(path) else None)
+    if given is None and not is_pipe(path) and (format or recognise_format(path)) in SIZELESS_FORMATS:
+        if trained_size is None:
+            raise SensorSizeUnknownError(f"{path}: the file does not say the sensor's size; {PASS_SIZE}")
+        given = trained_size
+    try:
+        return open_events(path, given, format, options=options)
+    except SensorSizeError:
+        if given or trained_size is None:
+            raise
+        return open_events(path, trained_size, format, options=options)
 
 
 def stream_format(stream: EventStream) -> str:

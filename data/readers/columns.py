@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, Faults
+from evburst.data.notices import warn_once
 from evburst.data.readers.options import COLUMNS, IGNORED, ReadOptions
 
 LOG = logging.getLogger("evburst")
@@ -63,8 +64,6 @@ _MANY_PER_PIXEL_S, _FEW_PER_PIXEL_S = 1e3, 1e-2
 _MIN_PER_S_FOR_SECONDS = 10.0
 _LATEST_US = 1e17
 _ASK_UNIT = "if the times are not {unit}, pass --time-unit s, ms, us or ns"
-
-_warned: set[str] = set()
 
 
 class Unit(NamedTuple):
@@ -227,7 +226,7 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
     except EventFileError as error:
         if options.time_unit == "auto":
             raise
-        _warn(str(error))
+        warn_once(str(error))
     return unit
 
 
@@ -258,11 +257,11 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
         raise EventFileError(f"{found}, which no sensor records; {ask}")
     per_pixel = rate / _pixels(columns)
     if rate > _MANY_PER_S or per_pixel > _MANY_PER_PIXEL_S:
-        _warn(f"{found}, are unusually many; {ask}")
+        warn_once(f"{found}, are unusually many; {ask}")
     elif rate < _FEW_PER_S or per_pixel < _FEW_PER_PIXEL_S:
-        _warn(f"{found}, are unusually few; {ask}")
+        warn_once(f"{found}, are unusually few; {ask}")
     elif taken == Unit("us", stated=False) and (ordered[-1] > ordered[0]) and not (ordered % 1000).any():
-        _warn(f"{path}: every time is a multiple of 1000; {ask}")
+        warn_once(f"{path}: every time is a multiple of 1000; {ask}")
 
 
 def judge_order(path: Path, columns: Sequence[NDArray[Any]], places: Mapping[str, int], options: ReadOptions) -> None:
@@ -317,13 +316,6 @@ def _pixels(columns: Mapping[str, NDArray[Any]]) -> float:
     """Return the area of the events' bounding box in pixels, at least 1."""
     sides = [float(columns[axis].max()) - float(columns[axis].min()) + 1 for axis in "xy"]
     return max(sides[0] * sides[1], 1.0)
-
-
-def _warn(message: str) -> None:
-    """Log a warning once, even if a file is opened several times."""
-    if message not in _warned:
-        _warned.add(message)
-        LOG.warning("%s", message)
 
 
 def _whole(values: NDArray[Any], name: str, place: str) -> NDArray[Any]:

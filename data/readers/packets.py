@@ -15,7 +15,7 @@ MAX_WINDOW_EVENTS = 1 << 25
 """Maximum number of events per window: 436 MB, ten times what the busiest sensor sends in 50 ms. More means a broken clock."""
 
 _SIZE_PACKETS = 10
-_PASS_SIZE = "pass --sensor-size WIDTHxHEIGHT"
+PASS_SIZE = "pass --sensor-size WIDTHxHEIGHT"
 
 
 class PacketFile:
@@ -110,7 +110,7 @@ def settle_size(
         size = SensorSize.parse(stated)
     except ConfigError:
         if given is None:
-            raise SensorSizeError(f"{path}: the file's sensor size {stated[:40]!r} is invalid; {_PASS_SIZE}") from None
+            raise SensorSizeError(f"{path}: the file's sensor size {stated[:40]!r} is invalid; {PASS_SIZE}") from None
         return given
     if given is not None and given != size:
         raise SensorSizeError(
@@ -124,7 +124,7 @@ def _size_unknown(path: Path, packets: Iterator[Events]) -> SensorSizeUnknownErr
     """Create the error that asks for the size and suggests one, based on the first ten packets."""
     largest = [(int(packet["x"].max()), int(packet["y"].max())) for packet in islice(packets, _SIZE_PACKETS)]
     if not largest:
-        return SensorSizeUnknownError(f"{path}: the file does not say the sensor's size; {_PASS_SIZE}")
+        return SensorSizeUnknownError(f"{path}: the file does not say the sensor's size; {PASS_SIZE}")
     x, y = (max(axis) for axis in zip(*largest, strict=True))
     return SensorSizeUnknownError(
         f"{path}: the file does not say the sensor's size; its largest coordinates are x = {x}, y = {y}: "

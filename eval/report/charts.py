@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -159,6 +161,14 @@ def nice_top(values: Sequence[float]) -> float:
     return float(next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= largest))
 
 
+@contextmanager
+def names_in_any_script() -> Iterator[None]:
+    """Suppress warnings that matplotlib's font lacks letters of class names: in SVG the reader's fonts draw them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        yield
+
+
 def _axes(labels: Labels, width: int = _WIDTH, height: int = _HEIGHT) -> tuple[Figure, Axes]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -179,7 +189,7 @@ def _svg(figure: Figure, axes: Axes, labels: Labels) -> str:
         axes.set_xlim(*labels.x_range)
     axes.set_ylim(*labels.y_range)
     file = io.StringIO()
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # keys are matplotlib's own
+    with mpl.rc_context(_STYLE), names_in_any_script():  # type: ignore[arg-type]  # keys are matplotlib's own
         figure.savefig(file, format="svg", transparent=True)
     svg = file.getvalue()
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
