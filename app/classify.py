@@ -108,7 +108,7 @@ def classify_file(
 def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> EventStream:
     """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
     given = SensorSize.parse(config.sensor_size) if config.sensor_size else None
-    stream = open_sized(path, given, bundle.trained_size, config.format, options=config.reading)
+    stream = open_sized(path, given, bundle.sensor_size, config.format, options=config.reading)
     if not given:
         warn_of_other_sensor(path, stream.sensor_size, bundle)
     return stream
@@ -116,8 +116,8 @@ def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> Eve
 
 def warn_of_other_sensor(path: Path, size: SensorSize, bundle: DetectorBundle) -> None:
     """Log if a network was trained on another size of sensor than that of a recording or folder."""
-    if bundle.trained_size and size != bundle.trained_size:
-        log.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.trained_size)
+    if bundle.sensor_size and size != bundle.sensor_size:
+        log.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.sensor_size)
 
 
 def _best_classes(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:

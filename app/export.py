@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 
 def _export(args: argparse.Namespace) -> str:
     from evburst.app.config import build
+    from evburst.app.runs import block_side
+    from evburst.data.representations.voxel_grid import blocked_size
     from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
@@ -70,7 +72,7 @@ def _export(args: argparse.Namespace) -> str:
     if args.onnx:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
-    sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.trained_size or _SENSOR
+    sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.sensor_size or _SENSOR
     height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
     if args.onnx_snn:
         if not is_integer(bundle.spiking, bundle.parameters):
@@ -79,6 +81,11 @@ def _export(args: argparse.Namespace) -> str:
             LOG.info("note: these weights were not in integer form and were rounded: boxes may differ slightly")
         size = (height, width) if args.with_boxes or args.totals else None
         post = {} if args.score is None else {"score": args.score}
+        if args.with_boxes and (block := block_side(0, sensor, bundle.trained_size)) > 1:
+            LOG.info(
+                "note: detect shows this network a %s sensor in blocks of %dx%d pixels, this file in single ones: for the same "
+                "boxes, export for %s and multiply them by %d", sensor, block, block, blocked_size(sensor, block), block,
+            )  # fmt: skip
         boxes = BoxOptions(sensor, build(PostConfig, post)) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
         outputs = ", ".join(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs)

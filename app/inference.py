@@ -27,7 +27,7 @@ from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
 from evburst.data.errors import EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
-from evburst.data.representations.voxel_grid import VoxelConfig, padded_size, pooled, voxel_histogram
+from evburst.data.representations.voxel_grid import VoxelConfig, blocked_size, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
 from evburst.models.detector import Detector
@@ -202,7 +202,7 @@ class Inference:
         self.idle_events = -1 if network.has_memory else idle_events
         self._memory: Memory = {}
         self._end_us = 0
-        self._seen = SensorSize(*(-(-side // downsample) for side in sensor_size))  # blocks at the edge may be partial
+        self._seen = blocked_size(sensor_size, downsample)
         width, height = padded_size(self._seen, network.stride)
         self.shape = (voxel.channels, height * downsample, width * downsample)
         self.seen_shape = (voxel.channels, height, width)

@@ -225,7 +225,7 @@ class Classifier(_Network):
         **settings: Any,
     ) -> None:
         super().__init__(build(ClassifyConfig, _settings(weights, sensor_size, settings)), maps)
-        self._size = self._size or self._bundle.trained_size
+        self._size = self._size or self._bundle.sensor_size
 
     def classify(self, source: Any) -> Classification | None:
         """Return the mean class scores over a recording's windows; None if every window was idle.

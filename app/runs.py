@@ -32,7 +32,8 @@ from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
 
 _USUAL_SIDE = 640
-"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length."""
+"""`downsample` 0 chooses blocks only if the sensor's longer side, px, is at least twice this length, and twice the side that
+the network was trained on."""
 
 _FARTHEST = 4
 """Windows that are more times longer or shorter than in training give a warning; `street` saw 0.7 to 2.2 times."""
@@ -193,14 +194,21 @@ def open_inference(
         table=COST_TABLES[config.energy_table],
         idle_events=config.idle_events,
         maps=maps,
-        downsample=block_side(config.downsample, sensor_size),
+        downsample=block_side(config.downsample, sensor_size, bundle.trained_size),
         count_every=detector.count_every,
     )
 
 
-def block_side(downsample: int, sensor_size: SensorSize) -> int:
-    """Return the side of the blocks of pixels that the network sees as one; `downsample` 0 chooses it by the sensor's size."""
-    return downsample or max(1, max(sensor_size) // _USUAL_SIDE)
+def block_side(downsample: int, sensor_size: SensorSize, trained_size: SensorSize | None) -> int:
+    """Return the side of the blocks of pixels that the network sees as one.
+
+    Args:
+        downsample: as set; 0: chosen by the sensor's size, so that a network sees no larger sensor than usual, or than it was
+            trained on.
+        sensor_size: (W, H) px.
+        trained_size: (W, H) px that the network was trained on; None: unknown.
+    """
+    return downsample or max(1, max(sensor_size) // max([_USUAL_SIDE, *(trained_size or ())]))
 
 
 def load_weights(config: RunConfig, remarks: bool = True) -> DetectorBundle:

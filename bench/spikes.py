@@ -118,7 +118,7 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
 
 def grids_of(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
     """The first windows of the bundled recording as grids `(1, C, H, W)` for the sensor of the weights."""
-    stream, sensor = open_events(SAMPLE), bundle.trained_size or _GEN1
+    stream, sensor = open_events(SAMPLE), bundle.sensor_size or _GEN1
     for window in islice(stream.windows(bundle.voxel.window_us), n_windows):
         yield voxel_batch([window], bundle.voxel, sensor, bundle.stride)
 

@@ -187,10 +187,15 @@ class DetectorBundle:
         return True
 
     @property
+    def sensor_size(self) -> SensorSize | None:
+        """(W, H) px of the recordings with which it was converted, if the weights file states it."""
+        return _size_of(self.record)
+
+    @property
     def trained_size(self) -> SensorSize | None:
-        """Sensor size of the training data, if the weights file states it."""
-        size = self.record.get("sensor_size")
-        return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
+        """(W, H) px of the recordings that it learned from, if stated; of older files `sensor_size`."""
+        training = self.record.get("training")
+        return (_size_of(training) if isinstance(training, dict) else None) or self.sensor_size
 
     def save(self, path: Path) -> None:
         """Write as safetensors: the ANN's weights in float16, thresholds, shifts and other biases than the ANN's in float32.
@@ -354,6 +359,11 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: architecture {model.config.architecture!r}: {error}") from None
     return graph.in_float16(), head, trained
+
+
+def _size_of(record: dict[str, Any]) -> SensorSize | None:
+    size = record.get("sensor_size")
+    return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
 
 
 def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:

@@ -22,6 +22,7 @@ import pytest
 import evburst
 from evburst import Classifier, Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
+from evburst.app.runs import block_side
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
@@ -430,6 +431,25 @@ def test_blocks_are_chosen_by_the_sensor(side: int, block: int, tmp_path: Path) 
     summary = detect_file(path, tmp_path / "out", DetectConfig(sensor_size=f"{side}x16", sinks=("jsonl",)))
     assert summary["downsample"] == block
     assert ("--downsample 1" in human_summary(summary)) == (block > 1)
+
+
+@pytest.mark.parametrize(
+    ("downsample", "side", "trained", "block"),
+    [
+        (0, 1280, 304, 2),
+        (0, 1280, 1280, 1),
+        (0, 1280, 720, 1),
+        (0, 1280, 640, 2),
+        (0, 2560, 1280, 2),
+        (0, 1280, None, 2),
+        (3, 9, 9, 3),
+    ],
+)
+def test_no_blocks_of_a_sensor_that_the_network_was_trained_on(
+    downsample: int, side: int, trained: int | None, block: int
+) -> None:
+    size = None if trained is None else SensorSize(16, trained)
+    assert block_side(downsample, SensorSize(side, 16), size) == block
 
 
 def test_overlapping_windows(events: Events) -> None:

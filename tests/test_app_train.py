@@ -23,7 +23,10 @@ from evburst.app.cli import detect_main
 from evburst.app.config import load_config
 from evburst.app.convert.checkpoints import blended, chosen_on_select
 from evburst.app.convert.cli import convert_main
+from evburst.app.convert.config import ConvertConfig
+from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.data import ConversionData
+from evburst.app.detect import DetectConfig, detect_file
 from evburst.app.train.cli import train_main
 from evburst.app.train.config import TrainConfig
 from evburst.app.train.run import human_summary
@@ -99,7 +102,7 @@ class Command:
     """convert.py on the tiny checkpoint, with few windows."""
 
     def __init__(self, best: Path, cache: Path, out: Path) -> None:
-        self.weights = out / "tiny.safetensors"
+        self.best, self.weights = best, out / "tiny.safetensors"
         self._flags = ["--weights", str(best), "--out", str(self.weights), "--timesteps", "1"]
         self._flags += sets("calibration_windows=2", "check_windows=2", "sensitivity_windows=2", f"cache={cache}")
 
@@ -308,6 +311,26 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     assert "c.csv" in capsys.readouterr().err
 
 
+def test_large_sensors_are_seen_in_the_same_blocks_when_calibrated_and_when_used(convert: Command, tmp_path: Path) -> None:
+    """Calibrated in blocks if the network learned from a smaller sensor, and not if it learned from one as large."""
+    large = SensorSize(1280, 40)
+    write_events(tmp_path / "a.dat", random_events(20_000, large, 300_000), large)
+    flags = ["--calibration", str(tmp_path / "a.dat"), "--unlabelled"]
+    for trained, block in (([304, 240], 2), ([1280, 40], 1)):
+        tensors, record = load_tensors(convert.best, "ann")
+        assert record["sensor_size"] == [304, 240]
+        save_tensors(tmp_path / "ann.safetensors", "ann", tensors, {**record, "sensor_size": trained})
+        assert convert("--weights", str(tmp_path / "ann.safetensors"), *flags) == 0
+        bundle = DetectorBundle.load(convert.weights)
+        assert (bundle.sensor_size, bundle.trained_size) == (tuple(large), tuple(trained))
+        config = DetectConfig(weights=str(convert.weights), sinks=("jsonl",))
+        assert detect_file(tmp_path / "a.dat", tmp_path / f"out{block}", config)["downsample"] == block
+        again = ["unlabelled=true", "timesteps=1", f"root={tmp_path / 'a.dat'}", f"out={tmp_path / 'again'}"]
+        where = [f"weights={convert.weights}", f"cache={tmp_path / 'c'}"]
+        data = Conversion(load_config(ConvertConfig, None, [*again, *where]))
+        assert data.grids.shape[2:] == (-(-40 // block // 16) * 16, 1280 // block)
+
+
 def test_weights_record_on_what_their_epoch_was_chosen(best: Path) -> None:
     chosen = load_tensors(best, "ann")[1]["chosen_on"]
     assert (chosen["split"], chosen["windows"], chosen["pictures"]) == ("select", 2, 1)
@@ -501,6 +524,27 @@ def test_yolo_trains_converts_and_detects(folder: Path, cache: Path, tmp_path: P
     sample = ROOT / "data" / "samples" / "street_td.dat"
     run = ["--events", str(sample), "--weights", str(convert.weights), "--out", str(tmp_path / "o"), "--max-windows", "2"]
     assert detect_main([*run, "--no-video"]) == 0
+
+
+def test_a_training_that_diverges_stops_and_is_not_kept(
+    folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = train_flags(folder, cache, tmp_path / "other")
+    assert train_main([*other, "--schedule.learning-rate", "1e30", "--set", "schedule.epochs=2"]) == 1
+    assert "diverged (its loss or weights are not finite) and is not kept; set a learning rate below 1e+30" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "other" / "last.safetensors").exists()
+
+
+def test_converted_weights_do_not_replace_a_trained_network(
+    best: Path, convert: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = best.read_bytes()
+    for name in ("best", "last"):
+        assert convert("--out", str(best.with_name(f"{name}.safetensors")), "--weights", "street") == 1
+        assert "checkpoint, not converted weights: choose another file with --out" in capsys.readouterr().err
+    assert best.read_bytes() == before
 
 
 def test_resumed_run_equals_an_uninterrupted_one(folder: Path, cache: Path, tmp_path: Path) -> None:

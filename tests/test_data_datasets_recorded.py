@@ -310,6 +310,53 @@ def test_one_label_is_too_few_to_hold_one_out(tmp_path: Path) -> None:
         times_of(tmp_path, "select", "cat")
 
 
+def test_a_recording_in_two_formats_is_refused(tmp_path: Path) -> None:
+    """It would count twice, and what is learned from would be chosen on."""
+    labelled_recording(tmp_path / "train" / "a_td.dat", {10: "cat"})
+    (tmp_path / "train" / "a_td_bbox.csv").rename(tmp_path / "train" / "a_bbox.csv")
+    assert times_of(tmp_path, "train", "cat") == {"a_td.dat": [10]}
+    np.save(tmp_path / "train" / "a.npy", events(9, 900, SensorSize(64, 48)))
+    with pytest.raises(LabelError, match=r"a_bbox\.csv: belongs to a\.npy and a_td\.dat: keep one of the two"):
+        times_of(tmp_path, "train", "cat")
+
+
+def test_a_second_label_file_and_one_without_times_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labelled_recording(tmp_path / "train" / "a.dat", {10: "cat"})
+    labelled_recording(tmp_path / "train" / "b.dat", {})
+    (tmp_path / "train" / "a.json").write_text("{}")
+    assert times_of(tmp_path, "train", "cat") == {"a.dat": [10]}
+    csv_of_a, csv_of_b = (tmp_path / "train" / f"{name}_bbox.csv" for name in "ab")
+    assert f"{csv_of_a}: these labels are read, and not those of a.json beside them" in caplog.messages
+    reason = "states no labelled time, so that b.dat has no window to score or learn"
+    assert f"{tmp_path}: 1 file skipped, the first one: {csv_of_b}: {reason}" in caplog.messages
+
+
+def test_columns_of_text_and_filters_are_those_of_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a", "train/b", "val/c"):
+        labelled_recording(tmp_path / "data" / f"{name}.dat", {10: "cat", 30: "cat", 50: "cat"})
+        path = (tmp_path / "data" / f"{name}.dat").rename(tmp_path / "data" / f"{name}.tmp")
+        own = events(4000, 10_000_000, SensorSize(64, 48))
+        np.savetxt(path.with_suffix(".csv"), np.stack([own[c] for c in "xypt"], 1), "%d", ",")
+        path.unlink()
+    data = ["--dataset", "folder", "--root", "data"]
+    small = ["--schedule.epochs", "1", "--schedule.batch", "2", "--schedule.passes", "1", "--architecture", "tiny"]
+    reading = ["--sensor-size", "64x48", "--columns", "x,y,p,t", "--data.filters.refractory-us", "3"]
+    own_settings = ["--own-classes", "cat", *reading]
+    assert train_main([*data, *own_settings, *small, "--out", "runs/mine"]) == 0
+    assert convert_main(["--weights", "runs/mine/best.safetensors", "--out", "mine.safetensors"]) == 0
+    assert evaluate_main(["--weights", "mine.safetensors", *data, "--resamples", "0", "--both", "--out", "out"]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["config"]["data"]["reading"]["columns"] == "x,y,p,t"
+    assert found["config"]["data"]["filters"]["refractory_us"] == 3
+    capsys.readouterr()
+    unlabelled = ["--calibration", "data/val", "--unlabelled", "--sensor-size", "64x48"]
+    assert convert_main(["--weights", "mine.safetensors", "--out", "again.safetensors", *unlabelled]) == 0
+    assert convert_main(["--weights", "mine.safetensors", "--out", "x.safetensors", *unlabelled, "--columns", "t,x,y,p"]) == 1
+
+
 def test_classes_of_ones_own_are_trained_converted_and_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

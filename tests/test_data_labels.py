@@ -275,3 +275,9 @@ def test_letters_may_be_composed_or_not() -> None:
     """As macOS writes them in names of files."""
     spec = with_own_classes(SPECS["street"], ("K\u00e4fer",))
     assert ClassMatcher(spec).indices(["Ka\u0308fer", "Kafer"]).tolist() == [0, -1]
+
+
+def test_a_number_that_is_the_name_of_a_class_means_that_class() -> None:
+    numbers = ClassMatcher(with_own_classes(SPECS["street"], ("2", "1", "cup")))
+    assert numbers.indices([1, 2, 0, "1", "cup"]).tolist() == [1, 0, 0, 1, 2]
+    assert ClassMatcher(with_own_classes(SPECS["street"], ("cup", "mug"))).indices([1, 0, 2]).tolist() == [1, 0, -1]

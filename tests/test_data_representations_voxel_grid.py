@@ -14,6 +14,7 @@ from evburst.data.representations.voxel_grid import (
     padded_size,
     pooled,
     pooled_reference,
+    voxel_batch,
     voxel_histogram,
     voxel_histogram_reference,
 )
@@ -146,9 +147,13 @@ def test_pooling_is_binning_on_a_coarser_sensor() -> None:
     fine, coarse, expected = (np.zeros((4, *shape), np.uint8) for shape in ((8, 16), (4, 8), (4, 8)))
     voxel_histogram(EventWindow(0, 100, events), VoxelConfig(2, 255), SIZE, fine)
     pooled(fine, 2, 40, coarse)
+    whole = events.copy()
     events["x"] //= 2
     events["y"] //= 2
     voxel_histogram(EventWindow(0, 100, events), VoxelConfig(2, 40), SensorSize(7, 4), expected)
     np.testing.assert_array_equal(coarse, expected)
+    original = make_events(*(whole[name] for name in "txyp"))
+    blocks = voxel_batch([EventWindow(0, 100, original)], VoxelConfig(2, 40), SensorSize(13, 7), 4, 2)
+    np.testing.assert_array_equal(blocks[0], expected)
     with pytest.raises(ValueError, match="blocks of 3 px"):
         pooled(fine, 3, 40, coarse)

@@ -7,6 +7,7 @@ from typing import Any
 
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import CheckpointError
+from evburst.data.events import SensorSize
 from evburst.models.bundle import DetectorBundle, find_weights, load_trained, read_kind
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph
@@ -39,8 +40,20 @@ def read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
         bundle = DetectorBundle.load(path)
         if "training" not in bundle.record:
             raise CheckpointError(f"{path}: has no training record; pass the training run's best.safetensors instead")
-        return bundle.graph, bundle.head, bundle.record["training"]
+        size = {"sensor_size": list(bundle.trained_size)} if bundle.trained_size else {}
+        return bundle.graph, bundle.head, {**bundle.record["training"], **size}
     return load_trained(path)
+
+
+def trained_size(trained: dict[str, Any]) -> SensorSize | None:
+    """Return the (W, H) px of the sensor that a network was trained on, or of its padded grid, which is all that older records
+    of training runs state; None if nothing is stated.
+
+    Args:
+        trained: the training record.
+    """
+    size = trained.get("sensor_size") or trained.get("network", {}).get("input_size")
+    return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
 
 
 def blended(graph: Graph, other: Graph, share: float) -> Graph:

@@ -26,6 +26,8 @@ def convert_main(argv: Sequence[str] | None = None, prog: str = "convert.py") ->
             Flag("root", "--calibration", "DIR"),
             Flag("unlabelled"),
             Flag("sensor_size", metavar="WxH"),
+            Flag("reading.time_unit", "--time-unit"),
+            Flag("reading.columns", "--columns", "ORDER"),
             Flag("timesteps", metavar="T"),
             Flag("phi_max"),
             Flag("budget", metavar="SHARE"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from evburst.data.readers import ReadOptions
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
 
 
@@ -23,6 +24,7 @@ class ConvertConfig:
         unlabelled: the calibration folder contains recordings of any readable format, without labels. An eighth of their
             windows is held out to measure the divergence from the ANN; the loss cannot be measured.
         sensor_size: WIDTHxHEIGHT of the sensor of such recordings, if files do not state it.
+        reading: unit of time and order of columns of such recordings, if files do not state them; as in training unless set.
         timesteps: timesteps T.
         phi_max: maximum spikes of a neuron in one timestep.
         level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to
@@ -68,6 +70,7 @@ class ConvertConfig:
     root: str = ""
     unlabelled: bool = False
     sensor_size: str | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)
     blend_with: str = ""
     blend: float = 0.5
     timesteps: int = 1

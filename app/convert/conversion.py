@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evburst.app.config import build
-from evburst.app.convert.checkpoints import blended, read_ann
+from evburst.app.convert.checkpoints import blended, read_ann, trained_size
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.data import ConversionData
 from evburst.app.convert.descent import Showings, descend, fresh_batches, rate_of
@@ -23,11 +23,12 @@ from evburst.app.plots.conversion import draw_course
 from evburst.app.runs import pick_device
 from evburst.app.scoring import SCORED, scoring_of
 from evburst.app.train.config import TrainConfig
+from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.files import make_folder
-from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.data.representations.voxel_grid import blocked_size
 from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
@@ -59,6 +60,7 @@ class Conversion:
         data: the windows.
         grids: calibration grids `(N, 2 * bins, H, W)` float32.
         sensor_size: (W, H) px of the calibration data.
+        record: record of the networks that are measured; it decides in what blocks of pixels they see large sensors.
 
     Raises:
         EvburstError: the weights or the data cannot be used.
@@ -71,7 +73,9 @@ class Conversion:
             refuse_memory(self.graph)
         self.task, self.scoring = task_of(self.head), scoring_of(self.head)
         self.settings = build(TrainConfig, self.trained["config"])
-        self.data = ConversionData(config, self.settings, self.head, input_stride(self.graph, self.head))
+        seen = trained_size(self.trained)
+        self.record = {"training": {"sensor_size": list(seen) if seen else None}}
+        self.data = ConversionData(config, self.settings, self.head, input_stride(self.graph, self.head), seen)
         calibration = self.data.windows("train", config.calibration_windows)
         self.grids = self.data.grids(calibration, range(len(calibration)))
         self.sensor_size = calibration.spec.sensor_size
@@ -102,7 +106,7 @@ class Conversion:
     @cached_property
     def unconverted(self) -> DetectorBundle:
         """The ANN as a bundle."""
-        return DetectorBundle(self.graph, self.graph, SpikingParameters(1, {}, {}), self.head, self.settings.voxel, {})
+        return DetectorBundle(self.graph, self.graph, SpikingParameters(1, {}, {}), self.head, self.settings.voxel, self.record)
 
     def beside(self, name: str) -> Path:
         """Return the path of a file beside the weights file, and make its folder."""
@@ -119,7 +123,7 @@ class Conversion:
     def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
         """Return the network with these choices, calibrated layer by layer."""
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
-        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, {})
+        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, self.record)
 
     def distilled(self, bundle: DetectorBundle, share: float | None) -> tuple[DetectorBundle, list[dict[str, float]]]:
         """Continue calibration by gradient descent; return the network and the rows of NAME_descent.csv.
@@ -193,9 +197,10 @@ class Conversion:
         windows = self.data.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
         detector = Detector(bundle, SCORED, engine="reference")
         size, labels, names, steps = windows.spec.sensor_size, [], [], []
-        for item in (windows[i] for i in range(len(windows))):
-            grid = voxel_batch([item.window], bundle.voxel, size, bundle.stride)
-            steps.append(detector.step_by_step(grid, size))
+        block = self.data.block(size)
+        for i, item in enumerate(windows[i] for i in range(len(windows))):
+            predictions = detector.step_by_step(self.data.counts(windows, [i]).numpy(), blocked_size(size, block))
+            steps.append([p.scaled(block, *size) if block > 1 and isinstance(p, Detections) else p for p in predictions])
             labels.append(item.boxes)
             names.append(item.name)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.convert.config import ConvertConfig
+from evburst.app.runs import block_side
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset, DatasetSpec
 from evburst.data.datasets.recorded import Reading, unlabelled_windows
@@ -24,6 +25,7 @@ from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset,
 from evburst.data.datasets.simulated import SimulatedWindows
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
+from evburst.data.readers import DEFAULT_OPTIONS
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.tasks import CLASSIFICATION, task_of
@@ -43,14 +45,18 @@ class ConversionData:
         settings: settings of the network's training.
         head: the network's head.
         stride: sides of grids are multiples of it.
+        trained_size: (W, H) px of the sensor that it was trained on; None: unknown.
 
     Attributes:
         fresh: whether every showing of the data is different, as in a simulation.
         reported_split: the split on which results are measured.
     """
 
-    def __init__(self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec, stride: int) -> None:
+    def __init__(
+        self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec, stride: int, trained_size: SensorSize | None
+    ) -> None:
         self._config, self._settings, self._head, self._stride = config, settings, head, stride
+        self._trained_size = trained_size
         self.fresh = settings.data.kind == "simulated" and not config.unlabelled
         self.reported_split = reported_split(settings.data, task_of(head).name)
 
@@ -99,7 +105,12 @@ class ConversionData:
     def counts(self, windows: Dataset, index: Sequence[int]) -> Tensor:
         """Return `grids` as uint8."""
         items = [windows[i].window for i in index]
-        return torch.from_numpy(voxel_batch(items, self._settings.voxel, windows.spec.sensor_size, self._stride))
+        size = windows.spec.sensor_size
+        return torch.from_numpy(voxel_batch(items, self._settings.voxel, size, self._stride, self.block(size)))
+
+    def block(self, sensor_size: SensorSize) -> int:
+        """Return the side of the blocks of pixels in which the network sees a sensor, as in detect."""
+        return block_side(0, sensor_size, self._trained_size)
 
     def discard(self, windows: Dataset) -> None:
         """Delete the events of windows that were simulated when they were opened; keep those that were cached before."""
@@ -108,7 +119,8 @@ class ConversionData:
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
         size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
-        reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache))
+        options = self._config.reading if self._config.reading != DEFAULT_OPTIONS else self._settings.data.reading
+        reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache), options=options)
         spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})
         return unlabelled_windows(_recordings(self._config.root), spec, reading, split, n)
 

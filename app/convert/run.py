@@ -59,6 +59,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     inputs = [find_weights(name) for name in (config.weights, config.blend_with) if name]
     out = Path(config.out)
     refuse_overwriting(out, inputs, overwrite=True)
+    if read_kind(out) not in ("", "detector"):
+        raise DataError(f"{out}: holds a {read_kind(out)!r} checkpoint, not converted weights: choose another file with --out")
     for file in (out, *_files_beside(config)):
         refuse_foreign([file], _is_ours(file))
     with only_writer(out.parent, out.name):
@@ -179,7 +181,10 @@ def _record(conversion: Conversion, bundle: DetectorBundle, found: dict[str, Any
     return {
         "dataset": UNLABELLED if config.unlabelled else conversion.settings.name,
         "sensor_size": list(conversion.sensor_size),
-        "training": {key: _without_folders(trained[key]) for key in _TRAINING if key in trained},
+        "training": {
+            **_without_folders({key: trained[key] for key in _TRAINING if key in trained}),
+            **conversion.record["training"],
+        },
         "conversion": {
             **_without_folders(asdict(config)),
             "timesteps": bundle.parameters.timesteps,

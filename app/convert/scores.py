@@ -14,9 +14,10 @@ from tqdm import tqdm
 from evburst.app.console import show_progress
 from evburst.app.dataset_runs import DatasetResults, run_dataset
 from evburst.app.inference import Inference
+from evburst.app.runs import block_side
 from evburst.app.scoring import SCORED, Score, scoring_of
 from evburst.data.datasets import Dataset
-from evburst.data.representations.voxel_grid import padded_size
+from evburst.data.representations.voxel_grid import blocked_size, padded_size
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, synaptic_ops
 from evburst.models.bundle import DetectorBundle
@@ -101,7 +102,8 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset, split: str) -> di
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
         results[name] = {**figures, "per_class": scored.per_class}
-    width, height = padded_size(windows.spec.sensor_size, bundle.stride)
+    size = windows.spec.sensor_size
+    width, height = padded_size(blocked_size(size, block_side(0, size, bundle.trained_size)), bundle.stride)
     macs = sum(dense_macs(bundle.graph, bundle.voxel.channels, height, width).values())
     operations = _operations(_spikes(snn))
     results["snn"]["energy_of_ann"] = {
@@ -115,7 +117,8 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset, split: str) -> di
 
 def run_windows(detector: Detector, windows: Dataset, batch: int = 16) -> DatasetResults:
     """Return a network's predictions for labelled windows, with the labels and the spike counts."""
-    inference = Inference(detector, detector.bundle.voxel, windows.spec.sensor_size)
+    size, bundle = windows.spec.sensor_size, detector.bundle
+    inference = Inference(detector, bundle.voxel, size, downsample=block_side(0, size, bundle.trained_size))
     with tqdm(total=len(windows), desc="score", leave=False, disable=not show_progress()) as bar:
         return run_dataset(inference, windows, bar.update, batch)
 

@@ -41,6 +41,8 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
             Flag("device"),
             Flag("engine", metavar="NAME"),
             Flag("data.sensor_size", "--sensor-size", "WxH"),
+            Flag("data.reading.time_unit", "--time-unit"),
+            Flag("data.reading.columns", "--columns", "ORDER"),
             Flag("downsample", metavar="N"),
             Flag("memory"),
             Flag("lead_ms"),

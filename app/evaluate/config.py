@@ -18,6 +18,8 @@ from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
 
+_OF_RECORDINGS = ("reading", "filters")
+"""Settings of data that say how recordings are read."""
 _OWN_SPECS = ("pedro", "1mpx")
 """Kinds of data that define their own classes and sensor, independent of the training data."""
 
@@ -28,7 +30,7 @@ class EvaluateConfig:
 
     Attributes:
         data: the data set; its spec and its simulation, and for the kind of data that was trained on its mapping of classes,
-            are taken from the weights unless set.
+            its sensor size, its columns and units, and its filters, are taken from the weights unless set.
         split: train, val or test; for classifiers of recordings train, select or test, and val means test.
         weights: name of bundled weights, or a file.
         ann, snn: whether to evaluate the ANN, and the spiking network.
@@ -113,7 +115,7 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
     base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
     if spec not in SPECS:
         base["own_classes"] = bundle.head.classes
-    of_same_kind = ("classes", "sensor_size") if given.data.kind == training_data.get("kind") else ()
+    of_same_kind = ("classes", "sensor_size", *_OF_RECORDINGS) if given.data.kind == training_data.get("kind") else ()
     names = ("simulated", "own_classes", *of_same_kind)
     base |= {name: training_data[name] for name in names if name in training_data}
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle
@@ -123,5 +125,6 @@ def _class_data(training_data: dict[str, Any], file: Path | None, assignments: l
     """Return default settings of the data for a classifier: its training data, unless another kind is set."""
     kind_in_training = {"kind": training_data["kind"]} if "kind" in training_data else {}
     kind = load_config(EvaluateConfig, file, assignments, {"data": kind_in_training}).data.kind
-    names = ("kind", "classes", "sensor_size", "held", "simulated") if kind == training_data.get("kind") else ("simulated",)
+    of_same_kind = ("kind", "classes", "sensor_size", "held", *_OF_RECORDINGS)
+    names = (*(of_same_kind if kind == training_data.get("kind") else ()), "simulated")
     return {name: training_data[name] for name in names if name in training_data}

@@ -179,7 +179,7 @@ class Evaluation:
             known = head.classes if task == CLASSIFICATION else ()
             request = Request(
                 c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, True, task, known,
-                self.bundle.trained_size,
+                self.bundle.sensor_size,
             )  # fmt: skip
             dataset = open_dataset(c.data, request)
         if self.rank == 0:

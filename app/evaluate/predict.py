@@ -149,7 +149,7 @@ class Network:
         engine: str,
         downsample: int,
     ) -> None:
-        self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size)
+        self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size, bundle.trained_size)
         ann = run.model == "ann"
         detector = Detector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine

@@ -26,6 +26,8 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
             Flag("data.labels", "--labels", "CSV"),
             Flag("data.own_classes", "--own-classes", "A,B,..."),
             Flag("data.sensor_size", "--sensor-size", "WxH"),
+            Flag("data.reading.time_unit", "--time-unit"),
+            Flag("data.reading.columns", "--columns", "ORDER"),
             Flag("init", metavar=WEIGHTS),
             Flag("out", metavar="DIR"),
         ],

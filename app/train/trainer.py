@@ -35,7 +35,7 @@ from evburst.app.train.validation import Validation, has_bfloat16, validate
 from evburst.app.train.windows import EpochWindows, open_split
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import make_folder, read_json
 from evburst.data.representations.voxel_grid import padded_size, voxel_batch
 from evburst.models.bundle import load_tensors, read_kind, save_tensors
@@ -71,7 +71,8 @@ class Trainer:
         best: highest validation score so far; -1 before the first epoch.
 
     Raises:
-        EvburstError: the data or the initial weights cannot be used, or the output folder holds a run with other settings.
+        EvburstError: the data or the initial weights cannot be used, or the output folder holds a run with other settings;
+            `run` also raises it if the training diverges.
     """
 
     def __init__(self, config: TrainConfig, show_progress: bool) -> None:
@@ -114,6 +115,7 @@ class Trainer:
         while self.epoch < self.config.schedule.epochs:
             started = time.perf_counter()
             loss = self._train_epoch()
+            self._refuse_divergence(loss)
             self.epoch += 1
             if self._curves is not None:
                 result = validate(self.ema, self.val, self.config.voxel, self.stride, self.config.schedule.amp)
@@ -176,6 +178,16 @@ class Trainer:
         bar.close()
         return total.double().cpu().numpy() / steps
 
+    def _refuse_divergence(self, loss: NDArray[np.float64]) -> None:
+        """Raise DataError if an epoch ended with infinite numbers or NaN, before anything of it is saved."""
+        numbers = (tensor for tensor in self.ema.state_dict().values() if tensor.is_floating_point())
+        if not np.isfinite(loss).all() or not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
+            rate = self.config.schedule.learning_rate
+            raise DataError(
+                f"{self.out}: epoch {self.epoch + 1} diverged (its loss or weights are not finite) and is not kept; set a "
+                f"learning rate below {rate:g} (schedule.learning_rate)"
+            )
+
     def _set_rate(self, step: int) -> None:
         s = self.config.schedule
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
@@ -203,6 +215,7 @@ class Trainer:
         record = {
             "config": to_dict(self.config),
             "network": asdict(self.network_config),
+            "sensor_size": list(self.train.spec.sensor_size),
             "epoch": self.epoch,
             "validation": result.score.record,
             "chosen_on": chosen_on,

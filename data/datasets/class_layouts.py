@@ -30,6 +30,8 @@ from evburst.data.readers import recording_suffixes
 SPLITS = ("train", "select", "test")
 TABLES = ("recordings.csv", "labels.csv")
 """Names of tables of labels that the layout "folder" looks for."""
+SET_CLASSIFIER = "to train a classifier, set its architecture, e.g. --set architecture=resnet18x0.25"
+"""What to do with data for classifiers that are used with a detector."""
 GESTURES = (
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
     "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
@@ -110,6 +112,14 @@ def class_layout(
         return find
 
     return register
+
+
+def has_classes(name: str, root: Path) -> bool:
+    """Return whether a folder has recordings with a class each in the layout of this name, if there is such a layout."""
+    try:
+        return name in CLASS_LAYOUTS and any(True for _ in CLASS_LAYOUTS[name].find(ClassFolder(root)))
+    except LabelError:
+        return False
 
 
 @class_layout("nmnist", "{Train,Test}/DIGIT/NNNNN.bin", SensorSize(34, 34), tuple("0123456789"))

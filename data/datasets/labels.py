@@ -200,7 +200,8 @@ def pascal_voc(path: Path) -> LabelFile:
 class ClassMatcher:
     """Maps the classes of label files to those of a dataset, by name; boxes without a match are counted and logged.
 
-    Case, blanks, `_`, `-` and the form of Unicode make no difference. Class ids are first converted to names with `ids`.
+    Case, blanks, `_`, `-` and the form of Unicode make no difference. A class id that is itself the name of a class means that
+    class; other ids are first converted to names with `ids`.
 
     Args:
         spec: the dataset's classes.
@@ -242,7 +243,7 @@ class ClassMatcher:
 
     def _find(self, name: str | int) -> int:
         text = str(name)
-        if isinstance(name, int) and _normalise(text) not in self._mapped:
+        if isinstance(name, int) and _normalise(text) not in self._index:
             text = self._ids[name] if 0 <= name < len(self._ids) else f"class id {name}"
         index = self._index.get(_normalise(text))
         if index is not None:

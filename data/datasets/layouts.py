@@ -32,6 +32,7 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
+from evburst.data.datasets.class_layouts import SET_CLASSIFIER, has_classes
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file, labelled_name
 from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
@@ -92,13 +93,15 @@ class LayoutFolder:
         return [path for path in found if path.is_file() and path not in added_by_macos]
 
     def labelled(self, events: Path, labels: Path, read: Callable[[Path], LabelFile]) -> Iterator[LabelledFile]:
-        """Yield the event file with its labels; if one of the two files is missing, record that instead."""
+        """Yield the event file with its labels; if one of the two is missing, or no time is labelled, record that instead."""
         if not labels.is_file():
             self.unlabelled.append(events)
         elif not events.is_file():
             self.skipped.append(f"{labels}: {events.name} is missing")
+        elif (found := read(labels)).instants:
+            yield LabelledFile(events, found)
         else:
-            yield LabelledFile(events, read(labels))
+            self.skipped.append(f"{labels}: states no labelled time, so that {events.name} has no window to score or learn")
 
 
 Finder = Callable[[LayoutFolder], Iterator[LabelledFile]]
@@ -199,6 +202,7 @@ def read_layout(
     if not found:
         hint = f"; {len(source.unlabelled)} event files have no labels" if source.unlabelled else ""
         hint += f"; skipped: {source.skipped[0]}" if source.skipped else ""
+        hint += f"; its recordings have a class each: {SET_CLASSIFIER}" if has_classes(name, root) else ""
         raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}{hint}")
     matcher = ClassMatcher(source.spec, classes, None if spec.own_ids else kind.class_ids)
     recordings = []
@@ -344,10 +348,16 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     """Event files of any format with label files in the same folder."""
     source.undivided = not (source.root / source.split).is_dir()
     folder_path = source.root if source.undivided else source.root / source.split
+    first: dict[Path, Path] = {}
     for path in source.files(folder_path, "*"):
         if path.suffix.lower() not in recording_suffixes() or is_label_file(path):
             continue
         name = labelled_name(path)
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}
-        ending = next((ending for ending, file in candidates.items() if file.is_file()), next(iter(candidates)))
-        yield from source.labelled(path, candidates[ending], LABEL_FILES[ending])
+        endings = [ending for ending, file in candidates.items() if file.is_file()] or list(candidates)[:1]
+        labels = candidates[endings[0]]
+        if first.setdefault(labels, path) != path and labels.is_file():
+            raise LabelError(f"{labels}: belongs to {first[labels].name} and {path.name}: keep one of the two in the folder")
+        if len(endings) > 1:
+            warn_once(f"{labels}: these labels are read, and not those of {candidates[endings[1]].name} beside them")
+        yield from source.labelled(path, labels, LABEL_FILES[endings[0]])

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset, DatasetSpec
-from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, ClassFolder
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SET_CLASSIFIER
 from evburst.data.datasets.class_windows import HeldTime, open_class_windows
 from evburst.data.datasets.labels import with_own_classes
 from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
 from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
-from evburst.data.errors import ConfigError, DataError, LabelError, NoEventsError
+from evburst.data.errors import ConfigError, NoEventsError
 from evburst.data.events import SensorSize
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
@@ -91,7 +91,6 @@ OPENERS: dict[str, Opener] = {}
 """Of windows with boxes; besides, every layout in LAYOUTS is a kind."""
 CLASS_OPENERS: dict[str, Opener] = {}
 """Of windows with a class, besides CLASS_LAYOUTS; what stands before a colon (`tonic:NAME`) is the kind's name here."""
-_SET_CLASSIFIER = "to train a classifier, set its architecture, e.g. --set architecture=resnet18x0.25"
 _TASKS = {DETECTION: OPENERS, CLASSIFICATION: CLASS_OPENERS}
 
 
@@ -116,33 +115,16 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
     openers, kind = dict.fromkeys(layouts, opens) | _TASKS[request.task], config.kind.partition(":")[0]
     if kind not in openers:
         of = "" if request.task == DETECTION else f" for {request.task}"
-        hint = f"; {_SET_CLASSIFIER}" if request.task == DETECTION and kind in {*CLASS_LAYOUTS, *CLASS_OPENERS} else ""
+        hint = f"; {SET_CLASSIFIER}" if request.task == DETECTION and kind in {*CLASS_LAYOUTS, *CLASS_OPENERS} else ""
         raise ConfigError(f"data.kind {kind!r} is unknown{of} (known: {', '.join(sorted(openers))}){hint}")
     if config.own_classes and request.task != DETECTION:
         raise ConfigError("data.own_classes: the classes of a classifier are those of its data")
     if not config.root:
         raise ConfigError("data.root is not set: pass the folder of the data, e.g. --root FOLDER")
-    if request.task != DETECTION:
-        return openers[kind](config, request)
-    if config.labels or config.held != HeldTime():
+    if request.task == DETECTION and (config.labels or config.held != HeldTime()):
         name = "data.labels (--labels)" if config.labels else "data.held"
-        raise ConfigError(f"{name} is for classifiers; {_SET_CLASSIFIER}")
-    try:
-        return openers[kind](config, request)
-    except DataError as error:
-        if not _has_classes(config):
-            raise
-        raise DataError(f"{error}; its recordings have a class each: {_SET_CLASSIFIER}") from None
-
-
-def _has_classes(config: DatasetConfig) -> bool:
-    """Return whether a folder in which no boxes were found is one of recordings with a class each."""
-    try:
-        return config.kind in CLASS_LAYOUTS and any(
-            True for _ in CLASS_LAYOUTS[config.kind].find(ClassFolder(Path(config.root)))
-        )
-    except LabelError:
-        return False
+        raise ConfigError(f"{name} is for classifiers; {SET_CLASSIFIER}")
+    return openers[kind](config, request)
 
 
 def reported_split(config: DatasetConfig, task: str) -> str:

@@ -6,7 +6,7 @@ Counts saturate at `max_count`, so they cannot overflow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,13 +97,29 @@ def voxel_histogram(
     return len(window) - outside, outside
 
 
-def voxel_batch(windows: list[EventWindow], config: VoxelConfig, sensor_size: SensorSize, stride: int) -> NDArray[np.uint8]:
-    """Return the grids of several windows, `(N, 2 * bins, H, W)` uint8, padded to the stride (see `padded_size`)."""
-    width, height = padded_size(sensor_size, stride)
+def voxel_batch(
+    windows: list[EventWindow], config: VoxelConfig, sensor_size: SensorSize, stride: int, block: int = 1
+) -> NDArray[np.uint8]:
+    """Return the grids of several windows, `(N, 2 * bins, H, W)` uint8, padded to the stride (see `padded_size`).
+
+    With a `block` they are those of a sensor whose pixels are blocks of that many pixels squared (see `blocked_size`).
+    """
+    width, height = padded_size(blocked_size(sensor_size, block), stride)
     out = np.empty((len(windows), config.channels, height, width), np.uint8)
+    if block == 1:
+        for grid, window in zip(out, windows, strict=True):
+            voxel_histogram(window, config, sensor_size, grid)
+        return out
+    fine, unlimited = np.empty((config.channels, height * block, width * block), np.uint8), replace(config, max_count=255)
     for grid, window in zip(out, windows, strict=True):
-        voxel_histogram(window, config, sensor_size, grid)
+        voxel_histogram(window, unlimited, sensor_size, fine)
+        pooled(fine, block, config.max_count, grid)
     return out
+
+
+def blocked_size(sensor_size: SensorSize, block: int) -> SensorSize:
+    """Return a sensor's size in blocks of pixels; blocks at the right and lower edge may be partial."""
+    return SensorSize(-(-sensor_size.width // block), -(-sensor_size.height // block))
 
 
 def pooled_reference(grid: NDArray[np.uint8], factor: int, max_count: int) -> NDArray[np.uint8]:
