@@ -51,6 +51,61 @@ def test_events_stay_in_their_boxes_and_on_the_sensor(seed: int, what: str) -> N
         assert len(events)
 
 
+def boxes_item(*boxes: tuple[float, ...]) -> LabelledWindow:
+    """A window with these boxes, each of its own class."""
+    n = len(boxes)
+    labelled = Detections(np.array(boxes, np.float32).reshape(n, 4), np.ones(n, np.float32), np.arange(n), 50_000)
+    return LabelledWindow(EventWindow(0, 50_000, np.zeros(0, EVENT_DTYPE)), labelled, "boxes")
+
+
+SMALL = [(10, 10, 16, 16), (20.3, 10.7, 23.1, 40.2), (40, 30, 47.9, 37.9), (0, 0, 3, 2), (63, 47, 64, 48)]
+
+
+@pytest.mark.parametrize("what", ["nothing", "mirror", "swap", "zoom", "rotate", "shake", "stretch", "thin", "noise_hz"])
+def test_a_small_object_keeps_its_label_unless_it_shrinks(what: str) -> None:
+    """The last two lie in corners of the sensor, out of which a rotation takes them."""
+    boxes = SMALL[:3] if what == "rotate" else SMALL
+    chances = {**NOTHING, **({what: 1.0} if what != "nothing" else {})}
+    config = AugmentConfig(**chances, zoom_range=(1.0, 1.0))
+    for seed in range(20):
+        found = augment([boxes_item(*boxes)], SIZE, config, np.random.default_rng(seed))[1]
+        assert found.labels.tolist() == list(range(len(boxes)))
+
+
+def test_an_enlarged_small_object_keeps_its_label() -> None:
+    config = AugmentConfig(**{**NOTHING, "zoom": 1.0}, zoom_range=(1.2, 1.2), min_visible=0.9)
+    wide = SensorSize(640, 480)
+    kept = [len(augment([boxes_item((320, 240, 326, 245))], wide, config, np.random.default_rng(k))[1]) for k in range(20)]
+    assert kept == [1] * 20
+
+
+@pytest.mark.parametrize(
+    ("box", "scale", "kept"),
+    [
+        ((20, 20, 26, 40), 0.9, False),  # smaller than the limit, and scaled down
+        ((20, 20, 36, 36), 0.6, True),  # scaled down to more than the limit
+        ((20, 20, 30, 40), 0.6, False),  # scaled down to less than the limit
+    ],
+)
+def test_a_box_that_is_scaled_down_must_have_the_least_side(box: tuple[float, ...], scale: float, kept: bool) -> None:
+    config = AugmentConfig(**{**NOTHING, "zoom": 1.0}, zoom_range=(scale, scale))
+    assert len(augment([boxes_item(box)], SIZE, config, np.random.default_rng(0))[1]) == kept
+
+
+def test_a_small_object_that_is_cut_loses_its_label() -> None:
+    config = AugmentConfig(**NOTHING, shift=1.0, shift_to=4 / 64, min_visible=0.0)
+    found = [augment([boxes_item((0, 20, 6, 26))], SIZE, config, np.random.default_rng(k))[1].boxes_xyxy for k in range(40)]
+    assert {len(boxes) for boxes in found} == {0, 1}, "moved to the left, it is cut; to the right, it is not"
+    assert all(boxes[0, 2] - boxes[0, 0] == pytest.approx(6, abs=0.01) for boxes in found if len(boxes))
+
+
+def test_a_mosaic_scales_down_so_that_small_objects_lose_their_label() -> None:
+    config = AugmentConfig(**{**NOTHING, "mosaic": 1.0}, min_visible=0.0)
+    items = [boxes_item((20, 16, 26, 22), (30, 16, 60, 46)) for _ in range(4)]
+    labels = [augment(items, SIZE, config, np.random.default_rng(k))[1].labels for k in range(20)]
+    assert set(np.concatenate(labels).tolist()) == {1}
+
+
 def test_stretching_holds_the_end_of_the_window() -> None:
     config = AugmentConfig(**{**NOTHING, "stretch": 1.0}, stretch_range=(2.0, 2.0))
     window, _ = augment([item()], SIZE, config, np.random.default_rng(0))

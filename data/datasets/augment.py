@@ -30,6 +30,9 @@ from evburst.data.encoding import (
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.simulation.sensor import uniform_hash
 
+_ROUNDING_PX = 0.01
+"""By how much a box that is only mirrored, shifted or rotated can become smaller, because it is computed in float32."""
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -49,7 +52,8 @@ class AugmentConfig:
         erase: fraction in which a patch is blanked.
         mosaic: fraction composed of four windows.
         min_visible: minimum fraction of a box that must stay in view.
-        min_side_px: minimum width and height of a box.
+        min_side_px: minimum width and height of a box that was scaled down or cut; a box that was smaller before stays unless
+            its shorter side gets even shorter.
     """
 
     mirror: float = 0.5
@@ -150,7 +154,9 @@ def _place(
     clipped = np.clip(boxes, [x0, y0, x0, y0], [x1, y1, x1, y1]).astype(np.float32)
     sides = clipped[:, 2:] - clipped[:, :2]
     share = sides.prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-6)
-    is_visible = (sides.min(1, initial=np.inf) >= config.min_side_px) & (share >= config.min_visible)
+    labelled = np.clip(item.boxes.boxes_xyxy, 0, [*size, *size])
+    shortest_px = np.minimum(config.min_side_px, (labelled[:, 2:] - labelled[:, :2]).min(1) - _ROUNDING_PX)
+    is_visible = (sides.min(1) >= shortest_px) & (share >= config.min_visible)
     return out[:n], Detections(clipped[is_visible], item.boxes.scores[is_visible], item.boxes.labels[is_visible], window_us)
 
 
