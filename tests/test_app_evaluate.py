@@ -28,7 +28,7 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import DetectorBundle, find_weights
 from tests.conftest import ROOT, SAMPLES, SHARED, in_new_process, needs_fork, random_events
 from tests.event_files import dat_bytes
 from tests.helpers.simulation import simulated_here
@@ -352,6 +352,59 @@ def test_a_larger_sensor_is_seen_in_blocks(tmp_path: Path, capsys: pytest.Captur
     for name in ("ap", "ap50", "energy", "memory", "neurobench"):
         assert rows[0][name] == rows[1][name]
     assert rows[0]["ap"] > 0
+
+
+def test_without_out_other_data_and_other_weights_have_a_folder_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        voc_folder(tmp_path / name / "data")
+
+    def written(*arguments: str) -> str:
+        assert evaluate_main(["--dataset", "folder", "--ann", *FAST, *arguments]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        return last.removeprefix("written   ").partition("/:")[0]
+
+    runs = [written("--root", f"{name}/data") for name in ("first", "second")]
+    assert len(set(runs)) == 2
+    assert all(run.startswith("runs/evaluate/folder_data_val_street_") for run in runs)
+    roots = [json.loads((tmp_path / run / "results.json").read_text())["config"]["data"]["root"] for run in runs]
+    assert roots == ["first/data", "second/data"]
+    assert written("--root", str(tmp_path / "first/data")) == runs[0], "the same data, named in another way"
+
+
+def test_the_default_folder_tells_weights_splits_and_tables_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = list[Path]()
+
+    def noted(config: object, bundle: object, out: Path) -> None:
+        folders.append(out)
+
+    monkeypatch.setattr("evburst.app.evaluate.run.evaluate", noted)
+    weights = [tmp_path / name / "best.safetensors" for name in ("first", "second")]
+    for path, bundled in zip(weights, ("street", "caltech6"), strict=True):
+        path.parent.mkdir()
+        path.write_bytes(find_weights(bundled).read_bytes())
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,class\n")
+    long = tmp_path / ("d" * 250)
+    for *arguments, name in (
+        ("--weights", str(weights[0]), "folder_data_val_best"),
+        ("--weights", str(weights[0]), "--split", "test", "folder_data_test_best"),
+        ("--weights", str(weights[1]), "folder_data_val_best"),
+        ("--weights", "nmnist", "folder_data_test_nmnist"),
+        ("--weights", "nmnist", "--labels", str(labels), "folder_data_test_nmnist"),
+        ("--weights", "street", "--root", str(long), "folder_" + 40 * "d" + "_val_street"),
+    ):
+        assert evaluate_main(["--dataset", "folder", "--root", str(tmp_path / "data"), *arguments]) == 0
+        assert folders[-1].name.rpartition("_")[0] == name
+    assert len({*folders}) == 6
+    copied = tmp_path / "copy" / "best.safetensors"
+    copied.parent.mkdir()
+    copied.write_bytes(weights[0].read_bytes())
+    assert evaluate_main(["--dataset", "folder", "--root", str(tmp_path / "data"), "--weights", str(copied)]) == 0
+    assert folders[-1] == folders[0], "the same weights"
 
 
 def test_a_table_of_labels_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

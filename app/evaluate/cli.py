@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evburst.app.console import run
 from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path
+
+if TYPE_CHECKING:
+    from evburst.app.evaluate.config import EvaluateConfig
+
+_NAME, _DIGEST = 40, 8
+"""Characters of the data's and of the weights' name, and of a digest, in the name of an output folder."""
 
 
 def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") -> int:
@@ -24,7 +31,11 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     network.add_argument("--ann", action="store_true", help="evaluate the ANN that the spiking network was converted from")
     network.add_argument("--both", action="store_true", help="evaluate the spiking network and its ANN")
     parser.add_argument(
-        "--out", type=named_path, metavar="DIR", help="output folder; an unfinished evaluation in it is resumed"
+        "--out",
+        type=named_path,
+        metavar="DIR",
+        help="output folder (default: one below runs/evaluate for these data, this split and these weights); an unfinished "
+        "evaluation in it is resumed",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_settings(
@@ -112,7 +123,22 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
 
         networks += as_assignments({"data.classes": parse_classes(args.classes)})
     config, bundle = load_evaluation(args.config, args.set + given(args) + networks)
-    name = f"{config.data.kind.replace(':', '_')}_{config.split}_{Path(config.weights).stem}"
-    out = args.out or Path("runs") / "evaluate" / name
+    out = args.out or _default_folder(config)
     results = evaluate(config, bundle, out)
     return None if results is None else (human_table(results, out), results)
+
+
+def _default_folder(config: EvaluateConfig) -> Path:
+    """Return the output folder of an evaluation without --out, the same each time; other data or weights have another.
+
+    Its name ends in a digest of the folder of the data, of the table of labels and of the weights' content, because folders
+    and files of the same name may lie in several places.
+    """
+    from evburst.models.bundle import find_weights
+
+    root, weights = Path(config.data.root).resolve(), find_weights(config.weights)
+    places = f"{root}\0{Path(config.data.labels).resolve() if config.data.labels else ''}"
+    content = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256(f"{places}\0{content}".encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
+    names = config.data.kind.replace(":", "_"), root.name[:_NAME], config.split, weights.stem[:_NAME], digest
+    return Path("runs") / "evaluate" / "_".join(filter(None, names))
