@@ -83,16 +83,21 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def readable_note(written: Path) -> str:
+def readable_note(*written: Path) -> str:
     """Return the note of a KeyboardInterrupt that ended a run which had written something; the command line prints it."""
-    return f"what was written to {written} so far is complete and readable"
+    return f"what was written to {', '.join(map(str, written))} so far is complete and readable"
+
+
+def unchanged_note(file: Path) -> str:
+    """Return the note of a KeyboardInterrupt that ended a run before it replaced a file."""
+    return f"{file} is unchanged"
 
 
 @contextmanager
 def only_writer(folder: Path, name: str = "") -> Iterator[None]:
     """Hold the lock of an output folder, or of the outputs `name` in it; the folder is made if it is missing.
 
-    A KeyboardInterrupt gets a note if there are outputs: see `readable_note`.
+    A KeyboardInterrupt gets a note if there are outputs: which were written meanwhile (`readable_note`), and which were not.
 
     Raises:
         ConfigError: another process holds it.
@@ -107,13 +112,42 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
         raise ConfigError(f"{folder / name}: another process is writing its results there; use another --out") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written into ({error.strerror}); use another --out") from None
+    before = _states(folder, name)
     try:
         yield
     except KeyboardInterrupt as error:
-        if any(not file.name.startswith(".") for file in folder.glob(f"{glob.escape(Path(name).stem)}*")):
-            error.add_note(readable_note(folder / name))
+        if note := _interruption_note(folder, name, before):
+            error.add_note(note)
         raise
     finally:
         lock.release()
         with suppress(OSError):
             path.unlink()
+
+
+def _states(folder: Path, name: str) -> dict[Path, tuple[int, ...]]:
+    """Return what changes when they are written, of the files in an output folder and its folders, or of the outputs `name`."""
+    states = dict[Path, tuple[int, ...]]()
+    for pattern in (f"{glob.escape(Path(name).stem)}[._]*",) if name else ("*", "*/*"):
+        for file in folder.glob(pattern):
+            with suppress(OSError):
+                if file.is_file() and not file.name.startswith("."):
+                    state = file.stat()
+                    states[file] = state.st_ino, state.st_mtime_ns, state.st_size
+    return states
+
+
+def _interruption_note(folder: Path, name: str, before: dict[Path, tuple[int, ...]]) -> str:
+    """Return what an interrupted run has written of its outputs, and whether the earlier ones are unchanged; "" without any.
+
+    Args:
+        folder, name: see `only_writer`.
+        before: the outputs when the run began, from `_states`.
+    """
+    changed = sorted(file for file, state in _states(folder, name).items() if before.get(file) != state)
+    if not name:
+        return readable_note(folder) if changed else f"{folder}: its files are unchanged" if before else ""
+    notes = [readable_note(*changed)] if changed else []
+    if folder / name in before and folder / name not in changed:
+        notes.append(unchanged_note(folder / name))
+    return "; ".join(notes)

@@ -22,7 +22,7 @@ import numpy as np
 from evburst.data.encoding import WRAP_US, pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
-from evburst.data.files import readable_note, replacing
+from evburst.data.files import readable_note, replacing, unchanged_note
 from evburst.data.readers.dat import dat_header
 
 DAT_MAX_SIZE = 1 << 14
@@ -126,7 +126,9 @@ def _write_all(
             events += len(kept)
             outside += len(packet) - len(kept)
     except KeyboardInterrupt as error:
-        if events and not path.exists():
+        if path.exists():
+            error.add_note(unchanged_note(path))
+        elif events:
             out.finish()
             part.replace(path)
             error.add_note(readable_note(path))

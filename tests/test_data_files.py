@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,43 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["", "a.safetensors"])
-def test_an_interruption_says_what_was_written_if_anything_was(tmp_path: Path, name: str) -> None:
-    for written in ([], ["a_sensitivity.npz"]):
+def interrupted_run(folder: Path, name: str, written: tuple[str, ...], appended: bool) -> None:
+    with only_writer(folder, name):
         for file in written:
-            (tmp_path / file).write_bytes(b"")
-        with pytest.raises(KeyboardInterrupt) as caught, only_writer(tmp_path, name):
-            raise KeyboardInterrupt
-        notes = [f"what was written to {tmp_path / name} so far is complete and readable"] if written else []
-        assert getattr(caught.value, "__notes__", []) == notes
-    with pytest.raises(KeyboardInterrupt) as caught, only_writer(tmp_path, "b.safetensors"):
+            with nullcontext(folder / file) if appended else replacing(folder / file) as part, part.open("ab") as open_file:
+                open_file.write(b"written")
         raise KeyboardInterrupt
-    assert not hasattr(caught.value, "__notes__")
+
+
+def note_of_an_interruption(folder: Path, name: str, *written: str, appended: bool = False) -> str:
+    """What an interrupted run says that has replaced these files, or appended to them."""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupted_run(folder, name, written, appended)
+    return "; ".join(getattr(caught.value, "__notes__", []))
+
+
+def test_an_interruption_says_which_outputs_were_written(tmp_path: Path) -> None:
+    out, beside = tmp_path / "a.safetensors", tmp_path / "a_report.json"
+    assert note_of_an_interruption(tmp_path, out.name) == ""
+    readable = "so far is complete and readable"
+    assert note_of_an_interruption(tmp_path, out.name, beside.name) == f"what was written to {beside} {readable}"
+    assert note_of_an_interruption(tmp_path, out.name) == "", "an earlier file beside it is not the output"
+    assert note_of_an_interruption(tmp_path, out.name, out.name) == f"what was written to {out} {readable}"
+    assert note_of_an_interruption(tmp_path, out.name) == f"{out} is unchanged"
+    assert note_of_an_interruption(tmp_path, out.name, beside.name) == (
+        f"what was written to {beside} {readable}; {out} is unchanged"
+    )
+    both = note_of_an_interruption(tmp_path, out.name, beside.name, out.name)
+    assert both == f"what was written to {out}, {beside} {readable}"
+    assert note_of_an_interruption(tmp_path, "ab.safetensors") == "", "files of another name do not count"
+    assert note_of_an_interruption(tmp_path, out.name, "ab.safetensors") == f"{out} is unchanged"
+
+
+def test_an_interruption_says_whether_a_folder_was_written_to(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert note_of_an_interruption(out, "") == ""
+    readable = f"what was written to {out} so far is complete and readable"
+    assert note_of_an_interruption(out, "", "parts/a.npz") == readable
+    assert note_of_an_interruption(out, "") == f"{out}: its files are unchanged"
+    assert note_of_an_interruption(out, "", "parts/a.npz") == readable
+    assert note_of_an_interruption(out, "", "parts/a.npz", appended=True) == readable
