@@ -54,6 +54,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
     _open_standard_streams()
     add_common_flags(parser)
     args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    if args.quiet and args.verbose:  # one before a subcommand, the other after it
+        parser.error("argument --verbose: not allowed with argument --quiet")
     limit_spinning()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be any bytes
@@ -162,13 +164,17 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every command has."""
+def add_common_flags(parser: argparse.ArgumentParser, of_subcommand: bool = False) -> None:
+    """Add the flags that every command has; those of a subcommand, if not given, leave the values of its command."""
+    default = argparse.SUPPRESS if of_subcommand else False
     group = parser.add_argument_group("messages")
     verbosity = group.add_mutually_exclusive_group()
-    verbosity.add_argument("--quiet", action="store_true", help="print only warnings and errors on stderr, no progress bar")
-    verbosity.add_argument("--verbose", action="store_true", help="print more notes on stderr")
-    group.add_argument("--debug", action="store_true", help="show the traceback of expected errors too")
+    for where, flag, text in (
+        (verbosity, "--quiet", "print only warnings and errors on stderr, no progress bar"),
+        (verbosity, "--verbose", "print more notes on stderr"),
+        (group, "--debug", "show the traceback of expected errors too"),
+    ):
+        where.add_argument(flag, action="store_true", default=default, help=text)
 
 
 def limit_spinning() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evburst.app.console import LOG, run, warn_of_repairs
+from evburst.app.console import LOG, add_common_flags, run, warn_of_repairs
 from evburst.app.event_summary import describe, human_description
 from evburst.app.flags import Parser, named_path, recording
 from evburst.app.outputs.paths import refuse_overwriting
@@ -95,6 +95,7 @@ def _command(commands: Any, name: str, text: str, several: bool = False) -> argp
     parser.add_argument(
         "--allow-external", action="store_true", help="follow links from HDF5 files to other files; only for trusted files"
     )
+    add_common_flags(parser, of_subcommand=True)
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from evburst.app.console import LOG
 from evburst.app.events import main
+from evburst.data.errors import EventFileError
 from evburst.data.events import SensorSize
 from evburst.data.readers import READERS, open_events
 from evburst.data.writers import write_events
@@ -52,6 +55,35 @@ def test_info(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
         "faults       none\n",
         "",
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "outputs"), [("info", []), ("convert", ["out.csv"]), ("cut", ["out.csv"]), ("frames", ["pictures"])]
+)
+@pytest.mark.parametrize(("flag", "level"), [("--quiet", logging.WARNING), ("--verbose", logging.DEBUG)])
+def test_flags_of_messages_stand_before_and_after_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recording: Path,
+    command: str, outputs: list[str], flag: str, level: int,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    levels = list[int]()
+
+    def noted(args: object) -> None:
+        levels.append(LOG.level)
+
+    monkeypatch.setattr(f"evburst.app.events._{command}", noted)  # private: the command itself is tested elsewhere
+    for before, after in (((flag,), ()), ((), (flag,)), ((), ())):
+        assert run(capsys, *before, command, recording, *outputs, *after) == (0, "", "")
+    assert levels == [level, level, logging.INFO]
+
+
+def test_flags_of_messages_after_the_command_have_an_effect(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    assert run(capsys, "convert", recording, recording.with_name("a.csv"), "--quiet")[0] == 0
+    with pytest.raises(EventFileError, match="no such file"):
+        main(["info", str(recording.with_name("none.dat")), "--debug"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["--quiet", "info", str(recording), "--verbose"])
+    assert "argument --verbose: not allowed with argument --quiet" in capsys.readouterr().err
 
 
 def test_info_as_json(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
