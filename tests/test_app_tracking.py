@@ -233,9 +233,9 @@ def test_tracks_of_the_sample_follow_its_objects() -> None:
     assert same >= 0.9 * sum(map(len, followed.values()))
 
 
-def test_without_the_package_a_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_a_message_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(EvburstError, match=r'--track needs trackers: pip install "evburst\[track\]"'):
+    with pytest.raises(EvburstError, match=r'--track needs trackers: pip install "supervision>=0.26" "trackers>=2.6"$'):
         tracker()
 
 

@@ -311,7 +311,7 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingPackageError, match=r'writing ONNX needs onnx: pip install "evburst\[export\]"'):
+    with pytest.raises(MissingPackageError, match=r'writing ONNX needs onnx: pip install "nir>=1.0.6" "onnx>=1.17"$'):
         write_onnx_snn(DetectorBundle.load("street"), tmp_path / "street.onnx")
 
 

@@ -518,7 +518,10 @@ def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest
     assert choose("auto") == ("reference" if ENGINES["onnx"].available("cpu") else "onnx")
     monkeypatch.setattr("evburst.models.runtime.find_spec", lambda name: None)
     assert choose("auto") == "reference"
-    with pytest.raises(ConfigError, match=r'needs the package onnx and openvino: pip install "evburst\[engines\]"'):
+    with pytest.raises(
+        ConfigError,
+        match=r'needs the package onnx and openvino: pip install "onnx>=1.17" "onnxruntime>=1.20" "openvino>=2025.0"; or',
+    ):
         choose("openvino")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from evburst.data.errors import MissingPackageError
-from evburst.data.extras import require
+from evburst.data.extras import pip_install, require
 from evburst.models.runtime import ENGINES
 from tests.conftest import ROOT
 
@@ -149,22 +149,41 @@ def test_base_and_extras_are_what_the_code_asks_for() -> None:
         assert package in brought, (module, extra)
 
 
-def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_the_packages_of_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nowhere", None)
-    with pytest.raises(MissingPackageError, match=r'^writing it needs nowhere: pip install "evburst\[export\]"$'):
+    with pytest.raises(MissingPackageError, match=r'^writing it needs nowhere: pip install "nir>=1.0.6" "onnx>=1.17"$'):
         require("nowhere", "export", "writing it")
     with pytest.raises(MissingPackageError, match="needs nowhere: pip"):
         require("nowhere.inside", "export", "writing it")
     assert require("json", "export", "x").__name__ == "json"
 
 
+def test_the_command_for_an_extra_names_all_its_packages_and_not_evburst() -> None:
+    """No package index knows evburst; extras within an extra are replaced by their packages."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    for extra in ("aedat4", "dv", "engines", "eval", "export", "hdf5", "live", "sensors", "tonic", "track", "window"):
+        assert pip_install(extra) == "pip install " + " ".join(f'"{package}"' for package in extras[extra])
+    of_training = [*extras["eval"], *(package for package in extras["train"] if "evburst" not in package)]
+    assert sorted(re.findall('"(.*?)"', pip_install("train"))) == sorted(of_training)
+    assert "evburst" not in pip_install("all")
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_the_packages_of_an_extra_are_read_from_the_metadata(quote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = {"base>=1": None, "a>=1,<3": "inner", "evburst[inner]": "outer", "b": "outer", "c": "out"}
+    listed = [name + (f" ; extra == {quote}{extra}{quote}" if extra else "") for name, extra in extras.items()]
+    monkeypatch.setattr("evburst.data.extras.requires", lambda name: listed)
+    assert pip_install("outer") == 'pip install "a>=1,<3" "b"'
+    assert pip_install("new") == 'pip install ".[new]" in the folder of the checkout'
+
+
 def test_a_checkout_that_is_not_installed_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which only the dependencies are installed: pip does not know the name evburst."""
 
-    def version(name: str) -> str:
+    def requires(name: str) -> list[str]:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("evburst.data.extras.version", version)
+    monkeypatch.setattr("evburst.data.extras.requires", requires)
     monkeypatch.setattr("evburst.models.runtime.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "nowhere", None)
     in_checkout = 'pip install ".[{}]" in the folder of the checkout'
