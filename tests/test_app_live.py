@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -319,10 +320,33 @@ def test_a_recording_is_readable_without_having_been_closed(tmp_path: Path, cut:
     recorder.close()
 
 
+def test_a_recording_on_a_full_disk_keeps_the_events_before_and_ends_no_run(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # a file that may not grow further stands in for a full disk
+    pipeline, lines = LivePipeline(camera(), CONFIG, lambda line: lines.append(line)), list[str]()
+    recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
+    recorder.write(make_events([5, 6, 7], 1, 2, 1))
+    size = (tmp_path / "a.dat").stat().st_size
+    pipeline.record(recorder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+    try:
+        pipeline._write(make_events(list(range(8, 20)), 1, 2, 1))  # private: what the binning thread calls
+        pipeline.stop_recording(recorder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [line.partition("recording stopped ")[2] for line in lines] == [f"({os.strerror(errno.EFBIG)})"]
+    assert (recorder.stopped, recorder.events) == (os.strerror(errno.EFBIG), 3)
+    assert (tmp_path / "a.dat").stat().st_size == size
+    assert np.concatenate(list(open_events(tmp_path / "a.dat").packets()))["t"].tolist() == [5, 6, 7]
+
+
 def test_a_recording_continues_past_71_minutes_and_stops_at_its_limit(tmp_path: Path) -> None:
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE, max_bytes=80)
     recorder.write(make_events([2**32 - 2, 2**32 + 5]))
-    recorder.write(make_events([2**32 + 6]))
+    assert recorder.stopped == ""
+    with pytest.raises(DataError, match=r"recording stopped \(it reached its limit"):
+        recorder.write(make_events([2**32 + 6]))
+    assert recorder.stopped
     recorder.close()
     events = np.concatenate(list(open_events(tmp_path / "a.dat").packets()))
     assert events["t"].tolist() == [2**32 - 2, 2**32 + 5]

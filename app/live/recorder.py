@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from evburst.data.encoding import WRAP_US, pack
@@ -22,41 +23,59 @@ class LiveRecorder:
         max_bytes: file size at which recording stops; None for no limit.
         overwrite: replace an existing file.
 
+    Attributes:
+        events: number of events written.
+        stopped: why recording stopped by itself; empty if it did not.
+
     Raises:
         DataError: the file exists or cannot be written.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize, max_bytes: int | None = None, overwrite: bool = False) -> None:
-        self.path, self.events, self._max_bytes = path, 0, max_bytes
+        self.path, self.events, self.stopped, self._max_bytes = path, 0, "", max_bytes
+        header = dat_header(sensor_size)
+        self._size = len(header)
         try:
             # Writing to an existing device or pipe overwrites nothing.
-            self._file = path.open("wb" if overwrite or (path.exists() and not path.is_file()) else "xb")
-            self._file.write(dat_header(sensor_size))
-            self._file.flush()
+            mode = "wb" if overwrite or (path.exists() and not path.is_file()) else "xb"
+            self._file = path.open(
+                mode, buffering=0
+            )  # a buffer keeps what a full disk refused, and fails again when it is closed
+            self._append(header)
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-
-    @property
-    def full(self) -> bool:
-        """Whether the file has reached its maximum size."""
-        return self._max_bytes is not None and self._file.tell() >= self._max_bytes
 
     def write(self, events: Events) -> None:
         """Append events.
 
         Raises:
-            DataError: the file cannot be written, for example because the disk is full.
+            DataError: recording has stopped, because the file is full or cannot be written, e.g. on a full disk; the events
+                are not in the file.
         """
-        if not len(events) or self.full:
+        if not len(events):
             return
+        if self._max_bytes is not None and self._size >= self._max_bytes:
+            raise self._stop(f"it reached its limit of {self._max_bytes / 2**30:.3g} GiB")
         wrapped = events.copy()
         wrapped["t"] %= WRAP_US
+        content = pack(wrapped).tobytes()
         try:
-            self._file.write(pack(wrapped).tobytes())
-            self._file.flush()
+            self._append(content)
         except OSError as error:
-            raise DataError(f"{self.path}: recording stopped ({error.strerror})") from None
+            with suppress(OSError):  # of a device or a pipe
+                self._file.truncate(self._size)
+            raise self._stop(str(error.strerror)) from None
+        self._size += len(content)
         self.events += len(events)
+
+    def _append(self, content: bytes) -> None:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def _stop(self, reason: str) -> DataError:
+        self.stopped = reason
+        return DataError(f"{self.path}: recording stopped ({reason})")
 
     def close(self) -> None:
         """Close the file; may be called twice."""
