@@ -746,5 +746,5 @@ def make_pipeline_of_nothing() -> Any:
 def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=r"cannot listen there .*in use"):
+        with pytest.raises(ConfigError, match=r"cannot listen there \([^()]*in use\); try another port$"):
             PageServer(make_pipeline_of_nothing(), Site(address))

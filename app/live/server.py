@@ -16,6 +16,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import os
 import secrets
 import socket
 import tempfile
@@ -375,7 +376,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(f"--serve {host}:{port}: cannot listen there ({error.strerror}); try another port") from None
+        # create_server adds the address to the system's reason; failures of name resolution have no reason of the system.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise ConfigError(f"--serve {host}:{port}: cannot listen there ({reason}); try another port") from None
     # Buffered results are out of date when they are read, so a slow client must not have megabytes of them.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listener
