@@ -35,6 +35,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 websockets = pytest.importorskip("websockets")
 
+from uvicorn.server import ServerState  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import ClientConnection, connect  # noqa: E402
 
@@ -417,6 +418,30 @@ def test_many_idle_connections_keep_nobody_out(served: tuple[LivePipeline, PageS
             assert "sensor_size" in json.loads(client.recv(timeout=20))
             assert is_closed(idle[0])  # the oldest made room
             assert "status" in ask(client, {"set": {}})
+
+
+def test_a_burst_of_connections_leaves_no_more_idle_ones_than_the_limit(served: tuple[LivePipeline, PageServer]) -> None:
+    """The loop accepts several connections before it removes one that was ended."""
+    ended = list[int]()
+
+    class Transport(asyncio.Transport):
+        def __init__(self, number: int) -> None:
+            super().__init__({"peername": ("127.0.0.1", number)})
+            self.number = number
+
+        def abort(self) -> None:
+            ended.append(self.number)
+
+    async def burst(n: int) -> None:
+        config, state = served[1]._server.config, ServerState()  # private: uvicorn's settings
+        protocols = [connections.HttpProtocol(config, state, {}) for _ in range(n)]
+        for number, protocol in enumerate(protocols):
+            protocol.connection_made(Transport(number))
+        for protocol in protocols:
+            protocol.connection_lost(ConnectionAbortedError())
+
+    asyncio.run(burst(3 * connections.MAX_IDLE))
+    assert ended == list(range(2 * connections.MAX_IDLE))  # the oldest, each once
 
 
 def test_viewers_that_never_read_lose_their_place(

@@ -30,7 +30,8 @@ class Watchdog:
         loop: the event loop whose clock is used.
 
     Attributes:
-        idle_since: time of the loop's clock since which there has been no request, in seconds; None during a request.
+        idle_since: time of the loop's clock since which there has been no request, in seconds; None during a request and
+            after `disconnect`.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,6 +55,7 @@ class Watchdog:
     def disconnect(self) -> None:
         """Close the connection at once and discard unsent data."""
         self._timer.cancel()
+        self.idle_since = None  # the connection stays in the server's list until the loop's next iteration
         self._transport.abort()
 
     def _check(self) -> None:
@@ -76,8 +78,8 @@ class HttpProtocol(H11Protocol):
         self._watchdog = Watchdog(transport, self.loop)
         watchdogs = [peer._watchdog for peer in self.connections if isinstance(peer, HttpProtocol)]
         idle = [(watchdog.idle_since, watchdog) for watchdog in watchdogs if watchdog.idle_since is not None]
-        if len(idle) > MAX_IDLE:
-            min(idle, key=lambda entry: entry[0])[1].disconnect()
+        for _, watchdog in sorted(idle, key=lambda entry: entry[0])[:-MAX_IDLE]:
+            watchdog.disconnect()
 
     def handle_events(self) -> None:
         """See H11Protocol."""
