@@ -30,6 +30,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
+from evburst.app.live import commands  # noqa: E402
 from evburst.app.live.server import PageServer, Site  # noqa: E402
 from evburst.app.outputs.render import palette  # noqa: E402
 
@@ -178,6 +179,17 @@ def test_a_pause_survives_a_lost_connection(browser: Any, server: PageServer) ->
     wait_until(lambda: server.broadcaster.paused and text(browser, "curtain") == "Paused")
     browser.find_element(By.ID, "pause").click()
     wait_until(lambda: text(browser, "status") == "running")
+
+
+def test_a_recording_that_stopped_by_itself_is_reported(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MAX_RECORDING_BYTES", 1 << 10)
+    browser.find_element(By.ID, "record").click()
+    wait_until(lambda: "The recording has stopped: it reached its limit" in text(browser, "message"))
+    assert (text(browser, "record").split()[0], browser.find_element(By.ID, "download").is_displayed()) == ("Record", True)
+    monkeypatch.undo()
+    for _ in range(2):
+        browser.find_element(By.ID, "record").click()
+    wait_until(lambda: not browser.find_element(By.ID, "message").is_displayed())
 
 
 PICTURE = "return document.getElementById('events').toDataURL()"

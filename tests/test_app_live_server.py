@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import socket
 import struct
 import time
@@ -39,7 +40,7 @@ from uvicorn.server import ServerState  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import ClientConnection, connect  # noqa: E402
 
-from evburst.app.live import broadcast, connections  # noqa: E402
+from evburst.app.live import broadcast, commands, connections  # noqa: E402
 from evburst.app.live import server as server_module  # noqa: E402
 from evburst.app.live.broadcast import pack_picture  # noqa: E402
 from evburst.app.live.server import PageServer, Site, guarded  # noqa: E402
@@ -503,18 +504,18 @@ def wait(holds: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePipeline, PageServer]) -> None:
     _, server = served
-    commands = server._commands  # private: files held open as a slow download holds them
+    kept = server._commands  # private: files held open as a slow download holds them
     with open_socket(server) as client:
         files = []
         for _ in range(4):
             ask(client, {"do": "record"})
             wait_for(client, lambda message: (message.get("recording") or 0) > 0)
             ask(client, {"do": "stop"})
-            files.append(commands.open_finished())
+            files.append(kept.open_finished())
     held = [(opened[0].read(), opened[1]) for opened in files if opened]
     assert [len(content) for content, _ in held] == [size for _, size in held]
     assert len({content for content, _ in held}) == 4
-    assert len(list(commands._folder.glob("*.dat"))) == 1  # the others are gone with their last reader
+    assert len(list(kept._folder.glob("*.dat"))) == 1  # the others are gone with their last reader
     for opened in files:
         opened[0].close()  # type: ignore[index]
 
@@ -533,6 +534,44 @@ def test_a_recording_is_downloaded_and_read(served: tuple[LivePipeline, PageServ
     stream = open_events(tmp_path / "a.dat")
     assert stream.sensor_size == SIZE
     assert sum(len(packet) for packet in stream.packets()) > 0
+
+
+def test_a_recording_that_is_full_ends_and_every_page_says_so(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer], tmp_path: Any
+) -> None:
+    _, server = served
+    with open_socket(server) as client, open_socket(server) as other:
+        monkeypatch.setattr(commands, "MAX_RECORDING_BYTES", 1 << 10)
+        ask(client, {"do": "record"})
+        for page in (client, other):
+            state = wait_for(page, lambda message: message.get("recording_stopped"))
+            assert (state["recording"], state["recorded"]) == (None, True)
+            assert "reached its limit" in state["recording_stopped"]
+        (tmp_path / "a.dat").write_bytes(get(server, "/recording.dat")[1])
+        assert sum(len(packet) for packet in open_events(tmp_path / "a.dat").packets()) > 50
+        assert ask(client, {"do": "stop"})["recording_stopped"]  # as before: it has ended
+        monkeypatch.undo()
+        assert ask(client, {"do": "record"})["recording_stopped"] == ""
+        assert ask(client, {"do": "stop"})["recording_stopped"] == ""
+
+
+@pytest.mark.parametrize("ending", ["recording", "finished", "downloaded"])
+def test_a_recording_that_is_lost_at_the_end_is_reported(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = make_pipeline()
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
+    pipeline.start()
+    with open_socket(server) as client:
+        ask(client, {"do": "record"})
+        wait_for(client, lambda message: (message.get("recording") or 0) > 0)
+        if ending != "recording":
+            ask(client, {"do": "stop"})
+    if ending == "downloaded":
+        get(server, "/recording.dat")
+    with messages(logging.INFO):
+        server.stop()
+    pipeline.stop()
+    warning = r"warning: the recording made on the page \([\d,]+ events\) was not downloaded and is deleted\n"
+    assert re.fullmatch("" if ending == "downloaded" else warning, capsys.readouterr().err)
 
 
 def test_a_recording_is_seen_to_grow_while_results_arrive(served: tuple[LivePipeline, PageServer]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 import time
@@ -19,7 +20,9 @@ from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.data.errors import DataError
+from evburst.data.text import number_of
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PAGE_CAMERA = "the page's camera"
@@ -39,9 +42,6 @@ class Commands:
     Args:
         pipeline: the pipeline to control.
         folder: where recordings are kept until they are downloaded.
-
-    Attributes:
-        finished: path of the latest complete recording, or None.
     """
 
     def __init__(self, pipeline: LivePipeline, folder: Path) -> None:
@@ -50,15 +50,17 @@ class Commands:
         self._weights = weights_choices(pipeline.config.detect.weights)
         self._lock = Lock()
         self._recorder: LiveRecorder | None = None
-        self._recordings: list[Path] = []
+        self._finished: LiveRecorder | None = None
+        self._is_downloaded = False
         self._camera_client: object | None = None
         self._pushed: PushedFrames | None = None
-        self.finished: Path | None = None
 
     def state(self, client: object = None) -> dict[str, Any]:
         """Return the state that a client receives twice a second and after every command, in JSON types."""
         pipeline, wanted = self._pipeline, self._pipeline.wanted
-        source, recorder = pipeline.source, self._recorder
+        source, recorder, finished = pipeline.source, self._recorder, self._finished
+        if recorder is not None and recorder.stopped:  # by itself; the next command ends it
+            recorder, finished = None, recorder
         uses_page_camera = isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)
         waits_for_page = uses_page_camera and self._camera_client is None
         return {
@@ -78,7 +80,8 @@ class Commands:
             "page_camera": self._camera_client is not None,
             "own_camera": client is not None and self._camera_client is client,
             "recording": None if recorder is None else recorder.events,
-            "recorded": self.finished is not None,
+            "recorded": finished is not None,
+            "recording_stopped": "" if finished is None or recorder is not None else finished.stopped,
             "windows": pipeline.figures.windows,
             "dropped": pipeline.dropped,
         }
@@ -92,6 +95,7 @@ class Commands:
         if not isinstance(command, dict) or len(command) != 1:
             raise RefusedError('expected {"set": {name: value}} or {"do": name}')
         with self._lock:
+            self._end_stopped()
             if isinstance(command.get("set"), dict):
                 for name, value in command["set"].items():
                     self._set(name, value)
@@ -118,9 +122,16 @@ class Commands:
     def open_finished(self) -> tuple[IO[bytes], int] | None:
         """Open the latest complete recording; return the file and its size in bytes, or None if there is none."""
         with self._lock:
-            if self.finished is None:
+            self._end_stopped()
+            if self._finished is None:
                 return None
-            return self.finished.open("rb"), self.finished.stat().st_size
+            return self._finished.path.open("rb"), self._finished.path.stat().st_size
+
+    def note_download(self, file: IO[bytes]) -> None:
+        """Note that a file of `open_finished` has been sent to its end."""
+        with self._lock:
+            if self._finished is not None and Path(file.name) == self._finished.path:
+                self._is_downloaded = True
 
     def leave(self, client: object) -> None:
         """Handle a client's disconnection: stop using its camera."""
@@ -129,9 +140,12 @@ class Commands:
                 self._camera_off()
 
     def close(self) -> None:
-        """End the recording if there is one."""
+        """End the recording if there is one; warn if the latest was not downloaded, because the server deletes it."""
         with self._lock:
             self._stop_recording()
+            if self._finished is not None and self._finished.events and not self._is_downloaded:
+                events = number_of(self._finished.events, "event")
+                _LOG.warning("the recording made on the page (%s) was not downloaded and is deleted", events)
 
     def _set(self, name: object, value: object) -> None:
         if name == "network":
@@ -190,14 +204,17 @@ class Commands:
             raise RefusedError(str(error)) from None
         self._pipeline.record(self._recorder)
 
+    def _end_stopped(self) -> None:
+        if self._recorder is not None and self._recorder.stopped:
+            self._stop_recording()
+
     def _stop_recording(self) -> None:
         if self._recorder is not None:
             self._pipeline.stop_recording(self._recorder)
-            self.finished, self._recorder = self._recorder.path, None
-            self._recordings.append(self.finished)
-            # A running download keeps its file open, so its content survives the deletion.
-            while len(self._recordings) > 1:
-                self._recordings.pop(0).unlink(missing_ok=True)
+            previous, self._finished, self._recorder = self._finished, self._recorder, None
+            self._is_downloaded = False
+            if previous is not None:  # a running download keeps its file open, so its content survives the deletion
+                previous.path.unlink(missing_ok=True)
 
     def _camera_on(self, client: object) -> None:
         if self._camera_client not in (None, client):

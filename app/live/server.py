@@ -253,7 +253,7 @@ def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -
         name = time.strftime("live_%Y%m%d_%H%M%S.dat")
         attachment = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
         download_headers = {"Cache-Control": "no-store", **attachment}
-        return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=download_headers)
+        return StreamingResponse(_chunks(file, commands), media_type="application/octet-stream", headers=download_headers)
 
     @application.websocket("/live")
     async def live(socket: WebSocket) -> None:
@@ -266,10 +266,11 @@ def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -
     return application
 
 
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+def _chunks(file: IO[bytes], commands: Commands) -> Iterator[bytes]:
     with file:
         while chunk := file.read(_CHUNK):
             yield chunk
+        commands.note_download(file)
 
 
 class Allowance:

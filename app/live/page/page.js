@@ -110,6 +110,7 @@ function showState() {
   setLabel("record", state.recording === null ? "Record" : `Stop recording (${compact(state.recording)} events)`);
   $("record").setAttribute("aria-pressed", String(state.recording !== null));
   $("download").hidden = !state.recorded;
+  showStopped(state.recording_stopped);
   const usesCamera = camera !== null;
   setLabel("camera", usesCamera ? "Stop this device's camera" : "Use this device's camera");
   $("camera").setAttribute("aria-pressed", String(usesCamera));
@@ -127,6 +128,14 @@ function showState() {
   if (state.duration_s !== null && !$("position").dataset.moving) showPosition(state.position_s);
   if (about && !pausedAt) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
   showTotals(state);
+}
+
+let stopped = "";
+function showStopped(reason) { // why the recording ended by itself
+  if (reason === stopped) return;
+  stopped = reason;
+  if (reason) showMessage(`The recording has stopped: ${reason}. “Download .dat” saves what was recorded before.`, true);
+  else $("message").hidden = true;
 }
 
 function setLabel(id, text) {
