@@ -31,6 +31,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
 from evburst.app.live import commands  # noqa: E402
+from evburst.app.live import server as server_module  # noqa: E402
 from evburst.app.live.server import PageServer, Site  # noqa: E402
 from evburst.app.outputs.render import palette  # noqa: E402
 
@@ -179,6 +180,52 @@ def test_a_pause_survives_a_lost_connection(browser: Any, server: PageServer) ->
     wait_until(lambda: server.broadcaster.paused and text(browser, "curtain") == "Paused")
     browser.find_element(By.ID, "pause").click()
     wait_until(lambda: text(browser, "status") == "running")
+
+
+def make_server(size: SensorSize, address: str = "127.0.0.1:0") -> tuple[PageServer, LivePipeline]:
+    """A running page with the fake camera and a sensor of any size."""
+    source = FrameSource(FakeCamera(size), size, SimulatorConfig(), 50_000, upsample=False)
+    pipeline = LivePipeline(source, LiveConfig(DetectConfig(ann=True)), lambda line: None)
+    server = PageServer(pipeline, Site(address))
+    pipeline.start()
+    return server, pipeline
+
+
+def stop(server: PageServer, pipeline: LivePipeline) -> None:
+    """As a run ends."""
+    server.stop()
+    pipeline.stop()
+
+
+def test_a_page_too_many_says_so_until_there_is_a_place(
+    browser: Any, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_MAX_CLIENTS", 1)  # private: a limit that nobody sets
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(server.url)
+    wait_until(lambda: text(browser, "status") == "not connected")
+    assert text(browser, "curtain") == "1 pages are open already. This page continues when one of them is closed."
+    assert not browser.find_element(By.ID, "message").is_displayed()
+    monkeypatch.undo()
+    wait_until(lambda: text(browser, "status") == "running" and not browser.find_element(By.ID, "curtain").is_displayed())
+    browser.close()
+    browser.switch_to.window(first)
+
+
+def test_a_page_with_an_old_token_says_that_its_address_is_out_of_date(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_is_loopback", lambda host: False)  # private: tests open no port to the network
+    address, (server, pipeline) = browser.current_url, make_server(SIZE)
+    browser.get(server.url)
+    wait_until(lambda: text(browser, "status") == "running")
+    stop(server, pipeline)
+    wait_until(lambda: "does not answer" in text(browser, "curtain"))
+    server, pipeline = make_server(SIZE, server.url.removeprefix("http://").partition("/")[0])
+    wait_until(lambda: text(browser, "curtain").startswith("The address of this page is out of date"))
+    assert text(browser, "status") == "not connected"
+    browser.get(address)
+    stop(server, pipeline)
+    browser.get_log("browser")  # attempts to connect
 
 
 def test_a_recording_that_stopped_by_itself_is_reported(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -445,6 +445,22 @@ def test_a_burst_of_connections_leaves_no_more_idle_ones_than_the_limit(served: 
     assert ended == list(range(2 * connections.MAX_IDLE))  # the oldest, each once
 
 
+def test_a_viewer_beyond_the_limit_learns_why(monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]) -> None:
+    _, server = served
+    wait(lambda: server.broadcaster.clients == 0)  # those of other tests have gone
+    monkeypatch.setattr(server_module, "_MAX_CLIENTS", 2)  # private: a limit that nobody sets
+    with open_socket(server) as client, open_socket(server), open_socket(server) as refused:
+        assert json.loads(refused.recv(timeout=20)) == {"error": "2 pages are open already"}
+        with pytest.raises(ConnectionClosed) as closed:
+            refused.recv(timeout=20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+        assert "status" in ask(client, {"set": {}})
+    wait(lambda: server.broadcaster.clients == 0)
+    with open_socket(server) as client:
+        assert "sensor_size" in json.loads(client.recv(timeout=20))
+
+
 def test_viewers_that_never_read_lose_their_place(
     monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]
 ) -> None:

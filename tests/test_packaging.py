@@ -35,8 +35,8 @@ NEEDED = {
     "tqdm",
 }
 """What a module may import at its top; llvmlite belongs to numba."""
-APART = {"app/live/server.py": {"fastapi", "starlette", "uvicorn"}, "app/live/connections.py": {"uvicorn"},
-         "models/runtime/cuda.py": {"triton"}}  # fmt: skip
+APART = {"app/live/access.py": {"fastapi", "starlette"}, "app/live/server.py": {"fastapi", "starlette", "uvicorn"},
+         "app/live/connections.py": {"uvicorn"}, "models/runtime/cuda.py": {"triton"}}  # fmt: skip
 """Modules that are imported only where these are: behind `--serve`, and beside torch's CUDA build."""
 
 

@@ -19,6 +19,9 @@ MAX_IDLE = 32
 IDLE_S, STALLED_S = 10.0, 20.0
 """Longest time without a request, and longest time in which the peer reads nothing of the data sent, in seconds."""
 
+CLOSE_S = 2.0
+"""Longest wait for the peer's answer to the end of a websocket, in seconds."""
+
 _CHECKS = 4
 
 
@@ -111,6 +114,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self._watchdog = Watchdog(self.transport, self.loop)
         self._watchdog.busy()  # never idle: uvicorn's pings detect dead peers
+        self.close_timeout = CLOSE_S
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""

@@ -26,7 +26,7 @@ def content_security_policy() -> str:
 
 
 def _script() -> str:
-    return _read("plots.js") + _read("page.js")
+    return "".join(_read(name) for name in ("plots.js", "connection.js", "page.js"))
 
 
 def _read(name: str) -> str:

@@ -12,7 +12,6 @@ the host names that visitors use, and `root_path` is the path prefix.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
 import json
 import logging
@@ -27,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -35,6 +34,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from evburst.app.live.access import Guard
 from evburst.app.live.broadcast import Broadcaster, View
 from evburst.app.live.commands import Commands, RefusedError
 from evburst.app.live.connections import HttpProtocol, WebSocketProtocol
@@ -190,46 +190,6 @@ def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None)
     return guard
 
 
-class Guard:
-    """Rejects requests from other websites or without the token, with status 403 or a refused websocket.
-
-    Args:
-        application: the application to protect.
-        allow_hosts: origins that may connect even if the Host header differs, because a proxy may have replaced it.
-        token: required token, or None.
-    """
-
-    def __init__(self, application: ASGIApp, allow_hosts: tuple[str, ...], token: str | None) -> None:
-        self._application, self._allow_hosts, self._token = application, allow_hosts, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or reject it."""
-        if self._is_admitted(scope):
-            await self._application(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await PlainTextResponse("not allowed: open the address that live.py printed\n", 403)(scope, receive, send)
-
-    def _is_admitted(self, scope: Scope) -> bool:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        with suppress(ValueError):
-            origin = headers.get(b"origin")
-            if origin is not None and not self._is_own(urlsplit(origin), headers.get(b"host", "")):
-                return False
-            if self._token is None:
-                return True
-            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-            return hmac.compare_digest(given.encode(), self._token.encode())
-        return False
-
-    def _is_own(self, origin: SplitResult, host: str) -> bool:
-        name = (origin.hostname or "").lower()
-        allowed = (pattern.lower() for pattern in self._allow_hosts)
-        return origin.netloc == host or any(p in ("*", name) or (p.startswith("*.") and name.endswith(p[1:])) for p in allowed)
-
-
 def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -> FastAPI:
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     markup, policy = page(root_path.rstrip("/")), content_security_policy()
@@ -257,10 +217,12 @@ def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -
 
     @application.websocket("/live")
     async def live(socket: WebSocket) -> None:
+        await socket.accept()  # also to refuse: browsers do not tell a page why a handshake failed
         if broadcaster.clients >= _MAX_CLIENTS:
-            await socket.close(1013)
+            with suppress(WebSocketDisconnect):
+                await socket.send_text(json.dumps({"error": f"{_MAX_CLIENTS} pages are open already"}))
+                await socket.close(1013)
             return
-        await socket.accept()
         await _Client(socket, broadcaster, commands).run()
 
     return application

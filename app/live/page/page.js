@@ -9,30 +9,11 @@ const KINDS = {
   simulated: ["Simulated events", "Computed from ordinary video by a model of an event camera."],
   drawn: ["Drawn and simulated", "Computed from a drawn street scene by a model of an event camera; no camera is involved."],
 };
-let socket = null, about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null, lostAt = 0;
+let about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null;
 let inset = false, pausedAt = 0, kept = {}; // of this page alone: pausedAt is 0 unless paused, kept the state that belongs to the paused picture
 let pixelColours = new Uint32Array(4); // ABGR of: no event, OFF, ON, ON
 const history = [];
 const sensorCanvas = document.createElement("canvas"); // one canvas pixel per sensor pixel
-
-function send(command) {
-  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(command));
-}
-
-function connect() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}${ROOT}live${location.search}`);
-  socket.binaryType = "arraybuffer";
-  socket.onopen = () => send({ inset, paused: pausedAt > 0 });
-  socket.onmessage = (event) => (typeof event.data === "string" ? receiveState(JSON.parse(event.data)) : receiveResult(event.data));
-  socket.onclose = () => {
-    stopCamera(false);
-    if (!lostAt) lostAt = Date.now();
-    setStatus("connection lost, reconnecting", "");
-    showCurtain(`The server does not answer. The picture is from ${new Date(lostAt).toLocaleTimeString()}.`, "offline");
-    setTimeout(connect, 1000);
-  };
-}
 
 function receiveState(content) {
   if (content.error) {
@@ -299,6 +280,7 @@ function snapshot() {
 }
 
 async function startCamera() {
+  if (lostAt || !about) return; // not connected
   if (!navigator.mediaDevices) {
     return showMessage("Browsers allow camera access only on https or localhost: open this page through a tunnel, e.g. ssh -L 8000:127.0.0.1:8000 HOST");
   }

@@ -1,0 +1,47 @@
+"use strict";
+const RETRY_MS = 1000;
+const TOKEN = new URLSearchParams(location.search).get("token");
+let socket = null, lostAt = 0, expired = ""; // expired: that the server does not accept this page's token; empty if it does
+
+function send(command) {
+  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(command));
+}
+
+function connect() {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  let refusal = "";
+  socket = new WebSocket(`${scheme}//${location.host}${ROOT}live${location.search}`);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => {
+    expired = "";
+    send({ inset, paused: pausedAt > 0 });
+  };
+  socket.onmessage = (event) => {
+    if (typeof event.data !== "string") return receiveResult(event.data);
+    const content = JSON.parse(event.data);
+    if (content.error && !content.answer) refusal = `${content.error}. This page continues when one of them is closed.`;
+    else receiveState(content);
+  };
+  socket.onclose = () => {
+    stopCamera(false);
+    if (!lostAt) lostAt = Date.now();
+    showLost(refusal || expired);
+    if (TOKEN && !refusal) checkToken();
+    setTimeout(connect, RETRY_MS);
+  };
+}
+
+function showLost(reason) {
+  const age = shown ? ` The picture is from ${new Date(lostAt).toLocaleTimeString()}.` : "";
+  setStatus(reason ? "not connected" : "connection lost, reconnecting", "");
+  showCurtain(`${reason || "The server does not answer."}${age}`, "offline");
+}
+
+async function checkToken() { // a browser does not say why a socket was refused, but it says so of a page
+  let status = 0;
+  try {
+    ({ status } = await fetch(location.href, { method: "HEAD", cache: "no-store" }));
+  } catch { /* the server does not answer */ }
+  expired = status === 403 ? "The address of this page is out of date, because the server was restarted. Open the address that it printed." : "";
+  if (lostAt) showLost(expired);
+}
