@@ -197,6 +197,21 @@ def stop(server: PageServer, pipeline: LivePipeline) -> None:
     pipeline.stop()
 
 
+def test_a_page_that_is_not_drawn_keeps_a_minute(browser: Any) -> None:
+    """As in a background tab: results are received, and no picture is asked for."""
+    wait_until(lambda: browser.execute_script("return shown"))
+    script = """
+        const text = new TextEncoder().encode(JSON.stringify(shown.header));
+        const bytes = new Uint8Array(4 + text.length + shown.packed.length);
+        new DataView(bytes.buffer).setUint32(0, text.length, true);
+        bytes.set(text, 4);
+        const at = performance.now(), before = history.length;
+        history.unshift(...Array.from({ length: 5000 }, (_, k) => ({ ...shown.header, at: at - 90000 + k })));
+        receiveResult(bytes.buffer);
+        return history.length - before;"""
+    assert browser.execute_script(script) <= 1
+
+
 def test_a_page_too_many_says_so_until_there_is_a_place(
     browser: Any, server: PageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

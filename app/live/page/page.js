@@ -162,8 +162,14 @@ function receiveResult(buffer) {
   shown = { header, packed: new Uint8Array(buffer, 4 + headerBytes, eventBytes) };
   if (buffer.byteLength > pictureAt) drawInset(new Blob([new Uint8Array(buffer, pictureAt)], { type: "image/jpeg" }));
   history.push({ at: performance.now(), ...header });
+  forgetOld();
   showTotals(header);
   dirty = true;
+}
+
+function forgetOld() { // with every result, because a page in the background is not drawn
+  const first = history.findIndex((point) => point.at >= now() - SECONDS * 1000);
+  history.splice(0, first < 0 ? history.length : first);
 }
 
 async function drawInset(blob) {
@@ -177,7 +183,7 @@ function draw() {
   requestAnimationFrame(draw);
   if (!dirty || !about) return;
   dirty = false;
-  while (history.length && history[0].at < now() - SECONDS * 1000) history.shift();
+  forgetOld();
   if (shown) {
     drawEvents(shown);
     figures(shown.header);
