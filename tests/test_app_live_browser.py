@@ -197,6 +197,27 @@ def stop(server: PageServer, pipeline: LivePipeline) -> None:
     pipeline.stop()
 
 
+def test_a_paused_page_begins_anew_if_the_server_was_restarted_with_another_sensor(browser: Any) -> None:
+    address, (server, pipeline) = browser.current_url, make_server(SensorSize(304, 240))
+    browser.get(server.url)
+    wait_until(lambda: text(browser, "status") == "running" and text(browser, "windows") > "0")
+    browser.find_element(By.ID, "pause").click()
+    wait_until(lambda: server.broadcaster.paused)
+    stop(server, pipeline)
+    wait_until(lambda: "does not answer" in text(browser, "curtain"))
+    browser.execute_script("receive = receiveResult; receiveResult = () => {}")
+    server, pipeline = make_server(SensorSize(160, 120), server.url.removeprefix("http://").rstrip("/"))
+    wait_until(lambda: text(browser, "status") == "running" and text(browser, "pause").startswith("Pause"))
+    state = "return [shown, history.length, sensorCanvas.width, pausedAt, clock.textContent, boxes.textContent]"
+    assert browser.execute_script(state) == [None, 0, 160, 0, "–", "no boxes"]
+    browser.execute_script("receiveResult = receive")
+    wait_until(lambda: browser.execute_script("return shown && shown.packed.length === 160 * 120 / 4"))
+    assert not server.broadcaster.paused
+    browser.get(address)
+    stop(server, pipeline)
+    browser.get_log("browser")  # attempts to connect while there was no server
+
+
 def test_a_page_that_is_not_drawn_keeps_a_minute(browser: Any) -> None:
     """As in a background tab: results are received, and no picture is asked for."""
     wait_until(lambda: browser.execute_script("return shown"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import struct
 import time
 import typing
@@ -42,6 +43,9 @@ class Commands:
     Args:
         pipeline: the pipeline to control.
         folder: where recordings are kept until they are downloaded.
+
+    Attributes:
+        run: random name of this run, which tells a page that reconnects whether the server was restarted.
     """
 
     def __init__(self, pipeline: LivePipeline, folder: Path) -> None:
@@ -54,6 +58,7 @@ class Commands:
         self._is_downloaded = False
         self._camera_client: object | None = None
         self._pushed: PushedFrames | None = None
+        self.run = secrets.token_hex(8)
 
     def state(self, client: object = None) -> dict[str, Any]:
         """Return the state that a client receives twice a second and after every command, in JSON types."""

@@ -272,7 +272,7 @@ class _Client:
 
     async def _send(self, view: View) -> None:
         seen, about = 0, self._broadcaster.about()
-        await self._send_text(about | self._commands.state(self))
+        await self._send_text({"run": self._commands.run} | about | self._commands.state(self))
         state_sent_s = time.perf_counter()
         while True:
             seen, message = await self._broadcaster.next(seen, _HEARTBEAT_S, view)

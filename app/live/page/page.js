@@ -21,10 +21,25 @@ function receiveState(content) {
     return showMessage(content.error);
   }
   lostAt = 0;
+  if (content.run) followRun(content.run);
   if (content.sensor_size) applyAbout(content);
   state = { ...state, ...content, ...kept };
   showState();
   dirty = true;
+}
+
+let run = null;
+function followRun(name) { // a restarted server has another sensor, clock and totals: nothing of the run before is kept
+  if (run !== null && run !== name) {
+    shown = null;
+    history.length = 0;
+    for (const canvas of document.querySelectorAll("canvas")) canvas.width = canvas.height = 1;
+    for (const figure of document.querySelectorAll(".card .value b, #pace, #clock")) figure.textContent = "–";
+    for (const id of ["share", "traffic"]) $(id).textContent = "";
+    $("boxes").textContent = "no boxes";
+    if (pausedAt) pause(false);
+  }
+  run = name;
 }
 
 function applyAbout(content) {
