@@ -113,7 +113,7 @@ def build(kind: type[T], settings: dict[str, Any], where: str = "") -> T:
     try:
         return kind(**values)
     except (ValueError, ConfigError) as error:
-        message = str(error) if isinstance(error, ConfigError) else f"{where.rstrip('.') or 'settings'}: {error}"
+        message = f"{where.rstrip('.') or 'settings'}: {error}" if isinstance(error, ValueError) else str(error)
         words = re.findall(r"[\w-]+", str(error))
         names = [where + word for word in (word.strip("-").replace("-", "_") for word in words) if word in fields]
         raise _SettingError(message, *names) from None

@@ -35,7 +35,7 @@ from evburst.app.runs import (
 )
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, SettingValueError
 from evburst.data.events import SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
@@ -86,6 +86,7 @@ class DetectConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_sinks(self.sinks)
         checks = {
             "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
             "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
@@ -97,8 +98,7 @@ class DetectConfig(RunConfig):
         }
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(message)
-        check_sinks(self.sinks)
+                raise SettingValueError(message)
 
     @property
     def remembers(self) -> bool:

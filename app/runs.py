@@ -16,7 +16,7 @@ import torch
 
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.classification import CLASSIFICATION, DETECTION
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, SettingValueError
 from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_order, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions
@@ -123,7 +123,7 @@ class RunConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(message)
+                raise SettingValueError(message)
         check_engine(self.engine)
 
     @property

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from evburst.app.inference import WindowResult
 from evburst.data.boxes import Detections, iou_matrix
+from evburst.data.errors import SettingValueError
 from evburst.data.events import SensorSize
 from evburst.data.extras import require
 
@@ -75,7 +76,7 @@ class TrackConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(message)
+                raise SettingValueError(message)
 
 
 @dataclass

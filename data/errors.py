@@ -2,6 +2,7 @@
 
 EvburstError                 any error that the user can correct; the command line prints it as one line and exits with 1
 ├── ConfigError              a setting is unknown, or has the wrong type or value
+│   └── SettingValueError    a settings class was given values out of range or that exclude each other; also a ValueError
 ├── MissingPackageError      an optional package is not installed
 ├── DataError                a file or folder given as input data is unusable
 │   ├── EventFileError       an event recording is missing, empty, corrupt or of an unknown format
@@ -28,6 +29,10 @@ class EvburstError(Exception):
 
 class ConfigError(EvburstError):
     """A setting is unknown, or has the wrong type or value."""
+
+
+class SettingValueError(ConfigError, ValueError):
+    """Values given to a settings class are out of range or exclude each other; it can also be caught as a ValueError."""
 
 
 class MissingPackageError(EvburstError):

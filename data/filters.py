@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import columns
+from evburst.data.errors import SettingValueError
 from evburst.data.events import Events, EventStream, EventWindow, SensorSize
 
 HOT_PERIOD_US = 100_000
@@ -50,7 +51,7 @@ class FiltersConfig:
 
     def __post_init__(self) -> None:
         if not min(self.hot_pixel_hz, self.refractory_us, self.background_us) >= 0:
-            raise ValueError("hot_pixel_hz, refractory_us and background_us must not be negative")
+            raise SettingValueError("hot_pixel_hz, refractory_us and background_us must not be negative")
 
     @property
     def any_on(self) -> bool:

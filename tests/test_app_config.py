@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
 
+from evburst.app.classify import ClassifyConfig
 from evburst.app.config import load_config, to_dict
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.detect import DetectConfig
 from evburst.app.evaluate.config import EvaluateConfig
 from evburst.app.flags import as_assignments
 from evburst.app.live.pipeline import LiveConfig
-from evburst.app.train.config import TrainConfig
-from evburst.data.errors import ConfigError
+from evburst.app.tracking import TrackConfig
+from evburst.app.train.config import ScheduleConfig, TrainConfig
+from evburst.data.datasets.class_windows import HeldTime
+from evburst.data.datasets.simulated import SimulatedConfig
+from evburst.data.errors import ConfigError, EvburstError
+from evburst.data.filters import FiltersConfig
+from evburst.data.representations.time_surface import TimeSurfaceConfig
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.models.detectors.postprocess import PostConfig
 from tests.conftest import ROOT
 
 
@@ -134,6 +143,45 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
     with pytest.raises(ConfigError) as caught:
         load_config(DetectConfig, tmp_path / "c.yaml", [assignment] if assignment else [])
     assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (DetectConfig, {"batch": 1000}, "batch must be 0 to 256"),
+        (DetectConfig, {"slow": 0.0}, "slow must be"),
+        (DetectConfig, {"sinks": ("xml",)}, "sinks: 'xml' is unknown"),
+        (DetectConfig, {"sinks": ("csv", "csv")}, "name each sink only once"),
+        (DetectConfig, {"sinks": "jsonl"}, r"sinks: expected names, such as \('jsonl', 'csv'\), received 'jsonl'"),
+        (DetectConfig, {"sinks": (["jsonl"],)}, "sinks: expected names"),
+        (ClassifyConfig, {"start_s": -1.0}, "start_s must be"),
+        (EvaluateConfig, {"limit": -1}, "limit must not be"),
+        (ConvertConfig, {"weights": "a", "out": "b", "timesteps": 0}, "timesteps must be"),
+        (TrainConfig, {"out": ""}, "out is empty"),
+        (ScheduleConfig, {"epochs": 0}, "epochs and batch"),
+        (LiveConfig, {"queue_windows": 0}, "queue_windows"),
+        (LiveConfig, {"detect": DetectConfig(batch=4)}, "live detection has no detect.batch"),
+        (LiveConfig, {"seconds": 0.0}, "seconds must be"),
+        (TrackConfig, {"hold_s": -1.0}, "hold_s must"),
+        (PostConfig, {"score": 2.0}, "score must be"),
+        (PostConfig, {"nms_iou": 2.0}, "nms_iou must be"),
+        (PostConfig, {"max_detections": 0}, "max_detections must be"),
+        (FiltersConfig, {"background_us": -1}, "must not be negative"),
+        (VoxelConfig, {"bins": 0}, "bins must be"),
+        (TimeSurfaceConfig, {"tau_ms": 0.0}, "tau_ms must be"),
+        (SimulatorConfig, {"threshold_on": 0.0}, "threshold_on"),
+        (SimulatorConfig, {"leak_hz": -1.0}, "leak_hz"),
+        (SimulatedConfig, {"sequence": 3}, "sequence must be"),
+        (HeldTime, {"blocks": 1}, r"held\.blocks must be"),
+        (HeldTime, {"blocks": 4, "gap_s": -1.0}, r"held\.gap_s must"),
+    ],
+)
+def test_settings_classes_raise_an_error_of_the_library(kind: type, settings: dict[str, Any], message: str) -> None:
+    """Which is also the ValueError that dataclasses usually raise."""
+    with pytest.raises(EvburstError, match=message) as caught:
+        kind(**settings)
+    assert isinstance(caught.value, ConfigError)
+    assert isinstance(caught.value, ValueError)
 
 
 def test_an_error_that_names_no_setting_names_the_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evburst.data.errors import SettingValueError
 from evburst.data.readers import ReadOptions
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
 
@@ -126,7 +127,7 @@ class ConvertConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(message)
+                raise SettingValueError(message)
 
     @property
     def searches(self) -> bool:

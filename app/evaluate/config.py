@@ -11,6 +11,7 @@ from evburst.app.lead import MOST_LEAD_MS
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.registry import DatasetConfig, reported_split
+from evburst.data.errors import SettingValueError
 from evburst.eval.bootstrap import RESAMPLES
 from evburst.eval.energy import COST_TABLES
 from evburst.models.bundle import DetectorBundle
@@ -94,7 +95,7 @@ class EvaluateConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(message)
+                raise SettingValueError(message)
         check_engine(self.engine)
 
 

@@ -21,7 +21,7 @@ from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
 from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.app.live.totals import RunTotals
 from evburst.data.encoding import columns
-from evburst.data.errors import DataError, EvburstError, SourceError
+from evburst.data.errors import DataError, EvburstError, SettingValueError, SourceError
 from evburst.data.events import Events
 from evburst.data.filters import EventFilter
 from evburst.data.simulation.sensor import SimulatorConfig
@@ -60,11 +60,11 @@ class LiveConfig:
     def __post_init__(self) -> None:
         given = [f"detect.{name}" for name in OF_RECORDINGS if getattr(self.detect, name) != getattr(_DEFAULTS, name)]
         if given:
-            raise ValueError(f"live detection has no {', '.join(given)}; settings of recordings have to be left out")
+            raise SettingValueError(f"live detection has no {', '.join(given)}; settings of recordings have to be left out")
         if not 1 <= self.queue_windows <= 100:
-            raise ValueError(f"queue_windows must be between 1 and 100, received {self.queue_windows}")
+            raise SettingValueError(f"queue_windows must be between 1 and 100, received {self.queue_windows}")
         if self.seconds is not None and not 0 < self.seconds <= 1e9:
-            raise ValueError(f"seconds must be above 0 and at most 1e9, received {self.seconds:g}")
+            raise SettingValueError(f"seconds must be above 0 and at most 1e9, received {self.seconds:g}")
 
 
 class Viewer(Protocol):

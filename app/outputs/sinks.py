@@ -29,7 +29,7 @@ from evburst.app.outputs.folder import write_json
 from evburst.app.outputs.render import Renderer, events_picture, picture_scale
 from evburst.app.outputs.video import VideoFile
 from evburst.data.boxes import BBOX_DTYPE
-from evburst.data.errors import ConfigError, DataError
+from evburst.data.errors import ConfigError, DataError, SettingValueError
 from evburst.data.events import SensorSize
 
 log = logging.getLogger("evburst")
@@ -99,12 +99,14 @@ def sink(name: str, file: str) -> Callable[[Builder], Builder]:
 
 
 def check_sinks(names: tuple[str, ...]) -> None:
-    """Raise ValueError if one of the names is not a sink's."""
+    """Raise SettingValueError if one of the names is not a sink's, or is there twice."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise SettingValueError(f"sinks: expected names, such as ('jsonl', 'csv'), received {names!r}")
     unknown = [name for name in names if name not in SINKS]
     if unknown:
-        raise ValueError(f"sinks: {unknown[0]!r} is unknown (known: {', '.join(SINKS)})")
+        raise SettingValueError(f"sinks: {unknown[0]!r} is unknown (known: {', '.join(SINKS)})")
     if len(set(names)) < len(names):
-        raise ValueError(f"sinks: {', '.join(names)}: name each sink only once")
+        raise SettingValueError(f"sinks: {', '.join(names)}: name each sink only once")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Literal
 
 from evburst.data.datasets.augment import AugmentConfig
 from evburst.data.datasets.registry import DatasetConfig
+from evburst.data.errors import SettingValueError
 from evburst.data.representations.voxel_grid import VoxelConfig
 
 
@@ -76,7 +77,7 @@ class ScheduleConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(message)
+                raise SettingValueError(message)
 
 
 @dataclass(frozen=True)
@@ -105,4 +106,4 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not self.out:
-            raise ValueError("out is empty: name a folder; is a shell variable unset?")
+            raise SettingValueError("out is empty: name a folder; is a shell variable unset?")

@@ -26,7 +26,7 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spre
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.datasets.selection import warn_of_unseen
 from evburst.data.encoding import columns
-from evburst.data.errors import DataError, NoEventsError, SensorSizeError
+from evburst.data.errors import DataError, NoEventsError, SensorSizeError, SettingValueError
 from evburst.data.events import EventStream, EventWindow, SensorSize, check_order
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
@@ -58,9 +58,9 @@ class HeldTime:
     def __post_init__(self) -> None:
         given = [block for block in (self.block, self.test_block) if block != -1]
         if not 0 <= self.blocks <= 1000 or self.blocks == 1 or any(not 0 <= block < max(self.blocks, 1) for block in given):
-            raise ValueError("held.blocks must be 0, or 2 to 1000, held.block and held.test_block less than that or -1")
+            raise SettingValueError("held.blocks must be 0, or 2 to 1000, held.block and held.test_block less than that or -1")
         if (len(given) == 2 and self.block == self.test_block) or self.gap_s < 0:
-            raise ValueError("held.block and held.test_block must differ, and held.gap_s must not be negative")
+            raise SettingValueError("held.block and held.test_block must differ, and held.gap_s must not be negative")
 
     def holds(self, split: str) -> bool:
         """Return whether a split is a part of every recording's time."""

@@ -30,7 +30,7 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spre
 from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import IGNORE, PictureFolder
 from evburst.data.encoding import pack
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, SettingValueError
 from evburst.data.events import Events, EventWindow, SensorSize
 from evburst.data.files import replacing
 from evburst.data.simulation.scenes import Scene, record
@@ -75,7 +75,7 @@ class SimulatedConfig:
 
     def __post_init__(self) -> None:
         if self.sequence < 1 or _BLOCK % self.sequence:
-            raise ValueError(f"sequence must be a power of two, 1 to {_BLOCK}")
+            raise SettingValueError(f"sequence must be a power of two, 1 to {_BLOCK}")
 
 
 def draw_sensor(rng: np.random.Generator, uneven: float) -> SimulatorConfig:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import columns, unpack
+from evburst.data.errors import SettingValueError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
 
@@ -32,7 +33,7 @@ class TimeSurfaceConfig:
 
     def __post_init__(self) -> None:
         if not self.tau_ms > 0:
-            raise ValueError(f"tau_ms must be positive, received {self.tau_ms}")
+            raise SettingValueError(f"tau_ms must be positive, received {self.tau_ms}")
 
     @property
     def channels(self) -> int:

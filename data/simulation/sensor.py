@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data._numba import njit
+from evburst.data.errors import SettingValueError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 
 _LINEAR_BELOW = 20.0
@@ -57,9 +58,9 @@ class SimulatorConfig:
 
     def __post_init__(self) -> None:
         if not min(self.threshold_on, self.threshold_off) >= 0.01:  # of zero, an edge would cause events without end
-            raise ValueError("threshold_on and threshold_off must be at least 0.01")
+            raise SettingValueError("threshold_on and threshold_off must be at least 0.01")
         if not min(self.mismatch, self.refractory_us, self.cutoff_hz, self.leak_hz, self.shot_hz) >= 0:
-            raise ValueError("mismatch, refractory_us, cutoff_hz, leak_hz and shot_hz must not be negative")
+            raise SettingValueError("mismatch, refractory_us, cutoff_hz, leak_hz and shot_hz must not be negative")
 
 
 class SensorPreset(NamedTuple):

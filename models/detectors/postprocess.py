@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.boxes import Detections
+from evburst.data.errors import SettingValueError
 from evburst.data.events import SensorSize
 
 MAX_CANDIDATES = 1000
@@ -51,11 +52,11 @@ class PostConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
-            raise ValueError(f"score must be 0 to 1, received {self.score}")
+            raise SettingValueError(f"score must be 0 to 1, received {self.score}")
         if not 0 <= self.nms_iou <= 1:
-            raise ValueError(f"nms_iou must be 0 to 1, received {self.nms_iou}")
+            raise SettingValueError(f"nms_iou must be 0 to 1, received {self.nms_iou}")
         if self.max_detections < 1:
-            raise ValueError(f"max_detections must be positive, received {self.max_detections}")
+            raise SettingValueError(f"max_detections must be positive, received {self.max_detections}")
 
 
 def decode(
