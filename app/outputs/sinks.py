@@ -31,6 +31,7 @@ from evburst.app.outputs.video import VideoFile
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.errors import ConfigError, DataError, SettingValueError
 from evburst.data.events import SensorSize
+from evburst.data.extensions import refuse_taken
 
 log = logging.getLogger("evburst")
 
@@ -89,9 +90,14 @@ SINKS: dict[str, _Entry] = {}
 
 
 def sink(name: str, file: str) -> Callable[[Builder], Builder]:
-    """Register a sink under `name`; `file` is what it writes in the run's folder, possibly a pattern such as crops/*.png."""
+    """Register a sink under `name`; `file` is what it writes in the run's folder, possibly a pattern such as crops/*.png.
+
+    Raises:
+        ConfigError: another sink has the name.
+    """
 
     def register(build: Builder) -> Builder:
+        refuse_taken("sink", name, build, {known: entry.build for known, entry in SINKS.items()})
         SINKS[name] = _Entry(file, build)
         return build
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from evburst.data.datasets.labels import is_label_file
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.data.readers import recording_suffixes
 
 SPLITS = ("train", "select", "test")
@@ -105,9 +106,10 @@ CLASS_LAYOUTS: dict[str, ClassLayout] = {}
 def class_layout(
     name: str, expected: str, sensor_size: SensorSize | None = None, classes: tuple[str, ...] | None = None
 ) -> Callable[[Finder], Finder]:
-    """Register a layout; see ClassLayout."""
+    """Register a layout; see ClassLayout. Raises ConfigError if another layout has its name."""
 
     def register(find: Finder) -> Finder:
+        refuse_taken("layout of class recordings", name, find, {known: kind.find for known, kind in CLASS_LAYOUTS.items()})
         CLASS_LAYOUTS[name] = ClassLayout(find, expected, sensor_size, classes)
         return find
 

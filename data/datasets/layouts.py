@@ -37,6 +37,7 @@ from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, N
 from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.data.notices import warn_once
 from evburst.data.readers import recording_suffixes
 from evburst.data.text import number_of
@@ -129,9 +130,11 @@ LAYOUTS: dict[str, LayoutKind] = {}
 def layout(
     *names: str, expected: str, sensor_size: SensorSize | None = None, class_ids: tuple[str, ...] | None = None
 ) -> Callable[[Finder], Finder]:
-    """Register a layout under one or several names; see LayoutKind."""
+    """Register a layout under one or several names; see LayoutKind. Raises ConfigError if another layout has one of them."""
 
     def register(find: Finder) -> Finder:
+        for name in names:
+            refuse_taken("layout", name, find, {known: kind.find for known, kind in LAYOUTS.items()})
         LAYOUTS.update(dict.fromkeys(names, LayoutKind(find, expected, sensor_size, class_ids)))
         return find
 

@@ -18,6 +18,7 @@ from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import ConfigError, NoEventsError
 from evburst.data.events import SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
 
@@ -95,9 +96,17 @@ _TASKS = {DETECTION: OPENERS, CLASSIFICATION: CLASS_OPENERS}
 
 
 def opener(*kinds: str, task: str = DETECTION) -> Callable[[Opener], Opener]:
-    """Register a function that opens one or several kinds of dataset."""
+    """Register a function that opens one or several kinds of dataset.
+
+    Raises:
+        ConfigError: another function, or a layout, has one of the kinds.
+    """
 
     def register(function: Opener) -> Opener:
+        layouts = LAYOUTS if task == DETECTION else CLASS_LAYOUTS
+        taken = {name: layout.find for name, layout in layouts.items()} | _TASKS[task]
+        for kind in kinds:
+            refuse_taken("kind of data set", kind, function, taken)
         _TASKS[task].update(dict.fromkeys(kinds, function))
         return function
 
@@ -113,6 +122,8 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
     """
     layouts, opens = (LAYOUTS, _recorded) if request.task == DETECTION else (CLASS_LAYOUTS, _classes)
     openers, kind = dict.fromkeys(layouts, opens) | _TASKS[request.task], config.kind.partition(":")[0]
+    if kind in layouts and kind in _TASKS[request.task]:
+        raise ConfigError(f"data.kind {kind!r} is the name of a kind of data set and of a layout; give the layout another name")
     if kind not in openers:
         of = "" if request.task == DETECTION else f" for {request.task}"
         hint = f"; {SET_CLASSIFIER}" if request.task == DETECTION and kind in {*CLASS_LAYOUTS, *CLASS_OPENERS} else ""

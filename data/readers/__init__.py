@@ -19,6 +19,7 @@ from typing import Any
 
 from evburst.data.errors import ConfigError, DataError, EventFileError, SensorSizeError, SensorSizeUnknownError
 from evburst.data.events import EventStream, SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.data.readers.foreign import describe_foreign, is_pipe
 from evburst.data.readers.header import MAX_HEADER_BYTES
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
@@ -71,9 +72,18 @@ def reader(
         signature: whether files start with a signature; formats without one are tried after all the others.
         defined: whether the format defines the unit of time and the order of columns; otherwise ReadOptions specify them.
         pipe: function that opens a pipe of this format; None if only files can be read.
+
+    Raises:
+        ConfigError: another reader has the name or a suffix.
     """
 
     def register(opener: Opener) -> Opener:
+        refuse_taken("reader", name, opener, READERS)
+        for suffix in suffixes:
+            if SUFFIXES.get(suffix, name) != name:
+                owner, advice = {suffix: READERS[SUFFIXES[suffix]]}, "leave it out: files are recognised by their content first"
+                refuse_taken("file name suffix", suffix, opener, owner, advice)
+        _forget(name)
         READERS[name], _RECOGNISE[name] = opener, recognise
         if not signature:
             _WITHOUT_SIGNATURE.add(name)
@@ -85,6 +95,15 @@ def reader(
         return opener
 
     return register
+
+
+def _forget(name: str) -> None:
+    """Remove what an earlier registration of the same reader says of its format."""
+    for names in (_WITHOUT_SIGNATURE, _WITHOUT_UNITS):
+        names.discard(name)
+    PIPE_READERS.pop(name, None)
+    for suffix in [suffix for suffix, owner in SUFFIXES.items() if owner == name]:
+        del SUFFIXES[suffix]
 
 
 def open_events(
