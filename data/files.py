@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from evburst.data.errors import ConfigError, DataError
 
+LOCK = ".evburst.lock"
+"""Name of the file in an output folder whose lock a run holds."""
 _NAME = 60
 """Characters of the file's name in that of its part: file systems end names at 255 bytes."""
 
@@ -103,7 +105,7 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
         ConfigError: another process holds it.
         DataError: the folder cannot be written to.
     """
-    path = folder / f".{name[:_NAME] or 'evburst'}.lock"
+    path = folder / (f".{name[:_NAME]}.lock" if name else LOCK)
     lock = FileLock(path, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evburst.app.outputs.paths import refuse_overwriting, same_file
+from evburst.app.outputs.paths import may_coincide, refuse_overwriting, same_file
 from evburst.data.errors import ConfigError
 
 
@@ -59,3 +59,27 @@ def test_folders_and_devices_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is a device or a pipe, which would be replaced"):
             refuse_overwriting(path, [], overwrite=True)
         refuse_overwriting(path, [], streams=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("a.csv", "a.csv", True),
+        ("a.csv", "b.csv", False),
+        ("a*", "*b", True),
+        ("a*c", "a?b*", True),
+        ("a*.csv", "b*.csv", False),
+        ("a?", "a", False),
+        ("a**", "a", True),
+        ("[ab].csv", "a.csv", True),
+        ("a/x.csv", "x.csv", False),
+        ("a/x.csv", "A\\X.csv", True),
+        ("a/x.csv", "a", True),
+        ("*/x.csv", "a/*.csv", True),
+        ("a/**/x.csv", "a/b/c/x.csv", True),
+        ("crops/*us_*.png", "crops/*_mask.png", True),
+        ("crops/*us_*.png", "crops/index.csv", False),
+    ],
+)
+def test_names_and_patterns_that_may_be_the_same_file(one: str, other: str, expected: bool) -> None:
+    assert (may_coincide(one, other), may_coincide(other, one)) == (expected, expected)

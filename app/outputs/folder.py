@@ -19,9 +19,11 @@ from typing import Any
 
 from evburst.app.outputs.paths import same_file
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import begins_with, only_writer, read_json, refuse_foreign, replacing
+from evburst.data.files import LOCK, begins_with, only_writer, read_json, refuse_foreign, replacing
 
 SUMMARY, TABLE = "summary.json", "summary.csv"
+OWN_FILES = (SUMMARY, TABLE, LOCK)
+"""Files that no sink may write: those of every run and of a batch, and the lock of the folder."""
 TABLE_COLUMNS = (
     "recording",
     "folder",

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,16 +26,18 @@ import cv2
 import numpy as np
 
 from evburst.app.inference import WindowResult
-from evburst.app.outputs.folder import write_json
+from evburst.app.outputs.folder import OWN_FILES, write_json
+from evburst.app.outputs.paths import is_inside, may_coincide
 from evburst.app.outputs.render import Renderer, events_picture, picture_scale
 from evburst.app.outputs.video import VideoFile
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.errors import ConfigError, DataError, SettingValueError
 from evburst.data.events import SensorSize
-from evburst.data.extensions import refuse_taken
+from evburst.data.extensions import check_callable, missing_methods, refuse_taken
 
 log = logging.getLogger("evburst")
 
+_PAGE = "docs/extending.md#a-sink"
 MOST_CROPS, CROP_EVERY_US = 500, 500_000
 
 
@@ -93,10 +96,15 @@ def sink(name: str, file: str) -> Callable[[Builder], Builder]:
     """Register a sink under `name`; `file` is what it writes in the run's folder, possibly a pattern such as crops/*.png.
 
     Raises:
-        ConfigError: another sink has the name.
+        ConfigError: another sink has the name, `file` is outside the run's folder or is one that every run writes, or a class
+            has no `write` or no `close`.
     """
 
     def register(build: Builder) -> Builder:
+        _check_file(name, file)
+        check_callable(f"sink {name!r}", build, _PAGE)
+        if isinstance(build, type):
+            _check_methods(name, build)
         refuse_taken("sink", name, build, {known: entry.build for known, entry in SINKS.items()})
         SINKS[name] = _Entry(file, build)
         return build
@@ -104,8 +112,24 @@ def sink(name: str, file: str) -> Callable[[Builder], Builder]:
     return register
 
 
+def _check_file(name: str, file: str) -> None:
+    """Raise ConfigError if a sink would write outside the run's folder, or what every run writes."""
+    if not isinstance(file, str) or not is_inside(file):
+        raise ConfigError(f"sink {name!r}: its file {file!r} is not inside the run's folder; give a name such as {name}.csv")
+    for own in OWN_FILES:
+        if may_coincide(file, own):
+            raise ConfigError(f"sink {name!r}: its file {file!r} may be {own}, which evburst writes; give it another name")
+
+
+def _check_methods(name: str, sink: object) -> None:
+    """Raise ConfigError if a sink or its class lacks a method."""
+    if missing := missing_methods(sink, ("write", "close")):
+        kind = sink if isinstance(sink, type) else type(sink)
+        raise ConfigError(f"sink {name!r}: {kind.__qualname__} has no {missing}; see {_PAGE}")
+
+
 def check_sinks(names: tuple[str, ...]) -> None:
-    """Raise SettingValueError if one of the names is not a sink's, or is there twice."""
+    """Raise SettingValueError if one of the names is not a sink's or is there twice, or two sinks may write the same file."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise SettingValueError(f"sinks: expected names, such as ('jsonl', 'csv'), received {names!r}")
     unknown = [name for name in names if name not in SINKS]
@@ -113,6 +137,12 @@ def check_sinks(names: tuple[str, ...]) -> None:
         raise SettingValueError(f"sinks: {unknown[0]!r} is unknown (known: {', '.join(SINKS)})")
     if len(set(names)) < len(names):
         raise SettingValueError(f"sinks: {', '.join(names)}: name each sink only once")
+    for one, other in combinations(names, 2):
+        files = SINKS[one].file, SINKS[other].file
+        if may_coincide(*files):
+            raise SettingValueError(
+                f"sinks: {one} ({files[0]}) and {other} ({files[1]}) may write the same file; leave one out"
+            )
 
 
 @contextmanager
@@ -318,8 +348,10 @@ class CropSink:
 
 
 def open_sink(name: str, folder: Path, run: RunInfo) -> Sink:
-    """A sink of the run's folder, by name; raises ConfigError if there is none of that name."""
+    """A sink of the run's folder, by name; raises ConfigError if there is none of that name, or it lacks a method."""
     if name not in SINKS:
         raise ConfigError(f"sink {name!r} is unknown (known: {', '.join(SINKS)})")
     entry = SINKS[name]
-    return entry.build(folder / entry.file, run)
+    opened = entry.build(folder / entry.file, run)
+    _check_methods(name, opened)
+    return opened
