@@ -54,7 +54,8 @@ class _Network:
     def stream(self, source: Any) -> Iterator[WindowResult]:
         """Run through a recording and yield the result of each window as soon as it is computed.
 
-        Windows start at multiples of their length on the recording's clock.
+        Windows start at multiples of their length on the recording's clock. A recording without usable events has no results,
+        which is logged as a warning.
 
         Args:
             source: path of a recording in any supported format, an EventStream (`evburst.open_events`; its `faults` include
@@ -87,10 +88,8 @@ class _Network:
         """
         array = self._as_stream(events)
         window_us, t = self._inference(array.sensor_size).voxel.window_us, array.events["t"]
-        if not len(t):
-            return []
         cut_otherwise = (self.config.window_events, self.config.stride_ms, self.config.start_s) != (None, None, 0)
-        if cut_otherwise or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
+        if not len(t) or cut_otherwise or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
         filtered = FilteredStream(_counting_apart(array), self.config.filters)
         kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
@@ -112,9 +111,12 @@ class _Network:
             if total is not stream.faults:
                 total.add(stream.faults)
         faults = stream.faults.since(before)
-        if is_empty and self.config.start_s:
+        if not is_empty:
+            warn_of_repairs(name, faults)
+        elif self.config.start_s:
             raise no_usable_events(name, faults, self.config.start_s)
-        warn_of_repairs(name, faults)
+        else:
+            log.warning("%s", no_usable_events(name, faults))
 
     def _open(self, path: Path) -> EventStream:
         return open_events(path, self._size, self.config.format, options=self.config.reading)

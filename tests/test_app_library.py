@@ -511,3 +511,20 @@ def test_importing_evburst_is_light_and_lists_its_names() -> None:
         evburst.Detecter  # noqa: B018
     code = "import sys, evburst; print([m for m in ('torch', 'numba', 'cv2', 'numpy') if m in sys.modules])"
     assert in_new_process(code).strip() == "[]"
+
+
+def test_a_recording_without_usable_events_is_called_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the words of the command, whose run ends with an error."""
+    path, none = tmp_path / "a.raw", np.empty((0, 4))
+    path.write_bytes(b"% evt 2.0\n% geometry 304x240\n% end\n" + np.full(5, 1 << 28, "<u4").tobytes())  # before any time
+    detector = Detector("street", sensor_size=SIZE)
+    assert list(detector.stream(path)) == list(detector.stream(none)) == detector(none) == []
+    assert Classifier("nmnist").classify(none) is None
+    in_memory = "events: contains no usable events"
+    assert caplog.messages == [f"{path}: contains no usable events (repaired: untimed events 5)", *[in_memory] * 3]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    with pytest.raises(EvburstError) as caught:
+        detect_file(path, tmp_path / "out")
+    assert str(caught.value) == caplog.messages[0]
+    with pytest.raises(EvburstError, match=r"events: contains no usable events after 0\.06 s"):
+        Detector("street", sensor_size=SIZE, start_s=0.06)(none)
