@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,9 @@ from evburst.data.readers.packets import PacketFile
 
 log = logging.getLogger("evburst")
 
+MOST_SIZES = 4
+"""Number of sensor sizes, those used last, whose networks a Detector or a Classifier keeps."""
+
 _OF_FILES = ("sinks", "slow", "fps", "overwrite")
 """Settings of the files that `evburst detect` writes."""
 
@@ -49,7 +54,8 @@ class _Network:
         self._bundle = load_weights(config)
         self.classes = self._bundle.head.classes
         self._maps = maps
-        self._inferences: dict[SensorSize, Inference] = {}
+        self._inferences: OrderedDict[SensorSize, Inference] = OrderedDict()
+        self._lock = Lock()
 
     def stream(self, source: Any) -> Iterator[WindowResult]:
         """Run through a recording and yield the result of each window as soon as it is computed.
@@ -137,15 +143,27 @@ class _Network:
         return EventArray(array, self._size)
 
     def _inference(self, size: SensorSize) -> Inference:
-        """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes."""
-        if size not in self._inferences:
+        """Return an inference for a sensor size; those of one size share the network, and nothing that a run changes.
+
+        Networks of the MOST_SIZES sizes used last are kept. Runs that have begun keep theirs.
+        """
+        with self._lock:
+            opened = self._inferences.get(size)
+        if opened is None:
             opened = open_inference(self._bundle, self.config, size, maps=self._maps)
-            self._inferences.setdefault(size, opened)  # another thread may have been faster
-        return copy(self._inferences[size])
+        with self._lock:
+            opened = self._inferences.setdefault(size, opened)  # another thread may have been faster
+            self._inferences.move_to_end(size)
+            while len(self._inferences) > MOST_SIZES:
+                self._inferences.popitem(last=False)
+        return copy(opened)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy prepares its own networks: their buffers are views of each other, which copies would not be."""
-        return {**vars(self), "_inferences": {}}
+        return {name: value for name, value in vars(self).items() if name not in ("_inferences", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _inferences=OrderedDict(), _lock=Lock())
 
     def __repr__(self) -> str:
         t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"

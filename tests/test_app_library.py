@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import pickle
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
@@ -22,7 +24,8 @@ import pytest
 import evburst
 from evburst import Classifier, Detections, Detector, EvburstError, open_events
 from evburst.app.detect import DetectConfig, detect_file, human_summary
-from evburst.app.runs import block_side
+from evburst.app.library import MOST_SIZES
+from evburst.app.runs import block_side, open_inference
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
@@ -528,3 +531,34 @@ def test_a_recording_without_usable_events_is_called_so(tmp_path: Path, caplog: 
     assert str(caught.value) == caplog.messages[0]
     with pytest.raises(EvburstError, match=r"events: contains no usable events after 0\.06 s"):
         Detector("street", sensor_size=SIZE, start_s=0.06)(none)
+
+
+def test_networks_of_a_few_sensor_sizes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those used last; a run that has begun keeps its own, and a size that comes back gives the same results."""
+    opened: list[SensorSize] = []
+    alive: list[weakref.ref[Any]] = []
+
+    def counted(bundle: Any, config: Any, size: SensorSize, **settings: Any) -> Any:
+        inference = open_inference(bundle, config, size, **settings)
+        opened.append(size)
+        alive.append(weakref.ref(inference.network))
+        return inference
+
+    monkeypatch.setattr("evburst.app.library.open_inference", counted)
+    detector = Detector("street", ann=True, sensor_size=SIZE)
+    sizes = [SensorSize(64 + 32 * k, 64) for k in range(MOST_SIZES + 2)]
+    recordings = [EventArray(random_events(4000, size, 90_000), size) for size in sizes]
+    running = detector.stream(recordings[0])
+    first = [next(running)]
+    found = [boxes(detector(recording)) for recording in recordings[:MOST_SIZES]]
+    assert [boxes(detector(recording)) for recording in recordings[:MOST_SIZES]] == found
+    assert opened == sizes[:MOST_SIZES]
+    detector(recordings[0])  # now the second one has not been used for longest
+    for recording in recordings[MOST_SIZES:]:
+        detector(recording)
+    assert boxes([*first, *running]) == found[0]
+    del running
+    gc.collect()
+    assert [size for size, network in zip(opened, alive, strict=True) if network() is not None] == [sizes[0], *sizes[3:]]
+    assert [boxes(detector(recordings[k])) for k in (0, 1)] == found[:2]
+    assert opened == [*sizes, sizes[1]]
