@@ -19,11 +19,13 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
+from evburst.data.datasets.checks import check_attribute, check_layout, checked_items
 from evburst.data.datasets.labels import is_label_file
-from evburst.data.errors import LabelError
+from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
 from evburst.data.readers import recording_suffixes
@@ -106,9 +108,14 @@ CLASS_LAYOUTS: dict[str, ClassLayout] = {}
 def class_layout(
     name: str, expected: str, sensor_size: SensorSize | None = None, classes: tuple[str, ...] | None = None
 ) -> Callable[[Finder], Finder]:
-    """Register a layout; see ClassLayout. Raises ConfigError if another layout has its name."""
+    """Register a layout; see ClassLayout.
+
+    Raises:
+        ConfigError: another layout has its name, or what is registered is no layout.
+    """
 
     def register(find: Finder) -> Finder:
+        check_layout(f"layout {name!r}", find, sensor_size)
         refuse_taken("layout of class recordings", name, find, {known: kind.find for known, kind in CLASS_LAYOUTS.items()})
         CLASS_LAYOUTS[name] = ClassLayout(find, expected, sensor_size, classes)
         return find
@@ -116,11 +123,26 @@ def class_layout(
     return register
 
 
+def find_samples(name: str, dataset_folder: ClassFolder) -> list[Sample]:
+    """Return the recordings that the layout `name` finds; raises ConfigError if its function yields something else."""
+    return checked_items(f"layout {name!r}", CLASS_LAYOUTS[name].find(dataset_folder), Sample, _check_sample)
+
+
+def _check_sample(what: str, sample: Sample) -> None:
+    span, splits = sample.span_us, ("training", "unknown", *SPLITS)
+    check_attribute(what, sample, "path", isinstance(sample.path, Path), "a Path")
+    check_attribute(what, sample, "class_name", isinstance(sample.class_name, str), "the name of its class")
+    check_attribute(what, sample, "split", sample.split in splits, f"one of {', '.join(splits)}")
+    check_attribute(what, sample, "group", isinstance(sample.group, str), "text")
+    is_span = span is None or (isinstance(span, tuple) and len(span) == 2 and all(isinstance(t, Integral) for t in span))
+    check_attribute(what, sample, "span_us", is_span, "two whole numbers of µs or None")
+
+
 def has_classes(name: str, root: Path) -> bool:
     """Return whether a folder has recordings with a class each in the layout of this name, if there is such a layout."""
     try:
-        return name in CLASS_LAYOUTS and any(True for _ in CLASS_LAYOUTS[name].find(ClassFolder(root)))
-    except LabelError:
+        return name in CLASS_LAYOUTS and bool(find_samples(name, ClassFolder(root)))
+    except (ConfigError, LabelError):
         return False
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SPLITS, ClassFolder, Sample
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SPLITS, ClassFolder, Sample, find_samples
 from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError
@@ -99,7 +99,7 @@ def open_classes(
         options: unit of time and order of columns, for files that do not state them.
 
     Raises:
-        ConfigError: the layout or the split is unknown.
+        ConfigError: the layout or the split is unknown, or the layout's function does not yield samples.
         DataError: there is no recording of the split.
         LabelError: a label file is malformed.
 
@@ -118,7 +118,7 @@ def open_classes(
         raise DataError(f"{root}: {state}; expected {kind.expected} in it")
     if table is not None and not table.is_file():
         raise LabelError(f"{table}: no such file; expected a table of labels with the columns file and class")
-    found = list(kind.find(dataset_folder))
+    found = find_samples(name, dataset_folder)
     samples = [sample for sample in found if sample.class_name not in ignored]
     if skipped := dataset_folder.skipped:
         warn_once(f"{root}: {number_of(len(skipped), 'file')} skipped, the first one: {skipped[0]}")

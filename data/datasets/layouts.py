@@ -32,6 +32,7 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
+from evburst.data.datasets.checks import check_attribute, check_labels, check_layout, checked_items
 from evburst.data.datasets.class_layouts import SET_CLASSIFIER, has_classes
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file, labelled_name
 from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
@@ -99,7 +100,9 @@ class LayoutFolder:
             self.unlabelled.append(events)
         elif not events.is_file():
             self.skipped.append(f"{labels}: {events.name} is missing")
-        elif (found := read(labels)).instants:
+        elif (
+            not isinstance(found := read(labels), LabelFile) or found.instants
+        ):  # of another form: refused with all of a layout
             yield LabelledFile(events, found)
         else:
             self.skipped.append(f"{labels}: states no labelled time, so that {events.name} has no window to score or learn")
@@ -130,10 +133,15 @@ LAYOUTS: dict[str, LayoutKind] = {}
 def layout(
     *names: str, expected: str, sensor_size: SensorSize | None = None, class_ids: tuple[str, ...] | None = None
 ) -> Callable[[Finder], Finder]:
-    """Register a layout under one or several names; see LayoutKind. Raises ConfigError if another layout has one of them."""
+    """Register a layout under one or several names; see LayoutKind.
+
+    Raises:
+        ConfigError: another layout has one of them, or what is registered is no layout.
+    """
 
     def register(find: Finder) -> Finder:
         for name in names:
+            check_layout(f"layout {name!r}", find, sensor_size)
             refuse_taken("layout", name, find, {known: kind.find for known, kind in LAYOUTS.items()})
         LAYOUTS.update(dict.fromkeys(names, LayoutKind(find, expected, sensor_size, class_ids)))
         return find
@@ -194,13 +202,14 @@ def read_layout(
     Raises:
         DataError: there is no recording.
         LabelError: a label file is malformed, or no box is of a known class.
+        ConfigError: the layout's function does not yield labelled files.
     """
     kind = LAYOUTS[name]
     if not root.is_dir():
         raise DataError(
             f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}; expected {kind.expected} in it"
         )
-    source, found = _find(kind, root, split, spec)
+    source, found = _find(name, root, split, spec)
     _log_skipped(source)
     if not found:
         hint = f"; {len(source.unlabelled)} event files have no labels" if source.unlabelled else ""
@@ -222,7 +231,18 @@ def read_layout(
     return Layout(root, source.spec, recordings, len(source.unlabelled))
 
 
-def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutFolder, list[LabelledFile]]:
+def _found(name: str, source: LayoutFolder) -> list[LabelledFile]:
+    """Return what the function of a layout yields; raises ConfigError if that is something else than labelled files."""
+
+    def check(what: str, item: LabelledFile) -> None:
+        check_attribute(what, item, "events", isinstance(item.events, Path), "a Path")
+        check_attribute(what, item, "labels", isinstance(item.labels, LabelFile), "a LabelFile")
+        check_labels(f"{what}: {item.events}", item.labels)
+
+    return checked_items(f"layout {name!r}", LAYOUTS[name].find(source), LabelledFile, check)
+
+
+def _find(name: str, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutFolder, list[LabelledFile]]:
     """Find the recordings of a split, in order. If the folder has no split "select", recordings are held out of "train" for it.
 
     In a folder without splits, all files count as "train" here. They are "val" as well, which is logged.
@@ -230,9 +250,9 @@ def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[
     has_select = any(path.is_dir() for path in (root / SELECT, root / "numpy" / SELECT, root / _NESTED / SELECT))
     if has_select or split not in ("train", SELECT):
         source = LayoutFolder(root, split, spec)
-        return source, list(kind.find(source))
+        return source, _found(name, source)
     source = LayoutFolder(root, "train", spec)
-    found = list(kind.find(source))
+    found = _found(name, source)
     if source.undivided and split == "train" and not (root / "val").is_dir():
         _LOG.warning(
             "%s: has no folders train/ and val/, so that the split 'val' is the whole folder, with all that is learned from; "
@@ -241,9 +261,9 @@ def _find(kind: LayoutKind, root: Path, split: str, spec: DatasetSpec) -> tuple[
     held_paths: set[Path] = set()
     for folder in sorted({item.events.parent for item in found}):
         own = {item.events.name: item.labels.instants for item in found if item.events.parent == folder}
-        sizes = {name: len(instants) for name, instants in own.items()}
-        classes = {name: {label for instant in instants for label in instant.names} for name, instants in own.items()}
-        held_paths |= {folder / name for name in held_out(folder.name, sizes, classes)}
+        sizes = {file: len(instants) for file, instants in own.items()}
+        classes = {file: {label for instant in instants for label in instant.names} for file, instants in own.items()}
+        held_paths |= {folder / held for held in held_out(folder.name, sizes, classes)}
     if held_paths:
         return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
     if found and split == "train":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.datasets import SPECS, Dataset, DatasetSpec
+from evburst.data.datasets.checks import check_dataset, check_layout
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SET_CLASSIFIER
 from evburst.data.datasets.class_windows import HeldTime, open_class_windows
 from evburst.data.datasets.labels import with_own_classes
@@ -99,13 +100,14 @@ def opener(*kinds: str, task: str = DETECTION) -> Callable[[Opener], Opener]:
     """Register a function that opens one or several kinds of dataset.
 
     Raises:
-        ConfigError: another function, or a layout, has one of the kinds.
+        ConfigError: another function, or a layout, has one of the kinds, or what is registered is no function.
     """
 
     def register(function: Opener) -> Opener:
         layouts = LAYOUTS if task == DETECTION else CLASS_LAYOUTS
         taken = {name: layout.find for name, layout in layouts.items()} | _TASKS[task]
         for kind in kinds:
+            check_layout(f"kind of data set {kind!r}", function, None)
             refuse_taken("kind of data set", kind, function, taken)
         _TASKS[task].update(dict.fromkeys(kinds, function))
         return function
@@ -135,7 +137,9 @@ def open_dataset(config: DatasetConfig, request: Request) -> Dataset:
     if request.task == DETECTION and (config.labels or config.held != HeldTime()):
         name = "data.labels (--labels)" if config.labels else "data.held"
         raise ConfigError(f"{name} is for classifiers; {SET_CLASSIFIER}")
-    return openers[kind](config, request)
+    dataset = openers[kind](config, request)
+    check_dataset(f"kind of data set {kind!r}", dataset)
+    return dataset
 
 
 def reported_split(config: DatasetConfig, task: str) -> str:
