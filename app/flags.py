@@ -248,6 +248,7 @@ class CommandParser(Parser):
         example: str,
         exclusive: Sequence[str] = (),
         hidden: Sequence[str] = (),
+        unlisted: Sequence[str] = (),
     ) -> None:
         """Add `--config`, `--set` and a flag for every setting. Call this after adding the command's own flags.
 
@@ -257,6 +258,7 @@ class CommandParser(Parser):
             example: example value for `--set`.
             exclusive: settings of which at most one may be given.
             hidden: settings without a flag of their own because other flags set them.
+            unlisted: settings and sections that the help leaves out, because the command refuses them.
         """
         sections = read_settings(config)
         known = {setting.name: setting for section in sections for setting in section.settings}
@@ -270,9 +272,12 @@ class CommandParser(Parser):
         handled = {*hidden, *(flag.setting for flag in common)}
         for section in sections:
             remaining = [setting for setting in section.settings if setting.name not in handled]
-            group = self.add_argument_group(section.name or "more settings", section.help if section.name else None)
+            is_listed = section.name not in unlisted
+            text = section.help if section.name and is_listed else None  # without text, a group of no listed flag is not shown
+            group = self.add_argument_group(section.name or "more settings", text)
             for setting in remaining:
-                _add(group, setting, Flag(setting.name))
+                without_help = {} if is_listed and setting.name not in unlisted else {"help": argparse.SUPPRESS}
+                _add(group, setting, Flag(setting.name, extra=without_help))
 
     def shorten_usage(self) -> None:
         """Freeze the usage line: flags added after this call do not appear in it."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from evburst.app.console import run
 from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path
+from evburst.app.live.recording_settings import OF_RECORDINGS
 from evburst.data.errors import ConfigError
 
 
@@ -47,6 +48,7 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
             Flag("detect.sensor_size", "--sensor-size", "WxH"),
         ],
         example="detect.post.nms_iou=0.6",
+        unlisted=[f"detect.{name}" for name in OF_RECORDINGS],
     )
 
     def main(args: argparse.Namespace) -> str:
