@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -18,8 +20,9 @@ from evburst.app.live import devices as devices_module
 from evburst.app.live import frames as frames_module
 from evburst.app.live import sources as sources_module
 from evburst.app.live.addresses import masked
-from evburst.app.live.devices import DeviceClock, NetworkSource, SensorSource, await_header
+from evburst.app.live.devices import DeviceClock, NetworkSource, Relay, SensorSource
 from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, fit
+from evburst.app.live.relay import NoStreamError, connect
 from evburst.app.live.slicing import DropOldest, WindowAssembler
 from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
 from evburst.app.live.video import CameraGrabber, VideoGrabber
@@ -148,10 +151,13 @@ def test_a_looped_recording_continues_in_time(tmp_path: Path) -> None:
     write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
     source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)
     source.open()
-    events = read_events(source, 30)
+    packets = [source.read() for _ in range(30)]
+    events = np.concatenate([packet.events for packet in packets if packet])
     assert not source.finite
     assert len(events) == 1500
     assert np.all(np.diff(events["t"]) >= 0)
+    assert [k for k, packet in enumerate(packets) if packet and packet.cut] == [10, 20]
+    assert not any(packet.restarted for packet in packets if packet)
 
 
 def seekable(path: Path, **settings: object) -> RecordingSource:
@@ -205,7 +211,8 @@ def test_the_lost_time_of_a_slow_machine_is_kept_over_a_seek(tmp_path: Path) -> 
 def test_a_pipe_is_not_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_events(tmp_path / "a.dat", random_events(500, SIZE, 40_000), SIZE)
     monkeypatch.setattr(sources_module, "is_pipe", lambda path: True)
-    source = RecordingSource(tmp_path / "a.dat", 20_000)
+    source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)
+    assert source.finite
     source.open()
     source.measure()
     with pytest.raises(ValueError, match="its length is not known"):
@@ -652,24 +659,131 @@ def test_stream_addresses_are_checked(address: str) -> None:
 )
 def test_a_peer_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, answer: bytes | None, message: str) -> None:
     if message == "no stream within":
-        monkeypatch.setattr(devices_module, "_HEADER_TIMEOUT_S", 0.1)  # private: 5 s outside the tests, which nobody sets
+        monkeypatch.setattr(devices_module, "HEADER_TIMEOUT_S", 0.5)
+    with served(answer) as port, pytest.raises(SourceError, match=f"tcp://x: .*{message}"):
+        Relay("127.0.0.1", port, "tcp://x")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(b"\x40\x00\x00\x00IOHE", "no stream within 0.1 s"), (b"HTTP/1.1 400", "does not use DV's"), (None, "closed the conn")],
+)
+def test_the_relay_checks_the_header(answer: bytes | None, message: str) -> None:
+    with served(answer) as port, pytest.raises(NoStreamError, match=message):
+        connect("127.0.0.1", port, 0.1)
+    with pytest.raises(NoStreamError, match="cannot connect"):
+        connect("127.0.0.1", free_port(), 0.1)
+
+
+@contextmanager
+def served(*answers: bytes | None) -> Iterator[int]:
+    """The port of a server that answers each connection with bytes and then nothing; None: it closes the connection."""
+    peers = list[socket.socket]()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        peers = []
 
         def serve() -> None:
-            peer, _ = server.accept()
-            peer.sendall(answer or b"")
-            if answer is None:
-                peer.close()
-            peers.append(peer)
+            for answer in answers:
+                peer, _ = server.accept()
+                peers.append(peer)
+                peer.sendall(answer or b"")
+                if answer is None:
+                    peer.close()
 
-        thread = Thread(target=serve)
+        thread = Thread(target=serve, daemon=True)
         thread.start()
-        with pytest.raises(SourceError, match=message):
-            await_header("127.0.0.1", server.getsockname()[1], "tcp://x")
-        thread.join()
-        for peer in peers:
-            peer.close()
+        yield server.getsockname()[1]
+        thread.join(60)
+        assert not thread.is_alive()
+    for peer in peers:
+        peer.close()
+
+
+def header(size: SensorSize) -> bytes:
+    """A header that `DV` reads."""
+    return (16).to_bytes(4, "little") + bytes(8) + size.width.to_bytes(4, "little") + size.height.to_bytes(4, "little")
+
+
+class Reader:
+    """In place of dv-processing's reader, it waits for the header as long as it takes, and events do not come."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = socket.create_connection((host, port), 30)
+        try:
+            content = self._socket.recv(20, socket.MSG_WAITALL)
+        except TimeoutError:
+            raise RuntimeError("waited for the header for ever") from None
+        self._size = tuple(int.from_bytes(content[k : k + 4], "little") for k in (12, 16))
+
+    def getEventResolution(self) -> tuple[int, ...]:  # noqa: N802
+        return self._size
+
+    def getNextEventBatch(self) -> None:  # noqa: N802
+        return None
+
+    def isRunning(self) -> bool:  # noqa: N802
+        self._socket.setblocking(False)
+        try:
+            return bool(self._socket.recv(1))
+        except BlockingIOError:
+            return True
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def dv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Reader` in place of dv-processing."""
+    monkeypatch.setitem(sys.modules, "dv_processing", SimpleNamespace(io=SimpleNamespace(NetworkReader=Reader)))
+
+
+@pytest.mark.usefixtures("dv")
+def test_a_peer_that_stalls_when_a_stream_is_reopened_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(header(SIZE), b"") as port:
+        source = NetworkSource(f"tcp://127.0.0.1:{port}")
+        source.open()
+        assert source.sensor_size == SIZE
+        assert len(read_events(source, 1)) == 0
+        source.close()
+        source.close()
+        monkeypatch.setattr(devices_module, "HEADER_TIMEOUT_S", 0.5)
+        with pytest.raises(SourceError, match=rf"tcp://127.0.0.1:{port}: connected, but no stream within 0.5 s"):
+            source.open()
+
+
+@pytest.mark.usefixtures("dv")
+def test_a_stream_of_another_sensor_size_is_refused() -> None:
+    with served(header(SIZE), header(SensorSize(640, 480)), header(SIZE)) as port:
+        source = NetworkSource(f"tcp://127.0.0.1:{port}")
+        source.open()
+        source.close()
+        with pytest.raises(SourceError, match=r"^the sensor is now 640x480, not 64x48; restart evburst$"):
+            source.open()
+        assert source.sensor_size == SIZE
+        source.open()
+        source.close()
+
+
+@pytest.mark.usefixtures("dv")
+def test_the_end_of_a_stream_is_relayed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        source = NetworkSource(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        thread = Thread(target=source.open)
+        thread.start()
+        peer, _ = server.accept()
+        peer.sendall(header(SIZE))
+        thread.join(60)
+        peer.close()
+        with pytest.raises(SourceError, match="the stream has ended"):
+            read_events(source, 1000)
+        source.close()
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".org"])
+@pytest.mark.usefixtures("dv")
+def test_what_cannot_be_the_name_of_a_host_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--stream tcp://{host}:7777: '{host}' is not the name of a host$"):
+        NetworkSource(f"tcp://{host}:7777")
 
 
 PEER = """

@@ -11,5 +11,6 @@ receives a result and must return at once; a slow client misses windows but does
 A change of settings that needs another network is passed to a builder thread. The current network runs until the new one is
 warmed up, and every window is run by the network for which it was binned.
 
-Threads suffice because the kernels, the network, OpenCV and the drivers release the GIL while they compute or wait.
+Threads suffice because the kernels, the network, OpenCV and the drivers release the GIL while they compute or wait. Only a
+DV stream is received by a process of its own (relay.py), because dv-processing holds the GIL until it has the stream's header.
 """

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import socket
+import subprocess
+import sys
 import time
+from subprocess import DEVNULL, PIPE
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from evburst.app.live import relay
 from evburst.app.live.addresses import masked
-from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet
+from evburst.app.live.sources import NO_EVENTS, POLL_S, Packet, check_size
 from evburst.data.errors import ConfigError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.extras import require
@@ -26,8 +29,10 @@ SENSORS = {
 """Names accepted by `--sensor`, and their modules in neuromorphic-drivers."""
 
 _TRANSPORT_US = 20_000
-_HEADER_TIMEOUT_S = 5.0
-_SMALLEST_HEADER, _LARGEST_HEADER = 16, 1 << 20
+_UNKNOWN = SensorSize(0, 0)
+
+HEADER_TIMEOUT_S = 5.0
+"""Longest time to connect to a network stream, and to wait for its header."""
 
 
 class DeviceClock:
@@ -82,23 +87,25 @@ class NetworkSource:
     simulated, finite, behind_s, kind = False, False, 0.0, "measured"
 
     def __init__(self, address: str) -> None:
-        self.name, self.faults, self.sensor_size = masked(address), Faults(), SensorSize(0, 0)
+        self.name, self.faults, self.sensor_size = masked(address), Faults(), _UNKNOWN
         self._host, self._port = _host_port(address)
         self._dv = require("dv_processing", "dv", f"--stream {masked(address)}")
         self._reader: Any = None
+        self._relay: Relay | None = None
         self._clock = DeviceClock(self.faults)
 
     def open(self) -> None:
         """See LiveSource."""
-        await_header(self._host, self._port, self.name)
+        self._relay = Relay(self._host, self._port, self.name)
         try:
-            self._reader = self._dv.io.NetworkReader(self._host, self._port)
-        except RuntimeError as error:
-            raise SourceError(f"{self.name}: cannot connect ({_first_line(error)}); is the server running?") from None
-        size = self._reader.getEventResolution()
-        if size is None:
-            raise SourceError(f"{self.name}: the stream has no events; is it an event stream?")
-        self.sensor_size, self._clock = SensorSize(int(size[0]), int(size[1])), DeviceClock(self.faults)
+            size = self._connect(self._relay.port)
+            if self.sensor_size == _UNKNOWN:
+                self.sensor_size = size
+            check_size(self.sensor_size, size)
+        except BaseException:
+            self.close()
+            raise
+        self._clock = DeviceClock(self.faults)
 
     def read(self) -> Packet | None:
         """See LiveSource."""
@@ -118,7 +125,20 @@ class NetworkSource:
 
     def close(self) -> None:
         """See LiveSource."""
-        self._reader = None
+        if self._relay is not None:  # first, because the reader waits for its stream
+            self._relay.close()
+        self._relay = self._reader = None
+
+    def _connect(self, port: int) -> SensorSize:
+        """Open the reader on a port of this machine; return the size that the stream states."""
+        try:
+            self._reader = self._dv.io.NetworkReader("127.0.0.1", port)
+        except RuntimeError as error:
+            raise SourceError(f"{self.name}: cannot connect ({_first_line(error)}); is the server running?") from None
+        size = self._reader.getEventResolution()
+        if size is None:
+            raise SourceError(f"{self.name}: the stream has no events; is it an event stream?")
+        return SensorSize(int(size[0]), int(size[1]))
 
 
 class SensorSource:
@@ -161,31 +181,38 @@ class SensorSource:
             device.close()
 
 
-def await_header(host: str, port: int, name: str) -> None:
-    """Wait until a peer sends the header of DV's protocol: a length (4 bytes, little-endian) and that number of bytes.
+class Relay:
+    """A running relay (relay.py) of a stream in DV's network protocol.
 
-    dv-processing would wait for the header indefinitely while holding the GIL, which blocks all threads and Ctrl-C.
+    Args:
+        host, port: the server.
+        name: name of the stream in errors.
+
+    Attributes:
+        port: port of this machine on which the stream is offered to one reader.
 
     Raises:
         SourceError: the connection fails, times out, or does not follow the protocol.
     """
-    try:
-        with socket.create_connection((host, port), _HEADER_TIMEOUT_S) as peer:
-            stop_s, received, expected = time.perf_counter() + _HEADER_TIMEOUT_S, b"", 4
-            while len(received) < expected:
-                peer.settimeout(max(stop_s - time.perf_counter(), 0.001))
-                part = peer.recv(expected - len(received))
-                if not part:
-                    raise SourceError(f"{name}: the server closed the connection; is it a DV stream?")
-                received += part
-                if len(received) == 4:
-                    expected = 4 + int.from_bytes(received, "little")
-                    if not _SMALLEST_HEADER <= expected <= _LARGEST_HEADER:
-                        raise SourceError(f"{name}: the server does not use DV's network protocol")
-    except TimeoutError:
-        raise SourceError(f"{name}: connected, but no stream within {_HEADER_TIMEOUT_S:g} s; is it a DV stream?") from None
-    except OSError as error:
-        raise SourceError(f"{name}: cannot connect ({error.strerror or error}); is the server running?") from None
+
+    def __init__(self, host: str, port: int, name: str) -> None:
+        command = [sys.executable, "-I", "-S", relay.__file__, host, str(port), f"{HEADER_TIMEOUT_S:g}"]
+        # A session of its own: Ctrl-C ends the run, and the run ends the relay.
+        self._process = subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True)
+        try:
+            assert self._process.stdout is not None
+            answer = self._process.stdout.readline().decode(errors="replace").strip()
+            if not answer.isdigit():
+                raise SourceError(f"{name}: {answer or 'cannot connect (the server was not found in time)'}")
+        except BaseException:
+            self.close()
+            raise
+        self.port = int(answer)
+
+    def close(self) -> None:
+        """End the relay and with it the stream; may be called twice."""
+        with self._process:  # closes its output and waits
+            self._process.kill()
 
 
 def _host_port(address: str) -> tuple[str, int]:
@@ -196,7 +223,10 @@ def _host_port(address: str) -> tuple[str, int]:
         host, port, parts = None, None, urlsplit("")
     if parts.scheme != "tcp" or not host or not port:
         raise ConfigError(f"--stream {masked(address)}: write it as tcp://HOST:PORT, e.g. tcp://127.0.0.1:7777")
-    return host, port
+    try:
+        return host.encode("idna").decode(), port
+    except UnicodeError:
+        raise ConfigError(f"--stream {masked(address)}: {host!r} is not the name of a host") from None
 
 
 def _as_events(raw: Any, place: str, faults: Faults) -> Events:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from evburst.data.encoding import unpack
-from evburst.data.errors import EvburstError
+from evburst.data.errors import EvburstError, SourceError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
@@ -44,12 +44,20 @@ class Packet(NamedTuple):
         due_s: earliest time at which these events were available, on time.perf_counter's clock.
         restarted: whether the source's clock restarts with this packet, because a recording continues at another position or a
             device was reset.
+        cut: whether another scene begins with this packet although the clock continues, because a recording starts again.
     """
 
     events: Events
     until_us: int | None
     due_s: float
     restarted: bool = False
+    cut: bool = False
+
+
+def check_size(expected: SensorSize, found: SensorSize) -> None:
+    """Raise SourceError if a source that was reopened has another sensor size, for which nothing has been prepared."""
+    if found != expected:
+        raise SourceError(f"the sensor is now {found}, not {expected}; restart evburst")
 
 
 class LiveSource(Protocol):
@@ -150,7 +158,7 @@ class RecordingSource:
         path: the file.
         window_us: window length, by which the recording is paced.
         sensor_size, format: as in `open_events`.
-        loop: start again at the end.
+        loop: start again at the end; a pipe, which can be read only once, ends there.
         speed: playback speed; 0.1 plays it ten times slower.
         options: as in `open_events`.
 
@@ -171,7 +179,7 @@ class RecordingSource:
         speed: float = 1.0,
         options: ReadOptions = DEFAULT_OPTIONS,
     ) -> None:
-        self.name, self.finite, self._speed = path.name, not loop, speed
+        self.name, self.finite, self._speed = path.name, not loop or is_pipe(path), speed
         self._path, self._window_us, self._size, self._format, self._options = path, window_us, sensor_size, format, options
         self._stream = self._open_stream()
         self.sensor_size, self.faults = self._stream.sensor_size, self._stream.faults
@@ -233,12 +241,12 @@ class RecordingSource:
 
     def read(self) -> Packet | None:
         """See LiveSource."""
-        restarted = self._go_to_target()
+        restarted, cut = self._go_to_target(), False
         if self._pacer.empty:
             window = next(self._windows, None)
             if window is None and not self.finite:
                 self._windows = self._stream.windows(self._window_us)
-                window = next(self._windows, None)
+                window, cut = next(self._windows, None), True
             if window is None:
                 return None
             events = unpack(window)
@@ -246,7 +254,7 @@ class RecordingSource:
             self._window_start_us = window.t0_us
             self._end_us += self._window_us
             self._pacer.give(events[np.argsort(events["t"], kind="stable")], self._end_us)
-        return self._pacer.next()._replace(restarted=restarted)
+        return self._pacer.next()._replace(restarted=restarted, cut=cut)
 
     def close(self) -> None:
         """See LiveSource."""
