@@ -104,16 +104,15 @@ class Broadcaster:
         number, shown = self._newest
         encoded = self._encoded.get(view.inset)
         if encoded is None or encoded[0] != number:
-            size = self._pipeline.source.sensor_size
-            encoded = number, b"" if shown is None else encode(shown, size, view.inset)
+            encoded = number, b"" if shown is None else encode(shown, shown.network.inference.sensor_size, view.inset)
             self._encoded[view.inset] = encoded
         return encoded
 
     def about(self) -> dict[str, Any]:
         """Return what a client needs before the first result and after a change of network, in JSON types."""
-        pipeline, network = self._pipeline, self._pipeline.network
+        network = self._pipeline.network
         return {
-            "sensor_size": list(pipeline.source.sensor_size),
+            "sensor_size": list(network.inference.sensor_size),
             "classes": list(network.classes),
             "palette": palette(),
             "window_ms": network.inference.voxel.window_us / 1000,

@@ -17,8 +17,9 @@ from evburst.app.live.builder import Builder
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared, prepare
 from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.recording_settings import OF_RECORDINGS, refusal
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
-from evburst.app.live.sources import LiveSource, RecordingSource
+from evburst.app.live.sources import LiveSource, RecordingSource, check_size
 from evburst.app.live.totals import RunTotals
 from evburst.data.encoding import columns
 from evburst.data.errors import DataError, EvburstError, SettingValueError, SourceError
@@ -29,13 +30,9 @@ from evburst.data.simulation.sensor import SimulatorConfig
 _LOG = logging.getLogger(__name__)
 _PACKETS = 64
 _RETRY_S = 0.5
+_LAST_READ_S = 1.0
+"""Once a run is stopped, the longest time that it waits for the packet being read: reading a pipe may never return."""
 
-
-OF_RECORDINGS = (
-    "window_events", "stride_ms", "batch", "start_s", "max_windows", "classes", "track", "tracking", "sinks", "slow", "fps",
-    "overwrite",
-)  # fmt: skip
-"""Settings of detection that live detection does not have."""
 _DEFAULTS = DetectConfig()
 
 
@@ -58,9 +55,9 @@ class LiveConfig:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        given = [f"detect.{name}" for name in OF_RECORDINGS if getattr(self.detect, name) != getattr(_DEFAULTS, name)]
+        given = [name for name in OF_RECORDINGS if getattr(self.detect, name) != getattr(_DEFAULTS, name)]
         if given:
-            raise SettingValueError(f"live detection has no {', '.join(given)}; settings of recordings have to be left out")
+            raise SettingValueError(refusal(given))
         if not 1 <= self.queue_windows <= 100:
             raise SettingValueError(f"queue_windows must be between 1 and 100, received {self.queue_windows}")
         if self.seconds is not None and not 0 < self.seconds <= 1e9:
@@ -84,13 +81,14 @@ class _Binned(NamedTuple):
     network: Prepared
     binned: BinnedWindow
     due_s: float
+    scene: int
 
 
 class _Captured(NamedTuple):
     events: Events
     until_us: int
     due_s: float
-    fresh: bool
+    cut: bool
 
 
 class LivePipeline:
@@ -121,15 +119,16 @@ class LivePipeline:
         self.figures = RunTotals(self.network)
         self.viewers: list[Viewer] = []
         self.status, self.lost = "starting", 0
+        self._reasons: set[str] = set()
         self.started_s = time.perf_counter()
         self._until_us = 0
-        self._filter = EventFilter(config.detect.filters, source.sensor_size)
+        self._filter = self._new_filter()
         self._recorders: list[LiveRecorder] = []
         self._recording = Lock()
         self._packets: Queue[_Captured | None] = Queue(_PACKETS)
         self._binned: DropOldest[_Binned] = DropOldest(config.queue_windows)
         self._result_filter: tuple[Inference, Callable[[WindowResult], WindowResult]] | None = None
-        self._stop, self._done = Event(), Event()
+        self._stop, self._done, self._joined = Event(), Event(), False
         self._failure: BaseException | None = None
         self._threads = [
             Thread(target=self._run_thread, args=(work,), name=work.__name__.strip("_"), daemon=True)
@@ -161,12 +160,18 @@ class LivePipeline:
         return done
 
     def stop(self) -> None:
-        """Stop capture, process what has been captured, and close the recordings. May be called twice."""
+        """Stop capture, process what has been captured, and close the recordings. May be called twice.
+
+        A source that does not return from `read` is not waited for: its thread ends with the program.
+        """
         self._stop.set()
         self._builder.close()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(10.0)
+        if not self._joined:
+            self._joined = True
+            capture, *others = self._threads
+            for thread, longest_s in [*((thread, 10.0) for thread in others), (capture, _LAST_READ_S)]:
+                if thread.is_alive():
+                    thread.join(longest_s)
         with self._recording:
             for recorder in self._recorders:
                 recorder.close()
@@ -174,8 +179,9 @@ class LivePipeline:
 
     def use(self, source: LiveSource) -> None:
         """Switch to another source; raise ValueError if its sensor size differs."""
-        if source.sensor_size != self.source.sensor_size:
-            raise ValueError(f"source: expected a sensor size of {self.source.sensor_size}, received {source.sensor_size}")
+        expected = self.inference.sensor_size
+        if source.sensor_size != expected:
+            raise ValueError(f"source: expected a sensor size of {expected}, received {source.sensor_size}")
         self.source = source
 
     def set_score(self, score: float) -> None:
@@ -213,7 +219,7 @@ class LivePipeline:
             recorder.close()
 
     def _prepare(self, detect: DetectConfig) -> Prepared:
-        return prepare(detect, self.source.sensor_size, self.source.faults, self.network)
+        return prepare(detect, self.inference.sensor_size, self.source.faults, self.network)
 
     def _preparation_failed(self, error: Exception) -> None:
         """Report the error and keep the current network; an unexpected exception ends the run."""
@@ -252,6 +258,7 @@ class LivePipeline:
                     shift_us, next_source = None, self.source
                     next_source.open()
                     source = next_source
+                    check_size(self.inference.sensor_size, source.sensor_size)
                     self._set_status("running")
                 if self._is_held and isinstance(source, RecordingSource | FrameSource) and source.hold():
                     continue
@@ -272,7 +279,7 @@ class LivePipeline:
                 shift_us = self._clock_shift_us(packet.events, packet.until_us, packet.due_s)
             packet.events["t"] += shift_us
             self._until_us = packet.until_us + shift_us
-            self._put(_Captured(packet.events, self._until_us, packet.due_s, fresh))
+            self._put(_Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut))
         self._close(source)
         self._put(None)
 
@@ -281,12 +288,15 @@ class LivePipeline:
             source.close()
 
     def _set_status(self, status: str) -> None:
-        """Set the status; notify when the source is lost or returns."""
-        previous, self.status = self.status, status
-        if status.startswith("waiting") and not previous.startswith("waiting"):
-            self.lost += 1
-            self._notify(status)
-        elif status == "running" and previous.startswith("waiting"):
+        """Set the status; notify when the source is lost, once of every reason why it does not return, and when it does."""
+        self.status = status
+        if status.startswith("waiting"):
+            self.lost += not self._reasons
+            if status not in self._reasons:
+                self._reasons.add(status)
+                self._notify(status)
+        elif status == "running" and self._reasons:
+            self._reasons.clear()
             self._notify(f"{self.source.name} is back")
 
     def _clock_shift_us(self, events: Events, until_us: int, due_s: float) -> int:
@@ -304,30 +314,37 @@ class LivePipeline:
                 return
 
     def _take(self) -> _Captured | None:
-        """Return the next packet; None at the end, or if inference has failed."""
+        """Return the next packet; None at the end, if inference has failed, or if a stopped run has none in time."""
         while not self._done.is_set():
+            stopped = self._stop.is_set()
             with suppress(Empty):
-                return self._packets.get(timeout=0.2)
+                return self._packets.get(timeout=_LAST_READ_S if stopped else 0.2)
+            if stopped:
+                break
         return None
 
     def _bin(self) -> None:
-        assembler = WindowAssembler(self.inference.voxel.window_us, self.source.faults)
+        assembler, scene = WindowAssembler(self.inference.voxel.window_us, self.source.faults), 0
         while (item := self._take()) is not None:
-            if item.fresh:
+            if item.cut:
                 assembler.restart()
+                self._filter, scene = self._new_filter(), scene + 1
             network = self.network
             assembler.set_window(network.inference.voxel.window_us)
             for due in assembler.push(item.events, item.until_us, item.due_s):
                 self._write(due.window.words)
-                self._binned.put(self._bin_window(network, due))
+                self._binned.put(self._bin_window(network, due, scene))
         self._binned.close()
 
-    def _bin_window(self, network: Prepared, due: DueWindow) -> _Binned:
+    def _bin_window(self, network: Prepared, due: DueWindow, scene: int) -> _Binned:
         window = due.window
         if self.config.detect.filters.any_on:
             keep = self._filter.keep(*columns(window)[:3])
             window = replace(window, words=window.words.compress(keep, 0))
-        return _Binned(network, network.inference.bin(window, network.inference.new_grid()), due.due_s)
+        return _Binned(network, network.inference.bin(window, network.inference.new_grid()), due.due_s, scene)
+
+    def _new_filter(self) -> EventFilter:
+        return EventFilter(self.config.detect.filters, self.inference.sensor_size)
 
     def _write(self, events: Events) -> None:
         with self._recording:
@@ -340,11 +357,15 @@ class LivePipeline:
                     self._notify(f"warning: {error}")
 
     def _infer(self) -> None:
+        scene = 0
         while not self._binned.finished:
             self._apply_settings()
             item = self._binned.get(0.1)
             if item is None:
                 continue
+            if item.scene != scene:  # a number, because the first window of a scene may have been dropped
+                scene, self._result_filter = item.scene, None
+                item.network.inference.begin()
             binned = replace(item.binned, seconds=time.perf_counter() - item.due_s)
             (result,) = item.network.inference.run([binned])
             result = self._filtered(item.network, result)
