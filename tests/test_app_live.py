@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +33,7 @@ from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.networks import Prepared
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.recording_settings import OF_RECORDINGS
 from evburst.app.live.run import summary
 from evburst.app.live.sources import RecordingSource
 from evburst.app.live.totals import LatencyHistogram
@@ -463,14 +466,28 @@ def test_a_run_overwrites_a_recording_only_where_asked_to(tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(
-    "given",
-    ["track=true", "classes=[car]", "window_events=5", "stride_ms=5", "batch=4", "start_s=3", "max_windows=2", "slow=3",
-     "fps=5", "sinks=[jsonl]", "overwrite=true"],
+    ("given", "instead"),
+    [("track=true", "evburst detect"), ("classes=[car]", "evburst detect"), ("window_events=5", "--window-ms"),
+     ("stride_ms=5", "--window-ms"), ("batch=4", ""), ("start_s=3", "is sought on the page"), ("max_windows=2", "--seconds"),
+     ("slow=3", "--speed"), ("fps=5", "--speed"), ("sinks=[jsonl]", "--record"), ("overwrite=true", "--overwrite")],
 )  # fmt: skip
-def test_settings_of_recordings_are_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = live(capsys, "--camera", "fake", "--headless", "--seconds", 1, "--set", f"detect.{given}")
-    assert code == 1
-    assert f"live detection has no detect.{given.partition('=')[0]}; settings of recordings have to be left out" in err
+def test_settings_of_recordings_are_refused(given: str, instead: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, _, value = given.partition("=")
+    flag = f"--detect.{name.replace('_', '-')}"
+    for args in (["--set", f"detect.{given}"], [flag] if value == "true" else [flag, value.strip("[]")]):
+        code, _, err = live(capsys, "--camera", "fake", "--headless", "--seconds", 1, *args)
+        assert code == 1
+        assert f"live detection has no detect.{name}" in err
+        assert "; settings of recordings have to be left out" in err
+        assert instead in err
+
+
+def test_the_help_lists_no_setting_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        live_main(["--help"])
+    out = capsys.readouterr().out
+    assert "--detect.idle-events" in out
+    assert not [name for name in OF_RECORDINGS if re.search(rf"detect\.{name.replace('_', '-')}(?![\w-])", out)]
 
 
 def test_a_recording_is_read_as_the_settings_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -483,9 +500,34 @@ def test_a_recording_is_read_as_the_settings_say(tmp_path: Path, capsys: pytest.
 
 def test_a_source_that_ends_before_the_first_window_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "a.avi", 2, 25.0)
-    code, out, err = live(capsys, "--video", tmp_path / "a.avi", "--sensor-size", "64x48", "--ann")
+    flags = ["--video", tmp_path / "a.avi", "--sensor-size", "64x48", "--ann", "--record", tmp_path / "o.dat"]
+    code, out, err = live(capsys, *flags)
     assert (code, out) == (1, "")
+    assert not (tmp_path / "o.dat").exists()
     assert err == "error: a.avi: ended before its first window of 50 ms was complete; nothing was detected\n"
+
+
+def test_a_run_of_idle_windows_has_no_energy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_events(tmp_path / "a.dat", make_events(list(range(0, 200_000, 100)), 5, 6, 1), SIZE)
+    for network in ([], ["--ann"]):
+        flags = ["--events", tmp_path / "a.dat", "--realtime", "--set", "detect.idle_events=1000000", *network]
+        code, out, _ = live(capsys, *flags)
+        assert code == 0
+        assert [line for line in out.splitlines() if line.startswith("energy")] == ["energy    none: every window is idle"]
+
+
+@pytest.mark.parametrize("flags", [["--record"], ["--overwrite", "--record"]])
+def test_a_run_that_cannot_start_records_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    pytest.importorskip("fastapi")
+    out = tmp_path / "keep.dat"
+    before = [b"old"] if "--overwrite" in flags else []
+    for content in before:
+        out.write_bytes(content)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        code, _, err = live(capsys, "--camera", "fake", "--sensor-size", "64x48", "--ann", "--serve", address, *flags, out)
+    assert (code, address in err) == (1, True)
+    assert [path.read_bytes() for path in tmp_path.glob("*.dat")] == before
 
 
 def test_a_recording_is_played_slowly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,8 +87,6 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         source = open_source(request, config)
         pipeline = LivePipeline(source, config)
         stack.callback(pipeline.stop)
-        if request.record:
-            pipeline.record(LiveRecorder(request.record, source.sensor_size, overwrite=request.overwrite))
         turn: Callable[[], bool] = _Ticker(pipeline).turn
         if request.serve is not None:
             for module in ("fastapi", "uvicorn", "websockets"):
@@ -103,6 +101,8 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             window = LiveWindow(pipeline)
             stack.callback(window.close)
             turn = window.turn
+        if request.record:  # last, because everything before may fail, and this replaces a file
+            pipeline.record(LiveRecorder(request.record, source.sensor_size, overwrite=request.overwrite))
         pipeline.start()
         try:
             while not _is_over(pipeline) and turn():
@@ -113,6 +113,8 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         pipeline.stop()
         if source.finite and pipeline.status == "ended" and not pipeline.figures.windows + pipeline.dropped:
             window_ms = pipeline.inference.voxel.window_us / 1000
+            if request.record and request.record.is_file():  # it has no event
+                request.record.unlink()
             raise DataError(
                 f"{source.name}: ended before its first window of {window_ms:g} ms was complete; nothing was detected"
             )
@@ -235,11 +237,7 @@ def human_summary(summary: dict[str, Any]) -> str:
     ]
     if summary["windows"]:
         lines.append(f"latency   p50 {latency['p50']} ms, p99 {latency['p99']} ms, longest {latency['max']} ms")
-        text = f"energy    {(energy['snn_pj'] or energy['ann_pj']) / 1e6:,.0f} uJ per window{sample_note(energy)}"
-        lines.append(
-            text
-            + (f", {100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})" if energy["of_ann"] else " (ANN)")
-        )
+        lines.append(_energy_line(energy))
     if summary["memory"]:
         lines.append(traffic_line(summary["memory"]))
     if summary["faults"]:
@@ -249,6 +247,15 @@ def human_summary(summary: dict[str, Any]) -> str:
     if summary["source_behind_s"]:
         lines.append(f"warning   this machine was too slow for the source, which was delayed by {summary['source_behind_s']} s")
     return "\n".join(lines)
+
+
+def _energy_line(energy: dict[str, Any]) -> str:
+    if not energy["windows"]:
+        return "energy    none: every window is idle"
+    if energy["snn_pj"] is None:
+        return f"energy    {energy['ann_pj'] / 1e6:,.0f} uJ per window (ANN)"
+    share = f"{100 * energy['of_ann']:.1f} % of the dense ANN's ({energy['table']})"
+    return f"energy    {energy['snn_pj'] / 1e6:,.0f} uJ per window{sample_note(energy)}, {share}"
 
 
 def _is_over(pipeline: LivePipeline) -> bool:
