@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -16,13 +17,16 @@ import cv2
 import numpy as np
 import pytest
 
+from evburst.app.config import load_config
 from evburst.app.live import devices as devices_module
 from evburst.app.live import frames as frames_module
 from evburst.app.live import sources as sources_module
 from evburst.app.live.addresses import masked
 from evburst.app.live.devices import DeviceClock, NetworkSource, Relay, SensorSource
 from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, fit
+from evburst.app.live.pipeline import LiveConfig
 from evburst.app.live.relay import NoStreamError, connect
+from evburst.app.live.run import LiveRequest, open_source
 from evburst.app.live.slicing import DropOldest, WindowAssembler
 from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
 from evburst.app.live.video import CameraGrabber, VideoGrabber
@@ -31,6 +35,7 @@ from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.slicing import live_windows
 from evburst.data.writers import write_events
+from evburst.models.bundle import DetectorBundle
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(64, 48)
@@ -832,3 +837,16 @@ def free_port() -> int:
     """A port nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_a_camera_has_the_sensor_of_the_weights(tmp_path: Path) -> None:
+    """Also of weights that were trained on data of one's own, unless they do not state it."""
+    bundle, path = DetectorBundle.load("caltech6"), tmp_path / "own.safetensors"
+    for record, size in (({"dataset": "mine", "sensor_size": [96, 64]}, (96, 64)), ({"dataset": "mine"}, None)):
+        replace(bundle, record=record).save(path)
+        config = load_config(LiveConfig, None, [f"detect.weights={path}"])
+        if size is None:
+            with pytest.raises(ConfigError, match="do not state their sensor size: pass --sensor-size"):
+                open_source(LiveRequest(("camera", "fake")), config)
+        else:
+            assert open_source(LiveRequest(("camera", "fake")), config).sensor_size == size

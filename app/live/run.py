@@ -26,14 +26,13 @@ from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
 from evburst.app.runs import load_weights, traffic_figures
-from evburst.data.datasets import SPECS
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.data.text import number_of
 from evburst.eval.energy import energy_figures
-from evburst.models.bundle import DetectorBundle, find_weights
+from evburst.models.bundle import find_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -137,7 +136,9 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     elif kind == "sensor":
         source = SensorSource(value)
     else:
-        size = size or trained_size(bundle)
+        size = size or bundle.trained_size
+        if size is None:
+            raise ConfigError("these weights do not state their sensor size: pass --sensor-size WIDTHxHEIGHT")
         grabber = _grabber(kind, value, size, loop)
         source = FrameSource(grabber, size, config.simulator, window_us, config.upsample, speed=request.speed)
     source.open()
@@ -177,14 +178,6 @@ def preset_settings(name: str) -> dict[str, object]:
     if name not in PRESETS:
         raise ConfigError(f"--preset {name}: unknown sensor (known: {', '.join(PRESETS)})")
     return {f"simulator.{key}": value for key, value in vars(PRESETS[name].config).items()}
-
-
-def trained_size(bundle: DetectorBundle) -> SensorSize:
-    """Return the sensor size of the weights' training dataset; raise ConfigError if that is unknown."""
-    spec = SPECS.get(str(bundle.record.get("dataset")))
-    if spec is None:
-        raise ConfigError("these weights do not state their sensor size: pass --sensor-size WIDTHxHEIGHT")
-    return spec.sensor_size
 
 
 def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
