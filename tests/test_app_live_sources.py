@@ -407,6 +407,22 @@ def test_a_looped_video_continues_in_time(tmp_path: Path) -> None:
     assert not grabber.finite
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_video_that_starts_again_is_another_scene(tmp_path: Path) -> None:
+    """The jump from its last picture to its first is no motion: it makes no events, and each lap makes the same ones."""
+    grabber = VideoGrabber(video(tmp_path / "a.avi", 3, 20.0), loop=True)
+    source = FrameSource(grabber, SIZE, SimulatorConfig(leak_hz=0.0, shot_hz=0.0), 10_000)
+    source.open()
+    laps: list[list[tuple[int, int, int, int]]] = [[]]
+    while len(laps) < 4:
+        packet = source.read()
+        assert packet is not None
+        if packet.cut:
+            laps.append([])
+        laps[-1] += [(int(t) - 150_000 * (len(laps) - 1), int(x), int(y), int(p)) for t, x, y, p in packet.events.tolist()]
+    assert laps[0] == laps[1] == laps[2] != []
+
+
 class Capture:
     """OpenCV's VideoCapture of three pictures, with a rate and times of its own."""
 

@@ -34,11 +34,13 @@ class Frame(NamedTuple):
         grey: `(h, w)` uint8, of any size.
         t_us: time of exposure, on the grabber's clock.
         due_s: earliest time at which the frame was available, on time.perf_counter's clock.
+        cut: whether another scene begins with it, because a video starts again.
     """
 
     grey: NDArray[np.uint8]
     t_us: int
     due_s: float
+    cut: bool = False
 
 
 class Grabber(Protocol):
@@ -218,11 +220,12 @@ class FrameSource:
         if frame is None:
             return Packet(NO_EVENTS, None, time.perf_counter())
         self.picture = fit(frame.grey, self.sensor_size)
-        events = self._simulate(self.picture, frame.t_us)
+        events = self._simulate(self.picture, frame.t_us, frame.cut)
         if self._pacer is None:
-            return Packet(events, frame.t_us, frame.due_s)
+            return Packet(events, frame.t_us, frame.due_s, cut=frame.cut)
         self._pacer.give(events, frame.t_us)
-        return Packet(NO_EVENTS, None, time.perf_counter()) if self._pacer.empty else self._pacer.next()
+        packet = Packet(NO_EVENTS, None, time.perf_counter()) if self._pacer.empty else self._pacer.next()
+        return packet._replace(cut=frame.cut)
 
     def hold(self) -> bool:
         """Let a video file stand still for POLL_S and return True; return False at once for a camera."""
@@ -235,13 +238,14 @@ class FrameSource:
         """See LiveSource."""
         self.grabber.close()
 
-    def _simulate(self, grey: NDArray[np.uint8], t_us: int) -> Events:
-        """Simulate the events since the previous frame. The first frame, or one after a gap, restarts the sensor instead."""
+    def _simulate(self, grey: NDArray[np.uint8], t_us: int, cut: bool) -> Events:
+        """Simulate the events since the previous frame. The first frame, or one after a gap or a cut, restarts the sensor
+        instead."""
         previous, previous_us = self._last or (grey, t_us - 2 * LONGEST_GAP_US)
         if t_us <= previous_us:
             return NO_EVENTS
         self._last = grey, t_us
-        if t_us - previous_us > LONGEST_GAP_US:
+        if cut or t_us - previous_us > LONGEST_GAP_US:
             self._sensor = self._new_sensor()
             return self._sensor.step(log_intensity(grey), t_us)
         if self._sensor.config is not self._config:

@@ -106,7 +106,8 @@ class VideoGrabber:
     def read(self) -> Frame | None:
         """See Grabber."""
         succeeded, picture = self._capture.read()
-        if not succeeded and not self.finite and self._frames:
+        cut = not succeeded and not self.finite and self._frames > 0
+        if cut:
             self._lap_us, self._frames = round(self._t_us + self._step_us), 0
             self._capture.open(str(self._path))
             succeeded, picture = self._capture.read()
@@ -114,7 +115,7 @@ class VideoGrabber:
             raise EOFError
         self._t_us = self._lap_us + self._time_us()
         self._frames += 1
-        return Frame(_grey(picture), self._t_us, 0.0)
+        return Frame(_grey(picture), self._t_us, 0.0, cut)
 
     def close(self) -> None:
         """See Grabber."""
