@@ -356,4 +356,5 @@ def traffic_figures(energy: EnergyTotals, inference: Inference, table: str) -> d
     stats, network = energy.mean_stats(), inference.network
     if stats is None or not isinstance(network, Detector):
         return None
-    return memory_figures(stats, None, network.memory_geometry(*inference.seen_shape), table)
+    geometry = network.memory_geometry(*inference.seen_shape)
+    return memory_figures(stats, None, geometry, table, energy.report().timesteps)

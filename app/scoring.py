@@ -128,8 +128,8 @@ def _classification(
     scored, _ = windows.by_recording(names)
     figures = {"top1": top(scored), "top5": top(scored, 5)}
     by_class = per_class(scored, classes)
-    record = {**figures, "window_top1": top(windows), "recordings": len(scored.labels), "per_class": by_class}
-    return Score(figures, by_class, record, {"top1_windows": round(top(windows), 2)})
+    record = {**figures, "window_top1": top(windows.ran), "recordings": len(scored.labels), "per_class": by_class}
+    return Score(figures, by_class, record, {"top1_windows": round(top(windows.ran), 2)})
 
 
 def class_scores(labels: Sequence[Detections], predictions: Sequence[Any], n_classes: int) -> ClassScores:

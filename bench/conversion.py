@@ -192,7 +192,8 @@ def document_table(reports: Sequence[dict[str, Any]]) -> str:
             lost = f"{report['results'][0]['score'] - r['score']:.1f}"
             figures = [f"{r['score']:.1f}", lost, f"{100 * r['energy']:.1f} %", f"{r['spikes_per_neuron']:.2f}"]
             first = f"`{report['weights']}`, {report['windows']}"
-            cells = [first, r["name"], str(r["timesteps"] or "-"), *figures, f"{r['latency_ms']:.0f} ms"]
+            latency = f"{r['latency_ms']:.{1 if r['latency_ms'] < 10 else 0}f} ms"
+            cells = [first, r["name"], str(r["timesteps"] or "-"), *figures, latency]
             rows.append(cells)
     head = ["weights, windows", "network", "T", "score", "lost", "energy, of dense ANN", "spikes per neuron", "latency"]
     return Table(head, rows, 2).markdown()

@@ -1,7 +1,7 @@
 """Accuracy of class scores: top-1, top-5, per class, confusion, calibration, and the loss of one network against another.
 
-A recording's scores are the mean of its windows' scores; idle windows are excluded. A recording with only idle windows counts
-as wrong. Figures are in percent.
+A recording's scores are the mean of its windows' scores; idle windows are excluded, also from the accuracy of windows. A
+recording with only idle windows counts as wrong. Figures are in percent.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ class ClassScores:
         rank: NDArray[np.int64] = (self.scores >= labelled).sum(1) - 1
         rank[np.isnan(labelled[:, 0])] = self.scores.shape[1]
         return rank
+
+    @property
+    def ran(self) -> ClassScores:
+        """Those that are not idle."""
+        kept = ~np.isnan(self.scores[:, 0])
+        return ClassScores(self.scores[kept], self.labels[kept])
 
     def by_recording(self, names: Sequence[str]) -> tuple[ClassScores, list[str]]:
         """Return the mean scores of each recording, in order of appearance, and the recordings' names."""

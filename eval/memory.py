@@ -56,9 +56,16 @@ def ann_memory(geometry: MemoryGeometry, table: CostTable, macs: Mapping[str, fl
     return MemoryEnergies(operations, weights, 0.0, signals, operations + weights + signals)
 
 
-def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable) -> MemoryEnergies:
-    """Estimate the energy of the spiking network, with every spike of a burst counted separately."""
-    bits, timesteps = WORD_BITS[table.name], max(layer.timesteps for layer in stats.layers)
+def snn_memory(stats: SpikeStats, geometry: MemoryGeometry, table: CostTable, timesteps: float) -> MemoryEnergies:
+    """Estimate the energy of the spiking network, with every spike of a burst counted separately.
+
+    Args:
+        stats: counts of the network, of windows over which means are taken.
+        geometry: sizes of the network.
+        table: energies per operation.
+        timesteps: mean T of these windows.
+    """
+    bits = WORD_BITS[table.name]
     convs = {conv.name: conv for conv in geometry.convs}
     operations = weights = potentials = signals = 0.0
     for layer in stats.layers:
@@ -92,7 +99,11 @@ def qnn_macs(stats: SpikeStats, geometry: MemoryGeometry) -> dict[str, float]:
 
 
 def memory_figures(
-    stats: SpikeStats | ActivityStats, activity: ActivityStats | None, geometry: MemoryGeometry, table: str
+    stats: SpikeStats | ActivityStats,
+    activity: ActivityStats | None,
+    geometry: MemoryGeometry,
+    table: str,
+    timesteps: float | None = None,
 ) -> dict[str, Any]:
     """Return the energy with memory traffic of a network and of its alternatives, in JSON types.
 
@@ -101,6 +112,7 @@ def memory_figures(
         activity: counts of the ANN; None: the zero-skipping ANN is left out.
         geometry: sizes of the network.
         table: number format.
+        timesteps: mean T of the windows of `stats`, if it differs between them; None: the T of its layers.
 
     Returns:
         The fields of `evburst.eval.result_parts.Memory`; among the alternatives is "qnn" at one timestep only (`is_a_qnn`).
@@ -112,8 +124,9 @@ def memory_figures(
         others["ann_zero_skipping"] = ann_memory(geometry, costs, effective)
     network = others["ann"]
     if isinstance(stats, SpikeStats):
-        network = snn_memory(stats, geometry, costs)
-        if is_a_qnn(max(layer.timesteps for layer in stats.layers)):
+        mean = timesteps or max(layer.timesteps for layer in stats.layers)
+        network = snn_memory(stats, geometry, costs, mean)
+        if is_a_qnn(mean):
             others["qnn"] = ann_memory(geometry, costs, qnn_macs(stats, geometry))
     return {
         "model": MODEL,

@@ -17,7 +17,7 @@ from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.evaluate.config import load_evaluation
 from evburst.app.evaluate.predict import PartResult
 from evburst.data.boxes import BBOX_DTYPE
-from evburst.data.datasets import SPECS, simulated
+from evburst.data.datasets import SPECS, simulated, spread_with_events
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.errors import LabelError
@@ -411,6 +411,31 @@ def test_a_table_of_labels_may_have_any_name(tmp_path: Path, capsys: pytest.Capt
     args = ["--dataset", "folder", "--root", str(tmp_path), "--weights", "nmnist"]
     assert evaluate_main([*args, "--labels", str(tmp_path / "labels #2.csv")]) == 1
     assert f"{tmp_path / 'labels #2.csv'}: no such file; expected a table of labels" in capsys.readouterr().err
+
+
+def test_idle_windows_are_in_no_sample_and_in_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of four windows are empty: a sample measures the zero-skipping ANN in the others, and no empty one is timed."""
+    size, windows = SensorSize(64, 48), 48
+    (tmp_path / "val").mkdir()
+    events = random_events(windows * 400, size, windows * 50_000)
+    write_events(tmp_path / "val" / "a.dat", events[events["t"] // 50_000 % 4 == 1], size)
+    rows = "".join(f"{50_000 * (k + 1)},car,5,5,40,30\n" for k in range(windows))
+    (tmp_path / "val" / "a_bbox.csv").write_text(f"t_us,class,x0,y0,x1,y1\n{rows}")
+    run = ["--dataset", "folder", "--root", str(tmp_path), "--resamples", "0", "--set", "latency_windows=12"]
+    alone = evaluated(capsys, *run, "--out", str(tmp_path / "a"))
+    both = evaluated(capsys, *run, "--both", "--out", str(tmp_path / "b"))
+    assert alone["idle_windows"] == both["idle_windows"] == 36
+    (spiking,), whole = alone["results"], both["results"][-1]
+    for values, exact in (
+        (spiking["energy"], whole["energy"]),
+        (spiking["energy"]["beyond_silence"], whole["energy"]["beyond_silence"]),
+    ):
+        assert values["ann_zero_skipping_pj"] == pytest.approx(exact["ann_zero_skipping_pj"], rel=0.02)
+    data = open_dataset(DatasetConfig("folder", str(tmp_path)), Request("val", 50_000))
+    for count, expected in ((1, 1), (5, 5), (12, 12), (100, 12)):
+        found = spread_with_events(data, count)
+        assert (len(found), sorted(set(found))) == (expected, found)
+        assert all(i % 4 == 1 for i in found)
 
 
 def test_files_without_labels_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

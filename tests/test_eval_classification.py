@@ -27,6 +27,11 @@ def test_rank_counts_ties_and_idle_windows_as_wrong() -> None:
     assert np.isnan(top(ClassScores(np.zeros((0, 3)), np.zeros(0, np.int64))))
 
 
+def test_windows_that_were_not_run_are_not_wrong_windows() -> None:
+    assert FOUND.ran.labels.tolist() == [0, 1, 0]
+    assert top(FOUND.ran) == pytest.approx(100 / 3)
+
+
 def test_scores_of_a_recording_are_the_mean_over_windows_that_are_not_idle() -> None:
     recordings, names = FOUND.by_recording(["b", "a", "b", "c"])
     assert names == ["b", "a", "c"]

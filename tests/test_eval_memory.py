@@ -37,12 +37,22 @@ def test_ann_by_hand() -> None:
 def test_snn_by_hand() -> None:
     events = LayerStats("input", "input", 0, 2, np.array([10.0]), np.array([60.0]), np.array([60.0]))
     hidden = LayerStats("relu", "neuron", 32, 2, np.array([12.0]), np.array([12.0]), np.array([12.0]))
-    report = snn_memory(SpikeStats((events, hidden), {"a": 200, "b": 64}), GEOMETRY, FP32)
+    report = snn_memory(SpikeStats((events, hidden), {"a": 200, "b": 64}), GEOMETRY, FP32, 2)
     updates = 2 * (32 + 16)
     assert report.operations_pj == pytest.approx((60 + 12 + 12 + updates) * 0.9)
     assert report.weights_pj == pytest.approx(60 * e(18) + 12 * e(2) + 64 * e(2) + 32 * e(1))
     assert report.potentials_pj == pytest.approx(2 * (60 * e(32) + 12 * e(16) + 64 * e(32) + 32 * e(16)))
     assert report.signals_pj == pytest.approx(2 * (10 + 12) * e(QUEUE_WORDS))
+
+
+def test_timesteps_that_differ_between_windows_count_by_their_mean() -> None:
+    """As in adaptive runs; a network of more than one timestep in the mean has no quantised counterpart."""
+    hidden = LayerStats("relu", "neuron", 32, 1, np.array([12.0]), np.array([12.0]), np.array([12.0]))
+    stats = SpikeStats((hidden,), {"a": 200, "b": 64})
+    one, mean, four = (memory_figures(stats, None, GEOMETRY, "fp32", t) for t in (1, 2.5, 4))
+    assert mean["total_pj"] - one["total_pj"] == pytest.approx((four["total_pj"] - one["total_pj"]) / 2)
+    assert [set(found["alternatives"]) for found in (one, mean)] == [{"ann", "qnn"}, {"ann"}]
+    assert memory_figures(stats, None, GEOMETRY, "fp32") == one
 
 
 def test_networks_that_skip_zeros_by_hand() -> None:

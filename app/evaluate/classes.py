@@ -61,7 +61,7 @@ class ClassEvaluation(Evaluation):
             "recordings": len(recordings.labels),
             "top1": round(top(recordings), 3),
             "top5": round(top(recordings, 5), 3),
-            "window_top1": round(top(windows), 3),
+            "window_top1": round(top(windows.ran), 3),
             "per_class": per_class(recordings, self.dataset.spec.classes),
             "calibration": {"error": error, "count": count, "score": score, "right": right},
             "details": {"confusion": confusion(recordings).tolist(), "layers": measured.layers},

@@ -28,7 +28,7 @@ from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
 from evburst.app.runs import pick_device, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION
-from evburst.data.datasets import Dataset, evenly_spread
+from evburst.data.datasets import Dataset, spread_with_events
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -164,8 +164,8 @@ class Evaluation:
         return runner.run(torch.from_numpy(self._sample()).float())[1]
 
     def _sample(self) -> NDArray[np.uint8]:
-        """Return the grids of a few windows, spread evenly."""
-        return np.stack([self.predictor.seen(self.dataset[i].window) for i in evenly_spread(len(self.dataset), BATCH)])
+        """Return the grids of a few windows that are not idle, spread evenly."""
+        return np.stack([self.predictor.seen(self.dataset[i].window) for i in spread_with_events(self.dataset, BATCH)])
 
     def _open(self) -> Dataset:
         """Open the data set; the first process simulates missing windows, and the others wait for it."""

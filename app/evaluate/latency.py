@@ -14,7 +14,7 @@ from evburst.app.evaluate.predict import Network, PartResult, Predictor
 from evburst.app.inference import BATCH
 from evburst.app.lead import LeadPredictor
 from evburst.data.boxes import BBOX_DTYPE, Detections
-from evburst.data.datasets import Part, evenly_spread
+from evburst.data.datasets import Part, evenly_spread, spread_with_events
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.eval.coco import coco_result
 from evburst.eval.protocol import NO_BOXES, Protocol, RecordingBoxes, match
@@ -22,8 +22,8 @@ from evburst.eval.scoring import ap_figures
 from evburst.eval.streaming import NOTHING_YET, newest_results, processed_windows
 
 CLOCK = {
-    "latency_ms": "one window at a time, warmed up; from its events being at hand to its boxes: binning, network, "
-    "decoding and NMS",
+    "latency_ms": "one window at a time, idle ones left out, warmed up; from its events being at hand to its boxes: binning, "
+    "network, decoding and NMS",
     "windows_per_s": f"batches of {BATCH} windows that are binned already, the faster of two: network, decoding and NMS",
     "streaming": "windows follow each other without a gap, or every stride_ms; the result in force at a label's time is the "
     "newest one finished by then, each taking the median latency, with its boxes lead_ms ahead of its window; offline is the "
@@ -57,9 +57,10 @@ class Timing:
 
 
 def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], object]) -> list[Timing]:
-    """Time all networks on up to `windows` windows, in turn on each, so that other load on the machine affects all equally."""
+    """Time all networks on up to `windows` windows that are not idle, in turn on each, so that load affects all equally."""
     dataset, grid = predictor.dataset, predictor.networks[0].timed.new_grid()
-    chosen = evenly_spread(len(dataset), windows)
+    has_memory = predictor.networks[0].timed.network.has_memory  # then no window is idle
+    chosen = evenly_spread(len(dataset), windows) if has_memory else spread_with_events(dataset, windows)
     latencies: list[list[float]] = [[] for _ in predictor.networks]
     for count, i in enumerate(chosen[:1] * _WARM_UP + chosen):
         window = dataset[i].window
@@ -71,7 +72,7 @@ def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], 
                 latencies_ms.append(1000 * (time.perf_counter() - started))
         progress(1)
     first = predictor.networks[0].timed
-    batch = [first.bin(dataset[chosen[k % len(chosen)]].window, first.new_grid()) for k in range(BATCH)]
+    batch = [first.bin(dataset[chosen[k * len(chosen) // BATCH]].window, first.new_grid()) for k in range(BATCH)]
     seconds: list[list[float]] = [[] for _ in predictor.networks]
     for _ in range(_BATCHES):
         for network, spent in zip(predictor.networks, seconds, strict=True):

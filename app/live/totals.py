@@ -37,6 +37,11 @@ class LatencyHistogram:
         return min(float(_LOWEST_MS * _STEP ** (index + 0.5)), self.highest_ms)
 
 
+def _kind(network: Prepared) -> tuple[object, ...]:
+    """Return what must be the same for energies to be added."""
+    return network.detect.ann, network.detect.weights, network.detect.timesteps
+
+
 class RunTotals:
     """Totals of a run so far.
 
@@ -44,7 +49,7 @@ class RunTotals:
         network: the network that the run starts with.
 
     Attributes:
-        energy: energy totals of the current network; a change of weights or of ANN/SNN resets them.
+        energy: energy totals of the current network; a change of weights, of ANN/SNN or of timesteps resets them.
     """
 
     def __init__(self, network: Prepared) -> None:
@@ -61,7 +66,7 @@ class RunTotals:
         self.latency.add(result.latency_ms)
         self.recent_ms.append(result.latency_ms)
         self.per_class.update(network.classes[label] for label in result.detections.labels)
-        if (network.detect.ann, network.detect.weights) != (self._network.detect.ann, self._network.detect.weights):
+        if _kind(network) != _kind(self._network):
             self.energy = EnergyTotals(network.inference.dense_macs)
         self._network = network
         self.energy.merge(result.totals)

@@ -122,6 +122,21 @@ class Dataset(Protocol):
         ...
 
 
+def spread_with_events(dataset: Dataset, count: int) -> list[int]:
+    """Return the indices of up to `count` items whose windows contain events, spread evenly; of any items if none does.
+
+    More items are read only if too many of them are empty.
+    """
+    asked = count
+    while True:
+        found = [i for i in evenly_spread(len(dataset), asked) if len(dataset[i].window)]
+        if len(found) >= count or asked >= len(dataset):
+            break
+        asked *= 2
+    found = found or evenly_spread(len(dataset), count)
+    return [found[k] for k in evenly_spread(len(found), count)]
+
+
 def evenly_spread(n: int, most: int) -> list[int]:
     """Return up to `most` evenly spread indices from 0 to n - 1."""
     indices: list[int] = np.linspace(0, n - 1, min(n, most)).astype(int).tolist()
