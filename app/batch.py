@@ -20,6 +20,7 @@ from typing import Any
 from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
 from evburst.app.outputs.folder import (
+    OWN_FILES,
     SUMMARY,
     TABLE,
     TABLE_COLUMNS,
@@ -133,11 +134,12 @@ def _usable(paths: Iterable[Path]) -> list[Path]:
 def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     """Return a distinct folder below `out` for each recording.
 
-    The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous.
+    The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous, or
+    the name of a batch's own file.
     """
     relative = below_common_folder(recordings)
     stems = [path.with_suffix("") for path in relative]
-    uses = Counter([*stems, *relative])
+    uses = Counter([*stems, *relative, *map(Path, OWN_FILES)])
     return [out / (stem if uses[stem] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
 
 

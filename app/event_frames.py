@@ -15,7 +15,7 @@ import numpy as np
 
 from evburst.app.outputs.render import events_picture
 from evburst.data.datasets.labels import labelled_name
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import EventStream, check_order, check_sensor_size, no_usable_events
 from evburst.data.files import make_folder, replacing
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
@@ -39,6 +39,7 @@ def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float
     Raises:
         ConfigError: a time cannot be used, or the folder holds pictures of this recording.
         EventFileError: there are no events, or they are not in order of time.
+        DataError: no window that would be drawn contains events.
         SensorSizeError: too many of the drawn events lie outside the sensor.
     """
     try:
@@ -55,20 +56,29 @@ def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float
     written: list[Path] = []
     width, height = stream.sensor_size
     grid = np.zeros((voxel.channels, height, width), np.uint8)
-    for window in stream.windows(voxel.window_us):
-        total += len(window)
-        if window.t1_us % every_us or not len(window):
-            continue
-        counted, left_out = voxel_histogram(window, voxel, stream.sensor_size, grid)
-        drawn, outside = drawn + counted, outside + left_out
-        picture = events_picture(grid, stream.sensor_size, 1)
-        file = make_folder(folder) / f"{name}_{window.t1_us:012d}us.png"
-        with replacing(file) as part:
-            part.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-        written.append(file)
-    stream.faults.outside_sensor += outside
-    if not written:
-        raise no_usable_events(path, stream.faults)
-    check_sensor_size(str(path), stream.sensor_size, drawn, outside)
-    check_order(str(path), total, stream.faults.late_events)
+    try:
+        for window in stream.windows(voxel.window_us):
+            total += len(window)
+            if window.t1_us % every_us or not len(window):
+                continue
+            counted, left_out = voxel_histogram(window, voxel, stream.sensor_size, grid)
+            drawn, outside = drawn + counted, outside + left_out
+            picture = events_picture(grid, stream.sensor_size, 1)
+            file = make_folder(folder) / f"{name}_{window.t1_us:012d}us.png"
+            with replacing(file) as part:
+                part.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            written.append(file)
+        stream.faults.outside_sensor += outside
+        if not total:
+            raise no_usable_events(path, stream.faults)
+        if not written:
+            raise DataError(
+                f"{path}: no window that ends at a multiple of {every_ms:g} ms contains events; pass a smaller --every-ms"
+            )
+        check_sensor_size(str(path), stream.sensor_size, drawn, outside)
+        check_order(str(path), total, stream.faults.late_events)
+    except EvburstError:
+        for file in written:  # wrong pictures, which would also stand in the way of the next run
+            file.unlink(missing_ok=True)
+        raise
     return written

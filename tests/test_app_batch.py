@@ -136,6 +136,12 @@ def test_folders_stay_below_the_output_and_a_file_counts_once(tmp_path: Path, mo
     assert result_folders(found, Path("out")) == [Path("out/a/x"), Path("out/b/y")]
 
 
+def test_no_folder_of_a_recording_has_the_name_of_a_file_of_the_batch() -> None:
+    paths = [Path("in/summary.csv.dat"), Path("in/summary.json.npz"), Path("in/a.dat")]
+    names = [folder.name for folder in result_folders(paths, Path("out"))]
+    assert names == ["summary.csv.dat", "summary.json.npz", "a"]
+
+
 def test_a_recording_whose_folder_is_not_ours_counts_as_failed(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

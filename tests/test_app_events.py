@@ -272,6 +272,36 @@ def test_convert_sorts_across_a_wrap_of_the_clock(capsys: pytest.CaptureFixture[
     assert found == [times[2], times[0], (1 << 32) + 5, (1 << 32) + 2_000_000]
 
 
+SILENT = np.r_[np.arange(0, 10**6, 1000), np.arange(2_400_000_000, 2_400_100_000, 1000)]
+"""Times before and after 40 minutes without an event, which are more than half a period of the clock."""
+
+
+@pytest.mark.parametrize("first_us", [0, (1 << 32) - 900_000], ids=["", "wraps before"])
+def test_convert_sorts_times_after_a_long_silence(capsys: pytest.CaptureFixture[str], tmp_path: Path, first_us: int) -> None:
+    times = (SILENT + first_us).tolist()
+    (tmp_path / "a.dat").write_bytes(dat_bytes(rows(*((t % (1 << 32), 1, 2, 1) for t in times))))
+    assert run(capsys, "convert", tmp_path / "a.dat", tmp_path / "b.npz", "--sort")[0] == 0
+    found = collect(open_events(tmp_path / "b.npz"))["t"]
+    np.testing.assert_array_equal(found, times)
+    np.testing.assert_array_equal(found, collect(open_events(tmp_path / "a.dat"))["t"])
+
+
+def test_convert_sorts_an_hour_that_was_shuffled(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Nothing shows wraps in it: times are taken as they are."""
+    times = np.arange(5000, dtype=np.int64) * 800_000
+    shuffled = np.random.default_rng(0).permutation(times)
+    (tmp_path / "a.dat").write_bytes(dat_bytes(rows(*((int(t), 1, 2, 1) for t in shuffled))))
+    assert run(capsys, "convert", tmp_path / "a.dat", tmp_path / "b.dat", "--sort")[0] == 0
+    np.testing.assert_array_equal(collect(open_events(tmp_path / "b.dat"))["t"], times)
+
+
+def test_convert_sorts_in_spite_of_a_corrupt_time(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    times = [*range(0, 10**6, 1000), 3 * 10**9, *range(10**6, 2 * 10**6, 1000)]
+    (tmp_path / "a.dat").write_bytes(dat_bytes(rows(*((t, 1, 2, 1) for t in times))))
+    assert run(capsys, "convert", tmp_path / "a.dat", tmp_path / "b.dat", "--sort")[0] == 0
+    assert collect(open_events(tmp_path / "b.dat"))["t"].tolist() == sorted(times)
+
+
 def test_more_events_than_fit_into_memory_are_not_sorted(
     capsys: pytest.CaptureFixture[str], recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,3 +545,55 @@ def test_frames_are_not_replaced_whatever_the_recording_is_called(capsys: pytest
     assert run(capsys, "frames", path, folder)[0] == 0
     code, _, err = run(capsys, "frames", path, folder)
     assert (code, "exists already" in err) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.csv"])
+def test_convert_refuses_events_in_no_order_of_any_format(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    """As it does of DAT files; one time that is wrong is no disorder."""
+    ordered = random_events(3000, SensorSize(32, 24), 3_000_000)
+    shuffled = np.random.default_rng(0).permutation(ordered)
+    wrong = ordered.copy()
+    wrong["t"][1000] = 60_000_000
+
+    def save(events: np.ndarray) -> None:
+        if name.endswith("npy"):
+            np.save(tmp_path / name, events)
+        else:
+            write_events(tmp_path / name, events, SensorSize(32, 24))
+
+    command = ["convert", tmp_path / name, tmp_path / "b.dat", "--sensor-size", "32x24"]
+    save(shuffled)
+    code, _, err = run(capsys, *command)
+    assert code == 1
+    assert "sort its events first" in err
+    assert not (tmp_path / "b.dat").exists()
+    save(wrong)
+    assert run(capsys, *command)[0] == 0
+
+
+def test_files_of_our_own_are_not_doubted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Few events in a long time, or many in a short one, are no other unit of time there."""
+    size = SensorSize(32, 24)
+    for span in (10_000_000_000, 2):
+        events = random_events(3000, size, span)
+        for name in ("a.npz", "a.csv"):
+            write_events(tmp_path / name, events, size)
+            np.testing.assert_array_equal(collect(open_events(tmp_path / name)), events)
+            (tmp_path / name).unlink()
+    np.save(tmp_path / "a.npy", random_events(3000, size, 10_000_000_000))
+    with pytest.raises(EventFileError, match="which no sensor records; if the times are not µs"):
+        open_events(tmp_path / "a.npy", size)
+
+
+def test_frames_of_a_short_recording_and_of_a_wrong_sensor_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    size = SensorSize(64, 48)
+    np.save(tmp_path / "a.npy", random_events(2000, size, 120_000))
+    code, _, err = run(capsys, "frames", tmp_path / "a.npy", tmp_path / "p", "--sensor-size", "64x48")
+    assert code == 1
+    assert "no window that ends at a multiple of 500 ms contains events; pass a smaller --every-ms" in err
+    drawn = ["frames", tmp_path / "a.npy", tmp_path / "p", "--every-ms", "50", "--sensor-size"]
+    assert run(capsys, *drawn, "20x20")[0] == 1
+    assert not list((tmp_path / "p").glob("*.png"))
+    assert run(capsys, *drawn, "64x48")[0] == 0

@@ -19,7 +19,7 @@ from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import SUMMARY, RunFolder, free_folder, read_summary
-from evburst.app.outputs.render import Renderer
+from evburst.app.outputs.render import Renderer, picture_scale
 from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
 from evburst.app.outputs.video import VideoFile
 from evburst.app.runs import run_windows
@@ -462,3 +462,9 @@ def test_a_file_of_an_unknown_sink_does_not_stay_beside_another_run(tmp_path: Pa
         RunFolder(out, out / "own.csv", ["bbox.npy"], ["bbox.npy"], overwrite=True).__enter__()
     with RunFolder(out, source, ["bbox.npy"], ["bbox.npy"], overwrite=True):
         assert not (out / "own.csv").exists()
+
+
+def test_pictures_of_narrow_tall_sensors_are_not_enlarged() -> None:
+    """Both sides count, so that a sensor of 1x4096 px does not get a picture of millions of lines."""
+    scales = {size: picture_scale(SensorSize(*size)) for size in ((304, 240), (34, 34), (1, 4096), (4096, 1), (1280, 720))}
+    assert scales == {(304, 240): 3, (34, 34): 27, (1, 4096): 1, (4096, 1): 1, (1280, 720): 1}

@@ -133,7 +133,7 @@ def test_tables_of_benches() -> None:
     result = {"timesteps": 0, "score": 60.0, "energy": 1.0, "spikes_per_neuron": 0.0, "latency_ms": 2.0, "name": "ANN"}
     other = result | {"timesteps": 4, "score": 58.5, "energy": 0.25, "spikes_per_neuron": 1.5, "name": "X"}
     made = conversion.document_table([{"weights": "nmnist", "windows": 9, "results": [result, other]}]).splitlines()
-    assert made[3] == "| `nmnist`, 9 | X | 4 | 58.5 | 1.5 | 25.0 % | 1.50 | 2 ms |"
+    assert made[3] == "| `nmnist`, 9 | X | 4 | 58.5 | 1.5 | 25.0 % | 1.50 | 2.0 ms |"
     timed = {"card": "GPU", "weights": "w", "note": "in TF32", "ms": [{"batch": 1, "cuda": 2.0}]}
     assert gpu.table(timed).splitlines()[0] == "| GPU, w, in TF32, ms | batch 1 |"
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import open_events, recognise_format
-from evburst.data.readers.aedat2 import Aedat2File, _unwrap
+from evburst.data.readers.aedat2 import Aedat2File
+from evburst.data.readers.clock import new_clock, unwrap
 from tests.event_files import REAL, SAMPLE, aedat2_bytes, aedat3_bytes, collect, real, rows
 
 DVS128 = SensorSize(128, 128)
@@ -107,23 +108,35 @@ def test_the_clock_wraps(tmp_path: Path) -> None:
     assert stream.faults.found() == {"time_wraps": 1}
 
 
+def test_the_clock_wraps_after_a_long_silence(tmp_path: Path) -> None:
+    """Of more than half of its period, which a single corrupt time could look like."""
+    times = np.concatenate([np.arange(0, 10**6, 1000), np.arange(3 * 10**9, 4.5 * 10**9, 10**6)]).astype(np.int64)
+    raw = rows(*((int(t) % (1 << 32), 1, 2, 1) for t in times))
+    stream = open_events(write(tmp_path / "a.aedat", aedat2_bytes(raw, JAER, DVS128)))
+    np.testing.assert_array_equal(collect(stream)["t"], times)
+    assert stream.faults.found() == {"time_wraps": 1}
+
+
 @given(
     st.lists(st.sampled_from([0, 1, 5, 1 << 31, (1 << 31) + 5, (1 << 32) - 2, (1 << 32) - 1]), max_size=40), st.integers(1, 40)
 )
 def test_unwrap_in_pieces_equals_the_reference(raw: list[int], piece: int) -> None:
-    epoch, last, expected = 0, -1, []
+    epoch, last, ahead, expected = 0, -1, list[int](), list[int]()
     for i, now in enumerate(raw):
         after = raw[min(i + 1, len(raw) - 1)]
         if last - now > 1 << 31 and last - after > 1 << 31:
             epoch, last = epoch + (1 << 32), now
         elif last < 0 or abs(last - now) <= 1 << 31:
-            last = now
+            last, ahead = now, []
+        elif now > last:
+            ahead = [*ahead, now] if not ahead or abs(now - ahead[-1]) <= 1 << 31 else [now]
+            if len(ahead) == 16:
+                last, ahead = now, []
         expected.append(now + epoch)
-    times, clock, found = np.array(raw, np.uint32), np.array([0, -1], np.int64), []
+    times, clock, found = np.array(raw, np.uint32), new_clock(), list[int]()
     for start in range(0, len(raw), piece):
         out = np.empty(min(piece, len(raw) - start), np.int64)
-        # Private: a file with this number of wraps, cut at every place, would have to be gigabytes long.
-        _unwrap(times[start : start + piece + 1], clock, out)
+        unwrap(times[start : start + piece + 1], clock, out)
         found += out.tolist()
     assert found == expected
 

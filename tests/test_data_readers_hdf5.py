@@ -44,6 +44,12 @@ def test_dsec_adds_its_offset_to_32_bit_times(tmp_path: Path) -> None:
     assert collect(stream)["t"].tolist() == (SAMPLE["t"] + 51_648_500_652).tolist()
 
 
+def test_offsets_in_nanoseconds_are_added_before_times_are_rounded(tmp_path: Path) -> None:
+    times = SAMPLE["t"] * 1000 + 600
+    stream = open_events(write(tmp_path / "a.h5", {"t_offset": np.int64(5600)}, t=times), SIZE, options=ReadOptions("ns"))
+    assert collect(stream)["t"].tolist() == (SAMPLE["t"] + 6).tolist()
+
+
 def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(
         SensorSizeError, match="largest coordinates are x = 31, y = 23: pass --sensor-size 32x24, or the sensor's true size"

@@ -365,3 +365,18 @@ def test_to_microseconds_is_the_product(times: list[int], unit: str, kind: str) 
     wanted = [t * whole for t in times] if whole else [t // 1000 if kind != "f8" else round(t / 1000) for t in times]
     rounded = np.maximum(1, np.spacing(np.array(wanted, np.float64))) if kind == "f8" else 0
     assert (np.abs(np.array(found, np.int64) - np.array(wanted)) <= rounded).all()
+
+
+def test_a_first_time_without_a_fraction_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("0 2 3 1\n0.5 6 7 0\n1.5 6 7 0\n")
+    with pytest.raises(EventFileError, match=r"line 2 .*a time is not a whole number; pass --time-unit if it is not in µs"):
+        collect(open_events(tmp_path / "a.txt", SIZE))
+    found = collect(open_events(tmp_path / "a.txt", SIZE, options=ReadOptions("s")))
+    assert found["t"].tolist() == [0, 500_000, 1_500_000]
+
+
+def test_a_time_in_another_age_is_refused_however_few_events_there_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1674050002090794123,2,3,1\n1674050002090794900,4,5,0\n")
+    with pytest.raises(EventFileError, match="if the times are not µs, pass --time-unit"):
+        open_events(tmp_path / "a.csv", SIZE)
+    assert collect(open_events(tmp_path / "a.csv", SIZE, options=ReadOptions("ns")))["t"].tolist() == [1674050002090794] * 2

@@ -38,7 +38,7 @@ def events_picture(grid: NDArray[np.uint8], sensor_size: SensorSize, scale: int)
 
 def picture_scale(sensor_size: SensorSize) -> int:
     """Pixels of a picture for one of the sensor."""
-    return max(1, round(_TARGET_WIDTH / sensor_size.width))
+    return max(1, round(_TARGET_WIDTH / max(sensor_size)))
 
 
 def beside(source: NDArray[np.uint8], picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ chip. Then it follows from the sensor size that the caller passes, or from the a
 DVS128. CIFAR10-DVS was recorded by a camera on its side; its events are not rotated.
 
 Repairs, counted in `faults`: bytes after the last complete event are dropped (`truncated_bytes`); a fall of more than 2**31 µs
-that the next event confirms is a clock wrap, and 2**32 µs are added from there on (`time_wraps`).
+that the next event confirms is a clock wrap, and 2**32 µs are added from there on (`time_wraps`; see clock.py).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data._numba import njit
 from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
+from evburst.data.readers.clock import new_clock, unwrap
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
@@ -106,13 +106,13 @@ class Aedat2File(PacketFile):
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
         self._mapped.rewind()
-        clock = np.array([0, -1], np.int64)
+        clock = new_clock()
         for start in range(0, len(self.words), PACKET_EVENTS):
             # One more time, which confirms or contradicts that of the last event.
             words = self.words[start : start + PACKET_EVENTS + 1].astype(np.uint32)
             count = min(PACKET_EVENTS, len(self.words) - start)
             times = np.empty(count, np.int64)
-            self.faults.time_wraps += int(_unwrap(np.ascontiguousarray(words[:, 1]), clock, times))
+            self.faults.time_wraps += int(unwrap(np.ascontiguousarray(words[:, 1]), clock, times))
             events = decode_addresses(words[:count, 0], times, self._layout, self.sensor_size)
             self._mapped.read_until(start + count)
             self.skipped_events += count - len(events)
@@ -178,24 +178,3 @@ def _chip(path: Path, header: bytes, addresses: NDArray[np.uint32], given: Senso
             return chip
     sizes = ", ".join(f"{size} ({chip})" for chip, (size, layout) in CHIPS.items() if layout is DAVIS)
     raise EventFileError(f"{path}: the header does not name the chip; pass its size with --sensor-size: {sizes}")
-
-
-@njit(cache=True, nogil=True)
-def _unwrap(raw, clock, out):  # type: ignore[no-untyped-def]
-    """Write times without wraps to `out` and return the number of wraps; `clock` holds (epoch, last sound raw time).
-
-    `raw` may have one more time than `out`, used only to confirm the last one.
-    """
-    wraps = 0
-    half = np.int64(1) << 31
-    for i in range(len(out)):
-        now = np.int64(raw[i])
-        after = np.int64(raw[i + 1]) if i + 1 < len(raw) else now
-        if clock[1] - now > half and clock[1] - after > half:
-            clock[0] += np.int64(1) << 32
-            wraps += 1
-            clock[1] = now
-        elif abs(clock[1] - now) <= half or clock[1] < 0:
-            clock[1] = now
-        out[i] = now + clock[0]
-    return wraps

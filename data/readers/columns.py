@@ -199,7 +199,9 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
     return t if unit.name == "us" else t.astype(np.int64) * int(factor)
 
 
-def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None) -> Unit:
+def judge_times(
+    path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOptions, named: str | None, *, doubted: bool = True
+) -> Unit:
     """Determine the unit of a recording's times from its first events; warns or raises if the result is implausible.
 
     An implausible unit is an error, even if the column's name states it, since names survive conversions; if the caller states
@@ -210,9 +212,11 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
         columns: t, x, y, p of the first events, `(n,)`.
         options: if `time_unit` is not "auto", it is returned.
         named: the unit in the column's name, or None.
+        doubted: whether that unit may be wrong; it is not in files of evburst's own writers.
 
     Raises:
-        EventFileError: the caller does not state the unit, and the one assumed gives an event rate that no sensor reaches.
+        EventFileError: the caller does not state the unit, it is doubted, and the one assumed gives an event rate that no
+            sensor reaches.
     """
     stated = named if options.time_unit == "auto" else options.time_unit
     t = columns["t"]
@@ -224,7 +228,7 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
     try:
         _judge_rate(path, finite, columns, unit)
     except EventFileError as error:
-        if options.time_unit == "auto":
+        if options.time_unit == "auto" and doubted:
             raise
         warn_once(str(error))
     return unit
@@ -232,7 +236,7 @@ def judge_times(path: Path, columns: Mapping[str, NDArray[Any]], options: ReadOp
 
 def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]], taken: Unit) -> None:
     n, unit = len(t), taken.name
-    if n < _MIN_FRACTIONAL_EVENTS:
+    if not n:
         return
     ask = _ASK_UNIT.format(unit=UNIT_SYMBOLS[unit])
     # The extremes are ignored, because a clock reset or a single corrupt time says nothing about the unit.
@@ -241,6 +245,8 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
     latest_us = float(high) * MICROSECONDS[unit]
     if latest_us > _LATEST_US:
         raise EventFileError(f"{path}: times up to {high}, which in {unit} is {latest_us / 3.15e13:.0f} years; {ask}")
+    if n < _MIN_FRACTIONAL_EVENTS:
+        return
     span_s = (float(high) - float(low)) * MICROSECONDS[unit] * 1e-6
     if (n < _MIN_EVENTS and unit == "us") or span_s == 0:
         return

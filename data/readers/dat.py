@@ -35,6 +35,7 @@ from evburst.data.encoding import WRAP_US, unpack
 from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.readers import reader
+from evburst.data.readers.clock import new_unordered_clock, unwrap_unordered
 from evburst.data.readers.header import MAX_HEADER_BYTES, header_fields, is_dat, split_lines
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
@@ -47,6 +48,7 @@ SEEK_PROBES = 4096
 SEEK_STEP_US = 1 << 30
 SEEK_MARGIN_US = 1_000_000
 _PACKET_WINDOW_US = 1_000_000
+_FEW_JUMPS = 16
 
 _GOOD, _LATE, _GLITCH = 0, 1, 2
 
@@ -145,14 +147,30 @@ class DatFile:
                 yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
 
     def unsorted(self) -> Iterator[Events]:
-        """Yield all events in file order, with their times as they are, except that wraps of the clock are undone."""
-        last_us = int(self.words[0, 0])
+        """Yield all events in file order, with their times as they are, except that wraps of the clock are undone.
+
+        If times jump to and fro by more than half a period of the clock, the file is not in order of time, and nothing shows
+        where the clock has wrapped: then they are as in the file.
+        """
+        clock, wraps = new_unordered_clock(), not self._jumps()
         for start in range(0, len(self.words), PACKET_EVENTS):
             events = unpack(EventWindow(0, WRAP_US, self.words[start : start + PACKET_EVENTS], 0, self.version))
-            events["t"] = np.unwrap(np.append(last_us, events["t"]), period=WRAP_US)[1:]
-            last_us = int(events["t"][-1])
+            if wraps:
+                times = np.empty(len(events), np.int64)
+                unwrap_unordered(np.ascontiguousarray(self.words[start : start + PACKET_EVENTS, 0]), clock, times)
+                events["t"] = times
             yield events
         self._mapped.check()
+
+    def _jumps(self) -> bool:
+        """Return whether successive times both rise and fall by more than half a period of the clock, and more than now and
+        then."""
+        rises = falls = 0
+        for start in range(0, len(self.words), PACKET_EVENTS):
+            steps = np.diff(self.words[start : start + PACKET_EVENTS + 1, 0].astype(np.int64))
+            rises += int(np.count_nonzero(steps > WRAP_US // 2))
+            falls += int(np.count_nonzero(steps < -WRAP_US // 2))
+        return min(rises, falls) > _FEW_JUMPS
 
     def _repaired(self, start: int, stop: int, epoch: int, t0: int, t1: int, faults: Faults) -> EventWindow:
         """Return the window's sound events, copied, with times relative to t0 (so that a wrap inside it does not matter)."""

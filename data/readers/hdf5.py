@@ -57,7 +57,6 @@ class Hdf5File(PacketFile):
 
     Attributes:
         time_unit: unit of the times in the file.
-        t_offset_us: offset added to the times.
     """
 
     def __init__(self, path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> None:
@@ -69,7 +68,7 @@ class Hdf5File(PacketFile):
         with library_errors(f"{path}: not a complete HDF5 file"), hdf5_file(self._h5py, path) as file:
             self._places = self._locate_columns(file)
             self._n_events = self._count_events(file)
-            self._unit, self.t_offset_us = self._clock(file)
+            self._unit, self._offset_us, self._offset_ns = self._clock(file)
             stated_size = self._read_size(file, "events") or self._read_size(file, "/")
         self.time_unit = self._unit.name
         self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
@@ -89,8 +88,11 @@ class Hdf5File(PacketFile):
             for start in range(0, self._n_events, PACKET_EVENTS):
                 stop = min(start + PACKET_EVENTS, self._n_events)
                 place = f"{self.path}: events {start} to {stop - 1}"
-                events = columns_to_events(self._read(file, start, stop), place, self.faults, self._unit)
-                events["t"] += self.t_offset_us
+                columns = self._read(file, start, stop)
+                if self._offset_ns:
+                    columns["t"] = columns["t"].astype(np.int64) + self._offset_ns
+                events = columns_to_events(columns, place, self.faults, self._unit)
+                events["t"] += self._offset_us
                 if len(events):
                     yield events
 
@@ -144,8 +146,8 @@ class Hdf5File(PacketFile):
             raise NoEventsError(f"{self.path}: {self._places['t'][0].lstrip('/')} is empty: no event")
         return lengths["t"]
 
-    def _clock(self, file: Any) -> tuple[Unit, int]:
-        """Return the unit of the times, and the offset to add to them in microseconds."""
+    def _clock(self, file: Any) -> tuple[Unit, int, int]:
+        """Return the unit of the times, and what to add to them: in microseconds, or if they are nanoseconds, in these."""
         sample = self._read(file, 0, min(SAMPLE_EVENTS, self._n_events))
         name, key = self._places["t"]
         if isinstance(key, int):
@@ -154,12 +156,14 @@ class Hdf5File(PacketFile):
         unit = judge_times(self.path, sample, self._options, named)
         item = self._item(file, "t_offset")
         if item is None:
-            return unit, 0
+            return unit, 0, 0
         place = f"{self.path}: t_offset"
         offset = scalar(item[()], place)
         if not 0 <= offset < _MAX_OFFSET:
             raise EventFileError(f"{place} is {offset}, which is not a valid time")
-        return unit, int(to_microseconds(np.array([offset]), Unit(unit.name), place)[0])
+        if unit.name == "ns":
+            return unit, 0, round(offset)
+        return unit, int(to_microseconds(np.array([offset]), Unit(unit.name), place)[0]), 0
 
     def _read(self, file: Any, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the columns of events [start, stop)."""

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.errors import EventFileError, NoEventsError
-from evburst.data.events import PACKET_EVENTS, Events, SensorSize
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.columns import (
     MAX_ITEM_BYTES,
@@ -153,7 +153,8 @@ class NpzFile(PacketFile):
         if len(members[member.name.removesuffix(".npy")].shape) == 2:
             judge_order(path, list(sample.values()), dict(zip(sample, range(4), strict=True)), options)
         time_name = key if isinstance(key, str) else member.name.removesuffix(".npy")
-        self._unit = judge_times(path, sample, options, unit_in_name(time_name))
+        is_own = stated_size is not None and [member.dtype for member in members.values()] == [EVENT_DTYPE]
+        self._unit = judge_times(path, sample, options, "us" if is_own else unit_in_name(time_name), doubted=not is_own)
         self.time_unit = self._unit.name
         self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
 

@@ -40,6 +40,8 @@ MAX_LINE_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 16
 _MAX_COORDINATE = 1 << 31
 _MAX_TIME = 1 << 62
+_OWN = re.compile(rb"# sensor_size \d+x\d+\r?\nt,x,y,p\r?\n")
+"""The first lines of a file of evburst's own writer, whose times are in µs."""
 _MARKS = re.compile(rb"[.eE]")
 _WORDS = re.compile(rb"\b(true|on|false|off)\b", re.IGNORECASE)
 
@@ -73,6 +75,7 @@ class TextFile(PacketFile):
         else:
             head = pipe.head[:_HEAD_BYTES]
         self._newline = b"\n" if b"\n" in head or b"\r" not in head else b"\r"
+        self._is_own = _OWN.match(head) is not None
         if len(head) == _HEAD_BYTES and self._newline not in head:
             raise self._too_long(1)
         header = parse_text_header(path, head)
@@ -154,7 +157,7 @@ class TextFile(PacketFile):
         if not header.names and not header.metavision:
             judge_order(self.path, columns, self._places, options)
         taken = {name: columns[place] for name, place in self._places.items()}
-        return judge_times(self.path, taken, options, header.unit)
+        return judge_times(self.path, taken, options, "us" if self._is_own else header.unit, doubted=not self._is_own)
 
     def _normalise(self, block: bytes) -> bytes:
         """Rewrite quotes, decimal commas and words for the polarity so that NumPy can read the lines."""
@@ -192,11 +195,24 @@ class TextFile(PacketFile):
             warnings.simplefilter("error")  # NumPy reads '1.5' as the integer 1 and only warns.
             try:
                 rows = np.loadtxt(lines, types, None, self._separator, usecols=order, ndmin=1, encoding="latin-1")
-            except DeprecationWarning:
+            except (DeprecationWarning, ValueError) as error:  # depending on NumPy's version, of a fraction among whole times
+                if isinstance(error, ValueError) and not self._has_fractions(lines):
+                    raise
                 raise ValueError("a time is not a whole number; pass --time-unit if it is not in µs") from None
         if self._has_float_times and not (np.abs(rows["t"]) < _MAX_TIME).all():
             raise ValueError("a time is not a number")
         return {column: rows[column] if column == "t" else _whole(rows[column], column) for column in COLUMN_NAMES}
+
+    def _has_fractions(self, lines: list[bytes]) -> bool:
+        """Return whether all times are numbers, but some that were to be whole are not."""
+        if self._has_float_times:
+            return False
+        try:
+            place = [self._places["t"]]
+            np.loadtxt(lines, np.float64, None, self._separator, usecols=place, ndmin=1, encoding="latin-1")
+        except (ValueError, Warning):
+            return False
+        return True
 
     def _first_bad(self, lines: list[bytes]) -> int:
         """Return the index of the first line that cannot be read, by bisection."""
