@@ -243,10 +243,13 @@ def _judge_rate(path: Path, t: NDArray[Any], columns: Mapping[str, NDArray[Any]]
     ordered = np.sort(t)
     low, high = ordered[n // 50], ordered[-1 - n // 50]
     latest_us = float(high) * MICROSECONDS[unit]
-    if latest_us > _LATEST_US:
-        raise EventFileError(f"{path}: times up to {high}, which in {unit} is {latest_us / 3.15e13:.0f} years; {ask}")
-    if n < _MIN_FRACTIONAL_EVENTS:
+    late = f"{path}: times up to {high}, which in {unit} is {latest_us / 3.15e13:.0f} years; {ask}"
+    if n < _MIN_FRACTIONAL_EVENTS:  # too few to judge, because single ones may be corrupt
+        if float(ordered[n // 2]) * MICROSECONDS[unit] > _LATEST_US:
+            warn_once(late)
         return
+    if latest_us > _LATEST_US:
+        raise EventFileError(late)
     span_s = (float(high) - float(low)) * MICROSECONDS[unit] * 1e-6
     if (n < _MIN_EVENTS and unit == "us") or span_s == 0:
         return
