@@ -38,9 +38,8 @@ class LiveRecorder:
         try:
             # Writing to an existing device or pipe overwrites nothing.
             mode = "wb" if overwrite or (path.exists() and not path.is_file()) else "xb"
-            self._file = path.open(
-                mode, buffering=0
-            )  # a buffer keeps what a full disk refused, and fails again when it is closed
+            # Without a buffer, which would keep what a full disk refused, and fail again when it is closed.
+            self._file = path.open(mode, buffering=0)
             self._append(header)
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from None
