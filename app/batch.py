@@ -35,7 +35,7 @@ from evburst.app.outputs.folder import (
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.app.runs import load_weights
-from evburst.data.datasets.labels import is_label_file
+from evburst.data.datasets.labels import is_recording_name
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.files import only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
@@ -102,7 +102,7 @@ def _absolute(path: Path) -> Path:
 
 def _is_named_recording(path: Path) -> bool:
     """Return whether a file in a folder of recordings is one, by its name."""
-    return path.suffix.lower() in recording_suffixes() and not path.name.startswith(".") and not is_label_file(path)
+    return is_recording_name(path) and not path.name.startswith(".")
 
 
 def _is_compressed_recording(path: Path) -> bool:

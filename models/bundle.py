@@ -13,6 +13,7 @@ against what models/layout.py declares. Tensors of a detector:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -189,13 +190,13 @@ class DetectorBundle:
     @property
     def sensor_size(self) -> SensorSize | None:
         """(W, H) px of the recordings with which it was converted, if the weights file states it."""
-        return _size_of(self.record)
+        return size_in(self.record)
 
     @property
     def trained_size(self) -> SensorSize | None:
         """(W, H) px of the recordings that it learned from, if stated; of older files `sensor_size`."""
         training = self.record.get("training")
-        return (_size_of(training) if isinstance(training, dict) else None) or self.sensor_size
+        return (size_in(training) if isinstance(training, dict) else None) or self.sensor_size
 
     def save(self, path: Path) -> None:
         """Write as safetensors: the ANN's weights in float16, thresholds, shifts and other biases than the ANN's in float32.
@@ -334,6 +335,11 @@ class TrainedBundle(DetectorBundle):
         )
 
 
+def weights_digest(weights: str | Path) -> str:
+    """The SHA-256 digest of a weights file or of bundled weights, hexadecimal."""
+    return hashlib.sha256(find_weights(weights).read_bytes()).hexdigest()
+
+
 def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     """The folded ANN of a training run's best.safetensors as it will be stored, its head, and the record of its training.
 
@@ -361,8 +367,9 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     return graph.in_float16(), head, trained
 
 
-def _size_of(record: dict[str, Any]) -> SensorSize | None:
-    size = record.get("sensor_size")
+def size_in(record: dict[str, Any], key: str = "sensor_size") -> SensorSize | None:
+    """A size (W, H) px that a record states; None if it does not."""
+    size = record.get(key)
     return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
-from evburst.models.bundle import DetectorBundle, find_weights, load_trained, read_kind
+from evburst.models.bundle import DetectorBundle, find_weights, load_trained, read_kind, size_in
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph
 
@@ -52,8 +52,7 @@ def trained_size(trained: dict[str, Any]) -> SensorSize | None:
     Args:
         trained: the training record.
     """
-    size = trained.get("sensor_size") or trained.get("network", {}).get("input_size")
-    return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
+    return size_in(trained) or size_in(trained.get("network", {}), "input_size")
 
 
 def blended(graph: Graph, other: Graph, share: float) -> Graph:

@@ -134,11 +134,16 @@ def _default_folder(config: EvaluateConfig) -> Path:
     Its name ends in a digest of the folder of the data, of the table of labels and of the weights' content, because folders
     and files of the same name may lie in several places.
     """
-    from evburst.models.bundle import find_weights
+    from evburst.models.bundle import find_weights, weights_digest
 
-    root, weights = Path(config.data.root).resolve(), find_weights(config.weights)
+    root = Path(config.data.root).resolve()
     places = f"{root}\0{Path(config.data.labels).resolve() if config.data.labels else ''}"
-    content = hashlib.sha256(weights.read_bytes()).hexdigest()
-    digest = hashlib.sha256(f"{places}\0{content}".encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
-    names = config.data.kind.replace(":", "_"), root.name[:_NAME], config.split, weights.stem[:_NAME], digest
+    digest = hashlib.sha256(f"{places}\0{weights_digest(config.weights)}".encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
+    names = (
+        config.data.kind.replace(":", "_"),
+        root.name[:_NAME],
+        config.split,
+        find_weights(config.weights).stem[:_NAME],
+        digest,
+    )
     return Path("runs") / "evaluate" / "_".join(filter(None, names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -38,7 +37,7 @@ from evburst.eval.memory import memory_figures
 from evburst.eval.report.write import writable
 from evburst.eval.results import VERSION, finite
 from evburst.models.activity import ActivityRunner
-from evburst.models.bundle import DetectorBundle, find_weights
+from evburst.models.bundle import DetectorBundle, weights_digest
 from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
@@ -79,7 +78,7 @@ class Evaluation:
             for run in _runs(config, bundle)
         ]
         settings = {
-            "weights": hashlib.sha256(find_weights(config.weights).read_bytes()).hexdigest(),
+            "weights": weights_digest(config.weights),
             "voxel": asdict(self.voxel),
             "post": asdict(config.post),
             "sensor_size": self.dataset.spec.sensor_size,

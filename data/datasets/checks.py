@@ -1,16 +1,18 @@
-"""Checks of what own layouts and kinds of data sets return: an object of another form is an error that names it."""
+"""Checks of the folder of a data set, and of what own layouts and kinds of data sets return: an object of another form is an
+error that names it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.labels import LabelFile, NamedBoxes
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import check_callable, missing_methods
 
@@ -19,6 +21,12 @@ _Item = TypeVar("_Item")
 _PAGE = "docs/architecture.md#extending"
 _METHODS = ("__len__", "__getitem__", "labels", "start_us", "faults_of", "parts")
 """Methods of a Dataset."""
+
+
+def check_root(root: Path, expected: str) -> None:
+    """Raise DataError if the root of a data set is no folder; `expected` describes its contents."""
+    if not root.is_dir():
+        raise DataError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}; expected {expected} in it")
 
 
 def check_layout(what: str, find: object, sensor_size: object) -> None:

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evburst.data.datasets.checks import check_attribute, check_layout, checked_items
-from evburst.data.datasets.labels import is_label_file
+from evburst.data.datasets.labels import is_recording_name
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
-from evburst.data.readers import recording_suffixes
 
 SPLITS = ("train", "select", "test")
 TABLES = ("recordings.csv", "labels.csv")
@@ -79,7 +78,7 @@ class ClassFolder:
         """Return the sorted files of a folder that are recordings by their names."""
         recordings: list[Path] = []
         for path in self.files(folder, "*"):
-            if path.suffix.lower() in recording_suffixes() and not is_label_file(path):
+            if is_recording_name(path):
                 recordings.append(path)
             else:
                 self.skipped.append(f"{path}: by its name not a recording")

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from evburst.data.datasets.checks import check_root
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SPLITS, ClassFolder, Sample, find_samples
 from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
@@ -113,9 +114,7 @@ def open_classes(
     if name not in CLASS_LAYOUTS:
         raise ConfigError(f"data set {name!r} is unknown (known: {', '.join(sorted(CLASS_LAYOUTS))}, tonic:NAME)")
     kind, dataset_folder = CLASS_LAYOUTS[name], ClassFolder(root, table)
-    if not root.is_dir():
-        state = "a file, not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{root}: {state}; expected {kind.expected} in it")
+    check_root(root, kind.expected)
     if table is not None and not table.is_file():
         raise LabelError(f"{table}: no such file; expected a table of labels with the columns file and class")
     found = find_samples(name, dataset_folder)

@@ -34,6 +34,7 @@ from evburst.data.boxes import read_prophesee_boxes
 from evburst.data.datasets import DatasetSpec
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
+from evburst.data.readers import recording_suffixes
 
 _LOG = logging.getLogger("evburst")
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
@@ -93,6 +94,11 @@ def labelled_name(recording: Path) -> str:
 def is_label_file(path: Path) -> bool:
     """Whether a file's name says that it holds labels: NAME_bbox.npy, NAME_bbox.csv, or DVS128 Gesture's NAME_labels.csv."""
     return path.name.endswith(("_labels.csv", *(ending for ending in LABEL_FILES if ending.startswith("_"))))
+
+
+def is_recording_name(path: Path) -> bool:
+    """Whether a file's name is that of a recording in a folder of recordings and labels."""
+    return path.suffix.lower() in recording_suffixes() and not is_label_file(path)
 
 
 @label_file("_bbox.npy")

@@ -32,15 +32,14 @@ import numpy as np
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
-from evburst.data.datasets.checks import check_attribute, check_labels, check_layout, checked_items
+from evburst.data.datasets.checks import check_attribute, check_labels, check_layout, check_root, checked_items
 from evburst.data.datasets.class_layouts import SET_CLASSIFIER, has_classes
-from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_label_file, labelled_name
+from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_recording_name, labelled_name
 from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
 from evburst.data.notices import warn_once
-from evburst.data.readers import recording_suffixes
 from evburst.data.text import number_of
 
 _LOG = logging.getLogger("evburst")
@@ -205,10 +204,7 @@ def read_layout(
         ConfigError: the layout's function does not yield labelled files.
     """
     kind = LAYOUTS[name]
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}; expected {kind.expected} in it"
-        )
+    check_root(root, kind.expected)
     source, found = _find(name, root, split, spec)
     _log_skipped(source)
     if not found:
@@ -373,7 +369,7 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     folder_path = source.root if source.undivided else source.root / source.split
     first: dict[Path, Path] = {}
     for path in source.files(folder_path, "*"):
-        if path.suffix.lower() not in recording_suffixes() or is_label_file(path):
+        if not is_recording_name(path):
             continue
         name = labelled_name(path)
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}
