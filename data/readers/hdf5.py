@@ -1,7 +1,9 @@
-"""HDF5 in the layouts of RVT, DSEC, event_utils and v2e, read in slices.
+"""HDF5 in the layouts of RVT, DSEC, event_utils, v2e and Metavision, read in slices.
 
 - `events/{t,x,y,p}`, or `ts`, `xs`, `ys`, `ps`: four columns; `events` as one table: fields t, x, y, p, or `(n, 4)` in the
   order t x y p (v2e) or that of `ReadOptions.columns`.
+- `CD/events` (Metavision: Prophesee's SDK): one table, compressed with ECF (ecf.py) and in µs. The attribute `geometry` of the
+  file states the sensor's size. `CD/indexes` locates events by time and is not needed here.
 - `t_offset` (DSEC), if present, is added to every time. `events/width` and `events/height` (RVT) state the sensor's size;
   DSEC does not state it (its sensors are 640x480). `ms_to_idx` (DSEC) locates events by time and is not needed here.
 - In RVT's files times occasionally fall back: such events are kept here, and dropped and counted by the windows.
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import PACKET_EVENTS, Events, SensorSize
 from evburst.data.extras import pip_install, require
-from evburst.data.readers import reader
+from evburst.data.readers import ecf, reader
 from evburst.data.readers.columns import (
     SAMPLE_EVENTS,
     Unit,
@@ -47,6 +49,7 @@ from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, library_errors, settle_size
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+METAVISION = "/CD/events"
 _MAX_OFFSET = 1 << 60
 _Place = tuple[str, str | int | None]
 """Location of a column: a data set, and a field or column of it (None: the whole data set)."""
@@ -69,7 +72,7 @@ class Hdf5File(PacketFile):
             self._places = self._locate_columns(file)
             self._n_events = self._count_events(file)
             self._unit, self._offset_us, self._offset_ns = self._clock(file)
-            stated_size = self._read_size(file, "events") or self._read_size(file, "/")
+            stated_size = self._read_size(file, "events") or self._read_size(file, "/") or _geometry(file)
         self.time_unit = self._unit.name
         self.sensor_size = settle_size(path, stated_size, sensor_size, self.packets)
 
@@ -98,8 +101,8 @@ class Hdf5File(PacketFile):
 
     def _locate_columns(self, file: Any) -> dict[str, _Place]:
         """Locate the columns t, x, y and p."""
-        events = self._item(file, "events")
-        place = f"{self.path}: group 'events'"
+        name = "/events" if self._item(file, METAVISION) is None or "events" in file else METAVISION
+        events, place = self._item(file, name), f"{self.path}: group {name[1:]!r}"
         if isinstance(events, self._h5py.Group):
             refuse_columns(self._options, place)
             return {column: (f"/events/{name}", None) for column, name in find_columns(list(events), place).items()}
@@ -107,15 +110,13 @@ class Hdf5File(PacketFile):
             raise self._no_events(file)
         if events.dtype.names and events.ndim == 1:
             refuse_columns(self._options, place)
-            return {column: ("/events", name) for column, name in find_columns(events.dtype.names, place).items()}
+            return {column: (name, field) for column, field in find_columns(events.dtype.names, place).items()}
         if events.ndim != 2:
             raise EventFileError(f"{place} is {events.dtype} {events.shape}; expected a group or a table (n, 4) of t x y p")
         return {column: ("/events", number) for column, number in column_places(self._options, events.shape[1], place).items()}
 
     def _no_events(self, file: Any) -> EventFileError:
         names = list(file)
-        if "CD" in names:
-            return EventFileError(f"{self.path}: Prophesee's own HDF5 layout, which needs their codec; export RAW or DAT")
         data = self._item(file, "data")
         if isinstance(data, self._h5py.Dataset) and data.ndim > 2:
             frames = f"frames computed from events, {data.shape}"
@@ -152,8 +153,9 @@ class Hdf5File(PacketFile):
         name, key = self._places["t"]
         if isinstance(key, int):
             judge_order(self.path, list(sample.values()), dict(zip(sample, range(4), strict=True)), self._options)
-        named = unit_in_name(key if isinstance(key, str) else name.rpartition("/")[2])
-        unit = judge_times(self.path, sample, self._options, named)
+        defined = name == METAVISION
+        named = "us" if defined else unit_in_name(key if isinstance(key, str) else name.rpartition("/")[2])
+        unit = judge_times(self.path, sample, self._options, named, doubted=not defined)
         item = self._item(file, "t_offset")
         if item is None:
             return unit, 0, 0
@@ -171,13 +173,15 @@ class Hdf5File(PacketFile):
         rows: dict[str, NDArray[Any]] = {}
         for name in {name for name, _ in self._places.values()}:
             with library_errors(f"{self.path}: {name} from event {start} cannot be read{filters}"):
-                rows[name] = self._dataset(file, name)[start:stop]
+                dataset = self._dataset(file, name)
+                rows[name] = ecf.read_rows(dataset, start, stop) if ecf.is_compressed(dataset) else dataset[start:stop]
         return {column: pick_column(rows[name], key) for column, (name, key) in self._places.items()}
 
     def _read_size(self, file: Any, name: str) -> str | None:
         """Return the sensor size in data sets or attributes `width` and `height` of an item, or None."""
-        item = self._item(file, name)
-        sides = []
+        item, sides = self._item(file, name), list[str]()
+        if item is None:
+            return None
         for side in ("width", "height"):
             dataset = self._item(item, side)
             value = dataset[()] if isinstance(dataset, self._h5py.Dataset) else item.attrs.get(side)
@@ -185,6 +189,12 @@ class Hdf5File(PacketFile):
                 return None
             sides.append(str(scalar(value, f"{self.path}: {side}")))
         return "x".join(sides)
+
+
+def _geometry(file: Any) -> str | None:
+    """Return the sensor size as Metavision states it, or None."""
+    value = file.attrs.get("geometry")
+    return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else None
 
 
 @reader("hdf5", recognise=lambda head, path: head.startswith(SIGNATURE), suffixes=(".h5", ".hdf5"), defined=False)
