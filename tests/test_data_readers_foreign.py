@@ -46,7 +46,7 @@ FOREIGN = {
     "AppleDouble": (b"\x00\x05\x16\x07" + bytes(60), "a side file of macOS"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "HTML": (b"<!DOCTYPE html><html>", "did the download fail?"),
-    "ROS": (b"#ROSBAG V2.0\n" + bytes(99), "a ROS bag"),
+    "ROS": (b"#ROSBAG V1.2\n" + bytes(99), "a ROS bag of another version"),
 }
 
 

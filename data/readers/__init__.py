@@ -269,5 +269,6 @@ from evburst.data.readers import bin as _bin  # noqa: E402, F401
 from evburst.data.readers import dat as _dat  # noqa: E402, F401
 from evburst.data.readers import evt as _evt  # noqa: E402, F401
 from evburst.data.readers import hdf5 as _hdf5  # noqa: E402, F401
+from evburst.data.readers import rosbag as _rosbag  # noqa: E402, F401
 from evburst.data.readers import table as _table  # noqa: E402, F401
 from evburst.data.readers import text as _text  # noqa: E402, F401
