@@ -13,7 +13,8 @@ import pytest
 from evburst.data.errors import EventFileError, NoEventsError, SensorSizeError
 from evburst.data.events import Events, SensorSize
 from evburst.data.readers import open_events, rosbag
-from tests.event_files import SAMPLE, SIZE, collect
+from evburst.data.readers.ros_messages import Packet, decode_array, decode_packet, packet_columns
+from tests.event_files import SAMPLE, SIZE, collect, encode_evt3, rows
 
 pytest.importorskip("rosbags")
 from rosbags import rosbag1, rosbag2
@@ -21,6 +22,9 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 EPOCH_S = 1_700_000_000
 KIND = "dvs_msgs/msg/EventArray"
+ARRAYS = (KIND, "prophesee_event_msgs/msg/EventArray")
+PACKET = "event_camera_msgs/msg/EventPacket"
+PACKETS = (PACKET, "event_array_msgs/msg/EventArray")
 STORAGES = ["bag", "lz4", "mcap", "db3"]
 Topics = dict[str, tuple[str, Sequence[bytes]]]
 
@@ -35,8 +39,24 @@ def types(ros1: bool) -> Any:
         store.register(get_types_from_msg(event, f"{package}/msg/Event"))
         array = f"std_msgs/Header header\nuint32 height\nuint32 width\n{package}/Event[] events\n"
         store.register(get_types_from_msg(array, f"{package}/msg/EventArray"))
-    store.register(get_types_from_msg("std_msgs/Header header\nuint8[] events\n", "event_camera_msgs/msg/EventPacket"))
+    packet = "std_msgs/Header header\nuint32 height\nuint32 width\nuint64 seq\nuint64 time_base\nstring encoding\n"
+    for kind in PACKETS:
+        store.register(get_types_from_msg(f"{packet}bool is_bigendian\nuint8[] events\n", kind))
     return store
+
+
+def header(ros1: bool, frame: str) -> Any:
+    """A header with a frame of this name."""
+    of = types(ros1).types
+    stamp = {"stamp": of["builtin_interfaces/msg/Time"](1, 2), "frame_id": frame} | ({"seq": 7} if ros1 else {})
+    return of["std_msgs/msg/Header"](**stamp)
+
+
+def packet(encoding: str, data: bytes, ros1: bool, base: int = 0, big: bool = False, kind: str = PACKET) -> bytes:
+    """An EventPacket, as the library serialises it."""
+    store, content = types(ros1), np.frombuffer(data, np.uint8)
+    message = store.types[kind](header(ros1, "cam"), SIZE.height, SIZE.width, 3, base, encoding, big, content)
+    return bytes((store.serialize_ros1 if ros1 else store.serialize_cdr)(message, kind))
 
 
 def message(events: Events, ros1: bool, frame: str = "cam", size: SensorSize | None = SIZE, kind: str = KIND) -> bytes:
@@ -44,12 +64,11 @@ def message(events: Events, ros1: bool, frame: str = "cam", size: SensorSize | N
     store, width, height = types(ros1), *(size or (0, 0))
     of = store.types
     time = of["builtin_interfaces/msg/Time"]
-    stamp = {"stamp": time(1, 2), "frame_id": frame} | ({"seq": 7} if ros1 else {})
     each = [
         of[kind.replace("Array", "")](int(x), int(y), time(EPOCH_S + int(t) // 10**6, int(t) % 10**6 * 1000), bool(p))
         for t, x, y, p in events.tolist()
     ]
-    array = of[kind](of["std_msgs/msg/Header"](**stamp), height, width, each)
+    array = of[kind](header(ros1, frame), height, width, each)
     return bytes((store.serialize_ros1 if ros1 else store.serialize_cdr)(array, kind))
 
 
@@ -83,7 +102,7 @@ def absolute(events: Events) -> Events:
     return moved
 
 
-@pytest.mark.parametrize("kind", rosbag.MESSAGES)
+@pytest.mark.parametrize("kind", ARRAYS)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_every_storage(tmp_path: Path, storage: str, kind: str) -> None:
     """Messages of none to five events, whose headers have other lengths."""
@@ -112,11 +131,7 @@ def test_topics(tmp_path: Path) -> None:
     ):
         open_events(path)
     path.unlink()
-    path = write(tmp_path, "bag", {"/packets": ("event_camera_msgs/msg/EventPacket", [bytes(20)])})
-    with pytest.raises(EventFileError, match="event_camera_msgs/EventPacket, which are not read: record RAW"):
-        open_events(path)
-    path.unlink()
-    with pytest.raises(EventFileError, match=r"no topic of dvs_msgs/EventArray; found (none|/else)"):
+    with pytest.raises(EventFileError, match=r"no topic of EventArray or EventPacket; found (none|/else)"):
         open_events(write(tmp_path, "bag", {}))
 
 
@@ -124,7 +139,7 @@ def test_topics(tmp_path: Path) -> None:
 def test_no_event(tmp_path: Path, storage: str) -> None:
     empty = message(SAMPLE[:0], storage == "bag")
     with pytest.raises(NoEventsError, match="topic /e is empty: no event"):
-        open_events(write(tmp_path, storage, {"/e": (KIND, [empty, empty])}))
+        collect(open_events(write(tmp_path, storage, {"/e": (KIND, [empty, empty])})))
 
 
 @pytest.mark.parametrize("storage", ["bag", "mcap"])
@@ -140,14 +155,81 @@ def test_corrupt_messages_are_named(tmp_path: Path, storage: str, change: Callab
         collect(open_events(path))
 
 
-def test_messages_that_are_cut_anywhere_are_refused() -> None:
-    for ros1, decode in ((True, rosbag.decode_ros1), (False, rosbag.decode_ros2)):
-        whole = message(SAMPLE, ros1)
-        assert decode(whole) is not None
-        assert [decode(whole[:n]) for n in range(len(whole) - 3 * (not ros1))] == [None] * (len(whole) - 3 * (not ros1))
-    padded = rosbag.decode_ros2(message(SAMPLE, False) + bytes(3))
+def encode_mono(events: Events, base_ns: int) -> bytes:
+    """Packets of the encoding "mono"."""
+    t, x, y, p = (events[name].astype(np.uint64) for name in "txyp")
+    return (t * 1000 - base_ns | x << 32 | y << 48 | p << 63).astype("<u8").tobytes()
+
+
+def encode_libcaer(events: Events, base_ns: int) -> bytes:
+    """Packets of the encoding "libcaer"."""
+    t, x, y, p = (events[name].astype(np.uint64) for name in "txyp")
+    return (1 | p << 1 | y << 2 | x << 17 | (t - base_ns // 1000) % 2**31 << 32).astype("<u8").tobytes()
+
+
+def encode_compressed(events: Events, base_us: int) -> bytes:
+    """Packets of the encoding "libcaer_cmp": every second event as a run of one."""
+    words = []
+    for k, (t, x, y, p) in enumerate(events.tolist()):
+        time = t - base_us
+        words += [time >> 12, 1 << 12 | time & 4095, 2 << 12 | x]
+        words += [4 << 12 | p << 11 | y - 3, 5 << 12 | 1 << 3] if k % 2 and y > 2 else [3 << 12 | p << 11 | y]
+    return np.array(words, "<u2").tobytes()
+
+
+@pytest.mark.parametrize("kind", PACKETS)
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("encoding", rosbag.ENCODINGS)
+def test_packets_in_every_encoding(tmp_path: Path, encoding: str, storage: str, kind: str) -> None:
+    ros1, base = storage in ("bag", "lz4"), 1_000_000
+    if encoding == "evt3":  # the second message begins in the middle of an event's words
+        words = encode_evt3(SAMPLE)
+        data = [words[:14], b"", words[14:]]
+    elif encoding == "libcaer_cmp":
+        base = 700
+        data = [encode_compressed(part, base) for part in (SAMPLE[:2], SAMPLE[:0], SAMPLE[2:])]
+    else:
+        encode = encode_mono if encoding == "mono" else encode_libcaer
+        data = [encode(part, base) for part in (SAMPLE[:2], SAMPLE[:0], SAMPLE[2:])]
+    stream = open_events(write(tmp_path, storage, {"/e": (kind, [packet(encoding, d, ros1, base, kind=kind) for d in data])}))
+    assert stream.sensor_size == SIZE
+    assert collect(stream).tolist() == SAMPLE.tolist()
+
+
+def test_times_of_libcaer_wrap_within_a_packet() -> None:
+    late = rows((2**31 - 5, 1, 2, 1), (2**31 + 3, 3, 4, 0), (2**31 + 3, 5, 6, 0))
+    columns = packet_columns(Packet(9, 9, "libcaer", 4000, encode_libcaer(late, 0)))
+    assert columns["t"].tolist() == (1000 * late["t"] + 4000).tolist()
+
+
+def test_runs_of_libcaer() -> None:
+    """Runs follow each other, time stays, x stays."""
+    words = [0 << 12 | 1, 1 << 12 | 5, 2 << 12 | 7, 4 << 12 | 1 << 11 | 20, 5 << 12 | 0b10000001, 5 << 12 | 0b10, 3 << 12 | 9]
+    columns = packet_columns(Packet(9, 9, "libcaer_cmp", 100, np.array(words, "<u2").tobytes()))
+    assert columns["t"].tolist() == [1000 * (4096 + 5 + 100)] * 4
+    assert columns["x"].tolist() == [7] * 4
+    assert columns["y"].tolist() == [20, 27, 29, 9]
+    assert columns["p"].tolist() == [1, 1, 1, 0]
+
+
+def test_packets_that_are_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "bag", {"/e": (PACKET, [packet("trigger", bytes(8), True)])})
+    with pytest.raises(EventFileError, match="/e: message 0 has the encoding 'trigger'; read are evt3, libcaer"):
+        open_events(path)
+    path.unlink()
+    with pytest.raises(EventFileError, match="/e: message 0 is corrupt, or has other fields"):
+        open_events(write(tmp_path, "bag", {"/e": (PACKET, [packet("mono", bytes(8), True, big=True)])}))
+
+
+@pytest.mark.parametrize("ros1", [True, False])
+def test_messages_that_are_cut_anywhere_are_refused(ros1: bool) -> None:
+    for decode, whole in ((decode_array, message(SAMPLE, ros1)), (decode_packet, packet("mono", bytes(40), ros1))):
+        assert decode(whole, ros1) is not None
+        length = len(whole) - 3 * (not ros1)
+        assert [decode(whole[:n], ros1) for n in range(length)] == [None] * length
+    padded = decode_array(message(SAMPLE, False) + bytes(3), False)
     assert padded is not None
-    assert len(padded.events) == len(SAMPLE)
+    assert len(padded.columns["t"]) == len(SAMPLE)
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.errors import EventFileError, NoEventsError
-from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
+from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, Faults, SensorSize
 from evburst.data.readers import evt_kernels as kernels
 from evburst.data.readers import reader
 from evburst.data.readers.header import MAX_HEADER_BYTES, is_raw, parse_header
@@ -98,7 +98,7 @@ class RawFile(PacketFile):
             events = np.empty(max_events, EVENT_DTYPE)
             counts = kernels.new_counts()
             start, n_events = self._decode(start, state, counts, events)
-            self._count(counts)
+            count_faults(self.encoding, counts, self.faults, self.skipped_words)
             self._mapped.read_until(start)
             if n_events:
                 yield events[:n_events]
@@ -113,15 +113,26 @@ class RawFile(PacketFile):
             stop, n_events = kernels.decode_evt2(self.words, control, start, state, counts, *columns)
         return int(stop), int(n_events)
 
-    def _count(self, counts: NDArray[np.int64]) -> None:
-        for kind, name in SKIPPED_WORDS[self.encoding].items():
-            self.skipped_words[name] += int(counts[kind])
-            counts[kind] = 0
-        self.faults.undefined_words += int(counts[:16].sum())
-        self.faults.untimed_events += int(counts[kernels.UNTIMED])
-        self.faults.unplaced_events += int(counts[kernels.UNPLACED])
-        self.faults.contradicted_times += int(counts[kernels.CONTRADICTED])
-        self.faults.time_wraps += int(counts[kernels.WRAPS])
+
+def count_faults(encoding: str, counts: NDArray[np.int64], faults: Faults, skipped: dict[str, int] | None = None) -> None:
+    """Add what a kernel counted.
+
+    Args:
+        encoding: "EVT2", "EVT2.1" or "EVT3".
+        counts: of the kernel.
+        faults: of the recording; updated.
+        skipped: counts of valid words that are not events, by name; updated. None: they are not wanted.
+    """
+    undefined = int(counts[:16].sum())
+    for kind, name in SKIPPED_WORDS[encoding].items():
+        undefined -= int(counts[kind])
+        if skipped is not None:
+            skipped[name] += int(counts[kind])
+    faults.undefined_words += undefined
+    faults.untimed_events += int(counts[kernels.UNTIMED])
+    faults.unplaced_events += int(counts[kernels.UNPLACED])
+    faults.contradicted_times += int(counts[kernels.CONTRADICTED])
+    faults.time_wraps += int(counts[kernels.WRAPS])
 
 
 @reader("evt", recognise=is_raw, suffixes=(".raw",))
