@@ -3,9 +3,9 @@
 EventArray (dvs_msgs, prophesee_event_msgs): a header, uint32 `height` and `width` of the sensor (0: not stated), and events of
 uint16 x, uint16 y, time ts, bool polarity.
 
-EventPacket (event_camera_msgs; event_array_msgs/EventArray is its former name): a header, uint32 `height` and `width`, uint64
-`seq`, uint64 `time_base`, string `encoding`, bool `is_bigendian`, uint8[] `events`. Encodings, numbers little-endian and bits
-from the lowest on:
+EventPacket (event_camera_msgs; before, event_array_msgs/EventArray): a header, uint32 `height` and `width`, uint64 `seq`, uint64
+`time_base`, string `encoding`, bool `is_bigendian`, uint8[] `events`. Encodings, numbers little-endian and bits from the lowest
+on:
 
     evt3           the words of a RAW file, whose decoding continues from message to message; no `time_base`
     mono           u64 per event: 32 bits of ns after `time_base`, 16 of x, 15 of y, 1 of polarity
