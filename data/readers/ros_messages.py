@@ -3,7 +3,7 @@
 EventArray (dvs_msgs, prophesee_event_msgs): a header, uint32 `height` and `width` of the sensor (0: not stated), and events of
 uint16 x, uint16 y, time ts, bool polarity.
 
-EventPacket (event_camera_msgs; before, event_array_msgs/EventArray): a header, uint32 `height` and `width`, uint64 `seq`, uint64
+EventPacket (event_camera_msgs; before, event_array_msgs/EventArray): a header, uint32 `height` and `width`, uint64 `seq` and
 `time_base`, string `encoding`, bool `is_bigendian`, uint8[] `events`. Encodings, numbers little-endian and bits from the lowest
 on:
 
