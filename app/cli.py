@@ -26,7 +26,7 @@ COMMANDS = {
     "train": ("evburst.app.train.cli", "train_main", "train a network on labelled recordings or pictures"),
     "convert": ("evburst.app.convert.cli", "convert_main", "convert a trained network into a burst-spiking one"),
     "live": ("evburst.app.live.cli", "live_main", "detect objects in events from a camera, a stream or a video"),
-    "events": ("evburst.app.events", "main", "describe, convert and cut recordings"),
+    "events": ("evburst.app.events", "main", "describe, convert, cut and draw recordings"),
     "export": ("evburst.app.export", "main", "export a network to ONNX or NIR"),
     "results": ("evburst.app.results", "results_main", "make tables from the results.json files of evaluations"),
     "engines": ("evburst.app.engines", "main", "list the engines that run on this machine, and their speed"),
@@ -95,8 +95,8 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         "--events recording_td.dat",
     )
     parser.add_argument("--events", type=recording, nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, "
-                        ".bin, .aedat4, .h5, .npy, .npz, .csv; - is standard input), folders of recordings, or quoted glob "
-                        "patterns")  # fmt: skip
+                        ".bin, .aedat, .aedat4, .h5, .hdf5, .npy, .npz, .csv, .txt; - is standard input), folders of "
+                        "recordings, or quoted glob patterns")  # fmt: skip
     parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
                         "RECORDING); for several recordings it receives summary.csv and a folder for each, at its path below "
                         "the deepest folder that holds them all")  # fmt: skip
@@ -154,10 +154,10 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
 
 
 def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") -> int:
-    """The command line of classify."""
+    """Run `evburst classify`."""
     parser = CommandParser(
         prog,
-        "Tell what event recordings show with a burst-spiking network, and report the energy it takes: one line a recording.",
+        "Classify event recordings with a burst-spiking network and report its energy: one line per recording.",
         "--events 00001.bin --weights nmnist",
     )
     parser.add_argument(
@@ -166,13 +166,13 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         nargs="+",
         required=True,
         metavar="FILE",
-        help="recordings (- is standard input), folders of them, or quoted patterns",
+        help="recordings (- is standard input), folders of recordings, or quoted glob patterns",
     )
-    parser.add_argument("--windows", action="store_true", help="a line for each window, too")
+    parser.add_argument("--windows", action="store_true", help="print a line for each window, too")
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print class, score, top5, energy and windows as JSON; a list if there are several recordings",
+        help="print class, score, top5, energy, memory and windows as JSON; a list if there are several recordings",
     )
     parser.add_settings(
         "evburst.app.classify:ClassifyConfig",

@@ -21,7 +21,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     """Run `evburst results`: write tables to stdout or a file, and list missing results on stderr."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Make every table of docs/results.md from the results.json files that evburst evaluate writes.",
+        description="Make tables of accuracy, energy and latency from the results.json files that evburst evaluate writes.",
         epilog=f"example: {prog} runs/evaluate --out tables.md",
     )
     parser.add_argument("places", type=Path, nargs="*", metavar="FOLDER|FILE",
@@ -31,7 +31,7 @@ def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") ->
     )
     parser.add_argument("--out", type=named_path, metavar="FILE", help="write the tables to a file instead of stdout")
     parser.add_argument("--overwrite", action="store_true", help="let --out replace an existing file")
-    parser.add_argument("--weights", metavar="A,B", help="weights whose results have to be there: what lacks is named")
+    parser.add_argument("--weights", metavar="A,B", help="weights whose results are expected; those that are missing are named")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of results.json instead of tables")
 
     def main(args: argparse.Namespace) -> str | None:

@@ -26,7 +26,7 @@ from evburst.app.convert.cli import convert_main
 from evburst.app.flags import attribute_texts, given, read_settings
 from evburst.app.live.recording_settings import OF_RECORDINGS
 from evburst.data.errors import ConfigError
-from evburst.data.readers import READERS
+from evburst.data.readers import READERS, recording_suffixes
 from tests.conftest import ROOT, SAMPLE
 
 CONFIGS = {
@@ -113,6 +113,8 @@ def test_the_help_states_limits_and_formats(capsys: pytest.CaptureFixture[str]) 
     assert "agree this well, 0 to 1; on the engine reference, which is many times slower. None: never (0 to 1)" in shown
     assert "(0 to 1000; default: 0.0)" in shown
     assert f"format of the recording: {', '.join(sorted(READERS))};" in shown
+    suffixes = shown[shown.index("recordings (") :].partition(";")[0]
+    assert recording_suffixes() <= set(re.findall(r"\.\w+", suffixes))
 
 
 def test_attribute_texts_of_a_docstring() -> None:
@@ -121,7 +123,7 @@ def test_attribute_texts_of_a_docstring() -> None:
     assert attribute_texts("One.") == {}
 
 
-COMMANDS = [[name] for name in cli.COMMANDS] + [["events", name] for name in ("info", "convert", "cut")]
+COMMANDS = [[name] for name in cli.COMMANDS] + [["events", name] for name in ("info", "convert", "cut", "frames")]
 
 
 _SHORTER = {

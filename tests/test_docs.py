@@ -165,7 +165,7 @@ def test_commands_and_flags_exist(page: Path) -> None:
 def test_flags_in_the_text_exist(page: Path) -> None:
     """Of those that stand in inline code alone, without a command."""
     known = {flag for command in COMMANDS if command != "events" for flag in _FLAG.findall(_help((command,)))} | OTHER_FLAGS
-    known |= {flag for command in ("info", "convert", "cut") for flag in _FLAG.findall(_help(("events", command)))}
+    known |= {flag for command in ("info", "convert", "cut", "frames") for flag in _FLAG.findall(_help(("events", command)))}
     for code in _CODE.findall(_FENCE.sub("", page.read_text())):
         if not code.startswith(("python bench/", "pip", ".venv/bin/pip", ".venv/bin/python -m pytest")):
             for flag in _FLAG.findall(code):
