@@ -225,10 +225,12 @@ class Classifier(_Network):
     Args:
         weights: name of bundled weights, or a file.
         sensor_size: (W, H) px, or "WxH"; None: as stated in the file, or else the size used in training.
+        maps: keep the head's output maps, from which class scores are decoded, in `result.maps`, by name.
         settings: any other setting of `evburst classify` (evburst.app.classify.ClassifyConfig).
 
     Attributes:
         classes: class names, in the order of `Classification.scores`.
+        config: the settings.
 
     Raises:
         EvburstError: the weights or a setting cannot be used, or the weights are a detector's.

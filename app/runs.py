@@ -70,7 +70,7 @@ class RunConfig:
         max_windows: stop after this many windows.
         downsample: side of the square blocks of pixels that the network sees as one pixel; suits sensors that are much larger
             than in training, and saves energy. 0: automatic, which is 1, or for a side of at least 1280 px the number of times
-            that 640 px fit into it.
+            that 640 px, or the longer side that the network was trained on, fit into it.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels, for files that do not state it, e.g. 304x240.
         energy_table: energies per operation: int8, fp16 or fp32.
         idle_events: windows with at most this many events are idle: they are not run through the network, have no result, and

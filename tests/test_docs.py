@@ -8,12 +8,17 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
 from evburst.app.cli import COMMANDS
 from evburst.app.cli import main as evburst_main
+from evburst.data.datasets.class_layouts import CLASS_LAYOUTS
+from evburst.data.datasets.layouts import LAYOUTS
+from evburst.data.datasets.registry import CLASS_OPENERS, OPENERS
+from evburst.data.events import Faults
 
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")] + sorted(
     (ROOT / "docs").glob("*.md")
@@ -179,6 +184,20 @@ def test_commands_are_found() -> None:
     fenced = "```\ntorchrun --nproc-per-node 2 evaluate.py --both\n```\n"
     text = f"{fenced}\n    evburst train --root X    explained\n\nand `evburst events info FILE`."
     assert list(_shell_commands(text)) == [["evaluate", "--both"], ["train", "--root", "X"], ["events", "info", "FILE"]]
+
+
+def test_every_fault_is_described() -> None:
+    table = (ROOT / "docs" / "formats.md").read_text().partition("## Faults")[2]
+    assert [name for name in vars(Faults()) if f"`{name}`" not in table] == []
+
+
+@pytest.mark.parametrize(("page", "kinds"), [("train.md", (LAYOUTS, OPENERS)), ("classify.md", (CLASS_LAYOUTS, CLASS_OPENERS))])
+def test_every_kind_of_data_is_described(page: str, kinds: tuple[dict[str, Any], ...]) -> None:
+    table = (ROOT / "docs" / page).read_text().partition("| `data.kind` |")[2]
+    functions = {name: getattr(entry, "find", entry) for own in kinds for name, entry in own.items() if name != "gen4"}
+    bundled = [name for name, function in functions.items() if function.__module__.startswith("evburst.")]
+    assert len(bundled) > 5
+    assert [name for name in bundled if not re.search(rf"^\| `{name}(:NAME)?` \|", table, re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -29,8 +29,8 @@ class DatasetConfig:
     """Which dataset to use, and how to read it.
 
     Attributes:
-        kind: for a detector gen1, ncaltech101, simulated, pedro, folder or another kind in the registry; for a classifier
-            nmnist, ncaltech101, ncars, cifar10dvs, dvsgesture, folder, tonic:NAME or simulated.
+        kind: for a detector gen1, 1mpx, ncaltech101, simulated, pedro, folder or another kind in the registry; for a
+            classifier nmnist, ncaltech101, ncars, cifar10dvs, dvsgesture, folder, tonic:NAME or simulated.
         root: folder of the data.
         spec: for a detector: classes and sensor, by a name in evburst.data.datasets.SPECS.
         own_classes: for a detector: names of other classes than the spec's, in the order of their indices.
