@@ -23,7 +23,7 @@ from evburst.app.live import frames as frames_module
 from evburst.app.live import sources as sources_module
 from evburst.app.live.addresses import masked
 from evburst.app.live.devices import DeviceClock, NetworkSource, Relay, SensorSource
-from evburst.app.live.frames import FakeCamera, Frame, FrameSource, PushedFrames, fit
+from evburst.app.live.frames import FakeCamera, FrameSource, GreyFrame, PushedFrames, fit
 from evburst.app.live.pipeline import LiveConfig
 from evburst.app.live.relay import NoStreamError, connect
 from evburst.app.live.run import LiveRequest, open_source
@@ -301,11 +301,11 @@ class Frames:
     def open(self) -> None:
         self._next = 0
 
-    def read(self) -> Frame | None:
+    def read(self) -> GreyFrame | None:
         if self._next == len(self._pictures):
             raise EOFError
         self._next += 1
-        return Frame(self._pictures[self._next - 1], self._next * self._step_us, time.perf_counter())
+        return GreyFrame(self._pictures[self._next - 1], self._next * self._step_us, time.perf_counter())
 
     def close(self) -> None:
         pass

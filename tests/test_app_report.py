@@ -19,7 +19,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top
 from evburst.eval.report.tables import interval, number, percent
-from evburst.eval.report.write import Picture, html_report, writable, write_report
+from evburst.eval.report.write import ReportPicture, html_report, writable, write_report
 from evburst.eval.result_parts import LossInterval
 from evburst.eval.results import read_results
 from tests.test_app_evaluate import FAST
@@ -106,7 +106,7 @@ def test_the_page_shows_what_results_json_says(written: Path) -> None:
 def test_names_are_escaped(written: Path) -> None:
     content = json.loads((written / "results.json").read_text())
     content["weights"] = "<script>alert(1)</script>"
-    write_report(content, written / "escaped", [Picture("a < b", "data:image/png;base64,AA")])
+    write_report(content, written / "escaped", [ReportPicture("a < b", "data:image/png;base64,AA")])
     page = (written / "escaped" / "report.html").read_text()
     assert "<script" not in page
     assert "a &lt; b" in page

@@ -34,7 +34,7 @@ from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
 from evburst.models.runtime.int8.quantise import Reading, integer_weights, pack
 from evburst.models.runtime.int8.records import ADD
-from evburst.models.runtime.int8.signals import Part, Read, Source, reads
+from evburst.models.runtime.int8.signals import Read, SignalPart, Source, reads
 from evburst.models.runtime.int8.simd.emit import AVAILABLE, LANES
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
@@ -445,7 +445,7 @@ def test_sums_of_sixteen_bits_cannot_overflow(monkeypatch: pytest.MonkeyPatch, l
     sizes = np.ones(64, np.float32)
     sizes[:large] = 4
     source = Source("a", (64, 8, 8), sizes, limit)
-    read = Read(source, 0, 64, [Part(source, 0, 0, 64)])
+    read = Read(source, 0, 64, [SignalPart(source, 0, 0, 64)])
     packed = pack([Reading(weight, [read], torch.ones(64))])
     assert packed is not None
     planes, (repetitions,) = packed.data.shape[1], packed.repetitions

@@ -20,7 +20,7 @@ from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.eval.bootstrap import ap_losses, number_units
 from evburst.eval.coco import CocoResult
 from evburst.eval.protocol import Protocol, match
-from evburst.eval.report.write import Picture, write_report
+from evburst.eval.report.write import ReportPicture, write_report
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
 
 
@@ -57,7 +57,7 @@ class BoxEvaluation(Evaluation):
             **self.metadata(parts),
         }
 
-    def pictures(self, parts: Sequence[list[PartResult]]) -> tuple[list[Picture], list[Picture]]:
+    def pictures(self, parts: Sequence[list[PartResult]]) -> tuple[list[ReportPicture], list[ReportPicture]]:
         """Return pictures of the best and worst windows of the first spiking network (or the ANN), and of its spike rates."""
         k = next((k for k, network in enumerate(self.networks) if network.run.model == "snn"), 0)
         pairs = [(part, results[k]) for part, results in zip(self.dataset.parts(), parts, strict=True)]

@@ -21,7 +21,7 @@ from evburst.app.dataset_runs import concatenate
 from evburst.app.evaluate.account import account, layer_figures, neurobench_metrics
 from evburst.app.evaluate.config import EvaluateConfig
 from evburst.app.evaluate.latency import CLOCK, Timing, time_networks
-from evburst.app.evaluate.predict import Network, PartResult, Predictor, Run, check_order
+from evburst.app.evaluate.predict import EvaluatedNetwork, PartResult, Predictor, Run, check_consecutive
 from evburst.app.inference import BATCH, Stats
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
         layers: energy by layer.
     """
 
-    network: Network
+    network: EvaluatedNetwork
     parts: list[PartResult]
     timing: Timing
     row: dict[str, Any]
@@ -70,11 +70,11 @@ class Evaluation:
         self.voxel = self.binning()
         self.dataset = self._open()
         if bundle.graph.memories:
-            check_order(self.dataset, self.voxel.window_us)
+            check_consecutive(self.dataset, self.voxel.window_us)
         device = pick_device(config.device)
         size = self.dataset.spec.sensor_size
         self.networks = [
-            Network(bundle, run, config.post, self.voxel, size, device, config.engine, config.downsample)
+            EvaluatedNetwork(bundle, run, config.post, self.voxel, size, device, config.engine, config.downsample)
             for run in _runs(config, bundle)
         ]
         settings = {
@@ -150,7 +150,7 @@ class Evaluation:
             "provenance": self._provenance,
         }
 
-    def _count(self, network: Network) -> SpikeStats:
+    def _count(self, network: EvaluatedNetwork) -> SpikeStats:
         """Return the counts of the reference engine in a few windows."""
         return network.count(self._sample())
 

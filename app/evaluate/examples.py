@@ -16,7 +16,7 @@ from evburst.app.outputs.render import events_picture
 from evburst.data.datasets import Part
 from evburst.eval.matching import match_predictions
 from evburst.eval.protocol import Frame, Protocol, match
-from evburst.eval.report.write import Picture
+from evburst.eval.report.write import ReportPicture
 from evburst.models.bundle import DetectorBundle
 from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
@@ -39,7 +39,7 @@ class _Candidate:
 
 def best_and_worst(
     predictor: Predictor, parts: Sequence[tuple[Part, PartResult]], protocol: Protocol
-) -> tuple[list[Picture], int]:
+) -> tuple[list[ReportPicture], int]:
     """Draw the _EACH labelled windows with the best and with the worst F1 at score 0.3 and IoU 0.5.
 
     Ties are ordered by the number of labels, then by IoU.
@@ -66,7 +66,7 @@ def best_and_worst(
     return [_draw(predictor, c, c.item in shown) for c in best + worst], best[0].item
 
 
-def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[Picture]:
+def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[ReportPicture]:
     """Draw the spikes per neuron of some layers on one window, averaged over channels, for each layer and timestep."""
     recorder = _RateRecorder(bundle, timesteps)
     recorder.run(torch.from_numpy(predictor.seen(predictor.dataset[item].window)[None]).float())
@@ -79,7 +79,7 @@ def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item
             big = cv2.resize((255 * rate / top).astype(np.uint8), (180, 142), interpolation=cv2.INTER_NEAREST)
             coloured = np.asarray(cv2.applyColorMap(big, cv2.COLORMAP_INFERNO), np.uint8)
             name = names[k].removeprefix("net.").removesuffix(".relu")
-            pictures.append(Picture(f"{name}, t = {t + 1}: up to {top:.2f}", _url(coloured)))
+            pictures.append(ReportPicture(f"{name}, t = {t + 1}: up to {top:.2f}", _url(coloured)))
     return pictures
 
 
@@ -95,7 +95,7 @@ class _RateRecorder(SpikingNetwork):
             self.maps[node.name] = counts.mean(1).numpy()
 
 
-def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> Picture:
+def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> ReportPicture:
     spec = predictor.dataset.spec
     item = predictor.dataset[candidate.item]
     grid = predictor.grid(item.window)
@@ -109,7 +109,7 @@ def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> Picture:
             if colour == _PREDICTION:
                 name = spec.classes[row["class_id"]] if row["class_id"] < len(spec.classes) else str(row["class_id"])
                 _tag(picture, f"{name} {row['class_confidence']:.2f}", x0, y0)
-    return Picture(f"{item.name}: F1 {candidate.f1:.2f}", _url(picture), best)
+    return ReportPicture(f"{item.name}: F1 {candidate.f1:.2f}", _url(picture), best)
 
 
 def _tag(picture: NDArray[np.uint8], text: str, x: int, y: int) -> None:

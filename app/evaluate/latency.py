@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.app.evaluate.predict import Network, PartResult, Predictor
+from evburst.app.evaluate.predict import EvaluatedNetwork, PartResult, Predictor
 from evburst.app.inference import BATCH
 from evburst.app.lead import LeadPredictor
 from evburst.data.boxes import BBOX_DTYPE, Detections
@@ -84,7 +84,7 @@ def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], 
 
 def streaming_figures(
     predictor: Predictor,
-    network: Network,
+    network: EvaluatedNetwork,
     parts: Sequence[tuple[Part, PartResult]],
     protocol: Protocol,
     latency_ms: float,
@@ -140,7 +140,7 @@ def _needed(ends: NDArray[np.int64], processed: NDArray[np.int64], history_us: i
 
 
 def _boxes_at(
-    network: Network, dataset: RecordedWindows, item: int, ends: NDArray[np.int64], ahead: LeadPredictor | None
+    network: EvaluatedNetwork, dataset: RecordedWindows, item: int, ends: NDArray[np.int64], ahead: LeadPredictor | None
 ) -> dict[int, Detections]:
     """Return the boxes of the windows of an item's recording that end at `ends`, by their end; predicted by `ahead`, if any."""
     found = {}

@@ -120,7 +120,7 @@ class _CountingAnn:
         return sum(dense_macs(self._bundle.graph, self._bundle.voxel.channels, height, width).values())
 
 
-class Network:
+class EvaluatedNetwork:
     """The network of one run, prepared for the windows of a sensor.
 
     Args:
@@ -174,7 +174,7 @@ class Predictor:
         settings: everything else on which results depend; JSON types.
     """
 
-    def __init__(self, dataset: Dataset, networks: Sequence[Network], folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, dataset: Dataset, networks: Sequence[EvaluatedNetwork], folder: Path, settings: dict[str, Any]) -> None:
         self.dataset, self.networks, self.voxel = dataset, networks, networks[0].timed.voxel
         self._folder, self._settings = folder, json.dumps([_VERSION, BATCH, settings], sort_keys=True)
 
@@ -204,7 +204,7 @@ class Predictor:
         key = hashlib.sha256(f"{self._settings} {run} {part}".encode(errors="surrogatepass")).hexdigest()[:12]
         return self._folder / f"{number:06d}_{part.name}_{run.model}{run.timesteps or ''}_{key}.npz"
 
-    def _compute(self, part: Part, networks: Sequence[Network], progress: Callable[[int], object]) -> list[PartResult]:
+    def _compute(self, part: Part, networks: Sequence[EvaluatedNetwork], progress: Callable[[int], object]) -> list[PartResult]:
         if not networks:
             return []
         start_us = self.dataset.start_us(part.items[0])
@@ -246,7 +246,7 @@ class Predictor:
         ]
 
 
-def check_order(dataset: Dataset, window_us: int) -> None:
+def check_consecutive(dataset: Dataset, window_us: int) -> None:
     """Check that windows of a data set follow each other, as a network with memory needs it.
 
     Raises:

@@ -27,7 +27,7 @@ _LAP_S = 6.0
 """Duration of one loop of the fake camera."""
 
 
-class Frame(NamedTuple):
+class GreyFrame(NamedTuple):
     """A grey frame with its times.
 
     Attributes:
@@ -62,7 +62,7 @@ class Grabber(Protocol):
         """Open the device; raise SourceError if that fails."""
         ...
 
-    def read(self) -> Frame | None:
+    def read(self) -> GreyFrame | None:
         """Return the next frame, or None after POLL_S without one; raise EOFError at the end, SourceError on a failure."""
         ...
 
@@ -93,7 +93,7 @@ class FakeCamera:
         """See Grabber."""
         self._opened_s = None
 
-    def read(self) -> Frame | None:
+    def read(self) -> GreyFrame | None:
         """See Grabber."""
         if self._opened_s is None:
             self._opened_s, self._frames = time.perf_counter(), 0
@@ -106,7 +106,7 @@ class FakeCamera:
             raise SourceError(f"{self.name}: was unplugged")
         # As with a real camera, frames that this machine was too slow to draw are skipped.
         self._frames = max(self._frames + 1, int((time.perf_counter() - self._opened_s) * 1e6 / self._step_us))
-        return Frame(grey, t_us, due_s)
+        return GreyFrame(grey, t_us, due_s)
 
     def _draw(self, number: int) -> NDArray[np.uint8]:
         """Return a frame of the loop; it is cached after the first loop because drawing is slower than the frame rate."""
@@ -125,7 +125,7 @@ class PushedFrames:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._frames: deque[Frame] = deque(maxlen=2)
+        self._frames: deque[GreyFrame] = deque(maxlen=2)
         self._arrived = Condition()
 
     def open(self) -> None:
@@ -135,10 +135,10 @@ class PushedFrames:
         """Add a frame taken now; return at once. May be called from any thread."""
         now_s = time.perf_counter()
         with self._arrived:
-            self._frames.append(Frame(grey, round(1e6 * now_s), now_s))
+            self._frames.append(GreyFrame(grey, round(1e6 * now_s), now_s))
             self._arrived.notify()
 
-    def read(self) -> Frame | None:
+    def read(self) -> GreyFrame | None:
         """See Grabber."""
         with self._arrived:
             if not self._frames:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.live.addresses import is_address, masked
-from evburst.app.live.frames import LONGEST_GAP_US, Frame
+from evburst.app.live.frames import LONGEST_GAP_US, GreyFrame
 from evburst.data.errors import SourceError
 
 _MAX_FPS, _DEFAULT_FPS = 1000, 25
@@ -46,7 +46,7 @@ class CameraGrabber:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self._capture = capture
 
-    def read(self) -> Frame | None:
+    def read(self) -> GreyFrame | None:
         """See Grabber."""
         if self._capture is None:
             raise SourceError(f"{self.name}: is not open")
@@ -54,7 +54,7 @@ class CameraGrabber:
         if not succeeded:
             raise SourceError(f"{self.name}: delivers no more pictures")
         now_s = time.perf_counter()
-        return Frame(_grey(picture), round(1e6 * now_s), now_s)
+        return GreyFrame(_grey(picture), round(1e6 * now_s), now_s)
 
     def close(self) -> None:
         """See Grabber."""
@@ -103,7 +103,7 @@ class VideoGrabber:
         self._step_us = 1e6 / (rate if 0 < rate <= _MAX_FPS else _DEFAULT_FPS)
         self._frames, self._t_us, self._lap_us = 0, 0, 0
 
-    def read(self) -> Frame | None:
+    def read(self) -> GreyFrame | None:
         """See Grabber."""
         succeeded, picture = self._capture.read()
         cut = not succeeded and not self.finite and self._frames > 0
@@ -115,7 +115,7 @@ class VideoGrabber:
             raise EOFError
         self._t_us = self._lap_us + self._time_us()
         self._frames += 1
-        return Frame(_grey(picture), self._t_us, 0.0, cut)
+        return GreyFrame(_grey(picture), self._t_us, 0.0, cut)
 
     def close(self) -> None:
         """See Grabber."""
@@ -149,10 +149,10 @@ class VideoGrabber:
         finally:
             self.close()
 
-    def _read_second(self) -> Frame | None:
+    def _read_second(self) -> GreyFrame | None:
         try:
             succeeded, picture = self._capture.read()
-            return Frame(_grey(picture), self._time_us(), 0.0) if succeeded else None
+            return GreyFrame(_grey(picture), self._time_us(), 0.0) if succeeded else None
         finally:
             self._frames = 0
 

@@ -27,7 +27,7 @@ _MAX_CONFUSION_ROWS = 13
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportPicture:
     """A picture for the page; `data` is a data URL."""
 
     title: str
@@ -35,7 +35,9 @@ class Picture:
     best: bool = True
 
 
-def write_report(results: dict[str, Any], out: Path, shots: Sequence[Picture] = (), maps: Sequence[Picture] = ()) -> None:
+def write_report(
+    results: dict[str, Any], out: Path, shots: Sequence[ReportPicture] = (), maps: Sequence[ReportPicture] = ()
+) -> None:
     """Write results.json, results.md and report.html.
 
     Raises:
@@ -74,7 +76,7 @@ def writable(out: Path) -> Path:
     return out
 
 
-def html_report(results: Results, shots: Sequence[Picture] = (), maps: Sequence[Picture] = ()) -> str:
+def html_report(results: Results, shots: Sequence[ReportPicture] = (), maps: Sequence[ReportPicture] = ()) -> str:
     """Return the HTML page.
 
     Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from evburst.models.graph import Graph, Node
 from evburst.models.runtime.int8.quantise import PackedWeights, factors_of
 from evburst.models.runtime.int8.records import ADD, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
-from evburst.models.runtime.int8.signals import Part, Signal, Source, disjoint, whole
+from evburst.models.runtime.int8.signals import Signal, SignalPart, Source, disjoint, whole
 from evburst.models.runtime.int8.simd.emit import LANES
 from evburst.models.spiking.integer_form import Driven, driven
 from evburst.models.spiking.neurons import NeuronLayer
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
 class Added(NamedTuple):
     """Spikes that are added: a part of a signal, and the factors of its counts, `(C,)` int32."""
 
-    part: Part
+    part: SignalPart
     factors: NDArray[np.int32]
 
 
@@ -76,7 +76,7 @@ class Step:
     added: tuple[Added, ...] = ()
 
     @property
-    def windows(self) -> list[tuple[Part, dict[str, Any]]]:
+    def windows(self) -> list[tuple[SignalPart, dict[str, Any]]]:
         """Every part that it reads, with `padding` and `stride` of the windows in which it does."""
         if self.current is None:
             attrs = self.node.attrs if self.kind == MAX_POOL else PIXEL
@@ -295,7 +295,7 @@ class Planner:
             theta = part.source.theta[part.first : part.first + part.channels]
             out = Source(node.name, (part.channels, *shape[1:]), theta, part.source.limit, part.source.constant)
             self._emit(Step(kind, node, shape, signal=[part], out=out, first_channel=part.at), None)
-            parts.append(Part(out, 0, part.at, part.channels))
+            parts.append(SignalPart(out, 0, part.at, part.channels))
         self._signals[node.name] = parts
 
     def _leave(self, node: Node) -> None:

@@ -35,7 +35,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Part:
+class SignalPart:
     """Channels [first, first + channels) of a source, which are channels [at, at + channels) of a signal."""
 
     source: Source
@@ -43,13 +43,13 @@ class Part:
     at: int
     channels: int
 
-    def within(self, start: int, stop: int) -> Part | None:
-        """The piece of it in channels [start, stop) of the signal, placed relative to `start`; None if there is none."""
+    def within(self, start: int, stop: int) -> SignalPart | None:
+        """Return the piece of it in channels [start, stop) of the signal, placed relative to `start`; None if there is none."""
         low, high = max(self.at, start), min(self.at + self.channels, stop)
-        return Part(self.source, self.first + low - self.at, low - start, high - low) if low < high else None
+        return SignalPart(self.source, self.first + low - self.at, low - start, high - low) if low < high else None
 
 
-Signal = list[Part]
+Signal = list[SignalPart]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def reads(signal: Signal) -> list[Read]:
 
 def whole(source: Source) -> Signal:
     """All channels of a source."""
-    return [Part(source, 0, 0, source.shape[0])]
+    return [SignalPart(source, 0, 0, source.shape[0])]
 
 
 def disjoint(signal: Signal) -> bool:

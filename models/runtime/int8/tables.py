@@ -19,7 +19,7 @@ from evburst.models.graph import Node
 from evburst.models.runtime.int8.layout import Layout
 from evburst.models.runtime.int8.plan import PIXEL, Added, Current, Plan, Step
 from evburst.models.runtime.int8.records import ADD, FIRE, MAX_POOL, OPERATION, TERM
-from evburst.models.runtime.int8.signals import Part, Read, Source, reads
+from evburst.models.runtime.int8.signals import Read, SignalPart, Source, reads
 from evburst.models.runtime.int8.simd.emit import ACTIVE, LANES, LINE, PAIR, PIXELS, QUAD
 from evburst.models.spiking.network import SpikingParameters
 
@@ -276,7 +276,7 @@ class Tabulator:
         self._map_size += self._layout.images * rows * columns * pixel
         return _writes(step.shape, start, 0, rows * columns * pixel, columns * pixel, pixel)
 
-    def _resampling(self, step: Step, part: Part) -> list[_Fields]:
+    def _resampling(self, step: Step, part: SignalPart) -> list[_Fields]:
         attrs = step.node.attrs
         if step.kind == MAX_POOL:
             self._terms.append((*self._window(part, attrs), 0, 0, 0, 0, *attrs["kernel"], *self._buffer(part)))
@@ -284,13 +284,13 @@ class Tabulator:
         self._terms.append((*self._window(part, PIXEL), 0, 0, 0, 0, 1, 1, *self._buffer(part)))
         return [_Resamples(attrs["factor"])]
 
-    def _window(self, item: Part | Read, attrs: dict[str, Any]) -> tuple[int, int, int, int, int]:
+    def _window(self, item: SignalPart | Read, attrs: dict[str, Any]) -> tuple[int, int, int, int, int]:
         """Start, step, image, row and pixel of a TERM."""
         place, stride, padding = self._layout.places[item.source], attrs["stride"], attrs["padding"]
         start = place.start - padding[0] * place.row - padding[1] * place.pixel + item.first
         return start, place.step, place.image, stride[0] * place.row, stride[1] * place.pixel
 
-    def _buffer(self, item: Part | Read) -> tuple[int, int, int, int, int]:
+    def _buffer(self, item: SignalPart | Read) -> tuple[int, int, int, int, int]:
         """The fields of a TERM from source_row on."""
         place = self._layout.places[item.source]
         blocks = -(-(item.first % LANES + item.channels) // LANES)
