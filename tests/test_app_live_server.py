@@ -479,7 +479,6 @@ def test_viewers_that_never_read_lose_their_place(
             stack.enter_context(raw_socket(server, request))
         wait(lambda: server.broadcaster.clients == 3)
         # Not earlier: on a busy machine the first viewer would be gone before the third has come.
-        monkeypatch.setattr(server_module, "_STALLED_S", 0.5)
         monkeypatch.setattr(connections, "STALLED_S", 0.5)
         wait(lambda: server.broadcaster.clients == 0)
         wait(lambda: not server._server.server_state.connections)  # private: uvicorn's own count

@@ -30,7 +30,8 @@ PAGE_CAMERA = "the page's camera"
 MAX_RECORDING_BYTES = 1 << 30
 
 _LIMITS = {"score": (0.01, 0.99), "timesteps": (1, 16), "contrast": (0.05, 1.0), "position": (0.0, 1e9)}
-_PICTURE = struct.Struct("<4sHH")
+PICTURE_HEADER = struct.Struct("<4sHH")
+"""Of the picture of a page's camera: `EVB1`, W and H."""
 
 
 class RefusedError(Exception):
@@ -120,9 +121,9 @@ class Commands:
         if pushed is None or self._camera_client is not client:
             raise RefusedError("this page's camera is not in use")
         width, height = self._pipeline.source.sensor_size
-        if len(data) != _PICTURE.size + width * height or _PICTURE.unpack_from(data) != (b"EVB1", width, height):
+        if len(data) != PICTURE_HEADER.size + width * height or PICTURE_HEADER.unpack_from(data) != (b"EVB1", width, height):
             raise RefusedError(f"expected EVB1, {width}, {height} and {width * height} grey bytes")
-        pushed.push(np.frombuffer(data, np.uint8, offset=_PICTURE.size).reshape(height, width))
+        pushed.push(np.frombuffer(data, np.uint8, offset=PICTURE_HEADER.size).reshape(height, width))
 
     def open_finished(self) -> tuple[IO[bytes], int] | None:
         """Open the latest complete recording; return the file and its size in bytes, or None if there is none."""

@@ -34,9 +34,10 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from evburst.app.live import connections
 from evburst.app.live.access import Guard
 from evburst.app.live.broadcast import Broadcaster, View
-from evburst.app.live.commands import Commands, RefusedError
+from evburst.app.live.commands import PICTURE_HEADER, Commands, RefusedError
 from evburst.app.live.connections import HttpProtocol, WebSocketProtocol
 from evburst.app.live.document import content_security_policy, page
 from evburst.app.live.pipeline import LivePipeline
@@ -45,9 +46,7 @@ from evburst.data.errors import ConfigError
 _LOG = logging.getLogger(__name__)
 _MAX_CLIENTS = 8
 _MAX_TEXT = 1000
-_FRAME_HEADER = 8
 _HEARTBEAT_S = 0.5
-_STALLED_S = 20.0
 _SEND_BUFFER = 1 << 18
 _CHUNK = 1 << 18
 _COMMANDS_PER_S, _COMMANDS_AT_ONCE = 50.0, 25
@@ -116,10 +115,10 @@ class PageServer:
             http=HttpProtocol,
             ws=WebSocketProtocol,
             backlog=16,
-            ws_max_size=max(width * height + _FRAME_HEADER, _MAX_TEXT),
+            ws_max_size=max(width * height + PICTURE_HEADER.size, _MAX_TEXT),
             ws_max_queue=4,
             ws_ping_interval=10.0,
-            ws_ping_timeout=_STALLED_S,
+            ws_ping_timeout=connections.STALLED_S,
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=1,
             lifespan="off",
@@ -257,7 +256,7 @@ class _Client:
         self._allowance = Allowance(time.perf_counter())
 
     async def run(self) -> None:
-        """Serve the client until it leaves or reads nothing for 20 s."""
+        """Serve the client until it leaves or reads nothing for `connections.STALLED_S`."""
         with self._broadcaster.client() as view:
             tasks = [asyncio.create_task(work) for work in (self._send(view), self._receive(view))]
             _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -278,7 +277,7 @@ class _Client:
             seen, message = await self._broadcaster.next(seen, _HEARTBEAT_S, view)
             if message is not None:
                 async with self._send_lock:
-                    await asyncio.wait_for(self._socket.send_bytes(message), _STALLED_S)
+                    await asyncio.wait_for(self._socket.send_bytes(message), connections.STALLED_S)
             if time.perf_counter() - state_sent_s >= _HEARTBEAT_S:
                 previous, about = about, self._broadcaster.about()
                 await self._send_text((about if about != previous else {}) | self._commands.state(self))
@@ -316,7 +315,7 @@ class _Client:
 
     async def _send_text(self, content: dict[str, Any]) -> None:
         async with self._send_lock:
-            await asyncio.wait_for(self._socket.send_text(json.dumps(content)), _STALLED_S)
+            await asyncio.wait_for(self._socket.send_text(json.dumps(content)), connections.STALLED_S)
 
 
 def _refused_action(text: str | None) -> dict[str, str]:
