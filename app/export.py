@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 def _export(args: argparse.Namespace) -> str:
     from evburst.app.config import build
     from evburst.app.runs import block_side
-    from evburst.data.representations.voxel_grid import blocked_size
+    from evburst.data.representations.voxel_grid import blocked_size, padded_size
     from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
@@ -73,7 +73,7 @@ def _export(args: argparse.Namespace) -> str:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
     sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.sensor_size or _SENSOR
-    height, width = (-(-side // bundle.stride) * bundle.stride for side in (sensor.height, sensor.width))
+    width, height = padded_size(sensor, bundle.stride)
     if args.onnx_snn:
         if not is_integer(bundle.spiking, bundle.parameters):
             spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
