@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from evburst.data.encoding import columns, unpack
-from evburst.data.errors import DataError, NoEventsError
-from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, SensorSize
+from evburst.data.errors import DataError, NoEventsError, SensorSizeError
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, SensorSize, check_order
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream
 from evburst.data.slicing import GLITCH_EVENTS, Mark, find_marks, windows_by_duration
@@ -40,6 +41,7 @@ MAX_HELD_EVENTS = 100_000_000
 MARK_EVENTS, MARK_WINDOWS = 1 << 14, 100
 """Minimum distance of two marks, in events or in windows; one of the two suffices."""
 
+_Key = TypeVar("_Key", bound=Hashable)
 _VERSION = 2
 _EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
@@ -76,6 +78,63 @@ class EventIndex(Protocol):
     def window(self, end_us: int) -> EventWindow:
         """The window that ends at `end_us`; empty before the recording, after it, and in a long silence."""
         ...
+
+
+class RecentIndices(Generic[_Key]):
+    """The indices of the recordings that were used last.
+
+    Args:
+        most: largest number of indices.
+        most_events: largest number of events that all of them hold together; the last one is kept even if it holds more.
+    """
+
+    def __init__(self, most: int, most_events: int) -> None:
+        self._most, self._most_events = most, most_events
+        self._indices: OrderedDict[_Key, EventIndex] = OrderedDict()
+
+    def get(self, key: _Key, make: Callable[[], EventIndex]) -> EventIndex:
+        """Return a recording's index, from memory if it is there, or else made now."""
+        if key in self._indices:
+            self._indices.move_to_end(key)
+            return self._indices[key]
+        index = self._indices[key] = make()
+        while len(self._indices) > 1 and self._are_too_many():
+            self._indices.popitem(last=False)
+        return index
+
+    def _are_too_many(self) -> bool:
+        return len(self._indices) > self._most or sum(own.held_events for own in self._indices.values()) > self._most_events
+
+
+def index_recording(
+    name: str, open_stream: Callable[[], EventStream], sensor_size: SensorSize, window_us: int, file: Path | None = None
+) -> EventIndex:
+    """Open one recording of a data set and return the index of its windows.
+
+    Args:
+        name: name of the recording, for errors.
+        open_stream: opens it.
+        sensor_size: (W, H) px of the data set.
+        window_us, file: see `index_events`.
+
+    Raises:
+        SensorSizeError: the recording is of another sensor.
+        EventFileError: it cannot be read, or is not in order of time (NoEventsError: it contains no event).
+        DataError: see `index_events`.
+    """
+    try:
+        stream = open_stream()
+        if stream.sensor_size != sensor_size:
+            raise SensorSizeError(
+                f"{name}: a {stream.sensor_size} sensor among recordings of {sensor_size}: use one folder per sensor"
+            )
+        index = index_events(stream, window_us, file)
+        check_order(name, index.events, index.faults.late_events)
+        return index
+    except NoEventsError:
+        raise
+    except DataError as error:
+        raise type(error)(str(error) if name in str(error) else f"{name}: {error}") from None
 
 
 def index_events(stream: EventStream, window_us: int, file: Path | None = None) -> EventIndex:

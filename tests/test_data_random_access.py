@@ -16,7 +16,7 @@ from evburst.data.encoding import unpack
 from evburst.data.errors import DataError, EvburstError
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import EventIndex, index_events
+from evburst.data.random_access import EventIndex, RecentIndices, index_events
 from evburst.data.readers import READERS, open_events
 from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import windows_by_duration
@@ -306,3 +306,35 @@ def test_one_flipped_bit_empties_no_window(tmp_path: Path) -> None:
     data = open_dataset(DatasetConfig("folder", str(tmp_path)), Request("any", W, cache=tmp_path / "c"))
     assert len(data[0].window) == np.count_nonzero((events["t"] >= 650_000) & (events["t"] < 700_000)) > 900
     assert data.faults_of(0) == {"time_glitches": 1}  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------- how many are kept
+
+
+@pytest.mark.parametrize(
+    ("most", "most_events", "kept"),
+    [
+        (3, 10_000, ["a", "c", "d"]),  # "b" was used longest ago
+        (9, 250, ["c", "d"]),
+        (9, 50, ["d"]),  # the last one is kept even if it holds more
+    ],
+)
+def test_the_indices_used_last_are_kept(most: int, most_events: int, kept: list[str]) -> None:
+    recent, made = RecentIndices[str](most, most_events), list[str]()
+
+    def index(name: str) -> Callable[[], EventIndex]:
+        def make() -> EventIndex:
+            made.append(name)
+            return index_events(EventArray(recording(100), SIZE), W)
+
+        return make
+
+    for name in ("a", "b", "a", "c", "d"):
+        recent.get(name, index(name))
+    made.clear()
+    for name in reversed(kept):  # the newest first: one that has to be made again replaces the oldest
+        recent.get(name, index(name))
+    assert made == []
+    for name in {"a", "b", "c", "d"} - set(kept):
+        recent.get(name, index(name))
+    assert sorted(made) == sorted({"a", "b", "c", "d"} - set(kept))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +25,11 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spre
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
 from evburst.data.datasets.selection import warn_of_unseen
 from evburst.data.encoding import columns
-from evburst.data.errors import DataError, NoEventsError, SensorSizeError, SettingValueError
-from evburst.data.events import EventStream, EventWindow, SensorSize, check_order
+from evburst.data.errors import DataError, NoEventsError, SettingValueError
+from evburst.data.events import EventStream, EventWindow, SensorSize
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import EmptyRecording, EventIndex, first_sensor_size, index_events
+from evburst.data.random_access import EmptyRecording, EventIndex, RecentIndices, first_sensor_size, index_recording
 
 _LOG = logging.getLogger("evburst")
 _VERSION = 1
@@ -176,7 +175,7 @@ class ClassWindows:
         filters: FiltersConfig = FiltersConfig(),  # noqa: B008 (frozen)
     ) -> None:
         self._dataset, self._window_us, self._filters = dataset, window_us, filters
-        self._open: OrderedDict[int, EventIndex] = OrderedDict()
+        self._open = RecentIndices[int](_OPEN_RECORDINGS, _MAX_HELD_EVENTS)
         size = first_sensor_size((partial(self._stream, recording) for recording in dataset.recordings), dataset.name)
         self.spec = DatasetSpec(dataset.name, dataset.classes, size, "", {}, whole=True)
         self._key = hashlib.sha256(repr((dataset.name, window_us, filters, size)).encode()).hexdigest()
@@ -250,31 +249,14 @@ class ClassWindows:
         return measured
 
     def _index(self, number: int) -> EventIndex:
-        """Return a recording's index, from memory if it is there."""
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        recording = self._dataset.recordings[number]
-        index: EventIndex
+        """Return a recording's index, from the recently used ones or computed now."""
+        return self._open.get(number, lambda: self._new_index(self._dataset.recordings[number]))
+
+    def _new_index(self, recording: LabelledRecording) -> EventIndex:
         try:
-            stream = self._stream(recording)
-            if stream.sensor_size != self.spec.sensor_size:
-                raise SensorSizeError(
-                    f"{recording.name}: a {stream.sensor_size} sensor among recordings of "
-                    f"{self.spec.sensor_size}; use one folder per sensor"
-                )
-            index = index_events(stream, self._window_us)
-            check_order(recording.name, index.events, index.faults.late_events)
+            return index_recording(recording.name, partial(self._stream, recording), self.spec.sensor_size, self._window_us)
         except NoEventsError:
-            index = EmptyRecording(0, self._window_us)
-        except DataError as error:
-            raise type(error)(str(error) if recording.name in str(error) else f"{recording.name}: {error}") from None
-        self._open[number] = index
-        while len(self._open) > 1 and (
-            len(self._open) > _OPEN_RECORDINGS or sum(opened.held_events for opened in self._open.values()) > _MAX_HELD_EVENTS
-        ):
-            self._open.popitem(last=False)
-        return index
+            return EmptyRecording(0, self._window_us)
 
 
 def _without_events(names: Sequence[str]) -> str:

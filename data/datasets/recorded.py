@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -25,9 +24,16 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spre
 from evburst.data.datasets.layouts import Layout, Recording
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
-from evburst.data.events import EventStream, SensorSize, check_order, check_sensor_size
+from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
-from evburst.data.random_access import MAX_HELD_EVENTS, EmptyRecording, EventIndex, first_sensor_size, index_events
+from evburst.data.random_access import (
+    MAX_HELD_EVENTS,
+    EmptyRecording,
+    EventIndex,
+    RecentIndices,
+    first_sensor_size,
+    index_recording,
+)
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, open_sized
 from evburst.data.text import number_of
 
@@ -147,7 +153,7 @@ class RecordedWindows:
         if n_windows:
             items = [items[i] for i in evenly_spread(len(items), n_windows)]
         self._items = items
-        self._open: OrderedDict[Path, EventIndex] = OrderedDict()
+        self._open = RecentIndices[Path](_OPEN_FILES, MAX_HELD_EVENTS)
         self._faults: dict[str, dict[str, int]] = {}
         openers = (partial(reading.open, recording.events, recording.sensor_size) for recording in layout.recordings)
         self.spec = replace(layout.spec, sensor_size=first_sensor_size(openers, self._root))
@@ -217,11 +223,10 @@ class RecordedWindows:
 
     def _index(self, recording: Recording) -> EventIndex:
         """Return the recording's index, from the recently used ones or computed now."""
-        path = recording.events
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
-        index = self._new_index(recording)
+        return self._open.get(recording.events, lambda: self._new_index(recording))
+
+    def _new_index(self, recording: Recording) -> EventIndex:
+        path, index = recording.events, self._computed_index(recording)
         times = [t for t, _ in recording.labels]
         if None in times and index.end_us in times:
             raise LabelError(
@@ -231,29 +236,17 @@ class RecordedWindows:
         if self._name(recording) not in self._faults:
             self._faults[self._name(recording)] = index.faults.found()
             self._warn_outside(recording, index)
-        self._open[path] = index
-        while len(self._open) > 1 and (
-            len(self._open) > _OPEN_FILES or sum(opened.held_events for opened in self._open.values()) > MAX_HELD_EVENTS
-        ):
-            self._open.popitem(last=False)
         return index
 
-    def _new_index(self, recording: Recording) -> EventIndex:
+    def _computed_index(self, recording: Recording) -> EventIndex:
         path, window_us, cache = recording.events, self._reading.window_us, self._reading.cache
+        file = cache / "recordings" / f"{_identity(path, self._reading, [])}.json" if cache else None
+        open_stream = partial(self._reading.open, path, recording.sensor_size)
         try:
-            stream = self._reading.open(path, recording.sensor_size)
-            if stream.sensor_size != self.spec.sensor_size:
-                others = f"among recordings of {self.spec.sensor_size}: use one folder per sensor"
-                raise SensorSizeError(f"{path}: a {stream.sensor_size} sensor {others}")
-            file = cache / "recordings" / f"{_identity(path, self._reading, [])}.json" if cache else None
-            index = index_events(stream, window_us, file)
-            check_order(str(path), index.events, index.faults.late_events)
-            return index
+            return index_recording(str(path), open_stream, self.spec.sensor_size, window_us, file)
         except NoEventsError:
             first_us = min((t for t, _ in recording.labels if t is not None), default=0) - _BEFORE_LABELS_US
             return EmptyRecording(max(first_us, 0), window_us)
-        except DataError as error:
-            raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
     def _times_outside(self, recording: Recording, index: EventIndex) -> list[int]:
         """Return the labelled times whose windows do not overlap the recording."""
