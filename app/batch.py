@@ -44,7 +44,7 @@ from evburst.data.readers.text_header import count_numbers, split_fields
 from evburst.data.text import number_of
 from evburst.models.bundle import DetectorBundle
 
-log = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 _LONGEST_NAMES = 4096
 """Bytes of the line of names of a table."""
@@ -89,9 +89,9 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         for match in matches:
             recordings.setdefault(_absolute(match), match)
     if other_tables:
-        log.info("note: passed over, because they have columns, but none of events: %s", ", ".join(map(str, other_tables)))
+        _LOG.info("note: passed over, because they have columns, but none of events: %s", ", ".join(map(str, other_tables)))
     if compressed:
-        log.info("note: passed over, because they are compressed: %s; unpack them first", ", ".join(map(str, compressed)))
+        _LOG.info("note: passed over, because they are compressed: %s; unpack them first", ", ".join(map(str, compressed)))
     return list(recordings.values())
 
 
@@ -172,7 +172,7 @@ def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[s
     folder, bundle = out or default_folder(path), load_weights(config)
     summary = read_summary(folder)
     if summary is not None and _is_done(summary, path, _settings(config, bundle)):
-        log.info("%s: done already, skipped", path)
+        _LOG.info("%s: done already, skipped", path)
         return summary
     return detect_file(path, folder, config, bundle)
 
@@ -261,17 +261,17 @@ def _detect_each(
         except Exception as error:  # also of own readers and sinks, or a bug: the others can be processed all the same
             text = str(error)
             if isinstance(error, EvburstError):
-                log.error("%s", text)
+                _LOG.error("%s", text)
             else:
                 text = f"{type(error).__name__}: {error}"
                 trace = "" if isinstance(error, OSError | MemoryError) else f"\n{traceback.format_exc().rstrip()}"
-                log.error("%s: %s%s", path, text, trace)
+                _LOG.error("%s: %s%s", path, text, trace)
             if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
                 _write_failure(folder, path, text)
             yield {str(path): text}
         else:
             found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
-            log.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))
+            _LOG.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))
             yield {}
 
 

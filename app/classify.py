@@ -21,7 +21,7 @@ from evburst.data.readers import open_sized
 from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
 
-log = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 _NAME_WIDTH, _CLASS_WIDTH = 28, 10
 """Least widths of the columns of names and of classes."""
@@ -117,7 +117,7 @@ def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> Eve
 def warn_of_other_sensor(path: Path, size: SensorSize, bundle: DetectorBundle) -> None:
     """Log if a network was trained on another size of sensor than that of a recording or folder."""
     if bundle.sensor_size and size != bundle.sensor_size:
-        log.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.sensor_size)
+        _LOG.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.sensor_size)
 
 
 def _best_classes(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def classify_many(
             if len(recordings) == 1:
                 raise
             failed += 1
-            log.error("%s", error)
+            _LOG.error("%s", error)
     if failed:
         raise DataError(f"{failed} of {len(recordings)} recordings failed")
 

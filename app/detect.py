@@ -45,7 +45,7 @@ from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
 
-log = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

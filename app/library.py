@@ -30,7 +30,7 @@ from evburst.data.readers import open_events
 from evburst.data.readers.dat import DatFile
 from evburst.data.readers.packets import PacketFile
 
-log = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 MOST_SIZES = 4
 """Number of sensor sizes, those used last, whose networks a Detector or a Classifier keeps."""
@@ -122,7 +122,7 @@ class _Network:
         elif self.config.start_s:
             raise no_usable_events(name, faults, self.config.start_s)
         else:
-            log.warning("%s", no_usable_events(name, faults))
+            _LOG.warning("%s", no_usable_events(name, faults))
 
     def _open(self, path: Path) -> EventStream:
         return open_events(path, self._size, self.config.format, options=self.config.reading)

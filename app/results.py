@@ -14,7 +14,7 @@ from evburst.app.outputs.folder import write_text
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import DataError
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") -> int:
@@ -67,11 +67,11 @@ def tables(places: Sequence[Path], form: str = "markdown", expected: Sequence[st
 
     collected = find(places)
     for problem in collected.problems:
-        log.warning("left out: %s", problem)
+        _LOG.warning("left out: %s", problem)
     if not collected.files:
         raise DataError(f"{', '.join(map(str, places))}: no readable results.json; evburst evaluate writes them")
     missing = gaps(collected.files, expected)
     for line in missing:
-        log.info("missing: %s", line)
+        _LOG.info("missing: %s", line)
     left_out = [f"left out: {problem}" for problem in collected.problems]
     return render(summary_tables(collected.files), left_out + missing, form)

@@ -38,7 +38,7 @@ the network was trained on."""
 _FARTHEST = 4
 """Windows that are more times longer or shorter than in training give a warning; `street` saw 0.7 to 2.2 times."""
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 _JUDGED_FROM = 10_000
 """Number of events from which a run ends early if too many lie outside the sensor or are late; at its end each is judged."""

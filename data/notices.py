@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 _warned: set[str] = set()
 
 

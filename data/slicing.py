@@ -46,7 +46,7 @@ LONG_SILENCE_US = 600_000_000
 MAX_START_S = 1e9
 """Latest start of a part of a recording, in seconds after its first event."""
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 _EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 _BEFORE_ALL = np.iinfo(np.int64).min // 2
 

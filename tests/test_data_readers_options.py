@@ -128,7 +128,7 @@ def test_what_is_odd_is_a_warning(
     with caplog.at_level(logging.WARNING, "evburst"):
         read(tmp_path / name)
         read(tmp_path / name)
-    (record,) = [record for record in caplog.records if record.name == "evburst"]
+    (record,) = [record for record in caplog.records if record.name.startswith("evburst.")]
     assert message in record.getMessage()
     assert "if the times are not µs, pass --time-unit s, ms, us or ns" in record.getMessage()
     caplog.clear()

@@ -177,9 +177,18 @@ class Evaluation:
             task, head = task_of(self.bundle.head).name, self.bundle.head
             known = head.classes if task == CLASSIFICATION else ()
             request = Request(
-                c.split, self.voxel.window_us, c.limit, Path(c.cache), c.seed, c.workers, progress, True, task, known,
-                self.bundle.sensor_size,
-            )  # fmt: skip
+                c.split,
+                self.voxel.window_us,
+                n_windows=c.limit,
+                cache=Path(c.cache),
+                seed=c.seed,
+                workers=c.workers,
+                progress=progress,
+                spread=True,
+                task=task,
+                classes=known,
+                trained_size=self.bundle.sensor_size,
+            )
             dataset = open_dataset(c.data, request)
         if self.rank == 0:
             barrier(self.world)

@@ -15,7 +15,7 @@ from evburst.data.slicing import window_start
 
 T = TypeVar("T")
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 _MAX_EMPTY_WINDOWS = 200
 
 

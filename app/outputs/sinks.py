@@ -35,7 +35,7 @@ from evburst.data.errors import ConfigError, DataError, SettingValueError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import check_callable, missing_methods, refuse_taken
 
-log = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 _PAGE = "docs/extending.md#a-sink"
 MOST_CROPS, CROP_EVERY_US = 500, 500_000
@@ -344,7 +344,7 @@ class CropSink:
     def close(self) -> None:
         """See Sink."""
         if self._written == MOST_CROPS:
-            log.warning("%s: stopped after %d crops", self._folder, MOST_CROPS)
+            _LOG.warning("%s: stopped after %d crops", self._folder, MOST_CROPS)
 
 
 def open_sink(name: str, folder: Path, run: RunInfo) -> Sink:

@@ -31,7 +31,7 @@ from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.random_access import EmptyRecording, EventIndex, RecentIndices, first_sensor_size, index_recording
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 _VERSION = 1
 _MAX_HELD_EVENTS = 20_000_000
 """Largest number of events kept in memory for all open recordings together, which is 260 MB."""

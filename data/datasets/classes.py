@@ -35,7 +35,7 @@ from evburst.data.notices import warn_once
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_sized
 from evburst.data.text import number_of
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

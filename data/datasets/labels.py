@@ -36,7 +36,7 @@ from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
 from evburst.data.readers import recording_suffixes
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 _LONG_NUMBER = 20
 _TIMED_PICTURE = re.compile(r".*_(\d{1,18})us\.\w+", re.DOTALL)

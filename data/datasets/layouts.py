@@ -42,7 +42,7 @@ from evburst.data.extensions import refuse_taken
 from evburst.data.notices import warn_once
 from evburst.data.text import number_of
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car", "truck", "bus", "traffic sign", "traffic light")
 """Names of the class ids in the 1 megapixel dataset (Perot et al. 2020)."""

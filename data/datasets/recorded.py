@@ -37,7 +37,7 @@ from evburst.data.random_access import (
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events, open_sized
 from evburst.data.text import number_of
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 _OPEN_FILES = 64
 _FROM_ZERO_US = 100_000
 _BEFORE_LABELS_US = 1_000_000

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-_LOG = logging.getLogger("evburst")
+_LOG = logging.getLogger(__name__)
 
 SELECT = "select"
 """Name of the split."""

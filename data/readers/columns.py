@@ -11,7 +11,6 @@ names the option that corrects it; if it is merely unusual, the logger "evburst"
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ from evburst.data.errors import ConfigError, EventFileError
 from evburst.data.events import EVENT_DTYPE, Events, Faults
 from evburst.data.notices import warn_once
 from evburst.data.readers.options import COLUMNS, IGNORED, ReadOptions
-
-LOG = logging.getLogger("evburst")
 
 COLUMN_NAMES = {
     "t": ("t", "ts", "time", "times", "timestamp", "timestamps"),
