@@ -17,11 +17,8 @@ from evburst.data.classification import Classification
 from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.classification import ClassScores, per_class, top, top1_loss
 from evburst.eval.coco import average_precision, coco_result, frames_of
-from evburst.models.detectors.postprocess import HeadSpec, PostConfig
+from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.tasks import CLASSIFICATION, DETECTION, task_of
-
-SCORED = PostConfig(score=0.001)
-"""Thresholds of the boxes that are scored: average precision also counts boxes with low scores."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.eval.report.tables import Table
 from evburst.models.bundle import DetectorBundle
-from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.tasks import Prediction, task_of
@@ -132,7 +132,7 @@ def relus(graph: Graph) -> set[str]:
 def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Prediction]:
     """Boxes or classes of n windows."""
     head = setting.bundle.head
-    return list(task_of(head).decode(list(outputs), head, PostConfig(score=0.001), setting.size, [0] * n))
+    return list(task_of(head).decode(list(outputs), head, SCORED, setting.size, [0] * n))
 
 
 def scored(setting: Setting, found: list[Prediction]) -> tuple[float, float]:

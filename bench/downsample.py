@@ -28,6 +28,7 @@ from evburst.data.simulation.scenes.street import StreetScene
 from evburst.data.simulation.sensor import EventSimulator
 from evburst.eval.coco import average_precision
 from evburst.eval.report.tables import Table
+from evburst.models.detectors.postprocess import SCORED
 
 STEP_US, WINDOW_US, SPAN_US = 2_500, 50_000, 600_000
 
@@ -44,7 +45,7 @@ def drive(size: SensorSize, seed: int) -> tuple[EventArray, list[Detections]]:
 
 def measured(weights: str, size: SensorSize, factor: int, drives: list[tuple[EventArray, list[Detections]]]) -> dict[str, Any]:
     """Figures of one factor over all drives."""
-    detector = Detector(weights, sensor_size=size, score=0.001, downsample=factor)
+    detector = Detector(weights, sensor_size=size, score=SCORED.score, downsample=factor)
 
     def results() -> Iterator[tuple[Detections, Any]]:
         for events, labels in drives:

@@ -43,6 +43,7 @@ from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import CocoResult, coco_result, frames_of
 from evburst.eval.report.tables import Table
 from evburst.eval.streaming import NOTHING_YET, newest_results, processed_windows
+from evburst.models.detectors.postprocess import SCORED
 
 FIXED_US, LABEL_US = 50_000, 15_000
 NO_GRID = np.zeros((0, 0, 0), np.uint8)
@@ -72,7 +73,7 @@ def recorded(kind: str, seed: int, weights: str) -> Recording:
     make, stop_us = KINDS[kind]
     scene = StreetScene(SIZE, seed) if make is StreetScene else ParkedScene(seed)
     events = EventArray(record(scene, CAMERA, 0, stop_us, STEP_US, seed), SIZE)
-    detector = Detector(weights, score=0.001, stride_ms=STEP_US / 1000)
+    detector = Detector(weights, score=SCORED.score, stride_ms=STEP_US / 1000)
     results = (replace(one, grid=NO_GRID) for one in detector.stream(events) if one.t1_us >= WINDOW_US)
     return Recording(scene, stop_us, {one.t1_us: one for one in results})
 

@@ -47,7 +47,7 @@ from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import coco_result, frames_of
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
-from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.detectors.postprocess import SCORED, PostConfig
 from evburst.models.detectors.remembering import remembering
 
 CLASSES = ("car", "pedestrian")
@@ -164,7 +164,7 @@ def on_pictures(root: Path, known: Sequence[tuple[str, DetectorBundle, bool]], s
     parts = {"all": position >= 0, "first half": position < length // 2, "second half": position >= length // 2}
     scores: dict[str, dict[str, Any]] = {}
     for name, bundle, ann in known:
-        inference = Inference(Detector(bundle, PostConfig(score=0.001), ann), bundle.voxel, SIZE, spiking=not ann)
+        inference = Inference(Detector(bundle, SCORED, ann), bundle.voxel, SIZE, spiking=not ann)
         done = run_dataset(inference, windows)
         scores[name] = {
             part: coco_result(

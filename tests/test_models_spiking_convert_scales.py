@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from evburst.data.events import SensorSize
-from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
+from evburst.models.detectors.postprocess import SCORED, HeadSpec, decode
 from evburst.models.graph import Runner
 from evburst.models.layout import input_stride
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.convert.scales import LOWEST_SCORE, parameters_of, without_unused_scales
+from evburst.models.spiking.convert.scales import parameters_of, without_unused_scales
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
 
@@ -55,8 +55,8 @@ def test_a_silent_scale_is_left_out(grids: Tensor) -> None:
     own = parameters_of(smaller, SpikingParameters(1, neurons, {name: torch.zeros(1) for name in graph.outputs}))
     assert set(own.neurons) == {node.name for node in smaller.nodes if node.op == "relu"} < set(neurons)
     assert list(own.readout_shift) == smaller.outputs
-    post, size = PostConfig(score=LOWEST_SCORE), SensorSize(24, 16)
-    expected, found = (decode(Runner(g)(grids), h, post, size, [0, 1, 2]) for g, h in ((graph, HEAD), (smaller, head)))
+    size = SensorSize(24, 16)
+    expected, found = (decode(Runner(g)(grids), h, SCORED, size, [0, 1, 2]) for g, h in ((graph, HEAD), (smaller, head)))
     for a, b in zip(expected, found, strict=True):
         assert len(a) > 0
         assert np.array_equal(a.boxes_xyxy, b.boxes_xyxy)

@@ -21,7 +21,7 @@ from evburst.app.convert.descent import Showings, descend, fresh_batches, rate_o
 from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, score
 from evburst.app.plots.conversion import draw_course
 from evburst.app.runs import pick_device
-from evburst.app.scoring import SCORED, scoring_of
+from evburst.app.scoring import scoring_of
 from evburst.app.train.config import TrainConfig
 from evburst.data.boxes import Detections
 from evburst.data.datasets import Dataset
@@ -32,6 +32,7 @@ from evburst.data.representations.voxel_grid import blocked_size
 from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Runner
 from evburst.models.layout import input_stride
 from evburst.models.spiking.adaptive import least_tau

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from evburst.app.convert.scores import run_windows
-from evburst.app.scoring import SCORED
 from evburst.data.datasets import Dataset
 from evburst.eval.bootstrap import number_units
 from evburst.eval.coco import frames_of
@@ -23,6 +22,7 @@ from evburst.eval.matching import match_predictions
 from evburst.eval.score_maps import FROM_SCORE, ScoreMap, calibrate_scores, record_of
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import SCORED
 from evburst.models.spiking.convert.score_maps import are_convolutions, fold_score_maps
 from evburst.models.tasks import task_of
 

@@ -15,13 +15,14 @@ from evburst.app.console import show_progress
 from evburst.app.dataset_runs import DatasetResults, run_dataset
 from evburst.app.inference import Inference
 from evburst.app.runs import block_side
-from evburst.app.scoring import SCORED, Score, scoring_of
+from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.representations.voxel_grid import blocked_size, padded_size
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, synaptic_ops
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detector import Detector
+from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from evburst.app.dataset_runs import run_dataset
 from evburst.app.inference import Inference
-from evburst.app.scoring import SCORED, Score, scoring_of
+from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.detectors.postprocess import SCORED
 from evburst.models.tasks import Prediction, task_of
 
 

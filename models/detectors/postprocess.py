@@ -59,6 +59,10 @@ class PostConfig:
             raise SettingValueError(f"max_detections must be positive, received {self.max_detections}")
 
 
+SCORED = PostConfig(score=0.001)
+"""Thresholds of the boxes that are scored: average precision also counts boxes with low scores."""
+
+
 def decode(
     maps: list[Tensor], spec: HeadSpec, config: PostConfig, sensor_size: SensorSize, t_us: list[int]
 ) -> list[Detections]:

@@ -12,16 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from evburst.models.detectors.postprocess import HeadSpec
+from evburst.models.detectors.postprocess import SCORED, HeadSpec
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.network import SpikingParameters
 
-LOWEST_SCORE = 0.001
-"""Lowest score of a box that counts for AP."""
-
 
 def without_unused_scales(graph: Graph, head: HeadSpec, grids: Tensor) -> tuple[Graph, HeadSpec]:
-    """Leave out the strides of a YOLO detector at which no score reaches `LOWEST_SCORE`; at least one stride stays.
+    """Leave out the strides of a YOLO detector at which no score reaches that of `SCORED`; at least one stride stays.
 
     Args:
         graph: the folded ANN.
@@ -33,7 +30,7 @@ def without_unused_scales(graph: Graph, head: HeadSpec, grids: Tensor) -> tuple[
     levels = len(head.strides)
     maps = Runner(graph)(grids)
     best = [float(torch.sigmoid(classes).amax()) for classes in maps[levels:]]
-    used = [k for k in range(levels) if best[k] >= LOWEST_SCORE]
+    used = [k for k in range(levels) if best[k] >= SCORED.score]
     if not used or len(used) == levels:
         return graph, head
     outputs = [graph.outputs[part + k] for part in (0, levels) for k in used]
