@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEVELS = 8
+ROUNDING_LEVELS = 8
 """Largest number of spikes per burst that the rounding allows."""
 
 
@@ -28,7 +28,7 @@ def round_and_measure(activation: Tensor, threshold: float, every: int = 4) -> t
         every: measure the channels on every `every`-th of the N windows.
 
     Returns:
-        The activations, rounded to 0 to `LEVELS` multiples of the threshold; the gradient passes where they are not
+        The activations, rounded to 0 to `ROUNDING_LEVELS` multiples of the threshold; the gradient passes where they are not
         clipped. And their density before rounding, a scalar in [0, 1]: the mean over channels of mean(a)^2 / mean(a^2),
         which does not depend on the scales of the channels. It is the Hoyer-square measure divided by the number of units
         (Yang, Wen, Li, "DeepHoyer", ICLR 2020).
@@ -47,7 +47,7 @@ class _RoundAndMeasure(torch.autograd.Function):
         if threshold:
             ctx.theta = theta = (threshold * square / (mean + 1e-9) + 1e-9)[:, None, None].to(activation.dtype)
             spikes = activation / theta
-            out = spikes.round().clamp_(max=LEVELS).mul_(theta)
+            out = spikes.round().clamp_(max=ROUNDING_LEVELS).mul_(theta)
         ctx.save_for_backward(spikes)
         return out, (mean * mean / square).mean()
 
@@ -58,7 +58,7 @@ class _RoundAndMeasure(torch.autograd.Function):
         if ctx.theta is None:
             passed = gradient.clone()
         else:  # gradient of clipping, in one operation
-            passed = torch.ops.aten.hardtanh_backward(gradient, spikes, -1.0, float(LEVELS))
+            passed = torch.ops.aten.hardtanh_backward(gradient, spikes, -1.0, float(ROUNDING_LEVELS))
             quadratic = quadratic * ctx.theta
         passed[:: ctx.every].addcmul_(spikes[:: ctx.every], quadratic.to(passed.dtype)).add_(linear.to(passed.dtype))
         return passed, None, None

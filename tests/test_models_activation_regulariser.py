@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evburst.models.activation_regulariser import LEVELS, round_and_measure
+from evburst.models.activation_regulariser import ROUNDING_LEVELS, round_and_measure
 
 
 def density(activation: Tensor) -> Tensor:
@@ -17,8 +17,8 @@ def rounded(activation: Tensor, threshold: float, measured: Tensor) -> Tensor:
     measured = measured.detach()
     typical = (measured.square().mean((0, 2, 3)) + 1e-12) / (measured.mean((0, 2, 3)) + 1e-9)
     theta = (threshold * typical + 1e-9)[:, None, None]
-    clipped = torch.minimum(activation, LEVELS * theta)
-    return clipped + (theta * (activation.detach() / theta + 0.5).floor().clamp(max=LEVELS) - clipped).detach()
+    clipped = torch.minimum(activation, ROUNDING_LEVELS * theta)
+    return clipped + (theta * (activation.detach() / theta + 0.5).floor().clamp(max=ROUNDING_LEVELS) - clipped).detach()
 
 
 def activations(seed: int, channels_last: bool) -> Tensor:

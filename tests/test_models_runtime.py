@@ -32,7 +32,7 @@ from evburst.models.runtime import (
 from evburst.models.runtime.int8 import quantise
 from evburst.models.runtime.int8.network import IntegerNetwork
 from evburst.models.runtime.int8.plan import Plan
-from evburst.models.runtime.int8.quantise import Reading, integer_weights, pack
+from evburst.models.runtime.int8.quantise import Unpacked, integer_weights, pack
 from evburst.models.runtime.int8.records import ADD
 from evburst.models.runtime.int8.signals import Read, SignalPart, Source, reads
 from evburst.models.runtime.int8.simd.emit import AVAILABLE, LANES
@@ -446,7 +446,7 @@ def test_sums_of_sixteen_bits_cannot_overflow(monkeypatch: pytest.MonkeyPatch, l
     sizes[:large] = 4
     source = Source("a", (64, 8, 8), sizes, limit)
     read = Read(source, 0, 64, [SignalPart(source, 0, 0, 64)])
-    packed = pack([Reading(weight, [read], torch.ones(64))])
+    packed = pack([Unpacked(weight, [read], torch.ones(64))])
     assert packed is not None
     planes, (repetitions,) = packed.data.shape[1], packed.repetitions
     small = vnni or limit <= 129

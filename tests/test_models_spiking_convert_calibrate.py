@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evburst.data.errors import ConversionError
-from evburst.models.activation_regulariser import LEVELS, round_and_measure
+from evburst.models.activation_regulariser import ROUNDING_LEVELS, round_and_measure
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import (
     RATIOS,
@@ -64,8 +64,8 @@ def test_typical_thresholds_are_those_of_training() -> None:
     """Rounded to the same values at one timestep and equal levels; otherwise in proportion to the thresholds of least error."""
     a = torch.randn(6, 5, 32, 32, generator=torch.Generator().manual_seed(1)).relu()
     a *= torch.tensor([0.1, 1.0, 3.0, 0.0, 20.0])[:, None, None]
-    theta = typical_thresholds(a, 1, LEVELS)
-    layer = NeuronLayer(theta, torch.zeros(5), LEVELS)
+    theta = typical_thresholds(a, 1, ROUNDING_LEVELS)
+    layer = NeuronLayer(theta, torch.zeros(5), ROUNDING_LEVELS)
     trained, _ = round_and_measure(a, TYPICAL, every=1)
     assert torch.allclose(steady_counts(a, layer, 1) * theta[:, None, None], trained, rtol=1e-5)
     assert theta[3] == theta.max()  # silent

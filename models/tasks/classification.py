@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evburst.data.classification import Classification as Scores
+from evburst.data.classification import Classification
 from evburst.data.events import SensorSize
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.tasks import CLASSIFICATION, task
@@ -34,10 +34,10 @@ class ClassificationTask:
 
     def decode(
         self, maps: list[Tensor], spec: HeadSpec, post: PostConfig, sensor_size: SensorSize, t_us: Sequence[int]
-    ) -> list[Scores]:
+    ) -> list[Classification]:
         """See Task."""
         scores = class_logits(maps).softmax(1).cpu().numpy().astype(np.float32)
-        return [Scores(row, t) for row, t in zip(scores, t_us, strict=True)]
+        return [Classification(row, t) for row, t in zip(scores, t_us, strict=True)]
 
     def divergence(self, ann: list[Tensor], snn: list[Tensor], spec: HeadSpec, everywhere: bool = False) -> Tensor:
         """See Task: symmetric Kullback-Leibler divergence of both softmaxes at TEMPERATURE.
@@ -56,7 +56,7 @@ class ClassificationTask:
         """See Task: classes share a softmax."""
         return ()
 
-    def settled(self, predictions: Sequence[Scores], tau: float) -> bool:
+    def settled(self, predictions: Sequence[Classification], tau: float) -> bool:
         """See Task: stable when 1 - H(p) / ln K of the mean so far exceeds tau.
 
         Source: Wang et al., arXiv 2412.16219, input-aware timesteps.

@@ -4,8 +4,9 @@ The first run at an input size goes through four phases: plan (which operations,
 layout.py), tables (what the kernel reads, tables.py) and program (the buffers themselves, program.py). Later runs reuse the
 program.
 
-The conversion has already rounded the weights (models/spiking/rounding.py). Spikes equal those of the reference engine, except
-for neurons within float32 rounding of their threshold. Weights that have not been rounded are rounded here.
+The conversion has already rounded the weights (models/spiking/rounding.py); weights that it has not rounded are rounded here.
+Layers in integer form (models/spiking/integer_form.py) fire the same spikes as in the reference engine. In other layers,
+neurons within float32 rounding of their threshold can differ.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from torch import Tensor
 from evburst.data.stats import LayerStats, SpikeStats
 from evburst.models.graph import Graph, Memory, Node
 from evburst.models.runtime.counting import FanOut, count_spikes, grid_counts
-from evburst.models.runtime.int8 import plan as planning
 from evburst.models.runtime.int8.hold import active_cells
 from evburst.models.runtime.int8.layout import lay_out
-from evburst.models.runtime.int8.plan import Planner, Step
+from evburst.models.runtime.int8.plan import Planner, Reading, Step
 from evburst.models.runtime.int8.program import Program
-from evburst.models.runtime.int8.quantise import PackedWeights, Reading, pack
+from evburst.models.runtime.int8.quantise import PackedWeights, Unpacked, pack
 from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
@@ -121,7 +121,7 @@ class IntegerNetwork(SpikingNetwork):
             if node.op in ("relu", "max_pool") and (value := values.get(node.name)) is not None
         }
 
-    def _packed(self, readings: Sequence[planning.Reading]) -> PackedWeights | None:
+    def _packed(self, readings: Sequence[Reading]) -> PackedWeights | None:
         """Pack the weights of convolutions, once for all shapes of grids; see plan.Pack."""
         key = tuple(
             f"{conv.name} {part.source.name} {part.first} {part.channels} {part.at}"
@@ -129,12 +129,12 @@ class IntegerNetwork(SpikingNetwork):
             for part in signal
         )
         if key not in self._weights:
-            self._weights[key] = pack([self._reading(*reading) for reading in readings])
+            self._weights[key] = pack([self._unpacked(*reading) for reading in readings])
         return self._weights[key]
 
-    def _reading(self, conv: Node, signal: Signal) -> Reading:
+    def _unpacked(self, conv: Node, signal: Signal) -> Unpacked:
         tensors, values = self.graph.tensors, spike_values(self.graph, conv, self.theta)
-        return Reading(tensors[f"{conv.name}.weight"], reads(signal), values, tensors.get(f"{conv.name}.step"))
+        return Unpacked(tensors[f"{conv.name}.weight"], reads(signal), values, tensors.get(f"{conv.name}.step"))
 
     def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:
         """Compute a node with the reference engine; spikes that it emits are written to the arena as counts."""

@@ -23,6 +23,7 @@ from evburst.models.spiking.integer_form import Driven, driven
 from evburst.models.spiking.neurons import NeuronLayer
 
 _LARGEST_COUNT = 255
+"""Largest count that the arena, uint8, holds."""
 
 
 class Reading(NamedTuple):
@@ -139,7 +140,8 @@ class Planner:
         self._graph, self._neurons, self._shapes, self._pack, self._max_count = graph, neurons, shapes, pack, max_count
         self._nodes, self._consumers = {node.name: node for node in graph.nodes}, graph.consumers()
         self._summed = all(
-            layer.takes_back and not layer.negative_slope and timesteps * layer.phi <= 255 for layer in neurons.values()
+            layer.takes_back and not layer.negative_slope and timesteps * layer.phi <= _LARGEST_COUNT
+            for layer in neurons.values()
         )
         self._summed_steps = timesteps if self._summed else 1
         self._sums = {drive.add.name: drive for drive in driven(graph) if drive.add}

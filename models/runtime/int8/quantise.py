@@ -84,8 +84,8 @@ def _largest_count(sources: Sequence[Read]) -> int:
     return max(read.source.limit for read in sources)
 
 
-class Reading(NamedTuple):
-    """A convolution and what it reads.
+class Unpacked(NamedTuple):
+    """The weights of a convolution as they are before `pack`, and what it reads.
 
     Attributes:
         weight: `(O, C, kh, kw)` float32.
@@ -99,13 +99,13 @@ class Reading(NamedTuple):
     step: Tensor | None = None
 
 
-def pack(readings: Sequence[Reading]) -> PackedWeights | None:
+def pack(convolutions: Sequence[Unpacked]) -> PackedWeights | None:
     """Compute the integer weights of convolutions whose sums are added, and pack them.
 
     Returns None if a sum could be too large for 32 bits, or if the weights of several convolutions have no common step.
     """
-    sources = [source for reading in readings for source in reading.sources]
-    found = [integer_weights(*reading) for reading in readings]
+    sources = [source for own in convolutions for source in own.sources]
+    found = [integer_weights(*own) for own in convolutions]
     integers, scale = [part for parts, _ in found for part in parts], found[0][1]
     if any(not np.array_equal(own, scale) for _, own in found):
         return None

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from evburst.data._numba import njit
 from evburst.data.errors import ConversionError
-from evburst.models.activation_regulariser import LEVELS as ROUNDING_LEVELS
+from evburst.models.activation_regulariser import ROUNDING_LEVELS
 from evburst.models.graph import Graph, Node, Runner, activation
 from evburst.models.spiking.convert.importance import position_weights
 from evburst.models.spiking.integer_form import (
