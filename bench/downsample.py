@@ -1,9 +1,10 @@
 """AP, energy and latency of a detector on a sensor that is larger than the one it was trained on, for each --downsample.
 
-    python bench/downsample.py [--sensor-size 1280x720] [--factors 1 2 3 4] [--seeds 11 12 13] [--json FILE]
+    python bench/downsample.py --json docs/results/downsample.json
+    python bench/downsample.py --sensor-size 640x480 --factors 1 2 --json docs/results/downsample.json
 
 Recordings are drawn streets (data/simulation/scenes/street.py) of 0.6 s each, whose boxes are known; no network was trained or
-chosen on them.
+chosen on them. The file of --json keeps the figures of other sensors that it contains.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.tracks import CAMERA
 from evburst import Detector
 from evburst.app.provenance import provenance
+from evburst.app.runs import block_side
 from evburst.data.boxes import Detections
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.simulation.scenes.street import StreetScene
@@ -66,12 +68,19 @@ def table(records: list[dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md, of several sensors."""
     rows = []
     for record in records:
-        width, height = record["sensor_size"]
+        size = SensorSize(*record["sensor_size"])
         for row in record["results"]:
-            default = ", the default" if row["downsample"] == (2 if width >= 1280 else 1) else ""
-            cells = [f"{row['ap']:.1f}", f"{row['ap50']:.1f}", f"{row['energy_uj']:.0f} uJ", f"{row['latency_ms']:.1f}"]
-            rows.append([f"{width}x{height}", f"{row['downsample']}{default}", *cells])
+            default = ", the default" if row["downsample"] == block_side(0, size, None) else ""
+            cells = [f"{row['ap']:.1f}", f"{row['ap50']:.1f}", f"{row['energy_uj']:.0f} µJ", f"{row['latency_ms']:.1f}"]
+            rows.append([f"{size.width}x{size.height}", f"{row['downsample']}{default}", *cells])
     return Table(["sensor", "`--downsample`", "AP", "AP50", "energy per window", "ms per window"], rows, 2).markdown()
+
+
+def with_record(records: list[dict[str, Any]], record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of several sensors with this one, in the place of an earlier one of the same weights and sensor."""
+    names = ("weights", "sensor_size")
+    same = [all(one[name] == record[name] for name in names) for one in records]
+    return [record if is_same else one for one, is_same in zip(records, same, strict=True)] + ([] if any(same) else [record])
 
 
 def main() -> None:
@@ -81,7 +90,7 @@ def main() -> None:
     parser.add_argument("--sensor-size", default="1280x720", metavar="WxH")
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 3, 4], metavar="N")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file, beside those of other sensors")
     args = parser.parse_args()
     size = SensorSize.parse(args.sensor_size)
     drives = [drive(size, seed) for seed in args.seeds]
@@ -91,7 +100,8 @@ def main() -> None:
         print(f"{row['downsample']:>10}{row['ap']:7.1f}{row['ap50']:7.1f}{row['energy_uj']:8.1f}{row['latency_ms']:8.1f}")
     if args.json:
         conditions = {"weights": args.weights, "sensor_size": list(size), "seeds": args.seeds, **provenance()}
-        args.json.write_text(json.dumps({**conditions, "results": rows}, indent=1))
+        before = json.loads(args.json.read_text()) if args.json.exists() else []
+        args.json.write_text(json.dumps(with_record(before, {**conditions, "results": rows}), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -137,9 +137,9 @@ def figures(windows: Sequence[Window]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """AP, recall in percent of moving / standing objects, and uJ of still / moving windows, as a Markdown table."""
+    """AP, recall in percent of moving / standing objects, and µJ of still / moving windows, as a Markdown table."""
     rates = [f"{rate:g}" for rate in FALSE_BOXES]
-    heads = ["sequences", "network", "AP", "AP50", *(f"found at {rate} false boxes" for rate in rates), "uJ"]
+    heads = ["sequences", "network", "AP", "AP50", *(f"found at {rate} false boxes" for rate in rates), "µJ"]
     lines = [f"| {' | '.join(heads)} |", "|---|---|---:|---:|" + "---:|" * (1 + len(rates))]
     for kind, rows in results["figures"].items():
         for network, row in rows.items():
