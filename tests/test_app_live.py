@@ -43,6 +43,7 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import ROOT, make_events
+from tests.helpers.waiting import wait_until
 
 SIZE = SensorSize(64, 48)
 CONFIG = LiveConfig(DetectConfig(ann=True, window_ms=20.0))
@@ -205,14 +206,6 @@ def test_after_a_seek_windows_are_those_of_the_recording(tmp_path: Path) -> None
     assert all(100 <= count < 150 for count in counts[:sought])
     assert list(counts[sought:]) == sorted(counts[sought:])
     assert sum(counts) == pipeline.figures.events  # the totals count what was played
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Poll until something holds."""
-    deadline = time.perf_counter() + seconds
-    while not holds():
-        assert time.perf_counter() < deadline
-        time.sleep(0.02)
 
 
 def test_another_network_is_prepared_while_the_present_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import random_events
+from tests.helpers.waiting import wait_until
 
 pytest.importorskip("fastapi")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -103,14 +103,6 @@ def browser(server: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     driver.quit()
     assert errors == []
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until it does, or fail."""
-    deadline = time.perf_counter() + seconds
-    while not holds():
-        assert time.perf_counter() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def text(browser: Any, name: str) -> str:

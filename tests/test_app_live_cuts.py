@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -26,18 +25,11 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import ROOT, random_events
+from tests.helpers.waiting import wait_until
 
 SIZE = SensorSize(64, 48)
 CONFIG = LiveConfig(DetectConfig(ann=True, window_ms=20.0))
 WINDOW_US = 50_000
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Poll until something holds."""
-    deadline = time.perf_counter() + seconds
-    while not holds():
-        assert time.perf_counter() < deadline
-        time.sleep(0.01)
 
 
 class Replay(RecordingSource):

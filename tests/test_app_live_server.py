@@ -12,7 +12,7 @@ import struct
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -31,6 +31,7 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import random_events
+from tests.helpers.waiting import wait_until
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -233,20 +234,20 @@ def test_a_recording_stands_still_while_everybody_has_paused(tmp_path: Any) -> N
     with open_socket(server) as client, open_socket(server) as other:
         ask(client, {"paused": True})
         before_s = source.position_s
-        wait(lambda: source.position_s > before_s + 0.2)  # the other one still watches
+        wait_until(lambda: source.position_s > before_s + 0.2)  # the other one still watches
         ask(other, {"paused": True})
         positions_s = [-1.0, source.position_s]
         while positions_s[-1] != positions_s[-2]:  # a slice that has begun is still played
             positions_s.append(wait_for(other, lambda message: "answer" not in message)["position_s"])
         ask(client, {"paused": False})
-        wait(lambda: source.position_s > positions_s[-1])
+        wait_until(lambda: source.position_s > positions_s[-1])
         assert source.position_s < positions_s[-1] + 10  # it continues from there
         ask(client, {"paused": True})
         client.close()
         other.close()
-        wait(lambda: server.broadcaster.clients == 0)
+        wait_until(lambda: server.broadcaster.clients == 0)
         before_s = source.position_s
-        wait(lambda: source.position_s > before_s)  # nobody watches
+        wait_until(lambda: source.position_s > before_s)  # nobody watches
     server.stop()
     pipeline.stop()
 
@@ -447,7 +448,7 @@ def test_a_burst_of_connections_leaves_no_more_idle_ones_than_the_limit(served: 
 
 def test_a_viewer_beyond_the_limit_learns_why(monkeypatch: pytest.MonkeyPatch, served: tuple[LivePipeline, PageServer]) -> None:
     _, server = served
-    wait(lambda: server.broadcaster.clients == 0)  # those of other tests have gone
+    wait_until(lambda: server.broadcaster.clients == 0)  # those of other tests have gone
     monkeypatch.setattr(server_module, "_MAX_CLIENTS", 2)  # private: a limit that nobody sets
     with open_socket(server) as client, open_socket(server), open_socket(server) as refused:
         assert json.loads(refused.recv(timeout=20)) == {"error": "2 pages are open already"}
@@ -456,7 +457,7 @@ def test_a_viewer_beyond_the_limit_learns_why(monkeypatch: pytest.MonkeyPatch, s
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1013
         assert "status" in ask(client, {"set": {}})
-    wait(lambda: server.broadcaster.clients == 0)
+    wait_until(lambda: server.broadcaster.clients == 0)
     with open_socket(server) as client:
         assert "sensor_size" in json.loads(client.recv(timeout=20))
 
@@ -473,15 +474,15 @@ def test_viewers_that_never_read_lose_their_place(
         "GET /live HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
-    wait(lambda: server.broadcaster.clients == 0)  # those of other tests have gone; one more would not be let in
+    wait_until(lambda: server.broadcaster.clients == 0)  # those of other tests have gone; one more would not be let in
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(raw_socket(server, request))
-        wait(lambda: server.broadcaster.clients == 3)
+        wait_until(lambda: server.broadcaster.clients == 3)
         # Not earlier: on a busy machine the first viewer would be gone before the third has come.
         monkeypatch.setattr(connections, "STALLED_S", 0.5)
-        wait(lambda: server.broadcaster.clients == 0)
-        wait(lambda: not server._server.server_state.connections)  # private: uvicorn's own count
+        wait_until(lambda: server.broadcaster.clients == 0)
+        wait_until(lambda: not server._server.server_state.connections)  # private: uvicorn's own count
     assert pipeline.figures.windows > 0
 
 
@@ -507,14 +508,6 @@ def test_a_flood_of_commands_waits() -> None:
         commands += 1
     assert 490 <= commands <= 510
     assert allowance.wait_s(1000.0) == 0.0
-
-
-def wait(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    """Poll until something holds."""
-    deadline = time.perf_counter() + seconds
-    while not holds():
-        assert time.perf_counter() < deadline
-        time.sleep(0.02)
 
 
 def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePipeline, PageServer]) -> None:
@@ -661,12 +654,12 @@ def test_the_sources_picture_is_sent_to_who_wants_it(served: tuple[LivePipeline,
 
     with open_socket(served[1]) as client, open_socket(served[1]) as other:
         ask(client, {"inset": True})
-        wait(lambda: picture(client))
+        wait_until(lambda: picture(client))
         decoded = cv2.imdecode(np.frombuffer(picture(client), np.uint8), cv2.IMREAD_GRAYSCALE)
         assert decoded.shape == (48, 64)
         assert picture(other) == b""
         ask(client, {"inset": False})
-        wait(lambda: not picture(client))
+        wait_until(lambda: not picture(client))
 
 
 def test_behind_a_reverse_proxy_the_page_works() -> None:
@@ -695,7 +688,7 @@ def test_without_a_source_the_page_waits_for_its_camera() -> None:
     server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()
     try:
-        wait(lambda: pipeline.status == "running")
+        wait_until(lambda: pipeline.status == "running")
         with open_socket(server) as client:
             assert ask(client, {"set": {}})["status"] == "waiting for the page's camera"
             assert ask(client, {"do": "camera_on"})["status"] == "running"
