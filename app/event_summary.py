@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.encoding import unpack
-from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, list_counts, no_usable_events
+from evburst.data.events import PACKET_EVENTS, Events, EventStream, SensorSize, joined, list_counts, no_usable_events
 from evburst.data.readers.columns import UNIT_SYMBOLS
 
 RATE_WINDOW_US = 10_000
@@ -128,10 +128,10 @@ def _batches(stream: EventStream, totals: _Totals) -> Iterator[Events]:
             pending.append(inside)
             count += len(inside)
         if count >= PACKET_EVENTS:
-            yield np.concatenate(pending)
+            yield joined(pending)
             pending, count = [], 0
     if pending:
-        yield np.concatenate(pending)
+        yield joined(pending)
 
 
 def human_description(info: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from evburst.data.arrays import as_events
 from evburst.data.classification import Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import ConfigError
-from evburst.data.events import EventArray, EventStream, EventWindow, Faults, SensorSize, no_usable_events
+from evburst.data.events import EventArray, EventStream, EventWindow, Faults, SensorSize, joined, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.data.readers.dat import DatFile
@@ -98,7 +98,7 @@ class _Network:
         if not len(t) or cut_otherwise or t[-1] // window_us == t[0] // window_us or t[-1] - t[0] >= window_us:
             return list(self.stream(array))
         filtered = FilteredStream(_counting_apart(array), self.config.filters)
-        kept = np.concatenate(list(filtered.packets()) or [array.events[:0]])
+        kept = joined(filtered.packets())
         window = EventWindow(int(t[0]), int(t[0]) + window_us, kept)
         return list(self._results(self._inference(array.sensor_size), filtered, iter([window]), "events", array.faults))
 

@@ -7,7 +7,7 @@ Times are int64 microseconds on the recording's own clock. Windows are half-open
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -37,7 +37,17 @@ OUTSIDE_LIMIT = 0.1
 LATE_LIMIT = 0.1
 """Fraction of late events above which a recording is not in order of time."""
 
+_EVENT_AS_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 _ADDING = Lock()
+
+
+def joined(parts: Iterable[Events]) -> Events:
+    """Concatenate events; a single part that holds any is returned without a copy."""
+    filled = [part for part in parts if len(part)]
+    if len(filled) < 2:
+        return filled[0] if filled else np.empty(0, EVENT_DTYPE)
+    # NumPy copies structured arrays field by field; the same copy as plain bytes is at least ten times as fast.
+    return np.concatenate([part.view(_EVENT_AS_BYTES) for part in filled]).view(EVENT_DTYPE)
 
 
 class SensorSize(NamedTuple):

@@ -30,7 +30,7 @@ import numpy as np
 
 from evburst.data.encoding import columns, unpack
 from evburst.data.errors import DataError, NoEventsError, SensorSizeError
-from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, SensorSize, check_order
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, SensorSize, check_order, joined
 from evburst.data.files import replacing
 from evburst.data.filters import FilteredStream
 from evburst.data.slicing import GLITCH_EVENTS, Mark, find_marks, windows_by_duration
@@ -43,7 +43,6 @@ MARK_EVENTS, MARK_WINDOWS = 1 << 14, 100
 
 _Key = TypeVar("_Key", bound=Hashable)
 _VERSION = 2
-_EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 
 
 @runtime_checkable
@@ -187,7 +186,7 @@ class HeldRecording:
     def __init__(self, stream: EventStream, window_us: int) -> None:
         parts, self.events = _read_events(stream, window_us)
         self.faults, self._window_us = stream.faults, window_us
-        self._events = np.concatenate([part.view(_EVENT_BYTES) for part in parts]).view(EVENT_DTYPE)
+        self._events = joined(parts)
         self.held_events = len(self._events)
         self._marks, latest = find_marks(self._events["t"], MARK_EVENTS, MARK_WINDOWS * window_us)
         self._times = [mark.t_us for mark in self._marks]

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from evburst.data._numba import njit
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, joined
 
 GLITCH_US = 1_000_000
 GLITCH_EVENTS = 8
@@ -47,7 +47,6 @@ MAX_START_S = 1e9
 """Latest start of a part of a recording, in seconds after its first event."""
 
 _LOG = logging.getLogger(__name__)
-_EVENT_BYTES = np.dtype((np.void, EVENT_DTYPE.itemsize))
 _BEFORE_ALL = np.iinfo(np.int64).min // 2
 
 
@@ -96,11 +95,11 @@ def windows_by_duration(packets: Iterable[Events], window_us: int, faults: Fault
             faults.time_glitches += glitches
             parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
             if stop < decided:
-                yield EventWindow(t0, t0 + window_us, _joined(parts))
+                yield EventWindow(t0, t0 + window_us, joined(parts))
                 parts, t0 = [], next_start(t0 + window_us, int(t[stop]), window_us, phase_us, faults)
             start = stop
     if t0 is not None:
-        yield EventWindow(t0, t0 + window_us, _joined(parts))
+        yield EventWindow(t0, t0 + window_us, joined(parts))
 
 
 def live_windows(packets: Iterable[Events], window_us: int, faults: Faults) -> Iterator[EventWindow]:
@@ -179,7 +178,7 @@ def overlapping(windows: Iterator[EventWindow], length_us: int) -> Iterator[Even
         begin_us = window.t1_us - length_us
         while parts[0][0] < begin_us:
             parts.popleft()
-        yield EventWindow(begin_us, window.t1_us, np.concatenate([events for _, events in parts]))
+        yield EventWindow(begin_us, window.t1_us, joined(events for _, events in parts))
 
 
 def windows_by_count(stream: EventStream, n_events: int, start_us: int | None = None) -> Iterator[EventWindow]:
@@ -218,10 +217,10 @@ def _windows_by_count(packets: Iterable[Events], n_events: int, faults: Faults) 
             parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
             start, missing = stop, missing - taken
             if missing == 0:
-                yield _spanning(_joined(parts))
+                yield _spanning(joined(parts))
                 parts, missing, floor = [], n_events, latest
     if n_events > missing:
-        yield _spanning(_joined(parts))
+        yield _spanning(joined(parts))
 
 
 def window_start(t_us: int, window_us: int, phase_us: int = 0) -> int:
@@ -282,7 +281,7 @@ def _with_lookahead(packets: Iterable[Events]) -> Iterator[tuple[Events, int]]:
                 f"a packet of events is {kind}; expected a one-dimensional array of evburst.data.events.EVENT_DTYPE: "
                 "evburst.data.arrays.as_events makes one"
             )
-        events = _joined([held, packet])
+        events = joined([held, packet])
         decided = max(len(events) - GLITCH_EVENTS, 0)
         if decided:
             yield events, decided
@@ -304,15 +303,6 @@ def _numbered(packets: Iterable[Events], faults: Faults) -> Iterator[tuple[int, 
                 count_reset(faults, int(latest - t[stop]))
                 number, latest = number + 1, _BEFORE_ALL
             start = stop
-
-
-def _joined(parts: list[Events]) -> Events:
-    """Concatenate the parts; a single non-empty part is returned without a copy."""
-    parts = [part for part in parts if len(part)]
-    if len(parts) < 2:
-        return parts[0] if parts else np.empty(0, EVENT_DTYPE)
-    # NumPy copies structured arrays field by field; the same copy as plain bytes is 30 times faster.
-    return np.concatenate([part.view(_EVENT_BYTES) for part in parts]).view(EVENT_DTYPE)
 
 
 def _spanning(events: Events) -> EventWindow:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from evburst.data.encoding import unpack
 from evburst.data.errors import DataError
-from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize
+from evburst.data.events import EVENT_DTYPE, EventArray, Events, EventWindow, Faults, SensorSize, joined
 from evburst.data.readers.dat import DatFile
 from evburst.data.slicing import clock_runs, live_windows, overlapping, windows_by_count, windows_by_duration
 from evburst.data.writers import write_events
+from tests.conftest import random_events
 
 SIZE = SensorSize(64, 48)
 
@@ -334,3 +335,11 @@ def test_packets_of_another_form_are_refused(packet: Events) -> None:
         list(windows_by_duration([packet], 1000, Faults()))
     with pytest.raises(DataError, match="as_events makes one"):
         list(clock_runs([packet], Faults()))
+
+
+def test_events_are_joined_as_numpy_would_and_a_single_part_is_not_copied() -> None:
+    events = random_events(300, SensorSize(32, 24), 50_000)
+    parts = [events[:100], events[:0], events[100::2]]
+    assert np.array_equal(joined(parts), np.concatenate(parts))
+    assert joined([events[:0], events]) is events
+    assert joined([]).dtype == EVENT_DTYPE

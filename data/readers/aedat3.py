@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.errors import EventFileError, NoEventsError
-from evburst.data.events import EVENT_DTYPE, Events, SensorSize
+from evburst.data.events import EVENT_DTYPE, Events, SensorSize, joined
 from evburst.data.readers import reader
 from evburst.data.readers.aedat2 import CHIPS
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
@@ -70,11 +70,11 @@ class Aedat3File(PacketFile):
             waiting.append(events)
             count += len(events)
             if count >= _JOINED_EVENTS:
-                yield np.concatenate(waiting)
+                yield joined(waiting)
                 total, count = total + count, 0
                 waiting = []
         if count:
-            yield np.concatenate(waiting)
+            yield joined(waiting)
         if total + count == 0:
             raise NoEventsError(f"{self.path}: no event in the whole file")
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.events import Events, SensorSize
+from evburst.data.events import Events, SensorSize, joined
 from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig
 
 
@@ -42,5 +42,5 @@ def record(
     sensor = EventSimulator(scene.sensor_size, config, seed)
     times = range(t0_us - warm_up_steps * step_us, t1_us + step_us, step_us)
     parts = [(t, sensor.step(scene.render(t), t)) for t in times]
-    events = np.concatenate([part for t, part in parts if t > t0_us])
+    events = joined(part for t, part in parts if t > t0_us)
     return events[events["t"] < t1_us]
