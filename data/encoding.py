@@ -24,7 +24,8 @@ Packed = NDArray[np.uint32]
 WRAP_US = 1 << 32
 """Period of the 32-bit clock of packed times."""
 
-_COORDINATE_BITS = {1: (9, 8), 2: (14, 14)}
+_BITS_1, _BITS_2 = (9, 8), (14, 14)
+"""Bits of x and y in version 1 and in version 2."""
 
 
 class WordFields(NamedTuple):
@@ -84,7 +85,7 @@ def columns(window: EventWindow) -> tuple[NDArray[np.int64], NDArray[np.uint16],
     """Return t, x, y, p of a window's events, `(n,)` each: views of structured events, copies of packed ones."""
     if not is_packed(window):
         return window.words["t"], window.words["x"], window.words["y"], window.words["p"]
-    x_bits, y_bits = _COORDINATE_BITS[window.version]
+    x_bits, y_bits = _BITS_1 if window.version == 1 else _BITS_2
     coordinates = window.words[:, 1]
     return (
         window.words[:, 0].astype(np.int64) + window.epoch_us,
@@ -101,9 +102,11 @@ def is_packed(window: EventWindow) -> bool:
 
 @njit(inline="always")
 def word_fields(version):  # type: ignore[no-untyped-def]
-    """The places of x, y and p in the words of a version: WordFields. For kernels: made outside, it takes longer to hand
-    over."""
-    x_bits, y_bits = (9, 8) if version == 1 else (14, 14)
+    """Return the positions of x, y and p in the words of a version, as WordFields.
+
+    Kernels call it instead of taking WordFields as an argument, because passing them takes longer.
+    """
+    x_bits, y_bits = _BITS_1 if version == 1 else _BITS_2
     x_mask, y_mask = np.uint64((1 << x_bits) - 1), np.uint64((1 << y_bits) - 1)
     return WordFields(x_mask, y_mask, np.uint64(32 + x_bits), np.uint64(32 + x_bits + y_bits))
 

@@ -28,6 +28,7 @@ from evburst.data.errors import EventFileError, NoEventsError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.clock import new_clock, unwrap
+from evburst.data.readers.header import CONTROL
 from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
@@ -37,7 +38,6 @@ EVENT_BYTES = 8
 _MAX_HEADER_BYTES = 1 << 22
 _PROBED_EVENTS = 1 << 14
 _CHIP = re.compile(rb"^#\s*AEChip:\s*(\S+)", re.MULTILINE)
-_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def read_header(path: Path) -> bytes:
     offset = 0
     while head[offset : offset + 1] == b"#" and (end := head.find(ending, offset)) >= 0:
         # The first address may begin with the byte of '#' as well, but is not a line of text.
-        if offset and _CONTROL.search(head, offset, end):
+        if offset and CONTROL.search(head, offset, end):
             break
         offset = end + len(ending)
     return head[:offset]

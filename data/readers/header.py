@@ -14,9 +14,10 @@ from pathlib import Path
 MAX_HEADER_BYTES = 1 << 16
 RAW_KEYWORDS = frozenset({"evt", "format"})
 """A RAW file states its encoding under one of these keywords; a DAT file has neither."""
+CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+"""A byte that no line of text contains."""
 
 _END = re.compile(rb"^%[ \t]*end[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
-_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _TEXT_EVENT = re.compile(rb"[-+.\d\"']+[ \t]*[,; \t]|[A-Za-z\"' \t]+[,;]")
 _KEYWORD = re.compile(rb"%[ \t]*[A-Za-z][A-Za-z0-9_.-]+[ \t:=]")
 
@@ -92,7 +93,7 @@ def _is_header(line: bytes) -> bool:
     """Return whether a line that begins with `%` is text, and not binary data that resembles it."""
     if _KEYWORD.match(line):
         return True
-    if _CONTROL.search(line.rstrip(b"\r\n")):
+    if CONTROL.search(line.rstrip(b"\r\n")):
         return False
     try:
         line.decode()
