@@ -22,6 +22,7 @@ from evburst.app.live import devices as devices_module
 from evburst.app.live import frames as frames_module
 from evburst.app.live import sources as sources_module
 from evburst.app.live.addresses import masked
+from evburst.app.live.cli import live_main
 from evburst.app.live.devices import DeviceClock, NetworkSource, Relay, SensorSource
 from evburst.app.live.frames import FakeCamera, FrameSource, GreyFrame, PushedFrames, fit
 from evburst.app.live.pipeline import LiveConfig
@@ -32,7 +33,7 @@ from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSour
 from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.data.errors import ConfigError, MissingPackageError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
-from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.data.simulation.sensor import PRESETS, SimulatorConfig
 from evburst.data.slicing import live_windows
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle
@@ -866,3 +867,12 @@ def test_a_camera_has_the_sensor_of_the_weights(tmp_path: Path) -> None:
                 open_source(LiveRequest(("camera", "fake")), config)
         else:
             assert open_source(LiveRequest(("camera", "fake")), config).sensor_size == size
+
+
+def test_the_help_names_the_sensors_and_presets_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """It names them without importing the modules that define them."""
+    with pytest.raises(SystemExit, match="0"):
+        live_main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"--sensor {{{','.join(devices_module.SENSORS)}}}" in shown
+    assert f"thresholds and noise are simulated: {', '.join(PRESETS)}" in shown
