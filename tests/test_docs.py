@@ -200,6 +200,11 @@ def test_every_kind_of_data_is_described(page: str, kinds: tuple[dict[str, Any],
     assert [name for name in bundled if not re.search(rf"^\| `{name}(:NAME)?` \|", table, re.MULTILINE)] == []
 
 
+def test_every_bench_is_described() -> None:
+    text = (ROOT / "bench" / "README.md").read_text()
+    assert [path.name for path in sorted((ROOT / "bench").glob("[a-z]*.py")) if path.name not in text] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_plain_english(page: Path) -> None:
     prose = _prose(page.read_text())
