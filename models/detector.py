@@ -32,10 +32,10 @@ class Detector:
 
     Args:
         bundle: the weights.
-        post: thresholds.
+        post: score, NMS and number of boxes; not used by a classifier.
         ann: run the ordinary network instead of the spiking one.
         timesteps: T; None for what the weights were calibrated for.
-        device: where to run.
+        device: cpu or cuda.
         engine: how the spiking network is run, see models/runtime.
         adaptive: stop the timesteps of a window once it has settled this far (see models/spiking/adaptive.py); None: never.
         count_every: spikes will be counted in every N-th window, for which `auto` chooses the engine; None: as is the default

@@ -43,7 +43,7 @@ class RunFolder:
     """A folder that one run writes into, as a context manager.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder; created if it does not exist.
         source: the recording, which no output may replace.
         outputs: names of the files that this run writes, or patterns of them, `summary.json` left out.
         possible: the same of all files that a run can write.
@@ -121,7 +121,7 @@ class RunFolder:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
         for name in self._possible:
             if name in listed and "/" in name:
-                with suppress(OSError):  # it holds files of somebody else's
+                with suppress(OSError):  # it holds files that no run has written
                     (self.path / name).parent.rmdir()
 
     def _of_unknown_sinks(self, listed: Sequence[Any]) -> list[Path]:
@@ -144,7 +144,7 @@ def _listed(summary: dict[str, Any]) -> list[Any]:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What the run that wrote into this folder says of itself; None if none has."""
+    """Return the summary of the run that wrote into this folder; None if no run has."""
     summary = read_json(folder / SUMMARY)
     return summary if _MARK in summary else None
 
@@ -175,7 +175,7 @@ def outputs_in(folder: Path) -> list[Any]:
 
 
 def free_folder(base: Path, source: Path) -> Path:
-    """`base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files of somebody else's.
+    """Return `base`, or `base-2`, `base-3` ... if it holds the results of another recording, or files that no run has written.
 
     A pipe is another recording each time.
     """

@@ -7,7 +7,8 @@ here or in a module of yours.
         def write(self, result: WindowResult) -> None: ...
         def close(self) -> None: ...
 
-`--set sinks=[jsonl,csv]` chooses which are written. Whatever ends a run, `close` is called and leaves a readable file.
+`--sinks jsonl,csv` (setting `sinks`) chooses which are written. Whatever ends a run, `close` is called and leaves a readable
+file.
 """
 
 from __future__ import annotations

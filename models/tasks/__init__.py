@@ -1,11 +1,12 @@
 """Tasks: how a network's outputs are decoded, compared in conversion, and judged for stopping early.
 
-The kind of a head (HeadSpec.kind) determines its task. All code that depends on the kind is here: decoding, divergence,
-confidence, and the criterion for stopping early.
+The kind of a head (HeadSpec.kind) determines its task: decoding, divergence, confidence, and the criterion for stopping early.
 
     predictions = task_of(bundle.head).decode(maps, bundle.head, post, sensor_size, t_us)
 
-A new kind needs one class with `@task("kind")`, and the layout of its maps in models/layout.py.
+A new kind needs one class with `@task("kind")`, and the layout of its maps in models/layout.py (HEADS). The arithmetic of
+boxes is in models/detectors/postprocess.py, and for ONNX files that contain it, in models/export/onnx_boxes.py. Only YOLO's
+head can lose strides (models/spiking/convert/scales.py) or get a memory (models/detectors/remembering.py).
 """
 
 from __future__ import annotations
