@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evburst.data.datasets.pictures import Picture
 from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.picture import Picture
 from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
 
 SIZE = SensorSize(80, 60)

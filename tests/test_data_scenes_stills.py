@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import evburst.data.simulation.scenes.stills as stills
-from evburst.data.datasets.pictures import IGNORE, Picture
 from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.picture import IGNORE, Picture
 from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
 from evburst.data.simulation.scenes.walkers import Walker
 

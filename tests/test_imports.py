@@ -35,6 +35,12 @@ def test_packages_keep_to_their_neighbours(package: str) -> None:
         assert not strangers, f"{path} imports {strangers}"
 
 
+@pytest.mark.parametrize("folder", ["readers", "representations", "simulation"])
+def test_nothing_below_data_sets_imports_them(folder: str) -> None:
+    for path in (ROOT / "data" / folder).rglob("*.py"):
+        assert "evburst.data.datasets" not in path.read_text(), path
+
+
 @pytest.mark.parametrize("package", ["data", "models", "eval"])
 def test_only_app_reads_yaml_and_argv(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):

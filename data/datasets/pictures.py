@@ -21,7 +21,6 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -32,28 +31,10 @@ from evburst.data.datasets import DatasetSpec
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.picture import IGNORE, Picture
 
-IGNORE = -1
-"""Label of a box that is neither object nor background."""
 _STRETCH = 32
 """Length of a stretch of a sequence; consecutive frames are similar and must be in the same split."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A labelled photograph.
-
-    Attributes:
-        name: `<set>/<file>`.
-        grey: `(H, W)` uint8.
-        boxes_xyxy: `(n, 4)` float32 in pixels of the picture.
-        labels: `(n,)` int64; IGNORE for regions that are neither object nor background.
-    """
-
-    name: str
-    grey: NDArray[np.uint8]
-    boxes_xyxy: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 Row = dict[str, str]

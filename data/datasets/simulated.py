@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
 from evburst.data.datasets.class_windows import whole_window
-from evburst.data.datasets.pictures import IGNORE, PictureFolder
+from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.encoding import pack
 from evburst.data.errors import ConfigError, SettingValueError
 from evburst.data.events import Events, EventWindow, SensorSize
 from evburst.data.files import replacing
 from evburst.data.simulation.scenes import Scene, record
+from evburst.data.simulation.scenes.picture import IGNORE
 from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
 from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
 from evburst.data.simulation.sensor import SimulatorConfig

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets.pictures import Picture
 from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.picture import Picture
 from evburst.data.simulation.scenes.tone import random_tone
 
 SACCADE_US = 100_000

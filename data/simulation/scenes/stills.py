@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.datasets.pictures import IGNORE, Picture
 from evburst.data.events import SensorSize
+from evburst.data.simulation.scenes.picture import IGNORE, Picture
 from evburst.data.simulation.scenes.stops import Stops, clock, draw_stops
 from evburst.data.simulation.scenes.tone import random_tone
 from evburst.data.simulation.scenes.walkers import Walker
