@@ -20,12 +20,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.tracks import CAMERA
 from evburst import Detector
 from evburst.app.provenance import provenance
 from evburst.app.runs import block_side
 from evburst.data.boxes import Detections
 from evburst.data.events import EventArray, SensorSize
+from evburst.data.samples.make_street import CAMERA
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.data.simulation.sensor import EventSimulator
 from evburst.eval.coco import average_precision

@@ -30,13 +30,14 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.tracks import CAMERA, SIZE, STEP_US, WINDOW_US, ParkedScene
+from bench.tracks import SIZE, STEP_US, WINDOW_US, ParkedScene
 from evburst import Detector
 from evburst.app.inference import WindowResult
 from evburst.app.lead import LeadPredictor
 from evburst.app.provenance import provenance
 from evburst.data.boxes import Detections
 from evburst.data.events import EventArray
+from evburst.data.samples.make_street import CAMERA
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.eval.bootstrap import ap_losses

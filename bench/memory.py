@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.tracks import ADL_FPS, ADL_TRAINED, CAMERA, PEDESTRIAN, SIZE, WINDOW_US, ParkedScene, StoppedDrive, adl, tracked
+from bench.tracks import ADL_FPS, ADL_TRAINED, SIZE, WINDOW_US, ParkedScene, StoppedDrive, adl, tracked
 from evburst.app.dataset_runs import run_dataset
 from evburst.app.inference import Inference, WindowResult
 from evburst.app.provenance import provenance
@@ -41,8 +41,10 @@ from evburst.data.boxes import Detections, iou_matrix
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.datasets.simulated import SimulatedConfig
 from evburst.data.events import EventArray, Events, SensorSize
+from evburst.data.samples.make_street import CAMERA
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.stills import StillSceneConfig
+from evburst.data.simulation.scenes.street import PERSON
 from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import coco_result, frames_of
 from evburst.models.bundle import DetectorBundle
@@ -197,7 +199,7 @@ def picture_table(results: dict[str, Any]) -> str:
 def pedestrians(results: Sequence[WindowResult], truth: dict[int, Detections]) -> float:
     """AP50 of pedestrians in windows after the frames that were trained on."""
     ends = [one for one in results if one.t1_us in truth and one.t1_us * 1e-6 * ADL_FPS >= ADL_TRAINED]
-    found = [one.detections.take(one.detections.labels == PEDESTRIAN) for one in ends]
+    found = [one.detections.take(one.detections.labels == PERSON) for one in ends]
     return round(coco_result(frames_of([truth[one.t1_us] for one in ends], found), CLASSES).summary.ap50, 1)
 
 

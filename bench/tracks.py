@@ -43,19 +43,28 @@ from evburst.app.provenance import provenance  # noqa: E402
 from evburst.app.tracking import TrackConfig, Tracker  # noqa: E402
 from evburst.data.boxes import Detections, iou_matrix  # noqa: E402
 from evburst.data.events import EventArray, Events, SensorSize  # noqa: E402
+from evburst.data.samples.make_street import CAMERA  # noqa: E402
 from evburst.data.simulation.scenes import record  # noqa: E402
 from evburst.data.simulation.scenes.stops import RAMP_S, Stops, clock  # noqa: E402
-from evburst.data.simulation.scenes.street import Shape, StreetObject, StreetScene, _car, _person  # noqa: E402
-from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, log_intensity  # noqa: E402
+from evburst.data.simulation.scenes.street import (  # noqa: E402
+    CAR,
+    CAR_SIZE,
+    PERSON,
+    PERSON_SIZE,
+    Shape,
+    StreetObject,
+    StreetScene,
+    car_shape,
+    person_shape,
+)
+from evburst.data.simulation.sensor import EventSimulator, log_intensity  # noqa: E402
 from evburst.data.simulation.upsample import MotionUpsampler  # noqa: E402
 
 WINDOW_US, STEP_US = 50_000, 5_000
 SIZE = SensorSize(304, 240)
-CAMERA = SimulatorConfig(threshold_on=0.36, threshold_off=0.32, mismatch=0.03, shot_hz=0.15, leak_hz=0.05)
 ADL_FPS, ADL_TRAINED, LINK_IOU = 30.0, 260, 0.5
 SEGMENT_US, RESAMPLES = 2_000_000, 300
 METRICS = ("HOTA", "MOTA", "IDF1")
-CAR, PEDESTRIAN = 0, 1
 Pairs = list[tuple[Detections, Detections]]
 
 
@@ -93,7 +102,7 @@ class ParkedScene(StreetScene):
         for _ in range(5):
             side = rng.choice([-1, 1])
             z, speed = rng.uniform(8, 18), rng.uniform(0.9, 1.5)
-            self._add(rng, PEDESTRIAN, side * rng.uniform(2, 7), z, -side * speed, rng.uniform(-0.3, 0.3))
+            self._add(rng, PERSON, side * rng.uniform(2, 7), z, -side * speed, rng.uniform(-0.3, 0.3))
 
     def stood_s(self, number: int, t_s: float) -> float:
         """How long the object with this number in `boxes` has been standing at a time, 0 if it moves."""
@@ -106,9 +115,10 @@ class ParkedScene(StreetScene):
         if rng.random() < 0.5:
             second = stops[0][1] + 2 * RAMP_S + rng.uniform(0.5, 2)
             stops = (*stops, (second, second + rng.uniform(1.5, 3)))
-        look = _person(int(rng.integers(20, 90)), int(rng.integers(15, 60)), rng.uniform(0.8, 1.1), rng.uniform(0, 6))
-        shape: Callable[[float], Shape] = _car(int(rng.integers(30, 190))) if label == CAR else lambda t: look(clock(t, stops))
-        size = (1.8, 1.47) if label == CAR else (0.7, 1.78)
+        look = person_shape(int(rng.integers(20, 90)), int(rng.integers(15, 60)), rng.uniform(0.8, 1.1), rng.uniform(0, 6))
+        body = int(rng.integers(30, 190)) if label == CAR else 0
+        shape: Callable[[float], Shape] = car_shape(body) if label == CAR else lambda t: look(clock(t, stops))
+        size = CAR_SIZE if label == CAR else PERSON_SIZE
         self._objects.append(StoppingObject(label, x, z, vx, vz, size, shape, stops))
 
 
@@ -181,7 +191,7 @@ def _linked(frames: Sequence[NDArray[np.float32]]) -> list[Detections]:
         fresh = now == 0
         now[fresh] = count + 1 + np.arange(fresh.sum())
         count, ids = count + int(fresh.sum()), now
-        labels = np.full(len(boxes), PEDESTRIAN)
+        labels = np.full(len(boxes), PERSON)
         out.append(Detections(boxes, np.ones(len(boxes), np.float32), labels, number, ids))
     return out
 
@@ -357,7 +367,7 @@ def main() -> None:
             if kind != "adl":
                 found.setdefault(kind, {}).setdefault(name_of(hold_s), []).append(pairs)
                 continue
-            pairs = [(truth, one.take(one.labels == PEDESTRIAN)) for truth, one in pairs]
+            pairs = [(truth, one.take(one.labels == PERSON)) for truth, one in pairs]
             trained = [one.t_us * 1e-6 * ADL_FPS < ADL_TRAINED for _, one in pairs]
             for part, wanted in ((f"adl, frames 1 to {ADL_TRAINED}", True), (f"adl, frames {ADL_TRAINED + 1} on", False)):
                 half = [pair for pair, is_trained in zip(pairs, trained, strict=True) if is_trained == wanted]

@@ -19,6 +19,10 @@ from evburst.data.events import SensorSize
 from evburst.data.simulation.sensor import log_intensity
 
 CAMERA_HEIGHT = 1.35
+CAR, PERSON = 0, 1
+"""Class indices of the scene's objects."""
+CAR_SIZE, PERSON_SIZE = (1.8, 1.47), (0.7, 1.78)
+"""(width, height) of their boxes, metres."""
 _OVERSAMPLING = 3
 _SUBPIXEL_BITS = 4
 _MIN_DEPTH = 1.0
@@ -32,7 +36,7 @@ class StreetObject:
     """An object on the road, which may move.
 
     Attributes:
-        label: class index (0 car, 1 pedestrian).
+        label: class index, CAR or PERSON.
         x, z: position of its foot at t = 0, metres.
         vx, vz: its velocity, m/s.
         size: (width, height) of its box, metres.
@@ -173,8 +177,8 @@ def _facade(rng: np.random.Generator, side: int, z: float) -> list[tuple[NDArray
     return parts
 
 
-def _car(body: int) -> Callable[[float], Shape]:
-    """Return a car seen from behind or from the front: 1.75 m wide, 1.45 m high."""
+def car_shape(body: int) -> Callable[[float], Shape]:
+    """Return a car seen from behind or from the front: 1.75 m wide, 1.45 m high; `body` is its grey level."""
     dark, glass, lamp = max(body - 70, 15), 45, 235
     shape: Shape = [
         ([(-0.95, 0.0), (0.95, 0.0), (0.85, 0.1), (-0.85, 0.1)], 50),
@@ -191,11 +195,16 @@ def _car(body: int) -> Callable[[float], Shape]:
     return lambda t: shape
 
 
-def _person(coat: int, trousers: int, pace: float, phase: float) -> Callable[[float], Shape]:
-    """Return a person who walks across the view, 1.75 m tall, with swinging legs and arms."""
+def person_shape(coat: int, trousers: int, pace_hz: float, phase: float) -> Callable[[float], Shape]:
+    """Return a person who walks across the view, 1.75 m tall, with swinging legs and arms.
+
+    Args:
+        coat, trousers: grey levels.
+        pace_hz, phase: frequency of the steps, and their phase in radians.
+    """
 
     def shape(t: float) -> Shape:
-        swing = np.sin(2 * np.pi * pace * t + phase)
+        swing = np.sin(2 * np.pi * pace_hz * t + phase)
         parts: Shape = []
         for sign in (-1, 1):
             foot = 0.32 * swing * sign
@@ -217,19 +226,20 @@ def _person(coat: int, trousers: int, pace: float, phase: float) -> Callable[[fl
 
 def _traffic(rng: np.random.Generator, speed: float) -> list[StreetObject]:
     """Return cars ahead, oncoming and parked; people on both pavements and one crossing."""
-    car, person = (1.8, 1.47), (0.7, 1.78)
     objects = [
-        StreetObject(0, 1.9, 13, 0.0, speed - 1.6, car, _car(60)),
-        StreetObject(0, -2.0, 45, 0.0, -6.0, car, _car(175)),
-        StreetObject(0, -2.0, 75, 0.0, -7.0, car, _car(40)),
-        StreetObject(1, -5.6, 16, 1.35, 1.0, person, _person(60, 35, 0.95, 1.0)),
+        StreetObject(CAR, 1.9, 13, 0.0, speed - 1.6, CAR_SIZE, car_shape(60)),
+        StreetObject(CAR, -2.0, 45, 0.0, -6.0, CAR_SIZE, car_shape(175)),
+        StreetObject(CAR, -2.0, 75, 0.0, -7.0, CAR_SIZE, car_shape(40)),
+        StreetObject(PERSON, -5.6, 16, 1.35, 1.0, PERSON_SIZE, person_shape(60, 35, 0.95, 1.0)),
     ]
     for z in (9, 19, 30, 42, 55):
         grey = int(rng.integers(25, 200))
-        objects.append(StreetObject(0, 3.6 + rng.uniform(0, 0.3), z + rng.uniform(-1, 1) + 6, 0.0, 0.0, car, _car(grey)))
+        x, z_parked = 3.6 + rng.uniform(0, 0.3), z + rng.uniform(-1, 1) + 6
+        objects.append(StreetObject(CAR, x, z_parked, 0.0, 0.0, CAR_SIZE, car_shape(grey)))
     for side in (-1, 1):
         for z in (13, 22, 34):
             walk = rng.choice([-1.2, 1.2])
-            look = _person(int(rng.integers(20, 90)), int(rng.integers(15, 60)), rng.uniform(0.8, 1.1), rng.uniform(0, 6))
-            objects.append(StreetObject(1, side * rng.uniform(5.0, 6.2), z + rng.uniform(-2, 2), 0.0, walk, person, look))
+            look = person_shape(int(rng.integers(20, 90)), int(rng.integers(15, 60)), rng.uniform(0.8, 1.1), rng.uniform(0, 6))
+            x, z_walking = side * rng.uniform(5.0, 6.2), z + rng.uniform(-2, 2)
+            objects.append(StreetObject(PERSON, x, z_walking, 0.0, walk, PERSON_SIZE, look))
     return objects
