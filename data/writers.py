@@ -22,6 +22,7 @@ import numpy as np
 from evburst.data.encoding import WRAP_US, pack
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.data.files import readable_note, replacing, unchanged_note
 from evburst.data.readers.dat import dat_header
 
@@ -62,9 +63,10 @@ WRITERS: dict[str, Callable[[Path, SensorSize], PacketWriter]] = {}
 
 
 def writer(suffix: str) -> Callable[[WriterClass], WriterClass]:
-    """Register a PacketWriter for file names that end in `suffix`."""
+    """Register a PacketWriter for file names that end in `suffix`; raises ConfigError if another one has it."""
 
     def register(kind: WriterClass) -> WriterClass:
+        refuse_taken("writer", suffix, kind, WRITERS)
         WRITERS[suffix] = kind
         return kind
 

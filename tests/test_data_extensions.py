@@ -1,4 +1,4 @@
-"""Names of own readers, sinks and layouts: one that is taken is refused, and a module may be loaded again."""
+"""Names of own readers, sinks, engines and so on: one that is taken is refused, and a module may be loaded again."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from typing import Any
 import pytest
 
 from evburst.app.outputs import sinks
-from evburst.data import readers
+from evburst.data import readers, representations, writers
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import class_layouts, layouts, registry
 from evburst.data.errors import ConfigError
 from evburst.data.extensions import refuse_taken
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models import detectors, runtime, tasks
+from evburst.models.detectors.postprocess import HeadSpec
+
+detectors.find_family("resnet18")  # bundled families and tasks register themselves when the first one is asked for
+tasks.task_of(HeadSpec("yolo", (8,), 1, ("car",)))
 
 
 @pytest.fixture(autouse=True)
 def registries() -> Iterator[None]:
     """What is registered is so for one test."""
     modules: tuple[ModuleType, ...] = (readers, sinks, layouts, class_layouts, registry)
+    modules += (writers, representations, detectors, runtime, tasks)
     own = [value for module in modules for name, value in vars(module).items() if name.isupper() or name.startswith("_WITHOUT")]
     found: list[Any] = [value for value in own if isinstance(value, dict | set)] + [readers._RECOGNISE]  # private: a registry
     before = [registry.copy() for registry in found]
@@ -55,6 +62,15 @@ REGISTER: dict[str, tuple[Register, str, dict[str, Any]]] = {
     "kind": (lambda name: registry.opener(name), "simulated", registry.OPENERS),
     "kind of classes": (lambda name: registry.opener(name, task=CLASSIFICATION), "tonic", registry.CLASS_OPENERS),
     "kind as a layout": (lambda name: registry.opener(name), "folder", layouts.LAYOUTS),
+    "writer": (writers.writer, ".dat", writers.WRITERS),
+    "representation": (
+        lambda name: representations.representation(name, VoxelConfig, lambda *_: None, ("uint8",)),  # type: ignore[arg-type]
+        "voxel_histogram",
+        representations.REPRESENTATIONS,
+    ),
+    "family": (detectors.family, "resnet", detectors.FAMILIES),
+    "engine": (lambda name: runtime.engine(name, lambda device: ""), "int8", runtime.ENGINES),
+    "task": (tasks.task, "yolo", tasks.TASKS),
     "kind as a class layout": (lambda name: registry.opener(name, task=CLASSIFICATION), "ncars", class_layouts.CLASS_LAYOUTS),
 }
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize
+from evburst.data.extensions import refuse_taken
 
 
 class RepresentationConfig(Protocol):
@@ -57,9 +58,10 @@ REPRESENTATIONS: dict[str, Representation] = {}
 def representation(
     name: str, config: type[RepresentationConfig], reference: Reference, dtypes: tuple[str, ...]
 ) -> Callable[[Fill], Fill]:
-    """Register a kernel under `name`; see Representation."""
+    """Register a kernel under `name`; see Representation. Raises ConfigError if another one has the name."""
 
     def register(fill: Fill) -> Fill:
+        refuse_taken("representation", name, fill, {known: one.fill for known, one in REPRESENTATIONS.items()})
         REPRESENTATIONS[name] = Representation(config, fill, reference, dtypes)
         return fill
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from evburst.data.classification import DETECTION
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.models.detectors.postprocess import HeadSpec
 
 
@@ -98,9 +99,10 @@ FAMILIES: dict[str, Family] = {}
 def family(
     name: str, stride: Stride = lambda variant, size: DETECTOR_STRIDE, task: str = DETECTION
 ) -> Callable[[Builder], Builder]:
-    """Register the builder of a family; see Family."""
+    """Register the builder of a family; see Family. Raises ConfigError if another one has the name."""
 
     def register(builder: Builder) -> Builder:
+        refuse_taken("family", name, builder, {known: one.build for known, one in FAMILIES.items()})
         FAMILIES[name] = Family(builder, stride, task)
         return builder
 

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.extensions import refuse_taken
 from evburst.data.extras import pip_install
 from evburst.data.files import replacing
 from evburst.models.graph import Graph
@@ -85,9 +86,10 @@ SAMPLED = 10
 def engine(
     name: str, available: Callable[[str], str], exact_only: bool = False, count_every: int = 1
 ) -> Callable[[Builder], Builder]:
-    """Register an engine; the parameters are described in `Engine`."""
+    """Register an engine; the parameters are described in `Engine`. Raises ConfigError if another one has the name."""
 
     def register(build: Builder) -> Builder:
+        refuse_taken("engine", name, build, {known: one.build for known, one in ENGINES.items()})
         ENGINES[name] = Engine(build, available, exact_only, count_every)
         return build
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from evburst.data.boxes import Detections
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.events import SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 
 Prediction = Detections | Classification
@@ -78,9 +79,10 @@ _Kind = TypeVar("_Kind", bound=Callable[[], Task])
 
 
 def task(kind: str) -> Callable[[_Kind], _Kind]:
-    """Register the task of a kind of head."""
+    """Register the task of a kind of head; raises ConfigError if another one has the kind."""
 
     def register(cls: _Kind) -> _Kind:
+        refuse_taken("task", kind, cls, {known: type(one) for known, one in TASKS.items()})
         TASKS[kind] = cls()
         return cls
 
