@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evburst.app.console import LOG, run
+from evburst.data.samples import STREET
 
 if TYPE_CHECKING:
     from evburst.models.runtime import Times
 
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
 _WEIGHTS, _ROUNDS = "street", 4
 _REST_S, _RUNS = 0.05, 3
 """Pause before a turn, as threads of the engine before keep spinning for a while, and measured runs per turn."""
@@ -70,7 +69,7 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
     from evburst.models.spiking.integer_form import integer_form
 
     bundle = DetectorBundle.load(_WEIGHTS)
-    stream = open_events(SAMPLE)
+    stream = open_events(STREET)
     window = next(islice(stream.windows(bundle.voxel.window_us), 1, None))
     grid = torch.from_numpy(voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride))
     graph, parameters = integer_form(bundle.spiking, replace(bundle.parameters, timesteps=timesteps))

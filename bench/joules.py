@@ -31,6 +31,7 @@ from evburst.app.runs import pick_device
 from evburst.data.errors import ConfigError, EvburstError
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import padded_size, voxel_histogram
+from evburst.data.samples import STREET
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import DetectorBundle
@@ -38,7 +39,6 @@ from evburst.models.detector import Detector
 from evburst.models.detectors.postprocess import PostConfig
 
 POWERCAP = Path("/sys/class/powercap")
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def human(report: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=Path, default=SAMPLE, metavar="FILE", help="a recording (default: the bundled one)")
+    parser.add_argument("--events", type=Path, default=STREET, metavar="FILE", help="a recording (default: the bundled one)")
     parser.add_argument("--weights", default="street", metavar="NAME|FILE", help="default: street")
     parser.add_argument("--engine", default="auto", metavar="NAME", help="engine of the spiking network (default: auto)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")

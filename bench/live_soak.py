@@ -37,9 +37,9 @@ from evburst.app.live.sources import Packet, RecordingSource
 from evburst.app.runs import open_inference
 from evburst.data.errors import SourceError
 from evburst.data.readers import open_events
+from evburst.data.samples import STREET
 from evburst.models.bundle import DetectorBundle
 
-SAMPLE = Path(__file__).resolve().parent.parent / "data" / "samples" / "street_td.dat"
 DEATHS, AWAY_S = 5, 0.7
 
 
@@ -82,9 +82,9 @@ class Log:
 
 def window_time_s(detect: DetectConfig) -> float:
     """Median time of one window of the sample."""
-    source = RecordingSource(SAMPLE, 50_000)
+    source = RecordingSource(STREET, 50_000)
     inference = open_inference(DetectorBundle.load(detect.weights), detect, source.sensor_size)
-    window = next(iter(open_events(SAMPLE).windows(50_000)))
+    window = next(iter(open_events(STREET).windows(50_000)))
     inference.warm_up(window)
     grid = inference.new_grid()
     times = []
@@ -153,7 +153,7 @@ def soak(minutes: float, detect: DetectConfig) -> dict[str, Any]:
     alone_s = window_time_s(detect)
     window_ms = max(1000 * alone_s / 2, 1.0)
     seconds = 60 * minutes
-    source = DyingSource(SAMPLE, round(1000 * window_ms), [seconds / (DEATHS + 1) - AWAY_S] * DEATHS)
+    source = DyingSource(STREET, round(1000 * window_ms), [seconds / (DEATHS + 1) - AWAY_S] * DEATHS)
     config = LiveConfig(DetectConfig(**{**vars(detect), "window_ms": window_ms}))
     pipeline = LivePipeline(source, config, lambda line: print(line, file=sys.stderr))
     log, slowest_s = Log(), [0.0]

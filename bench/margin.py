@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from bench.inference import window_grid
-from bench.quiet import RECORDING, scattered
+from bench.quiet import scattered
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.conversion import Conversion, with_margin
 from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
+from evburst.data.samples import STREET
 from evburst.eval.report.tables import Table
 from evburst.models.bundle import DetectorBundle
 from evburst.models.runtime import open_engine
@@ -109,7 +110,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     bundle = DetectorBundle.load(args.weights)
     conversion = Conversion(ConvertConfig(args.weights, "unused.safetensors", args.root, continues=True, cache=args.cache))
     windows = conversion.data.windows("val", args.limit)
-    busy = window_grid(RECORDING, bundle, int(BUSY_MS / bundle.voxel.window_ms))
+    busy = window_grid(STREET, bundle, int(BUSY_MS / bundle.voxel.window_ms))
     ann, rows = score(bundle, windows, ann=True)[0].value, []
     found = {"weights": Path(args.weights).stem, "windows": len(windows), "ann_ap": ann}
     for margin in args.margins:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.contenders import Contender, contenders
 from bench.inference import Turns, window_grid
+from evburst.data.samples import STREET
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from evburst.models.graph import Graph, Node
     from evburst.models.spiking.network import SpikingParameters
 
-RECORDING = Path(__file__).resolve().parent.parent / "data" / "samples" / "street_td.dat"
 WINDOW = 30
 NOISE = (0, 1, 10, 100, 1000, 5000, 20_000)
 NAMES = {"auto": "snn auto T=1", "int8": "snn int8 T=1"}
@@ -154,7 +154,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     bundle = DetectorBundle.load(args.weights)
-    busy = window_grid(RECORDING, bundle, WINDOW)
+    busy = window_grid(STREET, bundle, WINDOW)
     grids = {f"noise {n}": scattered(n, bundle, *busy.shape[2:]) for n in NOISE} | {"recording": busy}
     build = contenders(bundle, busy)
     networks = {name: build[full]() for name, full in NAMES.items()}

@@ -36,13 +36,13 @@ from evburst.data.encoding import unpack  # noqa: E402
 from evburst.data.events import EVENT_DTYPE, Events, EventWindow, SensorSize  # noqa: E402
 from evburst.data.readers import open_events  # noqa: E402
 from evburst.data.representations.voxel_grid import padded_size, voxel_histogram  # noqa: E402
+from evburst.data.samples import STREET  # noqa: E402
 from evburst.eval.energy import EnergyReport, energy_report  # noqa: E402
 from evburst.eval.report.tables import Table  # noqa: E402
 from evburst.models.activity import ActivityRunner  # noqa: E402
 from evburst.models.bundle import DetectorBundle  # noqa: E402
 from evburst.models.runtime import open_engine  # noqa: E402
 
-RECORDING = ROOT / "data" / "samples" / "street_td.dat"
 NOISE = (0, 1, 10, 100, 400, 1300, 5000, 20_000)
 SLOWNESS = (500, 100, 30, 10, 5, 2, 1)
 STILL_NOISE, STILL_WINDOWS, BUSY_SHARE = (0, 100, 1300), 50, 0.2
@@ -233,7 +233,7 @@ def main() -> None:
     """Measure, print, and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="street")
-    parser.add_argument("--recording", type=Path, default=RECORDING)
+    parser.add_argument("--recording", type=Path, default=STREET)
     parser.add_argument("--real", type=Path, help="a real recording of the same sensor size")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--seed", type=int, default=0)

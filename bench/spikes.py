@@ -36,6 +36,7 @@ from evburst.data.errors import ModelError
 from evburst.data.events import SensorSize
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import voxel_batch
+from evburst.data.samples import STREET
 from evburst.eval.report.tables import Table
 from evburst.models.bundle import WEIGHTS, DetectorBundle
 from evburst.models.export.nir import to_nir, write_nir
@@ -46,7 +47,6 @@ from evburst.models.runtime.exported import open_onnxruntime, open_openvino
 from evburst.models.spiking.integer_form import driven, integer_form, is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "street_td.dat"
 _GEN1 = SensorSize(304, 240)
 
 Counts = dict[str, NDArray[Any]]
@@ -118,7 +118,7 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
 
 def grids_of(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
     """The first windows of the bundled recording as grids `(1, C, H, W)` for the sensor of the weights."""
-    stream, sensor = open_events(SAMPLE), bundle.sensor_size or _GEN1
+    stream, sensor = open_events(STREET), bundle.sensor_size or _GEN1
     for window in islice(stream.windows(bundle.voxel.window_us), n_windows):
         yield voxel_batch([window], bundle.voxel, sensor, bundle.stride)
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from evburst.app.cli import detect_main  # noqa: E402
 from evburst.data.boxes import load_prophesee_boxes  # noqa: E402
+from evburst.data.samples import STREET, STREET_LABELS  # noqa: E402
 from evburst.eval.matching import match_predictions  # noqa: E402
 from evburst.eval.protocol import Frame  # noqa: E402
 
@@ -42,9 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/street_sample.gif"), help="the picture")
     args = parser.parse_args()
-    labels = load_prophesee_boxes(ROOT / "data/samples/street_bbox.npy")
+    labels = load_prophesee_boxes(STREET_LABELS)
     with tempfile.TemporaryDirectory() as folder:
-        if detect_main(["--events", str(ROOT / "data/samples/street_td.dat"), "--out", folder, "--sinks", "bbox,video"]):
+        if detect_main(["--events", str(STREET), "--out", folder, "--sinks", "bbox,video"]):
             raise SystemExit(1)
         boxes = load_prophesee_boxes(Path(folder) / "bbox.npy")
         video = cv2.VideoCapture(str(Path(folder) / "annotated.mp4"))

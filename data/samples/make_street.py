@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from evburst.data.events import SensorSize
+from evburst.data.samples import STREET, STREET_LABELS
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.street import StreetScene
 from evburst.data.simulation.sensor import SimulatorConfig
@@ -24,10 +25,10 @@ CAMERA = SimulatorConfig(threshold_on=0.36, threshold_off=0.32, mismatch=0.03, s
 def make(folder: Path) -> None:
     """Write the recording and its labels to `folder`."""
     scene = StreetScene(SENSOR, SEED)
-    write_events(folder / "street_td.dat", record(scene, CAMERA, 0, DURATION_US, STEP_US, SEED), SENSOR)
+    write_events(folder / STREET.name, record(scene, CAMERA, 0, DURATION_US, STEP_US, SEED), SENSOR)
     labels = [scene.boxes(t).to_prophesee() for t in range(LABEL_US, DURATION_US + 1, LABEL_US)]
-    np.save(folder / "street_bbox.npy", np.concatenate(labels))
+    np.save(folder / STREET_LABELS.name, np.concatenate(labels))
 
 
 if __name__ == "__main__":
-    make(Path(__file__).resolve().parent)
+    make(STREET.parent)
