@@ -110,7 +110,7 @@ class LayoutFolder:
 Finder = Callable[[LayoutFolder], Iterator[LabelledFile]]
 
 
-class LayoutKind(NamedTuple):
+class Layout(NamedTuple):
     """One entry of the registry.
 
     Attributes:
@@ -126,13 +126,13 @@ class LayoutKind(NamedTuple):
     class_ids: tuple[str, ...] | None
 
 
-LAYOUTS: dict[str, LayoutKind] = {}
+LAYOUTS: dict[str, Layout] = {}
 
 
 def layout(
     *names: str, expected: str, sensor_size: SensorSize | None = None, class_ids: tuple[str, ...] | None = None
 ) -> Callable[[Finder], Finder]:
-    """Register a layout under one or several names; see LayoutKind.
+    """Register a layout under one or several names; see Layout.
 
     Raises:
         ConfigError: another layout has one of them, or what is registered is no layout.
@@ -141,8 +141,8 @@ def layout(
     def register(find: Finder) -> Finder:
         for name in names:
             check_layout(f"layout {name!r}", find, sensor_size)
-            refuse_taken("layout", name, find, {known: kind.find for known, kind in LAYOUTS.items()})
-        LAYOUTS.update(dict.fromkeys(names, LayoutKind(find, expected, sensor_size, class_ids)))
+            refuse_taken("layout", name, find, {known: entry.find for known, entry in LAYOUTS.items()})
+        LAYOUTS.update(dict.fromkeys(names, Layout(find, expected, sensor_size, class_ids)))
         return find
 
     return register
@@ -163,7 +163,7 @@ class Recording:
     sensor_size: SensorSize | None = None
 
 
-class Layout(NamedTuple):
+class LabelledSplit(NamedTuple):
     """The recordings of a dataset's split.
 
     Attributes:
@@ -186,7 +186,7 @@ def read_layout(
     spec: DatasetSpec,
     classes: dict[str, str],
     size_of: Callable[[LabelledFile], SensorSize | None],
-) -> Layout:
+) -> LabelledSplit:
     """Find a dataset's recordings and read their labels; logs what is skipped.
 
     Args:
@@ -203,28 +203,28 @@ def read_layout(
         LabelError: a label file is malformed, or no box is of a known class.
         ConfigError: the layout's function does not yield labelled files.
     """
-    kind = LAYOUTS[name]
-    check_root(root, kind.expected)
+    entry = LAYOUTS[name]
+    check_root(root, entry.expected)
     source, found = _find(name, root, split, spec)
     _log_skipped(source)
     if not found:
         hint = f"; {len(source.unlabelled)} event files have no labels" if source.unlabelled else ""
         hint += f"; skipped: {source.skipped[0]}" if source.skipped else ""
         hint += f"; its recordings have a class each: {SET_CLASSIFIER}" if has_classes(name, root) else ""
-        raise DataError(f"{root}: no recording found of split {split!r}; expected {kind.expected}{hint}")
-    matcher = ClassMatcher(source.spec, classes, None if spec.own_ids else kind.class_ids)
+        raise DataError(f"{root}: no recording found of split {split!r}; expected {entry.expected}{hint}")
+    matcher = ClassMatcher(source.spec, classes, None if spec.own_ids else entry.class_ids)
     recordings = []
     for item in found:
         recording_matcher = matcher
-        ids_by_size = kind.class_ids is None and not spec.own_ids and _has_ids(item.labels)
+        ids_by_size = entry.class_ids is None and not spec.own_ids and _has_ids(item.labels)
         if ids_by_size and (size_of(item) or next(filter(None, map(size_of, found)), None)) == _ONE_MPX:
             recording_matcher = matcher.with_ids(ONE_MPX_CLASSES)
         labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)
-        recordings.append(Recording(item.events, labels, item.labels.sensor_size or kind.sensor_size))
+        recordings.append(Recording(item.events, labels, item.labels.sensor_size or entry.sensor_size))
     matcher.log_unmatched(root)
     if split == "train":
         warn_of_unseen(root, source.spec.classes, matcher.matched)
-    return Layout(root, source.spec, recordings, len(source.unlabelled))
+    return LabelledSplit(root, source.spec, recordings, len(source.unlabelled))
 
 
 def _found(name: str, source: LayoutFolder) -> list[LabelledFile]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
-from evburst.data.datasets.layouts import Layout, Recording
+from evburst.data.datasets.layouts import LabelledSplit, Recording
 from evburst.data.datasets.selection import SELECT, held_out
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, check_sensor_size
@@ -125,7 +125,7 @@ def unlabelled_windows(
             found.setdefault(stretch[0], []).extend(times)
     root = Path(os.path.commonpath([path.parent for path in recordings]))
     labelled = [Recording(recordings[k], tuple((t_us, Detections.empty(t_us)) for t_us in times)) for k, times in found.items()]
-    return RecordedWindows(Layout(root, spec, labelled), reading, n_windows)
+    return RecordedWindows(LabelledSplit(root, spec, labelled), reading, n_windows)
 
 
 class RecordedWindows:
@@ -134,7 +134,7 @@ class RecordedWindows:
     The windows of a recording without events are empty: nothing can be found in them, and their labels count as missed.
 
     Args:
-        layout: the files and their labels.
+        split: the files and their labels.
         reading: how they are read.
         n_windows: maximum number of windows, spread evenly; 0 for all.
 
@@ -147,16 +147,16 @@ class RecordedWindows:
         LabelError: no label lies within its recording.
     """
 
-    def __init__(self, layout: Layout, reading: Reading, n_windows: int) -> None:
-        self.unlabelled, self._root, self._reading = layout.unlabelled, layout.root, reading
-        items = [(recording, k) for recording in layout.recordings for k in range(len(recording.labels))]
+    def __init__(self, split: LabelledSplit, reading: Reading, n_windows: int) -> None:
+        self.unlabelled, self._root, self._reading = split.unlabelled, split.root, reading
+        items = [(recording, k) for recording in split.recordings for k in range(len(recording.labels))]
         if n_windows:
             items = [items[i] for i in evenly_spread(len(items), n_windows)]
         self._items = items
         self._open = RecentIndices[Path](_OPEN_FILES, MAX_HELD_EVENTS)
         self._faults: dict[str, dict[str, int]] = {}
-        openers = (partial(reading.open, recording.events, recording.sensor_size) for recording in layout.recordings)
-        self.spec = replace(layout.spec, sensor_size=first_sensor_size(openers, self._root))
+        openers = (partial(reading.open, recording.events, recording.sensor_size) for recording in split.recordings)
+        self.spec = replace(split.spec, sensor_size=first_sensor_size(openers, self._root))
         self._check_clocks([next(items_of_file)[0] for _, items_of_file in groupby(items, key=_path)])
         self._check_places()
 

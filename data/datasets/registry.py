@@ -199,8 +199,8 @@ def _recorded(config: DatasetConfig, request: Request) -> Dataset:
             return reading.open(file.events, file.labels.sensor_size).sensor_size
         return None
 
-    layout = read_layout(config.kind, Path(config.root), request.split, spec_of(config), config.classes, size_of)
-    return RecordedWindows(layout, reading, request.n_windows)
+    split = read_layout(config.kind, Path(config.root), request.split, spec_of(config), config.classes, size_of)
+    return RecordedWindows(split, reading, request.n_windows)
 
 
 def _sensor_size(config: DatasetConfig) -> SensorSize | None:
