@@ -95,8 +95,8 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         "--events recording_td.dat",
     )
     parser.add_argument("--events", type=recording, nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, "
-                        ".bin, .aedat, .aedat4, .h5, .hdf5, .npy, .npz, .csv, .txt; - is standard input), folders of "
-                        "recordings, or quoted glob patterns")  # fmt: skip
+                        ".bin, .aedat, .aedat4, .h5, .hdf5, .bag, .mcap, .db3, .npy, .npz, .csv, .txt; - is standard "
+                        "input), folders of recordings, or quoted glob patterns")  # fmt: skip
     parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
                         "RECORDING); for several recordings it receives summary.csv and a folder for each, at its path below "
                         "the deepest folder that holds them all")  # fmt: skip

@@ -49,8 +49,8 @@ class RunConfig:
     """Settings of a run through a recording, common to all tasks.
 
     Attributes:
-        format: format of the recording: aedat2, aedat3, aedat4, bin, csv, dat, evt, hdf5, npy, npz; None: recognised by its
-            content, then by its name.
+        format: format of the recording: aedat2, aedat3, aedat4, bin, csv, dat, evt, hdf5, npy, npz, rosbag; None: recognised by
+            its content, then by its name.
         weights: bundled weights by name, or a file that convert wrote.
         window_ms: length of a window; None: the length with which the weights were trained.
         window_events: number of events per window, instead of a fixed length.

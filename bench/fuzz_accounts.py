@@ -7,6 +7,7 @@ csv      events + outside the sensor = lines after the header, less the truncate
 npy      header + item size x (events + outside) + truncated bytes = the file's size
 npz      events + outside = stated length, and the checksum of every array that was read is correct
 hdf5     events + outside = stated length (wrong values are not detected, because HDF5 has no checksums by default)
+rosbag   events + outside = events in the messages (except in EVT3, whose sums are those of evt)
 aedat2   header + 8 x (events + special events) + truncated bytes = the file's size
 aedat3   header + 8 x (events + invalid ones) + truncated bytes <= the file's size (packets of other types are skipped)
 aedat4   16 x events + truncated bytes <= the file's size (decoded by its library; an incomplete packet is an error)
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from evburst.data.readers.dat import read_header
+from evburst.data.readers.ros_messages import Array, Packet, packet_columns
 
 
 class BrokenPromiseError(Exception):
@@ -92,6 +94,13 @@ def _account_hdf5(path: Path, stream: Any, events: int) -> None:
     _equal(events + stream.faults.outside_sensor, len(stream))
 
 
+def _account_rosbag(path: Path, stream: Any, events: int) -> None:
+    messages = list(stream._messages())
+    if not any(isinstance(message, Packet) and message.encoding == "evt3" for message in messages):
+        columns = [message.columns if isinstance(message, Array) else packet_columns(message) for message in messages]
+        _equal(events + stream.faults.outside_sensor, sum(len(own["t"]) for own in columns))
+
+
 def _account_aedat4(path: Path, stream: Any, events: int) -> None:
     require(16 * events + stream.faults.truncated_bytes <= path.stat().st_size, "more events than bytes")
 
@@ -121,4 +130,5 @@ ACCOUNTS: dict[str, Callable[[Path, Any, int], None]] = {
     "hdf5": _account_hdf5,
     "npy": _account_npy,
     "npz": _account_npz,
+    "rosbag": _account_rosbag,
 }

@@ -7,14 +7,18 @@ import hashlib
 import os
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, EventStream, SensorSize
+from evburst.data.readers import ecf
 from evburst.data.readers.dat import dat_header
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
@@ -202,6 +206,88 @@ def _vectors(events: Events, width: int) -> Iterator[tuple[int, int, int, int, i
         key, first, valid = (t, y, p), x, 1
     if valid:
         yield key[0], first, *key[1:], valid
+
+
+def _runs(values: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each value with the number of times that it is repeated."""
+    for value, same in groupby(values):
+        yield value, len(list(same))
+
+
+def _ecf_times(t: Sequence[int]) -> bytes:
+    """Times as in ecf.py, which must not fall."""
+    out, before = [struct.pack("<Q", t[0])], t[0]
+    for time, n in _runs(t):
+        step, before = time - before, time
+        if step > 14:
+            while step:
+                out.append(bytes([0xF0 | step & 15]))
+                step >>= 4
+        out.append(bytes([step << 4 | min(n, 15)]) + (struct.pack("<H", n) if n >= 15 else b""))
+    return b"".join(out)
+
+
+def _ecf_runs(values: Sequence[int], code: str, bits: int) -> bytes:
+    """Rows or polarities."""
+    longest = (1 << bits) - 1
+    parts = (
+        struct.pack(f"<{code}", value << bits | min(n, longest)) + (struct.pack("<H", n) if n >= longest else b"")
+        for value, n in _runs(values)
+    )
+    return b"".join(parts)
+
+
+def _ecf_columns(x: Sequence[int]) -> bytes:
+    """Columns; the bits beyond the last event are set."""
+    out, i = [], 0
+    while i < len(x):
+        first, mask = x[i], 0
+        i += 1
+        for k in range(5):
+            if i >= len(x) or x[i] == first + 1 + k:
+                mask |= 16 >> k
+                i += 1
+        out.append(struct.pack("<H", first << 5 | mask))
+    return b"".join(out)
+
+
+def _ecf_packed(values: Sequence[int], code: str) -> bytes:
+    """Four values, of three quarters of a number each, in three numbers; the last ones are padded."""
+    bits = 8 * struct.calcsize(f"<{code}")
+    quarter, out = bits // 4, []
+    for i in range(0, len(values), 4):
+        a, b, c, d = [*values[i : i + 4], 5, 5, 5][:4]
+        low_b, low_c = b & (1 << quarter) - 1, c & (1 << 2 * quarter) - 1
+        numbers = a << quarter | low_b, b >> quarter << 2 * quarter | low_c, c >> 2 * quarter << 3 * quarter | d
+        out.append(struct.pack(f"<3{code}", *numbers))
+    return b"".join(out)
+
+
+def ecf_bytes(events: NDArray[Any], form: int) -> bytes:
+    """A chunk in form 0, 1 or 2."""
+    t, x, y, p = (events[name].tolist() for name in "txyp")
+    head = struct.pack("<I", len(t) << 2 | form) + _ecf_times(t)
+    if form == 2:
+        return head + _ecf_packed([b << 12 | a << 1 | c for a, b, c in zip(x, y, p, strict=True)], "I")
+    if form == 1:
+        return head + _ecf_runs(y, "H", 5) + _ecf_packed([a << 1 | c for a, c in zip(x, p, strict=True)], "H")
+    return head + _ecf_runs(y, "H", 5) + _ecf_columns(x) + _ecf_runs(p, "B", 7)
+
+
+def put_metavision(file: Any, events: Events, chunk: int, form: int, change: Callable[[bytes], bytes] = bytes) -> None:
+    """Put the data sets of a recording of Metavision into an h5py file; `change` is applied to the last chunk."""
+    import h5py
+
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((chunk,))
+    settings.set_filter(ecf.FILTER, h5py.h5z.FLAG_OPTIONAL)
+    group, space = h5py.h5g.create(file.id, b"CD"), h5py.h5s.create_simple((len(events),), (h5py.h5s.UNLIMITED,))
+    dataset = h5py.h5d.create(group, b"events", h5py.h5t.py_create(ecf.ROW), space, settings)
+    for first in range(0, len(events), chunk):
+        content = ecf_bytes(events[first : first + chunk], form)
+        dataset.write_direct_chunk((first,), change(content) if first + chunk >= len(events) else content)
+    file["CD/indexes"] = np.zeros(3, [("id", "<u8"), ("ts", "<i8")])
+    file["EXT_TRIGGER/events"] = np.zeros(1, [("p", "<i2"), ("t", "<i8"), ("id", "<i2")])
 
 
 def real(name: str) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,77 +14,11 @@ from numpy.typing import NDArray
 from evburst.data.errors import ConfigError, EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import ReadOptions, ecf, open_events
-from tests.event_files import SAMPLE, collect
+from tests.event_files import SAMPLE, collect, ecf_bytes, put_metavision
 
 h5py = pytest.importorskip("h5py")
 CHUNK = 512
 SIZE = SensorSize(1280, 720)
-
-
-def runs(values: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each value with the number of times that it is repeated."""
-    for value, same in groupby(values):
-        yield value, len(list(same))
-
-
-def times(t: Sequence[int]) -> bytes:
-    """Times as in ecf.py, which must not fall."""
-    out, before = [struct.pack("<Q", t[0])], t[0]
-    for time, n in runs(t):
-        step, before = time - before, time
-        if step > 14:
-            while step:
-                out.append(bytes([0xF0 | step & 15]))
-                step >>= 4
-        out.append(bytes([step << 4 | min(n, 15)]) + (struct.pack("<H", n) if n >= 15 else b""))
-    return b"".join(out)
-
-
-def run_bytes(values: Sequence[int], code: str, bits: int) -> bytes:
-    """Rows or polarities."""
-    longest = (1 << bits) - 1
-    parts = (
-        struct.pack(f"<{code}", value << bits | min(n, longest)) + (struct.pack("<H", n) if n >= longest else b"")
-        for value, n in runs(values)
-    )
-    return b"".join(parts)
-
-
-def columns(x: Sequence[int]) -> bytes:
-    """Columns; the bits beyond the last event are set."""
-    out, i = [], 0
-    while i < len(x):
-        first, mask = x[i], 0
-        i += 1
-        for k in range(5):
-            if i >= len(x) or x[i] == first + 1 + k:
-                mask |= 16 >> k
-                i += 1
-        out.append(struct.pack("<H", first << 5 | mask))
-    return b"".join(out)
-
-
-def packed(values: Sequence[int], code: str) -> bytes:
-    """Four values, of three quarters of a number each, in three numbers; the last ones are padded."""
-    bits = 8 * struct.calcsize(f"<{code}")
-    quarter, out = bits // 4, []
-    for i in range(0, len(values), 4):
-        a, b, c, d = [*values[i : i + 4], 5, 5, 5][:4]
-        low_b, low_c = b & (1 << quarter) - 1, c & (1 << 2 * quarter) - 1
-        numbers = a << quarter | low_b, b >> quarter << 2 * quarter | low_c, c >> 2 * quarter << 3 * quarter | d
-        out.append(struct.pack(f"<3{code}", *numbers))
-    return b"".join(out)
-
-
-def ecf_bytes(events: NDArray[Any], form: int) -> bytes:
-    """A chunk in form 0, 1 or 2."""
-    t, x, y, p = (events[name].tolist() for name in "txyp")
-    head = struct.pack("<I", len(t) << 2 | form) + times(t)
-    if form == 2:
-        return head + packed([b << 12 | a << 1 | c for a, b, c in zip(x, y, p, strict=True)], "I")
-    if form == 1:
-        return head + run_bytes(y, "H", 5) + packed([a << 1 | c for a, c in zip(x, p, strict=True)], "H")
-    return head + run_bytes(y, "H", 5) + columns(x) + run_bytes(p, "B", 7)
 
 
 def scan(n: int, seed: int = 0) -> Events:
@@ -111,18 +44,7 @@ def table(events: Events, n: int = 0) -> NDArray[Any]:
 def write(path: Path, events: Events, form: int = 0, change: Callable[[bytes], bytes] = bytes, **attributes: str) -> Path:
     """A recording as Metavision's; `change` is applied to its last chunk."""
     with h5py.File(path, "w") as file:
-        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        settings.set_chunk((CHUNK,))
-        settings.set_filter(ecf.FILTER, h5py.h5z.FLAG_OPTIONAL)
-        group, row = h5py.h5g.create(file.id, b"CD"), h5py.h5t.py_create(ecf.ROW)
-        dataset = h5py.h5d.create(
-            group, b"events", row, h5py.h5s.create_simple((len(events),), (h5py.h5s.UNLIMITED,)), settings
-        )
-        for first in range(0, len(events), CHUNK):
-            chunk = ecf_bytes(events[first : first + CHUNK], form)
-            dataset.write_direct_chunk((first,), change(chunk) if first + CHUNK >= len(events) else chunk)
-        file["CD/indexes"] = np.zeros(3, [("id", "<u8"), ("ts", "<i8")])
-        file["EXT_TRIGGER/events"] = np.zeros(1, [("p", "<i2"), ("t", "<i8"), ("id", "<i2")])
+        put_metavision(file, events, CHUNK, form, change)
         for name, value in attributes.items():
             file.attrs[name] = value
     return path

@@ -15,7 +15,7 @@ from evburst.data.errors import SettingValueError
 from evburst.eval.bootstrap import RESAMPLES
 from evburst.eval.energy import COST_TABLES
 from evburst.models.bundle import DetectorBundle
-from evburst.models.detectors.postprocess import SCORED, PostConfig
+from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
 
@@ -76,7 +76,7 @@ class EvaluateConfig:
     seed: int = 0
     downsample: int = 0
     memory: bool = False
-    post: PostConfig = field(default_factory=lambda: SCORED)
+    post: PostConfig = field(default_factory=lambda: PostConfig(score=0.001))  # as SCORED; the help is read from here
 
     def __post_init__(self) -> None:
         checks = {
