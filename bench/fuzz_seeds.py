@@ -23,6 +23,9 @@ from tests.event_files import (
     encode_evt3,
     encode_evt21,
     put_metavision,
+    ros_array,
+    ros_header,
+    write_bag,
 )
 
 SIZE = SensorSize(32, 24)
@@ -159,36 +162,24 @@ def hdf5_seeds() -> list[bytes]:
 
 def rosbag_seeds() -> list[bytes]:
     """Bags of ROS 1: an array of events in a message, and packets in two encodings."""
-    from rosbags.rosbag1 import Writer
-
-    events, name = make_events(60), struct.pack("<4I3s", 7, 1, 2, 3, b"cam")
-    sides = struct.pack("<2I", SIZE.height, SIZE.width)
-
-    def array(part: Events) -> bytes:
-        each = (struct.pack("<2H2IB", x, y, t // 10**6, t % 10**6 * 1000, p) for t, x, y, p in part.tolist())
-        return name + sides + struct.pack("<I", len(part)) + b"".join(each)
+    events = make_events(60)
 
     def packet(encoding: bytes, data: bytes) -> bytes:
         text = struct.pack("<I", len(encoding)) + encoding
-        return name + sides + struct.pack("<2Q", 1, 1_000_000) + text + struct.pack("<BI", 0, len(data)) + data
+        return ros_header(SIZE) + struct.pack("<2Q", 1, 1_000_000) + text + struct.pack("<BI", 0, len(data)) + data
 
     mono = np.array([t * 1000 - 10**6 | x << 32 | y << 48 | p << 63 for t, x, y, p in events.tolist()], "<u8").tobytes()
     arrays, packets = "dvs_msgs/msg/EventArray", "event_camera_msgs/msg/EventPacket"
     contents = [
-        (arrays, [array(events[:20]), array(events[20:])]),
+        (arrays, [ros_array(events[:20]), ros_array(events[20:])]),
         (packets, [packet(b"mono", mono[:80]), packet(b"mono", mono[80:])]),
         (packets, [packet(b"evt3", encode_evt3(events))]),
     ]
-    seeds = []
-    for kind, messages in contents:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "a.bag"
-            with Writer(path) as writer:
-                connection = writer.add_connection("/events", kind, msgdef="-", md5sum="*")
-                for k, message in enumerate(messages):
-                    writer.write(connection, k, message)
-            seeds.append(path.read_bytes())
-    return seeds
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{k}.bag" for k in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            write_bag(path, *content)
+        return [path.read_bytes() for path in paths]
 
 
 def aedat4_seeds() -> list[bytes]:

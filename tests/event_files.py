@@ -290,6 +290,27 @@ def put_metavision(file: Any, events: Events, chunk: int, form: int, change: Cal
     file["EXT_TRIGGER/events"] = np.zeros(1, [("p", "<i2"), ("t", "<i8"), ("id", "<i2")])
 
 
+def ros_header(size: SensorSize = SIZE) -> bytes:
+    """How messages of ROS 1 with events begin: header, height, width."""
+    return struct.pack("<4I3s2I", 7, 1, 2, 3, b"cam", size.height, size.width)
+
+
+def ros_array(events: Events) -> bytes:
+    """An EventArray of ROS 1."""
+    each = (struct.pack("<2H2IB", x, y, t // 10**6, t % 10**6 * 1000, p) for t, x, y, p in events.tolist())
+    return ros_header() + struct.pack("<I", len(events)) + b"".join(each)
+
+
+def write_bag(path: Path, kind: str, messages: Iterable[bytes]) -> None:
+    """A bag of ROS 1 with messages of one topic."""
+    rosbag1 = pytest.importorskip("rosbags.rosbag1")
+    path.unlink(missing_ok=True)  # the library replaces no file
+    with rosbag1.Writer(path) as writer:
+        connection = writer.add_connection("/events", kind, msgdef="-", md5sum="*")
+        for k, message in enumerate(messages):
+            writer.write(connection, k, message)
+
+
 def real(name: str) -> Path:
     """A recording of ../shared; the test is skipped where it is not."""
     if not (REAL / name).is_file():

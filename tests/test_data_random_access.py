@@ -31,6 +31,8 @@ from tests.event_files import (
     encode_evt2,
     encode_evt3,
     encode_evt21,
+    ros_array,
+    write_bag,
 )  # fmt: skip
 
 W = 50_000
@@ -232,6 +234,12 @@ ENCODERS: dict[str, tuple[str, str, Encoder, int]] = {
         ".aedat",
         lambda path, events: _write(path, aedat3_bytes([events[:999], events[999:]], "DVS128")),
         1 << 62,
+    ),
+    "rosbag": (
+        "rosbag",
+        ".bag",
+        lambda path, events: write_bag(path, "dvs_msgs/msg/EventArray", map(ros_array, (events[:999], events[999:]))),
+        1 << 52,  # of the seconds, 32 bits
     ),
 }
 """Format, ending, encoder, and when its clock wraps, by name of the encoding."""
