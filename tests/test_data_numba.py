@@ -83,6 +83,30 @@ def test_a_folder_that_is_given_comes_first(nowhere: Path, monkeypatch: pytest.M
     assert private_folder() not in [nowhere / "given", None]
 
 
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_damaged_files_of_a_kernel_are_replaced(nowhere: Path, suffix: str, content: bytes) -> None:
+    """As a power failure or a full disk leaves them."""
+    assert njit(cache=True)(triple)(2) == 6
+    (file,) = nowhere.rglob(f"*{suffix}")
+    file.write_bytes(content)
+    assert njit(cache=True)(triple)(3) == 9
+    kernel = njit(cache=True)(triple)
+    assert kernel(4) == 12
+    assert sum(kernel.stats.cache_hits.values()) == 1
+
+
+def test_where_a_kernel_cannot_be_kept_it_runs_with_one_warning(nowhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kernels = njit(cache=True)(triple), njit(cache=True)(another)
+    (folder,) = {Path(kernel.stats.cache_path) for kernel in kernels}
+    folder.rmdir()
+    folder.write_text("")
+    assert [kernel(2) for kernel in kernels] == [6, 8]
+    (message,) = caplog.messages
+    assert message.startswith(f"{folder}: compiled kernels cannot be kept there (")
+    assert message.endswith("set NUMBA_CACHE_DIR to a writable folder to do so only once")
+
+
 @pytest.mark.parametrize(
     "variables",
     [
