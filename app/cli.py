@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from evburst.app.console import run
+from evburst.app.console import parse, run
 from evburst.app.flags import WEIGHTS, CommandParser, Flag, Parser, given, named_path, recording
 from evburst.app.provenance import installed_version
 from evburst.data.errors import EvburstError
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return 2
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     module, function, _ = COMMANDS[args.command]
     command: Callable[[Sequence[str], str], int] = getattr(import_module(module), function)
     return command(args.arguments, f"evburst {args.command}")

@@ -16,7 +16,7 @@ import sys
 import threading
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
     """
     _open_standard_streams()
     add_common_flags(parser)
-    args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    args = parse(parser, _joined(sys.argv[1:] if argv is None else argv))
     if args.quiet and args.verbose:  # one before a subcommand, the other after it
         parser.error("argument --verbose: not allowed with argument --quiet")
     limit_spinning()
@@ -77,6 +77,18 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
             LOG.error("%s", message)
             return 1
         return 0
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments; help and version end the process, printed as results are."""
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            return parser.parse_args(argv)
+    except SystemExit as end:
+        with messages(logging.WARNING):
+            code = _print_result(shown.getvalue().removesuffix("\n")) if shown.getvalue() else 0
+        raise SystemExit(code or end.code) from None
 
 
 def _open_standard_streams() -> None:

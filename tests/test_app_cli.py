@@ -488,19 +488,22 @@ def test_a_forked_process_dies_of_a_signal() -> None:
     assert received == []
 
 
-INFO = [sys.executable, "-m", "evburst", "events", "info", str(SAMPLE)]
+PRINTING = pytest.mark.parametrize("words", [["events", "info", str(SAMPLE)], ["--version"], ["--help"], ["detect", "--help"]])
+COMMAND = [sys.executable, "-m", "evburst"]
 
 
-def test_a_full_disk_behind_stdout_is_one_line() -> None:
+@PRINTING
+def test_a_full_disk_behind_stdout_is_one_line(words: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(INFO, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(COMMAND + words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: standard output cannot be written (No space left on device)\n")
 
 
-def test_a_closed_stdout_is_no_message() -> None:
+@PRINTING
+def test_a_closed_stdout_is_no_message(words: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(INFO, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(COMMAND + words, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
