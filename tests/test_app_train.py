@@ -37,7 +37,7 @@ from evburst.data.datasets.pictures import PictureFolder, class_spec
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
 from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
-from evburst.data.files import only_writer
+from evburst.data.files import only_writer, part_of
 from evburst.data.writers import write_events
 from evburst.models.bundle import DetectorBundle, load_tensors, save_tensors
 from evburst.models.detectors.postprocess import HeadSpec
@@ -188,6 +188,19 @@ def test_a_conversion_replaces_only_its_own_files_beside_the_weights(
         assert "was not written by evburst" in capsys.readouterr().err
     file.unlink()
     assert [convert("--budget", "0.5"), convert("--budget", "0.5")] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.png", "frontier.csv", "frontier.png"])
+def test_a_conversion_on_a_full_disk_names_the_file_and_does_not_stand_in_the_way_of_the_next(
+    convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A file of half its length would not be known as one of evburst's."""
+    file = tmp_path / f"tiny_{name}"
+    part_of(file).symlink_to("/dev/full")
+    assert convert("--budget", "0.5") == 1
+    assert f"error: {file}: cannot be written (No space left on device)\n" in capsys.readouterr().err
+    assert not file.exists()
+    assert convert("--budget", "0.5") == 0
 
 
 def test_a_complete_run_and_other_data_are_reported(best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from evburst.app.console import show_progress
 from evburst.app.convert.scores import Measurement
 from evburst.data.datasets import Dataset
 from evburst.data.errors import CheckpointError
+from evburst.data.files import replacing
 from evburst.models.bundle import load_tensors, save_tensors
 from evburst.models.spiking.convert.distil import Distillation, Progress
 
@@ -198,7 +199,7 @@ def _selected(checked: Measurement) -> dict[str, float]:
 
 def write_course(path: Path, rows: list[dict[str, float]]) -> None:
     """Write the history as NAME_descent.csv."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[-1])
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)

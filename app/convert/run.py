@@ -9,7 +9,6 @@ weights file lie the files of the search, NAME_report.json and .png, and with ad
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from contextlib import suppress
@@ -27,6 +26,7 @@ from evburst.app.convert.data import UNLABELLED
 from evburst.app.convert.score_maps import takes_score_maps, with_score_maps
 from evburst.app.convert.scores import compare_with_ann
 from evburst.app.convert.search import choose
+from evburst.app.outputs.folder import write_json
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.plots.conversion import FRONTIER, draw_report
 from evburst.app.provenance import provenance
@@ -171,7 +171,7 @@ def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
 def _write_report(conversion: Conversion, bundle: DetectorBundle) -> None:
     grids = conversion.grids[: conversion.config.sensitivity_windows]
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, grids)
-    conversion.beside("report.json").write_text(json.dumps(report.to_dict(), indent=1))
+    write_json(conversion.beside("report.json"), report.to_dict())
     draw_report(report, conversion.beside("report.png"))
     _LOG.info(report.table())
 

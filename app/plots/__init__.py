@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from evburst.data.extras import require
+from evburst.data.files import replacing
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -16,3 +18,9 @@ def new_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 110) -> None:
+    """Write a figure as a picture, all of it or nothing; raises DataError if it cannot be written."""
+    with replacing(path) as part:
+        figure.savefig(part, dpi=dpi)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from evburst.app.plots import new_figure
+from evburst.app.plots import new_figure, save_figure
 from evburst.data.files import replacing
 from evburst.eval.energy import HEADLINE
 from evburst.models.graph import Graph
@@ -57,7 +57,7 @@ def table_identity(graph: Graph, timesteps: int, choices: tuple[Choice, ...], gr
 
 def write_frontier(frontier: Frontier, share: np.ndarray, path: Path) -> None:
     """Write a CSV row per point: index, cost, share of the ANN's energy, sensitivity, and each layer's phi or phi x rho."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*FRONTIER, *frontier.table.layers])
         for k in range(len(frontier)):
@@ -90,7 +90,7 @@ def draw_frontier(
     axes.set(xscale="log", yscale="log", title="Energy against divergence")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_course(rows: list[dict[str, float]], share_per_operation: float, unit: str, path: Path) -> None:
@@ -116,7 +116,7 @@ def draw_course(rows: list[dict[str, float]], share_per_operation: float, unit: 
     divergence.set(xlabel="minutes", ylabel="divergence, training")
     for axes in (lost, energy, divergence):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_report(report: ConversionReport, path: Path) -> None:
@@ -131,4 +131,4 @@ def draw_report(report: ConversionReport, path: Path) -> None:
     bottom.set(ylabel="share of cost, %", xlabel="layer")
     for axes in (top, bottom):
         axes.grid(alpha=0.3, axis="y")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

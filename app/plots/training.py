@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.app.plots import new_figure
+from evburst.app.plots import new_figure, save_figure
 from evburst.app.scoring import Score
 from evburst.data.files import replacing
 from evburst.eval.report.charts import names_in_any_script
@@ -86,7 +86,7 @@ class Curves:
             axes.legend(fontsize=8)
             axes.grid(alpha=0.3)
         with names_in_any_script():
-            figure.savefig(self._picture, dpi=100)
+            save_figure(figure, self._picture, dpi=100)
 
 
 def _tensorboard(out: Path) -> Any:
