@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from evburst.app.outputs.render import Renderer, picture_scale
 from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
 from evburst.app.outputs.video import VideoFile
 from evburst.app.runs import run_windows
+from evburst.app.totals import RecordingTotals
 from evburst.data.boxes import Detections
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.events import SensorSize
@@ -413,6 +415,21 @@ def test_where_an_error_does_not_fit_on_a_full_disk_the_status_does(tmp_path: Pa
     summary = read_summary(tmp_path / "out")
     assert summary is not None
     assert (summary["status"], "error" in summary) == ("failed", False)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_folder_that_is_deleted_during_a_run_is_not_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    def lose(self: RecordingTotals) -> None:
+        finish(self)
+        out.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(out)
+
+    out, finish = tmp_path / "out", RecordingTotals.finish
+    monkeypatch.setattr(RecordingTotals, "finish", lose)
+    assert detect_main(["--events", str(SAMPLE), "--out", str(out), "--max-windows", "2", "--no-video"]) == 1
+    assert capsys.readouterr() == ("", f"error: {out}: was moved or emptied during the run, whose results are not there\n")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("windows", [0, 3])

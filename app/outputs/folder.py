@@ -66,7 +66,7 @@ class RunFolder:
         with ExitStack() as stack:
             stack.enter_context(only_writer(self.path))
             self._clear()
-            self.write_summary({"status": "running"})
+            self._write_json({"status": "running"})
             self._stack = stack.pop_all()
         return self
 
@@ -81,7 +81,16 @@ class RunFolder:
         self._stack.__exit__(kind, error, trace)
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Replace `summary.json`, all of it or nothing; returns what it now holds."""
+        """Replace `summary.json`, all of it or nothing; returns what it now holds.
+
+        Raises:
+            DataError: it cannot be written, or is not there any more, and so what was written beside it is not either.
+        """
+        if not (self.path / SUMMARY).exists():
+            raise DataError(f"{self.path}: was moved or emptied during the run, whose results are not there")
+        return self._write_json(summary)
+
+    def _write_json(self, summary: dict[str, Any]) -> dict[str, Any]:
         content = {**self._about, **summary}
         write_json(self.path / SUMMARY, content)
         return content
