@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from evburst.data.errors import ConfigError, EvburstError
+from evburst.data.text import without_controls
 
 if TYPE_CHECKING:
     from evburst.data.events import Faults
@@ -228,7 +229,7 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
-        line = _PREFIXES.get(record.levelno, "") + record.getMessage()
+        line = _PREFIXES.get(record.levelno, "") + without_controls(record.getMessage())
         tqdm = sys.modules.get("tqdm")
         try:
             if tqdm is None:
@@ -301,7 +302,7 @@ def _check_folder() -> None:
 def _print_result(text: str) -> int:
     """Print on stdout and flush, so that a write error is reported here and not at exit; return the exit code."""
     try:
-        print(text, flush=True)
+        print(without_controls(text), flush=True)
     except OSError as error:
         with suppress(OSError):  # the rest of the buffer goes to /dev/null at exit instead of raising again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,7 +40,7 @@ from evburst.data.events import SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.data.text import number_of
+from evburst.data.text import number_of, without_controls
 from evburst.eval.energy import energy_figures
 from evburst.models.bundle import DetectorBundle
 from evburst.models.detectors.postprocess import PostConfig
@@ -212,7 +212,7 @@ def detect_file(
         with suppress(KeyboardInterrupt):
             with ExitStack() as stack:
                 sinks = [_open_sink(stack, name, folder, info) for name in c.sinks]
-                bar = stack.enter_context(tqdm(desc=path.name, unit="win", disable=not show_progress()))
+                bar = stack.enter_context(tqdm(desc=without_controls(path.name), unit="win", disable=not show_progress()))
                 passed = run.passing(chain([first], windows))
                 results = stack.enter_context(closing(run_windows(inference, stream, passed, c, str(path))))
                 for result in map(filter_result, results):

@@ -363,6 +363,19 @@ def test_messages_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert not console.LOG.handlers
 
 
+def test_names_of_files_do_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(args: argparse.Namespace) -> str:
+        logging.getLogger("evburst").warning("%s: repaired", "\x1b]0;a\x07.dat")
+        return json.dumps("\x00\x1b\x7f\x9b") + "\x1b[31mä.dat:\n\tfine\x9b"
+
+    assert run_with(main) == 0
+    shown = capsys.readouterr()
+    assert shown == (
+        json.dumps("\x00\x1b\x7f\x9b") + "\\x1b[31mä.dat:\n\tfine\\x9b\n",
+        "warning: \\x1b]0;a\\x07.dat: repaired\n",
+    )
+
+
 def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fails(error: BaseException) -> Any:
         def main(args: argparse.Namespace) -> str:
