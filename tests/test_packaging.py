@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -115,6 +116,24 @@ def test_the_wheel_works_from_any_folder(installed: tuple[Path, Path], tmp_path:
     sample = installed[1] / "evburst" / "data" / "samples" / "street_td.dat"
     info = run(sys.executable, "-m", "evburst", "events", "info", str(sample), cwd=tmp_path, PYTHONPATH=target)
     assert "format       dat" in info
+
+
+@pytest.mark.slow
+def test_the_source_archive_holds_what_a_checkout_does(tmp_path: Path) -> None:
+    """The pages that README links to, the settings that they name, and what `make test` needs."""
+    ignored = shutil.ignore_patterns(
+        "__pycache__", ".git", ".venv", "*.egg-info", "*cache", ".mypy_links", "runs", "dist", "site"
+    )
+    sources = shutil.copytree(ROOT, tmp_path / "sources", ignore=ignored)
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", str(tmp_path), str(sources), cwd=tmp_path)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        found = {Path(*Path(name).parts[1:]) for name in opened.getnames()}
+    folders = (*FOLDERS, "bench", "configs", "docs", "tests")
+    expected = {path.relative_to(sources) for name in folders for path in (sources / name).rglob("*") if path.is_file()}
+    linked = re.findall(r"\]\(([^):#]+)[)#]", (ROOT / "README.md").read_text())
+    expected |= {Path(name) for name in (*linked, "Makefile", "constraints.txt", "CHANGELOG.md", "detect.py", ".ci/run")}
+    assert expected <= found
 
 
 def imported_at_the_top(text: str) -> set[str]:
