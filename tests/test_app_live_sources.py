@@ -378,6 +378,18 @@ def test_a_video_is_played_at_its_own_rate(tmp_path: Path, clock: Clock) -> None
 
 
 @pytest.mark.usefixtures("clock")
+def test_a_video_is_played_by_opencv_up_to_4_12(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log level is set by another function than that of later versions."""
+    levels = list[int]()
+    monkeypatch.setattr(cv2, "setLogLevel", levels.append, raising=False)
+    monkeypatch.delattr(cv2.utils, "logging", raising=False)
+    grabber = VideoGrabber(video(tmp_path / "a.avi", 3, 20.0))
+    grabber.open()
+    assert grabber.read() is not None
+    grabber.close()
+    assert set(levels) == {0}
+
+
 def test_a_video_is_played_at_another_speed(tmp_path: Path) -> None:
     source = FrameSource(VideoGrabber(video(tmp_path / "a.avi", 4, 20.0)), SIZE, SimulatorConfig(), 50_000, speed=0.5)
     source.open()

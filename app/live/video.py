@@ -14,6 +14,7 @@ from evburst.app.live.frames import LONGEST_GAP_US, GreyFrame
 from evburst.data.errors import SourceError
 
 _MAX_FPS, _DEFAULT_FPS = 1000, 25
+_SILENT = 0  # of OpenCV's log levels
 _STREAM_TIMEOUTS = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
 
 
@@ -159,7 +160,10 @@ class VideoGrabber:
 
 def _silence_opencv() -> None:
     """Turn off OpenCV's messages about devices and files that cannot be opened; our errors replace them."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, "setLogLevel"):  # up to OpenCV 4.12
+        cv2.setLogLevel(_SILENT)
+    else:
+        cv2.utils.logging.setLogLevel(_SILENT)
 
 
 def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
