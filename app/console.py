@@ -38,6 +38,9 @@ _NAMES = (
 )
 """Errors of the operating system that say something of the surroundings, whichever line met them."""
 
+_UNLOADABLE = ("shared object", "DLL load failed", "Library not loaded")
+"""What Linux, Windows and macOS say of a library that is missing, or for which there is not enough memory."""
+_HEADLESS = ": for OpenCV on a system without a display, pip install --force-reinstall --no-deps opencv-python-headless"
 
 _CALLBACK_S = 0.05
 """Time after which a callback of a C library, in which a KeyboardInterrupt was lost, has returned."""
@@ -149,6 +152,8 @@ def _message(error: Exception) -> str | None:
             f"there is not enough memory for this ({_first_line(error)}): "
             "a smaller sensor, batch or number of workers needs less"
         )
+    if isinstance(error, ImportError) and any(words in str(error) for words in _UNLOADABLE):
+        return f"a library cannot be loaded ({_first_line(error)})" + (_HEADLESS if "libGL" in str(error) else "")
     return None
 
 

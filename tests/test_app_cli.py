@@ -404,10 +404,19 @@ def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[
             RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nat"),
             "there is not enough memory for this (DefaultCPU",
         ),
+        (
+            ImportError("libtorch.so: failed to map segment from shared object"),
+            "a library cannot be loaded (libtorch.so: failed to map segment from shared object)\n",
+        ),
+        (
+            ImportError("libGL.so.1: cannot open shared object file"),
+            "a library cannot be loaded (libGL.so.1: cannot open shared object file): for OpenCV on a system without a "
+            "display, pip install --force-reinstall --no-deps opencv-python-headless\n",
+        ),
     ]:
         assert run_with(fails(error)) == 1
         assert capsys.readouterr().err.startswith(f"error: {message}")
-    for bug in (PermissionError(13, "x"), RuntimeError("x"), OSError(22, "Invalid argument", "y")):
+    for bug in (PermissionError(13, "x"), RuntimeError("x"), OSError(22, "Invalid argument", "y"), ImportError("no name x")):
         with pytest.raises(type(bug)):
             run_with(fails(bug))
     assert run_with(fails(KeyboardInterrupt())) == 130
