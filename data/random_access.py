@@ -58,6 +58,16 @@ class Markable(Protocol):
         ...
 
 
+@runtime_checkable
+class Skipping(Protocol):
+    """A stream that finds a part of a recording without decoding what lies before and after it."""
+
+    def packets_between(self, first_us: int, end_us: int) -> Iterator[Events]:
+        """Yield packets that hold the events of [first_us, end_us), and others; of a recording whose time runs backwards by
+        more than a second some may be missing. Faults are counted in what is read."""
+        ...
+
+
 class EventIndex(Protocol):
     """Random access to the windows of one recording, all of the same length.
 

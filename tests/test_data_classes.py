@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, GESTURES, SPLITS
 from evburst.data.datasets.classes import Excerpt, open_classes
 from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeUnknownError
-from evburst.data.events import EventArray, SensorSize
+from evburst.data.events import EventArray, Events, SensorSize
+from evburst.data.readers.aedat3 import Aedat3File
 from evburst.data.writers import write_events
-from tests.event_files import aedat4_bytes, bin_bytes, collect
+from tests.event_files import aedat3_bytes, aedat4_bytes, bin_bytes, collect
 from tests.test_data_datasets_recorded import events
 
 
@@ -163,6 +165,26 @@ def test_a_gesture_is_a_part_of_its_file(tmp_path: Path) -> None:
     assert longer.identity != first.identity  # so that nothing measured before is reused
     names = {r.name.partition("_")[0] for r in open_classes("dvsgesture", tmp_path, "select").recordings}
     assert names.isdisjoint(r.name.partition("_")[0] for r in open_classes("dvsgesture", tmp_path, "train").recordings)
+
+
+def test_a_gesture_is_read_without_the_others_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of DVS128 Gesture holds twelve; to decode all of them for each would take minutes where seconds do."""
+    whole = events(12_000, 120_000_000, SensorSize(128, 128))
+    (tmp_path / "user24_lab.aedat").write_bytes(aedat3_bytes(np.split(whole, 120), "DVS128"))
+    spans = [(10_000_000 * k, 10_000_000 * k + 6_000_000) for k in range(12)]
+    lines = [f"{k % 11 + 1},{start},{end}" for k, (start, end) in enumerate(spans)]
+    (tmp_path / "user24_lab_labels.csv").write_text("\n".join(["class,startTime_usec,endTime_usec", *lines]))
+    decoded: list[int] = []
+    original = Aedat3File._events
+
+    def counted(self: Aedat3File, parts: list[NDArray[np.uint32]], overflows: list[int]) -> Events:
+        decoded.append(sum(map(len, parts)))
+        return original(self, parts, overflows)
+
+    monkeypatch.setattr(Aedat3File, "_events", counted)
+    for recording, (start, end) in zip(open_classes("dvsgesture", tmp_path, "test").recordings, spans, strict=True):
+        np.testing.assert_array_equal(collect(recording.open()), whole[(whole["t"] >= start) & (whole["t"] < end)])
+    assert sum(decoded) < 1.5 * len(whole)
 
 
 @pytest.mark.parametrize("row", ["12,1,2", "0,1,2", "1,5,5", "1,-3,5", "a,1,2", "1,1"])

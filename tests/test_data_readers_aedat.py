@@ -14,6 +14,7 @@ from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS, Events, SensorSize
 from evburst.data.readers import open_events, recognise_format
 from evburst.data.readers.aedat2 import Aedat2File
+from evburst.data.readers.aedat3 import Aedat3File
 from evburst.data.readers.clock import new_clock, unwrap
 from tests.event_files import REAL, SAMPLE, aedat2_bytes, aedat3_bytes, collect, real, rows
 
@@ -162,6 +163,28 @@ def test_a_large_packet_is_bounded(tmp_path: Path) -> None:
         packets = list(open_events(write(tmp_path / "a.aedat", content)).packets())
         assert max(map(len, packets)) <= PACKET_EVENTS
         np.testing.assert_array_equal(np.concatenate(packets), events)
+
+
+def test_a_part_of_aedat3_is_read_alone(tmp_path: Path) -> None:
+    """Ten minutes in packets of a second, the clock overflowing in between; one packet begins with a corrupt time."""
+    whole = np.zeros(6000, EVENT_DTYPE)
+    whole["t"] = np.arange(6000, dtype=np.int64) * 100_000 + (1 << 31) - 300_000_000
+    packets = np.split(whole, 600)
+    content = bytearray(aedat3_bytes(packets, "DVS128"))
+    corrupt = content.index(b"END-HEADER\r\n") + 12 + 500 * (28 + 80) + 28 + 4
+    content[corrupt : corrupt + 4] = b"\xff\xff\xff\x7f"
+    stream = Aedat3File(write(tmp_path / "a.aedat", bytes(content)))
+    for first in (0, 1234, 2990, 5000, 5990):
+        first_us, end_us = int(whole["t"][first]), int(whole["t"][first]) + 5_000_000
+        found = np.concatenate(list(stream.packets_between(first_us, end_us)))
+        inside = found[(found["t"] >= first_us) & (found["t"] < end_us)]
+        expected = whole[(whole["t"] >= first_us) & (whole["t"] < end_us)]
+        np.testing.assert_array_equal(inside, np.setdiff1d(expected, whole[5000:5001]))
+        assert len(found) <= 100
+    assert not list(stream.packets_between(int(whole["t"][-1]) + 10_000_000, int(whole["t"][-1]) + 20_000_000))[1:]
+    write(tmp_path / "a.aedat", bytes(content[:-3]))
+    list(stream.packets_between(0, 1))
+    assert stream.faults.truncated_bytes == 5
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from evburst.data.errors import ConfigError, DataError, LabelError
 from evburst.data.events import EventArray, Events, EventStream, EventWindow, SensorSize
 from evburst.data.extras import pip_install
 from evburst.data.notices import warn_once
+from evburst.data.random_access import Skipping
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_sized
 from evburst.data.text import number_of
 
@@ -231,7 +232,9 @@ class Excerpt:
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
-        for packet in self._stream.packets():
+        stream = self._stream
+        whole = not isinstance(stream, Skipping)
+        for packet in stream.packets() if whole else stream.packets_between(self._start_us, self._end_us):
             inside = packet.compress((packet["t"] >= self._start_us) & (packet["t"] < self._end_us), 0)
             if len(inside):
                 yield inside

@@ -13,29 +13,43 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.errors import EventFileError, NoEventsError
-from evburst.data.events import EVENT_DTYPE, Events, SensorSize, joined
+from evburst.data.events import EVENT_DTYPE, Events, Faults, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.aedat2 import CHIPS
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
-from evburst.data.readers.packets import PacketFile, settle_size
+from evburst.data.readers.packets import DISORDER_US, PacketFile, settle_size
 
 MAGIC = b"#!AER-DAT3.1"
 END = re.compile(rb"^#!END-HEADER\r?\n", re.MULTILINE)
 PACKET_HEADER = struct.Struct("<HHIIIIII")
 POLARITY = 1
 EVENT_BYTES = 8
-_MAX_OVERFLOW = (1 << 31) - 1
+_MAX_TIME = _MAX_OVERFLOW = (1 << 31) - 1
+_TIME, _TIME_AT = struct.Struct("<I"), PACKET_HEADER.size + 4
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_EVENT_BYTES = 1 << 24
 _JOINED_EVENTS = 1 << 16
+_BUFFER_BYTES = 1 << 18
+_KEPT_FILES = 256
 _SOURCE = re.compile(rb"^#\s*Source\s+\d+:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
+
+
+class _Packet(NamedTuple):
+    """A packet of events: the byte at which they begin, how many are in the file, the overflow count, the first one's time."""
+
+    offset: int
+    events: int
+    overflow: int
+    first_us: int
 
 
 class Aedat3File(PacketFile):
@@ -64,69 +78,59 @@ class Aedat3File(PacketFile):
         Raises:
             EventFileError: a packet is corrupt; the message states its byte offset.
         """
-        waiting: list[Events] = []
-        total = count = 0
-        for events in self._decoded():
-            waiting.append(events)
-            count += len(events)
-            if count >= _JOINED_EVENTS:
-                yield joined(waiting)
-                total, count = total + count, 0
-                waiting = []
-        if count:
-            yield joined(waiting)
-        if total + count == 0:
+        with self._opened() as file:
+            any_events = False
+            for events in self._decoded(file, _packets(self.path, file, self.offset, self.faults)):
+                any_events |= len(events) > 0
+                yield events
+        if not any_events:
             raise NoEventsError(f"{self.path}: no event in the whole file")
 
-    def _decoded(self) -> Iterator[Events]:
-        """Yield the events of each packet, at most _JOINED_EVENTS at a time."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            position = self.offset
-            while header := file.read(PACKET_HEADER.size):
-                if len(header) < PACKET_HEADER.size:
-                    self.faults.truncated_bytes = len(header)
-                    return
-                kind, size, overflow, capacity, number = self._check_packet(header, position)
-                position += PACKET_HEADER.size
-                left = capacity * size
-                for start in range(0, number, _JOINED_EVENTS) if kind == POLARITY else ():
-                    expected = min(_JOINED_EVENTS, number - start) * size
-                    data = file.read(expected)
-                    left -= len(data)
-                    whole = len(data) // size * size
-                    yield self._events(np.frombuffer(data[:whole], "<u4").reshape(-1, 2), overflow)
-                    if len(data) < expected:
-                        self.faults.truncated_bytes = len(data) - whole
-                        return
-                position += capacity * size
-                if left and file.seek(0, 2) < position:
-                    self.faults.truncated_bytes = max(left - (position - file.tell()), 0)
-                    return
-                file.seek(position)
+    def packets_between(self, first_us: int, end_us: int) -> Iterator[Events]:
+        """See evburst.data.random_access.Skipping; of the other packets only the headers are read, once for several parts."""
+        status = self.path.stat()
+        found, self.faults.truncated_bytes = _found(self.path, self.offset, (status.st_size, status.st_mtime_ns))
+        first = found[:, _Packet._fields.index("first_us")]
+        following = np.append(first[1:], first[-1:])
+        # A packet lasts until the next one begins. One of the two times may be corrupt.
+        early = np.maximum(first, following) < first_us - DISORDER_US
+        late = np.minimum(first, following) >= end_us + DISORDER_US
+        early[-1:] = False
+        with self._opened() as file:
+            yield from self._decoded(file, map(_Packet._make, found[~(early | late)].tolist()))
 
-    def _check_packet(self, header: bytes, position: int) -> tuple[int, int, int, int, int]:
-        """Check a packet's header and return (type, bytes per event, overflow, capacity, number of events)."""
-        kind, _, size, t_place, overflow, capacity, number, valid = PACKET_HEADER.unpack(header)
-        is_polarity = size == EVENT_BYTES and t_place == 4 if kind == POLARITY else 0 < size <= _MAX_EVENT_BYTES
-        if not is_polarity or not valid <= number <= capacity:
-            raise EventFileError(
-                f"{self.path}: the packet at byte {position} is corrupt: type {kind}, {size} bytes per event, "
-                f"capacity {capacity}, {number} events, {valid} of them valid"
-            )
-        if overflow > _MAX_OVERFLOW:
-            raise EventFileError(
-                f"{self.path}: the packet at byte {position} is corrupt: its header counts {overflow} overflows of the clock"
-            )
-        return kind, size, overflow, capacity, number
+    def _opened(self) -> BinaryIO:
+        return self.path.open("rb", buffering=_BUFFER_BYTES)
 
-    def _events(self, words: NDArray[np.uint32], overflow: int) -> Events:
+    def _decoded(self, file: BinaryIO, packets: Iterable[_Packet]) -> Iterator[Events]:
+        """Yield the events of packets, of several small ones together and of a large one in parts."""
+        waiting: list[NDArray[np.uint32]] = []
+        overflows: list[int] = []
+        count = 0
+        for packet in packets:
+            for start in range(0, packet.events, _JOINED_EVENTS):
+                file.seek(packet.offset + start * EVENT_BYTES)
+                data = file.read(min(_JOINED_EVENTS, packet.events - start) * EVENT_BYTES)
+                waiting.append(np.frombuffer(data[: len(data) // EVENT_BYTES * EVENT_BYTES], "<u4").reshape(-1, 2))
+                overflows.append(packet.overflow)
+                count += len(waiting[-1])
+                if count >= _JOINED_EVENTS:
+                    yield self._events(waiting, overflows)
+                    waiting, overflows, count = [], [], 0
+        if count:
+            yield self._events(waiting, overflows)
+
+    def _events(self, parts: list[NDArray[np.uint32]], overflows: list[int]) -> Events:
+        """Decode the words `(n, 2)` of several packets, each with its overflow count."""
+        words = np.concatenate(parts)
+        epochs = np.repeat(np.array(overflows, np.int64) << 31, [len(part) for part in parts])
+        is_valid = (words[:, 0] & 1) == 1
+        if not is_valid.all():
+            self.invalid_events += len(words) - int(is_valid.sum())
+            words, epochs = words[is_valid], epochs[is_valid]
         data = words[:, 0]
-        is_valid = (data & 1) == 1
-        self.invalid_events += len(data) - int(is_valid.sum())
-        data = data[is_valid]
         events = np.empty(len(data), EVENT_DTYPE)
-        events["t"] = (words[is_valid, 1] & 0x7FFFFFFF).astype(np.int64) + (overflow << 31)
+        events["t"] = (words[:, 1] & _MAX_TIME).astype(np.int64) + epochs
         events["x"], events["y"], events["p"] = data >> 17, data >> 2 & 0x7FFF, data >> 1 & 1
         return events
 
@@ -135,6 +139,50 @@ class Aedat3File(PacketFile):
 def open_aedat3(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> Aedat3File:
     """Open an AEDAT 3.1 file; see Aedat3File."""
     return Aedat3File(path, sensor_size)
+
+
+def _packets(path: Path, file: BinaryIO, offset: int, faults: Faults) -> Iterator[_Packet]:
+    """Yield the packets of events in a file from a byte on; the file may be read between them."""
+    end, position = file.seek(0, 2), offset
+    while position < end:
+        file.seek(position)
+        head = file.read(PACKET_HEADER.size + EVENT_BYTES)
+        if len(head) < PACKET_HEADER.size:
+            faults.truncated_bytes = len(head)
+            return
+        kind, size, overflow, capacity, number = _check_packet(path, head[: PACKET_HEADER.size], position)
+        position += PACKET_HEADER.size
+        events = min(number, (end - position) // size) if kind == POLARITY else 0
+        if events:
+            yield _Packet(position, events, overflow, (overflow << 31) + (_TIME.unpack_from(head, _TIME_AT)[0] & _MAX_TIME))
+        if position + capacity * size > end:
+            faults.truncated_bytes = end - position - events * size
+            return
+        position += capacity * size
+
+
+@lru_cache(_KEPT_FILES)
+def _found(path: Path, offset: int, state: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
+    """Return all packets of events of a file whose size and time of change are `state`, `(n, 4)`, and the truncated bytes."""
+    faults = Faults()
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+        return np.array(list(_packets(path, file, offset, faults)), np.int64).reshape(-1, 4), faults.truncated_bytes
+
+
+def _check_packet(path: Path, header: bytes, position: int) -> tuple[int, int, int, int, int]:
+    """Check a packet's header and return (type, bytes per event, overflow, capacity, number of events)."""
+    kind, _, size, t_place, overflow, capacity, number, valid = PACKET_HEADER.unpack(header)
+    is_polarity = size == EVENT_BYTES and t_place == 4 if kind == POLARITY else 0 < size <= _MAX_EVENT_BYTES
+    if not is_polarity or not valid <= number <= capacity:
+        raise EventFileError(
+            f"{path}: the packet at byte {position} is corrupt: type {kind}, {size} bytes per event, "
+            f"capacity {capacity}, {number} events, {valid} of them valid"
+        )
+    if overflow > _MAX_OVERFLOW:
+        raise EventFileError(
+            f"{path}: the packet at byte {position} is corrupt: its header counts {overflow} overflows of the clock"
+        )
+    return kind, size, overflow, capacity, number
 
 
 def _stated_size(header: bytes) -> str | None:
