@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+_LONGEST_WAIT = timedelta(days=30)
+"""The others wait while the first process simulates windows, reads recordings or validates, which can take hours. torch would
+give up after 10 (nccl) or 30 minutes (gloo). If a process fails, torchrun ends the others at once."""
 
 
 @contextmanager
@@ -27,7 +32,7 @@ def process_group(backend: str = "gloo") -> Iterator[tuple[int, int]]:
     if "RANK" not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=_LONGEST_WAIT)
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:

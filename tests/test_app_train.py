@@ -658,7 +658,9 @@ def test_two_processes_learn_as_one_does(folder: Path, cache: Path, tmp_path: Pa
         flags += ["--config", str(ROOT / "configs" / "train_street.yaml"), "--root", str(folder), "--out", str(tmp_path / out)]
         if out == "two":
             command = [sys.executable, str(ROOT / "tests" / "helpers" / "two.py"), "train", *flags]
-            subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, env=env)
+            assert done.stdout.count("written ") == done.stdout.count("next ") == 1  # the first process prints
         else:
             assert train_main(flags) == 0
         rows = list(csv.DictReader((tmp_path / out / "log.csv").read_text().splitlines()))

@@ -34,12 +34,13 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
         example="schedule.epochs=4",
     )
 
-    def main(args: argparse.Namespace) -> str:
+    def main(args: argparse.Namespace) -> str | None:
         from evburst.app.config import load_config
         from evburst.app.train.config import TrainConfig
         from evburst.app.train.run import human_summary, train
 
         relu_settings = as_assignments({"init": args.relu_from, "activation": "relu"}) if args.relu_from else []
-        return human_summary(train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings)))
+        best = train(load_config(TrainConfig, args.config, args.set + given(args) + relu_settings))
+        return None if best is None else human_summary(best)
 
     return run(parser, main, argv)

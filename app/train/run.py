@@ -23,8 +23,10 @@ from evburst.models.detectors import task_of_architecture
 _FIGURES = ("ap", "ap50", "top1", "top5")
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig) -> Path | None:
     """Train, or resume an unfinished run in the output folder, and return the path of the best epoch's weights.
+
+    Returns None in all but the first of several processes.
 
     Under torchrun, every process takes its share of each batch; the first one also validates the epochs and writes all files.
 
@@ -40,7 +42,7 @@ def train(config: TrainConfig) -> Path:
     ):
         refuse_foreign((out / name for name in FILES), is_training(out))
         Trainer(config, show_progress()).run()
-    return out / BEST
+    return out / BEST if rank == 0 else None
 
 
 def human_summary(best: Path) -> str:
