@@ -260,6 +260,48 @@ def test_whole_recordings_are_held_out_to_choose_on(tmp_path: Path) -> None:
     assert names("select") == {f"17-03-30_12-53-58_{k}_60500000_td.dat" for k in range(2)}
 
 
+def split_names(kind: str, root: Path, split: str) -> set[str]:
+    """The files of a split."""
+    data = open_dataset(DatasetConfig(kind, str(root), "street"), Request(split, W50))
+    return {data[i].name for i in range(len(data))}
+
+
+def test_the_recordings_of_a_drive_are_in_one_split(tmp_path: Path) -> None:
+    """Recordings of Gen1 and 1 Mpx are the minutes of drives: the next minute shows the same street, and often the same car."""
+    first = gen1_tree(tmp_path / "one", ("train",)) / "train" / "17-03-30_12-53-58_0_60500000"
+    train = tmp_path / "gen1" / "train"
+    train.mkdir(parents=True)
+    for day in range(12):
+        for minute in range(4):
+            for ending in ("_td.dat", "_bbox.npy"):
+                name = f"17-04-{day + 1:02d}_12-53-58_{minute * 60_000_000}_{(minute + 1) * 60_000_000}{ending}"
+                (train / name).write_bytes(first.with_name(first.name + ending).read_bytes())
+    select, kept = (split_names("gen1", tmp_path / "gen1", split) for split in ("select", "train"))
+    assert (len(select), len(kept), select & kept) == (8, 40, set())
+    assert not {name[:8] for name in select} & {name[:8] for name in kept}
+    for path in train.iterdir():
+        if not path.name.startswith("17-04-01"):
+            path.unlink()
+    select, kept = (split_names("gen1", tmp_path / "gen1", split) for split in ("select", "train"))
+    assert (len(select), len(kept), select & kept) == (1, 3, set())  # of a single drive, single recordings
+
+
+def test_frames_of_pedro_are_held_out_in_stretches(tmp_path: Path) -> None:
+    """They follow each other after 40 ms."""
+    for folder in ("numpy", "xml"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+    slice_of = np.array([[t, 9, 9, 1] for t in range(0, 40_000, 500)])
+    for k in range(320):
+        np.save(tmp_path / "numpy" / "train" / f"frame{k:07d}.npy", slice_of)
+        box = "<xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>90</ymax>"
+        text = f"<annotation><object><name>person</name><bndbox>{box}</bndbox></object></annotation>"
+        (tmp_path / "xml" / "train" / f"frame{k:07d}.xml").write_text(text)
+    select, kept = (split_names("pedro", tmp_path, split) for split in ("select", "train"))
+    assert len(select | kept) == 320
+    assert len(select) == 64  # two stretches of 32 are the first to reach an eighth
+    assert not {int(name[5:12]) // 32 for name in select} & {int(name[5:12]) // 32 for name in kept}
+
+
 def labelled_recording(path: Path, labels: dict[int, str]) -> None:
     """A recording of 10 s of a 64x48 sensor, with a box of a class at each of some times (in units of 100 ms)."""
     path.parent.mkdir(parents=True, exist_ok=True)

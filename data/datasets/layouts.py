@@ -13,7 +13,8 @@ Published layouts (`{...}` is the split):
     folder       ROOT/{...}/ or ROOT: event files of any known format, each NAME.* with a label file in the same folder
                  (evburst.data.datasets.labels); a final _td is not part of NAME
 
-If there is no split "select", an eighth of the recordings of "train" is used (evburst.data.datasets.selection).
+If there is no split "select", an eighth of the recordings of "train" is used, of gen1 and 1mpx in whole drives, of pedro in
+stretches of frames (evburst.data.datasets.selection).
 Event files without labels are skipped and counted; so are `._*` files, which macOS leaves on foreign disks, and files whose
 name or annotation does not fit the layout.
 """
@@ -35,7 +36,7 @@ from evburst.data.datasets.caltech import read_caltech_box
 from evburst.data.datasets.checks import check_attribute, check_labels, check_layout, check_root, checked_items
 from evburst.data.datasets.class_layouts import SET_CLASSIFIER, has_classes
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_recording_name, labelled_name
-from evburst.data.datasets.selection import SELECT, SHARE, held_out, warn_of_unseen
+from evburst.data.datasets.selection import SELECT, SHARE, STRETCH, Holdable, held_out_files, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
@@ -61,10 +62,12 @@ class LabelledFile(NamedTuple):
     Attributes:
         events: the event file.
         labels: contents of its label file.
+        group: recordings with the same value, e.g. those of one drive, are in the same of "train" and "select"; "": none.
     """
 
     events: Path
     labels: LabelFile
+    group: str = ""
 
 
 @dataclass
@@ -93,7 +96,9 @@ class LayoutFolder:
         self.skipped += [f"{path}: created by macOS" for path in added_by_macos]
         return [path for path in found if path.is_file() and path not in added_by_macos]
 
-    def labelled(self, events: Path, labels: Path, read: Callable[[Path], LabelFile]) -> Iterator[LabelledFile]:
+    def labelled(
+        self, events: Path, labels: Path, read: Callable[[Path], LabelFile], group: str = ""
+    ) -> Iterator[LabelledFile]:
         """Yield the event file with its labels; if one of the two is missing, or no time is labelled, record that instead."""
         if not labels.is_file():
             self.unlabelled.append(events)
@@ -102,7 +107,7 @@ class LayoutFolder:
         elif (
             not isinstance(found := read(labels), LabelFile) or found.instants
         ):  # of another form: refused with all of a layout
-            yield LabelledFile(events, found)
+            yield LabelledFile(events, found, group)
         else:
             self.skipped.append(f"{labels}: states no labelled time, so that {events.name} has no window to score or learn")
 
@@ -234,6 +239,7 @@ def _found(name: str, source: LayoutFolder) -> list[LabelledFile]:
         check_attribute(what, item, "events", isinstance(item.events, Path), "a Path")
         check_attribute(what, item, "labels", isinstance(item.labels, LabelFile), "a LabelFile")
         check_labels(f"{what}: {item.events}", item.labels)
+        check_attribute(what, item, "group", isinstance(item.group, str), "text")
 
     return checked_items(f"layout {name!r}", LAYOUTS[name].find(source), LabelledFile, check)
 
@@ -256,16 +262,19 @@ def _find(name: str, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutF
         )  # fmt: skip
     held_paths: set[Path] = set()
     for folder in sorted({item.events.parent for item in found}):
-        own = {item.events.name: item.labels.instants for item in found if item.events.parent == folder}
-        sizes = {file: len(instants) for file, instants in own.items()}
-        classes = {file: {label for instant in instants for label in instant.names} for file, instants in own.items()}
-        held_paths |= {folder / held for held in held_out(folder.name, sizes, classes)}
+        own = {item.events.name: _holdable(item) for item in found if item.events.parent == folder}
+        held_paths |= {folder / held for held in held_out_files(folder.name, own)}
     if held_paths:
         return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
     if found and split == "train":
         _LOG.info("%s: no recording can be missed: the split 'select' is the end of each", root)
     parts = ((item, _part_of_time(item.labels.instants, split)) for item in found)
     return source, [LabelledFile(item.events, item.labels._replace(instants=part)) for item, part in parts if part]
+
+
+def _holdable(item: LabelledFile) -> Holdable:
+    instants = item.labels.instants
+    return Holdable(item.group, len(instants), {label for instant in instants for label in instant.names})
 
 
 def _part_of_time(instants: tuple[NamedBoxes, ...], split: str) -> tuple[NamedBoxes, ...]:
@@ -314,10 +323,15 @@ def one_mpx(source: LayoutFolder) -> Iterator[LabelledFile]:
 def _prophesee(source: LayoutFolder, folder: Path) -> Iterator[LabelledFile]:
     for events in source.files(folder, "*_td.dat"):
         boxes = events.with_name(events.name.removesuffix("_td.dat") + "_bbox.npy")
-        yield from source.labelled(events, boxes, LABEL_FILES["_bbox.npy"])
+        yield from source.labelled(events, boxes, LABEL_FILES["_bbox.npy"], _drive(labelled_name(events)))
     for boxes in source.files(folder, "*_bbox.npy"):
         if not boxes.with_name(boxes.name.removesuffix("_bbox.npy") + "_td.dat").is_file():
             source.skipped.append(f"{boxes}: its _td.dat is missing")
+
+
+def _drive(name: str) -> str:
+    """Return the name of a recording without its part of the drive: `17-03-30_12-53-58_1037500000_1097500000` ends in µs."""
+    return re.sub(r"_\d+_\d+$", "", name)
 
 
 @layout("ncaltech101", expected="Caltech101/<class>/image_*.bin", sensor_size=SensorSize(240, 180))
@@ -359,7 +373,9 @@ def pedro(source: LayoutFolder) -> Iterator[LabelledFile]:
     if not source.undivided:
         folder, labels = (source.root / name / source.split for name in ("numpy", "xml"))
     for path in source.files(folder, "*.npy"):
-        yield from source.labelled(path, labels / f"{path.stem}.xml", LABEL_FILES[".xml"])
+        number = re.search(r"(\d+)$", path.stem)  # frames of 25 Hz: the next one shows nearly the same
+        stretch = f"stretch {int(number[1]) // STRETCH}" if number else ""
+        yield from source.labelled(path, labels / f"{path.stem}.xml", LABEL_FILES[".xml"], stretch)
 
 
 @layout("folder", expected=f"event files NAME.* with label files {', '.join(f'NAME{end}' for end in LABEL_FILES)}")

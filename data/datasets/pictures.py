@@ -28,13 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.datasets import DatasetSpec
-from evburst.data.datasets.selection import SELECT, held_out
+from evburst.data.datasets.selection import SELECT, STRETCH, held_out
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.picture import IGNORE, Picture
-
-_STRETCH = 32
-"""Length of a stretch of a sequence; consecutive frames are similar and must be in the same split."""
 
 
 Row = dict[str, str]
@@ -179,7 +176,7 @@ def _select_files(set_name: str, files: Files, chosen: bool) -> Files:
     groups: dict[str, list[str]] = {}
     for file, rows in files.items():
         frame = rows[0].get("frame") or ""
-        groups.setdefault(f"stretch {int(frame) // _STRETCH}" if frame.isdecimal() else file, []).append(file)
+        groups.setdefault(f"stretch {int(frame) // STRETCH}" if frame.isdecimal() else file, []).append(file)
     held_groups = held_out(set_name, {name: len(members) for name, members in groups.items()})
     held = {file for name in held_groups for file in groups[name]}
     return {file: rows for file, rows in files.items() if (file in held) == chosen}

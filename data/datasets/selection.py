@@ -1,8 +1,8 @@
 """The split "select": a part of the training data on which choices are made, so that "val" is used for reporting only.
 
 Nothing is trained on it. Datasets that come with such a split keep it; of the others an eighth of "train" is held out, the
-same fraction of every class or set, chosen by a hash of the name: whole pictures, whole recordings, or contiguous stretches of
-picture sequences. Of recordings none of which can be missed, the end is held out.
+same fraction of every class or set, chosen by a hash of the name: whole pictures, recordings or drives, or
+contiguous stretches of picture sequences. Of recordings none of which can be missed, the end is held out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,6 +20,16 @@ SELECT = "select"
 """Name of the split."""
 SHARE = 8
 """The split gets one in this number of training pictures or recordings."""
+STRETCH = 32
+"""Length of a stretch of a sequence; consecutive frames are similar and must be in the same split."""
+
+
+class Holdable(NamedTuple):
+    """A file that can be held out: what similar ones share ("": nothing), its size and its contents."""
+
+    group: str
+    size: int
+    contents: Collection[object]
 
 
 def warn_of_unseen(root: Path, classes: Collection[str], seen: Collection[str]) -> None:
@@ -45,3 +56,22 @@ def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collect
             count += sizes[name]
             left.subtract(own)
     return names
+
+
+def held_out_files(kind: str, files: Mapping[str, Holdable]) -> set[str]:
+    """Return the names of files to hold out, see `held_out`: all files of a group, or none.
+
+    Single files are held out if the groups are too few: if none can be missed, or those that are chosen have twice the share.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, file in files.items():
+        groups.setdefault(f"group {file.group}" if file.group else name, []).append(name)
+    alone = {name: [name] for name in files}
+    most = 2 * sum(file.size for file in files.values()) / SHARE
+    for members in (groups, alone):
+        sizes = {group: sum(files[name].size for name in own) for group, own in members.items()}
+        contents = {group: {what for name in own for what in files[name].contents} for group, own in members.items()}
+        held = held_out(kind, sizes, contents)
+        if members is alone or (held and sum(sizes[group] for group in held) <= most):
+            break
+    return {name for group in held for name in members[group]}
