@@ -255,6 +255,20 @@ def test_the_mapping_of_classes_comes_from_weights_trained_on_such_data(tmp_path
     assert classes("data.kind=gen1") == {}
 
 
+def test_weights_trained_on_such_data_have_their_own_spec(tmp_path: Path) -> None:
+    """`train --dataset 1mpx` learns car and pedestrian unless data.spec says otherwise; their evaluation needs no setting."""
+    bundle, weights = DetectorBundle.load("street"), tmp_path / "mine.safetensors"
+    record = deepcopy(bundle.record)
+
+    def spec(trained_on: str, kind: str) -> str:
+        record["training"]["config"]["data"] |= {"kind": trained_on}
+        replace(bundle, record=record).save(weights)
+        return load_evaluation(None, [f"weights={weights}", "data.root=x", f"data.kind={kind}"])[0].data.spec
+
+    assert spec("1mpx", "1mpx") == spec("gen1", "gen1") == "street"
+    assert spec("gen1", "1mpx") == "1mpx"
+
+
 def test_classes_of_ones_own_come_from_the_weights(tmp_path: Path) -> None:
     """Those that the data were trained with, or, if the weights do not say how they were trained, those of the head."""
     bundle, weights = DetectorBundle.load("street"), tmp_path / "mine.safetensors"

@@ -107,6 +107,12 @@ def test_files_of_macos_and_files_without_labels_are_skipped_and_reported(
     assert "created by macOS" in log
 
 
+def test_classes_that_ncaltech101_does_not_have_are_named(tmp_path: Path) -> None:
+    """With the classes of `street`, the default, nothing is found; the data are there."""
+    with pytest.raises(DataError, match=r"Caltech101: no folder car, vehicle, person; for all of its folders set data\.spec"):
+        open_windows("ncaltech101", ncaltech_tree(tmp_path), "street")
+
+
 def test_odd_names_and_annotations_of_ncaltech101_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = ncaltech_tree(tmp_path)
     shutil.copy(root / "Caltech101/Faces/image_0005.bin", root / "Caltech101/Faces/image_0005 (1).bin")

@@ -22,7 +22,7 @@ from evburst.models.tasks import task_of
 _OF_RECORDINGS = ("reading", "filters")
 """Settings of data that say how recordings are read."""
 _OWN_SPECS = ("pedro", "1mpx")
-"""Kinds of data that define their own classes and sensor, independent of the training data."""
+"""Kinds of data that define their own classes and sensor, for weights that were trained on data of another kind."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,12 @@ def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[Evaluate
         split = reported_split(config.data, CLASSIFICATION) if config.split == "val" else config.split
         return replace(config, split=split), bundle
     spec = training_data.get("spec", bundle.record.get("dataset"))
-    base: dict[str, Any] = {"spec": given.data.kind if given.data.kind in _OWN_SPECS else spec if spec in SPECS else "street"}
+    is_same_kind = given.data.kind == training_data.get("kind")
+    is_own = given.data.kind in _OWN_SPECS and not is_same_kind
+    base: dict[str, Any] = {"spec": given.data.kind if is_own else spec if spec in SPECS else "street"}
     if spec not in SPECS:
         base["own_classes"] = bundle.head.classes
-    of_same_kind = ("classes", "sensor_size", *_OF_RECORDINGS) if given.data.kind == training_data.get("kind") else ()
+    of_same_kind = ("classes", "sensor_size", *_OF_RECORDINGS) if is_same_kind else ()
     names = ("simulated", "own_classes", *of_same_kind)
     base |= {name: training_data[name] for name in names if name in training_data}
     return load_config(EvaluateConfig, file, assignments, {"data": base}), bundle

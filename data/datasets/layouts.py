@@ -36,7 +36,7 @@ from evburst.data.datasets.caltech import read_caltech_box
 from evburst.data.datasets.checks import check_attribute, check_labels, check_layout, check_root, checked_items
 from evburst.data.datasets.class_layouts import SET_CLASSIFIER, has_classes
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_recording_name, labelled_name
-from evburst.data.datasets.selection import SELECT, SHARE, STRETCH, Holdable, held_out_files, warn_of_unseen
+from evburst.data.datasets.selection import SELECT, SHARE, STRETCH, Holdable, drive_of, held_out_files, warn_of_unseen
 from evburst.data.errors import DataError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
@@ -323,15 +323,10 @@ def one_mpx(source: LayoutFolder) -> Iterator[LabelledFile]:
 def _prophesee(source: LayoutFolder, folder: Path) -> Iterator[LabelledFile]:
     for events in source.files(folder, "*_td.dat"):
         boxes = events.with_name(events.name.removesuffix("_td.dat") + "_bbox.npy")
-        yield from source.labelled(events, boxes, LABEL_FILES["_bbox.npy"], _drive(labelled_name(events)))
+        yield from source.labelled(events, boxes, LABEL_FILES["_bbox.npy"], drive_of(labelled_name(events)))
     for boxes in source.files(folder, "*_bbox.npy"):
         if not boxes.with_name(boxes.name.removesuffix("_bbox.npy") + "_td.dat").is_file():
             source.skipped.append(f"{boxes}: its _td.dat is missing")
-
-
-def _drive(name: str) -> str:
-    """Return the name of a recording without its part of the drive: `17-03-30_12-53-58_1037500000_1097500000` ends in µs."""
-    return re.sub(r"_\d+_\d+$", "", name)
 
 
 @layout("ncaltech101", expected="Caltech101/<class>/image_*.bin", sensor_size=SensorSize(240, 180))
@@ -342,6 +337,9 @@ def ncaltech101(source: LayoutFolder) -> Iterator[LabelledFile]:
         folders = sorted(path.name for path in events_root.glob("*/") if path.name not in _NOT_OBJECTS)
         names = tuple(name for name in folders if not name.startswith("."))
         source.spec = replace(source.spec, classes=names, source_names={name: k for k, name in enumerate(names)})
+    elif events_root.is_dir() and not any((events_root / name).is_dir() for name in source.spec.source_names):
+        wanted = ", ".join(source.spec.source_names)
+        source.skipped.append(f"{events_root}: no folder {wanted}; for all of its folders set data.spec to ncaltech101")
     for name, _ in sorted(source.spec.source_names.items(), key=lambda item: item[1]):
         for path in source.files(events_root / name, "*.bin"):
             number = re.fullmatch(r"image_(\d+)\.bin", path.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -56,6 +57,11 @@ def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collect
             count += sizes[name]
             left.subtract(own)
     return names
+
+
+def drive_of(name: str) -> str:
+    """Return Prophesee's name of a recording without its part of the drive: 17-03-30_12-53-58_1037500000_1097500000, in µs."""
+    return re.sub(r"_\d+_\d+$", "", name)
 
 
 def held_out_files(kind: str, files: Mapping[str, Holdable]) -> set[str]:

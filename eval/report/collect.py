@@ -196,10 +196,12 @@ def _rows(files: Sequence[tuple[Path, Results]]) -> Iterable[tuple[Results, Netw
 
 
 def _all_rows(files: Sequence[File]) -> Iterable[tuple[Results | ClassResults, NetworkResult | ClassNetworkResult, list[str]]]:
-    """The same of detectors and classifiers."""
+    """The same of detectors and classifiers; a protocol may have windows of its own, whose energy and latency differ."""
     for _, results in files:
+        protocol = _other_protocol(results) if isinstance(results, Results) else ""
         for row in results.results:
-            yield results, row, _what(results, row)
+            weights, data, network = _what(results, row)
+            yield results, row, [weights, data + protocol, network]
 
 
 def _classification(files: Sequence[tuple[Path, ClassResults]]) -> Table:
