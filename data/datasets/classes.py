@@ -232,10 +232,9 @@ class Excerpt:
 
     def packets(self) -> Iterator[Events]:
         """See EventStream.packets."""
-        stream = self._stream
-        whole = not isinstance(stream, Skipping)
-        for packet in stream.packets() if whole else stream.packets_between(self._start_us, self._end_us):
-            inside = packet.compress((packet["t"] >= self._start_us) & (packet["t"] < self._end_us), 0)
+        stream, start_us, end_us = self._stream, self._start_us, self._end_us
+        for packet in stream.packets_between(start_us, end_us) if isinstance(stream, Skipping) else stream.packets():
+            inside = packet.compress((packet["t"] >= start_us) & (packet["t"] < end_us), 0)
             if len(inside):
                 yield inside
 

@@ -33,7 +33,6 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.picture import IGNORE, Picture
 
-
 Row = dict[str, str]
 Files = dict[str, list[Row]]
 """Rows of boxes.csv by file."""
