@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,6 +115,23 @@ class _Shifted(nn.Module):
         return torch.relu(x) + self.by
 
 
+class _Of(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+class _Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.relu().reshape(1, 4, 64)
+        return (flat @ (flat.mT @ flat).softmax(-1)).reshape(x.shape)
+
+
 class _MeanAdded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(x)
@@ -124,11 +144,17 @@ class _HalfAdded(nn.Module):
         return torch.add(x, x, alpha=0.5)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
         (nn.SiLU(), r"'layer'.*silu.*train.py --relu-from"),  # an activation without a spiking form
-        (nn.Softmax(1), r"'layer'.*softmax.*attention has no spiking equivalent.*yolov8n"),
+        (_Attention(), r"'layer'.*reshape.*attention has no spiking equivalent.*yolov8n"),
+        (nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 2, 2)), r"'layer\.1'.*conv_transpose2d.*equivalent$"),
+        (nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 2, padding="same")), r"'layer\.1'.*even side is not symmetric"),
+        (_Of(lambda x: x.relu()[:, ::2].repeat(1, 2, 1, 1)), r"'layer'.*a slice of axis 1 in steps of 2"),
+        (_Of(lambda x: x.relu()[:, :, 1:]), r"'layer'.*a slice of axis 2"),
+        (_Of(lambda x: x.relu().half().float()), r"'layer'.*float16"),
         (nn.Sigmoid(), r"'layer'.*sigmoid"),
         (nn.MaxPool2d(3, 1, 1), r"'layer'.*max-pool must read spikes"),  # pooling currents is not pooling spikes
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), r"'layer\.1'.*folded"),  # nothing to fold it into
@@ -142,7 +168,10 @@ class _HalfAdded(nn.Module):
         (_Shifted(), r"'layer'.*parameter"),
         (_MeanAdded(), r"'layer'.*different shapes, \[1, 4, 8, 8\] and \[1, 4, 1, 1\]"),
         (_HalfAdded(), r"'layer'.*alpha=0\.5"),
-        (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))), r"'layer\.1'.*global average pool"),
+        (
+            nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 8, 8))),
+            r"'layer\.1'.*global average pool can be flattened$",
+        ),
         (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),
         (nn.LeakyReLU(1.5), r"'layer'.*slope 1\.5"),
         (nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=1.5)), r"'layer\.1'.*whole factor"),
@@ -171,3 +200,71 @@ def test_a_batch_norm_without_gain_is_folded() -> None:
     net.get_submodule("layer.0").running_mean[:] = 0.5  # type: ignore[index, operator]
     with torch.no_grad():
         torch.testing.assert_close(Runner(trace(net, x[:1]))(x)[0], net(x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, (3, 5), padding="same", dilation=(1, 2)), nn.ReLU()),
+        nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding="valid", stride=2), nn.ReLU()),
+        nn.Sequential(nn.ReLU(), nn.Dropout2d(0.5), nn.Dropout(0.5)),
+        _Of(lambda x: torch.cat(x.relu().split(2, 1)[::-1], 1)),
+        _Of(lambda x: torch.cat(x.relu().tensor_split(3, -3)[::-1], -3)),  # pieces of 2, 1 and 1 channels
+        _Of(lambda x: torch.cat([x.relu()[:, 3:], x.relu()[:, :-1]], 1)),
+        _Of(lambda x: x.relu()[:, :4].clone().float().contiguous(memory_format=torch.channels_last)),
+        _Of(lambda x: F.interpolate(F.max_pool2d(x.relu(), 2), size=x.shape[2:])),
+        _Of(lambda x: F.interpolate(x.relu(), scale_factor=3, mode="nearest-exact")),
+    ],
+)
+def test_other_ways_to_write_what_can_spike(layer: nn.Module) -> None:
+    net, x = _Wrapped(layer).eval(), torch.randn(3, 2, 12, 20)
+    graph = trace(net, torch.zeros(1, 2, 8, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(Runner(graph)(x)[0], net(x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flattened",
+    [
+        lambda x: x.view(x.shape[0], -1),
+        lambda x: x.reshape(-1, 4),
+        lambda x: x.squeeze(-1).squeeze(-1),
+        lambda x: x.squeeze((2, 3)),
+        lambda x: x[..., 0, 0],
+        lambda x: torch.cat([x.flatten(1)[:, :2], x.flatten(1)[:, 2:]], -1),
+    ],
+)
+def test_every_way_to_a_vector_behind_a_global_pool(flattened: Callable[[Tensor], Tensor]) -> None:
+    conv, linear = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
+    net = _Of(lambda x: [linear(flattened(F.adaptive_avg_pool2d(conv(x).relu(), 1)))])
+    net.conv, net.linear = conv, linear  # so that their weights are those of a module
+    graph, x = trace(net, torch.zeros(2, 2, 8, 8)), torch.randn(5, 2, 12, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(Runner(graph)(x)[0].flatten(1), net(x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda y: [y, y], "returned twice"),
+        (lambda y: [y, None], "returns None, which is no map"),
+        (lambda y: [y, len(y)], "returns 1, which is no map"),
+        (lambda y: [y.softmax(1)], "softmax.*equivalent; leave it out"),
+        (lambda y: [y if y.sum() > 0 else -y], "torch.export cannot trace the network.*whatever values"),
+    ],
+)
+def test_what_cannot_be_returned_is_named(returned: Callable[[Tensor], Any], message: str) -> None:
+    conv = nn.Conv2d(2, 4, 3)
+    net = _Of(lambda x: returned(conv(x)))
+    net.conv = conv
+    with pytest.raises(ConversionError, match=message):
+        trace(net, torch.zeros(1, 2, 8, 8))
+
+
+def test_a_network_of_two_inputs_is_refused() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+            return [x + y]
+
+    with pytest.raises(ConversionError, match=r"cannot trace.*one batch of grids, here \[1, 2, 8, 8\]"):
+        trace(Both(), torch.zeros(1, 2, 8, 8))
