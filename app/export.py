@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
                         help="write the spiking network, for any batch and grid size; input is "
                         "uint8 counts, outputs are the head's raw maps")  # fmt: skip
     target.add_argument("--nir", type=named_path, metavar="FILE", help="write the spiking network, for one grid size")
+    parser.add_argument("--timesteps", type=int, metavar="T", help="with --onnx-snn or --nir: number of timesteps "
+                        "(1 to 64; default: that for which the weights were calibrated)")  # fmt: skip
+    parser.add_argument("--memory", action="store_true", help="with --onnx-snn: give a YOLO detector a memory, as "
+                        "evburst detect --memory does; the program that runs the file passes on what it holds")  # fmt: skip
     parser.add_argument("--sensor-size", metavar="WxH", help="sensor size in pixels, for NIR, --with-boxes and --totals; the "
                         f"grid is padded to the network's stride (default: of the training data, else {_SENSOR})")  # fmt: skip
     parser.add_argument("--with-boxes", action="store_true",
@@ -48,7 +52,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
 
 def _export(args: argparse.Namespace) -> str:
     from evburst.app.config import build
-    from evburst.app.runs import block_side
+    from evburst.app.runs import RunConfig, block_side, with_memory_if_asked
+    from evburst.data.classification import CLASSIFICATION
     from evburst.data.representations.voxel_grid import blocked_size, padded_size
     from evburst.models.bundle import DetectorBundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
@@ -56,7 +61,7 @@ def _export(args: argparse.Namespace) -> str:
     from evburst.models.export.onnx import write_onnx
     from evburst.models.export.onnx_boxes import DECODED, BoxOptions
     from evburst.models.export.onnx_snn import SnnOptions, write_onnx_snn
-    from evburst.models.spiking.integer_form import integer_form, is_integer
+    from evburst.models.spiking.integer_form import integer_form, is_integer, without_integer_form
     from evburst.models.tasks import task_of
 
     if not args.onnx_snn and (args.with_boxes or args.totals):
@@ -67,18 +72,34 @@ def _export(args: argparse.Namespace) -> str:
         raise ConfigError("--sensor-size needs --nir, --with-boxes or --totals: this file is for any size")
     if args.part and not args.nir:
         raise ConfigError("--part needs --nir")
+    if args.memory and not args.onnx_snn:
+        raise ConfigError("--memory needs --onnx-snn")
+    if args.timesteps is not None and args.onnx:
+        raise ConfigError("--timesteps needs --onnx-snn or --nir: the ANN has none")
+    RunConfig(timesteps=args.timesteps)  # refuses what detect refuses
     refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
-    bundle = DetectorBundle.load(args.weights)
+    bundle = with_memory_if_asked(DetectorBundle.load(args.weights), args.memory, None)
+    if args.timesteps:
+        bundle = replace(bundle, parameters=replace(bundle.parameters, timesteps=args.timesteps))
+    if args.score is not None and task_of(bundle.head).name == CLASSIFICATION:
+        raise ConfigError("--score needs a detector: a classifier outputs the scores of all classes")
     if args.onnx:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
     sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.sensor_size or _SENSOR
     width, height = padded_size(sensor, bundle.stride)
+    if bundle.graph.memories and bundle.parameters.timesteps > 1:
+        raise ConfigError("timesteps: a network with memory has one timestep per window; pass --timesteps 1")
     if args.onnx_snn:
         if not is_integer(bundle.spiking, bundle.parameters):
             spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
             bundle = replace(bundle, spiking=spiking, parameters=parameters)
             LOG.info("note: these weights were not in integer form and were rounded: boxes may differ slightly")
+        if inexact := without_integer_form(bundle.spiking, bundle.parameters):
+            LOG.info(
+                "note: %d of %d layers of neurons have no integer form (from %r on): spikes there can depend on the runtime",
+                len(inexact), len(bundle.parameters.neurons), inexact[0],
+            )  # fmt: skip
         size = (height, width) if args.with_boxes or args.totals else None
         post = {} if args.score is None else {"score": args.score}
         if args.with_boxes and (block := block_side(0, sensor, bundle.trained_size)) > 1:

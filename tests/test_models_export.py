@@ -301,6 +301,8 @@ def test_command_writes_both_and_refuses_in_one_line(tmp_path: Path, capsys: pyt
         ("--nir --totals", "--onnx-snn"),
         ("--onnx --part", "--nir"),
         ("--onnx-snn --score=0.5", "--with-boxes"),
+        ("--onnx --memory", "--onnx-snn"),
+        ("--onnx --timesteps=2", "--onnx-snn or --nir"),
         ("--onnx --sensor-size=64x48", "--nir, --with-boxes or --totals"),
         ("--onnx-snn --sensor-size=64x48", "--nir, --with-boxes or --totals"),
     ],

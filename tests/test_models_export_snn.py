@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import evburst
 from evburst.app.export import main
 from evburst.data.classification import Classification
 from evburst.data.errors import MissingPackageError, ModelError
@@ -32,7 +33,7 @@ from evburst.models.spiking.integer_form import driven, integer_form
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.rounding import rounded
 from evburst.models.tasks import task_of
-from tests.conftest import EveryOperation, FurtherOperations, Residual, drawn, in_new_process
+from tests.conftest import ROOT, EveryOperation, FurtherOperations, Residual, drawn, in_new_process, spiking
 from tests.test_models_detector import TwoLevels
 from tests.test_models_runtime import same_counts
 
@@ -334,3 +335,50 @@ def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.
     assert isinstance(expected, Classification)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
     assert label.tolist() == [expected.label]
+
+
+def test_command_writes_the_network_that_detect_runs_with_the_same_settings(tmp_path: Path) -> None:
+    """Memory and timesteps: the windows of a recording, passed to the file as the page on export describes."""
+    recording, path = ROOT / "data" / "samples" / "street_td.dat", tmp_path / "street.onnx"
+    for flags, settings in ((["--memory"], {"memory": True}), (["--timesteps", "2"], {"timesteps": 2})):
+        assert main(["--weights", "street", "--onnx-snn", str(path), "--with-boxes", "--overwrite", *flags]) == 0
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        inputs = {one.name: one.shape for one in session.get_inputs()}
+        state = {name: np.zeros((1, shape[1], 1, 1), np.uint8) for name, shape in inputs.items() if name.endswith(".before")}
+        assert len(state) == 2 * ("memory" in settings)
+        if state:
+            state["begins"] = np.ones((1, 1, 1, 1), np.bool_)
+        outputs = [one.name for one in session.get_outputs()]
+        for result in evburst.Detector("street", engine="reference", max_windows=4, **settings).stream(recording):
+            found = dict(zip(outputs, session.run(outputs, {"input": result.grid[None], **state}), strict=True))
+            same_boxes(found, result.detections)
+            state = {name: found.get(name.replace(".before", ".next"), np.zeros((1, 1, 1, 1), np.bool_)) for name in state}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("street --memory --timesteps 4", "one timestep per window"),
+        ("caltech6-ssd --memory", "YOLO detector without memory only"),
+        ("street --timesteps 65", "timesteps must be 1 to 64"),
+        ("nmnist --with-boxes --score 0.5", "--score needs a detector"),
+    ],
+)
+def test_settings_that_a_network_cannot_have_are_refused(
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--onnx-snn", str(tmp_path / "a.onnx"), "--weights", *flags.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_without_integer_form_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], grid: Tensor) -> None:
+    grouped = nn.Sequential(
+        nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1)
+    )
+    graph = trace(grouped, grid)
+    parameters = spiking(graph, grid, 1, 4)
+    bundle = DetectorBundle(graph, graph, parameters, HeadSpec("classes", (1,), 0, ("a", "b")), VoxelConfig(bins=2), {})
+    bundle.save(tmp_path / "grouped.safetensors")
+    assert main(["--weights", str(tmp_path / "grouped.safetensors"), "--onnx-snn", str(tmp_path / "a.onnx")]) == 0
+    assert "1 of 2 layers of neurons have no integer form (from '2.relu' on)" in capsys.readouterr().err

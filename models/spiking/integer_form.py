@@ -220,6 +220,13 @@ def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
     return True
 
 
+def without_integer_form(graph: Graph, parameters: SpikingParameters) -> list[str]:
+    """Layers of neurons that `integer_form` leaves as they are, by name, in order."""
+    sizes = signal_thresholds(graph, parameters.neurons)
+    whole = {drive.relu.name for drive in driven(graph) if can_be_whole(graph, drive, sizes)}
+    return [node.name for node in graph.nodes if node.op == "relu" and node.name not in whole]
+
+
 def step_in_use(graph: Graph, drive: Driven, layer: NeuronLayer, sizes: Sizes) -> Tensor | None:
     """The step of a layer whose weights, threshold and added spikes are whole numbers of it; None if they are not."""
     step, *others = (graph.tensors.get(f"{conv.name}.step") for conv in drive.convs)
