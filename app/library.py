@@ -280,18 +280,7 @@ def _counting_apart(stream: EventStream) -> EventStream:
 def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings in the form that the command line produces; every window is counted unless the settings differ."""
     given = {"count_every": 1, **_plain(settings), "weights": str(weights)}
-    return given if sensor_size is None else {**given, "sensor_size": _size_text(sensor_size)}
-
-
-def _size_text(size: tuple[int, int] | str) -> str:
-    """Return a sensor size as "WxH"; raise ConfigError if it is neither this nor a pair."""
-    if isinstance(size, str):
-        return size
-    try:
-        width, height = size
-    except (TypeError, ValueError):
-        raise ConfigError(f"sensor_size {size!r}: expected (W, H) in pixels, e.g. (304, 240)") from None
-    return f"{width}x{height}"
+    return given if sensor_size is None else {**given, "sensor_size": str(SensorSize.of(sensor_size))}
 
 
 def _plain(value: Any) -> Any:

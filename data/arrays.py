@@ -90,11 +90,13 @@ def _named(events: Any, names: Sequence[Any]) -> list[Any]:
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Return values as an array; raise DataError if they have no shape."""
+    """Return values as an array; raise DataError for those without a shape, and for tensors on a GPU and the like."""
     try:
         return np.asarray(values)
     except ValueError:
         raise DataError("events: rows or columns of different lengths; expected t, x, y and p of each event") from None
+    except (TypeError, RuntimeError) as error:
+        raise DataError(f"events: NumPy cannot read a {type(values).__name__}: {str(error).partition(chr(10))[0]}") from None
 
 
 def _refuse_files(events: Any) -> None:

@@ -60,6 +60,19 @@ class SensorSize(NamedTuple):
         return f"{self.width}x{self.height}"
 
     @classmethod
+    def of(cls, size: tuple[int, int] | str) -> SensorSize:
+        """Return a size given as a pair (W, H) of any kind, or as 'WxH'; raises ConfigError on anything else."""
+        if isinstance(size, SensorSize):
+            return size
+        if isinstance(size, str):
+            return cls.parse(size)
+        try:
+            width, height = size
+        except (TypeError, ValueError):
+            raise ConfigError(f"sensor_size {size!r}: expected (W, H) in pixels, e.g. (304, 240)") from None
+        return cls.parse(f"{width}x{height}")
+
+    @classmethod
     def parse(cls, text: str) -> SensorSize:
         """Read 'WxH', e.g. '304x240'; raises ConfigError on anything else."""
         sides = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.lower())
@@ -213,6 +226,9 @@ class EventArray:
     sensor_size: SensorSize
     finite: bool = True
     faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        self.sensor_size = SensorSize.of(self.sensor_size)
 
     def windows(self, window_us: int, start_us: int | None = None) -> Iterator[EventWindow]:
         """See EventStream.windows."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import evburst
 from evburst import Classifier, Detections, Detector, EvburstError, open_events
@@ -353,6 +354,35 @@ def test_numbers_of_numpy_are_settings() -> None:
     assert type(config.max_windows) is int
     with pytest.raises(EvburstError, match="expected a whole number, received True"):
         Detector("street", max_windows=np.bool_(True))
+
+
+def test_sizes_are_pairs_or_text_everywhere(tmp_path: Path) -> None:
+    """As in `Detector(sensor_size=(304, 240))`: for recordings that do not state their size, and events in memory."""
+    events, path = random_events(1000, SIZE, 40_000), tmp_path / "a.npy"
+    np.save(path, events)
+    (expected,) = Detector("street", sensor_size=SIZE).stream(path)
+    for size in ((304, 240), [304, 240], np.array([304, 240]), "304x240"):
+        for stream in (open_events(path, size), EventArray(events, size)):
+            assert isinstance(stream.sensor_size, SensorSize)
+            (found,) = Detector("street").stream(stream)
+            assert np.array_equal(found.grid, expected.grid)
+    for size in (304, (304, 240, 2), (304.5, 240), "304", (0, 240)):
+        with pytest.raises(EvburstError, match=r"\(W, H\)|WIDTHxHEIGHT"):
+            open_events(path, size)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.ones(3, 4, requires_grad=True), "requires grad"),
+        (torch.ones(3, 4, device="meta"), "meta device"),  # as of a tensor on a GPU
+        (torch.ones(3, 4).to_sparse(), "Sparse layout"),
+    ],
+)
+def test_tensors_that_numpy_cannot_read_are_refused(tensor: torch.Tensor, reason: str) -> None:
+    for given in (tensor, dict.fromkeys("txyp", tensor)):
+        with pytest.raises(EvburstError, match=f"NumPy cannot read a Tensor: .*{reason}"):
+            Detector("street", sensor_size=SIZE)(given)
 
 
 def test_settings_and_errors() -> None:

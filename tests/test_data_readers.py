@@ -161,13 +161,19 @@ def test_the_page_of_formats_lists_their_names_and_suffixes() -> None:
     assert {suffix for cell, _ in table for suffix in re.findall(r"`(\.\w+)`", cell)} == recording_suffixes()
 
 
+def _of_size(size: Any) -> EventArray:
+    stream = EventArray(np.zeros(1, EVENT_DTYPE), SensorSize(34, 34))
+    stream.sensor_size = size
+    return stream
+
+
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
         (None, "returned no EventStream, but NoneType"),
         ((packet for packet in ()), "returned no EventStream, but generator"),
-        (EventArray(np.zeros(1, EVENT_DTYPE), SensorSize(*np.array([34, 34]))), "states the sensor size"),
-        (EventArray(np.zeros(1, EVENT_DTYPE), "34x34"), "states the sensor size '34x34'"),  # type: ignore[arg-type]
+        (_of_size(SensorSize(*np.array([34, 34]))), "states the sensor size"),
+        (_of_size("34x34"), "states the sensor size '34x34'"),
     ],
 )
 def test_what_an_own_reader_returns_is_checked(

@@ -108,7 +108,7 @@ def _forget(name: str) -> None:
 
 def open_events(
     path: Path | str,
-    sensor_size: SensorSize | None = None,
+    sensor_size: tuple[int, int] | str | None = None,
     format: str | None = None,
     *,
     options: ReadOptions = DEFAULT_OPTIONS,
@@ -117,12 +117,12 @@ def open_events(
 
     Args:
         path: the file; text can also be read from a pipe, once.
-        sensor_size: (W, H) px, for files that do not state it; must agree with those that do.
+        sensor_size: (W, H) px, or "WxH", for files that do not state it; must agree with those that do.
         format: name of the format; None detects it.
         options: unit of time, order of columns and the like, for formats that do not define them.
 
     Raises:
-        ConfigError: `format` is unknown, or `options` contradict the format.
+        ConfigError: `format` is unknown, `options` contradict the format, or `sensor_size` is no size.
         DataError: `path` is no path.
         EventFileError: the file is missing, empty, corrupt, or of an unknown format.
         SensorSizeError: the file and the caller state different sizes of the sensor.
@@ -130,16 +130,16 @@ def open_events(
     """
     if not isinstance(path, str | PathLike):
         raise DataError(f"open_events: expected the path of a recording, received {type(path).__name__}")
-    path = Path(path)
+    path, size = Path(path), None if sensor_size is None else SensorSize.of(sensor_size)
     _check_format(format)
     pipe = Pipe(path, _HEAD_BYTES) if is_pipe(path) else None
     name = _recognise(path, _read_head(path) if pipe is None else pipe.head, format)
     if name not in _WITHOUT_UNITS:
         _check_options(path, name, options)
     if pipe is None:
-        stream = READERS[name](path, sensor_size, options)
+        stream = READERS[name](path, size, options)
     elif name in PIPE_READERS:
-        stream = PIPE_READERS[name](pipe, sensor_size, options)
+        stream = PIPE_READERS[name](pipe, size, options)
     else:
         pipe.close()
         raise EventFileError(f"{path}: a pipe; {name} recordings can only be read from regular files: save it to a file first")
