@@ -87,6 +87,13 @@ class BinnedWindow:
     outside: int
     seconds: float
 
+    @classmethod
+    def of(cls, window: EventWindow, voxel: VoxelConfig, sensor_size: SensorSize, grid: NDArray[np.uint8]) -> BinnedWindow:
+        """Count a window's events into an empty grid."""
+        started = time.perf_counter()
+        events, outside = voxel_histogram(window, voxel, sensor_size, grid)
+        return cls(window.t0_us, window.t1_us, grid, events, outside, time.perf_counter() - started)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WindowResult:
@@ -215,14 +222,8 @@ class Inference:
         return np.zeros(self.shape, np.uint8)
 
     def bin(self, window: EventWindow, grid: NDArray[np.uint8]) -> BinnedWindow:
-        """Count a window's events into a grid from `new_grid`.
-
-        `run`, not this method, counts events outside the sensor as a fault, because a thread may bin windows before their
-        results are reported.
-        """
-        started = time.perf_counter()
-        events, outside = voxel_histogram(window, self._binning, self.sensor_size, grid)
-        return BinnedWindow(window.t0_us, window.t1_us, grid, events, outside, time.perf_counter() - started)
+        """Count a window's events into a grid from `new_grid`; those outside the sensor are a fault when `run` reports them."""
+        return BinnedWindow.of(window, self._binning, self.sensor_size, grid)
 
     def warm_up(self, window: EventWindow, batch: int = 1) -> None:
         """Compile the kernels for the encoding of these events and let the network plan its memory; no fault is counted."""
@@ -295,10 +296,11 @@ class Inference:
         worker, waiting = Worker("binning"), deque[Future[BinnedWindow | None]]()
         # Those of the batch in use, those binned ahead, and the one being binned.
         grids = cycle([self.new_grid() for _ in range(2 * batch + _AHEAD + 1)])
+        voxel, size = self._binning, self.sensor_size  # not `self`: a thread that frees tensors as the program ends aborts it
 
         def bin_next(grid: NDArray[np.uint8]) -> BinnedWindow | None:
             window = next(windows, None)
-            return None if window is None else self.bin(window, grid)
+            return None if window is None else BinnedWindow.of(window, voxel, size, grid)
 
         try:
             while True:

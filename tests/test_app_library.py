@@ -265,6 +265,28 @@ def test_leaving_the_results_of_a_silent_source(events: Events) -> None:
     assert waited == [True]
 
 
+def test_the_thread_that_reads_does_not_keep_the_network(events: Events) -> None:
+    """A program that ends meanwhile would be aborted if that thread freed the network's tensors last."""
+    left, waits = Event(), Event()
+
+    class Silent(EventArray):
+        def packets(self) -> Iterator[Events]:
+            yield self.events
+            waits.set()
+            left.wait(20)
+
+    detector = Detector("street")
+    for _ in detector.stream(Silent(events[events["t"] < 60_000], SIZE, finite=False)):
+        break
+    (inference,) = detector._inferences.values()  # the only way to the network
+    network = weakref.ref(inference.network)
+    del inference, detector
+    assert waits.wait(20)
+    gc.collect()
+    assert network() is None
+    left.set()
+
+
 @pytest.mark.parametrize("copied", [copy, deepcopy, lambda detector: pickle.loads(pickle.dumps(detector))])
 def test_a_copy_finds_the_same(copied: Callable[[Detector], Detector], events: Events) -> None:
     """Whether or not the original has been used, and by the engine whose buffers are views of each other."""
