@@ -11,6 +11,7 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -65,7 +66,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be any bytes
     with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
         try:
-            _check_folder()
+            _check_surroundings()
             result = main(args)
             for text in [result] if isinstance(result, str) else result or ():
                 if code := _print_result(text):
@@ -296,12 +297,16 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _check_folder() -> None:
-    """Raise ConfigError if the current folder was deleted; torch's libraries would abort without a readable message."""
+def _check_surroundings() -> None:
+    """Raise ConfigError if libraries would fail without a readable message: torch's if the current folder was deleted, numba if
+    NUMBA_NUM_THREADS is a number below 1."""
     try:
         os.getcwd()
     except OSError:
         raise ConfigError("the current folder no longer exists: change to another one") from None
+    threads = os.environ.get("NUMBA_NUM_THREADS", "")
+    if re.fullmatch(r"\s*[+-]?\d+\s*", threads) and int(threads) < 1:
+        raise ConfigError(f"NUMBA_NUM_THREADS is {threads}: set a number of threads from 1 on, or none")
 
 
 def _print_result(text: str) -> int:

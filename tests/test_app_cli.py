@@ -574,3 +574,12 @@ def test_a_misspelt_command_or_choice_is_answered_with_the_nearest(
     with pytest.raises(SystemExit, match="2"):
         cli.main(words.split())
     assert capsys.readouterr().err.endswith(f"){suggestion}\n")
+
+
+@pytest.mark.parametrize("threads", ["0", "-2"])
+def test_a_number_of_threads_below_one_is_one_line(threads: str) -> None:
+    words = [sys.executable, str(ROOT / "detect.py"), "--events", str(SAMPLE)]
+    environment = os.environ | {"NUMBA_NUM_THREADS": threads}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    expected = f"error: NUMBA_NUM_THREADS is {threads}: set a number of threads from 1 on, or none\n"
+    assert (done.returncode, done.stderr) == (1, expected)

@@ -30,7 +30,7 @@ class Guard:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await PlainTextResponse("not allowed: open the address that live.py printed\n", 403)(scope, receive, send)
+            await PlainTextResponse("not allowed: open the address that evburst live printed\n", 403)(scope, receive, send)
 
     def _is_admitted(self, scope: Scope) -> bool:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
