@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evburst.app.evaluate.boxes import default_protocol
 from evburst.app.evaluate.cli import evaluate_main
 from evburst.app.evaluate.config import load_evaluation
 from evburst.app.evaluate.predict import PartResult
@@ -253,6 +254,11 @@ def test_the_mapping_of_classes_comes_from_weights_trained_on_such_data(tmp_path
     assert classes("data.kind=folder") == {"van": "car"}
     assert classes("data.kind=folder", "data.classes={bus: car}") == {"bus": "car"}
     assert classes("data.kind=gen1") == {}
+
+
+def test_prophesees_data_are_scored_by_their_protocol() -> None:
+    assert [default_protocol(kind) for kind in ("gen1", "1mpx", "gen4")] == 3 * ["prophesee"]
+    assert default_protocol("pedro") == "coco"
 
 
 def test_weights_trained_on_such_data_have_their_own_spec(tmp_path: Path) -> None:

@@ -24,13 +24,18 @@ from evburst.eval.report.write import ReportPicture, write_report
 from evburst.eval.scoring import ap_figures, describe, detail_figures, find_protocol, score
 
 
+def default_protocol(kind: str) -> str:
+    """Return the name of the protocol by which results of a kind of data are published, or "coco"."""
+    return "prophesee" if kind in ("gen1", "1mpx", "gen4") else "coco"
+
+
 class BoxEvaluation(Evaluation):
     """One evaluation of a detector, in one of `world` processes."""
 
     @cached_property
     def protocol(self) -> Protocol:
         """The protocol of the settings, or the default of the data set."""
-        return find_protocol(self.config.protocol or ("prophesee" if self.config.data.kind == "gen1" else "coco"))
+        return find_protocol(self.config.protocol or default_protocol(self.config.data.kind))
 
     def binning(self) -> VoxelConfig:
         """Return the binning of the training, with the window length of the protocol if it defines one."""

@@ -37,7 +37,7 @@ class EvaluateConfig:
         ann, snn: whether to evaluate the ANN, and the spiking network.
         timesteps: timesteps T of the spiking network, with one result for each; empty: the number for which the weights were
             calibrated.
-        protocol: prophesee, prophesee-toolbox, cordone or coco; None: prophesee for gen1 and for box files, otherwise coco.
+        protocol: prophesee, prophesee-toolbox, cordone or coco; None: prophesee for gen1, 1mpx and box files, otherwise coco.
         limit: largest number of windows, spread evenly; 0: all.
         workers: number of processes that simulate (0: one per core).
         latency_windows: number of windows that are timed, one at a time.
