@@ -20,7 +20,8 @@ class Provenance:
 
 @dataclass(frozen=True)
 class LossInterval:
-    """ANN minus SNN in percentage points of AP, see `evburst.eval.bootstrap.Interval`; `unit`: "picture" or "recording"."""
+    """ANN minus SNN in percentage points of AP, see `evburst.eval.bootstrap.Interval`; `unit`: "picture", "recording", or
+    "group" (of recordings that depend on each other)."""
 
     __pydantic_config__ = STRICT
     mean: float

@@ -364,3 +364,16 @@ def test_a_layout_can_be_registered_at_any_time(tmp_path: Path, monkeypatch: pyt
     """Also after data sets have been opened."""
     monkeypatch.setitem(LAYOUTS, "mine", LAYOUTS["folder"])
     assert len(open_windows("mine", folder_tree(tmp_path / "data"), "street")) == 1
+
+
+def test_parts_of_one_drive_are_a_group(tmp_path: Path) -> None:
+    """So are neighbouring frames of PEDRo; other recordings stand alone."""
+    size = SensorSize(304, 240)
+    prophesee_tree(tmp_path, size, [0])
+    for name in ("17-03-30_12-53-58_0_60000000", "17-03-30_12-53-58_60000000_120000000", "17-04-06_09-57-37_0_60000000"):
+        write_events(tmp_path / "val" / f"{name}_td.dat", events(5000, 400_000, size), size)
+        boxes(tmp_path / "val" / f"{name}_bbox.npy", [200_000], [0])
+    drive, other = "17-03-30_12-53-58", "17-04-06_09-57-37"
+    assert [part.group for part in open_windows("gen1", tmp_path, "street").parts()] == [drive, drive, other, "a"]
+    folder_tree(tmp_path / "own")
+    assert [part.group for part in open_windows("folder", tmp_path / "own", "street").parts()] == [""]

@@ -100,15 +100,15 @@ class BoxEvaluation(Evaluation):
             row["ap_loss_by_iou"] = {iou: rounded(loss, unit) for iou, loss in losses.by_iou.items()}
 
     def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
-        """Return the index of each scored frame's unit, `(frames,)`, and the kind of unit: recording, or picture."""
+        """Return the index of each scored frame's unit, `(frames,)`, and the kind of unit: recording, group, or picture."""
         names: list[tuple[int, str]] = []
-        recorded = False
+        recorded, groups = False, [part.group for part in self.dataset.parts() if part.group]
         for number, (part, result) in enumerate(zip(self.dataset.parts(), results, strict=True)):
             frames, _ = match([result.boxes], self.protocol, self.dataset.spec.sensor_size)
             recorded = result.boxes.start_us is not None
             if recorded:
-                names += [(number, part.name)] * len(frames)
+                names += [(-1, part.group) if part.group else (number, part.name)] * len(frames)
             else:
                 at = np.searchsorted(np.asarray(result.boxes.times_us), [frame.t_us for frame in frames])
                 names += [(0, result.names[int(k)]) for k in at]
-        return number_units(names), "recording" if recorded else "picture"
+        return number_units(names), "group" if len(set(groups)) < len(groups) else "recording" if recorded else "picture"

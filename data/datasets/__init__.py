@@ -89,11 +89,13 @@ class Part(NamedTuple):
         name: name of the recording or block; not unique.
         items: indices of the items.
         identity: a digest that changes if their events or labels change.
+        group: recordings with the same value, e.g. those of one drive, are not independent of each other; "": alone.
     """
 
     name: str
     items: range
     identity: str
+    group: str = ""
 
 
 class Dataset(Protocol):

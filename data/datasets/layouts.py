@@ -161,11 +161,13 @@ class Recording:
         events: the file.
         labels: the boxes of every labelled time, unclipped; a time of None is the recording's end.
         sensor_size: (W, H) px as stated by its labels or the layout.
+        group: see LabelledFile.
     """
 
     events: Path
     labels: tuple[tuple[int | None, Detections], ...]
     sensor_size: SensorSize | None = None
+    group: str = ""
 
 
 class LabelledSplit(NamedTuple):
@@ -225,7 +227,7 @@ def read_layout(
         if ids_by_size and (size_of(item) or next(filter(None, map(size_of, found)), None)) == _ONE_MPX:
             recording_matcher = matcher.with_ids(ONE_MPX_CLASSES)
         labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)
-        recordings.append(Recording(item.events, labels, item.labels.sensor_size or entry.sensor_size))
+        recordings.append(Recording(item.events, labels, item.labels.sensor_size or entry.sensor_size, item.group))
     matcher.log_unmatched(root)
     if split == "train":
         warn_of_unseen(root, source.spec.classes, matcher.matched)

@@ -203,9 +203,10 @@ class RecordedWindows:
         """See Dataset."""
         found, first = [], 0
         for path, items in groupby(self._items, key=_path):
-            chosen = [recording.labels[k] for recording, k in items]
-            identity = _identity(path, self._reading, chosen)
-            found.append(Part(path.stem, range(first, first + len(chosen)), identity))
+            own = list(items)
+            chosen = [recording.labels[k] for recording, k in own]
+            identity, group = _identity(path, self._reading, chosen), own[0][0].group
+            found.append(Part(path.stem, range(first, first + len(chosen)), identity, group))
             first += len(chosen)
         return found
 
